@@ -1,0 +1,54 @@
+"""deepfits: deep features of galaxies through best fits (after Murray, Fabbro & Yi 2019).
+
+Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
+same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`, `redshift`,
+`report`, `run` and `demo`. Importing the package loads none of them; the first use does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepfits.stages.check import check as check
+    from deepfits.stages.cutouts import cutouts as cutouts
+    from deepfits.stages.detect import detect as detect
+    from deepfits.stages.fit import fit as fit
+    from deepfits.stages.inpaint import inpaint as inpaint
+    from deepfits.stages.redshift import redshift as redshift
+    from deepfits.stages.report import report as report
+    from deepfits.stages.run import demo as demo
+    from deepfits.stages.run import run as run
+    from deepfits.stages.simulate import simulate as simulate
+    from deepfits.stages.stack import stack as stack
+    from deepfits.stages.train import train as train
+
+__version__ = "0.1.0"
+
+_STAGES = {
+    "simulate": "simulate",
+    "stack": "stack",
+    "check": "check",
+    "detect": "detect",
+    "cutouts": "cutouts",
+    "train": "train",
+    "fit": "fit",
+    "inpaint": "inpaint",
+    "redshift": "redshift",
+    "report": "report",
+    "run": "run",
+    "demo": "run",
+}
+
+__all__ = ["__version__", *_STAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _STAGES:
+        return getattr(import_module(f"deepfits.stages.{_STAGES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

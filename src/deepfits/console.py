@@ -1,0 +1,109 @@
+"""What the command line prints while it works: a bar on a terminal, a line now and then in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+from deepfits.progress import Task
+
+SECONDS_BETWEEN_LINES = 10.0
+
+console = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: RichTask) -> Text:
+        """Draw the rate, or nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed and speed >= 1 else "")
+
+
+class _Bar:
+    """A task on a terminal."""
+
+    def __init__(self, rich: RichProgress, task: TaskID) -> None:
+        self._rich, self._task = rich, task
+
+    def advance(self, number: float = 1, note: str = "") -> None:
+        self._rich.advance(self._task, number)
+        if note:
+            self._rich.update(self._task, note=note)
+
+
+class _Lines:
+    """A task in a log: a line every ten seconds, with the remaining time."""
+
+    def __init__(self, description: str, total: float | None, unit: str, done: float) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._start_done = self._done = done
+        self._start = self._last = time.monotonic()
+
+    def advance(self, number: float = 1, note: str = "") -> None:
+        self._done += number
+        now = time.monotonic()
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            self._print(now, note)
+
+    def _print(self, now: float, note: str) -> None:
+        rate = (self._done - self._start_done) / max(now - self._start, 1e-9)
+        if self._total and rate > 0:
+            seconds_left = max(self._total - self._done, 0) / rate
+            state = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}"
+            left = f", {seconds_left / 60:.0f} min {seconds_left % 60:02.0f} s left"
+        else:
+            state, left = f"{self._done:,.0f} {self._unit}", ""
+        speed = f", {rate:,.1f} {self._unit}/s"
+        console.print(
+            f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""),
+            markup=False,
+        )
+
+    def close(self) -> None:
+        """Print the last line: what was done and how long it took."""
+        seconds = time.monotonic() - self._start
+        console.print(f"{self._description}: {self._done:,.0f} {self._unit} in {seconds:.1f} s", markup=False)
+
+
+@contextmanager
+def show_progress(
+    description: str, *, total: float | None, unit: str = "", done: float = 0
+) -> Iterator[Task]:
+    """Show a task with rate and remaining time: the command line's `deepfits.progress.Progress`."""
+    if not console.is_terminal:
+        lines = _Lines(description, total, unit, done)
+        yield lines
+        lines.close()
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", style="bold"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", style="dim"),
+    )
+    with RichProgress(*columns, console=console) as rich:
+        task = rich.add_task(description, total=total, completed=int(done), unit=unit, note="")
+        yield _Bar(rich, task)

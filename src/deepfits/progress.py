@@ -1,0 +1,38 @@
+"""How long work tells where it is, without printing.
+
+Numerics and stages take a `progress` argument of the type `Progress` and know nothing of terminals; the
+command line hands them `deepfits.console.show_progress`. The default is silence.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Task(Protocol):
+    """One piece of long work."""
+
+    def advance(self, number: float = 1, note: str = "") -> None:
+        """Say that `number` more units are done; `note` is a short remark beside the bar."""
+
+
+class Progress(Protocol):
+    """Open a task: ``with progress("fit", total=1000, unit="objects") as task: task.advance(10)``."""
+
+    def __call__(
+        self, description: str, *, total: float | None, unit: str = "", done: float = 0
+    ) -> AbstractContextManager[Task]:
+        """Open the task; `done` units were finished earlier (a resumed run)."""
+
+
+class _SilentTask:
+    def advance(self, number: float = 1, note: str = "") -> None:
+        """Do nothing."""
+
+
+def silent(
+    description: str, *, total: float | None, unit: str = "", done: float = 0
+) -> AbstractContextManager[Task]:
+    """Show nothing: the default `Progress`."""
+    return nullcontext(_SilentTask())

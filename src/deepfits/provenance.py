@@ -1,0 +1,80 @@
+"""What produced a file: versions, hardware, commit, time."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "deepfits",
+    "numpy",
+    "torch",
+    "astropy",
+    "h5py",
+    "pyarrow",
+    "scikit-learn",
+    "xgboost",
+    "tpot",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that matter to a result, as installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that this code runs from, with ``+`` when it was changed since."""
+    here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():
+        return None
+    try:
+        name = _git(here, "rev-parse", "--short=12", "HEAD")
+        return name + ("+" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor's name, the number of cores that may be used, and the machine's type."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass  # not Linux: the platform's own word has to do
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "processor": name,
+        "cores": cores,
+        "machine": platform.machine(),
+        "system": platform.system(),
+    }
+
+
+def provenance() -> dict[str, Any]:
+    """Return everything above with the time (UTC), ready for JSON."""
+    return {
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(),
+        "time_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

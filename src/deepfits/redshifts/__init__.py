@@ -1,0 +1,1 @@
+"""Redshifts from features: regression, baselines, metrics, p(z) (M19 §3.3)."""

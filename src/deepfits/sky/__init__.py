@@ -1,0 +1,1 @@
+"""The simulated sky: population, spectra, drawing, scenes."""

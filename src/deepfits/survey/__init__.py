@@ -1,0 +1,1 @@
+"""Real sky in: bands, planes, stack, detect, cutouts, store, normalisation."""

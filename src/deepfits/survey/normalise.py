@@ -1,0 +1,151 @@
+"""Between fluxes in nJy and the numbers that networks see.
+
+Shapes: N objects, B bands, H, W pixels.
+
+Two kinds, per band, with constants measured over all training images:
+
+``standard``
+    x = (flux − mean) / std: the paper's (M19 §3.1).
+``asinh``
+    x = (asinh(flux / softening) − mean) / std: linear near the noise, logarithmic above it (after Lupton,
+    Gunn & Szalay 1999), so that faint galaxies do not drown beside bright ones.
+
+Works on NumPy arrays and PyTorch tensors alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from deepfits.errors import InputError
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+KINDS = ("standard", "asinh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """The map from nJy to a network's units, and back.
+
+    Attributes
+    ----------
+    kind
+        ``"standard"`` or ``"asinh"``.
+    mean, std
+        Per band; of the flux in nJy (``standard``) or of its stretched value (``asinh``).
+    softening
+        Per band, nJy; where the stretch turns from linear to logarithmic. Unused by ``standard``.
+    """
+
+    kind: Literal["standard", "asinh"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    softening: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"normalisation {self.kind!r} is unknown; choose one of {KINDS}")
+        if not len(self.mean) == len(self.std) == len(self.softening):
+            raise InputError("normalisation: mean, std and softening need one value per band each")
+        if not (np.isfinite(self.mean).all() and np.isfinite([*self.std, *self.softening]).all()):
+            raise InputError("normalisation: a constant is not finite")
+        if min(*self.std, *self.softening) <= 0:
+            raise InputError("normalisation: std and softening must be positive")
+
+    def normalise(self, flux: Array) -> Array:
+        """Map nJy, ``(..., B, H, W)``, to the network's units."""
+        mean, std, softening = self._constants(flux)
+        if self.kind == "standard":
+            return (flux - mean) / std
+        arcsinh = torch.arcsinh if isinstance(flux, torch.Tensor) else np.arcsinh
+        return (arcsinh(flux / softening) - mean) / std
+
+    def denormalise(self, x: Array) -> Array:
+        """Map the network's units, ``(..., B, H, W)``, to nJy: the inverse of `normalise`."""
+        mean, std, softening = self._constants(x)
+        if self.kind == "standard":
+            return x * std + mean
+        sinh = torch.sinh if isinstance(x, torch.Tensor) else np.sinh
+        return softening * sinh(x * std + mean)
+
+    def slope(self, flux: Array) -> Array:
+        """Return dx/dflux in nJy⁻¹ at `flux`; a weight w in nJy⁻² is w / slope² in the network's units."""
+        _, std, softening = self._constants(flux)
+        if self.kind == "standard":
+            return flux * 0 + 1 / std
+        return 1 / (std * (flux**2 + softening**2) ** 0.5)
+
+    def _constants(self, like: Array) -> tuple[Array, Array, Array]:
+        values = (self.mean, self.std, self.softening)
+        if isinstance(like, torch.Tensor):
+            dtype, device = like.dtype, like.device
+            mean, std, softening = (
+                torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in values
+            )
+        else:
+            dtype = like.dtype if like.dtype.kind == "f" else np.dtype(float)
+            mean, std, softening = (np.asarray(v, dtype=dtype)[:, None, None] for v in values)
+        return mean, std, softening
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Normalisation:
+        """Read back `to_json`."""
+        try:
+            return cls(
+                kind=content["kind"],
+                **{n: tuple(float(v) for v in content[n]) for n in ("mean", "std", "softening")},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not a valid normalisation ({error})") from error
+
+
+def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Say which objects have data in every pixel of every band: ``(N,)`` bool (M19 §3.1)."""
+    return ((weight > 0) & np.isfinite(image)).all(axis=(1, 2, 3))
+
+
+def measure_normalisation(
+    image: np.ndarray, weight: np.ndarray, kind: str = "asinh", softening_sigmas: float = 3.0
+) -> Normalisation:
+    """Measure the constants over all valid pixels of some images.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻². Pixels with weight 0 are left out.
+    kind
+        ``"standard"`` or ``"asinh"``.
+    softening_sigmas
+        The softening in units of the median pixel noise of the band.
+
+    Raises
+    ------
+    InputError
+        No valid pixel in a band, or a band without any variation.
+    """
+    if kind not in KINDS:
+        raise InputError(f"normalisation {kind!r} is unknown; choose one of {KINDS}")
+    mean, std, softening = [], [], []
+    for band in range(image.shape[1]):
+        is_valid = weight[:, band] > 0
+        flux = image[:, band][is_valid].astype(np.float64)
+        if flux.size < 2:
+            raise InputError(f"normalisation: no valid pixel in band number {band}")
+        noise = float(np.median(weight[:, band][is_valid])) ** -0.5
+        softening.append(softening_sigmas * noise)
+        stretched = flux if kind == "standard" else np.arcsinh(flux / softening[-1])
+        mean.append(float(stretched.mean()))
+        std.append(float(stretched.std()))
+        if not std[-1] > 0:
+            raise InputError(f"normalisation: band number {band} has the same value in every pixel")
+    return Normalisation(kind=kind, mean=tuple(mean), std=tuple(std), softening=tuple(softening))  # type: ignore[arg-type]

@@ -1,0 +1,396 @@
+"""The cutout store: what every stage after `cutouts` reads.
+
+Shapes: N objects, B bands, H = W = size pixels.
+
+A store is a directory: ``store.json`` says what all shards share (bands, scale, unit, schema), and each
+``shard-00000.h5`` holds ``image`` and ``weight``, ``(N, B, H, W)`` float32 in nJy and nJy⁻², and the group
+``catalogue`` with one column per dataset, ``object_id`` among them. A shard is written whole or not at all and
+read without loading the others, so a store may be larger than memory. Needs NumPy and h5py alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, write_json, writing
+
+SCHEMA_VERSION = 1
+FLUX_UNIT = "nJy"
+MAX_SIDE = 4096
+MAX_BANDS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreInfo:
+    """What all cutouts of a store share.
+
+    Attributes
+    ----------
+    bands
+        Band names in the order of the arrays' second axis.
+    size
+        Side of a cutout in pixels.
+    pixel_scale_arcsec
+        Side of a pixel on the sky.
+    fwhm_arcsec
+        Width of the PSF in each band; NaN where unknown.
+    survey
+        A name for people to read.
+    noise_correlation
+        Ratio of the true noise in a large aperture to what independent pixels of the stated weights would
+        give, per band; 1 where unknown.
+    """
+
+    bands: tuple[str, ...]
+    size: int
+    pixel_scale_arcsec: float
+    fwhm_arcsec: tuple[float, ...] = ()
+    survey: str = ""
+    flux_unit: str = FLUX_UNIT
+    schema_version: int = SCHEMA_VERSION
+    noise_correlation: tuple[float, ...] = ()
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        num_bands = len(self.bands)
+        if not 1 <= num_bands <= MAX_BANDS or len(set(self.bands)) != num_bands:
+            raise InputError(f"a store needs 1 to {MAX_BANDS} different bands, not {self.bands!r}")
+        if not 4 <= self.size <= MAX_SIDE:
+            raise InputError(f"a cutout's side must be 4 to {MAX_SIDE} pixels, not {self.size!r}")
+        for name in ("fwhm_arcsec", "noise_correlation"):
+            values = getattr(self, name) or (np.nan if name == "fwhm_arcsec" else 1.0,) * num_bands
+            if len(values) != num_bands:
+                raise InputError(f"{name} has {len(values)} values for {num_bands} bands")
+            object.__setattr__(self, name, tuple(float(v) for v in values))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold (NaN becomes null)."""
+        content = asdict(self)
+        content["fwhm_arcsec"] = [None if np.isnan(v) else v for v in self.fwhm_arcsec]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str | Path) -> StoreInfo:
+        """Read back `to_json`; `where` is named in errors."""
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(
+                f"{where}: store schema {content.get('schema_version')!r}; this version reads "
+                f"{SCHEMA_VERSION}: make the store again with `deepfits cutouts`"
+            )
+        known = {f.name for f in fields(cls)}
+        try:
+            values = {k: v for k, v in content.items() if k in known}
+            values["bands"] = tuple(str(b) for b in values["bands"])
+            values["size"] = int(values["size"])
+            values["pixel_scale_arcsec"] = float(values["pixel_scale_arcsec"])
+            values["fwhm_arcsec"] = tuple(np.nan if v is None else float(v) for v in values["fwhm_arcsec"])
+            values["noise_correlation"] = tuple(float(v) for v in values.get("noise_correlation", ()))
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: not a valid store description ({error})") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutouts:
+    """Some objects of a store.
+
+    Attributes
+    ----------
+    object_id
+        ``(N,)`` int64 or str.
+    image
+        ``(N, B, H, W)`` float32, nJy; finite wherever the weight is positive.
+    weight
+        ``(N, B, H, W)`` float32, inverse variance in nJy⁻²; 0 means no valid data.
+    catalogue
+        Columns of the catalogue, each ``(N,)``; `object_id` not among them.
+    """
+
+    object_id: np.ndarray
+    image: np.ndarray
+    weight: np.ndarray
+    catalogue: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.object_id)
+
+    def select(self, which: np.ndarray) -> Cutouts:
+        """Return the objects that `which` (indices or bool) picks, in its order."""
+        return Cutouts(
+            object_id=self.object_id[which],
+            image=self.image[which],
+            weight=self.weight[which],
+            catalogue={name: column[which] for name, column in self.catalogue.items()},
+        )
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of shard `number`."""
+    return f"shard-{number:05d}.h5"
+
+
+def create_store(directory: str | Path, info: StoreInfo) -> Path:
+    """Make an empty store, or check that the one that is there holds the same kind of cutouts.
+
+    Raises
+    ------
+    InputError
+        A store with other bands, size or scale is there already.
+    """
+    directory = Path(directory)
+    path = directory / "store.json"
+    if path.exists():
+        there = StoreInfo.from_json(read_json(path, what="store description"), path)
+        if (there.bands, there.size) != (info.bands, info.size):
+            raise InputError(
+                f"{directory}: a store with bands {there.bands} and size {there.size} is there already; "
+                "choose another directory or remove it"
+            )
+    else:
+        write_json(path, info.to_json())
+    return directory
+
+
+def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
+    """Write one shard, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        Shapes do not agree, weights are negative or not finite, a pixel with positive weight is not finite,
+        or an identity occurs twice. The message names the shard and the first offending object.
+    """
+    check_cutouts(cutouts, info, path)
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.attrs["bands"] = list(info.bands)
+        file.attrs["flux_unit"] = info.flux_unit
+        file.attrs["pixel_scale_arcsec"] = info.pixel_scale_arcsec
+        file.attrs["fwhm_arcsec"] = info.fwhm_arcsec
+        image = np.where(cutouts.weight > 0, cutouts.image, 0).astype(np.float32, copy=False)
+        file.create_dataset("image", data=image)
+        file.create_dataset("weight", data=cutouts.weight.astype(np.float32, copy=False))
+        group = file.create_group("catalogue")
+        for name, column in {"object_id": cutouts.object_id, **cutouts.catalogue}.items():
+            group.create_dataset(name, data=_to_hdf5(column))
+
+
+def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
+    """Hold cutouts to the definitions of the store; see `write_shard` for what is refused."""
+    number = len(cutouts.object_id)
+    shape = (number, len(info.bands), info.size, info.size)
+    for name, array in (("image", cutouts.image), ("weight", cutouts.weight)):
+        if array.shape != shape:
+            raise InputError(f"{where}: {name} has shape {array.shape}, expected {shape}")
+    for name, column in cutouts.catalogue.items():
+        if np.shape(column) != (number,):
+            raise InputError(f"{where}: column {name!r} has shape {np.shape(column)}, expected ({number},)")
+    ids, counts = np.unique(cutouts.object_id, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{where}: object_id {ids[counts > 1][0]} occurs {counts.max()} times")
+    is_wrong = ~np.isfinite(cutouts.weight) | (cutouts.weight < 0)
+    is_wrong |= (cutouts.weight > 0) & ~np.isfinite(cutouts.image)
+    if is_wrong.any():
+        first, band = np.argwhere(is_wrong)[0][:2]
+        raise InputError(
+            f"{where}: object {cutouts.object_id[first]}, band {info.bands[band]}: a weight is negative or not "
+            "finite, or a pixel with positive weight is not finite; set the weight of bad pixels to 0"
+        )
+
+
+def _to_hdf5(column: np.ndarray) -> np.ndarray:
+    column = np.asarray(column)
+    return column.astype(h5py.string_dtype()) if column.dtype.kind in "UO" else column
+
+
+class CutoutStore:
+    """Read a store without loading it.
+
+    Parameters
+    ----------
+    directory
+        Where ``store.json`` lies.
+
+    Attributes
+    ----------
+    info
+        What all cutouts share.
+    shards
+        Paths of the shards, sorted.
+    lengths
+        Number of objects in each shard.
+
+    Raises
+    ------
+    InputError
+        The directory is no store, holds no shard, or a shard does not fit its description.
+
+    Notes
+    -----
+    A shard that cannot be opened is an error here; pass ``skip_bad=True`` to collect the reasons in `bad`
+    instead and go on with the others.
+    """
+
+    def __init__(self, directory: str | Path, *, skip_bad: bool = False) -> None:
+        self.directory = Path(directory)
+        description = self.directory / "store.json"
+        if not description.exists():
+            raise InputError(
+                f"{self.directory}: no store.json there, so this is not a cutout store; "
+                "make one with `deepfits cutouts IMAGES --out STORE`"
+            )
+        self.info = StoreInfo.from_json(read_json(description, what="store description"), description)
+        self.shards: list[Path] = []
+        self.lengths: list[int] = []
+        self.bad: dict[Path, str] = {}
+        for path in sorted(self.directory.glob("shard-*.h5")):
+            try:
+                length = shard_length(path, self.info)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                self.bad[path] = str(error)
+                continue
+            self.shards.append(path)
+            self.lengths.append(length)
+        if not self.shards and not self.bad:
+            raise InputError(f"{self.directory}: the store holds no shard; run `deepfits cutouts` to the end")
+
+    def __len__(self) -> int:
+        return sum(self.lengths)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one object: ``(B, H, W)``."""
+        return len(self.info.bands), self.info.size, self.info.size
+
+    def read_shard(self, number: int, *, columns: list[str] | None = None) -> Cutouts:
+        """Read shard `number` whole, with all columns of the catalogue or those named."""
+        return read_shard(self.shards[number], self.info, columns=columns)
+
+    def __iter__(self) -> Iterator[Cutouts]:
+        """Go through the shards in order."""
+        return (self.read_shard(number) for number in range(len(self.shards)))
+
+    def catalogue(self, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+        """Read the columns of all shards, `object_id` first, without the images."""
+        parts: list[dict[str, np.ndarray]] = []
+        for path in self.shards:
+            with _open(path) as file:
+                parts.append(_read_catalogue(file, path, columns))
+        names = parts[0].keys()
+        for path, part in zip(self.shards, parts, strict=True):
+            if part.keys() != names:
+                odd = sorted(set(part) ^ set(names))
+                raise InputError(f"{path}: other catalogue columns than {self.shards[0].name}: {odd}")
+        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def take(self, indices: np.ndarray) -> Cutouts:
+        """Read the objects at `indices` (over all shards, in the order given)."""
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise InputError(f"{self.directory}: index {indices.max()} is outside the {len(self)} objects")
+        starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        parts, order = [], []
+        for number in range(len(self.shards)):
+            wanted = np.flatnonzero((indices >= starts[number]) & (indices < starts[number + 1]))
+            if wanted.size:
+                rows, back = np.unique(indices[wanted] - starts[number], return_inverse=True)
+                parts.append(read_shard(self.shards[number], self.info, rows=rows).select(back))
+                order.append(wanted)
+        if not parts:
+            return self.read_shard(0).select(np.empty(0, dtype=np.int64))
+        back = np.argsort(np.concatenate(order))
+        joined = Cutouts(
+            object_id=np.concatenate([p.object_id for p in parts]),
+            image=np.concatenate([p.image for p in parts]),
+            weight=np.concatenate([p.weight for p in parts]),
+            catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
+        )
+        return joined.select(back)
+
+
+def shard_length(path: str | Path, info: StoreInfo) -> int:
+    """Check that a shard fits the store's description, and return its number of objects."""
+    with _open(path) as file:
+        return _check_shard(file, Path(path), info)
+
+
+def read_shard(
+    path: str | Path,
+    info: StoreInfo,
+    *,
+    columns: list[str] | None = None,
+    rows: np.ndarray | None = None,
+) -> Cutouts:
+    """Read one shard, or some rows of it (increasing and unique).
+
+    Raises
+    ------
+    InputError
+        The file is damaged, or its arrays are not what the store's description says.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        _check_shard(file, path, info)
+        which: Any = slice(None) if rows is None else rows
+        try:
+            image = file["image"][which].astype(np.float32, copy=False)
+            weight = file["weight"][which].astype(np.float32, copy=False)
+        except OSError as error:
+            raise InputError(f"{path}: damaged shard ({error}); remove it and cut again") from error
+        catalogue = {k: v[which] for k, v in _read_catalogue(file, path, columns).items()}
+    cutouts = Cutouts(object_id=catalogue.pop("object_id"), image=image, weight=weight, catalogue=catalogue)
+    check_cutouts(cutouts, info, path)
+    return cutouts
+
+
+def _open(path: str | Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such shard") from None
+    except OSError as error:
+        raise InputError(f"{path}: not a readable HDF5 file ({error}); remove it and cut again") from error
+
+
+def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
+    group = file.get("catalogue")
+    if not isinstance(group, h5py.Group) or not isinstance(group.get("object_id"), h5py.Dataset):
+        raise InputError(f"{path}: no catalogue/object_id in this shard; remove it and cut again")
+    number = group["object_id"].shape[0] if group["object_id"].ndim == 1 else -1
+    shape = (number, len(info.bands), info.size, info.size)
+    file_size = path.stat().st_size
+    for name in ("image", "weight"):
+        data = file.get(name)
+        if not isinstance(data, h5py.Dataset) or data.shape != shape or data.dtype.kind != "f":
+            found = getattr(data, "shape", None)
+            raise InputError(f"{path}: {name} has shape {found}, the store's description says {shape}")
+        if data.nbytes > 1000 * file_size:
+            raise InputError(f"{path}: {name} declares {data.nbytes} bytes in a file of {file_size}")
+    return number
+
+
+def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> dict[str, np.ndarray]:
+    group = file["catalogue"]
+    names = [
+        "object_id",
+        *(c for c in (columns if columns is not None else group) if c != "object_id"),
+    ]
+    out = {}
+    for name in names:
+        data = group.get(name)
+        if not isinstance(data, h5py.Dataset) or data.shape != group["object_id"].shape:
+            raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(group)}")
+        is_text = h5py.check_string_dtype(data.dtype) is not None
+        out[name] = np.asarray(data.asstr()[:] if is_text else data[:])
+        if is_text:
+            out[name] = out[name].astype(str)
+    return out

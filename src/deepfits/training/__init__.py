@@ -1,0 +1,1 @@
+"""Losses, the adversarial loop, checkpoints, health (M19 §2.2)."""
