@@ -4,8 +4,8 @@ Shapes: N objects, B bands, H = W = size pixels.
 
 A store is a directory: ``store.json`` says what all shards share (bands, scale, unit, schema), and each
 ``shard-00000.h5`` holds ``image`` and ``weight``, ``(N, B, H, W)`` float32 in nJy and nJy⁻², and the group
-``catalogue`` with one column per dataset, ``object_id`` among them. A shard is written whole or not at all and
-read without loading the others, so a store may be larger than memory. Needs NumPy and h5py alone.
+``catalogue`` with one column per dataset, ``object_id`` among them. A shard is written whole or not at all,
+and read without loading the others, so a store may be larger than memory. Needs NumPy and h5py alone.
 """
 
 from __future__ import annotations
@@ -200,8 +200,8 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
     if is_wrong.any():
         first, band = np.argwhere(is_wrong)[0][:2]
         raise InputError(
-            f"{where}: object {cutouts.object_id[first]}, band {info.bands[band]}: a weight is negative or not "
-            "finite, or a pixel with positive weight is not finite; set the weight of bad pixels to 0"
+            f"{where}: object {cutouts.object_id[first]}, band {info.bands[band]}: a weight is negative or "
+            "not finite, or a pixel with positive weight is not finite; set the weight of bad pixels to 0"
         )
 
 
