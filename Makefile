@@ -1,0 +1,56 @@
+# The two commands to begin with: `make demo` and `make test`.
+PYTHON ?= python3
+# Another build of PyTorch (CUDA, ROCm): make TORCH="torch==2.13.0 --index-url ..." env
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-slow test-real lint types docs wheel check clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+env: $(READY)  ## Make the environment in .venv
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("deepfits needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing PyTorch ($(TORCH)) ..."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
+	@echo "installing deepfits and what it needs ..."
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)  ## Simulate a sky and run every stage on it; ends with the report
+	$(BIN)/deepfits demo demo
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## Run the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+test-real: $(READY)  ## Run the tests on real survey images (../shared/data or DEEPFITS_REAL_DATA)
+	$(BIN)/python -m pytest -m real -rs
+
+lint: $(READY)  ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Check types
+	$(BIN)/mypy
+
+docs: $(READY)  ## Build the documentation into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+wheel: $(READY)  ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+bench-%: $(READY)  ## Run a benchmark: make bench-fit, bench-train, ...; JSON on the last line
+	$(BIN)/python benchmarks/$*.py
+
+clean:  ## Remove what was built (not the environment)
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,103 @@
+"""The page that a run ends with: one HTML file, figures inside, that can be mailed or archived."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+
+from deepfits.files import writing
+
+DOTS_PER_INCH = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A figure with its caption.
+
+    Attributes
+    ----------
+    name
+        File name without its ending, under ``figures/``.
+    """
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its caption: cells are text already."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page: paragraphs first, then tables, then pictures."""
+
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A report.
+
+    Attributes
+    ----------
+    headline
+        Pairs of a figure and what it is, shown large at the top.
+    """
+
+    title: str
+    subtitle: str
+    headline: Sequence[tuple[str, str]]
+    sections: Sequence[Section]
+    footer: Sequence[str] = field(default_factory=tuple)
+
+
+def write_page(directory: str | Path, page: Page) -> Path:
+    """Write ``index.html`` with all figures inside it, and each figure as PNG under ``figures/``.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    directory = Path(directory)
+    embedded: dict[str, str] = {}
+    for section in page.sections:
+        for picture in section.pictures:
+            buffer = BytesIO()
+            picture.figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+            with writing(directory / "figures" / f"{picture.name}.png") as temporary:
+                temporary.write_bytes(buffer.getvalue())
+            embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
+    html = _template().render(page=page, embedded=embedded)
+    target = directory / "index.html"
+    with writing(target) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return target
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("deepfits.reporting", "templates"),
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")

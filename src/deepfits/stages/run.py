@@ -1,0 +1,277 @@
+"""All stages from one file, and the demonstration.
+
+A run file is TOML: one section per stage, whose keys are that stage's arguments; a section ``[run]`` names the
+run directory, and ``[images]`` the images where they are not simulated. What a section does not say keeps the
+stage's default. Every output goes to its standard name in the run directory, so that `report` finds it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError, nearest
+from deepfits.files import write_json
+from deepfits.progress import Progress, silent
+from deepfits.provenance import provenance
+
+log = logging.getLogger(__name__)
+
+FIT_MODES = ("embedder", "optimise", "both")
+STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
+_RUN_KEYS = ("out",)
+_IMAGE_KEYS = ("path",)
+# What `run` itself decides for each stage, so that a file cannot say it twice.
+_WIRED = {
+    "simulate": {"out"},
+    "stack": {"images", "out"},
+    "detect": {"images", "out"},
+    "cutouts": {"images", "out", "catalogue"},
+    "train": {"store", "out"},
+    "fit": {"store", "model", "out", "mode"},
+    "inpaint": {"store", "model", "out"},
+    "redshift": {"features", "out", "store", "embedder_features"},
+    "report": {"run", "out"},
+}
+_EXTRA_KEYS = {"fit": {"modes"}, "redshift": {"labels"}}
+_DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A run file, checked.
+
+    Attributes
+    ----------
+    out
+        The run directory.
+    images
+        Images to start from; None when the sky is simulated.
+    sections
+        Arguments for each stage that runs.
+    """
+
+    out: Path
+    images: list[Path] | None
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the resolved configuration: what the file says, and every default that it left."""
+        resolved: dict[str, Any] = {"run": {"out": str(self.out)}}
+        if self.images is not None:
+            resolved["images"] = {"path": [str(p) for p in self.images]}
+        for name, given in self.sections.items():
+            defaults = {
+                key: parameter.default
+                for key, parameter in inspect.signature(_stage(name)).parameters.items()
+                if parameter.default is not inspect.Parameter.empty
+                and key not in _WIRED[name] | {"progress"}
+            }
+            resolved[name] = _plain({**defaults, **given})
+        return resolved
+
+
+def run(
+    config: str | Path,
+    *,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Run every stage that a TOML file names, from images to the report.
+
+    Parameters
+    ----------
+    config
+        The run file; see the page "Running everything from one file" of the documentation.
+    out
+        The run directory, in place of the file's.
+    progress
+        Where progress goes.
+
+    Returns
+    -------
+    Path
+        The report, ``index.html``.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or names a section or a key that does not exist.
+
+    Notes
+    -----
+    Interrupted anywhere, the same call goes on from there: each stage keeps what it finished.
+    """
+    return _run(read_run_file(config, out=out), progress)
+
+
+def demo(out: str | Path = "demo", *, progress: Progress = silent) -> Path:
+    """Show the whole method on a simulated sky, in about ten minutes on two cores.
+
+    Parameters
+    ----------
+    out
+        The run directory.
+    progress
+        Where progress goes.
+
+    Returns
+    -------
+    Path
+        The report, ``index.html``.
+    """
+    with resources.as_file(resources.files("deepfits") / "configs" / "demo.toml") as path:
+        return run(path, out=out, progress=progress)
+
+
+def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConfig:
+    """Read and check a run file. Relative paths in it are relative to the file.
+
+    Raises
+    ------
+    InputError
+        Not readable, not TOML, an unknown section or key (the nearest valid one is named), or no images and
+        no ``[simulate]``.
+    """
+    path = Path(path)
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the run file ({error.strerror}); check the path") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML ({error})") from error
+    for name, section in content.items():
+        _check_section(path, name, section)
+    run_section = content.get("run", {})
+    directory = Path(out) if out is not None else _relative(path, run_section.get("out", path.stem))
+    images = _image_paths(path, content.get("images", {}))
+    if images is None and "simulate" not in content:
+        raise InputError(
+            f"{path}: nothing to start from; add [images] with path = \"...\", or [simulate] for a "
+            "simulated sky"
+        )
+    sections = {name: dict(content[name]) for name in STAGES if name in content}
+    if "labels" in sections.get("redshift", {}):
+        sections["redshift"]["labels"] = str(_relative(path, sections["redshift"]["labels"]))
+    for name in _DEFAULT_SECTIONS:
+        sections.setdefault(name, {})
+    return RunConfig(
+        out=directory, images=images, sections={name: sections[name] for name in STAGES if name in sections}
+    )
+
+
+def _check_section(path: Path, name: str, section: Any) -> None:
+    if name not in (*STAGES, "run", "images"):
+        raise InputError(f"{path}: unknown section [{name}]; {nearest(name, [*STAGES, 'run', 'images'])}")
+    if not isinstance(section, dict):
+        raise InputError(f"{path}: {name} must be a section, [{name}], not a value")
+    valid = _valid_keys(name)
+    for key in section:
+        if key not in valid:
+            raise InputError(f"{path}: unknown key {key!r} in [{name}]; {nearest(key, valid)}")
+
+
+def _valid_keys(name: str) -> set[str]:
+    if name == "run":
+        return set(_RUN_KEYS)
+    if name == "images":
+        return set(_IMAGE_KEYS)
+    arguments = set(inspect.signature(_stage(name)).parameters)
+    return arguments - _WIRED[name] - {"progress"} | _EXTRA_KEYS.get(name, set())
+
+
+def _image_paths(path: Path, section: dict[str, Any]) -> list[Path] | None:
+    given = section.get("path")
+    if given is None:
+        return None
+    return [_relative(path, p) for p in ([given] if isinstance(given, str) else given)]
+
+
+def _relative(path: Path, name: str | Path) -> Path:
+    return path.parent / Path(name).expanduser()
+
+
+def _stage(name: str) -> Callable[..., Any]:
+    import deepfits
+
+    return getattr(deepfits, name)
+
+
+def _run(config: RunConfig, progress: Progress) -> Path:
+    out, sections = config.out, config.sections
+    start = time.monotonic()
+    write_json(out / "config.json", config.to_json())
+    write_json(out / "provenance.json", provenance())
+    seconds: dict[str, float] = {}
+
+    def call(name: str, *inputs: Any, **more: Any) -> Any:
+        before = time.monotonic()
+        log.info("stage %s", name)
+        arguments = {k: v for k, v in sections[name].items() if k not in _EXTRA_KEYS.get(name, set())}
+        result = _stage(name)(*inputs, **arguments, **more, progress=progress)
+        seconds[name] = seconds.get(name, 0) + time.monotonic() - before
+        write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
+        return result
+
+    images: Any = config.images
+    if "simulate" in sections:
+        call("simulate", out / "sky")
+        images = images or out / "sky"
+    if "stack" in sections:
+        images = call("stack", images, out / "coadds")
+    catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
+    store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
+    model = call("train", store, out / "model")
+    features = {
+        mode: call("fit", store, model, out / f"features-{mode}", mode=mode)
+        for mode in _fit_modes(sections["fit"])
+    }
+    best = features.get("both", next(iter(features.values())))
+    call("inpaint", store, model, out / f"inpaint-{'-'.join(sections['inpaint'].get('bands', ['u']))}")
+    labels = _labels(config)
+    if labels is not None:
+        sections.setdefault("redshift", {})
+        call(
+            "redshift",
+            best,
+            labels,
+            out / "redshift",
+            store=store,
+            embedder_features=features.get("embedder"),
+        )
+    return call("report", out)
+
+
+def _fit_modes(section: dict[str, Any]) -> list[str]:
+    modes = section.get("modes", ["both"])
+    for mode in modes:
+        if mode not in FIT_MODES:
+            raise InputError(f"[fit] modes: unknown mode {mode!r}; {nearest(mode, FIT_MODES)}")
+    return list(modes)
+
+
+def _labels(config: RunConfig) -> Path | None:
+    """Return the table of redshifts: the file's, else a simulated sky's truth, else none."""
+    section = config.sections.get("redshift")
+    if section is not None and "labels" in section:
+        return Path(section["labels"])
+    if "simulate" in config.sections:
+        return config.out / "sky" / "truth.parquet"
+    if section is not None:
+        raise InputError("[redshift] needs labels = \"...\": a table with object_id or ra, dec, and z_spec")
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
