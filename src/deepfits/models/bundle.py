@@ -1,0 +1,318 @@
+"""A trained model: three networks, the units they work in, and what they were made for, on disk.
+
+Shapes: N objects, L latent dimensions, B bands, H = W pixels.
+
+A model is a directory: ``weights.safetensors`` and ``model.json``. Neither can run code when it is read, and
+every size and type in them is checked against the description before memory is taken. ``model.json`` is
+written last and holds the hash of the weights, so a directory with it is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepfits.errors import InputError
+from deepfits.files import fingerprint, read_json, write_json, writing
+from deepfits.models.discriminator import Discriminator
+from deepfits.models.embedder import Embedder
+from deepfits.models.generator import Generator
+from deepfits.models.layers import ModelConfig, without_allocating
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import FLUX_UNIT, StoreInfo
+
+SCHEMA_VERSION = 1
+BUILTIN_PREFIX = "builtin:"
+BUILTIN_DIRECTORY = Path(__file__).parent / "builtin"
+PIXEL_SCALE_TOLERANCE = 0.01
+SEEING_TOLERANCE = 0.25
+NETWORKS = ("generator", "discriminator", "embedder")
+_DTYPES = {"F32", "F16", "BF16"}
+
+
+@dataclass(eq=False)
+class Model:
+    """Three networks and what is needed to use them on images in nJy.
+
+    Attributes
+    ----------
+    config
+        The architecture.
+    info
+        What the cutouts must be: bands, size, pixel scale; and the seeing they were trained at.
+    normalisation
+        Between nJy and the networks' units.
+    generator, discriminator, embedder
+        The networks, in the networks' units.
+    card
+        What the model was trained on, how, and how well it does: for people and for reports.
+    """
+
+    config: ModelConfig
+    info: StoreInfo
+    normalisation: Normalisation
+    generator: Generator
+    discriminator: Discriminator
+    embedder: Embedder
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def make(cls, config: ModelConfig, info: StoreInfo, normalisation: Normalisation) -> Model:
+        """Make an untrained model; seed `torch` first if the start matters."""
+        networks = Generator(config), Discriminator(config), Embedder(config)
+        return cls(config, info, normalisation, *networks)
+
+    def __post_init__(self) -> None:
+        expected = (len(self.info.bands), self.info.size)
+        if (self.config.num_bands, self.config.size) != expected:
+            raise InputError(
+                f"model: networks for {self.config.num_bands} bands of {self.config.size} pixels, but the "
+                f"description says {expected[0]} bands of {expected[1]} pixels"
+            )
+        if len(self.normalisation.mean) != len(self.info.bands):
+            raise InputError(
+                f"model: normalisation for {len(self.normalisation.mean)} bands of {len(self.info.bands)}"
+            )
+
+    def render(self, latent: Tensor) -> Tensor:
+        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable."""
+        return self.normalisation.denormalise(self.generator(latent))
+
+    def embed(self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray) -> Tensor:
+        """Guess latents, ``(N, L)``, from images in nJy and weights in nJy⁻², both ``(N, B, H, W)``.
+
+        Pixels without data (weight 0) are set to zero flux, whatever stands there.
+        """
+        image, weight = self._to_tensor(image), self._to_tensor(weight)
+        return self.embedder(self.normalisation.normalise(torch.where(weight > 0, image, 0.0)))
+
+    def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
+        like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
+        return torch.as_tensor(array, dtype=like.dtype, device=like.device)
+
+    def to(self, device: torch.device | str) -> Model:
+        """Move the networks to a device, and return the model."""
+        for name in NETWORKS:
+            getattr(self, name).to(device)
+        return self
+
+    def eval(self) -> Model:
+        """Freeze the networks for use, and return the model: no gradients for the weights."""
+        for name in NETWORKS:
+            getattr(self, name).eval().requires_grad_(False)
+        return self
+
+    def check(self, info: StoreInfo) -> list[str]:
+        """Refuse cutouts that the model was not made for.
+
+        Parameters
+        ----------
+        info
+            The store's description.
+
+        Returns
+        -------
+        list of str
+            Cautions that do not forbid the use: another seeing.
+
+        Raises
+        ------
+        InputError
+            Other bands, size, pixel scale or unit: every reason, each with what to do.
+        """
+        reasons = []
+        if tuple(info.bands) != tuple(self.info.bands):
+            reasons.append(
+                f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
+                "the model's bands in its order (a band without data gets weight 0), or train a model"
+            )
+        if info.size != self.info.size:
+            reasons.append(
+                f"{info.size} pixels a side, the model draws {self.info.size}: cut with size={self.info.size}"
+            )
+        ratio = info.pixel_scale_arcsec / self.info.pixel_scale_arcsec
+        if not abs(ratio - 1) <= PIXEL_SCALE_TOLERANCE:
+            reasons.append(
+                f"pixels of {info.pixel_scale_arcsec:g} arcsec, the model's are "
+                f"{self.info.pixel_scale_arcsec:g}: stack the images onto that scale, or train a model"
+            )
+        if info.flux_unit != self.info.flux_unit:
+            reasons.append(
+                f"fluxes in {info.flux_unit}, the model's are in {self.info.flux_unit}: convert the store"
+            )
+        if reasons:
+            raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
+        return self._cautions(info)
+
+    def _cautions(self, info: StoreInfo) -> list[str]:
+        return [
+            f"band {band}: seeing {there:.2f} arcsec, the model was trained at {here:.2f}"
+            for band, here, there in zip(info.bands, self.info.fwhm_arcsec, info.fwhm_arcsec, strict=True)
+            if abs(there / here - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
+        ]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the weights, the units or what the model is for.
+
+        Computed once: ask after the last change to the weights.
+        """
+        digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "architecture": self.config.to_json(),
+            "info": self.info.to_json(),
+            "normalisation": self.normalisation.to_json(),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all tensors of the three networks, each under its network's name."""
+        return {
+            f"{name}.{key}": tensor
+            for name in NETWORKS
+            for key, tensor in getattr(self, name).state_dict().items()
+        }
+
+    def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
+        """Write the model; ``model.json`` comes last, so that a directory with it is whole."""
+        from safetensors.torch import save_file
+
+        directory = Path(directory)
+        to = getattr(torch, dtype)
+        tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in self.state_dict().items()}
+        with writing(directory / "weights.safetensors") as path:
+            save_file(tensors, path)
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            **self._identity(),
+            "weights_sha256": fingerprint(directory / "weights.safetensors"),
+            "card": self.card,
+        }
+        write_json(directory / "model.json", content)
+        return directory
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
+        """Read a model, ready for use: networks in evaluation mode, weights frozen.
+
+        Parameters
+        ----------
+        path
+            The model's directory, or ``builtin:NAME`` for one that came with the package.
+        device
+            Where the networks go.
+
+        Raises
+        ------
+        InputError
+            No model there, unfinished training, another schema, or weights that are damaged or do not fit the
+            description.
+        """
+        directory = resolve(path)
+        where = directory / "model.json"
+        if not where.exists():
+            raise InputError(_why_absent(directory))
+        content = read_json(where, what="model description")
+        if content.get("schema_version") != SCHEMA_VERSION:
+            raise InputError(
+                f"{where}: model schema {content.get('schema_version')!r}, this version reads "
+                f"{SCHEMA_VERSION}; train again or install the version that wrote it"
+            )
+        try:
+            config = ModelConfig.from_json(content["architecture"])
+            info = StoreInfo.from_json(content["info"], where)
+            normalisation = Normalisation.from_json(content["normalisation"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
+        if info.flux_unit != FLUX_UNIT:
+            raise InputError(f"{where}: the model's unit is {info.flux_unit!r}, only {FLUX_UNIT} is known")
+        model = without_allocating(lambda: cls.make(config, info, normalisation))
+        card = content.get("card")
+        model.card = dict(card) if isinstance(card, Mapping) else {}
+        model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
+        return model.eval().to(device)
+
+    def _read_weights(self, path: Path, sha256: str) -> None:
+        expected = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
+        tensors = read_tensors(path, expected)
+        if fingerprint(path) != sha256:
+            raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
+        for name in NETWORKS:
+            state = {  # copies: a view of a file that later changes would crash
+                key.removeprefix(f"{name}."): tensor.to(torch.float32, copy=True)
+                for key, tensor in tensors.items()
+                if key.startswith(f"{name}.")
+            }
+            module: nn.Module = getattr(self, name)
+            module.load_state_dict(state, assign=True)
+
+
+def resolve(path: str | Path) -> Path:
+    """Return the directory that a path or a ``builtin:NAME`` means."""
+    text = str(path)
+    if not text.startswith(BUILTIN_PREFIX):
+        return Path(path)
+    name = text.removeprefix(BUILTIN_PREFIX)
+    if name not in (names := list_builtin()):
+        raise InputError(f"no model {text!r} came with the package; there are: {', '.join(names) or 'none'}")
+    return BUILTIN_DIRECTORY / name
+
+
+def list_builtin() -> list[str]:
+    """List the names of the models that came with the package."""
+    return sorted(p.parent.name for p in BUILTIN_DIRECTORY.glob("*/model.json"))
+
+
+def _why_absent(directory: Path) -> str:
+    if (directory / "checkpoints").is_dir():
+        return f"{directory}: this model's training is not finished; run the same `deepfits train` again"
+    return f"{directory}: no model.json there, so this is no model; make one with `deepfits train`"
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Read a safetensors file whose names, shapes and types must be those expected, checked before reading.
+
+    Raises
+    ------
+    InputError
+        The file is absent, damaged, or holds anything else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = set(file.keys())
+            if names != set(expected):
+                odd = sorted(names ^ set(expected))[:3]
+                raise InputError(f"{path}: other tensors than the description says, among them {odd}")
+            for name, shape in expected.items():
+                part = file.get_slice(name)
+                found = tuple(part.get_shape())
+                if found != shape or part.get_dtype() not in _DTYPES:
+                    raise InputError(
+                        f"{path}: {name} is {part.get_dtype()} of shape {found}, expected floats of {shape}"
+                    )
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; copy the model again") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged weights ({error}); copy or train the model again") from error
+    for name, tensor in tensors.items():
+        if not math.isfinite(float(tensor.float().sum())):
+            raise InputError(f"{path}: {name} holds values that are not finite; train the model again")
+    return tensors

@@ -1,0 +1,192 @@
+"""The pieces that generator, discriminator and embedder share (M19 §2.1).
+
+Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `DownBlock` halves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from deepfits.errors import InputError, nearest
+
+MAX_LATENTS = 4096
+MAX_WIDTH = 8192
+MAX_PARAMETERS = 1_000_000_000
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What the networks look like. The defaults are the paper's (M19 §2.1), kernel size 4 apart (not given).
+
+    Attributes
+    ----------
+    num_bands, size
+        Of the cutouts; training takes both from the store.
+    latent_size
+        Number of normal draws that make a galaxy.
+    width
+        Channels at the smallest resolution, halved by every block.
+    num_blocks
+        Residual blocks; one more layer without a pass-through stands at the image's side, so the smallest
+        resolution is ``size / 2**(num_blocks + 1)`` pixels (2 for 32).
+    kernel_size
+        Of every convolution; all have stride 2.
+    num_groups
+        Of the group normalisation in discriminator and embedder; 0 leaves it out.
+    negative_slope
+        Of the LeakyReLU there.
+    """
+
+    num_bands: int = 5
+    size: int = 32
+    latent_size: int = 64
+    width: int = 1024
+    num_blocks: int = 3
+    kernel_size: int = 4
+    num_groups: int = 4
+    negative_slope: float = 0.2
+
+    def __post_init__(self) -> None:
+        limits = {
+            "num_bands": (1, 64),
+            "size": (4, 4096),
+            "latent_size": (1, MAX_LATENTS),
+            "width": (1, MAX_WIDTH),
+            "num_blocks": (0, 10),
+            "kernel_size": (2, 16),
+            "num_groups": (0, MAX_WIDTH),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise InputError(f"model: {name} must be a whole number from {low} to {high}, not {value!r}")
+        if not 0 <= self.negative_slope < 1:
+            raise InputError(f"model: negative_slope must be in [0, 1), not {self.negative_slope!r}")
+        factor = 2 ** (self.num_blocks + 1)
+        if self.size % factor:
+            raise InputError(
+                f"model: {self.num_blocks} blocks need cutouts whose side is a multiple of {factor} pixels, "
+                f"not {self.size}; cut with another size or change num_blocks"
+            )
+        if self.num_groups and any(channels % self.num_groups for channels in self.channels):
+            raise InputError(
+                f"model: channels {self.channels} cannot be split into {self.num_groups} groups; "
+                "choose another width or num_groups"
+            )
+        if self.width % 2**self.num_blocks:
+            raise InputError(f"model: width {self.width} cannot be halved {self.num_blocks} times")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels from the smallest resolution to the largest, the image's bands not among them."""
+        return tuple(self.width // 2**n for n in range(self.num_blocks + 1))
+
+    @property
+    def base_size(self) -> int:
+        """Side of the smallest resolution in pixels."""
+        return self.size // 2 ** (self.num_blocks + 1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
+        """Read back `to_json`; an unknown key is an error that names the nearest one."""
+        names = [f.name for f in fields(cls)]
+        for key in content:
+            if key not in names:
+                raise InputError(f"model: unknown key {key!r}; {nearest(key, names)}")
+        return cls(**content)
+
+
+def make_up(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:
+    """Make a transposed convolution that doubles the sides exactly."""
+    padding = (config.kernel_size - 1) // 2
+    return nn.ConvTranspose2d(
+        inputs,
+        outputs,
+        config.kernel_size,
+        stride=2,
+        padding=padding,
+        output_padding=2 + 2 * padding - config.kernel_size,
+    )
+
+
+def make_down(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequential:
+    """Make a convolution that halves the sides exactly, spectrally normalised, then group normalised."""
+    padding = (config.kernel_size - 1) // 2
+    convolution = nn.Conv2d(inputs, outputs, config.kernel_size, stride=2, padding=padding)
+    layers: list[nn.Module] = [spectral_norm(convolution)]
+    if config.num_groups:
+        layers.append(nn.GroupNorm(config.num_groups, outputs))
+    return nn.Sequential(*layers)
+
+
+class UpBlock(nn.Module):
+    """A transposed convolution with ReLU beside one without: ``(N, C, H, W)`` to ``(N, C', 2H, 2W)``."""
+
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.main = make_up(inputs, outputs, config)
+        self.pass_through = make_up(inputs, outputs, config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum the two ways."""
+        return torch.relu(self.main(x)) + self.pass_through(x)
+
+
+class DownBlock(nn.Module):
+    """A convolution with LeakyReLU beside one without: ``(N, C, H, W)`` to ``(N, C', H/2, W/2)``."""
+
+    def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.main = make_down(inputs, outputs, config)
+        self.pass_through = make_down(inputs, outputs, config)
+        self.negative_slope = config.negative_slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum the two ways."""
+        return nn.functional.leaky_relu(self.main(x), self.negative_slope) + self.pass_through(x)
+
+
+class Encoder(nn.Module):
+    """The generator's mirror image: images ``(N, B, H, W)`` in the network's units to ``(N, num_outputs)``.
+
+    Discriminator and embedder are this with 1 and with `ModelConfig.latent_size` outputs.
+
+    Source: M19 §2.1. As in the generator, the layer at the image's side has neither activation nor
+    pass-through.
+    """
+
+    def __init__(self, config: ModelConfig, num_outputs: int) -> None:
+        super().__init__()
+        channels = config.channels[::-1]  # wide images have few channels
+        self.config = config
+        self.first = make_down(config.num_bands, channels[0], config)
+        self.blocks = nn.Sequential(*(DownBlock(a, b, config) for a, b in pairwise(channels)))
+        self.last = spectral_norm(nn.Linear(config.width * config.base_size**2, num_outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images in the network's units to `num_outputs` numbers each."""
+        return self.last(self.blocks(self.first(x)).flatten(1))
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Count the trained numbers of a network."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def without_allocating(make: Callable[[], Made]) -> Made:
+    """Make something whose tensors have shapes but no memory, to compare a file with before reading it."""
+    with torch.device("meta"):
+        return make()

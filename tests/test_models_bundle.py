@@ -1,0 +1,178 @@
+"""Models on disk: what is saved comes back, and nothing else is accepted."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from deepfits.errors import InputError
+from deepfits.models.bundle import Model
+from deepfits.models.layers import ModelConfig
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import StoreInfo
+
+INFO = StoreInfo(bands=("u", "g", "r"), size=16, pixel_scale_arcsec=0.168, fwhm_arcsec=(0.9, 0.8, 0.7))
+NORMALISATION = Normalisation(
+    kind="asinh", mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), softening=(3.0, 2.0, 1.0)
+)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(1)
+    config = ModelConfig(num_bands=3, size=16, latent_size=5, width=16, num_blocks=2, num_groups=2)
+    return Model.make(config, INFO, NORMALISATION).eval()
+
+
+@pytest.fixture
+def saved(model, tmp_path):
+    return model.save(tmp_path / "model")
+
+
+def edit(directory, **changes):
+    path = directory / "model.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changes))
+
+
+def test_round_trip(model, saved):
+    again = Model.load(saved)
+    latent = torch.randn(4, 5)
+    assert torch.equal(again.render(latent), model.render(latent))
+    image, weight = torch.randn(4, 3, 16, 16), torch.ones(4, 3, 16, 16)
+    assert torch.equal(again.embed(image, weight), model.embed(image, weight))
+    assert again.fingerprint == model.fingerprint
+    assert (again.config, again.info, again.normalisation) == (model.config, model.info, model.normalisation)
+    assert not any(p.requires_grad for p in again.generator.parameters())
+
+
+def test_half_precision_on_disk_is_close(model, tmp_path):
+    again = Model.load(model.save(tmp_path / "half", dtype="float16"))
+    latent = torch.randn(4, 5)
+    assert again.generator.first.weight.dtype == torch.float32
+    assert again.fingerprint != model.fingerprint
+    torch.testing.assert_close(again.generator(latent), model.generator(latent), rtol=5e-3, atol=5e-3)
+
+
+def test_render_is_in_njy_and_differentiable(model):
+    latent = torch.randn(2, 5, requires_grad=True)
+    x = model.generator(latent)
+    expected = NORMALISATION.denormalise(x.detach().numpy())
+    image = model.render(latent)
+    np.testing.assert_allclose(image.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+    (gradient,) = torch.autograd.grad(image.sum(), latent)
+    assert gradient.abs().min() > 0
+
+
+def test_embed_ignores_what_stands_in_pixels_without_data(model):
+    image, weight = np.random.default_rng(0).normal(size=(2, 2, 3, 16, 16)).astype(np.float32)
+    weight = np.abs(weight)
+    weight[:, 1, 3:5] = 0
+    clean, dirty = np.where(weight > 0, image, 0), np.where(weight > 0, image, np.nan)
+    assert torch.equal(model.embed(clean, weight), model.embed(dirty, weight))
+    assert not torch.equal(model.embed(image, weight), model.embed(image, np.ones_like(weight)) + 1)
+
+
+def test_fingerprint_changes_with_weights_and_units(model, tmp_path):
+    before = model.fingerprint
+    other = Model.make(model.config, INFO, NORMALISATION)
+    assert other.fingerprint != before
+    content = model.save(tmp_path / "m")
+    edit(content, normalisation=NORMALISATION.to_json() | {"std": [0.5, 0.6, 0.8]})
+    assert Model.load(content).fingerprint != before
+    edit(content, normalisation=NORMALISATION.to_json(), card={"note": "another card"})
+    assert Model.load(content).fingerprint == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bands": ("u", "g", "i")}, ["bands u-g-i", "u-g-r", "cut again"]),
+        ({"size": 32}, ["32 pixels", "size=16"]),
+        ({"pixel_scale_arcsec": 0.396}, ["0.396", "0.168", "stack"]),
+        ({"flux_unit": "uJy"}, ["uJy", "convert"]),
+    ],
+)
+def test_refuses_cutouts_it_was_not_made_for(model, change, words):
+    fields = {"bands": INFO.bands, "size": 16, "pixel_scale_arcsec": 0.168, "flux_unit": "nJy"}
+    with pytest.raises(InputError) as error:
+        model.check(StoreInfo(**fields | change))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_accepts_what_fits_and_cautions_about_seeing(model):
+    assert model.check(INFO) == []
+    worse = StoreInfo(bands=INFO.bands, size=16, pixel_scale_arcsec=0.1681, fwhm_arcsec=(0.9, 0.8, 1.4))
+    (caution,) = model.check(worse)
+    assert "band r" in caution
+    assert "1.40" in caution
+
+
+def test_all_reasons_are_given_at_once(model):
+    with pytest.raises(InputError, match=r"pixels a side.*pixels of"):
+        model.check(StoreInfo(bands=INFO.bands, size=32, pixel_scale_arcsec=0.4))
+
+
+def test_loading_never_unpickles(saved):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("code ran while a model was loaded",))
+
+    (saved / "weights.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(InputError, match="damaged weights"):
+        Model.load(saved)
+
+
+def test_damaged_or_foreign_weights_are_refused(model, saved):
+    path = saved / "weights.safetensors"
+    good = path.read_bytes()
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}  # no view of the file
+    key = "generator.first.weight"
+
+    def refused(match):
+        with pytest.raises(InputError, match=match):
+            Model.load(saved)
+
+    path.write_bytes(good[: len(good) // 2])
+    refused("damaged")
+    save_file({k: v for k, v in tensors.items() if k != key}, path)
+    refused("other tensors")
+    save_file(tensors | {key: tensors[key].T.contiguous()}, path)
+    refused("shape")
+    save_file(tensors | {key: tensors[key].to(torch.int64)}, path)
+    refused("I64")
+    save_file(tensors | {key: tensors[key] * float("nan")}, path)
+    refused("not finite")
+    save_file(tensors | {key: tensors[key] + 1}, path)
+    refused("other weights")
+    path.unlink()
+    refused("no such file")
+    path.write_bytes(good)
+    assert Model.load(saved).fingerprint == model.fingerprint
+
+
+def test_a_monstrous_description_takes_no_memory(saved):
+    architecture = json.loads((saved / "model.json").read_text())["architecture"]
+    edit(saved, architecture=architecture | {"width": 8192, "latent_size": 4096})
+    with pytest.raises(InputError, match="expected floats of"):
+        Model.load(saved)
+    edit(saved, architecture=architecture | {"width": 10**9})
+    with pytest.raises(InputError, match="width"):
+        Model.load(saved)
+
+
+def test_wrong_descriptions_are_refused(saved, tmp_path):
+    with pytest.raises(InputError, match=r"no model\.json"):
+        Model.load(tmp_path)
+    with pytest.raises(InputError, match=r"no model 'builtin:nothing'"):
+        Model.load("builtin:nothing")
+    edit(saved, schema_version=99)
+    with pytest.raises(InputError, match="schema 99"):
+        Model.load(saved)
+    (saved / "model.json").write_text("[]")
+    with pytest.raises(InputError, match="no JSON object"):
+        Model.load(saved)
