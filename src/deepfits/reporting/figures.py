@@ -123,9 +123,7 @@ def gallery(
         inner = outer[index // per_line, index % per_line].subgridspec(
             num_rows, num_columns, hspace=0.04, wspace=0.04
         )
-        tops = [
-            float(np.nanpercentile(rows[reference][1][index, band], 99.7)) for band in range(len(bands))
-        ]
+        tops = [float(np.nanpercentile(rows[reference][1][index, band], 99.7)) for band in range(len(bands))]
         for line, (label, images) in enumerate(rows):
             note = notes.get(label, [""] * number)[index] if notes else ""
             for column in range(num_columns):

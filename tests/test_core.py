@@ -1,0 +1,175 @@
+"""The small things everybody needs: whole-or-absent files, errors, held-out objects, lazy imports."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError, nearest
+from deepfits.files import TEMPORARY_PREFIX, fingerprint, read_json, remove_leftovers, write_json, writing
+from deepfits.splits import HELD_OUT_FRACTION, is_held_out, unit_hash
+
+SOURCE = Path(deepfits.__file__).parent
+
+
+def test_writing_leaves_the_old_file_when_the_block_fails(tmp_path):
+    path = tmp_path / "table.txt"
+    path.write_text("old")
+
+    def fail():
+        with writing(path) as temporary:
+            temporary.write_text("half of the new one")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.txt"]
+
+
+def test_writing_replaces_files_and_directories_whole(tmp_path):
+    for content in ("one", "two"):
+        with writing(tmp_path / "set") as temporary:
+            temporary.mkdir()
+            (temporary / "part").write_text(content)
+    assert (tmp_path / "set" / "part").read_text() == "two"
+
+
+def test_a_killed_writer_leaves_nothing_under_the_final_name(tmp_path):
+    path = tmp_path / "out.bin"
+    code = (
+        "import os, signal, sys; from deepfits.files import writing\n"
+        f"with writing({str(path)!r}) as t:\n"
+        "    t.write_bytes(b'x' * 1000); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert not path.exists()
+    assert len(list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))) == 1
+    assert remove_leftovers(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_round_trip_and_refusals(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"x": [1, 2.5, None]})
+    assert read_json(path) == {"x": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path) == {"x": [1, 2.5, None]}
+    path.write_text("[1]")
+    with pytest.raises(InputError, match="no JSON object"):
+        read_json(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match="cannot read"):
+        read_json(path)
+    with pytest.raises(InputError, match="no such"):
+        read_json(tmp_path / "absent.json")
+    path.write_text(json.dumps({"x": "y" * 100}))
+    with pytest.raises(InputError, match="more than the 10"):
+        read_json(path, max_bytes=10)
+
+
+def test_fingerprint_changes_with_the_content(tmp_path):
+    path = tmp_path / "f"
+    path.write_bytes(b"a")
+    first = fingerprint(path)
+    path.write_bytes(b"b")
+    assert len(first) == 16
+    assert fingerprint(path) != first
+
+
+def test_nearest_names_the_likely_key_or_all_of_them():
+    assert "'steps'" in nearest("step", ["steps", "seed"])
+    assert "seed, steps" in nearest("zzz", ["steps", "seed"])
+
+
+def test_held_out_fraction_and_independence_of_order():
+    ids = np.arange(20_000)
+    held = is_held_out(ids)
+    # Binomial: the standard deviation of the fraction is 0.0028; five of them.
+    assert abs(held.mean() - HELD_OUT_FRACTION) < 0.0142
+    shuffled = np.random.default_rng(1).permutation(ids)
+    np.testing.assert_array_equal(is_held_out(shuffled), held[shuffled])
+    # Another salt is another assignment: the two are independent.
+    other = unit_hash(ids, salt="other") < HELD_OUT_FRACTION
+    assert abs((held & other).mean() - HELD_OUT_FRACTION**2) < 5 * np.sqrt(0.04 / 20_000)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, deepfits, deepfits.cli\n"
+        "heavy = {'torch', 'astropy', 'sklearn', 'matplotlib', 'galsim', 'scipy', 'h5py', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.strip() == "[]"
+
+
+# Who may import whom (docs/architecture.md). The value lists the parts of the package that a part may use
+# beside itself; the small modules at the top are open to all.
+_SMALL = {"errors", "files", "progress", "provenance", "splits"}
+_DIRECTIONS = {
+    "survey": set(),
+    "sky": set(),
+    "models": {"survey.store", "survey.normalise"},
+    "training": {"survey.store", "survey.normalise", "models"},
+    "fitting": set(),
+    "redshifts": set(),
+    "reporting": set(),
+}
+_BARE_NODE = {"torch", "numpy", "h5py", "pyarrow", "safetensors", "lightning"}
+
+
+def _imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("part", sorted(_DIRECTIONS))
+def test_parts_import_only_what_they_may(part):
+    for path in sorted((SOURCE / part).rglob("*.py")):
+        for name in _imports(path):
+            if not name.startswith("deepfits"):
+                continue
+            inner = name.removeprefix("deepfits").lstrip(".")
+            allowed = _SMALL | _DIRECTIONS[part] | {part}
+            is_allowed = inner == "" or any(inner == a or inner.startswith(a + ".") for a in allowed)
+            assert is_allowed, f"{path.relative_to(SOURCE)} imports {name}"
+
+
+def _top_level_imports(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("part", ["models", "training", "fitting"])
+def test_a_bare_gpu_node_can_train_and_fit(part):
+    paths = [*(SOURCE / part).rglob("*.py"), SOURCE / "survey/store.py", SOURCE / "survey/normalise.py"]
+    for path in paths:
+        for name in _top_level_imports(path):
+            top = name.split(".")[0]
+            is_fine = top in _BARE_NODE | {"deepfits"} | sys.stdlib_module_names
+            assert is_fine, f"{path.relative_to(SOURCE)} imports {name} when it is loaded"
+
+
+def test_every_stage_is_listed_and_unknown_names_are_errors():
+    assert {"simulate", "stack", "detect", "cutouts", "train", "fit"} < set(dir(deepfits))
+    assert {"inpaint", "redshift", "report", "run", "demo", "check"} < set(dir(deepfits))
+    with pytest.raises(AttributeError, match="no attribute 'sumulate'"):
+        _ = deepfits.sumulate
