@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,9 +45,7 @@ Images = Annotated[
     typer.Argument(help="Image files, or directories of them.", metavar="IMAGES...", show_default=False),
 ]
 Store = Annotated[Path, typer.Argument(help="A cutout store (from `deepfits cutouts`).")]
-ModelPath = Annotated[
-    Path, typer.Argument(help="A trained model (from `deepfits train`).", metavar="MODEL")
-]
+ModelPath = Annotated[Path, typer.Argument(help="A trained model (from `deepfits train`).", metavar="MODEL")]
 Seed = Annotated[int, typer.Option(help="Seed of every random draw.")]
 
 
@@ -116,35 +115,308 @@ def _call(name: str, *inputs: Any, **options: Any) -> Any:
     import deepfits
     from deepfits.console import show_progress
 
-    return getattr(deepfits, name)(*inputs, **options, progress=show_progress)
+    try:
+        return getattr(deepfits, name)(*inputs, **options, progress=show_progress)
+    except KeyboardInterrupt:
+        typer.echo("deepfits: interrupted; run the same command again to go on from here", err=True)
+        raise typer.Exit(INTERRUPTED_STATUS) from None
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """Return images as text: ``band=path`` is allowed beside plain paths."""
+    return [str(path) for path in paths]
+
+
+def _settings(given: list[str]) -> dict[str, Any]:
+    """Read ``name=value`` pairs; the values as TOML has them, else as text."""
+    settings: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {one}: write it as name=value, for example --set width=256")
+        try:
+            settings[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name] = value
+    return settings
 
 
 def _done(what: str, path: Any) -> None:
     typer.echo(f"{what}: {path}")
 
 
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where the result goes.", show_default=False)]
+Bands = Annotated[
+    list[str] | None,
+    typer.Option("--band", "-b", help="Bands, in the order wanted; repeat the option. Default: all."),
+]
+ReferenceBand = Annotated[
+    str | None,
+    typer.Option(
+        help="Band whose pixel grid the others are brought to. Default: r, else i, else the middle."
+    ),
+]
+ZeroPoint = Annotated[
+    list[str] | None,
+    typer.Option(help="AB zero point where headers have none: 27, or u=30; repeat the option."),
+]
+PixelScale = Annotated[float | None, typer.Option(help="Arcsec per pixel, for images without WCS.", min=0)]
+Aligned = Annotated[
+    bool, typer.Option("--assume-aligned", help="Images without WCS: the bands share one pixel grid.")
+]
+BadPlanes = Annotated[
+    list[str] | None, typer.Option("--bad-plane", help="Mask planes that mean no data; repeat the option.")
+]
+MaskPolarity = Annotated[
+    str | None, typer.Option(help="For a mask without named planes: bad (non-zero is bad) or good.")
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing", help="Take fields that lack a band, with weight 0 in it.")
+]
+Threshold = Annotated[float, typer.Option(help="Detection threshold in units of the noise.", min=0)]
+MinPixels = Annotated[int, typer.Option(help="Least number of connected pixels of a source.", min=1)]
+WeightScale = Annotated[
+    str, typer.Option(help="What weight planes mean: auto, inverse-variance or relative.")
+]
+
+
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Argument(help="Directory for the images and the truth.", metavar="OUT")],
+    survey: Annotated[
+        str, typer.Option(help="Which survey to imitate: a name, or a TOML file of your own.")
+    ] = "clauds-hsc",
+    size: Annotated[int, typer.Option(help="Side of a patch in pixels.", min=64)] = 2000,
+    num_patches: Annotated[int, typer.Option(help="How many patches.", min=1)] = 1,
+    catalogue: Annotated[
+        Path | None, typer.Option(help="Draw the objects of this table instead of a drawn population.")
+    ] = None,
+    layout: Annotated[str, typer.Option(help="File layout: plain or hsc.")] = "plain",
+    seed: Seed = 1,
+) -> None:
+    """Make a simulated sky: coadds in u g r i z with weights and WCS, and the truth.
+
+    The population, its spectra and its noise follow published laws, so that redshifts can be recovered only
+    as far as nature allows.
+
+    Example: `deepfits simulate sky --size 1000`
+    """
+    path = _call(
+        "simulate",
+        out,
+        survey=survey,
+        size=size,
+        num_patches=num_patches,
+        catalogue=catalogue,
+        layout=layout,
+        seed=seed,
+    )
+    _done("sky", path)
+
+
+@app.command()
+def detect(
+    images: Images,
+    out: Out,
+    bands: Bands = None,
+    reference_band: ReferenceBand = None,
+    threshold: Threshold = 4.0,
+    min_pixels: MinPixels = 5,
+    aperture_arcsec: Annotated[float, typer.Option(help="Diameter of the fixed aperture.", min=0)] = 2.0,
+    allow_missing: AllowMissing = False,
+    zero_point: ZeroPoint = None,
+    pixel_scale: PixelScale = None,
+    assume_aligned: Aligned = False,
+    bad_planes: BadPlanes = None,
+    mask_polarity: MaskPolarity = None,
+    weight_scale: WeightScale = "auto",
+) -> None:
+    """Find everything on the images and measure it in every band.
+
+    All bands together make the detection image. Nothing is cut on nature, brightness or shape. The catalogue
+    is Parquet, or a FITS table when the name ends in `.fits`.
+
+    Example: `deepfits detect sky --out catalogue.parquet`
+    """
+    path = _call(
+        "detect",
+        _names(images),
+        out,
+        bands=bands,
+        reference_band=reference_band,
+        threshold=threshold,
+        min_pixels=min_pixels,
+        aperture_arcsec=aperture_arcsec,
+        allow_missing=allow_missing,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    _done("catalogue", path)
+
+
+@app.command()
+def cutouts(
+    images: Images,
+    out: Out,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option("--catalogue", "-c", help="Your own catalogue (ra, dec); default: detect first."),
+    ] = None,
+    bands: Bands = None,
+    size: Annotated[int, typer.Option(help="Side of a cutout in pixels.", min=4)] = 32,
+    reference_band: ReferenceBand = None,
+    survey: Annotated[str, typer.Option(help="A name for people to read.")] = "",
+    threshold: Threshold = 4.0,
+    min_pixels: MinPixels = 5,
+    allow_missing: AllowMissing = False,
+    zero_point: ZeroPoint = None,
+    pixel_scale: PixelScale = None,
+    assume_aligned: Aligned = False,
+    bad_planes: BadPlanes = None,
+    mask_polarity: MaskPolarity = None,
+    weight_scale: WeightScale = "auto",
+) -> None:
+    """Cut every object out of every band, with weights, into a cutout store.
+
+    Without a catalogue the objects are detected first. Bands that are shifted against each other are aligned
+    by their WCS. No object is dropped: where there is no data the weight is 0, and such objects are counted.
+
+    Examples: `deepfits cutouts sky --out run/cutouts`
+
+    `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits --band g --band r --band i`
+    """
+    path = _call(
+        "cutouts",
+        _names(images),
+        out,
+        catalogue=catalogue,
+        bands=bands,
+        size=size,
+        reference_band=reference_band,
+        survey=survey,
+        threshold=threshold,
+        min_pixels=min_pixels,
+        allow_missing=allow_missing,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    _done("cutout store", path)
+
+
+@app.command()
+def train(
+    store: Store,
+    out: Out,
+    recipe: Annotated[
+        str,
+        typer.Option(help="paper (64 latents, 1024 channels), small (an hour on a CPU) or tiny (minutes)."),
+    ] = "small",
+    steps: Annotated[
+        int | None, typer.Option(help="Number of steps, in place of the recipe's.", min=1)
+    ] = None,
+    max_time: Annotated[float | None, typer.Option(help="Stop after this many minutes.", min=0)] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change one setting of the recipe: --set width=256; repeat the option."),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train generator, discriminator and embedder on a store (M19 §2.1, §2.2).
+
+    Held-out objects are never trained on. Run it again to go on from the last checkpoint.
+
+    Example: `deepfits train run/cutouts --out run/model --recipe tiny`
+    """
+    path = _call(
+        "train",
+        store,
+        out,
+        recipe=recipe,
+        steps=steps,
+        max_time=max_time,
+        options=_settings(option or []),
+        seed=seed,
+        threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    _done("model", path)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The run directory, with cutouts/, model/, ...", metavar="RUN")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the page goes. Default: RUN/report.")
+    ] = None,
+    store: Annotated[Path | None, typer.Option(help="The store, if it is not RUN/cutouts.")] = None,
+    model: Annotated[Path | None, typer.Option(help="The model, if it is not RUN/model.")] = None,
+    num_examples: Annotated[int, typer.Option(help="Galaxies in Figs. 1 and 2.", min=1)] = 6,
+    title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+) -> None:
+    """Write a page that shows what a run did, measured on objects the networks never saw.
+
+    It shows what it finds in the run directory: `features-embedder`, `features-optimise` and `features-both`
+    for Fig. 1, `inpaint-u` for Fig. 2, `redshift` for the table; what is not there is said to be absent.
+
+    Example: `deepfits report run`
+    """
+    path = _call("report", run, out=out, store=store, model=model, num_examples=num_examples, title=title)
+    _done("report", path)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The run file (TOML).", metavar="CONFIG.toml")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run directory, in place of the file's.")
+    ] = None,
+) -> None:
+    """Run every stage that a TOML file names, from images to the report.
+
+    Example: `deepfits run survey.toml`, with
+
+        [images]
+        path = "coadds"
+
+        [train]
+        recipe = "small"
+    """
+    _done("report", _call("run", config, out=out))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Run directory.", metavar="[OUT]")] = Path("demo"),
+) -> None:
+    """Show the whole method on a simulated sky, in about ten minutes on two cores.
+
+    Example: `deepfits demo`
+    """
+    _done("report", _call("demo", out))
+
+
 def main() -> None:
     """Run the command line: what a user did wrong is one line and status 2, an interruption status 130."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        app()
     except InputError as error:
         _fail(str(error), INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; run the same command again to go on from here", INTERRUPTED_STATUS)
     except ModuleNotFoundError as error:
         _fail_missing_module(error)
     except OSError as error:
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}; check the path, permissions and free space", 2)
-    except Exception as error:
-        if not hasattr(error, "exit_code") or not hasattr(error, "show"):
-            raise
-        error.show()  # a wrong option: the parser's own words
-        sys.exit(error.exit_code)
 
 
 def _fail(message: str, status: int) -> None:

@@ -71,8 +71,7 @@ class RunConfig:
             defaults = {
                 key: parameter.default
                 for key, parameter in inspect.signature(_stage(name)).parameters.items()
-                if parameter.default is not inspect.Parameter.empty
-                and key not in _WIRED[name] | {"progress"}
+                if parameter.default is not inspect.Parameter.empty and key not in _WIRED[name] | {"progress"}
             }
             resolved[name] = _plain({**defaults, **given})
         return resolved
@@ -154,7 +153,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConf
     images = _image_paths(path, content.get("images", {}))
     if images is None and "simulate" not in content:
         raise InputError(
-            f"{path}: nothing to start from; add [images] with path = \"...\", or [simulate] for a "
+            f'{path}: nothing to start from; add [images] with path = "...", or [simulate] for a '
             "simulated sky"
         )
     sections = {name: dict(content[name]) for name in STAGES if name in content}
@@ -265,7 +264,7 @@ def _labels(config: RunConfig) -> Path | None:
     if "simulate" in config.sections:
         return config.out / "sky" / "truth.parquet"
     if section is not None:
-        raise InputError("[redshift] needs labels = \"...\": a table with object_id or ra, dec, and z_spec")
+        raise InputError('[redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec')
     return None
 
 

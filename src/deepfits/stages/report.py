@@ -1,0 +1,280 @@
+"""The stage `report`: read what a run left, measure, and write the page.
+
+Shapes: N held-out objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import torch
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, write_json
+from deepfits.models.bundle import Model
+from deepfits.progress import Progress, silent
+from deepfits.provenance import provenance
+from deepfits.reporting import inpainting, redshift_section, sections
+from deepfits.reporting.page import Page, Section, write_page
+from deepfits.reporting.selection import central_flux, choose_examples, reference_band, signal_to_noise
+from deepfits.splits import is_held_out
+from deepfits.survey.store import Cutouts, CutoutStore, read_shard
+
+log = logging.getLogger(__name__)
+
+MODES = ("embedder", "optimise", "both")
+EXPLANATIONS = {
+    "embedder": "the embedder's guess of the latent, from one pass of a network.",
+    "optimise": "the latent fitted from a random start.",
+    "both": "the latent fitted from the embedder's guess (M19 §2.3).",
+}
+APERTURE_ARCSEC = 1.0
+
+
+def report(
+    run: str | Path,
+    *,
+    out: str | Path | None = None,
+    store: str | Path | None = None,
+    model: str | Path | None = None,
+    num_examples: int = 6,
+    max_objects: int = 4000,
+    title: str | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Write a page that shows what a run did, everything on it measured on held-out objects.
+
+    Parameters
+    ----------
+    run
+        The run directory. It is searched for ``cutouts/``, ``model/``, ``features-<mode>/``,
+        ``inpaint-<bands>/`` and ``redshift/``; what is not there is left out, and said so.
+    out
+        Where the page goes; by default ``report/`` in the run directory.
+    store, model
+        Elsewhere than at their standard names.
+    num_examples
+        Galaxies in Figs. 1 and 2.
+    max_objects
+        Held-out objects that are read from the store, at most; figures of χ² use these.
+    title
+        Heading of the page.
+    progress
+        Where progress goes.
+
+    Returns
+    -------
+    Path
+        The page, ``index.html``. ``summary.json`` beside it holds the figures that it shows.
+
+    Raises
+    ------
+    InputError
+        There is no store, or no held-out object in it.
+    """
+    run = Path(run)
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
+    opened = CutoutStore(store if store is not None else run / "cutouts", skip_bad=True)
+    for reason in opened.bad.values():
+        log.warning("%s", reason)
+    with progress("report", total=5, unit="parts") as task:
+        held = _read_held_out(opened, num_examples, max_objects)
+        num_objects = len(opened)
+        parts = [sections.sky_section(held, num_objects, _read_counts(run))]
+        summary: dict[str, Any] = {
+            "num_objects": num_objects,
+            "num_held_out_read": len(held.object_id),
+            "examples": [str(held.object_id[i]) for i in held.examples],
+        }
+        task.advance()
+        trained = _load_model(model if model is not None else run / "model")
+        parts.append(_training(run, trained))
+        task.advance()
+        fits = _read_fits(run, trained, held)
+        parts.append(_fits(held, fits))
+        summary["fits"] = sections.chi2_summary(held, fits)
+        task.advance()
+        inpainted, summary["inpaint"] = _inpainting(run, held)
+        parts.append(inpainted)
+        task.advance()
+        redshifts, summary["redshift"] = _redshifts(run)
+        parts.append(redshifts)
+        target = Path(out) if out is not None else run / "report"
+        page = Page(
+            title=title or f"deepfits: {opened.info.survey or run.resolve().name}",
+            subtitle="Deep features of galaxies through best fits. Every figure below was measured on objects "
+            "that the networks never saw.",
+            headline=_headline(num_objects, summary),
+            sections=parts,
+            footer=_footer(run),
+        )
+        path = write_page(target, page)
+        write_json(target / "summary.json", summary)
+        task.advance()
+    return path
+
+
+def _read_held_out(store: CutoutStore, num_examples: int, max_objects: int) -> sections.HeldOut:
+    parts: list[Cutouts] = []
+    left = max_objects
+    for path in store.shards:
+        shard = read_shard(path, store.info, columns=[])
+        chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
+        parts.append(shard.select(chosen))
+        left -= len(chosen)
+        if left <= 0:
+            break
+    if not sum(map(len, parts)):
+        raise InputError(f"{store.directory}: no held-out object among {len(store)}; a report needs some")
+    image = np.concatenate([p.image for p in parts])
+    weight = np.concatenate([p.weight for p in parts])
+    flux, error = central_flux(image, weight, store.info.pixel_scale_arcsec, APERTURE_ARCSEC)
+    ranking = np.where((weight > 0).all(axis=(1, 2, 3)), signal_to_noise(flux, error), np.nan)
+    if not np.isfinite(ranking).any():
+        ranking = np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1)
+    return sections.HeldOut(
+        object_id=np.concatenate([p.object_id for p in parts]),
+        image=image,
+        weight=weight,
+        flux=flux,
+        flux_error=error,
+        examples=choose_examples(ranking, num_examples),
+        bands=store.info.bands,
+        reference=reference_band(store.info.bands),
+        aperture_arcsec=APERTURE_ARCSEC,
+    )
+
+
+def _load_model(path: str | Path) -> Model | None:
+    try:
+        return Model.load(path)
+    except InputError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _read_counts(run: Path) -> dict[str, Any]:
+    """Return what the stage `cutouts` counted, where it left a note of it."""
+    path = run / "cutouts" / "summary.json"
+    if not path.exists():
+        return {}
+    content = read_json(path, what="summary of the cutouts")
+    return {k.replace("_", " "): v for k, v in content.items() if isinstance(v, str | int | float)}
+
+
+def _training(run: Path, model: Model | None) -> Section:
+    if model is None:
+        return _absent("Training", "no finished model", "deepfits train")
+    path = run / "model" / "metrics.jsonl"
+    metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return sections.training_section(model.card, metrics)
+
+
+def _read_fits(run: Path, model: Model | None, held: sections.HeldOut) -> dict[str, sections.FitResult]:
+    found = {}
+    for mode in MODES:
+        directory = run / f"features-{mode}"
+        if model is not None and directory.is_dir() and any(directory.glob("*.parquet")):
+            found[mode] = _read_fit(directory, model, held)
+    return found
+
+
+def _read_fit(directory: Path, model: Model, held: sections.HeldOut) -> sections.FitResult:
+    columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
+    per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
+    files = pa.dataset.dataset(sorted(directory.glob("*.parquet")))
+    present = [name for name in (*columns, *per_band) if name in files.schema.names]
+    table = files.to_table(columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist()))
+    where = {one: row for row, one in enumerate(table["object_id"].to_pylist())}
+    rows = np.array([where.get(one, -1) for one in held.object_id.tolist()])
+    if (rows < 0).all():
+        raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")
+
+    def column(name: str) -> np.ndarray:
+        values = table[name].to_numpy().astype(float) if name in present else np.ones(len(where))
+        return np.where(rows >= 0, values[rows], np.nan)
+
+    def band_columns(name: str) -> np.ndarray:
+        return np.stack([column(f"{name}_{band}") for band in held.bands], axis=1)
+
+    status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
+    latent = np.array([table["latent"][int(rows[i])].as_py() for i in held.examples], dtype=np.float32)
+    with torch.no_grad():
+        drawn = model.render(torch.from_numpy(latent)).numpy()
+    return sections.FitResult(
+        chi2=column("chi2"),
+        dof=column("dof"),
+        chi2_band=band_columns("chi2"),
+        dof_band=band_columns("dof"),
+        status=np.where(rows >= 0, status, "").astype(str),
+        num_steps=column("num_steps"),
+        examples=drawn * band_columns("amplitude")[held.examples][:, :, None, None],
+    )
+
+
+def _fits(held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
+    if not fits:
+        return _absent("Best fits", "no features", "deepfits fit")
+    return sections.fit_section(held, fits, EXPLANATIONS)
+
+
+def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
+    directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
+    if not directories:
+        return _absent("Missing bands", "no inpainting", "deepfits inpaint"), {}
+    return inpainting.section(directories, held)
+
+
+def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
+    path = run / "redshift" / "metrics.json"
+    if not path.exists():
+        text = (
+            "No redshifts were given for these objects, so none are predicted and no redshift is shown here. "
+            "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
+        )
+        return Section(title="Redshifts", paragraphs=[text]), {}
+    return redshift_section.section(path.parent, read_json(path, what="redshift metrics"))
+
+
+def _absent(title: str, what: str, command: str) -> Section:
+    return Section(title=title, paragraphs=[f"There is {what} in this run directory; make it with {command}."])
+
+
+def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    headline = [(f"{num_objects:,}", "objects")]
+    for mode, figures in summary["fits"].items():
+        value = figures["all"]["median_reduced_chi2"]
+        if value is not None:
+            headline.append((f"{value:.2f}", f"median reduced χ², {mode}"))
+    for name, text in summary["inpaint"].get("headline", {}).items():
+        headline.append((text, name))
+    best = summary["redshift"].get("best")
+    if best:
+        headline.append((best["text"], f"σ_MAD of redshifts, {best['name']}"))
+    return headline
+
+
+def _footer(run: Path) -> list[str]:
+    path = run / "provenance.json"
+    source = read_json(path, what="provenance") if path.exists() else provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
+    lines = [
+        f"deepfits {source['versions'].get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "
+        f"{source['time_utc']}, {source['hardware']['processor']}, {source['hardware']['cores']} cores",
+        versions,
+        "Method: Murray, Fabbro & Yi (2019), Unsupervised Learning of Deep Features Through Best-Fits for "
+        "Observational Cosmology.",
+    ]
+    seconds = run / "seconds.json"
+    if seconds.exists():
+        times = read_json(seconds, what="timing")
+        lines.insert(1, "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in times.items()))
+    return lines
