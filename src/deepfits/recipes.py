@@ -10,10 +10,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from deepfits.errors import InputError, nearest
 from deepfits.models.layers import ModelConfig
+from deepfits.training.config import TrainingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,21 +25,35 @@ class Recipe:
     """What is trained, and how."""
 
     model: ModelConfig
+    training: TrainingConfig
 
 
 def paper() -> Recipe:
-    """M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels."""
-    return Recipe(model=ModelConfig())
+    """M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training."""
+    return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000))
 
 
 def small() -> Recipe:
     """Return the recipe for a CPU and an hour."""
-    return Recipe(model=ModelConfig(width=128))
+    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=20_000))
 
 
 def tiny() -> Recipe:
     """Return the recipe for a CPU and a few minutes."""
-    return Recipe(model=ModelConfig(width=64))
+    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=3_000))
+
+
+def _beyond_the_paper(steps: int) -> TrainingConfig:
+    """Return what measured best on small budgets (docs/log.md)."""
+    return TrainingConfig(
+        steps=steps,
+        normalisation="asinh",
+        noise="correlated",
+        noisy_embedder=True,
+        symmetries=True,
+        decay=0.5,
+        ema=0.99,
+    )
 
 
 RECIPES = {"paper": paper, "small": small, "tiny": tiny}
@@ -46,3 +64,23 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; {nearest(name, RECIPES)}")
     return RECIPES[name]()
+
+
+def replace(recipe: Recipe, options: Mapping[str, Any]) -> Recipe:
+    """Replace fields of the model's or the training's configuration; an unknown name is an error.
+
+    Examples
+    --------
+    >>> replace(tiny(), {"width": 32, "ema": 0.0}).model.width
+    32
+    """
+    parts: dict[str, dict[str, Any]] = {"model": {}, "training": {}}
+    names = {f.name: part for part in parts for f in dataclasses.fields(getattr(recipe, part))}
+    for key, value in options.items():
+        if key not in names:
+            raise InputError(f"a recipe has no option {key!r}; {nearest(key, names)}")
+        parts[names[key]][key] = value
+    return Recipe(
+        model=dataclasses.replace(recipe.model, **parts["model"]),
+        training=dataclasses.replace(recipe.training, **parts["training"]),
+    )

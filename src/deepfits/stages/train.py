@@ -1,0 +1,76 @@
+"""The stage `train`: from a cutout store to a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from deepfits.progress import Progress, silent
+
+
+def train(
+    store: str | Path,
+    out: str | Path,
+    *,
+    recipe: str = "small",
+    steps: int | None = None,
+    max_time: float | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.2).
+
+    Running it again goes on from the last checkpoint, or returns at once when the model is finished.
+
+    Parameters
+    ----------
+    store
+        The cutout store. Held-out objects (`deepfits.splits`) are never trained on.
+    out
+        The model's directory: ``model.json``, ``weights.safetensors``, ``metrics.jsonl``, ``checkpoints/``.
+    recipe
+        ``paper``, ``small`` or ``tiny``: see `deepfits.recipes`.
+    steps
+        Number of steps, in place of the recipe's.
+    max_time
+        Stop after this many minutes of training, earlier runs of the same training counted in.
+    seed
+        Decides the networks' start, the order of the images, and every draw.
+    threads
+        Processor threads for PyTorch; None leaves its own choice.
+    options
+        Fields of the recipe's configurations of model and training to replace, such as ``{"ema": 0.99}``.
+    progress
+        Where to tell how far it is.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        Nothing to train on, an impossible configuration, or a model of other settings in `out`.
+    NonFiniteLossError
+        A loss was not finite; the message names the step and the last good checkpoint.
+
+    Examples
+    --------
+    >>> train("run/cutouts", "run/model", recipe="tiny")  # doctest: +SKIP
+    """
+    from deepfits.recipes import recipe as get_recipe
+    from deepfits.recipes import replace
+    from deepfits.training.session import Session
+
+    chosen = replace(get_recipe(recipe), options or {})
+    if steps is not None:
+        chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, steps=steps))
+    session = Session(
+        Path(store), Path(out), chosen.model, chosen.training, name=recipe, seed=seed, threads=threads
+    )
+    return session.run(max_time=max_time, progress=progress)

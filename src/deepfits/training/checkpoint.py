@@ -1,0 +1,89 @@
+"""Checkpoints: safetensors and JSON, whole or absent, never pickled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepfits.errors import InputError
+from deepfits.files import fingerprint, read_json, remove_leftovers, write_json, writing
+
+KEPT = 2
+
+
+def save_checkpoint(directory: Path, step: int, state: dict[str, Tensor], content: dict[str, Any]) -> Path:
+    """Write a checkpoint after `step` steps, and remove all but the newest `KEPT`."""
+    from safetensors.torch import save_file
+
+    final = directory / f"step-{step:08d}"
+    with writing(final) as temporary:
+        temporary.mkdir()
+        tensors = {k: t.detach().cpu().contiguous().clone() for k, t in state.items()}
+        save_file(tensors, temporary / "state.safetensors")
+        sha256 = fingerprint(temporary / "state.safetensors")
+        write_json(temporary / "state.json", content | {"step": step, "sha256": sha256})
+    for old in list_checkpoints(directory)[:-KEPT]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Return the checkpoints, oldest first."""
+    return sorted(directory.glob("step-*"))
+
+
+def load_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest checkpoint; None when there is none.
+
+    Raises
+    ------
+    InputError
+        The newest one is damaged; the message says which directory to remove to go on from the one before.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not directory.is_dir():
+        return None
+    remove_leftovers(directory)
+    found = list_checkpoints(directory)
+    if not found:
+        return None
+    content = read_json(found[-1] / "state.json", what="checkpoint")
+    path = found[-1] / "state.safetensors"
+    try:
+        if fingerprint(path) != content.get("sha256"):
+            raise InputError(f"{path}: damaged checkpoint; remove {found[-1]} to go on from the one before")
+        state = {key: tensor.to(copy=True, device="cpu") for key, tensor in load_file(path).items()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: unreadable ({error}); remove {found[-1]} and start again") from error
+    return state, content
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines of ``metrics.jsonl`` after `step`: a killed run wrote them, and they will come again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break  # the last line of a run that was killed while writing
+        if row["step"] <= step:
+            kept.append(line)
+    with writing(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def is_same_training(state: dict[str, Tensor], trainer_state: dict[str, Tensor]) -> bool:
+    """Say whether a checkpoint's networks have the shapes of those about to be trained."""
+    return all(
+        name in state and state[name].shape == tensor.shape and state[name].dtype == tensor.dtype
+        for name, tensor in trainer_state.items()
+    ) and all(isinstance(tensor, torch.Tensor) for tensor in state.values())

@@ -1,0 +1,106 @@
+"""What a training decides beside the networks' shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from deepfits.errors import InputError, nearest
+
+NOISE_KINDS = ("none", "white", "correlated")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """How networks are trained. The defaults are plain M19 §2.2; each option can be switched on alone.
+
+    Attributes
+    ----------
+    batch_size, steps
+        Real images per step (over all devices), and number of steps.
+    learning_rate, beta1, beta2
+        Of Adam, the same for the three networks.
+    embedder_rate
+        The embedder's learning rate, in units of `learning_rate`.
+    decay
+        Fraction of the training, at its end, over which the learning rates fall linearly to zero.
+    normalisation, softening_sigmas
+        Between nJy and the networks' units: see `deepfits.survey.normalise`.
+    noise
+        Noise-aware training: before the discriminator sees a generated image, noise of the strength that a
+        real image's weights state is added to it in nJy, so that the generator learns galaxies without noise.
+        ``"white"``: independent pixels; ``"correlated"``: with the correlation and the strength measured in
+        the blank parts of the cutouts.
+    noisy_embedder
+        Train the embedder on generated images with that noise, as real images have it.
+    symmetries
+        Flip and turn the real images by quarter turns at random: the sky has no up.
+    incomplete
+        Use images with missing bands or bad pixels: the same pixels are hidden in a generated image.
+    ema
+        Decay per step of the exponential moving average of the generator that becomes the model's; 0: none.
+    reconstruction
+        Strength of an additional loss: weighted squares between real images and what the generator makes of
+        their embedding, for generator and embedder.
+    latent_gradient
+        Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
+    log_every
+        Steps between two lines of ``metrics.jsonl``.
+    checkpoint_seconds
+        Time between two checkpoints.
+    evaluate_every
+        Steps between two looks at the health of the model; 0 for the end only.
+    """
+
+    batch_size: int = 64
+    steps: int = 100_000
+    learning_rate: float = 4e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    embedder_rate: float = 1.0
+    decay: float = 0.0
+    normalisation: Literal["standard", "asinh"] = "standard"
+    softening_sigmas: float = 3.0
+    noise: Literal["none", "white", "correlated"] = "none"
+    noisy_embedder: bool = False
+    symmetries: bool = False
+    incomplete: bool = False
+    ema: float = 0.0
+    reconstruction: float = 0.0
+    latent_gradient: float = 0.0
+    log_every: int = 50
+    checkpoint_seconds: float = 60.0
+    evaluate_every: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "log_every"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(
+                    f"training: {name} must be a positive whole number, not {getattr(self, name)!r}"
+                )
+        for name in ("learning_rate", "embedder_rate", "softening_sigmas"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"training: {name} must be positive, not {getattr(self, name)!r}")
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"training: {name} must be in [0, 1), not {getattr(self, name)!r}")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"training: decay must be in [0, 1], not {self.decay!r}")
+        if self.noise not in NOISE_KINDS:
+            raise InputError(f"training: noise {self.noise!r} is unknown; choose one of {NOISE_KINDS}")
+        if self.noisy_embedder and self.noise == "none":
+            raise InputError("training: noisy_embedder needs noise, 'white' or 'correlated'")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> TrainingConfig:
+        """Read back `to_json`; an unknown key is an error that names the nearest one."""
+        names = [f.name for f in fields(cls)]
+        for key in content:
+            if key not in names:
+                raise InputError(f"training: unknown key {key!r}; {nearest(key, names)}")
+        return cls(**content)

@@ -1,0 +1,277 @@
+"""Which cutouts are trained on, and batches of them in an order that only seed and step decide.
+
+Shapes: N objects, B bands, H, W pixels.
+
+Shards are loaded in groups that fit the memory; a store that fits is one group, loaded once. Each epoch has
+its own order of shards and of the objects in a group, a pure function of seed and epoch: a training that goes
+on from step s sees the very images that it would have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.errors import InputError
+from deepfits.progress import Progress, silent
+from deepfits.splits import is_held_out
+from deepfits.survey.normalise import Normalisation, is_complete
+from deepfits.survey.store import CutoutStore
+from deepfits.training.noise import measure_autocovariance
+
+NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What one look over a store finds.
+
+    Attributes
+    ----------
+    rows
+        For each shard the rows to train on.
+    num_complete, num_incomplete, num_held_out
+        Of all objects; the first two without the held-out ones.
+    normalisation
+        Measured over all complete training images.
+    autocovariance
+        Of the noise, ``(B, 2k+1, 2k+1)``: see `deepfits.training.noise`.
+    fingerprint
+        Changes with the objects trained on and with their pixels' statistics.
+    """
+
+    rows: tuple[np.ndarray, ...]
+    num_complete: int
+    num_incomplete: int
+    num_held_out: int
+    normalisation: Normalisation
+    autocovariance: np.ndarray
+    fingerprint: str
+
+    @property
+    def num_used(self) -> int:
+        """Number of objects to train on."""
+        return sum(len(rows) for rows in self.rows)
+
+
+def look_over(
+    store: CutoutStore,
+    *,
+    kind: str = "asinh",
+    softening_sigmas: float = 3.0,
+    incomplete: bool = False,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Survey:
+    """Choose the objects to train on, and measure normalisation and noise over them.
+
+    Two passes over the store, one shard in memory at a time: the noise first, because the asinh stretch is
+    defined by it.
+
+    Raises
+    ------
+    InputError
+        Nothing left to train on; the message says what was discarded and why.
+    """
+    used, complete = [], []
+    counts = {"complete": 0, "incomplete": 0, "held_out": 0}
+    weights, sample_image, sample_weight = [], [], []
+    digest = hashlib.sha256(repr(store.info.to_json()).encode())
+    share = min(1.0, NOISE_SAMPLE / max(len(store), 1))
+    rng = np.random.default_rng([seed, 1])
+    with progress("measure", total=2 * len(store), unit="objects") as task:
+        for cutouts in store:
+            out = is_held_out(cutouts.object_id)
+            whole = is_complete(cutouts.image, cutouts.weight) & ~out
+            some = (cutouts.weight > 0).any(axis=(1, 2, 3)) & ~out
+            counts["complete"] += int(whole.sum())
+            counts["incomplete"] += int((~whole & ~out).sum())
+            counts["held_out"] += int(out.sum())
+            rows = np.flatnonzero(some if incomplete else whole)
+            used.append(rows)
+            complete.append(np.flatnonzero(whole))
+            digest.update(repr(cutouts.object_id[rows].tolist()).encode())
+            if whole.any():
+                weights.append(np.median(cutouts.weight[whole], axis=(2, 3)))
+            chosen = np.flatnonzero(whole & (rng.random(len(cutouts)) < share))
+            sample_image.append(cutouts.image[chosen])
+            sample_weight.append(cutouts.weight[chosen])
+            task.advance(len(cutouts))
+        if not counts["complete"]:
+            raise InputError(_nothing_left(store.directory, counts))
+        softening = softening_sigmas / np.sqrt(np.median(np.concatenate(weights), axis=0))
+        normalisation = _measure(store, complete, kind, softening, task)
+    digest.update(repr(normalisation.to_json()).encode())
+    return Survey(
+        rows=tuple(used),
+        num_complete=counts["complete"],
+        num_incomplete=counts["incomplete"],
+        num_held_out=counts["held_out"],
+        normalisation=normalisation,
+        autocovariance=measure_autocovariance(np.concatenate(sample_image), np.concatenate(sample_weight)),
+        fingerprint=digest.hexdigest()[:16],
+    )
+
+
+def _nothing_left(directory: Path, counts: dict[str, int]) -> str:
+    return (
+        f"{directory}: no complete cutout to train on ({counts['incomplete']} have bad pixels or missing "
+        f"bands, "
+        f"{counts['held_out']} are held out); cut more objects, or leave out the band that is missing"
+    )
+
+
+def _measure(store, rows, kind, softening, task) -> Normalisation:  # type: ignore[no-untyped-def]
+    """Mean and standard deviation of flux or of its stretched value, over all pixels, one shard at a time."""
+    number = 0
+    total, squares = np.zeros((2, len(store.info.bands)))
+    for shard, which in enumerate(rows):
+        image = store.read_shard(shard, columns=[]).image
+        task.advance(len(image))
+        value = image[which].astype(np.float64)
+        if kind == "asinh":
+            value = np.arcsinh(value / softening[:, None, None])
+        number += value[:, 0].size
+        total = total + value.sum(axis=(0, 2, 3))
+        squares = squares + (value**2).sum(axis=(0, 2, 3))
+    mean = total / number
+    std = np.sqrt(np.maximum(squares / number - mean**2, 0))
+    if not (std > 0).all():
+        band = store.info.bands[int(np.argmin(std))]
+        raise InputError(f"{store.directory}: band {band} has the same value in every pixel; leave it out")
+    return Normalisation(
+        kind=kind, mean=tuple(mean.tolist()), std=tuple(std.tolist()), softening=tuple(softening.tolist())
+    )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Real images in nJy and their weights in nJy⁻², both ``(N, B, H, W)``; 0 flux where the weight is 0."""
+
+    image: Tensor
+    weight: Tensor
+
+
+class Batches:
+    """Batches of real images, for any step, without end.
+
+    Parameters
+    ----------
+    store, rows
+        The store, and for each shard the rows to use.
+    batch_size
+        Objects per batch; an epoch's remainder is left out.
+    seed
+        Decides every order and every flip.
+    symmetries
+        Flip and turn each image at random.
+    device
+        Where a group of shards is held, and where the batches are.
+    memory_bytes
+        How much a group may take.
+    """
+
+    def __init__(
+        self,
+        store: CutoutStore,
+        rows: tuple[np.ndarray, ...],
+        batch_size: int,
+        *,
+        seed: int,
+        symmetries: bool = False,
+        device: torch.device | str = "cpu",
+        memory_bytes: float = 4e9,
+    ) -> None:
+        self.store, self.rows, self.batch_size, self.seed = store, rows, batch_size, seed
+        self.symmetries, self.device = symmetries, torch.device(device)
+        num_used = sum(len(r) for r in rows)
+        if num_used < batch_size:
+            raise InputError(
+                f"{store.directory}: {num_used} objects to train on, fewer than a batch of {batch_size}; "
+                "cut more objects or make the batches smaller"
+            )
+        object_bytes = 8 * int(np.prod(store.shape))
+        self._capacity = max(batch_size, int(memory_bytes // object_bytes))
+        self._loaded: tuple[tuple[int, ...], Batch] | None = None
+
+    def groups(self, epoch: int) -> list[tuple[int, ...]]:
+        """Return the groups of shards of one epoch, in order; each holds at least one batch."""
+        shards = [number for number, rows in enumerate(self.rows) if len(rows)]
+        if sum(len(self.rows[s]) for s in shards) <= self._capacity:
+            return [tuple(shards)]
+        order = np.random.default_rng([self.seed, 2, epoch]).permutation(shards).tolist()
+        groups: list[list[int]] = [[]]
+        for shard in order:
+            held = sum(len(self.rows[s]) for s in groups[-1])
+            if held >= self.batch_size and held + len(self.rows[shard]) > self._capacity:
+                groups.append([])
+            groups[-1].append(shard)
+        if len(groups) > 1 and sum(len(self.rows[s]) for s in groups[-1]) < self.batch_size:
+            groups[-2] += groups.pop()
+        return [tuple(group) for group in groups]
+
+    def plan(self, epoch: int) -> list[tuple[tuple[int, ...], np.ndarray]]:
+        """Return the batches of one epoch: the group of shards, and rows in the group's arrays."""
+        batches = []
+        for number, group in enumerate(self.groups(epoch)):
+            length = sum(len(self.rows[s]) for s in group)
+            order = np.random.default_rng([self.seed, 3, epoch, number]).permutation(length)
+            whole = length // self.batch_size * self.batch_size
+            batches += [(group, part) for part in order[:whole].reshape(-1, self.batch_size)]
+        return batches
+
+    def start(self, step: int) -> Iterator[Batch]:
+        """Go through the batches from step `step` (0 is the first), epoch after epoch."""
+        epoch, before = 0, 0
+        while True:
+            plan = self.plan(epoch)
+            for number in range(max(step - before, 0), len(plan)):
+                group, which = plan[number]
+                yield self._turn(self._take(group, which), before + number)
+            before += len(plan)
+            epoch += 1
+
+    def _take(self, group: tuple[int, ...], which: np.ndarray) -> Batch:
+        if self._loaded is None or self._loaded[0] != group:
+            self._loaded = None  # let go of the last group before the next comes
+            self._loaded = (group, self._load(group))
+        held = self._loaded[1]
+        index = torch.as_tensor(which, device=self.device)
+        return Batch(held.image[index], held.weight[index])
+
+    def _load(self, group: tuple[int, ...]) -> Batch:
+        """Read shards into arrays that are allocated once."""
+        shape = (sum(len(self.rows[s]) for s in group), *self.store.shape)
+        image, weight = torch.empty(shape), torch.empty(shape)
+        at = 0
+        for shard in group:
+            cutouts = self.store.read_shard(shard, columns=[])
+            rows = self.rows[shard]
+            part = slice(at, at + len(rows))
+            weight[part] = torch.from_numpy(cutouts.weight[rows])
+            image[part] = torch.from_numpy(np.where(cutouts.weight[rows] > 0, cutouts.image[rows], 0))
+            at += len(rows)
+        return Batch(image.to(self.device), weight.to(self.device))
+
+    def _turn(self, batch: Batch, step: int) -> Batch:
+        if not self.symmetries:
+            return batch
+        which = np.random.default_rng([self.seed, 4, step]).integers(8, size=len(batch.image))
+        index = torch.as_tensor(which, device=batch.image.device)
+        return Batch(turn(batch.image, index), turn(batch.weight, index))
+
+
+def turn(image: Tensor, which: Tensor) -> Tensor:
+    """Apply to each image, ``(N, B, H, H)``, one of the eight symmetries of the square, ``which`` in 0..7."""
+    out = torch.empty_like(image)
+    for number in range(8):
+        chosen = which == number
+        part = torch.rot90(image[chosen], number % 4, dims=(2, 3))
+        out[chosen] = part.flip(3) if number >= 4 else part
+    return out

@@ -1,0 +1,193 @@
+"""The adversarial training step (M19 §2.2).
+
+Shapes: N objects, L latent dimensions, B bands, H, W pixels. "x" is an image in the networks' units.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from deepfits.errors import NonFiniteLossError
+from deepfits.models.bundle import NETWORKS, Model
+from deepfits.training.config import TrainingConfig
+from deepfits.training.data import Batch
+from deepfits.training.losses import (
+    discriminator_loss,
+    embedder_loss,
+    generator_loss,
+    reconstruction_loss,
+)
+from deepfits.training.noise import NoiseSource
+
+
+class Trainer:
+    """Networks, their optimisers, and the step that improves them.
+
+    Parameters
+    ----------
+    model
+        What is trained, in place.
+    config
+        How.
+    noise
+        Where the noise of noise-aware training comes from.
+    seed
+        With the step's number it decides every draw, so that nothing else need be remembered.
+    """
+
+    def __init__(self, model: Model, config: TrainingConfig, noise: NoiseSource, seed: int) -> None:
+        self.model, self.config, self.noise, self.seed = model, config, noise, seed
+        self.generator, self.discriminator, self.embedder = (
+            getattr(model, n).train().requires_grad_(True) for n in NETWORKS
+        )
+        self.rates = {n: config.learning_rate for n in NETWORKS}
+        self.rates["embedder"] *= config.embedder_rate
+        self.optimisers = {
+            n: torch.optim.Adam(
+                getattr(self, n).parameters(), self.rates[n], (config.beta1, config.beta2), fused=True
+            )
+            for n in NETWORKS
+        }
+        self.average = deepcopy(model.generator).requires_grad_(False)
+        self.device = next(self.generator.parameters()).device
+
+    def step(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
+        """Improve discriminator, generator and embedder once.
+
+        Parameters
+        ----------
+        batch
+            Real images.
+        step
+            Its number, from 0.
+        fraction
+            How much of the training is over, for the learning rates.
+
+        Returns
+        -------
+        dict
+            The losses, detached.
+        """
+        config = self.config
+        self._set_rates(fraction)
+        draw = torch.Generator(self.device).manual_seed((self.seed << 40) + step)
+        latent = torch.randn(
+            len(batch.image), self.model.config.latent_size, generator=draw, device=self.device
+        )
+        real = self.model.normalisation.normalise(batch.image)
+        clean = self.generator(latent)
+        seen = self.observe(clean, batch.weight, draw)
+
+        self.discriminator.requires_grad_(True)
+        answers = self.discriminator(torch.cat([real, seen.detach()]))
+        losses = {"discriminator": discriminator_loss(*answers.chunk(2))}
+        self._improve("discriminator", losses["discriminator"], step)
+
+        self.discriminator.requires_grad_(False)
+        losses["generator"] = generator_loss(self.discriminator(seen))
+        inverted = seen if config.noisy_embedder else clean
+        if not config.latent_gradient:
+            inverted = inverted.detach()
+        losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
+        total = losses["generator"] + losses["embedder"]
+        if config.reconstruction:
+            residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(batch.weight)
+            losses["reconstruction"] = reconstruction_loss(residual, batch.weight > 0)
+            total = total + config.reconstruction * losses["reconstruction"]
+        self._improve("generator embedder", total, step)
+        self._follow()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def observe(self, clean: Tensor, weight: Tensor, draw: torch.Generator) -> Tensor:
+        """Show generated images as a real image would be seen: with its noise, where it has data.
+
+        Parameters
+        ----------
+        clean
+            Generated images, ``(N, B, H, W)``, in the networks' units.
+        weight
+            Of real images, nJy⁻²; noise of this strength is added, and where it is 0 the flux becomes 0.
+        draw
+            Where the noise comes from.
+        """
+        normalisation = self.model.normalisation
+        if self.config.noise != "none":
+            sigma = weight.clamp(min=1e-30).rsqrt()
+            flux = normalisation.denormalise(clean) + sigma * self.noise.draw(len(clean), draw)
+            clean = normalisation.normalise(flux)
+        if self.config.incomplete:
+            clean = torch.where(weight > 0, clean, normalisation.normalise(torch.zeros_like(clean)))
+        return clean
+
+    def noise_in_x(self, weight: Tensor) -> Tensor:
+        """Return the noise near zero flux in the networks' units; 1 where there is no data."""
+        slope = self.model.normalisation.slope(torch.zeros_like(weight))
+        return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
+
+    def _improve(self, names: str, loss: Tensor, step: int) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(f"the loss of the {names} became {loss.item()} in step {step}")
+        for name in names.split():
+            self.optimisers[name].zero_grad()
+        loss.backward()
+        for name in names.split():
+            self.optimisers[name].step()
+
+    def _set_rates(self, fraction: float) -> None:
+        decay = self.config.decay
+        factor = min(1.0, (1 - fraction) / decay) if decay else 1.0
+        for name, optimiser in self.optimisers.items():
+            for group in optimiser.param_groups:
+                group["lr"] = self.rates[name] * factor
+
+    def _follow(self) -> None:
+        """Let the averaged generator follow the trained one."""
+        if self.config.ema:
+            pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+            with torch.no_grad():
+                for slow, fast in pairs:
+                    slow.lerp_(fast, 1 - self.config.ema)
+
+    def finished_model(self) -> Model:
+        """Return the model to use: with the averaged generator, if there is one."""
+        model = self.model
+        generator = self.average if self.config.ema else model.generator
+        return Model(
+            model.config,
+            model.info,
+            model.normalisation,
+            deepcopy(generator),
+            deepcopy(model.discriminator),
+            deepcopy(model.embedder),
+            dict(model.card),
+        ).eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, as named tensors."""
+        state = self.model.state_dict()
+        state |= {f"average.{k}": t for k, t in self.average.state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for index, values in optimiser.state_dict()["state"].items():
+                state |= {f"optimiser.{name}.{index}.{key}": t for key, t in values.items()}
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go back to what `state` returned."""
+        modules: dict[str, nn.Module] = {n: getattr(self, n) for n in (*NETWORKS, "average")}
+        for name, module in modules.items():
+            module.load_state_dict(_part(state, f"{name}."))
+        for name, optimiser in self.optimisers.items():
+            values: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _part(state, f"optimiser.{name}.").items():
+                index, what = key.split(".")
+                values.setdefault(int(index), {})[what] = tensor
+            optimiser.load_state_dict(
+                {"state": values, "param_groups": optimiser.state_dict()["param_groups"]}
+            )
+
+
+def _part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): t for key, t in state.items() if key.startswith(prefix)}

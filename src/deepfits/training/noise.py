@@ -1,0 +1,150 @@
+"""Noise like that of the images: its strength and correlation measured, and drawn again.
+
+Shapes: N objects, B bands, H, W pixels, k the largest lag.
+
+Pixels of a coadd are not independent: resampling spreads each exposure's noise over neighbours. A generator
+that is shown with independent noise is told from real images by the noise alone, so the noise is drawn with
+the measured autocovariance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MAX_LAG = 4
+CENTRE_RADIUS = 0.3  # of the side: the object itself lies inside
+THRESHOLD = 2.0
+
+
+def white_autocovariance(num_bands: int) -> np.ndarray:
+    """Return the autocovariance of independent pixels with the noise that the weights state."""
+    out = np.zeros((num_bands, 2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
+    out[:, MAX_LAG, MAX_LAG] = 1
+    return out
+
+
+def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Measure the noise's autocovariance in the blank parts of cutouts.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+
+    Returns
+    -------
+    ndarray
+        ``(B, 2k+1, 2k+1)``, in units of the variance that the weights state: entry ``[b, k + dy, k + dx]`` is
+        the mean product of pixels that are (dy, dx) apart. The centre is 1 where the weights are right.
+
+    Notes
+    -----
+    A pixel of a band is blank when it lies outside the middle of the cutout and the *other* bands, smoothed,
+    show nothing within two pixels of it; so the band's own noise does not decide which of its pixels
+    count. With a single band that band must decide.
+    """
+    significance = torch.as_tensor(np.where(weight > 0, image, 0) * np.sqrt(weight), dtype=torch.float32)
+    is_valid = torch.as_tensor(weight > 0)
+    out = np.empty((image.shape[1], 2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
+    for band in range(image.shape[1]):
+        others = [b for b in range(image.shape[1]) if b != band] or [band]
+        is_blank = _is_blank(significance[:, others].mean(dim=1)) & is_valid[:, band]
+        out[band] = _autocovariance(significance[:, band], is_blank)
+    return out
+
+
+def _is_blank(detection: Tensor) -> Tensor:
+    """Say which pixels of a detection image, ``(N, H, W)``, show no source."""
+    smooth = functional.avg_pool2d(detection, 5, stride=1, padding=2)
+    height, width = detection.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    distance = torch.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
+    is_outer = distance > CENTRE_RADIUS * min(height, width)
+    outer = smooth[:, is_outer]
+    level = outer.median()
+    scale = 1.4826 * (outer - level).abs().median()
+    is_source = (smooth - level > THRESHOLD * scale).float()
+    return is_outer & (functional.max_pool2d(is_source, 5, stride=1, padding=2) == 0)
+
+
+def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
+    """Mean products at all lags of values, ``(N, H, W)``, over pairs of blank pixels."""
+    out = np.zeros((2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
+    number = is_blank.sum()
+    if number == 0:
+        out[MAX_LAG, MAX_LAG] = 1
+        return out
+    blank = is_blank.float()
+    # The level of each object's own sky, so that large-scale offsets do not count as pixel noise.
+    level = (values * blank).sum(dim=(1, 2)) / blank.sum(dim=(1, 2)).clamp(min=1)
+    values = (values - level[:, None, None]) * blank
+    height, width = values.shape[1:]
+    for dy in range(MAX_LAG + 1):
+        for dx in range(-MAX_LAG, MAX_LAG + 1):
+            here = slice(dy, height), slice(max(dx, 0), width + min(dx, 0))
+            there = slice(0, height - dy), slice(max(-dx, 0), width + min(-dx, 0))
+            product = (values[:, *here] * values[:, *there]).sum(dtype=torch.float64)
+            pairs = (blank[:, *here] * blank[:, *there]).sum(dtype=torch.float64)
+            mean = float(product / pairs.clamp(min=1))
+            out[MAX_LAG + dy, MAX_LAG + dx] = out[MAX_LAG - dy, MAX_LAG - dx] = mean
+    return out
+
+
+class NoiseSource:
+    """Draw noise with a given autocovariance, in units of the noise that the weights state.
+
+    Parameters
+    ----------
+    autocovariance
+        ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`.
+    size
+        Side of the cutouts.
+    """
+
+    def __init__(self, autocovariance: np.ndarray, size: int) -> None:
+        self.autocovariance, self.size = autocovariance, size
+        reach = autocovariance.shape[1] // 2
+        away = autocovariance.copy()
+        away[:, reach, reach] = 0
+        self.is_white = not away.any()
+        self._scale = np.sqrt(autocovariance[:, reach, reach])
+        self._transfer: dict[tuple[int, str], Tensor] = {}
+
+    def draw(self, number: int, generator: torch.Generator) -> Tensor:
+        """Return noise, ``(number, B, H, W)``, on the generator's device.
+
+        Correlated noise is cut from one periodic sheet as tiles, so that two objects' noise may touch.
+        """
+        device, size = generator.device, self.size
+        num_bands = len(self.autocovariance)
+        if self.is_white:
+            noise = torch.randn(number, num_bands, size, size, generator=generator, device=device)
+            return noise * torch.as_tensor(self._scale, dtype=noise.dtype, device=device)[:, None, None]
+        tiles = math.ceil(math.sqrt(number))
+        side = tiles * size
+        sheet = torch.randn(num_bands, side, side, generator=generator, device=device)
+        sheet = torch.fft.irfft2(torch.fft.rfft2(sheet) * self._get_transfer(side, device), s=(side, side))
+        cut = sheet.view(num_bands, tiles, size, tiles, size).permute(1, 3, 0, 2, 4)
+        return cut.reshape(tiles * tiles, num_bands, size, size)[:number]
+
+    def _get_transfer(self, side: int, device: torch.device) -> Tensor:
+        """Return the square root of the power spectrum on a sheet, ``(B, side, side // 2 + 1)``."""
+        key = (side, str(device))
+        if key not in self._transfer:
+            reach = self.autocovariance.shape[1] // 2
+            lags = np.arange(-reach, reach + 1) % side
+            periodic = np.zeros((len(self.autocovariance), side, side))
+            for row, y in enumerate(lags):
+                periodic[:, y, lags] = self.autocovariance[:, row]  # a sheet is wider than the lags
+            power = np.fft.rfft2(periodic).real.clip(min=0)  # a measured one may dip below 0 by its noise
+            # Clipping adds a little variance: take it out again.
+            full = np.fft.fft2(periodic).real.clip(min=0).mean(axis=(1, 2))
+            power *= (self._scale**2 / full)[:, None, None]
+            transfer = torch.as_tensor(np.sqrt(power), dtype=torch.float32, device=device)
+            self._transfer[key] = transfer
+        return self._transfer[key]

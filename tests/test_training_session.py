@@ -1,0 +1,213 @@
+"""Training runs, stops, goes on, and refuses what does not fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.models.bundle import Model
+from deepfits.stages.train import train
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from deepfits.training.config import TrainingConfig
+from deepfits.training.loop import Trainer
+
+INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
+OPTIONS = {
+    "width": 16, "latent_size": 4, "num_blocks": 2,
+    "batch_size": 16, "log_every": 1, "checkpoint_seconds": 1e9,
+}  # fmt: skip
+ALL = {"reconstruction": 0.1, "latent_gradient": 0.1, "incomplete": True}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Round blobs of any brightness, with noise."""
+    directory = create_store(tmp_path_factory.mktemp("cutouts"), INFO)
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:16, :16] - 7.5
+    flux = 10 ** rng.uniform(1, 2.5, (200, 1, 1, 1))
+    shape = np.exp(-(x**2 + y**2) / (2 * rng.uniform(1, 2, (200, 1, 1, 1)) ** 2))
+    image = (flux * shape * np.array([0.6, 1.0])[:, None, None] + rng.normal(size=(200, 2, 16, 16))).astype(
+        "f4"
+    )
+    weight = np.ones_like(image)
+    weight[:10, 1] = 0
+    cutouts = Cutouts(object_id=np.arange(200), image=image, weight=weight)
+    write_shard(directory / shard_name(0), cutouts, INFO)
+    return directory
+
+
+def losses(directory):
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in rows]
+
+
+class StopAt:
+    """A progress that sends a signal to this process at a step."""
+
+    def __init__(self, step, number):
+        self.step, self.number, self.count = step, number, 0
+
+    def __call__(self, description, *, total, unit="", done=0):
+        self.description, self.count = description, done
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def advance(self, number=1, note=""):
+        self.count += number
+        if self.description == "train" and self.count == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def test_a_model_comes_out_and_knows_what_it_is(store, tmp_path):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=3, options=OPTIONS)
+    model = Model.load(out)
+    assert model.info.bands == ("g", "r")
+    assert (model.config.size, model.config.num_bands) == (16, 2)
+    assert model.card["steps"] == 3
+    assert model.card["data"]["num_incomplete"] <= 10
+    total = sum(model.card["data"][f"num_{n}"] for n in ("complete", "incomplete", "held_out"))
+    assert total == 200
+    assert [row["step"] for row in losses(out)] == [1, 2, 3]
+    assert torch.isfinite(model.render(torch.randn(5, 4))).all()
+
+
+def test_training_twice_is_training_once(store, tmp_path):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
+    train(store, out, recipe="tiny", steps=2, options=OPTIONS)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("options", [{}, ALL])
+def test_resumed_training_is_the_uninterrupted_one(store, tmp_path, number, options):
+    options = OPTIONS | options
+    whole = train(store, tmp_path / "whole", recipe="tiny", steps=9, options=options)
+    kind = KeyboardInterrupt if number == signal.SIGINT else SystemExit
+    out = tmp_path / "parts"
+    for step in (4, 6):
+        with pytest.raises(kind):
+            train(store, out, recipe="tiny", steps=9, options=options, progress=StopAt(step, number))
+        assert not (out / "model.json").exists()
+        assert losses(out)[-1]["step"] == step
+    train(store, out, recipe="tiny", steps=9, options=options)
+    assert losses(out) == losses(whole)
+    assert Model.load(out).fingerprint == Model.load(whole).fingerprint
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint(store, tmp_path):
+    """The process is killed without any chance to clean up."""
+    whole = train(store, tmp_path / "whole", recipe="tiny", steps=8, options=OPTIONS)
+    out = tmp_path / "killed"
+    code = f"""
+import os, sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_training_session import OPTIONS, StopAt
+from deepfits.stages.train import train
+options = OPTIONS | {{"checkpoint_seconds": 0.0}}
+train({str(store)!r}, {str(out)!r}, recipe="tiny", steps=8, options=options, progress=StopAt(5, 9))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "genera')  # what the page cache may leave behind
+    (out / "checkpoints" / ".writing-0000-step-00000006").mkdir()
+    train(store, out, recipe="tiny", steps=8, options=OPTIONS | {"checkpoint_seconds": 0.0})
+    assert losses(out) == losses(whole)
+    assert not list((out / "checkpoints").glob(".writing*"))
+
+
+def test_other_settings_are_refused(store, tmp_path):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS)
+    with pytest.raises(InputError, match="seed was 0, now 1"):
+        train(store, out, recipe="tiny", steps=2, seed=1, options=OPTIONS)
+    with pytest.raises(InputError, match=r"ema was 0\.\d+, now 0\.5.*remove this one"):
+        train(store, out, recipe="tiny", steps=2, options=OPTIONS | {"ema": 0.5})
+    with pytest.raises(InputError, match="did you mean 'ema'"):
+        train(store, out, recipe="tiny", options={"eme": 0.5})
+    with pytest.raises(InputError, match="valid names are: paper, small, tiny"):
+        train(store, out, recipe="tyni")
+    with pytest.raises(InputError, match="not a cutout store"):
+        train(tmp_path / "nowhere", out)
+
+
+def test_a_damaged_checkpoint_is_named(store, tmp_path):
+    out = tmp_path / "m"
+    with pytest.raises(KeyboardInterrupt):
+        train(store, out, recipe="tiny", steps=5, options=OPTIONS, progress=StopAt(2, signal.SIGINT))
+    (path,) = (out / "checkpoints").glob("*/state.safetensors")
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="damaged checkpoint; remove"):
+        train(store, out, recipe="tiny", steps=5, options=OPTIONS)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(store, tmp_path, monkeypatch):
+    out = tmp_path / "m"
+    options = OPTIONS | {"checkpoint_seconds": 0.0}
+    real_step, seen = Trainer.step, {}
+
+    def step(self, batch, number, fraction=0.0):
+        if number == 3:
+            seen["before"] = {k: t.clone() for k, t in self.model.state_dict().items() if "param" not in k}
+            seen["trainer"] = self
+            batch.image[0, 0, 0, 0] = torch.inf
+        return real_step(self, batch, number, fraction)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(NonFiniteLossError, match=r"discriminator.*step 3.*step-00000003"):
+        train(store, out, recipe="tiny", steps=5, options=options)
+    after = seen["trainer"].model.state_dict()
+    assert all(torch.equal(after[key], tensor) for key, tensor in seen["before"].items())
+    monkeypatch.undo()
+    train(store, out, recipe="tiny", steps=5, options=options)
+    assert Model.load(out).card["steps"] == 5
+
+
+def test_max_time_stops_early_and_leaves_a_model(store, tmp_path):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS)
+    model = Model.load(out)
+    assert 0 < model.card["steps"] < 10**6
+    assert model.card["seconds"] < 10  # a busy machine may take its time over a step
+
+
+def test_training_works_outside_the_main_thread(store, tmp_path):
+    thread = threading.Thread(
+        target=train, args=(store, tmp_path / "m"), kwargs={"recipe": "tiny", "steps": 1, "options": OPTIONS}
+    )
+    thread.start()
+    thread.join()
+    assert Model.load(tmp_path / "m").card["steps"] == 1
+
+
+def test_the_embedder_learns_to_invert_and_the_discriminator_to_tell(store, tmp_path):
+    options = OPTIONS | {"noise": "none", "noisy_embedder": False, "learning_rate": 2e-3}
+    rows = losses(train(store, tmp_path / "m", recipe="tiny", steps=150, options=options))
+    assert rows[-1]["embedder"] < 0.7 * rows[0]["embedder"]
+    assert np.isfinite([list(row.values()) for row in rows]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"noise": "pink"}, "pink"),
+        ({"ema": 1.0}, "ema"),
+        ({"decay": 2}, "decay"),
+    ],
+)
+def test_impossible_settings_are_refused(options, word):
+    with pytest.raises(InputError, match=word):
+        TrainingConfig(**options)
+    assert TrainingConfig.from_json(TrainingConfig().to_json()) == TrainingConfig()
