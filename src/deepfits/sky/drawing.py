@@ -1,0 +1,282 @@
+"""Drawing galaxies and stars: batches of stamps in Fourier space.
+
+Shapes: N objects, B bands, S side of a stamp in pixels, K = S/2 + 1 wave numbers of a real transform. Lengths
+are in pixels, wave numbers k in radians per pixel, fluxes in nJy.
+
+Every profile here has a closed Fourier transform, so that a galaxy seen through any point-spread function is
+one inverse transform. The disc is exponential (Sérsic n = 1). The bulge is Spergel's (2010) profile with
+ν = −0.6, which follows a de Vaucouleurs profile (n = 4) over the radii that matter, and has the transform
+(1 + k²r₀²)^−0.4 where de Vaucouleurs' has none. The profiles are computed once for all bands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+DISC_SCALE = 1.6783469900166605
+"""Half-light radius of an exponential disc in units of its scale length."""
+BULGE_NU = -0.6
+DRAW_BYTES = 1 << 21
+"""Stamps of one batch take this much memory: what a core's cache holds (larger batches are slower)."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is to be drawn.
+
+    Attributes
+    ----------
+    x, y
+        ``(N,)`` position of the centre, pixels of the scene; pixel (0, 0) has its centre at (0, 0).
+    disc_flux, bulge_flux
+        ``(N, B)``, nJy. A star is a disc of radius 0.
+    disc_radius, bulge_radius
+        ``(N,)`` half-light radii along the major axis, pixels.
+    disc_ratio, bulge_ratio
+        ``(N,)`` axis ratios, above 0 and up to 1.
+    angle
+        ``(N,)`` direction of the major axis, radians from +x to +y.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    disc_flux: np.ndarray
+    bulge_flux: np.ndarray
+    disc_radius: np.ndarray
+    bulge_radius: np.ndarray
+    disc_ratio: np.ndarray
+    bulge_ratio: np.ndarray
+    angle: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, which: np.ndarray) -> Shapes:
+        """Return the objects that `which` picks, in its order."""
+        return Shapes(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
+
+
+@lru_cache(maxsize=1)
+def bulge_scale() -> float:
+    """Return the half-light radius of the bulge in units of r₀ (Spergel 2010, eq. 5)."""
+    from scipy.optimize import brentq
+    from scipy.special import gamma, kv
+
+    nu = BULGE_NU + 1
+    return float(
+        brentq(lambda u: (u / 2) ** nu * kv(nu, u) / gamma(nu + 1) - 1 / (4 * nu), 1e-4, 5, xtol=1e-14)
+    )
+
+
+def wave_numbers(size: int, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    """Return k along y, ``(S,)``, and along x, ``(K,)``, of a real transform of ``(S, S)``."""
+    ky = 2 * math.pi * torch.fft.fftfreq(size, device=device)
+    kx = 2 * math.pi * torch.fft.rfftfreq(size, device=device)
+    return ky, kx
+
+
+def moffat_radius(fwhm: float, beta: float) -> float:
+    """Return the scale radius of a Moffat profile of this full width at half maximum, same unit."""
+    return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
+
+
+def moffat_transfer(k: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
+    """Return the Fourier transform of a Moffat profile of flux 1, not truncated anywhere.
+
+    2 (k r₀ / 2)^(β−1) K_(β−1)(k r₀) / Γ(β−1), with K a modified Bessel function.
+
+    Parameters
+    ----------
+    k
+        Any shape, radians per pixel.
+    fwhm
+        Pixels.
+    beta
+        Above 1.
+    """
+    from scipy.special import gamma, kv
+
+    u = np.maximum(np.asarray(k) * moffat_radius(fwhm, beta), 1e-8)
+    return 2 * (u / 2) ** (beta - 1) * kv(beta - 1, u) / gamma(beta - 1)
+
+
+def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tensor:
+    """Return what the telescope does to each wave number: PSF and pixel, ``(B, S, K)`` float32.
+
+    Parameters
+    ----------
+    size
+        Side of the stamps, S.
+    fwhm
+        Of each band, pixels.
+    beta
+        Of the Moffat profile.
+    """
+    ky, kx = (k.numpy().astype(float) for k in wave_numbers(size))
+    k = np.hypot(ky[:, None], kx[None, :])
+    pixel = np.sinc(ky / (2 * np.pi))[:, None] * np.sinc(kx / (2 * np.pi))[None, :]
+    return torch.from_numpy(np.stack([moffat_transfer(k, w, beta) * pixel for w in fwhm])).float()
+
+
+def draw_stamps(shapes: Shapes, transfer: torch.Tensor) -> torch.Tensor:
+    """Draw each object in the middle of its own stamp.
+
+    Parameters
+    ----------
+    shapes
+        N objects. The whole part of their position decides nothing here: the centre lies within half a
+        pixel of pixel (S/2, S/2).
+    transfer
+        ``(B, S, K)`` from `psf_transfer`, on the device that is to do the work.
+
+    Returns
+    -------
+    Tensor
+        ``(N, B, S, S)`` float32, nJy per pixel. A stamp is periodic: light that leaves it on one side comes
+        in on the other, so the side has to be chosen with `stamp_sizes`.
+    """
+    size, device = transfer.shape[1], transfer.device
+    ky, kx = wave_numbers(size, device)
+
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values), dtype=torch.float32, device=device)
+
+    u = _squared_length(tensor(shapes.disc_radius / DISC_SCALE), shapes.disc_ratio, shapes.angle, ky, kx)
+    disc = torch.rsqrt(1 + u) ** 3  # (N, S, K)
+    spectrum = tensor(shapes.disc_flux)[:, :, None, None] * disc[:, None]  # (N, B, S, K)
+    has_bulge = np.flatnonzero((shapes.bulge_flux != 0).any(axis=1))
+    if has_bulge.size:
+        some = shapes.select(has_bulge)
+        u = _squared_length(tensor(some.bulge_radius / bulge_scale()), some.bulge_ratio, some.angle, ky, kx)
+        bulge = torch.exp(-(1 + BULGE_NU) * torch.log1p(u))
+        where = torch.as_tensor(has_bulge, device=device)
+        spectrum.index_add_(0, where, tensor(some.bulge_flux)[:, :, None, None] * bulge[:, None])
+    spectrum *= transfer
+    shift_x = tensor(shapes.x - np.rint(shapes.x)) + size // 2
+    shift_y = tensor(shapes.y - np.rint(shapes.y)) + size // 2
+    phase = _phase(shift_y, ky)[:, :, None] * _phase(shift_x, kx)[:, None, :]  # (N, S, K)
+    turned = spectrum * phase[:, None]
+    return torch.fft.irfft2(turned, s=(size, size))
+
+
+def _phase(shift: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+    angle = -shift[:, None] * k
+    return torch.complex(torch.cos(angle), torch.sin(angle))
+
+
+def _squared_length(
+    radius: torch.Tensor, ratio: np.ndarray, angle: np.ndarray, ky: torch.Tensor, kx: torch.Tensor
+) -> torch.Tensor:
+    """Return k²r² in the frame where the ellipse is a circle of the given radius: ``(N, S, K)``."""
+    # A quadratic form in (kx, ky) with three coefficients per object.
+    q = torch.as_tensor(ratio, dtype=torch.float32, device=kx.device)
+    c = torch.as_tensor(np.cos(angle), dtype=torch.float32, device=kx.device)
+    s = torch.as_tensor(np.sin(angle), dtype=torch.float32, device=kx.device)
+    a2, b2 = radius**2, (radius * q) ** 2
+    xx = (a2 * c**2 + b2 * s**2)[:, None] * kx**2
+    yy = (a2 * s**2 + b2 * c**2)[:, None] * ky**2
+    xy = (2 * (a2 - b2) * c * s)[:, None] * kx
+    return xx[:, None, :] + yy[:, :, None] + xy[:, None, :] * ky[None, :, None]
+
+
+SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+
+
+def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float) -> np.ndarray:
+    """Choose the side of each object's stamp, so that nothing visible is cut.
+
+    Parameters
+    ----------
+    shapes
+        N objects.
+    faint
+        ``(B,)`` surface brightness, nJy per pixel, below which light may be lost.
+    fwhm
+        ``(B,)`` pixels.
+    beta
+        Of the Moffat profile.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)`` int, each one of `SIZES`.
+    """
+    r0 = np.array([moffat_radius(w, beta) for w in fwhm])
+    total = shapes.disc_flux + shapes.bulge_flux
+    wing = (np.maximum(total / (math.pi * r0**2 * faint / (beta - 1)), 1.0)) ** (1 / beta) - 1
+    radius = (r0 * np.sqrt(wing)).max(axis=1)
+    disc = _exponential_reach(shapes.disc_flux, shapes.disc_radius / DISC_SCALE, shapes.disc_ratio, faint)
+    bulge = _exponential_reach(
+        shapes.bulge_flux, shapes.bulge_radius / bulge_scale(), shapes.bulge_ratio, faint
+    )
+    extended = np.maximum(disc, bulge)
+    needed = 2 * np.where(extended > 0, np.hypot(radius, extended) + 1, radius + 1)
+    index = np.searchsorted(np.array(SIZES), needed)
+    return np.array(SIZES)[np.minimum(index, len(SIZES) - 1)]
+
+
+def _exponential_reach(
+    flux: np.ndarray, scale: np.ndarray, ratio: np.ndarray, faint: np.ndarray
+) -> np.ndarray:
+    """Return the radius at which exp(−r/scale) wings fall below `faint` in every band: ``(N,)``."""
+    area = 2 * math.pi * np.maximum(scale**2 * ratio, 1e-6)
+    excess = np.maximum(flux / (area[:, None] * faint), 1.0)
+    return (scale[:, None] * np.log(excess)).max(axis=1)
+
+
+def draw_into(
+    image: np.ndarray,
+    shapes: Shapes,
+    sizes: np.ndarray,
+    fwhm: tuple[float, ...],
+    beta: float,
+    *,
+    first_row: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Add objects to a part of a scene.
+
+    Parameters
+    ----------
+    image
+        ``(B, H, W)`` float32, nJy per pixel; changed in place.
+    shapes
+        N objects at positions of the whole scene.
+    sizes
+        ``(N,)`` sides of their stamps, from `stamp_sizes`.
+    fwhm
+        Of each band, pixels.
+    beta
+        Of the Moffat profile.
+    first_row
+        Row of the scene at which `image` begins.
+    device
+        Where PyTorch draws.
+    """
+    num_bands = image.shape[0]
+    for size in np.unique(sizes):
+        transfer = psf_transfer(int(size), fwhm, beta).to(device)
+        members = np.flatnonzero(sizes == size)
+        batch = max(1, DRAW_BYTES // (int(size) ** 2 * num_bands * 4))
+        for start in range(0, len(members), batch):
+            which = members[start : start + batch]
+            stamps = draw_stamps(shapes.select(which), transfer).cpu().numpy()
+            lefts = np.rint(shapes.x[which]).astype(int) - size // 2
+            bottoms = np.rint(shapes.y[which]).astype(int) - size // 2 - first_row
+            for stamp, left, bottom in zip(stamps, lefts.tolist(), bottoms.tolist(), strict=True):
+                add_stamp(image, stamp, left, bottom)
+
+
+def add_stamp(image: np.ndarray, stamp: np.ndarray, left: int, bottom: int) -> None:
+    """Add a stamp, ``(B, S, S)``, to an image, ``(B, H, W)``, leaving out what lies outside."""
+    height, width = image.shape[1:]
+    size = stamp.shape[-1]
+    y0, y1 = max(bottom, 0), min(bottom + size, height)
+    x0, x1 = max(left, 0), min(left + size, width)
+    if y0 < y1 and x0 < x1:
+        image[:, y0:y1, x0:x1] += stamp[:, y0 - bottom : y1 - bottom, x0 - left : x1 - left]

@@ -1,0 +1,123 @@
+"""Noise as coadds have it: true in every pixel, correlated between neighbours, right in apertures.
+
+Shapes: H, W pixels. Random numbers are made in blocks of rows, each from a seed of its own, so that any part
+of an image can be made alone, in any order, and always comes out the same.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK_ROWS = 64
+
+
+def aperture_factor(weight: float, radius: float) -> float:
+    """Return the noise in a circular aperture over that of as many independent pixels.
+
+    Parameters
+    ----------
+    weight
+        w of the smoothing kernel [w, 1, w] along each axis.
+    radius
+        Of the aperture, pixels.
+    """
+    inside = _aperture(radius)
+    number = inside.sum()
+    rho = {0: 1.0, 1: 2 * weight / (1 + 2 * weight**2), 2: weight**2 / (1 + 2 * weight**2)}
+    height, width = inside.shape
+    total = 0.0
+    for dy in range(-2, 3):
+        for dx in range(-2, 3):
+            a = inside[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+            b = inside[max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
+            total += rho[abs(dy)] * rho[abs(dx)] * float((a * b).sum())
+    return math.sqrt(total / number)
+
+
+def _aperture(radius: float, finer: int = 5) -> np.ndarray:
+    """Return each pixel's share in a circle around the middle of an odd square."""
+    half = math.ceil(radius) + 1
+    axis = (np.arange((2 * half + 1) * finer) + 0.5) / finer - half - 0.5
+    inside = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(float)
+    side = 2 * half + 1
+    return inside.reshape(side, finer, side, finer).mean(axis=(1, 3))
+
+
+@lru_cache(maxsize=32)
+def kernel_weight(factor: float, radius: float) -> float:
+    """Find the smoothing that gives an aperture factor: the inverse of `aperture_factor`.
+
+    Raises
+    ------
+    ValueError
+        More correlation than three taps can make.
+    """
+    from scipy.optimize import brentq
+
+    if factor <= 1:
+        return 0.0
+    if factor > aperture_factor(1.0, radius):
+        raise ValueError(f"noise_correlation {factor} is more than neighbours in an aperture can have")
+    return float(brentq(lambda w: aperture_factor(w, radius) - factor, 0.0, 1.0, xtol=1e-10))
+
+
+def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor: float) -> float:
+    """Return the standard deviation of a pixel, nJy, that gives a 5σ depth in an aperture.
+
+    Parameters
+    ----------
+    depth
+        AB magnitude of five times the error in the aperture.
+    aperture_arcsec
+        Its diameter.
+    pixel_scale
+        Arcseconds.
+    factor
+        Noise in that aperture over that of independent pixels.
+    """
+    sigma = 10 ** (0.4 * (31.4 - depth)) / 5
+    num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2
+    return sigma / math.sqrt(num_pixels) / factor
+
+
+def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight: float) -> np.ndarray:
+    """Return noise of variance 1 in every pixel, correlated between neighbours.
+
+    Parameters
+    ----------
+    seed
+        Whole numbers that name this image.
+    rows
+        First row and the one after the last: the same numbers whatever part is asked for.
+    width
+        W of the image.
+    weight
+        From `kernel_weight`.
+
+    Returns
+    -------
+    ndarray
+        ``(rows, W)`` float32.
+    """
+    first, last = rows
+    # One row and one column more on each side, for the smoothing.
+    white = _white(seed, first - 1, last + 1, width + 2)
+    if weight == 0:
+        return white[1:-1, 1:-1]
+    smooth = white[1:-1] + np.float32(weight) * (white[:-2] + white[2:])
+    smooth = smooth[:, 1:-1] + np.float32(weight) * (smooth[:, :-2] + smooth[:, 2:])
+    smooth /= np.float32(1 + 2 * weight**2)
+    return smooth
+
+
+def _white(seed: tuple[int, ...], first: int, last: int, width: int) -> np.ndarray:
+    blocks = range(first // BLOCK_ROWS, (last - 1) // BLOCK_ROWS + 1)
+    parts = [
+        np.random.default_rng((*seed, block + 1)).standard_normal((BLOCK_ROWS, width), dtype=np.float32)
+        for block in blocks
+    ]
+    start = first - blocks[0] * BLOCK_ROWS
+    return np.concatenate(parts)[start : start + last - first]

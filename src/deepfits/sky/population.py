@@ -1,0 +1,302 @@
+"""Galaxies: how many, of what type, how far, how red, how large, of what shape.
+
+Shapes: N objects, B bands. A population is a `Table`: a dictionary of columns of equal length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from deepfits.sky.spectra import ColourGrid, colour_grid
+from deepfits.sky.surveys import AB_ZERO_POINT_NJY
+
+Table = dict[str, np.ndarray]
+
+COUNT_FILTER = "hsc2017-i2"
+"""Counts are laws in this band, whatever bands a survey has."""
+COUNTS_AT_25 = 46.0
+"""Galaxies per square arcminute brighter than i = 25 (LSST Science Book 2009, eq. 3.7)."""
+FAINT_SLOPE, BRIGHT_SLOPE, BREAK_MAG = 0.31, 0.50, 20.5
+"""log₁₀ of the counts rises by these per magnitude; bright counts are nearly Euclidean."""
+BRIGHTEST = 15.0
+FAINTEST_EVOLUTION = 26.0
+MAX_DRAWN_REDSHIFT = 6.5
+BRIGHTEST_ABSOLUTE = -23.8
+"""In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again."""
+MAX_REDRAWS = 40
+
+EARLY, SPIRAL, IRREGULAR = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopulationLaws:
+    """The free constants of the population; where one has a source, it stands beside it.
+
+    Attributes
+    ----------
+    smooth_scatter, smooth_length
+        Standard deviation in magnitudes, and correlation length in ln λ at rest, of smooth deviations of
+        each galaxy from its template.
+    calibration_scatter
+        Independent deviation in each band, magnitudes.
+    dust_early, dust_late
+        Mean of the exponential law of E(B−V).
+    """
+
+    smooth_scatter: float = 0.05
+    smooth_length: float = 0.3
+    calibration_scatter: float = 0.02
+    dust_early: float = 0.03
+    dust_late: float = 0.12
+
+
+def cumulative_counts(mag: np.ndarray | float) -> np.ndarray:
+    """Return the number of galaxies per square arcminute brighter than an i magnitude."""
+    mag = np.asarray(mag, dtype=float)
+    at_break = COUNTS_AT_25 * 10 ** (FAINT_SLOPE * (BREAK_MAG - 25))
+    # The differential law is continuous at the break, so the bright side carries the ratio of the slopes.
+    ratio = FAINT_SLOPE / BRIGHT_SLOPE
+    bright = at_break * ratio * 10 ** (BRIGHT_SLOPE * (mag - BREAK_MAG))
+    faint = at_break * (10 ** (FAINT_SLOPE * (mag - BREAK_MAG)) - 1 + ratio)
+    return np.where(mag < BREAK_MAG, bright, faint)
+
+
+def draw_magnitudes(number: int, limit: float, rng: np.random.Generator) -> np.ndarray:
+    """Draw i magnitudes between `BRIGHTEST` and `limit` from the counts: ``(N,)``."""
+    nodes = np.linspace(BRIGHTEST, limit, 2000)
+    counts = cumulative_counts(nodes)
+    return np.interp(rng.uniform(counts[0], counts[-1], number), counts, nodes)
+
+
+def draw_types(mag: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw early, spiral or irregular (Benítez 2000, eq. 23): ``(N,)`` int."""
+    depth = np.maximum(mag - 20, 0)
+    early = 0.35 * np.exp(-0.45 * depth)
+    spiral = 0.50 * np.exp(-0.147 * depth)
+    u = rng.random(len(mag))
+    return np.where(u < early, EARLY, np.where(u < early + spiral, SPIRAL, IRREGULAR))
+
+
+def draw_redshifts(mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw redshifts: p(z) ∝ z^α exp(−(z/z_m)^α) with z_m = z_o + k_m (m − 20) (Benítez 2000, eq. 24).
+
+    Brighter than 20, where that paper's law ends, z_m falls as the distance of a standard candle does;
+    fainter than 26 it stays, for the law was fitted to brighter galaxies and would run away.
+    """
+    alpha = np.array([2.465, 1.806, 0.906])[kind]
+    z_o = np.array([0.431, 0.390, 0.0626])[kind]
+    k_m = np.array([0.0913, 0.0636, 0.123])[kind]
+    scale = (z_o + k_m * np.clip(mag - 20, 0, FAINTEST_EVOLUTION - 20)) * 10 ** (
+        0.2 * np.minimum(mag - 20, 0)
+    )
+    redshift = scale * rng.gamma((alpha + 1) / alpha) ** (1 / alpha)
+    return np.maximum(redshift, 0.003)
+
+
+def draw_templates(kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the place in the sequence of templates: ``(N,)``, 0 for E to 5 for the bluest."""
+    number = len(kind)
+    early = np.abs(rng.normal(0.0, 0.25, number))
+    spiral = rng.uniform(0.6, 2.4, number)
+    irregular = rng.uniform(2.2, 5.0, number)
+    return np.choose(kind, [early, spiral, irregular])
+
+
+@lru_cache(maxsize=1)
+def _distances() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return redshifts, distance moduli, and kpc per arcsecond (flat, H₀ = 70, Ω_m = 0.3)."""
+    from astropy.cosmology import FlatLambdaCDM
+
+    model = FlatLambdaCDM(H0=70, Om0=0.3)
+    redshift = np.concatenate([np.geomspace(1e-3, 0.1, 200), np.linspace(0.101, 8, 800)])
+    modulus = np.asarray(model.distmod(redshift).value)
+    scale = np.asarray(model.kpc_proper_per_arcmin(redshift).value) / 60
+    return redshift, modulus, scale
+
+
+def absolute_magnitudes(
+    mag: np.ndarray, redshift: np.ndarray, template: np.ndarray, dust: np.ndarray
+) -> np.ndarray:
+    """Return absolute r magnitudes at rest from observed i magnitudes: ``(N,)``."""
+    grid = colour_grid((COUNT_FILTER,))
+    nodes, modulus, _ = _distances()
+    stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust))
+    return mag - np.interp(redshift, nodes, modulus) - stretch - 2.5 * np.log10(1 + redshift)
+
+
+def draw_radii(
+    kind: np.ndarray, absolute: np.ndarray, redshift: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw half-light radii in arcseconds (Shen et al. 2003, eqs. 14, 15 and 18, with evolution).
+
+    Sizes shrink with redshift as (1+z)^−0.75 for late and (1+z)^−1.48 for early types (van der Wel et al.
+    2014).
+    """
+    excess = 10 ** (-0.4 * (absolute + 20.52))
+    late = (
+        -0.4 * 0.21 * absolute + (0.53 - 0.21) * np.log10(1 + excess) - 1.31 - 0.75 * np.log10(1 + redshift)
+    )
+    early = -0.24 * absolute - 4.63 - 1.48 * np.log10(1 + redshift)
+    # The law for early types is for giants; dwarfs of both kinds follow the late one.
+    early = np.where(absolute > -19.0, np.maximum(early, late - 0.3), early)
+    log_kpc = np.where(kind == EARLY, early, late)
+    scatter = 0.25 + 0.23 / (1 + excess)
+    log_kpc = log_kpc + scatter / math.log(10) * rng.normal(size=len(kind))
+    nodes, _, kpc_per_arcsec = _distances()
+    return np.clip(10**log_kpc / np.interp(redshift, nodes, kpc_per_arcsec), 0.03, 15.0)
+
+
+def draw_ratios(dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw axis ratios from an ellipticity (1−q²)/(1+q²) with two normal components: ``(N,)``.
+
+    The length of the ellipticity has the given root mean square, and is at most 0.9.
+    """
+    number = len(dispersion)
+    ellipticity = np.hypot(rng.normal(size=number), rng.normal(size=number)) * dispersion / math.sqrt(2)
+    ellipticity = np.minimum(ellipticity, 0.9)
+    return np.sqrt((1 - ellipticity) / (1 + ellipticity))
+
+
+def draw_galaxies(
+    number: int,
+    limit: float,
+    filters: tuple[str, ...],
+    rng: np.random.Generator,
+    laws: PopulationLaws | None = None,
+) -> Table:
+    """Draw galaxies with everything but their position.
+
+    Parameters
+    ----------
+    number
+        N.
+    limit
+        Faintest i magnitude.
+    filters
+        The survey's, in the order of its bands.
+    rng
+        Every draw comes from it.
+    laws
+        Free constants; the defaults when None.
+
+    Returns
+    -------
+    Table
+        ``mag_count`` (i), ``type``, ``z_spec``, ``template``, ``ebv``, ``mag_absolute_r``, ``flux`` and
+        ``bulge_flux`` ``(N, B)`` in nJy, and the columns of `draw_structure`.
+    """
+    laws = laws or PopulationLaws()
+    mag = draw_magnitudes(number, limit, rng)
+    kind, redshift, template, dust, absolute = _draw_possible(mag, rng, laws)
+    grid = colour_grid((COUNT_FILTER, *filters))
+    log_flux = grid.at(template, dust, redshift)
+    scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
+    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * _scatter(filters, redshift, laws, rng))
+    table = {
+        "mag_count": mag,
+        "type": kind,
+        "z_spec": redshift,
+        "template": template,
+        "ebv": dust,
+        "mag_absolute_r": absolute,
+        "flux": flux,
+    }
+    table |= draw_structure(table, rng)
+    table["bulge_flux"] = _bulge_fluxes(table, grid, mag)
+    return table
+
+
+def _draw_possible(
+    mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw type, redshift, template, dust and absolute magnitude, again where no such galaxy exists."""
+    kind = np.zeros(len(mag), dtype=int)
+    columns = [np.zeros(len(mag)) for _ in range(4)]
+    redraw = np.arange(len(mag))
+    for _ in range(MAX_REDRAWS):
+        some = mag[redraw]
+        k = draw_types(some, rng)
+        z = draw_redshifts(some, k, rng)
+        t = draw_templates(k, rng)
+        e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
+        a = absolute_magnitudes(some, z, t, e)
+        kind[redraw] = k
+        for column, values in zip(columns, (z, t, e, a), strict=True):
+            column[redraw] = values
+        redraw = redraw[(a < BRIGHTEST_ABSOLUTE) | (z > MAX_DRAWN_REDSHIFT)]
+        if not redraw.size:
+            break
+    columns[0] = np.minimum(columns[0], MAX_DRAWN_REDSHIFT)
+    redshift, template, dust, absolute = columns
+    return kind, redshift, template, dust, absolute
+
+
+def _scatter(
+    filters: tuple[str, ...], redshift: np.ndarray, laws: PopulationLaws, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw each galaxy's deviation from its template: ``(N, B)`` magnitudes.
+
+    The smooth part is a Gaussian process in ln λ; stretching by 1+z shifts all bands alike, so that its
+    covariance does not depend on redshift.
+    """
+    from deepfits.sky.spectra import load_filter
+
+    centre = []
+    for name in filters:
+        wavelength, response = load_filter(name)
+        centre.append(float((wavelength * response).sum() / response.sum()))
+    distance = np.subtract.outer(np.log(centre), np.log(centre)) / laws.smooth_length
+    covariance = laws.smooth_scatter**2 * np.exp(-0.5 * distance**2)
+    covariance += laws.calibration_scatter**2 * np.eye(len(filters))
+    return rng.normal(size=(len(redshift), len(filters))) @ np.linalg.cholesky(covariance).T
+
+
+def draw_structure(table: Table, rng: np.random.Generator) -> Table:
+    """Draw sizes and shapes of galaxies.
+
+    Parameters
+    ----------
+    table
+        Needs ``type``, ``mag_absolute_r``, ``z_spec``.
+    rng
+        Every draw comes from it.
+
+    Returns
+    -------
+    Table
+        ``half_light_radius_arcsec`` of the whole galaxy, ``disc_radius_arcsec`` and ``bulge_radius_arcsec``
+        along the major axis, ``bulge_fraction`` in i, ``disc_ratio`` and ``bulge_ratio`` (minor over major
+        axis), ``angle`` (radians).
+    """
+    kind = table["type"]
+    number = len(kind)
+    radius = draw_radii(kind, table["mag_absolute_r"], table["z_spec"], rng)
+    u = rng.random(number)
+    fraction = np.choose(kind, [0.5 + 0.3 * u, 0.1 + 0.2 * u, 0.0 * u])
+    disc_ratio = draw_ratios(np.where(kind == EARLY, 0.2, 0.46), rng)
+    # A bulge has about a third of its galaxy's radius beside a disc, and nearly all of it in early types.
+    bulge = radius * np.where(kind == EARLY, 0.8, 0.35)
+    disc = radius * np.choose(kind, [1.5, 1.15, 1.0])
+    ellipticity = 0.4 * (1 - disc_ratio**2) / (1 + disc_ratio**2)  # bulges are rounder
+    return {
+        "half_light_radius_arcsec": radius,
+        "disc_radius_arcsec": disc / np.sqrt(disc_ratio),
+        "bulge_radius_arcsec": bulge,
+        "bulge_fraction": fraction,
+        "disc_ratio": disc_ratio,
+        "bulge_ratio": np.sqrt((1 - ellipticity) / (1 + ellipticity)),
+        "angle": rng.uniform(0, math.pi, number),
+    }
+
+
+def _bulge_fluxes(table: Table, grid: ColourGrid, mag: np.ndarray) -> np.ndarray:
+    """Give each bulge the colour of an old population, and the disc what is left: ``(N, B)`` nJy."""
+    old = np.minimum(table["template"], 0.15)
+    log_flux = grid.at(old, np.minimum(table["ebv"], 0.1), table["z_spec"])
+    scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
+    bulge = table["bulge_fraction"][:, None] * 10 ** (log_flux[:, 1:] + scale[:, None])
+    return np.minimum(bulge, 0.9 * table["flux"]) * (table["bulge_fraction"] > 0)[:, None]

@@ -1,0 +1,265 @@
+"""A patch of sky: which objects lie on it, and its pixels, strip by strip.
+
+Shapes: N objects, B bands, H rows of a strip, W columns. Positions in pixels of the patch.
+
+Every random number depends on the seed, the patch, and what it is for, and on nothing else: strips may be
+made in any order by any number of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
+from deepfits.sky.noise import kernel_weight, pixel_sigma, unit_noise
+from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
+from deepfits.sky.population import (
+    BRIGHTEST,
+    PopulationLaws,
+    Table,
+    cumulative_counts,
+    draw_galaxies,
+)
+from deepfits.sky.surveys import AB_ZERO_POINT_NJY, DEPTH_APERTURE_ARCSEC, SkySurvey
+
+STRIP_ROWS = 256
+MARGIN = 24
+"""Objects are drawn on this many pixels beyond the borders too: their light reaches in."""
+LOST_SIGMA = 0.03
+"""Light fainter than this part of a pixel's noise may be cut at the border of a stamp."""
+IDS_PER_PATCH = 10_000_000
+
+_GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE = range(6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a patch's images are like.
+
+    Attributes
+    ----------
+    fwhm_arcsec, depth
+        Per band; see `SkyBand`.
+    sigma
+        Per band, nJy: standard deviation of a pixel of empty sky.
+    sky
+        Per band, nJy per pixel: brightness of the night sky.
+    kernel
+        Smoothing of the noise, from `kernel_weight`.
+    """
+
+    fwhm_arcsec: tuple[float, ...]
+    depth: tuple[float, ...]
+    sigma: tuple[float, ...]
+    sky: tuple[float, ...]
+    kernel: float
+
+
+def patch_name(patch: int) -> str:
+    """Return the name of a patch."""
+    return f"patch-{patch:02d}"
+
+
+def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
+    """Draw seeing and depth of a patch. The first patch has the survey's own."""
+    rng = np.random.default_rng((seed, patch, _CONDITIONS))
+    number = len(survey.bands)
+    wider = survey.seeing_scatter * rng.normal(size=number) * (patch > 0)
+    deeper = survey.depth_scatter * rng.normal(size=number) * (patch > 0)
+    scale = survey.pixel_scale_arcsec
+    depth = tuple(float(b.depth + d) for b, d in zip(survey.bands, deeper, strict=True))
+    radius = DEPTH_APERTURE_ARCSEC / 2 / scale
+    return Conditions(
+        fwhm_arcsec=tuple(float(b.fwhm_arcsec * np.exp(w)) for b, w in zip(survey.bands, wider, strict=True)),
+        depth=depth,
+        sigma=tuple(pixel_sigma(d, DEPTH_APERTURE_ARCSEC, scale, survey.noise_correlation) for d in depth),
+        sky=tuple(float(10 ** (0.4 * (AB_ZERO_POINT_NJY - b.sky_mag)) * scale**2) for b in survey.bands),
+        kernel=kernel_weight(survey.noise_correlation, radius),
+    )
+
+
+def draw_objects(
+    survey: SkySurvey, size: int, seed: int, patch: int, laws: PopulationLaws | None = None
+) -> Table:
+    """Draw everything that shines on a patch.
+
+    Parameters
+    ----------
+    survey
+        Its bands, scale and magnitude limit.
+    size
+        Side of the patch, pixels.
+    seed, patch
+        Name the draw.
+    laws
+        Free constants of the population.
+
+    Returns
+    -------
+    Table
+        Columns of `draw_galaxies`, with ``kind``, ``x``, ``y`` and ``object_id``, for galaxies, stars and
+        quasars; what a kind does not have is 0 for sizes and NaN for properties of galaxies.
+    """
+    filters = tuple(band.filter for band in survey.bands)
+    area = ((size + 2 * MARGIN) * survey.pixel_scale_arcsec / 60) ** 2
+    limit = survey.mag_limit
+
+    def rng(what: int) -> np.random.Generator:
+        return np.random.default_rng((seed, patch, what))
+
+    galaxies_per = float(cumulative_counts(limit) - cumulative_counts(BRIGHTEST))
+    generator = rng(_GALAXIES)
+    galaxies = draw_galaxies(generator.poisson(area * galaxies_per), limit, filters, generator, laws)
+    generator = rng(_STARS)
+    stars = draw_stars(generator.poisson(area * star_counts(limit)), limit, filters, generator)
+    generator = rng(_QUASARS)
+    quasars = draw_quasars(generator.poisson(area * quasar_counts(limit)), limit, filters, generator)
+    stars["z_spec"] = np.zeros(len(stars["mag_count"]))
+    table = join({"galaxy": galaxies, "star": stars, "quasar": quasars})
+    number = len(table["kind"])
+    generator = rng(_POSITIONS)
+    for axis in "xy":
+        table[axis] = generator.uniform(-0.5 - MARGIN, size - 0.5 + MARGIN, number)
+    table["object_id"] = patch * IDS_PER_PATCH + np.arange(number, dtype=np.int64)
+    return table
+
+
+_STRUCTURE = (
+    "half_light_radius_arcsec",
+    "disc_radius_arcsec",
+    "bulge_radius_arcsec",
+    "bulge_fraction",
+    "angle",
+    "bulge_flux",
+)
+
+
+def join(parts: dict[str, Table]) -> Table:
+    """Put galaxies, stars and quasars under each other, with their ``kind``."""
+    names = list(parts["galaxy"])
+    out: Table = {}
+    for name in names:
+        columns = []
+        for part in parts.values():
+            if name in part:
+                columns.append(part[name])
+                continue
+            number = len(part["mag_count"])
+            like = parts["galaxy"][name]
+            empty = 0.0 if name in _STRUCTURE else 1.0 if name.endswith("_ratio") else np.nan
+            columns.append(np.full((number, *like.shape[1:]), -1 if name == "type" else empty))
+        out[name] = np.concatenate(columns)
+    out["type"] = out["type"].astype(np.int64)
+    out["kind"] = np.concatenate([np.full(len(part["mag_count"]), kind) for kind, part in parts.items()])
+    return out
+
+
+def to_shapes(table: Table, pixel_scale: float) -> Shapes:
+    """Turn a table into what is drawn; point sources are discs of radius 0."""
+    return Shapes(
+        x=table["x"],
+        y=table["y"],
+        disc_flux=table["flux"] - table["bulge_flux"],
+        bulge_flux=table["bulge_flux"],
+        disc_radius=table["disc_radius_arcsec"] / pixel_scale,
+        bulge_radius=table["bulge_radius_arcsec"] / pixel_scale,
+        disc_ratio=table["disc_ratio"],
+        bulge_ratio=table["bulge_ratio"],
+        angle=table["angle"],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A patch ready to be drawn.
+
+    Attributes
+    ----------
+    size
+        Side, pixels.
+    shapes, stamp_size
+        The objects, and ``(N,)`` sides of their stamps.
+    """
+
+    survey: SkySurvey
+    conditions: Conditions
+    size: int
+    seed: int
+    patch: int
+    shapes: Shapes
+    stamp_size: np.ndarray
+
+    @property
+    def fwhm_pixels(self) -> tuple[float, ...]:
+        """Of the PSF in each band."""
+        return tuple(w / self.survey.pixel_scale_arcsec for w in self.conditions.fwhm_arcsec)
+
+
+def make_scene(survey: SkySurvey, size: int, seed: int, patch: int, table: Table) -> Scene:
+    """Prepare a patch: choose its conditions and the sides of the stamps."""
+    conditions = draw_conditions(survey, seed, patch)
+    shapes = to_shapes(table, survey.pixel_scale_arcsec)
+    fwhm = np.array(conditions.fwhm_arcsec) / survey.pixel_scale_arcsec
+    faint = LOST_SIGMA * np.array(conditions.sigma)
+    return Scene(
+        survey=survey,
+        conditions=conditions,
+        size=size,
+        seed=seed,
+        patch=patch,
+        shapes=shapes,
+        stamp_size=stamp_sizes(shapes, faint, fwhm, survey.moffat_beta),
+    )
+
+
+def strips(size: int) -> list[tuple[int, int]]:
+    """Divide a patch into strips of rows: the first row and the one after the last."""
+    return [(row, min(row + STRIP_ROWS, size)) for row in range(0, size, STRIP_ROWS)]
+
+
+def draw_model(scene: Scene, rows: tuple[int, int], device: str = "cpu") -> np.ndarray:
+    """Draw a strip without noise: ``(B, H, W)`` float32, nJy per pixel."""
+    first, last = rows
+    image = np.zeros((len(scene.survey.bands), last - first, scene.size), dtype=np.float32)
+    half = scene.stamp_size // 2
+    bottom = np.rint(scene.shapes.y) - half
+    reaches = (bottom < last) & (bottom + scene.stamp_size > first)
+    which = np.flatnonzero(reaches)
+    draw_into(
+        image,
+        scene.shapes.select(which),
+        scene.stamp_size[which],
+        scene.fwhm_pixels,
+        scene.survey.moffat_beta,
+        first_row=first,
+        device=device,
+    )
+    return image
+
+
+def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Add the noise of the sky's and the sources' photons.
+
+    Parameters
+    ----------
+    scene
+        The patch.
+    model
+        ``(B, H, W)`` from `draw_model`, nJy.
+    rows
+        Of the strip.
+
+    Returns
+    -------
+    image, variance
+        ``(B, H, W)`` float32, nJy and nJy²; the variance is the true one of each pixel.
+    """
+    image, variance = np.empty_like(model), np.empty_like(model)
+    for band, flux in enumerate(model):
+        noise = unit_noise((scene.seed, scene.patch, _NOISE, band), rows, scene.size, scene.conditions.kernel)
+        share = np.float32(1 / scene.conditions.sky[band])
+        variance[band] = np.float32(scene.conditions.sigma[band] ** 2) * (1 + np.maximum(flux, 0) * share)
+        image[band] = flux + noise * np.sqrt(variance[band])
+    return image, variance

@@ -1,0 +1,218 @@
+"""What a survey's images are like: bands, depth, seeing, scale, zero points.
+
+B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError, nearest
+
+AB_ZERO_POINT_NJY = 31.4
+DEPTH_APERTURE_ARCSEC = 2.0
+"""Diameter of the aperture in which depths are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkyBand:
+    """One band of a survey's coadds.
+
+    Attributes
+    ----------
+    name
+        As in file names and columns.
+    filter
+        A filter of `speclite`, as ``hsc2017-i2``, or the path of a text file with two columns, wavelength in
+        Å and transmission.
+    depth
+        AB magnitude of a point source whose flux in a 2″ aperture is five times its error.
+    fwhm_arcsec
+        Full width at half maximum of the point-spread function.
+    zero_point
+        AB magnitude of one count in the files.
+    sky_mag
+        Brightness of the night sky, AB magnitudes per square arcsecond: it says how much the sources' own
+        photons add to the noise.
+    saturation
+        AB magnitude of a point source whose peak just saturates.
+    """
+
+    name: str
+    filter: str
+    depth: float
+    fwhm_arcsec: float
+    zero_point: float
+    sky_mag: float
+    saturation: float
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise InputError(f"band name {self.name!r}: use letters, digits and underscores")
+        for key in ("depth", "fwhm_arcsec", "zero_point", "sky_mag", "saturation"):
+            if not math.isfinite(getattr(self, key)):
+                raise InputError(f"band {self.name}: {key} is not a finite number")
+        if not 0.05 <= self.fwhm_arcsec <= 20:
+            raise InputError(f"band {self.name}: fwhm_arcsec must lie in 0.05 to 20, not {self.fwhm_arcsec}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkySurvey:
+    """A survey.
+
+    Attributes
+    ----------
+    name
+        For people and headers.
+    bands
+        Its bands, from blue to red.
+    pixel_scale_arcsec
+        Side of a pixel.
+    moffat_beta
+        Of the point-spread function (Moffat 1969); 3 is usual from the ground.
+    noise_correlation
+        Noise in the 2″ aperture over that of independent pixels with the same variance: above 1 because
+        coadds are resampled.
+    mag_limit
+        Galaxies are drawn down to this magnitude in the i band.
+    seeing_scatter, depth_scatter
+        How much patches differ: standard deviation of ln(fwhm), and of the depth in magnitudes.
+    """
+
+    name: str
+    bands: tuple[SkyBand, ...]
+    pixel_scale_arcsec: float
+    moffat_beta: float = 3.0
+    noise_correlation: float = 1.2
+    mag_limit: float = 28.0
+    seeing_scatter: float = 0.05
+    depth_scatter: float = 0.05
+
+    def __post_init__(self) -> None:
+        names = [band.name for band in self.bands]
+        if not names or len(set(names)) != len(names):
+            raise InputError(
+                f"survey {self.name!r} needs one or more bands with different names, not {names}"
+            )
+        if not 0.01 <= self.pixel_scale_arcsec <= 10:
+            raise InputError(f"survey {self.name!r}: pixel_scale_arcsec must lie in 0.01 to 10")
+        if not 1.5 <= self.moffat_beta <= 20:
+            raise InputError(f"survey {self.name!r}: moffat_beta must lie in 1.5 to 20")
+        if not 1 <= self.noise_correlation <= 1.8:
+            raise InputError(f"survey {self.name!r}: noise_correlation must lie in 1 to 1.8")
+        if not 20 <= self.mag_limit <= 30:
+            raise InputError(f"survey {self.name!r}: mag_limit must lie in 20 to 30")
+        if not (0 <= self.seeing_scatter <= 0.5 and 0 <= self.depth_scatter <= 1):
+            raise InputError(
+                f"survey {self.name!r}: seeing_scatter lies in 0 to 0.5, depth_scatter in 0 to 1"
+            )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return tuple(band.name for band in self.bands)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        content = asdict(self)
+        content["bands"] = [asdict(band) for band in self.bands]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str | Path) -> SkySurvey:
+        """Read back `to_json`, or a user's TOML; `where` is named in errors."""
+        bands = content.get("bands")
+        if not isinstance(bands, list) or not all(isinstance(b, Mapping) for b in bands):
+            raise InputError(f"{where}: a survey needs a list of tables called bands")
+        made = tuple(_build(SkyBand, band, where) for band in bands)
+        return _build(cls, {**content, "bands": made}, where)
+
+
+def _build(kind: type, content: Mapping[str, Any], where: str | Path) -> Any:
+    known = {f.name for f in fields(kind)}
+    for key in content:
+        if key not in known:
+            raise InputError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+    try:
+        texts = {"name", "filter", "bands"}
+        return kind(**{k: v if k in texts else float(v) for k, v in content.items()})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _bands(*rows: tuple[str, str, float, float, float, float, float]) -> tuple[SkyBand, ...]:
+    keys = ("name", "filter", "depth", "fwhm_arcsec", "zero_point", "sky_mag", "saturation")
+    return tuple(SkyBand(**dict(zip(keys, row, strict=True))) for row in rows)  # type: ignore[arg-type]
+
+
+SURVEYS: dict[str, SkySurvey] = {
+    # CLAUDS u (Sawicki et al. 2019) and the HSC-SSP deep layer (Aihara et al. 2018).
+    "clauds-hsc": SkySurvey(
+        name="clauds-hsc",
+        bands=_bands(
+            ("u", "cfht_megacam-u", 27.1, 0.92, 30.0, 22.7, 16.5),
+            ("g", "hsc2017-g", 27.5, 0.83, 27.0, 22.0, 17.8),
+            ("r", "hsc2017-r2", 27.1, 0.77, 27.0, 21.0, 18.0),
+            ("i", "hsc2017-i2", 26.8, 0.66, 27.0, 20.0, 18.2),
+            ("z", "hsc2017-z", 26.3, 0.78, 27.0, 19.2, 17.5),
+        ),
+        pixel_scale_arcsec=0.168,
+    ),
+    # SDSS imaging: depths for point sources of York et al. (2000), lowered to 5σ in 2″; nanomaggies.
+    "sdss-like": SkySurvey(
+        name="sdss-like",
+        bands=_bands(
+            ("u", "sdss2010-u", 22.0, 1.50, 22.5, 22.1, 12.0),
+            ("g", "sdss2010-g", 23.1, 1.40, 22.5, 21.9, 14.0),
+            ("r", "sdss2010-r", 22.7, 1.30, 22.5, 20.9, 14.0),
+            ("i", "sdss2010-i", 22.2, 1.25, 22.5, 20.3, 14.0),
+            ("z", "sdss2010-z", 20.7, 1.28, 22.5, 18.9, 12.0),
+        ),
+        pixel_scale_arcsec=0.396,
+        noise_correlation=1.0,
+        mag_limit=24.0,
+    ),
+    # Ten years of the Rubin LSST (Ivezić et al. 2019), without y; zero point of its pipelines' coadds.
+    "rubin-like": SkySurvey(
+        name="rubin-like",
+        bands=_bands(
+            ("u", "lsst2023-u", 26.1, 0.90, 31.4, 22.9, 14.7),
+            ("g", "lsst2023-g", 27.4, 0.86, 31.4, 22.3, 15.7),
+            ("r", "lsst2023-r", 27.5, 0.81, 31.4, 21.2, 15.8),
+            ("i", "lsst2023-i", 26.8, 0.79, 31.4, 20.5, 15.8),
+            ("z", "lsst2023-z", 26.1, 0.77, 31.4, 19.6, 15.3),
+        ),
+        pixel_scale_arcsec=0.2,
+    ),
+}
+
+
+def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
+    """Return a survey from its name, from a TOML file, or as it is.
+
+    Raises
+    ------
+    InputError
+        Neither a known name nor a readable TOML file with the right keys.
+    """
+    if isinstance(survey, SkySurvey):
+        return survey
+    if str(survey) in SURVEYS:
+        return SURVEYS[str(survey)]
+    path = Path(survey)
+    if path.suffix != ".toml":
+        raise InputError(
+            f"survey {str(survey)!r} is unknown; {nearest(str(survey), SURVEYS)}, or a .toml file"
+        )
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such survey file; check the path") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: cannot read this survey ({error})") from error
+    return SkySurvey.from_json(content, path)
