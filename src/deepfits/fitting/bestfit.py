@@ -1,0 +1,232 @@
+"""Fit a latent to each image: the function for everyone, whatever draws their images.
+
+Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.errors import InputError, nearest
+from deepfits.fitting.engine import Advance, Fit, Status, minimise_in_threads
+from deepfits.fitting.metric import average_metric, inverse_with_ridge
+from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.rendering import Render, Renderer, as_renderer
+from deepfits.fitting.solvers import LBFGS, Adam, Solver
+
+SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
+RIDGE = 0.05
+MAX_SLOTS = 64
+
+Array = np.ndarray | Tensor
+
+
+def fit(
+    render: Render | Renderer,
+    images: Array,
+    weights: Array,
+    start: Array,
+    *,
+    solver: str | Solver = "lbfgs",
+    num_steps: int | None = None,
+    tolerance: float | None = None,
+    prior_strength: float = 0.0,
+    amplitudes: AmplitudePrior | bool = False,
+    centre_fwhm_pixels: float | None = None,
+    metric: Tensor | None = None,
+    metric_weight: Tensor | None = None,
+    min_valid_pixels: int | None = None,
+    batch_size: int = MAX_SLOTS,
+    threads: int = 1,
+    device: torch.device | str | None = None,
+    advance: Advance | None = None,
+) -> Fit:
+    """Find, for every image, the latent whose rendering comes nearest (M19 eq. 2, generalised by weights).
+
+    Parameters
+    ----------
+    render
+        From latents ``(N, L)`` to images ``(N, B, H, W)``: any differentiable function of PyTorch tensors, a
+        `torch.nn.Module` for one, or a `deepfits.fitting.rendering.Renderer` that knows its derivative. Its
+        weights should be frozen.
+    images, weights
+        ``(N, B, H, W)``, in the renderer's unit, and per that unit squared. Where a weight is 0, the image
+        has no influence at all, whatever stands there, NaN included.
+    start
+        ``(N, L)``, or several starts ``(S, N, L)``, of which the best result is kept.
+    solver
+        ``"lbfgs"`` (L-BFGS in the generator's average Gauss–Newton metric), ``"lbfgs-plain"`` (without the
+        metric), ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a
+        `deepfits.fitting.solvers.Solver`.
+    num_steps
+        The most steps, each one gradient evaluation; 500 for Adam, 60 for L-BFGS by default.
+    tolerance
+        L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative).
+    prior_strength
+        Of the unit-normal prior on the latent.
+    amplitudes
+        Let each band's brightness be free, under this prior (True: the default one). The renderer has to draw
+        fluxes then: an amplitude means nothing after a stretch.
+    centre_fwhm_pixels
+        Let the weights fall off from the middle with a Gaussian of this width, so that neighbours do not
+        steer the fit.
+    metric, metric_weight
+        For ``"lbfgs"``: a metric ``(L, L)`` computed before (`deepfits.fitting.metric.average_metric`), or
+        the weights to compute one with, broadcastable to ``(B, H, W)``.
+    min_valid_pixels
+        Objects with fewer valid pixels get the status `Status.TOO_LITTLE_DATA` and NaN; L by default.
+    batch_size
+        Objects side by side. Results depend on it in the last bits, on nothing else.
+    threads
+        Cores to use on a CPU; changes no number.
+    device
+        Where to compute; the start's own by default.
+    advance
+        Called with the number of objects newly done.
+
+    Returns
+    -------
+    Fit
+        One row per object.
+
+    Raises
+    ------
+    InputError
+        Shapes that do not fit, a weight that is negative or not finite, an image that is not finite where the
+        weight is positive, or an unknown solver; the message names the first offending row.
+
+    Examples
+    --------
+    >>> matrix = torch.tensor([[1.0, 0, 0, 1], [0, 2, 0, 0]])
+    >>> render = lambda latent: (latent @ matrix).view(-1, 1, 2, 2)
+    >>> truth = torch.tensor([[0.5, -1.0]])
+    >>> result = fit(render, render(truth), torch.ones(1, 1, 2, 2), torch.zeros(1, 2))
+    >>> torch.allclose(result.latent, truth, atol=1e-3)
+    True
+    """
+    image, weight, begin = _check(images, weights, start)
+    device = torch.device(device) if device is not None else begin.device
+    renderer = as_renderer(render)
+    prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
+    objective = Objective(renderer, prior_strength=prior_strength, amplitude_prior=prior)
+    enough = (weight > 0).sum((1, 2, 3)) >= (begin.shape[2] if min_valid_pixels is None else min_valid_pixels)
+    if centre_fwhm_pixels is not None:
+        weight = weight * centre_weight(weight.shape[3], centre_fwhm_pixels).to(weight)
+    chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
+    if solver == "lbfgs" and isinstance(chosen, LBFGS):
+        if metric is None:
+            metric = average_metric(
+                renderer,
+                begin.shape[2],
+                weight=metric_weight,
+                dtype=begin.dtype,
+                device=device,
+                profiled=prior is not None,
+            )
+        chosen = with_metric(chosen, metric, begin.dtype, device)
+    tell = advance or (lambda number: None)
+    num_left_out = int((~enough).sum()) * len(begin)
+    if num_left_out:
+        tell(num_left_out)
+    results = [
+        minimise_in_threads(
+            objective,
+            image[enough],
+            weight[enough],
+            one[enough],
+            chosen,
+            num_slots=batch_size,
+            device=device,
+            advance=tell,
+            threads=threads if device.type == "cpu" else 1,
+        )
+        for one in begin
+    ]
+    return _spread(_best_of(results), enough, begin.shape[2], image.shape[1], begin.dtype)
+
+
+def make_solver(
+    name: str | Solver, *, num_steps: int | None = None, tolerance: float | None = None
+) -> Solver:
+    """Return the solver of that name, its settings changed where they are given."""
+    if not isinstance(name, str):
+        return name
+    if name not in SOLVERS:
+        raise InputError(f"solver {name!r} is unknown; {nearest(name, SOLVERS)}")
+    settings: dict[str, Any] = {}
+    if num_steps is not None:
+        if num_steps < 1:
+            raise InputError(f"num_steps must be at least 1, not {num_steps}")
+        settings["num_steps"] = num_steps
+    if tolerance is not None:
+        settings["tolerance"] = tolerance
+    return Adam(**settings) if name == "adam" else LBFGS(**settings)
+
+
+def with_metric(solver: LBFGS, metric: Tensor, dtype: torch.dtype, device: torch.device) -> LBFGS:
+    """Return the solver with the inverse of a metric, ridged."""
+    values = {f.name: getattr(solver, f.name) for f in fields(solver)}
+    values["inverse_metric"] = inverse_with_ridge(metric.cpu(), RIDGE).to(dtype=dtype, device=device)
+    return LBFGS(**values)
+
+
+def _check(images: Array, weights: Array, start: Array) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cleaned images, weights, and starts ``(S, N, L)``."""
+    begin = torch.as_tensor(start)
+    begin = begin[None] if begin.ndim == 2 else begin
+    dtype = begin.dtype
+    image, weight = torch.as_tensor(images, dtype=dtype), torch.as_tensor(weights, dtype=dtype)
+    if image.ndim != 4 or image.shape != weight.shape:
+        raise InputError(
+            f"images have shape {tuple(image.shape)} and weights {tuple(weight.shape)}; "
+            "both must be (N, B, H, W)"
+        )
+    if begin.ndim != 3 or begin.shape[1] != len(image) or not dtype.is_floating_point:
+        raise InputError(
+            f"start has shape {tuple(begin.shape)} and type {dtype}; "
+            f"floats of shape ({len(image)}, L) or (S, {len(image)}, L) are needed"
+        )
+    is_bad = ~torch.isfinite(weight) | (weight < 0) | ((weight > 0) & ~torch.isfinite(image))
+    is_bad_row = is_bad.flatten(1).any(1) | ~torch.isfinite(begin).all(2).all(0)
+    if is_bad_row.any():
+        row = int(is_bad_row.nonzero()[0, 0])
+        raise InputError(
+            f"object in row {row}: a weight or start that is not finite or negative, or an image that is not "
+            "finite where its weight is positive; give such pixels weight 0"
+        )
+    return torch.where(weight > 0, image, 0), weight, begin
+
+
+def _best_of(results: list[Fit]) -> Fit:
+    """Keep, per object, the start with the lowest loss; the steps of all are added up."""
+    best = results[0]
+    for other in results[1:]:
+        wins = (other.loss < best.loss) | ~torch.isfinite(best.loss)
+        merged = {}
+        for f in fields(Fit):
+            mine, theirs = getattr(best, f.name), getattr(other, f.name)
+            mask = wins.view(-1, *([1] * (mine.ndim - 1)))
+            merged[f.name] = torch.where(mask, theirs, mine)
+        merged["num_steps"] = best.num_steps + other.num_steps
+        best = Fit(**merged)
+    return best
+
+
+def _spread(found: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
+    """Put results back in the rows they belong to; the others have the status `TOO_LITTLE_DATA`."""
+    whole = Fit.empty(len(where), length, bands)
+    for f in fields(Fit):
+        values = getattr(whole, f.name)
+        if values.is_floating_point():
+            values = values.to(dtype)
+        values[where] = getattr(found, f.name)
+        setattr(whole, f.name, values)
+    return whole
+
+
+__all__ = ["SOLVERS", "AmplitudePrior", "Fit", "Status", "fit", "make_solver"]

@@ -1,0 +1,243 @@
+"""The loop of the fit: evaluate, keep the best, step, and give finished objects' slots to the next.
+
+Shapes: N objects, K slots, L latent dimensions, B bands, H, W pixels.
+
+Batches have a fixed number of slots. An object that is done leaves its slot to the next one, so the networks
+always see full batches, and since no kernel then changes its shape, an object's result is the same to the
+last bit whatever lies beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from deepfits.fitting.objective import Objective
+from deepfits.fitting.solvers import Solver
+
+Advance = Callable[[int], None]
+
+
+class Status(IntEnum):
+    """How a fit ended; the names stand in the features."""
+
+    CONVERGED = 0
+    STEP_LIMIT = 1
+    NON_FINITE = 2
+    TOO_LITTLE_DATA = 3
+    NOT_FITTED = 4  # the embedder's guess, taken as it is
+
+
+@dataclass
+class Fit:
+    """The outcome, one row per object, on the CPU.
+
+    Attributes
+    ----------
+    latent
+        ``(N, L)``: the best of all that were evaluated; NaN for objects with too little data.
+    loss
+        ``(N,)``: the objective at `latent`, from the very evaluation that found it.
+    loss_start
+        ``(N,)``: the objective at the start.
+    amplitude
+        ``(N, B)``: of the bands at `latent`; 1 where they were not free.
+    num_steps
+        ``(N,)`` int64: gradient evaluations after the one at the start.
+    status
+        ``(N,)`` int64: a `Status`.
+    """
+
+    latent: Tensor
+    loss: Tensor
+    loss_start: Tensor
+    amplitude: Tensor
+    num_steps: Tensor
+    status: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latent)
+
+    def select(self, which: Tensor) -> Fit:
+        """Return the objects that `which` picks."""
+        return Fit(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
+
+    @staticmethod
+    def empty(number: int, length: int, bands: int) -> Fit:
+        """Return rows for `number` objects, all with too little data until filled."""
+        nan = float("nan")
+        return Fit(
+            latent=torch.full((number, length), nan),
+            loss=torch.full((number,), nan),
+            loss_start=torch.full((number,), nan),
+            amplitude=torch.full((number, bands), nan),
+            num_steps=torch.zeros(number, dtype=torch.int64),
+            status=torch.full((number,), int(Status.TOO_LITTLE_DATA)),
+        )
+
+
+def minimise(
+    objective: Objective,
+    image: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    solver: Solver,
+    *,
+    num_slots: int,
+    device: torch.device,
+    advance: Advance,
+) -> Fit:
+    """Minimise the objective of every object.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, cleaned: finite, and 0 where there is no data.
+    start
+        ``(N, L)``.
+    num_slots
+        Objects side by side; a smaller number of objects is padded.
+    advance
+        Told how many more objects are done.
+    """
+    out = Fit.empty(len(image), start.shape[1], image.shape[1])
+    if not len(image):
+        return out
+    out = Fit(**{k: v.to(start.dtype) if v.is_floating_point() else v for k, v in vars(out).items()})
+    pool = _Pool(objective, solver, image, weight, start, num_slots, device)
+    while pool.is_busy:
+        advance(pool.collect(out, *pool.advance()))
+    return out
+
+
+class _Pool:
+    """Slots with an object each, and what has to be remembered of it."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        solver: Solver,
+        image: Tensor,
+        weight: Tensor,
+        start: Tensor,
+        num_slots: int,
+        device: torch.device,
+    ) -> None:
+        self.objective, self.solver = objective, solver
+        self.source = image, weight, start
+        self.total, self.next = len(image), min(num_slots, len(image))
+        first = torch.arange(num_slots).clamp_max(self.next - 1)  # spare slots repeat the last object
+        self.owner = torch.where(torch.arange(num_slots) < self.next, first, -1)
+        self.image, self.weight, begin = (t[first].to(device) for t in self.source)
+        self.state = solver.init(begin)
+        bands = self.image.shape[1]
+        count = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        endless = torch.full((num_slots,), torch.inf, dtype=begin.dtype, device=device)
+        self.best = {
+            "latent": begin.clone(),
+            "loss": endless.clone(),
+            "loss_start": endless.clone(),
+            "amplitude": torch.ones(num_slots, bands, dtype=begin.dtype, device=device),
+            "num_steps": count,
+        }
+
+    @property
+    def is_busy(self) -> bool:
+        return bool((self.owner >= 0).any())
+
+    def advance(self) -> tuple[Tensor, Tensor]:
+        """Evaluate all trials, keep the best, step; return which slots converged and which failed."""
+        best, trial = self.best, self.state["trial"]
+        found = self.objective(trial, self.image, self.weight)
+        is_first = best["num_steps"] == 0
+        better = (found.loss < best["loss"]) & torch.isfinite(found.gradient).all(1)
+        best["latent"] = torch.where(better[:, None], trial, best["latent"])
+        best["amplitude"] = torch.where(better[:, None], found.amplitude, best["amplitude"])
+        best["loss"] = torch.where(better, found.loss, best["loss"])
+        best["loss_start"] = torch.where(is_first, found.loss, best["loss_start"])
+        best["num_steps"] = best["num_steps"] + 1  # evaluations here; steps are one fewer
+        self.solver.step(self.state, found.loss, found.gradient)
+        failed = ~torch.isfinite(best["loss"]) | ~torch.isfinite(self.state["trial"]).all(1)
+        return self.solver.terminate(self.state), failed
+
+    def collect(self, out: Fit, converged: Tensor, failed: Tensor) -> int:
+        """Write finished objects to `out`, refill their slots; return how many finished."""
+        exhausted = self.best["num_steps"] > self.solver.num_steps
+        done = (converged | failed | exhausted).cpu() & (self.owner >= 0)
+        slots = done.nonzero()[:, 0]
+        if not len(slots):
+            return 0
+        owner = self.owner[slots]
+        status = torch.where(converged, int(Status.CONVERGED), int(Status.STEP_LIMIT))
+        status = torch.where(failed, int(Status.NON_FINITE), status)
+        out.status[owner] = status.cpu()[slots]
+        for name, values in self.best.items():
+            getattr(out, name)[owner] = values[slots.to(values.device)].cpu()
+        out.num_steps[owner] -= 1
+        self._refill(slots)
+        return len(slots)
+
+    def _refill(self, slots: Tensor) -> None:
+        """Give the slots to the next objects; where there are none left, let them idle on what they have."""
+        self.owner[slots] = -1
+        slots = slots[: self.total - self.next]
+        if not len(slots):
+            return
+        objects = torch.arange(self.next, self.next + len(slots))
+        self.next += len(slots)
+        self.owner[slots] = objects
+        there = slots.to(self.image.device)
+        image, weight, start = (t[objects].to(self.image.device) for t in self.source)
+        self.image[there], self.weight[there] = image, weight
+        for name, fresh in self.solver.init(start).items():
+            self.state[name][there] = fresh
+        self.best["latent"][there] = start
+        for name in ("loss", "loss_start"):
+            self.best[name][there] = torch.inf
+        self.best["num_steps"][there] = 0
+
+
+def minimise_in_threads(
+    objective: Objective,
+    image: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    solver: Solver,
+    *,
+    num_slots: int,
+    device: torch.device,
+    advance: Advance,
+    threads: int,
+) -> Fit:
+    """Share the objects out among threads with one core each; the numbers do not depend on how many.
+
+    Threads that each run their own small batches keep two cores busier than one batch spread over both, and
+    do not fight over cores with other programs as OpenMP's do.
+    """
+
+    def work(part: Tensor) -> Fit:
+        torch.set_num_threads(1)
+        return minimise(
+            objective,
+            image[part],
+            weight[part],
+            start[part],
+            solver,
+            num_slots=num_slots,
+            device=device,
+            advance=advance,
+        )
+
+    parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(len(parts)) as executor:
+            results = list(executor.map(work, parts))
+    finally:
+        torch.set_num_threads(before)
+    return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})

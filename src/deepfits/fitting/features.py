@@ -1,0 +1,150 @@
+"""The features on disk: one Parquet file per shard, and what they were made with beside them.
+
+Shapes: N objects, L latent dimensions, B bands.
+
+A directory with ``features.json`` and one ``shard-00000.parquet`` per shard of the store, each written
+whole or not at all. Every file names the settings and the objects it was made from, so that a run that was
+cut short goes on where it stood, and files of two runs never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, remove_leftovers, write_json, writing
+
+DESCRIPTION = "features.json"
+SCHEMA_VERSION = 1
+
+
+def table_name(number: int) -> str:
+    """Return the file name of the features of shard `number`."""
+    return f"shard-{number:05d}.parquet"
+
+
+def digest(*parts: Any) -> str:
+    """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            text = json.dumps(part.tolist())
+        else:
+            text = json.dumps(part, sort_keys=True)
+        found.update(text.encode())
+    return found.hexdigest()[:16]
+
+
+def begin(directory: str | Path, settings: Mapping[str, Any], *, description: str = DESCRIPTION) -> Path:
+    """Open a directory of results: make it, or check that the one there has the same settings.
+
+    Raises
+    ------
+    InputError
+        Results with other settings are there; the message names the first that differs.
+    """
+    directory = Path(directory)
+    path = directory / description
+    settings = json.loads(json.dumps(dict(settings)))
+    if not path.exists():
+        if any(directory.glob("shard-*")):
+            raise InputError(f"{directory}: shards without {description}; remove the directory to start anew")
+        write_json(path, {"schema_version": SCHEMA_VERSION, "settings": settings, "summary": None})
+        return directory
+    there = read_json(path, what="description of results").get("settings")
+    if there != settings:
+        there = there if isinstance(there, dict) else {}
+        keys = sorted(k for k in settings.keys() | there.keys() if settings.get(k) != there.get(k))
+        key = keys[0]
+        raise InputError(
+            f"{directory}: results with {key} = {there.get(key)!r} are there, {settings.get(key)!r} was "
+            "asked for; choose another directory, or remove this one to start anew"
+        )
+    remove_leftovers(directory)
+    return directory
+
+
+def finish(
+    directory: str | Path,
+    summary: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    *,
+    description: str = DESCRIPTION,
+) -> None:
+    """Add the summary to the description: what says that all shards are done."""
+    path = Path(directory) / description
+    content = read_json(path, what="description of results")
+    write_json(path, {**content, "summary": dict(summary), "provenance": dict(provenance)})
+
+
+def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:
+    """Say whether the summary is there, so all shards were done."""
+    path = Path(directory) / description
+    return path.exists() and read_json(path, what="description of results").get("summary") is not None
+
+
+def write_table(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
+    """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet; `made_from` is what `is_done` asks for."""
+    arrays = {name: _to_arrow(values) for name, values in columns.items()}
+    table = pa.table(arrays).replace_schema_metadata({"made_from": made_from})
+    with writing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def is_done(path: str | Path, made_from: str) -> bool:
+    """Say whether a whole file made from just this is there."""
+    path = Path(path)
+    if not path.exists():
+        return False
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowInvalid, OSError):
+        return False  # damaged: it is made again
+    return metadata.get(b"made_from") == made_from.encode()
+
+
+def read_features(directory: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the features of all shards as NumPy columns; ``latent`` and ``latent_std`` are ``(N, L)``.
+
+    Raises
+    ------
+    InputError
+        No features there, or a column that they do not have.
+    """
+    directory = Path(directory)
+    paths = sorted(directory.glob("shard-*.parquet"))
+    if not paths:
+        raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
+    names = pq.read_schema(paths[0]).names
+    for name in columns or []:
+        if name not in names:
+            raise InputError(f"{paths[0]}: no column {name!r}; it has {names}")
+    try:
+        table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{directory}: the shards do not fit together ({error}); fit again") from error
+    return {name: _to_numpy(table[name]) for name in table.column_names}
+
+
+def _to_arrow(values: np.ndarray) -> pa.Array:
+    values = np.asarray(values)
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    joined = column.combine_chunks()
+    if pa.types.is_fixed_size_list(joined.type):
+        return joined.flatten().to_numpy(zero_copy_only=False).reshape(len(joined), joined.type.list_size)
+    values = joined.to_numpy(zero_copy_only=False)
+    return values.astype(str) if values.dtype == object else values

@@ -1,0 +1,411 @@
+"""From cutouts and a model to the columns of the features: what the stages `fit` and `inpaint` share.
+
+Shapes: N objects, S starts, L latent dimensions, B bands, H = W pixels.
+
+A model is known here only by what is asked of it (`TrainedModel`), so that this part imports neither the
+networks nor the survey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.errors import InputError, nearest
+from deepfits.fitting.bestfit import SOLVERS, fit
+from deepfits.fitting.engine import Advance, Fit, Status
+from deepfits.fitting.folded import FoldedGenerator, can_fold
+from deepfits.fitting.metric import average_metric
+from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.photometry import total_and_aperture
+from deepfits.fitting.posterior import laplace
+from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
+from deepfits.fitting.starts import random_starts
+
+MODES = ("embedder", "optimise", "both")
+OBJECTIVES = ("flux", "stretched", "paper")
+POSTERIOR_BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitSettings:
+    """Everything that changes a number in the features; `deepfits.stages.fit.fit` says what each means."""
+
+    mode: str = "both"
+    objective: str = "flux"
+    solver: str = "lbfgs"
+    num_steps: int | None = None
+    tolerance: float | None = None
+    num_starts: int = 1
+    prior_strength: float = 0.0
+    amplitudes: bool = False
+    amplitude_sigmas: tuple[float, float] = (1.0, 0.3)
+    centre_fwhm_arcsec: float | None = None
+    uncertainty: bool = True
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {"mode": MODES, "objective": OBJECTIVES, "solver": SOLVERS}
+        for name, valid in choices.items():
+            if (value := getattr(self, name)) not in valid:
+                raise InputError(f"fit: {name} {value!r} is unknown; {nearest(str(value), valid)}")
+        if self.amplitudes and self.objective != "flux":
+            raise InputError(
+                f"fit: amplitudes are factors on fluxes and mean nothing with objective={self.objective!r}; "
+                "use objective='flux', or amplitudes=False"
+            )
+        if self.num_starts < 1 or self.batch_size < 1:
+            raise InputError("fit: num_starts and batch_size must be at least 1")
+        if self.centre_fwhm_arcsec is not None and not self.centre_fwhm_arcsec > 0:
+            raise InputError(f"fit: centre_fwhm_arcsec must be positive, not {self.centre_fwhm_arcsec}")
+        if not self.prior_strength >= 0:
+            raise InputError(f"fit: prior_strength must not be negative, it is {self.prior_strength}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+class Description(Protocol):
+    """What is asked of a store's description (`deepfits.survey.store.StoreInfo` has it)."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands."""
+
+    @property
+    def size(self) -> int:
+        """Side in pixels."""
+
+    @property
+    def pixel_scale_arcsec(self) -> float:
+        """Side of a pixel."""
+
+    @property
+    def noise_correlation(self) -> tuple[float, ...]:
+        """True noise over stated noise in a large aperture, per band."""
+
+
+class TrainedModel(Protocol):
+    """What is asked of a model (`deepfits.models.bundle.Model` has it)."""
+
+    @property
+    def generator(self) -> torch.nn.Module:
+        """From latents to images in the network's units."""
+
+    @property
+    def normalisation(self) -> Any:
+        """Between nJy and the network's units."""
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes with the model."""
+
+    def embed(self, image: Any, weight: Any) -> Tensor:
+        """Guess latents from images and weights in nJy."""
+
+
+@dataclass
+class Fitted:
+    """Some objects after the fit, with the data it saw.
+
+    Attributes
+    ----------
+    fit
+        The outcome; `Fit.loss` is in the units of the objective that was minimised.
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻², cleaned.
+    fit_weight
+        What the fit took as weights, in nJy⁻²; None where it took `weight`.
+    """
+
+    fit: Fit
+    image: Tensor
+    weight: Tensor
+    fit_weight: Tensor | None
+
+
+class Fitter:
+    """Fits cutouts with one model and one choice of settings.
+
+    Parameters
+    ----------
+    model
+        The trained model, on the device where the fit is to run.
+    settings
+        How to fit.
+    info
+        Of the store: its noise correlation scales the errors.
+    threads
+        Cores to use; PyTorch's own choice by default.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel,
+        settings: FitSettings,
+        info: Description,
+        *,
+        threads: int | None = None,
+    ) -> None:
+        self.model, self.settings, self.info = model, settings, info
+        self.threads = threads or torch.get_num_threads()
+        self.device = next(model.generator.parameters()).device
+        generator = model.generator
+        self.inner: Renderer = (
+            FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
+        )
+        self.in_flux = InFlux(self.inner, model.normalisation)
+        self.num_latents = self._count_latents()
+        sigmas = settings.amplitude_sigmas
+        self.prior = (
+            AmplitudePrior(common_sigma=sigmas[0], band_sigma=sigmas[1]) if settings.amplitudes else None
+        )
+        self.objective = Objective(
+            self.in_flux, prior_strength=settings.prior_strength, amplitude_prior=self.prior
+        )
+        self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
+        self.metric = (
+            self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
+        )
+
+    def _count_latents(self) -> int:
+        if isinstance(self.inner, FoldedGenerator):
+            return self.inner.num_latents
+        config = getattr(self.model, "config", None)
+        return int(config.latent_size) if config is not None else 64
+
+    @property
+    def _centre_fwhm_pixels(self) -> float | None:
+        fwhm = self.settings.centre_fwhm_arcsec
+        return None if fwhm is None else fwhm / self.info.pixel_scale_arcsec
+
+    def _make_metric(self) -> Tensor:
+        weight = torch.ones(len(self.info.bands), 1, 1)
+        renderer: Renderer = self.inner
+        if self.settings.objective == "flux":  # the softening follows the noise of each band
+            renderer = self.in_flux
+            weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
+        if self._centre_fwhm_pixels is not None:
+            weight = weight * centre_weight(self.info.size, self._centre_fwhm_pixels)
+        return average_metric(
+            renderer, self.num_latents, weight=weight, device=self.device, profiled=self.settings.amplitudes
+        )
+
+    def starts(self, object_id: np.ndarray, image: Tensor, weight: Tensor) -> Tensor:
+        """Return where the fits start, ``(S, N, L)``."""
+        settings = self.settings
+        if settings.mode == "optimise":
+            draws = random_starts(
+                object_id, self.num_latents, seed=settings.seed, num_starts=settings.num_starts
+            )
+            return torch.from_numpy(draws)
+        guess = self._embed(image, weight)[None]
+        if settings.mode == "embedder" or settings.num_starts == 1:
+            return guess
+        draws = random_starts(
+            object_id, self.num_latents, seed=settings.seed, num_starts=settings.num_starts - 1
+        )
+        return torch.cat((guess, torch.from_numpy(draws)))
+
+    def _embed(self, image: Tensor, weight: Tensor) -> Tensor:
+        """Embed in batches of one size, padded, so that a guess depends on its image alone."""
+        size = self.settings.batch_size
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(image), size):
+                rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
+                guess = self.model.embed(image[rows], weight[rows])
+                parts.append(guess[: min(size, len(image) - first)].float().cpu())
+        return torch.cat(parts) if parts else torch.empty(0, self.num_latents)
+
+    def fit(
+        self,
+        object_id: np.ndarray,
+        image: np.ndarray | Tensor,
+        weight: np.ndarray | Tensor,
+        advance: Advance | None = None,
+    ) -> Fitted:
+        """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``."""
+        settings = self.settings
+        weight = torch.as_tensor(weight, dtype=torch.float32)
+        image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
+        start = self.starts(object_id, image, weight)
+        data, data_weight, equivalent = self._in_units_of_fit(image, weight)
+        if settings.mode == "embedder":
+            result = self._take(start[0], image, weight)
+            if advance is not None:
+                advance(len(image))
+        else:
+            result = fit(
+                self.in_flux if settings.objective == "flux" else self.inner,
+                data,
+                data_weight,
+                start,
+                solver=settings.solver,
+                num_steps=settings.num_steps,
+                tolerance=settings.tolerance,
+                prior_strength=settings.prior_strength,
+                amplitudes=self.prior or False,
+                centre_fwhm_pixels=self._centre_fwhm_pixels,
+                metric=self.metric,
+                batch_size=settings.batch_size,
+                threads=self.threads,
+                device=self.device,
+                advance=advance,
+            )
+        return Fitted(result, image, weight, equivalent)
+
+    def _in_units_of_fit(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return data and weights as the objective has them, and those weights in nJy⁻² (None: the same)."""
+        objective, units = self.settings.objective, self.model.normalisation
+        centre = torch.ones(())
+        if self._centre_fwhm_pixels is not None:
+            centre = centre_weight(image.shape[3], self._centre_fwhm_pixels)
+        if objective == "flux":
+            return image, weight, None if centre.ndim == 0 else weight * centre
+        slope = units.slope(image)
+        if objective == "stretched":
+            return units.normalise(image), weight / slope**2, None if centre.ndim == 0 else weight * centre
+        is_valid = (weight > 0).to(weight.dtype)
+        return units.normalise(image), is_valid, is_valid * slope**2 * centre
+
+    def _take(self, latent: Tensor, image: Tensor, weight: Tensor) -> Fit:
+        """Return the embedder's guess as if it were a fit."""
+        out = Fit.empty(len(latent), self.num_latents, image.shape[1])
+        enough = (weight > 0).sum((1, 2, 3)) >= self.num_latents
+        out.latent[enough] = latent[enough]
+        out.status[enough] = int(Status.NOT_FITTED)
+        centre = self._in_units_of_fit(image, weight)[2] if self._centre_fwhm_pixels is not None else None
+        indices = enough.nonzero()[:, 0]
+        for rows in indices.split(self.settings.batch_size) if len(indices) else ():
+            used = (weight if centre is None else centre)[rows].to(self.device)
+            loss, amplitude = self.objective.value(
+                latent[rows].to(self.device), image[rows].to(self.device), used
+            )
+            out.loss[rows] = out.loss_start[rows] = loss.cpu()
+            out.amplitude[rows] = amplitude.cpu()
+        return out
+
+    def features(
+        self, object_id: np.ndarray, fitted: Fitted, catalogue: dict[str, np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """Return the columns of the features, as `docs/architecture.md` has them."""
+        found, bands = fitted.fit, self.info.bands
+        measured = self.measure(fitted, sums=self.sums, with_pixels=False)
+        out: dict[str, np.ndarray] = {"object_id": object_id}
+        out |= {name: catalogue[name] for name in ("ra", "dec") if name in catalogue}
+        out["latent"] = found.latent.numpy()
+        out["latent_std"] = measured["latent_std"]
+        out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
+        for index, band in enumerate(bands):
+            out[f"chi2_{band}"] = measured["chi2"][:, index]
+            out[f"dof_{band}"] = measured["dof"][:, index]
+        out["loss"] = found.loss.numpy()
+        out["loss_start"] = found.loss_start.numpy()
+        out["status"] = status_names(found)
+        out["num_steps"] = found.num_steps.numpy()
+        for index, band in enumerate(bands):
+            out[f"amplitude_{band}"] = found.amplitude[:, index].numpy()
+            out[f"amplitude_err_{band}"] = measured["amplitude_std"][:, index]
+            for number, name in enumerate(("flux_model", "flux_aper_model")):
+                out[f"{name}_{band}"] = measured["flux"][:, index, number]
+                out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
+        out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
+        return out
+
+    def measure(
+        self, fitted: Fitted, *, sums: Tensor, with_pixels: bool, uncertainty: bool | None = None
+    ) -> dict[str, np.ndarray]:
+        """Measure χ², fluxes and errors at the best latents.
+
+        Returns
+        -------
+        dict
+            ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)``, ``latent_std`` ``(N,
+            L)``, ``amplitude_std`` ``(N, B)``; with pixels ``model`` and ``pixel_std`` ``(N, B, H, W)``.
+            NaN for objects without a fit, and for errors where none were asked for.
+        """
+        uncertainty = self.settings.uncertainty if uncertainty is None else uncertainty
+        number, bands = fitted.image.shape[:2]
+        nan = np.float32(np.nan)
+        out = {
+            "chi2": np.full((number, bands), nan),
+            "dof": (fitted.weight > 0).sum((2, 3)).numpy(),
+            "flux": np.full((number, bands, len(sums)), nan),
+            "flux_std": np.full((number, bands, len(sums)), nan),
+            "latent_std": np.full((number, self.num_latents), nan),
+            "amplitude_std": np.full((number, bands), nan),
+        }
+        if with_pixels:
+            out |= {name: np.full(tuple(fitted.image.shape), nan) for name in ("model", "pixel_std")}
+        usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            for rows in usable.split(POSTERIOR_BATCH) if len(usable) else ():
+                for name, values in self._measure_batch(fitted, rows, sums, with_pixels, uncertainty).items():
+                    out[name][rows.numpy()] = values.cpu().numpy()
+        finally:
+            torch.set_num_threads(before)
+        return out
+
+    def _measure_batch(
+        self, fitted: Fitted, rows: Tensor, sums: Tensor, with_pixels: bool, uncertainty: bool
+    ) -> dict[str, Tensor]:
+        padded = torch.cat((rows, rows[-1:].expand(POSTERIOR_BATCH - len(rows))))  # shapes never change
+        image, weight, latent, amplitude = (
+            t[padded].to(self.device)
+            for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
+        )
+        sums = sums.to(self.device)
+        if not uncertainty:
+            model = self.in_flux(latent) * amplitude[:, :, None, None]
+            out = {"flux": torch.einsum("nbhw,khw->nbk", model, sums)}
+        else:
+            used = None if fitted.fit_weight is None else fitted.fit_weight[padded].to(self.device)
+            found = laplace(
+                self.objective,
+                latent,
+                image,
+                weight,
+                sums,
+                fit_weight=used,
+                amplitude=amplitude,
+                with_pixels=with_pixels,
+            )
+            model = found.model
+            noise = torch.tensor(self.info.noise_correlation, device=self.device)
+            out = {
+                "flux": found.flux,
+                "flux_std": found.flux_std * noise[:, None],
+                "latent_std": found.latent_std,
+            }
+            if found.amplitude_std is not None:
+                out["amplitude_std"] = found.amplitude_std * noise
+            if found.pixel_std is not None:
+                out["pixel_std"] = found.pixel_std * noise[:, None, None]
+        out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))
+        if with_pixels:
+            out["model"] = model
+        return {name: values[: len(rows)] for name, values in out.items()}
+
+
+def status_names(found: Fit) -> np.ndarray:
+    """Return the statuses as words, ``(N,)`` str."""
+    names = np.array([s.name.lower() for s in Status])
+    return names[found.status.numpy()]
+
+
+def index_of(bands: Sequence[str], wanted: Sequence[str], what: str) -> list[int]:
+    """Return the places of some bands, with an error that names those that are not there."""
+    missing = [band for band in wanted if band not in bands]
+    if missing:
+        raise InputError(f"{what}: no band {missing[0]!r}; there are {'-'.join(bands)}")
+    return [list(bands).index(band) for band in wanted]

@@ -1,0 +1,154 @@
+"""The generator of M19 §2.1 with everything linear multiplied out: the same numbers in less time.
+
+Shapes: N objects, L latent dimensions, C channels, B bands, H, W pixels.
+
+Three shortcuts, all exact up to rounding:
+
+1. Between the latent and the first ReLU stand a linear layer and one transposed convolution, with nothing
+   non-linear in between: together they are one affine map of the latent.
+2. The main path and the pass-through of a block read the same input: they are one convolution with twice the
+   channels.
+3. In a fit the weights are constants, so the backward pass is the transpose of each map and nothing else.
+
+The module must have the structure of `deepfits.models.generator.Generator` (attributes ``first``, ``blocks``
+of ``main`` and ``pass_through``, ``last``); it is recognised by that, not by its class.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepfits.fitting.rendering import Pullback
+
+
+def can_fold(module: Any) -> bool:
+    """Say whether a module has the structure that `FoldedGenerator` multiplies out."""
+    blocks = getattr(module, "blocks", None)
+    if not isinstance(blocks, nn.Sequential) or len(blocks) == 0:
+        return False
+    ups = [getattr(b, name, None) for b in blocks for name in ("main", "pass_through")]
+    ups.append(getattr(module, "last", None))
+    is_plain = all(isinstance(u, nn.ConvTranspose2d) and u.bias is not None and u.groups == 1 for u in ups)
+    return is_plain and isinstance(getattr(module, "first", None), nn.Linear)
+
+
+class FoldedGenerator:
+    """A renderer (`deepfits.fitting.rendering.Renderer`) with the numbers of a generator.
+
+    Parameters
+    ----------
+    generator
+        A module for which `can_fold` holds. Its weights are copied: later training does not change them here.
+    dtype, device
+        Where to work; the generator's own by default.
+    """
+
+    def __init__(
+        self, generator: nn.Module, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
+        if not can_fold(generator):
+            raise ValueError(f"{type(generator).__name__} is not built as M19's generator; fit it as it is")
+        like = generator.first.weight  # type: ignore[union-attr]
+        to: dict[str, Any] = {"dtype": dtype or like.dtype, "device": device or like.device}
+        with torch.no_grad():
+            offset, matrix = _fold_first(generator)
+        self.channels = offset.shape[0] // 2
+        self.side = offset.shape[1]
+        # Rows in the order (H, W, C): viewed back, activations lie channels last, which convolutions like.
+        self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(**to).contiguous()  # (L, H·W·2C)
+        self.offset = offset.permute(1, 2, 0).flatten().to(**to).contiguous()
+        self.layers = [_Up.merge(b.main, b.pass_through, to) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
+        self.last = _Up.merge(generator.last, None, to)  # type: ignore[arg-type]
+        self.num_latents = self.matrix.shape[0]
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Draw images, ``(N, B, H, W)``."""
+        return self._forward(latent)[0]
+
+    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
+        """Draw images, with the hand-written backward pass."""
+        image, masks = self._forward(latent)
+
+        def pullback(cotangent: Tensor) -> Tensor:
+            with torch.no_grad():
+                g = self.last.transpose(cotangent)
+                for layer, mask in zip(reversed(self.layers), reversed(masks[1:]), strict=True):
+                    g = layer.transpose(torch.cat((g * mask, g), dim=1))
+                g = torch.cat((g * masks[0], g), dim=1)  # (N, 2C, H, W)
+                return g.permute(0, 2, 3, 1).flatten(1) @ self.matrix.T
+
+        return image, pullback
+
+    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw images, with the derivatives along all latent directions, ``(N, L, B, H, W)``."""
+        image, masks = self._forward(latent)
+        number, length = latent.shape
+        with torch.no_grad():
+            t = self._view(self.matrix)  # (L, 2C, H, W): the same tangents for every object
+            t = torch.where(masks[0][:, None], t[:, : self.channels], 0) + t[:, self.channels :]
+            for layer, mask in zip(self.layers, masks[1:], strict=True):
+                t = layer(t.flatten(0, 1), with_bias=False).unflatten(0, (number, length))
+                half = t.shape[2] // 2
+                t = torch.where(mask[:, None], t[:, :, :half], 0) + t[:, :, half:]
+            t = self.last(t.flatten(0, 1), with_bias=False)
+        return image, t.unflatten(0, (number, length))
+
+    def _view(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(1, (self.side, self.side, 2 * self.channels)).permute(0, 3, 1, 2)
+
+    def _forward(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with torch.no_grad():
+            pre = self._view(torch.addmm(self.offset, latent, self.matrix))
+            masks = []
+            for layer in (*self.layers, self.last):
+                half = pre.shape[1] // 2
+                main = pre[:, :half]
+                masks.append(main > 0)
+                pre = layer(torch.relu(main) + pre[:, half:])
+        return pre, masks
+
+
+class _Up:
+    """A transposed convolution and its transpose."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, like: nn.ConvTranspose2d) -> None:
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = bias
+        self.geometry: dict[str, Any] = {"stride": like.stride, "padding": like.padding}
+        self.output_padding = like.output_padding
+
+    @classmethod
+    def merge(cls, main: nn.ConvTranspose2d, other: nn.ConvTranspose2d | None, to: dict[str, Any]) -> _Up:
+        """Put two convolutions of the same input side by side."""
+        both = [main] if other is None else [main, other]
+        weight = torch.cat([c.weight.detach() for c in both], dim=1).to(**to)  # (C, 2C', k, k)
+        bias = torch.cat([c.bias.detach() for c in both if c.bias is not None]).to(**to)
+        return cls(weight, bias, main)
+
+    def __call__(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
+        return functional.conv_transpose2d(
+            x,
+            self.weight,
+            self.bias if with_bias else None,
+            output_padding=self.output_padding,
+            **self.geometry,
+        )
+
+    def transpose(self, g: Tensor) -> Tensor:
+        """Apply the transposed map (no bias): what the backward pass is."""
+        return functional.conv2d(g, self.weight, **self.geometry)
+
+
+def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
+    """Return offset ``(2C, H, W)`` and matrix ``(L, 2C, H, W)`` of the first block's two ways, in float64."""
+    block, first = generator.blocks[0], generator.first
+    up = _Up.merge(block.main, block.pass_through, {"dtype": torch.float64, "device": first.weight.device})
+    base = int((first.out_features / block.main.in_channels) ** 0.5)
+    shape = (block.main.in_channels, base, base)
+    offset = up(first.bias.detach().double().view(1, *shape))[0]
+    matrix = up(first.weight.detach().double().T.reshape(-1, *shape), with_bias=False)
+    return offset, matrix

@@ -1,0 +1,151 @@
+"""What is minimised (M19 eq. 2, with weights), and its gradient.
+
+Shapes: N objects, L latent dimensions, B bands, H, W pixels.
+
+    loss = Σ weight·(I − a_b·G(latent))²  +  (a − 1)ᵀ P (a − 1)  +  strength·|latent|²
+
+With unit weights, a = 1 and strength 0 this is M19's eq. 2. The amplitudes a_b of the bands, where they are
+free, are solved for in closed form at every latent (variable projection, Golub & Pereyra 1973); by the
+envelope theorem the gradient is then the one at fixed amplitudes. Every sum runs over one object alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepfits.fitting.rendering import Renderer
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmplitudePrior:
+    """How freely the bands' amplitudes may leave 1, in one normal distribution.
+
+    The amplitudes are 1 + common + own_b. A band without data then follows the bands that have some, with the
+    uncertainty that this leaves, because what is common to all bands is learnt from those.
+
+    Attributes
+    ----------
+    common_sigma
+        Standard deviation of the part that all bands share (brightness).
+    band_sigma
+        Standard deviation of each band's own part (colour).
+    """
+
+    common_sigma: float = 1.0
+    band_sigma: float = 0.3
+
+    def precision(self, num_bands: int, like: Tensor) -> Tensor:
+        """Return the inverse covariance P, ``(B, B)``, in the dtype and place of `like`."""
+        ones = torch.ones(num_bands, num_bands, dtype=torch.float64)
+        covariance = self.common_sigma**2 * ones + self.band_sigma**2 * torch.eye(num_bands).double()
+        return torch.linalg.inv(covariance).to(like)
+
+
+@dataclass
+class Evaluation:
+    """The objective at one latent per object.
+
+    Attributes
+    ----------
+    loss
+        ``(N,)``.
+    gradient
+        ``(N, L)``.
+    amplitude
+        ``(N, B)``; 1 where amplitudes are not free.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    amplitude: Tensor
+
+
+class Objective:
+    """The loss per object and its gradient.
+
+    Parameters
+    ----------
+    renderer
+        From latents to images, in the unit of the images that are fitted.
+    prior_strength
+        Of the unit-normal prior on the latent; 1 is the maximum a posteriori where weights are inverse
+        variances, since the loss is −2 log likelihood.
+    amplitude_prior
+        Free amplitudes with this prior; None keeps them at 1.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        *,
+        prior_strength: float = 0.0,
+        amplitude_prior: AmplitudePrior | None = None,
+    ) -> None:
+        self.renderer = renderer
+        self.prior_strength = prior_strength
+        self.amplitude_prior = amplitude_prior
+
+    def __call__(self, latent: Tensor, image: Tensor, weight: Tensor) -> Evaluation:
+        """Evaluate loss and gradient.
+
+        Parameters
+        ----------
+        latent
+            ``(N, L)``.
+        image, weight
+            ``(N, B, H, W)``; finite, and `image` is 0 where `weight` is.
+        """
+        model, pullback = self.renderer.with_pullback(latent)
+        loss, amplitude, residual = self._compare(model, image, weight)
+        gradient = pullback(residual.mul_(weight).mul_(amplitude[:, :, None, None]).mul_(-2))
+        if self.prior_strength:
+            loss = loss + self.prior_strength * (latent * latent).sum(1)
+            gradient = gradient + 2 * self.prior_strength * latent
+        return Evaluation(loss, gradient, amplitude)
+
+    def value(self, latent: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
+        loss, amplitude, _ = self._compare(self.renderer(latent), image, weight)
+        return loss + self.prior_strength * (latent * latent).sum(1), amplitude
+
+    def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        amplitude = self.amplitudes(model, image, weight)
+        residual = image - amplitude[:, :, None, None] * model
+        loss = (residual * residual).mul_(weight).sum((1, 2, 3))
+        if self.amplitude_prior is not None:
+            off = amplitude - 1
+            precision = self.amplitude_prior.precision(off.shape[1], off)
+            loss = loss + torch.einsum("nb,bc,nc->n", off, precision, off)
+        return loss, amplitude, residual
+
+    def amplitudes(self, model: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+        """Solve for the amplitudes that fit best, ``(N, B)``, given model images ``(N, B, H, W)``."""
+        number, bands = model.shape[:2]
+        if self.amplitude_prior is None:
+            return torch.ones(number, bands, dtype=model.dtype, device=model.device)
+        weighted = model * weight
+        precision = self.amplitude_prior.precision(bands, model)
+        matrix = torch.diag_embed((weighted * model).sum((2, 3))) + precision
+        target = (weighted * image).sum((2, 3)) + precision.sum(1)
+        return _solve(matrix, target)
+
+
+def _solve(matrix: Tensor, target: Tensor) -> Tensor:
+    """Solve small positive definite systems, ``(N, B, B)`` and ``(N, B)``; not finite where they are not."""
+    factor, _ = torch.linalg.cholesky_ex(matrix)
+    return torch.cholesky_solve(target[:, :, None], factor)[:, :, 0]
+
+
+def centre_weight(size: int, fwhm_pixels: float) -> Tensor:
+    """Return a Gaussian fall-off from the middle of the cutout, ``(H, W)``, 1 at the middle.
+
+    The middle of an even side is the corner of four pixels' centre, ``size / 2`` pixels from the edge, in the
+    pixel with index ``size // 2`` as `astropy.nddata.Cutout2D` cuts it: objects lie within half a pixel of
+    it.
+    """
+    offset = torch.arange(size) - (size - 1) / 2
+    profile = torch.exp(-4 * torch.log(torch.tensor(2.0)) * (offset / fwhm_pixels) ** 2)
+    return profile[:, None] * profile[None, :]

@@ -1,0 +1,172 @@
+"""How sure a fit is: the Laplace approximation around the best latent, and what it means for fluxes.
+
+Shapes: N objects, L latent dimensions, B bands, H, W pixels, K sums over pixels, P = L + B parameters.
+
+Around the minimum, the latent and the amplitudes together answer linearly to noise in the pixels. With H the
+Gauss–Newton half-Hessian of what was minimised, and M the scatter that pixel noise gives its gradient, their
+covariance is H⁻¹ M H⁻¹; where the weights of the fit are the inverse variances, M = H and this is H⁻¹.
+
+The latent is not unique: along directions that change no pixel, H is singular. A unit-normal prior, the
+distribution that the generator was trained with, bounds these; it is part of H here even where the fit used
+none. Fluxes of pixels that have data do not feel it, because flat directions do not change them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from deepfits.fitting.metric import gauss_newton
+from deepfits.fitting.objective import Objective
+
+
+@dataclass
+class Posterior:
+    """Covariances of one batch, and the model's images and fluxes.
+
+    Attributes
+    ----------
+    covariance
+        ``(N, P, P)``: of latent and amplitudes together (P = L where amplitudes are not free).
+    model
+        ``(N, B, H, W)``: amplitude × generated image.
+    flux, flux_std
+        ``(N, B, K)``: sums over the model's pixels.
+    pixel_std
+        ``(N, B, H, W)`` or None.
+    """
+
+    covariance: Tensor
+    num_latents: int
+    model: Tensor
+    flux: Tensor
+    flux_std: Tensor
+    pixel_std: Tensor | None
+
+    @property
+    def latent_std(self) -> Tensor:
+        """Standard deviations of the latent, ``(N, L)``."""
+        return self._std()[:, : self.num_latents]
+
+    @property
+    def amplitude_std(self) -> Tensor | None:
+        """Standard deviations of the amplitudes, ``(N, B)``, or None where they were not free."""
+        std = self._std()[:, self.num_latents :]
+        return std if std.shape[1] else None
+
+    def _std(self) -> Tensor:
+        return self.covariance.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+
+
+def laplace(
+    objective: Objective,
+    latent: Tensor,
+    image: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    *,
+    fit_weight: Tensor | None = None,
+    amplitude: Tensor | None = None,
+    with_pixels: bool = False,
+) -> Posterior:
+    """Approximate the posterior around `latent`.
+
+    Parameters
+    ----------
+    objective
+        Whose renderer draws in flux.
+    latent
+        ``(N, L)``, where the fit ended.
+    image, weight
+        ``(N, B, H, W)``, the data and their inverse variances, cleaned.
+    sums
+        ``(K, H, W)``: what to sum over the pixels.
+    fit_weight
+        ``(N, B, H, W)``: the weights that the fit gave the pixels, in the unit of `weight`, where they were
+        not the inverse variances.
+    amplitude
+        ``(N, B)``, where the fit ended; solved for when not given.
+    with_pixels
+        Return the standard deviation of each pixel of the model too.
+    """
+    used = weight if fit_weight is None else fit_weight
+    drawn, derivative = objective.renderer.jacobian(latent)
+    if amplitude is None:
+        amplitude = objective.amplitudes(drawn, image, used)
+    derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
+    is_free = objective.amplitude_prior is not None
+    precision = _prior_precision(objective, latent, amplitude, used, weight)
+    half_hessian = _information(derivative, drawn if is_free else None, used) + precision
+    if fit_weight is None:
+        covariance = torch.linalg.inv(half_hessian)
+    else:
+        noise = torch.where(weight > 0, used**2 / weight.clamp_min(1e-30), 0)
+        scatter = _information(derivative, drawn if is_free else None, noise) + _prior_scatter(
+            precision, used, weight
+        )
+        bread = torch.linalg.inv(half_hessian)
+        covariance = bread @ scatter @ bread
+    model = drawn * amplitude[:, :, None, None]
+    slopes = torch.einsum("nlbhw,khw->nlbk", derivative, sums.to(derivative))
+    flux = torch.einsum("nbhw,khw->nbk", model, sums.to(model))
+    if is_free:
+        own = torch.einsum("nbhw,khw->nbk", drawn, sums.to(drawn))
+        slopes = torch.cat((slopes, _per_band(own)), dim=1)  # (N, P, B, K)
+    variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance, slopes)
+    pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
+    return Posterior(covariance, latent.shape[1], model, flux, variance.clamp_min(0).sqrt(), pixel_std)
+
+
+def _per_band(values: Tensor) -> Tensor:
+    """Spread ``(N, B, ...)`` to ``(N, B, B, ...)``: the amplitude of one band changes that band alone."""
+    eye = torch.eye(values.shape[1], dtype=values.dtype, device=values.device)
+    return eye.view(1, *eye.shape, *([1] * (values.ndim - 2))) * values[:, None]
+
+
+def _information(derivative: Tensor, drawn: Tensor | None, weight: Tensor) -> Tensor:
+    """Return the Gauss–Newton matrix of latent and, where `drawn` is given, amplitudes: ``(N, P, P)``."""
+    of_latent = gauss_newton(derivative, weight)
+    if drawn is None:
+        return of_latent
+    weighted = drawn * weight
+    mixed = torch.einsum("nlbhw,nbhw->nlb", derivative, weighted)
+    of_amplitude = torch.diag_embed((weighted * drawn).sum((2, 3)))
+    upper = torch.cat((of_latent, mixed), dim=2)
+    return torch.cat((upper, torch.cat((mixed.mT, of_amplitude), dim=2)), dim=1)
+
+
+def _ratio(used: Tensor, weight: Tensor) -> Tensor:
+    """Return the mean of the weights of the fit in units of the inverse variances, ``(N, 1)``."""
+    return (used.sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1e-30))[:, None]
+
+
+def _prior_precision(
+    objective: Objective, latent: Tensor, amplitude: Tensor, used: Tensor, weight: Tensor
+) -> Tensor:
+    strength = _ratio(used, weight).clamp_min(objective.prior_strength).expand_as(latent)
+    if objective.amplitude_prior is None:
+        return torch.diag_embed(strength)
+    number, length, bands = len(latent), latent.shape[1], amplitude.shape[1]
+    out = torch.zeros(number, length + bands, length + bands, dtype=latent.dtype, device=latent.device)
+    out[:, :length, :length] = torch.diag_embed(strength)
+    out[:, length:, length:] = objective.amplitude_prior.precision(bands, latent)
+    return out
+
+
+def _prior_scatter(precision: Tensor, used: Tensor, weight: Tensor) -> Tensor:
+    """Give the prior's part of the scatter: the truth's own, in the units of the fit's weights."""
+    return precision * _ratio(used, weight)[:, :, None]
+
+
+def _pixel_std(derivative: Tensor, drawn: Tensor | None, covariance: Tensor) -> Tensor:
+    """Return the standard deviation of each pixel of the model, ``(N, B, H, W)``."""
+    slopes = derivative.flatten(2)  # (N, L, B·H·W)
+    length = slopes.shape[1]
+    out = (slopes * (covariance[:, :length, :length] @ slopes)).sum(1).view_as(derivative[:, 0])
+    if drawn is not None:
+        mixed, own = covariance[:, :length, length:], covariance[:, length:, length:]
+        out = out + 2 * drawn * torch.einsum("nlbhw,nlb->nbhw", derivative, mixed)
+        out = out + drawn**2 * own.diagonal(dim1=1, dim2=2)[:, :, None, None]
+    return out.clamp_min(0).sqrt()

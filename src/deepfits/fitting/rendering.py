@@ -1,0 +1,129 @@
+"""From latents to images, with what a fit needs of the derivative.
+
+Shapes: N objects, L latent dimensions, B bands, H, W pixels.
+
+A fit needs an image and the product of its Jacobian with one image (a pullback); the uncertainty needs the
+whole Jacobian. Anything differentiable from latents to images can be fitted (`Differentiated`); renderers
+that know their own derivative, such as `deepfits.fitting.folded.FoldedGenerator`, give it faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+Render = Callable[[Tensor], Tensor]
+Pullback = Callable[[Tensor], Tensor]
+
+STRETCH_LIMIT = 20.0  # sinh(20) softenings is brighter than any galaxy; beyond, the map goes on as a line
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """What the fit asks of a renderer."""
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Draw images, ``(N, B, H, W)``, from latents, ``(N, L)``."""
+
+    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
+        """Draw images, and give the function from image cotangents to latent cotangents."""
+
+    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw images, and give their derivatives, ``(N, L, B, H, W)``."""
+
+
+class Units(Protocol):
+    """What `InFlux` needs of a normalisation (`deepfits.survey.normalise.Normalisation` has it)."""
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """Map a network's units to fluxes."""
+
+    def slope(self, flux: Tensor) -> Tensor:
+        """Return dx/dflux at `flux`."""
+
+
+class Differentiated:
+    """Any differentiable function from latents to images, through automatic differentiation."""
+
+    def __init__(self, render: Render) -> None:
+        self.render = render
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Draw images without keeping a graph."""
+        with torch.no_grad():
+            return self.render(latent)
+
+    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
+        """Draw images; the pullback may be called once."""
+        latent = latent.detach().requires_grad_(True)
+        with torch.enable_grad():
+            image = self.render(latent)
+
+        def pullback(cotangent: Tensor) -> Tensor:
+            return torch.autograd.grad(image, latent, cotangent)[0]
+
+        return image.detach(), pullback
+
+    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Differentiate forwards, all directions of all objects in one batch."""
+        number, length = latent.shape
+        repeated = latent.detach().repeat_interleave(length, dim=0)
+        tangent = torch.eye(length, dtype=latent.dtype, device=latent.device).repeat(number, 1)
+        with torch.no_grad(), forward_ad.dual_level():
+            dual = self.render(forward_ad.make_dual(repeated, tangent))
+            image, derivative = forward_ad.unpack_dual(dual)
+        if derivative is None:
+            derivative = torch.zeros_like(image)
+        shape = (number, length, *image.shape[1:])
+        return image.view(shape)[:, 0], derivative.reshape(shape)
+
+
+class InFlux:
+    """A renderer in a network's units, seen in flux.
+
+    An asinh stretch is undone by a sinh, which overflows for latents far outside the trained range. Beyond
+    `STRETCH_LIMIT` the map goes on along its tangent, so that loss and gradient stay finite and point back.
+    """
+
+    def __init__(self, renderer: Renderer, units: Units) -> None:
+        self.renderer, self.units = renderer, units
+
+    def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the flux and dflux/dx."""
+        limits = getattr(self.units, "mean", None), getattr(self.units, "std", None)
+        if getattr(self.units, "kind", "") != "asinh" or limits[0] is None:
+            flux = self.units.denormalise(x)
+            return flux, 1 / self.units.slope(flux)
+        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in limits)
+        low, high = (-STRETCH_LIMIT - mean) / std, (STRETCH_LIMIT - mean) / std
+        inside = torch.minimum(torch.maximum(x, low), high)
+        flux = self.units.denormalise(inside)
+        scale = 1 / self.units.slope(flux)
+        return flux + (x - inside) * scale, scale
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Draw images in flux."""
+        return self._to_flux(self.renderer(latent))[0]
+
+    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
+        """Draw images in flux, with their pullback."""
+        x, inner = self.renderer.with_pullback(latent)
+        flux, scale = self._to_flux(x)
+        return flux, lambda cotangent: inner(cotangent * scale)
+
+    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw images in flux, with their derivatives."""
+        x, derivative = self.renderer.jacobian(latent)
+        flux, scale = self._to_flux(x)
+        return flux, derivative * scale[:, None]
+
+
+def as_renderer(render: Render | Renderer) -> Renderer:
+    """Return `render` itself when it knows its derivative, else through automatic differentiation."""
+    if isinstance(render, Renderer):
+        return render
+    return Differentiated(render)
