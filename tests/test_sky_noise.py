@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
+from deepfits.sky.noise import aperture, aperture_factor, kernel_weight, pixel_sigma, unit_noise
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.2, 1.5])
@@ -13,8 +13,9 @@ def test_noise_is_one_in_pixels_and_the_factor_in_apertures(factor):
     # 2 million pixels, of which correlated ones count less: five standard deviations are below 0.5%.
     assert noise.std() == pytest.approx(1.0, rel=0.005)
     assert abs(noise.mean()) < 0.005
-    yy, xx = np.mgrid[-5:6, -5:6]
-    inside = (xx**2 + yy**2 <= radius**2).astype(float)
+    inside = aperture(radius)
+    assert inside.shape == (11, 11)
+    assert inside.sum() == pytest.approx(np.pi * radius**2, rel=0.01)
     windows = np.lib.stride_tricks.sliding_window_view(noise, (11, 11))[::11, ::11]
     sums = (windows * inside).sum(axis=(2, 3)).ravel()
     # Second way: the sum over the circle is a sum of white noise, weighted by circle * kernel.
@@ -22,8 +23,9 @@ def test_noise_is_one_in_pixels_and_the_factor_in_apertures(factor):
     expected = np.linalg.norm(convolve2d(inside, np.outer(line, line))) / np.sqrt(inside.sum())
     # 15,876 apertures: 0.56% each way; four of these.
     assert sums.std() / np.sqrt(inside.sum()) == pytest.approx(expected, rel=0.0225)
-    # A circle of whole pixels is not quite the circle of the factor.
-    assert expected == pytest.approx(factor, rel=0.01)
+    assert expected == pytest.approx(aperture_factor(weight, radius), rel=1e-9)
+    if factor > 1:
+        assert expected == pytest.approx(factor, rel=1e-9)
 
 
 def test_kernel_weight_is_the_inverse_of_the_factor():

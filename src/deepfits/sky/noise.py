@@ -15,7 +15,11 @@ BLOCK_ROWS = 64
 
 
 def aperture_factor(weight: float, radius: float) -> float:
-    """Return the noise in a circular aperture over that of as many independent pixels.
+    """Return the noise in a circular aperture over σ √area.
+
+    Aperture photometry states the latter (`sep`, `photutils`), as of independent pixels. Without any smoothing
+    the ratio is a little below 1: pixels on the border count in part, and their noise falls with the part,
+    not with its root.
 
     Parameters
     ----------
@@ -24,7 +28,7 @@ def aperture_factor(weight: float, radius: float) -> float:
     radius
         Of the aperture, pixels.
     """
-    inside = _aperture(radius)
+    inside = aperture(radius)
     number = inside.sum()
     rho = {0: 1.0, 1: 2 * weight / (1 + 2 * weight**2), 2: weight**2 / (1 + 2 * weight**2)}
     height, width = inside.shape
@@ -37,7 +41,7 @@ def aperture_factor(weight: float, radius: float) -> float:
     return math.sqrt(total / number)
 
 
-def _aperture(radius: float, finer: int = 5) -> np.ndarray:
+def aperture(radius: float, finer: int = 5) -> np.ndarray:
     """Return each pixel's share in a circle around the middle of an odd square."""
     half = math.ceil(radius) + 1
     axis = (np.arange((2 * half + 1) * finer) + 0.5) / finer - half - 0.5
@@ -57,7 +61,7 @@ def kernel_weight(factor: float, radius: float) -> float:
     """
     from scipy.optimize import brentq
 
-    if factor <= 1:
+    if factor <= max(1.0, aperture_factor(0.0, radius)):
         return 0.0
     if factor > aperture_factor(1.0, radius):
         raise ValueError(f"noise_correlation {factor} is more than neighbours in an aperture can have")
@@ -76,7 +80,7 @@ def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor
     pixel_scale
         Arcseconds.
     factor
-        Noise in that aperture over that of independent pixels.
+        From `aperture_factor`.
     """
     sigma = 10 ** (0.4 * (31.4 - depth)) / 5
     num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
-from deepfits.sky.noise import kernel_weight, pixel_sigma, unit_noise
+from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import (
     BRIGHTEST,
@@ -71,12 +71,14 @@ def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
     scale = survey.pixel_scale_arcsec
     depth = tuple(float(b.depth + d) for b, d in zip(survey.bands, deeper, strict=True))
     radius = DEPTH_APERTURE_ARCSEC / 2 / scale
+    kernel = kernel_weight(survey.noise_correlation, radius)
+    factor = aperture_factor(kernel, radius)
     return Conditions(
         fwhm_arcsec=tuple(float(b.fwhm_arcsec * np.exp(w)) for b, w in zip(survey.bands, wider, strict=True)),
         depth=depth,
-        sigma=tuple(pixel_sigma(d, DEPTH_APERTURE_ARCSEC, scale, survey.noise_correlation) for d in depth),
+        sigma=tuple(pixel_sigma(d, DEPTH_APERTURE_ARCSEC, scale, factor) for d in depth),
         sky=tuple(float(10 ** (0.4 * (AB_ZERO_POINT_NJY - b.sky_mag)) * scale**2) for b in survey.bands),
-        kernel=kernel_weight(survey.noise_correlation, radius),
+        kernel=kernel,
     )
 
 
