@@ -1,0 +1,141 @@
+"""Everything that the methods of one table share: objects, labels, split and feature matrices.
+
+Shapes: N labelled objects with a usable latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.redshifts.features import Matrix, band_names, is_usable, latents, model_features
+from deepfits.redshifts.labels import Labels, match_labels
+from deepfits.redshifts.photometry import asinh_magnitude
+from deepfits.redshifts.split import Split, split_objects
+from deepfits.redshifts.tables import Columns
+
+REFERENCE_BANDS = ("i", "r", "z", "g")
+"""Which band's magnitude objects are sorted by: the first of these that there is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """The labelled objects.
+
+    Attributes
+    ----------
+    object_id, value, magnitude, separation_arcsec
+        ``(N,)``; the magnitude (NaN where unknown) stratifies and bins.
+    magnitude_name
+        What the magnitude is.
+    split
+        Parts as row numbers.
+    sets
+        Feature matrices of N rows by name.
+    counts
+        How many objects and labels there were, and where some were lost.
+    """
+
+    object_id: np.ndarray
+    value: np.ndarray
+    magnitude: np.ndarray
+    magnitude_name: str
+    separation_arcsec: np.ndarray
+    split: Split
+    sets: dict[str, Matrix]
+    counts: dict[str, int | str]
+
+
+def make_dataset(
+    features: Columns,
+    labels: Labels,
+    *,
+    match: str = "auto",
+    radius_arcsec: float = 1.0,
+    max_labels: int | None = None,
+    seed: int = 0,
+    block_arcmin: float | None = None,
+) -> Dataset:
+    """Join features and labels, drop objects without a finite latent, and split.
+
+    Objects without a usable latent are left out of every row of the table, so that all methods answer for the
+    same objects; their number is in `counts`.
+
+    Raises
+    ------
+    InputError
+        See `match_labels` and `split_objects`; or all labels that are left are the same.
+    """
+    usable = is_usable(features)
+    columns = {name: values[usable] for name, values in features.items()}
+    found = match_labels(columns, labels, match=match, radius_arcsec=radius_arcsec)
+    columns = {name: values[found.rows] for name, values in columns.items()}
+    value = labels.value[found.label_rows]
+    if np.ptp(value) == 0:
+        raise InputError(
+            f"{labels.where}: all {len(value)} matched labels are {value[0]:g}; "
+            "there is nothing to learn from them"
+        )
+    magnitude, magnitude_name = _reference_magnitude(columns, labels, found.label_rows)
+    split = split_objects(
+        columns["object_id"],
+        value,
+        magnitude,
+        max_labels=max_labels,
+        seed=seed,
+        ra=columns.get("ra"),
+        dec=columns.get("dec"),
+        block_arcmin=block_arcmin,
+    )
+    counts: dict[str, int | str] = {
+        **{f"labels_{name}": number for name, number in labels.counts.items()},
+        "objects": len(usable),
+        "objects_without_finite_latent": int((~usable).sum()),
+        "matched": len(value),
+        "matched_by": found.by,
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "unused": len(split.unused),
+    }
+    return Dataset(
+        object_id=columns["object_id"],
+        value=value,
+        magnitude=magnitude,
+        magnitude_name=magnitude_name,
+        separation_arcsec=found.separation_arcsec,
+        split=split,
+        sets=_fit_sets(columns),
+        counts=counts,
+    )
+
+
+def _fit_sets(columns: Columns) -> dict[str, Matrix]:
+    sets = {"latents": latents(columns)}
+    if any(name.startswith("flux_model_") for name in columns):
+        sets["model"], _ = model_features(columns)
+        sets["extended"] = sets["latents"].beside(sets["model"])
+    return sets
+
+
+def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return a magnitude to sort by: the labels' own, else the catalogue's, else the model's."""
+    bands = _reference_order(band_names(columns))
+    for band in (*REFERENCE_BANDS, *bands):
+        for name in (f"mag_{band}", f"mag_auto_{band}"):
+            for table, rows in ((labels.columns, label_rows), (columns, slice(None))):
+                if name in table and table[name].dtype.kind == "f":
+                    return np.asarray(table[name][rows], dtype=np.float64), name
+    for band in bands:
+        if f"flux_model_{band}" in columns:
+            flux = columns[f"flux_model_{band}"].astype(np.float64)
+            return asinh_magnitude(flux, 1.0), f"asinh magnitude of flux_model_{band}"
+    return np.full(len(columns["object_id"]), np.nan), "none"
+
+
+def _reference_order(bands: Sequence[str]) -> list[str]:
+    preferred = [band for band in REFERENCE_BANDS if band in bands]
+    return preferred + [band for band in bands if band not in preferred]

@@ -1,0 +1,185 @@
+"""What a method sees of an object: matrices of features from the fit and from the cutouts.
+
+Shapes: N objects, B bands, L latent dimensions, K features.
+
+``latents``
+    the fitted latent alone, as in M19 §3.3;
+``model``
+    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, χ² per degree of
+    freedom, the loss and the mean uncertainty of the latent;
+``extended``
+    both;
+``magnitudes``
+    ordinary aperture magnitudes and colours from the same cutouts: the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.redshifts.photometry import (
+    aperture_names,
+    magnitude_features,
+    typical_error,
+)
+from deepfits.redshifts.tables import Columns, need, read_table
+
+FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "embedder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Features of some objects.
+
+    Attributes
+    ----------
+    values
+        ``(N, K)`` float32; NaN where a measurement is missing.
+    names
+        ``K`` names.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert self.values.shape[1:] == (len(self.names),)
+
+    def beside(self, other: Matrix) -> Matrix:
+        """Return the columns of both."""
+        return Matrix(values=np.hstack([self.values, other.values]), names=self.names + other.names)
+
+    def take(self, rows: np.ndarray) -> Matrix:
+        """Return some rows."""
+        return Matrix(values=self.values[rows], names=self.names)
+
+
+def read_features(directory: str | Path) -> Columns:
+    """Read a features directory (or one Parquet file of the same columns).
+
+    Raises
+    ------
+    InputError
+        No `object_id` or `latent`, an identity twice, or fewer than two bands.
+    """
+    columns = read_table(directory, what="features")
+    identity, latent = need(columns, "object_id", directory), need(columns, "latent", directory)
+    if latent.ndim != 2 or not len(identity):
+        raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
+    unique, counts = np.unique(identity, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{directory}: object_id {unique[counts > 1][0]} occurs {counts.max()} times")
+    bands = band_names(columns)
+    if len(bands) == 1:
+        raise InputError(
+            f"{directory}: these features are of the one band {bands[0]!r}; redshifts need colours, so fit a "
+            "store with at least two bands"
+        )
+    return columns
+
+
+def band_names(columns: Columns) -> tuple[str, ...]:
+    """Return the bands that the columns speak of, in their order."""
+    for prefix in ("flux_model_", "chi2_", "amplitude_"):
+        names = [name[len(prefix) :] for name in columns if name.startswith(prefix)]
+        found = [name for name in names if not name.startswith("err_")]
+        if found:
+            return tuple(found)
+    return ()
+
+
+def latents(columns: Columns) -> Matrix:
+    """Return the fitted latents."""
+    values = columns["latent"].astype(np.float32)
+    return Matrix(values=values, names=tuple(f"latent_{number}" for number in range(values.shape[1])))
+
+
+def is_usable(columns: Columns) -> np.ndarray:
+    """Say which objects have a finite latent: ``(N,)`` bool."""
+    return np.asarray(np.isfinite(columns["latent"]).all(axis=1))
+
+
+def model_features(columns: Columns, softening: np.ndarray | None = None) -> tuple[Matrix, np.ndarray]:
+    """Return what the best fit gives besides the latent.
+
+    Parameters
+    ----------
+    softening
+        ``(B,)``, nJy, of the asinh model magnitudes: the one returned for the objects that a model was
+        trained on, when it is used for others. By default the median error of the model flux, or a
+        hundredth of its median size where the features have no errors.
+
+    Raises
+    ------
+    InputError
+        The features have no model fluxes.
+    """
+    bands = band_names(columns)
+    missing = [band for band in bands if f"flux_model_{band}" not in columns]
+    if not bands or missing:
+        raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
+    flux = np.stack([columns[f"flux_model_{band}"] for band in bands], axis=1).astype(np.float64)
+    if softening is None:
+        softening = _model_softening(columns, bands, flux)
+    magnitudes, names = magnitude_features(flux[:, None], softening[None], bands, ["model"])
+    parts, all_names = [magnitudes], list(names)
+    for name, values in _fit_quality(columns, bands).items():
+        parts.append(values.astype(np.float32)[:, None])
+        all_names.append(name)
+    return Matrix(values=np.hstack(parts), names=tuple(all_names)), softening
+
+
+def _model_softening(columns: Columns, bands: Sequence[str], flux: np.ndarray) -> np.ndarray:
+    names = [f"flux_model_err_{band}" for band in bands]
+    if all(name in columns for name in names):
+        error = np.stack([columns[name] for name in names], axis=1)
+        if np.isfinite(error).any(axis=0).all() and (np.nanmedian(error, axis=0) > 0).all():
+            return typical_error(error)
+    size = typical_error(np.abs(flux)) / 100
+    return np.where(size > 0, size, 1.0)
+
+
+def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
+    """χ² per degree of freedom, loss, amplitudes and uncertainties, where the features have them."""
+    out: Columns = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for suffix in ("", *(f"_{band}" for band in bands)):
+            if f"chi2{suffix}" in columns and f"dof{suffix}" in columns:
+                dof = np.where(columns[f"dof{suffix}"] > 0, columns[f"dof{suffix}"], np.nan)
+                out[f"log_chi2_dof{suffix}"] = np.log(columns[f"chi2{suffix}"] / dof)
+        if "loss" in columns:
+            out["log_loss"] = np.log(columns["loss"])
+        for band in bands:
+            for name in (f"amplitude_{band}", f"amplitude_err_{band}", f"flux_model_err_{band}"):
+                if name in columns:
+                    out[name] = columns[name]
+        if "latent_std" in columns:
+            out["log_latent_std"] = np.log(columns["latent_std"].astype(np.float64)).mean(axis=1)
+    for values in out.values():
+        values[~np.isfinite(values)] = np.nan
+    return {name: values for name, values in out.items() if np.isfinite(values).any()}
+
+
+def ordinary_magnitudes(
+    flux: np.ndarray, flux_err: np.ndarray, bands: Sequence[str], softening: np.ndarray | None = None
+) -> tuple[Matrix, np.ndarray]:
+    """Return aperture magnitudes and colours; `flux` and `flux_err` are those of `aperture_photometry`.
+
+    Raises
+    ------
+    InputError
+        Fewer than two bands.
+    """
+    if len(bands) < 2:
+        raise InputError(
+            f"the store has the one band {bands[0]!r}; redshifts need colours: at least two bands"
+        )
+    if softening is None:
+        softening = typical_error(flux_err)
+    values, names = magnitude_features(flux, softening, bands, aperture_names())
+    return Matrix(values=values, names=tuple(names)), softening

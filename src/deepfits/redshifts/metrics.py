@@ -1,0 +1,167 @@
+"""How good redshifts are: the figures of Table 1, their variants elsewhere, and their errors.
+
+Shapes: N objects, R bootstrap resamples.
+
+M19 names σ_MAD a mean absolute deviation and quotes η of 0.39 to 0.45, which no common definition gives as a
+fraction together with its σ_MAD; so the definitions travel with every table (`DEFINITIONS`), and the usual
+variants stand beside them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+
+DEFINITIONS = {
+    "r2": "R²: 1 − Σ(z_phot − z_spec)² / Σ(z_spec − mean z_spec)²",
+    "bias": "mean of Δz, with Δz = (z_phot − z_spec) / (1 + z_spec)",
+    "bias_median": "median of Δz (the bias of RAIL)",
+    "sigma_mad": "1.4826 × median of |Δz − median Δz|",
+    "eta": "fraction of objects with |Δz| > 5 σ_MAD (M19)",
+    "eta_15": "fraction of objects with |Δz| > 0.15",
+    "eta_05": "fraction of objects with |Δz| > 0.05",
+    "rmse": "square root of the mean of (z_phot − z_spec)²",
+    "sigma_iqr": "interquartile range of Δz / 1.349 (RAIL)",
+    "eta_rail": "fraction of objects with |Δz| > max(0.06, 3 σ_IQR) (RAIL)",
+}
+"""What each metric is, in words; the keys are those of `point_metrics`."""
+
+HIGHER_IS_BETTER = frozenset({"r2"})
+MIN_OBJECTS = 2
+
+
+def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
+    """Return Δz = (z_phot − z_spec) / (1 + z_spec), ``(N,)``."""
+    return (z_phot - z_spec) / (1.0 + z_spec)
+
+
+def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, float]:
+    """Return every metric of `DEFINITIONS` for point estimates.
+
+    Parameters
+    ----------
+    z_phot, z_spec
+        ``(N,)``, finite, at least two objects.
+
+    Raises
+    ------
+    InputError
+        Different lengths, fewer than two objects, or values that are not finite.
+
+    Examples
+    --------
+    >>> z = np.array([0.5, 1.0, 1.5])
+    >>> point_metrics(z, z)["r2"], point_metrics(z, z)["sigma_mad"]
+    (1.0, 0.0)
+    """
+    z_phot, z_spec = _checked(z_phot, z_spec)
+    return {name: float(values[0]) for name, values in _metrics(z_phot[None], z_spec[None]).items()}
+
+
+def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    z_phot, z_spec = np.asarray(z_phot, dtype=np.float64), np.asarray(z_spec, dtype=np.float64)
+    if z_phot.shape != z_spec.shape or z_phot.ndim != 1:
+        raise InputError(f"metrics: {z_phot.shape} estimates for {z_spec.shape} redshifts")
+    if len(z_spec) < MIN_OBJECTS:
+        raise InputError(f"metrics: {len(z_spec)} objects; at least {MIN_OBJECTS} are needed")
+    if not (np.isfinite(z_phot).all() and np.isfinite(z_spec).all()):
+        raise InputError(
+            "metrics: an estimate or a redshift is not finite; leave such objects out, and count them"
+        )
+    return z_phot, z_spec
+
+
+def _metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, np.ndarray]:
+    """Compute all metrics along the last axis: ``(R, N)`` to ``(R,)`` each."""
+    error = z_phot - z_spec
+    dz = delta_z(z_phot, z_spec)
+    spread = ((z_spec - z_spec.mean(-1, keepdims=True)) ** 2).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r2 = np.where(spread > 0, 1.0 - (error**2).sum(-1) / spread, np.nan)
+    q25, q50, q75 = np.quantile(dz, [0.25, 0.5, 0.75], axis=-1)
+    sigma_mad = 1.4826 * np.median(np.abs(dz - q50[..., None]), axis=-1)
+    sigma_iqr = (q75 - q25) / 1.349
+    size = np.abs(dz)
+    return {
+        "r2": r2,
+        "bias": dz.mean(-1),
+        "bias_median": q50,
+        "sigma_mad": sigma_mad,
+        "eta": (size > 5.0 * sigma_mad[..., None]).mean(-1),
+        "eta_15": (size > 0.15).mean(-1),
+        "eta_05": (size > 0.05).mean(-1),
+        "rmse": np.sqrt((error**2).mean(-1)),
+        "sigma_iqr": sigma_iqr,
+        "eta_rail": (size > np.maximum(0.06, 3.0 * sigma_iqr)[..., None]).mean(-1),
+    }
+
+
+def bootstrap_errors(
+    z_phot: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
+) -> dict[str, float]:
+    """Return the standard error of every metric, from resampling the objects with replacement.
+
+    The resamples depend on the number of objects and the seed alone, so that all methods of one table are
+    judged on the same resamples.
+    """
+    z_phot, z_spec = _checked(z_phot, z_spec)
+    generator = np.random.default_rng(seed)
+    number = len(z_spec)
+    rows_at_once = max(1, 2_000_000 // number)
+    parts: list[dict[str, np.ndarray]] = []
+    for start in range(0, num_resamples, rows_at_once):
+        rows = min(rows_at_once, num_resamples - start)
+        picked = generator.integers(number, size=(rows, number))
+        parts.append(_metrics(z_phot[picked], z_spec[picked]))
+    return {name: _spread(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+
+
+def _spread(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.std()) if known.size > 1 else np.nan
+
+
+def measured(
+    z_phot: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
+) -> dict[str, dict[str, float | None]]:
+    """Return ``{metric: {"value": ..., "error": ...}}`` ready for JSON (NaN becomes None)."""
+    values = point_metrics(z_phot, z_spec)
+    errors = bootstrap_errors(z_phot, z_spec, num_resamples=num_resamples, seed=seed)
+    return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def binned(
+    z_phot: np.ndarray,
+    z_spec: np.ndarray,
+    by: np.ndarray,
+    edges: np.ndarray,
+    *,
+    metrics: Callable[..., dict[str, Any]] = measured,
+    min_objects: int = 20,
+) -> list[dict[str, Any]]:
+    """Measure in bins of `by` (a magnitude, the redshift): one entry a bin, sparse bins with a count alone.
+
+    Parameters
+    ----------
+    by
+        ``(N,)``; objects whose value is not finite are in no bin.
+    edges
+        Increasing; a bin holds its lower edge and not its upper one.
+    """
+    out = []
+    for low, high in itertools.pairwise(edges):
+        inside = (by >= low) & (by < high)
+        entry: dict[str, Any] = {"low": float(low), "high": float(high), "num": int(inside.sum())}
+        if entry["num"] >= min_objects:
+            entry["metrics"] = metrics(z_phot[inside], z_spec[inside])
+        out.append(entry)
+    return out

@@ -1,0 +1,187 @@
+"""Results on disk: one directory a method, the joined predictions, and the table that people read.
+
+A redshift directory holds ``settings.json``, ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
+and ``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``,
+``metrics.json`` and ``table.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, write_json, writing
+from deepfits.redshifts.metrics import DEFINITIONS, binned, measured
+from deepfits.redshifts.tables import read_table
+
+COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
+_HEADINGS = {
+    "r2": "R²",
+    "bias": "bias",
+    "bias_median": "bias (median)",
+    "sigma_mad": "σ_MAD",
+    "eta": "η (5 σ_MAD)",
+    "eta_15": "η (0.15)",
+    "eta_05": "η (0.05)",
+    "rmse": "RMSE",
+    "sigma_iqr": "σ_IQR",
+    "eta_rail": "η (RAIL)",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKey:
+    """Which method, on which features, with which loss; '' where a method has none."""
+
+    method: str
+    features: str = ""
+    loss: str = ""
+
+    def __str__(self) -> str:
+        return "-".join(part for part in (self.method, self.features, self.loss) if part)
+
+
+def write_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
+    """Write a Parquet file, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    with writing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def redshift_edges(z_spec: np.ndarray) -> np.ndarray:
+    """Return the bins in redshift: 0 to 2 in steps of 0.5, then z > 2 apart, which is what M19 cares for."""
+    return np.array([0.0, 0.5, 1.0, 1.5, 2.0, max(10.0, float(np.max(z_spec)) + 1)])
+
+
+def magnitude_edges(magnitude: np.ndarray) -> np.ndarray:
+    """Return bins of one magnitude that cover the objects."""
+    known = magnitude[np.isfinite(magnitude)]
+    if not known.size:
+        return np.empty(0)
+    return np.arange(np.floor(known.min()), np.ceil(known.max()) + 1.5)
+
+
+def make_row(
+    key: RowKey,
+    z_phot: np.ndarray,
+    z_spec: np.ndarray,
+    magnitude: np.ndarray,
+    *,
+    num_train: int,
+    seconds: float,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Measure one method on the test objects: all of them, and in bins of magnitude and redshift."""
+    edges = magnitude_edges(magnitude)
+    return {
+        "key": str(key),
+        "method": key.method,
+        "features": key.features,
+        "loss": key.loss,
+        "num_train": int(num_train),
+        "num_test": len(z_spec),
+        "seconds": round(seconds, 2),
+        "metrics": measured(z_phot, z_spec),
+        "by_redshift": binned(z_phot, z_spec, z_spec, redshift_edges(z_spec)),
+        "by_magnitude": binned(z_phot, z_spec, magnitude, edges) if len(edges) else [],
+        **(about or {}),
+    }
+
+
+def write_row(directory: Path, row: dict[str, Any], object_id: np.ndarray, z_phot: np.ndarray) -> None:
+    """Store one method's predictions, then its row: the row stands for the method being done."""
+    write_columns(directory / "predictions.parquet", {"object_id": object_id, "z_phot": z_phot})
+    write_json(directory / "row.json", row)
+
+
+def read_row(directory: Path) -> dict[str, Any] | None:
+    """Return the row of a method that is done, or None."""
+    path = directory / "row.json"
+    return read_json(path, what="row of a table") if path.exists() else None
+
+
+def check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the settings, or hold those that are there to be the same.
+
+    Raises
+    ------
+    InputError
+        The directory holds results of other settings or other inputs.
+    """
+    path = out / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+        return
+    there = read_json(path, what="settings")
+    differing = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
+    if differing:
+        name = differing[0]
+        raise InputError(
+            f"{out}: holds redshifts of other settings ({name} was {there.get(name)!r}, now "
+            f"{settings.get(name)!r}); choose another directory, or remove this one to start anew"
+        )
+
+
+def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
+    """Write ``predictions.parquet``: the test objects with one column ``z_phot_<key>`` for each method."""
+    joined: dict[str, Any] = dict(columns)
+    for key in keys:
+        table = read_table(out / "methods" / key / "predictions.parquet", what="predictions")
+        if not np.array_equal(table["object_id"], columns["object_id"]):
+            raise InputError(
+                f"{out / 'methods' / key}: predictions of other objects; remove this directory and run again"
+            )
+        joined[f"z_phot_{key.replace('-', '_')}"] = table["z_phot"]
+    write_columns(out / "predictions.parquet", joined)
+
+
+def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` and ``table.md``."""
+    content = {**about, "definitions": DEFINITIONS, "rows": list(rows)}
+    write_json(out / "metrics.json", content)
+    with writing(out / "table.md") as temporary:
+        temporary.write_text(markdown_table(content), encoding="utf-8")
+
+
+def format_metric(entry: Mapping[str, float | None]) -> str:
+    """Return ``0.123 ± 0.004``, or a dash where the metric has no value.
+
+    Examples
+    --------
+    >>> format_metric({"value": 0.5, "error": 0.01})
+    '0.500 ± 0.010'
+    """
+    if entry["value"] is None:
+        return "–"
+    return (
+        f"{entry['value']:.3f} ± {entry['error']:.3f}"
+        if entry["error"] is not None
+        else f"{entry['value']:.3f}"
+    )
+
+
+def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
+    """Return the table as Markdown, with the counts above and the definitions below."""
+    rows = content["rows"]
+    heads = ["method", "features", "loss", *(_HEADINGS[name] for name in columns)]
+    lines = [
+        f"{rows[0]['num_test']} held-out objects; labels used for training: {rows[0]['num_train']}.",
+        "",
+        "| " + " | ".join(heads) + " |",
+        "|" + "|".join(["---"] * 3 + ["---:"] * len(columns)) + "|",
+    ]
+    for row in rows:
+        cells = [row["method"], row["features"] or "–", row["loss"] or "–"]
+        cells += [format_metric(row["metrics"][name]) for name in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", "Errors: standard deviation over bootstrap resamples of the held-out objects.", ""]
+    lines += [f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,183 @@
+"""The process in which TPOT searches: ``python -m deepfits.redshifts.tpot_worker JOB``.
+
+TPOT starts Dask workers as processes of their own. Run here, a user's script needs no ``__main__`` guard, the
+workers end with this process whatever happens, and the time limit can be enforced from outside. JOB holds
+``job.json`` and ``arrays.npz`` (``features``, ``value``); this process adds ``pipelines.json`` and the best
+pipeline in the format of its own library.
+
+The search space is three gradient-boosting regressors. TPOT 1.1's own space for scikit-learn's (the one that
+M19 names) offers the classifier's losses alone, so that every such pipeline fails; hence the spaces here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.files import write_json
+
+LIBRARY_LOSSES = {
+    "sklearn": {"squared": "squared_error", "absolute": "absolute_error"},
+    "xgboost": {"squared": "reg:squarederror", "absolute": "reg:absoluteerror"},
+    "lightgbm": {"squared": "regression", "absolute": "regression_l1"},
+}
+SCORERS = {"squared": "neg_mean_squared_error", "absolute": "neg_mean_absolute_error"}
+
+
+def search_space(loss: str, seed: int) -> Any:
+    """Return the choice among three gradient-boosting regressors, as a TPOT search space."""
+    from ConfigSpace import ConfigurationSpace, Float, Integer
+    from lightgbm import LGBMRegressor
+    from sklearn.ensemble import GradientBoostingRegressor
+    from tpot.search_spaces.nodes import EstimatorNode
+    from tpot.search_spaces.pipelines import ChoicePipeline
+    from xgboost import XGBRegressor
+
+    rate = {"learning_rate": Float("learning_rate", bounds=(0.01, 0.3), log=True)}
+    common = {"n_estimators": Integer("n_estimators", bounds=(50, 500), log=True), **rate}
+    rows = {"subsample": Float("subsample", bounds=(0.5, 1.0))}
+    spaces = {
+        GradientBoostingRegressor: {
+            **common,
+            **rows,
+            "max_depth": Integer("max_depth", bounds=(2, 8)),
+            "min_samples_leaf": Integer("min_samples_leaf", bounds=(1, 50), log=True),
+            "max_features": Float("max_features", bounds=(0.05, 1.0), log=True),
+            "loss": LIBRARY_LOSSES["sklearn"][loss],
+        },
+        XGBRegressor: {
+            **common,
+            **rows,
+            "max_depth": Integer("max_depth", bounds=(2, 10)),
+            "min_child_weight": Integer("min_child_weight", bounds=(1, 30), log=True),
+            "colsample_bynode": Float("colsample_bynode", bounds=(0.1, 1.0)),
+            "reg_lambda": Float("reg_lambda", bounds=(0.1, 30), log=True),
+            "objective": LIBRARY_LOSSES["xgboost"][loss],
+            "nthread": 1,
+            "verbosity": 0,
+        },
+        LGBMRegressor: {
+            **common,
+            **rows,
+            "subsample_freq": 1,
+            "num_leaves": Integer("num_leaves", bounds=(4, 128), log=True),
+            "min_child_samples": Integer("min_child_samples", bounds=(2, 60), log=True),
+            "colsample_bytree": Float("colsample_bytree", bounds=(0.2, 1.0)),
+            "reg_lambda": Float("reg_lambda", bounds=(0.01, 30), log=True),
+            "objective": LIBRARY_LOSSES["lightgbm"][loss],
+            "n_jobs": 1,
+            "verbose": -1,
+        },
+    }
+    nodes = [
+        EstimatorNode(method=method, space=ConfigurationSpace({**space, "random_state": seed}))
+        for method, space in spaces.items()
+    ]
+    return ChoicePipeline(search_spaces=nodes)
+
+
+def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> Any:
+    """Search within the time budget, and return the fitted `TPOTRegressor`."""
+    from dask.distributed import Client, LocalCluster
+    from tpot import TPOTRegressor
+
+    with (
+        LocalCluster(
+            n_workers=job["num_threads"],
+            threads_per_worker=1,
+            processes=True,
+            memory_limit=f"{job['memory_gib']}GiB",
+            dashboard_address=None,
+            silence_logs=40,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        search = TPOTRegressor(
+            search_space=search_space(job["loss"], job["seed"]),
+            scorers=[SCORERS[job["loss"]]],
+            scorers_weights=[1],
+            cv=job["num_folds"],
+            population_size=job["population"],
+            generations=None,
+            max_time_mins=job["minutes"],
+            max_eval_time_mins=max(job["minutes"] / 3, 0.1),
+            n_jobs=job["num_threads"],
+            client=client,
+            random_state=job["seed"],
+            verbose=0,
+        )
+        search.fit(features, value)
+    return search
+
+
+def pipelines_found(search: Any) -> list[dict[str, Any]]:
+    """List every pipeline that was tried: its regressor, settings, score and generation, or why it failed."""
+    table = search.evaluated_individuals
+    score_name = search.objective_names[0]
+    out = []
+    for _, row in table.iterrows():
+        pipeline = row["Individual"].export_pipeline()
+        score = row[score_name]
+        failed = row["Eval Error"] if isinstance(row["Eval Error"], str) else None
+        is_scored = isinstance(score, int | float | np.number) and np.isfinite(score)
+        out.append(
+            {
+                "regressor": type(pipeline).__name__,
+                "settings": {k: v for k, v in pipeline.get_params().items() if _is_plain(v)},
+                "loss": -float(score) if is_scored else None,
+                "generation": int(row["Generation"]),
+                "failed": failed or (None if is_scored else "not finished within the time budget"),
+            }
+        )
+    return sorted(out, key=lambda one: (one["loss"] is None, one["loss"] or 0.0))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and isinstance(value, str | int | float | bool) and value == value
+
+
+def save_best(pipeline: Any, directory: Path) -> str:
+    """Write the fitted regressor in its own library's format; return which."""
+    kind = type(pipeline).__name__
+    if kind == "XGBRegressor":
+        pipeline.get_booster().save_model(directory / "best.ubj")
+    elif kind == "LGBMRegressor":
+        pipeline.booster_.save_model(directory / "best.txt")
+    else:
+        from deepfits.redshifts.trees import TreeSum
+
+        TreeSum.of(pipeline).save(directory / "best.npz")
+    return kind
+
+
+def _end_with_parent() -> None:
+    """End this process and its Dask workers as soon as the parent's end of the pipe closes."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main(directory: Path) -> None:
+    """Do the job that lies in `directory`."""
+    job = json.loads((directory / "job.json").read_text())
+    with np.load(directory / "arrays.npz", allow_pickle=False) as arrays:
+        features, value = arrays["features"], arrays["value"]
+    search = run_search(features, value, job)
+    kind = save_best(search.fitted_pipeline_, directory)
+    write_json(directory / "pipelines.json", {"best": kind, "pipelines": pipelines_found(search)})
+
+
+if __name__ == "__main__":
+    _end_with_parent()
+    main(Path(sys.argv[1]))

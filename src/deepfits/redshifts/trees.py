@@ -1,0 +1,107 @@
+"""scikit-learn's gradient boosting as plain arrays, so that it can be stored without pickle and read safely.
+
+Shapes: T trees, M nodes at most in a tree, N objects, K features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import writing
+
+_FIELDS = ("left", "right", "feature", "threshold", "value", "constants")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreeSum:
+    """A constant plus a sum of regression trees.
+
+    Attributes
+    ----------
+    left, right
+        ``(T, M)`` int32: the children of each node; −1 at a leaf.
+    feature
+        ``(T, M)`` int32: which feature a node asks for; 0 at a leaf.
+    threshold, value
+        ``(T, M)`` float64: an object goes left when its feature, as float32, is not above the threshold;
+        `value` is what a leaf adds before the learning rate.
+    constants
+        ``(2,)``: the constant term and the learning rate.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    value: np.ndarray
+    constants: np.ndarray
+
+    @classmethod
+    def of(cls, regressor: Any) -> TreeSum:
+        """Take a fitted `sklearn.ensemble.GradientBoostingRegressor` apart."""
+        trees = [estimator.tree_ for estimator in regressor.estimators_[:, 0]]
+        size = max(tree.node_count for tree in trees)
+
+        def padded(arrays: list[np.ndarray], fill: float, dtype: str) -> np.ndarray:
+            out = np.full((len(arrays), size), fill, dtype=dtype)
+            for row, one in zip(out, arrays, strict=True):
+                row[: len(one)] = one
+            return out
+
+        start = float(regressor.init_.predict(np.zeros((1, regressor.n_features_in_)))[0])
+        return cls(
+            left=padded([t.children_left for t in trees], -1, "i4"),
+            right=padded([t.children_right for t in trees], -1, "i4"),
+            feature=np.maximum(padded([t.feature for t in trees], 0, "i4"), 0),
+            threshold=padded([t.threshold for t in trees], 0, "f8"),
+            value=padded([t.value[:, 0, 0] for t in trees], 0, "f8"),
+            constants=np.array([start, float(regressor.learning_rate)]),
+        )
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Return estimates ``(N,)`` for features ``(N, K)``."""
+        features = np.asarray(features, dtype=np.float32)
+        total = np.full(len(features), self.constants[0])
+        rows = np.arange(len(features))
+        for tree in range(len(self.left)):
+            node = np.zeros(len(features), dtype=np.int64)
+            while True:
+                is_inner = self.left[tree, node] >= 0
+                if not is_inner.any():
+                    break
+                goes_left = features[rows, self.feature[tree, node]] <= self.threshold[tree, node]
+                child = np.where(goes_left, self.left[tree, node], self.right[tree, node])
+                node = np.where(is_inner, child, node)
+            total += self.constants[1] * self.value[tree, node]
+        return total
+
+    def save(self, path: str | Path) -> None:
+        """Write an ``.npz`` file."""
+        with writing(path) as temporary, temporary.open("wb") as handle:
+            np.savez_compressed(handle, **{name: getattr(self, name) for name in _FIELDS})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TreeSum:
+        """Read back `save`; children must come after their parents, so that no walk is endless.
+
+        Raises
+        ------
+        InputError
+            The file is damaged or holds no such trees.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                fields = {name: file[name] for name in _FIELDS}
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a file of trees ({error}); train again") from error
+        parent = np.arange(fields["left"].shape[-1])
+        for side in ("left", "right"):
+            child = fields[side]
+            if ((child >= 0) & ((child <= parent) | (child >= child.shape[-1]))).any():
+                raise InputError(f"{path}: a tree whose branches do not lead to leaves; train again")
+        return cls(**fields)

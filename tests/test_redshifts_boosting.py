@@ -1,0 +1,203 @@
+"""Regressors: what they learn, what they keep on disk, and what they never read."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.redshifts.boosting import BoostedTrees, BoostingConfig, train_boosting
+from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.tpot_search import TpotConfig, TpotModel, train_tpot
+from deepfits.redshifts.trees import TreeSum
+
+
+def make_problem(number=500, seed=0, noise=0.05):
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(number, 5)).astype(np.float32)
+    value = np.sin(features[:, 0]) + 0.5 * features[:, 1] ** 2 + noise * generator.normal(size=number)
+    return Matrix(values=features, names=tuple("abcde")), value
+
+
+def r2(value, estimate):
+    return 1 - ((value - estimate) ** 2).sum() / ((value - value.mean()) ** 2).sum()
+
+
+FAST = {"num_trials": 2, "num_folds": 2, "max_rounds": 150}
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_boosting_learns_what_can_be_learned(loss):
+    model = train_boosting(*make_problem(), BoostingConfig(loss=loss, **FAST))
+    features, value = make_problem(seed=1)
+    assert r2(value, model.predict(features.values)) > 0.8
+
+
+def test_boosting_finds_nothing_in_noise():
+    features, value = make_problem()
+    shuffled = np.random.default_rng(0).permutation(value)
+    model = train_boosting(features, shuffled, BoostingConfig(**FAST))
+    test, test_value = make_problem(seed=1)
+    assert r2(test_value, model.predict(test.values)) < 0.05
+
+
+def test_absolute_loss_serves_the_median_where_outliers_pull_the_mean():
+    features, value = make_problem(800)
+    is_outlier = np.random.default_rng(7).uniform(size=800) < 0.15
+    spoiled = value + 20 * is_outlier
+    test, test_value = make_problem(seed=1)
+    error = {}
+    for loss in ("squared", "absolute"):
+        model = train_boosting(features, spoiled, BoostingConfig(loss=loss, **FAST))
+        error[loss] = np.median(np.abs(model.predict(test.values) - test_value))
+    assert error["absolute"] < 0.5 * error["squared"]
+
+
+def test_boosting_is_repeatable():
+    first, again = (train_boosting(*make_problem(), BoostingConfig(**FAST)) for _ in range(2))
+    test, _ = make_problem(seed=1)
+    np.testing.assert_array_equal(first.predict(test.values), again.predict(test.values))
+    assert first.trials == again.trials
+
+
+def test_boosting_round_trip(tmp_path):
+    model = train_boosting(*make_problem(), BoostingConfig(**FAST))
+    model.save(tmp_path)
+    back = BoostedTrees.load(tmp_path)
+    test, _ = make_problem(seed=1)
+    np.testing.assert_array_equal(model.predict(test.values), back.predict(test.values))
+    assert (back.names, back.config, back.trials) == (model.names, model.config, model.trials)
+    (tmp_path / "boosting.ubj").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match="not a boosting model"):
+        BoostedTrees.load(tmp_path)
+
+
+def test_missing_features_are_learned_from():
+    features, value = make_problem()
+    holes = np.random.default_rng(1).uniform(size=features.values.shape) < 0.1
+    spoiled = Matrix(values=np.where(holes, np.nan, features.values), names=features.names)
+    model = train_boosting(spoiled, value, BoostingConfig(**FAST))
+    assert np.isfinite(model.predict(spoiled.values)).all()
+
+
+def test_another_number_of_features_is_refused():
+    model = train_boosting(*make_problem(100), BoostingConfig(**FAST))
+    with pytest.raises(InputError, match="trained on 5 features"):
+        model.predict(np.zeros((3, 4)))
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "cubic"}, {"num_trials": 0}, {"num_threads": 0}])
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(InputError):
+        BoostingConfig(**wrong)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "absolute_error"])
+def test_trees_as_arrays_predict_what_scikit_learn_does(loss, tmp_path):
+    from sklearn.ensemble import GradientBoostingRegressor
+
+    features, value = make_problem()
+    regressor = GradientBoostingRegressor(loss=loss, n_estimators=40, max_depth=5, random_state=0)
+    regressor.fit(features.values, value)
+    test, _ = make_problem(seed=1)
+    trees = TreeSum.of(regressor)
+    np.testing.assert_allclose(trees.predict(test.values), regressor.predict(test.values), rtol=1e-12)
+    trees.save(tmp_path / "trees.npz")
+    back = TreeSum.load(tmp_path / "trees.npz")
+    np.testing.assert_array_equal(trees.predict(test.values), back.predict(test.values))
+
+
+def test_trees_that_lead_in_circles_are_refused(tmp_path):
+    tree = np.zeros((1, 3))
+    circle = np.array([[1, 0, -1]])
+    TreeSum(left=circle, right=circle, feature=tree, threshold=tree, value=tree, constants=np.ones(2)).save(
+        tmp_path / "trees.npz"
+    )
+    with pytest.raises(InputError, match="do not lead to leaves"):
+        TreeSum.load(tmp_path / "trees.npz")
+
+
+class Watch:
+    """A progress that remembers how far it was told."""
+
+    def __init__(self):
+        self.done = 0.0
+
+    def __call__(self, description, *, total, unit="", done=0):
+        self.total = total
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    def advance(self, number=1, note=""):
+        self.done += number
+
+
+def test_tpot_finds_pipelines_and_leaves_nothing_behind(tmp_path):
+    features, value = make_problem(150)
+    watch = Watch()
+    model = train_tpot(features, value, TpotConfig(minutes=0.08, population=6, num_folds=2), progress=watch)
+    scored = [one for one in model.pipelines if one["loss"] is not None]
+    assert scored == model.pipelines[: len(scored)]
+    assert scored[0]["regressor"] == model.kind
+    assert {one["regressor"] for one in model.pipelines} <= {
+        "XGBRegressor",
+        "LGBMRegressor",
+        "GradientBoostingRegressor",
+    }
+    assert 0 < watch.done <= watch.total == pytest.approx(4.8)
+    test, test_value = make_problem(seed=1)
+    estimate = model.predict(test.values)
+    assert r2(test_value, estimate) > 0.3
+    model.save(tmp_path)
+    np.testing.assert_allclose(TpotModel.load(tmp_path).predict(test.values), estimate, rtol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_no_pipeline_of_the_search_space_is_invalid(loss):
+    features, value = make_problem(150)
+    model = train_tpot(features, value, TpotConfig(loss=loss, minutes=0.5, num_folds=2))
+    failed = [one["failed"] for one in model.pipelines if one["failed"]]
+    assert "INVALID" not in failed
+    assert len({one["regressor"] for one in model.pipelines}) == 3
+
+
+def test_tpot_worker_ends_with_its_parent(tmp_path):
+    """A killed parent leaves no search running."""
+    features, value = make_problem(150)
+    job = {"loss": "squared", "minutes": 5, "population": 6, "num_folds": 2, "seed": 0}
+    (tmp_path / "job.json").write_text(json.dumps({**job, "memory_gib": 2, "num_threads": 1}))
+    np.savez(tmp_path / "arrays.npz", features=features.values, value=value)
+    with subprocess.Popen(
+        [sys.executable, "-m", "deepfits.redshifts.tpot_worker", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        start_new_session=True,
+    ) as process:
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.stdin.close()
+        assert process.wait(timeout=20) == -signal.SIGKILL
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+def test_tpot_refuses_missing_features():
+    features, value = make_problem(50)
+    features.values[0, 0] = np.nan
+    with pytest.raises(InputError, match="finite features"):
+        train_tpot(features, value, TpotConfig())
+    with pytest.raises(InputError, match="must be positive"):
+        TpotConfig(minutes=0)

@@ -1,0 +1,211 @@
+"""Labels: formats, conditions, matching by position and identity, and the split."""
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from deepfits.errors import InputError
+from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.split import split_objects
+from deepfits.redshifts.tables import read_table, satisfied
+from deepfits.splits import is_held_out
+
+
+@pytest.fixture
+def table():
+    return Table(
+        {
+            "object_id": np.arange(6),
+            "ra": 150 + np.arange(6) / 100,
+            "dec": np.full(6, 2.0),
+            "z_spec": [0.1, 0.5, np.nan, 1.2, 3.0, np.inf],
+            "z_spec_flag": [4, 2, 4, 3, 1, 4],
+            "kind": ["galaxy", "galaxy", "star", "galaxy", "quasar", "galaxy"],
+        }
+    )
+
+
+@pytest.mark.parametrize("ending", ["fits", "csv", "ecsv", "parquet"])
+def test_every_format_gives_the_same_columns(table, tmp_path, ending):
+    path = tmp_path / f"labels.{ending}"
+    if ending == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {name: table[name].tolist() for name in table.colnames}
+        pq.write_table(pa.table(columns), path)
+    else:
+        table.write(path)
+    found = read_table(path)
+    assert list(found) == table.colnames
+    np.testing.assert_array_equal(found["z_spec"], table["z_spec"])
+    np.testing.assert_array_equal(found["z_spec_flag"], table["z_spec_flag"])
+    assert found["kind"].tolist() == table["kind"].tolist()
+    assert found["ra"].dtype.isnative
+
+
+def test_useless_labels_are_left_out_and_counted(table, tmp_path):
+    table.write(tmp_path / "labels.fits")
+    labels = read_labels(tmp_path / "labels.fits", select=["z_spec_flag >= 3", "kind == galaxy"])
+    assert labels.value.tolist() == [0.1, 1.2]
+    assert labels.counts == {"rows": 6, "not_selected": 3, "not_finite": 1}
+    assert labels.columns["object_id"].tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("column", "select", "word"),
+    [
+        ("z_spek", [], "did you mean 'z_spec'"),
+        ("kind", [], "holds no numbers"),
+        ("z_spec", ["z_spec_flag > 100"], "none of 6 rows"),
+        ("z_spec", ["z_spec_flag"], "COLUMN OP VALUE"),
+        ("z_spec", ["z_spec_flag >= good"], "'good' is none"),
+        ("z_spec", ["flagg >= 3"], "no column 'flagg'"),
+    ],
+)
+def test_wrong_labels_are_named(table, tmp_path, column, select, word):
+    table.write(tmp_path / "labels.ecsv")
+    with pytest.raises(InputError, match=word):
+        read_labels(tmp_path / "labels.ecsv", column=column, select=select)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    with pytest.raises(InputError, match="no such table"):
+        read_table(tmp_path / "absent.csv")
+    for name in ("broken.parquet", "broken.fits", "broken.ecsv"):
+        (tmp_path / name).write_bytes(b"nothing of the kind")
+        with pytest.raises(InputError, match=name):
+            read_table(tmp_path / name)
+    (tmp_path / "labels.docx").write_bytes(b"")
+    with pytest.raises(InputError, match="ending"):
+        read_table(tmp_path / "labels.docx")
+
+
+def test_bool_conditions():
+    columns = {"good": np.array([True, False])}
+    assert satisfied(columns, ["good == true"], "x").tolist() == [True, False]
+    assert satisfied(columns, ["good != true"], "x").tolist() == [False, True]
+
+
+def make_sky(number, seed, shift_arcsec=0.0):
+    generator = np.random.default_rng(seed)
+    ra, dec = 150 + generator.uniform(0, 0.2, number), 2 + generator.uniform(0, 0.2, number)
+    return {"object_id": np.arange(number), "ra": ra, "dec": dec + shift_arcsec / 3600}
+
+
+def as_labels(columns, value=None):
+    value = np.arange(len(columns["ra"]), dtype=float) if value is None else value
+    return Labels(value=value, columns=columns, where="labels.fits")
+
+
+def test_match_by_position_finds_shuffled_objects():
+    sky = make_sky(300, 0)
+    order = np.random.default_rng(1).permutation(300)
+    labels = as_labels({name: sky[name][order] for name in ("ra", "dec")}, order.astype(float))
+    found = match_labels(sky, labels, radius_arcsec=0.5)
+    assert found.by == "position"
+    np.testing.assert_array_equal(labels.value[found.label_rows], found.rows)
+    assert len(found.rows) == 300
+
+
+def test_match_is_one_to_one_and_takes_the_nearest():
+    features = {"object_id": np.arange(2), "ra": np.array([10.0, 10.0]), "dec": np.array([0.0, 0.5 / 3600])}
+    labels = as_labels({"ra": np.array([10.0]), "dec": np.array([0.4 / 3600])})
+    found = match_labels(features, labels, radius_arcsec=1.0)
+    assert found.rows.tolist() == [1]
+    assert found.separation_arcsec[0] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_radius_is_respected():
+    sky = make_sky(50, 2)
+    near, far = (as_labels(make_sky(50, 2, shift)) for shift in (0.9, 1.1))
+    assert len(match_labels(sky, near, match="position").rows) == 50
+    with pytest.raises(InputError, match="no overlap"):
+        match_labels(sky, far, match="position")
+
+
+def test_match_by_id_joins_text_and_numbers():
+    features = {"object_id": np.array([5, 7, 9])}
+    labels = as_labels({"object_id": np.array(["9", "5", "1"]), "ra": np.zeros(3)})
+    found = match_labels(features, labels)
+    assert found.by == "id"
+    assert labels.value[found.label_rows].tolist() == [1, 0]
+    assert found.rows.tolist() == [0, 2]
+
+
+def test_another_numbering_is_noticed():
+    sky, other = make_sky(50, 2), make_sky(50, 3)
+    with pytest.raises(InputError, match="another numbering"):
+        match_labels(sky, as_labels(other), match="id")
+
+
+def test_nothing_in_common_is_an_error():
+    features = {"object_id": np.array([1, 2])}
+    with pytest.raises(InputError, match="no overlap"):
+        match_labels(features, as_labels({"object_id": np.array([3, 4]), "ra": np.zeros(2)}))
+    with pytest.raises(InputError, match="no column 'object_id'"):
+        match_labels(features, as_labels({"name": np.array([3, 4]), "ra": np.zeros(2)}))
+    with pytest.raises(InputError, match="needs ra and dec"):
+        match_labels(features, as_labels({"ra": np.zeros(2)}), match="position")
+
+
+@pytest.fixture
+def objects():
+    generator = np.random.default_rng(4)
+    return np.arange(5000), generator.gamma(2, 0.4, 5000), generator.normal(23, 1, 5000)
+
+
+def test_split_keeps_held_out_objects_for_the_test(objects):
+    split = split_objects(*objects)
+    np.testing.assert_array_equal(split.test, np.flatnonzero(is_held_out(objects[0])))
+    parts = [split.train, split.validation, split.test, split.unused]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(5000))
+    assert len(split.validation) == pytest.approx(0.2 * len(split.fitted), abs=2)
+
+
+def test_validation_is_stratified(objects):
+    _, value, magnitude = objects
+    split = split_objects(*objects)
+    for column in (value, magnitude):
+        edges = np.quantile(column[split.fitted], np.linspace(0, 1, 6))
+        share = np.histogram(column[split.validation], edges)[0] / len(split.validation)
+        # a random choice of 800 scatters by 0.014; a stratified one by much less
+        np.testing.assert_allclose(share, 0.2, atol=0.015)
+
+
+def test_fewer_labels_are_a_subset_of_more(objects):
+    small = split_objects(*objects, max_labels=100)
+    large = split_objects(*objects, max_labels=1000)
+    assert len(small.fitted) == 100
+    assert np.isin(small.fitted, large.fitted).all()
+    np.testing.assert_array_equal(small.test, large.test)
+    other = split_objects(*objects, max_labels=100, seed=1)
+    assert not np.isin(small.fitted, other.fitted).all()
+
+
+def test_split_does_not_depend_on_order(objects):
+    identity, value, magnitude = objects
+    order = np.random.default_rng(0).permutation(len(identity))
+    split = split_objects(*objects, max_labels=500)
+    shuffled = split_objects(identity[order], value[order], magnitude[order], max_labels=500)
+    np.testing.assert_array_equal(np.sort(order[shuffled.fitted]), split.fitted)
+
+
+def test_blocks_never_share_a_square(objects):
+    generator = np.random.default_rng(5)
+    ra, dec = 150 + generator.uniform(0, 1, 5000), generator.uniform(0, 1, 5000)
+    split = split_objects(*objects, ra=ra, dec=dec, block_arcmin=6.0)
+    assert len(split.test) > 20
+    row = np.floor(dec * 10).astype(int)
+    column = np.floor(ra * np.cos(np.radians((row + 0.5) / 10)) * 10).astype(int)
+    square = row * 100000 + column
+    assert not np.isin(square[split.test], square[split.fitted]).any()
+    with pytest.raises(InputError, match="needs ra and dec"):
+        split_objects(*objects, block_arcmin=6.0)
+
+
+def test_too_few_labels_are_an_error(objects):
+    with pytest.raises(InputError, match="too few labels"):
+        split_objects(*(column[:20] for column in objects))
+    with pytest.raises(InputError, match="at least 30"):
+        split_objects(*objects, max_labels=10)

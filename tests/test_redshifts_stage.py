@@ -1,0 +1,278 @@
+"""The stage `redshift`: from files to the table, again, and with everything that users get wrong."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.redshifts.tables import read_table
+from deepfits.splits import is_held_out
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+
+BANDS = ("g", "r", "i")
+NUMBER = 420
+
+
+def make_sky(seed=0):
+    """Objects whose colours change with redshift; latents that know the redshift, warped and noisy."""
+    generator = np.random.default_rng(seed)
+    z_spec = generator.gamma(2.0, 0.35, NUMBER)
+    mag_i = generator.uniform(20, 24, NUMBER)
+    colours = np.stack([1.5 * np.sin(z_spec), 0.6 * z_spec, np.zeros(NUMBER)], axis=1)
+    flux = 10 ** (0.4 * (31.4 - mag_i[:, None] - colours))
+    hidden = np.stack([np.tanh(z_spec), mag_i - 22, z_spec**2, *generator.normal(size=(5, NUMBER))], 1)
+    latent = hidden @ generator.normal(size=(8, 8)) + 0.05 * generator.normal(size=(NUMBER, 8))
+    return {
+        "object_id": 1000 + np.arange(NUMBER),
+        "ra": 150 + generator.uniform(0, 0.1, NUMBER),
+        "dec": 2 + generator.uniform(0, 0.1, NUMBER),
+        "z_spec": z_spec,
+        "mag_i": mag_i,
+        "flux": flux,
+        "latent": latent.astype(np.float32),
+    }
+
+
+def write_features(directory, sky, bands=BANDS, shards=2):
+    directory.mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(len(sky["object_id"])), shards)):
+        latent = pa.FixedSizeListArray.from_arrays(pa.array(sky["latent"][rows].ravel()), 8)
+        columns = {name: sky[name][rows] for name in ("object_id", "ra", "dec")}
+        columns |= {"latent": latent, "chi2": np.full(len(rows), 700.0), "dof": np.full(len(rows), 768)}
+        for band in bands:
+            columns[f"flux_model_{band}"] = sky["flux"][rows, BANDS.index(band)]
+            columns[f"chi2_{band}"] = np.full(len(rows), 250.0)
+            columns[f"dof_{band}"] = np.full(len(rows), 256)
+        pq.write_table(pa.table(columns), directory / f"part-{number:05d}.parquet")
+    return directory
+
+
+def write_labels(path, sky, **changes):
+    names = ("ra", "dec", "z_spec", "mag_i")
+    # another numbering than the features', as a spectroscopic catalogue has
+    columns = {"object_id": np.arange(len(sky["ra"])), **{n: sky[n] for n in names}, **changes}
+    pq.write_table(pa.table({name: column for name, column in columns.items() if column is not None}), path)
+    return path
+
+
+def write_store(directory, sky, bands=BANDS, size=16):
+    info = StoreInfo(bands=bands, size=size, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * len(bands))
+    create_store(directory, info)
+    offset = np.arange(size) - (size - 1) / 2
+    profile = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 2.0**2)) / (2 * np.pi * 2.0**2)
+    generator = np.random.default_rng(9)
+    for number, rows in enumerate(np.array_split(np.arange(len(sky["object_id"])), 3)):
+        flux = sky["flux"][rows][:, [BANDS.index(band) for band in bands]]
+        image = flux[:, :, None, None] * profile + generator.normal(size=(len(rows), len(bands), size, size))
+        shard = Cutouts(
+            object_id=sky["object_id"][rows], image=image.astype("f4"), weight=np.ones_like(image)
+        )
+        write_shard(directory / shard_name(number), shard, info)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return make_sky()
+
+
+@pytest.fixture(scope="module")
+def inputs(sky, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("inputs")
+    return (
+        write_features(directory / "features", sky),
+        write_labels(directory / "labels.parquet", sky),
+        write_store(directory / "store", sky),
+    )
+
+
+FAST = {"methods": ("boosting",), "tuning_trials": 1}
+
+
+@pytest.fixture(scope="module")
+def done(inputs, tmp_path_factory):
+    features, labels, store = inputs
+    out = tmp_path_factory.mktemp("out") / "redshift"
+    assert deepfits.redshift(features, labels, out, store=store, **FAST) == out
+    return out
+
+
+def metrics_of(out):
+    content = json.loads((out / "metrics.json").read_text())
+    return {row["key"]: row for row in content["rows"]}, content
+
+
+def test_rows_are_there_and_beat_the_constant(done):
+    rows, content = metrics_of(done)
+    names = ["latents", "model", "extended", "magnitudes"]
+    assert list(rows) == ["constant", *(f"boosting-{name}-squared" for name in names)]
+    floor = rows["constant"]["metrics"]
+    for key, row in rows.items():
+        if key != "constant":
+            assert row["metrics"]["r2"]["value"] > 0.7
+            # 80 test objects know σ_MAD to about 15%
+            assert row["metrics"]["sigma_mad"]["value"] < 0.7 * floor["sigma_mad"]["value"]
+            assert row["metrics"]["r2"]["error"] > 0
+    # the median of training objects is no better than the test objects' own mean
+    assert -0.3 < floor["r2"]["value"] <= 0
+    assert content["magnitude"] == "mag_i"
+    assert set(content["definitions"]) == set(floor)
+
+
+def test_every_row_is_of_the_same_held_out_objects(done, sky):
+    predictions = read_table(done / "predictions.parquet")
+    expected = sky["object_id"][is_held_out(sky["object_id"])]
+    np.testing.assert_array_equal(np.sort(predictions["object_id"]), expected)
+    rows, _ = metrics_of(done)
+    assert {row["num_test"] for row in rows.values()} == {len(expected)}
+    row = rows["boosting-latents-squared"]["metrics"]
+    error = predictions["z_phot_boosting_latents_squared"] - predictions["z_spec"]
+    assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(error**2)))
+    truth = dict(zip(sky["object_id"].tolist(), sky["z_spec"], strict=True))
+    assert [truth[one] for one in predictions["object_id"].tolist()] == predictions["z_spec"].tolist()
+
+
+def test_split_is_stored(done, sky):
+    split = read_table(done / "split.parquet")
+    assert len(split["object_id"]) == NUMBER
+    is_test = split["part"] == "test"
+    np.testing.assert_array_equal(is_test, is_held_out(split["object_id"]))
+    assert (split["part"] == "validation").sum() > 50
+    assert (split["separation_arcsec"] < 1e-3).all()
+
+
+def test_table_prints_its_definitions(done):
+    text = (done / "table.md").read_text()
+    assert "| boosting | latents | squared | 0." in text
+    assert "1.4826 × median" in text
+    assert "±" in text
+
+
+def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
+    features, labels, store = inputs
+    before = (done / "metrics.json").read_text()
+    monkeypatch.setattr("deepfits.stages.redshift.train_boosting", None)
+    deepfits.redshift(features, labels, done, store=store, **FAST)
+    rows, _ = metrics_of(done)
+    assert rows == {row["key"]: row for row in json.loads(before)["rows"]}
+
+
+def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
+    """A run that stops at the second method keeps the first, and ends like an uninterrupted one."""
+    import deepfits.stages.redshift as stage
+
+    features, labels, store = inputs
+    trained = []
+    original = stage.train_boosting
+
+    def train_two(*arguments):
+        trained.append(1)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(stage, "train_boosting", train_two)
+    with pytest.raises(KeyboardInterrupt):
+        deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
+    assert len(trained) == 2 + 3
+    one, other = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
+    for key in one:
+        assert one[key]["metrics"] == other[key]["metrics"]
+
+
+def test_other_settings_are_refused(done, inputs):
+    features, labels, store = inputs
+    with pytest.raises(InputError, match="match_radius_arcsec was"):
+        deepfits.redshift(features, labels, done, store=store, match_radius_arcsec=0.5, **FAST)
+
+
+def test_useless_objects_are_left_out_of_every_row(sky, inputs, tmp_path):
+    spoiled = {**sky, "latent": sky["latent"].copy()}
+    spoiled["latent"][::10] = np.nan
+    features = write_features(tmp_path / "features", spoiled)
+    out = deepfits.redshift(features, inputs[1], tmp_path / "out", store=inputs[2], **FAST)
+    rows, content = metrics_of(out)
+    assert content["counts"]["objects_without_finite_latent"] == NUMBER // 10
+    left = is_held_out(sky["object_id"]) & (np.arange(NUMBER) % 10 > 0)
+    assert {row["num_test"] for row in rows.values()} == {left.sum()}
+
+
+def test_fewer_labels_are_no_better(inputs, done, tmp_path):
+    features, labels, store = inputs
+    out = deepfits.redshift(features, labels, tmp_path / "out", store=store, max_labels=40, **FAST)
+    few, many = metrics_of(out)[0], metrics_of(done)[0]
+    for key in ("boosting-latents-squared", "boosting-magnitudes-squared"):
+        assert few[key]["num_train"] == 40
+        assert few[key]["metrics"]["rmse"]["value"] > many[key]["metrics"]["rmse"]["value"]
+
+
+def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
+    """Nothing leaks: with redshifts handed out at random, no method is better than the constant."""
+    generator = np.random.default_rng(0)
+    labels = write_labels(tmp_path / "labels.parquet", sky, z_spec=generator.permutation(sky["z_spec"]))
+    out = deepfits.redshift(inputs[0], labels, tmp_path / "out", store=inputs[2], **FAST)
+    assert max(row["metrics"]["r2"]["value"] for row in metrics_of(out)[0].values()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "keywords", "word"),
+    [
+        ({"z_spec": np.full(NUMBER, 0.7)}, {}, "all 420 matched labels are 0.7"),
+        ({"z_spec": np.full(NUMBER, np.nan)}, {}, "420 have a 'z_spec' that is not finite"),
+        ({"dec": np.full(NUMBER, -40.0)}, {}, "no overlap"),
+        ({"dec": None}, {"match": "position"}, "needs ra and dec"),
+        ({}, {"match": "id"}, "another numbering|no overlap"),
+        ({}, {"label_column": "zspec"}, "did you mean 'z_spec'"),
+        ({}, {"select": ["mag_i < 20.1"]}, "too few labels"),
+        ({}, {"methods": ["bosting"]}, "did you mean 'boosting'"),
+        ({}, {"losses": ["cubic"]}, "valid names are: absolute, squared"),
+        ({}, {"match": "name"}, "choose one of"),
+        ({}, {"max_labels": 5}, "at least 30"),
+    ],
+)
+def test_wrong_input_is_named(sky, inputs, tmp_path, changes, keywords, word):
+    labels = write_labels(tmp_path / "labels.parquet", sky, **changes)
+    with pytest.raises(InputError, match=word):
+        deepfits.redshift(inputs[0], labels, tmp_path / "out", **{**FAST, **keywords})
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_one_band_is_refused(sky, inputs, tmp_path):
+    features = write_features(tmp_path / "features", sky, bands=("i",))
+    with pytest.raises(InputError, match="one band 'i'"):
+        deepfits.redshift(features, inputs[1], tmp_path / "out", **FAST)
+    store = write_store(tmp_path / "store", sky, bands=("i",))
+    with pytest.raises(InputError, match="one band 'i'"):
+        deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
+
+
+def test_store_of_other_objects_is_refused(sky, inputs, tmp_path):
+    other = {**sky, "object_id": sky["object_id"] + 5}
+    store = write_store(tmp_path / "store", other)
+    with pytest.raises(InputError, match="5 objects of the features are not in this store"):
+        deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
+
+
+def test_features_that_are_none_are_refused(inputs, tmp_path):
+    with pytest.raises(InputError, match="no such features"):
+        deepfits.redshift(tmp_path / "absent", inputs[1], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \.parquet file"):
+        deepfits.redshift(tmp_path / "empty", inputs[1], tmp_path / "out")
+    with pytest.raises(InputError, match="no column 'latent'"):
+        deepfits.redshift(inputs[1], inputs[1], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_tpot_row(inputs, tmp_path):
+    features, labels, _ = inputs
+    out = deepfits.redshift(features, labels, tmp_path / "out", methods=("tpot",), tpot_minutes=0.3)
+    rows, _ = metrics_of(out)
+    assert rows["tpot-latents-squared"]["metrics"]["r2"]["value"] > 0.7
+    assert rows["tpot-latents-squared"]["num_pipelines"] >= 12
