@@ -17,7 +17,7 @@ BLOCK_ROWS = 64
 def aperture_factor(weight: float, radius: float) -> float:
     """Return the noise in a circular aperture over σ √area.
 
-    Aperture photometry states the latter (`sep`, `photutils`), as of independent pixels. Without any smoothing
+    Aperture photometry states the latter (`sep`, `photutils`), as of independent pixels. Without smoothing
     the ratio is a little below 1: pixels on the border count in part, and their noise falls with the part,
     not with its root.
 

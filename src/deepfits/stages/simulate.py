@@ -17,6 +17,8 @@ from deepfits.progress import Progress, Task, silent
 
 LAYOUTS = ("plain",)
 SCHEMA_VERSION = 1
+CERTAIN = 4
+"""The flag of a redshift beyond doubt, as VVDS, zCOSMOS and many others give it."""
 
 
 def simulate(
@@ -206,7 +208,7 @@ def _truth(
         "patch": np.full(inside.sum(), patch),
         "kind": one["kind"],
         "z_spec": one["z_spec"],
-        "z_spec_flag": np.ones(inside.sum(), dtype=np.int32),
+        "z_spec_flag": np.full(inside.sum(), CERTAIN, dtype=np.int32),
     }
     for index, band in enumerate(bands):
         columns[f"mag_{band}"] = 31.4 - 2.5 * np.log10(one["flux"][:, index])
