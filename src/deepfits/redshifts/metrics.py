@@ -18,7 +18,7 @@ import numpy as np
 from deepfits.errors import InputError
 
 DEFINITIONS = {
-    "r2": "R²: 1 − Σ(z_phot − z_spec)² / Σ(z_spec − mean z_spec)²",
+    "r2": "1 − Σ(z_phot − z_spec)² / Σ(z_spec − mean z_spec)²",
     "bias": "mean of Δz, with Δz = (z_phot − z_spec) / (1 + z_spec)",
     "bias_median": "median of Δz (the bias of RAIL)",
     "sigma_mad": "1.4826 × median of |Δz − median Δz|",

@@ -1,0 +1,158 @@
+"""Pictures of redshifts: estimate against truth, errors against magnitude and redshift, PIT.
+
+Each function takes the directory that the stage `redshift` wrote and returns a matplotlib ``Figure``; no
+global state of matplotlib is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from deepfits.files import read_json
+
+COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
+INK = "#1d2733"
+GRID = "#d9dde2"
+_DENSITY = LinearSegmentedColormap.from_list("density", ["#c9d9ec", "#3b6ea8", "#14263d"])
+MAX_PANELS = 4
+
+
+def label_of(row: Mapping[str, Any]) -> str:
+    """Return a method's name for people: ``boosting on latents``, and the loss unless squared."""
+    text = " on ".join(part for part in (row["method"], row["features"]) if part)
+    return f"{text} ({row['loss']})" if row["loss"] not in ("", "squared") else text
+
+
+def _read(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    metrics = read_json(directory / "metrics.json", what="metrics")
+    table = pq.read_table(directory / "predictions.parquet")
+    return metrics, {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _estimate(predictions: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> np.ndarray:
+    return predictions[f"z_phot_{row['key'].replace('-', '_')}"]
+
+
+def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
+    """Choose rows by a rule: the paper's (latents), the baselines, then by σ_MAD."""
+    rows = [row for row in rows if row["method"] != "constant"]
+    first = [row for row in rows if row["features"] in ("latents", "magnitudes")]
+    others = sorted(
+        (row for row in rows if row not in first), key=lambda row: row["metrics"]["sigma_mad"]["value"]
+    )
+    picked = (first + others)[:number] if len(first) < number else first[: number - 1] + others[:1]
+    return [row for row in rows if row in picked]
+
+
+def redshift_scatter(directory: str | Path) -> Figure:
+    """Draw z_phot against z_spec of the held-out objects, a panel for each of up to four methods."""
+    metrics, predictions = _read(Path(directory))
+    rows = _shown(metrics["rows"], MAX_PANELS)
+    z_spec = predictions["z_spec"]
+    top = float(np.quantile(z_spec, 0.995)) * 1.1
+    figure = Figure(figsize=(3.0 * len(rows), 3.7), layout="constrained")
+    axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, row in zip(axes, rows, strict=True):
+        z_phot = _estimate(predictions, row)
+        _density(axis, z_spec, z_phot, top)
+        line = np.array([0.0, top])
+        axis.plot(line, line, color=INK, linewidth=0.8)
+        for sign in (-1, 1):
+            axis.plot(line, line + sign * 0.15 * (1 + line), color=INK, linewidth=0.6, linestyle=":")
+        values = row["metrics"]
+        axis.set_title(label_of(row), fontsize=9)
+        axis.text(
+            0.04,
+            0.96,
+            f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}",
+            transform=axis.transAxes,
+            va="top",
+            fontsize=8,
+        )
+        axis.set_xlabel("z_spec")
+        axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+    axes[0].set_ylabel("z_phot")
+    return figure
+
+
+def _density(axis: Axes, x: np.ndarray, y: np.ndarray, top: float) -> None:
+    if len(x) <= 1500:
+        axis.scatter(x, y, s=5, color=COLOURS[0], alpha=0.5, linewidths=0)
+    else:
+        axis.hexbin(
+            x, y, gridsize=60, extent=(0, top, 0, top), bins="log", mincnt=1, cmap=_DENSITY, linewidths=0
+        )
+
+
+def error_curves(directory: str | Path) -> Figure:
+    """Draw σ_MAD and η(0.15) against magnitude and against redshift, a line for each method."""
+    metrics, _ = _read(Path(directory))
+    rows = [row for row in metrics["rows"] if row["method"] != "constant"]
+    figure = Figure(figsize=(9.0, 5.6), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col")
+    for number, row in enumerate(rows):
+        colour = COLOURS[number % len(COLOURS)]
+        for column, by in enumerate(("by_magnitude", "by_redshift")):
+            bins = [entry for entry in row[by] if "metrics" in entry]
+            for line, name in enumerate(("sigma_mad", "eta_15")):
+                _curve(axes[line, column], bins, name, colour, label_of(row), number, len(rows))
+    for axis in axes.flat:
+        axis.grid(color=GRID, linewidth=0.6)
+        axis.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("σ_MAD")
+    axes[1, 0].set_ylabel("fraction above 0.15")
+    axes[1, 0].set_xlabel(metrics["magnitude"])
+    axes[1, 1].set_xlabel("z_spec (the point above 2 is all of z > 2)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    if not handles:
+        handles, labels = axes[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def _curve(
+    axis: Axes, bins: Sequence[dict[str, Any]], name: str, colour: str, label: str, number: int, total: int
+) -> None:
+    """Draw one method's values with their errors, shifted a little so that bars do not hide each other."""
+    if not bins:
+        return
+    width = min(entry["high"] - entry["low"] for entry in bins)
+    middle = np.array([entry["low"] + min(entry["high"] - entry["low"], width) / 2 for entry in bins])
+    shift = 0.3 * width * ((number + 0.5) / total - 0.5)
+    values = [entry["metrics"][name] for entry in bins]
+    axis.errorbar(
+        middle + shift,
+        [one["value"] for one in values],
+        yerr=[one["error"] for one in values],
+        color=colour,
+        marker="o",
+        markersize=3.5,
+        linewidth=1.2,
+        label=label,
+    )
+
+
+def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
+    """Return every figure that the directory has data for: ``(name, figure, caption)``."""
+    directory = Path(directory)
+    return [
+        (
+            "scatter",
+            redshift_scatter(directory),
+            "Estimated against spectroscopic redshift of the held-out objects; dotted: |Δz| = 0.15.",
+        ),
+        (
+            "errors",
+            error_curves(directory),
+            "σ_MAD and the fraction of outliers against magnitude and redshift, with bootstrap errors; bins "
+            "of fewer than 20 objects are left out.",
+        ),
+    ]
