@@ -323,6 +323,19 @@ def shard_length(path: str | Path, info: StoreInfo) -> int:
         return _check_shard(file, Path(path), info)
 
 
+def shard_catalogue(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Read the columns of one shard, `object_id` first, without the images."""
+    with _open(path) as file:
+        return _read_catalogue(file, Path(path), columns)
+
+
+def shard_identities(path: str | Path, info: StoreInfo) -> np.ndarray:
+    """Check that a shard fits the store's description, and return the identities of its objects."""
+    with _open(path) as file:
+        _check_shard(file, Path(path), info)
+        return _read_catalogue(file, Path(path), [])["object_id"]
+
+
 def read_shard(
     path: str | Path,
     info: StoreInfo,

@@ -1,0 +1,134 @@
+"""Stage `cutouts`: images and a catalogue in, cutout store out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError
+from deepfits.progress import Progress, silent
+
+
+def cutouts(
+    images: str | Path | list[str],
+    out: str | Path,
+    *,
+    catalogue: str | Path | None = None,
+    bands: list[str] | None = None,
+    size: int = 32,
+    shard_size: int = 2048,
+    reference_band: str | None = None,
+    survey: str = "",
+    threshold: float = 4.0,
+    min_pixels: int = 5,
+    smoothing_arcsec: float | None = None,
+    allow_missing: bool = False,
+    zero_point: list[str] | float | dict[str, float] | None = None,
+    pixel_scale: float | None = None,
+    assume_aligned: bool = False,
+    bad_planes: list[str] | None = None,
+    mask_polarity: str | None = None,
+    weight_scale: str = "auto",
+    progress: Progress = silent,
+) -> Path:
+    """Cut every object out of every band, into a cutout store.
+
+    Without a catalogue the objects are detected first, into ``catalogue.parquet`` in the store. No object is
+    dropped: where an image does not reach or a band is missing the weight is 0, and ``summary.json`` and
+    ``incomplete.csv`` in the store count and list these objects. Running it again cuts what is not there yet.
+
+    Parameters
+    ----------
+    images
+        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
+    out
+        Directory of the store.
+    catalogue
+        Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the reference band,
+        0-based), and ``object_id`` and ``field`` where there are several fields.
+    bands
+        Bands of the store, in this order; all by default.
+    size
+        Side of a cutout in pixels.
+    shard_size
+        Objects in one file of the store.
+    reference_band
+        The band whose pixel grid the others are brought to; r, else i, else the middle one.
+    survey
+        A name for people to read.
+    threshold, min_pixels, smoothing_arcsec
+        As in `detect`, when there is no catalogue.
+    allow_missing
+        Fields that lack a band are taken, with weight 0 in it.
+    zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
+        As in `detect`.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        Images or a catalogue that cannot be used, or another store under the same name.
+    """
+    from deepfits.survey.build import StorePlan, build_store
+    from deepfits.survey.catalogue import read_catalogue, read_info
+    from deepfits.survey.fields import image_set
+
+    out = Path(out)
+    chosen = image_set(
+        images,
+        bands=bands,
+        reference=reference_band,
+        allow_missing=allow_missing,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    if shard_size < 1:
+        raise InputError(f"shard_size must be at least 1, not {shard_size}")
+    path = Path(catalogue) if catalogue is not None else out / "catalogue.parquet"
+    if catalogue is None:
+        from deepfits.stages.detect import detect
+
+        _refuse_foreign(out)
+        detect(
+            images,
+            path,
+            bands=bands,
+            reference_band=reference_band,
+            threshold=threshold,
+            min_pixels=min_pixels,
+            smoothing_arcsec=smoothing_arcsec,
+            allow_missing=allow_missing,
+            zero_point=zero_point,
+            pixel_scale=pixel_scale,
+            assume_aligned=assume_aligned,
+            bad_planes=bad_planes,
+            mask_polarity=mask_polarity,
+            weight_scale=weight_scale,
+            progress=progress,
+        )
+    elif not path.exists():
+        raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
+    plan = StorePlan(images=chosen, size=size, shard_size=shard_size, survey=survey, catalogue_path=path)
+    build_store(plan, read_catalogue(path), read_info(path), out, progress)
+    return out
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a directory with other people's files before hours of detection, not after."""
+    if out.is_file():
+        raise InputError(f"{out}: is a file; name a directory for the store")
+    known = {"catalogue.parquet", "catalogue.parquet.parts", "store.json", "summary.json", "incomplete.csv"}
+    if out.is_dir():
+        odd: list[Any] = [
+            p for p in out.iterdir() if p.name not in known and not p.name.startswith(("shard-", "."))
+        ]
+        if odd and not (out / "store.json").exists():
+            raise InputError(f"{out}: holds {odd[0].name}; name a directory of its own for the store")

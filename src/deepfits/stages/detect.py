@@ -1,0 +1,194 @@
+"""Stage `detect`: images in, catalogue out."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError
+from deepfits.progress import Progress, silent
+
+
+def detect(
+    images: str | Path | list[str],
+    out: str | Path,
+    *,
+    bands: list[str] | None = None,
+    reference_band: str | None = None,
+    threshold: float = 4.0,
+    min_pixels: int = 5,
+    smoothing_arcsec: float | None = None,
+    combine: str = "snr",
+    deblend_contrast: float = 0.005,
+    background_mesh: int = 128,
+    aperture_arcsec: float = 2.0,
+    allow_missing: bool = False,
+    zero_point: list[str] | float | dict[str, float] | None = None,
+    pixel_scale: float | None = None,
+    assume_aligned: bool = False,
+    bad_planes: list[str] | None = None,
+    mask_polarity: str | None = None,
+    weight_scale: str = "auto",
+    progress: Progress = silent,
+) -> Path:
+    """Find everything on the images, and measure it in every band.
+
+    Parameters
+    ----------
+    images
+        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
+    out
+        The catalogue: Parquet, or a FITS table when the name ends in ``.fits``.
+    bands
+        Bands to use, in this order; all by default.
+    reference_band
+        The band whose pixel grid the others are brought to; r, else i, else the middle one.
+    threshold, min_pixels, smoothing_arcsec, combine, deblend_contrast, background_mesh
+        What counts as a source; see `deepfits.survey.detection.DetectOptions`. The smoothing is three pixels
+        wide by default.
+    aperture_arcsec
+        Diameter of the fixed aperture.
+    allow_missing
+        Fields that lack a band are taken, with NaN in its columns.
+    zero_point
+        AB zero point where the headers have none: ``27``, or ``["u=30", "g=27"]``.
+    pixel_scale, assume_aligned
+        For images without WCS: arcseconds per pixel, and that the bands are aligned pixel to pixel.
+    bad_planes, mask_polarity, weight_scale
+        How masks and weights are read; see `deepfits.survey.planes.ReadOptions`.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    InputError
+        Images that cannot be used, or another catalogue, made otherwise, under the same name.
+    """
+    from deepfits.survey.catalogue import write_catalogue
+    from deepfits.survey.detection import DetectOptions
+    from deepfits.survey.fields import image_set
+
+    out = Path(out)
+    chosen = image_set(
+        images,
+        bands=bands,
+        reference=reference_band,
+        allow_missing=allow_missing,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    options = DetectOptions(
+        threshold=threshold,
+        min_pixels=min_pixels,
+        combine=combine,
+        deblend_contrast=deblend_contrast,
+        mesh=background_mesh,
+    )
+    settings = chosen.settings() | {
+        "detect": vars(options) | {"smoothing_arcsec": smoothing_arcsec, "aperture_arcsec": aperture_arcsec}
+    }
+    if _is_done(out, settings):
+        return out
+    columns, infos = _all_fields(chosen, options, settings, out, aperture_arcsec, smoothing_arcsec, progress)
+    write_catalogue(out, columns, {"settings": settings, "fields": infos})
+    _remove_parts(out)
+    return out
+
+
+def _is_done(out: Path, settings: dict[str, Any]) -> bool:
+    from deepfits.survey.catalogue import read_info
+
+    if not out.exists():
+        return False
+    if out.suffix not in (".parquet", ".pq"):
+        raise InputError(f"{out}: there is a file already; remove it to detect again")
+    if read_info(out).get("settings") != settings:
+        raise InputError(
+            f"{out}: a catalogue made with other images or settings is there already; remove it or choose "
+            "another name"
+        )
+    return True
+
+
+def _parts(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
+
+
+def _remove_parts(out: Path) -> None:
+    import shutil
+
+    if _parts(out).exists():
+        shutil.rmtree(_parts(out))
+
+
+def _all_fields(
+    chosen: Any,
+    options: Any,
+    settings: dict[str, Any],
+    out: Path,
+    aperture_arcsec: float,
+    smoothing_arcsec: float | None,
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Detect field by field; a finished field is kept beside `out` until all are."""
+    import numpy as np
+
+    from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+
+    parts, infos = [], {}
+    with progress("detect", total=len(chosen.fields), unit="fields") as task:
+        for sources in chosen.fields:
+            path = _parts(out) / f"{sources.name}.parquet"
+            if len(chosen.fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
+                columns, info = read_catalogue(path), read_info(path)["field"]
+            else:
+                columns, info = _one_field(sources, chosen, options, aperture_arcsec, smoothing_arcsec)
+                if len(chosen.fields) > 1:
+                    write_catalogue(path, columns, {"settings": settings, "field": info})
+            parts.append(columns)
+            infos[sources.name] = info
+            task.advance(1, f"{sources.name}: {len(columns['object_id'])} sources")
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if len(np.unique(joined["object_id"])) < len(joined["object_id"]):
+        raise InputError("two fields have names with the same hash; rename the directory of one of them")
+    return joined, infos
+
+
+def _one_field(
+    sources: Any, chosen: Any, options: Any, aperture_arcsec: float, smoothing_arcsec: float | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    from dataclasses import replace
+
+    from deepfits.survey.extract import extract
+    from deepfits.survey.fields import open_field
+
+    with open_field(sources, chosen) as field:
+        if smoothing_arcsec is not None:
+            options = replace(options, smoothing_pixels=smoothing_arcsec / field.pixel_scale)
+        found = extract(field, options, bands=chosen.bands, aperture_arcsec=aperture_arcsec)
+        if not len(found.columns["object_id"]):
+            raise InputError(
+                f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
+            )
+        info = {
+            "num_objects": len(found.columns["object_id"]),
+            "shape": list(field.shape),
+            "pixel_scale_arcsec": field.pixel_scale,
+            "fwhm_arcsec": {b: _json_number(v) for b, v in found.fwhm_arcsec.items()},
+            "stellar_radius_arcsec": _json_number(found.stellar_radius_arcsec),
+            "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
+            "remarks": field.remarks(),
+        }
+    return found.columns, info
+
+
+def _json_number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None

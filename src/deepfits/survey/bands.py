@@ -1,0 +1,99 @@
+"""Band names: from a header's or a file's own words to the short names used everywhere.
+
+A band is a short name such as ``u`` or ``Ks``. Names of surveys and instruments around it are dropped
+(``HSC-G``, ``u.MP9302``, ``MegaCam-u``), so that u from one telescope and g r i z from another stand in one
+list; whoever needs two kinds of u apart names them (``images=["u=...", "ustar=..."]``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# By wavelength; a band that is not listed comes after these, in alphabetical order.
+ORDER = (
+    *("FUV", "NUV", "U", "u", "ustar", "B", "g", "V", "r", "R", "i", "I", "z", "y"),
+    *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
+)
+_SPECIAL = {"us": "ustar", "u*": "ustar", "ustar": "ustar", "megacam-us": "ustar"}
+_INSTRUMENTS = (
+    r"(?:HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|SkyMapper|KiDS|OmegaCAM|VST|DES)"
+)
+_LETTER = re.compile(rf"^{_INSTRUMENTS}[-_ .]?([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
+_NUMBERED = re.compile(r"^([ugrizyY])(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
+_INFRARED = re.compile(
+    r"^(?:VISTA|VIKING|UKIDSS|WIRCam|UltraVISTA|NISP)[-_ .]?(Z|Y|J|H|Ks|K)$", re.IGNORECASE
+)
+_FILTER_KEYS = ("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM")
+_NO_FILTER = {"", "CLEAR", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN"}
+# What may stand for a band in a file's name, between separators.
+_TOKEN = r"(?:FUV|NUV|ustar|uS|Ks|VIS|[uUgrizyYZBVRIJHK])"
+_NAME_TOKEN = re.compile(
+    r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
+    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
+    r"(?=$|[-_. ])"
+)
+
+
+def band_name(text: str) -> str:
+    """Return the short name for what a header or a person calls a band.
+
+    Examples
+    --------
+    >>> [band_name(t) for t in ("HSC-G", "HSC-I2", "u.MP9302", "MegaCam-u", "Ks", "uS", "r'")]
+    ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
+    """
+    text = str(text).strip()
+    if text.lower() in _SPECIAL:
+        return _SPECIAL[text.lower()]
+    if match := _LETTER.match(text):
+        return match[1].lower()
+    if match := _NUMBERED.match(text):
+        return match[1]
+    if match := _INFRARED.match(text):
+        return {"ks": "Ks"}.get(match[1].lower(), match[1].upper())
+    return re.sub(r"[^A-Za-z0-9*+]+", "_", text).strip("_")
+
+
+def band_of_header(header: Mapping[str, Any]) -> str | None:
+    """Return the band that a header's filter cards name, or None."""
+    for key in _FILTER_KEYS:
+        value = header.get(key)
+        if isinstance(value, str) and value.strip().upper() not in _NO_FILTER:
+            return band_name(value)
+    return None
+
+
+def band_of_name(stem: str) -> tuple[str | None, str]:
+    """Find the band in a file's name, and the name without it (what the files of one field share).
+
+    Examples
+    --------
+    >>> band_of_name("coadd-u"), band_of_name("Mega-u_9812_1c1"), band_of_name("notes")
+    (('u', 'coadd'), ('u', '9812_1c1'), (None, 'notes'))
+    """
+    matches = list(_NAME_TOKEN.finditer(stem))
+    if not matches:
+        return None, stem
+    match = matches[-1]
+    rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
+    found = match["band"]
+    has_instrument = len(match[0]) > len(found)
+    short = band_name(f"HSC-{found}") if has_instrument and found[0] in "GRIZY" else band_name(found)
+    return short, rest
+
+
+def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:
+    """Sort by wavelength."""
+    rank = {name: index for index, name in enumerate(ORDER)}
+    return tuple(sorted(set(bands), key=lambda b: (rank.get(b, len(rank)), b)))
+
+
+def reference_band(bands: Iterable[str]) -> str:
+    """Choose the band whose grid the others follow: r, else i, else the middle one."""
+    names = sort_bands(bands)
+    for wish in ("r", "i"):
+        if wish in names:
+            return wish
+    return names[len(names) // 2]

@@ -1,0 +1,312 @@
+"""Building a cutout store from fields and a catalogue.
+
+Shapes: N objects, B bands, S side of a cutout.
+
+The plan (which object goes into which shard) follows from the catalogue alone: fields in order of their
+names, objects in order of y, `shard_size` to a shard. So a second run finds its shards, whoever wrote them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, remove_leftovers, write_json, writing
+from deepfits.progress import Progress
+from deepfits.survey.cutting import cut
+from deepfits.survey.detection import DetectOptions
+from deepfits.survey.fields import Field, ImageSet, open_field
+from deepfits.survey.store import (
+    Cutouts,
+    StoreInfo,
+    create_store,
+    shard_catalogue,
+    shard_identities,
+    shard_name,
+    write_shard,
+)
+
+SCALE_TOLERANCE = 0.01
+_POLICY = (
+    "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
+    "unaltered when the bands share a grid or differ by whole pixels, else interpolated with cubic splines "
+    "onto the reference band's grid"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorePlan:
+    """What store to build."""
+
+    images: ImageSet
+    size: int
+    shard_size: int
+    survey: str
+    catalogue_path: Path
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the shards depend on."""
+        status = self.catalogue_path.stat()
+        return self.images.settings() | {
+            "size": self.size,
+            "shard_size": self.shard_size,
+            "catalogue": [self.catalogue_path.name, status.st_size],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """One shard."""
+
+    number: int
+    field_index: int
+    rows: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+def build_store(
+    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], out: Path, progress: Progress
+) -> None:
+    """Cut what is not cut yet, then count what is incomplete."""
+    _check_settings(plan, out)
+    tasks, outside = plan_shards(plan, columns)
+    if not tasks:
+        raise InputError(
+            f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
+    store_info = _describe(plan, info, tasks)
+    create_store(out, store_info)
+    total = sum(len(task.rows) for task in tasks)
+    todo = [task for task in tasks if not _is_done(out / shard_name(task.number), task, columns, store_info)]
+    done = total - sum(len(task.rows) for task in todo)
+    with progress("cut out", total=total, unit="objects", done=done) as bar:
+        for index, sources in enumerate(plan.images.fields):
+            mine = [task for task in todo if task.field_index == index]
+            if not mine:
+                continue
+            with open_field(sources, plan.images) as field:
+                for task in mine:
+                    made = cut_task(field, task, columns, plan)
+                    write_shard(out / shard_name(task.number), made, store_info)
+                    bar.advance(len(task.rows), sources.name)
+    _write_summary(out, tasks, store_info, columns, outside)
+
+
+def _check_settings(plan: StorePlan, out: Path) -> None:
+    path = out / "store.json"
+    if not path.exists():
+        return
+    there = read_json(path, what="store description").get("extra", {})
+    if not isinstance(there, dict) or there.get("settings") != plan.settings():
+        raise InputError(
+            f"{out}: a store made with other images, catalogue or settings is there already; remove it or "
+            "choose another directory"
+        )
+
+
+def plan_shards(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[list[_Task], np.ndarray]:
+    """Assign objects to fields and shards.
+
+    Returns
+    -------
+    tasks, outside
+        The shards, and the rows of the catalogue that lie on no image.
+    """
+    number = len(columns["object_id"])
+    owner, x, y = _assign(plan, columns)
+    tasks: list[_Task] = []
+    for index in range(len(plan.images.fields)):
+        rows = np.flatnonzero(owner == index)
+        rows = rows[np.argsort(y[rows], kind="stable")]
+        for start in range(0, len(rows), plan.shard_size):
+            part = rows[start : start + plan.shard_size]
+            tasks.append(_Task(number=len(tasks), field_index=index, rows=part, x=x[part], y=y[part]))
+    return tasks, np.setdiff1d(np.arange(number), np.flatnonzero(owner >= 0))
+
+
+def _assign(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the field of each object (−1: none) and its pixel position there."""
+    number = len(columns["object_id"])
+    owner = np.full(number, -1)
+    best = np.full(number, -np.inf)
+    x_of, y_of = np.full(number, np.nan), np.full(number, np.nan)
+    names = [one.name for one in plan.images.fields]
+    named = columns.get("field")
+    has_names = named is not None and bool(np.isin(named.astype(str), names).all())
+    has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
+    if not has_pixels and "ra" not in columns:
+        raise InputError(
+            f"{plan.catalogue_path}: x and y alone do not say which of the {len(names)} fields; add a "
+            f"column field with names such as {names[0]!r}, or ra and dec"
+        )
+    for index, sources in enumerate(plan.images.fields):
+        mine = named.astype(str) == sources.name if has_names and named is not None else np.ones(number, bool)
+        if not mine.any():
+            continue
+        with open_field(sources, plan.images) as field:
+            height, width = field.shape
+            if has_pixels:
+                x, y = columns["x"].astype(float), columns["y"].astype(float)
+            else:
+                x, y = field.pixels(columns["ra"].astype(float), columns["dec"].astype(float))
+        with np.errstate(invalid="ignore"):
+            margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
+            better = mine & (margin >= 0) & (margin > best)
+        owner[better], best[better] = index, margin[better]
+        x_of[better], y_of[better] = x[better], y[better]
+    return owner, x_of, y_of
+
+
+def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: StorePlan) -> Cutouts:
+    """Cut the objects of one shard."""
+    bands, size, number = plan.images.bands, plan.size, len(task.rows)
+    image = np.zeros((number, len(bands), size, size), np.float32)
+    weight = np.zeros_like(image)
+    for index, band in enumerate(bands):
+        if band in field.planes:
+            image[:, index], weight[:, index] = cut(field.planes[band], task.x, task.y, size)
+    ours = {name: values[task.rows] for name, values in columns.items() if name != "object_id"}
+    ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
+    valid = (weight > 0).mean(axis=(2, 3))
+    ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
+    return Cutouts(object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours)
+
+
+def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task]) -> StoreInfo:
+    """Describe the store: one scale for all fields, the median width of the PSF over them."""
+    used = sorted({task.field_index for task in tasks})
+    scales, correlations, fwhms, fields = [], [], [], {}
+    for index in used:
+        sources = plan.images.fields[index]
+        known = info.get("fields", {}).get(sources.name, {})
+        with open_field(sources, plan.images) as field:
+            fwhm = known.get("fwhm_arcsec") or field_fwhm(field, plan.images.bands)
+            scales.append(field.pixel_scale)
+            correlations.append({b: p.noise_correlation for b, p in field.aligned.items()})
+            fwhms.append(fwhm)
+            fields[sources.name] = {
+                "pixel_scale_arcsec": field.pixel_scale,
+                "fwhm_arcsec": fwhm,
+                "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
+                "remarks": field.remarks(),
+            }
+    scale = float(np.median(scales))
+    if max(abs(s / scale - 1) for s in scales) > SCALE_TOLERANCE:
+        raise InputError(
+            f"the fields have pixels of {min(scales):.4f} to {max(scales):.4f} arcsec; a store needs one "
+            "scale: make one store for each, or bring them to one grid with `deepfits stack`"
+        )
+    bands = plan.images.bands
+    return StoreInfo(
+        bands=bands,
+        size=plan.size,
+        pixel_scale_arcsec=scale,
+        fwhm_arcsec=tuple(_median([one.get(b) for one in fwhms], np.nan) for b in bands),
+        noise_correlation=tuple(_median([one.get(b) for one in correlations], 1.0) for b in bands),
+        survey=plan.survey,
+        extra={"settings": plan.settings(), "fields": fields, "sub_pixel_policy": _POLICY},
+    )
+
+
+def _median(values: list[float | None], default: float) -> float:
+    found = [v for v in values if v is not None and math.isfinite(v)]
+    return float(np.median(found)) if found else default
+
+
+def field_fwhm(field: Field, bands: tuple[str, ...]) -> dict[str, float | None]:
+    """Measure the PSF of a field whose catalogue does not tell it, on its middle thousand rows."""
+    from deepfits.survey.extract import extract
+
+    found = extract(_Middle(field), DetectOptions(threshold=6.0), bands=bands)
+    return {b: (v if math.isfinite(v) else None) for b, v in found.fwhm_arcsec.items()}
+
+
+class _Middle:
+    """The middle rows of a field, as a field of its own."""
+
+    def __init__(self, field: Field, rows: int = 1024) -> None:
+        self.name, self.pixel_scale = field.name, field.pixel_scale
+        start = max((field.shape[0] - rows) // 2, 0)
+        stop = min(start + rows, field.shape[0])
+        self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
+
+    def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nobody asks where these objects are."""
+        return np.full(len(x), np.nan), np.full(len(y), np.nan)
+
+
+class _Strip:
+    def __init__(self, plane: Any, start: int, stop: int) -> None:
+        self._plane, self._start, self._stop = plane, start, stop
+        self.shape = (stop - start, plane.shape[1])
+        self.noise_correlation = plane.noise_correlation
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of image and weight."""
+        image, weight = self._plane.rows(self._start, self._stop)
+        return image.copy(), weight.copy()
+
+
+def _is_done(path: Path, task: _Task, columns: dict[str, np.ndarray], info: StoreInfo) -> bool:
+    if not path.exists():
+        return False
+    try:
+        there = shard_identities(path, info)
+    except InputError:
+        return False  # damaged: it is cut again
+    return np.array_equal(there, columns["object_id"][task.rows])
+
+
+def _write_summary(
+    out: Path, tasks: list[_Task], info: StoreInfo, columns: dict[str, np.ndarray], outside: np.ndarray
+) -> None:
+    """Count and list the objects that lack pixels, and those that lie on no image."""
+    total = incomplete = 0
+    lacking = dict.fromkeys(info.bands, 0)
+    empty = dict.fromkeys(info.bands, 0)
+    with (
+        writing(out / "incomplete.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as handle,
+    ):
+        table = csv.writer(handle)
+        table.writerow(["object_id", "field", *(f"fraction_valid_{b}" for b in info.bands)])
+        for name, ids, valid in _coverage(out, tasks, info):
+            total += len(ids)
+            is_short = (valid < 1).any(axis=1)
+            incomplete += int(is_short.sum())
+            for index, band in enumerate(info.bands):
+                lacking[band] += int((valid[:, index] < 1).sum())
+                empty[band] += int((valid[:, index] == 0).sum())
+            for row in np.flatnonzero(is_short):
+                table.writerow([ids[row], name[row], *(f"{v:.4f}" for v in valid[row])])
+        for identity in columns["object_id"][outside]:
+            table.writerow([identity, "outside every image", *("0" for _ in info.bands)])
+    write_json(
+        out / "summary.json",
+        {
+            "num_objects": total,
+            "num_incomplete": incomplete,
+            "num_lacking_pixels": lacking,
+            "num_without_data": empty,
+            "num_outside_every_image": len(outside),
+        },
+    )
+
+
+def _coverage(
+    out: Path, tasks: list[_Task], info: StoreInfo
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    names = [f"fraction_valid_{b}" for b in info.bands]
+    for task in tasks:
+        found = shard_catalogue(out / shard_name(task.number), ["field", *names])
+        yield found["field"], found["object_id"], np.stack([found[n] for n in names], axis=1)

@@ -1,0 +1,157 @@
+"""Finding sources on a combined image of all bands.
+
+Shapes: H, W pixels, N sources.
+
+The combined image is the sum of the bands' signal-to-noise, or its root-mean-square (`chi2`, after Szalay,
+Connolly & Szokoly 1999), each band rid of its background. Nothing is cut on nature, luminosity or shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import sep
+from scipy import ndimage
+
+from deepfits.errors import InputError
+from deepfits.survey.noise import clipped_statistics
+
+COMBINE = ("snr", "chi2")
+PIXSTACK = 4_000_000
+
+
+class Readable(Protocol):
+    """What detection needs of a band: see `deepfits.survey.grids.AlignedPlane`."""
+
+    shape: tuple[int, int]
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """What counts as a source.
+
+    Attributes
+    ----------
+    threshold
+        In standard deviations of the smoothed combined image.
+    min_pixels
+        Pixels above the threshold that a source needs.
+    smoothing_pixels
+        FWHM of the Gaussian that the image is smoothed with: about that of the PSF.
+    deblend_levels, deblend_contrast
+        As in SExtractor (DEBLEND_NTHRESH, DEBLEND_MINCONT).
+    combine
+        ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
+    mesh
+        Side of the background's mesh in pixels.
+    """
+
+    threshold: float = 4.0
+    min_pixels: int = 5
+    smoothing_pixels: float = 3.0
+    deblend_levels: int = 32
+    deblend_contrast: float = 0.005
+    combine: str = "snr"
+    mesh: int = 128
+
+    def __post_init__(self) -> None:
+        if self.combine not in COMBINE:
+            raise InputError(f"combine: {self.combine!r}; choose one of {', '.join(COMBINE)}")
+        if not (self.threshold > 0 and self.min_pixels >= 1 and self.smoothing_pixels > 0 and self.mesh >= 8):
+            raise InputError("detection: threshold, min_pixels, smoothing_pixels and mesh must be positive")
+
+
+def background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> np.ndarray:
+    """Return the smooth background, ``(H, W)`` float32 (sep's mesh of clipped modes)."""
+    mesh = min(mesh, *image.shape)
+    return sep.Background(image, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
+
+
+def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Combine the bands into one image of signal-to-noise, and say which pixels have no data in any.
+
+    Returns
+    -------
+    combined, is_empty
+        ``(H, W)`` float32 and bool. Unit variance per pixel, 0 where empty.
+    """
+    shape = next(iter(planes.values())).shape
+    total, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    for plane in planes.values():
+        image, weight = plane.read()
+        is_bad = weight <= 0
+        image -= background(image, is_bad, options.mesh)
+        np.sqrt(weight, out=weight)
+        image *= weight
+        if options.combine == "chi2":
+            np.square(image, out=image)
+            image -= ~is_bad
+        total += image
+        number += ~is_bad
+    is_empty = number == 0
+    # The sum of n values of variance 1 has variance n; the sum of n values of χ² − 1 has variance 2n.
+    variance = (2 if options.combine == "chi2" else 1) * np.maximum(number, 1).astype(np.float32)
+    total /= np.sqrt(variance)
+    return total, is_empty
+
+
+def smoothed_sigma(combined: np.ndarray, is_empty: np.ndarray, kernel: np.ndarray) -> float:
+    """Measure the noise of the smoothed image on its middle, correlated as it may be."""
+    height, width = combined.shape
+    y, x = max(height // 2 - 512, 0), max(width // 2 - 512, 0)
+    part, empty = combined[y : y + 1024, x : x + 1024], is_empty[y : y + 1024, x : x + 1024]
+    if empty.mean() > 0.5:
+        part, empty = combined, is_empty
+    smooth = ndimage.convolve(part, kernel / kernel.sum(), mode="constant")
+    _, sigma = clipped_statistics(smooth[~empty])
+    if not sigma > 0:
+        raise InputError("detection: the combined image does not vary; are the images empty?")
+    return sigma
+
+
+def gaussian_kernel(fwhm: float) -> np.ndarray:
+    """Return a square kernel of odd side, at least three FWHM wide, with maximum 1."""
+    half = max(int(np.ceil(1.5 * fwhm)), 1)
+    axis = np.arange(-half, half + 1)
+    profile = np.exp(-4 * np.log(2) * (axis / fwhm) ** 2)
+    return np.outer(profile, profile).astype(np.float32)
+
+
+def find_sources(
+    combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Extract and deblend.
+
+    Returns
+    -------
+    sources, segmentation
+        sep's table ``(N,)`` and ``(H, W)`` int32: 0 for sky, number of the source plus 1 for its pixels.
+    """
+    kernel = gaussian_kernel(options.smoothing_pixels)
+    sigma = smoothed_sigma(combined, is_empty, kernel)
+    sep.set_extract_pixstack(PIXSTACK)
+    sep.set_sub_object_limit(8192)
+    try:
+        sources, segmentation = sep.extract(
+            combined,
+            options.threshold * sigma,
+            mask=is_empty,
+            minarea=options.min_pixels,
+            filter_kernel=kernel,
+            filter_type="conv",
+            deblend_nthresh=options.deblend_levels,
+            deblend_cont=options.deblend_contrast,
+            clean=True,
+            segmentation_map=True,
+        )
+    except Exception as error:  # sep raises a plain Exception for full buffers
+        raise InputError(
+            f"detection failed ({error}); raise the threshold, or check that the sky is subtracted"
+        ) from error
+    return sources, segmentation

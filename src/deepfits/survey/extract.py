@@ -1,0 +1,185 @@
+"""From a field to a catalogue: detection, photometry, star score, seeing.
+
+Shapes: N sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepfits.survey.detection import DetectOptions, background, combined_image, find_sources
+from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band, star_score
+from deepfits.survey.seeing import choose_stars, measure_fwhm
+
+MAG_NJY = 31.4
+
+
+class Sky(Protocol):
+    """What extraction needs of a field: see `deepfits.survey.fields.Field`."""
+
+    name: str
+    planes: Any
+
+    @property
+    def pixel_scale(self) -> float:
+        """Arcseconds."""
+
+    def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return right ascension and declination."""
+
+
+@dataclass(kw_only=True)
+class Extraction:
+    """A field's catalogue and what was measured on the way.
+
+    Attributes
+    ----------
+    columns
+        Catalogue columns, ``(N,)`` each, sorted by y.
+    fwhm_arcsec
+        PSF width per band; NaN where there were too few stars.
+    stellar_radius_arcsec
+        Half-light radius of stars on the combined image.
+    """
+
+    columns: dict[str, np.ndarray]
+    fwhm_arcsec: dict[str, float] = field(default_factory=dict)
+    stellar_radius_arcsec: float = np.nan
+
+
+def object_ids(field_name: str, number: int) -> np.ndarray:
+    """Return identities that differ between fields: 31 bits of the name's hash, then 32 of a running number.
+
+    They depend on the field's own name and order alone, not on what other fields there are.
+    """
+    digest = hashlib.blake2b(field_name.encode(), digest_size=4).digest()
+    prefix = int.from_bytes(digest, "big") & 0x7FFFFFFF
+    return (np.int64(prefix) << np.int64(32)) + np.arange(1, number + 1, dtype=np.int64)
+
+
+def extract(
+    sky: Sky, options: DetectOptions, *, bands: tuple[str, ...], aperture_arcsec: float = 2.0
+) -> Extraction:
+    """Detect and measure everything in a field.
+
+    Parameters
+    ----------
+    sky
+        The field.
+    options
+        What counts as a source.
+    bands
+        Bands of the catalogue; those that the field lacks get NaN.
+    aperture_arcsec
+        Diameter of the fixed aperture.
+    """
+    scale = sky.pixel_scale
+    combined, is_empty = combined_image(sky.planes, options)
+    sources, segmentation = find_sources(combined, is_empty, options)
+    apertures = make_apertures(sources, combined, is_empty, segmentation)
+    radius = half_light_radius(combined, is_empty, apertures, segmentation)
+    snr = _snr(combined, is_empty, apertures, segmentation)
+    del combined, is_empty
+    score, stellar = star_score(radius, snr)
+    flags = sources["flag"].astype(np.int32)
+    stars = choose_stars(radius, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
+
+    columns: dict[str, np.ndarray] = {}
+    fwhm = {}
+    for band in bands:
+        if band in sky.planes:
+            measured, fwhm[band] = _one_band(
+                sky, band, apertures, segmentation, stars, options, aperture_arcsec
+            )
+        else:
+            measured, fwhm[band] = _no_band(len(sources)), np.nan
+        flags |= measured.pop("flags")
+        columns |= {f"{name}_{band}": values for name, values in measured.items()}
+        columns[f"mag_auto_{band}"] = magnitude(measured["flux"])
+    order = np.lexsort((apertures.x, apertures.y))
+    shapes = _shapes(sources, apertures, radius * scale, snr, score, flags)
+    columns = {name: values[order] for name, values in (shapes | columns).items()}
+    ra, dec = sky.sky(columns["x"], columns["y"])
+    identity = {
+        "object_id": object_ids(sky.name, len(order)),
+        "field": np.full(len(order), sky.name),
+        "ra": ra,
+        "dec": dec,
+    }
+    return Extraction(columns=identity | columns, fwhm_arcsec=fwhm, stellar_radius_arcsec=stellar * scale)
+
+
+def magnitude(flux_njy: np.ndarray) -> np.ndarray:
+    """Return AB magnitudes; NaN for fluxes that are not positive.
+
+    Examples
+    --------
+    >>> [float(m) for m in magnitude(np.array([1.0, 3631e9, -1.0])).round(3)]
+    [31.4, -0.0, nan]
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(flux_njy > 0, MAG_NJY - 2.5 * np.log10(flux_njy), np.nan)
+
+
+def _one_band(
+    sky: Sky,
+    band: str,
+    apertures: Apertures,
+    segmentation: np.ndarray,
+    stars: np.ndarray,
+    options: DetectOptions,
+    aperture_arcsec: float,
+) -> tuple[dict[str, np.ndarray], float]:
+    plane = sky.planes[band]
+    image, weight = plane.read()
+    image -= background(image, weight <= 0, options.mesh)
+    measured = measure_band(
+        image,
+        weight,
+        apertures,
+        segmentation,
+        radius=0.5 * aperture_arcsec / sky.pixel_scale,
+        noise_correlation=plane.noise_correlation,
+    )
+    fwhm = measure_fwhm(image, weight, apertures.x[stars], apertures.y[stars])
+    return measured, fwhm * sky.pixel_scale
+
+
+def _no_band(number: int) -> dict[str, np.ndarray]:
+    names = ("flux", "flux_err", "flux_aper", "flux_aper_err")
+    return {n: np.full(number, np.nan) for n in names} | {"flags": np.zeros(number, np.int32)}
+
+
+def _snr(
+    combined: np.ndarray, is_empty: np.ndarray, apertures: Apertures, segmentation: np.ndarray
+) -> np.ndarray:
+    weight = (~is_empty).astype(np.float32)
+    measured = measure_band(combined, weight, apertures, segmentation, radius=3.0)
+    return np.nan_to_num(measured["flux"] / measured["flux_err"])
+
+
+def _shapes(
+    sources: np.ndarray,
+    apertures: Apertures,
+    radius_arcsec: np.ndarray,
+    snr: np.ndarray,
+    score: np.ndarray,
+    flags: np.ndarray,
+) -> dict[str, np.ndarray]:
+    return {
+        "x": apertures.x,
+        "y": apertures.y,
+        "a": sources["a"].astype(float),
+        "b": sources["b"].astype(float),
+        "theta": apertures.theta,
+        "kron_radius": apertures.kron * apertures.a,
+        "half_light_radius_arcsec": radius_arcsec,
+        "num_pixels": sources["npix"].astype(np.int32),
+        "snr": snr,
+        "star_score": score,
+        "flags": flags,
+    }

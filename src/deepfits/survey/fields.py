@@ -1,0 +1,236 @@
+"""A field with all its bands on one grid, open for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.wcs import WCS
+
+from deepfits.errors import InputError
+from deepfits.survey.bands import band_name, reference_band, sort_bands
+from deepfits.survey.find import FieldSources, find_fields
+from deepfits.survey.fitsfile import quiet
+from deepfits.survey.grids import AlignedPlane, align
+from deepfits.survey.planes import BAD_MASK_PLANES, Plane, ReadOptions, open_planes
+from deepfits.survey.zeropoint import parse_per_band
+
+# Fields whose planes together are smaller than this are read once and kept.
+CACHE_BYTES = 400 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """The fields to work on and how to read them.
+
+    Attributes
+    ----------
+    fields
+        Sorted by name.
+    bands
+        The bands of the result, in order; a field may lack some when that was allowed.
+    options
+        How to read.
+    reference
+        The band whose grid is used; in a field without it, the next choice.
+    """
+
+    fields: tuple[FieldSources, ...]
+    bands: tuple[str, ...]
+    options: ReadOptions
+    reference: str | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the result depends on, for JSON: files with size and time, and options."""
+        files = {}
+        for one in self.fields:
+            for source in one.images.values():
+                for path in (source.path, *([source.companion[0]] if source.companion else [])):
+                    status = path.stat()
+                    files[f"{one.name}/{source.band}/{path.name}"] = [status.st_size, int(status.st_mtime)]
+        options = self.options
+        return {
+            "files": files,
+            "bands": list(self.bands),
+            "reference": self.reference,
+            "zero_point": dict(options.zero_point),
+            "pixel_scale": options.pixel_scale,
+            "bad_planes": list(options.bad_planes),
+            "mask_polarity": options.mask_polarity,
+            "weight_scale": options.weight_scale,
+        }
+
+
+def image_set(
+    images: str | Path | Iterable[str | Path],
+    *,
+    bands: Iterable[str] | None = None,
+    reference: str | None = None,
+    allow_missing: bool = False,
+    zero_point: object = None,
+    pixel_scale: float | None = None,
+    assume_aligned: bool = False,
+    bad_planes: Iterable[str] | None = None,
+    mask_polarity: str | None = None,
+    weight_scale: str = "auto",
+) -> ImageSet:
+    """Find the fields and settle which bands the result has.
+
+    Raises
+    ------
+    InputError
+        A wanted band that no field has; or a band that some fields lack, unless `allow_missing`.
+    """
+    options = ReadOptions(
+        zero_point={
+            band_name(k) if k else "": v for k, v in parse_per_band(zero_point, "zero_point").items()
+        },
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=tuple(bad_planes) if bad_planes is not None else BAD_MASK_PLANES,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    fields = find_fields(images)
+    there = sort_bands(b for one in fields for b in one.bands)
+    wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
+    for band in wanted:
+        lacking = [one for one in fields if band not in one.images]
+        if len(lacking) == len(fields) or (lacking and not allow_missing):
+            names = ", ".join(repr(one.name) for one in lacking[:3])
+            more = (
+                "" if len(lacking) == len(fields) else ", or allow_missing to keep its objects with weight 0"
+            )
+            raise InputError(
+                f"no image in band {band} for field {names} (it has {', '.join(lacking[0].bands)}); add the "
+                f"file, say which one it is with {band}=PATH{more}"
+            )
+    if reference is not None and band_name(reference) not in there:
+        raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")
+    kept = [replace(one, images={b: one.images[b] for b in wanted if b in one.images}) for one in fields]
+    if empty := [one.name for one in kept if not one.images]:
+        raise InputError(f"field {empty[0]!r} has none of the bands {', '.join(wanted)}; leave it out")
+    return ImageSet(
+        fields=tuple(kept),
+        bands=wanted,
+        options=options,
+        reference=band_name(reference) if reference is not None else None,
+    )
+
+
+class Field:
+    """The bands of a field on the reference band's grid.
+
+    Attributes
+    ----------
+    name
+        The field's name.
+    planes
+        By band: `AlignedPlane`, or what reads the same from memory.
+    reference
+        The plane whose grid it is.
+    """
+
+    def __init__(self, name: str, planes: dict[str, Plane], reference: str) -> None:
+        self.name = name
+        self.reference = planes[reference]
+        self.aligned: dict[str, AlignedPlane] = align(planes, reference)
+        size = 8 * len(planes) * int(np.prod(self.shape))
+        self.planes: dict[str, AlignedPlane | InMemory] = dict(self.aligned)
+        if size <= CACHE_BYTES:
+            self.planes = {b: InMemory(p) for b, p in self.aligned.items()}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)`` of the grid."""
+        return self.reference.shape
+
+    @property
+    def pixel_scale(self) -> float:
+        """Arcseconds."""
+        return self.reference.pixel_scale
+
+    def remarks(self) -> dict[str, list[str]]:
+        """Say what was decided about each band."""
+        out = {}
+        for band, plane in self.aligned.items():
+            said = list(plane.plane.remarks)
+            if plane.kind != "same":
+                dx, dy = plane.shift
+                how = "whole pixels" if plane.kind == "shifted" else "cubic splines"
+                said.append(
+                    f"aligned to {self.reference.source.band} by ({dx:+.2f}, {dy:+.2f}) pixels, {how}"
+                )
+            out[band] = said
+        return out
+
+    def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return right ascension and declination in degrees; NaN without a WCS."""
+        wcs: WCS | None = self.reference.wcs
+        if wcs is None or not len(x):
+            return np.full(len(x), np.nan), np.full(len(x), np.nan)
+        with quiet():
+            sky = wcs.pixel_to_world(x, y).icrs
+        return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+    def pixels(self, ra: np.ndarray, dec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixel positions on the grid; NaN where the sky position cannot lie on it."""
+        from astropy.coordinates import SkyCoord
+
+        if self.reference.wcs is None:
+            raise InputError(
+                f"{self.reference.path}: no WCS, so ra and dec say nothing here; give a catalogue "
+                "with x and y (pixels)"
+            )
+        ok = np.isfinite(ra) & np.isfinite(dec) & (np.abs(np.nan_to_num(dec)) <= 90)
+        x, y = np.full(len(ra), np.nan), np.full(len(ra), np.nan)
+        with quiet():
+            if ok.any():
+                x[ok], y[ok] = self.reference.wcs.world_to_pixel(SkyCoord(ra[ok], dec[ok], unit="deg"))
+        return x, y
+
+
+class InMemory:
+    """An aligned plane that is read once."""
+
+    def __init__(self, plane: AlignedPlane) -> None:
+        self.plane, self.shape = plane, plane.shape
+        self.noise_correlation = plane.noise_correlation
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return copies of image and weight."""
+        image, weight = self._load()
+        return image.copy(), weight.copy()
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return some rows."""
+        image, weight = self._load()
+        return image[start:stop], weight[start:stop]
+
+    def _load(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._arrays is None:
+            self._arrays = self.plane.read()
+        return self._arrays
+
+
+@contextmanager
+def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
+    """Open one field of a set."""
+    wish = images.reference
+    reference = wish if wish in sources.images else reference_band(sources.bands)
+    with open_planes(sources.images, images.options) as planes:
+        yield Field(sources.name, dict(planes), str(reference))
+
+
+def describe(remarks: Mapping[str, list[str]]) -> list[str]:
+    """Return remarks as lines, bands with the same words together."""
+    lines: dict[str, list[str]] = {}
+    for band, said in remarks.items():
+        for one in said:
+            lines.setdefault(one, []).append(band)
+    return [f"{' '.join(bands)}: {text}" for text, bands in lines.items()]

@@ -1,0 +1,251 @@
+"""Finding the images of a survey: which file is which band of which field.
+
+A *field* is a piece of sky with one image per band: an HSC patch, an SDSS frame, a coadd. Known layouts:
+
+``plain``
+    ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits``; one field in a directory, or one in each of its
+    subdirectories.
+``hsc``
+    ``calexp-<filter>-<tract>-<patch>.fits``: image, mask and variance in HDUs 1 to 3. Other files of the same
+    tract and patch (``Mega-u_<tract>_<x>c<y>.fits``) join the field.
+``sdss``
+    ``frame-<band>-<run>-<camcol>-<field>.fits.bz2``.
+``generic``
+    Any FITS image whose header (``FILTER``) or name tells the band; files that differ in the band alone are
+    one field.
+
+Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fits[1]"]``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deepfits.errors import InputError
+from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.fitsfile import is_fits_name, peek_headers, stem_of
+
+_SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
+_HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
+_PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
+_COMPANION = re.compile(
+    r"^(?P<stem>.+?)[-_.](?P<kind>weight|weights|wht|wgt|ivar|invvar|var|variance|rms|sigma|err|error)$",
+    re.IGNORECASE,
+)
+_KINDS = {
+    **dict.fromkeys(("weight", "weights", "wht", "wgt"), "weight"),
+    **dict.fromkeys(("ivar", "invvar"), "ivar"),
+    **dict.fromkeys(("var", "variance"), "variance"),
+    **dict.fromkeys(("rms", "sigma", "err", "error"), "rms"),
+}
+_EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
+_HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where the image of one band of one field lies.
+
+    Attributes
+    ----------
+    band, field
+        Short names.
+    path
+        The FITS file.
+    hdu
+        Number of the HDU with the image; None for the first that holds one.
+    companion
+        The file with weights, and what they are: ``weight`` (inverse variance, maybe up to a factor),
+        ``ivar``, ``variance`` or ``rms``.
+    layout
+        ``plain``, ``hsc``, ``sdss`` or ``generic``.
+    """
+
+    band: str
+    field: str
+    path: Path
+    hdu: int | None = None
+    companion: tuple[Path, str] | None = None
+    layout: str = "generic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldSources:
+    """The images of one field, by band, in order of wavelength."""
+
+    name: str
+    images: dict[str, ImageSource] = field(default_factory=dict)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The bands there are."""
+        return tuple(self.images)
+
+
+def find_fields(
+    images: str | Path | Iterable[str | Path], *, bands: Iterable[str] | None = None
+) -> list[FieldSources]:
+    """Find the fields in a directory, a file, or a list of them.
+
+    Parameters
+    ----------
+    images
+        A directory (and its subdirectories, one level), a FITS file, or a list of these; in a list,
+        ``band=path`` says what band a file is, and ``path[2]`` which HDU.
+    bands
+        Take these alone; a field that lacks one is an error.
+
+    Returns
+    -------
+    list of FieldSources
+        Sorted by name.
+
+    Raises
+    ------
+    InputError
+        Nothing found, no band to be told, two files for one band of a field, or a wanted band missing.
+    """
+    sources = [s for item in _as_list(images) for s in _sources_of(item)]
+    if not sources:
+        raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
+    fields = _group(sources)
+    if bands is not None:
+        fields = [_only(one, [band_name(b) for b in bands]) for one in fields]
+    return fields
+
+
+def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    out = [images] if isinstance(images, (str, Path)) else list(images)
+    if not out:
+        raise InputError("no images given; name a directory or FITS files")
+    return out
+
+
+def _sources_of(item: str | Path) -> list[ImageSource]:
+    text, band, hdu = str(item), None, None
+    path = Path(text)
+    if not path.exists():
+        if match := _EXPLICIT.match(text):
+            band, text = match["band"], match["path"]
+        if match := _HDU.match(text):
+            text, hdu = match["path"], int(match["hdu"])
+        path = Path(text)
+    if path.is_dir():
+        if band is not None:
+            raise InputError(f"{item}: band=path needs a file, not a directory")
+        return _sources_in(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; check the path")
+    return [_source(path, band=band, hdu=hdu)]
+
+
+def _sources_in(directory: Path) -> list[ImageSource]:
+    found = _in_one_directory(directory, field_name=None)
+    for sub in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        found += _in_one_directory(sub, field_name=sub.name)
+    return found
+
+
+def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
+    files = sorted(p for p in directory.iterdir() if p.is_file() and is_fits_name(p))
+    sources = [_source(path) for path in files if not _is_companion(path, files)]
+    names = {s.field for s in sources}
+    if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
+        sources = [_renamed(s, field_name) for s in sources]
+    elif field_name is not None:
+        sources = [
+            s if s.layout in ("hsc", "sdss") else _renamed(s, _join(field_name, s.field)) for s in sources
+        ]
+    return [_renamed(s, directory.resolve().name) if not s.field else s for s in sources]
+
+
+def _join(directory: str, name: str) -> str:
+    return f"{directory}-{name}" if name else directory
+
+
+def _is_companion(path: Path, files: list[Path]) -> bool:
+    match = _COMPANION.match(stem_of(path))
+    return bool(match) and any(stem_of(other) == match["stem"] for other in files)  # type: ignore[index]
+
+
+def _companion_of(path: Path) -> tuple[Path, str] | None:
+    stem = stem_of(path)
+    found = []
+    for other in sorted(path.parent.iterdir()):
+        match = _COMPANION.match(stem_of(other)) if is_fits_name(other) and other.is_file() else None
+        if match and match["stem"] == stem:
+            found.append((other, _KINDS[match["kind"].lower()]))
+    if len(found) > 1:
+        names = " and ".join(p.name for p, _ in found)
+        raise InputError(f"{path}: two weight files, {names}; keep one beside the image")
+    return found[0] if found else None
+
+
+def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> ImageSource:
+    stem = stem_of(path)
+    if match := _SDSS.match(stem):
+        return ImageSource(
+            band=band or match["band"],
+            field=match["field"],
+            path=path,
+            hdu=0 if hdu is None else hdu,
+            layout="sdss",
+        )
+    if match := _HSC.match(stem):
+        return ImageSource(
+            band=band or band_name(match["band"]),
+            field=f"{match['tract']}-{match['patch']}",
+            path=path,
+            hdu=hdu,
+            layout="hsc",
+        )
+    named, rest = band_of_name(stem)
+    patch = _PATCH.search(rest)
+    if patch:
+        rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
+    if band is None:
+        band = next((b for b in map(band_of_header, peek_headers(path)) if b), None) or named
+        if band is None:
+            raise InputError(
+                f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
+                f"images=['g={path.name}', ...]"
+            )
+    elif patch is None:
+        rest = ""  # whoever names the bands names one field
+    layout = "plain" if stem.startswith("coadd-") else "generic"
+    return ImageSource(
+        band=band, field=rest, path=path, hdu=hdu, companion=_companion_of(path), layout=layout
+    )
+
+
+def _renamed(source: ImageSource, name: str) -> ImageSource:
+    return replace(source, field=name)
+
+
+def _group(sources: list[ImageSource]) -> list[FieldSources]:
+    groups: dict[str, dict[str, ImageSource]] = defaultdict(dict)
+    for source in sources:
+        name = source.field or source.path.resolve().parent.name
+        there = groups[name].setdefault(source.band, source)
+        if there is not source and there.path.resolve() != source.path.resolve():
+            raise InputError(
+                f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
+                "fields into directories of their own, or stack exposures first with `deepfits stack`"
+            )
+    return [
+        FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
+    ]
+
+
+def _only(one: FieldSources, bands: list[str]) -> FieldSources:
+    missing = [b for b in bands if b not in one.images]
+    if missing:
+        raise InputError(
+            f"field {one.name!r}: no image in band {missing[0]}; it has {', '.join(one.bands)}. Add the "
+            "file, or say which one it is with band=path"
+        )
+    return FieldSources(name=one.name, images={b: one.images[b] for b in bands})

@@ -1,0 +1,223 @@
+"""Bands on one grid: by whole pixels where that is exact, by cubic splines where it is not.
+
+The grid of a field is that of its reference band. Another band's plane is
+
+``same``      used as it is, when its WCS agrees to 0.02 pixels;
+``shifted``   moved by whole pixels, when it agrees to 0.02 pixels after that: no value is altered;
+``resampled`` interpolated with cubic splines, at the place where the two WCS say the sky is the same.
+              The flux is multiplied by the ratio of the pixel areas. The variance of an interpolated pixel
+              is smaller than that of the pixels it comes from, and neighbours share noise: the weight says
+              the variance of the single pixel, and `noise_correlation` by how much large apertures are
+              noisier than that. Pixels within two pixels of one without data have no data.
+
+Shapes: H, W pixels of the reference grid.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from astropy.wcs import WCS
+from scipy import ndimage
+from scipy.interpolate import RectBivariateSpline
+
+from deepfits.errors import InputError
+from deepfits.survey.fitsfile import quiet
+from deepfits.survey.planes import Plane
+
+TOLERANCE = 0.02
+NODE_STEP = 64
+# The response of a cubic spline to a pixel falls by 0.268 per pixel: 1e-9 of it is left after 16.
+HALO = 16
+GROW = 2
+
+
+class AlignedPlane:
+    """A plane seen on the grid of another.
+
+    Parameters
+    ----------
+    plane
+        The band's plane.
+    reference
+        The plane whose grid is used.
+
+    Attributes
+    ----------
+    kind
+        ``same``, ``shifted`` or ``resampled``.
+    shift
+        Median of the plane's pixel coordinates minus the grid's, ``(dx, dy)``.
+    noise_correlation
+        Noise of a large aperture over what independent pixels of the given weights would have.
+
+    Raises
+    ------
+    InputError
+        The plane does not overlap the grid.
+    """
+
+    def __init__(self, plane: Plane, reference: Plane) -> None:
+        self.plane, self.shape = plane, reference.shape
+        self.kind, self.shift, self.noise_correlation = "same", (0.0, 0.0), 1.0
+        self._area = 1.0
+        if plane is reference or plane.wcs is None or reference.wcs is None:
+            return
+        self._nodes_y, self._nodes_x = _nodes(self.shape[0]), _nodes(self.shape[1])
+        x, y = map_pixels(reference.wcs, plane.wcs, self._nodes_x, self._nodes_y)
+        dx, dy = x - self._nodes_x[None, :], y - self._nodes_y[:, None]
+        self.shift = float(np.median(dx)), float(np.median(dy))
+        whole = tuple(round(s) for s in self.shift)
+        spread = max(np.abs(dx - whole[0]).max(), np.abs(dy - whole[1]).max())
+        self._check_overlap(x, y, reference)
+        if spread <= TOLERANCE:
+            self.kind = "same" if whole == (0, 0) and plane.shape == self.shape else "shifted"
+            self._whole = whole
+            return
+        self.kind = "resampled"
+        self._x, self._y = (RectBivariateSpline(self._nodes_y, self._nodes_x, v) for v in (dx, dy))
+        self._area = float(np.median(np.abs(_jacobian(x, y, self._nodes_x, self._nodes_y))))
+        self.noise_correlation = float(1 / np.sqrt(_mean_gain(dx, dy)))
+
+    def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of the grid: image and weight, ``(stop − start, W)`` float32 each, as `Plane.rows`."""
+        if self.kind == "same":
+            return self.plane.rows(start, stop)
+        if self.kind == "shifted":
+            return self._shifted(start, stop)
+        return self._resampled(start, stop)
+
+    def read(self, height: int = 512) -> tuple[np.ndarray, np.ndarray]:
+        """Read the whole grid, strip by strip."""
+        image, weight = np.empty(self.shape, np.float32), np.empty(self.shape, np.float32)
+        for start in range(0, self.shape[0], height):
+            stop = min(start + height, self.shape[0])
+            image[start:stop], weight[start:stop] = self.rows(start, stop)
+        return image, weight
+
+    def _shifted(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        image = np.zeros((stop - start, self.shape[1]), np.float32)
+        weight = np.zeros_like(image)
+        dx, dy = self._whole
+        y0, y1 = max(start + dy, 0), min(stop + dy, self.plane.shape[0])
+        x0, x1 = max(dx, 0), min(self.shape[1] + dx, self.plane.shape[1])
+        if y0 < y1 and x0 < x1:
+            there = self.plane.rows(y0, y1)
+            for target, values in zip((image, weight), there, strict=True):
+                target[y0 - dy - start : y1 - dy - start, x0 - dx : x1 - dx] = values[:, x0:x1]
+        return image, weight
+
+    def _resampled(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = np.arange(start, stop, dtype=float), np.arange(self.shape[1], dtype=float)
+        y = rows[:, None] + self._y(rows, columns)
+        x = columns[None, :] + self._x(rows, columns)
+        y0 = max(int(np.floor(y.min())) - HALO, 0)
+        y1 = min(int(np.ceil(y.max())) + HALO + 1, self.plane.shape[0])
+        image = np.zeros(y.shape, np.float32)
+        weight = np.zeros(y.shape, np.float32)
+        if y1 <= y0:
+            return image, weight
+        source, its_weight = self.plane.rows(y0, y1)
+        resample(source, its_weight, y - y0, x, image, weight, area=self._area)
+        return image, weight
+
+    def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane) -> None:
+        height, width = self.plane.shape
+        inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
+        if not inside.any():
+            raise InputError(
+                f"{self.plane.path}: does not overlap {reference.path.name} on the sky; put it into a "
+                "field of its own"
+            )
+
+
+def _nodes(length: int) -> np.ndarray:
+    number = max(int(np.ceil((length - 1) / NODE_STEP)) + 1, 4)
+    return np.linspace(0, length - 1, number)
+
+
+def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map the grid of pixels x, y of the WCS `one` to `other`: two ``(len(y), len(x))``."""
+    xx, yy = np.meshgrid(x, y)
+    with quiet():
+        world = one.pixel_to_world_values(xx, yy)
+        mapped = other.world_to_pixel_values(*world)
+    if not np.isfinite(mapped).all():
+        raise InputError("two WCS cannot be mapped onto each other; are both images of the same sky?")
+    return np.asarray(mapped[0]), np.asarray(mapped[1])
+
+
+def _jacobian(x: np.ndarray, y: np.ndarray, nodes_x: np.ndarray, nodes_y: np.ndarray) -> np.ndarray:
+    x_y, x_x = np.gradient(x, nodes_y, nodes_x)
+    y_y, y_x = np.gradient(y, nodes_y, nodes_x)
+    return np.asarray(x_x * y_y - x_y * y_x)
+
+
+def resample(
+    source: np.ndarray,
+    source_weight: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+    image: np.ndarray,
+    weight: np.ndarray,
+    *,
+    area: float = 1.0,
+) -> None:
+    """Interpolate a plane at given places, and give the weights that go with it.
+
+    Parameters
+    ----------
+    source, source_weight
+        ``(h, w)``, nJy and nJy⁻²; 0 weight marks pixels without data.
+    y, x
+        ``(H, W)``, where in the source each pixel of the result lies.
+    image, weight
+        ``(H, W)`` float32, written to.
+    area
+        Source pixels per pixel of the result: the factor on the flux.
+    """
+    height, width = source.shape
+    is_bad = source_weight <= 0
+    near_bad = ndimage.binary_dilation(is_bad, np.ones((2 * GROW + 1,) * 2, bool)) if is_bad.any() else is_bad
+    values = ndimage.map_coordinates(source, (y, x), order=3, mode="mirror", output=np.float32)
+    nearest_y, nearest_x = np.rint(y).astype(np.int32), np.rint(x).astype(np.int32)
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    np.clip(nearest_y, 0, height - 1, out=nearest_y)
+    np.clip(nearest_x, 0, width - 1, out=nearest_x)
+    inside &= ~near_bad[nearest_y, nearest_x]
+    gain = _gain(x) * _gain(y) * np.float32(area**2)
+    np.divide(source_weight[nearest_y, nearest_x], gain, out=weight)
+    weight *= inside
+    np.multiply(values, np.float32(area), out=image)
+    image[~inside] = 0
+
+
+@cache
+def _gain_table(number: int = 64, half: int = 24) -> np.ndarray:
+    """Return the variance of an interpolated value for unit white noise, by fraction of a pixel."""
+    impulse = np.zeros(2 * half + 1)
+    impulse[half] = 1
+    coefficients = ndimage.spline_filter1d(impulse, order=3, mode="mirror")
+    places = np.arange(3, 2 * half - 3)
+    fractions = np.linspace(0, 1, number + 1)
+    out = [
+        (ndimage.map_coordinates(coefficients, [places + f], order=3, prefilter=False) ** 2).sum()
+        for f in fractions
+    ]
+    return np.asarray(out, np.float32)
+
+
+def _gain(positions: np.ndarray) -> np.ndarray:
+    table = _gain_table()
+    fraction = positions - np.floor(positions)
+    return table[np.rint(fraction * (len(table) - 1)).astype(np.intp)]
+
+
+def _mean_gain(dx: np.ndarray, dy: np.ndarray) -> float:
+    return float((_gain(dx) * _gain(dy)).mean())
+
+
+def align(planes: dict[str, Plane], reference: str) -> dict[str, AlignedPlane]:
+    """See all bands on the grid of the reference band."""
+    return {band: AlignedPlane(plane, planes[reference]) for band, plane in planes.items()}

@@ -1,0 +1,117 @@
+"""Background level and pixel noise, robustly, and how correlated the noise is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MESH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What the sky does where no source is.
+
+    Attributes
+    ----------
+    level
+        Median background, nJy.
+    sigma
+        Standard deviation of one pixel, nJy.
+    correlation
+        Noise in 4×4 blocks over what independent pixels would give; 1 for white noise.
+    """
+
+    level: float
+    sigma: float
+    correlation: float = 1.0
+
+
+def sample_rows(height: int, num_strips: int = 8, strip: int = MESH) -> list[tuple[int, int]]:
+    """Choose strips of rows, evenly over the image, to measure the noise on."""
+    if height <= num_strips * strip * 2:
+        return [(0, height)]
+    starts = np.linspace(0, height - strip, num_strips).astype(int)
+    return [(int(s), int(s) + strip) for s in starts]
+
+
+def clipped_statistics(values: np.ndarray, *, clip: float = 3.0, rounds: int = 6) -> tuple[float, float]:
+    """Return median and standard deviation after clipping outliers.
+
+    Parameters
+    ----------
+    values
+        Any shape.
+
+    Returns
+    -------
+    tuple
+        Median and 1.4826 times the median absolute deviation of what is left; NaN for no values.
+    """
+    values = values[np.isfinite(values)]
+    level = spread = np.nan
+    for _ in range(rounds):
+        if not values.size:
+            break
+        level = float(np.median(values))
+        spread = 1.4826 * float(np.median(np.abs(values - level)))
+        kept = values[np.abs(values - level) <= clip * spread]
+        if kept.size == values.size:
+            break
+        values = kept
+    return level, spread
+
+
+def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
+    """Measure background and noise in 64×64 blocks, and take the median block.
+
+    Blocks are rid of their own level, so that a slope of the sky does not count as noise; the lower half
+    of the blocks (those with the fewest sources) decides.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)``, nJy.
+    is_valid
+        ``(H, W)`` bool.
+
+    Returns
+    -------
+    Noise or None
+        None when the valid pixels do not vary.
+    """
+    levels, sigmas, ratios = [], [], []
+    for y in range(0, max(image.shape[0] - MESH // 2, 1), MESH):
+        for x in range(0, max(image.shape[1] - MESH // 2, 1), MESH):
+            block, good = image[y : y + MESH, x : x + MESH], is_valid[y : y + MESH, x : x + MESH]
+            if good.sum() < max(64, good.size // 2):
+                continue
+            level, sigma = clipped_statistics(block[good])
+            if sigma > 0:
+                levels.append(level)
+                sigmas.append(sigma)
+                ratios.append(_block_ratio(block - level, good, sigma))
+    if not sigmas:
+        if is_valid.sum() < 2:
+            return None
+        level, sigma = clipped_statistics(image[is_valid])
+        return Noise(level=level, sigma=sigma) if sigma > 0 else None
+    quiet = np.argsort(sigmas)[: (len(sigmas) + 1) // 2]
+    correlation = float(np.nanmedian(np.asarray(ratios)[quiet])) if np.isfinite(ratios).any() else 1.0
+    return Noise(
+        level=float(np.median(levels)),
+        sigma=float(np.median(np.asarray(sigmas)[quiet])),
+        correlation=correlation,
+    )
+
+
+def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float, side: int = 4) -> float:
+    """Return the noise of sums over small blocks in units of what white noise would give."""
+    height, width = (n // side * side for n in residual.shape)
+    if height < 2 * side or width < 2 * side:
+        return np.nan
+    view = np.where(good, residual, np.nan)[:height, :width]
+    sums = view.reshape(height // side, side, width // side, side).sum(axis=(1, 3)).ravel()
+    _, spread = clipped_statistics(sums, clip=2.5)
+    return spread / (sigma * side)

@@ -1,0 +1,188 @@
+"""Fluxes, sizes and the star score of detected sources.
+
+Shapes: H, W pixels, N sources.
+
+Total fluxes are Kron fluxes (2.5 Kron radii, at least `MIN_RADIUS` pixels) in the same ellipse in every band,
+with the pixels of other sources replaced by their mirror images' mean (sep's ``segmap``). Errors are those of
+the pixels' weights, times the noise correlation of the plane.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+
+KRON_FACTOR = 2.5
+MIN_RADIUS = 1.75
+# Our own flag, above sep's (1 merged, 2 truncated, 16 aperture truncated, 32 with masked pixels, ...).
+FLAG_NO_DATA = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apertures:
+    """Where fluxes are measured.
+
+    Attributes
+    ----------
+    x, y, a, b, theta
+        ``(N,)`` float64, pixels and radians.
+    kron
+        ``(N,)``, Kron radius in units of a; at least what makes the ellipse `MIN_RADIUS` pixels.
+    number
+        ``(N,)`` int32, number in the segmentation map.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    theta: np.ndarray
+    kron: np.ndarray
+    number: np.ndarray
+
+
+def make_apertures(
+    sources: np.ndarray, combined: np.ndarray, is_empty: np.ndarray, segmentation: np.ndarray
+) -> Apertures:
+    """Measure the Kron radii on the combined image."""
+    x, y = sources["x"].astype(float), sources["y"].astype(float)
+    a, b = np.maximum(sources["a"], 0.5).astype(float), np.maximum(sources["b"], 0.5).astype(float)
+    theta = np.clip(np.nan_to_num(sources["theta"].astype(float)), -np.pi / 2, np.pi / 2)
+    number = np.arange(1, len(x) + 1, dtype=np.int32)
+    if not len(x):
+        return Apertures(x=x, y=y, a=a, b=b, theta=theta, kron=a.copy(), number=number)
+    kron, _ = sep.kron_radius(
+        combined, x, y, a, b, theta, 6.0, mask=is_empty, seg_id=number, segmap=segmentation
+    )
+    # Where neighbours and noise leave nothing to weigh, the radius is NaN or 0: the smallest ellipse serves.
+    kron = np.clip(np.nan_to_num(kron), 0, 6.0)
+    smallest = MIN_RADIUS / np.sqrt(a * b)
+    return Apertures(
+        x=x, y=y, a=a, b=b, theta=theta, kron=np.maximum(KRON_FACTOR * kron, smallest), number=number
+    )
+
+
+def measure_band(
+    image: np.ndarray,
+    weight: np.ndarray,
+    apertures: Apertures,
+    segmentation: np.ndarray,
+    *,
+    radius: float,
+    noise_correlation: float = 1.0,
+) -> dict[str, np.ndarray]:
+    """Measure one band.
+
+    Parameters
+    ----------
+    image, weight
+        ``(H, W)`` float32, nJy (background subtracted) and nJy⁻².
+    radius
+        Of the fixed aperture, pixels.
+    noise_correlation
+        Factor on the errors; see `deepfits.survey.grids`.
+
+    Returns
+    -------
+    dict
+        ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture has
+        data) and ``flags`` (int), ``(N,)`` each.
+    """
+    is_bad = weight <= 0
+    with np.errstate(divide="ignore"):
+        variance = np.where(is_bad, 0, 1 / weight).astype(np.float32)
+    common = {"var": variance, "mask": is_bad, "seg_id": apertures.number, "segmap": segmentation}
+    p = apertures
+    if not len(p.x):
+        none = np.empty(0)
+        return {
+            "flux": none,
+            "flux_err": none,
+            "flux_aper": none,
+            "flux_aper_err": none,
+            "flags": none.astype(np.int32),
+        }
+    total, error, flags = sep.sum_ellipse(image, p.x, p.y, p.a, p.b, p.theta, p.kron, subpix=5, **common)
+    fixed, fixed_error, fixed_flags = sep.sum_circle(image, p.x, p.y, radius, subpix=5, **common)
+    flags = (flags | fixed_flags).astype(np.int32)
+    out = {
+        "flux": total,
+        "flux_err": error * noise_correlation,
+        "flux_aper": fixed,
+        "flux_aper_err": fixed_error * noise_correlation,
+    }
+    for name in ("flux", "flux_aper"):
+        has_none = ~(out[f"{name}_err"] > 0) | ~np.isfinite(out[name])
+        out[name] = np.where(has_none, np.nan, out[name])
+        out[f"{name}_err"] = np.where(has_none, np.nan, out[f"{name}_err"])
+        flags = np.where(has_none, flags | FLAG_NO_DATA, flags)
+    return {**out, "flags": flags.astype(np.int32)}
+
+
+def half_light_radius(
+    image: np.ndarray, is_bad: np.ndarray, apertures: Apertures, segmentation: np.ndarray
+) -> np.ndarray:
+    """Return the radius of half the light, pixels, ``(N,)``; NaN where it cannot be measured."""
+    p = apertures
+    if not len(p.x):
+        return np.empty(0)
+    reach = np.maximum(p.kron * p.a, 3 * MIN_RADIUS)
+    radius, _ = sep.flux_radius(
+        image, p.x, p.y, reach, 0.5, mask=is_bad, seg_id=p.number, segmap=segmentation, subpix=5
+    )
+    return np.where(np.isfinite(radius) & (radius > 0), radius, np.nan)
+
+
+def star_score(radius: np.ndarray, snr: np.ndarray, *, spread: float = 0.04) -> tuple[np.ndarray, float]:
+    """Say how star-like each source is, from its half-light radius against that of the field's stars.
+
+    Stars are the narrow peak at the small end of the radii of well-measured sources. The score is the
+    probability of a star against a galaxy, when galaxies' radii are log-normal around 1.6 of the stars' with
+    half an e-fold of scatter, both blurred by the noise: near 0.5 where the noise cannot tell them apart.
+
+    Parameters
+    ----------
+    radius
+        ``(N,)``, half-light radii.
+    snr
+        ``(N,)``, signal-to-noise of the total flux.
+    spread
+        Scatter of the logarithm of the radii of bright stars.
+
+    Returns
+    -------
+    score, stellar_radius
+        ``(N,)`` in [0, 1], and the stars' radius (NaN when there are too few sources to tell).
+    """
+    centre = stellar_radius(radius, snr)
+    if not np.isfinite(centre):
+        return np.full(len(radius), 0.5), np.nan
+    noise = 1.0 / np.maximum(snr, 1.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        log_ratio = np.log(radius / centre)
+    # What is smaller than a star is noise or a cosmic ray: as compact as a star, as far as this score goes.
+    of_star = np.exp(-0.5 * np.maximum(log_ratio, 0) ** 2 / (spread**2 + noise**2)) / np.sqrt(
+        spread**2 + noise**2
+    )
+    wide = 0.5**2 + noise**2
+    of_galaxy = np.exp(-0.5 * (log_ratio - np.log(1.6)) ** 2 / wide) / np.sqrt(wide)
+    score = of_star / (of_star + of_galaxy)
+    return np.where(np.isfinite(score), score, 0.5), centre
+
+
+def stellar_radius(radius: np.ndarray, snr: np.ndarray, *, least: int = 8) -> float:
+    """Find the stars' half-light radius: the first strong peak of the radii of well-measured sources."""
+    good = np.isfinite(radius) & (radius > 0.3) & (snr > 30)
+    if good.sum() < least:
+        return np.nan
+    values = np.sort(np.log(radius[good]))
+    # The narrowest run of a tenth of the sources, weighted towards small radii.
+    run = max(least // 2, len(values) // 10)
+    widths = values[run:] - values[:-run] if len(values) > run else np.array([values[-1] - values[0]])
+    centres = 0.5 * (values[run:] + values[:-run]) if len(values) > run else np.array([values.mean()])
+    density = 1 / (widths + 0.01) * np.exp(-(centres - values[0]))
+    peak = centres[np.argmax(density)]
+    near = values[np.abs(values - peak) < 0.1]
+    return float(np.exp(np.median(near)))
