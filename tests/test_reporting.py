@@ -20,7 +20,7 @@ def test_central_flux_of_a_uniform_image_is_its_area():
     weight[1, 2, 16, 16] = 0
     flux, error = central_flux(image, weight, pixel_scale_arcsec=0.2, radius_arcsec=0.8)
     y, x = np.mgrid[:32, :32]
-    number = ((x - 16) ** 2 + (y - 16) ** 2 <= 16).sum()
+    number = ((x - 15.5) ** 2 + (y - 15.5) ** 2 <= 16).sum()
     np.testing.assert_allclose(flux[0], 2.0 * number)
     np.testing.assert_allclose(error[0], 0.5 * np.sqrt(number))
     assert np.isnan(flux[1, 2])

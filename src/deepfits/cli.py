@@ -350,6 +350,180 @@ def train(
 
 
 @app.command()
+def fit(
+    store: Store,
+    model: ModelPath,
+    out: Out,
+    mode: Annotated[
+        Mode,
+        typer.Option(help="embedder: its guess; optimise: fit from random starts; both: fit from the guess."),
+    ] = Mode.both,
+    objective: Annotated[
+        str, typer.Option(help="What is minimised: flux (χ² in nJy), stretched, or paper (M19 eq. 2).")
+    ] = "flux",
+    solver: Annotated[str, typer.Option(help="lbfgs, lbfgs-plain, or adam (the paper's).")] = "lbfgs",
+    num_steps: Annotated[int | None, typer.Option(help="The most steps per object.", min=1)] = None,
+    num_starts: Annotated[int, typer.Option(help="Starts per object; the best is kept.", min=1)] = 1,
+    prior_strength: Annotated[
+        float, typer.Option(help="Of the unit-normal prior on the latent.", min=0)
+    ] = 0.0,
+    amplitudes: Annotated[
+        bool, typer.Option("--amplitudes/--no-amplitudes", help="Let the brightness of each band be free.")
+    ] = False,
+    centre_fwhm_arcsec: Annotated[
+        float | None, typer.Option(help="Weights fall off from the middle with this width.", min=0)
+    ] = None,
+    held_out_only: Annotated[
+        bool, typer.Option("--held-out-only", help="Fit only objects that training never saw.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Objects side by side.", min=1)] = 64,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Fit the latent of every cutout: the features (M19 §2.3).
+
+    One Parquet file per shard of the store, each written when it is done.
+
+    Examples: `deepfits fit run/cutouts run/model --out run/features-both`
+
+    As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
+    """
+    path = _call(
+        "fit",
+        store,
+        model,
+        out,
+        mode=mode.value,
+        objective=objective,
+        solver=solver,
+        num_steps=num_steps,
+        num_starts=num_starts,
+        prior_strength=prior_strength,
+        amplitudes=amplitudes,
+        centre_fwhm_arcsec=centre_fwhm_arcsec,
+        held_out_only=held_out_only,
+        batch_size=batch_size,
+        device=device,
+        seed=seed,
+        threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    _done("features", path)
+
+
+@app.command()
+def inpaint(
+    store: Store,
+    model: ModelPath,
+    out: Out,
+    bands: Annotated[
+        list[str] | None, typer.Option("--band", "-b", help="Band to predict; repeat the option. Default: u.")
+    ] = None,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate", help="Also hide each band that is there and see how well it is predicted."
+        ),
+    ] = False,
+    objective: Annotated[str, typer.Option(help="What is minimised: see `deepfits fit --help`.")] = "flux",
+    solver: Annotated[str, typer.Option(help="lbfgs, lbfgs-plain, or adam (the paper's).")] = "lbfgs",
+    prior_strength: Annotated[
+        float, typer.Option(help="Of the unit-normal prior on the latent.", min=0)
+    ] = 1.0,
+    amplitudes: Annotated[
+        bool, typer.Option("--amplitudes/--no-amplitudes", help="Let the brightness of each band be free.")
+    ] = False,
+    centre_fwhm_arcsec: Annotated[
+        float | None, typer.Option(help="Weights fall off from the middle with this width.", min=0)
+    ] = None,
+    held_out_only: Annotated[
+        bool, typer.Option("--held-out-only", help="Predict only for objects that training never saw.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Write predicted images, not fluxes alone.")
+    ] = True,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """Predict bands that are missing, or that you hide: images, fluxes and magnitudes with errors.
+
+    The latent is fitted to the other bands; nothing is trained for it.
+
+    Example: `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
+    """
+    path = _call(
+        "inpaint",
+        store,
+        model,
+        out,
+        bands=bands or ["u"],
+        validate=validate,
+        objective=objective,
+        solver=solver,
+        prior_strength=prior_strength,
+        amplitudes=amplitudes,
+        centre_fwhm_arcsec=centre_fwhm_arcsec,
+        held_out_only=held_out_only,
+        images=images,
+        device=device,
+        seed=seed,
+        threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    _done("predictions", path)
+
+
+@app.command()
+def redshift(
+    features: Annotated[Path, typer.Argument(help="Features (from `deepfits fit`).", metavar="FEATURES")],
+    labels: Annotated[
+        Path, typer.Argument(help="Table with object_id or ra, dec, and the redshift.", metavar="LABELS")
+    ],
+    out: Out,
+    store: Annotated[
+        Path | None, typer.Option(help="The cutouts, for the baseline on ordinary magnitudes and colours.")
+    ] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="boosting, tpot; repeat the option. Default: both."),
+    ] = None,
+    losses: Annotated[
+        list[str] | None, typer.Option("--loss", help="squared (serves R²) or absolute (serves σ_MAD).")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="The column with the redshift.")] = "z_spec",
+    select: Annotated[
+        list[str] | None, typer.Option(help="Condition on the labels: 'z_spec_flag >= 3'; repeat the option.")
+    ] = None,
+    match_radius_arcsec: Annotated[float, typer.Option(help="For a match by position.", min=0)] = 1.0,
+    max_labels: Annotated[
+        int | None, typer.Option(help="Learn from at most this many labels.", min=1)
+    ] = None,
+    tpot_minutes: Annotated[float, typer.Option(help="Time budget of TPOT.", min=0)] = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Predict redshifts of held-out objects by every method, and measure how good they are (M19 §3.3).
+
+    Example: `deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts`
+    """
+    path = _call(
+        "redshift",
+        features,
+        labels,
+        out,
+        store=store,
+        **({"methods": methods} if methods else {}),
+        **({"losses": losses} if losses else {}),
+        label_column=label_column,
+        select=select or [],
+        match_radius_arcsec=match_radius_arcsec,
+        max_labels=max_labels,
+        tpot_minutes=tpot_minutes,
+        seed=seed,
+        num_threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    typer.echo((path / "table.md").read_text())
+    _done("redshifts", path)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The run directory, with cutouts/, model/, ...", metavar="RUN")],
     out: Annotated[

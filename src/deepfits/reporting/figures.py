@@ -7,6 +7,7 @@ global state of matplotlib is touched.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ INK = "#1d2733"
 MISSING = (0.86, 0.87, 0.89)
 
 # Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
-_BALANCE = {"blue": 2.2, "green": 1.25, "red": 0.9}
+_BALANCE = {"blue": 2.2, "green": 1.1, "red": 0.9}
 
 
 def noise_per_band(weight: np.ndarray) -> np.ndarray:
@@ -243,7 +244,7 @@ def _binned_median(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, num_bi
     is_good = np.isfinite(x) & np.isfinite(y)
     edges = np.quantile(x[is_good], np.linspace(0, 1, num_bins + 1))
     centres, low, middle, high = [], [], [], []
-    for left, right in zip(edges[:-1], edges[1:], strict=True):
+    for left, right in pairwise(edges):
         inside = y[is_good & (x >= left) & (x <= right)]
         if inside.size >= 5:
             centres.append((left + right) / 2)

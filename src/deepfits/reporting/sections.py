@@ -17,8 +17,8 @@ from deepfits.reporting.selection import magnitude
 
 MAX_ON_SHEET = 160
 RULE = (
-    "Objects are chosen by rule: held-out objects with data in every band, at evenly spaced quantiles (0.99 to "
-    "0.35) of their signal to noise, the same in every row and figure."
+    "Objects are chosen by rule: held-out objects with data in every band, at evenly spaced quantiles "
+    "(0.99 to 0.35) of their signal to noise, the same in every row and figure."
 )
 
 
@@ -122,8 +122,8 @@ def sky_section(held: HeldOut, num_objects: int, counts: Mapping[str, Any]) -> S
     table = Table(
         columns=["band", "noise per pixel (nJy)", "5σ depth (AB)", "pixels without data", "objects without"],
         rows=rows,
-        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels as "
-        "independent. " + " ".join(f"{k}: {v}." for k, v in counts.items()),
+        caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels "
+        "as independent. " + " ".join(f"{k}: {v}." for k, v in counts.items()),
     )
     sheet = Picture(
         name="contact-sheet",
@@ -150,8 +150,8 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
             Picture(
                 name="training",
                 figure=figures.training_curves(steps, curves),
-                caption="Losses while training (M19 §2.2): least-squares GAN, and the embedder's mean squared "
-                "error of the latent (a guess without any skill has 1).",
+                caption="Losses while training (M19 §2.2): least-squares GAN, and the embedder's mean "
+                "squared error of the latent (a guess without any skill has 1).",
             )
         )
     simple = [(k, v) for k, v in card.items() if isinstance(v, str | int | float | bool)]
@@ -173,8 +173,8 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
         Picture(
             name="figure-1",
             figure=figure1,
-            caption="Observation and reconstructions (after M19 Fig. 1). The stretch of a band is the same in "
-            f"all rows of a galaxy; the residual is that of “{last}”. {RULE}",
+            caption="Observation and reconstructions (after M19 Fig. 1). The stretch of a band is the same "
+            f"in all rows of a galaxy; the residual is that of “{last}”. {RULE}",
         ),
         Picture(
             name="chi2",
@@ -228,8 +228,8 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult]) -> Table:
     return Table(
         columns=columns,
         rows=rows,
-        caption="Median reduced χ² of held-out objects (how many in brackets), and in each band. 1 is a fit to the "
-        "noise; neighbours that a model does not draw raise it.",
+        caption="Median reduced χ² of held-out objects (how many in brackets), and in each band. 1 is a fit "
+        "to the noise; neighbours that a model does not draw raise it.",
     )
 
 

@@ -30,8 +30,8 @@ def central_flux(
     """
     height, width = image.shape[-2:]
     y, x = np.mgrid[:height, :width]
-    # `cutouts` puts the source's pixel at (H // 2, W // 2).
-    distance = np.hypot(y - height // 2, x - width // 2)
+    # As astropy.nddata.Cutout2D cuts an even side, sources lie within half a pixel of its middle.
+    distance = np.hypot(y - (height - 1) / 2, x - (width - 1) / 2)
     is_inside = distance <= max(radius_arcsec / pixel_scale_arcsec, 2.0)
     inside, weights = image[..., is_inside], weight[..., is_inside]
     is_whole = (weights > 0).all(axis=-1)

@@ -1,8 +1,8 @@
 """All stages from one file, and the demonstration.
 
-A run file is TOML: one section per stage, whose keys are that stage's arguments; a section ``[run]`` names the
-run directory, and ``[images]`` the images where they are not simulated. What a section does not say keeps the
-stage's default. Every output goes to its standard name in the run directory, so that `report` finds it.
+A run file is TOML: one section per stage, whose keys are that stage's arguments; a section ``[run]`` names
+the run directory, and ``[images]`` the images where they are not simulated. What a section does not say keeps
+the stage's default. Every output goes to its standard name in the run directory, so that `report` finds it.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _WIRED = {
     "detect": {"images", "out"},
     "cutouts": {"images", "out", "catalogue"},
     "train": {"store", "out"},
-    "fit": {"store", "model", "out", "mode"},
+    "fit": {"store", "model", "out", "mode", "held_out_only"},
     "inpaint": {"store", "model", "out"},
-    "redshift": {"features", "out", "store", "embedder_features"},
+    "redshift": {"features", "out", "store"},
     "report": {"run", "out"},
 }
 _EXTRA_KEYS = {"fit": {"modes"}, "redshift": {"labels"}}
@@ -157,6 +157,9 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConf
             "simulated sky"
         )
     sections = {name: dict(content[name]) for name in STAGES if name in content}
+    for mode in sections.get("fit", {}).get("modes", []):
+        if mode not in FIT_MODES:
+            raise InputError(f"{path}: unknown mode {mode!r} in [fit] modes; {nearest(mode, FIT_MODES)}")
     if "labels" in sections.get("redshift", {}):
         sections["redshift"]["labels"] = str(_relative(path, sections["redshift"]["labels"]))
     for name in _DEFAULT_SECTIONS:
@@ -229,31 +232,21 @@ def _run(config: RunConfig, progress: Progress) -> Path:
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = call("train", store, out / "model")
     features = {
-        mode: call("fit", store, model, out / f"features-{mode}", mode=mode)
-        for mode in _fit_modes(sections["fit"])
+        mode: call("fit", store, model, out / f"features-{mode}", mode=mode, **_only_for_figures(mode))
+        for mode in sections["fit"].get("modes", ["both"])
     }
     best = features.get("both", next(iter(features.values())))
     call("inpaint", store, model, out / f"inpaint-{'-'.join(sections['inpaint'].get('bands', ['u']))}")
     labels = _labels(config)
     if labels is not None:
         sections.setdefault("redshift", {})
-        call(
-            "redshift",
-            best,
-            labels,
-            out / "redshift",
-            store=store,
-            embedder_features=features.get("embedder"),
-        )
+        call("redshift", best, labels, out / "redshift", store=store)
     return call("report", out)
 
 
-def _fit_modes(section: dict[str, Any]) -> list[str]:
-    modes = section.get("modes", ["both"])
-    for mode in modes:
-        if mode not in FIT_MODES:
-            raise InputError(f"[fit] modes: unknown mode {mode!r}; {nearest(mode, FIT_MODES)}")
-    return list(modes)
+def _only_for_figures(mode: str) -> dict[str, bool]:
+    """Fits from random starts serve Fig. 1 alone, so they are made for held-out objects alone."""
+    return {"held_out_only": True} if mode == "optimise" else {}
 
 
 def _labels(config: RunConfig) -> Path | None:

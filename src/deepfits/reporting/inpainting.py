@@ -1,0 +1,160 @@
+"""The report's part on missing bands: M19 Fig. 2, and predicted against measured fluxes.
+
+Shapes: N held-out objects, B bands, K hidden bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+
+from deepfits.errors import InputError
+from deepfits.files import read_json
+from deepfits.reporting import figures
+from deepfits.reporting.page import Picture, Section, Table
+from deepfits.reporting.sections import RULE, HeldOut
+from deepfits.reporting.selection import magnitude
+
+MIN_SIGNAL_TO_NOISE = 5.0
+
+
+def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
+    """Return the section on missing bands, and the figures in it.
+
+    Parameters
+    ----------
+    directories
+        What the stage `inpaint` wrote, one or more of them.
+    held
+        The held-out objects.
+    """
+    pictures, tables, summary = [], [], {}
+    for number, directory in enumerate(directories):
+        description = read_json(directory / "inpaint.json", what="description of the inpainting")
+        bands = tuple(description["settings"]["bands"])
+        suffix = "" if number == 0 else f"-{'-'.join(bands)}"
+        pictures.append(_figure_2(directory, bands, held, suffix))
+        for band in bands:
+            found = _compare(directory, band, held)
+            if found is not None:
+                picture, figures_of_band = found
+                pictures.append(picture)
+                summary[band] = figures_of_band
+        if (directory / "validation.json").exists():
+            validation = read_json(directory / "validation.json", what="validation")
+            tables.append(_validation_table(validation))
+            summary["validation"] = validation["bands"]
+    summary["headline"] = {
+        f"scatter of the predicted {band} band (mag)": f"{summary[band]['scatter_mag']:.2f}"
+        for band in list(summary)
+        if band != "validation"
+    }
+    text = (
+        "The weights of a band were set to 0, so that its data had no influence at all; the latent was "
+        "fitted to the others, and the generator drew the band. Nothing was trained for this."
+    )
+    return Section(title="Missing bands", paragraphs=[text], tables=tables, pictures=pictures), summary
+
+
+def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str) -> Picture:
+    hidden = [held.bands.index(band) for band in bands]
+    observed = np.where(held.weight > 0, held.image, np.nan)[held.examples]
+    given = observed.copy()
+    given[:, hidden] = np.nan
+    filled = observed.copy()
+    filled[:, hidden] = _images(directory, held.object_id[held.examples], len(hidden), held.image.shape[-2:])
+    figure = figures.gallery(
+        [("observed", observed), ("given", given), ("filled in", filled)],
+        held.bands,
+        figures.noise_per_band(held.weight),
+        titles=held.titles(),
+    )
+    caption = (
+        f"The {', '.join(bands)} band destroyed, and filled in by the best fit to the others (after M19 "
+        f"Fig. 2). What is filled in has no noise: it is the model. {RULE}"
+    )
+    return Picture(name=f"figure-2{suffix}", figure=figure, caption=caption)
+
+
+def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Read predicted images, ``(N, K, H, W)`` in nJy; NaN for objects that are not there."""
+    out = np.full((len(object_id), num_bands, *shape), np.nan)
+    wanted = {str(one): row for row, one in enumerate(object_id)}
+    for path in sorted(directory.glob("shard-*.h5")):
+        with h5py.File(path) as file:
+            ids = file["object_id"]
+            names = ids.asstr()[:] if h5py.check_string_dtype(ids.dtype) else ids[:]
+            for index, one in enumerate(names):
+                row = wanted.get(str(one))
+                if row is not None:
+                    out[row] = file["image"][index]
+    return out
+
+
+def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[str, Any]] | None:
+    """Compare predicted with measured aperture magnitudes; None where nothing was measured."""
+    names = {
+        "predicted": f"flux_aper_{band}",
+        "measured": f"flux_aper_measured_{band}",
+        "error": f"flux_aper_measured_err_{band}",
+    }
+    files = pa.dataset.dataset(sorted(directory.glob("shard-*.parquet")))
+    missing = sorted(set(names.values()) - set(files.schema.names))
+    if missing:
+        raise InputError(f"{directory}: no column {missing[0]!r}; run `deepfits inpaint` again")
+    table = files.to_table(
+        columns=["object_id", *names.values()],
+        filter=pa.dataset.field("object_id").isin(held.object_id.tolist()),
+    )
+    flux = {name: table[column].to_numpy().astype(float) for name, column in names.items()}
+    is_bright = flux["measured"] > MIN_SIGNAL_TO_NOISE * flux["error"]
+    measured = np.where(is_bright, magnitude(flux["measured"]), np.nan)
+    predicted = magnitude(flux["predicted"])
+    difference = predicted - measured
+    difference = difference[np.isfinite(difference)]
+    if not difference.size:
+        return None
+    bias = float(np.median(difference))
+    scatter = float(1.4826 * np.median(np.abs(difference - bias)))
+    caption = (
+        f"Aperture magnitude of the {band} band, predicted without its data against measured, for "
+        f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in it: median difference "
+        f"{bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
+    )
+    figure = figures.scatter_with_truth(
+        measured, predicted, x_name=f"{band} measured (AB)", y_name=f"{band} predicted (AB)"
+    )
+    result = {"num_objects": int(difference.size), "bias_mag": bias, "scatter_mag": scatter}
+    return Picture(name=f"inpaint-{band}", figure=figure, caption=caption), result
+
+
+def _validation_table(validation: Mapping[str, Any]) -> Table:
+    methods = list(validation["bands"][0]["methods"])
+    rows = []
+    for entry in validation["bands"]:
+        cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
+        for method in methods:
+            found = entry["methods"][method]
+            cells += [_signed(found["bias_mag"]), _plain(found["scatter_mag"])]
+        rows.append([*cells, _signed(entry["pull_median"]), _plain(entry["pull_width"])])
+    heads = [part for method in methods for part in (f"bias, {method}", f"scatter, {method}")]
+    definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
+    return Table(
+        columns=["hidden band", "objects", *heads, "pull, median", "pull, width"],
+        rows=rows,
+        caption="Each band hidden in turn and predicted from the others (magnitudes). " + definitions + ".",
+    )
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.3f}"
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,211 @@
+"""The whole way: from a simulated sky, and from real frames, to the report."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import deepfits
+from deepfits.splits import is_held_out
+from deepfits.survey.store import CutoutStore
+
+REAL_DATA = Path(
+    os.environ.get("DEEPFITS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
+SMALL_RUN = """
+[simulate]
+size = 640
+seed = 5
+[detect]
+[train]
+recipe = "tiny"
+steps = 60
+options = { width = 16, num_latents = 16, batch_size = 32 }
+[fit]
+modes = ["embedder", "optimise", "both"]
+[redshift]
+methods = ["boosting"]
+tuning_trials = 2
+"""
+
+
+def _threads_one():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """Run every stage, too briefly to be good at anything."""
+    directory = tmp_path_factory.mktemp("run")
+    (directory / "small.toml").write_text(SMALL_RUN)
+    return deepfits.run(directory / "small.toml", out=directory / "out")
+
+
+def test_every_stage_leaves_its_files(small_run):
+    out = small_run.parents[1]
+    for name in (
+        "sky/coadd-u.fits",
+        "sky/truth.parquet",
+        "catalogue.parquet",
+        "cutouts/store.json",
+        "model/model.json",
+        "features-embedder/features.json",
+        "features-optimise/features.json",
+        "features-both/features.json",
+        "redshift/metrics.json",
+        "report/index.html",
+        "report/figures/figure-1.png",
+        "report/figures/figure-2.png",
+        "config.json",
+        "provenance.json",
+    ):
+        assert (out / name).exists(), name
+    assert not list(out.rglob(".writing-*"))
+
+
+def test_identities_travel_to_every_output(small_run):
+    out = small_run.parents[1]
+    ids = set(CutoutStore(out / "cutouts").catalogue(["object_id"])["object_id"].tolist())
+    assert set(pq.read_table(out / "features-both").column("object_id").to_pylist()) == ids
+    held = {i for i, h in zip(ids, is_held_out(np.array(list(ids))), strict=True) if h}
+    assert set(pq.read_table(out / "features-optimise").column("object_id").to_pylist()) == held
+    predicted = pq.read_table(out / "redshift" / "predictions.parquet").column("object_id").to_pylist()
+    assert set(predicted) <= held
+
+
+def test_both_fits_better_than_the_guess_it_starts_from(small_run):
+    summary = json.loads((small_run.parent / "summary.json").read_text())["fits"]
+    chi2 = {mode: summary[mode]["all"]["median_reduced_chi2"] for mode in summary}
+    assert chi2["both"] < chi2["embedder"]
+    assert chi2["optimise"] < chi2["embedder"]
+    # Noise alone gives 1; a model that drew nothing could not come near it on bright objects.
+    assert 0.8 < chi2["both"] < 10
+
+
+def test_the_report_says_what_was_measured(small_run):
+    html = small_run.read_text()
+    for words in ("Fig. 1", "Fig. 2", "σ_MAD", "held-out", "Murray, Fabbro"):
+        assert words in html
+    metrics = json.loads((small_run.parents[1] / "redshift" / "metrics.json").read_text())
+    first = metrics["rows"][0]["metrics"]["sigma_mad"]["value"]
+    assert f"{first:.3f}" in html
+
+
+def test_running_again_changes_nothing(small_run):
+    out = small_run.parents[1]
+    watched = [
+        out / "sky/coadd-u.fits",
+        out / "cutouts/shard-00000.h5",
+        out / "model/weights.safetensors",
+        out / "features-both/shard-00000.parquet",
+        out / "redshift/table.md",
+    ]
+    before = [(p.stat().st_mtime_ns, p.read_bytes()) for p in watched]
+    deepfits.run(out.parent / "small.toml", out=out)
+    assert [(p.stat().st_mtime_ns, p.read_bytes()) for p in watched] == before
+
+
+def test_a_model_refuses_a_store_of_other_bands(small_run, tmp_path):
+    out = small_run.parents[1]
+    description = json.loads((out / "cutouts" / "store.json").read_text())
+    description["bands"] = ["g", "r", "i", "z", "y"]
+    (tmp_path / "store.json").write_text(json.dumps(description))
+    (tmp_path / "shard-00000.h5").symlink_to(out / "cutouts" / "shard-00000.h5")
+    with pytest.raises(deepfits.errors.InputError, match=r"do not fit the model.*g-r-i-z-y"):
+        deepfits.fit(tmp_path, out / "model", tmp_path / "features")
+
+
+def test_a_report_without_redshifts_says_so_and_invents_none(small_run, tmp_path):
+    out = small_run.parents[1]
+    for name in ("cutouts", "model", "features-both"):
+        (tmp_path / name).symlink_to(out / name)
+    html = deepfits.report(tmp_path).read_text()
+    assert "No redshifts were given" in html
+    assert "σ_MAD" not in html
+
+
+def _kill_when(process, condition, sig):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(sig)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_and_ends_the_same(small_run, tmp_path, sig):
+    out = small_run.parents[1]
+    (tmp_path / "cutouts").symlink_to(out / "cutouts")
+    command = [
+        *(sys.executable, "-c", "from deepfits.cli import main; main()"),
+        *("fit", "cutouts", str(out / "model"), "--out", "features", "--mode", "optimise"),
+        *("--solver", "adam", "--num-steps", "400"),
+    ]
+    first = subprocess.Popen(command, cwd=tmp_path, env=_threads_one(), stderr=subprocess.PIPE)
+    status = _kill_when(first, (tmp_path / "features" / "features.json").exists, sig)
+    assert status == (130 if sig == signal.SIGINT else -signal.SIGKILL)
+    assert not list((tmp_path / "features").glob("shard-*"))
+    again = [*command[:-1], "20"]
+    done = subprocess.run(
+        again, cwd=tmp_path, env=_threads_one(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "num_steps" in done.stderr
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not (REAL_DATA / "sdss").is_dir(), reason=f"no SDSS frames in {REAL_DATA / 'sdss'}")
+def test_sdss_frames_stage_by_stage(tmp_path):
+    """As a user would: one command a stage, on three fields as SDSS delivers them."""
+
+    def deepfits_command(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-c", "from deepfits.cli import main; main()", *map(str, arguments)],
+            cwd=tmp_path,
+            env=_threads_one(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    deepfits_command("cutouts", REAL_DATA / "sdss", "--out", "run/cutouts")
+    deepfits_command("train", "run/cutouts", "--out", "run/model", "--recipe", "tiny", "--steps", "150")
+    for mode in ("embedder", "optimise", "both"):
+        options = ["--mode", mode, "--held-out-only"]
+        deepfits_command("fit", "run/cutouts", "run/model", "--out", f"run/features-{mode}", *options)
+    deepfits_command("inpaint", "run/cutouts", "run/model", "--out", "run/inpaint-u", "--held-out-only")
+    deepfits_command("report", "run")
+
+    store = CutoutStore(tmp_path / "run" / "cutouts")
+    assert store.info.bands == ("u", "g", "r", "i", "z")
+    assert len(store) > 1000  # three fields with some hundreds of catalogued sources each
+    assert store.info.pixel_scale_arcsec == pytest.approx(0.396, abs=0.001)
+    _assert_bands_are_aligned(store)
+    summary = json.loads((tmp_path / "run" / "report" / "summary.json").read_text())
+    chi2 = {mode: v["all"]["median_reduced_chi2"] for mode, v in summary["fits"].items()}
+    assert chi2["both"] < chi2["embedder"]
+    assert summary["redshift"] == {}
+    assert "No redshifts were given" in (tmp_path / "run" / "report" / "index.html").read_text()
+
+
+def _assert_bands_are_aligned(store):
+    """Bright objects lie at the same place in g and i: frames are shifted by up to 12 pixels, cutouts not."""
+    with h5py.File(store.shards[0]) as file:
+        image, weight = file["image"][:], file["weight"][:]
+    is_whole = (weight > 0).all(axis=(1, 2, 3))
+    middle = np.clip(image[is_whole][..., 8:24, 8:24], 0, None)
+    bright = np.argsort(-middle[:, 2].sum(axis=(1, 2)))[:40]
+    y, x = np.mgrid[8:24, 8:24]
+    centres = np.stack([(middle[bright] * axis).sum((2, 3)) / middle[bright].sum((2, 3)) for axis in (x, y)])
+    assert np.abs(np.median(centres[:, :, 1] - centres[:, :, 3], axis=1)).max() < 0.3
