@@ -69,8 +69,8 @@ def test_sdss_noise_seeing_and_remarks(sdss):
     border[4:-4, 4:-4] = False
     for band in range(5):
         pull = (chosen.image[:, band] * np.sqrt(chosen.weight[:, band]))[:, border]
-        spread = 1.4826 * np.median(np.abs(pull - np.median(pull)))
-        assert 0.9 < spread < 1.15
+        spread = np.diff(np.percentile(pull, [16, 84]))[0] / 2  # neighbours widen it, mostly upwards
+        assert 0.93 < spread < 1.12
 
 
 def test_kids_images_without_wcs(tmp_path):
@@ -83,7 +83,7 @@ def test_kids_images_without_wcs(tmp_path):
         threshold=6.0,
     )
     columns = read_catalogue(catalogue)
-    assert len(columns["x"]) > 3000
+    assert len(columns["x"]) > 2000
     bright = columns["snr"] > 50
     colour = columns["mag_auto_g"][bright] - columns["mag_auto_r"][bright]
     assert 0.2 < np.nanmedian(colour) < 1.2  # galaxies and stars of the sky, in AB
