@@ -16,6 +16,7 @@ from deepfits.models.bundle import Model
 from deepfits.stages.train import train
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.training.config import TrainingConfig
+from deepfits.training.evaluation import Evaluator
 from deepfits.training.loop import Trainer
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
@@ -211,3 +212,35 @@ def test_impossible_settings_are_refused(options, word):
     with pytest.raises(InputError, match=word):
         TrainingConfig(**options)
     assert TrainingConfig.from_json(TrainingConfig().to_json()) == TrainingConfig()
+
+
+def test_looks_at_health_leave_numbers_and_pictures(store, tmp_path):
+    options = OPTIONS | {"evaluate_every": 2, "num_evaluated": 20}
+    out = train(store, tmp_path / "m", recipe="tiny", steps=5, options=options)
+    rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert Model.load(out).card["metrics"] == rows[-1]
+    assert {"kernel_distance", "spread", "chi2_both", "chi2_embedder_g"} <= set(rows[-1])
+    assert rows[-1]["chi2_both"] < rows[-1]["chi2_embedder"]
+    assert [p.name for p in sorted((out / "panels").iterdir())] == [
+        f"step-{step:08d}.png" for step in (2, 4, 5)
+    ]
+
+
+def test_losing_patience_keeps_the_best_model(store, tmp_path, monkeypatch):
+    distances = iter([3.0, 1.0, 2.0, 2.5, 0.1])
+    seen = []
+
+    def look(self, model):
+        seen.append(model.fingerprint)
+        return {"kernel_distance": next(distances), "spread": 1.0, "collapsed": False}
+
+    monkeypatch.setattr(Evaluator, "_examine", look)
+    options = OPTIONS | {"evaluate_every": 1, "patience": 2}
+    out = train(store, tmp_path / "m", recipe="tiny", steps=50, options=options)
+    model = Model.load(out)
+    assert model.card["steps"] == 2
+    assert model.card["metrics"]["kernel_distance"] == 1.0
+    assert model.fingerprint == seen[1]
+    assert len(seen) == 4
+    assert not (out / "best").exists()

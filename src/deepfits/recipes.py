@@ -40,13 +40,15 @@ def small() -> Recipe:
 
 def tiny() -> Recipe:
     """Return the recipe for a CPU and a few minutes."""
-    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=3_000))
+    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=2_500))
 
 
 def _beyond_the_paper(steps: int) -> TrainingConfig:
     """Return what measured best on small budgets (docs/log.md)."""
     return TrainingConfig(
         steps=steps,
+        learning_rate=1e-3,
+        reconstruction=0.5,
         normalisation="asinh",
         noise="correlated",
         noisy_embedder=True,

@@ -5,9 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepfits.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deepfits.models.bundle import Model
+
+
+FIT_STEPS = 40
 
 
 def train(
@@ -71,6 +79,25 @@ def train(
     if steps is not None:
         chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, steps=steps))
     session = Session(
-        Path(store), Path(out), chosen.model, chosen.training, name=recipe, seed=seed, threads=threads
+        Path(store),
+        Path(out),
+        chosen.model,
+        chosen.training,
+        name=recipe,
+        seed=seed,
+        threads=threads,
+        fit=_fit,
     )
     return session.run(max_time=max_time, progress=progress)
+
+
+def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+    """Fit latents to look at a model's health: the stage `fit`'s way, with fewer steps."""
+    from deepfits.fitting.bestfit import fit
+    from deepfits.fitting.folded import FoldedGenerator, can_fold
+    from deepfits.fitting.rendering import Differentiated, InFlux
+
+    generator = model.generator
+    inner = FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
+    renderer = InFlux(inner, model.normalisation)
+    return fit(renderer, image, weight, start, num_steps=FIT_STEPS).latent

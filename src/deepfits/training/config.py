@@ -43,6 +43,8 @@ class TrainingConfig:
     reconstruction
         Strength of an additional loss: weighted squares between real images and what the generator makes of
         their embedding, for generator and embedder.
+    reconstruction_floor
+        Uncertainty that is added there, as a fraction of the flux.
     latent_gradient
         Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
     log_every
@@ -51,6 +53,10 @@ class TrainingConfig:
         Time between two checkpoints.
     evaluate_every
         Steps between two looks at the health of the model; 0 for the end only.
+    num_evaluated
+        Held-out objects to look at.
+    patience
+        Stop after so many looks without a better kernel distance, and keep the best model; 0: never.
     """
 
     batch_size: int = 64
@@ -68,10 +74,13 @@ class TrainingConfig:
     incomplete: bool = False
     ema: float = 0.0
     reconstruction: float = 0.0
+    reconstruction_floor: float = 0.05
     latent_gradient: float = 0.0
     log_every: int = 50
     checkpoint_seconds: float = 60.0
     evaluate_every: int = 0
+    num_evaluated: int = 256
+    patience: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "log_every"):
@@ -85,6 +94,8 @@ class TrainingConfig:
         for name in ("beta1", "beta2", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"training: {name} must be in [0, 1), not {getattr(self, name)!r}")
+        if self.patience and not self.evaluate_every:
+            raise InputError("training: patience needs evaluate_every, the steps between two looks")
         if not 0 <= self.decay <= 1:
             raise InputError(f"training: decay must be in [0, 1], not {self.decay!r}")
         if self.noise not in NOISE_KINDS:

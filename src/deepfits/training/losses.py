@@ -5,6 +5,7 @@ Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -29,11 +30,14 @@ def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:
     return ((guess - latent) ** 2).mean()
 
 
-def reconstruction_loss(residual: Tensor, is_valid: Tensor) -> Tensor:
-    """Mean over objects of the mean squared residual over valid pixels, both ``(N, B, H, W)``.
+def reconstruction_loss(drawn: Tensor, image: Tensor, weight: Tensor, floor: float) -> Tensor:
+    """Mean over objects of the mean squared residual over valid pixels, in units of its uncertainty.
 
-    `residual` is in units of the local noise in the network's units, bounded below (see `Trainer`), so that
-    bright cores do not drown the rest.
+    Not in M19. Images are in nJy and weights in nJy⁻², all ``(N, B, H, W)``. The uncertainty is the noise and,
+    in quadrature, a fraction `floor` of the flux, so that the cores of bright objects do not drown all others:
+    1 is a perfect reconstruction of objects near the noise.
     """
-    number = is_valid.sum(dim=(1, 2, 3)).clamp(min=1)
-    return ((residual**2 * is_valid).sum(dim=(1, 2, 3)) / number).mean()
+    is_valid = weight > 0
+    variance = weight.clamp(min=1e-30).reciprocal() + (floor * image) ** 2
+    squares = torch.where(is_valid, (image - drawn) ** 2 / variance, 0.0)
+    return (squares.sum(dim=(1, 2, 3)) / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)).mean()

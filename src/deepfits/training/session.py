@@ -35,6 +35,8 @@ from deepfits.training.checkpoint import (
 )
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batches, Survey, look_over
+from deepfits.training.evaluation import Evaluator
+from deepfits.training.health import FitFunction
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
 
@@ -54,6 +56,8 @@ class Session:
         Decides everything random.
     threads
         For PyTorch, while this runs.
+    fit
+        How latents are fitted when the model's health is looked at; None leaves the fits out.
     """
 
     def __init__(
@@ -66,9 +70,10 @@ class Session:
         name: str,
         seed: int,
         threads: int | None = None,
+        fit: FitFunction | None = None,
     ) -> None:
         self.store, self.out, self.name = CutoutStore(store), out, name
-        self.seed, self.threads = seed, threads
+        self.seed, self.threads, self.fit = seed, threads, fit
         self.config = training
         self.architecture = dataclasses.replace(
             model, num_bands=len(self.store.info.bands), size=self.store.info.size
@@ -88,8 +93,9 @@ class Session:
             write_json(self.out / "training.json", settings | {"provenance": provenance()})
             trainer = self._make_trainer(survey)
             step = self._restore(trainer)
-            step = self._train(trainer, survey, step, max_time, progress)
-            self._finish(trainer, survey, step)
+            evaluator = Evaluator(self.store, self.out, trainer, fit=self.fit, step=step)
+            step = self._train(trainer, survey, evaluator, step, max_time, progress)
+            self._finish(trainer, survey, evaluator, step)
         return self.out
 
     def _look_over(self, progress: Progress) -> Survey:
@@ -128,7 +134,8 @@ class Session:
 
     def _make_trainer(self, survey: Survey) -> Trainer:
         torch.manual_seed(self.seed)
-        model = Model.make(self.architecture, self.store.info, survey.normalisation)
+        info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
+        model = Model.make(self.architecture, info, survey.normalisation)
         config = self.config
         num_bands, size = self.architecture.num_bands, self.architecture.size
         is_correlated = config.noise == "correlated"
@@ -149,7 +156,13 @@ class Session:
         return step
 
     def _train(
-        self, trainer: Trainer, survey: Survey, step: int, max_time: float | None, progress: Progress
+        self,
+        trainer: Trainer,
+        survey: Survey,
+        evaluator: Evaluator,
+        step: int,
+        max_time: float | None,
+        progress: Progress,
     ) -> int:
         config = self.config
         batches = Batches(
@@ -164,12 +177,14 @@ class Session:
         ):
             start = saved = time.monotonic()
             before = self.seconds
-            while step < config.steps and self.seconds < limit:
+            while step < config.steps and self.seconds < limit and not evaluator.has_lost_patience:
                 losses = self._step(trainer, next(batches), step, limit)
                 step += 1
                 now = time.monotonic()
                 self.seconds = before + now - start
                 self._log(metrics, task, step, losses)
+                if config.evaluate_every and step % config.evaluate_every == 0:
+                    task.advance(0, note=evaluator.look(step))
                 if noticed or now - saved > config.checkpoint_seconds:
                     self._save(trainer, step)
                     saved = now
@@ -205,8 +220,8 @@ class Session:
     def _save(self, trainer: Trainer, step: int) -> None:
         save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
-    def _finish(self, trainer: Trainer, survey: Survey, step: int) -> None:
-        model = trainer.finished_model()
+    def _finish(self, trainer: Trainer, survey: Survey, evaluator: Evaluator, step: int) -> None:
+        model, step, metrics = evaluator.conclude(step)
         model.card = {
             "recipe": self.name,
             "training": self.config.to_json(),
@@ -221,6 +236,7 @@ class Session:
                 "num_incomplete": survey.num_incomplete,
                 "num_held_out": survey.num_held_out,
             },
+            "metrics": metrics,
             "noise_autocovariance": trainer.noise.autocovariance.tolist(),
             "provenance": provenance(),
         }

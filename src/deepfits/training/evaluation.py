@@ -1,0 +1,146 @@
+"""Looks at a training's health, what they leave on disk, and the best model among them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepfits.files import writing
+from deepfits.models.bundle import Model
+from deepfits.splits import is_held_out
+from deepfits.survey.normalise import is_complete
+from deepfits.survey.store import CutoutStore
+from deepfits.training.checkpoint import cut_metrics
+from deepfits.training.health import FitFunction, HeldOut, colour_panel, examine, make_panel
+from deepfits.training.loop import Trainer
+
+
+class Evaluator:
+    """Look at the model now and then, on held-out cutouts.
+
+    Leaves ``evaluations.jsonl``, pictures ``panels/step-00001000.png`` (if Matplotlib is there) and, with
+    patience, the best model in ``best/``.
+
+    Parameters
+    ----------
+    store, out
+        Where the cutouts are, and the model's directory.
+    trainer
+        Holds the model as it becomes.
+    fit
+        How latents are fitted; None leaves the fits out.
+    step
+        Steps done when this training goes on; later looks are forgotten.
+    """
+
+    def __init__(
+        self, store: CutoutStore, out: Path, trainer: Trainer, *, fit: FitFunction | None, step: int
+    ) -> None:
+        self.out, self.trainer, self.fit = out, trainer, fit
+        self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device)
+        cut_metrics(out / "evaluations.jsonl", step)
+        self.history = self._read_history()
+
+    def _read_history(self) -> list[dict[str, Any]]:
+        path = self.out / "evaluations.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The look with the smallest kernel distance."""
+        good = [row for row in self.history if not row["collapsed"]]
+        return min(good, key=lambda row: row["kernel_distance"], default=None)
+
+    @property
+    def has_lost_patience(self) -> bool:
+        """Whether the last looks were all worse than one before them."""
+        patience = self.trainer.config.patience
+        if not patience or self.best is None:
+            return False
+        return len(self.history) - 1 - self.history.index(self.best) >= patience
+
+    def look(self, step: int) -> str:
+        """Examine the model after `step` steps; return a remark for the progress bar."""
+        if self.held_out is None:
+            return ""
+        model = self.trainer.finished_model()
+        row = {"step": step, **self._examine(model)}
+        if not all(math.isfinite(v) for v in row.values()):
+            row = {k: v if math.isfinite(v) else None for k, v in row.items()} | {"collapsed": True}
+        self.history.append(row)
+        if self.trainer.config.patience and self.best is row:
+            with writing(self.out / "best") as temporary:
+                model.save(temporary)
+        self._save_panel(model, step)
+        with (self.out / "evaluations.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        return _remark(row)
+
+    def _examine(self, model: Model) -> dict[str, Any]:
+        assert self.held_out is not None
+        return examine(
+            model,
+            self.held_out,
+            self.trainer.noise,
+            add_noise=self.trainer.config.noise != "none",
+            seed=self.trainer.seed,
+            fit=self.fit,
+        )
+
+    def _save_panel(self, model: Model, step: int) -> None:
+        assert self.held_out is not None
+        try:
+            from matplotlib.image import imsave
+        except ImportError:
+            return  # an optional part; the numbers are there
+        panel = make_panel(model, self.held_out, seed=self.trainer.seed, fit=self.fit)
+        picture = colour_panel(panel, np.asarray(model.normalisation.softening))
+        with writing(self.out / "panels" / f"step-{step:08d}.png") as path:
+            imsave(path, np.kron(picture, np.ones((3, 3, 1), dtype=np.uint8)), format="png")
+
+    def conclude(self, step: int) -> tuple[Model, int, dict[str, Any] | None]:
+        """Return the model to keep, after how many steps it was so, and its metrics."""
+        if self.held_out is not None and not (self.history and self.history[-1]["step"] == step):
+            self.look(step)
+        if self.held_out is None:
+            return self.trainer.finished_model(), step, None
+        if self.trainer.config.patience and self.best is not None:
+            model = Model.load(self.out / "best")
+            shutil.rmtree(self.out / "best")
+            return model, self.best["step"], self.best
+        return self.trainer.finished_model(), step, self.history[-1]
+
+
+def load_held_out(store: CutoutStore, number: int, device: torch.device) -> HeldOut | None:
+    """Read complete held-out cutouts, at most `number`; None when there are fewer than 16."""
+    identity = store.catalogue([])["object_id"]
+    indices = np.flatnonzero(is_held_out(identity))
+    shuffled = np.random.default_rng(0).permutation(indices)
+    image, weight, found = [], [], 0
+    for start in range(0, len(shuffled), number):
+        cutouts = store.take(shuffled[start : start + number])
+        whole = is_complete(cutouts.image, cutouts.weight)
+        image.append(cutouts.image[whole][: number - found])
+        weight.append(cutouts.weight[whole][: number - found])
+        found += len(image[-1])
+        if found == number:
+            break
+    if found < 16:
+        return None
+    both = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
+    return HeldOut(*both)
+
+
+def _remark(row: dict[str, Any]) -> str:
+    if row["collapsed"]:
+        return f"COLLAPSED: generated objects are too much alike (spread {row['spread']:.2f})"
+    words = [f"distance {row['kernel_distance']:.3f}", f"spread {row['spread']:.2f}"]
+    if "chi2_both" in row:
+        words.append(f"chi2 {row['chi2_both']:.2f}")
+    return ", ".join(words)

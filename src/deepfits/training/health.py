@@ -1,0 +1,208 @@
+"""Is the training healthy? Numbers and pictures on objects that it never sees.
+
+Shapes: N objects, B bands, H, W pixels, F features.
+
+Nothing here needs a download or a classifier: images are compared by their radial profiles in every band,
+colours included, in the networks' units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.models.bundle import Model
+from deepfits.training.noise import NoiseSource
+
+FitFunction = Callable[[Model, Tensor, Tensor, Tensor], Tensor]
+
+NUM_RINGS = 6
+COLLAPSE_SPREAD = 0.3
+PANEL = 8
+
+
+def radial_features(x: Tensor) -> Tensor:
+    """Describe images by their mean in rings around the middle, per band.
+
+    Parameters
+    ----------
+    x
+        ``(N, B, H, W)`` in the networks' units.
+
+    Returns
+    -------
+    Tensor
+        ``(N, B * NUM_RINGS)``: rings of equal width out to half the side. Differences between the bands'
+        numbers are colours.
+    """
+    height, width = x.shape[2:]
+    row = torch.arange(height, device=x.device) - (height - 1) / 2
+    column = torch.arange(width, device=x.device) - (width - 1) / 2
+    radius = torch.hypot(row[:, None], column[None, :])
+    ring = (
+        (radius / (min(height, width) / 2) * NUM_RINGS).long().clamp(max=NUM_RINGS)
+    )  # the corners: left out
+    is_in = torch.stack([(ring == n).to(x.dtype) for n in range(NUM_RINGS)])  # (rings, H, W)
+    is_in = is_in / is_in.sum(dim=(1, 2), keepdim=True)
+    return torch.einsum("nbhw,rhw->nbr", x, is_in).flatten(1)
+
+
+def kernel_distance(real: Tensor, generated: Tensor) -> float:
+    """Return the kernel distance of two samples of features, ``(N, F)`` and ``(M, F)``, in units of its own.
+
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/F + 1)³, features
+    standardised by the real sample: near 0 for equal distributions, and it may dip below.
+
+    Source: Bińkowski et al. (2018), with these features in place of a classifier's.
+    """
+    mean, std = real.mean(dim=0), real.std(dim=0).clamp(min=1e-12)
+    a, b = ((f - mean) / std for f in (real.double(), generated.double()))
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.diagonal().sum()) / (len(x) * (len(x) - 1))
+
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+def spread(real: Tensor, generated: Tensor) -> float:
+    """Compare how different generated objects are with how different real ones are: 1 is right, 0 a collapse.
+
+    The median over features, ``(N, F)``, of the ratio of the interquartile ranges.
+    """
+    quartiles = torch.tensor([0.25, 0.75], dtype=real.dtype, device=real.device)
+
+    def width(f: Tensor) -> Tensor:
+        low, high = torch.quantile(f, quartiles, dim=0)
+        return high - low
+
+    return float((width(generated) / width(real).clamp(min=1e-12)).median())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Complete cutouts that are never trained on, in nJy and nJy⁻², ``(N, B, H, W)``."""
+
+    image: Tensor
+    weight: Tensor
+
+
+@torch.no_grad()
+def examine(
+    model: Model,
+    held_out: HeldOut,
+    noise: NoiseSource,
+    *,
+    add_noise: bool,
+    seed: int = 0,
+    fit: FitFunction | None = None,
+) -> dict[str, Any]:
+    """Measure a model's health.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode.
+    held_out
+        What to compare with.
+    noise, add_noise
+        The noise of real images, added to generated ones when the generator draws none itself.
+    seed
+        Of the generated objects: the same at each examination.
+    fit
+        From model, images, weights and starts to fitted latents; None leaves the fit's numbers out.
+
+    Returns
+    -------
+    dict
+        ``kernel_distance``, ``spread``, ``collapsed``; the discriminator's mean answers ``answer_real`` and
+        ``answer_generated`` (it no longer tells them apart when they are equal); for ``embedder`` and, with
+        `fit`, ``both``: the median reduced chi-square ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``;
+        ``latent_spread``: the standard deviation of embedded real images' latents, where generated ones have
+        1.
+    """
+    image, weight = held_out.image, held_out.weight
+    draw = torch.Generator(image.device).manual_seed(seed)
+    latent = torch.randn(len(image), model.config.latent_size, generator=draw, device=image.device)
+    flux = model.render(latent)
+    if add_noise:
+        flux = flux + weight.rsqrt() * noise.draw(len(image), draw)
+    x_real, x_generated = model.normalisation.normalise(image), model.normalisation.normalise(flux)
+    real, generated = radial_features(x_real), radial_features(x_generated)
+    guess = model.embed(image, weight)
+    out: dict[str, Any] = {
+        "kernel_distance": kernel_distance(real, generated),
+        "spread": (width := spread(real, generated)),
+        "collapsed": width < COLLAPSE_SPREAD,
+        "answer_real": float(model.discriminator(x_real).mean()),
+        "answer_generated": float(model.discriminator(x_generated).mean()),
+        "latent_spread": float(guess.std(dim=0).mean()),
+    }
+    latents = {"embedder": guess}
+    if fit is not None:
+        with torch.enable_grad():
+            latents["both"] = fit(model, image, weight, guess)
+    for mode, found in latents.items():
+        chi2 = ((image - model.render(found)) ** 2 * weight).mean(dim=(2, 3))  # (N, B)
+        out[f"chi2_{mode}"] = float(chi2.mean(dim=1).median())
+        for number, band in enumerate(model.info.bands):
+            out[f"chi2_{mode}_{band}"] = float(chi2[:, number].median())
+    return out
+
+
+@torch.no_grad()
+def make_panel(
+    model: Model, held_out: HeldOut, *, seed: int = 0, fit: FitFunction | None = None
+) -> np.ndarray:
+    """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
+
+    Returns
+    -------
+    ndarray
+        ``(rows, PANEL, B, H, W)`` in nJy.
+    """
+    image, weight = held_out.image[:PANEL], held_out.weight[:PANEL]
+    guess = model.embed(image, weight)
+    rows = [image, model.render(guess)]
+    if fit is not None:
+        with torch.enable_grad():
+            best = fit(model, image, weight, guess)
+        rows.append(model.render(best))
+    draw = torch.Generator(image.device).manual_seed(seed)
+    latent = torch.randn(len(image), model.config.latent_size, generator=draw, device=image.device)
+    rows.append(model.render(latent))
+    return torch.stack(rows).cpu().numpy()
+
+
+def colour_panel(panel: np.ndarray, softening: np.ndarray) -> np.ndarray:
+    """Turn a panel into a picture: the reddest, the middle and the bluest band as red, green and blue.
+
+    Parameters
+    ----------
+    panel
+        ``(rows, columns, B, H, W)`` in nJy.
+    softening
+        Per band, nJy.
+
+    Returns
+    -------
+    ndarray
+        ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, a dark line between the images.
+    """
+    num_bands = panel.shape[2]
+    which = [num_bands - 1, num_bands // 2, 0]
+    x = np.arcsinh(panel[:, :, which] / softening[which, None, None])
+    top = np.quantile(x[0], 0.995)
+    x = np.clip((x + 0.5) / (top + 0.5), 0, 1)
+    x = np.pad(x, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 1)))
+    rows, columns, _, height, width = x.shape
+    picture = x.transpose(0, 3, 1, 4, 2).reshape(rows * height, columns * width, 3)
+    return (255 * picture).astype(np.uint8)
