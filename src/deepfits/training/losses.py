@@ -33,9 +33,9 @@ def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:
 def reconstruction_loss(drawn: Tensor, image: Tensor, weight: Tensor, floor: float) -> Tensor:
     """Mean over objects of the mean squared residual over valid pixels, in units of its uncertainty.
 
-    Not in M19. Images are in nJy and weights in nJy⁻², all ``(N, B, H, W)``. The uncertainty is the noise and,
-    in quadrature, a fraction `floor` of the flux, so that the cores of bright objects do not drown all others:
-    1 is a perfect reconstruction of objects near the noise.
+    Not in M19. Images are in nJy and weights in nJy⁻², all ``(N, B, H, W)``. The uncertainty is the noise
+    and, in quadrature, a fraction `floor` of the flux, so that the cores of bright objects do not drown all
+    others: 1 is a perfect reconstruction of objects near the noise.
     """
     is_valid = weight > 0
     variance = weight.clamp(min=1e-30).reciprocal() + (floor * image) ** 2

@@ -1,0 +1,113 @@
+"""The Wide ResNet with 50 layers, the supervised network that M19 compares with.
+
+Shapes: N objects, C channels, B bands, H = W pixels.
+
+Source: Zagoruyko & Komodakis (2016), WRN-50-2-bottleneck (their table 8): the bottleneck residual network of
+He et al. (2015) with 50 layers and twice the channels inside each bottleneck; the stride sits in the 3×3
+convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from deepfits.errors import InputError
+
+EXPANSION = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideResNetConfig:
+    """What the network looks like.
+
+    Attributes
+    ----------
+    num_bands
+        Of the cutouts.
+    num_outputs
+        1 for a redshift; the number of bins for p(z).
+    blocks
+        Residual blocks in each of the stages; (3, 4, 6, 3) makes 50 layers.
+    width
+        Channels of the first stage, doubled by each of the next.
+    widening
+        How many times the bottlenecks are wider than those of a plain residual network.
+    small_images
+        Begin with a 3×3 convolution of stride 1 and no pooling, as for 32×32 pixels; else with the 7×7 of
+        stride 2 and the pooling made for photographs of 224×224.
+    """
+
+    num_bands: int = 5
+    num_outputs: int = 1
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+    widening: int = 2
+    small_images: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_bands", "num_outputs", "width", "widening"):
+            if not 1 <= getattr(self, name) <= 8192:
+                raise InputError(f"wide_resnet: {name} must be from 1 to 8192, not {getattr(self, name)!r}")
+        if not 1 <= len(self.blocks) <= 6 or not all(1 <= n <= 100 for n in self.blocks):
+            raise InputError(f"wide_resnet: blocks must be 1 to 6 numbers from 1 to 100, not {self.blocks!r}")
+
+    @property
+    def num_layers(self) -> int:
+        """Convolutions on the longest way, and the linear layer."""
+        return 3 * sum(self.blocks) + 2
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolution beside a short cut; the 3×3 one divides the sides by `stride`."""
+
+    def __init__(self, inputs: int, planes: int, stride: int, widening: int) -> None:
+        super().__init__()
+        inner, outputs = planes * widening, planes * EXPANSION
+        self.way = nn.Sequential(
+            *(convolve(inputs, inner, 1), nn.ReLU()),
+            *(convolve(inner, inner, 3, stride), nn.ReLU()),
+            convolve(inner, outputs, 1),
+        )
+        is_same = stride == 1 and inputs == outputs
+        self.short_cut = nn.Identity() if is_same else convolve(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sum the two ways."""
+        return torch.relu(self.way(x) + self.short_cut(x))
+
+
+class WideResNet(nn.Module):
+    """Predict `WideResNetConfig.num_outputs` numbers from normalised images, ``(N, B, H, W)``."""
+
+    def __init__(self, config: WideResNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.small_images:
+            self.first = nn.Sequential(convolve(config.num_bands, config.width, 3), nn.ReLU())
+        else:
+            self.first = nn.Sequential(
+                convolve(config.num_bands, config.width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            )
+        stages, inputs = [], config.width
+        for number, blocks in enumerate(config.blocks):
+            planes = config.width * 2**number
+            for block in range(blocks):
+                stride = 2 if number and not block else 1
+                stages.append(Bottleneck(inputs, planes, stride, config.widening))
+                inputs = planes * EXPANSION
+        self.stages = nn.Sequential(*stages)
+        self.last = nn.Linear(inputs, config.num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images, ``(N, B, H, W)``, to ``(N, num_outputs)``."""
+        return self.last(self.stages(self.first(x)).mean(dim=(2, 3)))
+
+
+def convolve(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
+    """Make a convolution without bias, initialised after He et al. (2015), with batch normalisation."""
+    convolution = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs))
