@@ -43,8 +43,6 @@ class TrainingConfig:
     reconstruction
         Strength of an additional loss: weighted squares between real images and what the generator makes of
         their embedding, for generator and embedder.
-    reconstruction_floor
-        Uncertainty that is added there, as a fraction of the flux.
     latent_gradient
         Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
     log_every
@@ -74,7 +72,6 @@ class TrainingConfig:
     incomplete: bool = False
     ema: float = 0.0
     reconstruction: float = 0.0
-    reconstruction_floor: float = 0.05
     latent_gradient: float = 0.0
     log_every: int = 50
     checkpoint_seconds: float = 60.0

@@ -94,10 +94,9 @@ class Trainer:
         losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            drawn = self.model.normalisation.denormalise(self.generator(self.embedder(real)))
-            losses["reconstruction"] = reconstruction_loss(
-                drawn, batch.image, batch.weight, config.reconstruction_floor
-            )
+            residual = real - self.generator(self.embedder(real))
+            sigma = self.noise_in_x(batch.weight)
+            losses["reconstruction"] = reconstruction_loss(residual / sigma, batch.weight > 0)
             total = total + config.reconstruction * losses["reconstruction"]
         self._improve("generator embedder", total, step)
         self._follow()
@@ -123,6 +122,11 @@ class Trainer:
         if self.config.incomplete:
             clean = torch.where(weight > 0, clean, normalisation.normalise(torch.zeros_like(clean)))
         return clean
+
+    def noise_in_x(self, weight: Tensor) -> Tensor:
+        """Return the noise near zero flux in the networks' units; 1 where there is no data."""
+        slope = self.model.normalisation.slope(torch.zeros_like(weight))
+        return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
 
     def _improve(self, names: str, loss: Tensor, step: int) -> None:
         if not torch.isfinite(loss):

@@ -30,14 +30,11 @@ def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:
     return ((guess - latent) ** 2).mean()
 
 
-def reconstruction_loss(drawn: Tensor, image: Tensor, weight: Tensor, floor: float) -> Tensor:
-    """Mean over objects of the mean squared residual over valid pixels, in units of its uncertainty.
+def reconstruction_loss(residual: Tensor, is_valid: Tensor) -> Tensor:
+    """Mean over objects of the mean squared residual over valid pixels, both ``(N, B, H, W)``.
 
-    Not in M19. Images are in nJy and weights in nJy⁻², all ``(N, B, H, W)``. The uncertainty is the noise
-    and, in quadrature, a fraction `floor` of the flux, so that the cores of bright objects do not drown all
-    others: 1 is a perfect reconstruction of objects near the noise.
+    Not in M19. `residual` is in the networks' units divided by the noise near zero flux there: 1 is a perfect
+    reconstruction; after an asinh stretch the cores of bright objects count by their logarithm.
     """
-    is_valid = weight > 0
-    variance = weight.clamp(min=1e-30).reciprocal() + (floor * image) ** 2
-    squares = torch.where(is_valid, (image - drawn) ** 2 / variance, 0.0)
-    return (squares.sum(dim=(1, 2, 3)) / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+    squares = torch.where(is_valid, residual**2, 0.0).sum(dim=(1, 2, 3))
+    return (squares / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
