@@ -145,6 +145,7 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
 def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     joined = column.combine_chunks()
     if pa.types.is_fixed_size_list(joined.type):
-        return joined.flatten().to_numpy(zero_copy_only=False).reshape(len(joined), joined.type.list_size)
+        flat = np.array(joined.flatten().to_numpy(zero_copy_only=False))
+        return flat.reshape(len(joined), joined.type.list_size)
     values = joined.to_numpy(zero_copy_only=False)
-    return values.astype(str) if values.dtype == object else values
+    return values.astype(str) if values.dtype == object else np.array(values)

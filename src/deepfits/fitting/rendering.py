@@ -9,7 +9,9 @@ that know their own derivative, such as `deepfits.fitting.folded.FoldedGenerator
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -73,13 +75,21 @@ class Differentiated:
         number, length = latent.shape
         repeated = latent.detach().repeat_interleave(length, dim=0)
         tangent = torch.eye(length, dtype=latent.dtype, device=latent.device).repeat(number, 1)
-        with torch.no_grad(), forward_ad.dual_level():
+        with _without_warnings_of_torch(), torch.no_grad(), forward_ad.dual_level():
             dual = self.render(forward_ad.make_dual(repeated, tangent))
             image, derivative = forward_ad.unpack_dual(dual)
         if derivative is None:
             derivative = torch.zeros_like(image)
         shape = (number, length, *image.shape[1:])
         return image.view(shape)[:, 0], derivative.reshape(shape)
+
+
+@contextmanager
+def _without_warnings_of_torch() -> Iterator[None]:
+    """Forward differentiation loads PyTorch's own scripted rules, of which recent versions warn."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
+        yield
 
 
 class InFlux:

@@ -173,7 +173,7 @@ class LBFGS:
         product = (s * y).sum(1)
         curved = product > 1e-6 * (s * s).sum(1).sqrt() * (y * y).sum(1).sqrt()
         keep = (accepted & curved)[:, None]
-        metric_y = y if self.inverse_metric is None else y @ self.inverse_metric
+        metric_y = self._through_metric(y)
         scale = product / (y * metric_y).sum(1)
         rho = torch.where(keep[:, 0], 1 / product, 0)
         for name, new in (("s", s), ("y", y), ("rho", rho)):
@@ -212,12 +212,18 @@ class LBFGS:
             alpha = rho[:, index] * (s[:, index] * q).sum(1)
             q = q - alpha[:, None] * y[:, index]
             alphas.append(alpha)
-        r = q if self.inverse_metric is None else q @ self.inverse_metric
+        r = self._through_metric(q)
         r = r * torch.where(state["scale"] > 0, state["scale"], 1)[:, None]
         for index, alpha in enumerate(reversed(alphas)):
             beta = rho[:, index] * (y[:, index] * r).sum(1)
             r = r + (alpha - beta)[:, None] * s[:, index]
         return r
+
+    def _through_metric(self, g: Tensor) -> Tensor:
+        """Multiply each row by the inverse metric, row by row: a matrix product's last bits know the rest."""
+        if self.inverse_metric is None:
+            return g
+        return (g[:, None, :] * self.inverse_metric).sum(2)
 
     def _first_length(self, state: State) -> Tensor:
         """Take the full step, but none longer than `max_step` per latent (root mean square)."""

@@ -1,0 +1,161 @@
+"""Predicted bands against measured ones, and against what other bands' magnitudes give without any network.
+
+Shapes: N objects, B bands, H = W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+AB_ZERO_POINT_NJY = 31.4
+MIN_SIGNAL_TO_NOISE = 5.0
+# Effective wavelengths in nm of bands as they are commonly named; others are taken to be equally spaced.
+WAVELENGTH_NM = {
+    **{"u": 370.0, "u*": 380.0, "ustar": 380.0, "B": 440.0, "g": 480.0, "V": 550.0, "r": 620.0, "r2": 620.0},
+    **{"i": 770.0, "i2": 770.0, "z": 890.0, "Z": 880.0, "y": 980.0, "Y": 1020.0},
+    **{"J": 1250.0, "H": 1640.0, "K": 2150.0, "Ks": 2150.0},
+}
+DEFINITIONS = {
+    "delta": "magnitude of the predicted aperture flux minus that of the measured one",
+    "bias": "median of delta",
+    "scatter": "1.4826 × median of the absolute deviation of delta from its median",
+    "pull": "(predicted − measured aperture flux) / root of the sum of both variances; all objects with data",
+    "objects": (
+        f"held out, measured at {MIN_SIGNAL_TO_NOISE:g} sigma or more in the band that was hidden; each "
+        "method is judged on those of them where it gives a number"
+    ),
+    "interpolation": "magnitudes of the two nearest other bands, linear in the logarithm of the wavelength",
+    "regression": (
+        "linear regression of the magnitude on those of all other bands, learnt from the objects that are "
+        "not held out"
+    ),
+}
+
+
+def aperture_fluxes(
+    image: np.ndarray, weight: np.ndarray, circle: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum images under an aperture.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    circle
+        ``(H, W)``: how much of each pixel counts.
+
+    Returns
+    -------
+    flux, error
+        ``(N, B)``, nJy; NaN where a pixel under the aperture has no data.
+    """
+    inside = circle > 0
+    has_data = (weight[..., inside] > 0).all(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = np.where(weight[..., inside] > 0, 1 / weight[..., inside].astype(np.float64), 0)
+    flux = (image[..., inside].astype(np.float64) * circle[inside]).sum(-1)
+    error = np.sqrt((variance * circle[inside] ** 2).sum(-1))
+    return np.where(has_data, flux, np.nan), np.where(has_data, error, np.nan)
+
+
+def magnitude(flux: np.ndarray) -> np.ndarray:
+    """Return AB magnitudes of fluxes in nJy; NaN where a flux is not positive.
+
+    Examples
+    --------
+    >>> float(magnitude(np.array([3631e9]))[0].round(2))
+    -0.0
+    """
+    flux = np.asarray(flux, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flux > 0, AB_ZERO_POINT_NJY - 2.5 * np.log10(np.where(flux > 0, flux, 1)), np.nan)
+
+
+def magnitude_error(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return errors of magnitudes from those of fluxes, to first order; NaN where a flux is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flux > 0, 2.5 / np.log(10) * error / np.where(flux > 0, flux, 1), np.nan)
+
+
+def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np.ndarray:
+    """Predict a band's magnitude from the two nearest others, linear in the logarithm of the wavelength.
+
+    Parameters
+    ----------
+    magnitudes
+        ``(N, B)``; the column of `hidden` is not read.
+    bands
+        Names of the columns.
+    hidden
+        The band to predict; at an end of the range this extrapolates.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)``.
+
+    Examples
+    --------
+    >>> float(interpolate(np.array([[22.0, 99.0, 24.0]]), ["a", "b", "c"], "b")[0])
+    23.0
+    """
+    known = all(band in WAVELENGTH_NM for band in bands)
+    place = np.log([WAVELENGTH_NM[b] for b in bands]) if known else np.arange(len(bands), dtype=float)
+    target = list(bands).index(hidden)
+    others = [n for n in range(len(bands)) if n != target]
+    others.sort(key=lambda n: abs(place[n] - place[target]))
+    if len(others) == 1:
+        return magnitudes[:, others[0]]
+    below = [n for n in others if place[n] < place[target]]
+    above = [n for n in others if place[n] > place[target]]
+    first, second = (below[0], above[0]) if below and above else others[:2]
+    share = (place[target] - place[first]) / (place[second] - place[first])
+    return magnitudes[:, first] * (1 - share) + magnitudes[:, second] * share
+
+
+def regress(magnitudes: np.ndarray, target: int, is_training: np.ndarray) -> np.ndarray:
+    """Predict one column, ``(N,)``, from the others by least squares over the training rows.
+
+    Rows with NaN among the others give NaN; with too few training rows all do.
+    """
+    others = np.delete(magnitudes, target, axis=1)
+    design = np.column_stack([others, np.ones(len(others))])
+    usable = is_training & np.isfinite(magnitudes).all(1)
+    if usable.sum() < 2 * design.shape[1]:
+        return np.full(len(magnitudes), np.nan)
+    coefficients, *_ = np.linalg.lstsq(design[usable], magnitudes[usable, target], rcond=None)
+    return design @ coefficients
+
+
+def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
+    """Return number, bias and scatter of predicted minus measured magnitudes; None without objects."""
+    delta = predicted - measured
+    delta = delta[np.isfinite(delta)]
+    if not len(delta):
+        return {"num_objects": 0, "bias_mag": None, "scatter_mag": None, "num_beyond_0.5_mag": 0}
+    middle = float(np.median(delta))
+    return {
+        "num_objects": len(delta),
+        "bias_mag": middle,
+        "scatter_mag": float(1.4826 * np.median(np.abs(delta - middle))),
+        "num_beyond_0.5_mag": int((np.abs(delta) > 0.5).sum()),
+    }
+
+
+def compare_pulls(
+    predicted: np.ndarray, predicted_error: np.ndarray, measured: np.ndarray, measured_error: np.ndarray
+) -> dict[str, Any]:
+    """Return mean, median and width of the pulls of predicted fluxes; None without objects."""
+    pull = (predicted - measured) / np.sqrt(predicted_error**2 + measured_error**2)
+    pull = pull[np.isfinite(pull)]
+    if not len(pull):
+        return {"num_pulls": 0, "pull_median": None, "pull_width": None}
+    middle = float(np.median(pull))
+    return {
+        "num_pulls": len(pull),
+        "pull_median": middle,
+        "pull_width": float(1.4826 * np.median(np.abs(pull - middle))),
+    }

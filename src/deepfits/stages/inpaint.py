@@ -1,0 +1,254 @@
+"""The stage `inpaint`: predict bands, whether they are there or not, and say how well that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.progress import Progress, Task, silent
+
+if TYPE_CHECKING:
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+
+DESCRIPTION = "inpaint.json"
+SUMS = ("", "_aper")  # total, and the aperture
+
+
+def inpaint(
+    store: str | Path,
+    model: str | Path,
+    out: str | Path,
+    *,
+    bands: Sequence[str] = ("u",),
+    validate: bool = False,
+    max_validation: int = 2000,
+    objective: str = "flux",
+    solver: str = "lbfgs",
+    num_steps: int | None = None,
+    tolerance: float | None = None,
+    num_starts: int = 1,
+    prior_strength: float = 1.0,
+    amplitudes: bool = False,
+    centre_fwhm_arcsec: float | None = None,
+    images: bool = True,
+    held_out_only: bool = False,
+    object_ids: Sequence[int | str] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> Path:
+    """Predict whole bands from the others: fit with their weights at 0, then draw them.
+
+    Running it again makes only what is missing.
+
+    Parameters
+    ----------
+    store, model
+        Directories that `cutouts` and `train` wrote.
+    out
+        Directory for the predictions.
+    bands
+        The bands to predict. Data of theirs, where there are any, are not looked at.
+    validate
+        Also hide each band that is there, one at a time, for held-out objects, and compare the prediction
+        with the measurement, with interpolation between the other bands' magnitudes, and with regression on
+        them: ``validation.json``.
+    max_validation
+        Held-out objects to validate with, at most.
+    objective, solver, num_steps, tolerance, num_starts, prior_strength, amplitudes, centre_fwhm_arcsec
+        As in `deepfits.fit`. The prior is on by default: it decides what pixels without data look like where
+        the others leave it open.
+    images
+        Write predicted images and their errors as HDF5, not the fluxes alone.
+    held_out_only, object_ids, batch_size, seed, threads, device, progress
+        As in `deepfits.fit`.
+
+    Returns
+    -------
+    Path
+        `out`: ``shard-00000.parquet`` with ``flux_<band>``, ``flux_aper_<band>``, their errors and
+        magnitudes, ``shard-00000.h5`` with ``image`` and ``image_err``, ``inpaint.json``, and
+        ``validation.json``.
+
+    Raises
+    ------
+    InputError
+        A band that the store does not have, no band left to fit, model and store that do not fit together,
+        or predictions with other settings in `out`.
+    """
+    from deepfits.fitting import features
+    from deepfits.fitting.fitter import FitSettings, Fitter, index_of
+    from deepfits.models.bundle import Model
+    from deepfits.provenance import provenance
+    from deepfits.stages.fit import choose
+    from deepfits.survey.store import CutoutStore
+
+    bands = tuple(bands)
+    loaded, cutouts = Model.load(model, device), CutoutStore(store)
+    loaded.check(cutouts.info)
+    hidden = index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
+    if not bands or len(set(bands)) == len(cutouts.info.bands):
+        raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
+    settings = FitSettings(
+        objective=objective,
+        solver=solver,
+        num_steps=num_steps,
+        tolerance=tolerance,
+        num_starts=num_starts,
+        prior_strength=prior_strength,
+        amplitudes=amplitudes,
+        centre_fwhm_arcsec=centre_fwhm_arcsec,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    chosen = choose(cutouts, held_out_only=held_out_only, object_ids=object_ids)
+    described = {
+        **settings.to_json(),
+        "bands": list(bands),
+        "images": images,
+        "model_hash": loaded.fingerprint,
+        "objects": features.digest(*chosen.values()),
+    }
+    directory = features.begin(out, described, description=DESCRIPTION)
+    made_from = {number: features.digest(chosen[number]) for number in chosen}
+    paths = {number: directory / features.table_name(number) for number in chosen}
+    todo = [number for number, path in paths.items() if not features.is_done(path, made_from[number])]
+    fitter = Fitter(loaded, settings, cutouts.info, threads=threads)
+    total, left = (sum(len(chosen[n]) for n in numbers) for numbers in (chosen, todo))
+    with progress(f"inpaint {'-'.join(bands)}", total=total, unit="objects", done=total - left) as task:
+        for number in todo:
+            shard = cutouts.read_shard(number)
+            shard = shard.select(np.isin(shard.object_id, chosen[number]))
+            columns, predicted = predict(fitter, shard, hidden, task)
+            if images:
+                _write_images(paths[number].with_suffix(".h5"), shard, predicted, bands)
+            features.write_table(paths[number], columns, made_from[number])
+    if validate and not (directory / "validation.json").exists():
+        _validate(fitter, cutouts, directory, max_validation, progress)
+    if todo or not features.is_finished(directory, description=DESCRIPTION):
+        summary = {"num_objects": total, "store": str(cutouts.directory), "bands": list(bands)}
+        features.finish(directory, summary, provenance(), description=DESCRIPTION)
+    return directory
+
+
+def predict(
+    fitter: Fitter, shard: Cutouts, hidden: list[int], task: Task, *, with_pixels: bool = True
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Fit without some bands, and draw these.
+
+    Parameters
+    ----------
+    hidden
+        Places of the bands to hide.
+
+    Returns
+    -------
+    columns
+        Of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands.
+    predicted
+        What `Fitter.measure` says, with pixels.
+    """
+    from deepfits.fitting.fitter import status_names
+    from deepfits.fitting.inpainting import aperture_fluxes, magnitude, magnitude_error
+
+    lock = Lock()
+
+    def advance(number: int) -> None:
+        with lock:
+            task.advance(number)
+
+    weight = shard.weight.copy()
+    weight[:, hidden] = 0
+    fitted = fitter.fit(shard.object_id, shard.image, weight, advance)
+    found = fitter.measure(fitted, sums=fitter.sums, with_pixels=with_pixels)
+    out: dict[str, np.ndarray] = {"object_id": shard.object_id}
+    out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}
+    out |= {"chi2": found["chi2"].sum(1), "dof": found["dof"].sum(1), "status": status_names(fitted.fit)}
+    out["latent"] = fitted.fit.latent.numpy()
+    measured, error = aperture_fluxes(shard.image, shard.weight, fitter.sums[1].numpy())
+    noise = np.array(fitter.info.noise_correlation)
+    for index in hidden:
+        band = fitter.info.bands[index]
+        for number, name in enumerate(SUMS):
+            flux, flux_err = found["flux"][:, index, number], found["flux_std"][:, index, number]
+            out[f"flux{name}_{band}"], out[f"flux{name}_err_{band}"] = flux, flux_err
+            out[f"mag{name}_{band}"] = magnitude(flux)
+            out[f"mag{name}_err_{band}"] = magnitude_error(flux, flux_err)
+        out[f"flux_aper_measured_{band}"] = measured[:, index]
+        out[f"flux_aper_measured_err_{band}"] = error[:, index] * noise[index]
+    return out, {name: values[:, hidden] for name, values in found.items() if name in ("model", "pixel_std")}
+
+
+def _write_images(path: Path, shard: Cutouts, predicted: dict[str, np.ndarray], bands: Sequence[str]) -> None:
+    import h5py
+
+    from deepfits.files import writing
+
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
+        is_text = shard.object_id.dtype.kind in "US"
+        file["object_id"] = shard.object_id.astype(h5py.string_dtype()) if is_text else shard.object_id
+        file["image"], file["image_err"] = predicted["model"], predicted["pixel_std"]
+
+
+def _validate(
+    fitter: Fitter, store: CutoutStore, directory: Path, max_objects: int, progress: Progress
+) -> None:
+    """Hide each band in turn, for held-out objects, and write how well it is predicted."""
+    from deepfits.files import write_json
+    from deepfits.fitting.inpainting import DEFINITIONS
+    from deepfits.splits import is_held_out
+
+    identity = store.catalogue(["object_id"])["object_id"]
+    held_out = is_held_out(identity)
+    if not held_out.any():
+        raise InputError(
+            f"{store.directory}: no held-out object among {len(store)}, so none to validate with"
+        )
+    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
+    tested = store.take(np.flatnonzero(held_out)[:max_objects])
+    rows = []
+    there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
+    with progress("validate", total=len(there) * len(tested), unit="objects") as task:
+        for index in there:
+            columns, _ = predict(fitter, tested, [index], task, with_pixels=False)
+            rows.append(_judge(fitter, store.info, columns, known, tested, index))
+    write_json(directory / "validation.json", {"definitions": DEFINITIONS, "bands": rows})
+
+
+def _judge(
+    fitter: Fitter,
+    info: StoreInfo,
+    columns: dict[str, np.ndarray],
+    known: Cutouts,
+    tested: Cutouts,
+    index: int,
+) -> dict[str, Any]:
+    """Return one row of the validation: a band, and every method's bias and scatter."""
+    from deepfits.fitting import inpainting
+
+    band, circle = info.bands[index], fitter.sums[1].numpy()
+    image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
+    flux, _ = inpainting.aperture_fluxes(image, weight, circle)
+    magnitudes = inpainting.magnitude(flux)
+    is_known = np.arange(len(image)) >= len(tested)
+    predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
+    measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
+    is_bright = measured >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err
+    target = np.where(is_bright, inpainting.magnitude(measured), np.nan)
+    methods = {
+        "deepfits": inpainting.magnitude(predicted),
+        "interpolation": inpainting.interpolate(magnitudes, info.bands, band)[: len(tested)],
+        "regression": inpainting.regress(magnitudes, index, is_known)[: len(tested)],
+    }
+    compared = {name: inpainting.compare_magnitudes(values, target) for name, values in methods.items()}
+    pulls = inpainting.compare_pulls(predicted, predicted_err, measured, measured_err)
+    return {"band": band, "methods": compared, **pulls}
