@@ -22,6 +22,7 @@ def cutouts(
     threshold: float = 4.0,
     min_pixels: int = 5,
     smoothing_arcsec: float | None = None,
+    min_snr: float = 0.0,
     allow_missing: bool = False,
     zero_point: list[str] | float | dict[str, float] | None = None,
     pixel_scale: float | None = None,
@@ -56,7 +57,7 @@ def cutouts(
         The band whose pixel grid the others are brought to; r, else i, else the middle one.
     survey
         A name for people to read.
-    threshold, min_pixels, smoothing_arcsec
+    threshold, min_pixels, smoothing_arcsec, min_snr
         As in `detect`, when there is no catalogue.
     allow_missing
         Fields that lack a band are taken, with weight 0 in it.
@@ -105,6 +106,7 @@ def cutouts(
             threshold=threshold,
             min_pixels=min_pixels,
             smoothing_arcsec=smoothing_arcsec,
+            min_snr=min_snr,
             allow_missing=allow_missing,
             zero_point=zero_point,
             pixel_scale=pixel_scale,

@@ -20,9 +20,10 @@ def detect(
     min_pixels: int = 5,
     smoothing_arcsec: float | None = None,
     combine: str = "snr",
-    deblend_contrast: float = 0.005,
+    deblend_contrast: float = 0.001,
     background_mesh: int = 128,
     aperture_arcsec: float = 2.0,
+    min_snr: float = 0.0,
     allow_missing: bool = False,
     zero_point: list[str] | float | dict[str, float] | None = None,
     pixel_scale: float | None = None,
@@ -45,10 +46,13 @@ def detect(
     reference_band
         The band whose pixel grid the others are brought to; r, else i, else the middle one.
     threshold, min_pixels, smoothing_arcsec, combine, deblend_contrast, background_mesh
-        What counts as a source; see `deepfits.survey.detection.DetectOptions`. The smoothing is three pixels
+        What counts as a source; see `deepfits.survey.detection.DetectOptions`. The smoothing is 2.5 pixels
         wide by default.
     aperture_arcsec
         Diameter of the fixed aperture.
+    min_snr
+        Keep sources with at least this signal-to-noise of the total flux, all bands together. The default
+        keeps everything.
     allow_missing
         Fields that lack a band are taken, with NaN in its columns.
     zero_point
@@ -93,11 +97,20 @@ def detect(
         mesh=background_mesh,
     )
     settings = chosen.settings() | {
-        "detect": vars(options) | {"smoothing_arcsec": smoothing_arcsec, "aperture_arcsec": aperture_arcsec}
+        "detect": vars(options)
+        | {"smoothing_arcsec": smoothing_arcsec, "aperture_arcsec": aperture_arcsec, "min_snr": min_snr}
     }
     if _is_done(out, settings):
         return out
-    columns, infos = _all_fields(chosen, options, settings, out, aperture_arcsec, smoothing_arcsec, progress)
+    columns, infos = _all_fields(
+        chosen,
+        options,
+        settings,
+        out,
+        progress,
+        smoothing_arcsec,
+        {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr},
+    )
     write_catalogue(out, columns, {"settings": settings, "fields": infos})
     _remove_parts(out)
     return out
@@ -134,9 +147,9 @@ def _all_fields(
     options: Any,
     settings: dict[str, Any],
     out: Path,
-    aperture_arcsec: float,
-    smoothing_arcsec: float | None,
     progress: Progress,
+    smoothing_arcsec: float | None,
+    measuring: dict[str, float],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Detect field by field; a finished field is kept beside `out` until all are."""
     import numpy as np
@@ -150,7 +163,7 @@ def _all_fields(
             if len(chosen.fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
                 columns, info = read_catalogue(path), read_info(path)["field"]
             else:
-                columns, info = _one_field(sources, chosen, options, aperture_arcsec, smoothing_arcsec)
+                columns, info = _one_field(sources, chosen, options, smoothing_arcsec, measuring)
                 if len(chosen.fields) > 1:
                     write_catalogue(path, columns, {"settings": settings, "field": info})
             parts.append(columns)
@@ -163,32 +176,25 @@ def _all_fields(
 
 
 def _one_field(
-    sources: Any, chosen: Any, options: Any, aperture_arcsec: float, smoothing_arcsec: float | None
+    sources: Any, chosen: Any, options: Any, smoothing_arcsec: float | None, measuring: dict[str, float]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from dataclasses import replace
 
+    from deepfits.survey.build import describe_field
     from deepfits.survey.extract import extract
     from deepfits.survey.fields import open_field
 
     with open_field(sources, chosen) as field:
         if smoothing_arcsec is not None:
             options = replace(options, smoothing_pixels=smoothing_arcsec / field.pixel_scale)
-        found = extract(field, options, bands=chosen.bands, aperture_arcsec=aperture_arcsec)
+        found = extract(field, options, bands=chosen.bands, **measuring)
         if not len(found.columns["object_id"]):
             raise InputError(
                 f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
             )
-        info = {
+        stellar = found.stellar_radius_arcsec
+        info = describe_field(field, chosen.bands, found.fwhm_arcsec) | {
             "num_objects": len(found.columns["object_id"]),
-            "shape": list(field.shape),
-            "pixel_scale_arcsec": field.pixel_scale,
-            "fwhm_arcsec": {b: _json_number(v) for b, v in found.fwhm_arcsec.items()},
-            "stellar_radius_arcsec": _json_number(found.stellar_radius_arcsec),
-            "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
-            "remarks": field.remarks(),
+            "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
         }
     return found.columns, info
-
-
-def _json_number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

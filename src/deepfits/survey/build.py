@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from deepfits.files import read_json, remove_leftovers, write_json, writing
 from deepfits.progress import Progress
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
+from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, open_field
 from deepfits.survey.store import (
     Cutouts,
@@ -76,45 +78,47 @@ def build_store(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], out: Path, progress: Progress
 ) -> None:
     """Cut what is not cut yet, then count what is incomplete."""
-    _check_settings(plan, out)
-    tasks, outside = plan_shards(plan, columns)
-    if not tasks:
-        raise InputError(
-            f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(out)
-    store_info = _describe(plan, info, tasks)
-    create_store(out, store_info)
-    total = sum(len(task.rows) for task in tasks)
-    todo = [task for task in tasks if not _is_done(out / shard_name(task.number), task, columns, store_info)]
-    done = total - sum(len(task.rows) for task in todo)
-    with progress("cut out", total=total, unit="objects", done=done) as bar:
-        for index, sources in enumerate(plan.images.fields):
-            mine = [task for task in todo if task.field_index == index]
-            if not mine:
-                continue
-            with open_field(sources, plan.images) as field:
-                for task in mine:
-                    made = cut_task(field, task, columns, plan)
-                    write_shard(out / shard_name(task.number), made, store_info)
-                    bar.advance(len(task.rows), sources.name)
+    there = _settled(plan, out)
+    with closing(OpenFields(plan.images)) as fields:
+        tasks, outside = plan_shards(plan, columns, info, fields)
+        if not tasks:
+            raise InputError(
+                f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
+            )
+        out.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(out)
+        store_info = there or _describe(plan, info, tasks, fields)
+        create_store(out, store_info)
+        total = sum(len(task.rows) for task in tasks)
+        todo = [
+            task for task in tasks if not _is_done(out / shard_name(task.number), task, columns, store_info)
+        ]
+        done = total - sum(len(task.rows) for task in todo)
+        with progress("cut out", total=total, unit="objects", done=done) as bar:
+            for task in todo:
+                field = fields.open(task.field_index)
+                write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), store_info)
+                bar.advance(len(task.rows), field.name)
     _write_summary(out, tasks, store_info, columns, outside)
 
 
-def _check_settings(plan: StorePlan, out: Path) -> None:
+def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:
+    """Return the description of the store that is there, when it is the one to go on with."""
     path = out / "store.json"
     if not path.exists():
-        return
-    there = read_json(path, what="store description").get("extra", {})
-    if not isinstance(there, dict) or there.get("settings") != plan.settings():
+        return None
+    there = StoreInfo.from_json(read_json(path, what="store description"), path)
+    if there.extra.get("settings") != plan.settings():
         raise InputError(
             f"{out}: a store made with other images, catalogue or settings is there already; remove it or "
             "choose another directory"
         )
+    return there
 
 
-def plan_shards(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[list[_Task], np.ndarray]:
+def plan_shards(
+    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
+) -> tuple[list[_Task], np.ndarray]:
     """Assign objects to fields and shards.
 
     Returns
@@ -123,7 +127,7 @@ def plan_shards(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[list[_
         The shards, and the rows of the catalogue that lie on no image.
     """
     number = len(columns["object_id"])
-    owner, x, y = _assign(plan, columns)
+    owner, x, y = _assign(plan, columns, info, fields)
     tasks: list[_Task] = []
     for index in range(len(plan.images.fields)):
         rows = np.flatnonzero(owner == index)
@@ -134,31 +138,33 @@ def plan_shards(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[list[_
     return tasks, np.setdiff1d(np.arange(number), np.flatnonzero(owner >= 0))
 
 
-def _assign(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _assign(
+    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the field of each object (−1: none) and its pixel position there."""
     number = len(columns["object_id"])
     owner = np.full(number, -1)
     best = np.full(number, -np.inf)
     x_of, y_of = np.full(number, np.nan), np.full(number, np.nan)
     names = [one.name for one in plan.images.fields]
-    named = columns.get("field")
-    has_names = named is not None and bool(np.isin(named.astype(str), names).all())
+    named = columns["field"].astype(str) if "field" in columns else np.array([""])
+    has_names = bool(np.isin(named, names).all())
     has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
     if not has_pixels and "ra" not in columns:
         raise InputError(
             f"{plan.catalogue_path}: x and y alone do not say which of the {len(names)} fields; add a "
             f"column field with names such as {names[0]!r}, or ra and dec"
         )
-    for index, sources in enumerate(plan.images.fields):
-        mine = named.astype(str) == sources.name if has_names and named is not None else np.ones(number, bool)
+    for index, name in enumerate(names):
+        mine = named == name if has_names else np.ones(number, bool)
         if not mine.any():
             continue
-        with open_field(sources, plan.images) as field:
-            height, width = field.shape
-            if has_pixels:
-                x, y = columns["x"].astype(float), columns["y"].astype(float)
-            else:
-                x, y = field.pixels(columns["ra"].astype(float), columns["dec"].astype(float))
+        known = info.get("fields", {}).get(name, {}).get("shape")
+        height, width = known if known and has_pixels else fields.open(index).shape
+        if has_pixels:
+            x, y = columns["x"].astype(float), columns["y"].astype(float)
+        else:
+            x, y = fields.open(index).pixels(columns["ra"].astype(float), columns["dec"].astype(float))
         with np.errstate(invalid="ignore"):
             margin = np.minimum.reduce([x + 0.5, y + 0.5, width - 0.5 - x, height - 0.5 - y])
             better = mine & (margin >= 0) & (margin > best)
@@ -167,14 +173,36 @@ def _assign(plan: StorePlan, columns: dict[str, np.ndarray]) -> tuple[np.ndarray
     return owner, x_of, y_of
 
 
+class OpenFields:
+    """The fields of a plan, of which the one last asked for stays open."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+        self._stack = ExitStack()
+        self._there: tuple[int, Field] | None = None
+
+    def open(self, index: int) -> Field:
+        """Return field number `index`, open for reading until the next one is asked for."""
+        if self._there is None or self._there[0] != index:
+            self.close()
+            field = self._stack.enter_context(open_field(self._images.fields[index], self._images))
+            self._there = index, field
+        return self._there[1]
+
+    def close(self) -> None:
+        """Close the field that is open."""
+        self._stack.close()
+        self._there = None
+
+
 def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: StorePlan) -> Cutouts:
     """Cut the objects of one shard."""
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image = np.zeros((number, len(bands), size, size), np.float32)
     weight = np.zeros_like(image)
     for index, band in enumerate(bands):
-        if band in field.planes:
-            image[:, index], weight[:, index] = cut(field.planes[band], task.x, task.y, size)
+        if band in field.aligned:
+            image[:, index], weight[:, index] = cut(field.aligned[band], task.x, task.y, size)
     ours = {name: values[task.rows] for name, values in columns.items() if name != "object_id"}
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     valid = (weight > 0).mean(axis=(2, 3))
@@ -182,24 +210,14 @@ def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: St
     return Cutouts(object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours)
 
 
-def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task]) -> StoreInfo:
+def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task], opened: OpenFields) -> StoreInfo:
     """Describe the store: one scale for all fields, the median width of the PSF over them."""
-    used = sorted({task.field_index for task in tasks})
-    scales, correlations, fwhms, fields = [], [], [], {}
-    for index in used:
-        sources = plan.images.fields[index]
-        known = info.get("fields", {}).get(sources.name, {})
-        with open_field(sources, plan.images) as field:
-            fwhm = known.get("fwhm_arcsec") or field_fwhm(field, plan.images.bands)
-            scales.append(field.pixel_scale)
-            correlations.append({b: p.noise_correlation for b, p in field.aligned.items()})
-            fwhms.append(fwhm)
-            fields[sources.name] = {
-                "pixel_scale_arcsec": field.pixel_scale,
-                "fwhm_arcsec": fwhm,
-                "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
-                "remarks": field.remarks(),
-            }
+    fields = {}
+    for index in sorted({task.field_index for task in tasks}):
+        name = plan.images.fields[index].name
+        known = info.get("fields", {}).get(name)
+        fields[name] = known if _is_complete(known) else describe_field(opened.open(index), plan.images.bands)
+    scales = [one["pixel_scale_arcsec"] for one in fields.values()]
     scale = float(np.median(scales))
     if max(abs(s / scale - 1) for s in scales) > SCALE_TOLERANCE:
         raise InputError(
@@ -211,8 +229,12 @@ def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task]) -> Stor
         bands=bands,
         size=plan.size,
         pixel_scale_arcsec=scale,
-        fwhm_arcsec=tuple(_median([one.get(b) for one in fwhms], np.nan) for b in bands),
-        noise_correlation=tuple(_median([one.get(b) for one in correlations], 1.0) for b in bands),
+        fwhm_arcsec=tuple(
+            _median([one["fwhm_arcsec"].get(b) for one in fields.values()], np.nan) for b in bands
+        ),
+        noise_correlation=tuple(
+            _median([one["noise_correlation"].get(b) for one in fields.values()], 1.0) for b in bands
+        ),
         survey=plan.survey,
         extra={"settings": plan.settings(), "fields": fields, "sub_pixel_policy": _POLICY},
     )
@@ -223,12 +245,31 @@ def _median(values: list[float | None], default: float) -> float:
     return float(np.median(found)) if found else default
 
 
-def field_fwhm(field: Field, bands: tuple[str, ...]) -> dict[str, float | None]:
-    """Measure the PSF of a field whose catalogue does not tell it, on its middle thousand rows."""
-    from deepfits.survey.extract import extract
+def _is_complete(known: dict[str, Any] | None) -> bool:
+    wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy"}
+    return known is not None and wanted <= known.keys()
 
-    found = extract(_Middle(field), DetectOptions(threshold=6.0), bands=bands)
-    return {b: (v if math.isfinite(v) else None) for b, v in found.fwhm_arcsec.items()}
+
+def describe_field(
+    field: Field, bands: tuple[str, ...], fwhm: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Say what a field is like, for JSON.
+
+    Parameters
+    ----------
+    fwhm
+        Widths of the PSF in arcseconds; measured on the middle thousand rows when None.
+    """
+    if fwhm is None:
+        fwhm = extract(_Middle(field), DetectOptions(threshold=6.0), bands=bands).fwhm_arcsec
+    return {
+        "shape": list(field.shape),
+        "pixel_scale_arcsec": field.pixel_scale,
+        "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},
+        "noise_correlation": {b: p.noise_correlation for b, p in field.aligned.items()},
+        "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
+        "remarks": field.remarks(),
+    }
 
 
 class _Middle:

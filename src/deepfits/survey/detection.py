@@ -20,7 +20,9 @@ from deepfits.errors import InputError
 from deepfits.survey.noise import clipped_statistics
 
 COMBINE = ("snr", "chi2")
-PIXSTACK = 4_000_000
+# Pixels above the threshold that sep can hold at a time (64 bytes each): more only where it asks for more.
+PIXSTACK = 1_000_000
+MOST_PIXSTACK = 64_000_000
 
 
 class Readable(Protocol):
@@ -54,9 +56,9 @@ class DetectOptions:
 
     threshold: float = 4.0
     min_pixels: int = 5
-    smoothing_pixels: float = 3.0
+    smoothing_pixels: float = 2.5
     deblend_levels: int = 32
-    deblend_contrast: float = 0.005
+    deblend_contrast: float = 0.001
     combine: str = "snr"
     mesh: int = 128
 
@@ -67,10 +69,22 @@ class DetectOptions:
             raise InputError("detection: threshold, min_pixels, smoothing_pixels and mesh must be positive")
 
 
-def background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> np.ndarray:
-    """Return the smooth background, ``(H, W)`` float32 (sep's mesh of clipped modes)."""
+def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
+    """Take the smooth background (sep's mesh of clipped modes) off the image, in place."""
     mesh = min(mesh, *image.shape)
-    return sep.Background(image, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
+    sep.Background(image, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).subfrom(image)
+
+
+def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:
+    """Take the photon noise of the sources themselves out of the weights, in place.
+
+    Where weights hold it (HSC's variance does), a bright star divided by its noise is flattened, and looks
+    larger than a faint one. In pixels above 3σ the weight is at least that of the sky around.
+    """
+    mesh = min(mesh, *image.shape)
+    around = sep.Background(weight, mask=is_bad, bw=mesh, bh=mesh, fw=3, fh=3).back(dtype=np.float32)
+    is_bright = (image * np.abs(image) * weight > 9) & ~is_bad
+    weight[is_bright] = np.maximum(weight[is_bright], around[is_bright])
 
 
 def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +100,8 @@ def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tu
     for plane in planes.values():
         image, weight = plane.read()
         is_bad = weight <= 0
-        image -= background(image, is_bad, options.mesh)
+        subtract_background(image, is_bad, options.mesh)
+        drop_source_noise(image, weight, is_bad, options.mesh)
         np.sqrt(weight, out=weight)
         image *= weight
         if options.combine == "chi2":
@@ -135,23 +150,26 @@ def find_sources(
     """
     kernel = gaussian_kernel(options.smoothing_pixels)
     sigma = smoothed_sigma(combined, is_empty, kernel)
-    sep.set_extract_pixstack(PIXSTACK)
+    arguments = {
+        "mask": is_empty,
+        "minarea": options.min_pixels,
+        "filter_kernel": kernel,
+        "filter_type": "conv",
+        "deblend_nthresh": options.deblend_levels,
+        "deblend_cont": options.deblend_contrast,
+        "clean": True,
+        "segmentation_map": True,
+    }
     sep.set_sub_object_limit(8192)
-    try:
-        sources, segmentation = sep.extract(
-            combined,
-            options.threshold * sigma,
-            mask=is_empty,
-            minarea=options.min_pixels,
-            filter_kernel=kernel,
-            filter_type="conv",
-            deblend_nthresh=options.deblend_levels,
-            deblend_cont=options.deblend_contrast,
-            clean=True,
-            segmentation_map=True,
-        )
-    except Exception as error:  # sep raises a plain Exception for full buffers
-        raise InputError(
-            f"detection failed ({error}); raise the threshold, or check that the sky is subtracted"
-        ) from error
-    return sources, segmentation
+    pixstack = PIXSTACK
+    while True:
+        sep.set_extract_pixstack(pixstack)
+        try:
+            return sep.extract(combined, options.threshold * sigma, **arguments)
+        except Exception as error:  # sep raises a plain Exception for full buffers
+            if "pixel buffer full" in str(error) and pixstack < MOST_PIXSTACK:
+                pixstack *= 4
+                continue
+            raise InputError(
+                f"detection failed ({error}); raise the threshold, or check that the sky is subtracted"
+            ) from error

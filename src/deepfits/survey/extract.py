@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepfits.survey.detection import DetectOptions, background, combined_image, find_sources
-from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band, star_score
+from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
+from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band
 from deepfits.survey.seeing import choose_stars, measure_fwhm
+from deepfits.survey.stars import star_score, stellar_radius
 
 MAG_NJY = 31.4
 
@@ -62,7 +63,12 @@ def object_ids(field_name: str, number: int) -> np.ndarray:
 
 
 def extract(
-    sky: Sky, options: DetectOptions, *, bands: tuple[str, ...], aperture_arcsec: float = 2.0
+    sky: Sky,
+    options: DetectOptions,
+    *,
+    bands: tuple[str, ...],
+    aperture_arcsec: float = 2.0,
+    min_snr: float = 0.0,
 ) -> Extraction:
     """Detect and measure everything in a field.
 
@@ -76,6 +82,8 @@ def extract(
         Bands of the catalogue; those that the field lacks get NaN.
     aperture_arcsec
         Diameter of the fixed aperture.
+    min_snr
+        Sources with less signal-to-noise are left out.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)
@@ -83,10 +91,15 @@ def extract(
     apertures = make_apertures(sources, combined, is_empty, segmentation)
     radius = half_light_radius(combined, is_empty, apertures, segmentation)
     snr = _snr(combined, is_empty, apertures, segmentation)
+    compact = radius
+    if np.isfinite(rough := stellar_radius(radius, snr)):
+        reach = max(3 * rough, 2.0)
+        compact = half_light_radius(combined, is_empty, apertures, segmentation, reach=reach)
+    stellar = stellar_radius(compact, snr)
+    score = star_score(compact, snr, stellar)
     del combined, is_empty
-    score, stellar = star_score(radius, snr)
     flags = sources["flag"].astype(np.int32)
-    stars = choose_stars(radius, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
+    stars = choose_stars(compact, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
 
     columns: dict[str, np.ndarray] = {}
     fwhm = {}
@@ -101,6 +114,7 @@ def extract(
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
         columns[f"mag_auto_{band}"] = magnitude(measured["flux"])
     order = np.lexsort((apertures.x, apertures.y))
+    order = order[snr[order] >= min_snr] if min_snr > 0 else order
     shapes = _shapes(sources, apertures, radius * scale, snr, score, flags)
     columns = {name: values[order] for name, values in (shapes | columns).items()}
     ra, dec = sky.sky(columns["x"], columns["y"])
@@ -136,7 +150,8 @@ def _one_band(
 ) -> tuple[dict[str, np.ndarray], float]:
     plane = sky.planes[band]
     image, weight = plane.read()
-    image -= background(image, weight <= 0, options.mesh)
+    subtract_background(image, weight <= 0, options.mesh)
+    fwhm = measure_fwhm(image, weight, apertures.x[stars], apertures.y[stars])
     measured = measure_band(
         image,
         weight,
@@ -145,7 +160,6 @@ def _one_band(
         radius=0.5 * aperture_arcsec / sky.pixel_scale,
         noise_correlation=plane.noise_correlation,
     )
-    fwhm = measure_fwhm(image, weight, apertures.x[stars], apertures.y[stars])
     return measured, fwhm * sky.pixel_scale
 
 

@@ -91,8 +91,8 @@ def measure_band(
         data) and ``flags`` (int), ``(N,)`` each.
     """
     is_bad = weight <= 0
-    with np.errstate(divide="ignore"):
-        variance = np.where(is_bad, 0, 1 / weight).astype(np.float32)
+    variance = np.zeros_like(weight)
+    np.divide(1, weight, out=variance, where=~is_bad)
     common = {"var": variance, "mask": is_bad, "seg_id": apertures.number, "segmap": segmentation}
     p = apertures
     if not len(p.x):
@@ -122,67 +122,26 @@ def measure_band(
 
 
 def half_light_radius(
-    image: np.ndarray, is_bad: np.ndarray, apertures: Apertures, segmentation: np.ndarray
+    image: np.ndarray,
+    is_bad: np.ndarray,
+    apertures: Apertures,
+    segmentation: np.ndarray,
+    *,
+    reach: float | None = None,
 ) -> np.ndarray:
-    """Return the radius of half the light, pixels, ``(N,)``; NaN where it cannot be measured."""
-    p = apertures
-    if not len(p.x):
-        return np.empty(0)
-    reach = np.maximum(p.kron * p.a, 3 * MIN_RADIUS)
-    radius, _ = sep.flux_radius(
-        image, p.x, p.y, reach, 0.5, mask=is_bad, seg_id=p.number, segmap=segmentation, subpix=5
-    )
-    return np.where(np.isfinite(radius) & (radius > 0), radius, np.nan)
-
-
-def star_score(radius: np.ndarray, snr: np.ndarray, *, spread: float = 0.04) -> tuple[np.ndarray, float]:
-    """Say how star-like each source is, from its half-light radius against that of the field's stars.
-
-    Stars are the narrow peak at the small end of the radii of well-measured sources. The score is the
-    probability of a star against a galaxy, when galaxies' radii are log-normal around 1.6 of the stars' with
-    half an e-fold of scatter, both blurred by the noise: near 0.5 where the noise cannot tell them apart.
+    """Return the radius of half the light, pixels, ``(N,)``; NaN where it cannot be measured.
 
     Parameters
     ----------
-    radius
-        ``(N,)``, half-light radii.
-    snr
-        ``(N,)``, signal-to-noise of the total flux.
-    spread
-        Scatter of the logarithm of the radii of bright stars.
-
-    Returns
-    -------
-    score, stellar_radius
-        ``(N,)`` in [0, 1], and the stars' radius (NaN when there are too few sources to tell).
+    reach
+        Radius that holds all the light, pixels: the Kron radius of each source when None. A common radius
+        makes the result the same for faint and bright stars, whose Kron radii differ.
     """
-    centre = stellar_radius(radius, snr)
-    if not np.isfinite(centre):
-        return np.full(len(radius), 0.5), np.nan
-    noise = 1.0 / np.maximum(snr, 1.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        log_ratio = np.log(radius / centre)
-    # What is smaller than a star is noise or a cosmic ray: as compact as a star, as far as this score goes.
-    of_star = np.exp(-0.5 * np.maximum(log_ratio, 0) ** 2 / (spread**2 + noise**2)) / np.sqrt(
-        spread**2 + noise**2
+    p = apertures
+    if not len(p.x):
+        return np.empty(0)
+    reaches = np.maximum(p.kron * p.a, 3 * MIN_RADIUS) if reach is None else np.full(len(p.x), reach)
+    radius, _ = sep.flux_radius(
+        image, p.x, p.y, reaches, 0.5, mask=is_bad, seg_id=p.number, segmap=segmentation, subpix=5
     )
-    wide = 0.5**2 + noise**2
-    of_galaxy = np.exp(-0.5 * (log_ratio - np.log(1.6)) ** 2 / wide) / np.sqrt(wide)
-    score = of_star / (of_star + of_galaxy)
-    return np.where(np.isfinite(score), score, 0.5), centre
-
-
-def stellar_radius(radius: np.ndarray, snr: np.ndarray, *, least: int = 8) -> float:
-    """Find the stars' half-light radius: the first strong peak of the radii of well-measured sources."""
-    good = np.isfinite(radius) & (radius > 0.3) & (snr > 30)
-    if good.sum() < least:
-        return np.nan
-    values = np.sort(np.log(radius[good]))
-    # The narrowest run of a tenth of the sources, weighted towards small radii.
-    run = max(least // 2, len(values) // 10)
-    widths = values[run:] - values[:-run] if len(values) > run else np.array([values[-1] - values[0]])
-    centres = 0.5 * (values[run:] + values[:-run]) if len(values) > run else np.array([values.mean()])
-    density = 1 / (widths + 0.01) * np.exp(-(centres - values[0]))
-    peak = centres[np.argmax(density)]
-    near = values[np.abs(values - peak) < 0.1]
-    return float(np.exp(np.median(near)))
+    return np.where(np.isfinite(radius) & (radius > 0), radius, np.nan)

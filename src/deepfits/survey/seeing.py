@@ -9,10 +9,14 @@ SIDE = 25
 
 
 def choose_stars(
-    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, stellar_radius: float, *, most: int = 60
+    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, stellar_radius: float, *, most: int = 40
 ) -> np.ndarray:
-    """Choose bright unblended point sources: indices, without the brightest tenth (saturation)."""
-    good = np.isfinite(radius) & (snr > 40) & (flags == 0) & (np.abs(np.log(radius / stellar_radius)) < 0.12)
+    """Choose bright unblended point sources: indices, without the brightest tenth (saturation).
+
+    The brightest, because there stars of a given radius outnumber compact galaxies most.
+    """
+    good = np.isfinite(radius) & (snr > 40) & (flags == 0)
+    good &= np.abs(np.log(np.where(good, radius, 1) / stellar_radius)) < 0.08
     which = np.flatnonzero(good)
     which = which[np.argsort(-snr[which])]
     return which[len(which) // 10 :][:most]
