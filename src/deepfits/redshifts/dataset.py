@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.redshifts.features import Matrix, band_names, is_usable, latents, model_features
+from deepfits.redshifts.features import Matrix, Recipe, Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.photometry import asinh_magnitude
 from deepfits.redshifts.split import Split, split_objects
@@ -33,8 +33,10 @@ class Dataset:
         What the magnitude is.
     split
         Parts as row numbers.
-    sets
-        Feature matrices of N rows by name.
+    source
+        What feature sets can be made of, N rows.
+    label_columns
+        The other columns of the labels, N rows.
     counts
         How many objects and labels there were, and where some were lost.
     """
@@ -45,8 +47,13 @@ class Dataset:
     magnitude_name: str
     separation_arcsec: np.ndarray
     split: Split
-    sets: dict[str, Matrix]
+    source: Source
+    label_columns: Columns
     counts: dict[str, int | str]
+
+    def matrix(self, name: str) -> Matrix:
+        """Make a feature set of all N objects."""
+        return Recipe.learn(name, self.source).make(self.source)
 
 
 def make_dataset(
@@ -108,17 +115,10 @@ def make_dataset(
         magnitude_name=magnitude_name,
         separation_arcsec=found.separation_arcsec,
         split=split,
-        sets=_fit_sets(columns),
+        source=Source(columns=columns, bands=band_names(columns)),
+        label_columns={name: values[found.label_rows] for name, values in labels.columns.items()},
         counts=counts,
     )
-
-
-def _fit_sets(columns: Columns) -> dict[str, Matrix]:
-    sets = {"latents": latents(columns)}
-    if any(name.startswith("flux_model_") for name in columns):
-        sets["model"], _ = model_features(columns)
-        sets["extended"] = sets["latents"].beside(sets["model"])
-    return sets
 
 
 def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarray) -> tuple[np.ndarray, str]:

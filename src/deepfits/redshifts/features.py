@@ -10,18 +10,21 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 ``extended``
     both;
 ``magnitudes``
-    ordinary aperture magnitudes and colours from the same cutouts: the baseline.
+    ordinary aperture magnitudes and colours from the same cutouts: the baseline;
+``embedder``
+    the embedder's latents without the fit (a features directory of that mode).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.redshifts.photometry import (
     aperture_names,
     magnitude_features,
@@ -30,6 +33,143 @@ from deepfits.redshifts.photometry import (
 from deepfits.redshifts.tables import Columns, need, read_table
 
 FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "embedder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What features can be made of.
+
+    Attributes
+    ----------
+    columns
+        Of the features directory, N rows.
+    bands
+        Names of the B bands.
+    flux, flux_err
+        ``(N, A, B)``, nJy: aperture photometry of the same objects, where the cutouts are at hand.
+    embedder
+        ``(N, L)``: latents of the embedder alone, where they are at hand.
+    """
+
+    columns: Columns
+    bands: tuple[str, ...]
+    flux: np.ndarray | None = None
+    flux_err: np.ndarray | None = None
+    embedder: np.ndarray | None = None
+
+    def available(self) -> list[str]:
+        """Return the names of the feature sets that can be made."""
+        out = ["latents"]
+        if any(name.startswith("flux_model_") for name in self.columns):
+            out += ["model", "extended"]
+        if self.flux is not None:
+            out.append("magnitudes")
+        if self.embedder is not None:
+            out.append("embedder")
+        return out
+
+    def take(self, rows: np.ndarray) -> Source:
+        """Return some rows."""
+        return Source(
+            columns={name: values[rows] for name, values in self.columns.items()},
+            bands=self.bands,
+            flux=None if self.flux is None else self.flux[rows],
+            flux_err=None if self.flux_err is None else self.flux_err[rows],
+            embedder=None if self.embedder is None else self.embedder[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to make one feature set, the same for training objects and for any others.
+
+    Attributes
+    ----------
+    name
+        One of `FEATURE_SETS`.
+    bands
+        Names of the bands.
+    softening
+        nJy, of the asinh magnitudes: ``(B,)`` of the model's, ``(A, B)`` of the apertures'; as learned from
+        the training objects.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    softening: np.ndarray | None = None
+
+    @classmethod
+    def learn(cls, name: str, source: Source) -> Recipe:
+        """Make the recipe from the objects that are there.
+
+        Raises
+        ------
+        InputError
+            The set cannot be made of what is given.
+        """
+        if name not in FEATURE_SETS:
+            raise InputError(f"feature set {name!r} is unknown; {nearest(name, FEATURE_SETS)}")
+        if name not in source.available():
+            raise InputError(f"the feature set {name!r} needs {_NEEDS[name]}")
+        softening = None
+        if name in ("model", "extended"):
+            _, softening = model_features(source.columns)
+        elif name == "magnitudes":
+            assert source.flux is not None
+            assert source.flux_err is not None
+            _, softening = ordinary_magnitudes(source.flux, source.flux_err, source.bands)
+        return cls(name=name, bands=source.bands, softening=softening)
+
+    def make(self, source: Source) -> Matrix:
+        """Make the features of any objects: ``(N, K)``.
+
+        Raises
+        ------
+        InputError
+            Other bands than the recipe's, or something that it needs is not there.
+        """
+        if self.name not in source.available():
+            raise InputError(f"the feature set {self.name!r} needs {_NEEDS[self.name]}")
+        if source.bands != self.bands:
+            raise InputError(
+                f"these objects have the bands {source.bands}, the model was made for {self.bands}"
+            )
+        if self.name == "latents":
+            return latents(source.columns)
+        if self.name == "embedder":
+            assert source.embedder is not None
+            names = tuple(f"embedder_{number}" for number in range(source.embedder.shape[1]))
+            return Matrix(values=source.embedder.astype(np.float32), names=names)
+        if self.name == "magnitudes":
+            assert source.flux is not None
+            assert source.flux_err is not None
+            return ordinary_magnitudes(source.flux, source.flux_err, self.bands, self.softening)[0]
+        model, _ = model_features(source.columns, self.softening)
+        return model if self.name == "model" else latents(source.columns).beside(model)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        softening = None if self.softening is None else self.softening.tolist()
+        return {"name": self.name, "bands": list(self.bands), "softening": softening}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Recipe:
+        """Read back `to_json`."""
+        softening = content["softening"]
+        return cls(
+            name=content["name"],
+            bands=tuple(content["bands"]),
+            softening=None if softening is None else np.array(softening, dtype=np.float64),
+        )
+
+
+_NEEDS = {
+    "latents": "a features directory",
+    "model": "features with model fluxes (flux_model_<band>); fit again",
+    "extended": "features with model fluxes (flux_model_<band>); fit again",
+    "magnitudes": "the cutouts: give the store",
+    "embedder": "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

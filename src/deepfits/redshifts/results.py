@@ -16,9 +16,12 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
+from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, binned, measured
+from deepfits.redshifts.pdf import pdf_metrics
 from deepfits.redshifts.tables import read_table
 
+MIN_OBJECTS_APART = 5
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
 _HEADINGS = {
     "r2": "R²",
@@ -31,6 +34,15 @@ _HEADINGS = {
     "rmse": "RMSE",
     "sigma_iqr": "σ_IQR",
     "eta_rail": "η (RAIL)",
+}
+
+
+_PDF_HEADINGS = {
+    "coverage_68": "68% interval",
+    "coverage_95": "95% interval",
+    "pit_ks": "PIT distance",
+    "crps": "CRPS",
+    "cde_loss": "CDE loss",
 }
 
 
@@ -51,9 +63,18 @@ def write_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    table = pa.table({name: _as_arrow(values) for name, values in columns.items()})
     with writing(path) as temporary:
         pq.write_table(table, temporary)
+
+
+def _as_arrow(values: np.ndarray) -> Any:
+    import pyarrow as pa
+
+    if np.ndim(values) == 2:
+        flat = pa.array(np.ascontiguousarray(values).ravel())
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.array(values)
 
 
 def redshift_edges(z_spec: np.ndarray) -> np.ndarray:
@@ -71,7 +92,7 @@ def magnitude_edges(magnitude: np.ndarray) -> np.ndarray:
 
 def make_row(
     key: RowKey,
-    z_phot: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
     z_spec: np.ndarray,
     magnitude: np.ndarray,
     *,
@@ -79,26 +100,52 @@ def make_row(
     seconds: float,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure one method on the test objects: all of them, and in bins of magnitude and redshift."""
+    """Measure one method on the test objects: all of them, and in bins of magnitude and redshift.
+
+    Parameters
+    ----------
+    predictions
+        `z_phot`, and where the method gives them `quantiles` and `is_outside_domain`. Objects whose `z_phot`
+        is not finite are counted in `num_missing` and are in no metric.
+    """
+    has = np.isfinite(predictions["z_phot"])
+    z_phot, z_spec, magnitude = predictions["z_phot"][has], z_spec[has], magnitude[has]
     edges = magnitude_edges(magnitude)
-    return {
+    row = {
         "key": str(key),
         "method": key.method,
         "features": key.features,
         "loss": key.loss,
         "num_train": int(num_train),
         "num_test": len(z_spec),
+        "num_missing": int((~has).sum()),
         "seconds": round(seconds, 2),
         "metrics": measured(z_phot, z_spec),
         "by_redshift": binned(z_phot, z_spec, z_spec, redshift_edges(z_spec)),
         "by_magnitude": binned(z_phot, z_spec, magnitude, edges) if len(edges) else [],
         **(about or {}),
     }
+    if "quantiles" in predictions:
+        row["pdf_metrics"] = pdf_metrics(predictions["quantiles"][has].astype(np.float64), z_spec)
+    if "is_outside_domain" in predictions:
+        row["domain"] = _by_domain(z_phot, z_spec, predictions["is_outside_domain"][has])
+    return row
 
 
-def write_row(directory: Path, row: dict[str, Any], object_id: np.ndarray, z_phot: np.ndarray) -> None:
+def _by_domain(z_phot: np.ndarray, z_spec: np.ndarray, is_outside: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of flagged and unflagged objects apart: what the flag is good for."""
+    out: dict[str, Any] = {"num_outside": int(is_outside.sum())}
+    for name, which in (("inside", ~is_outside), ("outside", is_outside)):
+        if which.sum() >= MIN_OBJECTS_APART:
+            out[name] = measured(z_phot[which], z_spec[which])
+    return out
+
+
+def write_row(
+    directory: Path, row: dict[str, Any], object_id: np.ndarray, predictions: Mapping[str, np.ndarray]
+) -> None:
     """Store one method's predictions, then its row: the row stands for the method being done."""
-    write_columns(directory / "predictions.parquet", {"object_id": object_id, "z_phot": z_phot})
+    write_columns(directory / "predictions.parquet", {"object_id": object_id, **predictions})
     write_json(directory / "row.json", row)
 
 
@@ -134,7 +181,8 @@ def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.nd
     """Write ``predictions.parquet``: the test objects with one column ``z_phot_<key>`` for each method."""
     joined: dict[str, Any] = dict(columns)
     for key in keys:
-        table = read_table(out / "methods" / key / "predictions.parquet", what="predictions")
+        path = out / "methods" / key / "predictions.parquet"
+        table = read_table(path, what="predictions", columns=["object_id", "z_phot"])
         if not np.array_equal(table["object_id"], columns["object_id"]):
             raise InputError(
                 f"{out / 'methods' / key}: predictions of other objects; remove this directory and run again"
@@ -145,7 +193,7 @@ def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.nd
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
     """Write ``metrics.json`` and ``table.md``."""
-    content = {**about, "definitions": DEFINITIONS, "rows": list(rows)}
+    content = {**about, "definitions": {**DEFINITIONS, **pdf.DEFINITIONS}, "rows": list(rows)}
     write_json(out / "metrics.json", content)
     with writing(out / "table.md") as temporary:
         temporary.write_text(markdown_table(content), encoding="utf-8")
@@ -184,4 +232,19 @@ def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS)
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Errors: standard deviation over bootstrap resamples of the held-out objects.", ""]
     lines += [f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_pdf_table(rows)]) + "\n"
+
+
+def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of distributions, for the methods that give them."""
+    rows = [row for row in rows if "pdf_metrics" in row]
+    if not rows:
+        return []
+    heads = ["method", "features", "loss", *_PDF_HEADINGS.values()]
+    lines = ["", "Distributions p(z):", "", "| " + " | ".join(heads) + " |"]
+    lines.append("|" + "|".join(["---"] * 3 + ["---:"] * len(_PDF_HEADINGS)) + "|")
+    for row in rows:
+        cells = [row["method"], row["features"] or "–", row["loss"] or "–"]
+        cells += [format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, "", *(f"- {head}: {pdf.DEFINITIONS[name]}" for name, head in _PDF_HEADINGS.items())]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deepfits.errors import InputError, nearest
-from deepfits.files import fingerprint, write_json
+from deepfits.files import fingerprint
 from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
-from deepfits.redshifts.boosting import LOSSES, BoostingConfig, train_boosting
-from deepfits.redshifts.dataset import Dataset, make_dataset
-from deepfits.redshifts.features import Matrix, ordinary_magnitudes, read_features
-from deepfits.redshifts.labels import read_labels
-from deepfits.redshifts.photometry import aperture_photometry
+from deepfits.redshifts.boosting import LOSSES
+from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.predictor import METHODS, Options, feature_sets_of, train_predictor
 from deepfits.redshifts.results import (
     RowKey,
     check_settings,
@@ -28,9 +25,7 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
-from deepfits.redshifts.tpot_search import TpotConfig, train_tpot
-
-METHODS = ("boosting", "tpot")
+from deepfits.stages.redshift_inputs import load_dataset, photoz_column
 
 
 def redshift(
@@ -39,14 +34,19 @@ def redshift(
     out: str | Path,
     *,
     store: str | Path | None = None,
-    methods: Sequence[str] = METHODS,
+    embedder_features: str | Path | None = None,
+    methods: Sequence[str] = ("boosting", "tpot"),
+    feature_sets: Sequence[str] | None = None,
     losses: Sequence[str] = ("squared",),
+    distributions: bool = True,
     label_column: str = "z_spec",
+    photoz: str | None = None,
     select: Sequence[str] = (),
     match: str = "auto",
     match_radius_arcsec: float = 1.0,
     max_labels: int | None = None,
     block_arcmin: float | None = None,
+    filters: Sequence[str] | None = None,
     seed: int = 0,
     tuning_trials: int = 6,
     tpot_minutes: float = 1.0,
@@ -65,14 +65,22 @@ def redshift(
         Directory for ``metrics.json``, ``table.md``, ``predictions.parquet``, ``split.parquet`` and models.
     store
         The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
-        beside the deep features.
+        beside the deep features, and neighbours in colour space and template fitting can be had.
+    embedder_features
+        Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
     methods
-        ``"boosting"`` (XGBoost, tuned, on every feature set) and ``"tpot"`` (on the latents). The constant
-        prediction is always there, as the floor.
+        ``"boosting"`` (XGBoost, tuned, on every feature set), ``"tpot"`` (on the latents), ``"neighbours"``
+        (in colour space) and ``"templates"``. The constant prediction is always there, as the floor.
+    feature_sets
+        Use these alone for boosting: ``latents``, ``model``, ``extended``, ``magnitudes``, ``embedder``.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
+    distributions
+        Whether to learn and measure p(z), where a method can.
     label_column
         The target.
+    photoz
+        A column of the labels, or ``TABLE:COLUMN``, with photometric redshifts of your own to stand beside.
     select
         Conditions on the labels, such as ``"z_spec_flag >= 3"``; all must hold.
     match, match_radius_arcsec
@@ -82,6 +90,8 @@ def redshift(
     block_arcmin
         Side of sky squares, of which a fifth are for testing alone; by default objects are divided by their
         identity, regardless of where they lie.
+    filters
+        A speclite filter for each band, for template fitting.
     seed
         Of the choice of labels, the tuning and TPOT.
     tuning_trials
@@ -104,51 +114,61 @@ def redshift(
     """
     out = Path(out)
     methods, losses = _checked(methods, METHODS, "method"), _checked(losses, LOSSES, "loss")
-    columns = read_features(features)
-    known = read_labels(labels, column=label_column, select=select)
+    dataset = load_dataset(
+        features,
+        labels,
+        store=store,
+        embedder_features=embedder_features,
+        label_column=label_column,
+        select=select,
+        match=match,
+        match_radius_arcsec=match_radius_arcsec,
+        max_labels=max_labels,
+        block_arcmin=block_arcmin,
+        seed=seed,
+        progress=progress,
+    )
+    options = Options(
+        distributions=distributions,
+        tuning_trials=tuning_trials,
+        tpot_minutes=tpot_minutes,
+        filters=tuple(filters or ()),
+        seed=seed,
+        num_threads=num_threads,
+    )
     settings = {
-        "features": _features_fingerprint(Path(features)),
-        "labels": fingerprint(*_files(Path(labels))),
-        "store": str(store) if store is not None else None,
+        "features": _contents(features),
+        "labels": _contents(labels),
         "label_column": label_column,
         "select": list(select),
         "match": match,
         "match_radius_arcsec": match_radius_arcsec,
         "max_labels": max_labels,
         "block_arcmin": block_arcmin,
+        "filters": list(filters or ()),
+        "distributions": distributions,
         "seed": seed,
         "tuning_trials": tuning_trials,
         "tpot_minutes": tpot_minutes,
     }
-    dataset = make_dataset(
-        columns,
-        known,
-        match=match,
-        radius_arcsec=match_radius_arcsec,
-        max_labels=max_labels,
-        seed=seed,
-        block_arcmin=block_arcmin,
-    )
     check_settings(out, settings)
-    if store is not None:
-        dataset.sets["magnitudes"] = store_magnitudes(store, dataset.object_id, progress=progress)
-    _write_split(out, dataset)
-    keys = [RowKey(method="constant"), *_wanted_rows(methods, losses, dataset)]
+    write_columns(out / "split.parquet", _split_columns(dataset))
+    keys = _wanted_rows(methods, losses, dataset, feature_sets)
     rows = []
-    with progress("redshifts", total=len(keys), unit="methods") as task:
+    with progress("redshifts", total=len(keys) + bool(photoz), unit="methods") as task:
         for key in keys:
-            rows.append(_row(out, key, dataset, seed, tuning_trials, tpot_minutes, num_threads, progress))
+            rows.append(_row(out, key, dataset, options, label_column, progress))
             task.advance(1, str(key))
+        if photoz:
+            rows.append(_column_row(out, photoz, dataset, match_radius_arcsec))
+            task.advance(1, photoz)
     test = dataset.split.test
-    join_predictions(
-        out,
-        [str(key) for key in keys],
-        {
-            "object_id": dataset.object_id[test],
-            "z_spec": dataset.value[test],
-            "magnitude": dataset.magnitude[test],
-        },
-    )
+    columns = {
+        "object_id": dataset.object_id[test],
+        "z_spec": dataset.value[test],
+        "magnitude": dataset.magnitude[test],
+    }
+    join_predictions(out, [row["key"] for row in rows], columns)
     about = {
         "target": label_column,
         "magnitude": dataset.magnitude_name,
@@ -168,84 +188,38 @@ def _checked(given: Sequence[str], valid: Sequence[str], what: str) -> list[str]
     return given
 
 
-def _files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+def _contents(path: str | Path) -> str:
+    """Return a fingerprint of a table or a directory of tables."""
+    path = Path(path)
+    return fingerprint(*(sorted(path.glob("*.parquet")) if path.is_dir() else [path]))
 
 
-def _features_fingerprint(path: Path) -> str:
-    description = path / "features.json"
-    return fingerprint(*([description] if description.exists() else []), *_files(path))
-
-
-def store_magnitudes(store: str | Path, object_id: np.ndarray, *, progress: Progress = silent) -> Matrix:
-    """Measure ordinary magnitudes and colours of some objects of a cutout store, shard by shard.
-
-    Raises
-    ------
-    InputError
-        An object is not in the store, or the store has one band.
-    """
-    from deepfits.survey.store import CutoutStore
-
-    cutouts = CutoutStore(store)
-    info = cutouts.info
-    flux = np.full((len(object_id), 3, len(info.bands)), np.nan)
-    flux_err = np.full_like(flux, np.nan)
-    wanted = {one: row for row, one in enumerate(object_id.tolist())}
-    is_found = np.zeros(len(object_id), dtype=bool)
-    with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
-        for shard in cutouts:
-            pairs = [
-                (place, wanted[one]) for place, one in enumerate(shard.object_id.tolist()) if one in wanted
-            ]
-            if pairs:
-                places, rows = (np.array(side) for side in zip(*pairs, strict=True))
-                flux[rows], flux_err[rows] = aperture_photometry(
-                    shard.image[places],
-                    shard.weight[places],
-                    pixel_scale_arcsec=info.pixel_scale_arcsec,
-                    fwhm_arcsec=info.fwhm_arcsec,
-                )
-                is_found[rows] = True
-            task.advance(len(shard))
-    if not is_found.all():
-        raise InputError(
-            f"{store}: {int((~is_found).sum())} objects of the features are not in this store, object_id "
-            f"{object_id[~is_found][0]} among them; give the store that the features were fitted from"
-        )
-    return ordinary_magnitudes(flux, flux_err, info.bands)[0]
-
-
-def _write_split(out: Path, dataset: Dataset) -> None:
-    columns = {
+def _split_columns(dataset: Dataset) -> dict[str, Any]:
+    return {
         "object_id": dataset.object_id,
         "part": dataset.split.names(len(dataset.object_id)),
         "z_spec": dataset.value,
         "magnitude": dataset.magnitude,
         "separation_arcsec": dataset.separation_arcsec,
     }
-    write_columns(out / "split.parquet", columns)
 
 
-def _wanted_rows(methods: Sequence[str], losses: Sequence[str], dataset: Dataset) -> list[RowKey]:
-    out = []
+def _wanted_rows(
+    methods: Sequence[str], losses: Sequence[str], dataset: Dataset, feature_sets: Sequence[str] | None
+) -> list[RowKey]:
+    """List the rows: the floor, then the methods in the order of `METHODS` for each loss."""
+    out = [RowKey(method="constant")]
     for loss in losses:
-        if "tpot" in methods:
-            out.append(RowKey(method="tpot", features="latents", loss=loss))
-        if "boosting" in methods:
-            out += [RowKey(method="boosting", features=name, loss=loss) for name in dataset.sets]
+        for method in [one for one in METHODS if one in methods and one not in ("constant", "templates")]:
+            names = feature_sets_of(method, dataset.source, feature_sets if method == "boosting" else None)
+            out += [RowKey(method=method, features=name, loss=loss) for name in names]
+    if "templates" in methods:
+        out.append(RowKey(method="templates"))
     return out
 
 
 def _row(
-    out: Path,
-    key: RowKey,
-    dataset: Dataset,
-    seed: int,
-    tuning_trials: int,
-    tpot_minutes: float,
-    num_threads: int,
-    progress: Progress,
+    out: Path, key: RowKey, dataset: Dataset, options: Options, target: str, progress: Progress
 ) -> dict[str, Any]:
     """Train and measure one method, or read what was done before."""
     directory = out / "methods" / str(key)
@@ -253,36 +227,37 @@ def _row(
     if done is not None:
         return done
     started = time.monotonic()
-    rows, test = dataset.split.fitted, dataset.split.test
-    value = dataset.value[rows]
-    about: dict[str, Any] = {}
-    if key.method == "constant":
-        constant = float(np.median(value))
-        z_phot = np.full(len(test), constant)
-        write_json(directory / "constant.json", {"value": constant})
-    else:
-        matrix = dataset.sets[key.features]
-        if key.method == "boosting":
-            config = BoostingConfig(
-                loss=key.loss, num_trials=tuning_trials, seed=seed, num_threads=num_threads
-            )
-            model: Any = train_boosting(matrix.take(rows), value, config)
-            about["cross_validated_loss"] = min(trial["loss"] for trial in model.trials)
-        else:
-            search = TpotConfig(loss=key.loss, minutes=tpot_minutes, seed=seed, num_threads=num_threads)
-            model = train_tpot(matrix.take(rows), value, search, progress=progress)
-            about["num_pipelines"] = len(model.pipelines)
-            about["cross_validated_loss"] = model.pipelines[0]["loss"]
-        model.save(directory)
-        z_phot = model.predict(matrix.values[test])
+    predictor = train_predictor(
+        key.method,
+        key.features or "latents",
+        dataset,
+        replace(options, loss=key.loss or "squared"),
+        target=target,
+        progress=progress,
+    )
+    predictor.save(directory)
+    test = dataset.split.test
+    predictions = predictor.predict(dataset.source.take(test))
     row = make_row(
         key,
-        z_phot,
+        predictions,
         dataset.value[test],
         dataset.magnitude[test],
-        num_train=len(rows),
+        num_train=len(dataset.split.fitted),
         seconds=time.monotonic() - started,
-        about=about,
+        about=predictor.about,
     )
-    write_row(directory, row, dataset.object_id[test], z_phot)
+    write_row(directory, row, dataset.object_id[test], predictions)
+    return row
+
+
+def _column_row(out: Path, photoz: str, dataset: Dataset, radius_arcsec: float) -> dict[str, Any]:
+    """Measure the user's own estimates, on those test objects that have one."""
+    key = RowKey(method="column", features=photoz.rpartition(":")[2])
+    test = dataset.split.test
+    estimate = photoz_column(photoz, dataset, radius_arcsec)[test]
+    row = make_row(
+        key, {"z_phot": estimate}, dataset.value[test], dataset.magnitude[test], num_train=0, seconds=0.0
+    )
+    write_row(out / "methods" / str(key), row, dataset.object_id[test], {"z_phot": estimate})
     return row

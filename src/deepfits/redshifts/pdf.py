@@ -1,0 +1,245 @@
+"""Redshift distributions as quantiles: compact on disk, and everything that is asked of a p(z).
+
+Shapes: N objects, Q quantile levels, G points of a grid.
+
+A distribution is Q quantiles at fixed `LEVELS`. Between them the cumulative distribution F runs linearly; the
+tails beyond the outermost levels fall off exponentially, with the slope that makes the density continuous
+there, and never go below the floor of the target (redshift 0 has no distribution below it).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+
+LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
+"""Of the stored quantiles; those of the 68% and 95% intervals and the median are among them."""
+
+DEFINITIONS = {
+    "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",
+    "coverage_68": "fraction of objects whose z_spec lies in the central 68% interval",
+    "coverage_95": "fraction of objects whose z_spec lies in the central 95% interval",
+    "crps": "mean of ∫ (F(z) − H(z − z_spec))² dz",
+    "cde_loss": "mean of ∫ p(z)² dz − 2 p(z_spec)",
+}
+_MIN_WIDTH = 1e-4
+
+
+def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
+    """Return quantiles that increase by at least 1e-4 from level to level: crossings are sorted out."""
+    out = np.sort(np.asarray(quantiles, dtype=np.float64), axis=1)
+    steps = np.arange(out.shape[1]) * _MIN_WIDTH
+    return np.maximum.accumulate(out - steps, axis=1) + steps
+
+
+def cumulative(quantiles: np.ndarray, at: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return F of each object at its own points.
+
+    Parameters
+    ----------
+    quantiles
+        ``(N, Q)``, increasing.
+    at
+        ``(N, G)`` or ``(G,)``.
+    levels
+        ``(Q,)``.
+
+    Returns
+    -------
+    ndarray
+        ``(N, G)`` in (0, 1).
+    """
+    at = np.broadcast_to(at, (len(quantiles), np.shape(at)[-1])).astype(np.float64)
+    out = np.empty(at.shape)
+    for row, (points, values) in enumerate(zip(at, quantiles, strict=True)):
+        out[row] = np.interp(points, values, levels)
+    first, last = quantiles[:, :1], quantiles[:, -1:]
+    low_slope, high_slope = _tail_slopes(quantiles, levels)
+    with np.errstate(over="ignore"):
+        below = levels[0] * np.exp(np.minimum((at - first) * low_slope, 0.0))
+        above = 1 - (1 - levels[-1]) * np.exp(np.minimum((last - at) * high_slope, 0.0))
+    return np.where(at < first, below, np.where(at > last, above, out))
+
+
+def _tail_slopes(quantiles: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rates of the exponential tails, ``(N, 1)``: density at the border over what is beyond."""
+    low = (levels[1] - levels[0]) / (quantiles[:, 1:2] - quantiles[:, :1]) / levels[0]
+    high = (levels[-1] - levels[-2]) / (quantiles[:, -1:] - quantiles[:, -2:-1]) / (1 - levels[-1])
+    return low, high
+
+
+def density(quantiles: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return p on the cells of a grid: ``(N, G − 1)``, the mean density between neighbouring points."""
+    return np.diff(cumulative(quantiles, grid, levels), axis=1) / np.diff(grid)
+
+
+def values_at(quantiles: np.ndarray, wanted: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return the quantile function at other levels: ``(N, Q)`` to ``(N, len(wanted))``, tails included."""
+    out = np.stack([np.interp(wanted, levels, values) for values in quantiles])
+    low_slope, high_slope = _tail_slopes(quantiles, levels)
+    safe = np.clip(wanted, 1e-6, 1 - 1e-6)
+    below = quantiles[:, :1] + np.log(np.minimum(safe / levels[0], 1.0)) / low_slope
+    above = quantiles[:, -1:] - np.log(np.minimum((1 - safe) / (1 - levels[-1]), 1.0)) / high_slope
+    return np.where(wanted < levels[0], below, np.where(wanted > levels[-1], above, out))
+
+
+def from_grid(probability: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return the quantiles of distributions that are given on a grid.
+
+    Parameters
+    ----------
+    probability
+        ``(N, G)``, not negative, in any normalisation; the density at the points of `grid`.
+    grid
+        ``(G,)``, increasing.
+    """
+    steps = np.diff(grid)
+    cells = (probability[:, 1:] + probability[:, :-1]) / 2 * steps
+    total = cells.sum(axis=1, keepdims=True)
+    if not (total > 0).all():
+        raise InputError("a distribution on a grid has no probability anywhere")
+    function = np.concatenate([np.zeros((len(cells), 1)), np.cumsum(cells / total, axis=1)], axis=1)
+    tilt = np.linspace(0, 1e-9, len(grid))  # makes flat stretches increase, so that they can be inverted
+    return sorted_quantiles(np.stack([np.interp(levels, row + tilt, grid) for row in function]))
+
+
+def mixture(parts: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return the quantiles of equal mixtures: ``(S, N, Q)`` of S parts each to ``(N, Q)``.
+
+    This is how the uncertainty of a latent flows into p(z): one part for each draw of the latent.
+    """
+    out = np.empty(parts.shape[1:])
+    for row in range(parts.shape[1]):
+        points = np.unique(parts[:, row])
+        function = cumulative(parts[:, row], points, levels).mean(axis=0)
+        out[row] = np.interp(levels, function, points)
+    return sorted_quantiles(out)
+
+
+def point_estimates(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> dict[str, np.ndarray]:
+    """Return the mean, median, mode and intervals under Rubin-style names, ``(N,)`` each.
+
+    `z_mode` is the middle of the narrowest interval that holds half of the probability: the mode of a
+    distribution that is known by its quantiles, without the noise of single steps.
+    """
+    fine = np.linspace(0.005, 0.995, 199)
+    values = values_at(quantiles, fine, levels)
+    width = values[:, 99:] - values[:, :100]
+    narrowest = width.argmin(axis=1)
+    rows = np.arange(len(values))
+    at = {name: values_at(quantiles, np.array([level]), levels)[:, 0] for name, level in _INTERVALS.items()}
+    return {
+        "z_mean": values.mean(axis=1),
+        "z_median": at["median"],
+        "z_mode": (values[rows, narrowest] + values[rows, narrowest + 99]) / 2,
+        **{name: column for name, column in at.items() if name != "median"},
+    }
+
+
+_INTERVALS = {
+    "median": 0.5,
+    "z_err68_low": 0.16,
+    "z_err68_high": 0.84,
+    "z_err95_low": 0.025,
+    "z_err95_high": 0.975,
+}
+
+
+def pit(quantiles: np.ndarray, z_spec: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+    """Return the probability integral transform F(z_spec), ``(N,)``: uniform where p(z) is calibrated."""
+    return cumulative(quantiles, np.asarray(z_spec)[:, None], levels)[:, 0]
+
+
+def crps(
+    quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS
+) -> np.ndarray:
+    """Return the continuous ranked probability score of each object, ``(N,)``, on a grid of redshifts."""
+    middle = (grid[1:] + grid[:-1]) / 2
+    step = middle[None, :] >= np.asarray(z_spec)[:, None]
+    return ((cumulative(quantiles, middle, levels) - step) ** 2 * np.diff(grid)).sum(axis=1)
+
+
+def cde_loss(
+    quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS
+) -> np.ndarray:
+    """Return ∫p² − 2 p(z_spec) of each object, ``(N,)``; p is that of the grid's cells."""
+    cells = density(quantiles, grid, levels)
+    where = np.clip(np.searchsorted(grid, z_spec, side="right") - 1, 0, len(grid) - 2)
+    return (cells**2 * np.diff(grid)).sum(axis=1) - 2 * cells[np.arange(len(cells)), where]
+
+
+def pdf_metrics(
+    quantiles: np.ndarray,
+    z_spec: np.ndarray,
+    levels: np.ndarray = LEVELS,
+    *,
+    num_resamples: int = 300,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Return every metric of `DEFINITIONS` with its bootstrap error."""
+    top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
+    bottom = min(0.0, float(np.min(z_spec)), float(np.min(quantiles)))
+    grid = np.linspace(bottom, top, 601)
+    transform = pit(quantiles, z_spec, levels)
+    per_object = {
+        "coverage_68": ((transform >= 0.16) & (transform <= 0.84)).astype(float),
+        "coverage_95": ((transform >= 0.025) & (transform <= 0.975)).astype(float),
+        "crps": crps(quantiles, z_spec, grid, levels),
+        "cde_loss": cde_loss(quantiles, z_spec, grid, levels),
+    }
+    generator = np.random.default_rng(seed)
+    picked = generator.integers(len(z_spec), size=(num_resamples, len(z_spec)))
+    out = {
+        name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
+        for name, values in per_object.items()
+    }
+    distances = [distance_to_uniform(transform[one]) for one in picked]
+    out["pit_ks"] = {"value": distance_to_uniform(transform), "error": float(np.std(distances))}
+    return out
+
+
+def distance_to_uniform(transform: np.ndarray) -> float:
+    """Return the Kolmogorov–Smirnov distance of PIT values from the uniform distribution."""
+    ordered = np.sort(transform)
+    number = len(ordered)
+    after = np.arange(1, number + 1) / number
+    return float(np.maximum(after - ordered, ordered - after + 1 / number).max())
+
+
+def recalibrated(
+    quantiles: np.ndarray, validation_pit: np.ndarray, levels: np.ndarray = LEVELS
+) -> np.ndarray:
+    """Correct quantiles by what was found on objects that neither training nor testing saw.
+
+    The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
+    values lie (after Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5). Calibrated quantiles stay.
+
+    Parameters
+    ----------
+    quantiles
+        ``(N, Q)``.
+    validation_pit
+        ``(V,)``, the PIT of validation objects before recalibration.
+    """
+    number = len(validation_pit)
+    ordered = np.concatenate([[0.0], np.sort(validation_pit), [1.0]])
+    shares = np.concatenate([[0.0], (np.arange(number) + 0.5) / number, [1.0]])
+    return sorted_quantiles(values_at(quantiles, np.interp(levels, shares, ordered), levels))
+
+
+def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:
+    """Return the distributions as a `qp` ensemble of quantiles, which RAIL reads.
+
+    Raises
+    ------
+    InputError
+        `qp-prob` is not installed.
+    """
+    try:
+        import qp
+    except ImportError:
+        raise InputError("qp is not installed; `pip install qp-prob`") from None
+    return qp.Ensemble(qp.quant, data={"quants": levels, "locs": np.asarray(quantiles)})

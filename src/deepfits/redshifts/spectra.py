@@ -1,0 +1,151 @@
+"""Template fluxes through filters: what template fitting compares with.
+
+Shapes: T templates, W wavelengths, Z redshifts, B bands. Wavelengths in Ångström.
+
+Written apart from the simulated sky's own spectra on purpose: a real survey does not know the universe's
+templates, dust and absorption exactly, and a baseline that shared the simulation's code would. Here: the
+four galaxies of Coleman, Wu & Weedman (1980) as GalSim ships them and two bluer ones, straight-line mixtures
+between neighbours, dust after Calzetti et al. (2000) for the later half, hydrogen after Madau (1995).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError
+
+FILTERS = {
+    "u": "cfht_megacam-u",
+    "g": "hsc2017-g",
+    "r": "hsc2017-r",
+    "i": "hsc2017-i",
+    "z": "hsc2017-z",
+    "y": "hsc2017-y",
+}
+"""speclite names for the bands of CLAUDS and HSC."""
+NUM_STEPS = 3
+"""Templates from one of the six to the next."""
+REDDENINGS = (0.0, 0.1, 0.2, 0.35)
+_NAMES = ("E", "Sbc", "Scd", "Im")
+_SLOPES = (0.6, 1.2)
+_WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
+
+
+def absorption(wavelength: np.ndarray, redshift: float) -> np.ndarray:
+    """Return the share of light that intergalactic hydrogen lets through (Madau 1995, ApJ 441, 18).
+
+    Parameters
+    ----------
+    wavelength
+        ``(W,)``, observed.
+    """
+    depth = np.zeros_like(wavelength)
+    lines = ((1215.67, 3.6e-3), (1025.72, 1.7e-3), (972.54, 1.2e-3), (949.74, 9.3e-4))
+    for line, strength in lines:
+        is_absorbed = wavelength < line * (1 + redshift)
+        depth += np.where(is_absorbed, strength * (wavelength / line) ** 3.46, 0.0)
+    emitted, crossed = 1 + redshift, wavelength / 911.75
+    is_beyond = crossed < emitted
+    crossed = np.minimum(crossed, emitted)
+    edge = (
+        0.25 * crossed**3 * (emitted**0.46 - crossed**0.46)
+        + 9.4 * crossed**1.5 * (emitted**0.18 - crossed**0.18)
+        - 0.7 * crossed**3 * (crossed**-1.32 - emitted**-1.32)
+        - 0.023 * (emitted**1.68 - crossed**1.68)
+    )
+    depth += np.where(is_beyond, np.maximum(edge, 0.0), 0.0)
+    return np.exp(-depth)
+
+
+def dust(wavelength: np.ndarray, reddening: float) -> np.ndarray:
+    """Return the share of light that dust lets through (Calzetti et al. 2000, eq. 2 to 4), at rest."""
+    x = 1e4 / np.clip(wavelength, 1200.0, 22000.0)
+    blue = 2.659 * (-2.156 + 1.509 * x - 0.198 * x**2 + 0.011 * x**3) + 4.05
+    red = 2.659 * (-1.857 + 1.040 * x) + 4.05
+    return 10 ** (-0.4 * reddening * np.where(x > 1 / 0.63, blue, red))
+
+
+def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
+    """Return spectra per wavelength, ``(T, W)``, and each one's place from 0 (E) to 5 (bluest), ``(T,)``.
+
+    Raises
+    ------
+    InputError
+        GalSim, which brings the templates, is not installed.
+    """
+    try:
+        import galsim
+    except ImportError:
+        raise InputError('template fitting needs GalSim; install "deepfits[sky]"') from None
+    folder = Path(galsim.meta_data.share_dir) / "SEDs"
+    basis = []
+    for name in _NAMES:
+        table = np.loadtxt(folder / f"CWW_{name}_ext.sed")
+        basis.append(np.interp(_WAVELENGTH, table[:, 0], table[:, 1]))
+    basis += [basis[-1] * (_WAVELENGTH / 5000.0) ** -slope for slope in _SLOPES]
+    basis = [row / np.interp(5000.0, _WAVELENGTH, row) for row in basis]
+    spectra, places = [], []
+    for place in np.arange(NUM_STEPS * (len(basis) - 1) + 1) / NUM_STEPS:
+        low = min(int(place), len(basis) - 2)
+        mixed = basis[low] * (low + 1 - place) + basis[low + 1] * (place - low)
+        for reddening in REDDENINGS if place >= 1 else REDDENINGS[:1]:
+            spectra.append(mixed * dust(_WAVELENGTH, reddening))
+            places.append(place)
+    return np.array(spectra), np.array(places)
+
+
+@lru_cache(maxsize=4)
+def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the filters see.
+
+    Parameters
+    ----------
+    filters
+        B names of `speclite`.
+    redshifts
+        Z of them.
+
+    Returns
+    -------
+    fluxes
+        ``(T, Z, B)``, per frequency; each template is 1 on average over the bands.
+    places
+        ``(T,)``, see `rest_spectra`.
+
+    Raises
+    ------
+    InputError
+        speclite is not installed, or does not know a filter.
+    """
+    spectra, places = rest_spectra()
+    curves = [_response(name) for name in filters]
+    out = np.empty((len(spectra), len(redshifts), len(filters)))
+    for number, redshift in enumerate(redshifts):
+        observed = _WAVELENGTH * (1 + redshift)
+        for band, (wavelength, response) in enumerate(curves):
+            weight = response * absorption(wavelength, redshift) * wavelength
+            weight = weight * np.gradient(wavelength)
+            norm = (response / wavelength * np.gradient(wavelength)).sum()
+            # interpolation of all templates at once: two neighbours of each wavelength of the filter
+            place = np.interp(wavelength, observed, np.arange(len(observed)))
+            low = np.minimum(place.astype(int), len(observed) - 2)
+            share = place - low
+            seen = spectra[:, low] * (1 - share) + spectra[:, low + 1] * share
+            out[:, number, band] = seen @ weight / norm
+    return out / out.mean(axis=2, keepdims=True), places
+
+
+def _response(name: str) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        import speclite.filters
+    except ImportError:
+        raise InputError('template fitting needs speclite; install "deepfits[sky]"') from None
+    try:
+        curve = speclite.filters.load_filter(name)
+    except (ValueError, OSError) as error:
+        raise InputError(f"filter {name!r}: {error}; give names of speclite, such as sdss2010-g") from error
+    wavelength = np.arange(curve.wavelength.min(), curve.wavelength.max(), 10.0)
+    return wavelength, np.interp(wavelength, curve.wavelength, curve.response)

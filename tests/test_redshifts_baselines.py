@@ -1,0 +1,239 @@
+"""Baselines and what stands around estimates: neighbours, templates, quantile trees, the domain."""
+
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.redshifts.domain import Domain
+from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.metrics import point_metrics
+from deepfits.redshifts.neighbours import Neighbours, train_neighbours
+from deepfits.redshifts.pdf import LEVELS, pdf_metrics
+from deepfits.redshifts.quantiles import BoostedQuantiles, train_quantiles
+from deepfits.redshifts.spectra import absorption, template_fluxes
+from deepfits.redshifts.templates import (
+    REDSHIFTS,
+    Photometry,
+    TemplateFit,
+    benitez_prior,
+    chi_square,
+    filters_of,
+    train_templates,
+)
+
+
+def make_problem(number, seed=0):
+    """Make a value whose scatter depends on the features."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(number, 4)).astype(np.float32)
+    scatter = 0.05 + 0.1 * (features[:, 1] > 0)
+    value = 1 + 0.5 * np.tanh(features[:, 0]) + scatter * generator.normal(size=number)
+    return Matrix(values=features, names=tuple("abcd")), value
+
+
+def test_neighbours_are_those_of_scikit_learn():
+    from sklearn.neighbors import KNeighborsRegressor
+
+    (train, value), (test, _) = make_problem(300), make_problem(50, 1)
+    ours = Neighbours(
+        features=train.values,
+        value=value,
+        centre=np.zeros(4),
+        scale=np.ones(4),
+        num=7,
+        loss="squared",
+        validation_pit=LEVELS,
+    )
+    theirs = KNeighborsRegressor(
+        7, weights=lambda d: 1 / (d + 0.1 * np.median(d, axis=1, keepdims=True) + 1e-9)
+    ).fit(train.values, value)
+    np.testing.assert_allclose(ours.predict(test.values), theirs.predict(test.values), rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_neighbours_learn_and_come_back(loss, tmp_path):
+    model = train_neighbours(*make_problem(800), *make_problem(200, 1), loss=loss)
+    test, value = make_problem(300, 2)
+    estimate = model.predict(test.values)
+    assert np.corrcoef(estimate, value)[0, 1] > 0.9
+    model.save(tmp_path)
+    back = Neighbours.load(tmp_path)
+    np.testing.assert_array_equal(back.predict(test.values), estimate)
+    np.testing.assert_array_equal(back.predict_quantiles(test.values), model.predict_quantiles(test.values))
+    found = pdf_metrics(model.predict_quantiles(test.values), value)
+    # 300 objects know a coverage of 68% to 2.7%, and 200 validation objects the correction to 3.3%
+    assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.13)
+
+
+def test_missing_colours_count_for_nothing():
+    train, value = make_problem(300)
+    model = train_neighbours(train, value, *make_problem(100, 1))
+    spoiled = train.values.copy()
+    spoiled[:, 3] = np.nan
+    assert np.isfinite(model.predict(spoiled)).all()
+
+
+def test_quantile_trees_are_calibrated_and_know_their_scatter(tmp_path):
+    model = train_quantiles(*make_problem(1500), *make_problem(400, 1))
+    test, value = make_problem(600, 2)
+    quantiles = model.predict(test.values)
+    found = pdf_metrics(quantiles, value)
+    # 600 and 400 objects know 68% to 1.9% and 2.3%: 3% together
+    assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.09)
+    width = quantiles[:, 10] - quantiles[:, 4]
+    is_wide = test.values[:, 1] > 0
+    # truly 0.30 against 0.10
+    assert np.median(width[is_wide]) > 1.8 * np.median(width[~is_wide])
+    model.save(tmp_path)
+    np.testing.assert_array_equal(BoostedQuantiles.load(tmp_path).predict(test.values), quantiles)
+
+
+def test_uncertain_features_widen_distributions():
+    model = train_quantiles(*make_problem(800), *make_problem(200, 1))
+    test, _ = make_problem(100, 2)
+    spread = np.zeros_like(test.values)
+    exact = model.predict(test.values, spread)
+    np.testing.assert_allclose(exact, model.predict(test.values), atol=2e-3)
+    spread[:50, 0] = 1.0
+    wide = model.predict(test.values, spread)
+    gain = (wide[:, 10] - wide[:, 4]) / (exact[:, 10] - exact[:, 4])
+    assert np.median(gain[:50]) > 1.5
+    np.testing.assert_allclose(gain[50:], 1.0, atol=1e-6)
+
+
+def test_domain_flags_what_lies_elsewhere(tmp_path):
+    generator = np.random.default_rng(0)
+    domain = Domain.learn(generator.normal(size=(1000, 12)))
+    inside, outside = generator.normal(size=(400, 12)), generator.normal(size=(100, 12)) + 6
+    # 1% by construction, a little more for objects that were not among the labelled
+    assert domain.is_outside(inside).mean() < 0.05
+    assert domain.is_outside(outside).all()
+    assert np.median(domain.distance(inside)) == pytest.approx(1.0, abs=0.15)
+    domain.save(tmp_path)
+    back = Domain.load(tmp_path)
+    np.testing.assert_allclose(back.distance(inside), domain.distance(inside), rtol=1e-5)
+
+
+def test_domain_does_not_depend_on_the_scale_of_features():
+    generator = np.random.default_rng(1)
+    labelled, others = generator.normal(size=(300, 5)), generator.normal(size=(50, 5)) * 2
+    scale = np.array([1, 10, 100, 0.1, 5.0])
+    one = Domain.learn(labelled).distance(others)
+    np.testing.assert_allclose(Domain.learn(labelled * scale).distance(others * scale), one, rtol=1e-6)
+
+
+BANDS = tuple("ugriz")
+
+
+def make_photometry(number, seed=0, offsets=(1.0,) * 5, signal_to_noise=40.0):
+    """Galaxies drawn from the templates themselves, with noise."""
+    generator = np.random.default_rng(seed)
+    model, places = template_fluxes(filters_of(BANDS, None), REDSHIFTS)
+    grid = np.array(REDSHIFTS)
+    magnitude = generator.uniform(20, 24, number)
+    template, place = np.empty(number, int), np.empty(number, int)
+    for row, prior in enumerate(benitez_prior(magnitude, places, grid) * np.gradient(grid)):
+        cell = generator.choice(prior.size, p=prior.ravel() / prior.sum())
+        template[row], place[row] = np.unravel_index(cell, prior.shape)
+    flux = model[template, place] * 10 ** (0.4 * (31.4 - magnitude))[:, None]
+    error = flux.mean(axis=1, keepdims=True) / signal_to_noise * np.ones(5)
+    flux = (flux + error * generator.normal(size=flux.shape)) / np.array(offsets)
+    return Photometry(flux=flux, flux_err=error, magnitude=magnitude), grid[place]
+
+
+def test_templates_find_the_redshifts_they_made():
+    photometry, value = make_photometry(300)
+    fit = TemplateFit(
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+    )
+    found = point_metrics(fit.predict(photometry), value)
+    assert found["sigma_mad"] < 0.04
+    assert found["eta_15"] < 0.12
+    quality = pdf_metrics(fit.predict_quantiles(photometry, raw=True), value)
+    # the error floor makes the distributions a little wider than the noise asks for
+    assert 0.6 < quality["coverage_68"]["value"] < 0.85
+
+
+def test_less_light_makes_redshifts_worse():
+    fit = TemplateFit(
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+    )
+    spread = []
+    for signal_to_noise in (40.0, 8.0):
+        photometry, value = make_photometry(300, signal_to_noise=signal_to_noise)
+        spread.append(point_metrics(fit.predict(photometry), value)["sigma_mad"])
+    assert spread[1] > 1.5 * spread[0]
+
+
+def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
+    """Templates and dust take up part of smooth offsets, so what must come back is the redshifts' quality."""
+    offsets = (1.15, 0.95, 1.0, 1.03, 0.9)
+    test, value = make_photometry(300, 1, offsets=offsets)
+    fit = train_templates(*make_photometry(300, offsets=offsets), BANDS)
+    plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=LEVELS)
+    mended, spoiled = (point_metrics(one.predict(test), value)["sigma_mad"] for one in (fit, plain))
+    assert mended < 0.6 * spoiled
+    fit.save(tmp_path)
+    back = TemplateFit.load(tmp_path)
+    np.testing.assert_array_equal(back.predict_quantiles(test), fit.predict_quantiles(test))
+
+
+def test_right_zero_points_are_left_alone():
+    photometry, value = make_photometry(300)
+    np.testing.assert_allclose(train_templates(photometry, value, BANDS).zero_points, 1.0, atol=0.015)
+
+
+def test_chi_square_is_least_at_its_amplitude():
+    generator = np.random.default_rng(0)
+    flux, weight = generator.normal(5, 1, size=(3, 4)), generator.uniform(0.1, 2, size=(3, 4))
+    model = generator.uniform(0.1, 2, size=(2, 5, 4))
+    found = chi_square(flux, weight, model)
+    amplitude = np.linspace(0, 60, 60001)
+    for n, t, z in ((0, 0, 0), (2, 1, 4)):
+        by_hand = (weight[n] * (flux[n] - amplitude[:, None] * model[t, z]) ** 2).sum(axis=1)
+        assert found[n, t, z] == pytest.approx(by_hand.min(), rel=1e-6)
+
+
+def test_bands_without_data_have_no_influence():
+    photometry, _ = make_photometry(40)
+    fit = TemplateFit(
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+    )
+    flux, other = photometry.flux.copy(), photometry.flux.copy()
+    flux[:, 0], other[:, 0] = np.nan, np.nan
+    error = photometry.flux_err.copy()
+    error[:, 0] = np.nan
+    one = fit.predict(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude))
+    error[:, 0] = 0.0
+    two = fit.predict(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude))
+    np.testing.assert_array_equal(one, two)
+    assert np.isfinite(one).all()
+
+
+def test_prior_sums_to_one_and_moves_outwards_with_magnitude():
+    grid = np.array(REDSHIFTS)
+    places = np.arange(16) / 3
+    found = benitez_prior(np.array([20.0, 24.0]), places, grid)
+    of_redshift = (found * np.gradient(grid)).sum(axis=1)
+    np.testing.assert_allclose(of_redshift.sum(axis=1), 1.0, rtol=1e-6)
+    mean = (of_redshift * grid).sum(axis=1)
+    assert mean[1] > mean[0] + 0.2
+
+
+def test_hydrogen_absorbs_blueward_of_lyman_alpha_alone():
+    wavelength = np.array([3000.0, 4500.0, 4900.0])
+    # at redshift 3 Lyman alpha stands at 4863 Å and the limit at 3647 Å
+    found = absorption(wavelength, 3.0)
+    assert found[0] < 0.2
+    assert 0.4 < found[1] < 0.85
+    assert found[2] == 1.0
+    assert (np.diff([absorption(np.array([4000.0]), z)[0] for z in (2, 2.4, 2.8, 3.2)]) <= 0).all()
+
+
+def test_filters_are_asked_for_where_none_is_known():
+    with pytest.raises(InputError, match="band 'w'"):
+        filters_of(["g", "w"], None)
+    with pytest.raises(InputError, match="1 filters for the 2 bands"):
+        filters_of(["g", "r"], ["sdss2010-g"])
+    with pytest.raises(InputError, match="nosuch"):
+        template_fluxes(("nosuch-g", "sdss2010-r"), REDSHIFTS[:3])
