@@ -22,7 +22,7 @@ from deepfits.training.loop import Trainer
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
 OPTIONS = {
     "width": 16, "latent_size": 4, "num_blocks": 2,
-    "batch_size": 16, "log_every": 1, "checkpoint_seconds": 1e9,
+    "batch_size": 16, "log_every": 1, "checkpoint_seconds": 1e9, "num_evaluated": 20,
 }  # fmt: skip
 ALL = {"reconstruction": 0.1, "latent_gradient": 0.1, "incomplete": True}
 
@@ -215,7 +215,7 @@ def test_impossible_settings_are_refused(options, word):
 
 
 def test_looks_at_health_leave_numbers_and_pictures(store, tmp_path):
-    options = OPTIONS | {"evaluate_every": 2, "num_evaluated": 20}
+    options = OPTIONS | {"evaluate_every": 2}
     out = train(store, tmp_path / "m", recipe="tiny", steps=5, options=options)
     rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 5]
@@ -244,3 +244,65 @@ def test_losing_patience_keeps_the_best_model(store, tmp_path, monkeypatch):
     assert model.fingerprint == seen[1]
     assert len(seen) == 4
     assert not (out / "best").exists()
+
+
+def test_an_embedder_alone_is_trained_against_a_finished_generator(store, tmp_path):
+    base = train(store, tmp_path / "base", recipe="tiny", steps=5, options=OPTIONS)
+    out = train(store, tmp_path / "new", recipe="tiny", steps=60, embedder_only=base, options=OPTIONS)
+    before, after = Model.load(base), Model.load(out)
+    latent = torch.randn(50, 4)
+    assert torch.equal(before.render(latent), after.render(latent))
+    image = before.render(latent)
+    weight = torch.ones_like(image)
+    errors = [((m.embed(image, weight) - latent) ** 2).mean() for m in (before, after)]
+    assert errors[1] < errors[0]
+    assert after.card["embedder_of"] == before.fingerprint
+    assert set(losses(out)[0]) == {"step", "embedder"}
+
+
+def test_too_little_memory_names_the_batch_that_fits(store, tmp_path, monkeypatch):
+    def step(self, batch, number, fraction=0.0):
+        if len(batch.image) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return {}
+
+    monkeypatch.setattr(Trainer, "step", step)
+    with pytest.raises(InputError, match=r"batch of 16 does not fit.*batch_size=4 fits"):
+        train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS)
+
+
+def test_curves_for_tensorboard(store, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    out = train(store, tmp_path / "m", recipe="tiny", steps=3, options=OPTIONS)
+    curves = accumulator.EventAccumulator(str(out / "tensorboard"))
+    curves.Reload()
+    values = [event.value for event in curves.Scalars("training/generator")]
+    np.testing.assert_allclose(values, [row["generator"] for row in losses(out)], rtol=1e-6)
+    silent = train(store, tmp_path / "s", recipe="tiny", steps=3, options=OPTIONS, tensorboard=False)
+    assert not (silent / "tensorboard").exists()
+
+
+@pytest.mark.parametrize("options", [{"precision": "tf32"}, {"channels_last": True}])
+def test_other_engines_give_the_same_to_rounding(store, tmp_path, options):
+    plain = train(store, tmp_path / "a", recipe="tiny", steps=3, options=OPTIONS)
+    other = train(store, tmp_path / "b", recipe="tiny", steps=3, options=OPTIONS, **options)
+    for a, b in zip(losses(plain), losses(other), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)  # three Adam steps amplify the last bits
+
+
+def test_bf16_trains(store, tmp_path):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=2, options=OPTIONS, precision="bf16")
+    plain = train(store, tmp_path / "p", recipe="tiny", steps=2, options=OPTIONS)
+    for a, b in zip(losses(plain), losses(out), strict=True):
+        assert a == pytest.approx(b, rel=0.1)
+    assert Model.load(out).generator.first.weight.dtype == torch.float32
+    assert losses(out) != losses(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({"device": "tpu"}, "device"), ({"precision": "fp4"}, "precision"), ({"seed": -1}, "seed")],
+)
+def test_impossible_engines_are_refused(store, tmp_path, options, word):
+    with pytest.raises(InputError, match=word):
+        train(store, tmp_path / "m", recipe="tiny", steps=1, **options)

@@ -28,6 +28,14 @@ def train(
     seed: int = 0,
     threads: int | None = None,
     options: Mapping[str, Any] | None = None,
+    embedder_only: str | Path | None = None,
+    device: str = "auto",
+    num_devices: int = 1,
+    num_nodes: int = 1,
+    precision: str = "float32",
+    compile: bool = False,
+    channels_last: bool = False,
+    tensorboard: bool = True,
     progress: Progress = silent,
 ) -> Path:
     """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.2).
@@ -52,6 +60,18 @@ def train(
         Processor threads for PyTorch; None leaves its own choice.
     options
         Fields of the recipe's configurations of model and training to replace, such as ``{"ema": 0.99}``.
+    embedder_only
+        A finished model (or ``builtin:NAME``): train a new embedder for its generator, and nothing else.
+    device
+        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    num_devices, num_nodes
+        Several devices share each batch, through Lightning Fabric.
+    precision
+        ``"float32"``, ``"tf32"`` or ``"bf16"``.
+    compile, channels_last
+        For speed, where the hardware likes it.
+    tensorboard
+        Write curves to ``tensorboard/``, if TensorBoard is installed.
     progress
         Where to tell how far it is.
 
@@ -73,22 +93,33 @@ def train(
     """
     from deepfits.recipes import recipe as get_recipe
     from deepfits.recipes import replace
-    from deepfits.training.session import Session
+    from deepfits.training.engine import EngineConfig
+    from deepfits.training.session import Plan, Session
 
     chosen = replace(get_recipe(recipe), options or {})
     if steps is not None:
         chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, steps=steps))
-    session = Session(
-        Path(store),
-        Path(out),
-        chosen.model,
-        chosen.training,
+    plan = Plan(
+        store=Path(store),
+        out=Path(out),
+        model=chosen.model,
+        training=chosen.training,
         name=recipe,
         seed=seed,
+        engine=EngineConfig(
+            device=device,
+            num_devices=num_devices,
+            num_nodes=num_nodes,
+            precision=precision,
+            compile=compile,
+            channels_last=channels_last,
+        ),
         threads=threads,
+        embedder_only=embedder_only,
+        tensorboard=tensorboard,
         fit=_fit,
     )
-    return session.run(max_time=max_time, progress=progress)
+    return Session(plan).run(max_time=max_time, progress=progress)
 
 
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor) -> Tensor:

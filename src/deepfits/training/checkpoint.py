@@ -37,8 +37,10 @@ def list_checkpoints(directory: Path) -> list[Path]:
     return sorted(directory.glob("step-*"))
 
 
-def load_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest checkpoint; None when there is none.
+def load_checkpoint(
+    directory: Path, *, clean: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read the newest checkpoint; None when there is none. `clean` removes what a killed process left.
 
     Raises
     ------
@@ -50,7 +52,8 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
 
     if not directory.is_dir():
         return None
-    remove_leftovers(directory)
+    if clean:
+        remove_leftovers(directory)
     found = list_checkpoints(directory)
     if not found:
         return None

@@ -37,15 +37,25 @@ class Evaluator:
         How latents are fitted; None leaves the fits out.
     step
         Steps done when this training goes on; later looks are forgotten.
+    writes
+        Whether this process is the one that writes.
     """
 
     def __init__(
-        self, store: CutoutStore, out: Path, trainer: Trainer, *, fit: FitFunction | None, step: int
+        self,
+        store: CutoutStore,
+        out: Path,
+        trainer: Trainer,
+        *,
+        fit: FitFunction | None,
+        step: int,
+        writes: bool = True,
     ) -> None:
-        self.out, self.trainer, self.fit = out, trainer, fit
+        self.out, self.trainer, self.fit, self.writes = out, trainer, fit, writes
         self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device)
-        cut_metrics(out / "evaluations.jsonl", step)
-        self.history = self._read_history()
+        self.history = [row for row in self._read_history() if row["step"] <= step]
+        if writes:
+            cut_metrics(out / "evaluations.jsonl", step)
 
     def _read_history(self) -> list[dict[str, Any]]:
         path = self.out / "evaluations.jsonl"
@@ -65,6 +75,11 @@ class Evaluator:
             return False
         return len(self.history) - 1 - self.history.index(self.best) >= patience
 
+    @property
+    def last(self) -> dict[str, Any]:
+        """The last look; empty before the first."""
+        return self.history[-1] if self.history else {}
+
     def look(self, step: int) -> str:
         """Examine the model after `step` steps; return a remark for the progress bar."""
         if self.held_out is None:
@@ -74,6 +89,8 @@ class Evaluator:
         if not all(math.isfinite(v) for v in row.values()):
             row = {k: v if math.isfinite(v) else None for k, v in row.items()} | {"collapsed": True}
         self.history.append(row)
+        if not self.writes:
+            return ""
         if self.trainer.config.patience and self.best is row:
             with writing(self.out / "best") as temporary:
                 model.save(temporary)

@@ -14,6 +14,7 @@ from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
+from deepfits.training.engine import Engine, EngineConfig
 from deepfits.training.losses import (
     discriminator_loss,
     embedder_loss,
@@ -36,23 +37,32 @@ class Trainer:
         Where the noise of noise-aware training comes from.
     seed
         With the step's number it decides every draw, so that nothing else need be remembered.
+    engine
+        Where it computes; the CPU by default.
     """
 
-    def __init__(self, model: Model, config: TrainingConfig, noise: NoiseSource, seed: int) -> None:
+    def __init__(
+        self,
+        model: Model,
+        config: TrainingConfig,
+        noise: NoiseSource,
+        seed: int,
+        engine: Engine | None = None,
+    ) -> None:
         self.model, self.config, self.noise, self.seed = model, config, noise, seed
+        self.engine = engine or Engine(EngineConfig(device="cpu"))
+        self.device = self.engine.device
+        self.networks = {n: self.engine.place(getattr(model, n).train()) for n in NETWORKS}
         self.generator, self.discriminator, self.embedder = (
-            getattr(model, n).train().requires_grad_(True) for n in NETWORKS
+            self.engine.wrap(network.requires_grad_(True)) for network in self.networks.values()
         )
-        self.rates = {n: config.learning_rate for n in NETWORKS}
+        self.rates = dict.fromkeys(NETWORKS, config.learning_rate)
         self.rates["embedder"] *= config.embedder_rate
         self.optimisers = {
-            n: torch.optim.Adam(
-                getattr(self, n).parameters(), self.rates[n], (config.beta1, config.beta2), fused=True
-            )
-            for n in NETWORKS
+            n: torch.optim.Adam(network.parameters(), self.rates[n], (config.beta1, config.beta2), fused=True)
+            for n, network in self.networks.items()
         }
         self.average = deepcopy(model.generator).requires_grad_(False)
-        self.device = next(self.generator.parameters()).device
 
     def step(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
         """Improve discriminator, generator and embedder once.
@@ -60,7 +70,7 @@ class Trainer:
         Parameters
         ----------
         batch
-            Real images.
+            Real images, of all processes together.
         step
             Its number, from 0.
         fraction
@@ -71,22 +81,20 @@ class Trainer:
         dict
             The losses, detached.
         """
-        config = self.config
+        config, part = self.config, self.engine.part
         self._set_rates(fraction)
-        draw = torch.Generator(self.device).manual_seed((self.seed << 40) + step)
-        latent = torch.randn(
-            len(batch.image), self.model.config.latent_size, generator=draw, device=self.device
-        )
-        real = self.model.normalisation.normalise(batch.image)
+        draw, latent = self._draw(len(batch.image), step)
+        weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw)
+        real = self.model.normalisation.normalise(part(batch.image))
         clean = self.generator(latent)
-        seen = self.observe(clean, batch.weight, draw)
+        seen = self.observe(clean, weight, noise)
 
-        self.discriminator.requires_grad_(True)
+        self.networks["discriminator"].requires_grad_(True)
         answers = self.discriminator(torch.cat([real, seen.detach()]))
         losses = {"discriminator": discriminator_loss(*answers.chunk(2))}
-        self._improve("discriminator", losses["discriminator"], step)
+        self._improve(["discriminator"], losses["discriminator"], step)
 
-        self.discriminator.requires_grad_(False)
+        self.networks["discriminator"].requires_grad_(False)
         losses["generator"] = generator_loss(self.discriminator(seen))
         inverted = seen if config.noisy_embedder else clean
         if not config.latent_gradient:
@@ -94,15 +102,38 @@ class Trainer:
         losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            residual = real - self.generator(self.embedder(real))
-            sigma = self.noise_in_x(batch.weight)
-            losses["reconstruction"] = reconstruction_loss(residual / sigma, batch.weight > 0)
+            residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(weight)
+            losses["reconstruction"] = reconstruction_loss(residual, weight > 0)
             total = total + config.reconstruction * losses["reconstruction"]
-        self._improve("generator embedder", total, step)
+        self._improve(["generator", "embedder"], total, step)
         self._follow()
-        return {name: loss.detach() for name, loss in losses.items()}
+        return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
-    def observe(self, clean: Tensor, weight: Tensor, draw: torch.Generator) -> Tensor:
+    def step_embedder(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
+        """Improve the embedder alone, against a generator that stays as it is (M19 §2.2)."""
+        self._set_rates(fraction)
+        draw, latent = self._draw(len(batch.image), step)
+        with torch.no_grad():
+            image = self.generator(latent)
+            if self.config.noisy_embedder:
+                noise = self._draw_noise(len(batch.image), draw)
+                image = self.observe(image, self.engine.part(batch.weight), noise)
+        loss = embedder_loss(latent, self.embedder(image))
+        self._improve(["embedder"], loss, step)
+        return {"embedder": self.engine.average(loss.detach())}
+
+    def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
+        """Return the step's source of random numbers, and this process's part of the latents."""
+        draw = torch.Generator(self.device).manual_seed((self.seed << 40) + step)
+        size = number, self.model.config.latent_size
+        return draw, self.engine.part(torch.randn(size, generator=draw, device=self.device))
+
+    def _draw_noise(self, number: int, draw: torch.Generator) -> Tensor | None:
+        if self.config.noise == "none":
+            return None
+        return self.engine.part(self.noise.draw(number, draw))
+
+    def observe(self, clean: Tensor, weight: Tensor, noise: Tensor | None) -> Tensor:
         """Show generated images as a real image would be seen: with its noise, where it has data.
 
         Parameters
@@ -111,13 +142,12 @@ class Trainer:
             Generated images, ``(N, B, H, W)``, in the networks' units.
         weight
             Of real images, nJy⁻²; noise of this strength is added, and where it is 0 the flux becomes 0.
-        draw
-            Where the noise comes from.
+        noise
+            In units of that noise; None for none.
         """
         normalisation = self.model.normalisation
-        if self.config.noise != "none":
-            sigma = weight.clamp(min=1e-30).rsqrt()
-            flux = normalisation.denormalise(clean) + sigma * self.noise.draw(len(clean), draw)
+        if noise is not None:
+            flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
             clean = normalisation.normalise(flux)
         if self.config.incomplete:
             clean = torch.where(weight > 0, clean, normalisation.normalise(torch.zeros_like(clean)))
@@ -128,13 +158,16 @@ class Trainer:
         slope = self.model.normalisation.slope(torch.zeros_like(weight))
         return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
 
-    def _improve(self, names: str, loss: Tensor, step: int) -> None:
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(f"the loss of the {names} became {loss.item()} in step {step}")
-        for name in names.split():
+    def _improve(self, names: list[str], loss: Tensor, step: int) -> None:
+        if not torch.isfinite(self.engine.average(loss.detach())):
+            raise NonFiniteLossError(
+                f"the loss of the {' and '.join(names)} became {loss.item()} in step {step}"
+            )
+        for name in names:
             self.optimisers[name].zero_grad()
         loss.backward()
-        for name in names.split():
+        for name in names:
+            self.engine.average_gradients(self.networks[name].parameters())
             self.optimisers[name].step()
 
     def _set_rates(self, fraction: float) -> None:
@@ -147,7 +180,7 @@ class Trainer:
     def _follow(self) -> None:
         """Let the averaged generator follow the trained one."""
         if self.config.ema:
-            pairs = zip(self.average.parameters(), self.generator.parameters(), strict=True)
+            pairs = zip(self.average.parameters(), self.model.generator.parameters(), strict=True)
             with torch.no_grad():
                 for slow, fast in pairs:
                     slow.lerp_(fast, 1 - self.config.ema)
@@ -177,7 +210,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
-        modules: dict[str, nn.Module] = {n: getattr(self, n) for n in (*NETWORKS, "average")}
+        modules: dict[str, nn.Module] = {**self.networks, "average": self.average}
         for name, module in modules.items():
             module.load_state_dict(_part(state, f"{name}."))
         for name, optimiser in self.optimisers.items():

@@ -7,11 +7,10 @@ What lies in the model's directory while it trains: ``training.json`` (the setti
 from __future__ import annotations
 
 import dataclasses
-import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -27,24 +26,26 @@ from deepfits.progress import Progress, Task, silent
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore
 from deepfits.training.checkpoint import (
-    cut_metrics,
     is_same_training,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
 from deepfits.training.config import TrainingConfig
-from deepfits.training.data import Batches, Survey, look_over
+from deepfits.training.data import Batch, Batches, Survey, look_over
+from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.health import FitFunction
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
+from deepfits.training.records import NoRecorder, Recorder
 
 
-class Session:
-    """One training in one directory.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be trained, where, and how.
 
-    Parameters
+    Attributes
     ----------
     store, out
         Where the cutouts are, and where the model goes.
@@ -54,29 +55,48 @@ class Session:
         What the configuration is called.
     seed
         Decides everything random.
+    engine
+        Where it is computed.
     threads
         For PyTorch, while this runs.
+    embedder_only
+        A finished model: train a new embedder for its generator, and nothing else.
+    tensorboard
+        Write curves for TensorBoard, if it is installed.
     fit
         How latents are fitted when the model's health is looked at; None leaves the fits out.
     """
 
-    def __init__(
-        self,
-        store: Path,
-        out: Path,
-        model: ModelConfig,
-        training: TrainingConfig,
-        *,
-        name: str,
-        seed: int,
-        threads: int | None = None,
-        fit: FitFunction | None = None,
-    ) -> None:
-        self.store, self.out, self.name = CutoutStore(store), out, name
-        self.seed, self.threads, self.fit = seed, threads, fit
-        self.config = training
+    store: Path
+    out: Path
+    model: ModelConfig
+    training: TrainingConfig
+    name: str = "custom"
+    seed: int = 0
+    engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
+    threads: int | None = None
+    embedder_only: str | Path | None = None
+    tensorboard: bool = True
+    fit: FitFunction | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 22:
+            raise InputError(f"seed must be from 0 to {(1 << 22) - 1}, not {self.seed!r}")
+
+
+class Session:
+    """One training in one directory: see `Plan`."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.config, self.out = plan, plan.training, plan.out
+        self.store = CutoutStore(plan.store)
+        self.base = Model.load(plan.embedder_only) if plan.embedder_only is not None else None
+        if self.base is not None:
+            self.base.check(self.store.info)
         self.architecture = dataclasses.replace(
-            model, num_bands=len(self.store.info.bands), size=self.store.info.size
+            self.base.config if self.base else plan.model,
+            num_bands=len(self.store.info.bands),
+            size=self.store.info.size,
         )
         self.seconds = 0.0  # of training, earlier runs counted in
 
@@ -84,38 +104,53 @@ class Session:
         """Train to the end, or until `max_time` minutes are over, and write the model."""
         if max_time is not None and not max_time > 0:
             raise InputError(f"max_time must be a positive number of minutes, not {max_time!r}")
-        with using_threads(self.threads):
+        with using_threads(self.plan.threads):
             survey = self._look_over(progress)
             settings = self._settings(survey)
             self._compare(settings)
             if (self.out / "model.json").exists():
                 return self.out
-            write_json(self.out / "training.json", settings | {"provenance": provenance()})
+            self.engine = make_engine(self.plan.engine)
+            if self.config.batch_size % self.engine.num_processes:
+                raise InputError(
+                    f"batch_size {self.config.batch_size} cannot be shared by {self.engine.num_processes} "
+                    "processes; choose a multiple"
+                )
+            if self.engine.rank:
+                progress = silent
+            else:
+                write_json(self.out / "training.json", settings | {"provenance": provenance()})
             trainer = self._make_trainer(survey)
             step = self._restore(trainer)
-            evaluator = Evaluator(self.store, self.out, trainer, fit=self.fit, step=step)
+            evaluator = Evaluator(
+                self.store, self.out, trainer, fit=self.plan.fit, step=step, writes=not self.engine.rank
+            )
             step = self._train(trainer, survey, evaluator, step, max_time, progress)
             self._finish(trainer, survey, evaluator, step)
         return self.out
 
     def _look_over(self, progress: Progress) -> Survey:
         config = self.config
-        return look_over(
+        survey = look_over(
             self.store,
             kind=config.normalisation,
             softening_sigmas=config.softening_sigmas,
             incomplete=config.incomplete,
-            seed=self.seed,
+            seed=self.plan.seed,
             progress=progress,
         )
+        if self.base is not None:
+            survey = dataclasses.replace(survey, normalisation=self.base.normalisation)
+        return survey
 
     def _settings(self, survey: Survey) -> dict[str, Any]:
         return {
-            "recipe": self.name,
+            "recipe": self.plan.name,
             "model": self.architecture.to_json(),
             "training": self.config.to_json(),
-            "seed": self.seed,
+            "seed": self.plan.seed,
             "data": survey.fingerprint,
+            "embedder_of": self.base.fingerprint if self.base else None,
         }
 
     def _compare(self, settings: dict[str, Any]) -> None:
@@ -133,27 +168,29 @@ class Session:
             )
 
     def _make_trainer(self, survey: Survey) -> Trainer:
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
         model = Model.make(self.architecture, info, survey.normalisation)
-        config = self.config
+        if self.base is not None:
+            model.generator.load_state_dict(self.base.generator.state_dict())
+            model.discriminator.load_state_dict(self.base.discriminator.state_dict())
         num_bands, size = self.architecture.num_bands, self.architecture.size
-        is_correlated = config.noise == "correlated"
+        is_correlated = self.config.noise == "correlated"
         autocovariance = survey.autocovariance if is_correlated else white_autocovariance(num_bands)
-        return Trainer(model, config, NoiseSource(autocovariance, size), self.seed)
+        noise = NoiseSource(autocovariance, size)
+        return Trainer(model, self.config, noise, self.plan.seed, self.engine)
 
     def _restore(self, trainer: Trainer) -> int:
         """Return to the last checkpoint, if there is one; return the number of steps done."""
-        found = load_checkpoint(self.out / "checkpoints")
-        step = 0
-        if found is not None:
-            state, content = found
-            if not is_same_training(state, trainer.state()):
-                raise InputError(f"{self.out}: checkpoints of another model; remove them to start anew")
-            trainer.restore(state)
-            step, self.seconds = int(content["step"]), float(content["seconds"])
-        cut_metrics(self.out / "metrics.jsonl", step)
-        return step
+        found = load_checkpoint(self.out / "checkpoints", clean=not self.engine.rank)
+        if found is None:
+            return 0
+        state, content = found
+        if not is_same_training(state, trainer.state()):
+            raise InputError(f"{self.out}: checkpoints of another model; remove them to start anew")
+        trainer.restore(state)
+        self.seconds = float(content["seconds"])
+        return int(content["step"])
 
     def _train(
         self,
@@ -166,12 +203,16 @@ class Session:
     ) -> int:
         config = self.config
         batches = Batches(
-            self.store, survey.rows, config.batch_size, seed=self.seed, symmetries=config.symmetries
+            self.store,
+            survey.rows,
+            config.batch_size,
+            seed=self.plan.seed,
+            symmetries=config.symmetries,
+            device=self.engine.device,
         ).start(step)
-        self.out.mkdir(parents=True, exist_ok=True)
         limit = float("inf") if max_time is None else 60 * max_time
         with (
-            (self.out / "metrics.jsonl").open("a", encoding="utf-8") as metrics,
+            self._record(step) as recorder,
             noticing_signals() as noticed,
             progress("train", total=config.steps, unit="steps", done=step) as task,
         ):
@@ -181,10 +222,11 @@ class Session:
                 losses = self._step(trainer, next(batches), step, limit)
                 step += 1
                 now = time.monotonic()
-                self.seconds = before + now - start
-                self._log(metrics, task, step, losses)
+                self.seconds = float(self.engine.average(torch.tensor(before + now - start)))
+                self._log(recorder, task, step, losses)
                 if config.evaluate_every and step % config.evaluate_every == 0:
                     task.advance(0, note=evaluator.look(step))
+                    recorder.show("health", evaluator.last)
                 if noticed or now - saved > config.checkpoint_seconds:
                     self._save(trainer, step)
                     saved = now
@@ -193,10 +235,16 @@ class Session:
         self._save(trainer, step)
         return step
 
-    def _step(self, trainer: Trainer, batch: Any, step: int, limit: float) -> dict[str, torch.Tensor]:
+    def _record(self, step: int) -> Recorder | NoRecorder:
+        if self.engine.rank:
+            return NoRecorder()
+        return Recorder(self.out, step, tensorboard=self.plan.tensorboard)
+
+    def _step(self, trainer: Trainer, batch: Batch, step: int, limit: float) -> dict[str, torch.Tensor]:
         fraction = max(step / self.config.steps, self.seconds / limit)
+        improve = trainer.step_embedder if self.base is not None else trainer.step
         try:
-            return trainer.step(batch, step, fraction)
+            return improve(batch, step, fraction)
         except NonFiniteLossError as error:
             found = list_checkpoints(self.out / "checkpoints")
             last = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
@@ -204,30 +252,43 @@ class Session:
                 f"{self.out}: {error}; {last}; running again goes on from it, and a lower learning_rate may "
                 "avoid it"
             ) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"{self.out}: a batch of {self.config.batch_size} does not fit into the memory"
+        raise InputError(f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction), batch)}")
 
-    def _log(self, metrics: Any, task: Task, step: int, losses: dict[str, torch.Tensor]) -> None:
+    def _log(
+        self, recorder: Recorder | NoRecorder, task: Task, step: int, losses: dict[str, torch.Tensor]
+    ) -> None:
         config = self.config
         if step % config.log_every and step != config.steps:
             task.advance(1)
             return
         row = {name: float(loss) for name, loss in losses.items()}
         rate = step * config.batch_size / self.seconds
-        line = {"step": step, "seconds": round(self.seconds, 2), "images_per_s": round(rate, 1), **row}
-        metrics.write(json.dumps(line) + "\n")
-        metrics.flush()
-        task.advance(1, note=", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items()))
+        recorder.write(
+            {"step": step, "seconds": round(self.seconds, 2), "images_per_s": round(rate, 1), **row}
+        )
+        note = ", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items())
+        task.advance(1, note=f"{rate:,.0f} images/s, {note}")
 
     def _save(self, trainer: Trainer, step: int) -> None:
-        save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
+        if not self.engine.rank:
+            save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
     def _finish(self, trainer: Trainer, survey: Survey, evaluator: Evaluator, step: int) -> None:
+        if self.engine.rank:
+            return
         model, step, metrics = evaluator.conclude(step)
         model.card = {
-            "recipe": self.name,
+            "recipe": self.plan.name,
             "training": self.config.to_json(),
+            "engine": dataclasses.asdict(self.plan.engine) | {"num_processes": self.engine.num_processes},
             "steps": step,
-            "seed": self.seed,
+            "seed": self.plan.seed,
             "seconds": round(self.seconds, 1),
+            "embedder_of": self.base.fingerprint if self.base else None,
             "data": {
                 "fingerprint": survey.fingerprint,
                 "survey": self.store.info.survey,
@@ -241,6 +302,28 @@ class Session:
             "provenance": provenance(),
         }
         model.save(self.out)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Say whether PyTorch ran out of memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
+    """Try ever smaller batches; say which one would fit."""
+    size = len(batch.image) // 2
+    while size:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            improve(Batch(batch.image[:size], batch.weight[:size]))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size //= 2
+        else:
+            return f"batch_size={size} fits"
+    return "not even a single image fits: choose a smaller width"
 
 
 def _differences(key: str, there: Any, here: Any) -> list[str]:

@@ -1,0 +1,158 @@
+"""Where the arithmetic happens: one device, or several through Lightning Fabric.
+
+Several processes share each step: every process has the whole batch's draws, works on its part, and the
+gradients are averaged before each optimiser's step. So the result is that of one process with the same batch,
+to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepfits.errors import InputError
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Where and how exactly to compute. Changes the numbers within rounding, bf16 apart.
+
+    Attributes
+    ----------
+    device
+        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    num_devices, num_nodes
+        More than one needs Lightning Fabric (``pip install 'deepfits[training]'``).
+    precision
+        ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
+        weights in float32.
+    compile
+        Let ``torch.compile`` translate the networks.
+    channels_last
+        Hold images with the bands innermost.
+    """
+
+    device: str = "auto"
+    num_devices: int = 1
+    num_nodes: int = 1
+    precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise InputError(f"device must be 'auto', 'cpu' or 'cuda', not {self.device!r}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device {self.device!r}: PyTorch sees no GPU here; use device='cpu'")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {PRECISIONS}, not {self.precision!r}")
+        if min(self.num_devices, self.num_nodes) < 1:
+            raise InputError("num_devices and num_nodes must be at least 1")
+
+    @property
+    def kind(self) -> str:
+        """``"cpu"``, ``"cuda"`` or ``"cuda:1"``."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Engine:
+    """One device: places tensors, runs networks, averages gradients with nobody."""
+
+    rank, num_processes = 0, 1
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.device = torch.device(config.kind)
+        if config.precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network here."""
+        network.to(self.device)
+        if self.config.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
+
+    def wrap(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
+        """Return the network as a function that computes in the chosen precision and answers in float32."""
+        run = torch.compile(network) if self.config.compile else network
+        if self.config.precision != "bf16":
+            return run
+
+        def in_bf16(x: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+                return run(x).float()
+
+        return in_bf16
+
+    def part(self, whole: Tensor) -> Tensor:
+        """Return this process's part of something with one row per object."""
+        part = whole[self.rank :: self.num_processes]
+        if self.config.channels_last and part.ndim == 4:
+            part = part.contiguous(memory_format=torch.channels_last)
+        return part
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients over all processes."""
+
+    def average(self, value: Tensor) -> Tensor:
+        """Average a number over all processes."""
+        return value
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Let the other processes wait while the first one does something."""
+        return nullcontext()
+
+
+class FabricEngine(Engine):
+    """Several processes, on one or several nodes, through Lightning Fabric."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config)
+        try:
+            from lightning.fabric import Fabric
+        except ImportError:
+            raise InputError(
+                "training on several devices needs Lightning Fabric: pip install 'deepfits[training]'"
+            ) from None
+        accelerator = "cpu" if self.device.type == "cpu" else "cuda"
+        self.fabric = Fabric(
+            accelerator=accelerator,
+            devices=config.num_devices,
+            num_nodes=config.num_nodes,
+            strategy="ddp",
+        )
+        self.fabric.launch()
+        self.device = self.fabric.device
+        self.rank, self.num_processes = self.fabric.global_rank, self.fabric.world_size
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Average the gradients over all processes, in one message."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = self.average(torch.cat([g.flatten() for g in gradients]))
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def average(self, value: Tensor) -> Tensor:
+        """Average a number over all processes."""
+        averaged = self.fabric.all_reduce(value, reduce_op="mean")
+        assert isinstance(averaged, Tensor)
+        return averaged
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Let the other processes wait while the first one does something."""
+        return self.fabric.rank_zero_first()
+
+
+def make_engine(config: EngineConfig) -> Engine:
+    """Return the engine for a configuration; Fabric is loaded only where it is needed."""
+    return FabricEngine(config) if config.num_devices * config.num_nodes > 1 else Engine(config)
