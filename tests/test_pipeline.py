@@ -22,13 +22,15 @@ REAL_DATA = Path(
 )
 SMALL_RUN = """
 [simulate]
-size = 640
+size = 560
 seed = 5
 [detect]
+[cutouts]
+shard_size = 100
 [train]
 recipe = "tiny"
 steps = 60
-options = { width = 16, num_latents = 16, batch_size = 32 }
+options = { width = 32, latent_size = 16, batch_size = 32 }
 [fit]
 modes = ["embedder", "optimise", "both"]
 [redshift]
@@ -71,12 +73,16 @@ def test_every_stage_leaves_its_files(small_run):
     assert not list(out.rglob(".writing-*"))
 
 
+def _identities(features):
+    return [i for p in sorted(features.glob("shard-*")) for i in pq.read_table(p)["object_id"].to_pylist()]
+
+
 def test_identities_travel_to_every_output(small_run):
     out = small_run.parents[1]
     ids = set(CutoutStore(out / "cutouts").catalogue(["object_id"])["object_id"].tolist())
-    assert set(pq.read_table(out / "features-both").column("object_id").to_pylist()) == ids
+    assert set(_identities(out / "features-both")) == ids
     held = {i for i, h in zip(ids, is_held_out(np.array(list(ids))), strict=True) if h}
-    assert set(pq.read_table(out / "features-optimise").column("object_id").to_pylist()) == held
+    assert set(_identities(out / "features-optimise")) == held
     predicted = pq.read_table(out / "redshift" / "predictions.parquet").column("object_id").to_pylist()
     assert set(predicted) <= held
 
@@ -106,11 +112,13 @@ def test_running_again_changes_nothing(small_run):
         out / "cutouts/shard-00000.h5",
         out / "model/weights.safetensors",
         out / "features-both/shard-00000.parquet",
-        out / "redshift/table.md",
+        out / "redshift/settings.json",
     ]
     before = [(p.stat().st_mtime_ns, p.read_bytes()) for p in watched]
     deepfits.run(out.parent / "small.toml", out=out)
-    assert [(p.stat().st_mtime_ns, p.read_bytes()) for p in watched] == before
+    for path, (time_written, content) in zip(watched, before, strict=True):
+        assert path.read_bytes() == content, path
+        assert path.stat().st_mtime_ns == time_written, path
 
 
 def test_a_model_refuses_a_store_of_other_bands(small_run, tmp_path):
@@ -142,25 +150,36 @@ def _kill_when(process, condition, sig):
     return process.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(small_run, tmp_path_factory):
+    """Features of the paper's solver, slow enough to be interrupted, made in one go."""
+    out, features = small_run.parents[1], tmp_path_factory.mktemp("undisturbed") / "features"
+    return deepfits.fit(out / "cutouts", out / "model", features, solver="adam", num_steps=100, threads=1)
+
+
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_goes_on_and_ends_the_same(small_run, tmp_path, sig):
+def test_an_interrupted_fit_goes_on_and_ends_the_same(small_run, undisturbed, tmp_path, sig):
     out = small_run.parents[1]
-    (tmp_path / "cutouts").symlink_to(out / "cutouts")
     command = [
         *(sys.executable, "-c", "from deepfits.cli import main; main()"),
-        *("fit", "cutouts", str(out / "model"), "--out", "features", "--mode", "optimise"),
-        *("--solver", "adam", "--num-steps", "400"),
+        *("fit", str(out / "cutouts"), str(out / "model"), "--out", str(tmp_path / "features")),
+        *("--solver", "adam", "--num-steps", "100"),
     ]
-    first = subprocess.Popen(command, cwd=tmp_path, env=_threads_one(), stderr=subprocess.PIPE)
-    status = _kill_when(first, (tmp_path / "features" / "features.json").exists, sig)
+    shards = sorted(p.name for p in undisturbed.glob("shard-*"))
+    first = tmp_path / "features" / shards[0]
+    process = subprocess.Popen(command, env=_threads_one(), stderr=subprocess.DEVNULL)
+    status = _kill_when(process, first.exists, sig)
     assert status == (130 if sig == signal.SIGINT else -signal.SIGKILL)
-    assert not list((tmp_path / "features").glob("shard-*"))
-    again = [*command[:-1], "20"]
-    done = subprocess.run(
-        again, cwd=tmp_path, env=_threads_one(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "num_steps" in done.stderr
+    assert sorted(p.name for p in (tmp_path / "features").glob("shard-*")) < shards
+    written = first.stat().st_mtime_ns
+    subprocess.run(command, env=_threads_one(), check=True, capture_output=True)
+    assert first.stat().st_mtime_ns == written
+    for name in shards:
+        resumed, whole = (pq.read_table(d / name) for d in (tmp_path / "features", undisturbed))
+        assert resumed.schema == whole.schema
+        for column in whole.column_names:
+            pair = [np.array(t[column].to_pylist()) for t in (resumed, whole)]
+            np.testing.assert_array_equal(*pair, err_msg=f"{name}: {column}")
 
 
 @pytest.mark.real
