@@ -70,7 +70,7 @@ def opened(path: str | Path) -> Iterator[fits.HDUList]:
 def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
     with quiet():
         try:
-            hdus = fits.open(handle, memmap=True, lazy_load_hdus=True, ignore_missing_simple=False)
+            hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
             number = 0
             while number < MAX_HDUS and _has(hdus, number):
                 number += 1

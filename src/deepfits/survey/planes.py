@@ -28,6 +28,8 @@ from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, njy_per_count, zero_
 # Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
 # the coadds, and what was interpolated is not data.
 BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
+# Too few to measure noise on.
+FEW_PIXELS = 64
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
 _ROLES = {
@@ -315,6 +317,9 @@ class Plane:
                 if not (weight > 0).any():
                     raise InputError(f"{self.path}: every pixel is 0; leave this file out")
         noise = measure_noise(image, weight > 0)
+        if noise is None and has_weight and (weight > 0).sum() < FEW_PIXELS:
+            self.remarks.append("WARNING: hardly any pixel has data; check the polarity of the mask")
+            return Noise(level=0.0, sigma=float(np.median(weight[weight > 0])) ** -0.5)
         if noise is None:
             raise InputError(
                 f"{self.path}: the pixels do not vary, so no noise can be measured; not a survey image"
