@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from deepfits.errors import InputError
 from deepfits.models.bundle import Model
+from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
@@ -176,3 +177,20 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
     (saved / "model.json").write_text("[]")
     with pytest.raises(InputError, match="no JSON object"):
         Model.load(saved)
+
+
+def test_the_card_says_what_the_model_holds(model):
+    model.card = {
+        "recipe": "tiny", "steps": 1234, "seconds": 90.0, "seed": 3, "training": {"batch_size": 64},
+        "data": {"num_used": 5678, "num_incomplete": 9, "num_held_out": 10, "fingerprint": "ab"},
+        "metrics": {"spread": 0.95, "chi2_both": 1.03, "chi2_both_g": 1.07, "collapsed": False},
+    }  # fmt: skip
+    text = describe(model, "a name")
+    for word in ["# a name", "u, g, r", "16×16", "0.168″", "u 0.90″", "1,234 steps", "5,678", "in g | 1.070"]:
+        assert word in text
+    assert model.fingerprint in text
+    assert "collapsed: train" not in text
+    model.card["metrics"]["collapsed"] = True
+    assert "collapsed: train" in describe(model)
+    model.card = {}
+    assert "Training" not in describe(model)

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from deepfits.errors import InputError, NonFiniteLossError
-from deepfits.files import read_json, write_json
+from deepfits.files import read_json, write_json, writing
 from deepfits.models.bundle import Model
+from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
 from deepfits.progress import Progress, Task, silent
 from deepfits.provenance import provenance
@@ -301,6 +302,8 @@ class Session:
             "noise_autocovariance": trainer.noise.autocovariance.tolist(),
             "provenance": provenance(),
         }
+        with writing(self.out / "README.md") as path:
+            path.write_text(describe(model, f"Model `{self.out.name}`"), encoding="utf-8")
         model.save(self.out)
 
 

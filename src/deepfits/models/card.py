@@ -1,0 +1,101 @@
+"""A model's card: what it is, what it was made from and how well it does, for people."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from deepfits.models.bundle import Model
+from deepfits.models.layers import count_parameters
+
+METRICS = {
+    "kernel_distance": "distance of generated from real images (of radial profiles; 0 is equal)",
+    "spread": "spread of generated objects in units of that of real ones (1 is right, under 0.3 a collapse)",
+    "chi2_embedder": "median reduced χ² of the embedder's guess (1 is the noise)",
+    "chi2_both": "median reduced χ² of the best fit",
+    "latent_spread": "standard deviation of embedded real objects' latents (generated ones have 1)",
+}
+
+
+def describe(model: Model, name: str = "model") -> str:
+    """Write a model's card in Markdown.
+
+    Parameters
+    ----------
+    model
+        A finished model.
+    name
+        Its title.
+
+    Returns
+    -------
+    str
+        Everything in it is read from the model; what is not known is left out.
+    """
+    parts = [f"# {name}", _purpose(model), _networks(model), _training(model.card), _metrics(model)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _purpose(model: Model) -> str:
+    info = model.info
+    seeing = [
+        f"{band} {fwhm:.2f}″"
+        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True)
+        if math.isfinite(fwhm)
+    ]
+    lines = [
+        "For cutouts with",
+        "",
+        f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}",
+        f"- {info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″",
+    ]
+    if seeing:
+        lines.append(f"- seeing near that of the training images: {', '.join(seeing)}")
+    return "\n".join([*lines, "", f"Fingerprint `{model.fingerprint}`."])
+
+
+def _networks(model: Model) -> str:
+    config, kind = model.config, model.normalisation.kind
+    numbers = {n: count_parameters(getattr(model, n)) for n in ("generator", "discriminator", "embedder")}
+    return (
+        f"{config.latent_size} latents, {config.width} channels at the widest, {kind} normalisation; "
+        + ", ".join(f"{name} {number:,} parameters" for name, number in numbers.items())
+        + "."
+    )
+
+
+def _training(card: dict[str, Any]) -> str:
+    if "steps" not in card:
+        return ""
+    data, training = card.get("data", {}), card.get("training", {})
+    lines = ["## Training", ""]
+    lines.append(
+        f"Recipe `{card.get('recipe')}`, {card['steps']:,} steps of {training.get('batch_size')} images in "
+        f"{card.get('seconds', 0) / 60:.1f} minutes, seed {card.get('seed')}."
+    )
+    if data:
+        lines.append(
+            f"{data['num_used']:,} objects{' of ' + data['survey'] if data.get('survey') else ''}; "
+            f"{data['num_incomplete']:,} more were incomplete, {data['num_held_out']:,} held out. "
+            f"Data fingerprint `{data['fingerprint']}`."
+        )
+    if card.get("embedder_of"):
+        lines.append(f"Only the embedder was trained, for the generator of `{card['embedder_of']}`.")
+    return "\n".join(lines)
+
+
+def _metrics(model: Model) -> str:
+    metrics = model.card.get("metrics") or {}
+    rows = [
+        f"| {text} | {metrics[name]:.3f} |" for name, text in METRICS.items() if metrics.get(name) is not None
+    ]
+    bands = [
+        f"| median reduced χ² of the best fit in {band} | {metrics[f'chi2_both_{band}']:.3f} |"
+        for band in model.info.bands
+        if metrics.get(f"chi2_both_{band}") is not None
+    ]
+    if not rows:
+        return ""
+    head = ["## On held-out objects", "", "| | |", "|---|---|"]
+    alarm = ["", "**The generator has collapsed: train again.**"] if metrics.get("collapsed") else []
+    return "\n".join([*head, *rows, *bands, *alarm])
