@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, exit statuses, one clear line for what went wrong."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -160,3 +161,12 @@ def test_mistakes_in_a_run_file_name_the_nearest_key(tmp_path, text, words):
     path.write_text(text)
     assert_one_clear_line(run_cli("run", path, "--out", tmp_path / "out"), "run.toml", *words)
     assert not Path(tmp_path / "out").exists()
+
+
+def test_the_page_of_commands_is_current():
+    """The help in the documentation is the commands' own; `python docs/make_cli_page.py` writes it anew."""
+    path = Path(__file__).resolve().parents[1] / "docs" / "make_cli_page.py"
+    spec = importlib.util.spec_from_file_location("make_cli_page", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page()

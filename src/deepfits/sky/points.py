@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.sky.population import COUNT_FILTER, Table
-from deepfits.sky.spectra import REDSHIFTS, load_filter, quasar_grid
+from deepfits.sky.spectra import REDSHIFTS, filter_centre, quasar_grid
 from deepfits.sky.surveys import AB_ZERO_POINT_NJY
 
 STARS_AT_20_5, STAR_SLOPE = 0.57, 0.055
@@ -53,9 +53,7 @@ def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.rand
 
 def _at_filter(magnitudes: np.ndarray, name: str) -> np.ndarray:
     """Interpolate magnitudes in the SDSS bands, ``(N, 5)``, to a filter's centre: ``(N,)``."""
-    wavelength, response = load_filter(name)
-    centre = np.log((wavelength * response).sum() / response.sum())
-    position = np.interp(centre, _SDSS_CENTRES, np.arange(5.0))
+    position = np.interp(np.log(filter_centre(name)), _SDSS_CENTRES, np.arange(5.0))
     low = min(int(position), 3)
     part = position - low
     return magnitudes[:, low] * (1 - part) + magnitudes[:, low + 1] * part
@@ -89,10 +87,7 @@ def draw_quasars(number: int, limit: float, filters: tuple[str, ...], rng: np.ra
     redshift = np.clip(rng.gamma(4.0, 0.42, number), 0.15, 6.0)
     grid = quasar_grid((COUNT_FILTER, *filters))
     log_flux = np.stack([np.interp(redshift, REDSHIFTS, column) for column in grid.T], axis=1)
-    centres = []
-    for name in (COUNT_FILTER, *filters):
-        wavelength, response = load_filter(name)
-        centres.append((wavelength * response).sum() / response.sum())
+    centres = [filter_centre(name) for name in (COUNT_FILTER, *filters)]
     tilt = rng.normal(0, 0.3, number)[:, None] * np.log10(np.array(centres) / centres[0])
     log_flux = log_flux + tilt + rng.normal(0, 0.01, log_flux.shape)
     scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]

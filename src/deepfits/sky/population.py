@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from deepfits.sky.spectra import ColourGrid, colour_grid
+from deepfits.sky.spectra import colour_grid, filter_centre
 from deepfits.sky.surveys import AB_ZERO_POINT_NJY
 
 Table = dict[str, np.ndarray]
@@ -29,6 +29,9 @@ BRIGHTEST_ABSOLUTE = -23.8
 """In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again."""
 MAX_REDRAWS = 40
 
+OPTICAL_ABOVE, ULTRAVIOLET_BELOW = 5000.0, 2000.0
+"""Wavelengths at rest, Å, between which the deviations from templates change from one size to the other."""
+
 EARLY, SPIRAL, IRREGULAR = 0, 1, 2
 
 
@@ -38,9 +41,11 @@ class PopulationLaws:
 
     Attributes
     ----------
-    smooth_scatter, smooth_length
-        Standard deviation in magnitudes, and correlation length in ln λ at rest, of smooth deviations of
-        each galaxy from its template.
+    smooth_scatter, ultraviolet_scatter, smooth_length
+        Standard deviation in magnitudes of smooth deviations of each galaxy from its template, above
+        `OPTICAL_ABOVE` and below `ULTRAVIOLET_BELOW` at rest, and their correlation length in ln λ.
+    oddity
+        How much the size of the smooth deviations varies between galaxies: standard deviation of its ln.
     calibration_scatter
         Independent deviation in each band, magnitudes.
     dust_early, dust_late
@@ -48,7 +53,10 @@ class PopulationLaws:
     """
 
     smooth_scatter: float = 0.05
+    ultraviolet_scatter: float = 0.15
     smooth_length: float = 0.3
+    oddity: float = 0.5
+    bluest: float = 5.0
     calibration_scatter: float = 0.02
     dust_early: float = 0.03
     dust_late: float = 0.12
@@ -97,12 +105,12 @@ def draw_redshifts(mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator) 
     return np.maximum(redshift, 0.003)
 
 
-def draw_templates(kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_templates(kind: np.ndarray, rng: np.random.Generator, bluest: float = 5.0) -> np.ndarray:
     """Draw the place in the sequence of templates: ``(N,)``, 0 for E to 5 for the bluest."""
     number = len(kind)
     early = np.abs(rng.normal(0.0, 0.25, number))
     spiral = rng.uniform(0.6, 2.4, number)
-    irregular = rng.uniform(2.2, 5.0, number)
+    irregular = rng.uniform(2.2, bluest, number)
     return np.choose(kind, [early, spiral, irregular])
 
 
@@ -195,7 +203,7 @@ def draw_galaxies(
     grid = colour_grid((COUNT_FILTER, *filters))
     log_flux = grid.at(template, dust, redshift)
     scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
-    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * _scatter(filters, redshift, laws, rng))
+    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * draw_deviations(filters, redshift, laws, rng))
     table = {
         "mag_count": mag,
         "type": kind,
@@ -206,7 +214,7 @@ def draw_galaxies(
         "flux": flux,
     }
     table |= draw_structure(table, rng)
-    table["bulge_flux"] = _bulge_fluxes(table, grid, mag)
+    table["bulge_flux"] = bulge_fluxes(table, (COUNT_FILTER, *filters))
     return table
 
 
@@ -221,7 +229,7 @@ def _draw_possible(
         some = mag[redraw]
         k = draw_types(some, rng)
         z = draw_redshifts(some, k, rng)
-        t = draw_templates(k, rng)
+        t = draw_templates(k, rng, laws.bluest)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
         a = absolute_magnitudes(some, z, t, e)
         kind[redraw] = k
@@ -235,24 +243,41 @@ def _draw_possible(
     return kind, redshift, template, dust, absolute
 
 
-def _scatter(
+def draw_deviations(
     filters: tuple[str, ...], redshift: np.ndarray, laws: PopulationLaws, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw each galaxy's deviation from its template: ``(N, B)`` magnitudes.
+    """Draw how far each galaxy is from its template: ``(N, B)`` magnitudes.
 
-    The smooth part is a Gaussian process in ln λ; stretching by 1+z shifts all bands alike, so that its
-    covariance does not depend on redshift.
+    A smooth random function of the wavelength at rest, larger in the ultraviolet, where star formation
+    histories and dust laws differ most, seen in the bands at the galaxy's redshift; and an independent
+    deviation in each band.
     """
-    from deepfits.sky.spectra import load_filter
+    nodes = np.arange(math.log(600.0), math.log(12_000.0), 0.5 * laws.smooth_length)
+    amplitude = np.interp(
+        nodes,
+        np.log([ULTRAVIOLET_BELOW, OPTICAL_ABOVE]),
+        [laws.ultraviolet_scatter, laws.smooth_scatter],
+    )
+    distance = np.subtract.outer(nodes, nodes) / laws.smooth_length
+    covariance = np.exp(-0.5 * distance**2) + 1e-8 * np.eye(len(nodes))
+    curves = rng.normal(size=(len(redshift), len(nodes))) @ np.linalg.cholesky(covariance).T * amplitude
+    # Some galaxies are odder than others: a log-normal size of the deviation, root mean square 1.
+    oddity = np.exp(laws.oddity * rng.normal(size=len(redshift)) - laws.oddity**2)
+    curves *= oddity[:, None]
+    out = laws.calibration_scatter * rng.normal(size=(len(redshift), len(filters)))
+    row = np.arange(len(redshift))
 
-    centre = []
-    for name in filters:
-        wavelength, response = load_filter(name)
-        centre.append(float((wavelength * response).sum() / response.sum()))
-    distance = np.subtract.outer(np.log(centre), np.log(centre)) / laws.smooth_length
-    covariance = laws.smooth_scatter**2 * np.exp(-0.5 * distance**2)
-    covariance += laws.calibration_scatter**2 * np.eye(len(filters))
-    return rng.normal(size=(len(redshift), len(filters))) @ np.linalg.cholesky(covariance).T
+    def seen_through(name: str) -> np.ndarray:
+        at = (math.log(filter_centre(name)) - np.log1p(redshift) - nodes[0]) / (nodes[1] - nodes[0])
+        low = np.clip(at.astype(int), 0, len(nodes) - 2)
+        part = np.clip(at - low, 0, 1)
+        return np.asarray(curves[row, low] * (1 - part) + curves[row, low + 1] * part)
+
+    # The band of the counts keeps its magnitude: what changes is the colours.
+    out -= seen_through(COUNT_FILTER)[:, None]
+    for band, name in enumerate(filters):
+        out[:, band] += seen_through(name)
+    return out
 
 
 def draw_structure(table: Table, rng: np.random.Generator) -> Table:
@@ -293,10 +318,19 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
     }
 
 
-def _bulge_fluxes(table: Table, grid: ColourGrid, mag: np.ndarray) -> np.ndarray:
-    """Give each bulge the colour of an old population, and the disc what is left: ``(N, B)`` nJy."""
+def bulge_fluxes(table: Table, filters: tuple[str, ...]) -> np.ndarray:
+    """Give each bulge the colour of an old population, and leave the rest to the disc: ``(N, B)`` nJy.
+
+    Parameters
+    ----------
+    table
+        Needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``.
+    filters
+        `COUNT_FILTER`, then those of the bands.
+    """
+    grid = colour_grid(filters)
     old = np.minimum(table["template"], 0.15)
     log_flux = grid.at(old, np.minimum(table["ebv"], 0.1), table["z_spec"])
-    scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
+    scale = 0.4 * (AB_ZERO_POINT_NJY - table["mag_count"]) - log_flux[:, 0]
     bulge = table["bulge_fraction"][:, None] * 10 ** (log_flux[:, 1:] + scale[:, None])
-    return np.minimum(bulge, 0.9 * table["flux"]) * (table["bulge_fraction"] > 0)[:, None]
+    return np.minimum(bulge, 0.9 * table["flux"])

@@ -9,9 +9,11 @@ made in any order by any number of workers.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from deepfits.sky.defects import Defects, draw_defects, spoil
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
 from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
@@ -31,7 +33,12 @@ LOST_SIGMA = 0.03
 """Light fainter than this part of a pixel's noise may be cut at the border of a stamp."""
 IDS_PER_PATCH = 10_000_000
 
-_GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE = range(6)
+FIELD_CENTRE = (150.1, 2.2)
+"""Where the simulated field lies: degrees, near the COSMOS field."""
+PATCH_GAP = 100
+"""Pixels between patches: each has its own objects."""
+
+_GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE, _DEFECTS = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,16 +180,55 @@ def to_shapes(table: Table, pixel_scale: float) -> Shapes:
     )
 
 
+def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
+    """Return the world coordinates of a patch: all patches share one tangent plane.
+
+    Parameters
+    ----------
+    survey
+        Gives the scale.
+    size
+        Side of a patch, pixels.
+    patch
+        Its number; ten stand in a row.
+
+    Returns
+    -------
+    astropy.wcs.WCS
+    """
+    from astropy.wcs import WCS
+
+    column, row = patch % 10, patch // 10
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = FIELD_CENTRE
+    wcs.wcs.crpix = [
+        (size + 1) / 2 - column * (size + PATCH_GAP),
+        (size + 1) / 2 - row * (size + PATCH_GAP),
+    ]
+    scale = survey.pixel_scale_arcsec / 3600
+    wcs.wcs.cd = [[-scale, 0.0], [0.0, scale]]
+    wcs.wcs.cunit = ["deg", "deg"]
+    wcs.wcs.radesys = "ICRS"
+    return wcs
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A patch ready to be drawn.
+    """A patch, or an exposure of it, ready to be drawn.
 
     Attributes
     ----------
     size
         Side, pixels.
+    wcs
+        Of the image (`astropy.wcs.WCS`).
     shapes, stamp_size
         The objects, and ``(N,)`` sides of their stamps.
+    defects
+        None for images without any.
+    noise_key
+        Names the noise: the same key gives the same noise.
     """
 
     survey: SkySurvey
@@ -190,8 +236,11 @@ class Scene:
     size: int
     seed: int
     patch: int
+    wcs: Any
     shapes: Shapes
     stamp_size: np.ndarray
+    defects: Defects | None
+    noise_key: tuple[int, ...]
 
     @property
     def fwhm_pixels(self) -> tuple[float, ...]:
@@ -199,21 +248,31 @@ class Scene:
         return tuple(w / self.survey.pixel_scale_arcsec for w in self.conditions.fwhm_arcsec)
 
 
-def make_scene(survey: SkySurvey, size: int, seed: int, patch: int, table: Table) -> Scene:
-    """Prepare a patch: choose its conditions and the sides of the stamps."""
+def make_scene(
+    survey: SkySurvey, size: int, seed: int, patch: int, table: Table, *, defects: bool = True
+) -> Scene:
+    """Prepare a patch: choose its conditions, its defects, and the sides of the stamps."""
     conditions = draw_conditions(survey, seed, patch)
     shapes = to_shapes(table, survey.pixel_scale_arcsec)
-    fwhm = np.array(conditions.fwhm_arcsec) / survey.pixel_scale_arcsec
-    faint = LOST_SIGMA * np.array(conditions.sigma)
+    rng = np.random.default_rng((seed, patch, _DEFECTS))
     return Scene(
         survey=survey,
         conditions=conditions,
         size=size,
         seed=seed,
         patch=patch,
+        wcs=patch_wcs(survey, size, patch),
         shapes=shapes,
-        stamp_size=stamp_sizes(shapes, faint, fwhm, survey.moffat_beta),
+        stamp_size=choose_stamps(shapes, survey, conditions),
+        defects=draw_defects(len(survey.bands), size, rng) if defects else None,
+        noise_key=(seed, patch, _NOISE),
     )
+
+
+def choose_stamps(shapes: Shapes, survey: SkySurvey, conditions: Conditions) -> np.ndarray:
+    """Return the sides of the objects' stamps, ``(N,)``: what they cut off is lost in the noise."""
+    fwhm = np.array(conditions.fwhm_arcsec) / survey.pixel_scale_arcsec
+    return stamp_sizes(shapes, LOST_SIGMA * np.array(conditions.sigma), fwhm, survey.moffat_beta)
 
 
 def strips(size: int) -> list[tuple[int, int]]:
@@ -260,8 +319,34 @@ def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.
     """
     image, variance = np.empty_like(model), np.empty_like(model)
     for band, flux in enumerate(model):
-        noise = unit_noise((scene.seed, scene.patch, _NOISE, band), rows, scene.size, scene.conditions.kernel)
+        noise = unit_noise((*scene.noise_key, band), rows, scene.size, scene.conditions.kernel)
         share = np.float32(1 / scene.conditions.sky[band])
         variance[band] = np.float32(scene.conditions.sigma[band] ** 2) * (1 + np.maximum(flux, 0) * share)
         image[band] = flux + noise * np.sqrt(variance[band])
     return image, variance
+
+
+def draw_strip(
+    scene: Scene, rows: tuple[int, int], device: str = "cpu"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw a strip as the telescope would deliver it: model, noise, defects.
+
+    Returns
+    -------
+    image, variance, bits
+        ``(B, H, W)``: float32 nJy, float32 nJy², int32 bits of `deepfits.sky.defects.PLANES`.
+    """
+    model = draw_model(scene, rows, device)
+    image, variance = observe(scene, model, rows)
+    if scene.defects is None:
+        return image, variance, np.zeros(image.shape, dtype=np.int32)
+    bits = spoil(
+        image,
+        model,
+        rows,
+        survey=scene.survey,
+        sigma=np.array(scene.conditions.sigma),
+        shapes=scene.shapes,
+        defects=scene.defects,
+    )
+    return image, variance, bits

@@ -115,6 +115,12 @@ def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
     return grid, np.clip(np.interp(grid, wavelength, response, left=0.0, right=0.0), 0.0, None)
 
 
+def filter_centre(name: str) -> float:
+    """Return the mean wavelength of a filter, Å."""
+    wavelength, response = load_filter(name)
+    return float((wavelength * response).sum() / response.sum())
+
+
 def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.ndarray:
     """Return the mean flux per frequency that photon-counting detectors see through a filter.
 

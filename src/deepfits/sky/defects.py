@@ -1,0 +1,175 @@
+"""What goes wrong in real images: saturated stars, bad columns, gaps, satellites' trails.
+
+Shapes: B bands, H rows of a strip, W columns. A pixel's defects are bits, as in the mask planes of the HSC
+and Rubin pipelines; which of them leave no usable flux says `BAD_PLANES`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepfits.sky.drawing import Shapes, moffat_radius
+from deepfits.sky.surveys import AB_ZERO_POINT_NJY, SkySurvey
+
+PLANES = {"BAD": 0, "SAT": 1, "CR": 3, "EDGE": 4, "DETECTED": 5, "NO_DATA": 8, "STREAK": 15}
+"""Mask planes and their bits."""
+BAD_PLANES = ("BAD", "SAT", "CR", "NO_DATA")
+IS_BAD = sum(1 << PLANES[name] for name in BAD_PLANES)
+
+COLUMNS_PER_KILOPIXEL = 0.25
+GAPS_PER_KILOPIXEL = 0.06
+TRAILS_PER_KILOPIXEL = 0.12
+"""Expected number of each, per band and thousand pixels of the patch's side: with saturated stars they touch
+about one cutout of 32 pixels in ten."""
+BLEED_PIXELS = 12.0
+"""Half length of the trail that bleeds from a star just at saturation; it grows with the root of its flux."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Defects:
+    """Where a patch's defects lie. Lengths in pixels.
+
+    Attributes
+    ----------
+    columns
+        Rows of (band, column, first row, row after the last, width).
+    gaps
+        Rows of (band, first row, row after the last, first column, column after the last).
+    trails
+        Rows of (band, x, y of a point on it, direction in radians, standard deviation of its profile, peak in
+        units of the pixel noise).
+    """
+
+    columns: np.ndarray
+    gaps: np.ndarray
+    trails: np.ndarray
+
+
+def draw_defects(num_bands: int, size: int, rng: np.random.Generator) -> Defects:
+    """Draw the defects of a patch of `size` pixels."""
+    kilopixels = size / 1000
+    columns, gaps, trails = [], [], []
+    for band in range(num_bands):
+        for _ in range(rng.poisson(COLUMNS_PER_KILOPIXEL * kilopixels)):
+            length = int(size * rng.uniform(0.2, 1))
+            first = int(rng.integers(0, size - length + 1))
+            columns.append((band, int(rng.integers(size)), first, first + length, int(rng.integers(1, 3))))
+        for _ in range(rng.poisson(GAPS_PER_KILOPIXEL * kilopixels)):
+            start, width = int(rng.integers(size)), int(rng.integers(10, 45))
+            across = (band, 0, size, start, start + width)
+            along = (band, start, start + width, 0, size)
+            gaps.append(across if rng.random() < 0.5 else along)
+        for _ in range(rng.poisson(TRAILS_PER_KILOPIXEL * kilopixels)):
+            x, y = rng.uniform(0, size, 2)
+            trails.append((band, x, y, rng.uniform(0, math.pi), rng.uniform(1.5, 4), rng.uniform(5, 60)))
+    return Defects(
+        columns=np.array(columns, dtype=int).reshape(-1, 5),
+        gaps=np.array(gaps, dtype=int).reshape(-1, 5),
+        trails=np.array(trails, dtype=float).reshape(-1, 6),
+    )
+
+
+def saturation_levels(survey: SkySurvey) -> np.ndarray:
+    """Return the flux of a pixel at which each band saturates, nJy: ``(B,)``."""
+    levels = []
+    for band in survey.bands:
+        radius = moffat_radius(band.fwhm_arcsec / survey.pixel_scale_arcsec, survey.moffat_beta)
+        peak = (survey.moffat_beta - 1) / (math.pi * radius**2)
+        levels.append(peak * 10 ** (0.4 * (AB_ZERO_POINT_NJY - band.saturation)))
+    return np.array(levels)
+
+
+def spoil(
+    image: np.ndarray,
+    model: np.ndarray,
+    rows: tuple[int, int],
+    *,
+    survey: SkySurvey,
+    sigma: np.ndarray,
+    shapes: Shapes,
+    defects: Defects,
+) -> np.ndarray:
+    """Put the defects into a strip.
+
+    Parameters
+    ----------
+    image
+        ``(B, H, W)``, nJy; changed in place. Pixels without data become 0.
+    model
+        ``(B, H, W)``, without noise.
+    rows
+        First row of the strip and the one after the last.
+    survey
+        Says where bands saturate.
+    sigma
+        ``(B,)`` noise of a pixel, nJy.
+    shapes
+        All objects of the patch; bright point sources bleed along their column.
+    defects
+        Of the patch.
+
+    Returns
+    -------
+    ndarray
+        ``(B, H, W)`` int32, bits of `PLANES`.
+    """
+    bits = np.zeros(image.shape, dtype=np.int32)
+    bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])
+    levels = saturation_levels(survey)
+    _saturate(image, model, bits, levels, rows, survey, shapes)
+    first = rows[0]
+    for band, peak, is_bad, light in _trails(defects, sigma, rows, image.shape[2]):
+        image[band] += np.float32(peak) * light
+        bits[band][is_bad] |= (1 << PLANES["STREAK"]) | (1 << PLANES["BAD"])
+    for band, column, begin, end, width in defects.columns.tolist():
+        part = (band, slice(max(begin - first, 0), max(end - first, 0)), slice(column, column + width))
+        image[part] = 0
+        bits[part] |= 1 << PLANES["BAD"]
+    for band, begin, end, left, right in defects.gaps.tolist():
+        part = (band, slice(max(begin - first, 0), max(end - first, 0)), slice(left, right))
+        image[part] = 0
+        bits[part] = 1 << PLANES["NO_DATA"]
+    return bits
+
+
+def _saturate(
+    image: np.ndarray,
+    model: np.ndarray,
+    bits: np.ndarray,
+    levels: np.ndarray,
+    rows: tuple[int, int],
+    survey: SkySurvey,
+    shapes: Shapes,
+) -> None:
+    first, last = rows
+    full = model > levels[:, None, None]
+    is_point = (shapes.disc_radius == 0) & (shapes.bulge_flux == 0).all(axis=1)
+    for band, one in enumerate(survey.bands):
+        limit = 10 ** (0.4 * (AB_ZERO_POINT_NJY - one.saturation))
+        for index in np.flatnonzero(is_point & (shapes.disc_flux[:, band] > limit)):
+            ratio = shapes.disc_flux[index, band] / limit
+            half = int(BLEED_PIXELS * math.sqrt(ratio))
+            x, y = int(np.rint(shapes.x[index])), int(np.rint(shapes.y[index]))
+            wide = 1 + int(ratio > 10)
+            low, high = max(y - half - first, 0), max(min(y + half + 1, last) - first, 0)
+            full[band, low:high, max(x - wide, 0) : max(x + wide + 1, 0)] = True
+    image[:] = np.where(full, levels[:, None, None].astype(np.float32), image)
+    bits |= np.int32(1 << PLANES["SAT"]) * full
+
+
+def _trails(
+    defects: Defects, sigma: np.ndarray, rows: tuple[int, int], width: int
+) -> list[tuple[int, float, np.ndarray, np.ndarray]]:
+    """Return for each trail its band, its peak in nJy, its masked pixels and its profile: ``(H, W)``."""
+    out = []
+    yy, xx = np.mgrid[rows[0] : rows[1], :width].astype(np.float32)
+    for number, x, y, angle, spread, peak in defects.trails.tolist():
+        distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / spread
+        light = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
+        # Masked to where the trail is lost in the noise.
+        reach = math.sqrt(2 * math.log(max(peak / 0.1, 1.1)))
+        out.append((int(number), peak * sigma[int(number)], distance < reach, light))
+    return out

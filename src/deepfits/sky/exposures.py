@@ -1,0 +1,146 @@
+"""Single exposures of a patch: dithered and rotated, each with its own seeing and zero point.
+
+Shapes: H rows of a strip, W columns; an exposure has one band.
+
+The exposures of a band, added with inverse variances, reach the depth of its coadd. Their pixels are
+independent. Cosmic rays strike each at other places, and are not masked: finding them is the stack's work.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.files import writing
+from deepfits.sky.defects import IS_BAD, draw_defects
+from deepfits.sky.images import band_header, counts_per_njy, create_fits, write_rows
+from deepfits.sky.layouts import Writer
+from deepfits.sky.noise import aperture_factor, pixel_sigma
+from deepfits.sky.population import Table
+from deepfits.sky.scene import Conditions, Scene, choose_stamps, patch_name, to_shapes
+from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC
+
+DITHER = 0.06
+"""Exposures are shifted by up to this part of a patch's side."""
+ROTATION_DEG = 5.0
+ZERO_POINT_SCATTER, SEEING_SCATTER = 0.1, 0.12
+COSMIC_RAYS_PER_MEGAPIXEL = 30.0
+_STREAM = 20
+
+
+def exposure_paths(out: Path, scene: Scene, index: int, exposure: int) -> tuple[Path, Path]:
+    """Return the files of an exposure: image and weight."""
+    band = scene.survey.names[index]
+    stem = f"exposure-{patch_name(scene.patch)}-{band}-{exposure:02d}"
+    folder = out / "exposures" / band
+    return folder / f"{stem}.fits", folder / f"{stem}.weight.fits"
+
+
+def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number: int) -> Scene:
+    """Turn a patch into one of the exposures that its coadd could be made of.
+
+    Parameters
+    ----------
+    scene
+        The patch.
+    table
+        Its objects.
+    index
+        Number of the band.
+    exposure, number
+        Which exposure, of how many.
+
+    Returns
+    -------
+    Scene
+        With one band, and the positions and directions of all objects in the exposure's own pixels.
+    """
+    key = (scene.seed, scene.patch, _STREAM, index, exposure)
+    rng = np.random.default_rng(key)
+    band = scene.survey.bands[index]
+    scale = scene.survey.pixel_scale_arcsec
+    fwhm = scene.conditions.fwhm_arcsec[index] * math.exp(SEEING_SCATTER * rng.normal())
+    band = replace(band, zero_point=round(band.zero_point + ZERO_POINT_SCATTER * rng.normal(), 4))
+    survey = replace(scene.survey, bands=(band,), noise_correlation=1.0)
+    rotation = math.radians(rng.uniform(-ROTATION_DEG, ROTATION_DEG) + 90 * int(rng.integers(0, 2)))
+    shift = rng.uniform(-DITHER, DITHER, 2) * scene.size
+    wcs = _rotated(scene.wcs, scene.size, scale, rotation, shift)
+    sky = scene.wcs.all_pix2world(table["x"], table["y"], 0)
+    x, y = wcs.all_world2pix(*sky, 0)
+    flux = {name: table[name][:, [index]] for name in ("flux", "bulge_flux")}
+    shapes = to_shapes({**table, **flux, "x": x, "y": y, "angle": table["angle"] - rotation}, scale)
+    factor = aperture_factor(0.0, DEPTH_APERTURE_ARCSEC / 2 / scale)
+    depth = scene.conditions.depth[index] - 1.25 * math.log10(number)
+    conditions = Conditions(
+        fwhm_arcsec=(fwhm,),
+        depth=(depth,),
+        sigma=(pixel_sigma(depth, DEPTH_APERTURE_ARCSEC, scale, factor),),
+        sky=(scene.conditions.sky[index],),
+        kernel=0.0,
+    )
+    return Scene(
+        survey=survey,
+        conditions=conditions,
+        size=scene.size,
+        seed=scene.seed,
+        patch=scene.patch,
+        wcs=wcs,
+        shapes=shapes,
+        stamp_size=choose_stamps(shapes, survey, conditions),
+        defects=None if scene.defects is None else draw_defects(1, scene.size, rng),
+        noise_key=(*key, 1),
+    )
+
+
+def _rotated(wcs: Any, size: int, scale: float, rotation: float, shift: np.ndarray) -> Any:
+    """Return the coordinates of an image turned by an angle, its middle shifted by some pixels."""
+    out = wcs.deepcopy()
+    middle = np.array([[(size - 1) / 2, (size - 1) / 2]]) + shift
+    out.wcs.crval = wcs.all_pix2world(middle, 0)[0]
+    out.wcs.crpix = [(size + 1) / 2, (size + 1) / 2]
+    c, s = math.cos(rotation) * scale / 3600, math.sin(rotation) * scale / 3600
+    # A direction at angle a from the patch's +x lies at a − rotation from the exposure's.
+    out.wcs.cd = [[-c, s], [s, c]]
+    out.wcs.set()
+    return out
+
+
+@contextmanager
+def open_exposure(paths: tuple[Path, Path], scene: Scene) -> Iterator[Writer]:
+    """Make an exposure's files under temporary names, and give what writes strips into them."""
+    counts = np.float32(counts_per_njy(scene.survey.bands[0]))
+    with writing(paths[0]) as image_path, writing(paths[1]) as weight_path:
+        header = band_header(scene, 0)
+        image_at = create_fits(image_path, [(header, ">f4")], scene.size)[0]
+        header = header.copy()
+        header["BUNIT"] = "count**-2"
+        weight_at = create_fits(weight_path, [(header, ">f4")], scene.size)[0]
+
+        def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
+            struck = _cosmic_rays(scene, first_row, image.shape[1:])
+            weight = np.where((bits[0] & IS_BAD) != 0, np.float32(0), 1 / (variance[0] * counts**2))
+            write_rows(image_path, image_at, first_row, (image[0] + struck) * counts, ">f4")
+            write_rows(weight_path, weight_at, first_row, weight, ">f4")
+
+        yield write
+
+
+def _cosmic_rays(scene: Scene, first_row: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Draw the tracks of cosmic rays in a strip: ``(H, W)``, nJy; they end at its borders."""
+    height, width = shape
+    rng = np.random.default_rng((*scene.noise_key, 2, first_row))
+    out = np.zeros((height, width), dtype=np.float32)
+    for _ in range(rng.poisson(COSMIC_RAYS_PER_MEGAPIXEL * height * width / 1e6)):
+        x, y, angle = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0, 2 * math.pi)
+        steps = np.arange(rng.integers(1, 16))
+        columns = (x + steps * math.cos(angle)).astype(int)
+        lines = (y + steps * math.sin(angle)).astype(int)
+        inside = (columns >= 0) & (columns < width) & (lines >= 0) & (lines < height)
+        out[lines[inside], columns[inside]] += scene.conditions.sigma[0] * rng.uniform(20, 300)
+    return out

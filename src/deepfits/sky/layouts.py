@@ -1,0 +1,138 @@
+"""In what files a patch lies: plain coadds with weights, or as the HSC pipeline writes them.
+
+Shapes: B bands, H rows of a strip, W columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepfits.files import writing
+from deepfits.sky.defects import IS_BAD, PLANES
+from deepfits.sky.images import band_header, counts_per_njy, create_fits, write_rows
+from deepfits.sky.scene import Scene, patch_name
+from deepfits.sky.surveys import SkyBand
+
+LAYOUTS = ("plain", "hsc")
+TRACT = 9813
+"""Of the simulated field in the HSC layout: the tract of the COSMOS field."""
+
+
+class Writer(Protocol):
+    """Takes a strip: first row, image and variance in nJy, bits of the mask."""
+
+    def __call__(self, first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
+        """Write ``(B, H, W)`` arrays."""
+
+
+@dataclass(frozen=True)
+class PatchFiles:
+    """Which files a patch needs, and what it is called in the truth."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+
+def patch_files(out: Path, layout: str, bands: tuple[SkyBand, ...], patch: int, *, alone: bool) -> PatchFiles:
+    """Return the name and the files of a patch."""
+    if layout == "hsc":
+        paths = [path for band in bands for path in _hsc_paths(out, band, patch)]
+        return PatchFiles(f"{TRACT}-{patch % 10},{patch // 10}", tuple(paths))
+    folder = out if alone else out / patch_name(patch)
+    paths = [folder / f"coadd-{b.name}{kind}.fits" for b in bands for kind in ("", ".weight")]
+    return PatchFiles(patch_name(patch), tuple(paths))
+
+
+def _hsc_paths(out: Path, band: SkyBand, patch: int) -> list[Path]:
+    x, y = patch % 10, patch // 10
+    if band.filter.startswith("cfht"):
+        stem = f"Mega-{band.name}_{TRACT}_{x}c{y}"
+        return [out / f"{stem}.fits", out / f"{stem}.weight.fits"]
+    return [out / f"calexp-HSC-{band.name.upper()}-{TRACT}-{x},{y}.fits"]
+
+
+def _card(name: str) -> str:
+    """Return a keyword, marked as long where the standard asks for it."""
+    return name if len(name) <= 8 else f"HIERARCH {name}"
+
+
+@contextmanager
+def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator[Writer]:
+    """Make the files of a patch under temporary names, and give what writes strips into them.
+
+    The files get their names when the block ends without an error.
+    """
+    with ExitStack() as stack:
+        writers: list[Writer] = []
+        for index, band in enumerate(scene.survey.bands):
+            paths = [
+                stack.enter_context(writing(path))
+                for path in patch_files(out, layout, (band,), scene.patch, alone=alone).paths
+            ]
+            kind = _pair_writer if len(paths) == 2 else _hsc_writer
+            writers.append(kind(paths, scene, index))
+
+        def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
+            for writer in writers:
+                writer(first_row, image, variance, bits)
+
+        yield write
+
+
+def _pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
+    """Write an image and its inverse variance, 0 where a pixel is bad, into a file each."""
+    counts = np.float32(counts_per_njy(scene.survey.bands[index]))
+    header = band_header(scene, index)
+    image_at = create_fits(paths[0], [(header, ">f4")], scene.size)[0]
+    header = header.copy()
+    header["BUNIT"] = "count**-2"
+    weight_at = create_fits(paths[1], [(header, ">f4")], scene.size)[0]
+
+    def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
+        is_bad = (bits[index] & IS_BAD) != 0
+        weight = np.where(is_bad, np.float32(0), 1 / (variance[index] * counts**2))
+        write_rows(paths[0], image_at, first_row, image[index] * counts, ">f4")
+        write_rows(paths[1], weight_at, first_row, weight, ">f4")
+
+    return write
+
+
+def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
+    """Write image, mask and variance as HDUs 1 to 3 of one file."""
+    from astropy.io import fits
+
+    path = paths[0]
+    band = scene.survey.bands[index]
+    counts = np.float32(counts_per_njy(band))
+    primary = fits.Header()
+    primary["FILTER"] = f"HSC-{band.name.upper()}"
+    primary["FLUXMAG0"] = (10 ** (0.4 * band.zero_point), "counts of magnitude 0")
+    image_header = band_header(scene, index)
+    image_header["EXTNAME"] = "IMAGE"
+    for key in ("MAGZERO", "FILTER"):
+        del image_header[key]
+    mask_header = fits.Header([("EXTNAME", "MASK"), *((_card(f"MP_{k}"), v) for k, v in PLANES.items())])
+    variance_header = fits.Header([("EXTNAME", "VARIANCE")])
+    hdus: list[tuple[Any, str | None]] = [
+        (primary, None),
+        (image_header, ">f4"),
+        (mask_header, ">i4"),
+        (variance_header, ">f4"),
+    ]
+    _, image_at, mask_at, variance_at = create_fits(path, hdus, scene.size)
+
+    def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
+        no_data = (bits[index] & (1 << PLANES["NO_DATA"])) != 0
+        pixels = np.where(no_data, np.float32(np.nan), image[index] * counts)
+        spread = np.where(no_data, np.float32(np.inf), variance[index] * counts**2)
+        write_rows(path, image_at, first_row, pixels, ">f4")
+        write_rows(path, mask_at, first_row, bits[index], ">i4")
+        write_rows(path, variance_at, first_row, spread, ">f4")
+
+    return write
