@@ -3,8 +3,7 @@
 Shapes: N objects, Q quantile levels, G points of a grid.
 
 A distribution is Q quantiles at fixed `LEVELS`. Between them the cumulative distribution F runs linearly; the
-tails beyond the outermost levels fall off exponentially, with the slope that makes the density continuous
-there, and never go below the floor of the target (redshift 0 has no distribution below it).
+tails beyond the outermost levels fall off exponentially, at the rate that the three outermost quantiles show.
 """
 
 from __future__ import annotations
@@ -65,9 +64,9 @@ def cumulative(quantiles: np.ndarray, at: np.ndarray, levels: np.ndarray = LEVEL
 
 
 def _tail_slopes(quantiles: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rates of the exponential tails, ``(N, 1)``: density at the border over what is beyond."""
-    low = (levels[1] - levels[0]) / (quantiles[:, 1:2] - quantiles[:, :1]) / levels[0]
-    high = (levels[-1] - levels[-2]) / (quantiles[:, -1:] - quantiles[:, -2:-1]) / (1 - levels[-1])
+    """Return the rates of the exponential tails, ``(N, 1)`` each, from the three outermost quantiles."""
+    low = np.log(levels[2] / levels[0]) / (quantiles[:, 2:3] - quantiles[:, :1])
+    high = np.log((1 - levels[-3]) / (1 - levels[-1])) / (quantiles[:, -1:] - quantiles[:, -3:-2])
     return low, high
 
 

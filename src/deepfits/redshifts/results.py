@@ -2,7 +2,7 @@
 
 A redshift directory holds ``settings.json``, ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
 and ``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``,
-``metrics.json`` and ``table.md``.
+``metrics.json``, ``table.md`` and ``table.tex``.
 """
 
 from __future__ import annotations
@@ -197,6 +197,8 @@ def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str,
     write_json(out / "metrics.json", content)
     with writing(out / "table.md") as temporary:
         temporary.write_text(markdown_table(content), encoding="utf-8")
+    with writing(out / "table.tex") as temporary:
+        temporary.write_text(latex_table(content), encoding="utf-8")
 
 
 def format_metric(entry: Mapping[str, float | None]) -> str:
@@ -233,6 +235,64 @@ def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS)
     lines += ["", "Errors: standard deviation over bootstrap resamples of the held-out objects.", ""]
     lines += [f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns]
     return "\n".join([*lines, *_pdf_table(rows)]) + "\n"
+
+
+PAPER = (
+    ("Wide ResNet", {"r2": 0.011, "bias": -0.028, "sigma_mad": 0.253, "eta": None}),
+    ("CLAUDS photometric redshifts", {"r2": 0.608, "bias": 0.009, "sigma_mad": 0.059, "eta": 0.450}),
+    ("TPOT on fitted latents", {"r2": 0.633, "bias": -0.024, "sigma_mad": 0.130, "eta": 0.389}),
+)
+"""Table 1 of M19 as printed: other data, so for reference and not for comparison."""
+
+
+def paper_table() -> str:
+    """Return the paper's own figures as Markdown, with what must be said about them."""
+    names = ("r2", "bias", "sigma_mad", "eta")
+    lines = [
+        "For reference, Table 1 of Murray, Fabbro & Yi (2019) as printed. It is on other data (CLAUDS and "
+        "HSC images with spectroscopic redshifts), and its σ_MAD and η have other definitions than ours.",
+        "",
+        "| method | " + " | ".join(_HEADINGS[name] for name in names) + " |",
+        "|---|" + "---:|" * len(names),
+    ]
+    for method, values in PAPER:
+        cells = ["–" if values[name] is None else f"{values[name]:.3f}" for name in names]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
+    """Return the table as a LaTeX ``tabular``."""
+    rows = content["rows"]
+    heads = ["method", "features", "loss", *(_LATEX[name] for name in columns)]
+    lines = [
+        r"\begin{tabular}{lll" + "r" * len(columns) + "}",
+        r"\hline",
+        " & ".join(heads) + r" \\",
+        r"\hline",
+    ]
+    for row in rows:
+        cells = [row[name].replace("_", r"\_") or "--" for name in ("method", "features", "loss")]
+        for name in columns:
+            text = format_metric(row["metrics"][name]).replace("–", "--")
+            cells.append("$" + text.replace(" ± ", r" \pm ") + "$")
+        lines.append(" & ".join(cells) + r" \\")
+    lines += [r"\hline", r"\end{tabular}"]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "r2": "$R^2$",
+    "bias": "bias",
+    "bias_median": "bias (median)",
+    "sigma_mad": r"$\sigma_\mathrm{MAD}$",
+    "eta": r"$\eta_{5\sigma}$",
+    "eta_15": r"$\eta_{0.15}$",
+    "eta_05": r"$\eta_{0.05}$",
+    "rmse": "RMSE",
+    "sigma_iqr": r"$\sigma_\mathrm{IQR}$",
+    "eta_rail": r"$\eta_\mathrm{RAIL}$",
+}
 
 
 def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

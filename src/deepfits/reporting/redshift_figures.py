@@ -140,10 +140,81 @@ def _curve(
     )
 
 
+def pit_histograms(directory: str | Path) -> Figure | None:
+    """Draw the PIT values of every method with distributions: flat where p(z) is calibrated.
+
+    None when no method has distributions.
+    """
+    metrics, predictions = _read(Path(directory))
+    rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
+    rows = sorted(rows, key=lambda row: row["pdf_metrics"]["crps"]["value"])[:MAX_PANELS]
+    if not rows:
+        return None
+    figure = Figure(figsize=(3.0 * len(rows), 2.8), layout="constrained")
+    axes = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    number, edges = len(predictions["z_spec"]), np.linspace(0, 1, 11)
+    error = (10 / number * 0.9) ** 0.5  # of a bin's density when all is calibrated
+    for axis, row in zip(axes, rows, strict=True):
+        path = Path(directory) / "methods" / row["key"] / "predictions.parquet"
+        transform = pq.read_table(path, columns=["pit"])["pit"].to_numpy()
+        axis.axhspan(1 - error, 1 + error, color=GRID)
+        axis.hist(transform, bins=edges, density=True, color=COLOURS[0], alpha=0.8)
+        values = row["pdf_metrics"]
+        axis.set_title(label_of(row), fontsize=9)
+        axis.text(
+            0.5,
+            0.04,
+            f"68% interval: {values['coverage_68']['value']:.1%}\nCRPS {values['crps']['value']:.4f}",
+            transform=axis.transAxes,
+            ha="center",
+            fontsize=8,
+            color="white",
+        )
+        axis.set_xlabel("PIT")
+    axes[0].set_ylabel("density")
+    return figure
+
+
+def label_curves(directory: str | Path) -> Figure:
+    """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote."""
+    curves = read_json(Path(directory) / "curves.json", what="label curves")["curves"]
+    names = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
+    figure = Figure(figsize=(9.0, 6.2), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True)
+    keys = [row["key"] for row in curves[-1]["rows"] if row["method"] != "constant"]
+    for number, key in enumerate(keys):
+        found = [(c["num_labels"], r) for c in curves for r in c["rows"] if r["key"] == key]
+        shift = 1.05 ** (number - len(keys) / 2)
+        for axis, name in zip(axes.flat, names, strict=True):
+            values = [row["metrics"][name] for _, row in found]
+            axis.errorbar(
+                [labels * shift for labels, _ in found],
+                [one["value"] for one in values],
+                yerr=[one["error"] for one in values],
+                color=COLOURS[number % len(COLOURS)],
+                linestyle="-" if number < len(COLOURS) else "--",
+                marker="o",
+                markersize=3.5,
+                linewidth=1.2,
+                label=label_of(found[0][1]),
+            )
+    for axis, (name, text) in zip(axes.flat, names.items(), strict=True):
+        axis.set_xscale("log")
+        axis.set_ylabel(text)
+        axis.grid(color=GRID, linewidth=0.6)
+        if name in ("sigma_mad", "eta_15"):
+            axis.set_ylim(bottom=0)
+    for axis in axes[1]:
+        axis.set_xlabel("labels")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
 def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
     """Return every figure that the directory has data for: ``(name, figure, caption)``."""
     directory = Path(directory)
-    return [
+    figures = [
         (
             "scatter",
             redshift_scatter(directory),
@@ -156,3 +227,11 @@ def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
             "of fewer than 20 objects are left out.",
         ),
     ]
+    histograms = pit_histograms(directory)
+    if histograms is not None:
+        caption = (
+            "PIT of the held-out objects, F(z_spec): flat where the distributions are calibrated; grey: what "
+            "a calibrated method scatters by."
+        )
+        figures.append(("pit", histograms, caption))
+    return figures

@@ -14,6 +14,7 @@ from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.redshifts.boosting import LOSSES
 from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import METHODS, Options, feature_sets_of, train_predictor
 from deepfits.redshifts.results import (
     RowKey,
@@ -25,7 +26,10 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
+from deepfits.stages.redshift_images import NetworkOptions, wide_resnet_row
 from deepfits.stages.redshift_inputs import load_dataset, photoz_column
+
+TABLE_METHODS = (*METHODS, "wide_resnet")
 
 
 def redshift(
@@ -50,6 +54,10 @@ def redshift(
     seed: int = 0,
     tuning_trials: int = 6,
     tpot_minutes: float = 1.0,
+    wide_resnet_width: int = 64,
+    wide_resnet_epochs: int = 60,
+    wide_resnet_minutes: float = 60.0,
+    device: str = "cpu",
     num_threads: int = 1,
     progress: Progress = silent,
 ) -> Path:
@@ -70,7 +78,8 @@ def redshift(
         Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
     methods
         ``"boosting"`` (XGBoost, tuned, on every feature set), ``"tpot"`` (on the latents), ``"neighbours"``
-        (in colour space) and ``"templates"``. The constant prediction is always there, as the floor.
+        (in colour space), ``"templates"``, and ``"wide_resnet"`` (50 layers, from the images; slow without a
+        GPU). The constant prediction is always there, as the floor.
     feature_sets
         Use these alone for boosting: ``latents``, ``model``, ``extended``, ``magnitudes``, ``embedder``.
     losses
@@ -98,6 +107,8 @@ def redshift(
         Settings of boosting that are compared for each row.
     tpot_minutes
         Time budget of TPOT.
+    wide_resnet_width, wide_resnet_epochs, wide_resnet_minutes, device
+        Channels of the Wide ResNet's first stage (64 is the paper's), its budget, and where it is trained.
     num_threads
         Threads of boosting, and worker processes of TPOT.
 
@@ -113,7 +124,7 @@ def redshift(
         or results of other settings in `out`.
     """
     out = Path(out)
-    methods, losses = _checked(methods, METHODS, "method"), _checked(losses, LOSSES, "loss")
+    methods, losses = _checked(methods, TABLE_METHODS, "method"), _checked(losses, LOSSES, "loss")
     dataset = load_dataset(
         features,
         labels,
@@ -150,15 +161,28 @@ def redshift(
         "seed": seed,
         "tuning_trials": tuning_trials,
         "tpot_minutes": tpot_minutes,
+        "wide_resnet": [wide_resnet_width, wide_resnet_epochs, wide_resnet_minutes],
     }
     check_settings(out, settings)
     write_columns(out / "split.parquet", _split_columns(dataset))
     keys = _wanted_rows(methods, losses, dataset, feature_sets)
     rows = []
-    with progress("redshifts", total=len(keys) + bool(photoz), unit="methods") as task:
+    networks = list(losses) if "wide_resnet" in methods else []
+    network_options = NetworkOptions(
+        width=wide_resnet_width,
+        epochs=wide_resnet_epochs,
+        minutes=wide_resnet_minutes,
+        device=device,
+        seed=seed,
+    )
+    total = len(keys) + len(networks) + bool(photoz)
+    with progress("redshifts", total=total, unit="methods") as task:
         for key in keys:
             rows.append(_row(out, key, dataset, options, label_column, progress))
             task.advance(1, str(key))
+        for loss in networks:
+            rows.append(wide_resnet_row(out, dataset, store, loss, network_options, progress=progress))
+            task.advance(1, "wide_resnet")
         if photoz:
             rows.append(_column_row(out, photoz, dataset, match_radius_arcsec))
             task.advance(1, photoz)
@@ -238,6 +262,8 @@ def _row(
     predictor.save(directory)
     test = dataset.split.test
     predictions = predictor.predict(dataset.source.take(test))
+    if "quantiles" in predictions:
+        predictions["pit"] = pit(predictions["quantiles"], dataset.value[test])
     row = make_row(
         key,
         predictions,

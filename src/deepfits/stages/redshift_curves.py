@@ -1,0 +1,84 @@
+"""The stage `redshift_curves`: how every method fares with few labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, write_json, writing
+from deepfits.progress import Progress, silent
+from deepfits.redshifts.results import format_metric
+from deepfits.stages.redshift import redshift
+
+NUMBERS = (100, 300, 1000, 3000, 10000)
+
+
+def redshift_curves(
+    features: str | Path,
+    labels: str | Path,
+    out: str | Path,
+    *,
+    numbers: Sequence[int] = NUMBERS,
+    progress: Progress = silent,
+    **keywords: Any,
+) -> Path:
+    """Make the table of `redshift` with ever more labels, on the same held-out objects.
+
+    Smaller sets of labels are subsets of larger ones. Numbers beyond the labels that there are are left out.
+
+    Parameters
+    ----------
+    features, labels
+        As for `redshift`.
+    out
+        Directory: ``labels-01000/`` and so on, each a `redshift` directory; ``curves.json``; ``curves.md``.
+    numbers
+        Of labels.
+    **keywords
+        All else that `redshift` takes, but `max_labels`.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    out = Path(out)
+    if "max_labels" in keywords:
+        raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
+    tables: dict[int, dict[str, Any]] = {}
+    with progress("label curves", total=len(numbers), unit="tables") as task:
+        for number in sorted(set(numbers)):
+            directory = out / f"labels-{number:05d}"
+            redshift(features, labels, directory, max_labels=number, progress=progress, **keywords)
+            table = read_json(directory / "metrics.json", what="metrics")
+            used = table["rows"][0]["num_train"]
+            if not tables or used > max(tables):
+                tables[used] = table
+            task.advance(1, f"{used} labels")
+            if used < number:
+                break
+    curves = [{"num_labels": used, "rows": table["rows"]} for used, table in tables.items()]
+    definitions = next(iter(tables.values()))["definitions"]
+    write_json(out / "curves.json", {"definitions": definitions, "curves": curves})
+    with writing(out / "curves.md") as temporary:
+        temporary.write_text(_markdown(curves, definitions), encoding="utf-8")
+    return out
+
+
+def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> str:
+    """Return one table for each metric: methods down, numbers of labels across."""
+    lines: list[str] = []
+    for name in ("r2", "bias", "sigma_mad", "eta", "eta_15"):
+        heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
+        lines += [f"**{name}**: {definitions[name]}", "", "| " + " | ".join(heads) + " |"]
+        lines.append("|---|" + "---:|" * len(curves))
+        for row in curves[-1]["rows"]:
+            cells = [row["key"]]
+            for curve in curves:
+                same = [one for one in curve["rows"] if one["key"] == row["key"]]
+                cells.append(format_metric(same[0]["metrics"][name]) if same else "–")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)

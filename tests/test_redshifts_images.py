@@ -1,0 +1,159 @@
+"""Redshifts from images: augmentation, training, early stopping, and the rows and curves made with it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import deepfits
+from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.redshifts.images import ImageConfig, augmented, train_images
+from deepfits.redshifts.tables import read_table
+from deepfits.reporting.redshift_figures import all_figures, label_curves
+from deepfits.stages.redshift_curves import redshift_curves
+from test_redshifts_stage import make_sky, metrics_of, write_features, write_labels, write_store
+
+
+def make_images(number, seed=0):
+    """Make blobs whose ratio between two bands is the target; their place and total say nothing."""
+    generator = np.random.default_rng(seed)
+    value = generator.uniform(0, 2, number)
+    offset = np.arange(8) - 3.5
+    profile = np.exp(-(offset[:, None] ** 2 + offset**2) / 6)
+    total = generator.uniform(1, 3, number)
+    fluxes = np.stack([total * np.exp(-value), total], axis=1)
+    images = fluxes[:, :, None, None] * profile + 0.02 * generator.normal(size=(number, 2, 8, 8))
+    return images.astype(np.float32), value
+
+
+class Small(torch.nn.Module):
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.layers = torch.nn.Sequential(
+                torch.nn.Conv2d(2, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 1)
+            )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_training_learns(loss):
+    model = train_images(
+        Small(), make_images(400), make_images(100, 1), ImageConfig(loss=loss, epochs=25, batch=32)
+    )
+    images, value = make_images(200, 2)
+    assert np.std(model.predict(images) - value) < 0.35 * value.std()
+
+
+def test_training_is_repeatable():
+    config = ImageConfig(epochs=2, batch=32)
+    one, two = (train_images(Small(), make_images(100), make_images(50, 1), config) for _ in range(2))
+    assert one.history == two.history
+
+
+def test_best_weights_are_kept():
+    """With labels of noise, more training makes validation worse; what is returned is the best epoch."""
+    images, value = make_images(100)
+    noise = np.random.default_rng(5).permutation(value)
+    validation = make_images(80, 1)
+    model = train_images(Small(), (images, noise), validation, ImageConfig(epochs=30, patience=6, batch=16))
+    losses = [one["validation"] for one in model.history]
+    error = (model.predict(validation[0]) - validation[1]) / model.scale
+    assert np.mean(error**2) == pytest.approx(min(losses), rel=1e-5)
+    assert len(losses) < 30
+
+
+def test_estimates_do_not_depend_on_orientation_or_batch():
+    model = train_images(Small(), make_images(100), make_images(50, 1), ImageConfig(epochs=1, batch=32))
+    images, _ = make_images(20, 2)
+    estimate = model.predict(images)
+    turned = np.ascontiguousarray(np.rot90(images, axes=(2, 3))[..., ::-1])
+    np.testing.assert_allclose(model.predict(turned), estimate, atol=1e-5)
+    np.testing.assert_allclose(model.predict(images, batch=3), estimate, atol=1e-5)
+
+
+def test_augmentation_moves_pixels_and_makes_none():
+    images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6).repeat(20, 1, 1, 1)
+    found = augmented(images, torch.Generator().manual_seed(0))
+    assert found.shape == images.shape
+    for before, after in zip(images, found, strict=True):
+        for band in range(3):
+            assert set(after[band].unique().tolist()) <= set(before[band].unique().tolist())
+    assert len({tuple(one.flatten().tolist()) for one in found[::2]}) > 10
+
+
+def test_infinite_loss_stops_the_training():
+    images, value = make_images(64)
+    images[0] = np.inf
+    with pytest.raises(NonFiniteLossError, match="epoch 1"):
+        train_images(Small(), (images, value), make_images(20, 1), ImageConfig(epochs=1, batch=64))
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    directory, sky = tmp_path_factory.mktemp("inputs"), make_sky()
+    return (
+        write_features(directory / "features", sky),
+        write_labels(directory / "labels.parquet", sky),
+        write_store(directory / "store", sky),
+    )
+
+
+def test_wide_resnet_row(inputs, tmp_path):
+    features, labels, store = inputs
+    keywords = {
+        "store": store,
+        "methods": ("wide_resnet",),
+        "wide_resnet_width": 1,
+        "wide_resnet_epochs": 2,
+        "max_labels": 64,
+    }
+    out = deepfits.redshift(features, labels, tmp_path / "out", **keywords)
+    rows, _ = metrics_of(out)
+    row = rows["wide_resnet-images-squared"]
+    assert row["num_layers"] == 50
+    assert row["epochs"] == 2
+    directory = out / "methods" / row["key"]
+    assert json.loads((directory / "wide_resnet.json").read_text())["normalisation"]["kind"] == "asinh"
+    before = (directory / "weights.safetensors").stat().st_mtime_ns
+    deepfits.redshift(features, labels, out, **keywords)
+    assert (directory / "weights.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="give the store"):
+        deepfits.redshift(features, labels, tmp_path / "other", methods=("wide_resnet",))
+
+
+def test_label_curves(inputs, tmp_path):
+    features, labels, store = inputs
+    out = redshift_curves(
+        features,
+        labels,
+        tmp_path / "curves",
+        numbers=(40, 120, 5000, 10000),
+        store=store,
+        methods=("boosting", "neighbours"),
+        feature_sets=("magnitudes",),
+        tuning_trials=1,
+    )
+    content = json.loads((out / "curves.json").read_text())
+    used = [curve["num_labels"] for curve in content["curves"]]
+    assert used[:2] == [40, 120]
+    # 5,000 labels are more than there are: the last table uses all, and 10,000 is left out
+    assert len(used) == 3
+    assert not (out / "labels-10000").exists()
+    rmse = [curve["rows"][1]["metrics"]["rmse"]["value"] for curve in content["curves"]]
+    assert rmse[0] > rmse[-1]
+    assert f"| {used[-1]} labels |" in (out / "curves.md").read_text()
+    assert len(label_curves(out).axes) == 4
+    figures = all_figures(out / "labels-05000")
+    assert [name for name, _, _ in figures] == ["scatter", "errors", "pit"]
+    table = (out / "labels-05000" / "table.tex").read_text()
+    assert table.count(r"\\") == len(content["curves"][0]["rows"]) + 1
+    pit = read_table(out / "labels-05000" / "methods" / "boosting-magnitudes-squared" / "predictions.parquet")
+    assert ((pit["pit"] >= 0) & (pit["pit"] <= 1)).all()
+    assert 0.3 < np.mean(pit["pit"]) < 0.7
+    with pytest.raises(InputError, match="sets max_labels itself"):
+        redshift_curves(features, labels, out, max_labels=3)
