@@ -1,0 +1,170 @@
+"""Measure whether the simulated sky is honest: redshifts recovered only as far as nature allows.
+
+Draws galaxies brighter than i = 25.5, stars and quasars left out, draws each alone as the survey sees it,
+sums a 2″ aperture in every band, adds the noise of that aperture (sky and source photons), and learns
+redshifts from the noisy magnitudes by gradient boosting with absolute loss. The scatter and the share of
+outliers in four magnitude ranges stand beside the figures expected of such a survey.
+
+    python benchmarks/honesty.py [--labels 150000] [--test 40000] [--seed 1] [--plots docs/images]
+
+Words first, then one JSON object on the last line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepfits.provenance import provenance
+from deepfits.sky.drawing import draw_stamps, psf_transfer
+from deepfits.sky.noise import aperture as aperture_mask
+from deepfits.sky.population import PopulationLaws, draw_galaxies
+from deepfits.sky.scene import to_shapes
+from deepfits.sky.surveys import AB_ZERO_POINT_NJY, DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
+
+LIMIT = 25.5
+RANGES = ((0.0, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5))
+EXPECTED = ((0.036, 0.06), (0.043, 0.11), (0.059, 0.13), (0.097, 0.24))
+"""σ_MAD and the fraction above 0.15 of a simulated ugriz sky at this depth with 150,000 labels."""
+STAMP = 32
+
+
+def main() -> None:
+    """Run, print, and end with one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--labels", type=int, default=150_000)
+    parser.add_argument("--test", type=int, default=40_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plots", type=Path, default=None, help="also draw the laws and the colours here")
+    arguments = parser.parse_args()
+    survey = SURVEYS["clauds-hsc"]
+    start = time.perf_counter()
+    rng = np.random.default_rng((arguments.seed, 77))
+    filters = tuple(band.filter for band in survey.bands)
+    table = draw_galaxies(arguments.labels + arguments.test, LIMIT, filters, rng)
+    flux, error = observe_apertures(table, survey, rng)
+    drawn = time.perf_counter() - start
+    features = magnitude_features(flux, error)
+    target = table["z_spec"]
+    z_phot = learn(features, target, arguments.labels)
+    z_true = target[arguments.labels :]
+    delta = (z_phot - z_true) / (1 + z_true)
+    rows = compare(table["mag_count"][arguments.labels :], delta)
+    if arguments.plots is not None:
+        from honesty_plots import draw_plots
+
+        draw_plots(arguments.plots, arguments.seed)
+    worst = max(max(abs(row["sigma_ratio"] - 1), abs(row["outlier_ratio"] - 1)) for row in rows)
+    report(rows, worst, drawn, time.perf_counter() - start, arguments.labels)
+    result = {
+        "benchmark": "honesty",
+        "labels": arguments.labels,
+        "test_objects": arguments.test,
+        "seed": arguments.seed,
+        "ranges": rows,
+        "max_deviation": worst,
+        "laws": PopulationLaws().__dict__,
+        "seconds": round(time.perf_counter() - start, 1),
+        **provenance(),
+    }
+    print(json.dumps(result))
+
+
+def observe_apertures(
+    table: dict[str, np.ndarray], survey: SkySurvey, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return fluxes in a 2″ aperture and their errors, ``(N, B)``, nJy: each object alone, truly drawn."""
+    scale = survey.pixel_scale_arcsec
+    fwhm = tuple(band.fwhm_arcsec / scale for band in survey.bands)
+    transfer = psf_transfer(STAMP, fwhm, survey.moffat_beta)
+    inside = aperture_mask(DEPTH_APERTURE_ARCSEC / 2 / scale)
+    half = inside.shape[0] // 2
+    number = len(table["z_spec"])
+    # Every object in the middle of its stamp, so that the aperture is the same for all.
+    shapes = to_shapes(table | {"x": np.zeros(number), "y": np.zeros(number)}, scale)
+    middle = slice(STAMP // 2 - half, STAMP // 2 + half + 1)
+    mask = torch.from_numpy(inside).float()
+    sums = []
+    for first in range(0, number, 200):
+        stamps = draw_stamps(shapes.select(np.arange(first, min(first + 200, number))), transfer)
+        sums.append((stamps[:, :, middle, middle] * mask).sum(dim=(2, 3)).numpy())
+    flux = np.concatenate(sums).astype(float)
+    sky_error = np.array([10 ** (0.4 * (AB_ZERO_POINT_NJY - band.depth)) / 5 for band in survey.bands])
+    sky_flux = np.array(
+        [10 ** (0.4 * (AB_ZERO_POINT_NJY - band.sky_mag)) * inside.sum() * scale**2 for band in survey.bands]
+    )
+    error = sky_error * np.sqrt(1 + np.maximum(flux, 0) / sky_flux)
+    return flux + error * rng.normal(size=flux.shape), np.broadcast_to(error, flux.shape)
+
+
+def magnitude_features(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return asinh magnitudes (Lupton, Gunn & Szalay 1999) and neighbouring colours: ``(N, 2B − 1)``."""
+    soft = 2 * np.median(error, axis=0)
+    mag = AB_ZERO_POINT_NJY - 2.5 / np.log(10) * (np.arcsinh(flux / (2 * soft)) + np.log(soft))
+    return np.concatenate([mag, -np.diff(mag, axis=1)], axis=1)
+
+
+def learn(features: np.ndarray, redshift: np.ndarray, labels: int) -> np.ndarray:
+    """Learn ln(1+z) by gradient boosting with absolute loss; return redshifts of objects after `labels`."""
+    from lightgbm import LGBMRegressor
+
+    model = LGBMRegressor(
+        objective="regression_l1",
+        n_estimators=600,
+        learning_rate=0.08,
+        num_leaves=63,
+        min_child_samples=30,
+        n_jobs=1,
+        random_state=0,
+        verbose=-1,
+    )
+    model.fit(features[:labels], np.log1p(redshift[:labels]))
+    return np.expm1(model.predict(features[labels:]))
+
+
+def compare(mag: np.ndarray, delta: np.ndarray) -> list[dict[str, float]]:
+    """Return σ_MAD and the fraction above 0.15 in each range of magnitude, beside what is expected."""
+    rows = []
+    for (low, high), (sigma_expected, outliers_expected) in zip(RANGES, EXPECTED, strict=True):
+        some = delta[(mag >= low) & (mag < high)]
+        sigma = float(1.4826 * np.median(np.abs(some - np.median(some))))
+        outliers = float((np.abs(some) > 0.15).mean())
+        rows.append(
+            {
+                "mag_low": low,
+                "mag_high": high,
+                "objects": len(some),
+                "bias": float(some.mean()),
+                "sigma_mad": sigma,
+                "sigma_mad_expected": sigma_expected,
+                "sigma_ratio": sigma / sigma_expected,
+                "outliers_015": outliers,
+                "outliers_015_expected": outliers_expected,
+                "outlier_ratio": outliers / outliers_expected,
+            }
+        )
+    return rows
+
+
+def report(rows: list[dict[str, float]], worst: float, drawn: float, total: float, labels: int) -> None:
+    """Say in words what was compared."""
+    print(
+        f"{labels} labelled galaxies to i = {LIMIT}, u g r i z at CLAUDS + HSC deep; drawn in {drawn:.0f} s"
+    )
+    print("i magnitude     objects  σ_MAD (expected)   above 0.15 (expected)")
+    for row in rows:
+        print(
+            f"{row['mag_low']:5.1f} to {row['mag_high']:4.1f} {row['objects']:9d}"
+            f"  {row['sigma_mad']:.4f} ({row['sigma_mad_expected']:.3f})"
+            f"    {row['outliers_015']:.3f} ({row['outliers_015_expected']:.2f})"
+        )
+    print(f"largest deviation {worst:.0%}; {total:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()
