@@ -35,18 +35,19 @@ def paper() -> Recipe:
 
 def small() -> Recipe:
     """Return the recipe for a CPU and an hour."""
-    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=20_000))
+    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000))
 
 
 def tiny() -> Recipe:
     """Return the recipe for a CPU and a few minutes."""
-    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=2_500))
+    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000))
 
 
 def _beyond_the_paper(steps: int) -> TrainingConfig:
     """Return what measured best on small budgets (docs/log.md)."""
     return TrainingConfig(
         steps=steps,
+        batch_size=32,
         learning_rate=1e-3,
         reconstruction=0.5,
         normalisation="asinh",
@@ -54,7 +55,7 @@ def _beyond_the_paper(steps: int) -> TrainingConfig:
         noisy_embedder=True,
         symmetries=True,
         decay=0.5,
-        ema=0.99,
+        ema=0.995,
     )
 
 

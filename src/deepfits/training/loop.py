@@ -22,6 +22,7 @@ from deepfits.training.losses import (
     reconstruction_loss,
 )
 from deepfits.training.noise import NoiseSource
+from deepfits.training.units import normalise
 
 
 class Trainer:
@@ -85,7 +86,7 @@ class Trainer:
         self._set_rates(fraction)
         draw, latent = self._draw(len(batch.image), step)
         weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw)
-        real = self.model.normalisation.normalise(part(batch.image))
+        real = normalise(self.model.normalisation, part(batch.image))
         clean = self.generator(latent)
         seen = self.observe(clean, weight, noise)
 
@@ -148,9 +149,9 @@ class Trainer:
         normalisation = self.model.normalisation
         if noise is not None:
             flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
-            clean = normalisation.normalise(flux)
+            clean = normalise(normalisation, flux)
         if self.config.incomplete:
-            clean = torch.where(weight > 0, clean, normalisation.normalise(torch.zeros_like(clean)))
+            clean = torch.where(weight > 0, clean, normalise(normalisation, torch.zeros_like(clean)))
         return clean
 
     def noise_in_x(self, weight: Tensor) -> Tensor:
