@@ -1,10 +1,10 @@
 """Measure how fast and how exactly the sky is drawn, side by side with GalSim drawing the same objects.
 
 Galaxies of the built-in population, i < 26, each in five bands on a stamp of 32 × 32 pixels, on one core:
-ours in batches in Fourier space, GalSim one at a time (its default accuracy, the same profiles and PSF). Then
-the error of our stamps against GalSim at high accuracy: on stamps so large that no light leaves them, in parts
-of the peak, and on the stamps a scene would use, in units of the pixels' noise. With --scene, a whole sky of
-that many sources too, from population to files.
+ours in batches in Fourier space, GalSim one at a time (its default accuracy, the same profiles and PSF).
+Then the error of our stamps against GalSim at high accuracy: on stamps so large that no light leaves them, in
+parts of the peak, and on the stamps a scene would use, in units of the pixels' noise. With --scene, a whole
+sky of that many sources too, from population to files.
 
     python benchmarks/sky.py [--objects 4000] [--galsim-objects 100] [--scene 200000]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.sky.clustering import clustered_positions
 from deepfits.sky.defects import Defects, draw_defects, spoil
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
 from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
@@ -129,8 +130,10 @@ def draw_objects(
     table = join({"galaxy": galaxies, "star": stars, "quasar": quasars})
     number = len(table["kind"])
     generator = rng(_POSITIONS)
-    for axis in "xy":
-        table[axis] = generator.uniform(-0.5 - MARGIN, size - 0.5 + MARGIN, number)
+    low, high = -0.5 - MARGIN, size - 0.5 + MARGIN
+    x, y = clustered_positions(galaxies["z_spec"], low, high, survey.pixel_scale_arcsec, generator)
+    others = generator.uniform(low, high, (2, number - len(x)))
+    table["x"], table["y"] = np.concatenate([x, others[0]]), np.concatenate([y, others[1]])
     table["object_id"] = patch * IDS_PER_PATCH + np.arange(number, dtype=np.int64)
     return table
 

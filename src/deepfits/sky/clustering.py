@@ -1,0 +1,62 @@
+"""Positions: galaxies of like redshift stand together.
+
+Shapes: N galaxies. Lengths in pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+CENTRES = 0.02
+"""Part of the galaxies around which others gather."""
+SATELLITES = 0.25
+"""Part that gathers."""
+SLOPE = 0.8
+"""Pairs around a centre fall as θ^−0.8: the slope of the angular correlation of galaxies."""
+REACH_ARCSEC = (1.0, 60.0)
+
+
+def clustered_positions(
+    redshift: np.ndarray, low: float, high: float, pixel_scale: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw positions: most at random, some around a galaxy of nearly the same redshift.
+
+    Parameters
+    ----------
+    redshift
+        ``(N,)``.
+    low, high
+        Borders of the square, pixels.
+    pixel_scale
+        Arcseconds.
+    rng
+        Every draw comes from it.
+
+    Returns
+    -------
+    x, y
+        ``(N,)`` each. Galaxies that would fall outside come in on the other side, so that the density stays.
+    """
+    number = len(redshift)
+    x, y = rng.uniform(low, high, (2, number))
+    u = rng.random(number)
+    centres = np.flatnonzero(u < CENTRES)
+    satellites = np.flatnonzero((u >= CENTRES) & (u < CENTRES + SATELLITES))
+    # Distances such that their density on the sky falls as θ^−SLOPE; drawn whether or not they are needed.
+    share = rng.random(len(satellites))
+    inner, outer = ((r / pixel_scale) ** (2 - SLOPE) for r in REACH_ARCSEC)
+    distance = (inner + share * (outer - inner)) ** (1 / (2 - SLOPE))
+    angle = rng.uniform(0, 2 * math.pi, len(satellites))
+    if not centres.size:
+        return x, y
+    order = centres[np.argsort(redshift[centres], kind="stable")]
+    at = np.searchsorted(redshift[order], redshift[satellites])
+    before, after = order[np.maximum(at - 1, 0)], order[np.minimum(at, len(order) - 1)]
+    nearer = np.abs(redshift[after] - redshift[satellites]) < np.abs(redshift[before] - redshift[satellites])
+    host = np.where(nearer, after, before)
+    side = high - low
+    x[satellites] = low + (x[host] + distance * np.cos(angle) - low) % side
+    y[satellites] = low + (y[host] + distance * np.sin(angle) - low) % side
+    return x, y
