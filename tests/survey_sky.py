@@ -42,11 +42,14 @@ def draw(shape, x, y, flux, fwhm):
 def make_truth(rng, number, shape, *, margin=12, bands="ugriz", spacing=14):
     """Draw positions at least `spacing` apart, fluxes in nJy (100 to 10,000) and widths; half are stars."""
     x, y = [], []
-    while len(x) < number:
+    for _ in range(10_000):
+        if len(x) == number:
+            break
         cx, cy = rng.uniform(margin, shape[1] - margin), rng.uniform(margin, shape[0] - margin)
         if all((cx - a) ** 2 + (cy - b) ** 2 > spacing**2 for a, b in zip(x, y, strict=True)):
             x.append(cx)
             y.append(cy)
+    assert len(x) == number, "no room for so many sources"
     is_star = np.arange(number) % 2 == 0
     flux = 10 ** rng.uniform(2.0, 4.0, number)
     colours = {b: 10 ** rng.normal(0, 0.1, number) for b in bands}

@@ -118,6 +118,34 @@ def find_fields(
     return fields
 
 
+def find_exposures(
+    images: str | Path | Iterable[str | Path], *, bands: Iterable[str] | None = None
+) -> dict[str, list[ImageSource]]:
+    """Find images for stacking: any number for each band, whatever field their names say.
+
+    Returns
+    -------
+    dict
+        By band, in order of wavelength; sorted by path.
+
+    Raises
+    ------
+    InputError
+        Nothing found, or a wanted band missing.
+    """
+    sources = [s for item in _as_list(images) for s in _sources_of(item)]
+    if not sources:
+        raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
+    there = sort_bands(s.band for s in sources)
+    wanted = tuple(band_name(b) for b in bands) if bands is not None else there
+    if missing := [b for b in wanted if b not in there]:
+        raise InputError(
+            f"no exposure in band {missing[0]}; there are {', '.join(there)}. Add the files, or say "
+            "which they are with band=path"
+        )
+    return {b: sorted((s for s in sources if s.band == b), key=lambda s: str(s.path)) for b in wanted}
+
+
 def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
     out = [images] if isinstance(images, (str, Path)) else list(images)
     if not out:

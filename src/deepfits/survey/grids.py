@@ -15,7 +15,9 @@ Shapes: H, W pixels of the reference grid.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from astropy.wcs import WCS
@@ -33,6 +35,15 @@ HALO = 16
 GROW = 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Pixels on the sky that planes are brought to."""
+
+    wcs: WCS | None
+    shape: tuple[int, int]
+    path: Path
+
+
 class AlignedPlane:
     """A plane seen on the grid of another.
 
@@ -41,7 +52,9 @@ class AlignedPlane:
     plane
         The band's plane.
     reference
-        The plane whose grid is used.
+        The plane, or grid, whose pixels are used.
+    offset
+        Where the plane's sources appear on the grid minus where they should be, ``(dx, dy)`` pixels.
 
     Attributes
     ----------
@@ -51,6 +64,8 @@ class AlignedPlane:
         Median of the plane's pixel coordinates minus the grid's, ``(dx, dy)``.
     noise_correlation
         Noise of a large aperture over what independent pixels of the given weights would have.
+    area
+        Pixels of the plane per pixel of the grid.
 
     Raises
     ------
@@ -58,17 +73,19 @@ class AlignedPlane:
         The plane does not overlap the grid.
     """
 
-    def __init__(self, plane: Plane, reference: Plane) -> None:
+    def __init__(
+        self, plane: Plane, reference: Plane | Grid, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
         self.plane, self.shape = plane, reference.shape
-        self.kind, self.shift, self.noise_correlation = "same", (0.0, 0.0), 1.0
-        self._area = 1.0
+        self.kind, self.shift, self.area = "same", (0.0, 0.0), 1.0
+        self.noise_correlation = plane.noise_correlation
         if plane is reference or plane.wcs is None or reference.wcs is None:
             return
-        self._nodes_y, self._nodes_x = _nodes(self.shape[0]), _nodes(self.shape[1])
-        x, y = map_pixels(reference.wcs, plane.wcs, self._nodes_x, self._nodes_y)
-        dx, dy = x - self._nodes_x[None, :], y - self._nodes_y[:, None]
+        nodes_y, nodes_x = _nodes(self.shape[0]), _nodes(self.shape[1])
+        x, y = map_pixels(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
+        dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]
         self.shift = float(np.median(dx)), float(np.median(dy))
-        whole = tuple(round(s) for s in self.shift)
+        whole = round(self.shift[0]), round(self.shift[1])
         spread = max(np.abs(dx - whole[0]).max(), np.abs(dy - whole[1]).max())
         self._check_overlap(x, y, reference)
         if spread <= TOLERANCE:
@@ -76,9 +93,10 @@ class AlignedPlane:
             self._whole = whole
             return
         self.kind = "resampled"
-        self._x, self._y = (RectBivariateSpline(self._nodes_y, self._nodes_x, v) for v in (dx, dy))
-        self._area = float(np.median(np.abs(_jacobian(x, y, self._nodes_x, self._nodes_y))))
-        self.noise_correlation = float(1 / np.sqrt(_mean_gain(dx, dy)))
+        self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
+        self._columns = _covered_columns(x, plane.shape[1], nodes_x)
+        self.area = float(np.median(np.abs(_jacobian(x, y, nodes_x, nodes_y))))
+        self.noise_correlation *= float(1 / np.sqrt(_mean_gain(dx, dy)))
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows of the grid: image and weight, ``(stop − start, W)`` float32 each, as `Plane.rows`."""
@@ -109,20 +127,20 @@ class AlignedPlane:
         return image, weight
 
     def _resampled(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        rows, columns = np.arange(start, stop, dtype=float), np.arange(self.shape[1], dtype=float)
+        image = np.zeros((stop - start, self.shape[1]), np.float32)
+        weight = np.zeros_like(image)
+        there = self._columns
+        rows, columns = np.arange(start, stop, dtype=float), np.arange(there.start, there.stop, dtype=float)
         y = rows[:, None] + self._y(rows, columns)
-        x = columns[None, :] + self._x(rows, columns)
         y0 = max(int(np.floor(y.min())) - HALO, 0)
         y1 = min(int(np.ceil(y.max())) + HALO + 1, self.plane.shape[0])
-        image = np.zeros(y.shape, np.float32)
-        weight = np.zeros(y.shape, np.float32)
-        if y1 <= y0:
-            return image, weight
-        source, its_weight = self.plane.rows(y0, y1)
-        resample(source, its_weight, y - y0, x, image, weight, area=self._area)
+        if y1 > y0:
+            x = columns[None, :] + self._x(rows, columns)
+            source, its_weight = self.plane.rows(y0, y1)
+            resample(source, its_weight, y - y0, x, image[:, there], weight[:, there], area=self.area)
         return image, weight
 
-    def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane) -> None:
+    def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane | Grid) -> None:
         height, width = self.plane.shape
         inside = (x > -0.5) & (x < width - 0.5) & (y > -0.5) & (y < height - 0.5)
         if not inside.any():
@@ -130,6 +148,14 @@ class AlignedPlane:
                 f"{self.plane.path}: does not overlap {reference.path.name} on the sky; put it into a "
                 "field of its own"
             )
+
+
+def _covered_columns(x: np.ndarray, width: int, nodes_x: np.ndarray) -> slice:
+    """Return the columns of the grid that a plane may cover, a node's distance more on either side."""
+    reached = np.flatnonzero(((x > -1) & (x < width)).any(axis=0))
+    step = float(nodes_x[1] - nodes_x[0])
+    low = int(max(nodes_x[reached[0]] - step, 0))
+    return slice(low, int(min(nodes_x[reached[-1]] + step, nodes_x[-1])) + 1)
 
 
 def _nodes(length: int) -> np.ndarray:

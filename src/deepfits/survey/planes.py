@@ -97,6 +97,8 @@ class Plane:
         AB, of the counts in the file.
     noise
         Background level and pixel noise, nJy, measured on some rows.
+    noise_correlation
+        Noise of large apertures over what independent pixels would have, as far as the header says; else 1.
     remarks
         What was decided, in words.
     header
@@ -123,6 +125,7 @@ class Plane:
         self._constant: float | None = None
         self._zero_is_empty = False
         self.noise = self._measure()
+        self.noise_correlation = self._stated_correlation()
 
     @property
     def path(self) -> Any:
@@ -216,6 +219,12 @@ class Plane:
             )
         self.remarks.append(f"zero point {found[0]:.4g} from {found[1]}")
         return found[0]
+
+    def _stated_correlation(self) -> float:
+        """Return what the header says of correlated noise (NOISCORR, in simulated and stacked coadds)."""
+        value = self.header.get("NOISCORR", 1.0)
+        is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
+        return float(value) if is_credible else 1.0
 
     def _find_extras(self, hdus: fits.HDUList, stack: ExitStack) -> dict[str, Any]:
         if self.source.companion is not None:

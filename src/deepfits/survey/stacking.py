@@ -1,0 +1,230 @@
+"""Exposures of one band to one coadd.
+
+Shapes: E exposures, H, W pixels of the grid, R rows of a strip.
+
+Each exposure is brought to the grid with cubic splines (see `deepfits.survey.grids`: its flux is multiplied
+by the ratio of the pixel areas, so that the total flux of a source stays what it was), and the strip of all
+exposures is combined pixel by pixel:
+
+``mean``     Σ w I / Σ w, with weight Σ w.
+``clipped``  the same without values too far from the median: |I − median| > clip · σ + 0.3 · |median|, as
+             SWarp does (Gruen, Seitz & Bernstein 2014); the second term spares the cores of stars, whose
+             sharpness differs between exposures. Needs three values in a pixel to tell the odd one.
+``median``   the median, with weight (2/π) Σ w for three values or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sep
+from astropy.wcs import WCS
+from scipy.spatial import cKDTree
+
+from deepfits.errors import InputError
+from deepfits.survey.detection import subtract_background
+from deepfits.survey.fitsfile import quiet
+from deepfits.survey.grids import AlignedPlane, Grid
+from deepfits.survey.planes import Plane
+
+METHODS = ("clipped", "mean", "median")
+AMPLITUDE_FRACTION = 0.3
+MAX_GRID_PIXELS = 1 << 29
+# The grid may be so many times what the exposures cover, if none overlaps another.
+MAX_EMPTINESS = 50
+# Sources for registration: at least so many, and at most so many, of each exposure.
+LEAST_SOURCES, MOST_SOURCES = 8, 400
+
+
+def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
+    """Return the smallest grid, north up, that holds all exposures (`reproject.mosaicking`).
+
+    Parameters
+    ----------
+    pixel_scale
+        Arcseconds; the finest of the exposures when None.
+
+    Raises
+    ------
+    InputError
+        An exposure has no WCS, or they lie so far apart that the grid would be absurdly large.
+    """
+    from astropy import units
+    from reproject.mosaicking import find_optimal_celestial_wcs
+
+    for plane in planes:
+        if plane.wcs is None:
+            raise InputError(f"{plane.path}: no WCS, so it cannot be stacked; solve the astrometry first")
+    scale = pixel_scale if pixel_scale is not None else min(p.pixel_scale for p in planes)
+    with quiet():
+        wcs, shape = find_optimal_celestial_wcs(
+            [(p.shape, p.wcs.celestial) for p in planes if p.wcs is not None],
+            frame="icrs",
+            resolution=scale * units.arcsec,
+            negative_lon_cdelt=True,
+        )
+    height, width = int(shape[0]), int(shape[1])
+    covered = sum(p.shape[0] * p.shape[1] * (p.pixel_scale / scale) ** 2 for p in planes)
+    if height * width > min(MAX_GRID_PIXELS, MAX_EMPTINESS * covered):
+        raise InputError(
+            f"the exposures span {width}×{height} pixels of {scale:.3g} arcsec; stack one field at a time"
+        )
+    return Grid(wcs=wcs, shape=(height, width), path=planes[0].path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Bright sources of an exposure: pixels of the grid, and fluxes in nJy."""
+
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+
+
+def bright_sources(plane: Plane, grid: Grid) -> Positions:
+    """Find the bright sources of an exposure, and where its WCS puts them on the grid."""
+    image, weight = plane.read()
+    is_bad = weight <= 0
+    subtract_background(image, is_bad, 128)
+    found = sep.extract(image, 8 * plane.noise.sigma, mask=is_bad, minarea=5)
+    found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
+    found = found[np.argsort(-found["flux"])][:MOST_SOURCES]
+    x, y = _on_grid(plane, grid, found["x"], found["y"])
+    return Positions(x=x, y=y, flux=found["flux"].astype(float))
+
+
+def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wcs: WCS | None = plane.wcs
+    if wcs is None or grid.wcs is None:
+        return x.astype(float), y.astype(float)
+    with quiet():
+        mapped = grid.wcs.world_to_pixel_values(*wcs.pixel_to_world_values(x, y))
+    return np.asarray(mapped[0]), np.asarray(mapped[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """How far an exposure lies from the others.
+
+    Attributes
+    ----------
+    dx, dy
+        Its sources' positions minus the reference's, pixels of the grid; 0 when not measured.
+    scatter
+        Scatter of the single sources about that, pixels.
+    num_matched
+        Sources that it rests on; 0 when there were too few.
+    flux_ratio
+        Its fluxes over the reference's, as far as both are of one band; NaN otherwise.
+    """
+
+    dx: float = 0.0
+    dy: float = 0.0
+    scatter: float = np.nan
+    num_matched: int = 0
+    flux_ratio: float = np.nan
+
+
+def register(
+    sources: Positions, reference: Positions, *, radius: float = 15.0, same_band: bool = True
+) -> Registration:
+    """Measure the shift between two lists of sources that may be off by up to `radius` pixels.
+
+    All pairs within the radius vote for their difference; the fullest place wins, and the median of the pairs
+    within one pixel of it is the shift.
+    """
+    if len(sources.x) < LEAST_SOURCES or len(reference.x) < LEAST_SOURCES:
+        return Registration()
+    tree = cKDTree(np.c_[reference.x, reference.y])
+    here = np.c_[sources.x, sources.y]
+    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(here, radius)) for j in near]
+    if len(pairs) < LEAST_SOURCES:
+        return Registration()
+    first, second = np.array(pairs).T
+    difference = here[first] - tree.data[second]
+    votes = cKDTree(difference).query_ball_point(difference, 1.0, return_length=True)
+    centre = difference[np.argmax(votes)]
+    near = np.hypot(*(difference - centre).T) < 1.5
+    if near.sum() < LEAST_SOURCES:
+        return Registration()
+    shift = np.median(difference[near], axis=0)
+    residual = np.hypot(*(difference[near] - shift).T)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = sources.flux[first[near]] / reference.flux[second[near]]
+    return Registration(
+        dx=float(shift[0]),
+        dy=float(shift[1]),
+        scatter=float(1.4826 * np.median(residual)),
+        num_matched=int(near.sum()),
+        flux_ratio=float(np.median(ratio)) if same_band else np.nan,
+    )
+
+
+def combine(
+    image: np.ndarray, weight: np.ndarray, method: str, clip: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Combine the strips of all exposures.
+
+    Parameters
+    ----------
+    image, weight
+        ``(E, R, W)`` float32.
+    method
+        One of `METHODS`.
+    clip
+        In standard deviations.
+
+    Returns
+    -------
+    image, weight, rejected
+        ``(R, W)`` float32, the same, and the number of values rejected, ``(R, W)``.
+    """
+    is_valid = weight > 0
+    number = is_valid.sum(axis=0)
+    rejected = np.zeros(number.shape, np.int32)
+    if method != "mean" and len(image) > 2:
+        with quiet(), np.errstate(all="ignore"):
+            middle = np.nan_to_num(np.nanmedian(np.where(is_valid, image, np.nan), axis=0))
+        if method == "median":
+            total = weight.sum(axis=0)
+            median_weight = total * np.where(number > 2, 2 / np.pi, 1).astype(np.float32)
+            return (
+                np.where(number > 0, middle, 0).astype(np.float32),
+                median_weight.astype(np.float32),
+                rejected,
+            )
+        with np.errstate(divide="ignore"):
+            sigma = np.where(is_valid, 1 / np.sqrt(weight), 0)
+        is_odd = is_valid & (np.abs(image - middle) > clip * sigma + AMPLITUDE_FRACTION * np.abs(middle))
+        is_odd &= number > 2
+        rejected = is_odd.sum(axis=0).astype(np.int32)
+        weight = np.where(is_odd, np.float32(0), weight)
+    total = weight.sum(axis=0)
+    flux = (weight * image).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(total > 0, flux / total, 0)
+    return mean.astype(np.float32), total.astype(np.float32), rejected
+
+
+def stack_strip(
+    exposures: Sequence[AlignedPlane],
+    levels: Sequence[float],
+    start: int,
+    stop: int,
+    method: str,
+    clip: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Read the same rows of all exposures, take their sky levels off, and combine them; see `combine`."""
+    images, weights = [], []
+    for exposure, level in zip(exposures, levels, strict=True):
+        image, weight = exposure.rows(start, stop)
+        if weight.any():
+            image = np.where(weight > 0, image - np.float32(level * exposure.area), np.float32(0))
+            images.append(image)
+            weights.append(weight)
+    if not images:
+        shape = (stop - start, exposures[0].shape[1])
+        return np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+    return combine(np.stack(images), np.stack(weights), method, clip)
