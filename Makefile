@@ -18,10 +18,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("deepfits needs Python 3.11 or newer") if sys.version_info < (3, 11) else 0'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "installing PyTorch ($(TORCH)) ..."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
-	@echo "installing deepfits and what it needs ..."
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "environment, step 1 of 2: PyTorch ($(TORCH))"
+	$(BIN)/python -m pip install --no-input --constraint constraints.txt $(TORCH)
+	@echo "environment, step 2 of 2: deepfits and what it needs (some 150 packages, about two minutes)"
+	$(BIN)/python -m pip install --no-input --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
 demo: $(READY)  ## Simulate a sky and run every stage on it; ends with the report

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from deepfits.stages.fit import fit as fit
     from deepfits.stages.inpaint import inpaint as inpaint
     from deepfits.stages.redshift import redshift as redshift
+    from deepfits.stages.redshift_use import redshift_evaluate as redshift_evaluate
+    from deepfits.stages.redshift_use import redshift_predict as redshift_predict
+    from deepfits.stages.redshift_use import redshift_train as redshift_train
     from deepfits.stages.report import report as report
     from deepfits.stages.run import demo as demo
     from deepfits.stages.run import run as run
@@ -36,6 +39,9 @@ _STAGES = {
     "fit": "fit",
     "inpaint": "inpaint",
     "redshift": "redshift",
+    "redshift_train": "redshift_use",
+    "redshift_predict": "redshift_use",
+    "redshift_evaluate": "redshift_use",
     "report": "report",
     "run": "run",
     "demo": "run",

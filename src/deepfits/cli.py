@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from deepfits.errors import InputError, NonFiniteLossError
 
@@ -471,37 +472,79 @@ def inpaint(
     _done("predictions", path)
 
 
-@app.command()
-def redshift(
-    features: Annotated[Path, typer.Argument(help="Features (from `deepfits fit`).", metavar="FEATURES")],
-    labels: Annotated[
-        Path, typer.Argument(help="Table with object_id or ra, dec, and the redshift.", metavar="LABELS")
-    ],
-    out: Out,
-    store: Annotated[
-        Path | None, typer.Option(help="The cutouts, for the baseline on ordinary magnitudes and colours.")
-    ] = None,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option("--method", "-m", help="boosting, tpot; repeat the option. Default: both."),
-    ] = None,
-    losses: Annotated[
-        list[str] | None, typer.Option("--loss", help="squared (serves R²) or absolute (serves σ_MAD).")
-    ] = None,
-    label_column: Annotated[str, typer.Option(help="The column with the redshift.")] = "z_spec",
-    select: Annotated[
-        list[str] | None, typer.Option(help="Condition on the labels: 'z_spec_flag >= 3'; repeat the option.")
-    ] = None,
-    match_radius_arcsec: Annotated[float, typer.Option(help="For a match by position.", min=0)] = 1.0,
-    max_labels: Annotated[
-        int | None, typer.Option(help="Learn from at most this many labels.", min=1)
-    ] = None,
-    tpot_minutes: Annotated[float, typer.Option(help="Time budget of TPOT.", min=0)] = 1.0,
-    seed: Seed = 0,
-) -> None:
-    """Predict redshifts of held-out objects by every method, and measure how good they are (M19 §3.3).
+class _WithDefault(TyperGroup):
+    """A group whose command ``compare`` is meant where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, "-h", "--help"}:
+            args = ["compare", *args]
+        return super().parse_args(ctx, args)
+
+
+redshift_app = typer.Typer(cls=_WithDefault, no_args_is_help=True, rich_markup_mode="markdown")
+app.add_typer(redshift_app, name="redshift")
+
+Features = Annotated[Path, typer.Argument(help="Features (from `deepfits fit`).", metavar="FEATURES")]
+Labels = Annotated[
+    Path, typer.Argument(help="Table with object_id or ra, dec, and the redshift.", metavar="LABELS")
+]
+OptionalStore = Annotated[
+    Path | None, typer.Option("--store", help="The cutouts, for ordinary magnitudes and colours.")
+]
+EmbedderFeatures = Annotated[
+    Path | None, typer.Option(help="Features of mode embedder, to compare the fit with its start.")
+]
+LabelColumn = Annotated[str, typer.Option(help="The column to predict.")]
+Select = Annotated[
+    list[str] | None, typer.Option(help="Condition on the labels: 'z_spec_flag >= 3'; repeat the option.")
+]
+Radius = Annotated[float, typer.Option(help="For a match by position, in arcsec.", min=0)]
+MaxLabels = Annotated[int | None, typer.Option(help="Learn from at most this many labels.", min=1)]
+BlockArcmin = Annotated[
+    float | None, typer.Option(help="Test on squares of the sky of this side, apart from the rest.", min=0)
+]
+TpotMinutes = Annotated[float, typer.Option(help="Time budget of TPOT.", min=0)]
+
+
+@redshift_app.callback()
+def _redshift() -> None:
+    """Predict redshifts from features and a few labels (M19 §3.3).
 
     Example: `deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts`
+
+    compares all methods on held-out objects (the command `compare`, which may be left out). `train`,
+    `predict` and `evaluate` do the steps one by one, for objects that have no label.
+    """
+
+
+@redshift_app.command()
+def compare(
+    features: Features,
+    labels: Labels,
+    out: Out,
+    store: OptionalStore = None,
+    embedder_features: EmbedderFeatures = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option("--method", "-m", help="boosting, tpot, neighbours, templates; repeat the option."),
+    ] = None,
+    losses: Annotated[
+        list[str] | None, typer.Option("--loss", help="squared (for R²) or absolute (for σ_MAD); repeat.")
+    ] = None,
+    label_column: LabelColumn = "z_spec",
+    photoz: Annotated[
+        str | None, typer.Option(help="Photometric redshifts of others, TABLE:COLUMN, as another row.")
+    ] = None,
+    select: Select = None,
+    match_radius_arcsec: Radius = 1.0,
+    max_labels: MaxLabels = None,
+    block_arcmin: BlockArcmin = None,
+    tpot_minutes: TpotMinutes = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Predict redshifts of held-out objects by every method, and measure how good they are.
+
+    Example: `deepfits redshift compare run/features-both spectra.csv --out run/redshift --store run/cutouts`
     """
     path = _call(
         "redshift",
@@ -509,18 +552,114 @@ def redshift(
         labels,
         out,
         store=store,
+        embedder_features=embedder_features,
         **({"methods": methods} if methods else {}),
         **({"losses": losses} if losses else {}),
         label_column=label_column,
+        photoz=photoz,
         select=select or [],
         match_radius_arcsec=match_radius_arcsec,
         max_labels=max_labels,
+        block_arcmin=block_arcmin,
         tpot_minutes=tpot_minutes,
         seed=seed,
         num_threads=int(os.environ["OMP_NUM_THREADS"]),
     )
     typer.echo((path / "table.md").read_text())
     _done("redshifts", path)
+
+
+@redshift_app.command("train")
+def redshift_train(
+    features: Features,
+    labels: Labels,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", "-m", help="boosting or tpot, ...: one.")] = "boosting",
+    feature_set: Annotated[
+        str, typer.Option(help="latents, model, extended, magnitudes or embedder.")
+    ] = "extended",
+    loss: Annotated[str, typer.Option(help="squared (for R²) or absolute (for σ_MAD).")] = "squared",
+    store: OptionalStore = None,
+    embedder_features: EmbedderFeatures = None,
+    label_column: LabelColumn = "z_spec",
+    select: Select = None,
+    match_radius_arcsec: Radius = 1.0,
+    max_labels: MaxLabels = None,
+    block_arcmin: BlockArcmin = None,
+    tpot_minutes: TpotMinutes = 1.0,
+    seed: Seed = 0,
+) -> None:
+    """Train one method on the labelled objects, and keep it.
+
+    Example: `deepfits redshift train run/features-both spectra.csv --out run/redshift-model`
+    """
+    path = _call(
+        "redshift_train",
+        features,
+        labels,
+        out,
+        method=method,
+        feature_set=feature_set,
+        loss=loss,
+        store=store,
+        embedder_features=embedder_features,
+        label_column=label_column,
+        select=select or [],
+        match_radius_arcsec=match_radius_arcsec,
+        max_labels=max_labels,
+        block_arcmin=block_arcmin,
+        tpot_minutes=tpot_minutes,
+        seed=seed,
+        num_threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    _done("redshift model", path)
+
+
+@redshift_app.command("predict")
+def redshift_predict(
+    model: Annotated[Path, typer.Argument(help="From `deepfits redshift train`.", metavar="MODEL")],
+    features: Features,
+    out: Out,
+    store: OptionalStore = None,
+    embedder_features: EmbedderFeatures = None,
+) -> None:
+    """Predict the redshift of every object.
+
+    Example: `deepfits redshift predict run/redshift-model run/features-both --out run/redshifts.parquet`
+    """
+    path = _call("redshift_predict", model, features, out, store=store, embedder_features=embedder_features)
+    _done("predictions", path)
+
+
+@redshift_app.command("evaluate")
+def redshift_evaluate(
+    predictions: Annotated[
+        Path, typer.Argument(help="From `deepfits redshift predict`.", metavar="PREDICTIONS")
+    ],
+    labels: Labels,
+    out: Out,
+    label_column: LabelColumn = "z_spec",
+    select: Select = None,
+    match_radius_arcsec: Radius = 1.0,
+    held_out_only: Annotated[
+        bool, typer.Option("--held-out-only/--all", help="Leave out objects that training may have seen.")
+    ] = True,
+) -> None:
+    """Measure predictions against known redshifts.
+
+    Example: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
+    """
+    path = _call(
+        "redshift_evaluate",
+        predictions,
+        labels,
+        out,
+        label_column=label_column,
+        select=select or [],
+        match_radius_arcsec=match_radius_arcsec,
+        held_out_only=held_out_only,
+    )
+    _done("metrics", path)
 
 
 @app.command()

@@ -37,7 +37,7 @@ _WIRED = {
     "train": {"store", "out"},
     "fit": {"store", "model", "out", "mode", "held_out_only"},
     "inpaint": {"store", "model", "out"},
-    "redshift": {"features", "out", "store"},
+    "redshift": {"features", "out", "store", "embedder_features"},
     "report": {"run", "out"},
 }
 _EXTRA_KEYS = {"fit": {"modes"}, "redshift": {"labels"}}
@@ -240,7 +240,8 @@ def _run(config: RunConfig, progress: Progress) -> Path:
     labels = _labels(config)
     if labels is not None:
         sections.setdefault("redshift", {})
-        call("redshift", best, labels, out / "redshift", store=store)
+        embedder = features.get("embedder")
+        call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
     return call("report", out)
 
 
