@@ -219,7 +219,8 @@ def test_looks_at_health_leave_numbers_and_pictures(store, tmp_path):
     out = train(store, tmp_path / "m", recipe="tiny", steps=5, options=options)
     rows = [json.loads(line) for line in (out / "evaluations.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4, 5]
-    assert Model.load(out).card["metrics"] == rows[-1]
+    assert rows[-1].items() <= Model.load(out).card["metrics"].items()
+    assert 0 <= Model.load(out).card["metrics"]["ks_mag_g"] <= 1
     assert {"kernel_distance", "spread", "chi2_both", "chi2_embedder_g"} <= set(rows[-1])
     assert rows[-1]["chi2_both"] < rows[-1]["chi2_embedder"]
     assert [p.name for p in sorted((out / "panels").iterdir())] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import shutil
@@ -17,8 +18,16 @@ from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
 from deepfits.training.checkpoint import cut_metrics
-from deepfits.training.health import FitFunction, HeldOut, colour_panel, examine, make_panel
+from deepfits.training.health import (
+    FitFunction,
+    HeldOut,
+    colour_panel,
+    draw_observed,
+    examine,
+    make_panel,
+)
 from deepfits.training.loop import Trainer
+from deepfits.training.shapes import compare_shapes, measure_shapes
 
 
 class Evaluator:
@@ -130,8 +139,25 @@ class Evaluator:
         if self.trainer.config.patience and self.best is not None:
             model = Model.load(self.out / "best")
             shutil.rmtree(self.out / "best")
-            return model, self.best["step"], self.best
-        return self.trainer.finished_model(), step, self.history[-1]
+            return model, self.best["step"], self.best | self._compare_shapes(model)
+        model = self.trainer.finished_model()
+        return model, step, self.history[-1] | self._compare_shapes(model)
+
+    def _compare_shapes(self, model: Model) -> dict[str, float]:
+        """Compare distributions of magnitudes, colours and shapes, if sep is there to measure them."""
+        assert self.held_out is not None
+        if importlib.util.find_spec("sep") is None:
+            return {}
+        image, weight = self.held_out.image, self.held_out.weight
+        noise = self.trainer.noise if self.trainer.config.noise != "none" else None
+        drawn = draw_observed(model, weight, noise, self.trainer.seed)
+        real, generated = (
+            measure_shapes(
+                flux.cpu().numpy(), weight.cpu().numpy(), model.info.bands, model.info.pixel_scale_arcsec
+            )
+            for flux in (image, drawn)
+        )
+        return compare_shapes(real, generated)
 
 
 def load_held_out(store: CutoutStore, number: int, device: torch.device) -> HeldOut | None:

@@ -55,13 +55,15 @@ def radial_features(x: Tensor) -> Tensor:
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
     """Return the kernel distance of two samples of features, ``(N, F)`` and ``(M, F)``, in units of its own.
 
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/F + 1)³, features
-    standardised by the real sample: near 0 for equal distributions, and it may dip below.
+    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/F + 1)³: near 0 for
+    equal distributions, and it may dip below. Features are counted from the real sample's median in units of
+    its interquartile range and compressed by asinh: a cube would see nothing but a few bright stars.
 
     Source: Bińkowski et al. (2018), with these features in place of a classifier's.
     """
-    mean, std = real.mean(dim=0), real.std(dim=0).clamp(min=1e-12)
-    a, b = ((f - mean) / std for f in (real.double(), generated.double()))
+    low, middle, high = torch.quantile(real, _quantiles(real, 0.25, 0.5, 0.75), dim=0)
+    scale = (high - low).clamp(min=1e-12)
+    a, b = (torch.asinh((f - middle) / scale).double() for f in (real, generated))
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1) ** 3
@@ -73,15 +75,18 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
     return float(within(a) + within(b) - 2 * kernel(a, b).mean())
 
 
+def _quantiles(like: Tensor, *levels: float) -> Tensor:
+    return torch.tensor(levels, dtype=like.dtype, device=like.device)
+
+
 def spread(real: Tensor, generated: Tensor) -> float:
     """Compare how different generated objects are with how different real ones are: 1 is right, 0 a collapse.
 
     The median over features, ``(N, F)``, of the ratio of the interquartile ranges.
     """
-    quartiles = torch.tensor([0.25, 0.75], dtype=real.dtype, device=real.device)
 
     def width(f: Tensor) -> Tensor:
-        low, high = torch.quantile(f, quartiles, dim=0)
+        low, high = torch.quantile(f, _quantiles(real, 0.25, 0.75), dim=0)
         return high - low
 
     return float((width(generated) / width(real).clamp(min=1e-12)).median())
@@ -130,11 +135,7 @@ def examine(
         1.
     """
     image, weight = held_out.image, held_out.weight
-    draw = torch.Generator(image.device).manual_seed(seed)
-    latent = torch.randn(len(image), model.config.latent_size, generator=draw, device=image.device)
-    flux = model.render(latent)
-    if add_noise:
-        flux = flux + weight.rsqrt() * noise.draw(len(image), draw)
+    flux = draw_observed(model, weight, noise if add_noise else None, seed)
     x_real, x_generated = model.normalisation.normalise(image), model.normalisation.normalise(flux)
     real, generated = radial_features(x_real), radial_features(x_generated)
     guess = model.embed(image, weight)
@@ -156,6 +157,18 @@ def examine(
         for number, band in enumerate(model.info.bands):
             out[f"chi2_{mode}_{band}"] = float(chi2[:, number].median())
     return out
+
+
+@torch.no_grad()
+def draw_observed(model: Model, weight: Tensor, noise: NoiseSource | None, seed: int) -> Tensor:
+    """Draw as many objects as there are weights, ``(N, B, H, W)`` in nJy, as they would be observed.
+
+    `noise` is None for a generator that draws noise itself.
+    """
+    draw = torch.Generator(weight.device).manual_seed(seed)
+    latent = torch.randn(len(weight), model.config.latent_size, generator=draw, device=weight.device)
+    flux = model.render(latent)
+    return flux if noise is None else flux + weight.rsqrt() * noise.draw(len(weight), draw)
 
 
 @torch.no_grad()

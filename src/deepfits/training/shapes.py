@@ -1,0 +1,111 @@
+"""Magnitudes, colours, sizes and shapes of generated galaxies beside those of real ones.
+
+Shapes: N objects, B bands, H, W pixels. Both kinds are measured with noise, by `sep`, in the same way; what
+is compared is the distribution of each quantity.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepfits.errors import InputError
+
+THRESHOLD = 1.5
+MIN_PIXELS = 5
+APERTURE_PIXELS = 6.0
+MAX_OFFSET_PIXELS = 4.0
+AB_ZERO_POINT = 31.4
+
+
+def measure_shapes(
+    image: np.ndarray, weight: np.ndarray, bands: tuple[str, ...], pixel_scale_arcsec: float
+) -> dict[str, np.ndarray]:
+    """Measure the object in the middle of each cutout.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻², without missing pixels.
+    bands
+        Their names.
+    pixel_scale_arcsec
+        Side of a pixel.
+
+    Returns
+    -------
+    dict
+        Each ``(N,)``, NaN where nothing was found: ``mag_<band>`` (AB, in an aperture of 6 pixels' radius),
+        ``colour_<a>_<b>`` of neighbouring bands, ``radius_arcsec`` (half the light), ``ellipticity``
+        (1 − b/a), ``concentration`` (5 log of the radii with 80 % and 20 % of the light).
+
+    Raises
+    ------
+    InputError
+        ``sep`` is not installed.
+    """
+    try:
+        import sep
+    except ImportError:
+        raise InputError("measuring shapes needs sep: pip install 'deepfits[survey]'") from None
+    rows = [_measure_one(sep, *pair) for pair in zip(image, weight, strict=True)]
+    flux, (radius, ellipticity, concentration) = (
+        np.array([row[0] for row in rows]).T,
+        np.array([row[1] for row in rows]).T,
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        magnitude = AB_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+    out = {f"mag_{band}": magnitude[number] for number, band in enumerate(bands)}
+    for first in range(len(bands) - 1):
+        out[f"colour_{bands[first]}_{bands[first + 1]}"] = magnitude[first] - magnitude[first + 1]
+    return out | {
+        "radius_arcsec": radius * pixel_scale_arcsec,
+        "ellipticity": ellipticity,
+        "concentration": concentration,
+    }
+
+
+def _measure_one(sep, image, weight) -> tuple[list[float], list[float]]:  # type: ignore[no-untyped-def]
+    """Return the bands' fluxes, and radius, ellipticity and concentration of the sum of the bands."""
+    image, weight = image.astype(np.float64), weight.astype(np.float64)
+    total = np.ascontiguousarray((image * np.sqrt(weight)).sum(axis=0) / np.sqrt(len(image)))
+    found = sep.extract(total, THRESHOLD, err=1.0, minarea=MIN_PIXELS)
+    centre = (np.array(total.shape) - 1) / 2
+    distance = np.hypot(found["x"] - centre[1], found["y"] - centre[0])
+    if not len(found) or distance.min() > MAX_OFFSET_PIXELS:
+        return [np.nan] * len(image), [np.nan] * 3
+    one = found[int(np.argmin(distance))]
+    x, y = [one["x"]], [one["y"]]
+    flux = [float(sep.sum_circle(np.ascontiguousarray(b), x, y, APERTURE_PIXELS)[0][0]) for b in image]
+    reach = min(total.shape) / 2 - 2
+    radii, flag = sep.flux_radius(total, x, y, [reach], [0.2, 0.5, 0.8], subpix=5)
+    r20, r50, r80 = radii[0]
+    is_good = not flag[0] and r20 > 0
+    shape = [r50, 1 - one["b"] / one["a"], 5 * np.log10(r80 / r20)] if is_good else [np.nan] * 3
+    return flux, [float(v) for v in shape]
+
+
+def two_sample_distance(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the largest difference of the cumulative distributions of two samples (Kolmogorov & Smirnov).
+
+    NaN are left out; 1 when nothing is left of one sample.
+
+    Examples
+    --------
+    >>> two_sample_distance(np.array([1.0, 2.0]), np.array([1.5, 2.5]))
+    0.5
+    """
+    a, b = (np.sort(sample[np.isfinite(sample)]) for sample in (a, b))
+    if not len(a) or not len(b):
+        return 1.0
+    values = np.concatenate([a, b])
+    difference = np.searchsorted(a, values, "right") / len(a) - np.searchsorted(b, values, "right") / len(b)
+    return float(np.abs(difference).max())
+
+
+def compare_shapes(real: dict[str, np.ndarray], generated: dict[str, np.ndarray]) -> dict[str, float]:
+    """Return the distance of each quantity, and the fractions of cutouts with an object in the middle."""
+    out = {f"ks_{name}": two_sample_distance(values, generated[name]) for name, values in real.items()}
+    return out | {
+        f"found_{kind}": float(np.isfinite(shapes["ellipticity"]).mean())
+        for kind, shapes in (("real", real), ("generated", generated))
+    }
