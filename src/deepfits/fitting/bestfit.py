@@ -20,7 +20,7 @@ from deepfits.fitting.rendering import Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 
 SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
-RIDGE = 0.05
+RIDGE = 0.02
 MAX_SLOTS = 64
 
 Array = np.ndarray | Tensor
@@ -64,9 +64,10 @@ def fit(
         metric), ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a
         `deepfits.fitting.solvers.Solver`.
     num_steps
-        The most steps, each one gradient evaluation; 500 for Adam, 60 for L-BFGS by default.
+        The most steps, each one gradient evaluation; 500 for Adam, 100 for L-BFGS by default.
     tolerance
-        L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative).
+        L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative),
+        3e-4 by default.
     prior_strength
         Of the unit-normal prior on the latent.
     amplitudes

@@ -9,10 +9,11 @@ last bit whatever lies beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from enum import IntEnum
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
 
 Advance = Callable[[int], None]
+Part = TypeVar("Part")
+Done = TypeVar("Done")
 
 
 class Status(IntEnum):
@@ -202,6 +205,25 @@ class _Pool:
         self.best["num_steps"][there] = 0
 
 
+def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int) -> list[Done]:
+    """Do independent pieces of work in threads with one core each; the pieces never know how many there are.
+
+    Threads that each run their own small batches keep two cores busier than one batch spread over both, and
+    do not fight over cores with other programs as OpenMP's do.
+    """
+
+    def alone(part: Part) -> Done:
+        torch.set_num_threads(1)
+        return work(part)
+
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(max(1, min(threads, len(parts)))) as executor:
+            return list(executor.map(alone, parts))
+    finally:
+        torch.set_num_threads(before)
+
+
 def minimise_in_threads(
     objective: Objective,
     image: Tensor,
@@ -214,14 +236,9 @@ def minimise_in_threads(
     advance: Advance,
     threads: int,
 ) -> Fit:
-    """Share the objects out among threads with one core each; the numbers do not depend on how many.
-
-    Threads that each run their own small batches keep two cores busier than one batch spread over both, and
-    do not fight over cores with other programs as OpenMP's do.
-    """
+    """Share the objects out among threads; the numbers do not depend on how many (see `minimise`)."""
 
     def work(part: Tensor) -> Fit:
-        torch.set_num_threads(1)
         return minimise(
             objective,
             image[part],
@@ -234,10 +251,5 @@ def minimise_in_threads(
         )
 
     parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(len(parts)) as executor:
-            results = list(executor.map(work, parts))
-    finally:
-        torch.set_num_threads(before)
+    results = in_threads(work, parts, threads)
     return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})

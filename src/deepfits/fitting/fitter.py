@@ -18,7 +18,7 @@ from torch import Tensor
 
 from deepfits.errors import InputError, nearest
 from deepfits.fitting.bestfit import SOLVERS, fit
-from deepfits.fitting.engine import Advance, Fit, Status
+from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import average_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
@@ -346,14 +346,13 @@ class Fitter:
         if with_pixels:
             out |= {name: np.full(tuple(fitted.image.shape), nan) for name in ("model", "pixel_std")}
         usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            for rows in usable.split(POSTERIOR_BATCH) if len(usable) else ():
-                for name, values in self._measure_batch(fitted, rows, sums, with_pixels, uncertainty).items():
-                    out[name][rows.numpy()] = values.cpu().numpy()
-        finally:
-            torch.set_num_threads(before)
+
+        def work(rows: Tensor) -> None:
+            for name, values in self._measure_batch(fitted, rows, sums, with_pixels, uncertainty).items():
+                out[name][rows.numpy()] = values.cpu().numpy()
+
+        batches = usable.split(POSTERIOR_BATCH) if len(usable) else ()
+        in_threads(work, batches, self.threads if self.device.type == "cpu" else 1)
         return out
 
     def _measure_batch(

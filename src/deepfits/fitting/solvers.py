@@ -114,10 +114,10 @@ class LBFGS:
         Converged when `num_small` accepted steps in a row lower the loss by less than this (relative).
     """
 
-    num_steps: int = 60
+    num_steps: int = 100
     inverse_metric: Tensor | None = None
     memory: int = 5
-    tolerance: float = 1e-3
+    tolerance: float = 3e-4
     num_small: int = 2
     sufficient_decrease: float = 1e-4
     max_step: float = 4.0
