@@ -272,6 +272,11 @@ def describe_field(
     }
 
 
+def middle_of(field: Field) -> _Middle:
+    """Return the middle thousand rows of a field, as a field of its own."""
+    return _Middle(field)
+
+
 class _Middle:
     """The middle rows of a field, as a field of its own."""
 

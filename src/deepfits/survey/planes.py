@@ -132,6 +132,11 @@ class Plane:
         """The image's file."""
         return self.source.path
 
+    @property
+    def weight_kind(self) -> str:
+        """What the weights come from: ``variance``, ``weight``, ``mask`` and so on, or ``measured``."""
+        return "+".join(k for k in self._extras if k != "mask") or "measured"
+
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).
 

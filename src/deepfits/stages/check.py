@@ -1,0 +1,68 @@
+"""Stage `check`: what is there, before anything is done with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepfits.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from deepfits.survey.inspection import Findings
+
+
+def check(
+    images: str | Path | list[str],
+    *,
+    bands: list[str] | None = None,
+    zero_point: list[str] | float | dict[str, float] | None = None,
+    pixel_scale: float | None = None,
+    assume_aligned: bool = False,
+    bad_planes: list[str] | None = None,
+    mask_polarity: str | None = None,
+    weight_scale: str = "auto",
+    progress: Progress = silent,
+) -> Findings:
+    """Say what images are there: a table, and warnings that name the remedy. Writes nothing.
+
+    Parameters
+    ----------
+    images
+        A directory, a FITS file, or a list of these and of ``band=path``.
+    bands
+        Bands to look at; all by default.
+    zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
+        As in `detect`.
+
+    Returns
+    -------
+    Findings
+        ``rows``, ``remarks`` and ``warnings``; as text (``str``) the table.
+
+    Raises
+    ------
+    InputError
+        No image at all.
+    """
+    from deepfits.survey.fields import image_set
+    from deepfits.survey.inspection import Findings, inspect_field
+
+    chosen = image_set(
+        images,
+        bands=bands,
+        allow_missing=True,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    findings = Findings()
+    with progress("check", total=len(chosen.fields), unit="fields") as task:
+        for sources in chosen.fields:
+            if missing := [b for b in chosen.bands if b not in sources.images]:
+                findings.warnings.append(f"{sources.name}: no image in {', '.join(missing)}")
+            inspect_field(sources, chosen, findings)
+            task.advance(1, sources.name)
+    return findings

@@ -1,0 +1,267 @@
+"""Looking at images before using them: what they are, and what no sky has.
+
+Each band of each field becomes one row; what is suspicious becomes one line with a remedy. The limits are
+wide: they catch wrong units, swapped polarities and broken astrometry, not unusual skies.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.survey.bands import reference_band
+from deepfits.survey.build import middle_of
+from deepfits.survey.detection import DetectOptions
+from deepfits.survey.extract import extract
+from deepfits.survey.fields import Field, ImageSet
+from deepfits.survey.find import FieldSources
+from deepfits.survey.grids import Grid
+from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.planes import Plane, open_planes
+from deepfits.survey.stacking import bright_sources, register
+
+# 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
+PLAUSIBLE_DEPTH = (14.0, 32.0)
+# Median colour of neighbouring bands (blue minus red) of a field's sources.
+PLAUSIBLE_COLOUR = (-0.7, 2.6)
+PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
+PLAUSIBLE_SCALE = (0.005, 30.0)
+MAX_LEVEL_SIGMAS = 1.0
+MAX_SHIFT_PIXELS = 1.0
+MAX_EMPTY = 0.5
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One band of one field."""
+
+    field: str
+    band: str
+    file: str
+    shape: tuple[int, int]
+    pixel_scale_arcsec: float
+    zero_point: float
+    fwhm_arcsec: float
+    depth: float
+    noise_njy: float
+    fraction_empty: float
+    weights: str
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """What was found, as rows, remarks (decisions taken) and warnings (with remedies).
+
+    ``str(findings)`` is the table that a person reads.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return "\n".join([*_table(self.rows), *(f"note: {r}" for r in self.remarks), *self._warnings()])
+
+    def _warnings(self) -> list[str]:
+        return [f"WARNING: {w}" for w in self.warnings] or (["nothing suspicious"] if self.rows else [])
+
+
+def _table(rows: list[Row]) -> list[str]:
+    head = (
+        "field",
+        "band",
+        "pixels",
+        "arcsec",
+        "zero pt",
+        "FWHM ″",
+        "depth 5σ 2″",
+        "noise nJy",
+        "no data",
+        "weights",
+    )
+    cells = [
+        (
+            row.field,
+            row.band,
+            f"{row.shape[1]}×{row.shape[0]}",
+            f"{row.pixel_scale_arcsec:.3f}",
+            f"{row.zero_point:.2f}",
+            _or_dash(row.fwhm_arcsec, ".2f"),
+            _or_dash(row.depth, ".2f"),
+            f"{row.noise_njy:.3g}",
+            f"{row.fraction_empty:.1%}",
+            row.weights,
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
+    return [
+        "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [head, *cells]
+    ]
+
+
+def _or_dash(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -> None:
+    """Look at one field; an unusable band is a warning and does not hide the others."""
+    usable = {}
+    for band, source in sources.images.items():
+        try:
+            with open_planes({band: source}, images.options):
+                usable[band] = source
+        except InputError as error:
+            findings.warnings.append(str(error))
+    if not usable:
+        return
+    try:
+        with open_planes(usable, images.options) as planes:
+            one = Field(sources.name, dict(planes), reference_band(usable))
+            _inspect_open(one, dict(planes), findings)
+    except InputError as error:
+        findings.warnings.append(str(error))
+
+
+def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> None:
+    bands = tuple(planes)
+    found = extract(middle_of(one), DetectOptions(threshold=6.0), bands=bands)
+    for band, plane in planes.items():
+        row = _row(one.name, band, plane, found.fwhm_arcsec[band])
+        findings.rows.append(row)
+        findings.warnings += [f"{one.name} {band}: {w}" for w in _row_warnings(row, plane)]
+        for said in plane.remarks:
+            if said.startswith("WARNING: "):
+                findings.warnings.append(f"{one.name} {band}: {said.removeprefix('WARNING: ')}")
+            elif not said.startswith(("zero point", "no weight plane")):
+                findings.remarks.append(f"{one.name} {band}: {said}")
+    if unweighted := [b for b, p in planes.items() if p.weight_kind == "measured"]:
+        names = " ".join(unweighted)
+        findings.remarks.append(
+            f"{one.name} {names}: no weight plane; constant weight from the measured noise"
+        )
+    findings.warnings += [f"{one.name}: {w}" for w in colour_warnings(found.columns, bands)]
+    findings.warnings += [f"{one.name}: {w}" for w in _shift_warnings(one, planes)]
+
+
+def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
+    empty = []
+    for start, stop in [(0, plane.shape[0])] if plane.shape[0] < 1200 else _some_rows(plane.shape[0]):
+        _, weight = plane.rows(start, stop)
+        empty.append((weight <= 0).mean())
+    return Row(
+        field=name,
+        band=band,
+        file=plane.path.name,
+        shape=plane.shape,
+        pixel_scale_arcsec=plane.pixel_scale,
+        zero_point=plane.zero_point,
+        fwhm_arcsec=fwhm,
+        depth=depth(plane),
+        noise_njy=plane.noise.sigma,
+        fraction_empty=float(np.mean(empty)),
+        weights=plane.weight_kind,
+    )
+
+
+def _some_rows(height: int) -> list[tuple[int, int]]:
+    return [(int(s), int(s) + 64) for s in np.linspace(0, height - 64, 16)]
+
+
+def depth(plane: Plane, aperture_arcsec: float = 2.0) -> float:
+    """Return the AB magnitude of 5σ in a circular aperture, from the measured noise and its correlation."""
+    pixels = math.pi * (0.5 * aperture_arcsec / plane.pixel_scale) ** 2
+    noise = 5 * plane.noise.sigma * max(plane.noise.correlation, 1.0) * math.sqrt(pixels)
+    return 31.4 - 2.5 * math.log10(noise)
+
+
+def _row_warnings(row: Row, plane: Plane) -> list[str]:
+    out = []
+    if not PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
+        out.append(
+            f"a depth of {row.depth:.1f} AB is none that images have; is {row.zero_point:.2f} the zero point of "
+            "these counts? give zero_point"
+        )
+    if not PLAUSIBLE_SCALE[0] < row.pixel_scale_arcsec < PLAUSIBLE_SCALE[1]:
+        out.append(f"pixels of {row.pixel_scale_arcsec:.3g} arcsec: check the WCS")
+    if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
+        out.append(
+            f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
+            "(`deepfits stack` does)"
+        )
+    if row.fraction_empty > MAX_EMPTY:
+        out.append(
+            f"{row.fraction_empty:.0%} of the pixels have no data; is the polarity of mask or weight right? "
+            "(mask_polarity, bad_planes)"
+        )
+    fwhm = row.fwhm_arcsec / row.pixel_scale_arcsec
+    if math.isfinite(fwhm) and not PLAUSIBLE_FWHM_PIXELS[0] < fwhm < PLAUSIBLE_FWHM_PIXELS[1]:
+        out.append(f"stars are {fwhm:.1f} pixels wide: undersampled, or the pixel scale is wrong")
+    trend = weight_trend(plane)
+    if trend < -0.5:
+        out.append("the noise is largest where the weights are: are they variances? name the file .var.fits")
+    return out
+
+
+def weight_trend(plane: Plane) -> float:
+    """Return the rank correlation of the weights with the inverse of the measured variance, over blocks.
+
+    Returns
+    -------
+    float
+        +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
+    """
+    stated, measured = [], []
+    rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else _some_rows(plane.shape[0])
+    for start, stop in rows:
+        image, weight = plane.rows(start, stop)
+        for y in range(0, stop - start - 31, 32):
+            for x in range(0, plane.shape[1] - 31, 32):
+                block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
+                if (its > 0).mean() > 0.8:
+                    stated.append(float(np.median(its[its > 0])))
+                    measured.append(clipped_statistics(block[its > 0])[1] ** -2)
+    if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
+        return math.nan
+    first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
+    return float(np.corrcoef(first, second)[0, 1])
+
+
+def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> list[str]:
+    """Say which neighbouring bands give colours that no field of stars and galaxies has."""
+    out = []
+    for blue, red in pairwise(bands):
+        fluxes = [columns[f"flux_aper_{b}"] for b in (blue, red)]
+        errors = [columns[f"flux_aper_err_{b}"] for b in (blue, red)]
+        clear = np.logical_and.reduce([f > 10 * e for f, e in zip(fluxes, errors, strict=True)])
+        if clear.sum() < 10:
+            continue
+        colour = float(np.median(-2.5 * np.log10(fluxes[0][clear] / fluxes[1][clear])))
+        if not PLAUSIBLE_COLOUR[0] < colour < PLAUSIBLE_COLOUR[1]:
+            out.append(
+                f"the median colour {blue} − {red} is {colour:+.1f} mag, which no sky has; check the zero "
+                "points of both bands"
+            )
+    return out
+
+
+def _shift_warnings(one: Field, planes: dict[str, Plane]) -> list[str]:
+    """Measure the bands' sources against each other, after the WCS."""
+    first = one.reference
+    grid = Grid(wcs=first.wcs, shape=first.shape, path=first.path)
+    anchor = bright_sources(first, grid)
+    out = []
+    for band, plane in planes.items():
+        if plane is first:
+            continue
+        shift = register(bright_sources(plane, grid), anchor)
+        if shift.num_matched and math.hypot(shift.dx, shift.dy) > MAX_SHIFT_PIXELS:
+            out.append(
+                f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {first.source.band}, going by "
+                f"{shift.num_matched} sources; mend its WCS, or `deepfits stack --register apply`"
+            )
+    return out
