@@ -109,7 +109,7 @@ def test_wide_resnet_row(inputs, tmp_path):
         "store": store,
         "methods": ("wide_resnet",),
         "wide_resnet_width": 1,
-        "wide_resnet_epochs": 2,
+        "network_epochs": 2,
         "max_labels": 64,
     }
     out = deepfits.redshift(features, labels, tmp_path / "out", **keywords)
@@ -124,6 +124,34 @@ def test_wide_resnet_row(inputs, tmp_path):
     assert (directory / "weights.safetensors").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="give the store"):
         deepfits.redshift(features, labels, tmp_path / "other", methods=("wide_resnet",))
+
+
+def test_semi_supervised_row_starts_from_the_embedder(inputs, tmp_path):
+    """The embedder learns on, the model on disk stays as it is, and a model for other cutouts is refused."""
+    from deepfits.files import fingerprint
+    from deepfits.models.bundle import Model
+    from deepfits.models.layers import ModelConfig
+    from deepfits.survey.normalise import Normalisation
+    from deepfits.survey.store import CutoutStore, StoreInfo
+
+    features, labels, store = inputs
+    constants = {"mean": (0.1,) * 3, "std": (1.0,) * 3, "softening": (3.0,) * 3}
+    config = ModelConfig(num_bands=3, size=16, latent_size=8, width=16, num_blocks=2, num_groups=2)
+    model = Model.make(config, CutoutStore(store).info, Normalisation(kind="asinh", **constants))
+    directory = model.save(tmp_path / "model")
+    before = fingerprint(directory / "weights.safetensors")
+    keywords = {"store": store, "methods": ("semi_supervised",), "network_epochs": 12}
+    out = deepfits.redshift(features, labels, tmp_path / "out", model=directory, **keywords)
+    row = metrics_of(out)[0]["semi_supervised-images-squared"]
+    assert row["metrics"]["r2"]["value"] > 0.3
+    assert row["model_hash"] == model.fingerprint
+    assert fingerprint(directory / "weights.safetensors") == before
+    with pytest.raises(InputError, match="give `model`"):
+        deepfits.redshift(features, labels, tmp_path / "other", **keywords)
+    info = StoreInfo(bands=("g", "r", "z"), size=16, pixel_scale_arcsec=0.2)
+    wrong = Model.make(config, info, model.normalisation).save(tmp_path / "wrong")
+    with pytest.raises(InputError, match="band"):
+        deepfits.redshift(features, labels, tmp_path / "another", model=wrong, **keywords)
 
 
 def test_label_curves(inputs, tmp_path):

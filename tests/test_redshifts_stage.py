@@ -108,7 +108,7 @@ def metrics_of(out):
 
 def test_rows_are_there_and_beat_the_constant(done):
     rows, content = metrics_of(done)
-    names = ["latents", "model", "extended", "magnitudes"]
+    names = ["latents", "model", "extended", "magnitudes", "combined"]
     assert list(rows) == ["constant", *(f"boosting-{name}-squared" for name in names)]
     floor = rows["constant"]["metrics"]
     for key, row in rows.items():
@@ -180,7 +180,7 @@ def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
         deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
     assert not (tmp_path / "out" / "metrics.json").exists()
     deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
-    assert len(trained) == 2 + 4
+    assert len(trained) == 2 + 5
     one, other = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
     for key in one:
         assert one[key]["metrics"] == other[key]["metrics"]
@@ -331,7 +331,7 @@ def test_distributions_are_stored_with_their_estimates(complete):
     assert "CRPS" in (complete / "table.md").read_text()
 
 
-@pytest.mark.parametrize(("method", "feature_set"), [("boosting", "extended"), ("neighbours", "magnitudes")])
+@pytest.mark.parametrize(("method", "feature_set"), [("boosting", "combined"), ("neighbours", "magnitudes")])
 def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, method, feature_set):
     from deepfits.stages.redshift_use import (
         read_metrics,

@@ -11,6 +11,8 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     both;
 ``magnitudes``
     ordinary aperture magnitudes and colours from the same cutouts: the baseline;
+``combined``
+    the extended features and the ordinary magnitudes together;
 ``embedder``
     the embedder's latents without the fit (a features directory of that mode).
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ from deepfits.redshifts.photometry import (
 )
 from deepfits.redshifts.tables import Columns, need, read_table
 
-FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "embedder")
+FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "combined", "embedder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Source:
         if any(name.startswith("flux_model_") for name in self.columns):
             out += ["model", "extended"]
         if self.flux is not None:
-            out.append("magnitudes")
+            out += ["magnitudes", "combined"] if "extended" in out else ["magnitudes"]
         if self.embedder is not None:
             out.append("embedder")
         return out
@@ -90,13 +93,13 @@ class Recipe:
     bands
         Names of the bands.
     softening
-        nJy, of the asinh magnitudes: ``(B,)`` of the model's, ``(A, B)`` of the apertures'; as learned from
-        the training objects.
+        nJy, of the asinh magnitudes, as learned from the training objects: under ``"model"`` ``(B,)``, under
+        ``"magnitudes"`` ``(A, B)``.
     """
 
     name: str
     bands: tuple[str, ...]
-    softening: np.ndarray | None = None
+    softening: dict[str, np.ndarray]
 
     @classmethod
     def learn(cls, name: str, source: Source) -> Recipe:
@@ -111,13 +114,11 @@ class Recipe:
             raise InputError(f"feature set {name!r} is unknown; {nearest(name, FEATURE_SETS)}")
         if name not in source.available():
             raise InputError(f"the feature set {name!r} needs {_NEEDS[name]}")
-        softening = None
-        if name in ("model", "extended"):
-            _, softening = model_features(source.columns)
-        elif name == "magnitudes":
-            assert source.flux is not None
-            assert source.flux_err is not None
-            _, softening = ordinary_magnitudes(source.flux, source.flux_err, source.bands)
+        softening = {}
+        if name in ("model", "extended", "combined"):
+            softening["model"] = model_features(source.columns)[1]
+        if name in ("magnitudes", "combined"):
+            softening["magnitudes"] = _magnitudes_of(source, None)[1]
         return cls(name=name, bands=source.bands, softening=softening)
 
     def make(self, source: Source) -> Matrix:
@@ -134,33 +135,40 @@ class Recipe:
             raise InputError(
                 f"these objects have the bands {source.bands}, the model was made for {self.bands}"
             )
-        if self.name == "latents":
-            return latents(source.columns)
         if self.name == "embedder":
             assert source.embedder is not None
             names = tuple(f"embedder_{number}" for number in range(source.embedder.shape[1]))
             return Matrix(values=source.embedder.astype(np.float32), names=names)
-        if self.name == "magnitudes":
-            assert source.flux is not None
-            assert source.flux_err is not None
-            return ordinary_magnitudes(source.flux, source.flux_err, self.bands, self.softening)[0]
-        model, _ = model_features(source.columns, self.softening)
-        return model if self.name == "model" else latents(source.columns).beside(model)
+        parts = []
+        if self.name in ("latents", "extended", "combined"):
+            parts.append(latents(source.columns))
+        if "model" in self.softening:
+            parts.append(model_features(source.columns, self.softening["model"])[0])
+        if "magnitudes" in self.softening:
+            parts.append(_magnitudes_of(source, self.softening["magnitudes"])[0])
+        return reduce(Matrix.beside, parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        softening = None if self.softening is None else self.softening.tolist()
+        softening = {name: values.tolist() for name, values in self.softening.items()}
         return {"name": self.name, "bands": list(self.bands), "softening": softening}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recipe:
         """Read back `to_json`."""
-        softening = content["softening"]
         return cls(
             name=content["name"],
             bands=tuple(content["bands"]),
-            softening=None if softening is None else np.array(softening, dtype=np.float64),
+            softening={
+                name: np.array(values, dtype=np.float64) for name, values in content["softening"].items()
+            },
         )
+
+
+def _magnitudes_of(source: Source, softening: np.ndarray | None) -> tuple[Matrix, np.ndarray]:
+    assert source.flux is not None
+    assert source.flux_err is not None
+    return ordinary_magnitudes(source.flux, source.flux_err, source.bands, softening)
 
 
 _NEEDS = {
@@ -168,6 +176,7 @@ _NEEDS = {
     "model": "features with model fluxes (flux_model_<band>); fit again",
     "extended": "features with model fluxes (flux_model_<band>); fit again",
     "magnitudes": "the cutouts: give the store",
+    "combined": "features with model fluxes, and the cutouts: give the store",
     "embedder": "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
 }
 

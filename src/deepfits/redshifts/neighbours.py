@@ -20,6 +20,8 @@ from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
+MIN_FOR_QUANTILES = 25
+"""A distribution asks at least so many: the tails of five objects say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Neighbours:
     loss: str
     validation_pit: np.ndarray
 
-    def _asked(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _asked(self, features: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the neighbours' values in increasing order and their weights: ``(N, num)`` each."""
         from scipy.spatial import cKDTree
 
@@ -54,8 +56,8 @@ class Neighbours:
             raise InputError(
                 f"the model was trained on {len(self.centre)} features, not {features.shape[1:]}"
             )
-        found = cKDTree(self.features).query(_standardised(features, self.centre, self.scale), k=self.num)
-        distance, rows = (np.reshape(one, (len(features), self.num)) for one in found)
+        found = cKDTree(self.features).query(_standardised(features, self.centre, self.scale), k=num)
+        distance, rows = (np.reshape(one, (len(features), num)) for one in found)
         values = self.value[rows]
         weights = 1 / (distance + 0.1 * np.median(distance, axis=1, keepdims=True) + 1e-9)
         order = np.argsort(values, axis=1)
@@ -64,14 +66,15 @@ class Neighbours:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return estimates ``(N,)``."""
-        values, weights = self._asked(features)
+        values, weights = self._asked(features, self.num)
         if self.loss == "squared":
             return (values * weights).sum(axis=1)
         return _weighted_quantiles(values, weights, np.array([0.5]))[:, 0]
 
     def predict_quantiles(self, features: np.ndarray, *, raw: bool = False) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, recalibrated unless `raw`."""
-        quantiles = sorted_quantiles(_weighted_quantiles(*self._asked(features), LEVELS))
+        num = min(max(self.num, MIN_FOR_QUANTILES), len(self.value))
+        quantiles = sorted_quantiles(_weighted_quantiles(*self._asked(features, num), LEVELS))
         return quantiles if raw else recalibrated(quantiles, self.validation_pit)
 
     def save(self, directory: str | Path) -> None:

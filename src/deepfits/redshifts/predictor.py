@@ -306,9 +306,12 @@ def _train_parts(
     trees = train_boosting(fitted, fitted_value, config)
     quantiles = None
     if options.distributions:
-        spread = _spread(parts[2], dataset.source.take(split.validation))
         quantiles = train_quantiles(
-            *parts, validation_spread=spread, seed=options.seed, num_threads=options.num_threads
+            fitted,
+            fitted_value,
+            spread=_spread(fitted, dataset.source.take(split.fitted)),
+            seed=options.seed,
+            num_threads=options.num_threads,
         )
     return trees, quantiles, {"cross_validated_loss": min(trial["loss"] for trial in trees.trials)}
 

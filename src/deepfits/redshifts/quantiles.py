@@ -2,8 +2,8 @@
 
 Shapes: N objects, K features, Q levels.
 
-The trees learn on the training part, stop early on the validation part, and are then recalibrated on it: the
-interval that says 68% is made to hold 68% of objects that the trees have not learned from.
+The trees are recalibrated by cross-validation: the interval that says 68% is made to hold 68% of objects that
+trees have not learned from.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NUM_DRAWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedQuantiles:
-    """Trained trees, and the PIT of the validation objects before recalibration.
+    """Trained trees, and PIT values of objects that were left out, before recalibration.
 
     Attributes
     ----------
@@ -108,45 +108,66 @@ class BoostedQuantiles:
 
 
 def train_quantiles(
-    train: Matrix,
-    train_value: np.ndarray,
-    validation: Matrix,
-    validation_value: np.ndarray,
+    features: Matrix,
+    value: np.ndarray,
     *,
-    validation_spread: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
+    num_folds: int = 4,
     seed: int = 0,
     num_threads: int = 1,
 ) -> BoostedQuantiles:
-    """Train on one part, stop and recalibrate on another.
+    """Train on all objects, and recalibrate by what trees say of objects that they have not learned from.
+
+    In a cross-validation each object gets its PIT from trees of the other folds; the first fold also says
+    when to stop. The trees that are kept learn from everything.
 
     Parameters
     ----------
-    validation_spread
-        The features' uncertainties, ``(V, K)``, when later predictions come with theirs.
+    features, value
+        Of N training objects; NaN counts as missing.
+    spread
+        The features' uncertainties, ``(N, K)``, when later predictions come with theirs.
     """
+    parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
+    folds = np.random.default_rng(seed).permutation(len(value)) % num_folds
+    transform = np.empty(len(value))
+    rounds: int | None = None
+    for fold in range(num_folds):
+        left_out = folds == fold
+        booster, rounds = _train(parameters, features.values, value, ~left_out, rounds)
+        trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=LEVELS)
+        part = None if spread is None else spread[left_out]
+        transform[left_out] = pit(trees.predict(features.values[left_out], part, raw=True), value[left_out])
+    assert rounds is not None
+    everything = np.ones(len(value), dtype=bool)
+    booster, _ = _train(parameters, features.values, value, everything, round(rounds * 1.1))
+    return BoostedQuantiles(booster=booster, names=features.names, validation_pit=np.sort(transform))
+
+
+def _train(
+    parameters: dict[str, Any],
+    features: np.ndarray,
+    value: np.ndarray,
+    which: np.ndarray,
+    rounds: int | None,
+) -> tuple[Any, int]:
+    """Train on the objects that `which` picks; without `rounds`, the others say when to stop."""
     import xgboost
 
-    parameters = {
-        **_SETTINGS,
-        "quantile_alpha": LEVELS.tolist(),
-        "seed": seed,
-        "nthread": num_threads,
-    }
-    data = xgboost.QuantileDMatrix(train.values, label=train_value, max_bin=128, nthread=num_threads)
-    left_out = xgboost.QuantileDMatrix(
-        validation.values, label=validation_value, ref=data, max_bin=128, nthread=num_threads
+    threads = parameters["nthread"]
+    data = xgboost.QuantileDMatrix(features[which], label=value[which], max_bin=128, nthread=threads)
+    if rounds is not None:
+        return xgboost.train(parameters, data, num_boost_round=rounds), rounds
+    others = xgboost.QuantileDMatrix(
+        features[~which], label=value[~which], ref=data, max_bin=128, nthread=threads
     )
     booster = xgboost.train(
         parameters,
         data,
         num_boost_round=MAX_ROUNDS,
-        evals=[(left_out, "left_out")],
+        evals=[(others, "left_out")],
         early_stopping_rounds=PATIENCE,
         verbose_eval=False,
     )
-    booster = booster[: booster.best_iteration + 1]
-    raw = BoostedQuantiles(booster=booster, names=train.names, validation_pit=LEVELS)
-    quantiles = raw.predict(validation.values, validation_spread, raw=True)
-    return BoostedQuantiles(
-        booster=booster, names=train.names, validation_pit=pit(quantiles, validation_value)
-    )
+    rounds = booster.best_iteration + 1
+    return booster[:rounds], rounds

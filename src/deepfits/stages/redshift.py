@@ -26,10 +26,10 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
-from deepfits.stages.redshift_images import NetworkOptions, wide_resnet_row
+from deepfits.stages.redshift_images import NETWORK_METHODS, NetworkOptions, network_row
 from deepfits.stages.redshift_inputs import load_dataset, photoz_column
 
-TABLE_METHODS = (*METHODS, "wide_resnet")
+TABLE_METHODS = (*METHODS, *NETWORK_METHODS)
 
 
 def redshift(
@@ -39,6 +39,7 @@ def redshift(
     *,
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    model: str | Path | None = None,
     methods: Sequence[str] = ("boosting", "tpot"),
     feature_sets: Sequence[str] | None = None,
     losses: Sequence[str] = ("squared",),
@@ -55,8 +56,8 @@ def redshift(
     tuning_trials: int = 6,
     tpot_minutes: float = 1.0,
     wide_resnet_width: int = 64,
-    wide_resnet_epochs: int = 60,
-    wide_resnet_minutes: float = 60.0,
+    network_epochs: int = 60,
+    network_minutes: float = 60.0,
     device: str = "cpu",
     num_threads: int = 1,
     progress: Progress = silent,
@@ -76,12 +77,16 @@ def redshift(
         beside the deep features, and neighbours in colour space and template fitting can be had.
     embedder_features
         Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
+    model
+        The model that the features were fitted with; `semi_supervised` starts from its embedder.
     methods
         ``"boosting"`` (XGBoost, tuned, on every feature set), ``"tpot"`` (on the latents), ``"neighbours"``
-        (in colour space), ``"templates"``, and ``"wide_resnet"`` (50 layers, from the images; slow without a
-        GPU). The constant prediction is always there, as the floor.
+        (in colour space), ``"templates"``, and from the images ``"wide_resnet"`` (50 layers, from scratch;
+        slow without a GPU) and ``"semi_supervised"`` (the model's embedder, fine-tuned with the labels).
+        The constant prediction is always there, as the floor.
     feature_sets
-        Use these alone for boosting: ``latents``, ``model``, ``extended``, ``magnitudes``, ``embedder``.
+        Use these alone for boosting: ``latents``, ``model``, ``extended``, ``magnitudes``, ``combined``,
+        ``embedder``.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     distributions
@@ -107,8 +112,10 @@ def redshift(
         Settings of boosting that are compared for each row.
     tpot_minutes
         Time budget of TPOT.
-    wide_resnet_width, wide_resnet_epochs, wide_resnet_minutes, device
-        Channels of the Wide ResNet's first stage (64 is the paper's), its budget, and where it is trained.
+    wide_resnet_width
+        Channels of the Wide ResNet's first stage; 64 is the paper's.
+    network_epochs, network_minutes, device
+        Budget of each network, and where it is trained.
     num_threads
         Threads of boosting, and worker processes of TPOT.
 
@@ -161,17 +168,18 @@ def redshift(
         "seed": seed,
         "tuning_trials": tuning_trials,
         "tpot_minutes": tpot_minutes,
-        "wide_resnet": [wide_resnet_width, wide_resnet_epochs, wide_resnet_minutes],
+        "networks": [wide_resnet_width, network_epochs, network_minutes],
     }
     check_settings(out, settings)
     write_columns(out / "split.parquet", _split_columns(dataset))
     keys = _wanted_rows(methods, losses, dataset, feature_sets)
     rows = []
-    networks = list(losses) if "wide_resnet" in methods else []
+    networks = [(one, loss) for loss in losses for one in NETWORK_METHODS if one in methods]
     network_options = NetworkOptions(
         width=wide_resnet_width,
-        epochs=wide_resnet_epochs,
-        minutes=wide_resnet_minutes,
+        epochs=network_epochs,
+        minutes=network_minutes,
+        model=model,
         device=device,
         seed=seed,
     )
@@ -180,9 +188,9 @@ def redshift(
         for key in keys:
             rows.append(_row(out, key, dataset, options, label_column, progress))
             task.advance(1, str(key))
-        for loss in networks:
-            rows.append(wide_resnet_row(out, dataset, store, loss, network_options, progress=progress))
-            task.advance(1, "wide_resnet")
+        for method, loss in networks:
+            rows.append(network_row(method, out, dataset, store, loss, network_options, progress=progress))
+            task.advance(1, method)
         if photoz:
             rows.append(_column_row(out, photoz, dataset, match_radius_arcsec))
             task.advance(1, photoz)
