@@ -192,7 +192,20 @@ def simulate(
     catalogue: Annotated[
         Path | None, typer.Option(help="Draw the objects of this table instead of a drawn population.")
     ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="What a column of the catalogue is: mag_u=u_auto; repeat the option."),
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="Condition on the catalogue; repeat the option.")
+    ] = None,
     layout: Annotated[str, typer.Option(help="File layout: plain or hsc.")] = "plain",
+    defects: Annotated[
+        bool, typer.Option("--defects/--no-defects", help="Saturated stars, bad columns, gaps, trails.")
+    ] = True,
+    exposures: Annotated[
+        int, typer.Option(help="Exposures per band beside the coadds, to try `deepfits stack` on.", min=0)
+    ] = 0,
     seed: Seed = 1,
 ) -> None:
     """Make a simulated sky: coadds in u g r i z with weights and WCS, and the truth.
@@ -201,6 +214,8 @@ def simulate(
     as far as nature allows.
 
     Example: `deepfits simulate sky --size 1000`
+
+    Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
     path = _call(
         "simulate",
@@ -209,10 +224,95 @@ def simulate(
         size=size,
         num_patches=num_patches,
         catalogue=catalogue,
+        columns=columns,
+        where=where,
         layout=layout,
+        defects=defects,
+        exposures=exposures,
         seed=seed,
     )
     _done("sky", path)
+
+
+@app.command()
+def stack(
+    images: Images,
+    out: Out,
+    bands: Bands = None,
+    method: Annotated[str, typer.Option(help="clipped (mean without outliers), mean or median.")] = "clipped",
+    clip: Annotated[
+        float, typer.Option(help="Outliers lie further off the median than this, in σ.", min=0)
+    ] = 4.0,
+    register: Annotated[
+        str, typer.Option(help="Residual shifts measured on matched sources: report, apply or none.")
+    ] = "report",
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="A FITS image whose grid is used; default: the smallest that holds all."),
+    ] = None,
+    pixel_scale: Annotated[float | None, typer.Option(help="Of the default grid, in arcsec.", min=0)] = None,
+    subtract_level: Annotated[
+        bool, typer.Option("--subtract-level/--keep-level", help="Take the sky level off each exposure.")
+    ] = True,
+    zero_point: ZeroPoint = None,
+    bad_planes: BadPlanes = None,
+    mask_polarity: MaskPolarity = None,
+    weight_scale: WeightScale = "auto",
+) -> None:
+    """Stack the exposures of each band onto one grid, with weights.
+
+    Bands that are shifted or rotated against each other come out aligned to the pixel. Fluxes are in nJy.
+
+    Example: `deepfits stack exposures/ --out coadds`
+    """
+    path = _call(
+        "stack",
+        _names(images),
+        out,
+        bands=bands,
+        method=method,
+        clip=clip,
+        register=register,
+        grid=grid,
+        pixel_scale=pixel_scale,
+        subtract_level=subtract_level,
+        zero_point=zero_point,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    _done("coadds", path)
+
+
+@app.command()
+def check(
+    images: Images,
+    bands: Bands = None,
+    zero_point: ZeroPoint = None,
+    pixel_scale: PixelScale = None,
+    assume_aligned: Aligned = False,
+    bad_planes: BadPlanes = None,
+    mask_polarity: MaskPolarity = None,
+    weight_scale: WeightScale = "auto",
+) -> None:
+    """Say what images are there: a table, and warnings that name the remedy. Writes nothing.
+
+    Bands, sizes, units, zero points, pixel scale, seeing, depth, pixels without data, and what looks wrong.
+
+    Example: `deepfits check coadds/`
+    """
+    findings = _call(
+        "check",
+        _names(images),
+        bands=bands,
+        zero_point=zero_point,
+        pixel_scale=pixel_scale,
+        assume_aligned=assume_aligned,
+        bad_planes=bad_planes,
+        mask_polarity=mask_polarity,
+        weight_scale=weight_scale,
+    )
+    typer.echo(str(findings))
 
 
 @app.command()
@@ -328,6 +428,17 @@ def train(
         list[str] | None,
         typer.Option("--set", help="Change one setting of the recipe: --set width=256; repeat the option."),
     ] = None,
+    embedder_only: Annotated[
+        Path | None, typer.Option(help="A finished model: train a new embedder for its generator alone.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    num_devices: Annotated[int, typer.Option(help="GPUs (or processes) to train on.", min=1)] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Machines to train on.", min=1)] = 1,
+    precision: Annotated[
+        str, typer.Option(help="float32, tf32 or bf16, where the device has it.")
+    ] = "float32",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the networks (PyTorch).")] = False,
+    channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory format for GPUs.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Train generator, discriminator and embedder on a store (M19 §2.1, §2.2).
@@ -344,6 +455,13 @@ def train(
         steps=steps,
         max_time=max_time,
         options=_settings(option or []),
+        embedder_only=embedder_only,
+        device=device,
+        num_devices=num_devices,
+        num_nodes=num_nodes,
+        precision=precision,
+        compile=compile,
+        channels_last=channels_last,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
     )
