@@ -102,11 +102,12 @@ def image_set(
         lacking = [one for one in fields if band not in one.images]
         if len(lacking) == len(fields) or (lacking and not allow_missing):
             names = ", ".join(repr(one.name) for one in lacking[:3])
+            where = next(iter(lacking[0].images.values())).path.parent
             more = (
                 "" if len(lacking) == len(fields) else ", or allow_missing to keep its objects with weight 0"
             )
             raise InputError(
-                f"no image in band {band} for field {names} (it has {', '.join(lacking[0].bands)}); add the "
+                f"{where}: no image in band {band} for field {names} (it has {', '.join(lacking[0].bands)}); add the "
                 f"file, say which one it is with {band}=PATH{more}"
             )
     if reference is not None and band_name(reference) not in there:
