@@ -25,6 +25,7 @@ from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.photometry import total_and_aperture
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
+from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.starts import random_starts
 
 MODES = ("embedder", "optimise", "both")
@@ -311,6 +312,8 @@ class Fitter:
         out["loss_start"] = found.loss_start.numpy()
         out["status"] = status_names(found)
         out["num_steps"] = found.num_steps.numpy()
+        out["latent_distance"] = latent_distance(found.latent.numpy()).astype(np.float32)
+        out["discriminator_score"] = self._discriminate(fitted.image)
         for index, band in enumerate(bands):
             out[f"amplitude_{band}"] = found.amplitude[:, index].numpy()
             out[f"amplitude_err_{band}"] = measured["amplitude_std"][:, index]
@@ -319,6 +322,20 @@ class Fitter:
                 out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
+
+    def _discriminate(self, image: Tensor) -> np.ndarray:
+        """Return the discriminator's score of the observed images: near 1 is usual; NaN without one."""
+        network = getattr(self.model, "discriminator", None)
+        if network is None:
+            return np.full(len(image), np.float32(np.nan))
+        size = self.settings.batch_size
+        parts = []
+        with torch.no_grad():
+            for first in range(0, len(image), size):
+                rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
+                seen = self.model.normalisation.normalise(image[rows].to(self.device))
+                parts.append(network(seen).view(-1)[: min(size, len(image) - first)].cpu().numpy())
+        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
     def measure(
         self, fitted: Fitted, *, sums: Tensor, with_pixels: bool, uncertainty: bool | None = None

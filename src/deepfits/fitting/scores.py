@@ -1,0 +1,88 @@
+"""How unusual an object is, brightness apart.
+
+Shapes: N objects, L latent dimensions.
+
+χ² grows with brightness: a model that is wrong by a percent is wrong by many sigma for a bright galaxy. So
+each figure is compared with that of objects about as bright before figures are put together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+NUM_NEIGHBOURS = 201
+
+
+def latent_distance(latent: np.ndarray) -> np.ndarray:
+    """Return the distance from the middle of the prior, 1 for a typical draw of it: ``(N, L)`` to ``(N,)``.
+
+    Examples
+    --------
+    >>> float(latent_distance(np.ones((1, 64)))[0])
+    1.0
+    """
+    return np.sqrt(np.mean(np.square(latent, dtype=np.float64), axis=1))
+
+
+def among_equals(
+    values: np.ndarray, brightness: np.ndarray, num_neighbours: int = NUM_NEIGHBOURS
+) -> np.ndarray:
+    """Return how far each value lies above those of objects about as bright, in their robust scatter.
+
+    Parameters
+    ----------
+    values, brightness
+        ``(N,)``; rows where either is not finite give NaN.
+    num_neighbours
+        How many objects next in brightness make the comparison.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)``: (value − median) / (1.4826 × median absolute deviation).
+    """
+    out = np.full(len(values), np.nan)
+    good = np.flatnonzero(np.isfinite(values) & np.isfinite(brightness))
+    order = good[np.argsort(brightness[good], kind="stable")]
+    width = min(num_neighbours, len(order))
+    if width < 3:
+        return out
+    sorted_values = np.asarray(values, dtype=np.float64)[order]
+    windows = np.lib.stride_tricks.sliding_window_view(sorted_values, width)
+    middle = np.median(windows, axis=1)
+    scatter = 1.4826 * np.median(np.abs(windows - middle[:, None]), axis=1)
+    nearest = np.clip(np.arange(len(order)) - width // 2, 0, len(windows) - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out[order] = (sorted_values - middle[nearest]) / scatter[nearest]
+    return out
+
+
+def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return one score per object, large for unusual ones, that does not follow brightness.
+
+    The largest of what `among_equals` says of the logarithm of χ² per degree of freedom, of the latent's
+    distance from the middle of the prior, and of the discriminator's score turned round.
+
+    Parameters
+    ----------
+    columns
+        Of the features: ``chi2``, ``dof``, ``latent``, the model fluxes, and ``discriminator_score`` if it is
+        there.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)``; NaN for objects without a fit.
+    """
+    fluxes = [v for k, v in columns.items() if k.startswith("flux_model_") and "_err_" not in k]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        brightness = np.log(np.sum(fluxes, axis=0))
+        figures = [
+            among_equals(np.log(columns["chi2"] / columns["dof"]), brightness),
+            among_equals(latent_distance(columns["latent"]), brightness),
+        ]
+    if "discriminator_score" in columns:
+        figures.append(among_equals(-columns["discriminator_score"], brightness))
+    return np.max(figures, axis=0)
