@@ -36,6 +36,15 @@ EXPLANATIONS = {
     "both": "the latent fitted from the embedder's guess (M19 §2.3).",
 }
 APERTURE_ARCSEC = 1.0
+_HOW = (
+    "solver",
+    "objective",
+    "num_steps",
+    "prior_strength",
+    "amplitudes",
+    "centre_fwhm_arcsec",
+    "num_starts",
+)
 
 
 def report(
@@ -99,7 +108,7 @@ def report(
         parts.append(_training(run, trained))
         task.advance()
         fits = _read_fits(run, trained, held)
-        parts.append(_fits(held, fits))
+        parts.append(_fits(run, held, fits))
         summary["fits"] = sections.chi2_summary(held, fits)
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, held)
@@ -110,8 +119,8 @@ def report(
         target = Path(out) if out is not None else run / "report"
         page = Page(
             title=title or f"deepfits: {opened.info.survey or run.resolve().name}",
-            subtitle="Deep features of galaxies through best fits. Every figure below was measured on objects "
-            "that the networks never saw.",
+            subtitle="Deep features of galaxies through best fits. Every figure below was measured on "
+            "objects that the networks never saw.",
             headline=_headline(num_objects, summary),
             sections=parts,
             footer=_footer(run),
@@ -192,7 +201,9 @@ def _read_fit(directory: Path, model: Model, held: sections.HeldOut) -> sections
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(sorted(directory.glob("*.parquet")))
     present = [name for name in (*columns, *per_band) if name in files.schema.names]
-    table = files.to_table(columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist()))
+    table = files.to_table(
+        columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist())
+    )
     where = {one: row for row, one in enumerate(table["object_id"].to_pylist())}
     rows = np.array([where.get(one, -1) for one in held.object_id.tolist()])
     if (rows < 0).all():
@@ -220,10 +231,21 @@ def _read_fit(directory: Path, model: Model, held: sections.HeldOut) -> sections
     )
 
 
-def _fits(held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
+def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
     if not fits:
         return _absent("Best fits", "no features", "deepfits fit")
-    return sections.fit_section(held, fits, EXPLANATIONS)
+    how = {mode: EXPLANATIONS[mode] + _how(run / f"features-{mode}", mode) for mode in fits}
+    return sections.fit_section(held, fits, how)
+
+
+def _how(directory: Path, mode: str) -> str:
+    """Say how a fit was made, from its own description."""
+    path = directory / "features.json"
+    if mode == "embedder" or not path.exists():
+        return ""
+    settings = read_json(path, what="description of the features").get("settings") or {}
+    words = [f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key in _HOW and value]
+    return " Settings: " + ", ".join(words) + "."
 
 
 def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
@@ -245,7 +267,9 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
 
 
 def _absent(title: str, what: str, command: str) -> Section:
-    return Section(title=title, paragraphs=[f"There is {what} in this run directory; make it with {command}."])
+    return Section(
+        title=title, paragraphs=[f"There is {what} in this run directory; make it with {command}."]
+    )
 
 
 def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
