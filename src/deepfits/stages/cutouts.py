@@ -41,7 +41,8 @@ def cutouts(
     Parameters
     ----------
     images
-        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
+        A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`. Or a
+        TOML file that describes cutouts made elsewhere; see `deepfits.survey.readers`.
     out
         Directory of the store.
     catalogue
@@ -79,6 +80,11 @@ def cutouts(
     from deepfits.survey.fields import image_set
 
     out = Path(out)
+    if isinstance(images, (str, Path)) and str(images).endswith(".toml"):
+        from deepfits.survey.ingest import ingest
+
+        ingest(images, out, size=size, shard_size=shard_size, progress=progress)
+        return out
     chosen = image_set(
         images,
         bands=bands,

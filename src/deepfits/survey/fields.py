@@ -107,8 +107,8 @@ def image_set(
                 "" if len(lacking) == len(fields) else ", or allow_missing to keep its objects with weight 0"
             )
             raise InputError(
-                f"{where}: no image in band {band} for field {names} (it has {', '.join(lacking[0].bands)}); add the "
-                f"file, say which one it is with {band}=PATH{more}"
+                f"{where}: no image in band {band} for field {names} (it has "
+                f"{', '.join(lacking[0].bands)}); add the file, say which one it is with {band}=PATH{more}"
             )
     if reference is not None and band_name(reference) not in there:
         raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")

@@ -159,7 +159,7 @@ def read_rows(hdu: Any, path: Path, start: int, stop: int) -> np.ndarray:
             raise InputError(
                 f"{path}: cannot read rows {start} to {stop} ({_short(error)}); fetch it again"
             ) from error
-    if rows.shape != (stop - start, hdu.shape[1]) or rows.dtype.kind not in "iuf":
+    if rows.shape != (stop - start, *hdu.shape[1:]) or rows.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: rows {start} to {stop} came as {rows.shape} of {rows.dtype}; fetch it again"
         )

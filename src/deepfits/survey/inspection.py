@@ -183,8 +183,8 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
     out = []
     if not PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
         out.append(
-            f"a depth of {row.depth:.1f} AB is none that images have; is {row.zero_point:.2f} the zero point of "
-            "these counts? give zero_point"
+            f"a depth of {row.depth:.1f} AB is none that images have; is {row.zero_point:.2f} the zero point "
+            "of these counts? give zero_point"
         )
     if not PLAUSIBLE_SCALE[0] < row.pixel_scale_arcsec < PLAUSIBLE_SCALE[1]:
         out.append(f"pixels of {row.pixel_scale_arcsec:.3g} arcsec: check the WCS")

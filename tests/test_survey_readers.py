@@ -1,0 +1,196 @@
+"""Cutouts from elsewhere: the same objects in every format give the same store."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.survey.readers import _to_size
+from deepfits.survey.store import CutoutStore
+
+N, B, SIDE = 11, 3, 40
+BANDS = 'bands = ["g", "r", "HSC-I"]\npixel_scale_arcsec = 0.168\nzero_point = [31.4, 27.0, 22.5]\n'
+FACTOR = np.array([1.0, 57.543993, 3630.780547])[:, None, None]
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(N, B, SIDE, SIDE)).astype(np.float32)
+    ivar = rng.uniform(0.5, 2, image.shape).astype(np.float32)
+    mask = rng.random(image.shape) < 0.05
+    return {
+        "image": image,
+        "ivar": ivar,
+        "mask": mask,
+        "object_id": np.arange(100, 100 + N),
+        "z_spec": rng.random(N),
+    }
+
+
+def describe(path, text):
+    path.write_text(text)
+    return path
+
+
+def read(description, out, size=32, **options):
+    store = CutoutStore(deepfits.cutouts(description, out, size=size, shard_size=4, **options))
+    return store, store.take(np.arange(len(store)))
+
+
+def expected(arrays, size=32):
+    start = SIDE // 2 - size // 2
+    window = np.s_[:, :, start : start + size, start : start + size]
+    weight = np.where(arrays["mask"], 0, arrays["ivar"] / FACTOR**2)[window]
+    return np.where(weight > 0, (arrays["image"] * FACTOR)[window], 0), weight
+
+
+def check(found, arrays):
+    image, weight = expected(arrays)
+    np.testing.assert_allclose(found.image, image, rtol=1e-5)
+    np.testing.assert_allclose(found.weight, weight, rtol=1e-5)
+
+
+def test_hdf5(arrays, tmp_path):
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        for name, values in arrays.items():
+            file[name] = values
+        file["name"] = np.array([b"galaxy"] * N)
+    keys = 'file = "c.h5"\nweight = "ivar"\nmask = "mask"\nmask_nonzero_is = "bad"\n'
+    store, found = read(describe(tmp_path / "c.toml", keys + BANDS), tmp_path / "store")
+    check(found, arrays)
+    assert store.info.bands == ("g", "r", "i")
+    assert found.object_id.tolist() == list(range(100, 100 + N))
+    np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"])
+    assert set(found.catalogue["name"]) == {"galaxy"}
+    assert len(store.shards) == 3
+
+
+@pytest.mark.parametrize(("kind", "function"), [("variance", lambda v: 1 / v), ("rms", lambda v: v**-0.5)])
+def test_numpy_with_channels_last_and_other_weights(arrays, tmp_path, kind, function):
+    moved = {k: np.moveaxis(arrays[k], 1, 3) for k in ("image", "mask")}
+    noise = np.moveaxis(function(arrays["ivar"]), 1, 3)
+    np.savez(
+        tmp_path / "c.npz", pictures=moved["image"], noise=noise, good=~moved["mask"], id=arrays["object_id"]
+    )
+    keys = f'file = "c.npz"\nimage = "pictures"\nweight = "noise"\nweight_is = "{kind}"\naxes = "NHWB"\n'
+    keys += 'mask = "good"\nmask_nonzero_is = "good"\nobject_id = "id"\n'
+    _, found = read(describe(tmp_path / "c.toml", keys + BANDS), tmp_path / "store")
+    check(found, arrays)
+    assert found.object_id[0] == 100
+
+
+def test_multimodal_universe(arrays, tmp_path):
+    with h5py.File(tmp_path / "001-of-001.hdf5", "w") as file:
+        file["image_flux"], file["image_ivar"] = arrays["image"], arrays["ivar"]
+        file["image_mask"] = arrays["mask"]
+        file["image_band"] = np.array([[b"hsc-g", b"hsc-r", b"hsc-i"]] * N)
+        file["image_scale"] = np.full((N, B), 0.168)
+        file["image_psf_fwhm"] = np.tile([0.8, 0.7, 0.6], (N, 1))
+        file["object_id"] = np.array([f"obj{i}".encode() for i in range(N)])
+        file["healpix"] = np.arange(N)
+    keys = 'file = "001-of-001.hdf5"\nformat = "multimodal-universe"\nzero_point = [31.4, 27.0, 22.5]\n'
+    with pytest.raises(InputError, match=r"say what a non-zero image_mask means: mask_nonzero_is"):
+        read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    keys += 'mask_nonzero_is = "bad"\n'
+    store, found = read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    check(found, arrays)
+    assert store.info.bands == ("g", "r", "i")
+    assert store.info.fwhm_arcsec == pytest.approx((0.8, 0.7, 0.6))
+    assert found.object_id[3] == "obj3"
+    assert "healpix" in found.catalogue
+
+
+def test_directory_of_fits_cubes(arrays, tmp_path):
+    (tmp_path / "cubes").mkdir()
+    for index in range(N):
+        parts = [fits.PrimaryHDU(arrays["image"][index])]
+        parts += [fits.ImageHDU(arrays["ivar"][index], name="IVAR")]
+        parts += [fits.ImageHDU(arrays["mask"][index].astype(np.uint8), name="MASK")]
+        fits.HDUList(parts).writeto(tmp_path / "cubes" / f"galaxy{index:02d}.fits")
+    keys = 'file = "cubes"\nformat = "fits"\nweight = "IVAR"\nmask = "MASK"\nmask_nonzero_is = "bad"\n'
+    _, found = read(describe(tmp_path / "c.toml", keys + BANDS), tmp_path / "store")
+    check(found, arrays)
+    assert found.object_id[2] == "galaxy02"
+    (tmp_path / "cubes" / "galaxy05.fits").write_bytes(b"SIMPLE  = nonsense" * 999)
+    with pytest.raises(InputError, match=r"galaxy05\.fits: not a FITS file|not a readable"):
+        read(tmp_path / "c.toml", tmp_path / "other")
+
+
+def test_without_weights_the_noise_is_measured(arrays, tmp_path):
+    np.save(tmp_path / "c.npy", arrays["image"] * 3)
+    description = describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS)
+    store, found = read(description, tmp_path / "store")
+    assert store.info.extra["remarks"] == [
+        "no weights: constant weight from the noise measured on the cutouts' rims"
+    ]
+    sigma = found.weight[0, :, 0, 0] ** -0.5 / FACTOR[:, 0, 0]
+    np.testing.assert_allclose(sigma, 3, rtol=0.03)
+
+
+def test_larger_store_pads_with_weight_zero(arrays, tmp_path):
+    np.savez(tmp_path / "c.npz", image=arrays["image"], ivar=arrays["ivar"])
+    description = describe(tmp_path / "c.toml", 'file = "c.npz"\nweight = "ivar"\n' + BANDS)
+    _, found = read(description, tmp_path / "store", size=64)
+    assert not found.weight[..., :12, :].any()
+    np.testing.assert_allclose(found.image[..., 12:52, 12:52], arrays["image"] * FACTOR, rtol=1e-5)
+
+
+def test_second_run_and_changed_description(arrays, tmp_path):
+    np.savez(tmp_path / "c.npz", image=arrays["image"], ivar=arrays["ivar"])
+    text = 'file = "c.npz"\nweight = "ivar"\n' + BANDS
+    store, _ = read(describe(tmp_path / "c.toml", text), tmp_path / "store")
+    before = [p.stat().st_mtime_ns for p in store.shards]
+    read(tmp_path / "c.toml", tmp_path / "store")
+    assert [p.stat().st_mtime_ns for p in store.shards] == before
+    with pytest.raises(InputError, match="another store is there already"):
+        read(describe(tmp_path / "c.toml", text.replace("27.0", "26.0")), tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('file = "c.npz"\nbandz = ["g"]', "unknown key 'bandz'; did you mean 'bands'"),
+        ('file = "c.npz"\nzero_point = 27.0\npixel_scale_arcsec = 0.2', "say the bands"),
+        ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "say zero_point"),
+        ('file = "c.npz"\nmask = "mask"\n' + BANDS, "say what a non-zero mask means"),
+        ('file = "none.npz"\n' + BANDS, "does not exist"),
+        ('file = "c.npz"\nimage = "picture"\n' + BANDS, "no array 'picture'; there are"),
+        (
+            'file = "c.npz"\nbands = ["g", "r"]\nzero_point = 27.0\npixel_scale_arcsec = 0.2',
+            "3 bands in image, but 2",
+        ),
+        ('file = "c.npz"\naxes = "NBXY"\n' + BANDS, "must be the letters N B H W"),
+        ('file = "c.npz"\ncolumns = ["mass"]\n' + BANDS, "column 'mass' is not in the file"),
+        ('file = "c.npz"\nweight = "short"\n' + BANDS, "short has shape"),
+        ("file = ", "cannot read this description"),
+    ],
+)
+def test_descriptions_that_do_not_fit(arrays, tmp_path, text, words):
+    np.savez(tmp_path / "c.npz", image=arrays["image"], short=arrays["image"][:2])
+    with pytest.raises(InputError, match=words):
+        deepfits.cutouts(describe(tmp_path / "c.toml", text), tmp_path / "store")
+
+
+def test_files_that_could_run_code_are_refused(tmp_path):
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="not a readable NumPy file"):
+        deepfits.cutouts(describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "store")
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(4, 12))
+@settings(max_examples=60, deadline=None)
+def test_cropping_keeps_the_middle(height, width, size):
+    image = np.arange(1.0, height * width + 1).reshape(1, height, width)
+    out = _to_size(image, size)
+    assert out.shape == (1, size, size)
+    assert out[0, size // 2, size // 2] == image[0, height // 2, width // 2]
+    assert (out > 0).sum() == min(size, height) * min(size, width) or max(height, width) > size > min(
+        height, width
+    )
