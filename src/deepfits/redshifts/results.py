@@ -234,7 +234,7 @@ def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS)
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "Errors: standard deviation over bootstrap resamples of the held-out objects.", ""]
     lines += [f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns]
-    return "\n".join([*lines, *_pdf_table(rows)]) + "\n"
+    return "\n".join([*lines, *_pdf_table(rows), *_high_table(rows), *_domain_table(rows)]) + "\n"
 
 
 PAPER = (
@@ -293,6 +293,38 @@ _LATEX = {
     "sigma_iqr": r"$\sigma_\mathrm{IQR}$",
     "eta_rail": r"$\eta_\mathrm{RAIL}$",
 }
+
+
+def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of z > 2, which is what M19 cares for; none where there are too few."""
+    entries = [(row, row["by_redshift"][-1]) for row in rows]
+    entries = [(row, entry) for row, entry in entries if "metrics" in entry]
+    if not entries:
+        return []
+    names = ("bias", "sigma_mad", "eta_15")
+    heads = ["method", "features", "loss", "objects", *(_HEADINGS[name] for name in names)]
+    lines = ["", "Objects of z > 2 alone:", "", "| " + " | ".join(heads) + " |"]
+    lines.append("|---|---|---|" + "---:|" * (len(names) + 1))
+    for row, entry in entries:
+        cells = [row["method"], row["features"] or "–", row["loss"] or "–", str(entry["num"])]
+        cells += [format_metric(entry["metrics"][name]) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of objects inside and outside the training domain."""
+    rows = [row for row in rows if "outside" in row.get("domain", {})]
+    if not rows:
+        return []
+    heads = ["method", "features", "loss", "outside", "η (0.15) inside", "η (0.15) outside"]
+    lines = ["", "Inside and outside the training domain:", "", "| " + " | ".join(heads) + " |"]
+    lines.append("|---|---|---|---:|---:|---:|")
+    for row in rows:
+        cells = [row["method"], row["features"], row["loss"] or "–", str(row["domain"]["num_outside"])]
+        cells += [format_metric(row["domain"][which]["eta_15"]) for which in ("inside", "outside")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,68 @@
+"""The tables that people read: what stands in them is what was measured."""
+
+import re
+
+import numpy as np
+import pytest
+
+from deepfits.redshifts.metrics import point_metrics
+from deepfits.redshifts.results import (
+    RowKey,
+    format_metric,
+    latex_table,
+    make_row,
+    markdown_table,
+    paper_table,
+)
+
+
+@pytest.fixture(scope="module")
+def row():
+    generator = np.random.default_rng(0)
+    z_spec = np.concatenate([generator.uniform(0, 2, 300), generator.uniform(2, 3, 60)])
+    z_phot = z_spec + 0.05 * (1 + z_spec) * generator.normal(size=360)
+    is_outside = np.zeros(360, dtype=bool)
+    is_outside[:40] = True
+    z_phot[:40] += 1.0
+    z_phot[359] = np.nan
+    predictions = {"z_phot": z_phot, "is_outside_domain": is_outside}
+    key = RowKey(method="boosting", features="latents", loss="absolute")
+    made = make_row(key, predictions, z_spec, np.full(360, 22.5), num_train=1000, seconds=1.0)
+    return made, z_phot, z_spec
+
+
+def test_rows_count_what_has_no_estimate(row):
+    made, z_phot, z_spec = row
+    assert (made["num_test"], made["num_missing"]) == (359, 1)
+    expected = point_metrics(z_phot[:-1], z_spec[:-1])
+    assert {name: entry["value"] for name, entry in made["metrics"].items()} == expected
+    assert made["by_magnitude"][0]["num"] == 359
+    assert sum(entry["num"] for entry in made["by_redshift"]) == 359
+
+
+def test_markdown_has_every_figure(row):
+    made, _, _ = row
+    text = markdown_table({"rows": [made]})
+    cells = [cell.strip() for cell in text.splitlines()[4].strip("|").split("|")]
+    assert cells[:3] == ["boosting", "latents", "absolute"]
+    assert cells[3] == format_metric(made["metrics"]["r2"])
+    assert cells[5] == format_metric(made["metrics"]["sigma_mad"])
+    high = text.split("Objects of z > 2 alone:")[1]
+    assert re.search(r"\| boosting \| latents \| absolute \| 59 \|", high)
+    apart = text.split("Inside and outside")[1].splitlines()[4]
+    inside, outside = (float(cell.split("±")[0]) for cell in apart.strip("|").split("|")[4:])
+    assert inside < 0.05
+    assert outside > 0.9
+
+
+def test_latex_has_the_same_figures(row):
+    made, _, _ = row
+    text = latex_table({"rows": [made]})
+    assert f"${made['metrics']['sigma_mad']['value']:.3f} \\pm" in text
+    assert text.count("&") == 2 * 8
+
+
+def test_paper_is_quoted_as_printed():
+    text = paper_table()
+    assert "| TPOT on fitted latents | 0.633 | -0.024 | 0.130 | 0.389 |" in text
+    assert "other data" in text
