@@ -217,7 +217,7 @@ def _run(config: RunConfig, progress: Progress) -> Path:
         before = time.monotonic()
         log.info("stage %s", name)
         arguments = {k: v for k, v in sections[name].items() if k not in _EXTRA_KEYS.get(name, set())}
-        result = _stage(name)(*inputs, **arguments, **more, progress=progress)
+        result = _stage(name)(*inputs, **{**arguments, **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result
@@ -232,7 +232,7 @@ def _run(config: RunConfig, progress: Progress) -> Path:
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = call("train", store, out / "model")
     features = {
-        mode: call("fit", store, model, out / f"features-{mode}", mode=mode, **_only_for_figures(mode))
+        mode: call("fit", store, model, out / f"features-{mode}", mode=mode, **_options_of(mode))
         for mode in sections["fit"].get("modes", ["both"])
     }
     best = features.get("both", next(iter(features.values())))
@@ -245,9 +245,11 @@ def _run(config: RunConfig, progress: Progress) -> Path:
     return call("report", out)
 
 
-def _only_for_figures(mode: str) -> dict[str, bool]:
-    """Fits from random starts serve Fig. 1 alone, so they are made for held-out objects alone."""
-    return {"held_out_only": True} if mode == "optimise" else {}
+def _options_of(mode: str) -> dict[str, bool]:
+    """Fits for figures and comparison alone: no errors, and from random starts held-out objects alone."""
+    if mode == "both":
+        return {}
+    return {"uncertainty": False, "held_out_only": mode == "optimise"}
 
 
 def _labels(config: RunConfig) -> Path | None:
