@@ -30,7 +30,7 @@ from deepfits.fitting.starts import random_starts
 
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
-POSTERIOR_BATCH = 16
+POSTERIOR_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)

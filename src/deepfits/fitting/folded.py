@@ -94,7 +94,7 @@ class FoldedGenerator:
                 t = layer(t.flatten(0, 1), with_bias=False).unflatten(0, (number, length))
                 half = t.shape[2] // 2
                 t = torch.where(mask[:, None], t[:, :, :half], 0) + t[:, :, half:]
-            t = self.last(t.flatten(0, 1), with_bias=False)
+            t = self.last(t.flatten(0, 1), with_bias=False).contiguous()  # sums over pixels follow
         return image, t.unflatten(0, (number, length))
 
     def _view(self, flat: Tensor) -> Tensor:

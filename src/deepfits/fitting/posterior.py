@@ -95,8 +95,9 @@ def laplace(
     drawn, derivative = objective.renderer.jacobian(latent)
     if amplitude is None:
         amplitude = objective.amplitudes(drawn, image, used)
-    derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
     is_free = objective.amplitude_prior is not None
+    if is_free:
+        derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
     precision = _prior_precision(objective, latent, amplitude, used, weight)
     half_hessian = _information(derivative, drawn if is_free else None, used) + precision
     if fit_weight is None:

@@ -1,0 +1,291 @@
+"""Measure the fit: speed at equal quality, against a plain Adam loop and against the machine's own rate.
+
+Run as ``python benchmarks/fit.py`` after ``make demo``, or with --store and --model. The objective is the
+paper's (M19 eq. 2): squared differences in the network's units, weight 1 where there is data. Objects are
+held out; some have a band or a fifth of their pixels masked. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.fitting import fit
+from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.folded import FoldedGenerator
+from deepfits.fitting.metric import inverse_with_ridge
+from deepfits.fitting.objective import Objective
+from deepfits.fitting.solvers import LBFGS, Adam
+from deepfits.fitting.starts import random_starts
+from deepfits.models.bundle import Model
+from deepfits.provenance import provenance
+from deepfits.splits import is_held_out
+from deepfits.survey.store import CutoutStore
+from fit_parts import Run, count_operations, curve, matrix_product_rate, plain_adam, widen
+
+GATE_MEAN, GATE_WITHIN = 0.003, 0.99
+ADAM_STEPS = 500
+
+
+def load(store: Path, number: int) -> tuple[np.ndarray, Tensor, Tensor]:
+    """Return identities, images and weights of held-out objects, some of them masked by hand."""
+    opened = CutoutStore(store)
+    held_out = np.flatnonzero(is_held_out(opened.catalogue(["object_id"])["object_id"]))[:number]
+    shard = opened.take(held_out)
+    weight = torch.tensor(shard.weight)
+    tenth = len(shard) // 10
+    weight[:tenth, 0] = 0  # a band that is not there
+    holes = torch.rand(weight[tenth : 2 * tenth].shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    weight[tenth : 2 * tenth][holes] = 0
+    return shard.object_id, torch.where(weight > 0, torch.tensor(shard.image), 0), weight
+
+
+def say(name: str, run: Run, reference: Tensor) -> dict[str, float]:
+    """Print one line, and return its figures."""
+    excess = run.loss / reference - 1
+    figures = {
+        "evaluations": round(run.evaluations, 1),
+        "seconds": round(run.seconds, 3),
+        "mean_excess": float(excess.mean()),
+        "median_excess": float(excess.median()),
+        "within_1pct": float((excess < 0.01).float().mean()),
+    }
+    print(
+        f"  {name:34s} {run.evaluations:6.1f} evaluations {run.seconds:8.2f} s   excess: mean "
+        f"{excess.mean():8.3%} median {excess.median():8.3%}   within 1%: {figures['within_1pct']:.1%}",
+        flush=True,
+    )
+    return figures
+
+
+def timed(renderer: Any, image: Tensor, weight: Tensor, start: Tensor, **options: Any) -> Run:
+    """Fit, and say how long it took."""
+    begin = time.perf_counter()
+    found = fit(renderer, image, weight, start, **options)
+    seconds = time.perf_counter() - begin
+    return Run(found.loss, float(found.num_steps.float().mean()) + 1, seconds)
+
+
+def compare_solvers(
+    fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
+) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Run every solver on the trained generator; return the figures, the starts and the reference losses."""
+    start = fitter.starts(object_id, image, weight)[0]
+    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    inner, metric = fitter.inner, fitter.metric
+    assert metric is not None
+    others = torch.from_numpy(random_starts(object_id, fitter.num_latents, num_starts=2))
+    long = LBFGS(
+        inverse_metric=inverse_with_ridge(metric, 0.02).float(), num_steps=200, tolerance=0, memory=8
+    )
+    reference = timed(
+        inner, data, data_weight, torch.cat((start[None], others)), solver=long, threads=threads
+    )
+    print("reference: 200 evaluations of L-BFGS, the best of three starts", flush=True)
+    runs = {
+        "lbfgs": timed(inner, data, data_weight, start, solver="lbfgs", metric=metric, threads=threads),
+        "lbfgs-plain": timed(inner, data, data_weight, start, solver="lbfgs-plain", threads=threads),
+        "lbfgs-plain, tolerance 1e-5": timed(
+            inner,
+            data,
+            data_weight,
+            start,
+            solver="lbfgs-plain",
+            tolerance=1e-5,
+            num_steps=300,
+            threads=threads,
+        ),
+        "adam, 10 steps": timed(
+            inner, data, data_weight, start, solver="adam", num_steps=10, threads=threads
+        ),
+        "lbfgs, 10 steps": timed(
+            inner, data, data_weight, start, solver="lbfgs", metric=metric, num_steps=10, threads=threads
+        ),
+        "adam, 500 steps, folded": timed(inner, data, data_weight, start, solver="adam", threads=threads),
+    }
+    for draw in range(2):
+        runs[f"lbfgs, random start {draw + 1}"] = timed(
+            inner, data, data_weight, others[draw], solver="lbfgs", metric=metric, threads=threads
+        )
+    lowest = reference.loss
+    for run in runs.values():
+        lowest = torch.minimum(lowest, run.loss)
+    return {name: say(name, run, lowest) for name, run in runs.items()}, start, lowest
+
+
+def measure_width(
+    model: Model,
+    factor: int,
+    data: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    metric: Tensor,
+    options: argparse.Namespace,
+) -> dict[str, float]:
+    """Time ours and the plain loop on the generator widened by `factor`, and count operations."""
+    wide = widen(model.generator, factor)
+    width = wide.blocks[0].main.in_channels  # type: ignore[union-attr,index]
+    drawn, again = model.generator(start[:4]), wide(start[:4])
+    torch.testing.assert_close(drawn, again, rtol=1e-3, atol=1e-4)
+    folded = FoldedGenerator(wide)
+    number = min(len(data), options.wide_objects if width > 256 else len(data))
+    number -= number % min(64, number)
+    part = slice(0, number)
+    ours = timed(
+        folded, data[part], weight[part], start[part], solver="lbfgs", metric=metric, threads=options.threads,
+        batch_size=min(64, number),
+    )  # fmt: skip
+    few = options.adam_steps if width > 256 else ADAM_STEPS
+    torch.set_num_threads(options.threads)
+    plain_adam(wide, data[part], weight[part], start[part], 1)  # warm
+    theirs = plain_adam(wide, data[part], weight[part], start[part], few)
+    theirs.seconds *= ADAM_STEPS / few
+    rate = matrix_product_rate()
+    operations = count_operations(folded) * ours.evaluations * number
+    figures = {
+        "width": width,
+        "num_objects": number,
+        "evaluations": ours.evaluations,
+        "seconds": ours.seconds,
+        "objects_per_second": number / ours.seconds,
+        "adam_seconds": theirs.seconds,
+        "adam_steps_timed": few,
+        "speedup_vs_adam": theirs.seconds / ours.seconds,
+        "fewer_evaluations": ADAM_STEPS / ours.evaluations,
+        "mflop_per_evaluation": count_operations(folded) / 1e6,
+        "matrix_product_gflops": rate / 1e9,
+        "fraction_of_limit": operations / ours.seconds / rate,
+    }
+    print(
+        f"width {width}: {number} objects, {ours.evaluations:.1f} evaluations, {ours.seconds:.2f} s "
+        f"({figures['objects_per_second']:.1f} a second); plain Adam, {ADAM_STEPS} steps: "
+        f"{theirs.seconds:.1f} s (timed over {few}): {figures['speedup_vs_adam']:.1f} times; "
+        f"{figures['mflop_per_evaluation']:.0f} MFLOP an evaluation, "
+        f"{figures['fraction_of_limit']:.0%} of the matrix-product rate",
+        flush=True,
+    )
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def repeatability(
+    model: Model, store: Path, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
+) -> dict[str, dict[str, float]]:
+    """Fit the χ² in flux from two random starts each, with and without the prior, and compare the ends."""
+    out = {}
+    for strength in (0.0, 1.0):
+        ends = []
+        for seed in (1, 2):
+            settings = FitSettings(mode="optimise", seed=seed, prior_strength=strength)
+            fitter = Fitter(model, settings, CutoutStore(store).info, threads=threads)
+            fitted = fitter.fit(object_id, image, weight)
+            ends.append((fitted.fit, fitter.measure(fitted, sums=fitter.sums, with_pixels=False)))
+        (one, one_flux), (two, two_flux) = ends
+        apart = one_flux["flux"][..., 1] - two_flux["flux"][..., 1]
+        out[f"prior {strength:g}"] = {
+            "median_loss_difference": float(((one.loss - two.loss).abs() / one.loss).median()),
+            "rms_latent_difference": float((one.latent - two.latent).square().mean().sqrt()),
+            "rms_latent": float(one.latent.square().mean().sqrt()),
+            "median_flux_difference_sigma": float(np.median(np.abs(apart) / one_flux["flux_std"][..., 1])),
+            "median_flux_difference_relative": float(
+                np.median(np.abs(apart) / np.abs(one_flux["flux"][..., 1]))
+            ),
+        }
+        print(
+            f"two random starts, χ² in flux, prior strength {strength:g}: {out[f'prior {strength:g}']}",
+            flush=True,
+        )
+    return out
+
+
+def draw_curves(
+    path: Path, fitter: Fitter, image: Tensor, weight: Tensor, start: Tensor, lowest: Tensor
+) -> None:
+    """Draw the mean excess loss against evaluations, for every solver."""
+    from matplotlib.figure import Figure
+
+    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    assert fitter.metric is not None
+    solvers = {
+        "L-BFGS, Gauss–Newton metric": LBFGS(inverse_metric=inverse_with_ridge(fitter.metric, 0.02).float()),
+        "L-BFGS without a metric": LBFGS(),
+        "Adam, learning rate 0.25 (M19)": Adam(),
+    }
+    figure = Figure(figsize=(5.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    objective = Objective(fitter.inner)
+    for name, solver in solvers.items():
+        number = 500 if isinstance(solver, Adam) else 120
+        excess = curve(objective, data, data_weight, start, solver, number) / lowest.numpy() - 1
+        axes.loglog(np.arange(1, number + 1), 100 * excess.mean(1), label=name)
+    axes.axhline(100 * GATE_MEAN, color="0.6", lw=0.8, ls="--")
+    axes.set(xlabel="gradient evaluations per object", ylabel="mean excess loss (%)")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--store", type=Path, default=Path("demo/cutouts"))
+    parser.add_argument("--model", type=Path, default=Path("demo/model"))
+    parser.add_argument("--objects", type=int, default=192)
+    parser.add_argument("--wide-objects", type=int, default=16)
+    parser.add_argument("--adam-steps", type=int, default=10, help="timed at full width, and multiplied")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--curves", type=Path, help="draw losses against evaluations to this PNG")
+    options = parser.parse_args()
+    if not options.store.exists() or not options.model.exists():
+        parser.error("no store or model there: run `make demo` first, or give --store and --model")
+    torch.set_num_threads(options.threads)
+    model = Model.load(options.model)
+    object_id, image, weight = load(options.store, options.objects)
+    fitter = Fitter(
+        model, FitSettings(objective="paper"), CutoutStore(options.store).info, threads=options.threads
+    )
+    print(
+        f"{len(image)} held-out objects; generator of width {model.config.width}; M19's objective", flush=True
+    )
+    solvers, start, lowest = compare_solvers(fitter, object_id, image, weight, options.threads)
+    if options.curves:
+        draw_curves(options.curves, fitter, image, weight, start, lowest)
+    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    print("the same generator, and the same made wider (repeated channels: the same images, more arithmetic)")
+    assert fitter.metric is not None
+    widths = {}
+    for name, width in (("small", 128), ("full", 1024)):
+        factor = max(1, width // model.config.width)
+        widths[name] = measure_width(model, factor, data, data_weight, start, fitter.metric, options)
+    repeated = repeatability(model, options.store, object_id[:64], image[:64], weight[:64], options.threads)
+    ours, adam = solvers["lbfgs"], solvers["adam, 500 steps, folded"]
+    passed = ours["mean_excess"] <= GATE_MEAN and ours["within_1pct"] >= GATE_WITHIN
+    print(
+        f"quality gate (mean excess at most {GATE_MEAN:.1%}, {GATE_WITHIN:.0%} within 1%): "
+        f"{'passed' if passed else 'NOT passed'}; Adam's mean excess after {ADAM_STEPS} steps: "
+        f"{adam['mean_excess']:.2%}"
+    )
+    result = {
+        "benchmark": "fit",
+        "mean_excess": ours["mean_excess"],
+        "within_1pct": ours["within_1pct"],
+        "gate_passed": passed,
+        **{key: {n: w[key] for n, w in widths.items()} for key in (
+            "speedup_vs_adam", "fewer_evaluations", "fraction_of_limit")},
+        "widths": widths,
+        "solvers": solvers,
+        "repeatability": repeated,
+        "num_objects": len(image),
+        "threads": options.threads,
+        **provenance(),
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

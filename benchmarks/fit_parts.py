@@ -1,0 +1,115 @@
+"""Parts of the benchmark of the fit: wider generators, the plain Adam loop, curves, operation counts.
+
+Shapes: N objects, L latent dimensions, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepfits.fitting.folded import FoldedGenerator
+from deepfits.fitting.objective import Objective
+from deepfits.fitting.solvers import Solver
+
+
+def widen(generator: nn.Module, factor: int) -> nn.Module:
+    """Return a generator with `factor` times the channels that draws the same images.
+
+    Every channel is repeated, and what reads it takes the mean (Chen, Goodfellow & Shlens 2016). The
+    arithmetic is that of the wide network, the landscape of the fit that of the narrow one.
+    """
+    out = copy.deepcopy(generator)
+    first, blocks = out.first, out.blocks  # type: ignore[union-attr]
+    channels = blocks[0].main.in_channels
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            values = getattr(first, name)
+            shape = (channels, -1, *values.shape[1:])
+            repeated = values.view(shape).repeat_interleave(factor, dim=0).reshape(-1, *values.shape[1:])
+            setattr(first, name, nn.Parameter(repeated, requires_grad=False))
+        first.out_features *= factor
+        ways = [up for block in blocks for up in (block.main, block.pass_through)]
+        for up in [*ways, out.last]:
+            weight, bias = up.weight.repeat_interleave(factor, dim=0) / factor, up.bias
+            up.in_channels *= factor
+            if up is not out.last:
+                weight, bias = weight.repeat_interleave(factor, 1), bias.repeat_interleave(factor)
+                up.out_channels *= factor
+            up.weight = nn.Parameter(weight.contiguous(), requires_grad=False)
+            up.bias = nn.Parameter(bias.clone(), requires_grad=False)
+    return out
+
+
+def count_operations(folded: FoldedGenerator) -> float:
+    """Count the floating-point operations of one loss and gradient of one object, as folded: two passes."""
+    total, side = folded.matrix.numel(), folded.side
+    for layer in (*folded.layers, folded.last):
+        total += layer.weight.numel() * side**2
+        side *= 2
+    return 2 * 2 * float(total)
+
+
+def matrix_product_rate(seconds: float = 1.0, size: int = 1024) -> float:
+    """Measure the machine's float32 matrix product, in operations a second."""
+    a = torch.randn(size, size)
+    a @ a
+    number, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        a @ a
+        number += 1
+    return 2 * size**3 * number / (time.perf_counter() - begin)
+
+
+@dataclass
+class Run:
+    """A solver's run on some objects.
+
+    Attributes
+    ----------
+    loss
+        ``(N,)``: the best of each object.
+    evaluations
+        Gradient evaluations per object, in the mean.
+    seconds
+        Wall time.
+    """
+
+    loss: Tensor
+    evaluations: float
+    seconds: float
+
+
+def plain_adam(generator: nn.Module, image: Tensor, weight: Tensor, start: Tensor, num_steps: int) -> Run:
+    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen."""
+    latent = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([latent], lr=0.25)
+    best = torch.full((len(start),), torch.inf)
+    begin = time.perf_counter()
+    for _ in range(num_steps):
+        optimiser.zero_grad()
+        loss = (weight * (image - generator(latent)) ** 2).sum((1, 2, 3))
+        loss.sum().backward()
+        best = torch.minimum(best, loss.detach())
+        optimiser.step()
+    return Run(best, num_steps, time.perf_counter() - begin)
+
+
+def curve(
+    objective: Objective, image: Tensor, weight: Tensor, start: Tensor, solver: Solver, num_evaluations: int
+) -> np.ndarray:
+    """Return the best loss of each object after each evaluation, ``(evaluations, N)``."""
+    state = solver.init(start)
+    best = torch.full((len(start),), torch.inf)
+    out = []
+    for _ in range(num_evaluations):
+        found = objective(state["trial"], image, weight)
+        best = torch.fmin(best, found.loss)
+        solver.step(state, found.loss, found.gradient)
+        out.append(best.numpy().copy())
+    return np.stack(out)
