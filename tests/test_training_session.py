@@ -307,3 +307,12 @@ def test_bf16_trains(store, tmp_path):
 def test_impossible_engines_are_refused(store, tmp_path, options, word):
     with pytest.raises(InputError, match=word):
         train(store, tmp_path / "m", recipe="tiny", steps=1, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # the compiler's own
+def test_compiled_networks_give_the_same_to_rounding(store, tmp_path):
+    plain = train(store, tmp_path / "a", recipe="tiny", steps=3, options=OPTIONS | ALL)
+    other = train(store, tmp_path / "b", recipe="tiny", steps=3, options=OPTIONS | ALL, compile=True)
+    for a, b in zip(losses(plain), losses(other), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)  # three Adam steps amplify the last bits
