@@ -13,7 +13,7 @@ from astropy.nddata.utils import NoOverlapError
 import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
-from deepfits.survey.cutting import cut, windows
+from deepfits.survey.cutting import copy_windows, cut
 from deepfits.survey.store import CutoutStore
 from survey_sky import ZERO_POINTS, make_truth, make_wcs, write_plain
 
@@ -81,12 +81,14 @@ def test_rows_are_read_about_once():
     assert plane.num_rows < 1.15 * 2000
 
 
-def test_windows_keep_the_type():
-    strip = np.arange(400, dtype=np.int16).reshape(20, 20)
-    out = windows(strip, np.array([-2, 5]), np.array([3, 18]), 4)
-    assert out.dtype == np.int16
-    np.testing.assert_array_equal(out[0][:, 2:], strip[3:7, :2])
-    assert not out[1][2:].any()
+def test_windows_at_the_rim_by_hand():
+    strip = np.arange(400.0).reshape(20, 20) + 1
+    out = np.zeros((3, 4, 4))
+    copy_windows(out, np.array([2, 0]), strip, np.array([-2, 5]), np.array([3, 18]))
+    np.testing.assert_array_equal(out[2][:, 2:], strip[3:7, :2])
+    np.testing.assert_array_equal(out[0][:2], strip[18:, 5:9])
+    assert not out[0][2:].any()
+    assert not out[1].any()
 
 
 def test_images_are_in_njy_and_weights_are_inverse_variances(store, sky):

@@ -202,7 +202,7 @@ def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: St
     weight = np.zeros_like(image)
     for index, band in enumerate(bands):
         if band in field.aligned:
-            image[:, index], weight[:, index] = cut(field.aligned[band], task.x, task.y, size)
+            cut(field.aligned[band], task.x, task.y, size, out=(image[:, index], weight[:, index]))
     ours = {name: values[task.rows] for name, values in columns.items() if name != "object_id"}
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     valid = (weight > 0).mean(axis=(2, 3))

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 
 class Rows(Protocol):
@@ -37,7 +36,13 @@ def corners(position: np.ndarray, size: int) -> np.ndarray:
 
 
 def cut(
-    plane: Rows, x: np.ndarray, y: np.ndarray, size: int, *, max_rows: int = 1024
+    plane: Rows,
+    x: np.ndarray,
+    y: np.ndarray,
+    size: int,
+    *,
+    max_rows: int = 1024,
+    out: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut all objects out of one plane, reading each row of it at most once or twice.
 
@@ -51,6 +56,8 @@ def cut(
         S.
     max_rows
         How many rows to hold at a time.
+    out
+        Image and weight to write to, ``(N, S, S)`` float32 filled with zeros; made when None.
 
     Returns
     -------
@@ -58,9 +65,8 @@ def cut(
         ``(N, S, S)`` float32.
     """
     left, bottom = corners(x, size), corners(y, size)
-    image = np.zeros((len(left), size, size), np.float32)
-    weight = np.zeros_like(image)
-    height = plane.shape[0]
+    if out is None:
+        out = np.zeros((len(left), size, size), np.float32), np.zeros((len(left), size, size), np.float32)
     order = np.argsort(bottom, kind="stable")
     first = 0
     while first < len(order):
@@ -69,26 +75,28 @@ def cut(
             np.searchsorted(bottom[order[first:]], low + max(max_rows - size, 0), side="right")
         )
         which = order[first:last]
-        high = int(bottom[which[-1]]) + size
-        start, stop = max(low, 0), min(high, height)
+        start, stop = max(low, 0), min(int(bottom[which[-1]]) + size, plane.shape[0])
         if start < stop:
-            strips = plane.rows(start, stop)
-            for out, strip in zip((image, weight), strips, strict=True):
-                out[which] = windows(strip, left[which], bottom[which] - start, size)
+            for array, strip in zip(out, plane.rows(start, stop), strict=True):
+                copy_windows(array, which, strip, left[which], bottom[which] - start)
         first = last
-    return image, weight
+    return out
 
 
-def windows(strip: np.ndarray, left: np.ndarray, bottom: np.ndarray, size: int) -> np.ndarray:
-    """Copy windows out of an array, with zeros where they reach over its border: ``(N, S, S)``."""
+def copy_windows(
+    out: np.ndarray, which: np.ndarray, strip: np.ndarray, left: np.ndarray, bottom: np.ndarray
+) -> None:
+    """Copy windows of a strip into rows `which` of ``(N, S, S)`` zeros; what lies outside stays 0.
+
+    One slice per object copies each pixel once; indexing with arrays of windows copies it three times.
+    """
     height, width = strip.shape
-    out = np.zeros((len(left), size, size), strip.dtype)
-    inside = (left >= 0) & (left + size <= width) & (bottom >= 0) & (bottom + size <= height)
-    if inside.any():
-        out[inside] = sliding_window_view(strip, (size, size))[bottom[inside], left[inside]]
-    for index in np.flatnonzero(~inside):
-        x0, y0 = int(left[index]), int(bottom[index])
+    size = out.shape[-1]
+    places = zip(which.tolist(), left.tolist(), bottom.tolist(), strict=True)
+    for row, x0, y0 in places:
+        if 0 <= x0 <= width - size and 0 <= y0 <= height - size:
+            out[row] = strip[y0 : y0 + size, x0 : x0 + size]
+            continue
         xs, ys = slice(max(x0, 0), min(x0 + size, width)), slice(max(y0, 0), min(y0 + size, height))
         if xs.start < xs.stop and ys.start < ys.stop:
-            out[index, ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = strip[ys, xs]
-    return out
+            out[row, ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = strip[ys, xs]

@@ -145,12 +145,17 @@ class Plane:
         image, weight
             ``(stop − start, W)`` float32 each, nJy and nJy⁻². The image is 0 where the weight is 0.
         """
-        counts = read_rows(self._image, self.path, start, stop).astype(np.float32)
+        image = read_rows(self._image, self.path, start, stop).astype(np.float32)
+        is_zero = image == 0 if self._zero_is_empty else None
+        weight = self._weight_rows(start, stop, image.shape)
         with np.errstate(over="ignore", invalid="ignore"):
-            image = counts * np.float32(self.factor)
-        weight = self._weight_rows(start, stop, counts)
-        weight *= np.isfinite(image)
-        image[weight == 0] = 0
+            image *= np.float32(self.factor)
+            is_valid = (np.abs(image) < np.inf) & (weight > 0) & (weight < np.inf)
+        if is_zero is not None:
+            is_valid &= ~is_zero
+        if not is_valid.all():
+            weight[~is_valid] = 0
+            image[~is_valid] = 0
         return image, weight
 
     def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -282,31 +287,26 @@ class Plane:
         self.remarks.append(f"mask planes taken as bad: {', '.join(used) or 'none'}")
         return sum(1 << planes[name] for name in used)
 
-    def _weight_rows(self, start: int, stop: int, counts: np.ndarray) -> np.ndarray:
-        extras, square = self._extras, np.float32(self.factor**2)
-        with np.errstate(all="ignore"):
-            if self._constant is not None:
-                weight = np.full(counts.shape, self._constant, np.float32)
-            elif (
-                kind := next((k for k in ("ivar", "weight", "variance", "rms") if k in extras), None)
-            ) is not None:
-                values: np.ndarray = read_rows(extras[kind], self.path, start, stop).astype(np.float32)
+    def _weight_rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the weights in nJy⁻²; what is not positive and finite among them has no data."""
+        extras, per_square = self._extras, np.float32(self._scale / self.factor**2)
+        kind = next((k for k in ("ivar", "weight", "variance", "rms") if k in extras), None)
+        if kind is None:
+            weight = np.full(shape, 1.0 if self._constant is None else self._constant, np.float32)
+        else:
+            weight = read_rows(extras[kind], self.path, start, stop).astype(np.float32)
+            with np.errstate(all="ignore"):
                 if kind == "rms":
-                    values = np.where(values > 0, values * values, np.float32(0))
-                is_inverse = kind in ("ivar", "weight")
-                weight = np.asarray(values / square if is_inverse else 1 / (values * square), np.float32)
-                weight *= np.float32(self._scale)
-                weight[~(np.isfinite(weight) & (weight > 0))] = 0
-            else:
-                weight = np.ones(counts.shape, np.float32)
+                    np.multiply(weight, np.abs(weight), out=weight)
+                if kind in ("variance", "rms"):
+                    np.divide(1, weight, out=weight)
+                weight *= per_square
         if "mask" in extras:
             bits = read_rows(extras["mask"], self.path, start, stop)
             if self._bad_bits >= 0:
                 weight[(bits.astype(np.int64) & self._bad_bits) != 0] = 0
             else:
                 weight[(bits != 0) == (self.options.mask_polarity == "bad")] = 0
-        if self._zero_is_empty:
-            weight[counts == 0] = 0
         return weight
 
     def _measure(self) -> Noise:
