@@ -5,7 +5,7 @@ sums a 2″ aperture in every band, adds the noise of that aperture (sky and sou
 redshifts from the noisy magnitudes by gradient boosting with absolute loss. The scatter and the share of
 outliers in four magnitude ranges stand beside the figures expected of such a survey.
 
-    python benchmarks/honesty.py [--labels 150000] [--test 40000] [--seed 1] [--plots docs/images]
+    python benchmarks/honesty.py [--labels 150000] [--test 40000] [--seed 1]
 
 Words first, then one JSON object on the last line.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,7 +39,6 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=150_000)
     parser.add_argument("--test", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--plots", type=Path, default=None, help="also draw the laws and the colours here")
     arguments = parser.parse_args()
     survey = SURVEYS["clauds-hsc"]
     start = time.perf_counter()
@@ -55,10 +53,6 @@ def main() -> None:
     z_true = target[arguments.labels :]
     delta = (z_phot - z_true) / (1 + z_true)
     rows = compare(table["mag_count"][arguments.labels :], delta)
-    if arguments.plots is not None:
-        from honesty_plots import draw_plots
-
-        draw_plots(arguments.plots, arguments.seed)
     worst = max(max(abs(row["sigma_ratio"] - 1), abs(row["outlier_ratio"] - 1)) for row in rows)
     report(rows, worst, drawn, time.perf_counter() - start, arguments.labels)
     result = {

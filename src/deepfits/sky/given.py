@@ -220,7 +220,7 @@ def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.
     guess = draw_redshifts(counted, draw_types(counted, rng), rng)
     at = np.where(known, redshift, guess)
     template, dust = _fit_templates(mag, at, survey)
-    kind = np.where(template < 0.5, EARLY, np.where(template < 2.3, SPIRAL, IRREGULAR))
+    kind = np.where(template < 0.5, EARLY, np.where(template < 2.7, SPIRAL, IRREGULAR))
     table: Table = {
         "mag_count": counted,
         "type": kind,

@@ -25,8 +25,9 @@ FAINT_SLOPE, BRIGHT_SLOPE, BREAK_MAG = 0.31, 0.50, 20.5
 BRIGHTEST = 15.0
 FAINTEST_EVOLUTION = 26.0
 MAX_DRAWN_REDSHIFT = 6.5
-BRIGHTEST_ABSOLUTE = -23.8
-"""In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again."""
+BRIGHTEST_ABSOLUTE, BRIGHTENING, BRIGHTENING_ENDS = -24.1, 1.0, 1.5
+"""In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again.
+Galaxies were brighter by about a magnitude per unit of redshift (Lin et al. 1999); frozen beyond 1.5."""
 MAX_REDRAWS = 40
 
 OPTICAL_ABOVE, ULTRAVIOLET_BELOW = 5000.0, 2000.0
@@ -52,11 +53,10 @@ class PopulationLaws:
         Mean of the exponential law of E(B−V).
     """
 
-    smooth_scatter: float = 0.05
-    ultraviolet_scatter: float = 0.15
-    smooth_length: float = 0.3
+    smooth_scatter: float = 0.105
+    ultraviolet_scatter: float = 0.065
+    smooth_length: float = 0.15
     oddity: float = 0.5
-    bluest: float = 5.0
     calibration_scatter: float = 0.02
     dust_early: float = 0.03
     dust_late: float = 0.12
@@ -105,12 +105,15 @@ def draw_redshifts(mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator) 
     return np.maximum(redshift, 0.003)
 
 
-def draw_templates(kind: np.ndarray, rng: np.random.Generator, bluest: float = 5.0) -> np.ndarray:
-    """Draw the place in the sequence of templates: ``(N,)``, 0 for E to 5 for the bluest."""
+def draw_templates(kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw the place in the sequence of templates: ``(N,)``, 0 for E to 5 for the bluest.
+
+    The ranges are chosen so that colours to i = 22.5 are those of zCOSMOS-bright galaxies.
+    """
     number = len(kind)
-    early = np.abs(rng.normal(0.0, 0.25, number))
-    spiral = rng.uniform(0.6, 2.4, number)
-    irregular = rng.uniform(2.2, bluest, number)
+    early = np.abs(rng.normal(0.0, 0.3, number))
+    spiral = rng.uniform(0.8, 3.0, number)
+    irregular = rng.uniform(2.4, 5.0, number)
     return np.choose(kind, [early, spiral, irregular])
 
 
@@ -229,13 +232,13 @@ def _draw_possible(
         some = mag[redraw]
         k = draw_types(some, rng)
         z = draw_redshifts(some, k, rng)
-        t = draw_templates(k, rng, laws.bluest)
+        t = draw_templates(k, rng)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
         a = absolute_magnitudes(some, z, t, e)
         kind[redraw] = k
         for column, values in zip(columns, (z, t, e, a), strict=True):
             column[redraw] = values
-        redraw = redraw[(a < BRIGHTEST_ABSOLUTE) | (z > MAX_DRAWN_REDSHIFT)]
+        redraw = redraw[(a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)]
         if not redraw.size:
             break
     columns[0] = np.minimum(columns[0], MAX_DRAWN_REDSHIFT)
@@ -243,14 +246,19 @@ def _draw_possible(
     return kind, redshift, template, dust, absolute
 
 
+def brightest_absolute(redshift: np.ndarray) -> np.ndarray:
+    """Return the absolute r magnitude of the brightest galaxies at a redshift."""
+    return BRIGHTEST_ABSOLUTE - BRIGHTENING * np.minimum(redshift, BRIGHTENING_ENDS)
+
+
 def draw_deviations(
     filters: tuple[str, ...], redshift: np.ndarray, laws: PopulationLaws, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw how far each galaxy is from its template: ``(N, B)`` magnitudes.
 
-    A smooth random function of the wavelength at rest, larger in the ultraviolet, where star formation
-    histories and dust laws differ most, seen in the bands at the galaxy's redshift; and an independent
-    deviation in each band.
+    A smooth random function of the wavelength at rest, seen in the bands at the galaxy's redshift; smaller in
+    the ultraviolet, where dust and hydrogen already make galaxies differ. And an independent deviation in
+    each band.
     """
     nodes = np.arange(math.log(600.0), math.log(12_000.0), 0.5 * laws.smooth_length)
     amplitude = np.interp(

@@ -22,6 +22,8 @@ from deepfits.sky.hydrogen import transmission
 TEMPLATES = ("E", "Sbc", "Scd", "Im")
 EXTENSION_SLOPES = (0.5, 1.0)
 """The bluer templates are Im times (λ / 5000 Å) to minus this."""
+YOUNG_IN_E = 0.03
+"""Light at 5500 Å of an Im galaxy in the reddest template, as part of its own."""
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
 MAX_REDSHIFT = 7.0
 REDSHIFTS = np.exp(np.linspace(0.0, np.log1p(MAX_REDSHIFT), 420)) - 1
@@ -42,6 +44,9 @@ def galaxy_templates() -> tuple[np.ndarray, np.ndarray]:
     for name in TEMPLATES:
         table = np.loadtxt(folder / f"CWW_{name}_ext.sed")
         rows.append(np.interp(wavelength, table[:, 0], table[:, 1]))
+    # Real ellipticals are not as red in the ultraviolet as the nearby ones of the template.
+    at_5500 = [np.interp(5500.0, wavelength, row) for row in rows]
+    rows[0] = rows[0] / at_5500[0] + YOUNG_IN_E * rows[-1] / at_5500[-1]
     rows += [rows[-1] * (wavelength / 5000.0) ** -slope for slope in EXTENSION_SLOPES]
     spectra = np.array(rows)
     at = np.array([np.interp(5500.0, wavelength, row) for row in spectra])

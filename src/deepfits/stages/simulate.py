@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,7 @@ def simulate(
         A value out of range, a table that lacks what is needed, or another sky is there already.
     """
     from deepfits.sky.layouts import LAYOUTS, open_patch, patch_files
+    from deepfits.sky.population import PopulationLaws
     from deepfits.sky.scene import make_scene, strips
     from deepfits.sky.surveys import find_survey
 
@@ -120,6 +122,7 @@ def simulate(
         "defects": defects,
         "exposures": exposures,
         "catalogue": None,
+        "laws": asdict(PopulationLaws()),
     }
     if given is not None:
         settings["catalogue"] = {
