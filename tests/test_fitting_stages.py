@@ -4,11 +4,14 @@ import json
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
+from deepfits.fitting.inpainting import magnitude
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.splits import is_held_out
@@ -48,7 +51,7 @@ def sky(tmp_path_factory):
             object_id=np.arange(2 * NUM)[rows] + 100,
             image=image[rows],
             weight=weight[rows],
-            catalogue={"ra": np.arange(2.0 * NUM)[rows], "mag_i": np.zeros(NUM)},
+            catalogue={"ra": np.arange(2.0 * NUM)[rows], "dec": np.zeros(NUM), "mag_i": np.zeros(NUM)},
         )
         write_shard(directory / "store" / shard_name(number), cutouts, info)
     return directory / "store", directory / "model", latent.numpy(), clean
@@ -205,6 +208,23 @@ def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):
     two = read_features(inpaint(tmp_path / "store", sky[1], tmp_path / "b", bands=("r",), images=False))
     np.testing.assert_array_equal(one["flux_r"], two["flux_r"])
     np.testing.assert_array_equal(one["latent"], two["latent"])
+
+
+def test_validation_against_truth(sky, tmp_path):
+    with np.errstate(invalid="ignore"):
+        magnitudes = {f"mag_{b}": magnitude(sky[3][:, n].sum((1, 2))) for n, b in enumerate(BANDS)}
+    places = {"ra": np.arange(2.0 * NUM), "dec": np.zeros(2 * NUM)}
+    pq.write_table(pa.table({**places, **magnitudes}), tmp_path / "truth.parquet")
+    out = inpaint(
+        sky[0], sky[1], tmp_path / "t", bands=("i",), validate=True, truth=tmp_path / "truth.parquet",
+        images=False, num_starts=4, held_out_only=True,
+    )  # fmt: skip
+    assert not list(out.glob("*.h5"))
+    for row in json.loads((out / "validation.json").read_text())["bands"]:
+        assert row["truth"]["num_objects"] > 0
+        assert abs(row["truth"]["bias_mag"]) < 0.5
+    with pytest.raises(InputError, match="true sources"):
+        inpaint(sky[0], sky[1], tmp_path / "u", bands=("i",), validate=True, truth=tmp_path / "none.parquet")
 
 
 @pytest.mark.parametrize("bands", [(), ("q",), BANDS])

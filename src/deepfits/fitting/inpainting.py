@@ -12,6 +12,7 @@ import numpy as np
 
 AB_ZERO_POINT_NJY = 31.4
 MIN_SIGNAL_TO_NOISE = 5.0
+MATCH_RADIUS_ARCSEC = 0.5
 # Effective wavelengths in nm of bands as they are commonly named; others are taken to be equally spaced.
 WAVELENGTH_NM = {
     **{"u": 370.0, "u*": 380.0, "ustar": 380.0, "B": 440.0, "g": 480.0, "V": 550.0, "r": 620.0, "r2": 620.0},
@@ -26,6 +27,10 @@ DEFINITIONS = {
     "objects": (
         f"held out, measured at {MIN_SIGNAL_TO_NOISE:g} sigma or more in the band that was hidden; each "
         "method is judged on those of them where it gives a number"
+    ),
+    "truth": (
+        f"total predicted magnitude minus that of the brightest true source within {MATCH_RADIUS_ARCSEC} "
+        "arcsec, for the same objects"
     ),
     "interpolation": "magnitudes of the two nearest other bands, linear in the logarithm of the wavelength",
     "regression": (
@@ -128,6 +133,43 @@ def regress(magnitudes: np.ndarray, target: int, is_training: np.ndarray) -> np.
         return np.full(len(magnitudes), np.nan)
     coefficients, *_ = np.linalg.lstsq(design[usable], magnitudes[usable, target], rcond=None)
     return design @ coefficients
+
+
+def match_brightest(
+    ra: np.ndarray,
+    dec: np.ndarray,
+    true_ra: np.ndarray,
+    true_dec: np.ndarray,
+    true_magnitude: np.ndarray,
+    radius_arcsec: float = MATCH_RADIUS_ARCSEC,
+) -> np.ndarray:
+    """Find, for each place on the sky, the brightest true source within a radius.
+
+    Parameters
+    ----------
+    ra, dec
+        ``(N,)``, degrees; likewise of the true sources, ``(M,)``.
+    true_magnitude
+        ``(M,)``; the smallest wins.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)`` int: the row of the true source, −1 where there is none.
+    """
+    order = np.argsort(true_dec, kind="stable")
+    radius = radius_arcsec / 3600
+    low = np.searchsorted(true_dec[order], dec - radius)
+    high = np.searchsorted(true_dec[order], dec + radius)
+    out = np.full(len(ra), -1)
+    for row in range(len(ra)):
+        near = order[low[row] : high[row]]
+        east = (true_ra[near] - ra[row] + 180) % 360 - 180
+        east = east * np.cos(np.radians(dec[row]))
+        near = near[np.hypot(east, true_dec[near] - dec[row]) <= radius]
+        if len(near):
+            out[row] = near[np.argmin(true_magnitude[near])]
+    return out
 
 
 def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:

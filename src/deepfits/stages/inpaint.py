@@ -28,6 +28,7 @@ def inpaint(
     bands: Sequence[str] = ("u",),
     validate: bool = False,
     max_validation: int = 2000,
+    truth: str | Path | None = None,
     objective: str = "flux",
     solver: str = "lbfgs",
     num_steps: int | None = None,
@@ -63,6 +64,9 @@ def inpaint(
         them: ``validation.json``.
     max_validation
         Held-out objects to validate with, at most.
+    truth
+        Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
+        then also compares with these.
     objective, solver, num_steps, tolerance, num_starts, prior_strength, amplitudes, centre_fwhm_arcsec
         As in `deepfits.fit`. The prior is on by default: it decides what pixels without data look like where
         the others leave it open.
@@ -132,7 +136,7 @@ def inpaint(
                 _write_images(paths[number].with_suffix(".h5"), shard, predicted, bands)
             features.write_table(paths[number], columns, made_from[number])
     if validate and not (directory / "validation.json").exists():
-        _validate(fitter, cutouts, directory, max_validation, progress)
+        _validate(fitter, cutouts, directory, max_validation, truth, progress)
     if todo or not features.is_finished(directory, description=DESCRIPTION):
         summary = {"num_objects": total, "store": str(cutouts.directory), "bands": list(bands)}
         features.finish(directory, summary, provenance(), description=DESCRIPTION)
@@ -200,7 +204,12 @@ def _write_images(path: Path, shard: Cutouts, predicted: dict[str, np.ndarray], 
 
 
 def _validate(
-    fitter: Fitter, store: CutoutStore, directory: Path, max_objects: int, progress: Progress
+    fitter: Fitter,
+    store: CutoutStore,
+    directory: Path,
+    max_objects: int,
+    truth: str | Path | None,
+    progress: Progress,
 ) -> None:
     """Hide each band in turn, for held-out objects, and write how well it is predicted."""
     from deepfits.files import write_json
@@ -220,7 +229,10 @@ def _validate(
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
         for index in there:
             columns, _ = predict(fitter, tested, [index], task, with_pixels=False)
-            rows.append(_judge(fitter, store.info, columns, known, tested, index))
+            row = _judge(fitter, store.info, columns, known, tested, index)
+            if truth is not None:
+                row["truth"] = _judge_by_truth(columns, store.info.bands[index], Path(truth))
+            rows.append(row)
     write_json(directory / "validation.json", {"definitions": DEFINITIONS, "bands": rows})
 
 
@@ -252,3 +264,24 @@ def _judge(
     compared = {name: inpainting.compare_magnitudes(values, target) for name, values in methods.items()}
     pulls = inpainting.compare_pulls(predicted, predicted_err, measured, measured_err)
     return {"band": band, "methods": compared, **pulls}
+
+
+def _judge_by_truth(columns: dict[str, np.ndarray], band: str, path: Path) -> dict[str, Any]:
+    """Compare total predicted magnitudes with those of the true sources at the same places."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from deepfits.fitting import inpainting
+
+    names = ["ra", "dec", f"mag_{band}"]
+    try:
+        table = pq.read_table(path, columns=names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot read {names} from this table of true sources ({error})") from error
+    if "ra" not in columns or "dec" not in columns:
+        raise InputError(f"{path}: the store has no ra and dec to match with; validate without truth")
+    ra, dec, true = (table[name].to_numpy() for name in names)
+    row = inpainting.match_brightest(columns["ra"], columns["dec"], ra, dec, true)
+    measured, sigma = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
+    is_used = (row >= 0) & (measured >= inpainting.MIN_SIGNAL_TO_NOISE * sigma)
+    return inpainting.compare_magnitudes(columns[f"mag_{band}"], np.where(is_used, true[row], np.nan))

@@ -1,0 +1,79 @@
+"""The comparisons that judge predicted bands."""
+
+import numpy as np
+import pytest
+
+from deepfits.fitting import inpainting
+
+
+def test_aperture_flux_of_a_flat_image_is_its_area():
+    image, weight = np.full((2, 3, 8, 8), 2.0), np.full((2, 3, 8, 8), 4.0)
+    circle = np.zeros((8, 8), dtype=np.float32)
+    circle[2:5, 2:5], circle[5, 5] = 1, 0.5
+    weight[1, 0, 3, 3] = 0
+    weight[0, 1, 0, 0] = 0  # outside: no matter
+    flux, error = inpainting.aperture_fluxes(image, weight, circle)
+    assert flux[0] == pytest.approx(19.0)
+    assert error[0] == pytest.approx(np.sqrt(9.25 / 4))
+    assert np.isnan(flux[1, 0])
+    assert np.isfinite(flux[1, 1:]).all()
+
+
+def test_magnitudes_and_their_errors():
+    flux = np.array([1e3, -1.0, 0.0])
+    magnitude = inpainting.magnitude(flux)
+    assert magnitude[0] == pytest.approx(31.4 - 7.5)
+    assert np.isnan(magnitude[1:]).all()
+    error = inpainting.magnitude_error(flux, np.array([10.0, 1, 1]))
+    low, high = inpainting.magnitude(flux[0] * np.array([1.01, 0.99]))
+    assert error[0] == pytest.approx((high - low) / 2, rel=1e-3)
+
+
+def test_interpolation_is_exact_on_power_laws_and_extrapolates_at_the_ends():
+    bands = ["u", "g", "r", "i", "z"]
+    place = np.log([inpainting.WAVELENGTH_NM[b] for b in bands])
+    magnitudes = 22 + np.array([[1.5], [-0.3]]) * place
+    for index, band in enumerate(bands):
+        hidden = magnitudes.copy()
+        hidden[:, index] = np.nan
+        np.testing.assert_allclose(inpainting.interpolate(hidden, bands, band), magnitudes[:, index])
+
+
+def test_regression_learns_from_training_rows_only():
+    rng = np.random.default_rng(1)
+    magnitudes = rng.normal(size=(200, 3))
+    magnitudes[:, 1] = 0.3 * magnitudes[:, 0] + 0.7 * magnitudes[:, 2] + 1
+    is_training = np.arange(200) < 100
+    expected = magnitudes[~is_training, 1].copy()
+    magnitudes[~is_training, 1] = 99.0
+    found = inpainting.regress(magnitudes, 1, is_training)
+    np.testing.assert_allclose(found[~is_training], expected, atol=1e-8)
+    assert np.isnan(inpainting.regress(magnitudes[:4], 1, is_training[:4])).all()
+
+
+def test_comparisons_are_robust_and_empty_ones_say_so():
+    rng = np.random.default_rng(2)
+    measured = rng.uniform(20, 25, 5000)
+    predicted = measured + 0.1 + 0.2 * rng.normal(size=5000)
+    predicted[:100] += 50
+    predicted[100] = np.nan
+    found = inpainting.compare_magnitudes(predicted, measured)
+    assert found["num_objects"] == 4999
+    # The median of 5000 draws of width 0.2 scatters by 0.0035, shifted by the 2% outliers by 0.005.
+    assert found["bias_mag"] == pytest.approx(0.1, abs=0.02)
+    assert found["scatter_mag"] == pytest.approx(0.2, abs=0.02)
+    assert inpainting.compare_magnitudes(predicted[:0], measured[:0])["bias_mag"] is None
+    pulls = inpainting.compare_pulls(
+        measured + 0.5 * rng.normal(size=5000), np.full(5000, 0.3), measured, np.full(5000, 0.4)
+    )
+    assert pulls["pull_width"] == pytest.approx(1, abs=0.06)
+    assert abs(pulls["pull_median"]) < 0.1
+
+
+def test_the_brightest_within_the_radius_is_matched_across_zero():
+    true_ra, true_dec = np.array([0.0, 359.99999, 0.0, 10.0]), np.array([5.0, 5.0, 5.001, 5.0])
+    magnitude = np.array([25.0, 22.0, 18.0, 20.0])
+    found = inpainting.match_brightest(
+        np.array([0.00001, 10.0, 50.0]), np.array([5.0, 5.0, 5.0]), true_ra, true_dec, magnitude
+    )
+    assert found.tolist() == [1, 3, -1]
