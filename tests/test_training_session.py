@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.models.bundle import Model
 from deepfits.stages.train import train
-from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
 from deepfits.training.config import TrainingConfig
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.loop import Trainer
@@ -90,6 +91,25 @@ def test_training_twice_is_training_once(store, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     train(store, out, recipe="tiny", steps=2, options=OPTIONS)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_finished_model_is_recognised_without_reading_the_store(store, tmp_path, monkeypatch):
+    out = train(store, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
+    monkeypatch.setattr("deepfits.training.session.look_over", pytest.fail)
+    assert train(store, out, recipe="tiny", steps=1, options=OPTIONS) == out
+
+
+def test_other_cutouts_are_another_training(store, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    out = train(copy, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
+    shutil.rmtree(copy)
+    shutil.copytree(store, copy, copy_function=shutil.copyfile)  # other times, same cutouts
+    assert train(copy, out, recipe="tiny", steps=1, options=OPTIONS) == out
+    shard = CutoutStore(copy).read_shard(0)
+    write_shard(copy / shard_name(0), shard.select(np.arange(150)), INFO)
+    with pytest.raises(InputError, match="data was"):
+        train(copy, out, recipe="tiny", steps=1, options=OPTIONS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -106,8 +106,12 @@ class Session:
         if max_time is not None and not max_time > 0:
             raise InputError(f"max_time must be a positive number of minutes, not {max_time!r}")
         with using_threads(self.plan.threads):
+            settings = self._settings()
+            self._compare(settings)
+            if self._is_finished(settings):
+                return self.out
             survey = self._look_over(progress)
-            settings = self._settings(survey)
+            settings |= {"data": survey.fingerprint}
             self._compare(settings)
             if (self.out / "model.json").exists():
                 return self.out
@@ -120,7 +124,8 @@ class Session:
             if self.engine.rank:
                 progress = silent
             else:
-                write_json(self.out / "training.json", settings | {"provenance": provenance()})
+                settings |= {"files": self._list_files(), "provenance": provenance()}
+                write_json(self.out / "training.json", settings)
             trainer = self._make_trainer(survey)
             step = self._restore(trainer)
             evaluator = Evaluator(
@@ -144,13 +149,22 @@ class Session:
             survey = dataclasses.replace(survey, normalisation=self.base.normalisation)
         return survey
 
-    def _settings(self, survey: Survey) -> dict[str, Any]:
+    def _is_finished(self, settings: dict[str, Any]) -> bool:
+        """Say, without reading the store, whether the model is there and made from the very same files."""
+        path = self.out / "training.json"
+        if not (path.exists() and (self.out / "model.json").exists()):
+            return False
+        return read_json(path, what="training description").get("files") == self._list_files()
+
+    def _list_files(self) -> list[list[Any]]:
+        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in self.store.shards]
+
+    def _settings(self) -> dict[str, Any]:
         return {
             "recipe": self.plan.name,
             "model": self.architecture.to_json(),
             "training": self.config.to_json(),
             "seed": self.plan.seed,
-            "data": survey.fingerprint,
             "embedder_of": self.base.fingerprint if self.base else None,
         }
 
