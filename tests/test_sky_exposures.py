@@ -86,3 +86,22 @@ def test_depth_adds_up_to_that_of_the_coadd():
     factor = make_exposure(patch, table, 2, 0, 1).conditions.sigma[0]
     assert total == pytest.approx(factor, rel=1e-6)
     assert total / patch.conditions.sigma[2] == pytest.approx(SURVEY.noise_correlation, rel=0.03)
+
+
+def test_stacked_exposures_are_the_coadd(sky, tmp_path):
+    pytest.importorskip("reproject")
+    reference = sky / "coadd-i.fits"
+    deepfits.stack(sky / "exposures", tmp_path, bands=["i"], grid=reference)
+    stacked, weight = (fits.getdata(tmp_path / f"coadd-i{k}.fits") for k in ("", ".weight"))
+    with fits.open(reference) as hdus:
+        ours = hdus[0].data * 10 ** (0.4 * (31.4 - hdus[0].header["MAGZERO"]))
+    is_good = (weight > 0) & (fits.getdata(sky / "coadd-i.weight.fits") > 0)
+    noise = 1.4826 * np.median(np.abs(ours[is_good]))
+    is_bright = is_good & (ours > 20 * noise)
+    assert is_bright.sum() > 300
+    # The seeing of the exposures scatters by 12%: peaks are lower or higher, light on average the same.
+    assert np.median(stacked[is_bright] / ours[is_bright]) == pytest.approx(1.0, abs=0.12)
+    assert np.corrcoef(stacked[is_bright], ours[is_bright])[0, 1] > 0.97
+    is_empty = is_good & (np.abs(ours) < noise)
+    # Cosmic rays of 20 σ and more are gone: what is left is noise.
+    assert stacked[is_empty].max() < 12 * noise
