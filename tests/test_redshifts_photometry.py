@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from deepfits.errors import InputError
+from deepfits.redshifts.features import model_features
 from deepfits.redshifts.photometry import (
     aperture_flux,
     aperture_names,
@@ -125,3 +127,42 @@ def test_names_belong_to_columns():
         column["growth_aper2p5_u"], column["mag_aper2p5_u"] - column["mag_aper1p5_u"], atol=1e-5
     )
     np.testing.assert_allclose(column["mag_gauss_r"], asinh_magnitude(flux[:, 2, 2], 1.0), rtol=1e-6)
+
+
+def make_columns(number=40, with_errors=True):
+    generator = np.random.default_rng(0)
+    columns = {"object_id": np.arange(number), "latent": generator.normal(size=(number, 3)).astype("f4")}
+    for band in "gr":
+        for kind, scale in (("flux_model", 100.0), ("flux_aper_model", 60.0)):
+            columns[f"{kind}_{band}"] = scale * generator.uniform(0.5, 2, number)
+            if with_errors:
+                columns[f"{kind}_err_{band}"] = np.full(number, 2.0)
+        columns[f"amplitude_{band}"] = np.full(number, np.nan)
+        columns[f"chi2_{band}"] = np.full(number, 90.0)
+        columns[f"dof_{band}"] = np.array([0] + [100] * (number - 1))
+    return columns
+
+
+def test_model_features_are_magnitudes_and_quality():
+    matrix, softening = model_features(make_columns())
+    column = dict(zip(matrix.names, matrix.values.T, strict=True))
+    columns = make_columns()
+    np.testing.assert_array_equal(softening, np.full((2, 2), 2.0))
+    for name, flux in (("mag_model_aper_g", "flux_aper_model_g"), ("mag_model_r", "flux_model_r")):
+        np.testing.assert_allclose(column[name], asinh_magnitude(columns[flux], 2.0), rtol=1e-6)
+    assert np.isnan(column["log_chi2_dof_g"][0])
+    np.testing.assert_allclose(column["log_chi2_dof_g"][1:], np.log(0.9), rtol=1e-6)
+    assert "amplitude_g" not in column  # unknown for all: not a feature
+
+
+def test_model_features_of_some_are_those_of_all():
+    columns = make_columns(with_errors=False)
+    matrix, softening = model_features(columns)
+    some, _ = model_features({name: values[3:7] for name, values in columns.items()}, softening)
+    np.testing.assert_array_equal(some.values, matrix.values[3:7])
+
+
+def test_features_without_model_fluxes_are_refused():
+    columns = {name: values for name, values in make_columns().items() if not name.startswith("flux_model")}
+    with pytest.raises(InputError, match="no model fluxes"):
+        model_features(columns)

@@ -93,8 +93,8 @@ class Recipe:
     bands
         Names of the bands.
     softening
-        nJy, of the asinh magnitudes, as learned from the training objects: under ``"model"`` ``(B,)``, under
-        ``"magnitudes"`` ``(A, B)``.
+        nJy, of the asinh magnitudes, as learned from the training objects: under ``"model"`` and
+        ``"magnitudes"``, each ``(A, B)`` for A kinds of flux.
     """
 
     name: str
@@ -253,15 +253,19 @@ def is_usable(columns: Columns) -> np.ndarray:
     return np.asarray(np.isfinite(columns["latent"]).all(axis=1))
 
 
+MODEL_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
+"""Columns of the fit's noise-free fluxes: inside a 2″ aperture, and of the whole cutout with neighbours."""
+
+
 def model_features(columns: Columns, softening: np.ndarray | None = None) -> tuple[Matrix, np.ndarray]:
     """Return what the best fit gives besides the latent.
 
     Parameters
     ----------
     softening
-        ``(B,)``, nJy, of the asinh model magnitudes: the one returned for the objects that a model was
-        trained on, when it is used for others. By default the median error of the model flux, or a
-        hundredth of its median size where the features have no errors.
+        ``(A, B)``, nJy, of the asinh magnitudes in the A kinds of model flux: the one returned for the
+        objects that a method was trained on, when it is used for others. By default the median error of the
+        model flux, or a hundredth of its median size where the features have no errors.
 
     Raises
     ------
@@ -272,45 +276,47 @@ def model_features(columns: Columns, softening: np.ndarray | None = None) -> tup
     missing = [band for band in bands if f"flux_model_{band}" not in columns]
     if not bands or missing:
         raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
-    flux = np.stack([columns[f"flux_model_{band}"] for band in bands], axis=1).astype(np.float64)
+    kinds = {
+        name: column
+        for name, column in MODEL_FLUXES.items()
+        if all(f"{column}_{band}" in columns for band in bands)
+    }
+    flux = np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)  # (N, A, B)
     if softening is None:
-        softening = _model_softening(columns, bands, flux)
-    magnitudes, names = magnitude_features(flux[:, None], softening[None], bands, ["model"])
-    parts, all_names = [magnitudes], list(names)
-    for name, values in _fit_quality(columns, bands).items():
-        parts.append(values.astype(np.float32)[:, None])
-        all_names.append(name)
-    return Matrix(values=np.hstack(parts), names=tuple(all_names)), softening
+        softening = np.stack([_model_softening(columns, column, bands) for column in kinds.values()])
+    magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
+    quality = _fit_quality(columns, bands)
+    values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
+    return Matrix(values=values, names=(*names, *quality)), softening
 
 
-def _model_softening(columns: Columns, bands: Sequence[str], flux: np.ndarray) -> np.ndarray:
-    names = [f"flux_model_err_{band}" for band in bands]
-    if all(name in columns for name in names):
-        error = np.stack([columns[name] for name in names], axis=1)
+def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:
+    return np.stack([columns[f"{prefix}_{band}"] for band in bands], axis=1).astype(np.float64)
+
+
+def _model_softening(columns: Columns, column: str, bands: Sequence[str]) -> np.ndarray:
+    if all(f"{column}_err_{band}" in columns for band in bands):
+        error = _by_band(columns, f"{column}_err", bands)
         if np.isfinite(error).any(axis=0).all() and (np.nanmedian(error, axis=0) > 0).all():
             return typical_error(error)
-    size = typical_error(np.abs(flux)) / 100
+    size = typical_error(np.abs(_by_band(columns, column, bands))) / 100
     return np.where(size > 0, size, 1.0)
 
 
 def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
-    """χ² per degree of freedom, loss, amplitudes and uncertainties, where the features have them."""
+    """χ² per degree of freedom, amplitudes and the latent's uncertainty, where the features have them."""
     out: Columns = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for suffix in ("", *(f"_{band}" for band in bands)):
             if f"chi2{suffix}" in columns and f"dof{suffix}" in columns:
                 dof = np.where(columns[f"dof{suffix}"] > 0, columns[f"dof{suffix}"], np.nan)
                 out[f"log_chi2_dof{suffix}"] = np.log(columns[f"chi2{suffix}"] / dof)
-        if "loss" in columns:
-            out["log_loss"] = np.log(columns["loss"])
         for band in bands:
-            for name in (f"amplitude_{band}", f"amplitude_err_{band}", f"flux_model_err_{band}"):
-                if name in columns:
-                    out[name] = columns[name]
+            if f"amplitude_{band}" in columns:
+                out[f"amplitude_{band}"] = columns[f"amplitude_{band}"].astype(np.float64)
         if "latent_std" in columns:
             out["log_latent_std"] = np.log(columns["latent_std"].astype(np.float64)).mean(axis=1)
-    for values in out.values():
-        values[~np.isfinite(values)] = np.nan
+    out = {name: np.where(np.isfinite(values), values, np.nan) for name, values in out.items()}
     return {name: values for name, values in out.items() if np.isfinite(values).any()}
 
 
