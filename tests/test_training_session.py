@@ -197,8 +197,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(store, tmp_path, monkey
 
 
 def test_max_time_stops_early_and_leaves_a_model(store, tmp_path):
-    out = train(store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS)
+    shown = StopAt(-1, 0)
+    out = train(
+        store, tmp_path / "m", recipe="tiny", steps=10**6, max_time=1 / 60, options=OPTIONS, progress=shown
+    )
     model = Model.load(out)
+    assert shown.count == pytest.approx(model.card["seconds"], abs=0.1)  # the bar counts what ends it
     assert 0 < model.card["steps"] < 10**6
     assert model.card["seconds"] < 10  # a busy machine may take its time over a step
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -229,16 +229,18 @@ class Session:
         with (
             self._record(step) as recorder,
             noticing_signals() as noticed,
-            progress("train", total=config.steps, unit="steps", done=step) as task,
+            self._show(progress, step, max_time) as task,
         ):
             start = saved = time.monotonic()
             before = self.seconds
             while step < config.steps and self.seconds < limit and not evaluator.has_lost_patience:
                 losses = self._step(trainer, next(batches), step, limit)
                 step += 1
-                now = time.monotonic()
+                now, last = time.monotonic(), self.seconds
                 self.seconds = float(self.engine.average(torch.tensor(before + now - start)))
-                self._log(recorder, task, step, losses)
+                task.advance(
+                    1 if max_time is None else self.seconds - last, self._log(recorder, step, losses)
+                )
                 if config.evaluate_every and step % config.evaluate_every == 0:
                     task.advance(0, note=evaluator.look(step))
                     recorder.show("health", evaluator.last)
@@ -273,20 +275,24 @@ class Session:
             message = f"{self.out}: a batch of {self.config.batch_size} does not fit into the memory"
         raise InputError(f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction), batch)}")
 
-    def _log(
-        self, recorder: Recorder | NoRecorder, task: Task, step: int, losses: dict[str, torch.Tensor]
-    ) -> None:
+    def _show(self, progress: Progress, step: int, max_time: float | None) -> AbstractContextManager[Task]:
+        """Open a task that counts what will end the training: steps, or seconds."""
+        if max_time is None:
+            return progress("train", total=self.config.steps, unit="steps", done=step)
+        return progress("train", total=60 * max_time, unit="s", done=self.seconds)
+
+    def _log(self, recorder: Recorder | NoRecorder, step: int, losses: dict[str, torch.Tensor]) -> str:
+        """Record the losses now and then; return a remark for the progress bar."""
         config = self.config
         if step % config.log_every and step != config.steps:
-            task.advance(1)
-            return
+            return ""
         row = {name: float(loss) for name, loss in losses.items()}
         rate = step * config.batch_size / self.seconds
         recorder.write(
             {"step": step, "seconds": round(self.seconds, 2), "images_per_s": round(rate, 1), **row}
         )
         note = ", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items())
-        task.advance(1, note=f"{rate:,.0f} images/s, {note}")
+        return f"step {step:,}, {rate:,.0f} images/s, {note}"
 
     def _save(self, trainer: Trainer, step: int) -> None:
         if not self.engine.rank:
