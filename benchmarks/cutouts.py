@@ -71,7 +71,7 @@ def plain_loop(directory: Path, x: np.ndarray, y: np.ndarray, out: Path) -> tupl
 
 
 def our_cutting(directory: Path, columns: dict[str, np.ndarray], shard_size: int = 2048) -> float:
-    """Cut everything, from FITS files to arrays of a shard's size that are thrown away; return the seconds."""
+    """Cut everything, from FITS to arrays of a shard's size that are thrown away; return the seconds."""
     start = time.perf_counter()
     images = image_set(directory)
     order = np.argsort(columns["y"], kind="stable")
@@ -161,8 +161,9 @@ def main() -> None:
         f"{arguments.objects} objects of {len(BANDS)} bands, {SIZE}×{SIZE} pixels, image and weight.\n"
         f"From FITS files to arrays: {cutting:.1f} s, where the plain loop over Cutout2D takes "
         f"{loop_cut:.1f} s (measured on {arguments.sample} objects); reading the files alone takes "
-        f"{reading:.1f} s.\nThe whole stage, with seeing, checks and HDF5 flushed to the disk: {seconds:.1f} s "
-        f"and {memory:.0f} MB; the loop with HDF5, not flushed: {loop_all:.1f} s."
+        f"{reading:.1f} s.\n"
+        f"The whole stage, with seeing, checks and HDF5 flushed to the disk: {seconds:.1f} s and "
+        f"{memory:.0f} MB; the loop with HDF5, not flushed: {loop_all:.1f} s."
     )
     print(json.dumps(result))
 

@@ -1,9 +1,9 @@
-"""Completeness and purity of `detect`: against a simulated sky's truth, and against the SDSS catalogue of a field.
+"""Completeness and purity of `detect`: against a simulated sky's truth, and a field's SDSS catalogue.
 
     python benchmarks/detect.py --size 2000
 
-The simulated sky has neighbours, as the real one does: what is lost brighter than i = 24 is lost in blends. The
-SDSS part runs where the data are at hand (DEEPFITS_REAL_DATA, or ../shared/data beside the checkout).
+The simulated sky has neighbours, as the real one does: what is lost brighter than i = 24 is lost in blends.
+The SDSS part runs where the data are at hand (DEEPFITS_REAL_DATA, or ../shared/data beside the checkout).
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def simulated(size: int, seed: int, directory: Path) -> dict[str, Any]:
     is_bright = columns["mag_auto_i"] < LIMIT
     matched = is_found & (mag < LIMIT)
     offset = columns["mag_auto_i"][index[matched]] - mag[matched]
+    offset = offset[np.isfinite(offset)]
     bins = [(20, 22), (22, 23), (23, 24), (24, 25), (25, 26)]
     score = columns["star_score"][index]
     return {
@@ -110,14 +111,15 @@ def main() -> None:
         result = simulated(arguments.size, arguments.seed, Path(temporary))
         real = sdss(Path(temporary))
     print(
-        f"Simulated sky, {result['num_truth']} objects brighter than i = {LIMIT}: {result['completeness']:.1%} found; "
-        f"of the detections brighter than that {result['purity']:.1%} are true, of all {result['purity_all']:.1%}."
+        f"Simulated sky, {result['num_truth']} objects brighter than i = {LIMIT}: "
+        f"{result['completeness']:.1%} found; of the detections brighter than that "
+        f"{result['purity']:.1%} are true, of all {result['purity_all']:.1%}."
     )
     if real is not None:
         print(
             f"SDSS field 003918-3-0213: {real['completeness_galaxies']:.1%} of the listed galaxies and "
-            f"{real['completeness_stars']:.1%} of the stars found; {real['purity_r21']:.1%} of our detections brighter "
-            "than r = 21 are listed."
+            f"{real['completeness_stars']:.1%} of the stars found; "
+            f"{real['purity_r21']:.1%} of our detections brighter than r = 21 are listed."
         )
     print(json.dumps({**result, "sdss": real, "size": arguments.size, "provenance": provenance()}))
 

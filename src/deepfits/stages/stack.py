@@ -71,7 +71,7 @@ def stack(
     """
     from deepfits.survey.bands import reference_band
     from deepfits.survey.find import find_exposures
-    from deepfits.survey.planes import BAD_MASK_PLANES, Plane, ReadOptions
+    from deepfits.survey.planes import BAD_MASK_PLANES, ReadOptions, open_plane
     from deepfits.survey.stacking import METHODS, common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
@@ -102,7 +102,7 @@ def stack(
     if all(_is_there(out, band) and band in report for band in exposures):
         return out
     with ExitStack() as opened:
-        planes = {b: [Plane(s, options, opened) for s in found] for b, found in exposures.items()}
+        planes = {b: [open_plane(s, options, opened) for s in found] for b, found in exposures.items()}
         every = [plane for found in planes.values() for plane in found]
         target = _grid_of(grid) if grid is not None else common_grid(every, pixel_scale)
         shifts = (

@@ -13,6 +13,7 @@ import lzma
 import re
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ MAX_HDUS = 4096
 # The most pixels per stored byte that a tile compression reaches on real or empty images.
 MAX_TILE_RATIO = 20_000
 _BLOCK = 1 << 20
+_PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
 
@@ -125,7 +127,7 @@ def _unpack(path: Path, directory: Path) -> Path:
                 if written > MAX_UNPACKED:
                     raise InputError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes; not a survey image")
                 target.write(block)
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+    except _PACKING_ERRORS as error:
         raise InputError(f"{path}: truncated or damaged ({_short(error)}); fetch it again") from error
     return out
 
@@ -166,19 +168,19 @@ def read_rows(hdu: Any, path: Path, start: int, stop: int) -> np.ndarray:
     return rows
 
 
-def peek_headers(path: str | Path) -> list[fits.Header]:
+def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     """Read the first header, and the second where the first has no data, without the rest.
 
     Returns
     -------
-    list of Header
-        One or two headers; the second follows a primary HDU without data.
+    list of dict
+        One or two headers, by keyword; the second follows a primary HDU without data.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     opener = _OPENERS.get(_first(path), open)
-    headers: list[fits.Header] = []
+    headers: list[dict[str, Any]] = []
     try:
         with opener(path, "rb") as stream:
             headers.append(_one_header(stream))
@@ -188,7 +190,7 @@ def peek_headers(path: str | Path) -> list[fits.Header]:
                     headers.append(_one_header(stream, more))
     except InputError as error:
         raise InputError(f"{path}: {error}; fetch it again") from None
-    except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+    except _PACKING_ERRORS as error:
         raise InputError(f"{path}: not a readable FITS file ({_short(error)}); fetch it again") from error
     return headers
 
@@ -198,7 +200,7 @@ def _first(path: Path) -> bytes:
         return handle.read(2)
 
 
-def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) -> fits.Header:
+def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) -> dict[str, Any]:
     text = start
     for _ in range(max_blocks):
         block = stream.read(2880 - len(text) % 2880)
@@ -210,7 +212,8 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
         if any(text[i : i + 80].rstrip() == b"END" for i in range(len(text) - 2880, len(text), 80)):
             with quiet():
                 try:
-                    return fits.Header.fromstring(text.decode("ascii", errors="replace"))
+                    header = fits.Header.fromstring(text.decode("ascii", errors="replace"))
+                    return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards
                     raise InputError(f"unreadable header ({_short(error)})") from error
     raise InputError("no end of the header")

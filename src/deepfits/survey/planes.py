@@ -370,6 +370,18 @@ def _role(name: str) -> str | None:
     return next((role for role, names in _ROLES.items() if any(w in names for w in words)), None)
 
 
+def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:
+    """Open one plane; whatever astropy raises on damaged headers becomes an error that names the file."""
+    with quiet():
+        try:
+            return Plane(source, options, stack)
+        except InputError:
+            raise
+        except Exception as error:  # astropy parses cards when they are asked for, and raises many kinds
+            text = " ".join(str(error).split())[:160]
+            raise InputError(f"{source.path}: damaged header ({text}); fetch it again") from error
+
+
 @contextmanager
 def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Iterator[dict[str, Plane]]:
     """Open the planes of all bands of a field, and close them together.
@@ -380,7 +392,7 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
         A file is unusable, or images without WCS do not have the same shape.
     """
     with ExitStack() as stack:
-        planes = {band: Plane(source, options, stack) for band, source in sources.items()}
+        planes = {band: open_plane(source, options, stack) for band, source in sources.items()}
         shapes = {band: p.shape for band, p in planes.items() if p.wcs is None}
         if (
             shapes

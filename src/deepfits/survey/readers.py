@@ -207,13 +207,14 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         yield found
     else:
         try:
-            file = h5py.File(path, "r")
-        except OSError as error:
-            raise InputError(f"{path}: not a readable HDF5 file ({error})") from error
-        with file:
-            found = _from_arrays(description, path, file)
-            _settle(found)
-            yield found
+            with h5py.File(path, "r") as file:
+                found = _from_arrays(description, path, file)
+                _settle(found)
+                yield found
+        except InputError:
+            raise
+        except Exception as error:  # h5py raises many kinds on damaged files, at any access
+            raise InputError(f"{path}: not a readable HDF5 file ({str(error)[:160]})") from error
 
 
 def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
@@ -455,9 +456,9 @@ def _settle(found: ForeignCutouts, sample: int = 200) -> None:
     rim = np.ones(image.shape[-2:], bool)
     margin = max(min(image.shape[-2:]) // 8, 1)
     rim[margin:-margin, margin:-margin] = False
-    sigma = np.array(
-        [clipped_statistics(image[:, b][:, rim].astype(float))[1] for b in range(len(found.bands))]
-    )
+    with np.errstate(all="ignore"):
+        image = image.astype(np.float64)
+    sigma = np.array([clipped_statistics(image[:, b][:, rim])[1] for b in range(len(found.bands))])
     if not (sigma > 0).all():
         odd = found.bands[int(np.argmin(np.nan_to_num(sigma) > 0))]
         raise InputError(

@@ -11,6 +11,7 @@ and read without loading the others, so a store may be larger than memory. Needs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -366,24 +367,27 @@ def read_shard(
     with _open(path) as file:
         _check_shard(file, path, info)
         which: Any = slice(None) if rows is None else rows
-        try:
+        with np.errstate(all="ignore"):
             image = file["image"][which].astype(np.float32, copy=False)
             weight = file["weight"][which].astype(np.float32, copy=False)
-        except OSError as error:
-            raise InputError(f"{path}: damaged shard ({error}); remove it and cut again") from error
         catalogue = {k: v[which] for k, v in _read_catalogue(file, path, columns).items()}
     cutouts = Cutouts(object_id=catalogue.pop("object_id"), image=image, weight=weight, catalogue=catalogue)
     check_cutouts(cutouts, info, path)
     return cutouts
 
 
-def _open(path: str | Path) -> h5py.File:
+@contextmanager
+def _open(path: str | Path) -> Iterator[h5py.File]:
+    """Open a shard; whatever HDF5 raises on a damaged one becomes an error that names it."""
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such shard")
     try:
-        return h5py.File(path, "r")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such shard") from None
-    except OSError as error:
-        raise InputError(f"{path}: not a readable HDF5 file ({error}); remove it and cut again") from error
+        with h5py.File(path, "r") as file:
+            yield file
+    except InputError:
+        raise
+    except Exception as error:  # h5py raises many kinds on damaged files, at any access
+        raise InputError(f"{path}: damaged shard ({error}); remove it and cut again") from error
 
 
 def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
