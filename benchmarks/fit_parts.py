@@ -6,6 +6,7 @@ Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ def widen(generator: nn.Module, factor: int) -> nn.Module:
     out = copy.deepcopy(generator)
     first, blocks = out.first, out.blocks  # type: ignore[union-attr]
     channels = blocks[0].main.in_channels
+    out.config = dataclasses.replace(out.config, width=factor * channels)  # type: ignore[union-attr]
     with torch.no_grad():
         for name in ("weight", "bias"):
             values = getattr(first, name)

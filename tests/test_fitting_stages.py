@@ -102,6 +102,20 @@ def test_missing_bands_and_objects_are_flagged(fitted):
     assert columns["dof"][6] == 0
 
 
+def test_reconstructions_are_what_chi2_was_taken_of(sky, tmp_path):
+    out = fit(
+        sky[0], sky[1], tmp_path / "r", amplitudes=True, reconstructions=True, threads=1, uncertainty=False
+    )
+    columns = read_features(out)
+    with h5py.File(out / "shard-00001.h5") as file:
+        assert file["model"].shape == (NUM, 3, 16, 16)
+        chi2 = np.square(file["residual"][:]).sum((1, 2, 3))  # the weights are 1
+    np.testing.assert_allclose(columns["chi2"][NUM:], chi2, rtol=1e-3)
+    assert np.isnan(columns["latent_std"]).all()
+    amplitudes = np.stack([columns[f"amplitude_{band}"] for band in BANDS])
+    assert np.nanstd(amplitudes) > 1e-3
+
+
 def test_modes_agree_where_they_should(sky, tmp_path):
     guess = read_features(fit(sky[0], sky[1], tmp_path / "e", mode="embedder", threads=1))
     both = read_features(fit(sky[0], sky[1], tmp_path / "b", mode="both", threads=1))

@@ -323,6 +323,16 @@ class Fitter:
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
 
+    def reconstruct(self, fitted: Fitted) -> np.ndarray:
+        """Draw the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
+        size = self.settings.batch_size
+        parts = []
+        for first in range(0, len(fitted.image), size):
+            rows = torch.arange(first, min(first + size, len(fitted.image)))
+            drawn = self.in_flux(fitted.fit.latent[rows].to(self.device)).cpu()
+            parts.append(drawn * fitted.fit.amplitude[rows, :, None, None])
+        return torch.cat(parts).numpy() if parts else np.empty(tuple(fitted.image.shape), dtype=np.float32)
+
     def _discriminate(self, image: Tensor) -> np.ndarray:
         """Return the discriminator's score of the observed images: near 1 is usual; NaN without one."""
         network = getattr(self.model, "discriminator", None)

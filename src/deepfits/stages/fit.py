@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ def fit(
     amplitudes: bool = False,
     centre_fwhm_arcsec: float | None = None,
     uncertainty: bool = True,
+    reconstructions: bool = False,
     held_out_only: bool = False,
     object_ids: Sequence[int | str] | None = None,
     batch_size: int = 64,
@@ -67,6 +68,8 @@ def fit(
         Let the weights fall off from the middle, so that neighbours do not steer the fit.
     uncertainty
         Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not.
+    reconstructions
+        Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
     held_out_only, object_ids
         Fit only the objects that training never saw, or only these.
     seed
@@ -110,7 +113,7 @@ def fit(
     )
     loaded, cutouts = Model.load(model, device), CutoutStore(store)
     cautions = loaded.check(cutouts.info)
-    described = {**settings.to_json(), "held_out_only": held_out_only, "model_hash": loaded.fingerprint}
+    described = {**settings.to_json(), "reconstructions": reconstructions, "model_hash": loaded.fingerprint}
     chosen = choose(cutouts, held_out_only=held_out_only, object_ids=object_ids)
     directory = features.begin(out, {**described, "objects": features.digest(*chosen.values())})
     made_from = {number: features.digest(chosen[number]) for number in chosen}
@@ -131,11 +134,33 @@ def fit(
                 shard = shard.select(np.isin(shard.object_id, chosen[number]))
                 fitted = fitter.fit(shard.object_id, shard.image, shard.weight, advance)
                 columns = fitter.features(shard.object_id, fitted, shard.catalogue)
+                if reconstructions:
+                    drawn = fitter.reconstruct(fitted)
+                    planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
+                    write_images(
+                        paths[number].with_suffix(".h5"), shard.object_id, planes, cutouts.info.bands
+                    )
                 features.write_table(paths[number], columns, made_from[number])
     if todo or not features.is_finished(directory):
         summary = {**summarise(directory), "cautions": cautions, "store": str(cutouts.directory)}
         features.finish(directory, summary, provenance())
     return directory
+
+
+def write_images(
+    path: Path, object_id: np.ndarray, planes: Mapping[str, np.ndarray], bands: Sequence[str]
+) -> None:
+    """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
+    import h5py
+
+    from deepfits.files import writing
+
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
+        is_text = object_id.dtype.kind in "US"
+        file["object_id"] = object_id.astype(h5py.string_dtype()) if is_text else object_id
+        for name, values in planes.items():
+            file[name] = values
 
 
 def choose(

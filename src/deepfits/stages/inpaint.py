@@ -92,7 +92,7 @@ def inpaint(
     from deepfits.fitting.fitter import FitSettings, Fitter, index_of
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
-    from deepfits.stages.fit import choose
+    from deepfits.stages.fit import choose, write_images
     from deepfits.survey.store import CutoutStore
 
     bands = tuple(bands)
@@ -133,7 +133,8 @@ def inpaint(
             shard = shard.select(np.isin(shard.object_id, chosen[number]))
             columns, predicted = predict(fitter, shard, hidden, task)
             if images:
-                _write_images(paths[number].with_suffix(".h5"), shard, predicted, bands)
+                planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
+                write_images(paths[number].with_suffix(".h5"), shard.object_id, planes, bands)
             features.write_table(paths[number], columns, made_from[number])
     if validate and not (directory / "validation.json").exists():
         _validate(fitter, cutouts, directory, max_validation, truth, progress)
@@ -189,18 +190,6 @@ def predict(
         out[f"flux_aper_measured_{band}"] = measured[:, index]
         out[f"flux_aper_measured_err_{band}"] = error[:, index] * noise[index]
     return out, {name: values[:, hidden] for name, values in found.items() if name in ("model", "pixel_std")}
-
-
-def _write_images(path: Path, shard: Cutouts, predicted: dict[str, np.ndarray], bands: Sequence[str]) -> None:
-    import h5py
-
-    from deepfits.files import writing
-
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
-        is_text = shard.object_id.dtype.kind in "US"
-        file["object_id"] = shard.object_id.astype(h5py.string_dtype()) if is_text else shard.object_id
-        file["image"], file["image_err"] = predicted["model"], predicted["pixel_std"]
 
 
 def _validate(
