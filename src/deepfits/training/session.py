@@ -237,15 +237,16 @@ class Session:
                 losses = self._step(trainer, next(batches), step, limit)
                 step += 1
                 now, last = time.monotonic(), self.seconds
-                # What one process notices, all do, in the same step: else the others would wait for ever.
-                agreed = self.engine.average(torch.tensor([before + now - start, float(len(noticed))]))
-                self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0
+                self.seconds = before + now - start
                 task.advance(
                     1 if max_time is None else self.seconds - last, self._log(recorder, step, losses)
                 )
                 if config.evaluate_every and step % config.evaluate_every == 0:
                     task.advance(0, note=evaluator.look(step))
                     recorder.show("health", evaluator.last)
+                # What one process notices, all do, in the same step: else the others would wait for ever.
+                agreed = self.engine.average(torch.tensor([self.seconds, float(len(noticed))]))
+                self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0
                 if is_stopped or now - saved > config.checkpoint_seconds:
                     self._save(trainer, step)
                     saved = now
