@@ -209,3 +209,34 @@ def test_wild_pixels_of_weight_zero_never_enter(truth, tmp_path):
     weight = np.concatenate([shard.weight for shard in store])
     assert np.abs(image).max() < 5e3
     assert (weight[:, 2] == 0).sum() > (weight[:, 1] == 0).sum()
+
+
+def test_processes_make_the_same_store(truth, tmp_path):
+    for index, name in enumerate(("patch-00", "patch-01")):
+        write_plain(tmp_path / "sky" / name, truth, SHAPE, rng=np.random.default_rng(index))
+    one = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "one", shard_size=16))
+    two = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "two", shard_size=16, workers=2))
+    assert [p.name for p in one.shards] == [p.name for p in two.shards]
+    assert one.info.extra["fields"] == two.info.extra["fields"]
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first.object_id, second.object_id)
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.weight, second.weight)
+        for name, column in first.catalogue.items():
+            np.testing.assert_array_equal(column, second.catalogue[name])
+    with pytest.raises(InputError, match="workers: 0"):
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "three", workers=0)
+
+
+def test_catalogue_in_a_directory_as_hats_lays_it_out(sky, truth, tmp_path):
+    ra, dec = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    columns = {"object_id": np.arange(len(ra)), "ra": ra, "dec": dec, "z_spec": truth["x"] / 100}
+    for number, half in enumerate((np.s_[:20], np.s_[20:])):
+        path = tmp_path / "hats" / "dataset" / "Norder=0" / "Dir=0" / f"Npix={number}.parquet"
+        write_catalogue(path, {name: values[half] for name, values in columns.items()}, {})
+    (tmp_path / "hats" / "partition_info.csv").write_text("Norder,Npix\n0,0\n0,1\n")
+    (tmp_path / "hats" / "hats.properties").write_text("obs_collection=mine\n")
+    store = CutoutStore(deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "hats", size=16))
+    found = store.catalogue(["z_spec"])
+    assert sorted(found["object_id"]) == list(range(len(ra)))
+    np.testing.assert_allclose(found["z_spec"], columns["z_spec"][found["object_id"]])

@@ -30,6 +30,7 @@ def cutouts(
     bad_planes: list[str] | None = None,
     mask_polarity: str | None = None,
     weight_scale: str = "auto",
+    workers: int = 1,
     progress: Progress = silent,
 ) -> Path:
     """Cut every object out of every band, into a cutout store.
@@ -64,6 +65,8 @@ def cutouts(
         Fields that lack a band are taken, with weight 0 in it.
     zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
         As in `detect`.
+    workers
+        Processes that work at the same time.
 
     Returns
     -------
@@ -78,8 +81,10 @@ def cutouts(
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.fields import image_set
+    from deepfits.survey.parallel import check_workers
 
     out = Path(out)
+    check_workers(workers)
     if isinstance(images, (str, Path)) and str(images).endswith(".toml"):
         from deepfits.survey.ingest import ingest
 
@@ -120,12 +125,13 @@ def cutouts(
             bad_planes=bad_planes,
             mask_polarity=mask_polarity,
             weight_scale=weight_scale,
+            workers=workers,
             progress=progress,
         )
     elif not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     plan = StorePlan(images=chosen, size=size, shard_size=shard_size, survey=survey, catalogue_path=path)
-    build_store(plan, read_catalogue(path), read_info(path), out, progress)
+    build_store(plan, read_catalogue(path), read_info(path), out, progress, workers)
     return out
 
 

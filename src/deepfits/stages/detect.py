@@ -31,6 +31,7 @@ def detect(
     bad_planes: list[str] | None = None,
     mask_polarity: str | None = None,
     weight_scale: str = "auto",
+    workers: int = 1,
     progress: Progress = silent,
 ) -> Path:
     """Find everything on the images, and measure it in every band.
@@ -61,6 +62,8 @@ def detect(
         For images without WCS: arcseconds per pixel, and that the bands are aligned pixel to pixel.
     bad_planes, mask_polarity, weight_scale
         How masks and weights are read; see `deepfits.survey.planes.ReadOptions`.
+    workers
+        Processes that work on different fields at the same time.
 
     Returns
     -------
@@ -75,8 +78,10 @@ def detect(
     from deepfits.survey.catalogue import write_catalogue
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import image_set
+    from deepfits.survey.parallel import check_workers
 
     out = Path(out)
+    check_workers(workers)
     chosen = image_set(
         images,
         bands=bands,
@@ -108,6 +113,7 @@ def detect(
         settings,
         out,
         progress,
+        workers,
         smoothing_arcsec,
         {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr},
     )
@@ -148,6 +154,7 @@ def _all_fields(
     settings: dict[str, Any],
     out: Path,
     progress: Progress,
+    workers: int,
     smoothing_arcsec: float | None,
     measuring: dict[str, float],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -155,24 +162,35 @@ def _all_fields(
     import numpy as np
 
     from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+    from deepfits.survey.parallel import in_processes
 
-    parts, infos = [], {}
-    with progress("detect", total=len(chosen.fields), unit="fields") as task:
-        for sources in chosen.fields:
-            path = _parts(out) / f"{sources.name}.parquet"
-            if len(chosen.fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
-                columns, info = read_catalogue(path), read_info(path)["field"]
-            else:
-                columns, info = _one_field(sources, chosen, options, smoothing_arcsec, measuring)
-                if len(chosen.fields) > 1:
-                    write_catalogue(path, columns, {"settings": settings, "field": info})
-            parts.append(columns)
-            infos[sources.name] = info
-            task.advance(1, f"{sources.name}: {len(columns['object_id'])} sources")
+    many = len(chosen.fields) > 1
+    done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for sources in chosen.fields:
+        path = _parts(out) / f"{sources.name}.parquet"
+        if many and path.exists() and read_info(path).get("settings") == settings:
+            done[sources.name] = read_catalogue(path), read_info(path)["field"]
+    todo = [sources for sources in chosen.fields if sources.name not in done]
+    jobs = [(sources, chosen, options, smoothing_arcsec, measuring) for sources in todo]
+    with progress("detect", total=len(chosen.fields), unit="fields", done=len(done)) as task:
+        results = map(_job, jobs) if workers == 1 else in_processes(_job, jobs, workers)
+        for name, columns, info in results:
+            if many:
+                write_catalogue(
+                    _parts(out) / f"{name}.parquet", columns, {"settings": settings, "field": info}
+                )
+            done[name] = columns, info
+            task.advance(1, f"{name}: {len(columns['object_id'])} sources")
+    parts = [done[sources.name][0] for sources in chosen.fields]
+    infos = {sources.name: done[sources.name][1] for sources in chosen.fields}
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(np.unique(joined["object_id"])) < len(joined["object_id"]):
         raise InputError("two fields have names with the same hash; rename the directory of one of them")
     return joined, infos
+
+
+def _job(job: tuple[Any, ...]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    return job[0].name, *_one_field(*job)
 
 
 def _one_field(

@@ -12,7 +12,7 @@ import csv
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, open_field
+from deepfits.survey.parallel import in_processes
 from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
@@ -75,9 +76,14 @@ class _Task:
 
 
 def build_store(
-    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], out: Path, progress: Progress
+    plan: StorePlan,
+    columns: dict[str, np.ndarray],
+    info: dict[str, Any],
+    out: Path,
+    progress: Progress,
+    workers: int = 1,
 ) -> None:
-    """Cut what is not cut yet, then count what is incomplete."""
+    """Cut what is not cut yet, in `workers` processes, then count what is incomplete."""
     there = _settled(plan, out)
     with closing(OpenFields(plan.images)) as fields:
         tasks, outside = plan_shards(plan, columns, info, fields)
@@ -95,11 +101,68 @@ def build_store(
         ]
         done = total - sum(len(task.rows) for task in todo)
         with progress("cut out", total=total, unit="objects", done=done) as bar:
-            for task in todo:
-                field = fields.open(task.field_index)
-                write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), store_info)
-                bar.advance(len(task.rows), field.name)
+            if workers == 1:
+                for task in todo:
+                    bar.advance(
+                        *_cut_and_write(fields.open(task.field_index), task, columns, plan, store_info, out)
+                    )
+            else:
+                fields.close()
+                jobs = _jobs(plan, todo, columns, store_info, out, workers)
+                for made in in_processes(_run_job, jobs, workers):
+                    for number, name in made:
+                        bar.advance(number, name)
     _write_summary(out, tasks, store_info, columns, outside)
+
+
+def _cut_and_write(
+    field: Field, task: _Task, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo, out: Path
+) -> tuple[int, str]:
+    write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), info)
+    return len(task.rows), field.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Shards of one field for one process, with the rows of the catalogue that they need."""
+
+    plan: StorePlan
+    tasks: tuple[_Task, ...]
+    columns: dict[str, np.ndarray]
+    info: StoreInfo
+    out: Path
+
+
+def _jobs(
+    plan: StorePlan,
+    todo: list[_Task],
+    columns: dict[str, np.ndarray],
+    info: StoreInfo,
+    out: Path,
+    workers: int,
+) -> Iterator[_Job]:
+    """Share the shards out: neighbouring ones of a field together, at least as many jobs as processes."""
+    length = max(1, -(-len(todo) // workers))
+    for index in sorted({task.field_index for task in todo}):
+        mine = [task for task in todo if task.field_index == index]
+        for start in range(0, len(mine), length):
+            part = mine[start : start + length]
+            rows = np.concatenate([task.rows for task in part])
+            ends = np.cumsum([len(task.rows) for task in part])
+            tasks = tuple(
+                replace(task, rows=np.arange(end - len(task.rows), end))
+                for task, end in zip(part, ends, strict=True)
+            )
+            few = {name: values[rows] for name, values in columns.items()}
+            yield _Job(plan=plan, tasks=tasks, columns=few, info=info, out=out)
+
+
+def _run_job(job: _Job) -> list[tuple[int, str]]:
+    with closing(OpenFields(job.plan.images)) as fields:
+        return [
+            _cut_and_write(fields.open(task.field_index), task, job.columns, job.plan, job.info, job.out)
+            for task in job.tasks
+        ]
 
 
 def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:

@@ -104,17 +104,21 @@ def _parquet(path: Path) -> dict[str, np.ndarray]:
 
     try:
         table = ds.dataset(path, format="parquet", exclude_invalid_files=path.is_dir()).to_table()
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: not a readable Parquet catalogue ({error})") from error
-    out = {}
-    for name in table.column_names:
-        column = table.column(name)
-        kind = column.type
-        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            out[name] = np.asarray(column.to_pylist(), dtype=str)
-        elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-            out[name] = column.to_numpy()
-    return out
+        return {name: _values(table.column(name)) for name in table.column_names if _is_usable(table, name)}
+    except Exception as error:  # names and values of damaged files are decoded when they are asked for
+        raise InputError(f"{path}: not a readable Parquet catalogue ({str(error)[:160]})") from error
+
+
+def _is_usable(table: pa.Table, name: str) -> bool:
+    kind = table.schema.field(name).type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_floating)
+    return any(test(kind) for test in (*tests, pa.types.is_boolean))
+
+
+def _values(column: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.asarray(column.to_pylist(), dtype=str)
+    return column.to_numpy()
 
 
 def _table(path: Path) -> dict[str, np.ndarray]:
