@@ -222,16 +222,16 @@ def chi2_distributions(
     axes = figure.subplots(1, 2 if has_second else 1, squeeze=False)[0]
     every = np.concatenate(list(reduced.values()))
     every = every[np.isfinite(every) & (every > 0)]
-    high = max(2.5, float(np.percentile(every, 97)) if every.size else 2.5)
-    bins = np.geomspace(0.6, high, 50)
+    low, high = 0.7, float(np.clip(np.percentile(every, 90), 2, 20)) if every.size else 2.0
+    bins = np.geomspace(low, high, 60).tolist()
     for colour, (mode, values) in zip(COLOURS, reduced.items(), strict=False):
-        axes[0].hist(np.clip(values, 0.6, high), bins=bins, histtype="step", color=colour, lw=1.5, label=mode)
+        axes[0].hist(np.clip(values, low, high), bins=bins, histtype="step", color=colour, lw=1.5, label=mode)
         if has_second:
             assert magnitude is not None
             _binned_median(axes[1], magnitude, values, colour)
     axes[0].axvline(1, color=INK, lw=0.7, ls=":")
     axes[0].set_xscale("log")
-    _label(axes[0], "reduced χ² (held-out objects)", "objects")
+    _label(axes[0], f"reduced χ² ({high:.1f} and above in the last bin)", "objects")
     axes[0].legend(frameon=False, fontsize=8)
     if has_second:
         axes[1].axhline(1, color=INK, lw=0.7, ls=":")

@@ -16,6 +16,12 @@ from deepfits.reporting.page import Picture, Section, Table
 from deepfits.reporting.selection import magnitude
 
 MAX_ON_SHEET = 160
+HEALTH = {
+    "answer_real": "discriminator's answer to real images (target 1)",
+    "answer_generated": "discriminator's answer to generated images (target 0)",
+    "spread": "spread of generated galaxies, relative to real ones",
+    "kernel_distance": "kernel distance of profiles and colours to real images",
+}
 RULE = (
     "Objects are chosen by rule: held-out objects with data in every band, at evenly spaced quantiles "
     "(0.99 to 0.35) of their signal to noise, the same in every row and figure."
@@ -154,10 +160,22 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
                 "squared error of the latent (a guess without any skill has 1).",
             )
         )
-    simple = [(k, v) for k, v in card.items() if isinstance(v, str | int | float | bool)]
-    rows = [[str(k).replace("_", " "), f"{v:,.4g}" if isinstance(v, float) else str(v)] for k, v in simple]
-    tables = [Table(columns=["training", ""], rows=rows)] if rows else []
+    facts = {
+        "recipe": card.get("recipe"),
+        "steps": card.get("steps"),
+        "minutes": card["seconds"] / 60 if "seconds" in card else None,
+        "images trained on": (card.get("data") or {}).get("num_used"),
+        "images held out": (card.get("data") or {}).get("num_held_out"),
+        **{name: (card.get("metrics") or {}).get(key) for key, name in HEALTH.items()},
+    }
+    rows = [[name, _fact(value)] for name, value in facts.items() if value is not None]
+    caption = "Spread: of generated images against that of real ones; near 0 the generator has collapsed."
+    tables = [Table(columns=["", ""], rows=rows, caption=caption)] if rows else []
     return Section(title="Training", tables=tables, pictures=pictures)
+
+
+def _fact(value: Any) -> str:
+    return f"{value:,.3g}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapping[str, str]) -> Section:

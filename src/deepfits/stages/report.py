@@ -176,7 +176,11 @@ def _read_counts(run: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     content = read_json(path, what="summary of the cutouts")
-    return {k.replace("_", " "): v for k, v in content.items() if isinstance(v, str | int | float)}
+    return {
+        k.removeprefix("num_").replace("_", " ") + " objects": v
+        for k, v in content.items()
+        if isinstance(v, int) and k.startswith("num_") and k != "num_objects"
+    }
 
 
 def _training(run: Path, model: Model | None) -> Section:
