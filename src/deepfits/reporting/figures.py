@@ -115,7 +115,6 @@ def gallery(
     cell = 0.82
     figure = Figure(
         figsize=(per_line * (num_columns * cell + 1.35), lines * (num_rows * cell + 0.62) + 0.1),
-        layout="none",
     )
     outer = figure.add_gridspec(
         lines, per_line, hspace=0.17, wspace=0.24, left=0.085, right=0.995, top=0.965, bottom=0.01
@@ -243,7 +242,10 @@ def chi2_distributions(
 def _binned_median(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, num_bins: int = 8) -> None:
     is_good = np.isfinite(x) & np.isfinite(y)
     edges = np.quantile(x[is_good], np.linspace(0, 1, num_bins + 1))
-    centres, low, middle, high = [], [], [], []
+    centres: list[float] = []
+    low: list[float] = []
+    middle: list[float] = []
+    high: list[float] = []
     for left, right in pairwise(edges):
         inside = y[is_good & (x >= left) & (x <= right)]
         if inside.size >= 5:
@@ -283,7 +285,7 @@ def magnitude_histogram(magnitude: np.ndarray, name: str) -> Figure:
     axes = figure.add_subplot()
     if good.size:
         edges = np.arange(np.floor(good.min()), np.ceil(good.max()) + 0.5, 0.5)
-        axes.hist(good, bins=edges, color=COLOURS[0], alpha=0.85)
+        axes.hist(good, bins=edges.tolist(), color=COLOURS[0], alpha=0.85)
     axes.set_yscale("log")
     _label(axes, name, "objects per 0.5 mag")
     return figure
