@@ -36,6 +36,7 @@ def train(
     compile: bool = False,
     channels_last: bool = False,
     tensorboard: bool = True,
+    tracker: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.2).
@@ -72,6 +73,8 @@ def train(
         For speed, where the hardware likes it.
     tensorboard
         Write curves to ``tensorboard/``, if TensorBoard is installed.
+    tracker
+        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
     progress
         Where to tell how far it is.
 
@@ -117,6 +120,7 @@ def train(
         threads=threads,
         embedder_only=embedder_only,
         tensorboard=tensorboard,
+        tracker=tracker,
         fit=_fit,
     )
     return Session(plan).run(max_time=max_time, progress=progress)

@@ -1,14 +1,18 @@
-"""What a training writes down as it goes: ``metrics.jsonl``, and TensorBoard's curves where installed."""
+"""What a training writes down as it goes: ``metrics.jsonl``, TensorBoard's curves, and a tracker's."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from deepfits.errors import InputError
 from deepfits.training.checkpoint import cut_metrics
+
+TRACKERS = ("mlflow", "wandb")
 
 
 class Recorder:
@@ -22,9 +26,12 @@ class Recorder:
         Rows after this step, of a run that was killed, are dropped.
     tensorboard
         Write TensorBoard's files too, if it is installed.
+    tracker
+        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, into the run that is active, or a new one.
     """
 
-    def __init__(self, out: Path, step: int, *, tensorboard: bool) -> None:
+    def __init__(self, out: Path, step: int, *, tensorboard: bool, tracker: str | None = None) -> None:
+        self._track = _open_tracker(tracker, out.name) if tracker else None
         path = out / "metrics.jsonl"
         cut_metrics(path, step)
         self._file = path.open("a", encoding="utf-8")
@@ -37,12 +44,17 @@ class Recorder:
         self.show("training", row)
 
     def show(self, group: str, row: Mapping[str, Any]) -> None:
-        """Give the numbers of a row to TensorBoard alone."""
-        if self._board is None:
-            return
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(f"{group}/{name}", value, row["step"])
+        """Give the numbers of a row to TensorBoard and the tracker alone."""
+        numbers = {
+            f"{group}/{name}": float(value)
+            for name, value in row.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        if self._board is not None:
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, row["step"])
+        if self._track is not None and numbers:
+            self._track(numbers, row["step"])
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +81,23 @@ class NoRecorder:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+
+def _open_tracker(name: str, run: str) -> Callable[[dict[str, float], int], None]:
+    """Return what takes numbers and a step; its own settings (server, project) are the environment's."""
+    if name not in TRACKERS:
+        raise InputError(f"tracker must be one of {TRACKERS}, not {name!r}")
+    try:
+        module = import_module(name)
+    except ImportError:
+        raise InputError(f"tracker {name!r} is not installed: pip install {name}") from None
+    if name == "mlflow":
+        if module.active_run() is None:
+            module.start_run(run_name=run)
+        return lambda numbers, step: module.log_metrics(numbers, step=step)
+    if module.run is None:
+        module.init(name=run)
+    return lambda numbers, step: module.log(numbers, step=step)
 
 
 def _open_board(directory: Path, step: int) -> Any:

@@ -64,6 +64,8 @@ class Plan:
         A finished model: train a new embedder for its generator, and nothing else.
     tensorboard
         Write curves for TensorBoard, if it is installed.
+    tracker
+        ``"mlflow"`` or ``"wandb"``, to have the numbers there too.
     fit
         How latents are fitted when the model's health is looked at; None leaves the fits out.
     """
@@ -78,6 +80,7 @@ class Plan:
     threads: int | None = None
     embedder_only: str | Path | None = None
     tensorboard: bool = True
+    tracker: str | None = None
     fit: FitFunction | None = None
 
     def __post_init__(self) -> None:
@@ -258,7 +261,8 @@ class Session:
     def _record(self, step: int) -> Recorder | NoRecorder:
         if self.engine.rank:
             return NoRecorder()
-        return Recorder(self.out, step, tensorboard=self.plan.tensorboard)
+        plan = self.plan
+        return Recorder(self.out, step, tensorboard=plan.tensorboard, tracker=plan.tracker)
 
     def _step(self, trainer: Trainer, batch: Batch, step: int, limit: float) -> dict[str, torch.Tensor]:
         fraction = max(step / self.config.steps, self.seconds / limit)
