@@ -1,0 +1,192 @@
+"""The cutout store: what goes in comes out, and nothing else does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.survey.store import (
+    Cutouts,
+    CutoutStore,
+    StoreInfo,
+    create_store,
+    read_shard,
+    shard_catalogue,
+    shard_identities,
+    shard_name,
+    write_shard,
+)
+
+INFO = StoreInfo(
+    bands=("u", "g"), size=8, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.9, float("nan")), survey="mine"
+)
+
+
+def make(number, *, first=0, seed=0, text_ids=False):
+    rng = np.random.default_rng(seed)
+    shape = (number, 2, 8, 8)
+    weight = rng.uniform(0.5, 2, shape).astype(np.float32)
+    weight[rng.random(shape) < 0.1] = 0
+    ids = np.arange(first, first + number)
+    return Cutouts(
+        object_id=np.array([f"object {i}" for i in ids]) if text_ids else ids,
+        image=np.where(weight > 0, rng.normal(size=shape), 0).astype(np.float32),
+        weight=weight,
+        catalogue={"ra": rng.random(number), "name": np.array([f"n{i}" for i in ids]), "good": ids % 2 == 0},
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    create_store(tmp_path, INFO)
+    for number, length in enumerate((5, 3, 4)):
+        write_shard(tmp_path / shard_name(number), make(length, first=10 * number, seed=number), INFO)
+    return CutoutStore(tmp_path)
+
+
+def test_round_trip(store):
+    assert len(store) == 12
+    assert store.shape == (2, 8, 8)
+    for number, length in enumerate((5, 3, 4)):
+        there, made = store.read_shard(number), make(length, first=10 * number, seed=number)
+        np.testing.assert_array_equal(there.object_id, made.object_id)
+        np.testing.assert_array_equal(there.image, made.image)
+        np.testing.assert_array_equal(there.weight, made.weight)
+        for name, column in made.catalogue.items():
+            np.testing.assert_array_equal(there.catalogue[name], column)
+            assert there.catalogue[name].dtype.kind == column.dtype.kind
+
+
+def test_description_round_trip(store):
+    assert store.info.bands == INFO.bands
+    assert store.info.fwhm_arcsec[0] == 0.9
+    assert np.isnan(store.info.fwhm_arcsec[1])
+    assert store.info.noise_correlation == (1.0, 1.0)
+    assert "NaN" not in (store.directory / "store.json").read_text()
+
+
+def test_text_identities(tmp_path):
+    create_store(tmp_path, INFO)
+    write_shard(tmp_path / shard_name(0), make(3, text_ids=True), INFO)
+    assert CutoutStore(tmp_path).read_shard(0).object_id.tolist() == ["object 0", "object 1", "object 2"]
+
+
+def test_taking_over_shards_in_any_order(store):
+    whole = [shard for shard in store]
+    everything = np.concatenate([shard.image for shard in whole])
+    which = np.array([11, 0, 7, 7, 5, 4])
+    taken = store.take(which)
+    np.testing.assert_array_equal(taken.image, everything[which])
+    np.testing.assert_array_equal(taken.object_id, store.catalogue()["object_id"][which])
+    assert len(store.take(np.empty(0, int))) == 0
+    with pytest.raises(InputError, match="index 12 is outside the 12 objects"):
+        store.take(np.array([12]))
+
+
+def test_parts_of_a_shard(store):
+    path = store.shards[0]
+    np.testing.assert_array_equal(
+        read_shard(path, INFO, rows=np.array([1, 3])).image, store.read_shard(0).image[[1, 3]]
+    )
+    assert list(store.read_shard(0, columns=["ra"]).catalogue) == ["ra"]
+    assert list(shard_catalogue(path, [])) == ["object_id"]
+    assert shard_identities(path, INFO).tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(InputError, match="no column 'mass'"):
+        store.catalogue(["mass"])
+
+
+def test_weights_that_hardly_vary_are_packed(tmp_path):
+    cutouts = make(64)
+    constant = replace(cutouts, weight=np.where(cutouts.weight > 0, np.float32(0.25), np.float32(0)))
+    sizes = []
+    for name, one in (("a", cutouts), ("b", replace(constant, weight=np.full_like(constant.weight, 0.25)))):
+        write_shard(tmp_path / name, one, INFO)
+        sizes.append((tmp_path / name).stat().st_size)
+        np.testing.assert_array_equal(read_shard(tmp_path / name, INFO).weight, one.weight)
+    assert sizes[1] < 0.75 * sizes[0]
+
+
+def test_image_is_zero_where_there_is_no_data(tmp_path):
+    cutouts = make(4)
+    image = np.where(cutouts.weight > 0, cutouts.image, np.nan)
+    write_shard(tmp_path / "s.h5", replace(cutouts, image=image), INFO)
+    assert not read_shard(tmp_path / "s.h5", INFO).image[cutouts.weight == 0].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: replace(c, image=c.image[:, :1]), "image has shape"),
+        (lambda c: replace(c, weight=-c.weight), "a weight is negative or not finite"),
+        (
+            lambda c: replace(c, image=np.full_like(c.image, np.nan)),
+            "pixel with positive weight is not finite",
+        ),
+        (lambda c: replace(c, object_id=np.zeros(4, int)), "object_id 0 occurs 4 times"),
+        (lambda c: replace(c, catalogue={"ra": np.zeros(3)}), "column 'ra' has shape"),
+    ],
+)
+def test_what_is_not_written(tmp_path, change, words):
+    with pytest.raises(InputError, match=words):
+        write_shard(tmp_path / "s.h5", change(make(4)), INFO)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_store_no_shards_other_bands(tmp_path, store):
+    with pytest.raises(InputError, match=r"no store\.json there"):
+        CutoutStore(tmp_path / "nothing")
+    with pytest.raises(InputError, match="is there already"):
+        create_store(store.directory, replace(INFO, bands=("u", "r")))
+    create_store(tmp_path / "empty", INFO)
+    with pytest.raises(InputError, match="holds no shard"):
+        CutoutStore(tmp_path / "empty")
+
+
+def test_damaged_shards_are_named_or_collected(store):
+    path = store.shards[1]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"shard-00001\.h5"):
+        CutoutStore(store.directory)
+    rest = CutoutStore(store.directory, skip_bad=True)
+    assert len(rest) == 9
+    assert list(rest.bad) == [path]
+
+
+def test_a_shard_of_another_store_is_refused(store):
+    with h5py.File(store.shards[0], "a") as file:
+        del file["weight"]
+        file["weight"] = np.ones((5, 2, 9, 9), np.float32)
+    with pytest.raises(InputError, match=r"weight has shape \(5, 2, 9, 9\), the store's description says"):
+        CutoutStore(store.directory)
+
+
+def test_a_shard_that_declares_far_more_than_it_holds(store):
+    with h5py.File(store.shards[0], "w") as file:
+        file.create_dataset("image", (10**7, 2, 8, 8), "f4", chunks=(1, 2, 8, 8))
+        file.create_dataset("weight", (10**7, 2, 8, 8), "f4", chunks=(1, 2, 8, 8))
+        file.create_dataset("catalogue/object_id", (10**7,), "i8", chunks=(1000,))
+    with pytest.raises(InputError, match="declares 5120000000 bytes in a file of"):
+        CutoutStore(store.directory)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema_version": 99}, "store schema 99"),
+        ({"bands": []}, "a store needs 1 to"),
+        ({"bands": ["u", "u"]}, "different bands"),
+        ({"size": "large"}, "not a valid store description"),
+        ({"size": 2}, "side must be 4 to"),
+        ({"fwhm_arcsec": [1.0]}, "fwhm_arcsec has 1 values for 2 bands"),
+    ],
+)
+def test_descriptions_that_cannot_be(store, change, words):
+    path = store.directory / "store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(InputError, match=words):
+        CutoutStore(store.directory)
