@@ -72,9 +72,21 @@ def test_boosting_round_trip(tmp_path):
     test, _ = make_problem(seed=1)
     np.testing.assert_array_equal(model.predict(test.values), back.predict(test.values))
     assert (back.names, back.config, back.trials) == (model.names, model.config, model.trials)
-    (tmp_path / "boosting.ubj").write_bytes(b"nothing of the kind")
+    (tmp_path / "boosting-1.ubj").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="not a boosting model"):
         BoostedTrees.load(tmp_path)
+
+
+def test_members_are_averaged():
+    features, value = make_problem()
+    model = train_boosting(features, value, BoostingConfig(num_members=3, **FAST))
+    single = [BoostedTrees(**{**vars(model), "boosters": (one,)}) for one in model.boosters]
+    test, test_value = make_problem(seed=1)
+    each = np.array([one.predict(test.values) for one in single])
+    assert (each.std(axis=0) > 0).any()
+    np.testing.assert_allclose(model.predict(test.values), each.mean(axis=0), rtol=1e-6)
+    errors = ((each - test_value) ** 2).mean(axis=1)
+    assert ((model.predict(test.values) - test_value) ** 2).mean() < errors.mean()
 
 
 def test_missing_features_are_learned_from():

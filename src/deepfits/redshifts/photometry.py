@@ -17,7 +17,6 @@ too.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -175,19 +174,22 @@ def magnitude_features(
     Returns
     -------
     features
-        ``(N, K)`` float32: for each aperture B magnitudes and B − 1 colours of neighbouring bands, and for
-        each aperture after the first how it differs from the first in each band. NaN where data are missing.
+        ``(N, K)`` float32: for each aperture B magnitudes and the B (B − 1) / 2 colours of all pairs of
+        bands, and for each aperture after the first how it differs from the first in each band. NaN where
+        data are missing.
     names
         ``K`` names.
     """
     magnitude = asinh_magnitude(flux, softening)  # (N, A, B)
+    bands = list(bands)
+    blue, red = np.triu_indices(len(bands), 1)
     columns: list[np.ndarray] = []
     names: list[str] = []
     for number, aperture in enumerate(apertures):
         one = magnitude[:, number]
-        columns += [one, one[:, :-1] - one[:, 1:]]
+        columns += [one, one[:, blue] - one[:, red]]
         names += [f"mag_{aperture}_{band}" for band in bands]
-        names += [f"colour_{aperture}_{a}_{b}" for a, b in itertools.pairwise(bands)]
+        names += [f"colour_{aperture}_{bands[a]}_{bands[b]}" for a, b in zip(blue, red, strict=True)]
         if number:
             columns.append(one - magnitude[:, 0])
             names += [f"growth_{aperture}_{band}" for band in bands]
