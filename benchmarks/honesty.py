@@ -5,7 +5,7 @@ sums a 2″ aperture in every band, adds the noise of that aperture (sky and sou
 redshifts from the noisy magnitudes by gradient boosting with absolute loss. The scatter and the share of
 outliers in four magnitude ranges stand beside the figures expected of such a survey.
 
-    python benchmarks/honesty.py [--labels 150000] [--test 40000] [--seed 1]
+    python benchmarks/honesty.py [--labels 150000] [--test 90000] [--seed 1]
 
 Words first, then one JSON object on the last line.
 """
@@ -37,7 +37,7 @@ def main() -> None:
     """Run, print, and end with one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--labels", type=int, default=150_000)
-    parser.add_argument("--test", type=int, default=40_000)
+    parser.add_argument("--test", type=int, default=90_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     survey = SURVEYS["clauds-hsc"]

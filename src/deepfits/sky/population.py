@@ -25,7 +25,7 @@ FAINT_SLOPE, BRIGHT_SLOPE, BREAK_MAG = 0.31, 0.50, 20.5
 BRIGHTEST = 15.0
 FAINTEST_EVOLUTION = 26.0
 MAX_DRAWN_REDSHIFT = 6.5
-BRIGHTEST_ABSOLUTE, BRIGHTENING, BRIGHTENING_ENDS = -24.1, 1.0, 1.5
+BRIGHTEST_ABSOLUTE, BRIGHTENING, BRIGHTENING_ENDS = -24.3, 1.0, 1.5
 """In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again.
 Galaxies were brighter by about a magnitude per unit of redshift (Lin et al. 1999); frozen beyond 1.5."""
 MAX_REDRAWS = 40
@@ -53,8 +53,8 @@ class PopulationLaws:
         Mean of the exponential law of E(B−V).
     """
 
-    smooth_scatter: float = 0.105
-    ultraviolet_scatter: float = 0.065
+    smooth_scatter: float = 0.11
+    ultraviolet_scatter: float = 0.06
     smooth_length: float = 0.15
     oddity: float = 0.5
     calibration_scatter: float = 0.02
