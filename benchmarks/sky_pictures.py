@@ -97,7 +97,12 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
         expected = np.array([float(law(b) - law(a)) for a, b in pairwise(edges)])
         axes[0].errorbar(middle, found / area / 0.5, np.sqrt(found) / area / 0.5, fmt="o", ms=4, color=colour)
         seen = expected > 0
-        axes[0].plot(middle[seen], expected[seen] / 0.5, color=colour, label={"galaxy": "galaxies", "star": "stars"}[kind] + ": law and draws")
+        axes[0].plot(
+            middle[seen],
+            expected[seen] / 0.5,
+            color=colour,
+            label={"galaxy": "galaxies", "star": "stars"}[kind] + ": law and draws",
+        )
     axes[0].set(yscale="log", xlabel="i", ylabel="number per arcmin² and mag", ylim=(0.02, 400))
     axes[0].legend(fontsize=8)
     mags = np.arange(19, 26, 0.5)
