@@ -96,6 +96,9 @@ def _set_up_threads(threads: int | None) -> None:
             os.environ[name] = str(threads)
         else:
             os.environ.setdefault(name, str(available))
+    # Threads that wait in a loop slow each other down many times where cores are shared
+    # (docs/decisions/04-threads-wait-asleep.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _set_up_logging(verbose: bool) -> None:
