@@ -5,6 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WORKERS ?= 2
 # Threads that wait asleep do not slow others down on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -29,8 +30,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)  ## Simulate a sky and run every stage on it; ends with the report
 	$(BIN)/deepfits demo demo
 
-test: $(READY)  ## Run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## Run the tests (WORKERS=1 for one process)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
 
 test-slow: $(READY)  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow
