@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, exit statuses, one clear line for what went wrong."""
 
 import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from typer.main import get_command
 from typer.testing import CliRunner
 
+import deepfits
 from deepfits.cli import app
 
 COMMANDS = [
@@ -170,3 +173,25 @@ def test_the_page_of_commands_is_current():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.PAGE.read_text(encoding="utf-8") == module.page()
+
+
+def _command_of(name):
+    group = get_command(app).commands
+    if name == "redshift":
+        return group["redshift"].commands["compare"]
+    if name.startswith("redshift_"):
+        return group["redshift"].commands[name.removeprefix("redshift_")]
+    return group[name]
+
+
+@pytest.mark.parametrize("name", [n for n in deepfits.__all__ if n != "__version__"])
+def test_options_are_the_functions_arguments_with_the_same_defaults(name):
+    arguments = inspect.signature(getattr(deepfits, name)).parameters
+    for parameter in _command_of(name).params:
+        if parameter.name in {"help", "more", "option"}:
+            continue
+        assert parameter.name in arguments, parameter.name
+        default = arguments[parameter.name].default
+        if parameter.required or parameter.default is None or default is inspect.Parameter.empty:
+            continue
+        assert str(parameter.default) == str(default), parameter.name

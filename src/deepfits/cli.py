@@ -5,6 +5,7 @@ Nothing is computed here. Heavy modules are imported by the stages when they run
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.errors import InputError, NonFiniteLossError, nearest
 
 app = typer.Typer(
     name="deepfits",
@@ -114,13 +115,18 @@ def _set_up_logging(verbose: bool) -> None:
     logger.propagate = False
 
 
-def _call(name: str, *inputs: Any, **options: Any) -> Any:
-    """Call the stage `name` of the package with a progress display."""
+def _call(name: str, *inputs: Any, more: list[str] | None = None, **options: Any) -> Any:
+    """Call the stage `name` of the package with a progress display; `more` is what ``--set`` said."""
     import deepfits
     from deepfits.console import show_progress
 
+    stage = getattr(deepfits, name)
+    for key, value in _settings(more or []).items():
+        if key not in (valid := set(inspect.signature(stage).parameters) - {"progress"}):
+            raise InputError(f"--set {key}: deepfits.{name} has no such argument; {nearest(key, valid)}")
+        options[key] = value
     try:
-        return getattr(deepfits, name)(*inputs, **options, progress=show_progress)
+        return stage(*inputs, **options, progress=show_progress)
     except KeyboardInterrupt:
         typer.echo("deepfits: interrupted; run the same command again to go on from here", err=True)
         raise typer.Exit(INTERRUPTED_STATUS) from None
@@ -177,6 +183,13 @@ MaskPolarity = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Take fields that lack a band, with weight 0 in it.")
 ]
+More = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Any other argument of the Python function of this name, name=value; repeat the option."
+    ),
+]
+Workers = Annotated[int, typer.Option(help="Processes, each with fields of its own.", min=1)]
 Threshold = Annotated[float, typer.Option(help="Detection threshold in units of the noise.", min=0)]
 MinPixels = Annotated[int, typer.Option(help="Least number of connected pixels of a source.", min=1)]
 WeightScale = Annotated[
@@ -210,6 +223,7 @@ def simulate(
         int, typer.Option(help="Exposures per band beside the coadds, to try `deepfits stack` on.", min=0)
     ] = 0,
     seed: Seed = 1,
+    more: More = None,
 ) -> None:
     """Make a simulated sky: coadds in u g r i z with weights and WCS, and the truth.
 
@@ -233,6 +247,7 @@ def simulate(
         defects=defects,
         exposures=exposures,
         seed=seed,
+        more=more,
     )
     _done("sky", path)
 
@@ -261,6 +276,7 @@ def stack(
     bad_planes: BadPlanes = None,
     mask_polarity: MaskPolarity = None,
     weight_scale: WeightScale = "auto",
+    more: More = None,
 ) -> None:
     """Stack the exposures of each band onto one grid, with weights.
 
@@ -283,6 +299,7 @@ def stack(
         bad_planes=bad_planes,
         mask_polarity=mask_polarity,
         weight_scale=weight_scale,
+        more=more,
     )
     _done("coadds", path)
 
@@ -334,6 +351,8 @@ def detect(
     bad_planes: BadPlanes = None,
     mask_polarity: MaskPolarity = None,
     weight_scale: WeightScale = "auto",
+    workers: Workers = 1,
+    more: More = None,
 ) -> None:
     """Find everything on the images and measure it in every band.
 
@@ -358,6 +377,8 @@ def detect(
         bad_planes=bad_planes,
         mask_polarity=mask_polarity,
         weight_scale=weight_scale,
+        workers=workers,
+        more=more,
     )
     _done("catalogue", path)
 
@@ -383,6 +404,8 @@ def cutouts(
     bad_planes: BadPlanes = None,
     mask_polarity: MaskPolarity = None,
     weight_scale: WeightScale = "auto",
+    workers: Workers = 1,
+    more: More = None,
 ) -> None:
     """Cut every object out of every band, with weights, into a cutout store.
 
@@ -411,6 +434,8 @@ def cutouts(
         bad_planes=bad_planes,
         mask_polarity=mask_polarity,
         weight_scale=weight_scale,
+        workers=workers,
+        more=more,
     )
     _done("cutout store", path)
 
@@ -490,8 +515,12 @@ def fit(
         float, typer.Option(help="Of the unit-normal prior on the latent.", min=0)
     ] = 0.0,
     amplitudes: Annotated[
-        bool, typer.Option("--amplitudes/--no-amplitudes", help="Let the brightness of each band be free.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--amplitudes/--no-amplitudes",
+            help="Let the brightness of each band be free. Default: yes, where the objective allows it.",
+        ),
+    ] = None,
     centre_fwhm_arcsec: Annotated[
         float | None, typer.Option(help="Weights fall off from the middle with this width.", min=0)
     ] = None,
@@ -501,6 +530,7 @@ def fit(
     batch_size: Annotated[int, typer.Option(help="Objects side by side.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Seed = 0,
+    more: More = None,
 ) -> None:
     """Fit the latent of every cutout: the features (M19 §2.3).
 
@@ -528,6 +558,7 @@ def fit(
         device=device,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
+        more=more,
     )
     _done("features", path)
 
@@ -552,8 +583,12 @@ def inpaint(
         float, typer.Option(help="Of the unit-normal prior on the latent.", min=0)
     ] = 1.0,
     amplitudes: Annotated[
-        bool, typer.Option("--amplitudes/--no-amplitudes", help="Let the brightness of each band be free.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--amplitudes/--no-amplitudes",
+            help="Let the brightness of each band be free. Default: yes, where the objective allows it.",
+        ),
+    ] = None,
     centre_fwhm_arcsec: Annotated[
         float | None, typer.Option(help="Weights fall off from the middle with this width.", min=0)
     ] = None,
@@ -565,6 +600,7 @@ def inpaint(
     ] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     seed: Seed = 0,
+    more: More = None,
 ) -> None:
     """Predict bands that are missing, or that you hide: images, fluxes and magnitudes with errors.
 
@@ -589,6 +625,7 @@ def inpaint(
         device=device,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
+        more=more,
     )
     _done("predictions", path)
 
@@ -662,6 +699,7 @@ def compare(
     block_arcmin: BlockArcmin = None,
     tpot_minutes: TpotMinutes = 1.0,
     seed: Seed = 0,
+    more: More = None,
 ) -> None:
     """Predict redshifts of held-out objects by every method, and measure how good they are.
 
@@ -685,6 +723,7 @@ def compare(
         tpot_minutes=tpot_minutes,
         seed=seed,
         num_threads=int(os.environ["OMP_NUM_THREADS"]),
+        more=more,
     )
     typer.echo((path / "table.md").read_text())
     _done("redshifts", path)
@@ -709,6 +748,7 @@ def redshift_train(
     block_arcmin: BlockArcmin = None,
     tpot_minutes: TpotMinutes = 1.0,
     seed: Seed = 0,
+    more: More = None,
 ) -> None:
     """Train one method on the labelled objects, and keep it.
 
@@ -732,6 +772,7 @@ def redshift_train(
         tpot_minutes=tpot_minutes,
         seed=seed,
         num_threads=int(os.environ["OMP_NUM_THREADS"]),
+        more=more,
     )
     _done("redshift model", path)
 
@@ -743,12 +784,15 @@ def redshift_predict(
     out: Out,
     store: OptionalStore = None,
     embedder_features: EmbedderFeatures = None,
+    more: More = None,
 ) -> None:
     """Predict the redshift of every object.
 
     Example: `deepfits redshift predict run/redshift-model run/features-both --out run/redshifts.parquet`
     """
-    path = _call("redshift_predict", model, features, out, store=store, embedder_features=embedder_features)
+    path = _call(
+        "redshift_predict", model, features, out, store=store, embedder_features=embedder_features, more=more
+    )
     _done("predictions", path)
 
 
@@ -765,6 +809,7 @@ def redshift_evaluate(
     held_out_only: Annotated[
         bool, typer.Option("--held-out-only/--all", help="Leave out objects that training may have seen.")
     ] = True,
+    more: More = None,
 ) -> None:
     """Measure predictions against known redshifts.
 
@@ -779,6 +824,7 @@ def redshift_evaluate(
         select=select or [],
         match_radius_arcsec=match_radius_arcsec,
         held_out_only=held_out_only,
+        more=more,
     )
     _done("metrics", path)
 
@@ -793,6 +839,7 @@ def report(
     model: Annotated[Path | None, typer.Option(help="The model, if it is not RUN/model.")] = None,
     num_examples: Annotated[int, typer.Option(help="Galaxies in Figs. 1 and 2.", min=1)] = 6,
     title: Annotated[str | None, typer.Option(help="Heading of the page.")] = None,
+    more: More = None,
 ) -> None:
     """Write a page that shows what a run did, measured on objects the networks never saw.
 
@@ -801,7 +848,9 @@ def report(
 
     Example: `deepfits report run`
     """
-    path = _call("report", run, out=out, store=store, model=model, num_examples=num_examples, title=title)
+    path = _call(
+        "report", run, out=out, store=store, model=model, num_examples=num_examples, title=title, more=more
+    )
     _done("report", path)
 
 
