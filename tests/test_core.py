@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +174,16 @@ def test_every_stage_is_listed_and_unknown_names_are_errors():
     assert {"inpaint", "redshift", "report", "run", "demo", "check"} < set(dir(deepfits))
     with pytest.raises(AttributeError, match="no attribute 'sumulate'"):
         _ = deepfits.sumulate
+
+
+def test_every_path_that_the_readme_names_exists():
+    root = Path(__file__).resolve().parents[1]
+    links = re.findall(r"\]\(([^)#]+)\)", (root / "README.md").read_text(encoding="utf-8"))
+    paths = [link for link in links if not link.startswith("http")]
+    assert len(paths) >= 10
+    # Names in a list after a full path stand in the same directory.
+    directory = ""
+    for path in paths:
+        if "/" in path:
+            directory = path.rsplit("/", 1)[0]
+        assert (root / path).exists() or (root / directory / path).exists(), path
