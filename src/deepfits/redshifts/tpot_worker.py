@@ -99,6 +99,7 @@ def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> 
         ) as cluster,
         Client(cluster) as client,
     ):
+        client.run(_warm_up)  # so that the time budget is for the search alone
         search = TPOTRegressor(
             search_space=search_space(job["loss"], job["seed"]),
             scorers=[SCORERS[job["loss"]]],
@@ -107,7 +108,7 @@ def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> 
             population_size=job["population"],
             generations=None,
             max_time_mins=job["minutes"],
-            max_eval_time_mins=max(job["minutes"] / 3, 0.1),
+            max_eval_time_mins=max(job["minutes"] / 3, 1.0),
             n_jobs=job["num_threads"],
             client=client,
             random_state=job["seed"],
@@ -115,6 +116,14 @@ def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> 
         )
         search.fit(features, value)
     return search
+
+
+def _warm_up() -> None:
+    """Import in a worker what evaluating a pipeline needs; it takes seconds, more on a busy machine."""
+    import lightgbm  # noqa: F401
+    import sklearn.ensemble  # noqa: F401
+    import tpot  # noqa: F401
+    import xgboost  # noqa: F401
 
 
 def pipelines_found(search: Any) -> list[dict[str, Any]]:
