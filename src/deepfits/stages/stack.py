@@ -9,7 +9,8 @@ from typing import Any
 from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
 
-STRIP = 256
+# Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
+STRIP, STRIP_BYTES = 256, 200 << 20
 
 
 def stack(
@@ -207,8 +208,9 @@ def _one_band(
     weight = np.zeros(target.shape, np.float32)
     num_rejected = 0
     with progress(f"stack {band}", total=target.shape[0], unit="rows") as task:
-        for start in range(0, target.shape[0], STRIP):
-            stop = min(start + STRIP, target.shape[0])
+        height = max(16, min(STRIP, STRIP_BYTES // (32 * len(aligned) * target.shape[1])))
+        for start in range(0, target.shape[0], height):
+            stop = min(start + height, target.shape[0])
             image[start:stop], weight[start:stop], rejected = stack_strip(
                 aligned, levels, start, stop, settings["method"], settings["clip"]
             )

@@ -9,7 +9,7 @@ import numpy as np
 
 MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
-MAX_BLOCKS = 200
+MAX_BLOCKS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
