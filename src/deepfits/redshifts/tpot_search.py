@@ -32,6 +32,9 @@ _BEST = {
     "GradientBoostingRegressor": "best.npz",
 }
 _GRACE_S = 180.0
+_PKG_RESOURCES = "from importlib.metadata import distribution as get_distribution\n"
+"""stopit, which TPOT needs, asks `pkg_resources` for its own version; setuptools has dropped that module, so
+the worker finds this one in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +195,13 @@ def train_tpot(
 
 def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None:
     """Run the worker, with a hard limit; nothing of it is left running when this returns."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    (directory / "pkg_resources.py").write_text(_PKG_RESOURCES)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
     log = directory / "log.txt"
     deadline = time.monotonic() + 60 * config.minutes * 1.5 + _GRACE_S
     with (
