@@ -164,7 +164,7 @@ def is_secure(row: dict[str, str]) -> bool:
     """Say whether a row of zCOSMOS has a secure redshift and all magnitudes."""
     confidence = float(row["cc"]) % 10
     is_sure = 3 <= confidence < 5 or abs(confidence - 2.5) < 0.01 or 9.25 < confidence < 9.55
-    magnitudes = [float(row[name]) for name in ZCOSMOS_COLUMNS.values()]
+    magnitudes = [float(row[name] or "nan") for name in ZCOSMOS_COLUMNS.values()]
     return is_sure and 0.01 < float(row["zpec"]) < 4 and all(10 < one < 32 for one in magnitudes)
 
 
