@@ -32,7 +32,8 @@ PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
 PLAUSIBLE_SCALE = (0.005, 30.0)
 MAX_LEVEL_SIGMAS = 1.0
 MAX_SHIFT_PIXELS = 1.0
-MAX_EMPTY = 0.5
+# A frame turned by 45° fills half of a grid with north up; a mask of swapped polarity leaves a few per cent.
+MAX_EMPTY = 0.75
 
 
 @dataclass(kw_only=True)
