@@ -140,6 +140,11 @@ def test_a_report_without_redshifts_says_so_and_invents_none(small_run, tmp_path
     assert "σ_MAD" not in html
 
 
+def _listen_to_ctrl_c():
+    """Undo what a shell does to programs that it starts in the background: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _kill_when(process, condition, sig):
     deadline = time.monotonic() + 120
     while not condition():
@@ -167,7 +172,9 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(small_run, undisturbed, tm
     ]
     shards = sorted(p.name for p in undisturbed.glob("shard-*"))
     first = tmp_path / "features" / shards[0]
-    process = subprocess.Popen(command, env=_threads_one(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=_threads_one(), stderr=subprocess.DEVNULL, preexec_fn=_listen_to_ctrl_c
+    )
     status = _kill_when(process, first.exists, sig)
     assert status == (130 if sig == signal.SIGINT else -signal.SIGKILL)
     assert sorted(p.name for p in (tmp_path / "features").glob("shard-*")) < shards
@@ -183,6 +190,7 @@ def test_an_interrupted_fit_goes_on_and_ends_the_same(small_run, undisturbed, tm
 
 
 @pytest.mark.real
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not (REAL_DATA / "sdss").is_dir(), reason=f"no SDSS frames in {REAL_DATA / 'sdss'}")
 def test_sdss_frames_stage_by_stage(tmp_path):
     """As a user would: one command a stage, on three fields as SDSS delivers them."""
@@ -199,7 +207,7 @@ def test_sdss_frames_stage_by_stage(tmp_path):
         assert done.returncode == 0, done.stderr
 
     deepfits_command("cutouts", REAL_DATA / "sdss", "--out", "run/cutouts")
-    deepfits_command("train", "run/cutouts", "--out", "run/model", "--recipe", "tiny", "--steps", "150")
+    deepfits_command("train", "run/cutouts", "--out", "run/model", "--recipe", "tiny", "--steps", "100")
     for mode in ("embedder", "optimise", "both"):
         options = ["--mode", mode, "--held-out-only"]
         deepfits_command("fit", "run/cutouts", "run/model", "--out", f"run/features-{mode}", *options)
