@@ -684,7 +684,12 @@ def compare(
     embedder_features: EmbedderFeatures = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option("--method", "-m", help="boosting, tpot, neighbours, templates; repeat the option."),
+        typer.Option(
+            "--method",
+            "-m",
+            help="boosting, tpot, neighbours, templates, wide_resnet, semi_supervised; repeat the option. "
+            "Default: boosting and tpot.",
+        ),
     ] = None,
     losses: Annotated[
         list[str] | None, typer.Option("--loss", help="squared (for R²) or absolute (for σ_MAD); repeat.")
@@ -727,6 +732,41 @@ def compare(
     )
     typer.echo((path / "table.md").read_text())
     _done("redshifts", path)
+
+
+@redshift_app.command("curves")
+def redshift_curves(
+    features: Features,
+    labels: Labels,
+    out: Out,
+    store: OptionalStore = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", "-m", help="As in `compare`; repeat the option.")
+    ] = None,
+    numbers: Annotated[
+        list[int] | None,
+        typer.Option("--number", help="Of labels; repeat the option. Default: 100 to 10,000."),
+    ] = None,
+    select: Select = None,
+    seed: Seed = 0,
+) -> None:
+    """Measure every method with ever more labels, on the same held-out objects.
+
+    Example: `deepfits redshift curves run/features-both spectra.csv --out run/curves --store run/cutouts`
+    """
+    given: dict[str, Any] = {"methods": methods, "numbers": numbers}
+    path = _call(
+        "redshift_curves",
+        features,
+        labels,
+        out,
+        store=store,
+        **{name: value for name, value in given.items() if value},
+        select=select or [],
+        seed=seed,
+        num_threads=int(os.environ["OMP_NUM_THREADS"]),
+    )
+    _done("label curves", path)
 
 
 @redshift_app.command("train")
