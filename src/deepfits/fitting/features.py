@@ -2,7 +2,7 @@
 
 Shapes: N objects, L latent dimensions, B bands.
 
-A directory with ``features.json`` and one ``shard-00000.parquet`` per shard of the store, each written
+A directory with ``_features.json`` and one ``shard-00000.parquet`` per shard of the store, each written
 whole or not at all. Every file names the settings and the objects it was made from, so that a run that was
 cut short goes on where it stood, and files of two runs never mix.
 """
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.files import read_json, remove_leftovers, write_json, writing
 
-DESCRIPTION = "features.json"
+DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
 
 

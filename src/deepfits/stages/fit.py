@@ -28,7 +28,7 @@ def fit(
     tolerance: float | None = None,
     num_starts: int = 1,
     prior_strength: float = 0.0,
-    amplitudes: bool = False,
+    amplitudes: bool | None = None,
     centre_fwhm_arcsec: float | None = None,
     uncertainty: bool = True,
     reconstructions: bool = False,
@@ -63,7 +63,8 @@ def fit(
     num_starts
         Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
     amplitudes
-        Let the brightness of each band be free (variable projection); needs ``objective="flux"``.
+        Let the brightness of each band be free (variable projection). By default, with ``objective="flux"``,
+        which it needs, in the modes that fit: it measured best (docs/log.md).
     centre_fwhm_arcsec
         Let the weights fall off from the middle, so that neighbours do not steer the fit.
     uncertainty
@@ -84,7 +85,7 @@ def fit(
     Returns
     -------
     Path
-        `out`: Parquet files as `docs/architecture.md` describes, and ``features.json``.
+        `out`: Parquet files as `docs/architecture.md` describes, and ``_features.json``.
 
     Raises
     ------
@@ -105,7 +106,7 @@ def fit(
         tolerance=tolerance,
         num_starts=num_starts,
         prior_strength=prior_strength,
-        amplitudes=amplitudes,
+        amplitudes=objective == "flux" and mode != "embedder" if amplitudes is None else amplitudes,
         centre_fwhm_arcsec=centre_fwhm_arcsec,
         uncertainty=uncertainty,
         batch_size=batch_size,
@@ -188,7 +189,7 @@ def choose(
 
 
 def summarise(directory: Path) -> dict[str, Any]:
-    """Return what `features.json` says of all shards together."""
+    """Return what `_features.json` says of all shards together."""
     from deepfits.fitting.features import read_features
 
     columns = read_features(directory, ["chi2", "dof", "status", "num_steps"])

@@ -244,7 +244,7 @@ def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResu
 
 def _how(directory: Path, mode: str) -> str:
     """Say how a fit was made, from its own description."""
-    path = directory / "features.json"
+    path = directory / "_features.json"
     if mode == "embedder" or not path.exists():
         return ""
     settings = read_json(path, what="description of the features").get("settings") or {}
