@@ -130,8 +130,8 @@ def test_resumed_training_is_the_uninterrupted_one(store, tmp_path, number, opti
 
 
 def test_a_killed_training_goes_on_from_its_last_checkpoint(store, tmp_path):
-    """The process is killed without any chance to clean up."""
-    whole = train(store, tmp_path / "whole", recipe="tiny", steps=8, options=OPTIONS)
+    """The process is killed without any chance to clean up; one thread everywhere, for the last bits."""
+    whole = train(store, tmp_path / "whole", recipe="tiny", steps=8, threads=1, options=OPTIONS)
     out = tmp_path / "killed"
     code = f"""
 import os, sys
@@ -139,13 +139,13 @@ sys.path.insert(0, {os.path.dirname(__file__)!r})
 from test_training_session import OPTIONS, StopAt
 from deepfits.stages.train import train
 options = OPTIONS | {{"checkpoint_seconds": 0.0}}
-train({str(store)!r}, {str(out)!r}, recipe="tiny", steps=8, options=options, progress=StopAt(5, 9))
+train({str(store)!r}, {str(out)!r}, recipe="tiny", steps=8, threads=1, options=options, progress=StopAt(5, 9))
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "genera')  # what the page cache may leave behind
     (out / "checkpoints" / ".writing-0000-step-00000006").mkdir()
-    train(store, out, recipe="tiny", steps=8, options=OPTIONS | {"checkpoint_seconds": 0.0})
+    train(store, out, recipe="tiny", steps=8, threads=1, options=OPTIONS | {"checkpoint_seconds": 0.0})
     assert losses(out) == losses(whole)
     assert not list((out / "checkpoints").glob(".writing*"))
 
