@@ -1,0 +1,57 @@
+"""The models that come with the package are whole, know what they are for, and draw galaxies."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError
+from deepfits.models.bundle import BUILTIN_DIRECTORY, Model, list_builtin
+from deepfits.models.card import describe
+from deepfits.survey.store import StoreInfo
+
+
+def test_there_is_one():
+    assert "clauds-hsc" in list_builtin()
+
+
+@pytest.mark.parametrize("name", list_builtin())
+def test_it_is_small_and_knows_what_it_is(name):
+    model = Model.load(f"builtin:{name}")
+    assert sum(p.stat().st_size for p in (BUILTIN_DIRECTORY / name).iterdir()) < 5e6
+    text = describe(model, name)
+    assert "On held-out objects" in text
+    assert model.card["metrics"]["chi2_both"] < 1.2
+    assert not model.card["metrics"]["collapsed"]
+    assert model.card["data"]["num_used"] > 10_000
+    with pytest.raises(InputError, match="do not fit the model"):
+        model.check(StoreInfo(bands=("g", "r"), size=32, pixel_scale_arcsec=0.4))
+
+
+@pytest.mark.parametrize("name", list_builtin())
+def test_what_it_draws_is_bright_in_the_middle_and_varied(name):
+    model = Model.load(f"builtin:{name}")
+    latent = torch.randn(300, model.config.latent_size, generator=torch.Generator().manual_seed(0))
+    image = model.render(latent).numpy()
+    middle = image[:, :, 13:19, 13:19].mean(axis=(2, 3))
+    border = np.median(np.concatenate([image[:, :, :2], image[:, :, -2:]], axis=2), axis=(2, 3))
+    assert (middle > border).mean() > 0.9
+    magnitude = 31.4 - 2.5 * np.log10(np.clip(36 * middle[:, 3], 1, None))
+    assert magnitude.std() > 0.5
+    colour = np.log(np.clip(middle[:, 1], 0.1, None) / np.clip(middle[:, 3], 0.1, None))
+    assert colour.std() > 0.2
+
+
+@pytest.mark.parametrize("name", list_builtin())
+def test_its_embedder_inverts_its_generator(name):
+    model = Model.load(f"builtin:{name}")
+    latent = torch.randn(300, model.config.latent_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        image = model.render(latent)
+        guess = model.embed(image, torch.ones_like(image))
+        again = model.render(guess)
+    assert ((guess - latent) ** 2).mean() < 0.9  # 1 is no idea
+    middle = (slice(None), slice(None), slice(12, 20), slice(12, 20))
+    correlation = np.corrcoef(*(x[middle].sum((2, 3)).clamp(min=1).log().flatten() for x in (image, again)))[
+        0, 1
+    ]
+    assert correlation > 0.9
