@@ -8,7 +8,7 @@ list; whoever needs two kinds of u apart names them (``images=["u=...", "ustar=.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 # By wavelength; a band that is not listed comes after these, in alphabetical order.
@@ -65,23 +65,24 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
     return None
 
 
-def band_of_name(stem: str) -> tuple[str | None, str]:
+def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:
     """Find the band in a file's name, and the name without it (what the files of one field share).
+
+    Where several words may be bands, the last one is; with `known`, the last one of these.
 
     Examples
     --------
     >>> band_of_name("coadd-u"), band_of_name("Mega-u_9812_1c1"), band_of_name("notes")
     (('u', 'coadd'), ('u', '9812_1c1'), (None, 'notes'))
     """
-    matches = list(_NAME_TOKEN.finditer(stem))
-    if not matches:
-        return None, stem
-    match = matches[-1]
-    rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
-    found = match["band"]
-    has_instrument = len(match[0]) > len(found)
-    short = band_name(f"HSC-{found}") if has_instrument and found[0] in "GRIZY" else band_name(found)
-    return short, rest
+    for match in reversed(list(_NAME_TOKEN.finditer(stem))):
+        found = match["band"]
+        has_instrument = len(match[0]) > len(found)
+        short = band_name(f"HSC-{found}") if has_instrument and found[0] in "GRIZY" else band_name(found)
+        if not known or short in known:
+            rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
+            return short, rest
+    return None, stem
 
 
 def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ names, objects in order of y, `shard_size` to a shard. So a second run finds its
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -19,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, remove_leftovers, write_json, writing
+from deepfits.files import read_json, remove_leftovers
 from deepfits.progress import Progress
+from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
@@ -112,7 +112,8 @@ def build_store(
                 for made in in_processes(_run_job, jobs, workers):
                     for number, name in made:
                         bar.advance(number, name)
-    _write_summary(out, tasks, store_info, columns, outside)
+    found = _coverage(out, tasks, store_info)
+    write_coverage(out, store_info.bands, found, columns["object_id"][outside])
 
 
 def _cut_and_write(
@@ -374,42 +375,6 @@ def _is_done(path: Path, task: _Task, columns: dict[str, np.ndarray], info: Stor
     except InputError:
         return False  # damaged: it is cut again
     return np.array_equal(there, columns["object_id"][task.rows])
-
-
-def _write_summary(
-    out: Path, tasks: list[_Task], info: StoreInfo, columns: dict[str, np.ndarray], outside: np.ndarray
-) -> None:
-    """Count and list the objects that lack pixels, and those that lie on no image."""
-    total = incomplete = 0
-    lacking = dict.fromkeys(info.bands, 0)
-    empty = dict.fromkeys(info.bands, 0)
-    with (
-        writing(out / "incomplete.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as handle,
-    ):
-        table = csv.writer(handle)
-        table.writerow(["object_id", "field", *(f"fraction_valid_{b}" for b in info.bands)])
-        for name, ids, valid in _coverage(out, tasks, info):
-            total += len(ids)
-            is_short = (valid < 1).any(axis=1)
-            incomplete += int(is_short.sum())
-            for index, band in enumerate(info.bands):
-                lacking[band] += int((valid[:, index] < 1).sum())
-                empty[band] += int((valid[:, index] == 0).sum())
-            for row in np.flatnonzero(is_short):
-                table.writerow([ids[row], name[row], *(f"{v:.4f}" for v in valid[row])])
-        for identity in columns["object_id"][outside]:
-            table.writerow([identity, "outside every image", *("0" for _ in info.bands)])
-    write_json(
-        out / "summary.json",
-        {
-            "num_objects": total,
-            "num_incomplete": incomplete,
-            "num_lacking_pixels": lacking,
-            "num_without_data": empty,
-            "num_outside_every_image": len(outside),
-        },
-    )
 
 
 def _coverage(

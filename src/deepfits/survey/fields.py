@@ -49,7 +49,7 @@ class ImageSet:
         files = {}
         for one in self.fields:
             for source in one.images.values():
-                for path in (source.path, *([source.companion[0]] if source.companion else [])):
+                for path in (source.path, *(p for p, _ in source.companions)):
                     status = path.stat()
                     files[f"{one.name}/{source.band}/{path.name}"] = [status.st_size, int(status.st_mtime)]
         options = self.options

@@ -23,6 +23,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from deepfits.errors import InputError
@@ -32,16 +33,18 @@ from deepfits.survey.fitsfile import is_fits_name, peek_headers, stem_of
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
 _HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
-_COMPANION = re.compile(
-    r"^(?P<stem>.+?)[-_.](?P<kind>weight|weights|wht|wgt|ivar|invvar|var|variance|rms|sigma|err|error)$",
-    re.IGNORECASE,
+_EUCLID = re.compile(
+    r"^EUC_MER_(?:BGSUB-)?MOSAIC-(?P<band>[A-Za-z0-9-]+?)(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
 )
-_KINDS = {
-    **dict.fromkeys(("weight", "weights", "wht", "wgt"), "weight"),
-    **dict.fromkeys(("ivar", "invvar"), "ivar"),
+# What a word of a file's name says about its pixels, where a file of the same name without it is there too.
+KINDS = {
+    **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "oow", "weightmap"), "weight"),
+    **dict.fromkeys(("ivar", "invvar", "ivm"), "ivar"),
     **dict.fromkeys(("var", "variance"), "variance"),
-    **dict.fromkeys(("rms", "sigma", "err", "error"), "rms"),
+    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std"), "rms"),
+    **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood"), "mask"),
 }
+_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub")
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -58,9 +61,9 @@ class ImageSource:
         The FITS file.
     hdu
         Number of the HDU with the image; None for the first that holds one.
-    companion
-        The file with weights, and what they are: ``weight`` (inverse variance, maybe up to a factor),
-        ``ivar``, ``variance`` or ``rms``.
+    companions
+        Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
@@ -69,7 +72,7 @@ class ImageSource:
     field: str
     path: Path
     hdu: int | None = None
-    companion: tuple[Path, str] | None = None
+    companions: tuple[tuple[Path, str], ...] = ()
     layout: str = "generic"
 
 
@@ -180,7 +183,7 @@ def _sources_in(directory: Path) -> list[ImageSource]:
 
 def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
     files = sorted(p for p in directory.iterdir() if p.is_file() and is_fits_name(p))
-    sources = [_source(path) for path in files if not _is_companion(path, files)]
+    sources = [_source(path) for path in files if not is_companion(path)]
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [_renamed(s, field_name) for s in sources]
@@ -195,22 +198,58 @@ def _join(directory: str, name: str) -> str:
     return f"{directory}-{name}" if name else directory
 
 
-def _is_companion(path: Path, files: list[Path]) -> bool:
-    match = _COMPANION.match(stem_of(path))
-    return bool(match) and any(stem_of(other) == match["stem"] for other in files)  # type: ignore[index]
+def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
+    """Split a file's name into what it shares with its weights and mask, and what its pixels are.
+
+    Examples
+    --------
+    >>> split_name("legacysurvey-1501p020-image-g"), split_name("legacysurvey-1501p020-invvar-g")
+    ((('legacysurvey', '1501p020', 'g'), None), (('legacysurvey', '1501p020', 'g'), 'ivar'))
+    """
+    if match := _EUCLID.match(stem):
+        found = match["kind"]
+        return (match["band"], match["tile"]), KINDS[found.lower()] if found else None
+    words = [w for w in re.split(r"[-_. ]+", stem) if w]
+    places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
+    kind = KINDS[words[places[-1]].lower()] if places else None
+    if kind == "weight" and "skycell" in words:
+        kind = "variance"  # what Pan-STARRS calls wt
+    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
+    return tuple(kept), kind
 
 
-def _companion_of(path: Path) -> tuple[Path, str] | None:
-    stem = stem_of(path)
-    found = []
-    for other in sorted(path.parent.iterdir()):
-        match = _COMPANION.match(stem_of(other)) if is_fits_name(other) and other.is_file() else None
-        if match and match["stem"] == stem:
-            found.append((other, _KINDS[match["kind"].lower()]))
-    if len(found) > 1:
-        names = " and ".join(p.name for p, _ in found)
-        raise InputError(f"{path}: two weight files, {names}; keep one beside the image")
-    return found[0] if found else None
+@cache
+def _families(directory: Path, stamp: int) -> dict[tuple[str, ...], list[tuple[Path, str | None]]]:
+    """Return the FITS files of a directory by what they share; `stamp` is its time of change."""
+    out: dict[tuple[str, ...], list[tuple[Path, str | None]]] = defaultdict(list)
+    for path in sorted(p for p in directory.iterdir() if is_fits_name(p) and p.is_file()):
+        key, kind = split_name(stem_of(path))
+        out[key].append((path, kind))
+    return out
+
+
+def _family(path: Path) -> list[tuple[Path, str | None]]:
+    key, _ = split_name(stem_of(path))
+    return _families(path.parent, path.parent.stat().st_mtime_ns).get(key, [])
+
+
+def is_companion(path: Path) -> bool:
+    """Say whether a file holds weights or a mask for another one beside it."""
+    return split_name(stem_of(path))[1] is not None and any(kind is None for _, kind in _family(path))
+
+
+def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
+    """Return the files with weights and mask of an image, and what they hold."""
+    if split_name(stem_of(path))[1] is not None:
+        return ()
+    found = [(other, kind) for other, kind in _family(path) if kind is not None]
+    weights = [p for p, kind in found if kind != "mask"]
+    masks = [p for p, kind in found if kind == "mask"]
+    for what, several in (("weight", weights), ("mask", masks)):
+        if len(several) > 1:
+            names = " and ".join(p.name for p in several)
+            raise InputError(f"{path}: two {what} files, {names}; keep one beside the image")
+    return tuple(found)
 
 
 def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> ImageSource:
@@ -246,7 +285,7 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
         rest = ""  # whoever names the bands names one field
     layout = "plain" if stem.startswith("coadd-") else "generic"
     return ImageSource(
-        band=band, field=rest, path=path, hdu=hdu, companion=_companion_of(path), layout=layout
+        band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
     )
 
 

@@ -33,12 +33,29 @@ FEW_PIXELS = 64
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
 _ROLES = {
-    "mask": ("MASK", "MSK", "DQ"),
+    "mask": ("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "MASKBITS"),
     "variance": ("VARIANCE", "VAR"),
-    "ivar": ("IVAR", "INVVAR"),
+    "ivar": ("IVAR", "INVVAR", "IVM"),
+    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
     "weight": ("WEIGHT", "WHT", "WGT"),
-    "rms": ("ERR", "ERROR", "RMS", "SIGMA"),
 }
+# Planes that are no image of the sky either: contexts, exposures, distortions, parts of a variance.
+_OTHER = (
+    "CON",
+    "CTX",
+    "EXP",
+    "NEXP",
+    "NIM",
+    "HITS",
+    "WCSDVARR",
+    "D2IMARR",
+    "POISSON",
+    "RNOISE",
+    "FLAT",
+    "PSF",
+)
+# The first of these that there is says the weights.
+_WEIGHTS = ("ivar", "variance", "rms", "weight")
 
 
 @dataclass(kw_only=True)
@@ -135,7 +152,11 @@ class Plane:
     @property
     def weight_kind(self) -> str:
         """What the weights come from: ``variance``, ``weight``, ``mask`` and so on, or ``measured``."""
-        return "+".join(k for k in self._extras if k != "mask") or "measured"
+        return self._weight_role or "measured"
+
+    @property
+    def _weight_role(self) -> str | None:
+        return next((k for k in _WEIGHTS if k in self._extras), None)
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).
@@ -181,7 +202,7 @@ class Plane:
                     f"{self.path}: HDU {self.source.hdu} is no image; images are in HDUs {numbers}"
                 )
             return self.source.hdu
-        plain = [n for n in numbers if _role(hdus[n].name) is None]
+        plain = [n for n in numbers if role_of(hdus[n].name) is None]
         if not plain:
             shapes = [tuple(h.shape or ()) for h in hdus if h.is_image]
             raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes})")
@@ -237,18 +258,26 @@ class Plane:
         return float(value) if is_credible else 1.0
 
     def _find_extras(self, hdus: fits.HDUList, stack: ExitStack) -> dict[str, Any]:
-        if self.source.companion is not None:
-            path, kind = self.source.companion
-            with_weights = stack.enter_context(opened(path))
-            numbers = image_hdus(with_weights)
+        extras = self._own_extras(hdus)
+        for path, kind in self.source.companions:
+            beside = stack.enter_context(opened(path))
+            numbers = image_hdus(beside)
             if not numbers:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
-            return {kind: self._of_same_shape(with_weights[numbers[0]], path)}
+            if kind != "mask":
+                extras = {k: v for k, v in extras.items() if k == "mask"}
+            mine = list(hdus).index(self._image)
+            number = mine if mine in numbers else numbers[0]
+            extras[kind] = self._of_same_shape(beside[number], path)
+        return extras
+
+    def _own_extras(self, hdus: fits.HDUList) -> dict[str, Any]:
+        """Find weights and mask in the image's own file: by name, of the same version (HST's EXTVER)."""
         extras = {}
         numbers = image_hdus(hdus)
         for number in numbers:
-            role = _role(hdus[number].name)
-            if role is not None and hdus[number] is not self._image and role not in extras:
+            role = role_of(hdus[number].name)
+            if role in _ROLES and hdus[number].ver == self._image.ver and role not in extras:
                 extras[role] = self._of_same_shape(hdus[number], self.path)
         if self.source.layout == "hsc" and not extras and len(numbers) >= 3:
             image, mask, variance = numbers[:3]
@@ -290,7 +319,7 @@ class Plane:
     def _weight_rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
         """Return the weights in nJy⁻²; what is not positive and finite among them has no data."""
         extras, per_square = self._extras, np.float32(self._scale / self.factor**2)
-        kind = next((k for k in ("ivar", "weight", "variance", "rms") if k in extras), None)
+        kind = self._weight_role
         if kind is None:
             weight = np.full(shape, 1.0 if self._constant is None else self._constant, np.float32)
         else:
@@ -311,7 +340,7 @@ class Plane:
 
     def _measure(self) -> Noise:
         """Measure background and noise on some rows, and settle what the weights mean."""
-        has_weight = any(k in self._extras for k in ("ivar", "weight", "variance", "rms"))
+        has_weight = self._weight_role is not None
         rows = sample_rows(self.shape[0])
         blocks = [self.rows(start, stop) for start, stop in rows]
         image = np.concatenate([b[0] for b in blocks])
@@ -352,7 +381,7 @@ class Plane:
         ratio = noise.sigma / stated
         mode = self.options.weight_scale
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
-        may_be_relative = "weight" in self._extras
+        may_be_relative = self._weight_role == "weight"
         if mode == "relative" or (mode == "auto" and is_off and may_be_relative):
             self._scale = ratio**-2
             self.remarks.append(
@@ -360,13 +389,22 @@ class Plane:
             )
         elif is_off:
             self.remarks.append(
-                f"WARNING: measured noise is {ratio:.3g} times what the {'/'.join(self._extras)} plane says; "
+                f"WARNING: measured noise is {ratio:.3g} times what the {self._weight_role} plane says; "
                 "check unit and polarity, or say weight_scale relative"
             )
 
 
-def _role(name: str) -> str | None:
+def role_of(name: str) -> str | None:
+    """Tell from an HDU's name what it holds: a role of `_ROLES`, ``other``, or None for an image.
+
+    Examples
+    --------
+    >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON")
+    (None, 'weight', 'other')
+    """
     words = name.upper().replace("-", "_").split("_")
+    if any(w in _OTHER for w in words):
+        return "other"
     return next((role for role, names in _ROLES.items() if any(w in names for w in words)), None)
 
 

@@ -3,7 +3,7 @@
 A TOML file beside them says what cannot be known from the arrays: bands, unit, and what a mask means. For
 example
 
-    file = "cutouts.h5"            # .h5, .npz, .npy, or a directory of FITS cubes
+    file = "cutouts.h5"            # .h5, .npz, .npy, or FITS: a directory of files, or one
     bands = ["g", "r", "i"]
     image = "images"               # name in the file; for FITS the HDU's number or name
     weight = "ivar"                # may be left out
@@ -15,7 +15,8 @@ example
 
 ``format = "multimodal-universe"`` knows the names of those files (``image_flux`` or ``image_array``,
 ``image_ivar``, ``image_mask``, ``image_band``, ``image_psf_fwhm``, ``image_scale``), and takes the rest from
-them. ``axes`` are ``NBHW`` unless said otherwise; ``BHW`` is a single object.
+them. FITS cutouts may leave out whatever their headers and names say (`deepfits.survey.fits_cutouts`).
+``axes`` are ``NBHW`` unless said otherwise; ``BHW`` is a single object.
 
 Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
 """
@@ -34,7 +35,7 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.survey.bands import band_name
-from deepfits.survey.fitsfile import is_fits_name, opened, read_rows, stem_of
+from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.zeropoint import njy_per_count
 
@@ -100,11 +101,16 @@ def _check_description(d: Description) -> None:
         raise InputError(f'{d.where}: say what a non-zero mask means: mask_nonzero_is = "bad" or "good"')
     if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW")):
         raise InputError(f"{d.where}: axes = {d.axes!r} must be the letters N B H W in the file's order")
-    if d.format != "multimodal-universe":
-        if not d.bands or not all(isinstance(b, str) for b in d.bands):
+    is_fits = _is_fits(d, d.where.parent / d.file)
+    if d.bands and not all(isinstance(b, str) for b in d.bands):
+        raise InputError(f'{d.where}: bands must be names, for example bands = ["g", "r"]')
+    if d.format != "multimodal-universe" and not is_fits:
+        if not d.bands:
             raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
         if not isinstance(d.pixel_scale_arcsec, (int, float)):
             raise InputError(f"{d.where}: say pixel_scale_arcsec")
+    if d.zero_point is None and is_fits:
+        return  # in the headers, perhaps
     if d.zero_point is None:
         raise InputError(f"{d.where}: say zero_point (AB; 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy)")
     points = d.zero_point if isinstance(d.zero_point, tuple) else (d.zero_point,)
@@ -126,6 +132,14 @@ class ForeignCutouts:
         As far as known; one value per band.
     object_id, columns
         Identity and what else the file says of each object, ``(N,)`` each.
+    factor
+        nJy per unit of the arrays, by band.
+    raw
+        Reads some objects as they are stored: image, weight and mask, the latter two where there are any.
+    has_weights, may_be_relative, weight_scale
+        Whether weights were found; whether they may be right up to a factor; by what they were scaled.
+    noise
+        Of one pixel, measured on the rims of some cutouts, nJy, by band.
     remarks
         What was decided, in words.
     """
@@ -142,11 +156,16 @@ class ForeignCutouts:
     mask_nonzero_is: str | None = None
     remarks: list[str] = field(default_factory=list)
     constant: np.ndarray | None = None
+    has_weights: bool = True
+    may_be_relative: bool = False
+    weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
+    noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
 
-    def read(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, start: int, stop: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight of some objects, ``(n, B, S, S)`` float32, nJy and nJy⁻².
 
-        Cutouts larger than `size` are cropped about their middle, smaller ones get a rim of weight 0.
+        Cutouts larger than `size` are cropped about their middle, smaller ones get a rim of weight 0; None
+        leaves them as they are.
         """
         image, weight, mask = self.raw(start, stop)
         factor = self.factor[:, None, None]
@@ -166,7 +185,9 @@ class ForeignCutouts:
         if mask is not None:
             is_marked = np.broadcast_to(mask != 0, flux.shape)
             out = np.where(is_marked == (self.mask_nonzero_is == "bad"), np.float32(0), out)
-        return _to_size(np.where(out > 0, flux, np.float32(0)), size), _to_size(out, size)
+        flux = np.where(out > 0, flux, np.float32(0))
+        out = out * self.weight_scale[:, None, None].astype(np.float32)
+        return (flux, out) if size is None else (_to_size(flux, size), _to_size(out, size))
 
 
 def _to_size(array: np.ndarray, size: int) -> np.ndarray:
@@ -183,6 +204,10 @@ def _overlap(length: int, size: int) -> tuple[slice, slice]:
     return slice(first - start, last - start), slice(first, last)
 
 
+def _is_fits(d: Description, path: Path) -> bool:
+    return d.format == "fits" or path.is_dir() or is_fits_name(path)
+
+
 @contextmanager
 def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     """Open what a description describes.
@@ -197,8 +222,10 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         raise InputError(
             f"{description.where}: file {path} does not exist; the path counts from the TOML file"
         )
-    if description.format == "fits" or path.is_dir():
-        found = _open_fits(description, path)
+    if _is_fits(description, path):
+        from deepfits.survey.fits_cutouts import open_fits_cutouts
+
+        found = open_fits_cutouts(description, path)
         _settle(found)
         yield found
     elif path.suffix in (".npz", ".npy"):
@@ -279,7 +306,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     columns = _columns(d, content, number, set(map(str, names.values())))
     name = d.object_id or ("object_id" if "object_id" in content else None)
     identity = (
-        _identity(_array(content, name, path), path, number)
+        check_identity(_array(content, name, path), path, number)
         if name
         else np.arange(1, number + 1, dtype=np.int64)
     )
@@ -291,7 +318,8 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         fwhm_arcsec=fwhm,
         object_id=identity,
         columns=columns,
-        factor=_factors(d, len(bands)),
+        factor=np.array([njy_per_count(p) for p in zero_points(d, len(bands))]),
+        has_weights="weight" in arrays,
         raw=raw,
         weight_is="ivar" if is_universe else d.weight_is,
         mask_nonzero_is=d.mask_nonzero_is,
@@ -374,7 +402,8 @@ def _plain(found: Any) -> np.ndarray:
     return values.astype(str) if values.dtype.kind == "S" else values
 
 
-def _identity(found: Any, path: Path, number: int) -> np.ndarray:
+def check_identity(found: Any, path: Path, number: int) -> np.ndarray:
+    """Return identities, whole numbers or text, each of which occurs once."""
     values = _plain(found)
     if values.shape != (number,):
         raise InputError(f"{path}: object_id has shape {values.shape}, for {number} objects")
@@ -388,81 +417,54 @@ def _identity(found: Any, path: Path, number: int) -> np.ndarray:
     return values.astype(np.int64) if values.dtype.kind == "u" else values
 
 
-def _factors(d: Description, num_bands: int) -> np.ndarray:
+def zero_points(d: Description, num_bands: int) -> tuple[float, ...]:
+    """Return the zero point of each band that the description gives."""
     points = d.zero_point if isinstance(d.zero_point, tuple) else (d.zero_point,) * num_bands
     if len(points) != num_bands:
         raise InputError(f"{d.where}: {len(points)} zero points for {num_bands} bands")
-    return np.array([njy_per_count(float(p)) for p in points if p is not None])
-
-
-def _open_fits(d: Description, path: Path) -> ForeignCutouts:
-    """Use FITS cubes, one object a file; the name is the identity."""
-    files = sorted(p for p in path.iterdir() if is_fits_name(p)) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"{path}: no FITS file there")
-    hdu: str | int = 0 if d.image == "image" else d.image
-
-    def raw(start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        parts = [[_cube(p, h, len(d.bands)) for h in (hdu, d.weight, d.mask)] for p in files[start:stop]]
-        image, weight, mask = zip(*parts, strict=True)
-        shapes = {a.shape for a in image if a is not None}
-        if len(shapes) > 1:
-            raise InputError(
-                f"{path}: cutouts of different shapes, {sorted(shapes)[0]} and {sorted(shapes)[1]}"
-            )
-        return (
-            np.stack([a for a in image if a is not None]),
-            np.stack([a for a in weight if a is not None]) if d.weight is not None else None,
-            np.stack([a for a in mask if a is not None]) if d.mask is not None else None,
-        )
-
-    return ForeignCutouts(
-        bands=tuple(band_name(b) for b in d.bands),
-        number=len(files),
-        pixel_scale_arcsec=float(d.pixel_scale_arcsec or 0),
-        fwhm_arcsec=d.fwhm_arcsec,
-        object_id=_identity(np.array([stem_of(p) for p in files]), path, len(files)),
-        columns={},
-        factor=_factors(d, len(d.bands)),
-        raw=raw,
-        weight_is=d.weight_is,
-        mask_nonzero_is=d.mask_nonzero_is,
-    )
-
-
-def _cube(path: Path, which: str | int | None, num_bands: int) -> np.ndarray | None:
-    if which is None:
-        return None
-    with opened(path) as hdus:
-        try:
-            hdu = hdus[int(which) if str(which).isdigit() else str(which)]
-        except (KeyError, IndexError):
-            raise InputError(f"{path}: no HDU {which!r}; there are {[h.name for h in hdus]}") from None
-        shape = tuple(hdu.shape or ()) if hdu.is_image else ()
-        if len(shape) != 3 or shape[0] != num_bands:
-            raise InputError(
-                f"{path}: HDU {which!r} has shape {shape}; ({num_bands} bands, rows, columns) is needed"
-            )
-        return read_rows(hdu, path, 0, num_bands)
+    return tuple(float(p) for p in points if p is not None)
 
 
 def _settle(found: ForeignCutouts, sample: int = 200) -> None:
-    """Where there are no weights, measure the noise on the rims of some cutouts."""
+    """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check."""
     if found.number == 0:
         raise InputError("the file holds no cutout")
-    image, weight, _ = found.raw(0, min(sample, found.number))
-    if weight is not None:
-        return
-    rim = np.ones(image.shape[-2:], bool)
+    found.weight_scale = np.ones(len(found.bands))
+    image, weight = found.read(0, min(sample, found.number), None)
+    rim = np.zeros(image.shape[-2:], bool)
     margin = max(min(image.shape[-2:]) // 8, 1)
+    rim[:] = True
     rim[margin:-margin, margin:-margin] = False
-    with np.errstate(all="ignore"):
-        image = image.astype(np.float64)
-    sigma = np.array([clipped_statistics(image[:, b][:, rim])[1] for b in range(len(found.bands))])
-    if not (sigma > 0).all():
-        odd = found.bands[int(np.argmin(np.nan_to_num(sigma) > 0))]
+    found.noise = np.full(len(found.bands), np.nan)
+    for band in range(len(found.bands)):
+        fluxes, its = image[:, band][:, rim], weight[:, band][:, rim]
+        found.noise[band] = clipped_statistics(fluxes[its > 0])[1]
+        if found.has_weights and (its > 0).any() and found.noise[band] > 0:
+            _hold_weights(found, band, float(np.median(its[its > 0])) ** -0.5)
+    if found.has_weights:
+        return
+    if not (found.noise > 0).all():
+        odd = found.bands[int(np.argmin(np.nan_to_num(found.noise) > 0))]
         raise InputError(
             f"band {odd}: the cutouts' rims do not vary, so no noise can be measured; give weight"
         )
-    found.constant = (sigma * found.factor) ** -2.0
+    found.constant = found.noise**-2.0
     found.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
+
+
+def _hold_weights(found: ForeignCutouts, band: int, stated: float) -> None:
+    """Hold the noise that the weights say to the measured one; scale those that may be relative."""
+    ratio = float(found.noise[band]) / stated
+    if 0.5 < ratio < 2:
+        return
+    if found.may_be_relative:
+        found.weight_scale[band] = ratio**-2
+        found.remarks.append(
+            f"{found.bands[band]}: relative weights: the measured noise is {ratio:.3g} times what they say; "
+            "scaled to it"
+        )
+    elif ratio > 5 or ratio < 0.2:
+        found.remarks.append(
+            f"WARNING: {found.bands[band]}: the noise at the cutouts' rims is {ratio:.3g} times what the "
+            "weights say; check weight_is, the unit and the polarity"
+        )

@@ -253,13 +253,7 @@ class CutoutStore:
 
     def __init__(self, directory: str | Path, *, skip_bad: bool = False) -> None:
         self.directory = Path(directory)
-        description = self.directory / "store.json"
-        if not description.exists():
-            raise InputError(
-                f"{self.directory}: no store.json there, so this is not a cutout store; "
-                "make one with `deepfits cutouts IMAGES --out STORE`"
-            )
-        self.info = StoreInfo.from_json(read_json(description, what="store description"), description)
+        self.info = read_info(directory)
         self.shards: list[Path] = []
         self.lengths: list[int] = []
         self.bad: dict[Path, str] = {}
@@ -328,6 +322,17 @@ class CutoutStore:
             catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
         )
         return joined.select(back)
+
+
+def read_info(directory: str | Path) -> StoreInfo:
+    """Read what all cutouts of a store share."""
+    path = Path(directory) / "store.json"
+    if not path.exists():
+        raise InputError(
+            f"{directory}: no store.json there, so this is not a cutout store; "
+            "make one with `deepfits cutouts IMAGES --out STORE`"
+        )
+    return StoreInfo.from_json(read_json(path, what="store description"), path)
 
 
 def shard_length(path: str | Path, info: StoreInfo) -> int:

@@ -1,0 +1,448 @@
+"""Cutouts that somebody else made, as FITS: one cube an object, one file a band, or one HDU a band.
+
+What belongs together is told by the names: ``NAME_u.fits`` or ``u/NAME.fits`` is band u of object NAME, and
+so is the HDU ``u`` of ``NAME.fits``; ``NAME_u.ivar.fits`` (or the HDU ``u_IVAR``, or ``IVAR`` beside a single
+image) holds its weights, ``NAME_u.mask.fits`` its mask. An object that lacks a band keeps it, without data.
+
+Shapes: N objects, B bands, H, W pixels, padded to the largest of those read together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+from deepfits.errors import InputError
+from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.find import KINDS, is_companion, split_name
+from deepfits.survey.fitsfile import is_fits_name, opened, quiet, read_rows, stem_of
+from deepfits.survey.planes import BAD_MASK_PLANES, role_of
+from deepfits.survey.readers import Description, ForeignCutouts, check_identity, zero_points
+from deepfits.survey.zeropoint import njy_per_count, zero_point_of_header
+
+SCALE_TOLERANCE = 0.01
+_WEIGHTS = ("ivar", "variance", "rms", "weight")
+
+
+@dataclass
+class _Object:
+    """The files of one object: by band (``""`` for all bands) and by what they hold."""
+
+    name: str
+    files: dict[str, dict[str, Path]] = field(default_factory=dict)
+
+    def first(self) -> Path:
+        return next(iter(self.files.values()))["image"]
+
+
+@dataclass
+class _Band:
+    """One band of one object, nJy: ``(H, W)`` each."""
+
+    image: np.ndarray
+    ivar: np.ndarray | None = None
+    is_bad: np.ndarray | None = None
+
+
+def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
+    """Find the objects in a directory, or take the one in a file."""
+    objects = _find_objects(d, path)
+    bands = tuple(band_name(b) for b in d.bands) or _bands_of(objects)
+    if not bands:
+        raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
+    if strange := sort_bands({b for one in objects for b in one.files if b} - set(bands)):
+        raise InputError(
+            f"{path}: files of band {', '.join(strange)}, which {d.where.name} does not name; add it to "
+            "bands, or move the files elsewhere"
+        )
+    points = dict(zip(bands, zero_points(d, len(bands)), strict=True)) if d.zero_point is not None else {}
+    reader = _Reader(d=d, bands=bands, zero_point=points)
+    first = reader.read(objects[0])
+    scale = d.pixel_scale_arcsec or reader.scale
+    if scale is None:
+        raise InputError(f"{objects[0].first()}: no WCS in the header; say pixel_scale_arcsec")
+    reader.scale = scale
+    has_weights = any(one.ivar is not None for one in first.values())
+
+    def raw(start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        found = [reader.read(one) for one in objects[start:stop]]
+        for one, its in zip(objects[start:stop], found, strict=True):
+            if any((band.ivar is not None) != has_weights for band in its.values()):
+                raise InputError(
+                    f"{path}: object {one.name!r} {'lacks' if has_weights else 'has'} weights, unlike "
+                    "the first one; weights are needed for all objects and bands, or for none"
+                )
+        return _together(found, bands, has_weights)
+
+    return ForeignCutouts(
+        bands=bands,
+        number=len(objects),
+        pixel_scale_arcsec=float(scale),
+        fwhm_arcsec=d.fwhm_arcsec,
+        object_id=check_identity(np.array([one.name for one in objects]), path, len(objects)),
+        columns={},
+        factor=np.ones(len(bands)),
+        raw=raw,
+        has_weights=has_weights,
+        mask_nonzero_is="bad",
+        may_be_relative=reader.has_relative,
+        remarks=[f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names"],
+    )
+
+
+def _how(one: _Object) -> str:
+    return "one file for each" if "" in one.files else "one file for each band"
+
+
+def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
+    """Return the bands that the files' names, or the first one's HDUs, tell."""
+    named = {b for one in objects for b in one.files if b}
+    if named:
+        return sort_bands(named)
+    with opened(objects[0].first()) as hdus:
+        found = [_band_of_hdu(hdu) for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == 2]
+        cube = next((h for h in hdus if h.is_image and len(h.shape or ()) == 3), None)
+        if cube is not None:
+            letters = str(cube.header.get("BANDS", hdus[0].header.get("BANDS", ""))).strip()
+            return tuple(letters) if len(letters) == cube.shape[0] else ()
+    return sort_bands(b for b in found if b)
+
+
+def _find_objects(d: Description, path: Path) -> list[_Object]:
+    if path.is_file():
+        return [_Object(stem_of(path), {"": {"image": path}})]
+    subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [p for where in (path, *subs) for p in sorted(where.iterdir()) if is_fits_name(p)]
+    images = [p for p in files if not is_companion(p)]
+    if not images:
+        raise InputError(f"{path}: no FITS file there")
+    known = {band_name(b) for b in d.bands}
+    by_file = _holds_all_bands(images[0], known)
+    objects: dict[str, _Object] = {}
+    for one in files:
+        kind = split_name(stem_of(one))[1] if one not in images else None
+        if by_file:
+            key, band, name = "-".join(split_name(stem_of(one))[0]), "", stem_of(one)
+        else:
+            key, band, name = _object_of(one, path, known)
+        there = objects.setdefault(key, _Object(name)).files.setdefault(band, {})
+        if (kind or "image") in there:
+            raise InputError(f"{one}: a second {kind or 'image'} of object {key!r}, band {band or '(all)'}")
+        there[kind or "image"] = one
+        if kind is None:
+            objects[key].name = name
+    for one_object in objects.values():
+        for band, its in one_object.files.items():
+            if "image" not in its:
+                raise InputError(f"{next(iter(its.values()))}: no image of object {one_object.name!r} {band}")
+    return [objects[key] for key in sorted(objects)]
+
+
+def _holds_all_bands(path: Path, known: set[str]) -> bool:
+    """Say whether a file holds a cube or several images, so that its name needs no band."""
+    with opened(path) as hdus:
+        planes = [h for h in hdus if h.is_image and len(h.shape or ()) in (2, 3)]
+        if any(len(h.shape) == 3 for h in planes):
+            return True
+        images = [h for h in planes if role_of(h.name) is None]
+        named = {_band_of_hdu(h) for h in planes} - {None}
+        return len(images) > 1 or len(named) > 1 or len(known) == 1
+
+
+def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
+    """Tell what an object's files share, the band, and the object's name: from names, else the header."""
+    shared = "-".join(split_name(stem_of(path))[0])
+    folder = path.parent.name if path.parent != root else ""
+    if folder and _is_band(folder, known):
+        return shared, band_name(folder), stem_of(path)
+    band, rest = band_of_name(shared, known)
+    if band is None:
+        # A word of the name that is a band of the list, however odd that band's name is; else the header.
+        words = shared.split("-")
+        place = next((i for i in range(len(words) - 1, -1, -1) if band_name(words[i]) in known), None)
+        if place is not None:
+            band, rest = band_name(words[place]), "-".join(words[:place] + words[place + 1 :])
+        else:
+            with opened(path) as hdus:
+                band = next((b for h in hdus if (b := band_of_header(h.header))), None)
+    if band is None and known:
+        band, rest = band_of_name(shared)
+    if band is None:
+        raise InputError(
+            f"{path}: neither name, directory nor header (FILTER) tells the band; name the files "
+            "OBJECT_BAND.fits, or put them into one directory for each band"
+        )
+    there, name = band_of_name(stem_of(path), {band})
+    name = name if there else rest
+    if folder:
+        rest = name = folder if rest in ("", "cutout", "stamp") else f"{folder}-{rest}"
+    if not rest:
+        raise InputError(f"{path}: the name tells the band {band} but no object; name it OBJECT_{band}.fits")
+    return rest, band, name
+
+
+def _is_band(text: str, known: set[str]) -> bool:
+    return band_name(text) in known if known else band_of_name(text) == (band_name(text), "")
+
+
+def _band_of_hdu(hdu: Any) -> str | None:
+    """Tell the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
+    words = [w for w in hdu.name.replace("-", "_").split("_") if w]
+    rest = [w for w in words if role_of(w) is None and w not in ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA")]
+    # FITS writes the names of HDUs in capitals: U to Y mean the optical bands, unless the header says so.
+    named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
+    if named:
+        return band_name(named)
+    if not rest:
+        return None
+    if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
+        return rest[-1].lower()
+    return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
+
+
+@dataclass
+class _Reader:
+    """Reads the bands of one object, and holds the pixel scales of all to the first."""
+
+    d: Description
+    bands: tuple[str, ...]
+    zero_point: dict[str, float]
+    scale: float | None = None
+    has_relative: bool = False
+
+    def read(self, one: _Object) -> dict[str, _Band]:
+        """Return the bands that there are, by name."""
+        if "" not in one.files:
+            return {b: self._single(b, files) for b, files in one.files.items()}
+        files = one.files[""]
+        with opened(files["image"]) as hdus:
+            image = self._wanted(hdus, files["image"], 3) if self._is_cube(hdus) else None
+            if image is None:
+                return self._extensions(hdus, files["image"])
+            extras = dict(self._chosen(hdus, files["image"]) or self._extras(hdus, image))
+            planes = {kind: (self._pixels(h, files["image"]), h.header) for kind, h in extras.items()}
+            for kind, path in files.items():
+                if kind != "image":
+                    with opened(path) as beside:
+                        hdu = next((h for h in beside if h.is_image and len(h.shape or ()) == 3), None)
+                        if hdu is None:
+                            raise InputError(f"{path}: no cube in this {kind} file")
+                        planes[kind] = self._pixels(hdu, path), hdu.header
+            return self._split(image, self._pixels(image, files["image"]), planes, files["image"])
+
+    def _is_cube(self, hdus: fits.HDUList) -> bool:
+        return any(h.is_image and len(h.shape or ()) == 3 for h in hdus)
+
+    def _wanted(self, hdus: fits.HDUList, path: Path, dimensions: int) -> Any:
+        """Return the image's HDU: the one named, else the first of so many dimensions without a role."""
+        if self.d.image != "image":
+            return self._by_name(hdus, self.d.image, path)
+        fitting = [h for h in hdus if h.is_image and len(h.shape or ()) == dimensions]
+        found = next((h for h in fitting if role_of(h.name) is None), None)
+        if found is None:
+            raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
+        return found
+
+    def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
+        try:
+            return hdus[int(which) if str(which).isdigit() else str(which)]
+        except (KeyError, IndexError):
+            raise InputError(f"{path}: no HDU {which!r}; there are {[h.name for h in hdus]}") from None
+
+    def _chosen(self, hdus: fits.HDUList, path: Path) -> dict[str, Any]:
+        """Return the HDUs for weight and mask that the description names."""
+        out = {}
+        for which, kind in ((self.d.weight, self.d.weight_is), (self.d.mask, "mask")):
+            if which is not None and str(which).lower() not in KINDS:
+                out[kind] = self._by_name(hdus, which, path)
+            elif which is not None and (str(which).isdigit() or str(which) in hdus):
+                out[kind] = hdus[str(which)]
+        return out
+
+    def _extras(self, hdus: fits.HDUList, image: Any, band: str | None = None) -> dict[str, Any]:
+        """Return the HDUs with weights and masks, of one band where their names say so."""
+        out: dict[str, Any] = {}
+        for hdu in hdus:
+            if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
+                continue
+            role = role_of(hdu.name)
+            if role in (*_WEIGHTS, "mask") and (band is None or _band_of_hdu(hdu) == band):
+                out.setdefault(role, hdu)
+        return out
+
+    def _single(self, band: str, files: dict[str, Path]) -> _Band:
+        """Read a file that holds one band."""
+        path = files["image"]
+        with opened(path) as hdus:
+            image = self._wanted(hdus, path, 2)
+            extras = self._chosen(hdus, path) or self._extras(hdus, image)
+            planes = {kind: (self._pixels(h, path), h.header) for kind, h in extras.items()}
+            for kind, other in files.items():
+                if kind != "image":
+                    with opened(other) as beside:
+                        hdu = self._wanted_plane(beside, other)
+                        planes[kind] = self._pixels(hdu, other), hdu.header
+            return self._band(band, self._pixels(image, path), _merged(hdus, image), planes, path)
+
+    def _wanted_plane(self, hdus: fits.HDUList, path: Path) -> Any:
+        found = next((h for h in hdus if h.is_image and len(h.shape or ()) == 2), None)
+        if found is None:
+            raise InputError(f"{path}: no two-dimensional image in this file")
+        return found
+
+    def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
+        """Read a file with one HDU for each band."""
+        images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(h.name) is None]
+        named = [_band_of_hdu(h) for h in images]
+        if not any(b in self.bands for b in named):
+            if len(images) != len(self.bands):
+                raise InputError(
+                    f"{path}: {len(images)} images whose HDUs name no band of {', '.join(self.bands)}; set "
+                    "EXTNAME or FILTER in each"
+                )
+            named = list(self.bands)  # in the order of the description
+        out = {}
+        for hdu, band in zip(images, named, strict=True):
+            if band not in self.bands:
+                continue
+            if band in out:
+                raise InputError(f"{path}: two HDUs of band {band}; keep one")
+            extras = self._extras(hdus, hdu, band if len(images) > 1 else None)
+            planes = {kind: (self._pixels(h, path), h.header) for kind, h in extras.items()}
+            out[str(band)] = self._band(str(band), self._pixels(hdu, path), _merged(hdus, hdu), planes, path)
+        return out
+
+    def _split(self, hdu: Any, cube: np.ndarray, planes: dict[str, Any], path: Path) -> dict[str, _Band]:
+        """Take a cube apart into bands."""
+        if cube.shape[0] != len(self.bands):
+            raise InputError(
+                f"{path}: HDU {hdu.name or 0!r} has shape {cube.shape}; ({len(self.bands)} bands, rows, "
+                "columns) is needed"
+            )
+        out = {}
+        for index, band in enumerate(self.bands):
+            its = {}
+            for kind, (values, header) in planes.items():
+                if values.shape not in (cube.shape, cube.shape[1:]):
+                    raise InputError(f"{path}: {kind} of shape {values.shape}, the image has {cube.shape}")
+                its[kind] = (values[index] if values.ndim == 3 else values), header
+            out[band] = self._band(band, cube[index], hdu.header, its, path)
+        return out
+
+    def _pixels(self, hdu: Any, path: Path) -> np.ndarray:
+        shape = tuple(hdu.shape or ()) if hdu.is_image else ()
+        if len(shape) not in (2, 3) or not all(shape):
+            raise InputError(f"{path}: HDU {hdu.name!r} has shape {shape}; an image or a cube is needed")
+        return read_rows(hdu, path, 0, shape[0])
+
+    def _band(self, band: str, counts: np.ndarray, header: Any, planes: dict[str, Any], path: Path) -> _Band:
+        """Convert one band to nJy and inverse variance."""
+        if counts.ndim != 2:
+            raise InputError(f"{path}: an image of shape {counts.shape}; two dimensions are needed")
+        self._check_scale(header, path)
+        factor = njy_per_count(self._zero_point(band, header, path))
+        out = _Band(image=(counts * np.float64(factor)).astype(np.float32))
+        for kind, (values, _) in planes.items():
+            if values.shape != counts.shape:
+                raise InputError(f"{path}: {kind} of shape {values.shape}, the image has {counts.shape}")
+        weights = next((k for k in _WEIGHTS if k in planes), None)
+        if weights is not None:
+            self.has_relative |= weights == "weight"
+            out.ivar = _inverse_variance(planes[weights][0].astype(np.float64), weights, factor)
+        if "mask" in planes:
+            mask, its_header = planes["mask"]
+            out.is_bad = self._marked(mask, its_header, path)
+        return out
+
+    def _zero_point(self, band: str, header: Any, path: Path) -> float:
+        if self.zero_point:
+            return self.zero_point[band]
+        try:
+            found = zero_point_of_header(header)
+        except InputError as error:
+            raise InputError(f"{path}: {error}; say zero_point in {self.d.where.name}") from None
+        if found is None:
+            raise InputError(
+                f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...); say zero_point in "
+                f"{self.d.where.name}"
+            )
+        return found[0]
+
+    def _check_scale(self, header: Any, path: Path) -> None:
+        if self.d.pixel_scale_arcsec is not None:
+            return
+        with quiet():
+            try:
+                wcs = WCS(header, naxis=2)
+                found = float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
+            except Exception:  # a WCS that astropy cannot use, of whatever kind
+                return
+        if self.scale is None and wcs.has_celestial:
+            self.scale = found
+        if self.scale is not None and abs(found / self.scale - 1) > SCALE_TOLERANCE:
+            raise InputError(
+                f"{path}: pixels of {found:.4f} arcsec, but {self.scale:.4f} in the first cutout; bring all "
+                "to one scale"
+            )
+
+    def _marked(self, mask: np.ndarray, header: Any, path: Path) -> np.ndarray:
+        planes = {k[3:]: v for k, v in header.items() if k.startswith("MP_")}
+        if planes and all(isinstance(v, int) and 0 <= v < 63 for v in planes.values()):
+            bits = sum(1 << planes[name] for name in BAD_MASK_PLANES if name in planes)
+            return np.asarray((mask.astype(np.int64) & bits) != 0)
+        if self.d.mask_nonzero_is not in ("bad", "good"):
+            raise InputError(
+                f"{path}: there is a mask; say in {self.d.where.name} what a non-zero pixel means: "
+                'mask_nonzero_is = "bad" or "good"'
+            )
+        return np.asarray((mask != 0) == (self.d.mask_nonzero_is == "bad"))
+
+
+def _merged(hdus: fits.HDUList, hdu: Any) -> fits.Header:
+    with quiet():
+        header = hdus[0].header.copy(strip=True)
+        header.extend(hdu.header, update=True)
+    return header
+
+
+def _inverse_variance(values: np.ndarray, kind: str, factor: float) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        if kind == "rms":
+            values = values * np.abs(values)
+        out = values / factor**2 if kind in ("ivar", "weight") else 1 / (values * factor**2)
+    return np.where((out > 0) & np.isfinite(out), out, 0).astype(np.float32)
+
+
+def _together(
+    found: list[dict[str, _Band]], bands: tuple[str, ...], has_weights: bool
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Put objects into arrays, padded about their middles; what is absent is NaN, with weight 0."""
+    shapes = [band.image.shape for its in found for band in its.values()] or [(1, 1)]
+    shape = (len(found), len(bands), *np.max(shapes, axis=0))
+    image = np.full(shape, np.nan, np.float32)
+    ivar = np.zeros(shape, np.float32) if has_weights else None
+    is_bad = np.zeros(shape, bool)
+    for row, its in enumerate(found):
+        for index, name in enumerate(bands):
+            if name not in its:
+                continue
+            one = its[name]
+            window = tuple(_middle(n, size) for n, size in zip(one.image.shape, shape[2:], strict=True))
+            image[row, index][window] = one.image
+            if ivar is not None and one.ivar is not None:
+                ivar[row, index][window] = one.ivar
+            if one.is_bad is not None:
+                is_bad[row, index][window] = one.is_bad
+    return image, ivar, is_bad
+
+
+def _middle(length: int, size: int) -> slice:
+    """Return where an axis goes so that pixel length // 2 comes to size // 2."""
+    start = size // 2 - length // 2
+    return slice(start, start + length)
