@@ -126,6 +126,7 @@ _DIRECTIONS = {
     "fitting": set(),
     "redshifts": set(),
     "reporting": set(),
+    "scale": set(),
 }
 _BARE_NODE = {"torch", "numpy", "h5py", "pyarrow", "safetensors", "lightning"}
 

@@ -197,6 +197,15 @@ WeightScale = Annotated[
 ]
 
 
+ShardWorkers = Annotated[
+    int, typer.Option(help="Processes on this machine, each taking shards of its own.", min=0)
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="A Dask scheduler whose workers do the work: tcp://HOST:8786, or its scheduler file."),
+]
+
+
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Directory for the images and the truth.", metavar="OUT")],
@@ -529,14 +538,17 @@ def fit(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Objects side by side.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: ShardWorkers = 1,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     more: More = None,
 ) -> None:
     """Fit the latent of every cutout: the features (M19 §2.3).
 
-    One Parquet file per shard of the store, each written when it is done.
+    One Parquet file per shard of the store, each written when it is done. A shard that cannot be read stops
+    no other: it is named at the end, and in `manifest.jsonl`; running the command again does what is left.
 
-    Examples: `deepfits fit run/cutouts run/model --out run/features-both`
+    Examples: `deepfits fit run/cutouts run/model --out run/features-both --workers 4`
 
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
@@ -556,6 +568,8 @@ def fit(
         held_out_only=held_out_only,
         batch_size=batch_size,
         device=device,
+        workers=workers,
+        scheduler=scheduler,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
         more=more,
@@ -599,6 +613,8 @@ def inpaint(
         bool, typer.Option("--images/--no-images", help="Write predicted images, not fluxes alone.")
     ] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: ShardWorkers = 1,
+    scheduler: Scheduler = None,
     seed: Seed = 0,
     more: More = None,
 ) -> None:
@@ -623,6 +639,8 @@ def inpaint(
         held_out_only=held_out_only,
         images=images,
         device=device,
+        workers=workers,
+        scheduler=scheduler,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
         more=more,
@@ -952,6 +970,7 @@ def _fail_missing_module(error: ModuleNotFoundError) -> None:
         "sep": "survey", "reproject": "survey", "scipy": "survey", "galsim": "sky", "speclite": "sky",
         "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
         "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
+        "dask": "scale", "distributed": "scale",
     }  # fmt: skip
     extra = extras.get((error.name or "").split(".")[0])
     if extra is None:

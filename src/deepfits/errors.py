@@ -15,6 +15,10 @@ class InputError(ValueError):
     """The input is wrong in a way that the user can mend; the message says how."""
 
 
+class ShardsFailedError(InputError):
+    """Some shards failed and all others are done; the message names them and says how to go on."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss became NaN or infinite; raised before the optimiser could spread it."""
 

@@ -119,10 +119,7 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
     InputError
         No features there, or a column that they do not have.
     """
-    directory = Path(directory)
-    paths = sorted(directory.glob("shard-*.parquet"))
-    if not paths:
-        raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
+    paths = shard_paths(directory)
     names = pq.read_schema(paths[0]).names
     for name in columns or []:
         if name not in names:
@@ -131,6 +128,23 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
         table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     except pa.ArrowInvalid as error:
         raise InputError(f"{directory}: the shards do not fit together ({error}); fit again") from error
+    return {name: _to_numpy(table[name]) for name in table.column_names}
+
+
+def shard_paths(directory: str | Path) -> list[Path]:
+    """Return the files of the features, of which there is at least one."""
+    paths = sorted(Path(directory).glob("shard-*.parquet"))
+    if not paths:
+        raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
+    return paths
+
+
+def read_table(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+    """Read one file of features as NumPy columns."""
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: cannot read these features ({error}); fit again") from error
     return {name: _to_numpy(table[name]) for name in table.column_names}
 
 

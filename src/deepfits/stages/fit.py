@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from deepfits.survey.store import CutoutStore
 
 
 def fit(
@@ -38,11 +34,13 @@ def fit(
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Fit the latent of every cutout: the features (M19 §2.3).
 
-    Running it again makes only the shards that are missing.
+    Running it again makes only the shards that are missing or failed; ``manifest.jsonl`` says which.
 
     Parameters
     ----------
@@ -76,26 +74,37 @@ def fit(
     seed
         Of the random starts, which depend on seed and identity alone.
     threads
-        Cores to use; PyTorch's own choice by default. Changes no number.
+        Cores to use, of all workers together; PyTorch's own choice by default. Changes no number.
     device
-        ``"cpu"`` or ``"cuda"``.
+        ``"cpu"`` or ``"cuda"``. Workers on this machine take turns among its GPUs; those of a scheduler use
+        the one that they were given.
+    workers
+        Processes on this machine, each taking shards of its own (``deepfits[scale]``). Changes no number.
+    scheduler
+        Address (or scheduler file) of a Dask scheduler, whose workers then do the work; they need to see the
+        same paths.
     progress
         Shows what is done.
 
     Returns
     -------
     Path
-        `out`: Parquet files as `docs/architecture.md` describes, and ``_features.json``.
+        `out`: Parquet files as `docs/architecture.md` describes, ``_features.json`` and ``manifest.jsonl``.
 
     Raises
     ------
     InputError
         Model and store do not fit together, an unknown option, or features with other settings in `out`.
+    ShardsFailedError
+        Some shards could not be read or fitted. All others are done, and the manifest has the reasons.
     """
     from deepfits.fitting import features
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
+    from deepfits.scale.cluster import Workers
+    from deepfits.scale.run import run_shards
+    from deepfits.stages.fit_work import FitWork, absolute, select, selection_settings
     from deepfits.survey.store import CutoutStore
 
     settings = FitSettings(
@@ -112,93 +121,56 @@ def fit(
         batch_size=batch_size,
         seed=seed,
     )
-    loaded, cutouts = Model.load(model, device), CutoutStore(store)
+    hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
+    loaded = Model.load(model, device if hands.is_here else "cpu")
+    cutouts = CutoutStore(store, skip_bad=True)
     cautions = loaded.check(cutouts.info)
+    selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
     described = {**settings.to_json(), "reconstructions": reconstructions, "model_hash": loaded.fingerprint}
-    chosen = choose(cutouts, held_out_only=held_out_only, object_ids=object_ids)
-    directory = features.begin(out, {**described, "objects": features.digest(*chosen.values())})
-    made_from = {number: features.digest(chosen[number]) for number in chosen}
-    paths = {number: directory / features.table_name(number) for number in chosen}
-    todo = [number for number, path in paths.items() if not features.is_done(path, made_from[number])]
-    if todo:
-        fitter = Fitter(loaded, settings, cutouts.info, threads=threads)
-        total, left = (sum(len(chosen[n]) for n in numbers) for numbers in (chosen, todo))
-        with progress(f"fit ({mode})", total=total, unit="objects", done=total - left) as task:
-            lock = Lock()
-
-            def advance(number: int) -> None:
-                with lock:
-                    task.advance(number)
-
-            for number in todo:
-                shard = cutouts.read_shard(number)
-                shard = shard.select(np.isin(shard.object_id, chosen[number]))
-                fitted = fitter.fit(shard.object_id, shard.image, shard.weight, advance)
-                columns = fitter.features(shard.object_id, fitted, shard.catalogue)
-                if reconstructions:
-                    drawn = fitter.reconstruct(fitted)
-                    planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
-                    write_images(
-                        paths[number].with_suffix(".h5"), shard.object_id, planes, cutouts.info.bands
-                    )
-                features.write_table(paths[number], columns, made_from[number])
-    if todo or not features.is_finished(directory):
+    described |= selection_settings(cutouts.info, held_out_only, object_ids)
+    directory = features.begin(out, described)
+    work = FitWork(
+        store=absolute(store),
+        model=absolute(model),
+        model_hash=loaded.fingerprint,
+        out=absolute(directory),
+        settings=settings,
+        reconstructions=reconstructions,
+        threads=hands.threads_each,
+        device=device,
+    )
+    is_changed = run_shards(
+        work,
+        selection.shards,
+        directory,
+        title=f"fit ({mode})",
+        is_done=features.is_done,
+        workers=hands,
+        progress=progress,
+        unreadable=selection.unreadable,
+        open_here=lambda: work.open_with(loaded),
+    )
+    if is_changed or not features.is_finished(directory):
         summary = {**summarise(directory), "cautions": cautions, "store": str(cutouts.directory)}
         features.finish(directory, summary, provenance())
     return directory
 
 
-def write_images(
-    path: Path, object_id: np.ndarray, planes: Mapping[str, np.ndarray], bands: Sequence[str]
-) -> None:
-    """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
-    import h5py
-
-    from deepfits.files import writing
-
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
-        is_text = object_id.dtype.kind in "US"
-        file["object_id"] = object_id.astype(h5py.string_dtype()) if is_text else object_id
-        for name, values in planes.items():
-            file[name] = values
-
-
-def choose(
-    store: CutoutStore, *, held_out_only: bool, object_ids: Sequence[int | str] | None
-) -> dict[int, np.ndarray]:
-    """Return, for each shard's number, the identities that are to be fitted."""
-    from deepfits.splits import is_held_out
-
-    identity = store.catalogue(["object_id"])["object_id"]
-    chosen = np.ones(len(identity), dtype=bool)
-    if held_out_only:
-        chosen &= is_held_out(identity)
-    if object_ids is not None:
-        wanted = np.array([str(one) for one in object_ids], dtype=str)
-        missing = sorted(set(wanted.tolist()) - set(identity.astype(str).tolist()))
-        if missing:
-            raise InputError(f"{store.directory}: object_id {missing[0]} is not in this store")
-        chosen &= np.isin(identity.astype(str), wanted)
-    if not chosen.any():
-        raise InputError(
-            f"{store.directory}: none of its {len(identity)} objects is among those to be fitted"
-        )
-    parts = np.split(np.arange(len(identity)), np.cumsum(store.lengths)[:-1])
-    return {number: identity[rows[chosen[rows]]] for number, rows in enumerate(parts)}
-
-
 def summarise(directory: Path) -> dict[str, Any]:
-    """Return what `_features.json` says of all shards together."""
-    from deepfits.fitting.features import read_features
+    """Return what `_features.json` says of all shards together, which are read one after the other."""
+    from deepfits.fitting.features import read_table, shard_paths
 
-    columns = read_features(directory, ["chi2", "dof", "status", "num_steps"])
-    good = np.isfinite(columns["chi2"]) & (columns["dof"] > 0)
-    reduced = columns["chi2"][good] / columns["dof"][good]
-    names, counts = np.unique(columns["status"], return_counts=True)
+    reduced, status, num_steps = [], Counter[str](), 0
+    for path in shard_paths(directory):
+        columns = read_table(path, ["chi2", "dof", "status", "num_steps"])
+        good = np.isfinite(columns["chi2"]) & (columns["dof"] > 0)
+        reduced.append((columns["chi2"][good] / columns["dof"][good]).astype(np.float32))
+        status.update(columns["status"].tolist())
+        num_steps += int(columns["num_steps"].sum())
+    total, all_reduced = status.total(), np.concatenate(reduced)
     return {
-        "num_objects": len(columns["chi2"]),
-        "median_reduced_chi2": float(np.median(reduced)) if good.any() else None,
-        "mean_num_steps": float(columns["num_steps"].mean()),
-        "status": {str(name): int(count) for name, count in zip(names, counts, strict=True)},
+        "num_objects": total,
+        "median_reduced_chi2": float(np.median(all_reduced)) if len(all_reduced) else None,
+        "mean_num_steps": num_steps / total if total else 0.0,
+        "status": dict(sorted(status.items())),
     }

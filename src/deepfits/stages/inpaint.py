@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.progress import Progress, Task, silent
+from deepfits.progress import Progress, silent
+from deepfits.scale.work import Advance, Process, Shard
 
 if TYPE_CHECKING:
-    from deepfits.fitting.fitter import Fitter
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
 DESCRIPTION = "inpaint.json"
@@ -44,11 +47,13 @@ def inpaint(
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Predict whole bands from the others: fit with their weights at 0, then draw them.
 
-    Running it again makes only what is missing.
+    Running it again makes only what is missing or failed; ``manifest.jsonl`` says which shards those are.
 
     Parameters
     ----------
@@ -72,7 +77,7 @@ def inpaint(
         the others leave it open.
     images
         Write predicted images and their errors as HDF5, not the fluxes alone.
-    held_out_only, object_ids, batch_size, seed, threads, device, progress
+    held_out_only, object_ids, batch_size, seed, threads, device, workers, scheduler, progress
         As in `deepfits.fit`.
 
     Returns
@@ -92,13 +97,17 @@ def inpaint(
     from deepfits.fitting.fitter import FitSettings, Fitter, index_of
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
-    from deepfits.stages.fit import choose, write_images
+    from deepfits.scale.cluster import Workers
+    from deepfits.scale.run import run_shards
+    from deepfits.stages.fit_work import absolute, select, selection_settings
     from deepfits.survey.store import CutoutStore
 
     bands = tuple(bands)
-    loaded, cutouts = Model.load(model, device), CutoutStore(store)
+    hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
+    loaded = Model.load(model, device if hands.is_here else "cpu")
+    cutouts = CutoutStore(store, skip_bad=True)
     loaded.check(cutouts.info)
-    hidden = index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
+    index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
     if not bands or len(set(bands)) == len(cutouts.info.bands):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
     settings = FitSettings(
@@ -113,39 +122,95 @@ def inpaint(
         batch_size=batch_size,
         seed=seed,
     )
-    chosen = choose(cutouts, held_out_only=held_out_only, object_ids=object_ids)
+    selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
     described = {
         **settings.to_json(),
         "bands": list(bands),
         "images": images,
         "model_hash": loaded.fingerprint,
-        "objects": features.digest(*chosen.values()),
+        **selection_settings(cutouts.info, held_out_only, object_ids),
     }
     directory = features.begin(out, described, description=DESCRIPTION)
-    made_from = {number: features.digest(chosen[number]) for number in chosen}
-    paths = {number: directory / features.table_name(number) for number in chosen}
-    todo = [number for number, path in paths.items() if not features.is_done(path, made_from[number])]
-    fitter = Fitter(loaded, settings, cutouts.info, threads=threads)
-    total, left = (sum(len(chosen[n]) for n in numbers) for numbers in (chosen, todo))
-    with progress(f"inpaint {'-'.join(bands)}", total=total, unit="objects", done=total - left) as task:
-        for number in todo:
-            shard = cutouts.read_shard(number)
-            shard = shard.select(np.isin(shard.object_id, chosen[number]))
-            columns, predicted = predict(fitter, shard, hidden, task)
-            if images:
-                planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
-                write_images(paths[number].with_suffix(".h5"), shard.object_id, planes, bands)
-            features.write_table(paths[number], columns, made_from[number])
+    work = InpaintWork(
+        store=absolute(store),
+        model=absolute(model),
+        model_hash=loaded.fingerprint,
+        out=absolute(directory),
+        settings=settings,
+        bands=bands,
+        images=images,
+        threads=hands.threads_each,
+        device=device,
+    )
+    is_changed = run_shards(
+        work,
+        selection.shards,
+        directory,
+        title=f"inpaint {'-'.join(bands)}",
+        is_done=features.is_done,
+        workers=hands,
+        progress=progress,
+        unreadable=selection.unreadable,
+        open_here=lambda: work.open_with(loaded),
+    )
     if validate and not (directory / "validation.json").exists():
+        fitter = Fitter(loaded.to(device), settings, cutouts.info, threads=threads)
         _validate(fitter, cutouts, directory, max_validation, truth, progress)
-    if todo or not features.is_finished(directory, description=DESCRIPTION):
-        summary = {"num_objects": total, "store": str(cutouts.directory), "bands": list(bands)}
+    if is_changed or not features.is_finished(directory, description=DESCRIPTION):
+        summary = {
+            "num_objects": selection.num_objects,
+            "store": str(cutouts.directory),
+            "bands": list(bands),
+        }
         features.finish(directory, summary, provenance(), description=DESCRIPTION)
     return directory
 
 
+@dataclass(frozen=True, kw_only=True)
+class InpaintWork:
+    """Predict bands for the shards of a store; see `deepfits.stages.fit_work.FitWork`."""
+
+    store: str
+    model: str
+    model_hash: str
+    out: str
+    settings: FitSettings
+    bands: tuple[str, ...]
+    images: bool
+    threads: int | None = None
+    device: str = "cpu"
+
+    def open(self, threads: int | None = None) -> Process:
+        """Load the model."""
+        from deepfits.stages.fit_work import load_model
+
+        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
+
+    def open_with(self, model: Model, threads: int | None = None) -> Process:
+        """Use a model that is loaded already."""
+        from deepfits.fitting import features
+        from deepfits.fitting.fitter import Fitter, index_of
+        from deepfits.stages.fit_work import read_selected, write_images
+        from deepfits.survey.store import read_info
+
+        info = read_info(self.store)
+        hidden = index_of(info.bands, self.bands, self.store)
+        fitter = Fitter(model, self.settings, info, threads=self.threads or threads)
+
+        def process(shard: Shard, advance: Advance) -> None:
+            path = Path(self.out) / f"{shard.name}.parquet"
+            cutouts = read_selected(Path(self.store), info, shard)
+            columns, predicted = predict(fitter, cutouts, hidden, advance)
+            if self.images:
+                planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
+                write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
+            features.write_table(path, columns, shard.made_from)
+
+        return process
+
+
 def predict(
-    fitter: Fitter, shard: Cutouts, hidden: list[int], task: Task, *, with_pixels: bool = True
+    fitter: Fitter, shard: Cutouts, hidden: list[int], advance: Advance, *, with_pixels: bool = True
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit without some bands, and draw these.
 
@@ -163,12 +228,6 @@ def predict(
     """
     from deepfits.fitting.fitter import status_names
     from deepfits.fitting.inpainting import aperture_fluxes, magnitude, magnitude_error
-
-    lock = Lock()
-
-    def advance(number: int) -> None:
-        with lock:
-            task.advance(number)
 
     weight = shard.weight.copy()
     weight[:, hidden] = 0
@@ -216,8 +275,14 @@ def _validate(
     rows = []
     there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
+        lock = Lock()
+
+        def advance(number: int) -> None:
+            with lock:
+                task.advance(number)
+
         for index in there:
-            columns, _ = predict(fitter, tested, [index], task, with_pixels=False)
+            columns, _ = predict(fitter, tested, [index], advance, with_pixels=False)
             row = _judge(fitter, store.info, columns, known, tested, index)
             if truth is not None:
                 row["truth"] = _judge_by_truth(columns, store.info.bands[index], Path(truth))

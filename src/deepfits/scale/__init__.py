@@ -1,0 +1,1 @@
+"""Many shards, many processes: what is done, what failed, and who does the rest."""

@@ -1,0 +1,151 @@
+"""Workers: processes on this machine, or those of any Dask scheduler.
+
+`distributed` (``pip install 'deepfits[scale]'``) carries shards to workers and restarts workers that die; all
+that is decided here is how many threads and which GPU a local worker gets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deepfits.errors import InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+log = logging.getLogger(__name__)
+
+MAX_WORKERS = 256
+CONNECT_SECONDS = 20.0
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who does the work.
+
+    Attributes
+    ----------
+    number
+        Processes on this machine; 0 or 1: this process, unless there is a scheduler.
+    scheduler
+        Address of a Dask scheduler, ``tcp://host:8786``, or a scheduler file that ends in ``.json``.
+    threads
+        Of all local workers together; the cores that this process may use by default.
+    device
+        ``"cuda"``: local workers take turns among this machine's GPUs.
+    """
+
+    number: int = 1
+    scheduler: str | None = None
+    threads: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.number <= MAX_WORKERS:
+            raise InputError(f"workers: {self.number} is no number of processes; give 0 to {MAX_WORKERS}")
+        if self.scheduler is not None and self.number > 1:
+            raise InputError(
+                "workers and scheduler: the scheduler has workers of its own; give one of the two"
+            )
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process does everything."""
+        return self.scheduler is None and self.number <= 1
+
+    @property
+    def threads_each(self) -> int | None:
+        """Threads of one local worker; None where the worker itself knows (or this process does)."""
+        if self.scheduler is not None or self.is_here:
+            return self.threads if self.is_here else None
+        return max(1, (self.threads or _available_cores()) // self.number)
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def connect(workers: Workers) -> Iterator[Client]:
+    """Give a Dask client: of the scheduler that is named, or of processes started for the purpose.
+
+    Raises
+    ------
+    InputError
+        No scheduler answers at the address.
+    """
+    from distributed import Client
+
+    if workers.scheduler is None:
+        with local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
+            yield client
+        return
+    where: dict[str, Any] = (
+        {"scheduler_file": workers.scheduler}
+        if workers.scheduler.endswith(".json")
+        else {"address": workers.scheduler}
+    )
+    if "scheduler_file" in where and not os.path.exists(workers.scheduler):
+        raise InputError(f"{workers.scheduler}: no such scheduler file; start `dask scheduler` first")
+    try:
+        client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{workers.scheduler}: no Dask scheduler answers there ({' '.join(str(error).split())}); start "
+            "one with `dask scheduler`, or check the address"
+        ) from error
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            log.info("%s: has no workers yet; waiting for them", workers.scheduler)
+        yield client
+
+
+@contextmanager
+def local_cluster(workers: Workers) -> Iterator[Any]:
+    """Start processes on this machine, each with its share of the threads, and its GPU.
+
+    The memory is left to the operating system: Dask would pause workers for ever whose model is large.
+    """
+    import dask
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    options = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.ERROR, "dashboard": False}
+    spec = {
+        number: {"cls": Nanny, "options": {**options, "env": environment}}
+        for number, environment in enumerate(_environments(workers))
+    }
+    here = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    scheduler = {"cls": Scheduler, "options": here}
+    settings = {"distributed.worker.daemon": True, "distributed.scheduler.worker-ttl": None}
+    with (
+        dask.config.set(settings),
+        SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.ERROR) as cluster,
+    ):
+        yield cluster
+
+
+def _environments(workers: Workers) -> list[dict[str, str]]:
+    """Return the environment of each local worker."""
+    common = dict.fromkeys(_THREAD_VARIABLES, str(workers.threads_each))
+    common["OMP_WAIT_POLICY"] = "PASSIVE"  # docs/decisions/04-threads-wait-asleep.md
+    gpus = _gpus() if workers.device.startswith("cuda") else []
+    return [
+        common | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
+        for number in range(workers.number)
+    ]
+
+
+def _gpus() -> list[str]:
+    """Return the names by which a process may ask for each GPU that this one may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -1,0 +1,271 @@
+"""All shards of a stage: skip what is done, do the rest here or on workers, name what failed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from deepfits.errors import InputError, ShardsFailedError
+from deepfits.files import remove_leftovers
+from deepfits.progress import Progress, Task
+from deepfits.scale.cluster import Workers, connect
+from deepfits.scale.manifest import MANIFEST, Entry, Manifest
+from deepfits.scale.work import (
+    Outcome,
+    Process,
+    Shard,
+    Work,
+    attempt,
+    attempt_in_worker,
+    describe,
+    is_no_space,
+)
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+log = logging.getLogger(__name__)
+
+NAMED_IN_ERROR = 5
+POLL_SECONDS = 1.0
+AHEAD = 2  # tasks a worker has at the scheduler, the one it works on among them
+
+IsDone = Callable[[Path, str], bool]
+
+
+def run_shards(
+    work: Work,
+    shards: Sequence[Shard],
+    directory: Path,
+    *,
+    title: str,
+    is_done: IsDone,
+    workers: Workers,
+    progress: Progress,
+    unreadable: Mapping[str, str] | None = None,
+    open_here: Callable[[], Process] | None = None,
+    suffix: str = ".parquet",
+) -> bool:
+    """Do what is not done.
+
+    Parameters
+    ----------
+    work
+        What to do with a shard; it writes ``directory/NAME.parquet``, whole or not at all.
+    shards
+        All of them.
+    directory
+        Of the results and the manifest.
+    title
+        For the progress display.
+    is_done
+        Says whether a file, made from that digest, is whole; asked where the manifest does not know.
+    workers
+        Who works.
+    unreadable
+        Names of shards that cannot even be opened, and why.
+    open_here
+        Opens the work in this process, where that is cheaper than `Work.open`.
+    suffix
+        Of the results.
+
+    Returns
+    -------
+    bool
+        Whether anything was done.
+
+    Raises
+    ------
+    ShardsFailedError
+        Some shards failed; all others are done. The manifest has the reasons.
+    InputError
+        There is no space left, or the scheduler was lost; what was done so far stays.
+    """
+    unreadable = dict(unreadable or {})
+    manifest = Manifest(directory)
+    _refuse_strangers(directory, {*unreadable, *(shard.name for shard in shards)}, suffix)
+    manifest.keep_only({*unreadable, *(shard.name for shard in shards)})
+    paths = {shard.name: directory / f"{shard.name}{suffix}" for shard in shards}
+    todo = [shard for shard in shards if not _is_done_already(manifest, shard, paths[shard.name], is_done)]
+    for name, reason in unreadable.items():
+        manifest.put(Entry(shard=name, state="failed", reason=reason))
+    total, left = (sum(shard.objects for shard in some) for some in (shards, todo))
+    try:
+        manifest.save()
+        with progress(title, total=total, unit="objects", done=total - left) as task:
+            for shard, outcome in _outcomes(work, todo, workers, task, open_here or work.open):
+                _note(manifest, shard, outcome, paths[shard.name])
+                if outcome.stops:
+                    raise _no_space(directory, outcome.reason, manifest)
+    except OSError as error:
+        if not is_no_space(error):
+            raise
+        raise _no_space(directory, describe(error), manifest) from error
+    finally:
+        _save(manifest)
+    if failed := manifest.failed():
+        raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory))
+    if todo:
+        remove_leftovers(directory)
+    return bool(todo)
+
+
+def _save(manifest: Manifest) -> None:
+    """Save the manifest at the end; a full disk must not hide the error that led here."""
+    try:
+        manifest.save()
+    except OSError as error:
+        log.warning("%s: not written (%s); results that it lacks are recognised", manifest.path, error)
+
+
+def _refuse_strangers(directory: Path, names: set[str], suffix: str) -> None:
+    for path in sorted(directory.glob(f"shard-*{suffix}")):
+        if path.name.removesuffix(suffix) not in names:
+            raise InputError(
+                f"{path}: the result of a shard that is not there any more; remove it, or choose another "
+                "directory"
+            )
+
+
+def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDone) -> bool:
+    """Say whether the result is there, and bring the manifest up to date."""
+    known = manifest.entries.get(shard.name)
+    num_bytes = path.stat().st_size if path.exists() else None
+    wanted = ("done", shard.made_from, num_bytes)
+    if num_bytes is not None and known and (known.state, known.made_from, known.num_bytes) == wanted:
+        return True
+    if is_done(path, shard.made_from):
+        entry = Entry(
+            shard=shard.name,
+            state="done",
+            objects=shard.objects,
+            made_from=shard.made_from,
+            num_bytes=num_bytes,
+        )
+        manifest.put(entry)
+        return True
+    manifest.put(Entry(shard=shard.name, state="missing", objects=shard.objects, made_from=shard.made_from))
+    return False
+
+
+def _note(manifest: Manifest, shard: Shard, outcome: Outcome, path: Path) -> None:
+    entry = Entry(
+        shard=shard.name,
+        state="failed" if outcome.reason and not outcome.stops else "missing" if outcome.stops else "done",
+        objects=shard.objects,
+        seconds=round(outcome.seconds, 3),
+        reason=outcome.reason,
+        made_from=shard.made_from,
+        num_bytes=None if outcome.reason else path.stat().st_size,
+    )
+    if outcome.reason:
+        log.warning("%s: %s", shard.name, outcome.reason)
+    manifest.put(entry)
+    if not outcome.stops:
+        manifest.save_when_due()
+
+
+def _no_space(directory: Path, reason: str, manifest: Manifest) -> InputError:
+    states = [entry.state for entry in manifest.entries.values()]
+    return InputError(
+        f"{directory}: {reason}; {states.count('done')} of {len(states)} shards are done: make space and run "
+        "the same command again"
+    )
+
+
+def _message(failed: list[Entry], total: int, directory: Path) -> str:
+    named = "; ".join(f"{entry.shard}: {entry.reason}" for entry in failed[:NAMED_IN_ERROR])
+    more = f"; and {len(failed) - NAMED_IN_ERROR} more" if len(failed) > NAMED_IN_ERROR else ""
+    return (
+        f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}{more}. All "
+        f"reasons are in {MANIFEST} there. Mend or remove these shards and run the same command again: it "
+        "does only what is missing or failed"
+    )
+
+
+def _outcomes(
+    work: Work, todo: list[Shard], workers: Workers, task: Task, open_here: Callable[[], Process]
+) -> Iterator[tuple[Shard, Outcome]]:
+    """Do the shards, and yield each with its outcome as it comes."""
+    if not todo:
+        return
+    if workers.is_here:
+        yield from _here(open_here(), todo, task)
+        return
+    with connect(workers) as client:
+        for shard, outcome in _on_workers(client, work, todo):
+            task.advance(shard.objects)
+            yield shard, outcome
+
+
+def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
+    lock = Lock()
+
+    def advance(number: int) -> None:
+        with lock:
+            task.advance(number)
+
+    for shard in todo:
+        yield shard, attempt(process, shard, advance)
+
+
+def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
+    """Hand shards to the workers, a few more at a time than there are hands.
+
+    The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
+    that those of one field, which lie beside each other, are done while it is open.
+    """
+    from distributed import wait
+
+    left = iter(todo)
+    flying: dict[Future, Shard] = {}
+    while True:
+        hands = max(1, len(client.nthreads())) if client.status == "running" else 0
+        for shard in islice(left, max(0, AHEAD * hands - len(flying))):
+            flying[client.submit(attempt_in_worker, work, shard, pure=False)] = shard
+        if not flying:
+            return
+        try:
+            with client.as_current():
+                done = wait(list(flying), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            done = set()
+        for future in done:
+            yield flying[future], _result(client, future, flying[future])
+            del flying[future]
+        if client.status != "running":
+            raise _lost()
+
+
+def _result(client: Client, future: Future, shard: Shard) -> Outcome:
+    """Return a shard's outcome; what took its worker down with it is a reason too."""
+    from asyncio import CancelledError
+
+    from distributed import KilledWorker
+
+    try:
+        outcome: Outcome = future.result()
+    except KilledWorker as error:
+        reason = (
+            f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "
+            "smaller shards"
+        )
+        return Outcome(shard=shard.name, seconds=0.0, reason=reason)
+    except (CancelledError, OSError) as error:
+        if client.status != "running" or future.status in ("cancelled", "lost"):
+            raise _lost() from error
+        return Outcome(shard=shard.name, seconds=0.0, reason=describe(error))
+    except Exception as error:  # the worker could not even begin: no deepfits there, another version
+        return Outcome(shard=shard.name, seconds=0.0, reason=describe(error))
+    return outcome
+
+
+def _lost() -> InputError:
+    return InputError(
+        "the Dask scheduler is gone; what was done stays. Start it and run the same command again: it does "
+        "only what is missing"
+    )

@@ -1,0 +1,128 @@
+"""One shard at a time, whoever does it: in this process, or in a worker's.
+
+A piece of work is an object that can be sent to another process and opened there once (`Work`). Opened, it
+turns a shard into files. What goes wrong with one shard becomes the reason in its line of the manifest; what
+concerns all of them (no space left) stops the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+import traceback
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Protocol
+
+from deepfits.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Advance = Callable[[int], None]
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What goes in, for one result.
+
+    Attributes
+    ----------
+    name
+        ``shard-00003``.
+    objects
+        How many the result will have.
+    made_from
+        Digest of what the result is made from.
+    content
+        What the work needs to know beside; small, since it travels.
+    """
+
+    name: str
+    objects: int
+    made_from: str
+    content: Any = field(default=None, compare=False)
+
+
+Process = Callable[[Shard, Advance], None]
+
+
+class Work(Hashable, Protocol):
+    """What is to be done with every shard. Hashable, and small when pickled."""
+
+    def open(self, threads: int | None = None) -> Process:
+        """Load what all shards need, once in a process, and return what does one of them.
+
+        Parameters
+        ----------
+        threads
+            To use, where the work itself does not say.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one shard went. `stops` says that the others would go the same way."""
+
+    shard: str
+    seconds: float
+    reason: str = ""
+    stops: bool = False
+
+
+def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
+    """Do one shard; an error becomes the outcome's reason."""
+    begin = time.perf_counter()
+    try:
+        process(shard, advance)
+    except Exception as error:
+        log.debug("%s failed", shard.name, exc_info=True)
+        seconds = time.perf_counter() - begin
+        return Outcome(shard=shard.name, seconds=seconds, reason=describe(error), stops=is_no_space(error))
+    return Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
+
+
+def describe(error: BaseException) -> str:
+    """Say an error in one line; where it is not the user's, with the place in the code."""
+    text = " ".join(str(error).split())
+    if isinstance(error, InputError):
+        return text
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {text}{place}"
+
+
+def is_no_space(error: BaseException | None) -> bool:
+    """Say whether an error, or one that led to it, means that nothing more can be written."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_one_at_a_time = Lock()
+
+
+@lru_cache(maxsize=1)
+def _opened(work: Work, threads: int) -> Process:
+    return work.open(threads)
+
+
+def attempt_in_worker(work: Work, shard: Shard) -> Outcome:
+    """Do one shard in a worker, which keeps the last work open: the model is loaded once.
+
+    Shards take turns in a process, however many threads the worker has: the fit uses them all itself.
+    """
+    from distributed import get_worker
+
+    threads = get_worker().state.nthreads
+    with _one_at_a_time:
+
+        def process(one: Shard, advance: Advance) -> None:
+            _opened(work, threads)(one, advance)
+
+        return attempt(process, shard, lambda number: None)

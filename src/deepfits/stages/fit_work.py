@@ -1,0 +1,201 @@
+"""What is done with each shard: fit it, write its features, and nothing else stays in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.scale.work import Advance, Process, Shard
+
+if TYPE_CHECKING:
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.models.bundle import Model
+    from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The shards of a store with the objects that are wanted.
+
+    Attributes
+    ----------
+    shards
+        Their `content` is None where all objects are wanted, else the identities.
+    unreadable
+        Names of shards that cannot be opened, and why.
+    """
+
+    shards: list[Shard]
+    unreadable: dict[str, str]
+
+    @property
+    def num_objects(self) -> int:
+        """How many objects are wanted of the shards that can be read."""
+        return sum(shard.objects for shard in self.shards)
+
+
+def select(
+    store: CutoutStore, *, held_out_only: bool = False, object_ids: Sequence[int | str] | None = None
+) -> Selection:
+    """Find the objects that are wanted, shard by shard: only identities are read, and few are kept.
+
+    Raises
+    ------
+    InputError
+        None is wanted of a store that can be read, or one that is asked for is not there.
+    """
+    from deepfits.fitting.features import digest
+    from deepfits.splits import is_held_out
+    from deepfits.survey.store import shard_identities
+
+    wanted = None if object_ids is None else {str(one) for one in object_ids}
+    missing = set(wanted or ())
+    shards, unreadable = [], {path.stem: reason for path, reason in store.bad.items()}
+    for path in store.shards:
+        try:
+            identity = shard_identities(path, store.info)
+        except InputError as error:
+            unreadable[path.stem] = str(error)
+            continue
+        chosen = identity[is_held_out(identity)] if held_out_only else identity
+        if wanted is not None:
+            names = identity.astype(str)
+            missing -= set(names.tolist())
+            chosen = chosen[np.isin(chosen.astype(str), sorted(wanted))]
+        content = None if len(chosen) == len(identity) else chosen
+        shards.append(Shard(name=path.stem, objects=len(chosen), made_from=digest(chosen), content=content))
+    if missing and not unreadable:
+        raise InputError(f"{store.directory}: object_id {min(missing)} is not in this store")
+    if not any(shard.objects for shard in shards) and not unreadable:
+        raise InputError(f"{store.directory}: none of its {len(store)} objects is among those to be fitted")
+    return Selection(shards=shards, unreadable=unreadable)
+
+
+def selection_settings(
+    info: StoreInfo, held_out_only: bool, object_ids: Sequence[int | str] | None
+) -> dict[str, Any]:
+    """Return what says which objects a directory of results is about."""
+    from deepfits.fitting.features import digest
+
+    ids = None if object_ids is None else digest(sorted(str(one) for one in object_ids))
+    return {"store": digest(info.to_json()), "held_out_only": held_out_only, "object_ids": ids}
+
+
+def read_selected(store: Path, info: StoreInfo, shard: Shard) -> Cutouts:
+    """Read the wanted objects of a shard.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or holds other objects than when the run began.
+    """
+    from deepfits.fitting.features import digest
+    from deepfits.survey.store import read_shard
+
+    path = store / f"{shard.name}.h5"
+    cutouts = read_shard(path, info)
+    if shard.content is not None:
+        cutouts = cutouts.select(np.isin(cutouts.object_id, shard.content))
+    if digest(cutouts.object_id) != shard.made_from:
+        raise InputError(f"{path}: its objects have changed since the run began; run it again")
+    return cutouts
+
+
+def load_model(model: str, device: str, model_hash: str) -> Model:
+    """Load a model in a worker, and hold it against the one that the run began with."""
+    from deepfits.models.bundle import Model
+
+    loaded = Model.load(model, device)
+    if loaded.fingerprint != model_hash:
+        raise InputError(f"{model}: this worker sees another model there than the run began with")
+    return loaded
+
+
+def absolute(path: str | Path) -> str:
+    """Return a path that means the same in every process; ``builtin:`` models stay as they are."""
+    return str(path) if str(path).startswith("builtin:") else str(Path(path).resolve())
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWork:
+    """Fit the shards of a store, and write ``shard-00000.parquet`` for each.
+
+    Attributes
+    ----------
+    store, model, out
+        Absolute paths.
+    model_hash
+        Of the model that the run began with.
+    """
+
+    store: str
+    model: str
+    model_hash: str
+    out: str
+    settings: FitSettings
+    reconstructions: bool = False
+    threads: int | None = None
+    device: str = "cpu"
+
+    def open(self, threads: int | None = None) -> Process:
+        """Load the model."""
+        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
+
+    def open_with(self, model: Model, threads: int | None = None) -> Process:
+        """Use a model that is loaded already."""
+        from deepfits.fitting.fitter import Fitter
+        from deepfits.survey.store import read_info
+
+        info = read_info(self.store)
+        fitter = Fitter(model, self.settings, info, threads=self.threads or threads)
+
+        def process(shard: Shard, advance: Advance) -> None:
+            cutouts = read_selected(Path(self.store), info, shard)
+            fit_and_write(
+                fitter, cutouts, Path(self.out), shard, advance, reconstructions=self.reconstructions
+            )
+
+        return process
+
+
+def fit_and_write(
+    fitter: Fitter,
+    cutouts: Cutouts,
+    out: Path,
+    shard: Shard,
+    advance: Advance,
+    *,
+    reconstructions: bool = False,
+) -> None:
+    """Fit cutouts and write their features; the table comes last, so that with it all is there."""
+    from deepfits.fitting import features
+
+    path = out / f"{shard.name}.parquet"
+    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, advance)
+    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
+    if reconstructions:
+        drawn = fitter.reconstruct(fitted)
+        planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
+        write_images(path.with_suffix(".h5"), cutouts.object_id, planes, fitter.info.bands)
+    features.write_table(path, columns, shard.made_from)
+
+
+def write_images(
+    path: Path, object_id: np.ndarray, planes: Mapping[str, np.ndarray], bands: Sequence[str]
+) -> None:
+    """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
+    import h5py
+
+    from deepfits.files import writing
+
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
+        is_text = object_id.dtype.kind in "US"
+        file["object_id"] = object_id.astype(h5py.string_dtype()) if is_text else object_id
+        for name, values in planes.items():
+            file[name] = values

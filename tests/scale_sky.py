@@ -1,0 +1,47 @@
+"""A small model and stores of cutouts that it drew itself, for the tests of many shards."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepfits.models.bundle import Model
+from deepfits.models.layers import ModelConfig
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+
+BANDS = ("g", "r", "i")
+INFO = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3, noise_correlation=(1.0, 1.0, 1.0))
+
+
+def make_model(directory: Path) -> Model:
+    """Write a model of 16 × 16 pixels that nobody trained, and return it."""
+    torch.manual_seed(3)
+    config = ModelConfig(num_bands=3, size=16, latent_size=8, width=16, num_blocks=2)
+    units = Normalisation(kind="asinh", mean=(0.5, 0.6, 0.7), std=(1.0, 1.1, 1.2), softening=(2.0, 3.0, 4.0))
+    model = Model.make(config, INFO, units).eval()
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter.mul_(2.5)  # an untrained generator hardly answers to its latent
+    model.save(directory)
+    return model
+
+
+def make_store(directory: Path, model: Model, lengths: tuple[int, ...], *, seed: int = 4) -> Path:
+    """Write a store with one shard of each length."""
+    rng = np.random.default_rng(seed)
+    create_store(directory, INFO)
+    first = 100
+    for number, length in enumerate(lengths):
+        latent = torch.from_numpy(rng.normal(size=(length, 8)).astype(np.float32))
+        clean = model.render(latent).detach().numpy()
+        image = (clean + rng.normal(size=clean.shape)).astype(np.float32)
+        cutouts = Cutouts(
+            object_id=np.arange(first, first + length),
+            image=image,
+            weight=np.ones_like(image),
+            catalogue={"ra": rng.uniform(0, 1, length), "dec": rng.uniform(0, 1, length)},
+        )
+        write_shard(directory / shard_name(number), cutouts, INFO)
+        first += length
+    return directory
