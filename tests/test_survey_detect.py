@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from astropy.io import fits
+from astropy.table import Table
 from scipy.spatial import cKDTree
 
 import deepfits
@@ -152,3 +154,24 @@ def test_fits_table_on_request(sky, tmp_path):
     columns = read_catalogue(deepfits.detect(sky, tmp_path / "catalogue.fits", threshold=8.0))
     assert len(columns["object_id"]) > 20
     assert columns["object_id"].dtype.kind == "i"
+
+
+def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, caplog):
+    shape = (300, 320)
+    truth = make_truth(np.random.default_rng(30), 55, shape)
+    sky = write_plain(tmp_path / "sky", truth, shape, rng=np.random.default_rng(31), bands="gri")
+    with fits.open(sky / "coadd-g.fits", mode="update") as hdus:
+        hdus[0].header["CRPIX1"] += 2.6
+    catalogue = deepfits.detect(sky, tmp_path / "c.parquet")
+    said = [r.message for r in caplog.records if "pixels off r" in r.message]
+    assert len(said) == 1
+    assert "mend its WCS" in said[0]
+    caplog.clear()
+    info = read_info(catalogue)["fields"]["coadd"]
+    assert info["shift_pixels"]["g"] == pytest.approx([-2.6, 0.0], abs=0.1)
+    assert info["shift_pixels"]["i"] == pytest.approx([0.0, 0.0], abs=0.1)
+    assert len(info["warnings"]) == 1
+    table = Table({"x": truth["x"], "y": truth["y"]})
+    table.write(tmp_path / "mine.csv")
+    deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "mine.csv")
+    assert sum("pixels off r" in r.message for r in caplog.records) == 1

@@ -8,6 +8,7 @@ names, objects in order of y, `shard_size` to a shard. So a second run finds its
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -20,6 +21,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_json, remove_leftovers
 from deepfits.progress import Progress
+from deepfits.survey.agreement import band_shifts, shift_warnings
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
@@ -37,6 +39,8 @@ from deepfits.survey.store import (
 )
 
 SCALE_TOLERANCE = 0.01
+WARNING = "WARNING: "
+log = logging.getLogger(__name__)
 _POLICY = (
     "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
     "unaltered when the bands share a grid or differ by whole pixels, else interpolated with cubic splines "
@@ -280,7 +284,10 @@ def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task], opened:
     for index in sorted({task.field_index for task in tasks}):
         name = plan.images.fields[index].name
         known = info.get("fields", {}).get(name)
-        fields[name] = known if _is_complete(known) else describe_field(opened.open(index), plan.images.bands)
+        if not _is_complete(known):
+            known = describe_field(opened.open(index), plan.images.bands)
+            warn_of(name, known)
+        fields[name] = known
     scales = [one["pixel_scale_arcsec"] for one in fields.values()]
     scale = float(np.median(scales))
     if max(abs(s / scale - 1) for s in scales) > SCALE_TOLERANCE:
@@ -324,16 +331,29 @@ def describe_field(
     fwhm
         Widths of the PSF in arcseconds; measured on the middle thousand rows when None.
     """
+    middle = _Middle(field)
     if fwhm is None:
-        fwhm = extract(_Middle(field), DetectOptions(threshold=6.0), bands=bands).fwhm_arcsec
+        fwhm = extract(middle, DetectOptions(threshold=6.0), bands=bands).fwhm_arcsec
+    reference = field.reference.source.band
+    shifts = band_shifts(middle, reference)
+    remarks = field.remarks()
+    stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
     return {
         "shape": list(field.shape),
         "pixel_scale_arcsec": field.pixel_scale,
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},
         "noise_correlation": {b: p.noise_correlation for b, p in field.aligned.items()},
         "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
-        "remarks": field.remarks(),
+        "shift_pixels": {b: [s.dx, s.dy] if s.num_matched else None for b, s in shifts.items()},
+        "remarks": remarks,
+        "warnings": [*stated, *shift_warnings(shifts, reference)],
     }
+
+
+def warn_of(field_name: str, info: dict[str, Any]) -> None:
+    """Say to the log what is suspicious of a field, as `describe_field` found it."""
+    for text in info.get("warnings", []):
+        log.warning("WARNING: %s %s", field_name, text)
 
 
 def middle_of(field: Field) -> _Middle:

@@ -13,16 +13,15 @@ from itertools import pairwise
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.survey.agreement import band_shifts, shift_warnings
 from deepfits.survey.bands import reference_band
 from deepfits.survey.build import middle_of
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet
 from deepfits.survey.find import FieldSources
-from deepfits.survey.grids import Grid
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.planes import Plane, open_planes
-from deepfits.survey.stacking import bright_sources, register
 
 # 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
 PLAUSIBLE_DEPTH = (14.0, 32.0)
@@ -31,7 +30,6 @@ PLAUSIBLE_COLOUR = (-0.7, 2.6)
 PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
 PLAUSIBLE_SCALE = (0.005, 30.0)
 MAX_LEVEL_SIGMAS = 1.0
-MAX_SHIFT_PIXELS = 1.0
 # A frame turned by 45° fills half of a grid with north up; a mask of swapped polarity leaves a few per cent.
 MAX_EMPTY = 0.75
 
@@ -130,7 +128,8 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
 
 def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
-    found = extract(middle_of(one), DetectOptions(threshold=6.0), bands=bands)
+    middle = middle_of(one)
+    found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
     for band, plane in planes.items():
         row = _row(one.name, band, plane, found.fwhm_arcsec[band])
         findings.rows.append(row)
@@ -146,7 +145,10 @@ def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> N
             f"{one.name} {names}: no weight plane; constant weight from the measured noise"
         )
     findings.warnings += [f"{one.name}: {w}" for w in colour_warnings(found.columns, bands)]
-    findings.warnings += [f"{one.name}: {w}" for w in _shift_warnings(one, planes)]
+    reference = one.reference.source.band
+    findings.warnings += [
+        f"{one.name}: {w}" for w in shift_warnings(band_shifts(middle, reference), reference)
+    ]
 
 
 def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
@@ -246,23 +248,5 @@ def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> l
             out.append(
                 f"the median colour {blue} − {red} is {colour:+.1f} mag, which no sky has; check the zero "
                 "points of both bands"
-            )
-    return out
-
-
-def _shift_warnings(one: Field, planes: dict[str, Plane]) -> list[str]:
-    """Measure the bands' sources against each other, after the WCS."""
-    first = one.reference
-    grid = Grid(wcs=first.wcs, shape=first.shape, path=first.path)
-    anchor = bright_sources(first, grid)
-    out = []
-    for band, plane in planes.items():
-        if plane is first:
-            continue
-        shift = register(bright_sources(plane, grid), anchor)
-        if shift.num_matched and math.hypot(shift.dx, shift.dy) > MAX_SHIFT_PIXELS:
-            out.append(
-                f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {first.source.band}, going by "
-                f"{shift.num_matched} sources; mend its WCS, or `deepfits stack --register apply`"
             )
     return out

@@ -23,6 +23,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quiet, read_rows
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
+from deepfits.survey.sdss import FrameNoise, frame_noise
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, njy_per_count, zero_point_of_header
 
 # Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
@@ -55,7 +56,7 @@ _OTHER = (
     "PSF",
 )
 # The first of these that there is says the weights.
-_WEIGHTS = ("ivar", "variance", "rms", "weight")
+_WEIGHTS = ("ivar", "variance", "rms", "weight", "photon noise")
 
 
 @dataclass(kw_only=True)
@@ -168,7 +169,7 @@ class Plane:
         """
         image = read_rows(self._image, self.path, start, stop).astype(np.float32)
         is_zero = image == 0 if self._zero_is_empty else None
-        weight = self._weight_rows(start, stop, image.shape)
+        weight = self._weight_rows(start, stop, image)
         with np.errstate(over="ignore", invalid="ignore"):
             image *= np.float32(self.factor)
             is_valid = (np.abs(image) < np.inf) & (weight > 0) & (weight < np.inf)
@@ -266,19 +267,24 @@ class Plane:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
             if kind != "mask":
                 extras = {k: v for k, v in extras.items() if k == "mask"}
-            mine = list(hdus).index(self._image)
+            mine = number_of(hdus, self._image)
             number = mine if mine in numbers else numbers[0]
             extras[kind] = self._of_same_shape(beside[number], path)
         return extras
 
     def _own_extras(self, hdus: fits.HDUList) -> dict[str, Any]:
         """Find weights and mask in the image's own file: by name, of the same version (HST's EXTVER)."""
-        extras = {}
+        extras: dict[str, Any] = {}
         numbers = image_hdus(hdus)
         for number in numbers:
             role = role_of(hdus[number].name)
             if role in _ROLES and hdus[number].ver == self._image.ver and role not in extras:
                 extras[role] = self._of_same_shape(hdus[number], self.path)
+        if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
+            extras["photon noise"] = noise
+            self.remarks.append(
+                f"SDSS frame: variance from sky, photons (gain {noise.gain}), dark current and read-out"
+            )
         if self.source.layout == "hsc" and not extras and len(numbers) >= 3:
             image, mask, variance = numbers[:3]
             if hdus[image] is self._image:
@@ -316,18 +322,25 @@ class Plane:
         self.remarks.append(f"mask planes taken as bad: {', '.join(used) or 'none'}")
         return sum(1 << planes[name] for name in used)
 
-    def _weight_rows(self, start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the weights in nJy⁻²; what is not positive and finite among them has no data."""
+    def _weight_rows(self, start: int, stop: int, counts: np.ndarray) -> np.ndarray:
+        """Return the weights in nJy⁻²; what is not positive and finite among them has no data.
+
+        `counts` are the image's rows as they are stored: photon noise follows from them.
+        """
         extras, per_square = self._extras, np.float32(self._scale / self.factor**2)
         kind = self._weight_role
         if kind is None:
-            weight = np.full(shape, 1.0 if self._constant is None else self._constant, np.float32)
+            weight = np.full(counts.shape, 1.0 if self._constant is None else self._constant, np.float32)
         else:
-            weight = read_rows(extras[kind], self.path, start, stop).astype(np.float32)
+            plane = extras[kind]
+            if isinstance(plane, FrameNoise):
+                weight = plane.variance(counts, start)
+            else:
+                weight = read_rows(plane, self.path, start, stop).astype(np.float32)
             with np.errstate(all="ignore"):
                 if kind == "rms":
                     np.multiply(weight, np.abs(weight), out=weight)
-                if kind in ("variance", "rms"):
+                if kind in ("variance", "rms", "photon noise"):
                     np.divide(1, weight, out=weight)
                 weight *= per_square
         if "mask" in extras:
@@ -392,6 +405,11 @@ class Plane:
                 f"WARNING: measured noise is {ratio:.3g} times what the {self._weight_role} plane says; "
                 "check unit and polarity, or say weight_scale relative"
             )
+
+
+def number_of(hdus: fits.HDUList, hdu: Any) -> int:
+    """Return the place of an HDU in its file."""
+    return next(i for i, one in enumerate(hdus) if one is hdu)
 
 
 def role_of(name: str) -> str | None:
