@@ -23,6 +23,7 @@ def cutouts(
     min_pixels: int = 5,
     smoothing_arcsec: float | None = None,
     min_snr: float = 0.0,
+    keep_duplicates: bool = False,
     allow_missing: bool = False,
     zero_point: list[str] | float | dict[str, float] | None = None,
     pixel_scale: float | None = None,
@@ -61,6 +62,9 @@ def cutouts(
         A name for people to read.
     threshold, min_pixels, smoothing_arcsec, min_snr
         As in `detect`, when there is no catalogue.
+    keep_duplicates
+        Cut all detections of an object that lies on several fields, not the primary one alone. The others are
+        counted in ``summary.json``; this holds for catalogues made by `detect`.
     allow_missing
         Fields that lack a band are taken, with weight 0 in it.
     zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
@@ -130,7 +134,14 @@ def cutouts(
         )
     elif not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
-    plan = StorePlan(images=chosen, size=size, shard_size=shard_size, survey=survey, catalogue_path=path)
+    plan = StorePlan(
+        images=chosen,
+        size=size,
+        shard_size=shard_size,
+        survey=survey,
+        catalogue_path=path,
+        keep_duplicates=keep_duplicates,
+    )
     build_store(plan, read_catalogue(path), read_info(path), out, progress, workers)
     return out
 

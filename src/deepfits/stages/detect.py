@@ -36,6 +36,9 @@ def detect(
 ) -> Path:
     """Find everything on the images, and measure it in every band.
 
+    Where fields overlap, an object is detected in each; ``is_primary`` is true for the detection farthest
+    from the edges of its field, see `deepfits.survey.overlaps`. All detections stay in the catalogue.
+
     Parameters
     ----------
     images
@@ -163,6 +166,7 @@ def _all_fields(
 
     from deepfits.survey.build import warn_of
     from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+    from deepfits.survey.overlaps import primary_detections
     from deepfits.survey.parallel import in_processes
 
     many = len(chosen.fields) > 1
@@ -188,6 +192,7 @@ def _all_fields(
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(np.unique(joined["object_id"])) < len(joined["object_id"]):
         raise InputError("two fields have names with the same hash; rename the directory of one of them")
+    joined["is_primary"] = primary_detections(joined, infos)
     return joined, infos
 
 

@@ -57,6 +57,7 @@ class StorePlan:
     shard_size: int
     survey: str
     catalogue_path: Path
+    keep_duplicates: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return what the shards depend on."""
@@ -65,6 +66,7 @@ class StorePlan:
             "size": self.size,
             "shard_size": self.shard_size,
             "catalogue": [self.catalogue_path.name, status.st_size],
+            **({"keep_duplicates": True} if self.keep_duplicates else {}),
         }
 
 
@@ -89,6 +91,7 @@ def build_store(
 ) -> None:
     """Cut what is not cut yet, in `workers` processes, then count what is incomplete."""
     there = _settled(plan, out)
+    columns, num_duplicates = _without_duplicates(plan, columns, info)
     with closing(OpenFields(plan.images)) as fields:
         tasks, outside = plan_shards(plan, columns, info, fields)
         if not tasks:
@@ -117,7 +120,17 @@ def build_store(
                     for number, name in made:
                         bar.advance(number, name)
     found = _coverage(out, tasks, store_info)
-    write_coverage(out, store_info.bands, found, columns["object_id"][outside])
+    write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
+
+
+def _without_duplicates(
+    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], int]:
+    """Leave out what is not primary in our own catalogues, and say how many objects these are."""
+    if plan.keep_duplicates or not info.get("fields") or "is_primary" not in columns:
+        return columns, 0
+    is_primary = columns["is_primary"].astype(bool)
+    return {name: values[is_primary] for name, values in columns.items()}, int((~is_primary).sum())
 
 
 def _cut_and_write(

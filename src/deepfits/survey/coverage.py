@@ -16,6 +16,7 @@ def write_coverage(
     bands: tuple[str, ...],
     parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
     outside: np.ndarray | None = None,
+    num_duplicates: int = 0,
 ) -> None:
     """Write both files.
 
@@ -29,6 +30,8 @@ def write_coverage(
         Field names, identities and fractions of valid pixels, ``(n,)``, ``(n,)``, ``(n, B)``, shard by shard.
     outside
         Identities of the catalogue's objects that lie on no image.
+    num_duplicates
+        Detections left out because another one of the same object is primary.
     """
     total = incomplete = 0
     lacking, empty = np.zeros(len(bands), int), np.zeros(len(bands), int)
@@ -56,5 +59,6 @@ def write_coverage(
             "num_lacking_pixels": dict(zip(bands, lacking.tolist(), strict=True)),
             "num_without_data": dict(zip(bands, empty.tolist(), strict=True)),
             "num_outside_every_image": len(outside),
+            "num_duplicates_left_out": num_duplicates,
         },
     )
