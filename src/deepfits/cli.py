@@ -510,6 +510,16 @@ def fit(
     store: Store,
     model: ModelPath,
     out: Out,
+    from_coadds: Annotated[
+        bool,
+        typer.Option(
+            "--from-coadds", help="STORE names images: cut, fit and forget, part by part; store no cutouts."
+        ),
+    ] = False,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option("--catalogue", "-c", help="With --from-coadds: what to cut; default: detect first."),
+    ] = None,
     mode: Annotated[
         Mode,
         typer.Option(help="embedder: its guess; optimise: fit from random starts; both: fit from the guess."),
@@ -550,6 +560,8 @@ def fit(
 
     Examples: `deepfits fit run/cutouts run/model --out run/features-both --workers 4`
 
+    From images: `deepfits fit --from-coadds coadds/ run/model --out features --set cutting={zero_point=27}`
+
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     path = _call(
@@ -557,6 +569,8 @@ def fit(
         store,
         model,
         out,
+        from_coadds=from_coadds,
+        catalogue=catalogue,
         mode=mode.value,
         objective=objective,
         solver=solver,

@@ -219,26 +219,28 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
     The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
     that those of one field, which lie beside each other, are done while it is open.
     """
+    from asyncio import CancelledError
+
     from distributed import wait
 
     left = iter(todo)
     flying: dict[Future, Shard] = {}
     while True:
-        hands = max(1, len(client.nthreads())) if client.status == "running" else 0
-        for shard in islice(left, max(0, AHEAD * hands - len(flying))):
-            flying[client.submit(attempt_in_worker, work, shard, pure=False)] = shard
-        if not flying:
-            return
         try:
             with client.as_current():
+                hands = max(1, len(client.nthreads()))
+                for shard in islice(left, max(0, AHEAD * hands - len(flying))):
+                    flying[client.submit(attempt_in_worker, work, shard, pure=False)] = shard
+                if not flying:
+                    return
                 done = wait(list(flying), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
         except TimeoutError:
-            done = set()
+            continue
+        except (CancelledError, OSError) as error:  # Dask's CommClosedError is an OSError
+            raise _lost() from error
         for future in done:
             yield flying[future], _result(client, future, flying[future])
             del flying[future]
-        if client.status != "running":
-            raise _lost()
 
 
 def _result(client: Client, future: Future, shard: Shard) -> Outcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ def fit(
     model: str | Path,
     out: str | Path,
     *,
+    from_coadds: bool = False,
+    catalogue: str | Path | None = None,
+    cutting: Mapping[str, Any] | None = None,
     mode: str = "both",
     objective: str = "flux",
     solver: str = "lbfgs",
@@ -48,6 +52,14 @@ def fit(
         Directories that `cutouts` and `train` wrote.
     out
         Directory for the features.
+    from_coadds
+        `store` names images, as for `cutouts`: each part of a field is cut, fitted and forgotten. The
+        features are those that a store of these cutouts would give.
+    catalogue
+        From coadds: what to cut; without one, the objects are detected first.
+    cutting
+        From coadds: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. Bands and
+        size are the model's.
     mode
         ``"embedder"`` (its guess, as it is), ``"optimise"`` (fit from random latents) or ``"both"`` (fit from
         the embedder's guess).
@@ -104,7 +116,8 @@ def fit(
     from deepfits.provenance import provenance
     from deepfits.scale.cluster import Workers
     from deepfits.scale.run import run_shards
-    from deepfits.stages.fit_work import FitWork, absolute, select, selection_settings
+    from deepfits.stages.fit_coadds import CoaddWork, prepare
+    from deepfits.stages.fit_work import FitWork, Selection, absolute, select, selection_settings
     from deepfits.survey.store import CutoutStore
 
     settings = FitSettings(
@@ -123,22 +136,41 @@ def fit(
     )
     hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
     loaded = Model.load(model, device if hands.is_here else "cpu")
-    cutouts = CutoutStore(store, skip_bad=True)
-    cautions = loaded.check(cutouts.info)
-    selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
     described = {**settings.to_json(), "reconstructions": reconstructions, "model_hash": loaded.fingerprint}
-    described |= selection_settings(cutouts.info, held_out_only, object_ids)
+    common: dict[str, Any] = {
+        "model": absolute(model),
+        "model_hash": loaded.fingerprint,
+        "out": absolute(out),
+        "settings": settings,
+        "reconstructions": reconstructions,
+        "threads": hands.threads_each,
+        "device": device,
+    }
+    work: FitWork | CoaddWork
+    if from_coadds:
+        source = prepare(
+            store,
+            Path(out),
+            loaded.info,
+            catalogue=catalogue,
+            cutting=cutting or {},
+            held_out_only=held_out_only,
+            object_ids=object_ids,
+            workers=workers,
+            progress=progress,
+        )
+        info, selection = source.info, source.selection
+        described |= {"coadds": features.digest(source.settings())}
+        alone = replace(source, selection=Selection(shards=[], unreadable={}))
+        work = CoaddWork(source=alone, digest=described["coadds"], **common)
+    else:
+        cutouts = CutoutStore(store, skip_bad=True)
+        info = cutouts.info
+        selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
+        work = FitWork(store=absolute(store), **common)
+    cautions = loaded.check(info)
+    described |= selection_settings(info, held_out_only, object_ids)
     directory = features.begin(out, described)
-    work = FitWork(
-        store=absolute(store),
-        model=absolute(model),
-        model_hash=loaded.fingerprint,
-        out=absolute(directory),
-        settings=settings,
-        reconstructions=reconstructions,
-        threads=hands.threads_each,
-        device=device,
-    )
     is_changed = run_shards(
         work,
         selection.shards,
@@ -151,7 +183,7 @@ def fit(
         open_here=lambda: work.open_with(loaded),
     )
     if is_changed or not features.is_finished(directory):
-        summary = {**summarise(directory), "cautions": cautions, "store": str(cutouts.directory)}
+        summary = {**summarise(directory), "cautions": cautions, "store": str(store)}
         features.finish(directory, summary, provenance())
     return directory
 

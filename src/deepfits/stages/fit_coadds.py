@@ -1,0 +1,277 @@
+"""Fitting straight from images: cut, fit, write the features, keep no cutouts.
+
+The objects are shared out as `cutouts` would share them out into a store (fields in the order of their names,
+objects in order of y, `shard_size` at a time), so the features are those of that store, to the last bit.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.files import read_json, write_json
+from deepfits.progress import Progress
+from deepfits.scale.work import Advance, Process, Shard
+from deepfits.stages.fit_work import Selection, fit_and_write, load_model
+
+if TYPE_CHECKING:
+    from deepfits.fitting.fitter import FitSettings
+    from deepfits.models.bundle import Model
+    from deepfits.survey.build import OpenFields, StorePlan
+    from deepfits.survey.store import StoreInfo
+
+DESCRIPTION = "coadds.json"
+_READING = ("zero_point", "pixel_scale", "assume_aligned", "bad_planes", "mask_polarity", "weight_scale")
+_DETECTING = ("threshold", "min_pixels", "smoothing_arcsec", "min_snr")
+_DECIDED_HERE = {"images", "out", "catalogue", "bands", "size", "workers", "progress"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoaddSource:
+    """Images, and which objects are cut from where.
+
+    Attributes
+    ----------
+    plan
+        The images and how they are read.
+    info
+        What a store of these cutouts would say of itself.
+    selection
+        Parts of fields; the `content` of each is a `Part`.
+    """
+
+    plan: StorePlan
+    info: StoreInfo
+    selection: Selection
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all features depend on; each part's own files are in its digest."""
+        return {name: value for name, value in self.plan.settings().items() if name != "files"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some objects of a field: identities, pixel positions, and columns of the catalogue, ``(N,)`` each."""
+
+    field_index: int
+    x: np.ndarray
+    y: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def prepare(
+    images: str | Path,
+    out: Path,
+    model: StoreInfo,
+    *,
+    catalogue: str | Path | None,
+    cutting: Mapping[str, Any],
+    held_out_only: bool,
+    object_ids: Sequence[int | str] | None,
+    workers: int,
+    progress: Progress,
+) -> CoaddSource:
+    """Find the images and the objects on them; detect the objects first where there is no catalogue.
+
+    Parameters
+    ----------
+    model
+        What the model was made for: its bands and size are cut.
+    cutting
+        Arguments of `cutouts` that say how to read the images, detect, and share out.
+
+    Raises
+    ------
+    InputError
+        An unknown argument; images or a catalogue that cannot be used.
+    """
+    from deepfits.survey import build
+    from deepfits.survey.catalogue import read_catalogue, read_info
+    from deepfits.survey.fields import image_set
+    from deepfits.survey.store import StoreInfo
+
+    options = _options(cutting)
+    reading = {name: options[name] for name in _READING}
+    chosen = image_set(
+        images,
+        bands=model.bands,
+        reference=options["reference_band"],
+        allow_missing=options["allow_missing"],
+        **reading,
+    )
+    path = (
+        Path(catalogue) if catalogue is not None else _detect(images, out, options, model, workers, progress)
+    )
+    if not path.exists():
+        raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
+    columns, known = read_catalogue(path), read_info(path)
+    plan = build.StorePlan(
+        images=chosen,
+        size=model.size,
+        shard_size=options["shard_size"],
+        survey=options["survey"],
+        catalogue_path=path,
+    )
+    with closing(build.OpenFields(chosen)) as fields:
+        tasks, _ = build.plan_shards(plan, columns, known, fields)
+        if not tasks:
+            raise InputError(f"{path}: no object lies on any of the images; check ra, dec and the WCS")
+        description = out / DESCRIPTION
+        if description.exists():
+            info = StoreInfo.from_json(read_json(description, what="description of cutouts"), description)
+        else:
+            info = _describe(plan, known, tasks, fields)
+            write_json(description, info.to_json())
+    parts = [_part(task, columns, held_out_only, object_ids) for task in tasks]
+    if not any(len(part.x) for part in parts):
+        raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
+    return CoaddSource(plan=plan, info=info, selection=Selection(shards=_shards(parts, plan), unreadable={}))
+
+
+def _describe(plan: StorePlan, known: dict[str, Any], tasks: list[Any], fields: OpenFields) -> StoreInfo:
+    """Describe the cutouts by the fields that can be read; the others will be named when they are cut.
+
+    This is done once and kept, so that the features do not change when a field is mended.
+    """
+    from deepfits.survey import build
+
+    described = dict(known.get("fields", {}))
+    readable, reason = set(), None
+    for index in sorted({task.field_index for task in tasks}):
+        name = plan.images.fields[index].name
+        try:
+            if not build._is_complete(described.get(name)):
+                described[name] = build.describe_field(fields.open(index), plan.images.bands)
+            readable.add(index)
+        except InputError as error:
+            reason = error
+    if reason is not None and not readable:
+        raise reason
+    able = [task for task in tasks if task.field_index in readable]
+    info = build._describe(plan, {**known, "fields": described}, able, fields)
+    return replace(info, extra={})
+
+
+def _options(cutting: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `cutouts` that matter here: its defaults, and what was given."""
+    from deepfits.stages.cutouts import cutouts
+
+    parameters = inspect.signature(cutouts).parameters
+    defaults = {name: p.default for name, p in parameters.items() if name not in _DECIDED_HERE}
+    for name in cutting:
+        if name not in defaults:
+            raise InputError(
+                f"cutting: cutouts has no argument {name!r} to be set here; {nearest(name, defaults)}"
+            )
+    found = {**defaults, **cutting}
+    if not isinstance(found["shard_size"], int) or found["shard_size"] < 1:
+        raise InputError(f"cutting: shard_size must be at least 1, not {found['shard_size']!r}")
+    return found
+
+
+def _detect(
+    images: str | Path, out: Path, options: dict[str, Any], model: StoreInfo, workers: int, progress: Progress
+) -> Path:
+    from deepfits.stages.detect import detect
+
+    given = {name: options[name] for name in (*_READING, *_DETECTING, "reference_band", "allow_missing")}
+    return detect(
+        str(images),
+        out / "catalogue.parquet",
+        bands=list(model.bands),
+        workers=max(1, workers),
+        progress=progress,
+        **given,
+    )
+
+
+def _part(
+    task: Any,
+    columns: dict[str, np.ndarray],
+    held_out_only: bool,
+    object_ids: Sequence[int | str] | None,
+) -> Part:
+    from deepfits.splits import is_held_out
+
+    identity = columns["object_id"][task.rows]
+    keep = is_held_out(identity) if held_out_only else np.ones(len(identity), dtype=bool)
+    if object_ids is not None:
+        keep &= np.isin(identity.astype(str), [str(one) for one in object_ids])
+    rows = task.rows[keep]
+    wanted = ["object_id", *(name for name in ("ra", "dec") if name in columns)]
+    ours = {name: columns[name][rows] for name in wanted}
+    return Part(field_index=task.field_index, x=task.x[keep], y=task.y[keep], columns=ours)
+
+
+def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
+    from deepfits.fitting.features import digest
+
+    files: dict[str, dict[str, Any]] = {}
+    for name, state in plan.settings()["files"].items():
+        files.setdefault(name.split("/")[0], {})[name] = state
+    names = [one.name for one in plan.images.fields]
+    return [
+        Shard(
+            name=f"shard-{number:05d}",
+            objects=len(part.x),
+            made_from=digest(part.columns["object_id"], part.x, part.y, files.get(names[part.field_index])),
+            content=part,
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoaddWork:
+    """Cut and fit parts of fields; see `deepfits.stages.fit_work.FitWork`.
+
+    Attributes
+    ----------
+    source
+        Without its shards.
+    digest
+        Of the source, by which two works are compared.
+    """
+
+    source: CoaddSource = field(compare=False)
+    digest: str
+    model: str
+    model_hash: str
+    out: str
+    settings: FitSettings
+    reconstructions: bool = False
+    threads: int | None = None
+    device: str = "cpu"
+
+    def open(self, threads: int | None = None) -> Process:
+        """Load the model."""
+        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
+
+    def open_with(self, model: Model, threads: int | None = None) -> Process:
+        """Use a model that is loaded already. The field last cut from stays open for the next part."""
+        from deepfits.fitting.fitter import Fitter
+        from deepfits.survey import build
+        from deepfits.survey.store import check_cutouts
+
+        fitter = Fitter(model, self.settings, self.source.info, threads=self.threads or threads)
+        fields = build.OpenFields(self.source.plan.images)
+
+        def process(shard: Shard, advance: Advance) -> None:
+            part = shard.content
+            task = build._Task(
+                number=0, field_index=part.field_index, rows=np.arange(len(part.x)), x=part.x, y=part.y
+            )
+            cutouts = build.cut_task(fields.open(part.field_index), task, part.columns, self.source.plan)
+            check_cutouts(cutouts, self.source.info, shard.name)
+            fit_and_write(
+                fitter, cutouts, Path(self.out), shard, advance, reconstructions=self.reconstructions
+            )
+
+        return process

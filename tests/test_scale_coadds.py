@@ -1,0 +1,115 @@
+"""Fitting straight from images: the same bits as through a store, without one, and resumable."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from deepfits.errors import InputError, ShardsFailedError
+from deepfits.fitting.features import read_features
+from deepfits.models.bundle import Model
+from deepfits.models.layers import ModelConfig
+from deepfits.scale.manifest import read_manifest
+from deepfits.splits import is_held_out
+from deepfits.stages.cutouts import cutouts
+from deepfits.stages.fit import fit
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import StoreInfo
+from survey_sky import SCALE, make_truth, write_plain
+
+SHAPE = (150, 140)
+QUICK = {"num_steps": 3, "uncertainty": False, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Write two fields of five bands."""
+    directory = tmp_path_factory.mktemp("sky")
+    for number in range(2):
+        rng = np.random.default_rng(15 + number)
+        truth = make_truth(rng, 25, SHAPE, margin=4)
+        write_plain(directory / f"field-{number}", truth, SHAPE, rng=rng)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("model")
+    torch.manual_seed(3)
+    info = StoreInfo(bands=tuple("ugriz"), size=16, pixel_scale_arcsec=SCALE)
+    config = ModelConfig(num_bands=5, size=16, latent_size=8, width=16, num_blocks=2)
+    ones = (1.0,) * 5
+    units = Normalisation(kind="asinh", mean=(0.0,) * 5, std=ones, softening=ones)
+    Model.make(config, info, units).save(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def through_a_store(images, model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("store")
+    store = cutouts(images, directory / "cutouts", size=16, shard_size=10)
+    return store, read_features(fit(store, model, directory / "features", **QUICK))
+
+
+def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_path):
+    store, expected = through_a_store
+    options = {**QUICK, "from_coadds": True, "catalogue": store / "catalogue.parquet"}
+    out = fit(images, model, tmp_path / "f", cutting={"shard_size": 10}, **options)
+    found = read_features(out)
+    assert len(found["object_id"]) >= 45
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    tables = {p.with_suffix(".parquet").name for p in store.glob("shard*")}
+    assert {p.name for p in out.iterdir()} == {"_features.json", "coadds.json", "manifest.jsonl"} | tables
+    (out / "shard-00001.parquet").unlink()
+    times = {p.name: p.stat().st_mtime_ns for p in out.glob("shard*")}
+    fit(images, model, out, cutting={"shard_size": 10}, **options)
+    np.testing.assert_array_equal(read_features(out)["latent"], expected["latent"])
+    assert {n: (out / n).stat().st_mtime_ns for n in times} == times
+    with pytest.raises(InputError, match="coadds"):
+        fit(images, model, out, cutting={"shard_size": 11}, **options)
+
+
+def test_without_a_catalogue_objects_are_detected(images, model, through_a_store, tmp_path):
+    out = fit(images, model, tmp_path / "f", from_coadds=True, held_out_only=True, **QUICK)
+    expected = through_a_store[1]["object_id"]
+    found = read_features(out)["object_id"]
+    np.testing.assert_array_equal(np.sort(found), np.sort(expected[is_held_out(expected)]))
+    assert pq.read_metadata(out / "catalogue.parquet").num_rows == len(expected)
+
+
+def test_a_damaged_field_stops_no_other(images, model, through_a_store, tmp_path):
+    bad = tmp_path / "sky"
+    bad.mkdir()
+    for number in range(2):
+        (bad / f"field-{number}").mkdir()
+        for path in (images / f"field-{number}").iterdir():
+            (bad / f"field-{number}" / path.name).write_bytes(path.read_bytes())
+    path = bad / "field-1" / "coadd-r.fits"
+    whole = path.read_bytes()
+    options = {**QUICK, "from_coadds": True, "catalogue": through_a_store[0] / "catalogue.parquet"}
+    path.write_bytes(whole[:20_000])
+    with pytest.raises(ShardsFailedError, match=r"failed.*coadd-r\.fits"):
+        fit(bad, model, tmp_path / "f", cutting={"shard_size": 10}, **options)
+    states = [entry.state for entry in read_manifest(tmp_path / "f")]
+    assert "done" in states
+    assert "failed" in states
+    times = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "f").glob("shard*")}
+    path.write_bytes(whole)
+    fit(bad, model, tmp_path / "f", cutting={"shard_size": 10}, **options)
+    found = read_features(tmp_path / "f")
+    np.testing.assert_array_equal(found["latent"], through_a_store[1]["latent"])
+    assert {n: (tmp_path / "f" / n).stat().st_mtime_ns for n in times} == times
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cutting": {"zeropoint": 27}}, "did you mean 'zero_point'"),
+        ({"cutting": {"shard_size": 0}}, "shard_size must be at least 1"),
+        ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
+    ],
+)
+def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        fit(images, model, tmp_path / "f", from_coadds=True, **options)
