@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import json
 
 import numpy as np
@@ -240,3 +241,32 @@ def test_catalogue_in_a_directory_as_hats_lays_it_out(sky, truth, tmp_path):
     found = store.catalogue(["z_spec"])
     assert sorted(found["object_id"]) == list(range(len(ra)))
     np.testing.assert_allclose(found["z_spec"], columns["z_spec"][found["object_id"]])
+
+
+def test_compressed_files_are_unpacked_once_for_detection_and_cutting(tmp_path, monkeypatch):
+    from deepfits.survey import fitsfile
+
+    rng = np.random.default_rng(8)
+    shape = (220, 240)
+    truth = make_truth(rng, 30, shape)
+    plain = write_plain(tmp_path / "plain", truth, shape, rng=np.random.default_rng(9), bands="gr")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in plain.iterdir():
+        (packed / f"{path.name}.bz2").write_bytes(bz2.compress(path.read_bytes()))
+    opened = []
+
+    def unpack(path, mode):
+        opened.append(path)
+        return bz2.open(path, mode)
+
+    monkeypatch.setitem(fitsfile._OPENERS, b"BZ", unpack)
+    store = CutoutStore(deepfits.cutouts(packed, tmp_path / "store"))
+    counts = {name: sum(p.name == name for p in opened) for name in {p.name for p in opened}}
+    # Images are opened once more for their headers alone; weights are not.
+    assert counts == {
+        f"coadd-{b}{end}.fits.bz2": 2 if end == "" else 1 for b in "gr" for end in ("", ".weight")
+    }
+    other = CutoutStore(deepfits.cutouts(plain, tmp_path / "other"))
+    rows = np.arange(len(other))
+    np.testing.assert_array_equal(store.take(rows).image, other.take(rows).image)

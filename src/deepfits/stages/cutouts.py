@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,7 @@ def cutouts(
     """
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
+    from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import image_set
     from deepfits.survey.parallel import check_workers
 
@@ -108,41 +111,36 @@ def cutouts(
     )
     if shard_size < 1:
         raise InputError(f"shard_size must be at least 1, not {shard_size}")
-    path = Path(catalogue) if catalogue is not None else out / "catalogue.parquet"
-    if catalogue is None:
-        from deepfits.stages.detect import detect
+    if catalogue is not None and not Path(catalogue).exists():
+        raise InputError(f"{catalogue}: no such catalogue; check the path, or leave it out to detect")
+    with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
+        if catalogue is None:
+            from deepfits.stages.detect import detect_in
 
-        _refuse_foreign(out)
-        detect(
-            images,
-            path,
-            bands=bands,
-            reference_band=reference_band,
-            threshold=threshold,
-            min_pixels=min_pixels,
-            smoothing_arcsec=smoothing_arcsec,
-            min_snr=min_snr,
-            allow_missing=allow_missing,
-            zero_point=zero_point,
-            pixel_scale=pixel_scale,
-            assume_aligned=assume_aligned,
-            bad_planes=bad_planes,
-            mask_polarity=mask_polarity,
-            weight_scale=weight_scale,
-            workers=workers,
-            progress=progress,
+            _refuse_foreign(out)
+            path = out / "catalogue.parquet"
+            # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
+            chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
+            detect_in(
+                chosen,
+                path,
+                DetectOptions(threshold=threshold, min_pixels=min_pixels),
+                smoothing_arcsec=smoothing_arcsec,
+                min_snr=min_snr,
+                workers=workers,
+                progress=progress,
+            )
+        else:
+            path = Path(catalogue)
+        plan = StorePlan(
+            images=chosen,
+            size=size,
+            shard_size=shard_size,
+            survey=survey,
+            catalogue_path=path,
+            keep_duplicates=keep_duplicates,
         )
-    elif not path.exists():
-        raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
-    plan = StorePlan(
-        images=chosen,
-        size=size,
-        shard_size=shard_size,
-        survey=survey,
-        catalogue_path=path,
-        keep_duplicates=keep_duplicates,
-    )
-    build_store(plan, read_catalogue(path), read_info(path), out, progress, workers)
+        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers)
     return out
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from deepfits.survey.detection import DetectOptions
+    from deepfits.survey.fields import ImageSet
 
 
 def detect(
@@ -78,12 +82,10 @@ def detect(
     InputError
         Images that cannot be used, or another catalogue, made otherwise, under the same name.
     """
-    from deepfits.survey.catalogue import write_catalogue
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import image_set
     from deepfits.survey.parallel import check_workers
 
-    out = Path(out)
     check_workers(workers)
     chosen = image_set(
         images,
@@ -104,21 +106,40 @@ def detect(
         deblend_contrast=deblend_contrast,
         mesh=background_mesh,
     )
+    return detect_in(
+        chosen,
+        Path(out),
+        options,
+        smoothing_arcsec=smoothing_arcsec,
+        aperture_arcsec=aperture_arcsec,
+        min_snr=min_snr,
+        workers=workers,
+        progress=progress,
+    )
+
+
+def detect_in(
+    chosen: ImageSet,
+    out: Path,
+    options: DetectOptions,
+    *,
+    smoothing_arcsec: float | None = None,
+    aperture_arcsec: float = 2.0,
+    min_snr: float = 0.0,
+    workers: int = 1,
+    progress: Progress = silent,
+) -> Path:
+    """Do what `detect` does, on images that were found already."""
+    from deepfits.survey.catalogue import write_catalogue
+
+    measuring = {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr}
     settings = chosen.settings() | {
-        "detect": vars(options)
-        | {"smoothing_arcsec": smoothing_arcsec, "aperture_arcsec": aperture_arcsec, "min_snr": min_snr}
+        "detect": vars(options) | {"smoothing_arcsec": smoothing_arcsec} | measuring
     }
     if _is_done(out, settings):
         return out
     columns, infos = _all_fields(
-        chosen,
-        options,
-        settings,
-        out,
-        progress,
-        workers,
-        smoothing_arcsec,
-        {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr},
+        chosen, options, settings, out, progress, workers, smoothing_arcsec, measuring
     )
     write_catalogue(out, columns, {"settings": settings, "fields": infos})
     _remove_parts(out)

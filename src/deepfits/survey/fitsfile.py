@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import lzma
+import os
 import re
+import shutil
 import tempfile
 import warnings
 import zlib
@@ -28,6 +31,8 @@ SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
+# Unpacked copies that are kept between detection and cutting may take so many bytes together.
+MAX_KEPT = 8 << 30
 # The most pixels per stored byte that a tile compression reaches on real or empty images.
 MAX_TILE_RATIO = 20_000
 _BLOCK = 1 << 20
@@ -50,8 +55,16 @@ def stem_of(path: str | Path) -> str:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[fits.HDUList]:
+def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUList]:
     """Open a FITS file for reading, unpacked into a temporary file when it is compressed as a whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    unpacked
+        Directory where an unpacked copy is kept and found again, as long as all of them take less than
+        `MAX_KEPT` bytes; None removes it when the file is closed.
 
     Raises
     ------
@@ -62,7 +75,7 @@ def opened(path: str | Path) -> Iterator[fits.HDUList]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
     with tempfile.TemporaryDirectory(prefix="deepfits-") as temporary:
-        plain = _unpack(path, Path(temporary))
+        plain = _unpack(path, Path(temporary), unpacked)
         if plain.stat().st_size < 2880:
             raise InputError(f"{path}: not a FITS file (shorter than one block); fetch it again")
         with plain.open("rb") as handle, _open(path, plain, handle) as hdus:
@@ -114,10 +127,17 @@ def _check_sizes(path: Path, hdus: fits.HDUList, file_size: int) -> None:
                 )
 
 
-def _unpack(path: Path, directory: Path) -> Path:
+def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
     opener = _OPENERS.get(_first(path))
     if opener is None:
         return path
+    kept = None
+    if keep is not None:
+        status = path.stat()
+        label = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+        kept = keep / f"{hashlib.blake2b(label.encode(), digest_size=16).hexdigest()}.fits"
+        if kept.exists():
+            return kept
     out = directory / "plain.fits"
     written = 0
     try:
@@ -129,7 +149,12 @@ def _unpack(path: Path, directory: Path) -> Path:
                 target.write(block)
     except _PACKING_ERRORS as error:
         raise InputError(f"{path}: truncated or damaged ({_short(error)}); fetch it again") from error
-    return out
+    if kept is None or written + sum(p.stat().st_size for p in kept.parent.iterdir()) > MAX_KEPT:
+        return out
+    partial = kept.with_suffix(f".{os.getpid()}.part")  # another process may unpack the same file now
+    shutil.move(out, partial)
+    partial.replace(kept)
+    return kept
 
 
 def _short(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ class ReadOptions:
     weight_scale
         ``"auto"``: weights that do not agree with the measured noise are relative and are scaled;
         ``"absolute"``: inverse variances as they stand; ``"relative"``: always scaled.
+    unpacked
+        Directory to keep unpacked copies of compressed files in, for when they are read again.
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)
@@ -86,6 +89,7 @@ class ReadOptions:
     bad_planes: tuple[str, ...] = BAD_MASK_PLANES
     mask_polarity: str | None = None
     weight_scale: str = "auto"
+    unpacked: Path | None = None
 
     def __post_init__(self) -> None:
         if self.mask_polarity not in (None, "bad", "good"):
@@ -126,7 +130,7 @@ class Plane:
     def __init__(self, source: ImageSource, options: ReadOptions, stack: ExitStack) -> None:
         self.source, self.options = source, options
         self.remarks: list[str] = []
-        hdus = stack.enter_context(opened(source.path))
+        hdus = stack.enter_context(opened(source.path, options.unpacked))
         number = self._image_number(hdus)
         self._image = hdus[number]
         with quiet():
@@ -261,7 +265,7 @@ class Plane:
     def _find_extras(self, hdus: fits.HDUList, stack: ExitStack) -> dict[str, Any]:
         extras = self._own_extras(hdus)
         for path, kind in self.source.companions:
-            beside = stack.enter_context(opened(path))
+            beside = stack.enter_context(opened(path, self.options.unpacked))
             numbers = image_hdus(beside)
             if not numbers:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
