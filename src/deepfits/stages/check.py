@@ -59,9 +59,16 @@ def check(
         weight_scale=weight_scale,
     )
     findings = Findings()
+    single = [one for one in chosen.fields if len(one.images) == 1]
+    if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
+        few = " ".join(f"{s.band}={s.path.name}" for one in single[:2] for s in one.images.values())
+        findings.warnings.append(
+            f"{len(single)} fields of one band each; if they are bands of one field, name them: {few} ..."
+        )
     with progress("check", total=len(chosen.fields), unit="fields") as task:
         for sources in chosen.fields:
-            if missing := [b for b in chosen.bands if b not in sources.images]:
+            missing = [b for b in chosen.bands if b not in sources.images]
+            if missing and len(single) < len(chosen.fields):
                 findings.warnings.append(f"{sources.name}: no image in {', '.join(missing)}")
             inspect_field(sources, chosen, findings)
             task.advance(1, sources.name)

@@ -16,19 +16,34 @@ ORDER = (
     *("FUV", "NUV", "U", "u", "ustar", "B", "g", "V", "r", "R", "i", "I", "z", "y"),
     *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
 )
-_SPECIAL = {"us": "ustar", "u*": "ustar", "ustar": "ustar", "megacam-us": "ustar"}
+_SPECIAL = {
+    **dict.fromkeys(("us", "u*", "ustar", "megacam-us", "megacam_us"), "ustar"),
+    # Suprime-Cam's own names.
+    **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
+    **{"w-s-g+": "g", "w-s-r+": "r", "w-s-i+": "i", "w-s-z+": "z"},
+}
 _INSTRUMENTS = (
-    r"(?:HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|SkyMapper|KiDS|OmegaCAM|VST|DES)"
+    r"(?:(?:HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|Pan-?STARRS|GPC1|WISHES|SkyMapper|KiDS|"
+    r"OmegaCAM|OCAM|VST|DES)[-_ .]?)+"
 )
-_LETTER = re.compile(rf"^{_INSTRUMENTS}[-_ .]?([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
+_LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^([ugrizyY])(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
 _INFRARED = re.compile(
-    r"^(?:VISTA|VIKING|UKIDSS|WIRCam|UltraVISTA|NISP)[-_ .]?(Z|Y|J|H|Ks|K)$", re.IGNORECASE
+    r"^(?:(?:VISTA|VIKING|VIRCAM|UKIDSS|WFCAM|WIRCam|UltraVISTA|NISP|NIR|2MASS)[-_ .]?)?"
+    r"(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$",
+    re.IGNORECASE,
 )
-_FILTER_KEYS = ("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM")
+# Hubble's and Webb's: a wavelength and a width.
+_SPACE = re.compile(r"^(F\d{3,4}(?:W2|W|M|N|X|LP))$", re.IGNORECASE)
+# Filters that only Hubble has, whose number is the wavelength in nm; of all others it is that in 10 nm.
+_NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
+_FILTER_KEYS = (
+    *("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
+    *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID"),
+)
 _NO_FILTER = {"", "CLEAR", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN"}
 # What may stand for a band in a file's name, between separators.
-_TOKEN = r"(?:FUV|NUV|ustar|uS|Ks|VIS|[uUgrizyYZBVRIJHK])"
+_TOKEN = r"(?:FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|[uUgrizyYZBVRIJHK])"
 _NAME_TOKEN = re.compile(
     r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
@@ -51,7 +66,9 @@ def band_name(text: str) -> str:
         return match[1].lower()
     if match := _NUMBERED.match(text):
         return match[1]
-    if match := _INFRARED.match(text):
+    if match := _SPACE.match(text):
+        return match[1].upper()
+    if (match := _INFRARED.match(text)) and (len(text) > 2 or text in ("Z", "Y", "J", "H", "K", "Ks")):
         return {"ks": "Ks"}.get(match[1].lower(), match[1].upper())
     return re.sub(r"[^A-Za-z0-9*+]+", "_", text).strip("_")
 
@@ -62,7 +79,9 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
         value = header.get(key)
         if isinstance(value, str) and value.strip().upper() not in _NO_FILTER:
             return band_name(value)
-    return None
+    if "WISE" in str(header.get("TELESCOP", "")).upper() and header.get("BAND") in (1, 2, 3, 4):
+        return f"W{header['BAND']}"
+    return f"IRAC{header['CHNLNUM']}" if header.get("CHNLNUM") in (1, 2, 3, 4) else None
 
 
 def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:
@@ -86,9 +105,23 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
 
 
 def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:
-    """Sort by wavelength."""
-    rank = {name: index for index, name in enumerate(ORDER)}
-    return tuple(sorted(set(bands), key=lambda b: (rank.get(b, len(rank)), b)))
+    """Sort by wavelength.
+
+    Examples
+    --------
+    >>> sort_bands(["F160W", "r", "F606W", "g"]), sort_bands(["F444W", "F090W", "F200W"])
+    (('g', 'r', 'F606W', 'F160W'), ('F090W', 'F200W', 'F444W'))
+    """
+    return tuple(sorted(set(bands), key=_rank))
+
+
+def _rank(band: str) -> tuple[float, str]:
+    if band in ORDER:
+        return ORDER.index(band), band
+    if _SPACE.match(band):
+        number = int(re.sub(r"\D.*", "", band[1:]))
+        return len(ORDER) + (number if number in _NANOMETRES else 10 * number) * 1e-6, band
+    return len(ORDER) + 1, band
 
 
 def reference_band(bands: Iterable[str]) -> str:

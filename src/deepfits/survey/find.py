@@ -19,17 +19,21 @@ Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fi
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.fitsfile import is_fits_name, peek_headers, stem_of
+from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers, stem_of
+from deepfits.survey.roles import sky_images
 
+log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
 _HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
@@ -44,6 +48,26 @@ KINDS = {
     **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std"), "rms"),
     **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood"), "mask"),
 }
+# Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are no images of the sky.
+KINDS |= dict.fromkeys(
+    (
+        *(
+            "depth",
+            "galdepth",
+            "nexp",
+            "psfsize",
+            "chi2",
+            "model",
+            "blobmodel",
+            "resid",
+            "exp",
+            "expwt",
+            "num",
+        ),
+        *("ctx", "seg", "segm", "bkg", "background", "nimg", "psf"),
+    ),
+    "other",
+)
 _IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub")
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
@@ -136,7 +160,7 @@ def find_exposures(
     InputError
         Nothing found, or a wanted band missing.
     """
-    sources = [s for item in _as_list(images) for s in _sources_of(item)]
+    sources = [s for item in _as_list(images) for found in _sources_of(item) for s in _chips(found)]
     if not sources:
         raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
     there = sort_bands(s.band for s in sources)
@@ -146,7 +170,19 @@ def find_exposures(
             f"no exposure in band {missing[0]}; there are {', '.join(there)}. Add the files, or say "
             "which they are with band=path"
         )
-    return {b: sorted((s for s in sources if s.band == b), key=lambda s: str(s.path)) for b in wanted}
+    return {
+        b: sorted((s for s in sources if s.band == b), key=lambda s: (str(s.path), s.hdu or 0))
+        for b in wanted
+    }
+
+
+def _chips(source: ImageSource) -> list[ImageSource]:
+    """Return one source for each image of the sky in a file: the CCDs of a camera."""
+    if source.hdu is not None or source.layout == "hsc":
+        return [source]
+    with opened(source.path) as hdus:
+        numbers = sky_images(hdus)
+    return [replace(source, hdu=n) for n in numbers] if len(numbers) > 1 else [source]
 
 
 def _as_list(images: str | Path | Iterable[str | Path]) -> list[str | Path]:
@@ -183,7 +219,7 @@ def _sources_in(directory: Path) -> list[ImageSource]:
 
 def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
     files = sorted(p for p in directory.iterdir() if p.is_file() and is_fits_name(p))
-    sources = [_source(path) for path in files if not is_companion(path)]
+    sources = [_source(path) for path in files if not is_companion(path) and not _is_aside(path)]
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [_renamed(s, field_name) for s in sources]
@@ -238,11 +274,29 @@ def is_companion(path: Path) -> bool:
     return split_name(stem_of(path))[1] is not None and any(kind is None for _, kind in _family(path))
 
 
+def _is_aside(path: Path) -> bool:
+    """Say whether a file can be no image of one band: a table, or a map of all bands together."""
+    if all(h.get("NAXIS", 0) == 0 or _is_table(h) for h in peek_headers(path)):
+        return True
+    key, kind = split_name(stem_of(path))
+    if kind is None or band_of_name(stem_of(path))[0] is not None:
+        return False
+    there = _families(path.parent, path.parent.stat().st_mtime_ns)
+    serves_all = any(len(other) == len(key) + 1 and set(key) < set(other) for other in there)
+    if serves_all:
+        log.warning("%s: %s of no single band; not used", path, kind)
+    return serves_all
+
+
+def _is_table(header: Mapping[str, Any]) -> bool:
+    return header.get("XTENSION") in ("BINTABLE", "TABLE") and not header.get("ZIMAGE", False)
+
+
 def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     """Return the files with weights and mask of an image, and what they hold."""
     if split_name(stem_of(path))[1] is not None:
         return ()
-    found = [(other, kind) for other, kind in _family(path) if kind is not None]
+    found = [(other, kind) for other, kind in _family(path) if kind not in (None, "other")]
     weights = [p for p, kind in found if kind != "mask"]
     masks = [p for p, kind in found if kind == "mask"]
     for what, several in (("weight", weights), ("mask", masks)):
@@ -271,11 +325,18 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
             layout="hsc",
         )
     named, rest = band_of_name(stem)
+    if match := _EUCLID.match(stem):
+        named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     if band is None:
         band = next((b for b in map(band_of_header, peek_headers(path)) if b), None) or named
+        if band is None and any(h.get("NAXIS") == 3 for h in peek_headers(path)):
+            raise InputError(
+                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
+                "(deepfits.survey.readers); else split it into one image for each band"
+            )
         if band is None:
             raise InputError(
                 f"{path}: neither the header (FILTER) nor the name tells the band; say it: "

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from astropy import log
 from astropy.io import fits
 
 from deepfits.errors import InputError
@@ -164,10 +165,15 @@ def _short(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the warnings that odd but usable headers raise in astropy."""
+    """Silence the warnings that odd but usable headers raise in astropy, and what it says to its own log."""
+    level = log.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        log.setLevel("ERROR")
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def image_hdus(hdus: fits.HDUList) -> list[int]:

@@ -18,7 +18,7 @@ from deepfits.survey.bands import reference_band
 from deepfits.survey.build import middle_of
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
-from deepfits.survey.fields import Field, ImageSet
+from deepfits.survey.fields import Field, ImageSet, describe
 from deepfits.survey.find import FieldSources
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.planes import Plane, open_planes
@@ -84,7 +84,7 @@ def _table(rows: list[Row]) -> list[str]:
     )
     cells = [
         (
-            row.field,
+            _short(row.field),
             row.band,
             f"{row.shape[1]}×{row.shape[0]}",
             f"{row.pixel_scale_arcsec:.3f}",
@@ -101,6 +101,12 @@ def _table(rows: list[Row]) -> list[str]:
     return [
         "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [head, *cells]
     ]
+
+
+def _short(name: str, most: int = 30) -> str:
+    """Shorten a long name in its middle."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def _or_dash(value: float, form: str) -> str:
@@ -130,15 +136,17 @@ def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> N
     bands = tuple(planes)
     middle = middle_of(one)
     found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
+    notes: dict[str, list[str]] = {}
+    suspicious: dict[str, list[str]] = {}
     for band, plane in planes.items():
         row = _row(one.name, band, plane, found.fwhm_arcsec[band])
         findings.rows.append(row)
-        findings.warnings += [f"{one.name} {band}: {w}" for w in _row_warnings(row, plane)]
-        for said in plane.remarks:
-            if said.startswith("WARNING: "):
-                findings.warnings.append(f"{one.name} {band}: {said.removeprefix('WARNING: ')}")
-            elif not said.startswith(("zero point", "no weight plane")):
-                findings.remarks.append(f"{one.name} {band}: {said}")
+        suspicious[band] = _row_warnings(row, plane)
+        suspicious[band] += [r.removeprefix("WARNING: ") for r in plane.remarks if "WARNING: " in r]
+        silent = ("zero point", "no weight plane", "WARNING: ")
+        notes[band] = [r for r in plane.remarks if not r.startswith(silent)]
+    findings.remarks += [f"{one.name} {line}" for line in describe(notes)]
+    findings.warnings += [f"{one.name} {line}" for line in describe(suspicious)]
     if unweighted := [b for b, p in planes.items() if p.weight_kind == "measured"]:
         names = " ".join(unweighted)
         findings.remarks.append(
@@ -225,9 +233,9 @@ def weight_trend(plane: Plane) -> float:
         for y in range(0, stop - start - 31, 32):
             for x in range(0, plane.shape[1] - 31, 32):
                 block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
-                if (its > 0).mean() > 0.8:
+                if (its > 0).mean() > 0.8 and (sigma := clipped_statistics(block[its > 0])[1]) > 0:
                     stated.append(float(np.median(its[its > 0])))
-                    measured.append(clipped_statistics(block[its > 0])[1] ** -2)
+                    measured.append(sigma**-2)
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
         return math.nan
     first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))

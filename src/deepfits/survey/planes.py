@@ -9,6 +9,7 @@ Shapes: H, W pixels of the plane.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +25,9 @@ from deepfits.errors import InputError, nearest
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quiet, read_rows
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
+from deepfits.survey.roles import ROLES, number_of, role_of, sky_images
 from deepfits.survey.sdss import FrameNoise, frame_noise
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, njy_per_count, zero_point_of_header
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, is_vega, njy_per_count, zero_point_of_header
 
 # Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
 # the coadds, and what was interpolated is not data.
@@ -34,28 +36,6 @@ BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK"
 FEW_PIXELS = 64
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
-_ROLES = {
-    "mask": ("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "MASKBITS"),
-    "variance": ("VARIANCE", "VAR"),
-    "ivar": ("IVAR", "INVVAR", "IVM"),
-    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
-    "weight": ("WEIGHT", "WHT", "WGT"),
-}
-# Planes that are no image of the sky either: contexts, exposures, distortions, parts of a variance.
-_OTHER = (
-    "CON",
-    "CTX",
-    "EXP",
-    "NEXP",
-    "NIM",
-    "HITS",
-    "WCSDVARR",
-    "D2IMARR",
-    "POISSON",
-    "RNOISE",
-    "FLAT",
-    "PSF",
-)
 # The first of these that there is says the weights.
 _WEIGHTS = ("ivar", "variance", "rms", "weight", "photon noise")
 
@@ -141,6 +121,7 @@ class Plane:
         self.pixel_scale = self._pixel_scale()
         self.zero_point = self._zero_point(hdus)
         self.factor = njy_per_count(self.zero_point)
+        self._asinh = self._asinh_scaling()
         self._extras = self._find_extras(hdus, stack)
         self._bad_bits = self._mask_bits()
         self._scale = 1.0
@@ -171,7 +152,7 @@ class Plane:
         image, weight
             ``(stop − start, W)`` float32 each, nJy and nJy⁻². The image is 0 where the weight is 0.
         """
-        image = read_rows(self._image, self.path, start, stop).astype(np.float32)
+        image = self._linear(read_rows(self._image, self.path, start, stop).astype(np.float32))
         is_zero = image == 0 if self._zero_is_empty else None
         weight = self._weight_rows(start, stop, image)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -183,6 +164,15 @@ class Plane:
             weight[~is_valid] = 0
             image[~is_valid] = 0
         return image, weight
+
+    def _linear(self, image: np.ndarray) -> np.ndarray:
+        """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
+        if self._asinh is None:
+            return image
+        offset, softening = self._asinh
+        with np.errstate(over="ignore", invalid="ignore"):
+            flux = offset + softening * 2 * np.sinh(image.astype(np.float64) * math.log(10) / 2.5)
+        return np.asarray(flux, dtype=np.float32)
 
     def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Go through the plane in strips: first row, image, weight."""
@@ -207,11 +197,20 @@ class Plane:
                     f"{self.path}: HDU {self.source.hdu} is no image; images are in HDUs {numbers}"
                 )
             return self.source.hdu
-        plain = [n for n in numbers if role_of(hdus[n].name) is None]
-        if not plain:
+        found = sky_images(hdus)
+        if not found:
             shapes = [tuple(h.shape or ()) for h in hdus if h.is_image]
-            raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes})")
-        return plain[0]
+            remedy = ""
+            if any(len(shape) == 3 for shape in shapes):
+                remedy = "; for a cube of cutouts write a TOML file (deepfits cutouts mine.toml)"
+            raise InputError(f"{self.path}: no two-dimensional image in this file (found {shapes}){remedy}")
+        if len(found) > 1 and self.source.layout != "hsc":
+            raise InputError(
+                f"{self.path}: holds {len(found)} images of the sky, in HDUs {_shortened(found)}; name the "
+                f"one you mean, {self.source.band}={self.path.name}[{found[0]}], or stack them with "
+                "`deepfits stack`"
+            )
+        return found[0]
 
     def _celestial(self) -> WCS | None:
         with quiet():
@@ -248,6 +247,11 @@ class Plane:
             found = HSC_COADD_ZERO_POINT, "HSC coadds"
         if found is None and self.source.layout == "sdss":
             found = 22.5, "SDSS frames"
+        if found is not None and "unit" not in found[1] and is_vega(self.header):
+            self.remarks.append(
+                f"WARNING: zero points of this survey ({found[1]} = {found[0]:.2f}) are in Vega magnitudes "
+                "as a rule; give the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
+            )
         if found is None:
             raise InputError(
                 f"{self.path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...); give it, for "
@@ -255,6 +259,16 @@ class Plane:
             )
         self.remarks.append(f"zero point {found[0]:.4g} from {found[1]}")
         return found[0]
+
+    def _asinh_scaling(self) -> tuple[float, float] | None:
+        """Return offset and softening where the values are asinh magnitudes (Pan-STARRS stacks)."""
+        if "BSOFTEN" not in self.header or "BOFFSET" not in self.header:
+            return None
+        cards = [self.header[key] for key in ("BOFFSET", "BSOFTEN")]
+        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in cards) or cards[1] <= 0:
+            raise InputError(f"{self.path}: BOFFSET and BSOFTEN are {cards}; fetch the file again")
+        self.remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
+        return float(cards[0]), float(cards[1])
 
     def _stated_correlation(self) -> float:
         """Return what the header says of correlated noise (NOISCORR, in simulated and stacked coadds)."""
@@ -282,7 +296,7 @@ class Plane:
         numbers = image_hdus(hdus)
         for number in numbers:
             role = role_of(hdus[number].name)
-            if role in _ROLES and hdus[number].ver == self._image.ver and role not in extras:
+            if role in ROLES and hdus[number].ver == self._image.ver and role not in extras:
                 extras[role] = self._of_same_shape(hdus[number], self.path)
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
@@ -370,7 +384,14 @@ class Plane:
             )
         if not has_weight:
             is_zero = (image == 0) & (weight > 0)
-            if is_zero.mean() > 0.005:
+            chance = _zeros_by_chance(image)
+            excess = is_zero.mean() - chance
+            if excess > 0.01 and chance > 0.1 * is_zero.mean():
+                self.remarks.append(
+                    f"WARNING: {is_zero.mean():.0%} of the pixels are exactly 0, more than the steps of the "
+                    "counts explain; if they are no data, give a weight or a mask"
+                )
+            elif excess > 0.005:
                 self._zero_is_empty = True
                 weight[is_zero] = 0
                 self.remarks.append(f"{is_zero.mean():.1%} of the pixels are exactly 0: taken as no data")
@@ -411,23 +432,17 @@ class Plane:
             )
 
 
-def number_of(hdus: fits.HDUList, hdu: Any) -> int:
-    """Return the place of an HDU in its file."""
-    return next(i for i, one in enumerate(hdus) if one is hdu)
+def _zeros_by_chance(image: np.ndarray) -> float:
+    """Return the fraction of pixels that are 0 because counts come in steps: that of the values next to 0."""
+    size = np.abs(image[np.isfinite(image) & (image != 0)])
+    if not size.size:
+        return 0.0
+    return float((size <= size.min() * 1.001).sum() / 2 / image.size)
 
 
-def role_of(name: str) -> str | None:
-    """Tell from an HDU's name what it holds: a role of `_ROLES`, ``other``, or None for an image.
-
-    Examples
-    --------
-    >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON")
-    (None, 'weight', 'other')
-    """
-    words = name.upper().replace("-", "_").split("_")
-    if any(w in _OTHER for w in words):
-        return "other"
-    return next((role for role, names in _ROLES.items() if any(w in names for w in words)), None)
+def _shortened(numbers: list[int]) -> str:
+    few = ", ".join(map(str, numbers[:6]))
+    return f"{few}, ..." if len(numbers) > 6 else few
 
 
 def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:

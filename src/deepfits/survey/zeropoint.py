@@ -16,13 +16,16 @@ ZERO_POINT_NJY = 31.4
 HSC_COADD_ZERO_POINT = 27.0
 _ZERO_POINT_KEYS = (
     *("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN"),
-    *("ZP_AB", "ABZP", "ZPT", "ZP", "SEXMGZPT", "PHOTZPT"),
+    *("ZP_AB", "ABZP", "ZPT", "ZP", "SEXMGZPT", "PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "ZPAB"),
+    *("AB_ZP", "ABZERO", "PHOTZERO", "MAG0"),
 )
 _UNITS = {
     "nanomaggy": 22.5, "nanomaggies": 22.5, "nmgy": 22.5, "nmaggies": 22.5, "nanomaggys": 22.5,
     "maggy": 0.0, "maggies": 0.0, "mgy": 0.0,
     "njy": 31.4, "ujy": 23.9, "microjy": 23.9, "µjy": 23.9, "mjy": 16.4, "jy": 8.9,
 }  # fmt: skip
+_TOTAL_COUNTS = ("electrons", "electron", "counts", "count", "dn", "adu", "e-")
+_VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 PLAUSIBLE = (-2.5, 45.0)
 
 
@@ -51,8 +54,8 @@ def zero_point_of_header(header: Mapping[str, Any]) -> tuple[float, str] | None:
         A zero point card holds no plausible number.
     """
     unit = str(header.get("BUNIT", "")).strip()
-    if unit.lower() in _UNITS:
-        return _UNITS[unit.lower()], f"unit {unit}"
+    if (value := _of_unit(unit, header)) is not None:
+        return _number(value, f"unit {unit}"), f"unit {unit}"
     for key in _ZERO_POINT_KEYS:
         if key in header:
             return _number(header[key], key), key
@@ -62,7 +65,45 @@ def zero_point_of_header(header: Mapping[str, Any]) -> tuple[float, str] | None:
     if "PHOTFLAM" in header and "PHOTPLAM" in header:
         flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
         value = -2.5 * math.log10(flam) - 5 * math.log10(pivot) - 2.408
-        return _number(value, "PHOTFLAM"), "PHOTFLAM and PHOTPLAM"
+        words = "PHOTFLAM and PHOTPLAM"
+        if unit.lower() in _TOTAL_COUNTS and "EXPTIME" in header:
+            value += 2.5 * math.log10(
+                _positive(header["EXPTIME"], "EXPTIME")
+            )  # PHOTFLAM is for counts a second
+            words += f", of counts in EXPTIME {header['EXPTIME']} s"
+        return _number(value, "PHOTFLAM"), words
+    if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
+        exposure = _positive(header["EXPTIME"], "EXPTIME")
+        value = _number(header["FPA.ZP"], "FPA.ZP") + 2.5 * math.log10(exposure)
+        return value, f"FPA.ZP and EXPTIME {exposure:g} s"
+    return None
+
+
+def is_vega(header: Mapping[str, Any]) -> bool:
+    """Say whether a file comes from a survey whose zero points are in Vega magnitudes as a rule."""
+    says_ab = any("AB" in str(header.get(key, "")).upper() for key in ("PHOTSYS", "MAGSYS", "ZPSYS"))
+    origin = " ".join(
+        str(header.get(key, "")) for key in ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
+    ).upper()
+    return not says_ab and any(name in origin for name in _VEGA)
+
+
+def _of_unit(unit: str, header: Mapping[str, Any]) -> float | None:
+    """Return the zero point of a unit of flux; of surface brightness where the pixel's area is known."""
+    from astropy import units
+
+    lower = unit.lower()
+    if lower in _UNITS and not unit.startswith("MJ"):
+        return _UNITS[lower]
+    try:
+        parsed = units.Unit(unit)
+        if parsed.is_equivalent(units.Jy):
+            return 8.9 - 2.5 * math.log10(parsed.to(units.Jy))
+        if parsed.is_equivalent(units.Jy / units.sr) and "PIXAR_SR" in header:
+            area = _positive(header["PIXAR_SR"], "PIXAR_SR")
+            return 8.9 - 2.5 * math.log10(parsed.to(units.Jy / units.sr) * area)
+    except (ValueError, TypeError, units.UnitsError):
+        return None  # a unit that astropy does not know says nothing
     return None
 
 
