@@ -124,7 +124,7 @@ _DIRECTIONS = {
     "models": {"survey.store", "survey.normalise"},
     "training": {"survey.store", "survey.normalise", "models"},
     "fitting": set(),
-    "redshifts": set(),
+    "redshifts": {"models", "survey.normalise"},
     "reporting": set(),
     "scale": set(),
 }

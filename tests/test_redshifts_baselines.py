@@ -9,6 +9,7 @@ from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.metrics import point_metrics
 from deepfits.redshifts.neighbours import Neighbours, train_neighbours
 from deepfits.redshifts.pdf import LEVELS, pdf_metrics
+from deepfits.redshifts.predictor import MEDIAN
 from deepfits.redshifts.quantiles import BoostedQuantiles, train_quantiles
 from deepfits.redshifts.spectra import absorption, template_fluxes
 from deepfits.redshifts.templates import (
@@ -146,10 +147,10 @@ def test_templates_find_the_redshifts_they_made():
     fit = TemplateFit(
         bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
     )
-    found = point_metrics(fit.predict(photometry), value)
+    found = point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)
     assert found["sigma_mad"] < 0.04
     assert found["eta_15"] < 0.12
-    quality = pdf_metrics(fit.predict_quantiles(photometry, raw=True), value)
+    quality = pdf_metrics(fit.raw_quantiles(photometry), value)
     # the error floor makes the distributions a little wider than the noise asks for
     assert 0.6 < quality["coverage_68"]["value"] < 0.85
 
@@ -161,7 +162,7 @@ def test_less_light_makes_redshifts_worse():
     spread = []
     for signal_to_noise in (40.0, 8.0):
         photometry, value = make_photometry(300, signal_to_noise=signal_to_noise)
-        spread.append(point_metrics(fit.predict(photometry), value)["sigma_mad"])
+        spread.append(point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)["sigma_mad"])
     assert spread[1] > 1.5 * spread[0]
 
 
@@ -171,11 +172,13 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     test, value = make_photometry(300, 1, offsets=offsets)
     fit = train_templates(*make_photometry(300, offsets=offsets), BANDS)
     plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=LEVELS)
-    mended, spoiled = (point_metrics(one.predict(test), value)["sigma_mad"] for one in (fit, plain))
+    mended, spoiled = (
+        point_metrics(one.predict_both(test)[0][:, MEDIAN], value)["sigma_mad"] for one in (fit, plain)
+    )
     assert mended < 0.6 * spoiled
     fit.save(tmp_path)
     back = TemplateFit.load(tmp_path)
-    np.testing.assert_array_equal(back.predict_quantiles(test), fit.predict_quantiles(test))
+    np.testing.assert_array_equal(back.predict_both(test)[1], fit.predict_both(test)[1])
 
 
 def test_right_zero_points_are_left_alone():
@@ -203,9 +206,9 @@ def test_bands_without_data_have_no_influence():
     flux[:, 0], other[:, 0] = np.nan, np.nan
     error = photometry.flux_err.copy()
     error[:, 0] = np.nan
-    one = fit.predict(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude))
+    one = fit.predict_both(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude))[0]
     error[:, 0] = 0.0
-    two = fit.predict(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude))
+    two = fit.predict_both(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude))[0]
     np.testing.assert_array_equal(one, two)
     assert np.isfinite(one).all()
 
@@ -237,3 +240,27 @@ def test_filters_are_asked_for_where_none_is_known():
         filters_of(["g", "r"], ["sdss2010-g"])
     with pytest.raises(InputError, match="nosuch"):
         template_fluxes(("nosuch-g", "sdss2010-r"), REDSHIFTS[:3])
+
+
+@pytest.mark.slow
+def test_lephare_finds_the_redshifts_that_the_templates_made():
+    pytest.importorskip("lephare")
+    from deepfits.redshifts.lephare import train_lephare
+
+    photometry, value = make_photometry(120)
+    fit = train_lephare(photometry, value, BANDS)
+    assert point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)["sigma_mad"] < 0.05
+    without = Photometry(
+        flux=np.where(np.arange(5) == 2, np.nan, photometry.flux),
+        flux_err=photometry.flux_err,
+        magnitude=photometry.magnitude,
+    )
+    assert np.isfinite(fit.predict_both(without.take(np.arange(5)))[0]).all()
+
+
+def test_lephare_says_how_to_install_it(monkeypatch):
+    from deepfits.redshifts import lephare
+
+    monkeypatch.setattr(lephare.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"pip install"):
+        lephare.train_lephare(*make_photometry(30), BANDS)

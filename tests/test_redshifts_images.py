@@ -62,7 +62,7 @@ def test_best_weights_are_kept():
     validation = make_images(80, 1)
     model = train_images(Small(), (images, noise), validation, ImageConfig(epochs=30, patience=6, batch=16))
     losses = [one["validation"] for one in model.history]
-    error = (model.predict(validation[0]) - validation[1]) / model.scale
+    error = (model.predict(validation[0]) - validation[1]) / model.scale.scale
     assert np.mean(error**2) == pytest.approx(min(losses), rel=1e-5)
     assert len(losses) < 30
 
@@ -118,7 +118,7 @@ def test_wide_resnet_row(inputs, tmp_path):
     assert row["num_layers"] == 50
     assert row["epochs"] == 2
     directory = out / "methods" / row["key"]
-    assert json.loads((directory / "wide_resnet.json").read_text())["normalisation"]["kind"] == "asinh"
+    assert json.loads((directory / "image_method.json").read_text())["normalisation"]["kind"] == "asinh"
     before = (directory / "weights.safetensors").stat().st_mtime_ns
     deepfits.redshift(features, labels, out, **keywords)
     assert (directory / "weights.safetensors").stat().st_mtime_ns == before

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deepfits.stages.fit import fit as fit
     from deepfits.stages.inpaint import inpaint as inpaint
     from deepfits.stages.redshift import redshift as redshift
+    from deepfits.stages.redshift_classes import redshift_classes as redshift_classes
     from deepfits.stages.redshift_curves import redshift_curves as redshift_curves
     from deepfits.stages.redshift_use import redshift_evaluate as redshift_evaluate
     from deepfits.stages.redshift_use import redshift_predict as redshift_predict
@@ -41,6 +42,7 @@ _STAGES = {
     "inpaint": "inpaint",
     "redshift": "redshift",
     "redshift_curves": "redshift_curves",
+    "redshift_classes": "redshift_classes",
     "redshift_train": "redshift_use",
     "redshift_predict": "redshift_use",
     "redshift_evaluate": "redshift_use",

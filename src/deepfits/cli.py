@@ -684,7 +684,9 @@ OptionalStore = Annotated[
 EmbedderFeatures = Annotated[
     Path | None, typer.Option(help="Features of mode embedder, to compare the fit with its start.")
 ]
-LabelColumn = Annotated[str, typer.Option(help="The column to predict.")]
+LabelColumn = Annotated[
+    str, typer.Option("--label-column", "--target", help="The column to predict: a redshift, or any number.")
+]
 Select = Annotated[
     list[str] | None, typer.Option(help="Condition on the labels: 'z_spec_flag >= 3'; repeat the option.")
 ]
@@ -719,8 +721,8 @@ def compare(
         typer.Option(
             "--method",
             "-m",
-            help="boosting, tpot, neighbours, templates, wide_resnet, semi_supervised; repeat the option. "
-            "Default: boosting and tpot.",
+            help="boosting, network, tpot, neighbours, templates, lephare, wide_resnet, semi_supervised, "
+            "scratch, hybrid, stack; repeat the option. Default: boosting and tpot.",
         ),
     ] = None,
     losses: Annotated[
@@ -801,18 +803,68 @@ def redshift_curves(
     _done("label curves", path)
 
 
+@redshift_app.command("classes")
+def redshift_classes(
+    features: Features,
+    labels: Labels,
+    out: Out,
+    label_column: Annotated[
+        str, typer.Option("--label-column", "--target", help="The column that names the class.")
+    ] = "kind",
+    store: OptionalStore = None,
+    embedder_features: EmbedderFeatures = None,
+    select: Select = None,
+    match_radius_arcsec: Radius = 1.0,
+    max_labels: MaxLabels = None,
+    block_arcmin: BlockArcmin = None,
+    seed: Seed = 0,
+    more: More = None,
+) -> None:
+    """Learn a class (star or galaxy, say) from few labels, and measure it on held-out objects.
+
+    Example: `deepfits redshift classes run/features-both kinds.csv --target kind --out run/classes`
+    """
+    path = _call(
+        "redshift_classes",
+        features,
+        labels,
+        out,
+        label_column=label_column,
+        store=store,
+        embedder_features=embedder_features,
+        select=select or [],
+        match_radius_arcsec=match_radius_arcsec,
+        max_labels=max_labels,
+        block_arcmin=block_arcmin,
+        seed=seed,
+        num_threads=int(os.environ["OMP_NUM_THREADS"]),
+        more=more,
+    )
+    typer.echo((path / "table.md").read_text())
+    _done("classes", path)
+
+
 @redshift_app.command("train")
 def redshift_train(
     features: Features,
     labels: Labels,
     out: Out,
-    method: Annotated[str, typer.Option("--method", "-m", help="boosting or tpot, ...: one.")] = "boosting",
+    method: Annotated[
+        str, typer.Option("--method", "-m", help="boosting, network, stack, ...: one; see `compare`.")
+    ] = "boosting",
     feature_set: Annotated[
-        str, typer.Option(help="latents, model, extended, magnitudes or embedder.")
+        str,
+        typer.Option(
+            help="latents, model, extended, magnitudes, combined, templates, all, embedder; "
+            "of a stack: deep or templates."
+        ),
     ] = "extended",
     loss: Annotated[str, typer.Option(help="squared (for R²) or absolute (for σ_MAD).")] = "squared",
     store: OptionalStore = None,
     embedder_features: EmbedderFeatures = None,
+    model: Annotated[
+        Path | None, typer.Option(help="The model, for networks that learn from images.")
+    ] = None,
     label_column: LabelColumn = "z_spec",
     select: Select = None,
     match_radius_arcsec: Radius = 1.0,
@@ -836,6 +888,7 @@ def redshift_train(
         loss=loss,
         store=store,
         embedder_features=embedder_features,
+        model=model,
         label_column=label_column,
         select=select or [],
         match_radius_arcsec=match_radius_arcsec,

@@ -18,6 +18,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.images import TargetScale
 
 OBJECTIVES = {"squared": ("reg:squarederror", "rmse"), "absolute": ("reg:absoluteerror", "mae")}
 LOSSES = tuple(OBJECTIVES)
@@ -89,22 +90,27 @@ class BoostedTrees:
         The K features in order.
     config, parameters, trials
         How it came about; `trials` has the cross-validated loss of every setting.
+    scale
+        Of the target.
+    left_out
+        ``(N,)``: what the best setting said of each training object in the cross-validation; not stored.
     """
 
     boosters: tuple[Any, ...]
     names: tuple[str, ...]
     config: BoostingConfig
     parameters: dict[str, Any]
+    scale: TargetScale
     trials: list[dict[str, Any]] = field(default_factory=list)
+    left_out: np.ndarray | None = None
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Return estimates ``(N,)`` float64 for features ``(N, K)``."""
         if features.ndim != 2 or features.shape[1] != len(self.names):
             raise InputError(f"the model was trained on {len(self.names)} features, not {features.shape[1:]}")
         features = np.asarray(features, dtype=np.float32)
-        return np.asarray(
-            np.mean([one.inplace_predict(features) for one in self.boosters], axis=0, dtype=np.float64)
-        )
+        answers = [one.inplace_predict(features) for one in self.boosters]
+        return self.scale.inverse(np.asarray(np.mean(answers, axis=0, dtype=np.float64)))
 
     def save(self, directory: str | Path) -> None:
         """Write ``boosting-0.ubj`` and so on (XGBoost's format) and ``boosting.json``; none can run code."""
@@ -117,6 +123,7 @@ class BoostedTrees:
             "config": asdict(self.config),
             "parameters": self.parameters,
             "trials": self.trials,
+            "scale": asdict(self.scale),
         }
         write_json(directory / "boosting.json", content)
 
@@ -138,6 +145,7 @@ class BoostedTrees:
                 names=tuple(content["names"]),
                 config=config,
                 parameters=content["parameters"],
+                scale=TargetScale(**content["scale"]),
                 trials=content["trials"],
             )
         except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
@@ -156,19 +164,27 @@ def train_boosting(features: Matrix, value: np.ndarray, config: BoostingConfig) 
     """
     import xgboost
 
+    scale = TargetScale.learn(value, config.loss)
+    target = scale.forward(value)
     generator = np.random.default_rng(config.seed)
     folds = generator.permutation(len(value)) % config.num_folds
     settings = [_FIRST_TRIAL] + [_draw(generator) for _ in range(config.num_trials - 1)]
-    trials = [_cross_validate(features.values, value, folds, one, config) for one in settings]
-    best = min(trials, key=lambda trial: trial["loss"])
+    found = [_cross_validate(features.values, target, folds, one, config) for one in settings]
+    best, left_out = min(found, key=lambda one: one[0]["loss"])
     parameters = {**best["settings"], **_fixed(config)}
-    data = xgboost.DMatrix(features.values, label=value, nthread=config.num_threads)
+    data = xgboost.DMatrix(features.values, label=target, nthread=config.num_threads)
     boosters = tuple(
         xgboost.train({**parameters, "seed": config.seed + number}, data, num_boost_round=best["rounds"])
         for number in range(config.num_members)
     )
     return BoostedTrees(
-        boosters=boosters, names=features.names, config=config, parameters=parameters, trials=trials
+        boosters=boosters,
+        names=features.names,
+        config=config,
+        parameters=parameters,
+        scale=scale,
+        trials=[trial for trial, _ in found],
+        left_out=scale.inverse(left_out),
     )
 
 
@@ -195,11 +211,14 @@ def _cross_validate(
     folds: np.ndarray,
     settings: dict[str, Any],
     config: BoostingConfig,
-) -> dict[str, Any]:
-    """Return the settings with their loss over all folds and the number of trees to train on everything."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the settings with their loss over all folds and the number of trees to train on everything.
+
+    And, ``(N,)``, what the trees of the other folds said of each object.
+    """
     import xgboost
 
-    losses, rounds = [], []
+    losses, rounds, left_out = [], [], np.empty(len(value))
     for fold in range(config.num_folds):
         inside = folds == fold
         train = xgboost.DMatrix(features[~inside], label=value[~inside], nthread=config.num_threads)
@@ -214,6 +233,8 @@ def _cross_validate(
         )
         losses.append(booster.best_score ** (2 if config.loss == "squared" else 1))
         rounds.append(booster.best_iteration + 1)
+        last = (0, booster.best_iteration + 1)
+        left_out[inside] = booster.inplace_predict(features[inside], iteration_range=last)
     # the final model sees more objects than a fold did, and stands a few more trees
     total = max(1, round(float(np.mean(rounds)) * 1.1))
-    return {"settings": settings, "loss": float(np.mean(losses)), "rounds": total}
+    return {"settings": settings, "loss": float(np.mean(losses)), "rounds": total}, left_out

@@ -37,6 +37,8 @@ class Dataset:
         What feature sets can be made of, N rows.
     label_columns
         The other columns of the labels, N rows.
+    classes
+        Names, where the target is a class and `value` counts them.
     counts
         How many objects and labels there were, and where some were lost.
     """
@@ -50,6 +52,7 @@ class Dataset:
     source: Source
     label_columns: Columns
     counts: dict[str, int | str]
+    classes: tuple[str, ...] = ()
 
     def matrix(self, name: str) -> Matrix:
         """Make a feature set of all N objects."""
@@ -118,6 +121,7 @@ def make_dataset(
         source=Source(columns=columns, bands=band_names(columns)),
         label_columns={name: values[found.label_rows] for name, values in labels.columns.items()},
         counts=counts,
+        classes=labels.classes,
     )
 
 

@@ -13,13 +13,17 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     ordinary aperture magnitudes and colours from the same cutouts: the baseline;
 ``combined``
     the extended features and the ordinary magnitudes together;
+``templates``
+    ordinary magnitudes, and the quantiles that template fitting gives for them: a baseline too;
+``all``
+    what the best fit gives (``model``), and ``templates``;
 ``embedder``
     the embedder's latents without the fit (a features directory of that mode).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -35,7 +39,9 @@ from deepfits.redshifts.photometry import (
 )
 from deepfits.redshifts.tables import Columns, need, read_table
 
-FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "combined", "embedder")
+FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "combined", "templates", "all", "embedder")
+TEMPLATE_SETS = ("templates", "all")
+"""Feature sets that ask template fitting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,11 @@ class Source:
         ``(N, A, B)``, nJy: aperture photometry of the same objects, where the cutouts are at hand.
     embedder
         ``(N, L)``: latents of the embedder alone, where they are at hand.
+    template_quantiles
+        ``(N, Q)``: what template fitting says, with zero points of 1, where that is wanted.
+    read_images
+        Returns images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², of n identities, where there are
+        cutouts; images are read when a method asks for them, and not kept.
     """
 
     columns: Columns
@@ -59,6 +70,21 @@ class Source:
     flux: np.ndarray | None = None
     flux_err: np.ndarray | None = None
     embedder: np.ndarray | None = None
+    template_quantiles: np.ndarray | None = None
+    read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+
+    def images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return images with zero flux where there are no data, and weights: ``(N, B, H, W)``.
+
+        Raises
+        ------
+        InputError
+            There are no cutouts.
+        """
+        if self.read_images is None:
+            raise InputError("this method learns from the cutouts: give the store")
+        image, weight = self.read_images(self.columns["object_id"])
+        return np.where(weight > 0, image, 0.0).astype(np.float32), weight
 
     def available(self) -> list[str]:
         """Return the names of the feature sets that can be made."""
@@ -67,6 +93,8 @@ class Source:
             out += ["model", "extended"]
         if self.flux is not None:
             out += ["magnitudes", "combined"] if "extended" in out else ["magnitudes"]
+        if self.template_quantiles is not None:
+            out += ["templates", "all"] if "model" in out else ["templates"]
         if self.embedder is not None:
             out.append("embedder")
         return out
@@ -79,6 +107,8 @@ class Source:
             flux=None if self.flux is None else self.flux[rows],
             flux_err=None if self.flux_err is None else self.flux_err[rows],
             embedder=None if self.embedder is None else self.embedder[rows],
+            template_quantiles=None if self.template_quantiles is None else self.template_quantiles[rows],
+            read_images=self.read_images,
         )
 
 
@@ -115,9 +145,9 @@ class Recipe:
         if name not in source.available():
             raise InputError(f"the feature set {name!r} needs {_NEEDS[name]}")
         softening = {}
-        if name in ("model", "extended", "combined"):
+        if name in ("model", "extended", "combined", "all"):
             softening["model"] = model_features(source.columns)[1]
-        if name in ("magnitudes", "combined"):
+        if name in ("magnitudes", "combined", "templates", "all"):
             softening["magnitudes"] = _magnitudes_of(source, None)[1]
         return cls(name=name, bands=source.bands, softening=softening)
 
@@ -146,6 +176,8 @@ class Recipe:
             parts.append(model_features(source.columns, self.softening["model"])[0])
         if "magnitudes" in self.softening:
             parts.append(_magnitudes_of(source, self.softening["magnitudes"])[0])
+        if self.name in TEMPLATE_SETS:
+            parts.append(_template_features(source))
         return reduce(Matrix.beside, parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -171,12 +203,20 @@ def _magnitudes_of(source: Source, softening: np.ndarray | None) -> tuple[Matrix
     return ordinary_magnitudes(source.flux, source.flux_err, source.bands, softening)
 
 
+def _template_features(source: Source) -> Matrix:
+    assert source.template_quantiles is not None
+    values = np.log1p(source.template_quantiles).astype(np.float32)
+    return Matrix(values=values, names=tuple(f"template_{number}" for number in range(values.shape[1])))
+
+
 _NEEDS = {
     "latents": "a features directory",
     "model": "features with model fluxes (flux_model_<band>); fit again",
     "extended": "features with model fluxes (flux_model_<band>); fit again",
     "magnitudes": "the cutouts: give the store",
     "combined": "features with model fluxes, and the cutouts: give the store",
+    "templates": "template fitting of the cutouts' magnitudes: give the store, and template_features",
+    "all": "model fluxes, and template fitting: give the store, and template_features",
     "embedder": "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
 }
 

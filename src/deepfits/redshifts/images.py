@@ -1,17 +1,19 @@
-"""Redshifts straight from images: training a network with augmentation and early stopping.
+"""Training networks on known redshifts: from images, from features, or from both.
 
-Shapes: N objects, B bands, H = W pixels.
+Shapes: N objects, B bands, H = W pixels, K features, Q quantile levels.
 
-The network itself is handed in (for Table 1 it is the Wide ResNet of `deepfits.models.wide_resnet`, M19
-§3.3); here is how it is trained as carefully as the other methods: random flips, quarter turns and shifts by
-a pixel, AdamW with a one-cycle learning rate, the weights of the best validation loss, and estimates averaged
-over the eight orientations.
+The network itself is handed in (for Table 1 the Wide ResNet of `deepfits.models.wide_resnet`, M19 §3.3, or
+the model's embedder with a head); here is how every one of them is trained: AdamW with a one-cycle learning
+rate, the weights of the best validation loss, and for images random flips, quarter turns and shifts by a
+pixel, and estimates averaged over the eight orientations. A network with 1 + Q outputs learns the quantiles
+of p(z) beside the estimate.
 """
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,13 @@ import numpy as np
 
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.progress import Progress, silent
+from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 
 if TYPE_CHECKING:
     import torch
+
+NUM_OUTPUTS = 1 + len(LEVELS)
+"""Of a network that learns distributions too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,39 @@ class ImageConfig:
         if self.loss not in ("squared", "absolute"):
             raise InputError(f"loss {self.loss!r} is unknown; choose squared or absolute")
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
-            raise InputError("training on images needs at least one epoch, two objects a batch and some time")
+            raise InputError("training a network needs at least one epoch, two objects a batch and some time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScale:
+    """The target in the network's units: (f(value) − centre) / scale.
+
+    Attributes
+    ----------
+    is_log
+        f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask for. Else f
+        changes nothing, so that a squared error is that of R².
+    """
+
+    centre: float
+    scale: float
+    is_log: bool
+
+    @classmethod
+    def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
+        """Take the scale of training objects; a target that goes below −0.5 is no redshift and has no log."""
+        is_log = loss == "absolute" and float(value.min()) > -0.5
+        found = np.log1p(value) if is_log else value
+        return cls(centre=float(found.mean()), scale=float(found.std()) or 1.0, is_log=is_log)
+
+    def forward(self, value: np.ndarray) -> np.ndarray:
+        """Return values in the network's units."""
+        return ((np.log1p(value) if self.is_log else value) - self.centre) / self.scale
+
+    def inverse(self, answer: np.ndarray) -> np.ndarray:
+        """Return the network's answers as values; those of a log are held to three times the range."""
+        found = self.centre + self.scale * np.clip(answer.astype(np.float64), -10, 10)
+        return np.expm1(np.minimum(found, 5.0)) if self.is_log else found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +100,49 @@ class ImageRegressor:
     Attributes
     ----------
     network
-        Maps ``(N, B, H, W)`` to ``(N, 1)``.
-    centre, scale
-        The estimate is centre + scale × the network's answer.
+        Maps its inputs to ``(N, 1)`` or ``(N, 1 + Q)``.
+    scale
+        Of the target.
     history
         Training and validation loss of each epoch.
     """
 
     network: Any
-    centre: float
-    scale: float
+    scale: TargetScale
     history: list[dict[str, float]]
 
-    def predict(self, images: np.ndarray, *, batch: int = 256, device: str = "cpu") -> np.ndarray:
-        """Return estimates ``(N,)`` float64, averaged over the eight orientations."""
-        import torch
+    def predict(self, *inputs: np.ndarray, batch: int = 256, device: str = "cpu") -> np.ndarray:
+        """Return estimates ``(N,)`` float64."""
+        return self.predict_both(*inputs, batch=batch, device=device)[0]
 
-        self.network.eval().to(device)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(images), batch):
-                part = torch.as_tensor(images[start : start + batch], device=device)
-                answers = [
-                    self.network(_oriented(part, turns, flip)) for turns in range(4) for flip in (0, 1)
-                ]
-                parts.append(torch.stack(answers).mean(dim=0)[:, 0].double().cpu().numpy())
-        return self.centre + self.scale * np.concatenate(parts)
+    def predict_both(
+        self, *inputs: np.ndarray, batch: int = 256, device: str = "cpu"
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return estimates ``(N,)`` and, where the network has them, quantiles ``(N, Q)``."""
+        answers = _answers(self.network, inputs, batch=batch, device=device)
+        point = self.scale.inverse(answers[:, 0])
+        if answers.shape[1] == 1:
+            return point, None
+        return point, sorted_quantiles(self.scale.inverse(answers[:, 1:]))
+
+
+def _answers(network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str) -> np.ndarray:
+    """Return the network's answers, averaged over the eight orientations of images: ``(N, 1 or 1 + Q)``."""
+    import torch
+
+    network.eval().to(device)
+    has_images = any(one.ndim == 4 for one in inputs)
+    orientations = [(turns, flip) for turns in range(4) for flip in (0, 1)] if has_images else [(0, 0)]
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs[0]), batch):
+            some = [torch.as_tensor(one[start : start + batch], device=device) for one in inputs]
+            found = [
+                network(*(_oriented(one, turns, flip) if one.ndim == 4 else one for one in some))
+                for turns, flip in orientations
+            ]
+            parts.append(torch.stack(found).mean(dim=0).double().cpu().numpy())
+    return np.concatenate(parts)
 
 
 def _oriented(images: torch.Tensor, turns: int, flip: int) -> torch.Tensor:
@@ -116,20 +171,21 @@ def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def train_images(
     network: Any,
-    train: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
+    train: tuple[np.ndarray, ...],
+    validation: tuple[np.ndarray, ...],
     config: ImageConfig,
     *,
     progress: Progress = silent,
 ) -> ImageRegressor:
-    """Train a network on images.
+    """Train a network.
 
     Parameters
     ----------
     network
-        A `torch.nn.Module` from ``(N, B, H, W)`` to ``(N, 1)``; its weights are changed.
+        A `torch.nn.Module` from its inputs to ``(N, 1)`` or ``(N, 1 + Q)``; its weights are changed.
     train, validation
-        Images in the network's units, float32, and targets ``(N,)``.
+        The inputs, float32 in the network's units (images ``(N, B, H, W)``, features ``(N, K)``), and last
+        the targets ``(N,)``.
 
     Raises
     ------
@@ -139,51 +195,84 @@ def train_images(
     import torch
 
     generator = torch.Generator().manual_seed(config.seed)
-    images, value = torch.as_tensor(train[0]), torch.as_tensor(train[1], dtype=torch.float32)
-    centre, scale = float(value.mean()), float(value.std()) or 1.0
-    value = (value - centre) / scale
+    inputs = [torch.as_tensor(one) for one in train[:-1]]
+    scale = TargetScale.learn(train[-1], config.loss)
+    value = torch.as_tensor(scale.forward(train[-1]), dtype=torch.float32)
+    other = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
     network.to(config.device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    steps = max(1, len(images) // config.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, max_lr=config.learning_rate, total_steps=config.epochs * steps + 1, pct_start=0.2
-    )
+    steps = max(1, len(value) // config.batch)
+    total_steps = config.epochs * steps
     best, best_state, since = np.inf, copy.deepcopy(network.state_dict()), 0
     history: list[dict[str, float]] = []
-    deadline = time.monotonic() + 60 * config.max_minutes
-    with progress("train on images", total=config.epochs, unit="epochs") as task:
+    started = time.monotonic()
+    with progress("train a network", total=config.epochs, unit="epochs") as task:
         for epoch in range(config.epochs):
             network.train()
-            order = torch.randperm(len(images), generator=generator)
+            order = torch.randperm(len(value), generator=generator)
             total = 0.0
             for step in range(steps):
                 rows = order[step * config.batch : (step + 1) * config.batch]
-                batch = augmented(images[rows], generator).to(config.device)
-                loss = _loss(network(batch)[:, 0], value[rows].to(config.device), config.loss)
+                batch = [
+                    (augmented(one[rows], generator) if one.ndim == 4 else one[rows]).to(config.device)
+                    for one in inputs
+                ]
+                loss = network_loss(network(*batch), value[rows].to(config.device), config.loss)
                 if not torch.isfinite(loss):
-                    raise NonFiniteLossError(f"training on images: loss {loss.item()} in epoch {epoch + 1}")
+                    raise NonFiniteLossError(f"training a network: loss {loss.item()} in epoch {epoch + 1}")
+                elapsed = (time.monotonic() - started) / (60 * config.max_minutes)
+                share = min(max((epoch * steps + step) / total_steps, elapsed), 1.0)
+                for group in optimiser.param_groups:
+                    group["lr"] = config.learning_rate * one_cycle(share)
                 optimiser.zero_grad()
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimiser.step()
-                schedule.step()
                 total += loss.item() / steps
-            current = ImageRegressor(network=network, centre=centre, scale=scale, history=[])
-            error = (current.predict(validation[0], device=config.device) - validation[1]) / scale
-            found = float(np.mean(error**2 if config.loss == "squared" else np.abs(error)))
+            answers = _answers(network, validation[:-1], batch=256, device=config.device)
+            found = network_loss(torch.as_tensor(answers).float(), other, config.loss).item()
             history.append({"train": total, "validation": found})
             since += 1
             if found < best:
                 best, best_state, since = found, copy.deepcopy(network.state_dict()), 0
             task.advance(1, f"validation loss {found:.4f}")
-            if since >= config.patience or time.monotonic() > deadline:
+            if since >= config.patience or elapsed > 1:
                 break
     network.load_state_dict(best_state)
-    return ImageRegressor(network=network, centre=centre, scale=scale, history=history)
+    return ImageRegressor(network=network, scale=scale, history=history)
 
 
-def _loss(answer: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
-    error = answer - value
-    return (error**2).mean() if kind == "squared" else error.abs().mean()
+def one_cycle(share: float, warm: float = 0.2) -> float:
+    """Return the learning rate's factor after a share of the steps, or of the time where that runs out first.
+
+    Examples
+    --------
+    >>> [round(one_cycle(share), 2) for share in (0.0, 0.2, 0.6, 1.0)]
+    [0.04, 1.0, 0.5, 0.0]
+    """
+    if share < warm:
+        return 0.04 + 0.96 * 0.5 * (1 - float(np.cos(np.pi * share / warm)))
+    return 0.5 * (1 + float(np.cos(np.pi * (share - warm) / (1 - warm))))
+
+
+def network_loss(answer: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return the loss of the estimate, and with it the mean pinball loss of the quantiles, if there are any.
+
+    Parameters
+    ----------
+    answer
+        ``(N, 1)`` or ``(N, 1 + Q)``: the estimate, then the quantiles at `LEVELS`.
+    value
+        ``(N,)``.
+    """
+    import torch
+
+    error = answer[:, 0] - value
+    loss = (error**2).mean() if kind == "squared" else error.abs().mean()
+    if answer.shape[1] == 1:
+        return loss
+    levels = torch.as_tensor(LEVELS, dtype=answer.dtype, device=answer.device)
+    above = value[:, None] - answer[:, 1:]
+    return loss + 2 * torch.maximum(levels * above, (levels - 1) * above).mean()

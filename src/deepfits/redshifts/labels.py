@@ -31,18 +31,23 @@ class Labels:
         How many rows there were, and how many were left out and why.
     where
         The file, for messages.
+    classes
+        Names, where the target is a class; `value` then counts them from 0.
     """
 
     value: np.ndarray
     columns: Columns
     where: str
     counts: dict[str, int] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.value)
 
 
-def read_labels(path: str | Path, *, column: str = "z_spec", select: Sequence[str] = ()) -> Labels:
+def read_labels(
+    path: str | Path, *, column: str = "z_spec", select: Sequence[str] = (), classes: bool = False
+) -> Labels:
     """Read the labels that can be used.
 
     Parameters
@@ -54,6 +59,8 @@ def read_labels(path: str | Path, *, column: str = "z_spec", select: Sequence[st
     select
         Conditions such as ``"z_spec_flag >= 3"``; all must hold. This is how quality flags are respected:
         what a flag means differs between surveys, so it is asked for and not guessed.
+    classes
+        The target names a class, by text or a whole number; empty text counts as not finite.
 
     Raises
     ------
@@ -66,6 +73,14 @@ def read_labels(path: str | Path, *, column: str = "z_spec", select: Sequence[st
     """
     columns = read_table(path, what="table of labels")
     value = need(columns, column, path)
+    names: tuple[str, ...] = ()
+    if classes:
+        value, names = _as_numbers(value)
+    elif is_text(value):
+        raise InputError(
+            f"{path}: column {column!r} holds no numbers but text, such as {value[0]!r}: "
+            "a class, not a redshift"
+        )
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         raise InputError(f"{path}: column {column!r} holds no numbers")
     is_selected = satisfied(columns, select, path)
@@ -82,7 +97,26 @@ def read_labels(path: str | Path, *, column: str = "z_spec", select: Sequence[st
             f"satisfy {list(select)}, and {counts['not_finite']} have a {column!r} that is not finite"
         )
     left = {name: values[keep] for name, values in columns.items() if name != column}
-    return Labels(value=value[keep].astype(np.float64), columns=left, where=str(path), counts=counts)
+    return Labels(
+        value=value[keep].astype(np.float64), columns=left, where=str(path), counts=counts, classes=names
+    )
+
+
+def is_text(value: np.ndarray) -> bool:
+    """Say whether a column holds text."""
+    return value.dtype.kind in "USO"
+
+
+def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the place of each value among the sorted names, NaN where there is none, and the names."""
+    if value.dtype.kind == "f":
+        text = np.array([f"{one:g}" if np.isfinite(one) else "" for one in value.tolist()])
+    else:
+        text = np.array(["" if one is None else str(one) for one in value.tolist()])
+    names, places = np.unique(text, return_inverse=True)
+    found = places.astype(np.float64)
+    found[text == ""] = np.nan
+    return found, tuple(names.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)

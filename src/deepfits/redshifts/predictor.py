@@ -5,28 +5,35 @@ Shapes: N objects, K features, Q quantile levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
-from deepfits.progress import Progress, silent
-from deepfits.redshifts.boosting import BoostedTrees, BoostingConfig, train_boosting
-from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.boosting import BoostedTrees
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import Matrix, Recipe, Source
-from deepfits.redshifts.neighbours import Neighbours, train_neighbours
-from deepfits.redshifts.pdf import point_estimates
-from deepfits.redshifts.quantiles import BoostedQuantiles, train_quantiles
-from deepfits.redshifts.templates import Photometry, TemplateFit, train_templates
-from deepfits.redshifts.tpot_search import TpotConfig, TpotModel, train_tpot
+from deepfits.redshifts.head import HeadEnsemble
+from deepfits.redshifts.image_methods import IMAGE_METHODS, ImageMethod, NetworkOptions
+from deepfits.redshifts.left_out import LeftOut
+from deepfits.redshifts.lephare import LephareFit
+from deepfits.redshifts.neighbours import Neighbours
+from deepfits.redshifts.pdf import LEVELS, point_estimates, recalibrated, sorted_quantiles
+from deepfits.redshifts.quantiles import BoostedQuantiles
+from deepfits.redshifts.stack import averaged
+from deepfits.redshifts.templates import Photometry, TemplateFit
+from deepfits.redshifts.tpot_search import TpotModel
 
-METHODS = ("constant", "boosting", "tpot", "neighbours", "templates")
-SCHEMA_VERSION = 1
+FEATURE_METHODS = ("constant", "boosting", "network", "tpot", "neighbours")
+TEMPLATE_METHODS = ("templates", "lephare")
+METHODS = (*FEATURE_METHODS, *TEMPLATE_METHODS, *IMAGE_METHODS, "stack")
+"""In the order of the table."""
+SCHEMA_VERSION = 2
+MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +50,8 @@ class Options:
         How much tuning.
     filters
         speclite names for template fitting; by default those of CLAUDS and HSC.
+    networks
+        Budget of the networks that learn from images, and the model that they start from.
     """
 
     loss: str = "squared"
@@ -50,6 +59,7 @@ class Options:
     tuning_trials: int = 6
     tpot_minutes: float = 1.0
     filters: tuple[str, ...] = ()
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
     seed: int = 0
     num_threads: int = 1
 
@@ -76,6 +86,25 @@ class Constant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StackWeights:
+    """How much each member of a stack counts: ``(M,)``; and the PIT values for recalibration, ``(V,)``."""
+
+    weights: np.ndarray
+    validation_pit: np.ndarray
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``stack.json``."""
+        content = {"weights": self.weights.tolist(), "validation_pit": self.validation_pit.tolist()}
+        write_json(Path(directory) / "stack.json", content)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> StackWeights:
+        """Read back `save`."""
+        content = read_json(Path(directory) / "stack.json", what="weights of a stack")
+        return cls(**{name: np.array(content[name]) for name in ("weights", "validation_pit")})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """A trained method.
 
@@ -93,6 +122,10 @@ class Predictor:
         The labelled objects' place in feature space.
     model_hash
         Of the model that the features were fitted with; other features are refused.
+    members
+        Of a stack: the methods that it joins.
+    left_out
+        What the method says of labelled objects that it did not learn from, where it can.
     about
         Figures of the training.
     """
@@ -105,6 +138,8 @@ class Predictor:
     quantiles: BoostedQuantiles | None = None
     domain: Domain | None = None
     model_hash: str = ""
+    members: tuple[Predictor, ...] = ()
+    left_out: LeftOut | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, source: Source) -> dict[str, np.ndarray]:
@@ -119,21 +154,47 @@ class Predictor:
         InputError
             The objects' features are not those that the method was trained on.
         """
-        if self.method == "templates":
-            photometry = _photometry(source)
-            quantiles = self.point.predict_quantiles(photometry)
-            return {"z_phot": self.point.predict(photometry), **_distribution_columns(quantiles)}
-        assert self.recipe is not None
-        self._check_model(source)
-        matrix = self.recipe.make(source)
+        if self.method in TEMPLATE_METHODS:
+            photometry = photometry_of(source)
+            raw, quantiles = self.point.predict_both(photometry)
+            return {"z_phot": raw[:, MEDIAN], **_distribution_columns(quantiles)}
+        if self.method == "stack":
+            return self._predict_stack(source)
+        matrix = None
+        if self.recipe is not None:
+            self._check_model(source)
+            matrix = self.recipe.make(source)
+        if self.method in IMAGE_METHODS:
+            point, quantiles = self.point.predict_both(source, matrix)
+            return {"z_phot": point, **_distribution_columns(quantiles)}
+        assert matrix is not None
+        out = self._predict_features(matrix, source)
+        if self.domain is not None:
+            out["domain_distance"] = self.domain.distance(matrix.values)
+            out["is_outside_domain"] = out["domain_distance"] > self.domain.limit
+        return out
+
+    def _predict_features(self, matrix: Matrix, source: Source) -> dict[str, np.ndarray]:
+        if self.method == "network":
+            point, quantiles = self.point.predict_both(matrix.values)
+            return {"z_phot": point, **_distribution_columns(self.point.calibrated(quantiles))}
         out = {"z_phot": self.point.predict(matrix.values)}
         if self.method == "neighbours":
             out |= _distribution_columns(self.point.predict_quantiles(matrix.values))
         elif self.quantiles is not None:
-            out |= _distribution_columns(self.quantiles.predict(matrix.values, _spread(matrix, source)))
-        if self.domain is not None:
-            out["domain_distance"] = self.domain.distance(matrix.values)
-            out["is_outside_domain"] = out["domain_distance"] > self.domain.limit
+            out |= _distribution_columns(self.quantiles.predict(matrix.values, spread_of(matrix, source)))
+        return out
+
+    def _predict_stack(self, source: Source) -> dict[str, np.ndarray]:
+        """Average the members; where an object lies outside is what the first member with a domain says."""
+        found = [one.predict(source) for one in self.members]
+        weights = self.point.weights
+        out = {"z_phot": averaged(weights, [one["z_phot"] for one in found])}
+        quantiles = averaged(weights, [one["quantiles"] for one in found])
+        out |= _distribution_columns(recalibrated(sorted_quantiles(quantiles), self.point.validation_pit))
+        known = [one for one in found if "domain_distance" in one]
+        if known:
+            out |= {name: known[0][name] for name in ("domain_distance", "is_outside_domain")}
         return out
 
     def _check_model(self, source: Source) -> None:
@@ -149,9 +210,11 @@ class Predictor:
         """Write the parts, then ``predictor.json``."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        for part in (self.point, self.quantiles, self.domain):
+        for part in (self.point, self.quantiles, self.domain, self.left_out):
             if part is not None:
                 part.save(directory)
+        for number, member in enumerate(self.members):
+            member.save(directory / f"member-{number}")
         content = {
             "schema_version": SCHEMA_VERSION,
             "method": self.method,
@@ -160,6 +223,8 @@ class Predictor:
             "recipe": None if self.recipe is None else self.recipe.to_json(),
             "has_quantiles": self.quantiles is not None,
             "has_domain": self.domain is not None,
+            "has_left_out": self.left_out is not None,
+            "num_members": len(self.members),
             "model_hash": self.model_hash,
             "about": self.about,
         }
@@ -187,6 +252,10 @@ class Predictor:
                 point=_PARTS[content["method"]].load(directory),
                 quantiles=BoostedQuantiles.load(directory) if content["has_quantiles"] else None,
                 domain=Domain.load(directory) if content["has_domain"] else None,
+                members=tuple(
+                    cls.load(Path(directory) / f"member-{number}") for number in range(content["num_members"])
+                ),
+                left_out=LeftOut.load(directory) if content["has_left_out"] else None,
                 model_hash=content["model_hash"],
                 about=content["about"],
             )
@@ -200,10 +269,15 @@ _PARTS: Mapping[str, Any] = {
     "tpot": TpotModel,
     "neighbours": Neighbours,
     "templates": TemplateFit,
+    "lephare": LephareFit,
+    "network": HeadEnsemble,
+    "stack": StackWeights,
+    **dict.fromkeys(IMAGE_METHODS, ImageMethod),
 }
 
 
-def _photometry(source: Source) -> Photometry:
+def photometry_of(source: Source) -> Photometry:
+    """Return what template fitting takes."""
     if source.flux is None or source.flux_err is None:
         raise InputError("template fitting needs the cutouts: give the store")
     return Photometry.of_apertures(source.flux, source.flux_err, source.bands)
@@ -213,7 +287,7 @@ def _distribution_columns(quantiles: np.ndarray) -> dict[str, np.ndarray]:
     return {"quantiles": quantiles.astype(np.float32), **point_estimates(quantiles)}
 
 
-def _spread(matrix: Matrix, source: Source) -> np.ndarray | None:
+def spread_of(matrix: Matrix, source: Source) -> np.ndarray | None:
     """Return the uncertainty of each feature, ``(N, K)``: the latent's where there is one, else 0."""
     known = source.columns.get("latent_std")
     if known is None or not matrix.names[0].startswith("latent_") or not np.isfinite(known).any():
@@ -221,112 +295,3 @@ def _spread(matrix: Matrix, source: Source) -> np.ndarray | None:
     out = np.zeros_like(matrix.values)
     out[:, : known.shape[1]] = known
     return out
-
-
-def train_predictor(
-    method: str,
-    feature_set: str,
-    dataset: Dataset,
-    options: Options,
-    *,
-    target: str = "z_spec",
-    progress: Progress = silent,
-) -> Predictor:
-    """Train one method on the training and validation parts of a data set.
-
-    Raises
-    ------
-    InputError
-        An unknown method, or features that cannot be made.
-    """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown; {nearest(method, METHODS)}")
-    split, value = dataset.split, dataset.value
-    if method == "templates":
-        photometry = _photometry(dataset.source)
-        fit = train_templates(
-            photometry.take(split.fitted),
-            value[split.fitted],
-            dataset.source.bands,
-            filters=options.filters or None,
-        )
-        about = {"zero_points": dict(zip(fit.bands, fit.zero_points.tolist(), strict=True))}
-        return Predictor(method=method, loss="", target=target, recipe=None, point=fit, about=about)
-    recipe = Recipe.learn(feature_set, dataset.source)
-    matrix = recipe.make(dataset.source)
-    fitted, fitted_value = matrix.take(split.fitted), value[split.fitted]
-    point, quantiles, about = _train_parts(method, matrix, dataset, options, progress)
-    domain = Domain.learn(fitted.values) if method != "constant" else None
-    hashes = dataset.source.columns.get("model_hash")
-    return Predictor(
-        method=method,
-        loss="" if method == "constant" else options.loss,
-        target=target,
-        recipe=recipe,
-        point=point,
-        quantiles=quantiles,
-        domain=domain,
-        model_hash="" if hashes is None else str(hashes[0]),
-        about={"num_train": len(fitted_value), **about},
-    )
-
-
-def _train_parts(
-    method: str, matrix: Matrix, dataset: Dataset, options: Options, progress: Progress
-) -> tuple[Any, BoostedQuantiles | None, dict[str, Any]]:
-    split, value = dataset.split, dataset.value
-    fitted, fitted_value = matrix.take(split.fitted), value[split.fitted]
-    parts = (
-        matrix.take(split.train),
-        value[split.train],
-        matrix.take(split.validation),
-        value[split.validation],
-    )
-    if method == "constant":
-        return Constant(value=float(np.median(fitted_value))), None, {}
-    if method == "neighbours":
-        asked = train_neighbours(*parts, loss=options.loss)
-        return asked, None, {"num_neighbours": asked.num}
-    if method == "tpot":
-        search = TpotConfig(
-            loss=options.loss,
-            minutes=options.tpot_minutes,
-            seed=options.seed,
-            num_threads=options.num_threads,
-        )
-        best = train_tpot(fitted, fitted_value, search, progress=progress)
-        about = {"num_pipelines": len(best.pipelines), "cross_validated_loss": best.pipelines[0]["loss"]}
-        return best, None, about
-    config = BoostingConfig(
-        loss=options.loss,
-        num_trials=options.tuning_trials,
-        seed=options.seed,
-        num_threads=options.num_threads,
-    )
-    trees = train_boosting(fitted, fitted_value, config)
-    quantiles = None
-    if options.distributions:
-        quantiles = train_quantiles(
-            fitted,
-            fitted_value,
-            spread=_spread(fitted, dataset.source.take(split.fitted)),
-            seed=options.seed,
-            num_threads=options.num_threads,
-        )
-    return trees, quantiles, {"cross_validated_loss": min(trial["loss"] for trial in trees.trials)}
-
-
-def feature_sets_of(method: str, source: Source, wanted: Sequence[str] | None = None) -> list[str]:
-    """Return the feature sets that a method is tried on in a table.
-
-    The constant needs none and TPOT has the paper's latents; neighbours are asked in colour space, or in
-    latent space where there are no cutouts; boosting takes all.
-    """
-    available = source.available()
-    if wanted:
-        return [name for name in wanted if name in available or method == "boosting"]
-    if method in ("tpot", "constant"):
-        return ["latents"]
-    if method == "neighbours":
-        return ["magnitudes"] if "magnitudes" in available else ["latents"]
-    return available

@@ -47,11 +47,14 @@ class BoostedQuantiles:
         The K features in order.
     validation_pit
         ``(V,)``.
+    left_out
+        ``(N, Q)``: what the cross-validation said of each training object; not stored.
     """
 
     booster: Any
     names: tuple[str, ...]
     validation_pit: np.ndarray
+    left_out: np.ndarray | None = None
 
     def predict(
         self, features: np.ndarray, spread: np.ndarray | None = None, *, raw: bool = False
@@ -130,18 +133,19 @@ def train_quantiles(
     """
     parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
     folds = np.random.default_rng(seed).permutation(len(value)) % num_folds
-    transform = np.empty(len(value))
+    found = np.empty((len(value), len(LEVELS)))
     rounds: int | None = None
     for fold in range(num_folds):
         left_out = folds == fold
         booster, rounds = _train(parameters, features.values, value, ~left_out, rounds)
         trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=LEVELS)
         part = None if spread is None else spread[left_out]
-        transform[left_out] = pit(trees.predict(features.values[left_out], part, raw=True), value[left_out])
+        found[left_out] = trees.predict(features.values[left_out], part, raw=True)
     assert rounds is not None
     everything = np.ones(len(value), dtype=bool)
     booster, _ = _train(parameters, features.values, value, everything, round(rounds * 1.1))
-    return BoostedQuantiles(booster=booster, names=features.names, validation_pit=np.sort(transform))
+    transform = np.sort(pit(found, value))
+    return BoostedQuantiles(booster=booster, names=features.names, validation_pit=transform, left_out=found)
 
 
 def _train(

@@ -31,7 +31,7 @@ NUM_STEPS = 3
 REDDENINGS = (0.0, 0.1, 0.2, 0.35)
 _NAMES = ("E", "Sbc", "Scd", "Im")
 _SLOPES = (0.6, 1.2)
-_WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
+WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
 
 
 def absorption(wavelength: np.ndarray, redshift: float) -> np.ndarray:
@@ -84,15 +84,15 @@ def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
     basis = []
     for name in _NAMES:
         table = np.loadtxt(folder / f"CWW_{name}_ext.sed")
-        basis.append(np.interp(_WAVELENGTH, table[:, 0], table[:, 1]))
-    basis += [basis[-1] * (_WAVELENGTH / 5000.0) ** -slope for slope in _SLOPES]
-    basis = [row / np.interp(5000.0, _WAVELENGTH, row) for row in basis]
+        basis.append(np.interp(WAVELENGTH, table[:, 0], table[:, 1]))
+    basis += [basis[-1] * (WAVELENGTH / 5000.0) ** -slope for slope in _SLOPES]
+    basis = [row / np.interp(5000.0, WAVELENGTH, row) for row in basis]
     spectra, places = [], []
     for place in np.arange(NUM_STEPS * (len(basis) - 1) + 1) / NUM_STEPS:
         low = min(int(place), len(basis) - 2)
         mixed = basis[low] * (low + 1 - place) + basis[low + 1] * (place - low)
         for reddening in REDDENINGS if place >= 1 else REDDENINGS[:1]:
-            spectra.append(mixed * dust(_WAVELENGTH, reddening))
+            spectra.append(mixed * dust(WAVELENGTH, reddening))
             places.append(place)
     return np.array(spectra), np.array(places)
 
@@ -121,10 +121,10 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
         speclite is not installed, or does not know a filter.
     """
     spectra, places = rest_spectra()
-    curves = [_response(name) for name in filters]
+    curves = [filter_response(name) for name in filters]
     out = np.empty((len(spectra), len(redshifts), len(filters)))
     for number, redshift in enumerate(redshifts):
-        observed = _WAVELENGTH * (1 + redshift)
+        observed = WAVELENGTH * (1 + redshift)
         for band, (wavelength, response) in enumerate(curves):
             weight = response * absorption(wavelength, redshift) * wavelength
             weight = weight * np.gradient(wavelength)
@@ -138,7 +138,14 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
     return out / out.mean(axis=2, keepdims=True), places
 
 
-def _response(name: str) -> tuple[np.ndarray, np.ndarray]:
+def filter_response(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return wavelengths in steps of 10 Å and the transmission there, ``(W,)`` each.
+
+    Raises
+    ------
+    InputError
+        speclite is not installed, or does not know the filter.
+    """
     try:
         import speclite.filters
     except ImportError:

@@ -129,14 +129,14 @@ class TemplateFit:
             out.append(found / found.max(axis=1, keepdims=True))
         return np.concatenate(out)
 
-    def predict_quantiles(self, photometry: Photometry, *, raw: bool = False) -> np.ndarray:
-        """Return quantiles at `LEVELS`, ``(N, Q)``."""
-        quantiles = from_grid(self.posterior(photometry), np.array(REDSHIFTS))
-        return quantiles if raw else recalibrated(quantiles, self.validation_pit)
+    def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
+        """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
+        return from_grid(self.posterior(photometry), np.array(REDSHIFTS))
 
-    def predict(self, photometry: Photometry) -> np.ndarray:
-        """Return the medians, ``(N,)``."""
-        return self.predict_quantiles(photometry, raw=True)[:, int(np.argmin(np.abs(LEVELS - 0.5)))]
+    def predict_both(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+        """Return raw quantiles, whose median is the estimate, and recalibrated ones: ``(N, Q)`` each."""
+        raw = self.raw_quantiles(photometry)
+        return raw, recalibrated(raw, self.validation_pit)
 
     def save(self, directory: str | Path) -> None:
         """Write ``templates.json``."""
@@ -217,7 +217,7 @@ def train_templates(
         zero_points = zero_points * _ratios(flux, weight, photometry, model[:, place])
         zero_points /= np.exp(np.log(zero_points).mean())
     fit = TemplateFit(bands=tuple(bands), filters=names, zero_points=zero_points, validation_pit=LEVELS)
-    transform = pit(fit.predict_quantiles(photometry, raw=True), value)
+    transform = pit(fit.raw_quantiles(photometry), value)
     return TemplateFit(bands=tuple(bands), filters=names, zero_points=zero_points, validation_pit=transform)
 
 

@@ -14,8 +14,9 @@ from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.redshifts.boosting import LOSSES
 from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.image_methods import IMAGE_METHODS, NetworkOptions
 from deepfits.redshifts.pdf import pit
-from deepfits.redshifts.predictor import METHODS, Options, feature_sets_of, train_predictor
+from deepfits.redshifts.predictor import METHODS, TEMPLATE_METHODS, Options, Predictor
 from deepfits.redshifts.results import (
     RowKey,
     check_settings,
@@ -26,10 +27,8 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
-from deepfits.stages.redshift_images import NETWORK_METHODS, NetworkOptions, network_row
+from deepfits.redshifts.training import feature_sets_of, train_predictor
 from deepfits.stages.redshift_inputs import load_dataset, photoz_column
-
-TABLE_METHODS = (*METHODS, *NETWORK_METHODS)
 
 
 def redshift(
@@ -52,6 +51,8 @@ def redshift(
     max_labels: int | None = None,
     block_arcmin: float | None = None,
     filters: Sequence[str] | None = None,
+    template_features: bool = False,
+    photometry: str | Path | None = None,
     seed: int = 0,
     tuning_trials: int = 6,
     tpot_minutes: float = 1.0,
@@ -78,15 +79,17 @@ def redshift(
     embedder_features
         Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
     model
-        The model that the features were fitted with; `semi_supervised` starts from its embedder.
+        The model that the features were fitted with; networks on images start from its embedder.
     methods
-        ``"boosting"`` (XGBoost, tuned, on every feature set), ``"tpot"`` (on the latents), ``"neighbours"``
-        (in colour space), ``"templates"``, and from the images ``"wide_resnet"`` (50 layers, from scratch;
-        slow without a GPU) and ``"semi_supervised"`` (the model's embedder, fine-tuned with the labels).
-        The constant prediction is always there, as the floor.
+        ``"boosting"`` (XGBoost, tuned) and ``"network"`` (small networks), both on every feature set,
+        ``"tpot"`` (on the latents), ``"neighbours"`` (in colour space), ``"templates"``, ``"lephare"`` (the
+        same templates through LePHARE), and from the images ``"wide_resnet"`` (50 layers, from scratch; slow
+        without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned with the labels),
+        ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder beside
+        aperture magnitudes); ``"stack"`` joins several. The constant is always there, as the floor.
     feature_sets
-        Use these alone for boosting: ``latents``, ``model``, ``extended``, ``magnitudes``, ``combined``,
-        ``embedder``.
+        Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
+        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     distributions
@@ -105,7 +108,12 @@ def redshift(
         Side of sky squares, of which a fifth are for testing alone; by default objects are divided by their
         identity, regardless of where they lie.
     filters
-        A speclite filter for each band, for template fitting.
+        A speclite filter for each band, for template fitting; by default those of CLAUDS and HSC.
+    template_features
+        Fit templates to all objects, and give their quantiles to boosting and small networks as features: the
+        sets ``templates`` and ``all``.
+    photometry
+        A file, ``.npz``, that keeps what is measured in the cutouts for the next table of the same objects.
     seed
         Of the choice of labels, the tuning and TPOT.
     tuning_trials
@@ -131,7 +139,7 @@ def redshift(
         or results of other settings in `out`.
     """
     out = Path(out)
-    methods, losses = _checked(methods, TABLE_METHODS, "method"), _checked(losses, LOSSES, "loss")
+    methods, losses = _checked(methods, METHODS, "method"), _checked(losses, LOSSES, "loss")
     dataset = load_dataset(
         features,
         labels,
@@ -143,6 +151,8 @@ def redshift(
         match_radius_arcsec=match_radius_arcsec,
         max_labels=max_labels,
         block_arcmin=block_arcmin,
+        photometry=photometry,
+        template_filters=(filters or ()) if template_features else None,
         seed=seed,
         progress=progress,
     )
@@ -151,6 +161,13 @@ def redshift(
         tuning_trials=tuning_trials,
         tpot_minutes=tpot_minutes,
         filters=tuple(filters or ()),
+        networks=NetworkOptions(
+            width=wide_resnet_width,
+            epochs=network_epochs,
+            minutes=network_minutes,
+            model=model,
+            device=device,
+        ),
         seed=seed,
         num_threads=num_threads,
     )
@@ -164,6 +181,7 @@ def redshift(
         "max_labels": max_labels,
         "block_arcmin": block_arcmin,
         "filters": list(filters or ()),
+        "template_features": template_features,
         "distributions": distributions,
         "seed": seed,
         "tuning_trials": tuning_trials,
@@ -174,23 +192,10 @@ def redshift(
     write_columns(out / "split.parquet", _split_columns(dataset))
     keys = _wanted_rows(methods, losses, dataset, feature_sets)
     rows = []
-    networks = [(one, loss) for loss in losses for one in NETWORK_METHODS if one in methods]
-    network_options = NetworkOptions(
-        width=wide_resnet_width,
-        epochs=network_epochs,
-        minutes=network_minutes,
-        model=model,
-        device=device,
-        seed=seed,
-    )
-    total = len(keys) + len(networks) + bool(photoz)
-    with progress("redshifts", total=total, unit="methods") as task:
+    with progress("redshifts", total=len(keys) + bool(photoz), unit="methods") as task:
         for key in keys:
             rows.append(_row(out, key, dataset, options, label_column, progress))
             task.advance(1, str(key))
-        for method, loss in networks:
-            rows.append(network_row(method, out, dataset, store, loss, network_options, progress=progress))
-            task.advance(1, method)
         if photoz:
             rows.append(_column_row(out, photoz, dataset, match_radius_arcsec))
             task.advance(1, photoz)
@@ -242,12 +247,16 @@ def _wanted_rows(
     """List the rows: the floor, then the methods in the order of `METHODS` for each loss."""
     out = [RowKey(method="constant")]
     for loss in losses:
-        for method in [one for one in METHODS if one in methods and one not in ("constant", "templates")]:
-            names = feature_sets_of(method, dataset.source, feature_sets if method == "boosting" else None)
+        for method in [
+            one for one in METHODS if one in methods and one not in ("constant", *TEMPLATE_METHODS)
+        ]:
+            if method in IMAGE_METHODS and method != "hybrid":
+                out.append(RowKey(method=method, features="images", loss=loss))
+                continue
+            wanted = feature_sets if method in ("boosting", "network") else None
+            names = feature_sets_of(method, dataset.source, wanted)
             out += [RowKey(method=method, features=name, loss=loss) for name in names]
-    if "templates" in methods:
-        out.append(RowKey(method="templates"))
-    return out
+    return out + [RowKey(method=one) for one in TEMPLATE_METHODS if one in methods]
 
 
 def _row(
@@ -259,12 +268,27 @@ def _row(
     if done is not None:
         return done
     started = time.monotonic()
+    options = replace(options, loss=key.loss or "squared")
+
+    def member(method: str, features: str) -> Predictor:
+        """Take a member of a stack from its own row, which is made first where it is not there."""
+        _row(
+            out,
+            own := RowKey(method=method, features=features, loss=key.loss),
+            dataset,
+            options,
+            target,
+            progress,
+        )
+        return Predictor.load(out / "methods" / str(own))
+
     predictor = train_predictor(
         key.method,
         key.features or "latents",
         dataset,
-        replace(options, loss=key.loss or "squared"),
+        options,
         target=target,
+        train_member=member,
         progress=progress,
     )
     predictor.save(directory)

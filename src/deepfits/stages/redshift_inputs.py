@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import writing
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
 from deepfits.redshifts.tables import need, read_table
+from deepfits.redshifts.templates import Photometry, TemplateFit, filters_of
 
 
 def load_dataset(
@@ -23,6 +29,8 @@ def load_dataset(
     *,
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    photometry: str | Path | None = None,
+    template_filters: Sequence[str] | None = None,
     label_column: str = "z_spec",
     select: Sequence[str] = (),
     match: str = "auto",
@@ -30,11 +38,12 @@ def load_dataset(
     max_labels: int | None = None,
     block_arcmin: float | None = None,
     seed: int = 0,
+    classes: bool = False,
     progress: Progress = silent,
 ) -> Dataset:
     """Read, join and split; see the stage `redshift` for the arguments."""
     columns = read_features(features)
-    known = read_labels(labels, column=label_column, select=select)
+    known = read_labels(labels, column=label_column, select=select, classes=classes)
     dataset = make_dataset(
         columns,
         known,
@@ -45,7 +54,12 @@ def load_dataset(
         block_arcmin=block_arcmin,
     )
     source = complete_source(
-        dataset.source, store=store, embedder_features=embedder_features, progress=progress
+        dataset.source,
+        store=store,
+        embedder_features=embedder_features,
+        photometry=photometry,
+        template_filters=template_filters,
+        progress=progress,
     )
     return replace(dataset, source=source)
 
@@ -55,20 +69,94 @@ def complete_source(
     *,
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    photometry: str | Path | None = None,
+    template_filters: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Source:
-    """Add photometry from the cutouts and the embedder's latents, where these are given."""
+    """Add photometry from the cutouts and the embedder's latents, where these are given.
+
+    Parameters
+    ----------
+    photometry
+        An ``.npz`` file that keeps what was measured in the cutouts for the next time.
+    template_filters
+        A speclite filter for each band (or none of them: those of CLAUDS and HSC) to fit templates with,
+        whose quantiles then are features; None leaves templates out.
+    """
     identity = source.columns["object_id"]
     if store is not None:
-        flux, flux_err, bands = store_photometry(store, identity, progress=progress)
+        flux, flux_err, bands = _kept(photometry, store, identity, progress)
         if len(bands) < 2:
             raise InputError(f"{store}: cutouts of the one band {bands[0]!r}; redshifts need colours")
         if source.bands and set(source.bands) != set(bands):
             raise InputError(f"{store}: cutouts of the bands {bands}, the features are of {source.bands}")
-        source = replace(source, flux=flux, flux_err=flux_err, bands=bands)
+        source = replace(
+            source, flux=flux, flux_err=flux_err, bands=bands, read_images=partial(store_images, store)
+        )
+    if template_filters is not None and source.flux is not None:
+        found = _template_quantiles(photometry, source, template_filters)
+        source = replace(source, template_quantiles=found)
     if embedder_features is not None:
         source = replace(source, embedder=_latents_of(embedder_features, identity))
     return source
+
+
+def _kept(
+    path: str | Path | None, store: str | Path, identity: np.ndarray, progress: Progress
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return `store_photometry`, from the file where it has these objects of this store."""
+    about = _about(store, identity)
+    found = _read_kept(path, about)
+    if "flux" not in found:
+        flux, flux_err, bands = store_photometry(store, identity, progress=progress)
+        found = {"flux": flux, "flux_err": flux_err, "bands": np.array(bands)}
+        _keep(path, about, found)
+    return found["flux"], found["flux_err"], tuple(found["bands"].tolist())
+
+
+def _template_quantiles(path: str | Path | None, source: Source, filters: Sequence[str]) -> np.ndarray:
+    """Return the quantiles of template fitting with zero points of 1, ``(N, Q)``; kept too."""
+    assert source.flux is not None
+    assert source.flux_err is not None
+    names = filters_of(source.bands, filters)
+    about = _about("templates " + " ".join(names), source.columns["object_id"])
+    path = None if path is None else Path(path).with_suffix(".templates.npz")
+    found = _read_kept(path, about)
+    if "quantiles" not in found:
+        fit = TemplateFit(
+            bands=source.bands,
+            filters=names,
+            zero_points=np.ones(len(names)),
+            validation_pit=LEVELS,
+        )
+        photometry = Photometry.of_apertures(source.flux, source.flux_err, source.bands)
+        found = {"quantiles": fit.raw_quantiles(photometry).astype(np.float32)}
+        _keep(path, about, found)
+    return found["quantiles"]
+
+
+def _about(what: str | Path, identity: np.ndarray) -> str:
+    digest = hashlib.sha256("\n".join([str(what), *map(str, identity.tolist())]).encode())
+    return digest.hexdigest()
+
+
+def _read_kept(path: str | Path | None, about: str) -> dict[str, np.ndarray]:
+    """Return what the file holds, nothing where there is none or it is of other objects."""
+    if path is None or not Path(path).exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a file of photometry ({error}); remove it") from error
+    return found if str(found.pop("about", "")) == about else {}
+
+
+def _keep(path: str | Path | None, about: str, arrays: dict[str, np.ndarray]) -> None:
+    if path is not None:
+        everything: dict[str, Any] = {"about": np.array(about), **arrays}
+        with writing(path) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, **everything)
 
 
 def store_photometry(
@@ -115,6 +203,25 @@ def store_photometry(
             f"{object_id[~is_found][0]} among them; give the store that the features were fitted from"
         )
     return flux, flux_err, info.bands
+
+
+def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return images and weights of some objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻².
+
+    Raises
+    ------
+    InputError
+        An object is not in the store.
+    """
+    from deepfits.survey.store import CutoutStore
+
+    cutouts = CutoutStore(store)
+    place = {one: row for row, one in enumerate(cutouts.catalogue([])["object_id"].tolist())}
+    rows = np.array([place.get(one, -1) for one in object_id.tolist()], dtype=np.int64)
+    if (rows < 0).any():
+        raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
+    found = cutouts.take(rows)
+    return found.image, found.weight
 
 
 def _latents_of(directory: str | Path, object_id: np.ndarray) -> np.ndarray:

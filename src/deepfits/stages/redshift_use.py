@@ -12,13 +12,17 @@ from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
-from deepfits.redshifts.features import Source, band_names, is_usable, read_features
+from deepfits.redshifts.classes import Classifier
+from deepfits.redshifts.features import TEMPLATE_SETS, Source, band_names, is_usable, read_features
+from deepfits.redshifts.image_methods import NetworkOptions
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
-from deepfits.redshifts.predictor import Options, Predictor, train_predictor
+from deepfits.redshifts.predictor import Options, Predictor
 from deepfits.redshifts.results import RowKey, check_settings, make_row, write_columns, write_metrics
 from deepfits.redshifts.tables import need, read_table
+from deepfits.redshifts.training import needs_templates, train_predictor
 from deepfits.splits import is_held_out
+from deepfits.stages.redshift_classes import class_columns
 from deepfits.stages.redshift_inputs import complete_source, load_dataset
 
 
@@ -32,6 +36,7 @@ def redshift_train(
     loss: str = "squared",
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    model: str | Path | None = None,
     distributions: bool = True,
     label_column: str = "z_spec",
     select: Sequence[str] = (),
@@ -43,6 +48,10 @@ def redshift_train(
     seed: int = 0,
     tuning_trials: int = 6,
     tpot_minutes: float = 1.0,
+    wide_resnet_width: int = 64,
+    network_epochs: int = 60,
+    network_minutes: float = 60.0,
+    device: str = "cpu",
     num_threads: int = 1,
     progress: Progress = silent,
 ) -> Path:
@@ -50,12 +59,15 @@ def redshift_train(
 
     Parameters
     ----------
-    features, labels, store, embedder_features
-        As for `redshift`.
+    features, labels, store, embedder_features, model
+        As for `redshift`; methods that learn from images need `store`, and all but `wide_resnet` `model`.
     out
         Directory of the redshift model: JSON and the libraries' own formats; nothing in it can run code.
     method, feature_set, loss
-        One of each; see `redshift`.
+        One of each; see `redshift`. The feature set of `stack` is ``deep`` or ``magnitudes``; networks on
+        images have none, but for `hybrid`.
+    wide_resnet_width, network_epochs, network_minutes, device
+        As for `redshift`.
 
     Returns
     -------
@@ -80,6 +92,7 @@ def redshift_train(
         "seed": seed,
         "tuning_trials": tuning_trials,
         "tpot_minutes": tpot_minutes,
+        "networks": [wide_resnet_width, network_epochs, network_minutes],
     }
     dataset = load_dataset(
         features,
@@ -92,6 +105,7 @@ def redshift_train(
         match_radius_arcsec=match_radius_arcsec,
         max_labels=max_labels,
         block_arcmin=block_arcmin,
+        template_filters=(filters or ()) if needs_templates(method, feature_set) else None,
         seed=seed,
         progress=progress,
     )
@@ -104,6 +118,13 @@ def redshift_train(
         tuning_trials=tuning_trials,
         tpot_minutes=tpot_minutes,
         filters=tuple(filters or ()),
+        networks=NetworkOptions(
+            width=wide_resnet_width,
+            epochs=network_epochs,
+            minutes=network_minutes,
+            model=model,
+            device=device,
+        ),
         seed=seed,
         num_threads=num_threads,
     )
@@ -136,7 +157,8 @@ def redshift_predict(
     out
         Parquet file: `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
         `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
-        object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN.
+        object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
+        a classifier: `class`, and `p_<class>` for each.
 
     Returns
     -------
@@ -144,7 +166,8 @@ def redshift_predict(
         `out`.
     """
     out = Path(out)
-    predictor = Predictor.load(model)
+    is_classifier = (Path(model) / "classifier.json").exists()
+    predictor = Classifier.load(model) if is_classifier else Predictor.load(model)
     columns = read_features(features)
     usable = is_usable(columns)
     if not usable.any():
@@ -152,9 +175,18 @@ def redshift_predict(
     source = Source(
         columns={name: values[usable] for name, values in columns.items()}, bands=band_names(columns)
     )
-    source = complete_source(source, store=store, embedder_features=embedder_features, progress=progress)
+    source = complete_source(
+        source,
+        store=store,
+        embedder_features=embedder_features,
+        template_filters=_filters_for(predictor),
+        progress=progress,
+    )
     with progress("redshifts", total=len(usable), unit="objects") as task:
-        predictions = predictor.predict(source)
+        if isinstance(predictor, Classifier):
+            predictions = class_columns(predictor.predict(source), predictor.names)
+        else:
+            predictions = predictor.predict(source)
         task.advance(len(usable))
     table: dict[str, Any] = {n: columns[n] for n in ("object_id", "ra", "dec") if n in columns}
     table |= {name: _spread_out(values, usable) for name, values in predictions.items()}
@@ -162,9 +194,17 @@ def redshift_predict(
     return out
 
 
+def _filters_for(predictor: Predictor | Classifier) -> Sequence[str] | None:
+    """Return the filters of the templates that a method's features were made with, None where it has none."""
+    for one in (predictor, *(predictor.members if isinstance(predictor, Predictor) else ())):
+        if one.recipe is not None and one.recipe.name in TEMPLATE_SETS:
+            return tuple(one.about.get("filters", ()))
+    return None
+
+
 def _spread_out(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
     """Put values of the usable objects at their rows; NaN, or False, elsewhere."""
-    fill: Any = False if values.dtype.kind == "b" else np.nan
+    fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
     out = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
     out[usable] = values
     return out

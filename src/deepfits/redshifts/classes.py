@@ -1,0 +1,303 @@
+"""Classes instead of numbers: star or galaxy, spiral or not, any column of names.
+
+Shapes: N objects, K features, C classes.
+
+Gradient boosting with the cross-entropy loss, tuned by cross-validation as for redshifts, on the same feature
+sets, the same held-out objects and the same splits; and metrics that a frequent class does not rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import read_json, write_json, writing
+from deepfits.redshifts.features import Matrix, Recipe, Source
+
+DEFINITIONS = {
+    "accuracy": "fraction of objects given their class",
+    "balanced_accuracy": "mean over the classes of the fraction of its objects that are found",
+    "f1": "mean over the classes of 2 · purity · completeness / (purity + completeness)",
+    "auc": "mean over the classes of the area under its ROC curve, one class against the others",
+    "log_loss": "mean of −ln p(true class)",
+    "calibration": "mean of |p − fraction right| over ten bins of the largest probability, by objects",
+}
+MIN_OF_A_CLASS = 10
+MAX_CLASSES = 50
+_TRIALS: Sequence[dict[str, float]] = (
+    {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0.8, "colsample_bynode": 0.5},
+    {"max_depth": 3, "eta": 0.1, "min_child_weight": 1, "subsample": 0.8, "colsample_bynode": 0.5},
+    {"max_depth": 6, "eta": 0.05, "min_child_weight": 4, "subsample": 0.7, "colsample_bynode": 0.25},
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """Trained trees for one feature set.
+
+    Attributes
+    ----------
+    booster
+        The `xgboost.Booster`; its answers are probabilities ``(N, C)``.
+    names
+        The C classes, sorted.
+    recipe
+        How features are made.
+    target
+        The column.
+    about
+        Figures of the training.
+    """
+
+    booster: Any
+    names: tuple[str, ...]
+    recipe: Recipe
+    target: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def predict(self, source: Source) -> np.ndarray:
+        """Return the probability of each class, ``(N, C)`` float64; each row sums to 1."""
+        found = self.booster.inplace_predict(self.recipe.make(source).values)
+        found = found.reshape(len(found), -1).astype(np.float64)
+        if found.shape[1] == 1:
+            found = np.hstack([1 - found, found])
+        return found / found.sum(axis=1, keepdims=True)
+
+    def save(self, directory: str | Path) -> None:
+        """Write ``classes.ubj`` (XGBoost's format) and ``classifier.json``."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory / "classes.ubj") as temporary:
+            self.booster.save_model(temporary)
+        content = {
+            "names": list(self.names),
+            "recipe": self.recipe.to_json(),
+            "target": self.target,
+            "about": self.about,
+        }
+        write_json(directory / "classifier.json", content)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Classifier:
+        """Read back `save`.
+
+        Raises
+        ------
+        InputError
+            The files are absent or damaged.
+        """
+        import xgboost
+
+        directory = Path(directory)
+        content = read_json(directory / "classifier.json", what="classifier")
+        booster = xgboost.Booster({"nthread": 1})
+        try:
+            booster.load_model(directory / "classes.ubj")
+            return cls(
+                booster=booster,
+                names=tuple(content["names"]),
+                recipe=Recipe.from_json(content["recipe"]),
+                target=content["target"],
+                about=content["about"],
+            )
+        except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
+            raise InputError(f"{directory}: not a classifier ({error}); train again") from error
+
+
+def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the number of each object's class, ``(N,)``, and the names of the classes.
+
+    Raises
+    ------
+    InputError
+        One class alone, a class with too few objects to learn and to test, or far too many classes.
+    """
+    found, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
+    names = tuple(found.tolist())
+    if len(names) == 1:
+        raise InputError(f"{where}: all {len(label)} labels are {names[0]!r}; there is nothing to learn")
+    if len(names) > MAX_CLASSES:
+        raise InputError(
+            f"{where}: {len(names)} different labels ({names[0]!r}, {names[1]!r}, …); for a number, use "
+            "regression"
+        )
+    if counts.min() < MIN_OF_A_CLASS:
+        rare = names[counts.argmin()]
+        raise InputError(
+            f"{where}: {counts.min()} objects of class {rare!r}; at least {MIN_OF_A_CLASS} are needed: leave "
+            "it out with --select, or join classes"
+        )
+    return numbers, names
+
+
+def train_classifier(
+    features: Matrix,
+    label: np.ndarray,
+    names: Sequence[str],
+    recipe: Recipe,
+    *,
+    target: str,
+    seed: int = 0,
+    num_folds: int = 3,
+    num_threads: int = 1,
+) -> Classifier:
+    """Choose among a few settings by cross-validation, then train on everything that is given.
+
+    Parameters
+    ----------
+    features
+        Of N training objects.
+    label
+        ``(N,)``: numbers of classes from 0 to C − 1.
+    """
+    import xgboost
+
+    fixed = {
+        "objective": "multi:softprob",
+        "num_class": len(names),
+        "eval_metric": "mlogloss",
+        "tree_method": "hist",
+        "max_bin": 128,
+        "nthread": num_threads,
+        "seed": seed,
+        "verbosity": 0,
+    }
+    folds = np.random.default_rng(seed).permutation(len(label)) % num_folds
+    trials = []
+    for settings in _TRIALS:
+        losses, rounds = [], []
+        for fold in range(num_folds):
+            inside = folds == fold
+            left_out = xgboost.DMatrix(features.values[inside], label=label[inside])
+            booster = xgboost.train(
+                {**settings, **fixed},
+                xgboost.DMatrix(features.values[~inside], label=label[~inside]),
+                num_boost_round=600,
+                evals=[(left_out, "left_out")],
+                early_stopping_rounds=20,
+                verbose_eval=False,
+            )
+            losses.append(booster.best_score)
+            rounds.append(booster.best_iteration + 1)
+        trials.append((float(np.mean(losses)), int(np.mean(rounds) * 1.1) + 1, settings))
+    loss, total, settings = min(trials, key=lambda one: one[0])
+    data = xgboost.DMatrix(features.values, label=label)
+    booster = xgboost.train({**settings, **fixed}, data, num_boost_round=total)
+    about = {"num_train": len(label), "cross_validated_loss": loss, "settings": settings, "num_rounds": total}
+    return Classifier(booster=booster, names=tuple(names), recipe=recipe, target=target, about=about)
+
+
+def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Return every metric of `DEFINITIONS`.
+
+    Parameters
+    ----------
+    probability
+        ``(N, C)``.
+    label
+        ``(N,)``: numbers of classes; classes that no object has count in no mean.
+
+    Examples
+    --------
+    >>> found = class_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
+    >>> found["accuracy"], found["auc"]
+    (1.0, 1.0)
+    """
+    guess, present = probability.argmax(axis=1), np.unique(label)
+    found, scores, areas = [], [], []
+    for one in present:
+        is_one, is_guess = label == one, guess == one
+        hits = float((is_one & is_guess).sum())
+        found.append(hits / is_one.sum())
+        scores.append(2 * hits / (is_one.sum() + is_guess.sum()))
+        if not is_one.all():
+            areas.append(_area(probability[:, one], is_one))
+    return {
+        "accuracy": float((guess == label).mean()),
+        "balanced_accuracy": float(np.mean(found)),
+        "f1": float(np.mean(scores)),
+        "auc": float(np.mean(areas)) if areas else float("nan"),
+        "log_loss": float(-np.log(np.maximum(probability[np.arange(len(label)), label], 1e-12)).mean()),
+        "calibration": _calibration(probability.max(axis=1), guess == label),
+    }
+
+
+def _area(score: np.ndarray, is_one: np.ndarray) -> float:
+    """Return the chance that an object of the class has a higher score than another one; ties count half."""
+    from scipy.stats import rankdata
+
+    number = int(is_one.sum())
+    total = rankdata(score)[is_one].sum() - number * (number + 1) / 2
+    return float(total / (number * (len(score) - number)))
+
+
+def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
+    bins = np.minimum((largest * 10).astype(int), 9)
+    gaps = [
+        abs(largest[bins == one].mean() - is_right[bins == one].mean()) * (bins == one).mean()
+        for one in np.unique(bins)
+    ]
+    return float(np.sum(gaps))
+
+
+def measured_classes(
+    probability: np.ndarray, label: np.ndarray, *, num_resamples: int = 200, seed: int = 0
+) -> dict[str, dict[str, float | None]]:
+    """Return ``{metric: {"value", "error"}}``, errors from resampling the objects."""
+    values = class_metrics(probability, label)
+    generator = np.random.default_rng(seed)
+    resampled = []
+    for _ in range(num_resamples):
+        rows = generator.integers(len(label), size=len(label))
+        resampled.append(class_metrics(probability[rows], label[rows]))
+    out: dict[str, dict[str, float | None]] = {}
+    for name, value in values.items():
+        spread = np.array([one[name] for one in resampled])
+        error = float(np.nanstd(spread)) if np.isfinite(spread).any() else None
+        out[name] = {"value": float(value) if np.isfinite(value) else None, "error": error}
+    return out
+
+
+def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return for each true class its name, its number of objects, and how many were given each class."""
+    guess = probability.argmax(axis=1)
+    return [
+        {
+            "class": name,
+            "num": int((label == number).sum()),
+            "given": {
+                other: int(((label == number) & (guess == place)).sum()) for place, other in enumerate(names)
+            },
+        }
+        for number, name in enumerate(names)
+    ]
+
+
+def class_table(content: Mapping[str, Any]) -> str:
+    """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
+    from deepfits.redshifts.results import format_metric
+
+    rows = content["rows"]
+    lines = [
+        f"{rows[0]['num_test']} held-out objects; labels used for training: {rows[0]['num_train']}.",
+        "",
+        "| features | " + " | ".join(DEFINITIONS) + " |",
+        "|---|" + "---:|" * len(DEFINITIONS),
+    ]
+    for row in rows:
+        cells = [format_metric(row["metrics"][name]) for name in DEFINITIONS]
+        lines.append(f"| {row['features']} | " + " | ".join(cells) + " |")
+    lines += ["", *(f"- {name}: {text}" for name, text in DEFINITIONS.items())]
+    best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
+    names = [one["class"] for one in best["confusion"]]
+    lines += ["", f"Given classes (across) of the true ones (down), features {best['features']}:", ""]
+    lines += ["| class | objects | " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) + 1)]
+    for one in best["confusion"]:
+        cells = [str(one["given"][name]) for name in names]
+        lines.append(f"| {one['class']} | {one['num']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"

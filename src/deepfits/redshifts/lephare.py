@@ -1,0 +1,171 @@
+"""LePHARE (Arnouts & Ilbert) as a baseline: the code behind the photometric redshifts of CLAUDS.
+
+Shapes: N objects, B bands, Z redshifts.
+
+The program is an extra, ``pip install "deepfits[lephare]"``. Its own data (filters, spectra, opacities: a
+gigabyte from GitHub) are not used: everything that it reads is laid out here from what template fitting has
+already, the spectra of `deepfits.redshifts.spectra` with their dust and hydrogen. So the two template rows
+differ by the program alone, and nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import write_json
+from deepfits.redshifts import spectra
+from deepfits.redshifts.pdf import LEVELS, from_grid, pit
+from deepfits.redshifts.templates import ERROR_FLOOR, Photometry, TemplateFit, benitez_prior, train_templates
+
+STEP = 0.02
+NUM_CALIBRATION = 1000
+"""Labelled objects that the distributions are recalibrated on, at most."""
+_NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
+_EVERY = 4  # of the wavelengths of the templates: LePHARE integrates all of them for each redshift
+
+
+@dataclass(frozen=True, kw_only=True)
+class LephareFit(TemplateFit):
+    """LePHARE with zero points learned from labels; on disk the same as `TemplateFit`."""
+
+    def posterior(self, photometry: Photometry) -> np.ndarray:
+        """Return p(z) on LePHARE's grid, times the prior of Benítez (2000): ``(N, Z)``, largest value 1."""
+        return self._on_grid(photometry)[1]
+
+    def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
+        """Return quantiles at `LEVELS`, ``(N, Q)``."""
+        redshift, density = self._on_grid(photometry)
+        return from_grid(density, redshift)
+
+    def _on_grid(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+        redshift, density = run_lephare(photometry, self.bands, self.filters, self.zero_points)
+        _, places = spectra.rest_spectra()
+        prior = np.concatenate(
+            [
+                benitez_prior(part, places, redshift[1:]).sum(axis=1)
+                for part in np.array_split(photometry.magnitude, len(photometry) // 200 + 1)
+                if len(part)
+            ]
+        )
+        density = density[:, 1:] * prior
+        lost = ~(density.max(axis=1) > 0)  # no template comes near: the prior alone
+        density[lost] = prior[lost]
+        return redshift[1:], density / density.max(axis=1, keepdims=True)
+
+
+def train_lephare(
+    photometry: Photometry, value: np.ndarray, bands: Sequence[str], *, filters: Sequence[str] | None = None
+) -> LephareFit:
+    """Learn zero points from the labels as for `train_templates`, and how to recalibrate.
+
+    Raises
+    ------
+    InputError
+        LePHARE is not installed, or failed.
+    """
+    need_lephare()
+    own = train_templates(photometry, value, bands, filters=filters)
+    fit = LephareFit(bands=own.bands, filters=own.filters, zero_points=own.zero_points, validation_pit=LEVELS)
+    some = np.unique(np.linspace(0, len(value) - 1, min(len(value), NUM_CALIBRATION)).astype(int))
+    transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
+    return replace(fit, validation_pit=transform)
+
+
+def need_lephare() -> None:
+    """Raise where the program is not installed."""
+    if importlib.util.find_spec("lephare") is None:
+        raise InputError('the method lephare needs LePHARE: pip install "deepfits[lephare]"')
+
+
+def run_lephare(
+    photometry: Photometry, bands: Sequence[str], filters: Sequence[str], zero_points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run the program in a process of its own.
+
+    Returns
+    -------
+    redshift
+        ``(Z,)``.
+    density
+        ``(N, Z)``, of LePHARE's posterior without a prior; 0 throughout where no template fits.
+
+    Raises
+    ------
+    InputError
+        The program ended without a result; the message has its last words.
+    """
+    need_lephare()
+    with tempfile.TemporaryDirectory(prefix="lephare-") as folder:
+        job = Path(folder)
+        num_plain = lay_out(job, bands, filters)
+        flux, flux_err = photometry.flux * zero_points * _NJY, photometry.flux_err * zero_points * _NJY
+        np.savez(job / "photometry.npz", flux=flux, flux_err=flux_err)
+        write_json(
+            job / "job.json",
+            {"bands": list(bands), "num_plain": num_plain, "error_floor": ERROR_FLOOR, "step": STEP},
+        )
+        command = [sys.executable, "-m", "deepfits.redshifts.lephare_worker", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = job / "posterior.npz"
+        if done.returncode or not result.exists():
+            last = (done.stderr or done.stdout).strip().splitlines()[-3:]
+            raise InputError(f"LePHARE ended with code {done.returncode}: {' | '.join(last)}")
+        with np.load(result) as file:
+            return file["redshift"].astype(np.float64), file["density"].astype(np.float64)
+
+
+def lay_out(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:
+    """Write what LePHARE reads under ``data/``; return how many templates have no dust.
+
+    Stars stand in as black bodies where LePHARE wants them for Vega magnitudes and the Sun's, which nothing
+    here uses.
+    """
+    data = job / "data"
+    for name in ("opa", "vega", "ext", "filt", "sed/GAL"):
+        (data / name).mkdir(parents=True)
+    for name in ("filt", "lib_bin", "lib_mag"):
+        (job / "work" / name).mkdir(parents=True)
+    rest = np.arange(300.0, 1215.6, 3.0)
+    lines = []
+    for number in range(81):  # LePHARE wants exactly these redshifts
+        redshift = number / 10
+        _write(
+            data / "opa" / f"tau{number:02d}.out", rest, spectra.absorption(rest * (1 + redshift), redshift)
+        )
+        lines.append(f"{redshift:.1f} tau{number:02d}.out\n")
+    (data / "opa" / "OPACITY.dat").write_text("".join(lines))
+    wavelength = np.geomspace(900.0, 3e5, 1500)
+    for name, kelvin in (("VegaLCB", 9600.0), ("SunLCB", 5777.0), ("BD+17o4708", 6200.0)):
+        light = wavelength**-5 / np.expm1(1.4388e8 / (wavelength * kelvin))
+        light *= 3.6e-9 / np.interp(5500.0, wavelength, light)
+        _write(data / "vega" / f"{name}.sed", wavelength, light)
+    wavelength = np.geomspace(300.0, 5e4, 2000)
+    for name in ("calzetti.dat", "MW_seaton.dat"):
+        _write(data / "ext" / name, wavelength, -2.5 * np.log10(spectra.dust(wavelength, 1.0)))
+    for band, name in zip(bands, filters, strict=True):
+        _write(data / "filt" / f"{band}.dat", *spectra.filter_response(name))
+    return _write_templates(data / "sed" / "GAL")
+
+
+def _write_templates(folder: Path) -> int:
+    found, places = spectra.rest_spectra()
+    first = np.unique(places, return_index=True)[1]  # of each place the one without dust: LePHARE adds dust
+    names = []
+    for number, row in enumerate(first):
+        names.append(str(folder / f"template-{number:02d}.sed"))
+        _write(Path(names[-1]), spectra.WAVELENGTH[::_EVERY], found[row, ::_EVERY])
+    (folder / "templates.list").write_text("\n".join(names) + "\n")
+    return int((places[first] < 1).sum())
+
+
+def _write(path: Path, wavelength: np.ndarray, value: np.ndarray) -> None:
+    np.savetxt(path, np.column_stack([wavelength, value]), fmt="%.3f %.7e", header="wavelength value")

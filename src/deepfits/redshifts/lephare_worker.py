@@ -1,0 +1,122 @@
+"""The process in which LePHARE runs: ``python -m deepfits.redshifts.lephare_worker JOB``.
+
+LePHARE takes its directories from the environment when it is imported, prints, and can end a process that it
+does not like; so it has a process of its own. JOB holds ``job.json`` (bands, templates, options),
+``photometry.npz`` (``flux`` and ``flux_err``, ``(N, B)``, erg s⁻¹ cm⁻² Hz⁻¹) and ``data/``, laid out by
+`deepfits.redshifts.lephare`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
+``(N, Z)``). Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.files import read_json
+
+POSTERIOR = 11
+"""LePHARE's number of the posterior of galaxies, BAY_ZG."""
+
+
+def settings(job: Path, bands: list[str], num_plain: int, error_floor: float, step: float) -> dict[str, str]:
+    """Return LePHARE's options that differ from its own defaults.
+
+    Parameters
+    ----------
+    num_plain
+        Templates, from the reddest, that have no dust.
+    """
+    number, reference = len(bands), bands.index("i") + 1 if "i" in bands else len(bands) // 2 + 1
+    each = {
+        "FILTER_LIST": [f"{band}.dat" for band in bands],
+        "FILTER_CALIB": ["0"] * number,
+        "ERR_SCALE": [str(error_floor)] * number,
+        "APPLY_SYSSHIFT": ["0"] * number,
+    }
+    return {
+        **{name: ",".join(values) for name, values in each.items()},
+        "FILTER_REP": str(job / "data" / "filt"),
+        "FILTER_FILE": "bands",
+        "ERR_FACTOR": "1.0",
+        "GAL_SED": str(job / "data" / "sed" / "GAL" / "templates.list"),
+        "GAL_LIB": "LIB",
+        "GAL_LIB_IN": "LIB",
+        "GAL_LIB_OUT": "MAG",
+        "ZPHOTLIB": "MAG",
+        "EXTINC_LAW": "calzetti.dat",
+        "MOD_EXTINC": f"{num_plain + 1},9999",
+        "EB_V": "0,0.1,0.2,0.35",
+        "Z_STEP": f"{step},0,6",
+        "EM_LINES": "NO",
+        "ADD_EMLINES": "0,0",
+        "AUTO_ADAPT": "NO",
+        "MAG_REF": str(reference),
+        "MABS_METHOD": "0",
+        "MABS_CONTEXT": "0",
+        "MABS_REF": str(reference),
+        "MABS_FILT": str(reference),
+        "MABS_ZBIN": "0,6",
+        "INP_TYPE": "F",
+        "VERBOSE": "NO",
+    }
+
+
+def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Make LePHARE's library of magnitudes, fit every object, and return the redshifts and densities."""
+    import lephare
+
+    content = read_json(job / "job.json", what="job of LePHARE")
+    with np.load(job / "photometry.npz") as file:
+        flux, flux_err = file["flux"], file["flux_err"]
+    changed = settings(job, content["bands"], content["num_plain"], content["error_floor"], content["step"])
+    options = lephare.all_types_to_keymap({**lephare.default_cosmos_config, **changed})
+    _make_library(lephare, job, options)
+    photoz = lephare.PhotoZ(options)
+    objects = [
+        _one(lephare, photoz, number, *row) for number, row in enumerate(zip(flux, flux_err, strict=True))
+    ]
+    photoz.run_photoz(objects, [0.0] * flux.shape[1])
+    redshift = np.array(objects[0].pdfmap[POSTERIOR].xaxis)
+    return redshift, np.array([one.pdfmap[POSTERIOR].vPDF for one in objects])
+
+
+def _make_library(lephare: Any, job: Path, options: dict[str, Any]) -> None:
+    """Write filters, templates, and the magnitudes of the templates at all redshifts."""
+    filters = str(job / "work" / "filt" / "bands")
+    lephare.write_output_filter(f"{filters}.dat", f"{filters}.doc", lephare.FilterSvc.from_keymap(options))
+    lephare.Sedtolib(config_keymap=options).run(typ="GAL", gal_sed=options["GAL_SED"].value)
+    # lephare.MagGal would also read a library of dust emission, which none of our bands sees
+    options = {**options, "t": lephare.keyword("t", "GAL"), "c": lephare.keyword("c", "")}
+    library = lephare.GalMag(options)
+    library.open_files()
+    library.read_SED()
+    library.write_doc()
+    library.close_files()
+
+
+def _one(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.ndarray) -> Any:
+    """Hand one object over; LePHARE's context (a bit for each band) leaves out bands without data."""
+    has = np.isfinite(flux) & np.isfinite(flux_err) & (flux_err > 0)
+    context = int((has * 2 ** np.arange(len(flux))).sum())
+    one = lephare.onesource(number, photoz.gridz)
+    one.readsource(
+        str(number), np.where(has, flux, -99.0), np.where(has, flux_err, -99.0), context, -99.0, ""
+    )
+    photoz.prep_data(one)
+    return one
+
+
+def main() -> None:
+    """Do the job that the command line names."""
+    job = Path(sys.argv[1])
+    os.environ["LEPHAREDIR"], os.environ["LEPHAREWORK"] = str(job / "data"), str(job / "work")
+    redshift, density = posterior(job)
+    np.savez(job / "posterior.npz", redshift=redshift, density=density.astype(np.float32))
+
+
+if __name__ == "__main__":
+    main()
