@@ -36,6 +36,7 @@ PLAIN: dict[str, Any] = {
     "ema": 0.0,
     "decay": 0.0,
     "reconstruction": 0.0,
+    "smoothness": 0.0,
     "latent_gradient": 0.0,
 }
 ASINH = PLAIN | {"normalisation": "asinh"}
@@ -54,6 +55,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "noise-aware, noisy embedder": NOISE | {"noisy_embedder": True},
     "noise-aware, reconstruction": NOISE | {"noisy_embedder": True, "reconstruction": 0.2},
     "all": {},  # the recipe as it is
+    "all, no EMA": {"ema": 0.0},
+    "all, no symmetries": {"symmetries": False},
+    "all, no decay": {"decay": 0.0},
+    "all, incomplete": {"incomplete": True},
+    "all, latent gradient": {"latent_gradient": 0.1},
+    "all, kernel 5": {"kernel_size": 5},
+    "all, no smoothness": {"smoothness": 0.0},
+    "all, no reconstruction": {"reconstruction": 0.0},
 }
 BRIGHT = 24.0
 
@@ -84,7 +93,7 @@ def measure(directory: Path, cutouts: Cutouts, magnitude: np.ndarray) -> dict[st
         row[f"chi2_{mode}"] = float(np.median(chi2))
         row[f"chi2_{mode}_bright"] = float(np.median(chi2[magnitude < BRIGHT]))
     metrics = model.card["metrics"]
-    return row | {name: metrics[name] for name in ("kernel_distance", "spread")} | timing(model)
+    return row | {name: metrics[name] for name in ("kernel_distance", "spread", "texture")} | timing(model)
 
 
 def timing(model: Model) -> dict[str, Any]:
@@ -109,6 +118,7 @@ def main() -> None:
     magnitude = np.asarray(cutouts.catalogue["mag_auto_i"])
     names = [
         "chi2_embedder", "chi2_embedder_bright", "chi2_both", "chi2_both_bright", "kernel_distance", "spread",
+        "texture",
         "images_per_s",
     ]  # fmt: skip
     print(f"{arguments.steps} steps of {arguments.recipe}; {len(cutouts)} held-out objects, ", end="")

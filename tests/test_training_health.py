@@ -17,6 +17,7 @@ from deepfits.training.health import (
     make_panel,
     radial_features,
     spread,
+    texture,
 )
 from deepfits.training.noise import NoiseSource, white_autocovariance
 
@@ -70,6 +71,16 @@ def test_spread_is_the_ratio_of_widths():
     assert spread(real, torch.zeros(10, 5)) == 0
 
 
+def test_texture_is_the_strength_of_patterns_from_pixel_to_pixel():
+    real = normal(1, 300, 2, 16, 16)
+    assert texture(real, normal(2, 300, 2, 16, 16)) == pytest.approx(1, abs=0.03)
+    smooth = torch.linspace(0, 50, 16).expand(300, 2, 16, 16)  # a slope of the sky, however steep
+    assert texture(real, normal(2, 300, 2, 16, 16) + smooth) == pytest.approx(1, abs=0.03)
+    stripes = torch.zeros(300, 2, 16, 16)
+    stripes[:, 1, ::2] = 2.0  # in one band only
+    assert texture(real, normal(2, 300, 2, 16, 16) + stripes) > 1.4
+
+
 INFO = StoreInfo(bands=("g", "r", "i"), size=16, pixel_scale_arcsec=0.2)
 SOURCE = NoiseSource(white_autocovariance(3), 16)
 
@@ -99,6 +110,8 @@ def test_a_perfect_generator_is_healthy(model):
     assert abs(found["kernel_distance"]) < 0.3
     assert found["spread"] == pytest.approx(1, abs=0.15)
     assert not found["collapsed"]
+    assert found["texture"] == pytest.approx(1, abs=0.1)
+    assert not found["textured"]
     assert found["answer_real"] == pytest.approx(found["answer_generated"], abs=0.2)
 
 

@@ -13,7 +13,14 @@ from deepfits.survey.store import StoreInfo
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.loop import Trainer
-from deepfits.training.losses import discriminator_loss, embedder_loss, generator_loss, reconstruction_loss
+from deepfits.training.losses import (
+    discriminator_loss,
+    embedder_loss,
+    fine_structure,
+    generator_loss,
+    reconstruction_loss,
+    smoothness_loss,
+)
 from deepfits.training.noise import NoiseSource, white_autocovariance
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
@@ -113,6 +120,39 @@ def test_the_embedder_reaches_the_generator_only_when_asked():
 
     assert change(0.0) == 0
     assert change(0.5) > 1e-5
+
+
+def test_fine_structure_is_the_fourth_power_of_a_sine():
+    x = torch.arange(32.0)
+    for frequency in (0.0, 0.1, 0.25, 0.5):
+        wave = torch.cos(2 * np.pi * frequency * x).expand(1, 1, 32, 32)  # along rows
+        along_y, along_x = fine_structure(wave)
+        response = np.sin(np.pi * frequency) ** 4
+        torch.testing.assert_close(along_x, response * wave[:, :, 2:-2, 2:-2], rtol=0, atol=1e-5)
+        assert along_y.abs().max() < 1e-6
+        assert float(smoothness_loss(wave.mT)) == pytest.approx(float(along_x.square().mean()) / 2, abs=1e-6)
+
+
+def test_smoothness_takes_fine_patterns_away():
+    def roughness(strength):
+        trainer = make_trainer(noise="white", smoothness=strength, learning_rate=3e-3)
+        losses = [trainer.step(make_batch(), step) for step in range(30)]
+        assert ("smoothness" in losses[0]) == bool(strength)
+        with torch.no_grad():
+            x = trainer.generator(torch.randn(64, 4, generator=torch.Generator().manual_seed(4)))
+        return float(fine_structure(x).square().mean())
+
+    assert roughness(1000.0) < 0.2 * roughness(0.0)
+
+
+def test_smoothness_leaves_bands_alone_whose_psf_is_not_sampled():
+    trainer = make_trainer()
+    model = trainer.model
+    for fwhm, expected in (((0.3, 0.6), [0, 1]), ((np.nan, 0.499), [1, 0])):  # pixels of 0.2″
+        info = StoreInfo(bands=INFO.bands, size=16, pixel_scale_arcsec=0.2, fwhm_arcsec=fwhm)
+        seeing = Model(model.config, info, UNITS, model.generator, model.discriminator, model.embedder)
+        other = Trainer(seeing, TrainingConfig(), trainer.noise, seed=3)
+        assert other.is_sampled.flatten().tolist() == expected
 
 
 def test_noise_is_added_in_njy_with_the_strength_of_the_weights():

@@ -69,7 +69,8 @@ class _Lines:
         if self._total and rate > 0:
             seconds_left = max(self._total - self._done, 0) / rate
             state = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}"
-            left = f", {seconds_left / 60:.0f} min {seconds_left % 60:02.0f} s left"
+            minutes, seconds = divmod(round(seconds_left), 60)
+            left = f", {minutes} min {seconds:02d} s left"
         else:
             state, left = f"{self._done:,.0f} {self._unit}", ""
         speed = f", {rate:,.1f} {self._unit}/s"

@@ -50,6 +50,7 @@ def _beyond_the_paper(steps: int) -> TrainingConfig:
         batch_size=32,
         learning_rate=1e-3,
         reconstruction=0.5,
+        smoothness=10.0,
         normalisation="asinh",
         noise="correlated",
         noisy_embedder=True,

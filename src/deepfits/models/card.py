@@ -11,9 +11,14 @@ from deepfits.models.layers import count_parameters
 METRICS = {
     "kernel_distance": "distance of generated from real images (of radial profiles; 0 is equal)",
     "spread": "spread of generated objects in units of that of real ones (1 is right, under 0.3 a collapse)",
+    "texture": "finest patterns of generated images against real ones (1 is right, above 1.2 an alarm)",
     "chi2_embedder": "median reduced χ² of the embedder's guess (1 is the noise)",
     "chi2_both": "median reduced χ² of the best fit",
     "latent_spread": "standard deviation of embedded real objects' latents (generated ones have 1)",
+}
+ALARMS = {
+    "collapsed": "**The generator has collapsed: train again.**",
+    "textured": "**Generated images hold patterns that no sky has: train shorter, or with more smoothness.**",
 }
 
 
@@ -97,5 +102,5 @@ def _metrics(model: Model) -> str:
     if not rows:
         return ""
     head = ["## On held-out objects", "", "| | |", "|---|---|"]
-    alarm = ["", "**The generator has collapsed: train again.**"] if metrics.get("collapsed") else []
-    return "\n".join([*head, *rows, *bands, *alarm])
+    alarm = [text for name, text in ALARMS.items() if metrics.get(name)]
+    return "\n".join([*head, *rows, *bands, *([""] if alarm else []), *alarm])

@@ -43,6 +43,10 @@ class TrainingConfig:
     reconstruction
         Strength of an additional loss: weighted squares between real images and what the generator makes of
         their embedding, for generator and embedder.
+    smoothness
+        Strength of a penalty on patterns of generated images that are finer than the PSF lets through, in
+        units of the noise; bands whose PSF the pixels do not sample (a width known to be under 2.5 pixels)
+        are left alone. For noise-aware training: images that hold noise have such patterns by nature.
     latent_gradient
         Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
     log_every
@@ -72,6 +76,7 @@ class TrainingConfig:
     incomplete: bool = False
     ema: float = 0.0
     reconstruction: float = 0.0
+    smoothness: float = 0.0
     latent_gradient: float = 0.0
     log_every: int = 50
     checkpoint_seconds: float = 60.0
@@ -97,6 +102,13 @@ class TrainingConfig:
             raise InputError(f"training: decay must be in [0, 1], not {self.decay!r}")
         if self.noise not in NOISE_KINDS:
             raise InputError(f"training: noise {self.noise!r} is unknown; choose one of {NOISE_KINDS}")
+        for name in ("reconstruction", "smoothness", "latent_gradient"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"training: {name} must not be negative, it is {getattr(self, name)!r}")
+        if self.smoothness and self.noise == "none":
+            raise InputError(
+                "training: smoothness needs noise, 'white' or 'correlated'; or set smoothness to 0"
+            )
         if self.noisy_embedder and self.noise == "none":
             raise InputError("training: noisy_embedder needs noise, 'white' or 'correlated'")
 

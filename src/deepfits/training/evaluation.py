@@ -72,8 +72,9 @@ class Evaluator:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The look with the smallest kernel distance."""
+        """The look with the smallest kernel distance, among those without alarm if there are any."""
         good = [row for row in self.history if not row["collapsed"]]
+        good = [row for row in good if not row.get("textured")] or good
         return min(good, key=lambda row: row["kernel_distance"], default=None)
 
     @property
@@ -183,6 +184,10 @@ def load_held_out(store: CutoutStore, number: int, device: torch.device) -> Held
 def _remark(row: dict[str, Any]) -> str:
     if row["collapsed"]:
         return f"COLLAPSED: generated objects are too much alike (spread {row['spread']:.2f})"
+    if row.get("textured"):
+        return (
+            f"TEXTURE: generated images hold patterns that no sky has ({row['texture']:.2f} of the noise's)"
+        )
     words = [f"distance {row['kernel_distance']:.3f}", f"spread {row['spread']:.2f}"]
     if "chi2_both" in row:
         words.append(f"chi2 {row['chi2_both']:.2f}")

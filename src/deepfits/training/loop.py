@@ -20,9 +20,12 @@ from deepfits.training.losses import (
     embedder_loss,
     generator_loss,
     reconstruction_loss,
+    smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource
 from deepfits.training.units import normalise
+
+SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
 
 
 class Trainer:
@@ -64,6 +67,8 @@ class Trainer:
             for n, network in self.networks.items()
         }
         self.average = deepcopy(model.generator).requires_grad_(False)
+        fwhm = torch.tensor(model.info.fwhm_arcsec, dtype=torch.float32) / model.info.pixel_scale_arcsec
+        self.is_sampled = (~(fwhm < SAMPLED_FWHM)).float()[:, None, None].to(self.device)
 
     def step(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
         """Improve discriminator, generator and embedder once.
@@ -106,6 +111,9 @@ class Trainer:
             residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(weight)
             losses["reconstruction"] = reconstruction_loss(residual, weight > 0)
             total = total + config.reconstruction * losses["reconstruction"]
+        if config.smoothness:
+            losses["smoothness"] = smoothness_loss(clean / self.noise_in_x(weight) * self.is_sampled)
+            total = total + config.smoothness * losses["smoothness"]
         self._improve(["generator", "embedder"], total, step)
         self._follow()
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}

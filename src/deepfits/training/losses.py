@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Fourth differences: the response to a wave is sin⁴(π k), with k in waves per pixel.
+FOURTH_DIFFERENCE = (1 / 16, -4 / 16, 6 / 16, -4 / 16, 1 / 16)
+
 
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
     """Drive the discriminator's answers, both ``(N,)``, to 1 for real and 0 for generated images.
@@ -38,3 +41,28 @@ def reconstruction_loss(residual: Tensor, is_valid: Tensor) -> Tensor:
     """
     squares = torch.where(is_valid, residual**2, 0.0).sum(dim=(1, 2, 3))
     return (squares / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+
+
+def fine_structure(x: Tensor) -> Tensor:
+    """Pick from images, ``(N, B, H, W)``, what changes from pixel to pixel along rows and along columns.
+
+    Returns
+    -------
+    Tensor
+        ``(2, N, B, H - 4, W - 4)``. An alternation ±1 of pixels along an axis gives 1 there; a point source
+        seen through a sampled PSF gives next to nothing.
+    """
+    height, width = x.shape[2] - 4, x.shape[3] - 4
+    along_y = sum(c * x[:, :, i : i + height, 2 : 2 + width] for i, c in enumerate(FOURTH_DIFFERENCE))
+    along_x = sum(c * x[:, :, 2 : 2 + height, i : i + width] for i, c in enumerate(FOURTH_DIFFERENCE))
+    return torch.stack((torch.as_tensor(along_y), torch.as_tensor(along_x)))
+
+
+def smoothness_loss(x: Tensor) -> Tensor:
+    """Mean square of the fine structure of images, ``(N, B, H, W)``, in units of the noise. Not in M19.
+
+    A PSF that the pixels sample lets nothing through at the finest scales, so noise-free images have nothing
+    there. The discriminator does not hold the generator to that: behind the noise that noise-aware training
+    adds, it sees too little of such patterns.
+    """
+    return fine_structure(x).square().mean()
