@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 
 import deepfits
+from deepfits.errors import InputError
 from survey_sky import SCALE, make_truth, write_plain
 
 SHAPE = (300, 320)
@@ -111,3 +112,74 @@ def test_wrong_noise_is_a_warning(sky):
     change(sky / "coadd-r.weight.fits", scale)
     found = deepfits.check(sky, weight_scale="absolute")
     assert any("measured noise is 10" in w for w in found.warnings)
+
+
+def describe(tmp_path, text, **arrays):
+    np.savez(tmp_path / "c.npz", **arrays)
+    path = tmp_path / "c.toml"
+    path.write_text('file = "c.npz"\nbands = ["g", "r"]\npixel_scale_arcsec = 0.2\n' + text)
+    return path
+
+
+@pytest.fixture
+def stamps():
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:32, :32] - 15.5
+    light = np.exp(-(x**2 + y**2) / 8.0)
+    flux = rng.uniform(50, 100, (60, 2, 1, 1))
+    return {"image": (flux * light + rng.normal(0, 2, (60, 2, 32, 32))).astype(np.float32)}
+
+
+def test_cutouts_of_others_and_stores_are_looked_at(tmp_path, stamps):
+    ivar = np.full_like(stamps["image"], 0.25)
+    path = describe(tmp_path, 'zero_point = 31.4\nweight = "ivar"\n', **stamps, ivar=ivar)
+    found = deepfits.check(path)
+    assert found.warnings == []
+    assert [r.band for r in found.rows] == ["g", "r"]
+    assert found.rows[0].noise_njy == pytest.approx(2.0, rel=0.03)
+    assert found.rows[0].shape == (32, 32)
+    store = deepfits.cutouts(path, tmp_path / "store")
+    again = deepfits.check(store)
+    assert again.warnings == []
+    assert again.rows[1].noise_njy == pytest.approx(2.0, rel=0.03)
+    assert "a store of 60 objects" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "words"),
+    [
+        ("zero_point = 2.0\n", {}, "none that images have"),
+        ("zero_point = [31.4, 25.4]\n", {}, "colour g − r is"),
+        ('zero_point = 31.4\nweight = "w"\n', {"w": 4.0}, "times what the weights say"),
+        ('zero_point = 31.4\nmask = "m"\nmask_nonzero_is = "good"\n', {"m": 0}, "polarity"),
+        ("zero_point = 31.4\n", {"shift": 5}, "off the middle"),
+        ("zero_point = 31.4\n", {"sky": 30.0}, "the sky lies at"),
+    ],
+)
+def test_what_no_cutouts_have_is_called_out(tmp_path, stamps, keys, change, words):
+    arrays = {"image": np.roll(stamps["image"], change.pop("shift", 0), axis=3) + change.pop("sky", 0.0)}
+    for name, value in change.items():
+        arrays[name] = np.full(stamps["image"].shape, value)
+        arrays[name][:, :, 10:14, 10:14] = 1
+    found = deepfits.check(describe(tmp_path, keys, **arrays))
+    assert any(words in w for w in found.warnings), found.warnings
+
+
+def test_catalogues_are_looked_at(tmp_path):
+    (tmp_path / "good.csv").write_text("id,RA,DEC,z\n1,150.1,2.2,0.5\n2,150.2,2.3,0.7\n")
+    found = deepfits.check(tmp_path / "good.csv")
+    assert found.warnings == []
+    assert "a catalogue of 2 objects, ra 150.1000 to 150.2000" in str(found)
+    (tmp_path / "bad.csv").write_text("id,RA,DEC\n1,1.1,98\n2,,2.3\n")
+    said = deepfits.check(tmp_path / "bad.csv").warnings
+    assert [any(w in s for s in said) for w in ("1 objects without ra", "beyond ±90", "at most 2π")] == [
+        True
+    ] * 3
+    (tmp_path / "twice.csv").write_text("id,RA,DEC\n1,1.1,9\n1,7,2.3\n")
+    assert "occurs 2 times" in deepfits.check(tmp_path / "twice.csv").warnings[0]
+
+
+def test_arrays_without_description_are_refused_with_the_remedy(tmp_path):
+    np.save(tmp_path / "c.npy", np.zeros((2, 3, 8, 8)))
+    with pytest.raises(InputError, match="TOML file"):
+        deepfits.check(tmp_path / "c.npy")

@@ -28,7 +28,8 @@ def check(
     Parameters
     ----------
     images
-        A directory, a FITS file, or a list of these and of ``band=path``.
+        A directory, a FITS file, or a list of these and of ``band=path``. Also cutouts: a store, or a TOML
+        file that describes what others made (`deepfits.survey.readers`); and catalogues.
     bands
         Bands to look at; all by default.
     zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
@@ -45,8 +46,20 @@ def check(
         No image at all.
     """
     from deepfits.survey.fields import image_set
+    from deepfits.survey.inspect_cutouts import (
+        inspect_catalogue,
+        inspect_cutouts,
+        is_catalogue,
+        is_cutouts,
+    )
     from deepfits.survey.inspection import Findings, inspect_field
 
+    findings = Findings()
+    names = [images] if isinstance(images, (str, Path)) else list(images)
+    if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
+        for name in map(Path, names):
+            (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
+        return findings
     chosen = image_set(
         images,
         bands=bands,
@@ -58,7 +71,6 @@ def check(
         mask_polarity=mask_polarity,
         weight_scale=weight_scale,
     )
-    findings = Findings()
     single = [one for one in chosen.fields if len(one.images) == 1]
     if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
         few = " ".join(f"{s.band}={s.path.name}" for one in single[:2] for s in one.images.values())

@@ -207,6 +207,11 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
         return _sources_in(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; check the path")
+    if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".npz", ".npy"):
+        raise InputError(
+            f"{path}: arrays, not an image; say what they hold in a TOML file (bands, zero_point, "
+            "pixel_scale_arcsec, ...) and give that"
+        )
     return [_source(path, band=band, hdu=hdu)]
 
 

@@ -63,10 +63,16 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        return "\n".join([*_table(self.rows), *(f"note: {r}" for r in self.remarks), *self._warnings()])
+        return "\n".join(
+            [
+                *(_table(self.rows) if self.rows else []),
+                *(f"note: {r}" for r in self.remarks),
+                *self._warnings(),
+            ]
+        )
 
     def _warnings(self) -> list[str]:
-        return [f"WARNING: {w}" for w in self.warnings] or (["nothing suspicious"] if self.rows else [])
+        return [f"WARNING: {w}" for w in self.warnings] or ["nothing suspicious"]
 
 
 def _table(rows: list[Row]) -> list[str]:
@@ -88,7 +94,7 @@ def _table(rows: list[Row]) -> list[str]:
             row.band,
             f"{row.shape[1]}×{row.shape[0]}",
             f"{row.pixel_scale_arcsec:.3f}",
-            f"{row.zero_point:.2f}",
+            _or_dash(row.zero_point, ".2f"),
             _or_dash(row.fwhm_arcsec, ".2f"),
             _or_dash(row.depth, ".2f"),
             f"{row.noise_njy:.3g}",
@@ -185,18 +191,29 @@ def _some_rows(height: int) -> list[tuple[int, int]]:
 
 def depth(plane: Plane, aperture_arcsec: float = 2.0) -> float:
     """Return the AB magnitude of 5σ in a circular aperture, from the measured noise and its correlation."""
-    pixels = math.pi * (0.5 * aperture_arcsec / plane.pixel_scale) ** 2
-    noise = 5 * plane.noise.sigma * max(plane.noise.correlation, 1.0) * math.sqrt(pixels)
-    return 31.4 - 2.5 * math.log10(noise)
+    correlated = plane.noise.sigma * max(plane.noise.correlation, 1.0)
+    return depth_of(correlated, plane.pixel_scale, aperture_arcsec)
+
+
+def depth_of(sigma_njy: float, pixel_scale: float, aperture_arcsec: float = 2.0) -> float:
+    """Return the AB magnitude of 5σ in a circular aperture for white noise of the pixels."""
+    pixels = math.pi * (0.5 * aperture_arcsec / pixel_scale) ** 2
+    return 31.4 - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
+
+
+def depth_warning(row: Row) -> list[str]:
+    """Say when no image is as shallow or as deep as that."""
+    if not math.isfinite(row.depth) or PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
+        return []
+    given = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
+    return [
+        f"a depth of {row.depth:.1f} AB is none that images have; is {given} the zero point of these counts? "
+        "give zero_point"
+    ]
 
 
 def _row_warnings(row: Row, plane: Plane) -> list[str]:
-    out = []
-    if not PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
-        out.append(
-            f"a depth of {row.depth:.1f} AB is none that images have; is {row.zero_point:.2f} the zero point "
-            "of these counts? give zero_point"
-        )
+    out = depth_warning(row)
     if not PLAUSIBLE_SCALE[0] < row.pixel_scale_arcsec < PLAUSIBLE_SCALE[1]:
         out.append(f"pixels of {row.pixel_scale_arcsec:.3g} arcsec: check the WCS")
     if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:

@@ -42,6 +42,8 @@ from deepfits.survey.zeropoint import njy_per_count
 FORMATS = ("arrays", "fits", "multimodal-universe")
 WEIGHT_KINDS = ("ivar", "variance", "rms")
 MAX_NPZ_RATIO = 5000
+# Too few to measure noise on.
+FEW_PIXELS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -438,6 +440,8 @@ def _settle(found: ForeignCutouts, sample: int = 200) -> None:
     found.noise = np.full(len(found.bands), np.nan)
     for band in range(len(found.bands)):
         fluxes, its = image[:, band][:, rim], weight[:, band][:, rim]
+        if (its > 0).sum() < FEW_PIXELS:
+            fluxes, its = image[:, band], weight[:, band]
         found.noise[band] = clipped_statistics(fluxes[its > 0])[1]
         if found.has_weights and (its > 0).any() and found.noise[band] > 0:
             _hold_weights(found, band, float(np.median(its[its > 0])) ** -0.5)
@@ -446,7 +450,8 @@ def _settle(found: ForeignCutouts, sample: int = 200) -> None:
     if not (found.noise > 0).all():
         odd = found.bands[int(np.argmin(np.nan_to_num(found.noise) > 0))]
         raise InputError(
-            f"band {odd}: the cutouts' rims do not vary, so no noise can be measured; give weight"
+            f"band {odd}: the cutouts' rims do not vary, so no noise can be measured; give weight, or check "
+            "the polarity of the mask (mask_nonzero_is)"
         )
     found.constant = found.noise**-2.0
     found.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")

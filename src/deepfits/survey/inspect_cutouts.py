@@ -1,0 +1,233 @@
+"""Looking at cutouts and catalogues before using them; see `deepfits.survey.inspection` for images.
+
+Shapes: N objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_of, depth_warning
+from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.readers import FEW_PIXELS, ForeignCutouts, open_cutouts, read_description
+from deepfits.survey.store import CutoutStore
+
+SAMPLE = 400
+CATALOGUES = (".parquet", ".pq", ".csv", ".ecsv", ".cat")
+# The noise at the rims, with neighbours in it, over what the weights say.
+PLAUSIBLE_RATIO = (0.6, 2.5)
+MAX_EMPTY = 0.75
+MAX_OFFSET_PIXELS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """Some cutouts, ``(N, B, H, W)``, nJy and nJy⁻²."""
+
+    name: str
+    bands: tuple[str, ...]
+    scale: float
+    fwhm: tuple[float, ...]
+    zero_points: tuple[float, ...]
+    weights: str
+    image: np.ndarray
+    weight: np.ndarray
+    number: int
+
+
+def is_cutouts(path: Path) -> bool:
+    """Say whether a path is a description of cutouts, or a store of them."""
+    return path.suffix == ".toml" or (path / "store.json").is_file()
+
+
+def is_catalogue(path: Path) -> bool:
+    """Say whether a path is named like a catalogue."""
+    return path.name.lower().endswith(CATALOGUES)
+
+
+def inspect_cutouts(path: Path, findings: Findings) -> None:
+    """Look at some of the cutouts that a TOML file describes, or that a store holds."""
+    try:
+        if path.is_dir():
+            _inspect(_of_store(path, findings), findings)
+        else:
+            description = read_description(path)
+            with open_cutouts(description) as found:
+                for text in found.remarks:
+                    is_warning = text.startswith("WARNING: ")
+                    (findings.warnings if is_warning else findings.remarks).append(
+                        f"{path.name}: {text.removeprefix('WARNING: ')}"
+                    )
+                points = description.zero_point
+                each = points if isinstance(points, tuple) else (points,) * len(found.bands)
+                named = tuple(math.nan if p is None else float(p) for p in each)
+                _inspect(_of_foreign(path.stem, found, named), findings)
+    except InputError as error:
+        findings.warnings.append(str(error))
+
+
+def _of_store(path: Path, findings: Findings) -> _Sample:
+    store = CutoutStore(path)
+    rows = np.unique(np.linspace(0, len(store) - 1, SAMPLE).astype(int))
+    found = store.take(rows)
+    findings.remarks.append(f"{path.name}: a store of {len(store)} objects; {len(rows)} looked at")
+    bands = store.info.bands
+    return _Sample(
+        name=path.name,
+        bands=bands,
+        scale=store.info.pixel_scale_arcsec,
+        fwhm=store.info.fwhm_arcsec or (math.nan,) * len(bands),
+        zero_points=(31.4,) * len(bands),
+        weights="store",
+        image=found.image,
+        weight=found.weight,
+        number=len(store),
+    )
+
+
+def _of_foreign(name: str, found: ForeignCutouts, zero_points: tuple[float, ...]) -> _Sample:
+    starts = np.unique(np.linspace(0, max(found.number - SAMPLE // 4, 0), 4).astype(int))
+    parts = [found.read(int(s), min(int(s) + SAMPLE // 4, found.number), None) for s in starts]
+    side = min(p[0].shape[-1] for p in parts), min(p[0].shape[-2] for p in parts)
+    image, weight = (np.concatenate([_middle(part[i], side[1], side[0]) for part in parts]) for i in range(2))
+    return _Sample(
+        name=name,
+        bands=found.bands,
+        scale=found.pixel_scale_arcsec,
+        fwhm=found.fwhm_arcsec or (math.nan,) * len(found.bands),
+        zero_points=zero_points,
+        weights=("weight" if found.may_be_relative else "given") if found.has_weights else "measured",
+        image=image,
+        weight=weight,
+        number=found.number,
+    )
+
+
+def _middle(array: np.ndarray, height: int, width: int) -> np.ndarray:
+    y, x = array.shape[-2] // 2 - height // 2, array.shape[-1] // 2 - width // 2
+    return array[..., y : y + height, x : x + width]
+
+
+def _inspect(sample: _Sample, findings: Findings) -> None:
+    height, width = sample.image.shape[-2:]
+    rim = np.ones((height, width), bool)
+    margin = max(min(height, width) // 8, 1)
+    rim[margin:-margin, margin:-margin] = False
+    for index, band in enumerate(sample.bands):
+        flux, its = sample.image[:, index], sample.weight[:, index]
+        outside = flux[:, rim][its[:, rim] > 0]
+        level, sigma = clipped_statistics(outside if outside.size >= FEW_PIXELS else flux[its > 0])
+        row = Row(
+            field=sample.name,
+            band=band,
+            file=sample.name,
+            shape=(height, width),
+            pixel_scale_arcsec=sample.scale,
+            zero_point=sample.zero_points[index],
+            fwhm_arcsec=sample.fwhm[index],
+            depth=depth_of(sigma, sample.scale) if sigma > 0 and sample.scale > 0 else math.nan,
+            noise_njy=sigma,
+            fraction_empty=float((its <= 0).mean()),
+            weights=sample.weights,
+        )
+        findings.rows.append(row)
+        findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
+    findings.warnings += [f"{sample.name}: {w}" for w in _centre_warnings(sample)]
+    findings.warnings += [f"{sample.name}: {w}" for w in _colours(sample)]
+
+
+def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
+    if not (row.noise_njy > 0):
+        return ["no data in the cutouts looked at; is the polarity of mask or weight right?"]
+    out = depth_warning(row)
+    if abs(level) > row.noise_njy:
+        out.append(f"the sky lies at {level / row.noise_njy:.1f} σ; subtract it first")
+    if row.fraction_empty > MAX_EMPTY:
+        out.append(
+            f"{row.fraction_empty:.0%} of the pixels have no data; is the polarity of mask or weight right? "
+            "(mask_nonzero_is)"
+        )
+    ratio = row.noise_njy * float(np.median(weight[weight > 0])) ** 0.5
+    if not PLAUSIBLE_RATIO[0] < ratio < PLAUSIBLE_RATIO[1]:
+        out.append(
+            f"the noise at the rims is {ratio:.3g} times what the weights say; check weight_is, unit and "
+            "polarity"
+        )
+    return out
+
+
+def _apertures(sample: _Sample, radius: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fluxes about the middles and their errors, ``(N, B)``; NaN where pixels lack."""
+    height, width = sample.image.shape[-2:]
+    y, x = np.mgrid[:height, :width]
+    inside = np.hypot(x - width // 2 + 0.5, y - height // 2 + 0.5) <= radius
+    image, weight = sample.image[..., inside], sample.weight[..., inside]
+    with np.errstate(divide="ignore"):
+        error = np.sqrt(np.where(weight > 0, 1 / weight, np.nan).sum(axis=-1))
+    return image.sum(axis=-1), error
+
+
+def _colours(sample: _Sample) -> list[str]:
+    flux, error = _apertures(sample)
+    columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
+    columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
+    return colour_warnings(columns, sample.bands)
+
+
+def _centre_warnings(sample: _Sample) -> list[str]:
+    """Stack the brighter cutouts: the light must lie in the middle, in all bands."""
+    flux, error = _apertures(sample)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        snr = flux / error
+    out = []
+    for index, band in enumerate(sample.bands):
+        clear = np.flatnonzero(snr[:, index] > 10)
+        if len(clear) < 20:
+            continue
+        mean = (sample.image[clear, index] / flux[clear, index, None, None]).mean(axis=0)
+        y, x = np.unravel_index(int(np.argmax(mean)), mean.shape)
+        dx, dy = x - (mean.shape[1] - 1) / 2, y - (mean.shape[0] - 1) / 2
+        if math.hypot(dx, dy) > MAX_OFFSET_PIXELS:
+            out.append(
+                f"in {band} the light lies ({dx:+.1f}, {dy:+.1f}) pixels off the middle; cut around the "
+                "objects"
+            )
+    return out
+
+
+def inspect_catalogue(path: Path, findings: Findings) -> None:
+    """Say what a catalogue holds, and what of it cannot be used."""
+    try:
+        columns = read_catalogue(path)
+    except InputError as error:
+        findings.warnings.append(str(error))
+        return
+    number, places = len(columns["object_id"]), []
+    for name in ("ra", "dec", "x", "y"):
+        if name in columns:
+            values = np.asarray(columns[name], float)
+            good = np.isfinite(values)
+            if good.any():
+                places.append(f"{name} {values[good].min():.4f} to {values[good].max():.4f}")
+            if not good.all():
+                findings.warnings.append(
+                    f"{path.name}: {int((~good).sum())} objects without {name}; they will lie on no image"
+                )
+    findings.remarks.append(f"{path.name}: a catalogue of {number} objects, {', '.join(places)}")
+    names = list(columns)
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
+    if "dec" in columns and (np.abs(np.nan_to_num(np.asarray(columns["dec"], float))) > 90).any():
+        findings.warnings.append(f"{path.name}: dec beyond ±90; are ra and dec degrees, and not swapped?")
+    if "ra" in columns and np.nanmax(np.abs(columns["ra"])) > 360:
+        findings.warnings.append(f"{path.name}: ra beyond 360; degrees are needed")
+    if "ra" in columns and "dec" in columns and np.nanmax(np.abs(columns["ra"])) <= 2 * math.pi:
+        findings.warnings.append(f"{path.name}: ra of at most 2π; degrees are needed, not radians or hours")
+    if "ra" not in columns:
+        findings.remarks.append(f"{path.name}: x and y alone: pixels, 0-based, of the reference band")
