@@ -10,6 +10,7 @@ import pytest
 import deepfits
 from deepfits.errors import InputError
 from deepfits.redshifts.tables import read_table
+from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
@@ -210,6 +211,42 @@ def test_fewer_labels_are_no_better(inputs, done, tmp_path):
     for key in ("boosting-latents-squared", "boosting-magnitudes-squared"):
         assert few[key]["num_train"] == 40
         assert few[key]["metrics"]["rmse"]["value"] > many[key]["metrics"]["rmse"]["value"]
+
+
+def test_labels_of_bright_objects_alone(inputs, sky, tmp_path):
+    """Learn from the bright ones and test on all: the faint ones are nearer the edge of the domain."""
+    features, labels, _ = inputs
+    out = deepfits.redshift(
+        features, labels, tmp_path / "out", feature_sets=("model",), train_select=["mag_i < 21.5"], **FAST
+    )
+    split = read_table(out / "split.parquet")
+    learned = np.isin(split["part"], ["train", "validation"])
+    assert split["magnitude"][learned].max() < 21.5
+    assert split["magnitude"][split["part"] == "test"].max() > 23.5
+    row = metrics_of(out)[0]["boosting-model-squared"]
+    assert row["num_test"] == is_held_out(sky["object_id"]).sum()
+    assert row["domain"]["num_outside"] > 0.2 * row["num_test"]
+    found = read_table(out / "methods" / row["key"] / "predictions.parquet")
+    magnitude = dict(zip(sky["object_id"].tolist(), sky["mag_i"].tolist(), strict=True))
+    magnitude = np.array([magnitude[one] for one in found["object_id"].tolist()])
+    flagged = found["is_outside_domain"]
+    assert magnitude[flagged].mean() > magnitude[~flagged].mean() + 0.5
+    assert len(domain_curves(out).axes) == 1
+
+
+def test_what_is_measured_in_the_cutouts_is_kept(inputs, tmp_path):
+    features, labels, store = inputs
+    keywords = {**FAST, "feature_sets": ("magnitudes", "templates"), "template_features": True}
+    keywords |= {"filters": ("sdss2010-g", "sdss2010-r", "sdss2010-i"), "photometry": tmp_path / "kept.npz"}
+    one = deepfits.redshift(features, labels, tmp_path / "one", store=store, **keywords)
+    assert (tmp_path / "kept.npz").exists()
+    assert (tmp_path / "kept.templates.npz").exists()
+    two = deepfits.redshift(features, labels, tmp_path / "two", store=store, **keywords)
+    (tmp_path / "kept.npz").write_bytes(b"nothing of the kind")
+    for key, row in metrics_of(one)[0].items():
+        assert row["metrics"] == metrics_of(two)[0][key]["metrics"]
+    with pytest.raises(InputError, match="not a file of photometry"):
+        deepfits.redshift(features, labels, tmp_path / "three", store=store, **keywords)
 
 
 def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):

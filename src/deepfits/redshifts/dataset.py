@@ -15,7 +15,7 @@ from deepfits.redshifts.features import Matrix, Recipe, Source, band_names, is_u
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.photometry import asinh_magnitude
 from deepfits.redshifts.split import Split, split_objects
-from deepfits.redshifts.tables import Columns
+from deepfits.redshifts.tables import Columns, satisfied
 
 REFERENCE_BANDS = ("i", "r", "z", "g")
 """Which band's magnitude objects are sorted by: the first of these that there is."""
@@ -68,11 +68,12 @@ def make_dataset(
     max_labels: int | None = None,
     seed: int = 0,
     block_arcmin: float | None = None,
+    train_select: Sequence[str] = (),
 ) -> Dataset:
     """Join features and labels, drop objects without a finite latent, and split.
 
     Objects without a usable latent are left out of every row of the table, so that all methods answer for the
-    same objects; their number is in `counts`.
+    same objects; their number is in `counts`. `train_select` holds for the labels to learn from alone.
 
     Raises
     ------
@@ -90,6 +91,7 @@ def make_dataset(
             "there is nothing to learn from them"
         )
     magnitude, magnitude_name = _reference_magnitude(columns, labels, found.label_rows)
+    known = {name: values[found.label_rows] for name, values in labels.columns.items()}
     split = split_objects(
         columns["object_id"],
         value,
@@ -99,6 +101,7 @@ def make_dataset(
         ra=columns.get("ra"),
         dec=columns.get("dec"),
         block_arcmin=block_arcmin,
+        is_trainable=satisfied(known, train_select, labels.where) if train_select else None,
     )
     counts: dict[str, int | str] = {
         **{f"labels_{name}": number for name, number in labels.counts.items()},
@@ -119,7 +122,7 @@ def make_dataset(
         separation_arcsec=found.separation_arcsec,
         split=split,
         source=Source(columns=columns, bands=band_names(columns)),
-        label_columns={name: values[found.label_rows] for name, values in labels.columns.items()},
+        label_columns=known,
         counts=counts,
         classes=labels.classes,
     )

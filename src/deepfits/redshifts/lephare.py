@@ -24,11 +24,16 @@ from deepfits.errors import InputError
 from deepfits.files import write_json
 from deepfits.redshifts import spectra
 from deepfits.redshifts.pdf import LEVELS, from_grid, pit
-from deepfits.redshifts.templates import ERROR_FLOOR, Photometry, TemplateFit, benitez_prior, train_templates
+from deepfits.redshifts.templates import (
+    ERROR_FLOOR,
+    NUM_CALIBRATION,
+    Photometry,
+    TemplateFit,
+    benitez_prior,
+    train_templates,
+)
 
 STEP = 0.02
-NUM_CALIBRATION = 1000
-"""Labelled objects that the distributions are recalibrated on, at most."""
 _NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
 _EVERY = 4  # of the wavelengths of the templates: LePHARE integrates all of them for each redshift
 

@@ -51,6 +51,7 @@ def split_objects(
     ra: np.ndarray | None = None,
     dec: np.ndarray | None = None,
     block_arcmin: float | None = None,
+    is_trainable: np.ndarray | None = None,
 ) -> Split:
     """Divide labelled objects.
 
@@ -65,6 +66,8 @@ def split_objects(
         With `block_arcmin`, the sky is cut into squares of that side, a fifth of which are for testing:
         test objects are the held-out ones inside, and nothing inside is trained on, so that a test object and
         a training one never lie in the same square.
+    is_trainable
+        ``(N,)`` bool: whose labels may be learned from; test objects may be any.
 
     Raises
     ------
@@ -72,7 +75,7 @@ def split_objects(
         Too few objects to train or to test.
     """
     is_test = is_held_out(object_id)
-    is_free = ~is_test
+    is_free = ~is_test if is_trainable is None else ~is_test & is_trainable
     if block_arcmin is not None:
         in_test_block = _test_blocks(ra, dec, block_arcmin)
         is_test, is_free = is_test & in_test_block, is_free & ~in_test_block

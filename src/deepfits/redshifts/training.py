@@ -36,13 +36,8 @@ from deepfits.redshifts.templates import train_templates
 from deepfits.redshifts.tpot_search import TpotConfig, train_tpot
 
 STACKS = {
-    "templates": (("boosting", "templates"), ("network", "templates")),
-    "deep": (
-        ("boosting", "templates"),
-        ("network", "templates"),
-        ("network", "all"),
-        ("hybrid", "templates"),
-    ),
+    "templates": (("network", "magnitudes"), ("network", "templates")),
+    "deep": (("network", "templates"), ("network", "all"), ("hybrid", "templates")),
 }
 """What a stack joins: ``templates`` is a baseline, ``deep`` is ours, with the fits and the embedder."""
 

@@ -46,6 +46,7 @@ def redshift(
     label_column: str = "z_spec",
     photoz: str | None = None,
     select: Sequence[str] = (),
+    train_select: Sequence[str] = (),
     match: str = "auto",
     match_radius_arcsec: float = 1.0,
     max_labels: int | None = None,
@@ -100,6 +101,9 @@ def redshift(
         A column of the labels, or ``TABLE:COLUMN``, with photometric redshifts of your own to stand beside.
     select
         Conditions on the labels, such as ``"z_spec_flag >= 3"``; all must hold.
+    train_select
+        Conditions that only the labels to learn from must satisfy, such as ``"mag_i < 22.5"``: how redshifts
+        do where no spectroscopic survey went.
     match, match_radius_arcsec
         ``"position"``, ``"id"`` or ``"auto"`` (by position where both sides have one).
     max_labels
@@ -151,6 +155,7 @@ def redshift(
         match_radius_arcsec=match_radius_arcsec,
         max_labels=max_labels,
         block_arcmin=block_arcmin,
+        train_select=train_select,
         photometry=photometry,
         template_filters=(filters or ()) if template_features else None,
         seed=seed,
@@ -176,6 +181,7 @@ def redshift(
         "labels": _contents(labels),
         "label_column": label_column,
         "select": list(select),
+        "train_select": list(train_select),
         "match": match,
         "match_radius_arcsec": match_radius_arcsec,
         "max_labels": max_labels,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ def redshift_curves(
     if "max_labels" in keywords:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
     tables: dict[int, dict[str, Any]] = {}
+    keywords = {"photometry": out / "photometry.npz", **keywords}
     with progress("label curves", total=len(numbers), unit="tables") as task:
         for number in sorted(set(numbers)):
             directory = out / f"labels-{number:05d}"
@@ -59,12 +60,17 @@ def redshift_curves(
             task.advance(1, f"{used} labels")
             if used < number:
                 break
-    curves = [{"num_labels": used, "rows": table["rows"]} for used, table in tables.items()]
+    write_curves(out, tables)
+    return out
+
+
+def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
+    """Write ``curves.json`` and ``curves.md`` from tables (`metrics.json`) by their number of labels."""
+    curves = [{"num_labels": used, "rows": table["rows"]} for used, table in sorted(tables.items())]
     definitions = next(iter(tables.values()))["definitions"]
     write_json(out / "curves.json", {"definitions": definitions, "curves": curves})
     with writing(out / "curves.md") as temporary:
         temporary.write_text(_markdown(curves, definitions), encoding="utf-8")
-    return out
 
 
 def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> str:

@@ -37,6 +37,7 @@ def load_dataset(
     match_radius_arcsec: float = 1.0,
     max_labels: int | None = None,
     block_arcmin: float | None = None,
+    train_select: Sequence[str] = (),
     seed: int = 0,
     classes: bool = False,
     progress: Progress = silent,
@@ -52,6 +53,7 @@ def load_dataset(
         max_labels=max_labels,
         seed=seed,
         block_arcmin=block_arcmin,
+        train_select=train_select,
     )
     source = complete_source(
         dataset.source,
