@@ -17,6 +17,7 @@ from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from survey_sky import SCALE, make_truth, write_plain
 
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # of LSDB
 SHAPE = (150, 140)
 QUICK = {"num_steps": 3, "uncertainty": False, "threads": 1}
 
@@ -113,3 +114,29 @@ def test_a_damaged_field_stops_no_other(images, model, through_a_store, tmp_path
 def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         fit(images, model, tmp_path / "f", from_coadds=True, **options)
+
+
+def test_a_function_for_partitions_of_a_catalogue(images, model, through_a_store):
+    """The same latents over LSDB's partitions; objects on no image have nulls."""
+    pd = pytest.importorskip("pandas")
+    lsdb = pytest.importorskip("lsdb")
+    from deepfits.stages.partitions import PartitionFit
+
+    catalogue = pd.read_parquet(through_a_store[0] / "catalogue.parquet")[["object_id", "ra", "dec", "field"]]
+    mine = catalogue[catalogue["field"] == "field-0"].drop(columns="field")
+    lonely = pd.DataFrame({"object_id": [-5], "ra": [10.0], "dec": [70.0]})
+    mine = pd.concat([mine, lonely], ignore_index=True)
+    hats = lsdb.from_dataframe(mine, ra_column="ra", dec_column="dec", margin_threshold=None)
+    assert len(hats.get_healpix_pixels()) > 1
+    fit_partition = PartitionFit.prepare(images / "field-0", model, num_steps=3, uncertainty=False, threads=1)
+    found = hats.map_partitions(fit_partition, meta=fit_partition.meta(hats)).compute()
+    assert len(found) == len(mine)
+    by_id = found.set_index("object_id")
+    assert by_id["latent"].isna().sum() == 1
+    assert pd.isna(by_id.loc[-5, "latent"])
+    expected = through_a_store[1]
+    for identity, latent in zip(expected["object_id"], expected["latent"], strict=True):
+        if identity in by_id.index:
+            np.testing.assert_array_equal(np.asarray(by_id.loc[identity, "latent"]), latent)
+    with pytest.raises(InputError, match="no column 'ra'"):
+        fit_partition(mine.drop(columns="ra"))

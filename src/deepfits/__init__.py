@@ -2,7 +2,7 @@
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
 same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`, `redshift`,
-`report`, `run` and `demo`. Importing the package loads none of them; the first use does.
+`export`, `plan`, `report`, `run` and `demo`. Importing the package loads none of them; the first use does.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from deepfits.stages.check import check as check
     from deepfits.stages.cutouts import cutouts as cutouts
     from deepfits.stages.detect import detect as detect
+    from deepfits.stages.export import export as export
     from deepfits.stages.fit import fit as fit
     from deepfits.stages.inpaint import inpaint as inpaint
+    from deepfits.stages.plan import plan as plan
     from deepfits.stages.redshift import redshift as redshift
     from deepfits.stages.redshift_classes import redshift_classes as redshift_classes
     from deepfits.stages.redshift_curves import redshift_curves as redshift_curves
@@ -46,6 +48,8 @@ _STAGES = {
     "redshift_train": "redshift_use",
     "redshift_predict": "redshift_use",
     "redshift_evaluate": "redshift_use",
+    "export": "export",
+    "plan": "plan",
     "report": "report",
     "run": "run",
     "demo": "run",

@@ -955,6 +955,70 @@ def redshift_evaluate(
 
 
 @app.command()
+def export(
+    features: Annotated[
+        Path, typer.Argument(help="From `fit`, `inpaint` or `redshift predict`.", metavar="FEATURES")
+    ],
+    out: Out,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="parquet, fits, votable or hats. Default: as OUT ends (.parquet, .fits, .vot), else hats."
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--column", help="Which columns; repeat the option. Default: all.")
+    ] = None,
+    half: Annotated[
+        bool, typer.Option("--half", help="Latents and their errors in 16 bits (parquet and hats).")
+    ] = False,
+    more: More = None,
+) -> None:
+    """Write features as one catalogue that others read: Parquet, FITS, VOTable or HATS, with units and UCDs.
+
+    Examples: `deepfits export run/features-both --out galaxies.fits`
+
+    For LSDB: `deepfits export run/features-both --out galaxies --format hats`
+    """
+    path = _call("export", features, out, format=format, columns=columns, half=half, more=more)
+    _done("catalogue", path)
+
+
+@app.command()
+def plan(
+    objects: Annotated[float, typer.Option("--objects", help="How many: 2e10.", show_default=False)],
+    device: Annotated[
+        str, typer.Option(help="measured (a core of this machine, timed now), cpu-core, a100, h100 or h200.")
+    ] = "cpu-core",
+    num_devices: Annotated[int, typer.Option(help="That work at the same time.", min=1)] = 1,
+    model: Annotated[
+        str, typer.Option(help="Whose size decides what an object costs.")
+    ] = "builtin:clauds-hsc",
+    objects_per_arcmin2: Annotated[
+        float, typer.Option(help="Density of the objects, for what is read of coadds.", min=0)
+    ] = 50.0,
+    half: Annotated[bool, typer.Option("--half", help="Latents kept in 16 bits.")] = False,
+) -> None:
+    """Say how long a survey takes, and what it reads and writes; what is measured and what is estimated.
+
+    Example: `deepfits plan --objects 2e10 --device h200 --num-devices 64`
+    """
+    typer.echo(
+        str(
+            _call(
+                "plan",
+                objects,
+                device=device,
+                num_devices=num_devices,
+                model=model,
+                objects_per_arcmin2=objects_per_arcmin2,
+                half=half,
+            )
+        )
+    )
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The run directory, with cutouts/, model/, ...", metavar="RUN")],
     out: Annotated[
@@ -1037,7 +1101,7 @@ def _fail_missing_module(error: ModuleNotFoundError) -> None:
         "sep": "survey", "reproject": "survey", "scipy": "survey", "galsim": "sky", "speclite": "sky",
         "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
         "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
-        "dask": "scale", "distributed": "scale",
+        "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",
     }  # fmt: skip
     extra = extras.get((error.name or "").split(".")[0])
     if extra is None:

@@ -93,7 +93,7 @@ def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> boo
 
 def write_table(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
     """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet; `made_from` is what `is_done` asks for."""
-    arrays = {name: _to_arrow(values) for name, values in columns.items()}
+    arrays = {name: to_arrow(values) for name, values in columns.items()}
     table = pa.table(arrays).replace_schema_metadata({"made_from": made_from})
     with writing(path) as temporary:
         pq.write_table(table, temporary)
@@ -128,7 +128,7 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
         table = pa.concat_tables([pq.read_table(path, columns=columns) for path in paths])
     except pa.ArrowInvalid as error:
         raise InputError(f"{directory}: the shards do not fit together ({error}); fit again") from error
-    return {name: _to_numpy(table[name]) for name in table.column_names}
+    return {name: to_numpy(table[name]) for name in table.column_names}
 
 
 def shard_paths(directory: str | Path) -> list[Path]:
@@ -145,10 +145,11 @@ def read_table(path: str | Path, columns: list[str] | None = None) -> dict[str, 
         table = pq.read_table(path, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: cannot read these features ({error}); fit again") from error
-    return {name: _to_numpy(table[name]) for name in table.column_names}
+    return {name: to_numpy(table[name]) for name in table.column_names}
 
 
-def _to_arrow(values: np.ndarray) -> pa.Array:
+def to_arrow(values: np.ndarray) -> pa.Array:
+    """Return values ``(N,)`` or ``(N, L)`` as Arrow has them, the latter as lists of fixed size."""
     values = np.asarray(values)
     if values.ndim == 1:
         return pa.array(values)
@@ -156,7 +157,8 @@ def _to_arrow(values: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
-def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column as NumPy has it: ``(N,)``, or ``(N, L)`` for lists."""
     joined = column.combine_chunks()
     if pa.types.is_fixed_size_list(joined.type):
         flat = np.array(joined.flatten().to_numpy(zero_copy_only=False))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepfits.fitting.fitter import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.survey.build import OpenFields, StorePlan
+    from deepfits.survey.fields import ImageSet
     from deepfits.survey.store import StoreInfo
 
 DESCRIPTION = "coadds.json"
@@ -155,8 +156,33 @@ def _describe(plan: StorePlan, known: dict[str, Any], tasks: list[Any], fields: 
     if reason is not None and not readable:
         raise reason
     able = [task for task in tasks if task.field_index in readable]
-    info = build._describe(plan, {**known, "fields": described}, able, fields)
-    return replace(info, extra={})
+    return _without_extra(plan, described, able, fields)
+
+
+def _without_extra(
+    plan: StorePlan, described: dict[str, Any], tasks: list[Any], fields: OpenFields
+) -> StoreInfo:
+    from deepfits.survey import build
+
+    plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
+    return replace(build._describe(plan, {"fields": described}, tasks, fields), extra={})
+
+
+def describe_images(images: ImageSet, size: int) -> StoreInfo:
+    """Describe the cutouts of images without a catalogue, every field alike."""
+    from deepfits.survey import build
+
+    plan = build.StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
+    none = np.empty(0)
+    with closing(build.OpenFields(images)) as fields:
+        tasks = [
+            build._Task(number=n, field_index=n, rows=none, x=none, y=none) for n in range(len(images.fields))
+        ]
+        described = {}
+        for task in tasks:
+            field_images = fields.open(task.field_index)
+            described[field_images.name] = build.describe_field(field_images, images.bands)
+        return _without_extra(plan, described, tasks, fields)
 
 
 def _options(cutting: Mapping[str, Any]) -> dict[str, Any]:

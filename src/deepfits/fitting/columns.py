@@ -1,0 +1,113 @@
+"""What the columns of features and predictions are: units, UCDs and words, for formats that carry them.
+
+UCDs are those of the IVOA's list (UCD1+, version 1.5); a band's word is that of the part of the spectrum its
+middle lies in (u: ``em.opt.U``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_SPECTRUM = {
+    "u": "em.opt.U", "b": "em.opt.B", "g": "em.opt.B", "v": "em.opt.V", "r": "em.opt.R", "i": "em.opt.I",
+    "z": "em.opt.I", "y": "em.opt.I", "j": "em.IR.J", "h": "em.IR.H", "k": "em.IR.K", "ks": "em.IR.K",
+    "vis": "em.opt.R",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What a column is.
+
+    Attributes
+    ----------
+    unit
+        As the FITS and VOUnits standards write it; empty for a plain number.
+    ucd
+        Unified content descriptor; empty where none fits.
+    words
+        A description.
+    """
+
+    unit: str = ""
+    ucd: str = ""
+    words: str = ""
+
+
+_PLAIN = {
+    "object_id": Column(ucd="meta.id;meta.main", words="Identity of the object"),
+    "ra": Column(unit="deg", ucd="pos.eq.ra;meta.main", words="Right ascension (ICRS)"),
+    "dec": Column(unit="deg", ucd="pos.eq.dec;meta.main", words="Declination (ICRS)"),
+    "latent": Column(ucd="stat.fit.param", words="Fitted latent vector: the features"),
+    "latent_std": Column(ucd="stat.error;stat.fit.param", words="Standard deviation of the latent"),
+    "chi2": Column(ucd="stat.fit.chi2", words="Chi-square of the best fit, all bands"),
+    "dof": Column(ucd="stat.fit.dof", words="Valid pixels, all bands"),
+    "loss": Column(ucd="stat.fit.goodness", words="What was minimised, at the best latent"),
+    "loss_start": Column(ucd="stat.fit.goodness", words="What was minimised, at the start"),
+    "status": Column(ucd="meta.code.status", words="How the fit ended"),
+    "num_steps": Column(ucd="meta.number", words="Gradient evaluations"),
+    "latent_distance": Column(ucd="stat.value", words="Length of the latent; 1 is typical"),
+    "discriminator_score": Column(ucd="stat.value", words="Discriminator's score; near 1 is usual"),
+    "model_hash": Column(ucd="meta.version", words="Fingerprint of the model"),
+    "z_phot": Column(ucd="src.redshift.phot", words="Photometric redshift"),
+    "z_mean": Column(ucd="src.redshift.phot;stat.mean", words="Mean of p(z)"),
+    "z_median": Column(ucd="src.redshift.phot;stat.median", words="Median of p(z)"),
+    "z_mode": Column(ucd="src.redshift.phot", words="Mode of p(z)"),
+    "z_err68_low": Column(ucd="src.redshift.phot;stat.min", words="Lower end of the 68% interval"),
+    "z_err68_high": Column(ucd="src.redshift.phot;stat.max", words="Upper end of the 68% interval"),
+    "z_err95_low": Column(ucd="src.redshift.phot;stat.min", words="Lower end of the 95% interval"),
+    "z_err95_high": Column(ucd="src.redshift.phot;stat.max", words="Upper end of the 95% interval"),
+    "is_valid": Column(ucd="meta.code", words="Whether there is a prediction"),
+}  # fmt: skip
+
+_FLUX, _FLUX_ERR = "phot.flux.density;meta.modelled", "stat.error;phot.flux.density"
+_MAG, _MAG_ERR = "phot.mag;meta.modelled", "stat.error;phot.mag"
+
+# The longest first: `flux_model_err` before `flux_model`.
+_PER_BAND = {
+    "flux_aper_measured_err": ("nJy", _FLUX_ERR, "Error of the measured flux, 2 arcsec"),
+    "flux_aper_measured": ("nJy", "phot.flux.density", "Measured flux, 2 arcsec"),
+    "flux_aper_model_err": ("nJy", _FLUX_ERR, "Error of the model's flux, 2 arcsec"),
+    "flux_aper_model": ("nJy", _FLUX, "The model's flux, 2 arcsec"),
+    "flux_model_err": ("nJy", _FLUX_ERR, "Error of the model's flux, whole cutout"),
+    "flux_model": ("nJy", _FLUX, "The model's flux, whole cutout"),
+    "flux_aper_err": ("nJy", _FLUX_ERR, "Error of the predicted flux, 2 arcsec"),
+    "flux_aper": ("nJy", _FLUX, "Predicted flux, 2 arcsec"),
+    "flux_err": ("nJy", _FLUX_ERR, "Error of the predicted flux"),
+    "flux": ("nJy", _FLUX, "Predicted flux, whole cutout"),
+    "mag_aper_err": ("mag", _MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
+    "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
+    "mag_err": ("mag", _MAG_ERR, "Error of the predicted magnitude"),
+    "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
+    "amplitude_err": ("", "stat.error", "Error of the amplitude"),
+    "amplitude": ("", "arith.factor", "Brightness over that of the drawn galaxy"),
+    "chi2": ("", "stat.fit.chi2", "Chi-square"),
+    "dof": ("", "stat.fit.dof", "Valid pixels"),
+}
+
+
+def describe(name: str) -> Column:
+    """Say what a column is; columns of a user's own are described by nothing.
+
+    Examples
+    --------
+    >>> describe("flux_model_err_r").ucd
+    'stat.error;phot.flux.density;em.opt.R'
+    >>> describe("my_column")
+    Column(unit='', ucd='', words='')
+    """
+    if name in _PLAIN:
+        return _PLAIN[name]
+    for prefix, (unit, ucd, words) in _PER_BAND.items():
+        if name.startswith(f"{prefix}_"):
+            band = name.removeprefix(f"{prefix}_")
+            return Column(unit=unit, ucd=_with_band(ucd, band), words=f"{words}, band {band}")
+    return Column()
+
+
+def _with_band(ucd: str, band: str) -> str:
+    word = _SPECTRUM.get(band.lower())
+    if word is None:
+        return ucd
+    is_modelled = ucd.endswith(";meta.modelled")
+    return f"{ucd.removesuffix(';meta.modelled')};{word}" + (";meta.modelled" if is_modelled else "")

@@ -1,0 +1,96 @@
+"""RAIL: an informer and an estimator that read fitted latents, and give `qp` ensembles.
+
+    informer = DeepfitsInformer.make_stage(name="inform", model="deepfits.pkl", columns=["latent"])
+    informer.inform(training)                       # a table with latents and a column `redshift`
+    estimator = DeepfitsEstimator.make_stage(name="estimate", model=informer.get_handle("model"))
+    ensemble = estimator.estimate(table).data       # a qp.Ensemble
+
+Needs ``deepfits[rail,redshift]``. The method is that of `deepfits redshift` with boosting: quantiles of p(z)
+from trees, recalibrated by cross-validation. Columns may be lists (``latent``) or numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ceci.config import StageParameter
+from rail.core.common_params import SharedParams
+from rail.estimation.estimator import CatEstimator
+from rail.estimation.informer import CatInformer
+
+from deepfits.errors import InputError
+from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.pdf import as_qp, density
+from deepfits.redshifts.quantiles import train_quantiles
+
+_COLUMNS = {
+    "columns": StageParameter(list, ["latent"], msg="columns to learn from: lists of numbers, or numbers"),
+}
+
+
+def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
+    """Put the columns of a table side by side: ``(N, K)`` float32.
+
+    Raises
+    ------
+    InputError
+        A column that the table does not have.
+    """
+    parts, names = [], []
+    for name in columns:
+        if name not in table:
+            raise InputError(f"no column {name!r} in this table; it has {sorted(table)}")
+        values = np.asarray(table[name])
+        if values.dtype == object:  # lists, as pandas has them
+            values = np.stack([np.asarray(one, dtype=np.float32) for one in values])
+        values = values.reshape(len(values), -1).astype(np.float32)
+        parts.append(values)
+        names += [f"{name}_{n}" for n in range(values.shape[1])] if values.shape[1] > 1 else [name]
+    return Matrix(values=np.concatenate(parts, axis=1), names=tuple(names))
+
+
+class DeepfitsInformer(CatInformer):
+    """Learn p(z) from fitted latents (and whatever other columns are named)."""
+
+    name = "DeepfitsInformer"
+    config_options = CatInformer.config_options.copy()
+    config_options.update(
+        redshift_col=SharedParams.copy_param("redshift_col"),
+        seed=StageParameter(int, 0, msg="of the cross-validation"),
+        num_threads=StageParameter(int, 1, msg="cores to use"),
+        **_COLUMNS,
+    )
+
+    def run(self) -> None:
+        """Train, and keep the trees."""
+        table = self._convert_table_format(self.get_data("input"))
+        features = matrix_of(table, self.config.columns)
+        redshift = np.asarray(table[self.config.redshift_col], dtype=np.float64)
+        usable = np.isfinite(features.values).all(axis=1) & np.isfinite(redshift)
+        if usable.sum() < 2 * len(features.names):
+            raise InputError(f"{usable.sum()} objects with redshift and latent are too few to learn from")
+        kept = Matrix(values=features.values[usable], names=features.names)
+        quantiles = train_quantiles(
+            kept, redshift[usable], seed=self.config.seed, num_threads=self.config.num_threads
+        )
+        self.model = {"columns": list(self.config.columns), "quantiles": quantiles}
+        self.add_data("model", self.model)
+
+
+class DeepfitsEstimator(CatEstimator):
+    """Estimate p(z) of each object as quantiles; objects without a latent get the labels' distribution."""
+
+    name = "DeepfitsEstimator"
+    config_options = CatEstimator.config_options.copy()
+
+    def _process_chunk(self, start: int, end: int, data: Any, first: bool) -> None:
+        table = self._convert_table_format(data)
+        features = matrix_of(table, self.model["columns"])
+        quantiles = self.model["quantiles"].predict(features.values)
+        ensemble = as_qp(quantiles)
+        grid = np.linspace(self.config.zmin, self.config.zmax, self.config.nzbins)
+        mode = grid[np.argmax(density(quantiles, grid), axis=1)]
+        ensemble.set_ancil({"zmode": mode[:, None]})
+        self._do_chunk_output(ensemble, start, end, first, data=table)

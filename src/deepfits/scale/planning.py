@@ -1,0 +1,192 @@
+"""How long a survey takes and how much it reads and writes, from figures that are named.
+
+A rate is a device's sustained arithmetic over the arithmetic of one object. What was measured and what is
+estimated is said of every line, and the assumptions are printed with the answer. ``devices.json`` holds the
+figures and where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from deepfits.errors import InputError, nearest
+
+SECONDS_PER_DAY = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """What does the work.
+
+    Attributes
+    ----------
+    name, words
+        For people.
+    flops
+        Sustained floating-point operations a second in the fit.
+    is_measured
+        Whether `flops` was measured in the fit itself, or estimated from a data sheet.
+    source
+        Where it comes from.
+    """
+
+    name: str
+    words: str
+    flops: float
+    is_measured: bool
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What one object costs.
+
+    Attributes
+    ----------
+    flop
+        Floating-point operations of the fit and its errors.
+    words, source
+        What this was measured on.
+    share
+        The fit's share of a worker's time; the rest reads and writes.
+    feature_bytes
+        Of one object's features on disk.
+    """
+
+    flop: float
+    words: str
+    source: str
+    share: float
+    feature_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One figure of a plan. `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
+
+    what: str
+    value: float
+    unit: str
+    kind: str
+    how: str = ""
+
+
+def figures() -> dict[str, Any]:
+    """Return the figures that come with the package."""
+    text = resources.files("deepfits.scale").joinpath("devices.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def named_device(name: str) -> Device:
+    """Return a device of the package's table."""
+    table = figures()["devices"]
+    if name not in table:
+        raise InputError(f"device {name!r} is unknown; {nearest(name, [*table, 'measured'])}")
+    return Device(name=name, **table[name])
+
+
+def make_plan(
+    *,
+    num_objects: float,
+    device: Device,
+    num_devices: int,
+    cost: Cost,
+    num_bands: int,
+    size: int,
+    objects_per_arcmin2: float,
+    pixel_scale_arcsec: float,
+    half: bool,
+    latent_size: int,
+) -> list[Line]:
+    """Work out a survey.
+
+    Parameters
+    ----------
+    num_objects
+        To be fitted.
+    num_devices
+        That work at the same time; each takes shards of its own, so they do not wait for each other.
+    num_bands, size
+        Of a cutout, in bands and pixels a side.
+    objects_per_arcmin2, pixel_scale_arcsec
+        Say how many pixels of the coadds belong to an object.
+    half
+        Whether latents and their errors are kept in 16 bits.
+    latent_size
+        Length of the latent.
+    """
+    kind = "measured" if device.is_measured else "estimated"
+    rate = device.flops / cost.flop * cost.share
+    seconds = num_objects / rate / num_devices
+    cutout = 2 * 4 * num_bands * size**2
+    coadd = 2 * 4 * num_bands * 3600 / pixel_scale_arcsec**2 / objects_per_arcmin2
+    kept = cost.feature_bytes - (2 * 2 * latent_size if half else 0)
+    tera = 1e12
+    flop = f"{cost.flop / 1e9:.2f} GFLOP an object ({cost.words})"
+    return [
+        Line(what="objects", value=num_objects, unit="", kind="given"),
+        Line(what="devices", value=num_devices, unit="", kind="given", how=device.words),
+        Line(
+            what="rate of a device",
+            value=rate,
+            unit="objects/s",
+            kind=kind,
+            how=f"{device.flops / 1e9:,.3g} GFLOP/s ({device.source}) over {flop}, of which reading and "
+            f"writing leave {cost.share:.0%}",
+        ),
+        Line(what="time", value=seconds / SECONDS_PER_DAY, unit="days", kind=kind),
+        Line(what="device hours", value=seconds / 3600 * num_devices, unit="h", kind=kind),
+        Line(
+            what="devices for one day",
+            value=num_objects / rate / SECONDS_PER_DAY,
+            unit="",
+            kind=kind,
+            how="linear in the number of devices: shards are independent",
+        ),
+        Line(
+            what="features",
+            value=num_objects * kept / tera,
+            unit="TB",
+            kind="measured",
+            how=f"{kept:.0f} bytes an object{', latents in 16 bits' if half else ''}",
+        ),
+        Line(
+            what="cutout store, if kept",
+            value=num_objects * cutout / tera,
+            unit="TB",
+            kind="given",
+            how=f"{cutout:,} bytes an object: image and weight, {num_bands} bands of {size}×{size}",
+        ),
+        Line(
+            what="coadds, read once",
+            value=num_objects * coadd / tera,
+            unit="TB",
+            kind="assumed",
+            how=f"{objects_per_arcmin2:g} objects per arcmin², pixels of {pixel_scale_arcsec:g} arcsec",
+        ),
+        Line(
+            what="reading from a store",
+            value=cutout * rate * num_devices / 1e6,
+            unit="MB/s",
+            kind=kind,
+            how="all devices together",
+        ),
+        Line(
+            what="reading from coadds",
+            value=coadd * rate * num_devices / 1e6,
+            unit="MB/s",
+            kind=kind,
+            how="all devices together",
+        ),
+        Line(
+            what="writing features",
+            value=kept * rate * num_devices / 1e6,
+            unit="MB/s",
+            kind=kind,
+            how="all devices together",
+        ),
+    ]

@@ -1,0 +1,297 @@
+"""The stage `export`: features (or predictions) as catalogues that other programs read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.progress import Progress, silent
+
+FORMATS = ("parquet", "fits", "votable", "hats")
+_ENDINGS = {".parquet": "parquet", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
+HALF_LARGEST = 65504.0
+FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
+
+
+def export(
+    features: str | Path,
+    out: str | Path,
+    *,
+    format: str | None = None,
+    columns: Sequence[str] | None = None,
+    half: bool = False,
+    margin_arcsec: float = 5.0,
+    partition_rows: int = 200_000,
+    progress: Progress = silent,
+) -> Path:
+    """Write features as one catalogue: Parquet, FITS, VOTable or HATS, with units and UCDs.
+
+    Parameters
+    ----------
+    features
+        Directory that `fit`, `inpaint` or `redshift_predict` wrote, or one Parquet file.
+    out
+        The file; for HATS, the directory.
+    format
+        ``"parquet"``, ``"fits"``, ``"votable"`` or ``"hats"``; by default as the name of `out` ends
+        (``.parquet``, ``.fits``, ``.vot``), else HATS.
+    columns
+        Which ones, in this order; all by default.
+    half
+        Write latents and their errors as 16-bit floats: half the bytes (docs/scale.md says what it costs).
+        Parquet and HATS only.
+    margin_arcsec
+        HATS: objects this near a partition's border are also listed beside its neighbour, so that matches
+        across borders are found.
+    partition_rows
+        HATS: the most objects in a partition.
+    progress
+        Shows what is done.
+
+    Returns
+    -------
+    Path
+        `out`. Parquet and HATS are written shard by shard; FITS and VOTable hold everything in memory once.
+
+    Raises
+    ------
+    InputError
+        No features, an unknown format or column, no ra and dec for HATS, or a HATS catalogue in `out`.
+    """
+    out = Path(out)
+    chosen = format or _ENDINGS.get(out.suffix.lower(), "hats")
+    if chosen not in FORMATS:
+        raise InputError(f"export: format {chosen!r} is unknown; {nearest(chosen, FORMATS)}")
+    if half and chosen not in ("parquet", "hats"):
+        raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
+    paths = _paths(Path(features))
+    names = _names(paths[0], columns)
+    if chosen == "parquet":
+        _write_parquet(paths, out, names, half, progress)
+    elif chosen == "hats":
+        _write_hats(paths, out, names, half, margin_arcsec, partition_rows, progress)
+    else:
+        _write_table(paths, out, names, chosen, progress)
+    return out
+
+
+def _paths(features: Path) -> list[Path]:
+    from deepfits.fitting.features import shard_paths
+
+    return [features] if features.is_file() else shard_paths(features)
+
+
+def _names(path: Path, wanted: Sequence[str] | None) -> list[str]:
+    import pyarrow.parquet as pq
+
+    there = _reading(path, lambda: pq.read_schema(path)).names
+    for name in wanted or ():
+        if name not in there:
+            raise InputError(f"{path}: no column {name!r}; {nearest(name, there)}")
+    return list(wanted) if wanted else list(there)
+
+
+def _reading(path: Path, read: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{path}: cannot read this table ({error}); make it again") from error
+
+
+def _tables(paths: list[Path], names: list[str], half: bool) -> Iterator[Any]:
+    """Yield the tables of the shards that hold objects, described, one after the other."""
+    import pyarrow.parquet as pq
+
+    schema = None
+    for path in paths:
+
+        def read(path: Path = path) -> Any:
+            return pq.read_table(path, columns=names)
+
+        table = _described(_reading(path, read), half)
+        schema = schema or table.schema
+        if table.schema != schema:
+            raise InputError(f"{path}: other columns than {paths[0].name}; they are not of one run")
+        if len(table) or len(paths) == 1:
+            yield table
+
+
+def _described(table: Any, half: bool) -> Any:
+    """Put units, UCDs and words into the fields; make latents half as long, if that was asked for."""
+    import pyarrow as pa
+
+    from deepfits.fitting.columns import describe
+
+    fields, arrays = [], []
+    for field, column in zip(table.schema, table.columns, strict=True):
+        if half and field.name in ("latent", "latent_std"):
+            column = _halved(column)
+        about = describe(field.name)
+        said = {"unit": about.unit, "ucd": about.ucd, "description": about.words}
+        metadata = {key: value for key, value in said.items() if value}
+        fields.append(pa.field(field.name, column.type, metadata=metadata))
+        arrays.append(column)
+    return pa.table(arrays, schema=pa.schema(fields))
+
+
+def _halved(column: Any) -> Any:
+    """Round a column of lists to 16-bit floats; what is too large becomes the largest, not infinity."""
+    import pyarrow as pa
+
+    joined = column.combine_chunks()
+    flat = joined.flatten().to_numpy(zero_copy_only=False)
+    half = np.clip(flat, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
+    return pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(half), joined.type.list_size)])
+
+
+def _write_parquet(paths: list[Path], out: Path, names: list[str], half: bool, progress: Progress) -> None:
+    import pyarrow.parquet as pq
+
+    from deepfits.files import writing
+
+    with writing(out) as temporary, progress("export", total=len(paths), unit="shards") as task:
+        writer = None
+        try:
+            for table in _tables(paths, names, half):
+                writer = writer or pq.ParquetWriter(temporary, table.schema)
+                writer.write_table(table)
+                task.advance(1)
+            if writer is None:
+                raise InputError(f"{paths[0].parent}: no object in any of these {len(paths)} shards")
+        finally:
+            if writer is not None:
+                writer.close()
+
+
+def _write_table(paths: list[Path], out: Path, names: list[str], format: str, progress: Progress) -> None:
+    """Write FITS or VOTable through astropy."""
+    from astropy.table import Table, vstack
+
+    from deepfits.files import writing
+    from deepfits.fitting.columns import describe
+    from deepfits.fitting.features import to_numpy
+
+    with progress("export", total=len(paths), unit="shards") as task:
+        parts = []
+        for table in _tables(paths, names, half=False):
+            parts.append(Table({name: to_numpy(table[name]) for name in names}))
+            task.advance(1)
+        if not parts:
+            raise InputError(f"{paths[0].parent}: no object in any of these {len(paths)} shards")
+        whole = vstack(parts, metadata_conflicts="silent") if len(parts) > 1 else parts[0]
+    for name in names:
+        about = describe(name)
+        whole[name].unit = about.unit or None
+        whole[name].description = about.words or None
+        if about.ucd:
+            whole[name].info.meta = {"ucd": about.ucd}
+    with writing(out) as temporary:
+        if format == "votable":
+            whole.write(temporary, format="votable", tabledata_format="binary2")
+        else:
+            _write_fits(whole, temporary)
+
+
+def _write_fits(table: Any, path: Path) -> None:
+    from astropy.io import fits
+
+    from deepfits.fitting.columns import describe
+
+    plain = table.copy(copy_data=False)
+    for name in plain.colnames:
+        plain[name].info.meta = None  # the header gets it as TUCD
+    hdu = fits.table_to_hdu(plain)
+    for number, name in enumerate(table.colnames, start=1):
+        about = describe(name)
+        if about.ucd:
+            hdu.header[f"TUCD{number}"] = about.ucd
+        if about.words:
+            hdu.header[f"TCOMM{number}"] = about.words
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+
+
+def _write_hats(
+    paths: list[Path],
+    out: Path,
+    names: list[str],
+    half: bool,
+    margin_arcsec: float,
+    partition_rows: int,
+    progress: Progress,
+) -> None:
+    """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
+    from deepfits.files import writing
+
+    for name in ("ra", "dec"):
+        if name not in names:
+            raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
+    if out.exists():
+        raise InputError(f"{out}: is there already; remove it, or choose another directory")
+    with writing(out) as temporary, TemporaryDirectory(dir=temporary.parent, prefix=".writing-") as name:
+        scratch = Path(name)
+        source = scratch / "source.parquet"
+        _write_parquet(paths, source, names, half, progress)
+        with progress("HATS", total=1, unit="catalogues") as task:
+            _import(source, scratch, out.name, names, margin_arcsec, partition_rows)
+            task.advance(1)
+        (scratch / out.name).rename(temporary)
+
+
+def _import(
+    source: Path, directory: Path, name: str, names: list[str], margin_arcsec: float, partition_rows: int
+) -> None:
+    import pyarrow.parquet as pq
+    from distributed import Client
+    from hats_import import CollectionArguments, pipeline_with_client
+
+    schema = directory / "schema.parquet"
+    pq.write_table(pq.read_schema(source).empty_table(), schema)
+    arguments = CollectionArguments(
+        output_path=directory,
+        output_artifact_name=name,
+        progress_bar=False,
+        resume=False,
+        simple_progress_bar=False,
+        tmp_dir=directory,
+    ).catalog(
+        input_file_list=[source],
+        file_reader="parquet",
+        ra_column="ra",
+        dec_column="dec",
+        sort_columns="object_id" if "object_id" in names else None,
+        pixel_threshold=partition_rows,
+        highest_healpix_order=_finest_order(source, partition_rows),
+        use_schema_file=schema,
+    )
+    if margin_arcsec > 0:
+        arguments = arguments.add_margin(margin_threshold=margin_arcsec, is_default=True)
+    here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with warnings.catch_warnings(), Client(**here, set_as_default=False) as client, client.as_current():
+        warnings.filterwarnings("ignore", "Computing partitions from catalog")  # of a margin just written
+        pipeline_with_client(arguments, client)
+
+
+def _finest_order(source: Path, partition_rows: int) -> int:
+    """Return the coarsest order whose cells nowhere hold more objects than a partition may."""
+    import pyarrow.parquet as pq
+    from hats.pixel_math.healpix_shim import radec2pix
+
+    for order in FINEST_ORDERS:
+        counts = np.zeros(12 * 4**order, dtype=np.int64)
+        for batch in pq.ParquetFile(source).iter_batches(columns=["ra", "dec"]):
+            ra, dec = (batch.column(n).to_numpy(zero_copy_only=False).astype(float) for n in range(2))
+            np.add.at(counts, radec2pix(order, ra, dec), 1)
+        if counts.max() <= partition_rows:
+            return order
+    raise InputError(
+        f"export: more than {partition_rows} objects within an arcminute; raise partition_rows to "
+        f"{counts.max()}"
+    )

@@ -1,0 +1,216 @@
+"""The fit over a catalogue of your own: a function for each partition, as LSDB and Dask map them.
+
+    catalogue = lsdb.open_catalog("my_hats")
+    fit = deepfits.stages.partitions.PartitionFit.prepare("coadds/", "builtin:clauds-hsc")
+    features = catalogue.map_partitions(fit, meta=fit.meta(catalogue))
+
+Needs pandas (``deepfits[lsdb]`` brings it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.survey.fields import ImageSet
+    from deepfits.survey.store import StoreInfo
+
+CHUNK = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionFit:
+    """Cut and fit the objects of a table; call it with a table, or hand it to `map_partitions`.
+
+    It is made by `prepare`, and can be sent to other processes: each loads the model once.
+
+    Attributes
+    ----------
+    images, info
+        The coadds, and what cutouts of them are like.
+    model
+        Path, or ``builtin:`` name.
+    key
+        By which two of these are compared.
+    """
+
+    images: ImageSet = field(compare=False)
+    info: StoreInfo = field(compare=False)
+    settings: FitSettings
+    model: str
+    key: str
+    id_column: str
+    ra_column: str
+    dec_column: str
+    threads: int | None
+    device: str
+
+    @classmethod
+    def prepare(
+        cls,
+        images: str | Path,
+        model: str | Path,
+        *,
+        reading: Mapping[str, Any] | None = None,
+        id_column: str = "object_id",
+        ra_column: str = "ra",
+        dec_column: str = "dec",
+        threads: int | None = None,
+        device: str = "cpu",
+        **settings: Any,
+    ) -> PartitionFit:
+        """Look at the images once.
+
+        Parameters
+        ----------
+        images
+            As for `cutouts`.
+        model
+            A trained model; its bands and size are cut.
+        reading
+            Arguments of `cutouts` that say how the images are read: ``{"zero_point": 27.0}``.
+        id_column, ra_column, dec_column
+            Names in your catalogue; positions in degrees.
+        threads, device
+            As in `fit`, of each process.
+        settings
+            Of the fit: ``mode``, ``num_steps``, ``prior_strength`` and the others of
+            `deepfits.fitting.fitter.FitSettings`.
+
+        Raises
+        ------
+        InputError
+            Images that cannot be used, or do not fit the model.
+        """
+        from deepfits.fitting.features import digest
+        from deepfits.fitting.fitter import FitSettings
+        from deepfits.models.bundle import Model
+        from deepfits.stages.fit_coadds import describe_images
+        from deepfits.stages.fit_work import absolute
+        from deepfits.survey.fields import image_set
+
+        loaded = Model.load(model)
+        chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
+        info = describe_images(chosen, loaded.info.size)
+        loaded.check(info)
+        settings.setdefault("amplitudes", settings.get("objective", "flux") == "flux")
+        return cls(
+            images=chosen,
+            info=info,
+            settings=FitSettings(**settings),
+            model=absolute(model),
+            key=digest(chosen.settings(), loaded.fingerprint),
+            id_column=id_column,
+            ra_column=ra_column,
+            dec_column=dec_column,
+            threads=threads,
+            device=device,
+        )
+
+    def meta(self, catalogue: Any) -> pd.DataFrame:
+        """Return an empty table with the columns of the result, which Dask asks for beforehand.
+
+        Parameters
+        ----------
+        catalogue
+            An LSDB catalogue, or a pandas table.
+        """
+        import pandas as pd
+
+        empty = getattr(catalogue, "meta", None)  # LSDB's, which knows its index
+        if empty is None:
+            empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in catalogue.dtypes.items()})
+        return self(empty)
+
+    def __call__(self, objects: pd.DataFrame) -> pd.DataFrame:
+        """Fit the objects of a table.
+
+        Parameters
+        ----------
+        objects
+            With the columns for identity and position.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The same rows and index, with identity, position and the columns of the features, as Arrow types.
+            Objects on no image have nulls.
+        """
+        import pandas as pd
+
+        for name in (self.id_column, self.ra_column, self.dec_column):
+            if name not in objects.columns:
+                raise InputError(f"partition: no column {name!r}; it has {list(objects.columns)}")
+        kept = objects[[self.id_column, self.ra_column, self.dec_column]]
+        columns = {
+            "object_id": kept[self.id_column].to_numpy(),
+            "ra": kept[self.ra_column].to_numpy(dtype=float),
+            "dec": kept[self.dec_column].to_numpy(dtype=float),
+        }
+        table = _opened(self).features(columns)
+        new = {
+            name: pd.Series(pd.arrays.ArrowExtensionArray(table[name]), index=objects.index)
+            for name in table.column_names
+            if name not in ("object_id", "ra", "dec")
+        }
+        return kept.assign(**new)
+
+
+@lru_cache(maxsize=1)
+def _opened(fit: PartitionFit) -> _Cutter:
+    """Keep the model of the last partition loaded."""
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.models.bundle import Model
+
+    loaded = Model.load(fit.model, fit.device)
+    return _Cutter(fit, Fitter(loaded, fit.settings, fit.info, threads=fit.threads))
+
+
+class _Cutter:
+    def __init__(self, fit: PartitionFit, fitter: Fitter) -> None:
+        self.fit, self.fitter = fit, fitter
+
+    def features(self, columns: dict[str, np.ndarray]) -> Any:
+        """Cut and fit, and return an Arrow table in the order of the rows; nulls for objects on no image."""
+        import pyarrow as pa
+
+        from deepfits.fitting.features import to_arrow
+        from deepfits.survey import build
+
+        fitter, bands = self.fitter, self.fit.info.bands
+        nothing = np.zeros((0, len(bands), self.fit.info.size, self.fit.info.size), dtype=np.float32)
+        fitted = fitter.fit(columns["object_id"][:0], nothing, nothing)
+        parts = [fitter.features(columns["object_id"][:0], fitted, {})]
+        rows = []
+        plan = build.StorePlan(
+            images=self.fit.images,
+            size=self.fit.info.size,
+            shard_size=CHUNK,
+            survey="",
+            catalogue_path=Path(),
+        )
+        with closing(build.OpenFields(self.fit.images)) as fields:
+            tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
+            for task in tasks:
+                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan)
+                fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight)
+                parts.append(fitter.features(cutouts.object_id, fitted, {}))
+                rows.append(task.rows)
+        place = np.full(len(columns["ra"]), -1)
+        if rows:
+            place[np.concatenate(rows)] = np.arange(sum(map(len, rows)))
+        tables = [pa.table({name: to_arrow(values) for name, values in part.items()}) for part in parts]
+        whole = pa.concat_tables([tables[0], *tables[1:]]).combine_chunks()
+        return whole.take(pa.array(place, mask=place < 0, type=pa.int64()))

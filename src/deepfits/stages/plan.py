@@ -1,0 +1,176 @@
+"""The stage `plan`: what a survey would take, from measured figures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.progress import Progress, silent
+from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
+
+if TYPE_CHECKING:
+    from deepfits.models.bundle import Model
+
+MEASURED_OBJECTS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures, each with how it was come by; `str` gives a table for people."""
+
+    lines: tuple[Line, ...]
+
+    def __getitem__(self, what: str) -> float:
+        return next(line.value for line in self.lines if line.what == what)
+
+    def __str__(self) -> str:
+        width = max(len(line.what) for line in self.lines)
+        rows = []
+        for line in self.lines:
+            figure = f"{_plain(line.value)} {line.unit}".strip()
+            why = f"{line.kind}{': ' + line.how if line.how else ''}"
+            rows.append(f"{line.what:{width}s}  {figure:>18s}   {why}")
+        return "\n".join(rows)
+
+
+def _plain(value: float) -> str:
+    if value >= 100 or value == int(value):
+        return f"{value:,.0f}" if value < 1e15 else f"{value:.3g}"
+    return f"{value:.3g}"
+
+
+def plan(
+    objects: float,
+    *,
+    device: str = "cpu-core",
+    num_devices: int = 1,
+    model: str | Path = "builtin:clauds-hsc",
+    objects_per_arcmin2: float = 50.0,
+    half: bool = False,
+    progress: Progress = silent,
+) -> Plan:
+    """Say how long a survey takes, and what it reads and writes.
+
+    Parameters
+    ----------
+    objects
+        How many, 2e10 for instance.
+    device
+        ``"measured"`` (a core of this machine, timed now), or a name of the package's table: ``"cpu-core"``,
+        ``"h200"``, ``"h100"``, ``"a100"``.
+    num_devices
+        That work at the same time.
+    model
+        Whose size decides what an object costs.
+    objects_per_arcmin2
+        Density of the objects, for what is read of coadds.
+    half
+        Keep latents in 16 bits (`export`).
+    progress
+        Shows what is done.
+
+    Returns
+    -------
+    Plan
+        Its `lines` say of each figure whether it was measured or estimated, and from what.
+
+    Raises
+    ------
+    InputError
+        A number that is not positive, or an unknown device.
+    """
+    from deepfits.models.bundle import Model
+
+    for name, value in (
+        ("objects", objects),
+        ("num_devices", num_devices),
+        ("objects_per_arcmin2", objects_per_arcmin2),
+    ):
+        if not 0 < value < np.inf:
+            raise InputError(f"plan: {name} must be positive, not {value}")
+    loaded = Model.load(model)
+    cost = cost_of(loaded)
+    chosen = measure_core(loaded, cost, progress) if device == "measured" else named_device(device)
+    lines = make_plan(
+        num_objects=objects,
+        device=chosen,
+        num_devices=num_devices,
+        cost=cost,
+        num_bands=len(loaded.info.bands),
+        size=loaded.info.size,
+        objects_per_arcmin2=objects_per_arcmin2,
+        pixel_scale_arcsec=loaded.info.pixel_scale_arcsec,
+        half=half,
+        latent_size=loaded.config.latent_size,
+    )
+    return Plan(tuple(lines))
+
+
+def cost_of(model: Model) -> Cost:
+    """Return what an object costs with this model: the reference's cost, by the size of the generator.
+
+    Nearly all of the work is drawing and differentiating drawings, which takes as many operations as the
+    generator has, so many times.
+    """
+    known = figures()["cost"]
+    ratio = generator_flop(model) / known["generator_flop"]
+    scaled = "" if abs(ratio - 1) < 1e-3 else f", times {ratio:.3g} for the size of this generator"
+    return Cost(
+        flop=known["flop"] * ratio,
+        words=f"counted, {known['words']}{scaled}",
+        source=known["source"],
+        share=known["share"],
+        feature_bytes=known["feature_bytes"],
+    )
+
+
+def generator_flop(model: Model) -> float:
+    """Count the floating-point operations of one drawing."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    latent = torch.zeros(1, model.config.latent_size)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.generator(latent)
+    return float(counter.get_total_flops())
+
+
+def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
+    """Time the fit of images that the model draws, with noise, on one core of this machine."""
+    import torch
+
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.provenance import hardware
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        clean = model.render(torch.randn(MEASURED_OBJECTS, model.config.latent_size, generator=generator))
+    sigma = torch.tensor(model.normalisation.softening)[:, None, None]
+    image = clean + sigma * torch.randn(clean.shape, generator=generator)
+    weight = (sigma**-2).expand_as(image).contiguous()
+    identity = np.arange(MEASURED_OBJECTS)
+    fitter = Fitter(model, FitSettings(amplitudes=True), model.info, threads=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with progress("measure", total=MEASURED_OBJECTS, unit="objects") as task:
+            begin = time.perf_counter()
+            fitted = fitter.fit(identity, image, weight)
+            fitter.features(identity, fitted, {})
+            seconds = time.perf_counter() - begin
+            task.advance(MEASURED_OBJECTS)
+    finally:
+        torch.set_num_threads(before)
+    name = hardware()["processor"]
+    return Device(
+        name="measured",
+        words=f"cores like one of this machine ({name})",
+        flops=cost.flop * MEASURED_OBJECTS / seconds,
+        is_measured=True,
+        source=f"{MEASURED_OBJECTS} drawn objects in {seconds:.1f} s, timed just now on one core",
+    )

@@ -1,0 +1,190 @@
+"""Catalogues that others read: Parquet, FITS, VOTable and HATS, with units and UCDs."""
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.io.votable.ucd import check_ucd
+from astropy.table import Table
+
+from deepfits.errors import InputError
+from deepfits.fitting.columns import describe
+from deepfits.fitting.features import write_table
+from deepfits.stages.export import export
+
+# LSDB's own use of pandas
+pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
+NUM, BANDS = 400, ("u", "g", "i")
+
+
+@pytest.fixture(scope="module")
+def columns():
+    rng = np.random.default_rng(5)
+    # A clump on both sides of a border of HEALPix cells (ra = 45°), and a sparse field.
+    ra = np.concatenate([rng.normal(45, 0.4, 300), rng.uniform(200, 201, 100)])
+    dec = np.concatenate([rng.normal(0.2, 0.4, 300), rng.uniform(-30, -29, 100)])
+    out = {
+        "object_id": np.arange(NUM) + 7,
+        "ra": ra,
+        "dec": dec,
+        "latent": rng.normal(size=(NUM, 6)).astype(np.float32),
+        "latent_std": rng.uniform(0.1, 1, (NUM, 6)).astype(np.float32),
+        "chi2": rng.uniform(900, 1100, NUM).astype(np.float32),
+        "dof": np.full(NUM, 1000),
+        "status": np.where(rng.uniform(size=NUM) < 0.5, "converged", "step_limit"),
+    }
+    for band in BANDS:
+        out[f"flux_model_{band}"] = rng.uniform(1, 1000, NUM).astype(np.float32)
+        out[f"flux_model_err_{band}"] = np.ones(NUM, np.float32)
+        out[f"amplitude_{band}"] = np.ones(NUM, np.float32)
+    out["latent"][3] = np.nan
+    return out
+
+
+@pytest.fixture(scope="module")
+def features(columns, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("features")
+    for number, rows in enumerate((slice(0, 150), slice(150, 150), slice(150, NUM))):
+        part = {name: values[rows] for name, values in columns.items()}
+        write_table(directory / f"shard-{number:05d}.parquet", part, "test")
+    return directory
+
+
+def test_parquet_that_others_read(features, columns, tmp_path):
+    path = export(features, tmp_path / "all.parquet")
+    schema = pq.read_schema(path)
+    flux = schema.field("flux_model_g").metadata
+    assert flux == {
+        b"unit": b"nJy",
+        b"ucd": b"phot.flux.density;em.opt.B;meta.modelled",
+        b"description": b"The model's flux, whole cutout, band g",
+    }
+    by_pandas = pd.read_parquet(path)
+    np.testing.assert_array_equal(np.stack(by_pandas["latent"]), columns["latent"])
+    by_polars = pl.read_parquet(path)
+    np.testing.assert_array_equal(by_polars["latent"].to_numpy(), columns["latent"])
+    assert by_polars["status"].to_list() == columns["status"].tolist()
+    rows = duckdb.sql(f"select object_id, latent[2], ra from '{path}' where chi2 > 1000 order by object_id")
+    found = np.array(rows.fetchall())
+    chosen = columns["chi2"] > 1000
+    np.testing.assert_array_equal(found[:, 0], columns["object_id"][chosen])
+    np.testing.assert_array_equal(found[:, 1].astype(np.float32), columns["latent"][chosen, 1])
+
+
+def test_features_themselves_are_read_as_they_lie(features, columns):
+    np.testing.assert_array_equal(pl.read_parquet(features / "*.parquet")["chi2"], columns["chi2"])
+    found = duckdb.sql(f"select count(*), sum(dof) from '{features}/*.parquet'").fetchall()
+    assert found == [(NUM, columns["dof"].sum())]
+    assert len(pd.read_parquet(features)) == NUM
+
+
+def test_half_precision(features, columns, tmp_path):
+    path = export(features, tmp_path / "half.parquet", half=True)
+    full = export(features, tmp_path / "full.parquet", columns=["object_id", "latent", "latent_std"])
+    small = export(features, tmp_path / "s.parquet", half=True, columns=["object_id", "latent", "latent_std"])
+    assert small.stat().st_size < 0.65 * full.stat().st_size
+    found = np.stack(pd.read_parquet(path)["latent"])
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, columns["latent"], rtol=2**-11)
+    assert pl.read_parquet(path)["latent"].to_numpy().shape == (NUM, 6)
+
+
+def test_fits_with_units_and_ucds(features, columns, tmp_path):
+    path = export(features, tmp_path / "all.fits")
+    with fits.open(path) as hdus:
+        header, data = hdus[1].header, hdus[1].data
+        np.testing.assert_array_equal(data["latent"], columns["latent"])
+        number = list(columns).index("flux_model_err_i") + 1
+        assert header[f"TTYPE{number}"] == "flux_model_err_i"
+        assert header[f"TUNIT{number}"] == "nJy"
+        assert header[f"TUCD{number}"] == "stat.error;phot.flux.density;em.opt.I"
+    table = Table.read(path)
+    assert str(table["ra"].unit) == "deg"
+    assert table["status"].tolist() == columns["status"].tolist()
+
+
+def test_votable_with_units_and_ucds(features, columns, tmp_path):
+    path = export(
+        features, tmp_path / "all.vot", columns=["object_id", "ra", "dec", "latent", "flux_model_u"]
+    )
+    from astropy.io.votable import parse_single_table
+
+    table = parse_single_table(path)
+    fields = {f.name: f for f in table.fields}
+    assert fields["ra"].ucd == "pos.eq.ra;meta.main"
+    assert str(fields["flux_model_u"].unit) == "nJy"
+    np.testing.assert_array_equal(np.asarray(table.array["latent"].data), columns["latent"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["object_id", "ra", "latent", "latent_std", "chi2", "dof_u", "status", "flux_model_err_y", "mag_aper_j",
+     "mag_err_i", "amplitude_err_g", "z_phot", "z_mean", "z_err68_low", "loss", "latent_distance",
+     "model_hash", "num_steps", "flux_aper_measured_vis", "z_median"],
+)  # fmt: skip
+def test_ucds_are_of_the_controlled_vocabulary(name):
+    ucd = describe(name).ucd
+    assert ucd
+    assert check_ucd(ucd, check_controlled_vocabulary=True, has_colon=False)
+
+
+@pytest.fixture(scope="module")
+def catalogue(features, tmp_path_factory):
+    return export(features, tmp_path_factory.mktemp("hats") / "galaxies", format="hats", partition_rows=100)
+
+
+def test_lsdb_opens_and_filters(catalogue, columns):
+    lsdb = pytest.importorskip("lsdb")
+    opened = lsdb.open_catalog(catalogue)
+    assert len(opened.get_healpix_pixels()) > 2
+    whole = opened.compute()
+    assert sorted(whole["object_id"]) == columns["object_id"].tolist()
+    order = np.argsort(whole["object_id"].to_numpy())
+    np.testing.assert_array_equal(np.stack(whole["latent"].to_numpy())[order], columns["latent"])
+    bright = opened.query("flux_model_i > 500").compute()
+    assert len(bright) == (columns["flux_model_i"] > 500).sum()
+    cone = opened.cone_search(ra=45, dec=0.2, radius_arcsec=300).compute()
+    offset = np.hypot((columns["ra"] - 45) * np.cos(np.deg2rad(0.2)), columns["dec"] - 0.2) * 3600
+    assert len(cone) == (offset < 300).sum() > 0
+
+
+def test_lsdb_cross_matches_across_borders(catalogue, columns):
+    lsdb = pytest.importorskip("lsdb")
+    shift = 0.5 / 3600
+    other = pd.DataFrame(
+        {"their_id": columns["object_id"], "ra": columns["ra"], "dec": columns["dec"] + shift}
+    )
+    theirs = lsdb.from_dataframe(other, ra_column="ra", dec_column="dec", margin_threshold=5.0)
+    matched = theirs.crossmatch(
+        lsdb.open_catalog(catalogue),
+        radius_arcsec=1.0,
+        suffixes=("_theirs", "_ours"),
+        suffix_method="all_columns",
+    ).compute()
+    assert len(matched) == NUM
+    near = matched["their_id_theirs"] == matched["object_id_ours"]
+    assert near.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"out": "x.fits", "half": True}, "no 16-bit floats"),
+        ({"out": "x", "format": "hat"}, "did you mean 'hats'"),
+        ({"out": "x.parquet", "columns": ["latents"]}, "did you mean 'latent'"),
+        ({"out": "x", "columns": ["latent"]}, "no column 'ra'"),
+    ],
+)
+def test_impossible_exports_are_refused(features, tmp_path, options, message):
+    out = tmp_path / options.pop("out")
+    with pytest.raises(InputError, match=message):
+        export(features, out, **options)
+    assert not out.exists()
+
+
+def test_a_catalogue_is_not_overwritten(features, catalogue):
+    with pytest.raises(InputError, match="is there already"):
+        export(features, catalogue, format="hats")

@@ -1,0 +1,55 @@
+"""RAIL's informer and estimator on latents: `qp` ensembles that say where redshifts are."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rail.estimation")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def make_table(number, seed):
+    """Draw latents of which two make the redshift."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(number, 4)).astype(np.float32)
+    redshift = np.exp(0.4 * latent[:, 0] - 0.3 * latent[:, 1]) + rng.normal(0, 0.03, number)
+    return {"id": np.arange(number), "latent": latent, "redshift": redshift}
+
+
+def test_inform_and_estimate(tmp_path, monkeypatch):
+    from deepfits.redshifts.rail_stages import DeepfitsEstimator, DeepfitsInformer
+
+    monkeypatch.chdir(tmp_path)
+    informer = DeepfitsInformer.make_stage(name="inform", model="m.pkl", hdf5_groupname="")
+    informer.inform(make_table(1500, 1))
+    test = make_table(400, 2)
+    test["latent"][5] = np.nan
+    estimator = DeepfitsEstimator.make_stage(
+        name="estimate", model=informer.get_handle("model"), hdf5_groupname="", chunk_size=150,
+        output_mode="return", id_col="id",
+    )  # fmt: skip
+    ensemble = estimator.estimate(test).data
+    assert ensemble.npdf == 400
+    median = np.squeeze(ensemble.median())
+    good = np.arange(400) != 5
+    scatter = np.median(np.abs(median - test["redshift"])[good] / (1 + test["redshift"][good]))
+    assert scatter < 0.06  # the spread of all redshifts is 0.2
+    low, high = (np.squeeze(ensemble.ppf(q)) for q in (0.16, 0.84))
+    inside = ((test["redshift"] > low) & (test["redshift"] < high))[good].mean()
+    assert 0.58 < inside < 0.78  # 68% of 399: the standard deviation is 2.3%
+    np.testing.assert_array_equal(np.squeeze(ensemble.ancil["id"]), test["id"])
+    assert np.isfinite(ensemble.ancil["zmode"]).all()
+    wide = np.squeeze(high - low)
+    assert wide[5] > np.median(wide)
+
+
+def test_columns_that_are_not_there_are_named(tmp_path, monkeypatch):
+    from deepfits.errors import InputError
+    from deepfits.redshifts.rail_stages import DeepfitsInformer
+
+    monkeypatch.chdir(tmp_path)
+    informer = DeepfitsInformer.make_stage(name="i2", model="n.pkl", hdf5_groupname="", columns=["latents"])
+    with pytest.raises(InputError, match="no column 'latents'"):
+        informer.inform(make_table(50, 1))
