@@ -909,14 +909,26 @@ def redshift_predict(
     out: Out,
     store: OptionalStore = None,
     embedder_features: EmbedderFeatures = None,
+    workers: ShardWorkers = 1,
+    scheduler: Scheduler = None,
     more: More = None,
 ) -> None:
     """Predict the redshift of every object.
 
     Example: `deepfits redshift predict run/redshift-model run/features-both --out run/redshifts.parquet`
+
+    Many shards: `deepfits redshift predict MODEL FEATURES --out run/redshifts --workers 4` (a directory)
     """
     path = _call(
-        "redshift_predict", model, features, out, store=store, embedder_features=embedder_features, more=more
+        "redshift_predict",
+        model,
+        features,
+        out,
+        store=store,
+        embedder_features=embedder_features,
+        workers=workers,
+        scheduler=scheduler,
+        more=more,
     )
     _done("predictions", path)
 

@@ -178,7 +178,7 @@ def store_photometry(
     InputError
         An object is not in the store.
     """
-    from deepfits.survey.store import CutoutStore
+    from deepfits.survey.store import CutoutStore, shard_identities
 
     cutouts = CutoutStore(store)
     info = cutouts.info
@@ -187,9 +187,11 @@ def store_photometry(
     wanted = {one: row for row, one in enumerate(object_id.tolist())}
     is_found = np.zeros(len(object_id), dtype=bool)
     with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
-        for shard in cutouts:
-            pairs = [(n, wanted[one]) for n, one in enumerate(shard.object_id.tolist()) if one in wanted]
+        for number, path in enumerate(cutouts.shards):
+            identity = shard_identities(path, info).tolist()
+            pairs = [(n, wanted[one]) for n, one in enumerate(identity) if one in wanted]
             if pairs:
+                shard = cutouts.read_shard(number)
                 places, rows = (np.array(side) for side in zip(*pairs, strict=True))
                 flux[rows], flux_err[rows] = aperture_photometry(
                     shard.image[places],
@@ -198,7 +200,9 @@ def store_photometry(
                     fwhm_arcsec=info.fwhm_arcsec,
                 )
                 is_found[rows] = True
-            task.advance(len(shard))
+            task.advance(len(identity))
+            if is_found.all():
+                break
     if not is_found.all():
         raise InputError(
             f"{store}: {int((~is_found).sum())} objects of the features are not in this store, object_id "

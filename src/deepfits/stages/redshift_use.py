@@ -144,6 +144,8 @@ def redshift_predict(
     *,
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Predict the redshift of every object of a features directory.
@@ -158,7 +160,11 @@ def redshift_predict(
         Parquet file: `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
         `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
         object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
-        a classifier: `class`, and `p_<class>` for each.
+        a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
+        file for each file of the features that holds objects, and ``manifest.jsonl``; running it again makes
+        only what is missing or failed.
+    workers, scheduler
+        As in `fit`, for a directory.
 
     Returns
     -------
@@ -166,12 +172,45 @@ def redshift_predict(
         `out`.
     """
     out = Path(out)
-    is_classifier = (Path(model) / "classifier.json").exists()
-    predictor = Classifier.load(model) if is_classifier else Predictor.load(model)
-    columns = read_features(features)
-    usable = is_usable(columns)
-    if not usable.any():
+    if not out.suffix or workers > 1 or scheduler is not None:
+        from deepfits.stages.redshift_shards import predict_shards
+
+        return predict_shards(
+            model,
+            features,
+            out,
+            store=store,
+            embedder_features=embedder_features,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    predictor, columns = load_predictor(model), read_features(features)
+    if not is_usable(columns).any():
         raise InputError(f"{features}: no object has a finite latent")
+    table = predict_table(
+        predictor, columns, store=store, embedder_features=embedder_features, progress=progress
+    )
+    write_columns(out, table)
+    return out
+
+
+def load_predictor(model: str | Path) -> Predictor | Classifier:
+    """Read a trained method, whichever kind it is."""
+    is_classifier = (Path(model) / "classifier.json").exists()
+    return Classifier.load(model) if is_classifier else Predictor.load(model)
+
+
+def predict_table(
+    predictor: Predictor | Classifier,
+    columns: dict[str, np.ndarray],
+    *,
+    store: str | Path | None = None,
+    embedder_features: str | Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return the columns of the predictions for objects of which at least one has a finite latent."""
+    usable = is_usable(columns)
     source = Source(
         columns={name: values[usable] for name, values in columns.items()}, bands=band_names(columns)
     )
@@ -190,8 +229,7 @@ def redshift_predict(
         task.advance(len(usable))
     table: dict[str, Any] = {n: columns[n] for n in ("object_id", "ra", "dec") if n in columns}
     table |= {name: _spread_out(values, usable) for name, values in predictions.items()}
-    write_columns(out, {**table, "is_valid": usable})
-    return out
+    return {**table, "is_valid": usable}
 
 
 def _filters_for(predictor: Predictor | Classifier) -> Sequence[str] | None:

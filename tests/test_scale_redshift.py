@@ -1,0 +1,87 @@
+"""Redshifts of many shards: the same as of all at once, resumable, and failures named."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError, ShardsFailedError
+from deepfits.fitting.features import read_features, write_table
+from deepfits.scale.manifest import read_manifest
+from deepfits.stages.export import export
+from deepfits.stages.redshift_use import redshift_predict, redshift_train
+
+NUM = 400
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Write features in shards (one empty, one of an object without a fit), and train on labels."""
+    directory = tmp_path_factory.mktemp("redshift")
+    rng = np.random.default_rng(3)
+    latent = rng.normal(size=(NUM, 4)).astype(np.float32)
+    latent[-1] = np.nan
+    columns = {"object_id": np.arange(NUM), "latent": latent, "model_hash": np.full(NUM, "abc")}
+    for band in "gri":
+        columns[f"flux_model_{band}"] = rng.uniform(1, 10, NUM).astype(np.float32)
+    for number, (first, last) in enumerate([(0, 150), (150, 150), (150, NUM - 1), (NUM - 1, NUM)]):
+        part = {name: values[first:last] for name, values in columns.items()}
+        write_table(directory / "features" / f"shard-{number:05d}.parquet", part, f"part {number}")
+    redshift = 1 + 0.3 * latent[:, 0]
+    lines = [f"{n},{z}" for n, z in enumerate(redshift) if np.isfinite(z)]
+    (directory / "labels.csv").write_text("object_id,z_spec\n" + "\n".join(lines) + "\n")
+    model = redshift_train(
+        directory / "features", directory / "labels.csv", directory / "model", method="neighbours",
+        feature_set="latents", tuning_trials=1,
+    )  # fmt: skip
+    return directory / "features", model
+
+
+def test_shard_by_shard_is_all_at_once(trained, tmp_path):
+    features, model = trained
+    whole = read_features_of(redshift_predict(model, features, tmp_path / "z.parquet"))
+    out = redshift_predict(model, features, tmp_path / "z")
+    assert [p.name for p in sorted(out.glob("*.parquet"))] == [f"shard-{n:05d}.parquet" for n in (0, 2, 3)]
+    found = read_features(out)
+    assert set(found) == set(whole)
+    for name, values in whole.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert not found["is_valid"][-1]
+    assert np.isnan(found["z_phot"][-1])
+    assert np.ptp(found["z_phot"][:-1]) > 0.5
+    (out / "shard-00002.parquet").unlink()
+    redshift_predict(model, features, out)
+    np.testing.assert_array_equal(read_features(out)["z_phot"], whole["z_phot"])
+
+
+def read_features_of(path):
+    from deepfits.fitting.features import read_table
+
+    return read_table(path)
+
+
+def test_a_damaged_shard_stops_no_other(trained, tmp_path):
+    features, model = trained
+    damaged = tmp_path / "features"
+    damaged.mkdir()
+    for path in features.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    (damaged / "shard-00000.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(ShardsFailedError, match=r"1 of 3 shards failed.*shard-00000"):
+        redshift_predict(model, damaged, tmp_path / "z")
+    assert [e.state for e in read_manifest(tmp_path / "z")] == ["failed", "done", "done"]
+    assert json.loads((tmp_path / "z/manifest.jsonl").read_text().splitlines()[0])["state"] == "failed"
+
+
+def test_predictions_are_exported(trained, tmp_path):
+    features, model = trained
+    out = redshift_predict(model, features, tmp_path / "z")
+    from astropy.table import Table
+
+    table = Table.read(export(out, tmp_path / "z.fits"))
+    assert len(table) == NUM
+
+
+def test_a_directory_is_needed_for_workers(trained, tmp_path):
+    with pytest.raises(InputError, match=r"leave the ending '\.parquet' out"):
+        redshift_predict(trained[1], trained[0], tmp_path / "z.parquet", workers=2)
