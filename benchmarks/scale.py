@@ -114,8 +114,8 @@ def main() -> None:
     """Run everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, help="Cutouts to repeat; a sky is simulated by default.")
-    parser.add_argument("--shard-size", type=int, default=512)
-    parser.add_argument("--shards", type=int, default=4, help="Per worker, for weak scaling.")
+    parser.add_argument("--shard-size", type=int, default=256)
+    parser.add_argument("--shards", type=int, default=2, help="Per worker, for weak scaling.")
     parser.add_argument("--num-steps", type=int, default=30, help="The most steps of the timed fits.")
     parser.add_argument("--large", type=int, default=200_000, help="Objects of the larger store for memory.")
     parser.add_argument("--rounds", type=int, default=3)

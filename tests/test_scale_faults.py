@@ -23,6 +23,7 @@ from deepfits.scale.run import run_shards
 from deepfits.scale.work import Shard
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
+from deepfits.survey.store import CutoutStore
 from scale_sky import make_model, make_store
 
 LENGTHS = (24, 24, 1, 0, 24, 24)
@@ -179,7 +180,6 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
     import json
 
     from deepfits.stages.fit_work import FitWork, select
-    from deepfits.survey.store import CutoutStore
 
     work = FitWork(
         store=str(sky / "store"), model=str(work_model), model_hash="0" * 16, out=str(tmp_path / "f"),
@@ -203,6 +203,23 @@ def test_inpainting_on_workers(client, sky, tmp_path):
     assert len(found["object_id"]) == 3
     for name, values in read_features(one).items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_cutouts_on_workers(client, tmp_path):
+    from deepfits.stages.cutouts import cutouts
+    from survey_sky import make_truth, write_plain
+
+    rng = np.random.default_rng(1)
+    sky = write_plain(tmp_path / "sky", make_truth(rng, 20, (120, 110)), (120, 110), rng=rng)
+    one = cutouts(sky, tmp_path / "one", shard_size=8)
+    options = {"shard_size": 8, "catalogue": one / "catalogue.parquet", "scheduler": address(client)}
+    two = cutouts(sky, tmp_path / "two", **options)
+    names = sorted(p.name for p in one.glob("shard-*.h5"))
+    assert len(names) > 1
+    assert sorted(p.name for p in two.glob("shard-*.h5")) == names
+    first, second = CutoutStore(one), CutoutStore(two)
+    for number in range(len(names)):
+        np.testing.assert_array_equal(first.read_shard(number).image, second.read_shard(number).image)
 
 
 def test_local_workers_share_threads_and_gpus(monkeypatch):

@@ -414,6 +414,7 @@ def cutouts(
     mask_polarity: MaskPolarity = None,
     weight_scale: WeightScale = "auto",
     workers: Workers = 1,
+    scheduler: Scheduler = None,
     more: More = None,
 ) -> None:
     """Cut every object out of every band, with weights, into a cutout store.
@@ -444,6 +445,7 @@ def cutouts(
         mask_polarity=mask_polarity,
         weight_scale=weight_scale,
         workers=workers,
+        scheduler=scheduler,
         more=more,
     )
     _done("cutout store", path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -149,3 +149,16 @@ def _gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def spread_over(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
+    """Return what does jobs on workers and gives the results as they come; the first error ends it."""
+
+    def spread(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+        from distributed import as_completed
+
+        with connect(workers) as client, client.as_current():
+            for future in as_completed([client.submit(function, job, pure=False) for job in jobs]):
+                yield future.result()
+
+    return spread

@@ -34,6 +34,7 @@ def cutouts(
     mask_polarity: str | None = None,
     weight_scale: str = "auto",
     workers: int = 1,
+    scheduler: str | None = None,
     progress: Progress = silent,
 ) -> Path:
     """Cut every object out of every band, into a cutout store.
@@ -73,6 +74,9 @@ def cutouts(
         As in `detect`.
     workers
         Processes that work at the same time.
+    scheduler
+        Address (or scheduler file) of a Dask scheduler whose workers cut; they need to see the same paths.
+        Detection, without a catalogue, stays on this machine.
 
     Returns
     -------
@@ -97,6 +101,8 @@ def cutouts(
 
         ingest(images, out, size=size, shard_size=shard_size, progress=progress)
         return out
+    if scheduler is not None:  # its workers may stand elsewhere
+        images = absolute_images(images)
     chosen = image_set(
         images,
         bands=bands,
@@ -140,8 +146,21 @@ def cutouts(
             catalogue_path=path,
             keep_duplicates=keep_duplicates,
         )
-        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers)
+        spread = None
+    if scheduler is not None:
+        from deepfits.scale.cluster import Workers, spread_over
+
+        spread = spread_over(Workers(scheduler=scheduler))
+    build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread)
     return out
+
+
+def absolute_images(images: str | Path | list[str]) -> str | list[str]:
+    """Return images under names that mean the same in every process; ``band=path`` keeps its band."""
+    if not isinstance(images, (str, Path)):
+        return [str(absolute_images(one)) for one in images]
+    band, equals, path = str(images).rpartition("=")
+    return f"{band}{equals}{Path(path).resolve()}" if equals else str(Path(images).resolve())
 
 
 def _refuse_foreign(out: Path) -> None:

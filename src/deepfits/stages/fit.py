@@ -149,7 +149,7 @@ def fit(
     work: FitWork | CoaddWork
     if from_coadds:
         source = prepare(
-            store,
+            absolute(store),
             Path(out),
             loaded.info,
             catalogue=catalogue,

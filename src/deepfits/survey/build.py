@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from deepfits.survey.store import (
     write_shard,
 )
 
+Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 SCALE_TOLERANCE = 0.01
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
@@ -88,8 +89,12 @@ def build_store(
     out: Path,
     progress: Progress,
     workers: int = 1,
+    spread: Spread | None = None,
 ) -> None:
-    """Cut what is not cut yet, in `workers` processes, then count what is incomplete."""
+    """Cut what is not cut yet, in `workers` processes, then count what is incomplete.
+
+    `spread` does jobs elsewhere: called with a function and the jobs, it gives the results as they come.
+    """
     there = _settled(plan, out)
     columns, num_duplicates = _without_duplicates(plan, columns, info)
     with closing(OpenFields(plan.images)) as fields:
@@ -108,15 +113,17 @@ def build_store(
         ]
         done = total - sum(len(task.rows) for task in todo)
         with progress("cut out", total=total, unit="objects", done=done) as bar:
-            if workers == 1:
+            if workers == 1 and spread is None:
                 for task in todo:
                     bar.advance(
                         *_cut_and_write(fields.open(task.field_index), task, columns, plan, store_info, out)
                     )
             else:
                 fields.close()
-                jobs = _jobs(plan, todo, columns, store_info, out, workers)
-                for made in in_processes(_run_job, jobs, workers):
+                out = out.resolve()  # what runs the jobs may stand elsewhere
+                jobs = _jobs(plan, todo, columns, store_info, out, workers if spread is None else len(todo))
+                results = in_processes(_run_job, jobs, workers) if spread is None else spread(_run_job, jobs)
+                for made in results:
                     for number, name in made:
                         bar.advance(number, name)
     found = _coverage(out, tasks, store_info)
