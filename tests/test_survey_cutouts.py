@@ -84,8 +84,10 @@ def test_rows_are_read_about_once():
 
 def test_windows_at_the_rim_by_hand():
     strip = np.arange(400.0).reshape(20, 20) + 1
-    out = np.zeros((3, 4, 4))
-    copy_windows(out, np.array([2, 0]), strip, np.array([-2, 5]), np.array([3, 18]))
+    out, weight = np.zeros((3, 4, 4)), np.zeros((3, 4, 4))
+    places = np.array([-2, 5]), np.array([3, 18])
+    copy_windows((out, weight), np.array([2, 0]), (strip, 2 * strip), *places)
+    np.testing.assert_array_equal(weight, 2 * out)
     np.testing.assert_array_equal(out[2][:, 2:], strip[3:7, :2])
     np.testing.assert_array_equal(out[0][:2], strip[18:, 5:9])
     assert not out[0][2:].any()

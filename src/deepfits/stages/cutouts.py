@@ -147,11 +147,13 @@ def cutouts(
             keep_duplicates=keep_duplicates,
         )
         spread = None
-    if scheduler is not None:
-        from deepfits.scale.cluster import Workers, spread_over
+        if scheduler is not None:
+            from deepfits.scale.cluster import Workers, spread_over
 
-        spread = spread_over(Workers(scheduler=scheduler))
-    build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread)
+            spread = spread_over(Workers(scheduler=scheduler))
+            # Workers elsewhere do not see this machine's unpacked copies.
+            plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
+        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread)
     return out
 
 

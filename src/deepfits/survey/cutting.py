@@ -77,26 +77,33 @@ def cut(
         which = order[first:last]
         start, stop = max(low, 0), min(int(bottom[which[-1]]) + size, plane.shape[0])
         if start < stop:
-            for array, strip in zip(out, plane.rows(start, stop), strict=True):
-                copy_windows(array, which, strip, left[which], bottom[which] - start)
+            copy_windows(out, which, plane.rows(start, stop), left[which], bottom[which] - start)
         first = last
     return out
 
 
 def copy_windows(
-    out: np.ndarray, which: np.ndarray, strip: np.ndarray, left: np.ndarray, bottom: np.ndarray
+    out: tuple[np.ndarray, np.ndarray],
+    which: np.ndarray,
+    strips: tuple[np.ndarray, np.ndarray],
+    left: np.ndarray,
+    bottom: np.ndarray,
 ) -> None:
-    """Copy windows of a strip into rows `which` of ``(N, S, S)`` zeros; what lies outside stays 0.
+    """Copy windows of image and weight into rows `which` of ``(N, S, S)`` zeros; what lies outside stays 0.
 
     One slice per object copies each pixel once; indexing with arrays of windows copies it three times.
     """
-    height, width = strip.shape
-    size = out.shape[-1]
+    (image, weight), (to_image, to_weight) = strips, out
+    height, width = image.shape
+    size = to_image.shape[-1]
     places = zip(which.tolist(), left.tolist(), bottom.tolist(), strict=True)
     for row, x0, y0 in places:
         if 0 <= x0 <= width - size and 0 <= y0 <= height - size:
-            out[row] = strip[y0 : y0 + size, x0 : x0 + size]
+            window = slice(y0, y0 + size), slice(x0, x0 + size)
+            to_image[row] = image[window]
+            to_weight[row] = weight[window]
             continue
         xs, ys = slice(max(x0, 0), min(x0 + size, width)), slice(max(y0, 0), min(y0 + size, height))
         if xs.start < xs.stop and ys.start < ys.stop:
-            out[row, ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = strip[ys, xs]
+            place = row, slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0)
+            to_image[place], to_weight[place] = image[ys, xs], weight[ys, xs]

@@ -19,6 +19,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -139,6 +140,8 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
         kept = keep / f"{hashlib.blake2b(label.encode(), digest_size=16).hexdigest()}.fits"
         if kept.exists():
             return kept
+        if not keep.is_dir():
+            kept = None
     out = directory / "plain.fits"
     written = 0
     try:
@@ -210,6 +213,13 @@ def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; check the path")
+    status = path.stat()
+    return _peeked(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
+    """Read the headers; again only when size or time of the file have changed."""
     opener = _OPENERS.get(_first(path), open)
     headers: list[dict[str, Any]] = []
     try:

@@ -156,7 +156,10 @@ class Plane:
         is_zero = image == 0 if self._zero_is_empty else None
         weight = self._weight_rows(start, stop, image)
         with np.errstate(over="ignore", invalid="ignore"):
-            image *= np.float32(self.factor)
+            if self.factor != 1:
+                image *= np.float32(self.factor)
+            if is_zero is None and _all_valid(image, weight):
+                return image, weight
             is_valid = (np.abs(image) < np.inf) & (weight > 0) & (weight < np.inf)
         if is_zero is not None:
             is_valid &= ~is_zero
@@ -360,7 +363,8 @@ class Plane:
                     np.multiply(weight, np.abs(weight), out=weight)
                 if kind in ("variance", "rms", "photon noise"):
                     np.divide(1, weight, out=weight)
-                weight *= per_square
+                if per_square != 1:
+                    weight *= per_square
         if "mask" in extras:
             bits = read_rows(extras["mask"], self.path, start, stop)
             if self._bad_bits >= 0:
@@ -430,6 +434,11 @@ class Plane:
                 f"WARNING: measured noise is {ratio:.3g} times what the {self._weight_role} plane says; "
                 "check unit and polarity, or say weight_scale relative"
             )
+
+
+def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
+    """Say that every pixel has data, in few passes: a sum with NaN or infinity in it is not finite."""
+    return bool(np.isfinite(image.sum()) and np.isfinite(weight.sum()) and weight.min() > 0)
 
 
 def _zeros_by_chance(image: np.ndarray) -> float:
