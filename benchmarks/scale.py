@@ -110,64 +110,81 @@ def measure_fraction(store: Path, out: Path, budget: dict[str, Any], rounds: int
     return statistics.median(shares), statistics.median(extra)
 
 
+def weak_scaling(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare one worker with two that have twice the shards."""
+    budget = {"num_steps": options.num_steps}
+    per_worker = options.shards * options.shard_size
+    stores = {n: repeat(base, directory / f"for-{n}", n * per_worker, options.shard_size) for n in (1, 2)}
+    runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    for turn in range(options.rounds):
+        for number, store in stores.items():
+            found = on_workers(number, store, directory / f"w{number}-{turn}", warm, budget)
+            runs[number].append(found)
+            rate = number * per_worker / found["seconds"]
+            print(f"{number} worker(s): {found['seconds']:.1f} s, {rate:.0f} objects/s", flush=True)
+    seconds = {n: statistics.median(run["seconds"] for run in runs[n]) for n in runs}
+    busy = statistics.median(run["busy_seconds"] for run in runs[1])
+    sizes = [path.stat().st_size for path in (directory / "w1-0").glob("*.parquet")]
+    return {
+        "weak_scaling": seconds[1] / seconds[2],
+        "objects_per_second_1": per_worker / seconds[1],
+        "objects_per_second_2": 2 * per_worker / seconds[2],
+        "scheduling_seconds_per_shard": (seconds[1] - busy) / options.shards,
+        "start_seconds": statistics.median(run["start_seconds"] for run in runs[2]),
+        "feature_bytes_per_object": sum(sizes) / per_worker,
+    }
+
+
+def fraction(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare the stage with the fit alone, in turns."""
+    store = repeat(base, directory / "alone", options.shards * options.shard_size, options.shard_size)
+    budget = {"num_steps": options.num_steps}
+    share, extra = measure_fraction(store, directory / "stage", budget, options.rounds)
+    return {"fit_fraction": share, "overhead_seconds_per_shard": extra}
+
+
+def memory(base: Path, directory: Path, warm: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the peak of a worker with few objects and with many; the least number of steps will do."""
+    figures: dict[str, Any] = {}
+    for number in (10_000, options.large):
+        label = f"{number // 1000}k"
+        store = repeat(base, directory / label, number, 2048)
+        found = on_workers(2, store, directory / f"m{label}", warm, {"num_steps": 1, "uncertainty": False})
+        figures[f"peak_worker_mb_{label}"] = round(found["peak_worker_mb"], 1)
+        print(
+            f"{label}: fitted in {found['seconds']:.0f} s, a worker's peak {found['peak_worker_mb']:.0f} MB, "
+            f"this process {peak_mb():.0f} MB",
+            flush=True,
+        )
+        shutil.rmtree(store)
+    return figures
+
+
+PARTS = {"scaling": weak_scaling, "fraction": fraction, "memory": memory}
+
+
 def main() -> None:
-    """Run everything."""
+    """Run everything, or the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--store", type=Path, help="Cutouts to repeat; a sky is simulated by default.")
     parser.add_argument("--shard-size", type=int, default=256)
-    parser.add_argument("--shards", type=int, default=2, help="Per worker, for weak scaling.")
+    parser.add_argument("--shards", type=int, default=2, help="Per worker, for the timed parts.")
     parser.add_argument("--num-steps", type=int, default=30, help="The most steps of the timed fits.")
     parser.add_argument("--large", type=int, default=200_000, help="Objects of the larger store for memory.")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
-    budget = {"num_steps": options.num_steps}
-    least = {"num_steps": 1, "uncertainty": False}  # memory does not depend on the number of steps
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         base = options.store or base_cutouts(directory)
-        per_worker = options.shards * options.shard_size
         warm = repeat(base, directory / "warm", 2 * 64, 64)
-        one = repeat(base, directory / "one", per_worker, options.shard_size)
-        two = repeat(base, directory / "two", 2 * per_worker, options.shard_size)
-        runs: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
-        for turn in range(options.rounds):
-            for number, store in ((1, one), (2, two)):
-                found = on_workers(number, store, directory / f"w{number}-{turn}", warm, budget)
-                runs[number].append(found)
-                rate = number * per_worker / found["seconds"]
-                print(f"{number} worker(s): {found['seconds']:.1f} s, {rate:.0f} objects/s", flush=True)
-        seconds = {n: statistics.median(run["seconds"] for run in runs[n]) for n in runs}
-        busy = statistics.median(run["busy_seconds"] for run in runs[1])
-        fraction, extra = measure_fraction(one, directory / "stage", budget, options.rounds)
-        figures = {
-            "weak_scaling": seconds[1] / seconds[2],
-            "objects_per_second_1": per_worker / seconds[1],
-            "objects_per_second_2": 2 * per_worker / seconds[2],
-            "fit_fraction": fraction,
-            "fit_fraction_of_wall_1": fraction * busy / seconds[1],
-            "overhead_seconds_per_shard": extra + (seconds[1] - busy) / options.shards,
-            "start_seconds": statistics.median(run["start_seconds"] for run in runs[2]),
-            "shard_size": options.shard_size,
-        }
-        sizes = [p.stat().st_size for p in (directory / "w1-0").glob("*.parquet")]
-        figures["feature_bytes_per_object"] = sum(sizes) / per_worker
-        for label, number in (("10k", 10_000), (f"{options.large // 1000}k", options.large)):
-            begin = time.perf_counter()
-            store = repeat(base, directory / label, number, 2048)
-            wrote = time.perf_counter() - begin
-            found = on_workers(2, store, directory / f"m{label}", warm, least)
-            figures[f"peak_worker_mb_{label}"] = round(found["peak_worker_mb"], 1)
-            print(
-                f"{label}: written in {wrote:.0f} s, fitted in {found['seconds']:.0f} s, a worker's peak "
-                f"{found['peak_worker_mb']:.0f} MB, this process {peak_mb():.0f} MB",
-                flush=True,
-            )
-            shutil.rmtree(store)
+        for part in options.parts:
+            figures |= PARTS[part](base, directory, warm, options)
     for key, value in figures.items():
         print(f"{key:30s} {value:.4g}")
-    about = {"model": MODEL, "num_steps": options.num_steps, "load_average": os.getloadavg()[0]}
-    print(json.dumps({**figures, **about, "provenance": provenance()}))
+    about = {"model": MODEL, "num_steps": options.num_steps, "shard_size": options.shard_size}
+    print(json.dumps({**figures, **about, "load_average": os.getloadavg()[0], "provenance": provenance()}))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ COMMANDS = [
     "fit",
     "inpaint",
     "redshift",
+    "export",
+    "plan",
     "report",
     "run",
     "demo",
