@@ -231,3 +231,22 @@ def test_a_second_run_keeps_what_is_there_and_refuses_other_files(objects, tmp_p
     write(directory / "D_g.fits", objects["A-1"]["image"][0], header())
     with pytest.raises(InputError, match="another store"):
         read(directory, tmp_path / "store")
+
+
+def test_the_command_line_reads_descriptions(objects, tmp_path):
+    from typer.testing import CliRunner
+
+    from deepfits.cli import app
+
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda n, b, k: k == "image")
+    (tmp_path / "mine.toml").write_text('file = "stamps"\n')
+    found = CliRunner().invoke(
+        app, ["cutouts", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "store")]
+    )
+    assert found.exit_code == 0, found.output
+    assert len(CutoutStore(tmp_path / "store")) == 3
+    found = CliRunner().invoke(app, ["check", str(tmp_path / "mine.toml")])
+    assert found.exit_code == 0, found.output
+    assert "3 objects, one file for each band" in found.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +79,11 @@ def check(
         findings.warnings.append(
             f"{len(single)} fields of one band each; if they are bands of one field, name them: {few} ..."
         )
-    with progress("check", total=len(chosen.fields), unit="fields") as task:
+    with (
+        tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked,
+        progress("check", total=len(chosen.fields), unit="fields") as task,
+    ):
+        chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
         for sources in chosen.fields:
             missing = [b for b in chosen.bands if b not in sources.images]
             if missing and len(single) < len(chosen.fields):

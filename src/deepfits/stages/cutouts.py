@@ -96,10 +96,11 @@ def cutouts(
 
     out = Path(out)
     check_workers(workers)
-    if isinstance(images, (str, Path)) and str(images).endswith(".toml"):
+    names = [images] if isinstance(images, (str, Path)) else list(images)
+    if len(names) == 1 and str(names[0]).endswith(".toml"):
         from deepfits.survey.ingest import ingest
 
-        ingest(images, out, size=size, shard_size=shard_size, progress=progress)
+        ingest(names[0], out, size=size, shard_size=shard_size, progress=progress)
         return out
     if scheduler is not None:  # its workers may stand elsewhere
         images = absolute_images(images)

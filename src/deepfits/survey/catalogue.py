@@ -20,9 +20,30 @@ from deepfits.files import writing
 
 _KEY = b"deepfits"
 _ALIASES = {
-    "object_id": ("object_id", "objectid", "id", "source_id", "number", "objid"),
-    "ra": ("ra", "alpha_j2000", "raj2000", "ra_deg", "_raj2000"),
-    "dec": ("dec", "delta_j2000", "dej2000", "decj2000", "dec_deg", "_dej2000"),
+    "object_id": ("object_id", "objectid", "id", "source_id", "number", "objid", "coadd_object_id"),
+    "ra": (
+        "ra",
+        "alpha_j2000",
+        "raj2000",
+        "ra_deg",
+        "_raj2000",
+        "alpha",
+        "alphawin_j2000",
+        "right_ascension",
+        "ramean",
+    ),
+    "dec": (
+        "dec",
+        "delta_j2000",
+        "dej2000",
+        "decj2000",
+        "dec_deg",
+        "_dej2000",
+        "delta",
+        "deltawin_j2000",
+        "declination",
+        "decmean",
+    ),
     "x": ("x", "x_pixel"),
     "y": ("y", "y_pixel"),
     "field": ("field", "patch"),
