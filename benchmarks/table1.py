@@ -48,8 +48,8 @@ METHODS = (
     "hybrid",
     "stack",
 )
-CURVE_METHODS = ("network", "neighbours", "templates")
-FEATURE_SETS = ("latents", "magnitudes", "templates", "all")
+CURVE_METHODS = ("boosting", "network", "templates")
+FEATURE_SETS = ("latents", "magnitudes", "network:templates", "all")
 DOMAIN = {"select": ["kind == galaxy", "mag_i < 24"], "train_select": ["mag_i < 22.5"]}
 
 
@@ -93,6 +93,8 @@ def parse() -> argparse.Namespace:
         "--faintest", type=float, default=25.0, help="labels are brighter than this i magnitude"
     )
     parser.add_argument("--model", default="builtin:clauds-hsc")
+    parser.add_argument("--tolerance", type=float, default=None, help="of the fits; 0.003 halves the time")
+    parser.add_argument("--no-uncertainty", action="store_true", help="of the fits; saves a third")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--train-minutes", type=float, default=0.0, help="train a model for each sky")
     parser.add_argument("--tpot-minutes", type=float, default=5.0)
@@ -163,7 +165,8 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
             directory / f"features-{mode}",
             mode=mode,
             object_ids=labelled,
-            uncertainty=mode == "both",
+            uncertainty=mode == "both" and not arguments.no_uncertainty,
+            tolerance=arguments.tolerance if mode == "both" else None,
             threads=arguments.threads,
             device=arguments.device,
         )

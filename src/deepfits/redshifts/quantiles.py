@@ -22,16 +22,16 @@ from deepfits.redshifts.pdf import LEVELS, mixture, pit, recalibrated, sorted_qu
 _SETTINGS = {
     "objective": "reg:quantileerror",
     "tree_method": "hist",
-    "max_bin": 128,
+    "max_bin": 64,
     "max_depth": 4,
-    "eta": 0.1,
+    "eta": 0.2,
     "min_child_weight": 4,
     "subsample": 0.8,
     "colsample_bynode": 0.5,
     "verbosity": 0,
 }
-MAX_ROUNDS = 400
-PATIENCE = 15
+MAX_ROUNDS = 120
+PATIENCE = 8
 NUM_DRAWS = 8
 
 
@@ -115,7 +115,7 @@ def train_quantiles(
     value: np.ndarray,
     *,
     spread: np.ndarray | None = None,
-    num_folds: int = 4,
+    num_folds: int = 3,
     seed: int = 0,
     num_threads: int = 1,
 ) -> BoostedQuantiles:
@@ -159,11 +159,11 @@ def _train(
     import xgboost
 
     threads = parameters["nthread"]
-    data = xgboost.QuantileDMatrix(features[which], label=value[which], max_bin=128, nthread=threads)
+    data = xgboost.QuantileDMatrix(features[which], label=value[which], max_bin=64, nthread=threads)
     if rounds is not None:
         return xgboost.train(parameters, data, num_boost_round=rounds), rounds
     others = xgboost.QuantileDMatrix(
-        features[~which], label=value[~which], ref=data, max_bin=128, nthread=threads
+        features[~which], label=value[~which], ref=data, max_bin=64, nthread=threads
     )
     booster = xgboost.train(
         parameters,

@@ -43,13 +43,14 @@ def _estimate(predictions: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> 
 
 
 def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Choose rows by a rule: the paper's (latents), the baselines, then by σ_MAD."""
-    rows = [row for row in rows if row["method"] != "constant"]
-    first = [row for row in rows if row["features"] in ("latents", "magnitudes")]
-    others = sorted(
-        (row for row in rows if row not in first), key=lambda row: row["metrics"]["sigma_mad"]["value"]
+    """Choose rows by a rule: the best on latents (the paper's), the best on magnitudes, then by σ_MAD."""
+    ranked = sorted(
+        (row for row in rows if row["method"] != "constant"),
+        key=lambda row: row["metrics"]["sigma_mad"]["value"],
     )
-    picked = (first + others)[:number] if len(first) < number else first[: number - 1] + others[:1]
+    first = [[row for row in ranked if row["features"] == name][:1] for name in ("latents", "magnitudes")]
+    picked = [row for found in first for row in found]
+    picked += [row for row in ranked if row not in picked][: number - len(picked)]
     return [row for row in rows if row in picked]
 
 

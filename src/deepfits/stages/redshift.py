@@ -90,7 +90,7 @@ def redshift(
         aperture magnitudes); ``"stack"`` joins several. The constant is always there, as the floor.
     feature_sets
         Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``.
+        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``; ``boosting:all`` for one alone.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     distributions
@@ -259,7 +259,12 @@ def _wanted_rows(
             if method in IMAGE_METHODS and method != "hybrid":
                 out.append(RowKey(method=method, features="images", loss=loss))
                 continue
-            wanted = feature_sets if method in ("boosting", "network") else None
+            wanted = None
+            if feature_sets and method in ("boosting", "network"):
+                pairs = [one.rpartition(":") for one in feature_sets]
+                wanted = [name for only, _, name in pairs if only in ("", method)]
+                if not wanted:
+                    continue
             names = feature_sets_of(method, dataset.source, wanted)
             out += [RowKey(method=method, features=name, loss=loss) for name in names]
     return out + [RowKey(method=one) for one in TEMPLATE_METHODS if one in methods]
