@@ -161,6 +161,19 @@ def test_a_worker_killed_with_a_file_half_written(client, tmp_path):
     assert not list(tmp_path.glob(f"{TEMPORARY_PREFIX}*"))
 
 
+@pytest.mark.slow
+def test_a_shard_that_kills_every_worker_is_listed(client, tmp_path):
+    shards = [Shard(name=f"shard-{n:05d}", objects=1, made_from=f"digest {n}") for n in range(4)]
+    workers = Workers(scheduler=address(client))
+    options = {"title": "", "workers": workers, "progress": silent, "suffix": ".txt"}
+    options["is_done"] = lambda path, made_from: path.exists() and path.read_text() == made_from
+    with pytest.raises(
+        ShardsFailedError, match=r"1 of 4 shards failed.*shard-00002: its worker died 4 times"
+    ):
+        run_shards(Killer(tmp_path, "", "shard-00002"), shards, tmp_path, **options)
+    assert [p.stem for p in sorted(tmp_path.glob("shard*.txt"))] == [shards[n].name for n in (0, 1, 3)]
+
+
 def test_a_corrupt_shard_on_workers(client, sky, undisturbed, tmp_path):
     store = tmp_path / "store"
     subprocess.run(["cp", "-r", sky / "store", store], check=True)
