@@ -71,6 +71,7 @@ def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_pa
         fit(images, model, out, cutting={"shard_size": 11}, **options)
 
 
+@pytest.mark.slow
 def test_without_a_catalogue_objects_are_detected(images, model, through_a_store, tmp_path):
     out = fit(images, model, tmp_path / "f", from_coadds=True, held_out_only=True, **QUICK)
     expected = through_a_store[1]["object_id"]
@@ -116,6 +117,7 @@ def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
         fit(images, model, tmp_path / "f", from_coadds=True, **options)
 
 
+@pytest.mark.slow
 def test_a_function_for_partitions_of_a_catalogue(images, model, through_a_store):
     """The same latents over LSDB's partitions; objects on no image have nulls."""
     pd = pytest.importorskip("pandas")

@@ -136,6 +136,7 @@ def catalogue(features, tmp_path_factory):
     return export(features, tmp_path_factory.mktemp("hats") / "galaxies", format="hats", partition_rows=100)
 
 
+@pytest.mark.slow
 def test_lsdb_opens_and_filters(catalogue, columns):
     lsdb = pytest.importorskip("lsdb")
     opened = lsdb.open_catalog(catalogue)
@@ -151,6 +152,7 @@ def test_lsdb_opens_and_filters(catalogue, columns):
     assert len(cone) == (offset < 300).sum() > 0
 
 
+@pytest.mark.slow
 def test_lsdb_cross_matches_across_borders(catalogue, columns):
     lsdb = pytest.importorskip("lsdb")
     shift = 0.5 / 3600
@@ -185,6 +187,6 @@ def test_impossible_exports_are_refused(features, tmp_path, options, message):
     assert not out.exists()
 
 
-def test_a_catalogue_is_not_overwritten(features, catalogue):
+def test_a_catalogue_is_not_overwritten(features, tmp_path):
     with pytest.raises(InputError, match="is there already"):
-        export(features, catalogue, format="hats")
+        export(features, tmp_path, format="hats")

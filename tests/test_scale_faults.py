@@ -75,31 +75,22 @@ def environment_of_worker():
     return os.environ["OMP_NUM_THREADS"], torch.get_num_threads()
 
 
-def test_workers_have_few_threads_and_give_the_same_bits(client, sky, undisturbed, tmp_path):
-    assert set(client.run(environment_of_worker).values()) == {("1", 1)}
-    out = fit(sky / "store", sky / "model", tmp_path / "f", **QUICK, scheduler=address(client))
-    assert_whole(out, undisturbed)
-    assert all(entry.seconds is not None for entry in read_manifest(out))
-
-
 def opened_models():
     from deepfits.scale.work import _opened
 
     return _opened.cache_info()
 
 
-def test_a_worker_loads_the_model_once(client, sky, tmp_path):
-    client.run(clear_models)
-    fit(sky / "store", sky / "model", tmp_path / "f", **QUICK, scheduler=address(client))
+def test_workers_have_few_threads_load_the_model_once_and_give_the_same_bits(
+    client, sky, undisturbed, tmp_path
+):
+    assert set(client.run(environment_of_worker).values()) == {("1", 1)}
+    out = fit(sky / "store", sky / "model", tmp_path / "f", **QUICK, scheduler=address(client))
+    assert_whole(out, undisturbed)
+    assert all(entry.seconds is not None for entry in read_manifest(out))
     infos = list(client.run(opened_models).values())
     assert all(info.misses <= 1 for info in infos)
     assert sum(info.misses + info.hits for info in infos) == len(LENGTHS)
-
-
-def clear_models():
-    from deepfits.scale.work import _opened
-
-    _opened.cache_clear()
 
 
 def kill_a_busy_worker(client, out, killed):
@@ -174,6 +165,7 @@ def test_a_shard_that_kills_every_worker_is_listed(client, tmp_path):
     assert [p.stem for p in sorted(tmp_path.glob("shard*.txt"))] == [shards[n].name for n in (0, 1, 3)]
 
 
+@pytest.mark.slow
 def test_a_corrupt_shard_on_workers(client, sky, undisturbed, tmp_path):
     store = tmp_path / "store"
     subprocess.run(["cp", "-r", sky / "store", store], check=True)
@@ -187,6 +179,7 @@ def test_a_corrupt_shard_on_workers(client, sky, undisturbed, tmp_path):
     assert_whole(tmp_path / "f", undisturbed)
 
 
+@pytest.mark.slow
 def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
     work_model = tmp_path / "model"
     make_model(work_model)
@@ -208,6 +201,7 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
     assert json.loads((tmp_path / "f/manifest.jsonl").read_text())["state"] == "failed"
 
 
+@pytest.mark.slow
 def test_inpainting_on_workers(client, sky, tmp_path):
     options = {"bands": ("r",), "num_steps": 3, "object_ids": [100, 130, 180]}
     one = inpaint(sky / "store", sky / "model", tmp_path / "one", threads=1, **options)
@@ -218,6 +212,7 @@ def test_inpainting_on_workers(client, sky, tmp_path):
         np.testing.assert_array_equal(found[name], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_cutouts_on_workers(client, tmp_path):
     from deepfits.stages.cutouts import cutouts
     from survey_sky import make_truth, write_plain
