@@ -20,7 +20,7 @@ from torch import Tensor
 from deepfits.fitting import fit
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.fitting.folded import FoldedGenerator
-from deepfits.fitting.metric import inverse_with_ridge
+from deepfits.fitting.metric import Metric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import LBFGS, Adam
 from deepfits.fitting.starts import random_starts
@@ -82,9 +82,7 @@ def compare_solvers(
     inner, metric = fitter.inner, fitter.metric
     assert metric is not None
     others = torch.from_numpy(random_starts(object_id, fitter.num_latents, num_starts=2))
-    long = LBFGS(
-        inverse_metric=inverse_with_ridge(metric, 0.02).float(), num_steps=200, tolerance=0, memory=8
-    )
+    long = LBFGS(metric=metric, num_steps=200, tolerance=0, memory=8)
     reference = timed(
         inner, data, data_weight, torch.cat((start[None], others)), solver=long, threads=threads
     )
@@ -126,7 +124,7 @@ def measure_width(
     data: Tensor,
     weight: Tensor,
     start: Tensor,
-    metric: Tensor,
+    metric: Metric,
     options: argparse.Namespace,
 ) -> dict[str, float]:
     """Time ours and the plain loop on the generator widened by `factor`, and count operations."""
@@ -136,11 +134,10 @@ def measure_width(
     torch.testing.assert_close(drawn, again, rtol=1e-3, atol=1e-4)
     folded = FoldedGenerator(wide)
     number = min(len(data), options.wide_objects if width > 256 else len(data))
-    number -= number % min(64, number)
     part = slice(0, number)
     ours = timed(
         folded, data[part], weight[part], start[part], solver="lbfgs", metric=metric, threads=options.threads,
-        batch_size=min(64, number),
+        batch_size=min(16 if width > 256 else 64, number),
     )  # fmt: skip
     few = options.adam_steps if width > 256 else ADAM_STEPS
     torch.set_num_threads(options.threads)
@@ -213,7 +210,7 @@ def draw_curves(
     data, data_weight, _ = fitter._in_units_of_fit(image, weight)
     assert fitter.metric is not None
     solvers = {
-        "L-BFGS, Gauss–Newton metric": LBFGS(inverse_metric=inverse_with_ridge(fitter.metric, 0.02).float()),
+        "L-BFGS, Gauss–Newton metric": LBFGS(metric=fitter.metric),
         "L-BFGS without a metric": LBFGS(),
         "Adam, learning rate 0.25 (M19)": Adam(),
     }
@@ -236,7 +233,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("demo/cutouts"))
     parser.add_argument("--model", type=Path, default=Path("demo/model"))
     parser.add_argument("--objects", type=int, default=192)
-    parser.add_argument("--wide-objects", type=int, default=16)
+    parser.add_argument("--wide-objects", type=int, default=64)
     parser.add_argument("--adam-steps", type=int, default=10, help="timed at full width, and multiplied")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--curves", type=Path, help="draw losses against evaluations to this PNG")

@@ -8,6 +8,7 @@ from torch import nn
 from deepfits.errors import InputError
 from deepfits.fitting import AmplitudePrior, Status, fit
 from deepfits.fitting.engine import minimise
+from deepfits.fitting.metric import Metric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.rendering import as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam
@@ -174,8 +175,9 @@ def test_non_finite_objects_are_named_and_keep_their_best():
         return torch.where(latent[:, :1, None, None] > 5, torch.nan, 1) * Decoder()(latent)
 
     start[1, 0] = 6.0
+    identity = Metric.constant(torch.eye(L))
     for solver in SOLVERS:
-        result = fit(render, image, weight, start, solver=solver, num_steps=5, metric=torch.eye(L))
+        result = fit(render, image, weight, start, solver=solver, num_steps=5, metric=identity)
         assert result.status[1] == Status.NON_FINITE
         assert torch.isfinite(result.loss[[0, 2]]).all()
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepfits.fitting import AmplitudePrior, fit
-from deepfits.fitting.metric import average_metric, curvature, inverse_with_ridge, project_out
+from deepfits.fitting.metric import Metric, curvature, gauss_newton, learn_metric, project_out
 from deepfits.fitting.objective import Objective, centre_weight
 from deepfits.fitting.photometry import aperture, total_and_aperture
 from deepfits.fitting.posterior import laplace
@@ -91,14 +91,49 @@ def test_pulls_of_model_flux_have_width_one(case):
     assert (pulls.mean(dim=0).abs() < 0.25).all()
 
 
-def test_metric_does_not_know_brightness():
+def matrix_of(metric: Metric, latent: torch.Tensor) -> torch.Tensor:
+    exponent = metric.centre + torch.einsum("nl,lij->nij", latent.double(), metric.slopes)
+    return torch.linalg.matrix_exp(exponent)
+
+
+def test_metric_scales_with_brightness_squared_and_is_the_same_otherwise():
+    latent = torch.randn(5, L, generator=torch.Generator().manual_seed(1))
     faint, bright = (
-        average_metric(as_renderer(lambda x, s=s: s * Decoder()(x)), L, num_reference=8) for s in (1, 1000)
+        matrix_of(learn_metric(as_renderer(lambda x, s=s: s * Decoder()(x)), L), latent) for s in (1, 1000)
     )
-    torch.testing.assert_close(faint, bright, rtol=1e-4, atol=1e-6)
-    assert float(faint.diagonal().mean()) == pytest.approx(1)
-    inverse = inverse_with_ridge(faint, 0.0)
-    torch.testing.assert_close(inverse @ faint, torch.eye(L).double(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(1e6 * faint, bright, rtol=1e-3, atol=1e-2 * float(bright.abs().mean()))
+
+
+def test_metric_is_close_to_the_gauss_newton_matrix_of_an_object():
+    """Closer than one metric for all, for latents that were no references."""
+    latent = 0.7 * torch.randn(40, L, generator=torch.Generator().manual_seed(11))
+    render = as_renderer(Decoder())
+    learnt = learn_metric(render, L, ridge=1e-6)
+    image, derivative = render.jacobian(latent)
+    exact = gauss_newton(derivative, torch.ones_like(image)).double()
+
+    def distance(matrix: torch.Tensor) -> float:
+        """Affine-invariant: the spread of the logarithms of the relative eigenvalues."""
+        relative = torch.linalg.eigvals(torch.linalg.solve(matrix.expand_as(exact), exact)).real
+        return float(relative.log().square().mean().sqrt())
+
+    assert distance(matrix_of(learnt, latent)) < 0.5 * distance(torch.linalg.matrix_exp(learnt.centre))
+    inverse = learnt.inverse(latent.double())
+    product = inverse @ matrix_of(learnt, latent)
+    torch.testing.assert_close(product, torch.eye(L).double().expand_as(product), rtol=0, atol=0.02)
+
+
+def test_inverse_metric_of_an_object_knows_no_other_and_holds_far_out():
+    latent = torch.randn(37, L, generator=torch.Generator().manual_seed(2))
+    latent[5] *= 1e4
+    metric = learn_metric(as_renderer(Decoder()), L)
+    together = metric.inverse(latent)
+    for row in (0, 5, 16, 36):
+        assert torch.equal(metric.inverse(latent[row : row + 1])[0], together[row])
+    assert (torch.linalg.eigvalsh(together.double()) > 0).all()
+    assert metric.inverse(latent[:0]).shape == (0, L, L)
+    constant = Metric.constant(torch.diag(torch.arange(1.0, L + 1)), ridge=0.0).inverse(latent.double())
+    torch.testing.assert_close(constant[3].diagonal(), 1 / torch.arange(1.0, L + 1).double())
 
 
 def test_curvature_is_half_the_second_derivative_along_a_direction():

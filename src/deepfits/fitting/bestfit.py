@@ -5,7 +5,7 @@ Shapes: N objects, S starts, L latent dimensions, B bands, H, W pixels.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,12 @@ from torch import Tensor
 
 from deepfits.errors import InputError, nearest
 from deepfits.fitting.engine import Advance, Fit, Status, minimise_in_threads
-from deepfits.fitting.metric import average_metric, inverse_with_ridge
+from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.rendering import Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
 
 SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
-RIDGE = 0.02
 MAX_SLOTS = 64
 
 Array = np.ndarray | Tensor
@@ -38,7 +37,7 @@ def fit(
     prior_strength: float = 0.0,
     amplitudes: AmplitudePrior | bool = False,
     centre_fwhm_pixels: float | None = None,
-    metric: Tensor | None = None,
+    metric: Metric | None = None,
     metric_weight: Tensor | None = None,
     min_valid_pixels: int | None = None,
     batch_size: int = MAX_SLOTS,
@@ -67,7 +66,7 @@ def fit(
         The most steps, each one gradient evaluation; 500 for Adam, 100 for L-BFGS by default.
     tolerance
         L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative),
-        3e-4 by default.
+        6e-4 by default.
     prior_strength
         Of the unit-normal prior on the latent.
     amplitudes
@@ -77,8 +76,8 @@ def fit(
         Let the weights fall off from the middle with a Gaussian of this width, so that neighbours do not
         steer the fit.
     metric, metric_weight
-        For ``"lbfgs"``: a metric ``(L, L)`` computed before (`deepfits.fitting.metric.average_metric`), or
-        the weights to compute one with, broadcastable to ``(B, H, W)``.
+        For ``"lbfgs"``: a metric learnt before (`deepfits.fitting.metric.learn_metric`), or the weights to
+        learn one with, broadcastable to ``(B, H, W)``.
     min_valid_pixels
         Objects with fewer valid pixels get the status `Status.TOO_LITTLE_DATA` and NaN; L by default.
     batch_size
@@ -121,7 +120,7 @@ def fit(
     chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(chosen, LBFGS):
         if metric is None:
-            metric = average_metric(
+            metric = learn_metric(
                 renderer,
                 begin.shape[2],
                 weight=metric_weight,
@@ -129,7 +128,7 @@ def fit(
                 device=device,
                 profiled=prior is not None,
             )
-        chosen = with_metric(chosen, metric, begin.dtype, device)
+        chosen = replace(chosen, metric=metric)
     tell = advance or (lambda number: None)
     num_left_out = int((~enough).sum()) * len(begin)
     if num_left_out:
@@ -167,13 +166,6 @@ def make_solver(
     if tolerance is not None:
         settings["tolerance"] = tolerance
     return Adam(**settings) if name == "adam" else LBFGS(**settings)
-
-
-def with_metric(solver: LBFGS, metric: Tensor, dtype: torch.dtype, device: torch.device) -> LBFGS:
-    """Return the solver with the inverse of a metric, ridged."""
-    values = {f.name: getattr(solver, f.name) for f in fields(solver)}
-    values["inverse_metric"] = inverse_with_ridge(metric.cpu(), RIDGE).to(dtype=dtype, device=device)
-    return LBFGS(**values)
 
 
 def _check(images: Array, weights: Array, start: Array) -> tuple[Tensor, Tensor, Tensor]:

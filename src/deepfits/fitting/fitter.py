@@ -20,7 +20,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.fitting.bestfit import SOLVERS, fit
 from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
-from deepfits.fitting.metric import average_metric
+from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.photometry import total_and_aperture
 from deepfits.fitting.posterior import laplace
@@ -31,6 +31,7 @@ from deepfits.fitting.starts import random_starts
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
 POSTERIOR_BATCH = 8
+TOLERANCE_IN_FLUX = 3e-4  # χ² of bright galaxies has long valleys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +188,15 @@ class Fitter:
         fwhm = self.settings.centre_fwhm_arcsec
         return None if fwhm is None else fwhm / self.info.pixel_scale_arcsec
 
-    def _make_metric(self) -> Tensor:
+    @property
+    def _tolerance(self) -> float | None:
+        """The user's; else that of the objective. The paper's solver has no tolerance."""
+        settings = self.settings
+        if settings.tolerance is None and settings.objective == "flux" and settings.solver != "adam":
+            return TOLERANCE_IN_FLUX
+        return settings.tolerance
+
+    def _make_metric(self) -> Metric:
         weight = torch.ones(len(self.info.bands), 1, 1)
         renderer: Renderer = self.inner
         if self.settings.objective == "flux":  # the softening follows the noise of each band
@@ -195,7 +204,7 @@ class Fitter:
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
         if self._centre_fwhm_pixels is not None:
             weight = weight * centre_weight(self.info.size, self._centre_fwhm_pixels)
-        return average_metric(
+        return learn_metric(
             renderer, self.num_latents, weight=weight, device=self.device, profiled=self.settings.amplitudes
         )
 
@@ -251,7 +260,7 @@ class Fitter:
                 start,
                 solver=settings.solver,
                 num_steps=settings.num_steps,
-                tolerance=settings.tolerance,
+                tolerance=self._tolerance,
                 prior_strength=settings.prior_strength,
                 amplitudes=self.prior or False,
                 centre_fwhm_pixels=self._centre_fwhm_pixels,

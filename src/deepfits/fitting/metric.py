@@ -1,14 +1,18 @@
-"""One metric for all objects: the average Gauss–Newton matrix of the generator.
+"""How images change with the latent: a metric for every latent, learnt once for a generator.
 
-Shapes: N objects, L latent dimensions, B bands, H, W pixels.
+Shapes: N objects, R reference latents, L latent dimensions, B bands, H, W pixels.
 
-Latent directions differ by orders of magnitude in how much they change the image, and they do so alike for
-all galaxies. The average of JᵀWJ over galaxies drawn from the generator itself knows this; it is computed
-once for a generator, never from the objects that are fitted, so no object's result depends on its
-neighbours.
+Latent directions differ by orders of magnitude in how much they change the image: the Gauss–Newton matrix
+JᵀWJ says how much. It is the metric in which a fit converges fast, but at an object's own latent it costs as
+much as some thirty steps of the fit. So it is computed for latents drawn from the prior, and its logarithm is
+described as an affine function of the latent, whose exponential is positive definite whatever the latent.
+All of it comes from the generator, never from the objects that are fitted, so no object's result depends on
+its neighbours.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,8 +20,72 @@ from torch import Tensor
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.rendering import Renderer
 
-NUM_REFERENCE = 64
+REFERENCES_PER_LATENT = 4
 BATCH = 8
+RIDGE = 0.02  # of the mean diagonal: keeps directions that change nothing finite
+SHRINKAGE = 0.1  # of the slopes, in units of what the reference latents weigh
+MAX_RADIUS = 1.5  # root mean square per latent beyond which the slopes are not followed
+SQUARINGS = 5
+CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The logarithm of the Gauss–Newton half-Hessian as an affine function of the latent.
+
+    Attributes
+    ----------
+    centre
+        ``(L, L)``: at the origin.
+    slopes
+        ``(L, L, L)``: its change along each latent (first axis); None for the same metric everywhere.
+    """
+
+    centre: Tensor
+    slopes: Tensor | None = None
+
+    @classmethod
+    def constant(cls, matrix: Tensor, ridge: float = RIDGE) -> Metric:
+        """Make the metric that is `matrix`, ``(L, L)``, everywhere, with a ridge."""
+        return cls(_logarithm(matrix[None], ridge)[0])
+
+    def inverse(self, latent: Tensor) -> Tensor:
+        """Return the inverse at each latent, ``(N, L, L)``; an object's depends on its latent alone, bitwise.
+
+        The exponential is that of a truncated series, squared `SQUARINGS` times: symmetric and positive
+        definite like the exact one, from which it differs where no fit would notice.
+        """
+        if self.slopes is None:
+            return torch.linalg.matrix_exp(-self.centre).to(latent).repeat(len(latent), 1, 1)
+        centre, slopes = self.centre.to(latent), self.slopes.to(latent).flatten(1)
+        radius = latent.square().mean(1, keepdim=True).sqrt()
+        near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
+        parts = []
+        for first in range(0, len(near), CHUNK):
+            rows = torch.arange(first, first + CHUNK, device=near.device).clamp_max(len(near) - 1)
+            exponent = centre + (near[rows] @ slopes).view(CHUNK, *centre.shape)
+            parts.append(_exponential(-exponent)[: len(near) - first])
+        return torch.cat(parts) if parts else latent.new_zeros(0, *centre.shape)
+
+
+def _exponential(matrix: Tensor) -> Tensor:
+    """Exponentiate symmetric matrices, ``(N, L, L)``: (1 + x + x²/2)^(2^s) with x = matrix / 2^s."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    x = matrix / 2**SQUARINGS
+    out = eye + x + x @ x / 2
+    for _ in range(SQUARINGS):
+        out = out @ out
+    return (out + out.mT) / 2
+
+
+def _logarithm(matrix: Tensor, ridge: float) -> Tensor:
+    """Take the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge of their mean diagonals."""
+    matrix = matrix.double()
+    eye = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
+    size = matrix.diagonal(dim1=1, dim2=2).mean(1)
+    values, vectors = torch.linalg.eigh(matrix + ridge * size[:, None, None] * eye)
+    values = torch.maximum(values, ridge / 2 * size[:, None])
+    return vectors @ torch.diag_embed(values.log()) @ vectors.mT
 
 
 def gauss_newton(derivative: Tensor, weight: Tensor) -> Tensor:
@@ -26,18 +94,19 @@ def gauss_newton(derivative: Tensor, weight: Tensor) -> Tensor:
     return (flat * weight.flatten(1)[:, None]) @ flat.mT
 
 
-def average_metric(
+def learn_metric(
     renderer: Renderer,
     num_latents: int,
     *,
     weight: Tensor | None = None,
-    num_reference: int = NUM_REFERENCE,
+    num_reference: int | None = None,
+    ridge: float = RIDGE,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     profiled: bool = False,
-) -> Tensor:
-    """Average the Gauss–Newton matrices of galaxies drawn from the generator.
+) -> Metric:
+    """Learn how a generator's Gauss–Newton matrix changes with the latent.
 
     Parameters
     ----------
@@ -48,41 +117,41 @@ def average_metric(
     weight
         Of the pixels, broadcastable to ``(B, H, W)``; 1 by default. Per band, what matters is the ratio.
     num_reference
-        How many latents to draw, unit normal, from `seed`.
+        How many latents to draw, unit normal, from `seed`; four per latent dimension and at least 64 by
+        default. Each costs a Jacobian.
+    ridge
+        In units of each matrix's mean diagonal.
     profiled
         Take out of each derivative what an amplitude per band would take up (Kaufman 1975).
 
     Returns
     -------
-    Tensor
-        ``(L, L)``, symmetric, with mean diagonal 1: each galaxy counts alike, however bright.
+    Metric
+        Regression of the logarithms on the latents, shrunk towards no change.
     """
+    number = num_reference or max(64, REFERENCES_PER_LATENT * num_latents)
     generator = torch.Generator().manual_seed(seed)
-    latent = torch.randn(num_reference, num_latents, generator=generator, dtype=torch.float64)
-    total = torch.zeros(num_latents, num_latents, dtype=torch.float64)
+    latent = torch.randn(number, num_latents, generator=generator, dtype=torch.float64)
+    logarithms, used = [], []
     for part in latent.split(BATCH):
         image, derivative = renderer.jacobian(part.to(dtype=dtype, device=device))
-        used = torch.ones_like(image)
-        if weight is not None:
-            used = used * weight.to(image)
+        pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
         if profiled:
-            derivative = project_out(derivative, image, used)
-        matrix = gauss_newton(derivative, used).double().cpu()
+            derivative = project_out(derivative, image, pixels)
+        matrix = gauss_newton(derivative, pixels).double().cpu()
         size = matrix.diagonal(dim1=1, dim2=2).mean(1)
         usable = torch.isfinite(matrix).all((1, 2)) & (size > 0)
-        total += (matrix[usable] / size[usable, None, None]).sum(0)
-    size = total.diagonal().mean()
-    if not size > 0:
+        logarithms.append(_logarithm(matrix[usable], ridge))
+        used.append(part[usable])
+    target, at = torch.cat(logarithms), torch.cat(used)
+    if not len(target):
         raise ValueError("the images do not change with the latent at any of the reference latents")
-    return total / size
-
-
-def inverse_with_ridge(metric: Tensor, ridge: float) -> Tensor:
-    """Invert a metric with `ridge` times its mean diagonal added, float64 inside; ``(L, L)``."""
-    length = len(metric)
-    eye = torch.eye(length, dtype=torch.float64)
-    inverse = torch.linalg.inv(metric.double() + ridge * metric.diagonal().mean() * eye)
-    return (inverse + inverse.T) / 2
+    away = at - at.mean(0)
+    normal = away.T @ away + SHRINKAGE * len(at) * torch.eye(num_latents, dtype=torch.float64)
+    slopes = torch.linalg.solve(normal, away.T @ (target - target.mean(0)).flatten(1))
+    slopes = slopes.view(num_latents, num_latents, num_latents)
+    centre = target.mean(0) - torch.einsum("l,lmn->mn", at.mean(0), slopes)
+    return Metric(centre, slopes)
 
 
 def project_out(derivative: Tensor, image: Tensor, weight: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deepfits.fitting.metric import Metric
+
 State = dict[str, Tensor]
 
 
@@ -106,30 +108,37 @@ class LBFGS:
 
     Attributes
     ----------
-    inverse_metric
-        Initial inverse Hessian up to a factor, ``(L, L)``; None means the identity.
+    metric
+        Whose inverse near the object is the initial inverse Hessian, up to a factor; None means the identity.
     memory
         Pairs remembered.
     tolerance
         Converged when `num_small` accepted steps in a row lower the loss by less than this (relative).
+    metric_reach
+        The metric is taken anew where an object has come farther than this (root mean square per latent) from
+        where it was taken; fits from an embedder's guess never do.
     """
 
     num_steps: int = 100
-    inverse_metric: Tensor | None = None
-    memory: int = 5
-    tolerance: float = 3e-4
+    metric: Metric | None = None
+    memory: int = 8
+    tolerance: float = 6e-4
     num_small: int = 2
     sufficient_decrease: float = 1e-4
     max_step: float = 4.0
     first_step: float = 1.0
     max_failures: int = 6
+    metric_reach: float = 1.0
 
     def init(self, start: Tensor) -> State:
         """Start without memory: the first direction is the preconditioned gradient."""
         number, length = start.shape
         count = torch.zeros_like(start[:, 0])
         pairs = start.new_zeros(number, self.memory, length)
-        return {
+        state = {}
+        if self.metric is not None:
+            state = {"inverse_metric": self.metric.inverse(start), "anchor": start.clone()}
+        return state | {
             "trial": start.clone(),
             "latent": start.clone(),
             "loss": torch.full_like(count, torch.inf),
@@ -158,6 +167,7 @@ class LBFGS:
         for name, value in (("latent", state["trial"]), ("gradient", gradient)):
             state[name] = torch.where(accepted[:, None], value, state[name])
         state["loss"] = torch.where(accepted, loss, state["loss"])
+        self._move_metric(state)
         self._aim(state, accepted)
         state["length"] = torch.where(accepted, self._first_length(state), shortened)
         state["failures"] = torch.where(accepted, 0, state["failures"] + 1)
@@ -173,7 +183,7 @@ class LBFGS:
         product = (s * y).sum(1)
         curved = product > 1e-6 * (s * s).sum(1).sqrt() * (y * y).sum(1).sqrt()
         keep = (accepted & curved)[:, None]
-        metric_y = self._through_metric(y)
+        metric_y = _through_metric(state, y)
         scale = product / (y * metric_y).sum(1)
         rho = torch.where(keep[:, 0], 1 / product, 0)
         for name, new in (("s", s), ("y", y), ("rho", rho)):
@@ -195,6 +205,16 @@ class LBFGS:
         best = torch.where(is_finite & torch.isfinite(best), best, 0.1 * length)
         return torch.minimum(torch.maximum(best, 0.05 * length), 0.5 * length)
 
+    def _move_metric(self, state: State) -> None:
+        """Take the metric anew where an object has come far from where its metric was taken."""
+        if self.metric is None or self.metric.slopes is None:
+            return
+        away = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
+        rows = away.nonzero()[:, 0]
+        if len(rows):
+            state["inverse_metric"][rows] = self.metric.inverse(state["latent"][rows])
+            state["anchor"][rows] = state["latent"][rows]
+
     def _aim(self, state: State, accepted: Tensor) -> None:
         """Set direction and slope from the two-loop recursion, where a trial was accepted."""
         g = state["gradient"]
@@ -212,21 +232,22 @@ class LBFGS:
             alpha = rho[:, index] * (s[:, index] * q).sum(1)
             q = q - alpha[:, None] * y[:, index]
             alphas.append(alpha)
-        r = self._through_metric(q)
+        r = _through_metric(state, q)
         r = r * torch.where(state["scale"] > 0, state["scale"], 1)[:, None]
         for index, alpha in enumerate(reversed(alphas)):
             beta = rho[:, index] * (y[:, index] * r).sum(1)
             r = r + (alpha - beta)[:, None] * s[:, index]
         return r
 
-    def _through_metric(self, g: Tensor) -> Tensor:
-        """Multiply each row by the inverse metric, row by row: a matrix product's last bits know the rest."""
-        if self.inverse_metric is None:
-            return g
-        return (g[:, None, :] * self.inverse_metric).sum(2)
-
     def _first_length(self, state: State) -> Tensor:
         """Take the full step, but none longer than `max_step` per latent (root mean square)."""
         size = (state["direction"] ** 2).mean(1).sqrt()
         wanted = torch.where(state["scale"] > 0, 1.0, self.first_step)
         return torch.minimum(wanted, self.max_step / size.clamp_min(1e-30))
+
+
+def _through_metric(state: State, g: Tensor) -> Tensor:
+    """Multiply row by row: the last bits of a matrix product would know the other rows."""
+    if "inverse_metric" not in state:
+        return g
+    return (g[:, None, :] * state["inverse_metric"]).sum(2)
