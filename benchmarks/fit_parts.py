@@ -104,14 +104,16 @@ def plain_adam(generator: nn.Module, image: Tensor, weight: Tensor, start: Tenso
 
 def curve(
     objective: Objective, image: Tensor, weight: Tensor, start: Tensor, solver: Solver, num_evaluations: int
-) -> np.ndarray:
-    """Return the best loss of each object after each evaluation, ``(evaluations, N)``."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each object's best loss after each evaluation, ``(evaluations, N)``, and the seconds passed."""
+    begin = time.perf_counter()
     state = solver.init(start)
     best = torch.full((len(start),), torch.inf)
-    out = []
+    out, seconds = [], []
     for _ in range(num_evaluations):
         found = objective(state["trial"], image, weight)
         best = torch.fmin(best, found.loss)
         solver.step(state, found.loss, found.gradient)
         out.append(best.numpy().copy())
-    return np.stack(out)
+        seconds.append(time.perf_counter() - begin)
+    return np.stack(out), np.array(seconds)

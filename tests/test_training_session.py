@@ -273,7 +273,8 @@ def test_losing_patience_keeps_the_best_model(store, tmp_path, monkeypatch):
 
 def test_an_embedder_alone_is_trained_against_a_finished_generator(store, tmp_path):
     base = train(store, tmp_path / "base", recipe="tiny", steps=5, options=OPTIONS)
-    out = train(store, tmp_path / "new", recipe="tiny", steps=60, embedder_only=base, options=OPTIONS)
+    alone = OPTIONS | {"reconstruction": 0.0}
+    out = train(store, tmp_path / "new", recipe="tiny", steps=60, embedder_only=base, options=alone)
     before, after = Model.load(base), Model.load(out)
     latent = torch.randn(50, 4)
     assert torch.equal(before.render(latent), after.render(latent))
@@ -283,6 +284,23 @@ def test_an_embedder_alone_is_trained_against_a_finished_generator(store, tmp_pa
     assert errors[1] < errors[0]
     assert after.card["embedder_of"] == before.fingerprint
     assert set(losses(out)[0]) == {"step", "embedder"}
+
+
+def test_an_embedder_is_refined_on_images(store, tmp_path):
+    base = train(store, tmp_path / "base", recipe="tiny", steps=40, options=OPTIONS)
+    refining = OPTIONS | {"refine": True, "reconstruction": 3.0, "decay": 0.0, "log_every": 1}
+    out = train(store, tmp_path / "refined", recipe="tiny", steps=60, embedder_only=base, options=refining)
+    found = [row["reconstruction"] for row in losses(out)]
+    assert sum(found[-10:]) < sum(found[:10])
+    still = refining | {"learning_rate": 1e-12}
+    same = train(store, tmp_path / "still", recipe="tiny", steps=1, embedder_only=base, options=still)
+    pairs = zip(
+        Model.load(same).embedder.named_parameters(),
+        Model.load(base).embedder.named_parameters(),
+        strict=True,
+    )
+    for (name, value), (_, before) in pairs:
+        torch.testing.assert_close(value, before, rtol=0, atol=1e-6, msg=name)
 
 
 def test_too_little_memory_names_the_batch_that_fits(store, tmp_path, monkeypatch):

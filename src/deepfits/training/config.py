@@ -43,6 +43,9 @@ class TrainingConfig:
     reconstruction
         Strength of an additional loss: weighted squares between real images and what the generator makes of
         their embedding, for generator and embedder.
+    refine
+        Training an embedder alone: start from the embedder of the finished model, not from a new one. With a
+        large `reconstruction` its guesses come nearer to the best fits.
     smoothness
         Strength of a penalty on patterns of generated images that are finer than the PSF lets through, in
         units of the noise; bands whose PSF the pixels do not sample (a width known to be under 2.5 pixels)
@@ -76,6 +79,7 @@ class TrainingConfig:
     incomplete: bool = False
     ema: float = 0.0
     reconstruction: float = 0.0
+    refine: bool = False
     smoothness: float = 0.0
     latent_gradient: float = 0.0
     log_every: int = 50

@@ -108,8 +108,7 @@ class Trainer:
         losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(weight)
-            losses["reconstruction"] = reconstruction_loss(residual, weight > 0)
+            losses["reconstruction"] = self._reconstruct(real, weight)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             losses["smoothness"] = smoothness_loss(clean / self.noise_in_x(weight) * self.is_sampled)
@@ -119,17 +118,33 @@ class Trainer:
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
     def step_embedder(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
-        """Improve the embedder alone, against a generator that stays as it is (M19 §2.2)."""
+        """Improve the embedder alone, against a generator that stays as it is (M19 §2.2).
+
+        With `reconstruction`, also by how well real images come back through it and the generator.
+        """
         self._set_rates(fraction)
+        part = self.engine.part
         draw, latent = self._draw(len(batch.image), step)
         with torch.no_grad():
             image = self.generator(latent)
             if self.config.noisy_embedder:
                 noise = self._draw_noise(len(batch.image), draw)
-                image = self.observe(image, self.engine.part(batch.weight), noise)
-        loss = embedder_loss(latent, self.embedder(image))
-        self._improve(["embedder"], loss, step)
-        return {"embedder": self.engine.average(loss.detach())}
+                image = self.observe(image, part(batch.weight), noise)
+        losses = {"embedder": embedder_loss(latent, self.embedder(image))}
+        total = losses["embedder"]
+        if self.config.reconstruction:
+            self.networks["generator"].requires_grad_(False)
+            losses["reconstruction"] = self._reconstruct(
+                normalise(self.model.normalisation, part(batch.image)), part(batch.weight)
+            )
+            total = total + self.config.reconstruction * losses["reconstruction"]
+        self._improve(["embedder"], total, step)
+        return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
+
+    def _reconstruct(self, real: Tensor, weight: Tensor) -> Tensor:
+        """Return the loss of real images, in the networks' units, against those of their embedding."""
+        residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(weight)
+        return reconstruction_loss(residual, weight > 0)
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
         """Return the step's source of random numbers, and this process's part of the latents."""

@@ -192,6 +192,8 @@ class Session:
         if self.base is not None:
             model.generator.load_state_dict(self.base.generator.state_dict())
             model.discriminator.load_state_dict(self.base.discriminator.state_dict())
+            if self.config.refine:
+                model.embedder.load_state_dict(self.base.embedder.state_dict())
         num_bands, size = self.architecture.num_bands, self.architecture.size
         is_correlated = self.config.noise == "correlated"
         autocovariance = survey.autocovariance if is_correlated else white_autocovariance(num_bands)
