@@ -50,8 +50,8 @@ class Cost:
         Floating-point operations of the fit and its errors.
     words, source
         What this was measured on.
-    share
-        The fit's share of a worker's time; the rest reads and writes.
+    overhead_seconds
+        That reading and writing take beside the fit.
     feature_bytes
         Of one object's features on disk.
     """
@@ -59,7 +59,7 @@ class Cost:
     flop: float
     words: str
     source: str
-    share: float
+    overhead_seconds: float
     feature_bytes: float
 
 
@@ -120,7 +120,7 @@ def make_plan(
         Length of the latent.
     """
     kind = "measured" if device.is_measured else "estimated"
-    rate = device.flops / cost.flop * cost.share
+    rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)
     seconds = num_objects / rate / num_devices
     cutout = 2 * 4 * num_bands * size**2
     coadd = 2 * 4 * num_bands * 3600 / pixel_scale_arcsec**2 / objects_per_arcmin2
@@ -135,8 +135,8 @@ def make_plan(
             value=rate,
             unit="objects/s",
             kind=kind,
-            how=f"{device.flops / 1e9:,.3g} GFLOP/s ({device.source}) over {flop}, of which reading and "
-            f"writing leave {cost.share:.0%}",
+            how=f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
+            f"{cost.overhead_seconds * 1e3:.2g} ms an object to read and write (measured)",
         ),
         Line(what="time", value=seconds / SECONDS_PER_DAY, unit="days", kind=kind),
         Line(what="device hours", value=seconds / 3600 * num_devices, unit="h", kind=kind),

@@ -124,7 +124,7 @@ def cost_of(model: Model) -> Cost:
         flop=known["flop"] * ratio,
         words=f"counted, {known['words']}{scaled}",
         source=known["source"],
-        share=known["share"],
+        overhead_seconds=known["overhead_seconds"],
         feature_bytes=known["feature_bytes"],
     )
 
