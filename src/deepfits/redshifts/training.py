@@ -37,9 +37,10 @@ from deepfits.redshifts.tpot_search import TpotConfig, train_tpot
 
 STACKS = {
     "templates": (("network", "magnitudes"), ("network", "templates")),
+    "fits": (("network", "magnitudes"), ("network", "templates"), ("network", "all")),
     "deep": (("network", "templates"), ("network", "all"), ("hybrid", "templates")),
 }
-"""What a stack joins: ``templates`` is a baseline, ``deep`` is ours, with the fits and the embedder."""
+"""What a stack joins: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` has the embedder too."""
 
 Trainer = Callable[[str, str], Predictor]
 
@@ -258,7 +259,7 @@ def feature_sets_of(method: str, source: Source, wanted: Sequence[str] | None = 
     """
     available = source.available()
     if wanted:
-        return [name for name in wanted if name in available or method in ("boosting", "network")]
+        return [name for name in wanted if name in available or method in ("boosting", "network", "stack")]
     if method in ("tpot", "constant"):
         return ["latents"]
     if method == "hybrid":

@@ -95,9 +95,9 @@ def _density(axis: Axes, x: np.ndarray, y: np.ndarray, top: float) -> None:
 
 
 def error_curves(directory: str | Path) -> Figure:
-    """Draw σ_MAD and η(0.15) against magnitude and against redshift, a line for each method."""
+    """Draw σ_MAD and η(0.15) against magnitude and redshift, a line for each of up to eight methods."""
     metrics, _ = _read(Path(directory))
-    rows = [row for row in metrics["rows"] if row["method"] != "constant"]
+    rows = _shown(metrics["rows"], len(COLOURS))
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col")
     for number, row in enumerate(rows):
@@ -272,6 +272,6 @@ def domain_curves(directory: str | Path) -> Figure:
         axis.set_xlabel(metrics["magnitude"])
         axis.grid(color=GRID, linewidth=0.6)
     axes[0].set_ylabel("fraction above 0.15")
-    axes[0].set_ylim(bottom=0)
-    axes[0].legend(fontsize=8, frameon=False)
+    axes[0].set_ylim(0, 0.8)
+    axes[-1].legend(fontsize=8, frameon=False)
     return figure

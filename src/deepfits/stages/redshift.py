@@ -90,7 +90,8 @@ def redshift(
         aperture magnitudes); ``"stack"`` joins several. The constant is always there, as the floor.
     feature_sets
         Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``; ``boosting:all`` for one alone.
+        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``; ``boosting:all`` for one alone,
+        and ``stack:fits`` for stacks.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     distributions
@@ -265,6 +266,8 @@ def _wanted_rows(
                 wanted = [name for only, _, name in pairs if only in ("", method)]
                 if not wanted:
                     continue
+            if feature_sets and method == "stack":
+                wanted = [one.removeprefix("stack:") for one in feature_sets if one.startswith("stack:")]
             names = feature_sets_of(method, dataset.source, wanted)
             out += [RowKey(method=method, features=name, loss=loss) for name in names]
     return out + [RowKey(method=one) for one in TEMPLATE_METHODS if one in methods]

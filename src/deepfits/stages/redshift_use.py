@@ -64,8 +64,8 @@ def redshift_train(
     out
         Directory of the redshift model: JSON and the libraries' own formats; nothing in it can run code.
     method, feature_set, loss
-        One of each; see `redshift`. The feature set of `stack` is ``deep`` or ``magnitudes``; networks on
-        images have none, but for `hybrid`.
+        One of each; see `redshift`. The feature set of `stack` is ``fits``, ``deep`` or ``templates``;
+        networks on images have none, but for `hybrid`.
     wide_resnet_width, network_epochs, network_minutes, device
         As for `redshift`.
 
