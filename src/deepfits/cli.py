@@ -858,7 +858,7 @@ def redshift_train(
         str,
         typer.Option(
             help="latents, model, extended, magnitudes, combined, templates, all, embedder; "
-            "of a stack: deep or templates."
+            "of a stack: fits, deep or templates."
         ),
     ] = "extended",
     loss: Annotated[str, typer.Option(help="squared (for R²) or absolute (for σ_MAD).")] = "squared",
