@@ -178,12 +178,17 @@ def pit_histograms(directory: str | Path) -> Figure | None:
 
 
 def label_curves(directory: str | Path) -> Figure:
-    """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote."""
+    """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote.
+
+    Methods that only one table has are left out.
+    """
     curves = read_json(Path(directory) / "curves.json", what="label curves")["curves"]
     names = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     keys = [row["key"] for row in curves[-1]["rows"] if row["method"] != "constant"]
+    times = {key: sum(row["key"] == key for curve in curves for row in curve["rows"]) for key in keys}
+    keys = [key for key in keys if times[key] > 1] or keys
     for number, key in enumerate(keys):
         found = [(c["num_labels"], r) for c in curves for r in c["rows"] if r["key"] == key]
         shift = 1.05 ** (number - len(keys) / 2)
