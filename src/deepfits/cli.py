@@ -478,6 +478,12 @@ def train(
     ] = "float32",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the networks (PyTorch).")] = False,
     channels_last: Annotated[bool, typer.Option("--channels-last", help="Memory format for GPUs.")] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard/--no-tensorboard", help="Curves for TensorBoard, where installed.")
+    ] = True,
+    tracker: Annotated[
+        str | None, typer.Option(help="mlflow or wandb: give the curves to that too, where installed.")
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Train generator, discriminator and embedder on a store (M19 §2.1, §2.2).
@@ -501,6 +507,8 @@ def train(
         precision=precision,
         compile=compile,
         channels_last=channels_last,
+        tensorboard=tensorboard,
+        tracker=tracker,
         seed=seed,
         threads=int(os.environ["OMP_NUM_THREADS"]),
     )
