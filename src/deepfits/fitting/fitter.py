@@ -31,7 +31,6 @@ from deepfits.fitting.starts import random_starts
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
 POSTERIOR_BATCH = 8
-TOLERANCE_IN_FLUX = 3e-4  # χ² of bright galaxies has long valleys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,14 +187,6 @@ class Fitter:
         fwhm = self.settings.centre_fwhm_arcsec
         return None if fwhm is None else fwhm / self.info.pixel_scale_arcsec
 
-    @property
-    def _tolerance(self) -> float | None:
-        """The user's; else that of the objective. The paper's solver has no tolerance."""
-        settings = self.settings
-        if settings.tolerance is None and settings.objective == "flux" and settings.solver != "adam":
-            return TOLERANCE_IN_FLUX
-        return settings.tolerance
-
     def _make_metric(self) -> Metric:
         weight = torch.ones(len(self.info.bands), 1, 1)
         renderer: Renderer = self.inner
@@ -260,7 +251,7 @@ class Fitter:
                 start,
                 solver=settings.solver,
                 num_steps=settings.num_steps,
-                tolerance=self._tolerance,
+                tolerance=settings.tolerance,
                 prior_strength=settings.prior_strength,
                 amplitudes=self.prior or False,
                 centre_fwhm_pixels=self._centre_fwhm_pixels,

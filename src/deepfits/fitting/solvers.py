@@ -122,7 +122,7 @@ class LBFGS:
     num_steps: int = 100
     metric: Metric | None = None
     memory: int = 8
-    tolerance: float = 6e-4
+    tolerance: float = 1e-4
     num_small: int = 2
     sufficient_decrease: float = 1e-4
     max_step: float = 4.0
