@@ -13,6 +13,7 @@ from astropy.nddata.utils import NoOverlapError
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.scale.manifest import read_manifest
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
 from deepfits.survey.cutting import copy_windows, cut
 from deepfits.survey.store import CutoutStore
@@ -272,3 +273,39 @@ def test_compressed_files_are_unpacked_once_for_detection_and_cutting(tmp_path, 
     other = CutoutStore(deepfits.cutouts(plain, tmp_path / "other"))
     rows = np.arange(len(other))
     np.testing.assert_array_equal(store.take(rows).image, other.take(rows).image)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, workers):
+    images = deepfits.simulate(tmp_path / "sky", size=200, num_patches=3, seed=4)
+    catalogue = deepfits.detect(images, tmp_path / "found.parquet")
+    whole = CutoutStore(deepfits.cutouts(images, tmp_path / "whole", catalogue=catalogue))
+    path = images / "patch-01" / "coadd-g.fits"
+    good = path.read_bytes()
+    path.write_bytes(good[:20_000])
+    out = tmp_path / "store"
+    with pytest.raises(InputError, match=r"1 of 3 shards .*patch-01.*truncated.*another directory"):
+        deepfits.cutouts(images, out, catalogue=catalogue, workers=workers)
+    states = {entry.shard: entry for entry in read_manifest(out)}
+    assert [entry.state for entry in states.values()] == ["done", "failed", "done"]
+    assert "truncated" in states["shard-00001"].reason
+    assert not (out / "shard-00001.h5").exists()
+    assert json.loads((out / "summary.json").read_text())["num_objects"] == len(CutoutStore(out))
+    kept = (out / "shard-00000.h5").stat().st_mtime_ns
+    with pytest.raises(InputError, match="1 of 3 shards"):  # again: nothing that is done is done anew
+        deepfits.cutouts(images, out, catalogue=catalogue, workers=workers)
+    assert (out / "shard-00000.h5").stat().st_mtime_ns == kept
+    again = {entry.shard: entry for entry in read_manifest(out)}
+    assert again["shard-00000"] == states["shard-00000"]
+    for number, shard in enumerate(whole):
+        if number != 1:
+            ours = CutoutStore(out).take(np.flatnonzero(np.isin(_identities(out), shard.object_id)))
+            np.testing.assert_array_equal(ours.image, shard.image)
+    path.write_bytes(good)
+    mended = deepfits.cutouts(images, tmp_path / "mended", catalogue=catalogue, workers=workers)
+    assert [entry.state for entry in read_manifest(mended)] == ["done"] * 3
+    assert sum(entry.objects for entry in read_manifest(mended)) == len(CutoutStore(mended)) == len(whole)
+
+
+def _identities(store):
+    return CutoutStore(store).catalogue(["object_id"])["object_id"]

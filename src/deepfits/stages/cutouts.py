@@ -5,10 +5,14 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
+from deepfits.scale.manifest import MANIFEST, Entry, Manifest, State
+
+if TYPE_CHECKING:
+    from deepfits.survey.build import Made
 
 
 def cutouts(
@@ -86,7 +90,9 @@ def cutouts(
     Raises
     ------
     InputError
-        Images or a catalogue that cannot be used, or another store under the same name.
+        Images or a catalogue that cannot be used, or another store under the same name. Images that turn out
+        damaged while they are cut do not keep the other shards from being made: the error comes at the end
+        and names them, and ``manifest.jsonl`` says what became of each shard.
     """
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
@@ -154,8 +160,32 @@ def cutouts(
             spread = spread_over(Workers(scheduler=scheduler))
             # Workers elsewhere do not see this machine's unpacked copies.
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
-        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread)
+        manifest = Manifest(out)
+
+        def note(made: Made) -> None:
+            manifest.put(_entry(made, manifest))
+            if out.is_dir():
+                manifest.save_when_due()
+
+        try:
+            build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread, note)
+        finally:
+            if out.is_dir():
+                manifest.save()
     return out
+
+
+def _entry(made: Made, manifest: Manifest) -> Entry:
+    """Return the line of a shard; what was there before keeps the time that it took then."""
+    from deepfits.survey.store import shard_name
+
+    name = Path(shard_name(made.number)).stem
+    before = manifest.entries.get(name)
+    seconds = made.seconds
+    if seconds is None and before is not None and before.state == "done":
+        seconds = before.seconds
+    state: State = "failed" if made.reason else "done"
+    return Entry(shard=name, state=state, objects=made.objects, seconds=seconds, reason=made.reason)
 
 
 def absolute_images(images: str | Path | list[str]) -> str | list[str]:
@@ -170,7 +200,14 @@ def _refuse_foreign(out: Path) -> None:
     """Refuse a directory with other people's files before hours of detection, not after."""
     if out.is_file():
         raise InputError(f"{out}: is a file; name a directory for the store")
-    known = {"catalogue.parquet", "catalogue.parquet.parts", "store.json", "summary.json", "incomplete.csv"}
+    known = {
+        "catalogue.parquet",
+        "catalogue.parquet.parts",
+        "store.json",
+        "summary.json",
+        "incomplete.csv",
+        MANIFEST,
+    }
     if out.is_dir():
         odd: list[Any] = [
             p for p in out.iterdir() if p.name not in known and not p.name.startswith(("shard-", "."))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -82,6 +83,29 @@ class _Task:
     y: np.ndarray
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What became of one shard.
+
+    Attributes
+    ----------
+    number, objects
+        Of the shard, and how many objects are in it.
+    field
+        Its field.
+    seconds
+        That it took; None when it was there before.
+    reason
+        Why it could not be cut; empty when it was.
+    """
+
+    number: int
+    objects: int
+    field: str
+    seconds: float | None = None
+    reason: str = ""
+
+
 def build_store(
     plan: StorePlan,
     columns: dict[str, np.ndarray],
@@ -90,10 +114,12 @@ def build_store(
     progress: Progress,
     workers: int = 1,
     spread: Spread | None = None,
+    note: Callable[[Made], None] = lambda made: None,
 ) -> None:
     """Cut what is not cut yet, in `workers` processes, then count what is incomplete.
 
     `spread` does jobs elsewhere: called with a function and the jobs, it gives the results as they come.
+    `note` is told of each shard. Damaged data stop no shard but their own; the error at the end names them.
     """
     there = _settled(plan, out)
     columns, num_duplicates = _without_duplicates(plan, columns, info)
@@ -112,22 +138,49 @@ def build_store(
             task for task in tasks if not _is_done(out / shard_name(task.number), task, columns, store_info)
         ]
         done = total - sum(len(task.rows) for task in todo)
+        missing = {task.number for task in todo}
+        for task in tasks:
+            if task.number not in missing:
+                name = plan.images.fields[task.field_index].name
+                note(Made(number=task.number, objects=len(task.rows), field=name))
+        failed: list[Made] = []
+
+        def tell(made: Made) -> None:
+            note(made)
+            if made.reason:
+                failed.append(made)
+            bar.advance(made.objects, made.field)
+
         with progress("cut out", total=total, unit="objects", done=done) as bar:
             if workers == 1 and spread is None:
                 for task in todo:
-                    bar.advance(
-                        *_cut_and_write(fields.open(task.field_index), task, columns, plan, store_info, out)
-                    )
+                    tell(_cut_and_write(fields, task, columns, plan, store_info, out))
             else:
                 fields.close()
                 out = out.resolve()  # what runs the jobs may stand elsewhere
                 jobs = _jobs(plan, todo, columns, store_info, out, workers if spread is None else len(todo))
                 results = in_processes(_run_job, jobs, workers) if spread is None else spread(_run_job, jobs)
-                for made in results:
-                    for number, name in made:
-                        bar.advance(number, name)
-    found = _coverage(out, tasks, store_info)
-    write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
+                for job in results:
+                    for made in job:
+                        tell(made)
+    bad = {made.number for made in failed}
+    if len(bad) < len(tasks):
+        found = _coverage(out, [task for task in tasks if task.number not in bad], store_info)
+        write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
+    if failed:
+        raise InputError(_say_failed(failed, len(tasks)))
+
+
+def _say_failed(failed: list[Made], number: int) -> str:
+    """Name what could not be cut, and what to do."""
+    reasons = {made.field: made.reason for made in failed}  # one for each field: its shards fail alike
+    told = "; ".join(f"{field}: {reason}" for field, reason in list(reasons.items())[:5])
+    more = f"; and {len(reasons) - 5} more fields" if len(reasons) > 5 else ""
+    what = f"{len(failed)} of {number} shards could not be cut, the others are done"
+    return (
+        f"{what}: {told}{more}. Where this was a passing trouble, run the command again; else mend or leave out "
+        "these images and cut into another directory"
+    )
 
 
 def _without_duplicates(
@@ -141,10 +194,24 @@ def _without_duplicates(
 
 
 def _cut_and_write(
-    field: Field, task: _Task, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo, out: Path
-) -> tuple[int, str]:
-    write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), info)
-    return len(task.rows), field.name
+    fields: OpenFields,
+    task: _Task,
+    columns: dict[str, np.ndarray],
+    plan: StorePlan,
+    info: StoreInfo,
+    out: Path,
+) -> Made:
+    """Cut one shard; data that cannot be used are the shard's fate, a full disk is everybody's."""
+    begin = time.perf_counter()
+    name = plan.images.fields[task.field_index].name
+    reason = ""
+    try:
+        field = fields.open(task.field_index)
+        write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), info)
+    except InputError as error:
+        reason = str(error)
+    seconds = round(time.perf_counter() - begin, 3)
+    return Made(number=task.number, objects=len(task.rows), field=name, seconds=seconds, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +249,9 @@ def _jobs(
             yield _Job(plan=plan, tasks=tasks, columns=few, info=info, out=out)
 
 
-def _run_job(job: _Job) -> list[tuple[int, str]]:
+def _run_job(job: _Job) -> list[Made]:
     with closing(OpenFields(job.plan.images)) as fields:
-        return [
-            _cut_and_write(fields.open(task.field_index), task, job.columns, job.plan, job.info, job.out)
-            for task in job.tasks
-        ]
+        return [_cut_and_write(fields, task, job.columns, job.plan, job.info, job.out) for task in job.tasks]
 
 
 def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:
