@@ -178,8 +178,8 @@ def _say_failed(failed: list[Made], number: int) -> str:
     more = f"; and {len(reasons) - 5} more fields" if len(reasons) > 5 else ""
     what = f"{len(failed)} of {number} shards could not be cut, the others are done"
     return (
-        f"{what}: {told}{more}. Where this was a passing trouble, run the command again; else mend or leave out "
-        "these images and cut into another directory"
+        f"{what}: {told}{more}. Where this was a passing trouble, run the command again; else mend or leave "
+        "out these images and cut into another directory"
     )
 
 
