@@ -148,7 +148,7 @@ def _describe(plan: StorePlan, known: dict[str, Any], tasks: list[Any], fields: 
     for index in sorted({task.field_index for task in tasks}):
         name = plan.images.fields[index].name
         try:
-            if not build._is_complete(described.get(name)):
+            if not build.is_described(described.get(name)):
                 described[name] = build.describe_field(fields.open(index), plan.images.bands)
             readable.add(index)
         except InputError as error:
@@ -165,7 +165,7 @@ def _without_extra(
     from deepfits.survey import build
 
     plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
-    return replace(build._describe(plan, {"fields": described}, tasks, fields), extra={})
+    return replace(build.describe_store(plan, {"fields": described}, tasks, fields), extra={})
 
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
@@ -176,7 +176,8 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
     none = np.empty(0)
     with closing(build.OpenFields(images)) as fields:
         tasks = [
-            build._Task(number=n, field_index=n, rows=none, x=none, y=none) for n in range(len(images.fields))
+            build.ShardTask(number=n, field_index=n, rows=none, x=none, y=none)
+            for n in range(len(images.fields))
         ]
         described = {}
         for task in tasks:
@@ -291,7 +292,7 @@ class CoaddWork:
 
         def process(shard: Shard, advance: Advance) -> None:
             part = shard.content
-            task = build._Task(
+            task = build.ShardTask(
                 number=0, field_index=part.field_index, rows=np.arange(len(part.x)), x=part.x, y=part.y
             )
             cutouts = build.cut_task(fields.open(part.field_index), task, part.columns, self.source.plan)

@@ -73,7 +73,7 @@ class StorePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class ShardTask:
     """One shard."""
 
     number: int
@@ -131,7 +131,7 @@ def build_store(
             )
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        store_info = there or _describe(plan, info, tasks, fields)
+        store_info = there or describe_store(plan, info, tasks, fields)
         create_store(out, store_info)
         total = sum(len(task.rows) for task in tasks)
         todo = [
@@ -195,7 +195,7 @@ def _without_duplicates(
 
 def _cut_and_write(
     fields: OpenFields,
-    task: _Task,
+    task: ShardTask,
     columns: dict[str, np.ndarray],
     plan: StorePlan,
     info: StoreInfo,
@@ -219,7 +219,7 @@ class _Job:
     """Shards of one field for one process, with the rows of the catalogue that they need."""
 
     plan: StorePlan
-    tasks: tuple[_Task, ...]
+    tasks: tuple[ShardTask, ...]
     columns: dict[str, np.ndarray]
     info: StoreInfo
     out: Path
@@ -227,7 +227,7 @@ class _Job:
 
 def _jobs(
     plan: StorePlan,
-    todo: list[_Task],
+    todo: list[ShardTask],
     columns: dict[str, np.ndarray],
     info: StoreInfo,
     out: Path,
@@ -270,7 +270,7 @@ def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:
 
 def plan_shards(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
-) -> tuple[list[_Task], np.ndarray]:
+) -> tuple[list[ShardTask], np.ndarray]:
     """Assign objects to fields and shards.
 
     Returns
@@ -280,13 +280,13 @@ def plan_shards(
     """
     number = len(columns["object_id"])
     owner, x, y = _assign(plan, columns, info, fields)
-    tasks: list[_Task] = []
+    tasks: list[ShardTask] = []
     for index in range(len(plan.images.fields)):
         rows = np.flatnonzero(owner == index)
         rows = rows[np.argsort(y[rows], kind="stable")]
         for start in range(0, len(rows), plan.shard_size):
             part = rows[start : start + plan.shard_size]
-            tasks.append(_Task(number=len(tasks), field_index=index, rows=part, x=x[part], y=y[part]))
+            tasks.append(ShardTask(number=len(tasks), field_index=index, rows=part, x=x[part], y=y[part]))
     return tasks, np.setdiff1d(np.arange(number), np.flatnonzero(owner >= 0))
 
 
@@ -347,7 +347,7 @@ class OpenFields:
         self._there = None
 
 
-def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: StorePlan) -> Cutouts:
+def cut_task(field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan) -> Cutouts:
     """Cut the objects of one shard."""
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image = np.zeros((number, len(bands), size, size), np.float32)
@@ -362,13 +362,15 @@ def cut_task(field: Field, task: _Task, columns: dict[str, np.ndarray], plan: St
     return Cutouts(object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours)
 
 
-def _describe(plan: StorePlan, info: dict[str, Any], tasks: list[_Task], opened: OpenFields) -> StoreInfo:
+def describe_store(
+    plan: StorePlan, info: dict[str, Any], tasks: list[ShardTask], opened: OpenFields
+) -> StoreInfo:
     """Describe the store: one scale for all fields, the median width of the PSF over them."""
     fields = {}
     for index in sorted({task.field_index for task in tasks}):
         name = plan.images.fields[index].name
         known = info.get("fields", {}).get(name)
-        if not _is_complete(known):
+        if not is_described(known):
             known = describe_field(opened.open(index), plan.images.bands)
             warn_of(name, known)
         fields[name] = known
@@ -400,7 +402,8 @@ def _median(values: list[float | None], default: float) -> float:
     return float(np.median(found)) if found else default
 
 
-def _is_complete(known: dict[str, Any] | None) -> bool:
+def is_described(known: dict[str, Any] | None) -> bool:
+    """Say whether a catalogue's description of a field holds all that a store needs."""
     wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy"}
     return known is not None and wanted <= known.keys()
 
@@ -471,7 +474,7 @@ class _Strip:
         return image.copy(), weight.copy()
 
 
-def _is_done(path: Path, task: _Task, columns: dict[str, np.ndarray], info: StoreInfo) -> bool:
+def _is_done(path: Path, task: ShardTask, columns: dict[str, np.ndarray], info: StoreInfo) -> bool:
     if not path.exists():
         return False
     try:
@@ -482,7 +485,7 @@ def _is_done(path: Path, task: _Task, columns: dict[str, np.ndarray], info: Stor
 
 
 def _coverage(
-    out: Path, tasks: list[_Task], info: StoreInfo
+    out: Path, tasks: list[ShardTask], info: StoreInfo
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     names = [f"fraction_valid_{b}" for b in info.bands]
     for task in tasks:
