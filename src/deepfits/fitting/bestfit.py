@@ -66,7 +66,7 @@ def fit(
         The most steps, each one gradient evaluation; 500 for Adam, 100 for L-BFGS by default.
     tolerance
         L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative),
-        1e-4 by default.
+        2e-4 by default.
     prior_strength
         Of the unit-normal prior on the latent.
     amplitudes

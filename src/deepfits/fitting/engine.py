@@ -4,7 +4,8 @@ Shapes: N objects, K slots, L latent dimensions, B bands, H, W pixels.
 
 Batches have a fixed number of slots. An object that is done leaves its slot to the next one, so the networks
 always see full batches, and since no kernel then changes its shape, an object's result is the same to the
-last bit whatever lies beside it.
+last bit whatever lies beside it. Bright objects take the most steps, so they go first: slots then seldom idle
+while a straggler ends.
 """
 
 from __future__ import annotations
@@ -133,8 +134,10 @@ class _Pool:
     ) -> None:
         self.objective, self.solver = objective, solver
         self.source = image, weight, start
-        self.total, self.next = len(image), min(num_slots, len(image))
-        first = torch.arange(num_slots).clamp_max(self.next - 1)  # spare slots repeat the last object
+        power = torch.stack([(i * i * w).sum() for i, w in zip(image, weight, strict=True)])
+        self.queue = power.cpu().argsort(descending=True, stable=True)
+        self.next = min(num_slots, len(image))
+        first = self.queue[torch.arange(num_slots).clamp_max(self.next - 1)]  # spare slots repeat an object
         self.owner = torch.where(torch.arange(num_slots) < self.next, first, -1)
         self.image, self.weight, begin = (t[first].to(device) for t in self.source)
         self.state = solver.init(begin)
@@ -188,11 +191,11 @@ class _Pool:
     def _refill(self, slots: Tensor) -> None:
         """Give the slots to the next objects; where there are none left, let them idle on what they have."""
         self.owner[slots] = -1
-        slots = slots[: self.total - self.next]
-        if not len(slots):
+        objects = self.queue[self.next : self.next + len(slots)]
+        if not len(objects):
             return
-        objects = torch.arange(self.next, self.next + len(slots))
-        self.next += len(slots)
+        slots = slots[: len(objects)]
+        self.next += len(objects)
         self.owner[slots] = objects
         there = slots.to(self.image.device)
         image, weight, start = (t[objects].to(self.image.device) for t in self.source)

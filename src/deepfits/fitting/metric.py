@@ -20,13 +20,13 @@ from torch import Tensor
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.rendering import Renderer
 
-REFERENCES_PER_LATENT = 4
+REFERENCES_PER_LATENT = 8
 BATCH = 8
 RIDGE = 0.02  # of the mean diagonal: keeps directions that change nothing finite
-SHRINKAGE = 0.1  # of the slopes, in units of what the reference latents weigh
+SHRINKAGE = 0.3  # of the slopes, in units of what the reference latents weigh
 MAX_RADIUS = 1.5  # root mean square per latent beyond which the slopes are not followed
 SQUARINGS = 5
-CHUNK = 16
+CHUNK = 4  # rows of one exponential: few objects come at a time, and a fixed number keeps the bits
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def learn_metric(
     weight
         Of the pixels, broadcastable to ``(B, H, W)``; 1 by default. Per band, what matters is the ratio.
     num_reference
-        How many latents to draw, unit normal, from `seed`; four per latent dimension and at least 64 by
+        How many latents to draw, unit normal, from `seed`; eight per latent dimension and at least 64 by
         default. Each costs a Jacobian.
     ridge
         In units of each matrix's mean diagonal.

@@ -99,8 +99,8 @@ class Objective:
             ``(N, B, H, W)``; finite, and `image` is 0 where `weight` is.
         """
         model, pullback = self.renderer.with_pullback(latent)
-        loss, amplitude, residual = self._compare(model, image, weight)
-        gradient = pullback(residual.mul_(weight).mul_(amplitude[:, :, None, None]).mul_(-2))
+        loss, amplitude, weighted = self._compare(model, image, weight)
+        gradient = pullback(weighted.mul_(-2 * amplitude[:, :, None, None]))
         if self.prior_strength:
             loss = loss + self.prior_strength * (latent * latent).sum(1)
             gradient = gradient + 2 * self.prior_strength * latent
@@ -112,14 +112,19 @@ class Objective:
         return loss + self.prior_strength * (latent * latent).sum(1), amplitude
 
     def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return loss, amplitudes, and the residuals times their weights."""
         amplitude = self.amplitudes(model, image, weight)
-        residual = image - amplitude[:, :, None, None] * model
-        loss = (residual * residual).mul_(weight).sum((1, 2, 3))
+        if self.amplitude_prior is None:
+            residual = image - model
+        else:
+            residual = torch.addcmul(image, model, amplitude[:, :, None, None], value=-1)
+        weighted = residual * weight
+        loss = residual.mul_(weighted).sum((1, 2, 3))
         if self.amplitude_prior is not None:
             off = amplitude - 1
             precision = self.amplitude_prior.precision(off.shape[1], off)
             loss = loss + torch.einsum("nb,bc,nc->n", off, precision, off)
-        return loss, amplitude, residual
+        return loss, amplitude, weighted
 
     def amplitudes(self, model: Tensor, image: Tensor, weight: Tensor) -> Tensor:
         """Solve for the amplitudes that fit best, ``(N, B)``, given model images ``(N, B, H, W)``."""

@@ -104,16 +104,21 @@ class InFlux:
 
     def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux and dflux/dx."""
-        limits = getattr(self.units, "mean", None), getattr(self.units, "std", None)
-        if getattr(self.units, "kind", "") != "asinh" or limits[0] is None:
+        if getattr(self.units, "kind", "") != "asinh":
             flux = self.units.denormalise(x)
             return flux, 1 / self.units.slope(flux)
-        mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in limits)
-        low, high = (-STRETCH_LIMIT - mean) / std, (STRETCH_LIMIT - mean) / std
-        inside = torch.minimum(torch.maximum(x, low), high)
-        flux = self.units.denormalise(inside)
-        scale = 1 / self.units.slope(flux)
-        return flux + (x - inside) * scale, scale
+        mean, std, softening = (
+            torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
+            for v in (self.units.mean, self.units.std, self.units.softening)
+        )
+        stretched = torch.addcmul(mean, x, std)
+        inside = stretched.clamp(-STRETCH_LIMIT, STRETCH_LIMIT)
+        up = inside.exp()
+        down = up.reciprocal()
+        slope = (up + down).mul_(softening / 2)  # dflux/dstretched: softening · cosh
+        flux = up.sub_(down).mul_(softening / 2)  # softening · sinh
+        flux.addcmul_(stretched.sub_(inside), slope)
+        return flux, slope.mul_(std)
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Draw images in flux."""

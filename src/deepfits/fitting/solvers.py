@@ -114,6 +114,10 @@ class LBFGS:
         Pairs remembered.
     tolerance
         Converged when `num_small` accepted steps in a row lower the loss by less than this (relative).
+    first_step
+        Length of the first trial step in units of its direction, whose scale is not known yet.
+    max_step
+        No step is longer than this (root mean square per latent).
     metric_reach
         The metric is taken anew where an object has come farther than this (root mean square per latent) from
         where it was taken; fits from an embedder's guess never do.
@@ -121,12 +125,12 @@ class LBFGS:
 
     num_steps: int = 100
     metric: Metric | None = None
-    memory: int = 8
-    tolerance: float = 1e-4
+    memory: int = 12
+    tolerance: float = 2e-4
     num_small: int = 2
     sufficient_decrease: float = 1e-4
-    max_step: float = 4.0
-    first_step: float = 1.0
+    max_step: float = 1.0
+    first_step: float = 0.1
     max_failures: int = 6
     metric_reach: float = 1.0
 
