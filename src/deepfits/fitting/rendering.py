@@ -10,7 +10,7 @@ that know their own derivative, such as `deepfits.fitting.folded.FoldedGenerator
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +46,16 @@ class Units(Protocol):
 
     def slope(self, flux: Tensor) -> Tensor:
         """Return dx/dflux at `flux`."""
+
+
+@runtime_checkable
+class Stretch(Units, Protocol):
+    """A normalisation that names its constants: with ``kind == "asinh"``, sinh is kept from overflowing."""
+
+    kind: str
+    mean: Sequence[float]
+    std: Sequence[float]
+    softening: Sequence[float]
 
 
 class Differentiated:
@@ -104,7 +114,7 @@ class InFlux:
 
     def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux and dflux/dx."""
-        if getattr(self.units, "kind", "") != "asinh":
+        if not isinstance(self.units, Stretch) or self.units.kind != "asinh":
             flux = self.units.denormalise(x)
             return flux, 1 / self.units.slope(flux)
         mean, std, softening = (
