@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,11 @@ def make_down(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def _joined(name: str, *modules: nn.Module, dim: int = 0) -> Tensor:
+    """Put the weights or biases of modules behind each other."""
+    return torch.cat([getattr(module, name) for module in modules], dim=dim)
+
+
 class UpBlock(nn.Module):
     """A transposed convolution with ReLU beside one without: ``(N, C, H, W)`` to ``(N, C', 2H, 2W)``."""
 
@@ -141,8 +146,15 @@ class UpBlock(nn.Module):
         self.pass_through = make_up(inputs, outputs, config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum the two ways."""
-        return torch.relu(self.main(x)) + self.pass_through(x)
+        """Sum the two ways, which are one convolution side by side: they read the same input."""
+        main, other = self.main, self.pass_through
+        geometry: dict[str, Any] = {
+            name: getattr(main, name) for name in ("stride", "padding", "output_padding")
+        }
+        weight, bias = _joined("weight", main, other, dim=1), _joined("bias", main, other)
+        both = nn.functional.conv_transpose2d(x, weight, bias, **geometry)
+        with_relu, without = both.chunk(2, dim=1)
+        return torch.relu(with_relu) + without
 
 
 class DownBlock(nn.Module):
@@ -155,8 +167,20 @@ class DownBlock(nn.Module):
         self.negative_slope = config.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sum the two ways."""
-        return nn.functional.leaky_relu(self.main(x), self.negative_slope) + self.pass_through(x)
+        """Sum the two ways, which are one convolution side by side: they read the same input."""
+        convolution = cast(nn.Conv2d, self.main[0])
+        ways = self.main[0], self.pass_through[0]
+        both = nn.functional.conv2d(
+            x, _joined("weight", *ways), _joined("bias", *ways), convolution.stride, convolution.padding
+        )
+        if len(self.main) > 1:  # groups never reach from one way into the other
+            norm = cast(nn.GroupNorm, self.main[1])
+            ways = self.main[1], self.pass_through[1]
+            both = nn.functional.group_norm(
+                both, 2 * norm.num_groups, _joined("weight", *ways), _joined("bias", *ways), norm.eps
+            )
+        with_relu, without = both.chunk(2, dim=1)
+        return nn.functional.leaky_relu(with_relu, self.negative_slope) + without
 
 
 class Encoder(nn.Module):
