@@ -60,7 +60,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all, no decay": {"decay": 0.0},
     "all, incomplete": {"incomplete": True},
     "all, latent gradient": {"latent_gradient": 0.1},
+    "all, kernel 3": {"kernel_size": 3},
     "all, kernel 5": {"kernel_size": 5},
+    "all, weights normal": {"initialisation": "normal"},
+    "all, weights orthogonal": {"initialisation": "orthogonal"},
+    "all, beta1 0": {"beta1": 0.0},
+    "all, beta1 0.9": {"beta1": 0.9},
     "all, no smoothness": {"smoothness": 0.0},
     "all, no reconstruction": {"reconstruction": 0.0},
 }

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from deepfits.errors import InputError, nearest
+from deepfits.training.initialise import KINDS as INITIALISATIONS
 
 NOISE_KINDS = ("none", "white", "correlated")
 
@@ -23,6 +24,8 @@ class TrainingConfig:
         Of Adam, the same for the three networks.
     embedder_rate
         The embedder's learning rate, in units of `learning_rate`.
+    initialisation
+        How weights are drawn at first: see `deepfits.training.initialise`.
     decay
         Fraction of the training, at its end, over which the learning rates fall linearly to zero.
     normalisation, softening_sigmas
@@ -70,6 +73,7 @@ class TrainingConfig:
     beta1: float = 0.5
     beta2: float = 0.999
     embedder_rate: float = 1.0
+    initialisation: Literal["uniform", "normal", "orthogonal"] = "uniform"
     decay: float = 0.0
     normalisation: Literal["standard", "asinh"] = "standard"
     softening_sigmas: float = 3.0
@@ -106,6 +110,11 @@ class TrainingConfig:
             raise InputError(f"training: decay must be in [0, 1], not {self.decay!r}")
         if self.noise not in NOISE_KINDS:
             raise InputError(f"training: noise {self.noise!r} is unknown; choose one of {NOISE_KINDS}")
+        if self.initialisation not in INITIALISATIONS:
+            raise InputError(
+                f"training: initialisation {self.initialisation!r} is unknown; "
+                f"choose one of {INITIALISATIONS}"
+            )
         for name in ("reconstruction", "smoothness", "latent_gradient"):
             if not getattr(self, name) >= 0:
                 raise InputError(f"training: {name} must not be negative, it is {getattr(self, name)!r}")

@@ -37,6 +37,7 @@ from deepfits.training.data import Batch, Batches, Survey, look_over
 from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.health import FitFunction
+from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import NoRecorder, Recorder
@@ -189,6 +190,8 @@ class Session:
         torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
         model = Model.make(self.architecture, info, survey.normalisation)
+        for network in (model.generator, model.discriminator, model.embedder):
+            initialise(network, self.config.initialisation)
         if self.base is not None:
             model.generator.load_state_dict(self.base.generator.state_dict())
             model.discriminator.load_state_dict(self.base.discriminator.state_dict())
