@@ -77,3 +77,24 @@ def test_the_brightest_within_the_radius_is_matched_across_zero():
         np.array([0.00001, 10.0, 50.0]), np.array([5.0, 5.0, 5.0]), true_ra, true_dec, magnitude
     )
     assert found.tolist() == [1, 3, -1]
+
+
+def test_the_model_error_makes_half_of_the_pulls_normal():
+    draw = np.random.default_rng(3)
+    true = draw.uniform(50, 500, 4000)
+    error = np.full(4000, 2.0)
+    measured = true + 2 * draw.normal(size=4000)
+    predicted = true * (1 + 0.2 * draw.normal(size=4000))
+    fraction = inpainting.model_error(predicted, np.zeros(4000), measured, error)
+    assert fraction == pytest.approx(0.2, rel=0.06)
+    pulls = np.abs(predicted - measured) / np.hypot(fraction * predicted, error)
+    assert np.median(pulls) == pytest.approx(0.6745, rel=0.01)
+
+
+def test_noise_alone_needs_no_model_error_and_few_objects_give_none():
+    draw = np.random.default_rng(4)
+    measured = 100 + draw.normal(size=2000)
+    values = np.full(2000, 100.0), np.full(2000, 0.5), measured, np.ones(2000)
+    assert inpainting.model_error(*values) == 0
+    few = [v[: inpainting.MIN_CALIBRATION - 1] for v in values]
+    assert inpainting.model_error(*few) is None

@@ -621,12 +621,12 @@ def inpaint(
         float, typer.Option(help="Of the unit-normal prior on the latent.", min=0)
     ] = 1.0,
     amplitudes: Annotated[
-        bool | None,
+        bool,
         typer.Option(
             "--amplitudes/--no-amplitudes",
-            help="Let the brightness of each band be free. Default: yes, where the objective allows it.",
+            help="Let the brightness of each band be free; predicts bands worse.",
         ),
-    ] = None,
+    ] = False,
     centre_fwhm_arcsec: Annotated[
         float | None, typer.Option(help="Weights fall off from the middle with this width.", min=0)
     ] = None,

@@ -13,6 +13,8 @@ import numpy as np
 AB_ZERO_POINT_NJY = 31.4
 MIN_SIGNAL_TO_NOISE = 5.0
 MATCH_RADIUS_ARCSEC = 0.5
+MIN_CALIBRATION = 30  # objects under which a band's model error is not measured
+MAX_MODEL_ERROR = 3.0
 # Effective wavelengths in nm of bands as they are commonly named; others are taken to be equally spaced.
 WAVELENGTH_NM = {
     **{"u": 370.0, "u*": 380.0, "ustar": 380.0, "B": 440.0, "g": 480.0, "V": 550.0, "r": 620.0, "r2": 620.0},
@@ -24,6 +26,10 @@ DEFINITIONS = {
     "bias": "median of delta",
     "scatter": "1.4826 × median of the absolute deviation of delta from its median",
     "pull": "(predicted − measured aperture flux) / root of the sum of both variances; all objects with data",
+    "model_error": (
+        "fraction of the predicted flux that is added to its error in quadrature, because the generator is "
+        "not perfect; measured on other objects, with the band hidden"
+    ),
     "objects": (
         f"held out, measured at {MIN_SIGNAL_TO_NOISE:g} sigma or more in the band that was hidden; each "
         "method is judged on those of them where it gives a number"
@@ -185,6 +191,44 @@ def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str,
         "scatter_mag": float(1.4826 * np.median(np.abs(delta - middle))),
         "num_beyond_0.5_mag": int((np.abs(delta) > 0.5).sum()),
     }
+
+
+def model_error(
+    predicted: np.ndarray, predicted_error: np.ndarray, measured: np.ndarray, measured_error: np.ndarray
+) -> float | None:
+    """Return the fraction of the predicted flux that has to be added to its error, in quadrature.
+
+    The Laplace approximation knows the noise, not what the generator draws wrong. With the smallest fraction
+    that does it, half of the pulls lie within 0.6745, as those of a normal distribution around 0 do, so that
+    a bias is in the error too.
+
+    Parameters
+    ----------
+    predicted, predicted_error, measured, measured_error
+        ``(N,)`` aperture fluxes of objects whose band was hidden; rows with NaN do not count.
+
+    Returns
+    -------
+    float or None
+        0 to `MAX_MODEL_ERROR`; None with fewer than `MIN_CALIBRATION` objects.
+    """
+    rows = np.isfinite(predicted + predicted_error + measured + measured_error)
+    if rows.sum() < MIN_CALIBRATION:
+        return None
+    off = np.abs(predicted - measured)[rows]
+    noise = (predicted_error**2 + measured_error**2)[rows]
+    flux2 = predicted[rows] ** 2
+
+    def is_wide(fraction: float) -> bool:
+        return bool(1.4826 * np.median(off / np.sqrt(noise + fraction**2 * flux2)) > 1)
+
+    low, high = 0.0, MAX_MODEL_ERROR
+    if not is_wide(low):
+        return low
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        low, high = (middle, high) if is_wide(middle) else (low, middle)
+    return high
 
 
 def compare_pulls(

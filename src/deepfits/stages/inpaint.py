@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import read_json, write_json
 from deepfits.progress import Progress, silent
 from deepfits.scale.work import Advance, Process, Shard
+from deepfits.splits import is_held_out
 
 if TYPE_CHECKING:
     from deepfits.fitting.fitter import FitSettings, Fitter
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
 DESCRIPTION = "inpaint.json"
+CALIBRATION = "calibration.json"
 SUMS = ("", "_aper")  # total, and the aperture
 
 
@@ -31,6 +34,7 @@ def inpaint(
     bands: Sequence[str] = ("u",),
     validate: bool = False,
     max_validation: int = 2000,
+    num_calibration: int = 500,
     truth: str | Path | None = None,
     objective: str = "flux",
     solver: str = "lbfgs",
@@ -38,7 +42,7 @@ def inpaint(
     tolerance: float | None = None,
     num_starts: int = 1,
     prior_strength: float = 1.0,
-    amplitudes: bool | None = None,
+    amplitudes: bool = False,
     centre_fwhm_arcsec: float | None = None,
     images: bool = True,
     held_out_only: bool = False,
@@ -69,12 +73,18 @@ def inpaint(
         them: ``validation.json``.
     max_validation
         Held-out objects to validate with, at most.
+    num_calibration
+        Objects, none of them held out, by which errors are calibrated: the band is hidden, and what noise
+        does not explain of the differences from the measurement becomes an error of the model, a fraction of
+        the flux (``calibration.json``). A band without data takes the largest fraction of the others. 0:
+        errors know the noise alone.
     truth
         Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
         then also compares with these.
     objective, solver, num_steps, tolerance, num_starts, prior_strength, amplitudes, centre_fwhm_arcsec
-        As in `deepfits.fit`. The prior is on by default: it decides what pixels without data look like where
-        the others leave it open.
+        As in `deepfits.fit`, with two differences. The prior is on by default: it decides what pixels without
+        data look like where the others leave it open. Amplitudes are off: with them, bands that are there say
+        less about the one that is not.
     images
         Write predicted images and their errors as HDF5, not the fluxes alone.
     held_out_only, object_ids, batch_size, seed, threads, device, workers, scheduler, progress
@@ -117,7 +127,7 @@ def inpaint(
         tolerance=tolerance,
         num_starts=num_starts,
         prior_strength=prior_strength,
-        amplitudes=objective == "flux" if amplitudes is None else amplitudes,
+        amplitudes=amplitudes,
         centre_fwhm_arcsec=centre_fwhm_arcsec,
         batch_size=batch_size,
         seed=seed,
@@ -126,11 +136,19 @@ def inpaint(
     described = {
         **settings.to_json(),
         "bands": list(bands),
+        "num_calibration": num_calibration,
         "images": images,
         "model_hash": loaded.fingerprint,
         **selection_settings(cutouts.info, held_out_only, object_ids),
     }
     directory = features.begin(out, described, description=DESCRIPTION)
+    errors = ModelErrors(
+        lambda: Fitter(loaded.to(device), settings, cutouts.info, threads=threads),
+        cutouts,
+        directory / CALIBRATION,
+        num_calibration,
+        progress,
+    )
     work = InpaintWork(
         store=absolute(store),
         model=absolute(model),
@@ -139,6 +157,7 @@ def inpaint(
         settings=settings,
         bands=bands,
         images=images,
+        model_errors=errors.of(bands),
         threads=hands.threads_each,
         device=device,
     )
@@ -154,8 +173,7 @@ def inpaint(
         open_here=lambda: work.open_with(loaded),
     )
     if validate and not (directory / "validation.json").exists():
-        fitter = Fitter(loaded.to(device), settings, cutouts.info, threads=threads)
-        _validate(fitter, cutouts, directory, max_validation, truth, progress)
+        _validate(errors, cutouts, directory, max_validation, truth, progress)
     if is_changed or not features.is_finished(directory, description=DESCRIPTION):
         summary = {
             "num_objects": selection.num_objects,
@@ -177,6 +195,7 @@ class InpaintWork:
     settings: FitSettings
     bands: tuple[str, ...]
     images: bool
+    model_errors: tuple[float, ...]
     threads: int | None = None
     device: str = "cpu"
 
@@ -200,7 +219,7 @@ class InpaintWork:
         def process(shard: Shard, advance: Advance) -> None:
             path = Path(self.out) / f"{shard.name}.parquet"
             cutouts = read_selected(Path(self.store), info, shard)
-            columns, predicted = predict(fitter, cutouts, hidden, advance)
+            columns, predicted = predict(fitter, cutouts, hidden, advance, model_errors=self.model_errors)
             if self.images:
                 planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
                 write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
@@ -210,7 +229,13 @@ class InpaintWork:
 
 
 def predict(
-    fitter: Fitter, shard: Cutouts, hidden: list[int], advance: Advance, *, with_pixels: bool = True
+    fitter: Fitter,
+    shard: Cutouts,
+    hidden: list[int],
+    advance: Advance,
+    *,
+    model_errors: Sequence[float] | None = None,
+    with_pixels: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit without some bands, and draw these.
 
@@ -218,6 +243,8 @@ def predict(
     ----------
     hidden
         Places of the bands to hide.
+    model_errors
+        Of these bands: the fraction of the flux that is added to its error in quadrature.
 
     Returns
     -------
@@ -239,20 +266,96 @@ def predict(
     out["latent"] = fitted.fit.latent.numpy()
     measured, error = aperture_fluxes(shard.image, shard.weight, fitter.sums[1].numpy())
     noise = np.array(fitter.info.noise_correlation)
-    for index in hidden:
+    for index, fraction in zip(hidden, model_errors or [0.0] * len(hidden), strict=True):
         band = fitter.info.bands[index]
         for number, name in enumerate(SUMS):
-            flux, flux_err = found["flux"][:, index, number], found["flux_std"][:, index, number]
+            flux = found["flux"][:, index, number]
+            flux_err = np.hypot(found["flux_std"][:, index, number], fraction * flux)
             out[f"flux{name}_{band}"], out[f"flux{name}_err_{band}"] = flux, flux_err
             out[f"mag{name}_{band}"] = magnitude(flux)
             out[f"mag{name}_err_{band}"] = magnitude_error(flux, flux_err)
         out[f"flux_aper_measured_{band}"] = measured[:, index]
         out[f"flux_aper_measured_err_{band}"] = error[:, index] * noise[index]
+        if with_pixels:
+            found["pixel_std"][:, index] = np.hypot(
+                found["pixel_std"][:, index], fraction * found["model"][:, index]
+            )
     return out, {name: values[:, hidden] for name, values in found.items() if name in ("model", "pixel_std")}
 
 
+class ModelErrors:
+    """What the generator's imperfection adds to the errors of predicted bands, measured where they are known.
+
+    Measured bands are kept in ``calibration.json``, so that work that is continued uses the same numbers.
+    """
+
+    def __init__(
+        self,
+        make_fitter: Callable[[], Fitter],
+        store: CutoutStore,
+        path: Path,
+        num_objects: int,
+        progress: Progress,
+    ) -> None:
+        self._make_fitter, self.store, self.path = make_fitter, store, path
+        self.num_objects, self.progress = num_objects, progress
+        self._fitter: Fitter | None = None
+        self.measured: dict[str, float | None] = {}
+        if path.exists():
+            self.measured = dict(read_json(path, what="calibration")["model_error"])
+
+    @property
+    def fitter(self) -> Fitter:
+        """The fitter, made when it is needed first."""
+        if self._fitter is None:
+            self._fitter = self._make_fitter()
+        return self._fitter
+
+    def of(self, bands: Sequence[str]) -> tuple[float, ...]:
+        """Return the fraction of each band; where it has no data, the largest of the bands that have."""
+        if not self.num_objects:
+            return (0.0,) * len(bands)
+        self._measure(bands)
+        if any(self.measured[band] is None for band in bands):
+            self._measure(self.store.info.bands)
+        largest = max((value for value in self.measured.values() if value is not None), default=0.0)
+        return tuple(largest if (value := self.measured[band]) is None else value for band in bands)
+
+    def _measure(self, bands: Sequence[str]) -> None:
+        missing = [band for band in bands if band not in self.measured]
+        if not missing:
+            return
+        from deepfits.fitting import inpainting
+
+        is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
+        cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
+        with self.progress("calibrate", total=len(missing) * len(cutouts), unit="objects") as task:
+            advance = _in_turn(task.advance)
+            for band in missing:
+                index = self.store.info.bands.index(band)
+                if not (cutouts.weight[:, index] > 0).any():
+                    self.measured[band] = None
+                    advance(len(cutouts))
+                    continue
+                columns, _ = predict(self.fitter, cutouts, [index], advance, with_pixels=False)
+                names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
+                self.measured[band] = inpainting.model_error(*(columns[name] for name in names))
+        write_json(self.path, {"num_objects": len(cutouts), "model_error": self.measured})
+
+
+def _in_turn(advance: Advance) -> Advance:
+    """Let several threads tell their progress."""
+    lock = Lock()
+
+    def locked(number: int) -> None:
+        with lock:
+            advance(number)
+
+    return locked
+
+
 def _validate(
-    fitter: Fitter,
+    errors: ModelErrors,
     store: CutoutStore,
     directory: Path,
     max_objects: int,
@@ -260,10 +363,9 @@ def _validate(
     progress: Progress,
 ) -> None:
     """Hide each band in turn, for held-out objects, and write how well it is predicted."""
-    from deepfits.files import write_json
     from deepfits.fitting.inpainting import DEFINITIONS
-    from deepfits.splits import is_held_out
 
+    fitter = errors.fitter
     identity = store.catalogue(["object_id"])["object_id"]
     held_out = is_held_out(identity)
     if not held_out.any():
@@ -274,16 +376,12 @@ def _validate(
     tested = store.take(np.flatnonzero(held_out)[:max_objects])
     rows = []
     there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
+    fractions = errors.of([store.info.bands[index] for index in there])
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
-        lock = Lock()
-
-        def advance(number: int) -> None:
-            with lock:
-                task.advance(number)
-
-        for index in there:
-            columns, _ = predict(fitter, tested, [index], advance, with_pixels=False)
-            row = _judge(fitter, store.info, columns, known, tested, index)
+        advance = _in_turn(task.advance)
+        for index, fraction in zip(there, fractions, strict=True):
+            columns, _ = predict(fitter, tested, [index], advance, model_errors=[fraction], with_pixels=False)
+            row = _judge(fitter, store.info, columns, known, tested, index) | {"model_error": fraction}
             if truth is not None:
                 row["truth"] = _judge_by_truth(columns, store.info.bands[index], Path(truth))
             rows.append(row)
