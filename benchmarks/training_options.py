@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--objects", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="another one shows what chance does")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -138,6 +139,7 @@ def main() -> None:
                 recipe=arguments.recipe,
                 steps=arguments.steps,
                 threads=arguments.threads,
+                seed=arguments.seed,
                 options=VARIANTS[variant],
             )
             rows[variant] = measure(out, cutouts, magnitude)
