@@ -5,13 +5,18 @@
 For each sky: images, cutouts, fits with a model that has seen neither, and then a table for each number of
 labels, curves over all numbers of labels, and pictures. ``simulated`` is the built-in sky; ``zcosmos`` is
 drawn from the real magnitudes and redshifts of zCOSMOS-bright (``--zcosmos FILE``, else
-``zcosmos/zcosmost_bright20k.csv`` in $DEEPFITS_REAL_DATA or ../shared/data). ``--model`` names another
-model than the one that comes with the package; ``--train-minutes`` trains one for each sky instead, on the
-objects that are not held out. With ``--features``, ``--labels-table`` and ``--store`` the table is made for
-a sky of your own. Finished work under ``--out`` is used again, so the command may be stopped at any time;
-``--stop-after images`` or ``fits`` ends it there.
+``zcosmos/zcosmost_bright20k.csv`` in $DEEPFITS_REAL_DATA or ../shared/data). Each sky has a process of its
+own (``--parallel 1`` does one after the other). ``--model`` names another model than the one that comes with
+the package; ``--train-minutes`` trains one for each sky instead, on the objects that are not held out. With
+``--features``, ``--labels-table`` and ``--store`` the table is made for a sky of your own. Finished work
+under ``--out`` is used again, so the command may be stopped at any time; ``--stop-after images`` or ``fits``
+ends it there.
 
-The last line is one JSON object with every row, its bootstrap errors, the hardware, versions and commit.
+The budgets are those of an hour or two of a laptop's CPU, the same for every method. With more time, or a
+GPU: ``--network-minutes 30 --wide-resnet-width 64 --tpot-minutes 10 --tuning-trials 6``.
+
+The last line is one JSON object with every row, its bootstrap errors, differences on the same objects, the
+budgets, the hardware, versions and commit.
 """
 
 from __future__ import annotations
@@ -19,20 +24,28 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import multiprocessing
 import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.files import read_json, writing
+from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.paired import paired_differences, paired_table
 from deepfits.redshifts.results import paper_table
 from deepfits.stages.redshift_curves import write_curves
 from deepfits.survey.store import CutoutStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ZCOSMOS_COLUMNS = {band: f"{band}_photzi25" for band in "ugriz"}
 METHODS = (
@@ -48,29 +61,108 @@ METHODS = (
     "hybrid",
     "stack",
 )
-CURVE_METHODS = ("boosting", "network", "templates")
-FEATURE_SETS = ("latents", "magnitudes", "network:templates", "all")
+FEATURE_SETS = (
+    *(f"network:{name}" for name in ("latents", "embedder", "model", "magnitudes", "templates", "all")),
+    *(f"boosting:{name}" for name in ("latents", "embedder", "extended", "magnitudes")),
+    *(f"stack:{name}" for name in ("templates", "fits", "deep")),
+)
+BUDGETS = ("network_minutes", "wide_resnet_width", "tpot_minutes", "tuning_trials")
 DOMAIN = {"select": ["kind == galaxy", "mag_i < 24"], "train_select": ["mag_i < 22.5"]}
+OURS = "stack-fits"
+PAIRS = (
+    ("stack-fits", "stack-templates"),
+    ("stack-deep", "stack-templates"),
+    ("network-all", "network-templates"),
+    ("network-all", "network-magnitudes"),
+    ("network-model", "network-magnitudes"),
+    ("semi_supervised-images", "scratch-images"),
+)
+"""Compared on the same objects; `OURS` is compared with every other row too."""
+CURVES = {
+    "curves": ("network", "stack", "templates", "lephare", "neighbours"),
+    "curves-more": ("boosting", "tpot", "wide_resnet", "semi_supervised", "scratch", "hybrid"),
+}
+"""The methods in each picture of label curves."""
 
 
 def main() -> None:
     """Make the tables, print them, and end with one JSON object."""
     arguments = parse()
-    out = Path(arguments.out)
-    found: dict[str, Any] = {}
-    for sky in ["own"] if arguments.features else arguments.skies:
-        inputs = own_inputs(arguments) if sky == "own" else make_sky(sky, out / sky, arguments)
-        if arguments.stop_after:
-            continue
-        found[sky] = make_tables(sky, inputs, out / sky, arguments)
-    if arguments.domain and "simulated" in found:
-        make_domain(out / "simulated", arguments)
+    skies = ["own"] if arguments.features else arguments.skies
+    print(f"Budgets: {budgets_in_words(arguments)}.", flush=True)
+    workers = min(arguments.parallel or len(skies), len(skies))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = dict(zip(skies, pool.map(run_sky, skies, [arguments] * len(skies)), strict=True))
     print("\n" + paper_table())
     rows = {
         sky: {labels: [compact(row) for row in table["rows"]] for labels, table in tables.items()}
         for sky, tables in found.items()
     }
-    print(json.dumps({"benchmark": "table1", "skies": rows, "provenance": provenance()}))
+    differences = {
+        sky: {labels: table["differences"] for labels, table in tables.items()}
+        for sky, tables in found.items()
+    }
+    content = {
+        "benchmark": "table1",
+        "skies": rows,
+        "differences": differences,
+        "budgets": {name: getattr(arguments, name) for name in BUDGETS},
+        "provenance": provenance(),
+    }
+    print(json.dumps(content))
+
+
+def run_sky(sky: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Go the whole way for one sky; return its tables by the number of labels."""
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    out = Path(arguments.out) / sky
+    inputs = own_inputs(arguments) if sky == "own" else make_sky(sky, out, arguments)
+    if arguments.stop_after:
+        return {}
+    tables = make_tables(sky, inputs, out, arguments)
+    if arguments.domain and sky == "simulated":
+        make_domain(out, arguments)
+    return tables
+
+
+def budgets_in_words(arguments: argparse.Namespace) -> str:
+    """Say what each method may use."""
+    return (
+        f"each network on images {arguments.network_minutes:g} minutes of training, Wide ResNet of width "
+        f"{arguments.wide_resnet_width}, TPOT {arguments.tpot_minutes:g} minutes, boosting "
+        f"{arguments.tuning_trials} setting(s), {arguments.threads} thread(s)"
+    )
+
+
+class Told:
+    """Progress in words: every method, and long work once a minute."""
+
+    def __init__(self, sky: str) -> None:
+        self.sky = sky
+
+    @contextmanager
+    def __call__(
+        self, description: str, *, total: float | None, unit: str = "", done: float = 0
+    ) -> Iterator[_Task]:
+        """Open a task."""
+        yield _Task(self.sky, description, total, done)
+
+
+class _Task:
+    def __init__(self, sky: str, description: str, total: float | None, done: float) -> None:
+        self.sky, self.description, self.total, self.done = sky, description, total, done
+        self.told = time.monotonic()
+
+    def advance(self, number: float = 1, note: str = "") -> None:
+        """Say where the work is, if it is time to."""
+        self.done += number
+        seconds = time.monotonic() - self.told
+        if self.description == "redshifts" or seconds > 60:
+            share = f"{self.done:.0f} of {self.total:.0f}" if self.total else f"{self.done:.0f}"
+            print(f"{self.sky}: {self.description}, {share} {note} ({seconds:.0f} s)", flush=True)
+            self.told = time.monotonic()
 
 
 def parse() -> argparse.Namespace:
@@ -80,10 +172,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skies", nargs="+", default=["simulated", "zcosmos"])
     parser.add_argument("--labels", nargs="+", type=int, default=[10000, 1000], help="of the full tables")
     parser.add_argument(
-        "--curve", nargs="*", type=int, default=[100, 300, 3000], help="of tables with fast methods alone"
+        "--curve", nargs="*", type=int, default=[100, 300, 3000], help="of further tables, for the curves"
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--curve-methods", nargs="+", default=list(CURVE_METHODS))
+    parser.add_argument("--curve-methods", nargs="+", default=list(METHODS))
     parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
     parser.add_argument("--patches", type=int, default=9)
@@ -97,13 +189,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-uncertainty", action="store_true", help="of the fits; saves a third")
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--train-minutes", type=float, default=0.0, help="train a model for each sky")
-    parser.add_argument("--tpot-minutes", type=float, default=5.0)
-    parser.add_argument("--tuning-trials", type=int, default=6)
-    parser.add_argument("--wide-resnet-width", type=int, default=64)
-    parser.add_argument("--network-minutes", type=float, default=30.0)
+    parser.add_argument("--tpot-minutes", type=float, default=0.5)
+    parser.add_argument("--tuning-trials", type=int, default=1)
+    parser.add_argument("--wide-resnet-width", type=int, default=8)
+    parser.add_argument("--network-minutes", type=float, default=0.6)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--domain", action="store_true", help="also learn from bright objects alone")
+    parser.add_argument("--threads", type=int, default=1, help="of each sky")
+    parser.add_argument("--parallel", type=int, default=0, help="skies at a time; by default all")
+    parser.add_argument(
+        "--domain",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also learn from bright objects of the simulated sky alone",
+    )
     parser.add_argument("--stop-after", choices=["images", "fits"], default=None)
     parser.add_argument("--pictures", default=None, help="where pictures go; by default into --out")
     parser.add_argument("--zcosmos", default=None)
@@ -169,6 +267,7 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
             tolerance=arguments.tolerance if mode == "both" else None,
             threads=arguments.threads,
             device=arguments.device,
+            progress=Told(sky),
         )
         inputs["features" if mode == "both" else "embedder_features"] = features
     return inputs
@@ -226,10 +325,13 @@ def make_tables(
     for number in [*arguments.labels, *arguments.curve]:
         methods = arguments.methods if number in arguments.labels else arguments.curve_methods
         directory = out / f"redshift-{number:05d}"
-        content = make_table(inputs, directory, arguments, methods, max_labels=number)
+        print(f"{sky}: table with {number} labels at most", flush=True)
+        content = make_table(inputs, directory, arguments, methods, max_labels=number, progress=Told(sky))
+        content["differences"] = compare(directory, content["rows"], arguments)
         used = content["rows"][0]["num_train"]
         print(f"\n## {sky}: {used} labels\n")
-        print((directory / "table.md").read_text(), flush=True)
+        print((directory / "table.md").read_text())
+        print((directory / "differences.md").read_text(), flush=True)
         tables[str(used)] = content
     write_curves(out, {int(used): table for used, table in tables.items()})
     draw(sky, out, max(arguments.labels), arguments)
@@ -266,6 +368,22 @@ def make_table(
     return dict(read_json(out / "metrics.json", what="metrics"))
 
 
+def compare(
+    directory: Path, rows: list[dict[str, Any]], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Compare `PAIRS`, and ours with every other row, on the same objects; write what is found."""
+    loss = arguments.losses[-1]
+    keys = [row["key"] for row in rows if row["method"] != "constant"]
+    named = {key.removesuffix(f"-{loss}"): key for key in keys}
+    pairs = [*PAIRS, *((OURS, name) for name in named if name != OURS)]
+    known = [(named[a], named[b]) for a, b in dict.fromkeys(pairs) if a in named and b in named]
+    found = paired_differences(directory, known)
+    write_json(directory / "differences.json", {"differences": found})
+    with writing(directory / "differences.md") as temporary:
+        temporary.write_text(paired_table(found), encoding="utf-8")
+    return found
+
+
 def make_domain(out: Path, arguments: argparse.Namespace) -> None:
     """Learn from bright objects and test on faint ones too: what the flag for the domain is good for."""
     inputs = {
@@ -291,7 +409,8 @@ def draw(sky: str, out: Path, number: int, arguments: argparse.Namespace) -> Non
 
     for name, figure, _ in all_figures(out / f"redshift-{number:05d}"):
         save(figure, f"{sky}-{name}", out, arguments)
-    save(label_curves(out), f"{sky}-curves", out, arguments)
+    for name, methods in CURVES.items():
+        save(label_curves(out, methods), f"{sky}-{name}", out, arguments)
 
 
 def save(figure: Any, name: str, out: Path, arguments: argparse.Namespace) -> None:

@@ -1,5 +1,7 @@
 """Baselines and what stands around estimates: neighbours, templates, quantile trees, the domain."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,14 @@ from deepfits.redshifts.neighbours import Neighbours, train_neighbours
 from deepfits.redshifts.pdf import LEVELS, pdf_metrics
 from deepfits.redshifts.predictor import MEDIAN
 from deepfits.redshifts.quantiles import BoostedQuantiles, train_quantiles
-from deepfits.redshifts.spectra import absorption, template_fluxes
+from deepfits.redshifts.spectra import (
+    REST_WAVELENGTH,
+    WAVELENGTH,
+    absolute_offsets,
+    absorption,
+    rest_spectra,
+    template_fluxes,
+)
 from deepfits.redshifts.templates import (
     REDSHIFTS,
     Photometry,
@@ -179,6 +188,50 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     fit.save(tmp_path)
     back = TemplateFit.load(tmp_path)
     np.testing.assert_array_equal(back.predict_both(test)[1], fit.predict_both(test)[1])
+
+
+def test_absolute_magnitudes_follow_distance_and_spectrum():
+    """Against the flux density at one wavelength in place of the band's mean."""
+    from astropy.cosmology import FlatLambdaCDM
+
+    redshifts = (0.01, 0.3, 1.0)
+    found = absolute_offsets("hsc2017-i", redshifts)
+    spectra = rest_spectra()[0]
+    for number, z in enumerate(redshifts):
+        modulus = FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(z).value
+        there, seen = (
+            np.array([np.interp(x, WAVELENGTH, row) * x**2 for row in spectra])
+            for x in (REST_WAVELENGTH, REST_WAVELENGTH / (1 + z))
+        )
+        by_hand = -modulus + 2.5 * np.log10(1 + z) - 2.5 * np.log10(there / seen)
+        # the band is 1500 Å wide, over which the reddest spectrum changes by a factor of two at redshift 1
+        np.testing.assert_allclose(found[:, number], by_hand, atol=0.06 + 0.45 * z)
+
+
+def test_a_limit_of_absolute_magnitude_forbids_distant_bright_galaxies():
+    photometry, _ = make_photometry(60)
+    bright = replace(photometry, magnitude=np.full(60, 19.0))
+    names = filters_of(BANDS, None)
+    plain = TemplateFit(bands=BANDS, filters=names, zero_points=np.ones(5), validation_pit=LEVELS)
+    limited = replace(plain, brightest=-24.0)
+    grid = np.array(REDSHIFTS)
+    is_distant = grid > 3.0  # where no template of i = 19 is fainter than -24
+    assert (limited.posterior(bright)[:, is_distant] == 0).all()
+    assert (plain.posterior(bright)[:, is_distant] > 0).any()
+    np.testing.assert_allclose(limited.posterior(photometry).max(axis=1), 1.0)
+    impossible = replace(photometry, magnitude=np.full(60, -10.0))  # beyond the limit at every redshift
+    np.testing.assert_array_equal(limited.posterior(impossible), plain.posterior(impossible))
+
+
+def test_the_error_floor_follows_how_far_galaxies_are_from_the_templates(tmp_path):
+    """Scatter of 12% around the templates in each band asks for a larger floor than none."""
+    photometry, value = make_photometry(300, signal_to_noise=100.0)
+    scatter = np.exp(0.12 * np.random.default_rng(4).normal(size=photometry.flux.shape))
+    scattered = replace(photometry, flux=photometry.flux * scatter)
+    exact, wide = (train_templates(one, value, BANDS) for one in (photometry, scattered))
+    assert exact.error_floor < wide.error_floor
+    wide.save(tmp_path)
+    assert TemplateFit.load(tmp_path).error_floor == wide.error_floor
 
 
 def test_right_zero_points_are_left_alone():

@@ -41,7 +41,7 @@ class ImageConfig:
     epochs, patience
         At most so many passes; stop after so many without a better validation loss.
     max_minutes
-        Stop then, with the best weights so far.
+        Stop then, with the best weights so far; the learning rate comes down in time.
     """
 
     loss: str = "squared"
@@ -126,12 +126,17 @@ class ImageRegressor:
         return point, sorted_quantiles(self.scale.inverse(answers[:, 1:]))
 
 
-def _answers(network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str) -> np.ndarray:
-    """Return the network's answers, averaged over the eight orientations of images: ``(N, 1 or 1 + Q)``."""
+def _answers(
+    network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str, turned: bool = True
+) -> np.ndarray:
+    """Return the network's answers, averaged over the eight orientations of images: ``(N, 1 or 1 + Q)``.
+
+    Not `turned`: of images as they are alone, which is what the validation loss of each pass is made of.
+    """
     import torch
 
     network.eval().to(device)
-    has_images = any(one.ndim == 4 for one in inputs)
+    has_images = turned and any(one.ndim == 4 for one in inputs)
     orientations = [(turns, flip) for turns in range(4) for flip in (0, 1)] if has_images else [(0, 0)]
     parts = []
     with torch.inference_mode():
@@ -223,6 +228,8 @@ def train_images(
                 if not torch.isfinite(loss):
                     raise NonFiniteLossError(f"training a network: loss {loss.item()} in epoch {epoch + 1}")
                 elapsed = (time.monotonic() - started) / (60 * config.max_minutes)
+                if elapsed > 1:
+                    break
                 share = min(max((epoch * steps + step) / total_steps, elapsed), 1.0)
                 for group in optimiser.param_groups:
                     group["lr"] = config.learning_rate * one_cycle(share)
@@ -231,7 +238,7 @@ def train_images(
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimiser.step()
                 total += loss.item() / steps
-            answers = _answers(network, validation[:-1], batch=256, device=config.device)
+            answers = _answers(network, validation[:-1], batch=256, device=config.device, turned=False)
             found = network_loss(torch.as_tensor(answers).float(), other, config.loss).item()
             history.append({"train": total, "validation": found})
             since += 1

@@ -25,7 +25,6 @@ from deepfits.files import write_json
 from deepfits.redshifts import spectra
 from deepfits.redshifts.pdf import LEVELS, from_grid, pit
 from deepfits.redshifts.templates import (
-    ERROR_FLOOR,
     NUM_CALIBRATION,
     Photometry,
     TemplateFit,
@@ -52,7 +51,9 @@ class LephareFit(TemplateFit):
         return from_grid(density, redshift)
 
     def _on_grid(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
-        redshift, density = run_lephare(photometry, self.bands, self.filters, self.zero_points)
+        redshift, density = run_lephare(
+            photometry, self.bands, self.filters, self.zero_points, self.error_floor
+        )
         _, places = spectra.rest_spectra()
         prior = np.concatenate(
             [
@@ -70,7 +71,9 @@ class LephareFit(TemplateFit):
 def train_lephare(
     photometry: Photometry, value: np.ndarray, bands: Sequence[str], *, filters: Sequence[str] | None = None
 ) -> LephareFit:
-    """Learn zero points from the labels as for `train_templates`, and how to recalibrate.
+    """Learn zero points and the error floor as `train_templates` does, and how to recalibrate.
+
+    LePHARE keeps its own limit of the absolute magnitude, −24.
 
     Raises
     ------
@@ -79,7 +82,13 @@ def train_lephare(
     """
     need_lephare()
     own = train_templates(photometry, value, bands, filters=filters)
-    fit = LephareFit(bands=own.bands, filters=own.filters, zero_points=own.zero_points, validation_pit=LEVELS)
+    fit = LephareFit(
+        bands=own.bands,
+        filters=own.filters,
+        zero_points=own.zero_points,
+        validation_pit=LEVELS,
+        error_floor=own.error_floor,
+    )
     some = np.unique(np.linspace(0, len(value) - 1, min(len(value), NUM_CALIBRATION)).astype(int))
     transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
     return replace(fit, validation_pit=transform)
@@ -92,7 +101,11 @@ def need_lephare() -> None:
 
 
 def run_lephare(
-    photometry: Photometry, bands: Sequence[str], filters: Sequence[str], zero_points: np.ndarray
+    photometry: Photometry,
+    bands: Sequence[str],
+    filters: Sequence[str],
+    zero_points: np.ndarray,
+    error_floor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run the program in a process of its own.
 
@@ -116,7 +129,7 @@ def run_lephare(
         np.savez(job / "photometry.npz", flux=flux, flux_err=flux_err)
         write_json(
             job / "job.json",
-            {"bands": list(bands), "num_plain": num_plain, "error_floor": ERROR_FLOOR, "step": STEP},
+            {"bands": list(bands), "num_plain": num_plain, "error_floor": error_floor, "step": STEP},
         )
         command = [sys.executable, "-m", "deepfits.redshifts.lephare_worker", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

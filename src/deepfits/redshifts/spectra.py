@@ -29,6 +29,8 @@ FILTERS = {
 NUM_STEPS = 3
 """Templates from one of the six to the next."""
 REDDENINGS = (0.0, 0.1, 0.2, 0.35)
+REST_WAVELENGTH = 7700.0
+"""Where absolute magnitudes are meant, Ångström: about the i band, in which dust counts for little."""
 _NAMES = ("E", "Sbc", "Scd", "Im")
 _SLOPES = (0.6, 1.2)
 WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
@@ -120,7 +122,39 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
     InputError
         speclite is not installed, or does not know a filter.
     """
-    spectra, places = rest_spectra()
+    out = _fluxes(filters, redshifts)
+    return out / out.mean(axis=2, keepdims=True), rest_spectra()[1]
+
+
+@lru_cache(maxsize=8)
+def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray:
+    """Return what makes an observed magnitude the absolute one of each template: ``(T, Z)``, to be added.
+
+    Parameters
+    ----------
+    reference
+        The filter, by its `speclite` name, of the observed magnitude.
+    redshifts
+        Z of them, above 0.
+
+    Notes
+    -----
+    The absolute magnitude is that of the flux density at 7700 Å at rest, about the i band; H₀ = 70 km/s/Mpc,
+    Ω_m = 0.3.
+    """
+    from astropy.cosmology import FlatLambdaCDM
+
+    z = np.array(redshifts)
+    modulus = np.asarray(FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(z).value)
+    rest = np.array([np.interp(REST_WAVELENGTH, WAVELENGTH, row) for row in rest_spectra()[0]])
+    there = rest[:, None] * (REST_WAVELENGTH * (1 + z)) ** 2  # per frequency, at the wavelength it is seen at
+    return -2.5 * np.log10(there / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - modulus
+
+
+@lru_cache(maxsize=8)
+def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarray:
+    """Return mean fluxes per frequency through filters, ``(T, Z, B)``, in one unit for all."""
+    spectra, _ = rest_spectra()
     curves = [filter_response(name) for name in filters]
     out = np.empty((len(spectra), len(redshifts), len(filters)))
     for number, redshift in enumerate(redshifts):
@@ -135,7 +169,7 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
             share = place - low
             seen = spectra[:, low] * (1 - share) + spectra[:, low + 1] * share
             out[:, number, band] = seen @ weight / norm
-    return out / out.mean(axis=2, keepdims=True), places
+    return out
 
 
 def filter_response(name: str) -> tuple[np.ndarray, np.ndarray]:

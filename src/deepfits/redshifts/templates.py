@@ -1,12 +1,15 @@
 """Template fitting: χ² over templates and redshifts, with the prior of Benítez (2000), as surveys do it.
 
+How far real galaxies are from the templates, and whether galaxies brighter than any known may be left out,
+is learned from the labels, as zero points are.
+
 Shapes: N objects, T templates, Z redshifts, B bands, Q levels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +18,20 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.redshifts.pdf import LEVELS, from_grid, pit, recalibrated
 from deepfits.redshifts.photometry import asinh_magnitude
-from deepfits.redshifts.spectra import FILTERS, template_fluxes
+from deepfits.redshifts.spectra import FILTERS, absolute_offsets, template_fluxes
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
-ERROR_FLOOR = 0.04
+ERROR_FLOOR = 0.06
+"""Error of the templates as a share of the flux, where no labels say it."""
+ERROR_FLOORS = (0.03, 0.05, 0.08, 0.12)
+BRIGHTEST = (None, -24.0)
+"""Limits of the absolute i magnitude to choose from; −24 is what LePHARE has by default."""
+NUM_TUNING = 500
+"""Labelled objects that tell the error floor and the limit, at most."""
 NUM_CALIBRATION = 1000
 """Labelled objects that the distributions are recalibrated on, at most."""
 _BATCH = 200
+_TINY = 1e-200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +51,7 @@ class Photometry:
         flux, flux_err
             ``(N, A, B)``, of `aperture_photometry`.
         """
-        reference = next(
-            (bands.index(band) for band in ("i", "r", "z", "g") if band in bands), len(bands) // 2
-        )
+        reference = reference_band(bands)
         total = np.fmax(flux[:, -2, reference], flux[:, -1, reference])
         return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
 
@@ -53,6 +61,11 @@ class Photometry:
 
     def __len__(self) -> int:
         return len(self.flux)
+
+
+def reference_band(bands: Sequence[str]) -> int:
+    """Return the place of the band whose magnitude the prior asks for: i, or what comes next to it."""
+    return next((bands.index(band) for band in ("i", "r", "z", "g") if band in bands), len(bands) // 2)
 
 
 def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarray) -> np.ndarray:
@@ -110,26 +123,46 @@ class TemplateFit:
         ``(B,)``: what observed fluxes are multiplied with.
     validation_pit
         For recalibration; `LEVELS` itself changes nothing.
+    error_floor
+        Share of the flux that is added to its error.
+    brightest
+        Absolute i magnitude beyond which there are no galaxies; None for no such limit.
     """
 
     bands: tuple[str, ...]
     filters: tuple[str, ...]
     zero_points: np.ndarray
     validation_pit: np.ndarray
+    error_floor: float = ERROR_FLOOR
+    brightest: float | None = None
 
     def posterior(self, photometry: Photometry) -> np.ndarray:
-        """Return p(z) on the grid `REDSHIFTS`, summed over templates: ``(N, Z)``, of largest value 1."""
+        """Return p(z) on the grid `REDSHIFTS`, summed over templates: ``(N, Z)``, of largest value 1.
+
+        An object that only galaxies beyond `brightest` would explain is taken without that limit.
+        """
         model, places = template_fluxes(self.filters, REDSHIFTS)
         grid = np.array(REDSHIFTS)
         out = []
         for start in range(0, len(photometry), _BATCH):
             part = photometry.take(np.arange(start, min(start + _BATCH, len(photometry))))
-            flux, weight = _corrected(part, self.zero_points)
+            flux, weight = _corrected(part, self.zero_points, self.error_floor)
             chi2 = chi_square(flux, weight, model)
             likelihood = np.exp(-0.5 * (chi2 - chi2.min(axis=(1, 2), keepdims=True)))
-            found = (likelihood * benitez_prior(part.magnitude, places, grid)).sum(axis=1)
+            both = likelihood * benitez_prior(part.magnitude, places, grid)
+            found = both.sum(axis=1)
+            if self.brightest is not None:
+                limited = (both * self._is_possible(part.magnitude)).sum(axis=1)
+                is_possible = limited.max(axis=1) > _TINY
+                found[is_possible] = limited[is_possible]
             out.append(found / found.max(axis=1, keepdims=True))
         return np.concatenate(out)
+
+    def _is_possible(self, magnitude: np.ndarray) -> np.ndarray:
+        """Say which templates at which redshifts are fainter than the limit, ``(N, T, Z)``."""
+        assert self.brightest is not None
+        offsets = absolute_offsets(self.filters[reference_band(self.bands)], REDSHIFTS)
+        return ~(magnitude[:, None, None] + offsets < self.brightest)
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
@@ -147,6 +180,8 @@ class TemplateFit:
             "filters": list(self.filters),
             "zero_points": self.zero_points.tolist(),
             "validation_pit": self.validation_pit.tolist(),
+            "error_floor": self.error_floor,
+            "brightest": self.brightest,
         }
         write_json(Path(directory) / "templates.json", content)
 
@@ -161,17 +196,21 @@ class TemplateFit:
                 filters=tuple(content["filters"]),
                 zero_points=np.array(content["zero_points"], dtype=np.float64),
                 validation_pit=np.array(content["validation_pit"], dtype=np.float64),
+                error_floor=float(content["error_floor"]),
+                brightest=content["brightest"],
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{path}: not a description of template fitting ({error})") from error
 
 
-def _corrected(photometry: Photometry, zero_points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _corrected(
+    photometry: Photometry, zero_points: np.ndarray, error_floor: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Return fluxes and weights, with zero points and the error floor; bands without data have weight 0."""
     is_valid = np.isfinite(photometry.flux) & (photometry.flux_err > 0)
     flux = np.where(is_valid, photometry.flux * zero_points, 0.0)
     error = np.where(is_valid, photometry.flux_err * zero_points, np.inf)
-    return flux, 1 / (error**2 + (ERROR_FLOOR * flux) ** 2)
+    return flux, 1 / (error**2 + (error_floor * flux) ** 2)
 
 
 def filters_of(bands: Sequence[str], filters: Sequence[str] | None) -> tuple[str, ...]:
@@ -200,10 +239,12 @@ def train_templates(
     filters: Sequence[str] | None = None,
     num_iterations: int = 3,
 ) -> TemplateFit:
-    """Learn zero points from objects of known redshift, as surveys do, and how to recalibrate.
+    """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
 
-    In turn: the best template of each object at its redshift, then in each band the median ratio of what the
-    template says and what was observed, among objects above 10 σ there.
+    Zero points, for each error floor in turn: the best template of each object at its redshift, then in each
+    band the median ratio of what the template says and what was observed, among objects above 10 σ there.
+    Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among `NUM_TUNING`
+    objects.
 
     Parameters
     ----------
@@ -211,17 +252,43 @@ def train_templates(
         Of the N labelled objects.
     """
     names = filters_of(bands, filters)
-    model, _ = template_fluxes(names, REDSHIFTS)
+    some = _spread_out(len(value), NUM_TUNING)
+    known, truth = photometry.take(some), np.log1p(value[some])
+    tried = []
+    for floor in ERROR_FLOORS:
+        zero_points = _zero_points(photometry, value, names, floor, num_iterations)
+        for brightest in BRIGHTEST:
+            fit = TemplateFit(
+                bands=tuple(bands),
+                filters=names,
+                zero_points=zero_points,
+                validation_pit=LEVELS,
+                error_floor=floor,
+                brightest=brightest,
+            )
+            above = truth[:, None] - np.log1p(fit.raw_quantiles(known))
+            tried.append((float(np.maximum(LEVELS * above, (LEVELS - 1) * above).mean()), fit))
+    best = min(tried, key=lambda one: one[0])[1]
+    some = _spread_out(len(value), NUM_CALIBRATION)
+    return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
+
+
+def _spread_out(number: int, at_most: int) -> np.ndarray:
+    """Return rows evenly from the first to the last."""
+    return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
+
+
+def _zero_points(
+    photometry: Photometry, value: np.ndarray, filters: tuple[str, ...], floor: float, num_iterations: int
+) -> np.ndarray:
+    model, _ = template_fluxes(filters, REDSHIFTS)
     place = np.abs(np.array(REDSHIFTS)[:, None] - value[None]).argmin(axis=0)
-    zero_points = np.ones(len(bands))
+    out = np.ones(len(filters))
     for _ in range(num_iterations):
-        flux, weight = _corrected(photometry, zero_points)
-        zero_points = zero_points * _ratios(flux, weight, photometry, model[:, place])
-        zero_points /= np.exp(np.log(zero_points).mean())
-    fit = TemplateFit(bands=tuple(bands), filters=names, zero_points=zero_points, validation_pit=LEVELS)
-    some = np.unique(np.linspace(0, len(value) - 1, min(len(value), NUM_CALIBRATION)).astype(int))
-    transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
-    return TemplateFit(bands=tuple(bands), filters=names, zero_points=zero_points, validation_pit=transform)
+        flux, weight = _corrected(photometry, out, floor)
+        out = out * _ratios(flux, weight, photometry, model[:, place])
+        out /= np.exp(np.log(out).mean())
+    return out
 
 
 def _ratios(flux: np.ndarray, weight: np.ndarray, photometry: Photometry, model: np.ndarray) -> np.ndarray:

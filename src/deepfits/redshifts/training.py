@@ -111,7 +111,11 @@ def _train_template_method(method: str, dataset: Dataset, options: Options, targ
         dataset.source.bands,
         filters=options.filters or None,
     )
-    about = {"zero_points": dict(zip(fit.bands, fit.zero_points.tolist(), strict=True))}
+    about = {
+        "zero_points": dict(zip(fit.bands, fit.zero_points.tolist(), strict=True)),
+        "error_floor": fit.error_floor,
+        "brightest": fit.brightest,
+    }
     return Predictor(method=method, loss="", target=target, recipe=None, point=fit, about=about)
 
 

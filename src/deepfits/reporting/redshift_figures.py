@@ -177,16 +177,20 @@ def pit_histograms(directory: str | Path) -> Figure | None:
     return figure
 
 
-def label_curves(directory: str | Path) -> Figure:
+def label_curves(directory: str | Path, methods: Sequence[str] | None = None) -> Figure:
     """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote.
 
-    Methods that only one table has are left out.
+    Parameters
+    ----------
+    methods
+        Draw the rows of these alone. Rows that only one table has are left out in any case.
     """
     curves = read_json(Path(directory) / "curves.json", what="label curves")["curves"]
     names = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
-    keys = [row["key"] for row in curves[-1]["rows"] if row["method"] != "constant"]
+    rows = [row for row in curves[-1]["rows"] if row["method"] != "constant"]
+    keys = [row["key"] for row in rows if methods is None or row["method"] in methods]
     times = {key: sum(row["key"] == key for curve in curves for row in curve["rows"]) for key in keys}
     keys = [key for key in keys if times[key] > 1] or keys
     for number, key in enumerate(keys):

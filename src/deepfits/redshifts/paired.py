@@ -1,0 +1,71 @@
+"""Two methods on the same objects: the difference of their metrics with its own error.
+
+The errors of two rows of a table cannot be added up, because the same held-out objects are hard for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.redshifts.metrics import measured_difference
+from deepfits.redshifts.tables import need, read_table
+
+COLUMNS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta": "η (5 σ_MAD)", "eta_15": "η (0.15)"}
+
+
+def paired_differences(
+    directory: str | Path, pairs: Sequence[tuple[str, str]], *, num_resamples: int = 300
+) -> list[dict[str, Any]]:
+    """Compare methods of a `redshift` directory.
+
+    Parameters
+    ----------
+    pairs
+        Keys of rows: the one, and what it is compared with.
+
+    Returns
+    -------
+    list
+        ``{"ours": key, "other": key, "num": N, "metrics": {name: {"value", "error"}}}`` for each pair: metric
+        of ours minus metric of the other. Objects that one of them has no estimate of are left out.
+
+    Raises
+    ------
+    InputError
+        A key that the directory has no row of.
+    """
+    path = Path(directory) / "predictions.parquet"
+    columns = read_table(path, what="predictions")
+    truth = need(columns, "z_spec", path)
+    out = []
+    for ours, other in pairs:
+        one, two = (need(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other))
+        has = np.isfinite(one) & np.isfinite(two)
+        found = measured_difference(one[has], two[has], truth[has], num_resamples=num_resamples)
+        out.append({"ours": ours, "other": other, "num": int(has.sum()), "metrics": found})
+    return out
+
+
+def paired_table(differences: Sequence[Mapping[str, Any]]) -> str:
+    """Return the differences as Markdown."""
+    lines = [
+        "Differences on the same objects, with the bootstrap error of the difference:",
+        "",
+        "| ours − other | " + " | ".join(COLUMNS.values()) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for row in differences:
+        cells = [f"`{row['ours']}` − `{row['other']}`"]
+        cells += [_signed(row["metrics"][name]) for name in COLUMNS]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _signed(entry: Mapping[str, float | None]) -> str:
+    if entry["value"] is None or entry["error"] is None:
+        return "–"
+    return f"{entry['value']:+.4f} ± {entry['error']:.4f}"
