@@ -12,6 +12,7 @@ import torch
 from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
 from deepfits.fitting.inpainting import magnitude
+from deepfits.fitting.photometry import GROWTH_ARCSEC, aperture
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.splits import is_held_out
@@ -69,6 +70,7 @@ def test_features_say_what_the_page_says(fitted, sky):
     for band in BANDS:
         expected += [f"{n}_{band}" for n in ("chi2", "dof", "amplitude", "amplitude_err")]
         expected += [f"flux_model_{band}", f"flux_model_err_{band}", f"flux_aper_model_{band}"]
+        expected += [f"half_light_arcsec_{band}", f"concentration_{band}"]
     assert set(expected) <= set(columns)
     assert columns["latent"].shape == (2 * NUM, 8)
     assert columns["latent"].dtype == np.float32
@@ -92,6 +94,22 @@ def test_chi2_is_that_of_the_rendered_latent(fitted, sky):
     np.testing.assert_allclose(columns["chi2"][NUM:][within], chi2[within], rtol=1e-4)
     # The data were drawn from this model: what remains is noise.
     assert 0.9 < np.nanmedian(columns["chi2"] / columns["dof"]) < 1.1
+
+
+def test_half_of_the_light_lies_within_the_half_light_radius(fitted, sky):
+    """Of the drawn images, measured anew with an aperture of that radius."""
+    columns, model = read_features(fitted), Model.load(sky[1])
+    info, band = model.info, len(BANDS) - 1
+    drawn = model.render(torch.from_numpy(columns["latent"]))[:, band].numpy()
+    radius = columns[f"half_light_arcsec_{BANDS[band]}"]
+    has_light = np.flatnonzero(np.isfinite(radius))
+    assert len(has_light) > NUM
+    largest = aperture(info.size, min(GROWTH_ARCSEC / info.pixel_scale_arcsec, info.size))
+    for row in has_light:
+        circle = aperture(info.size, 2 * radius[row] / info.pixel_scale_arcsec)
+        total = (drawn[row] * largest).sum()
+        # between two of 16 circles the light is taken to grow evenly
+        assert (drawn[row] * circle).sum() / total == pytest.approx(0.5, abs=0.12)
 
 
 def test_missing_bands_and_objects_are_flagged(fitted):

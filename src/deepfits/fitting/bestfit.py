@@ -65,8 +65,8 @@ def fit(
     num_steps
         The most steps, each one gradient evaluation; 500 for Adam, 100 for L-BFGS by default.
     tolerance
-        L-BFGS: converged when two accepted steps in a row lower the loss by less than this (relative),
-        2e-4 by default.
+        L-BFGS: converged when the next step promises to lower the loss by less than this (relative), 7e-5 by
+        default.
     prior_strength
         Of the unit-normal prior on the latent.
     amplitudes

@@ -79,6 +79,8 @@ _PER_BAND = {
     "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
     "mag_err": ("mag", _MAG_ERR, "Error of the predicted magnitude"),
     "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
+    "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the drawn galaxy"),
+    "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the drawn galaxy"),
     "amplitude_err": ("", "stat.error", "Error of the amplitude"),
     "amplitude": ("", "arith.factor", "Brightness over that of the drawn galaxy"),
     "chi2": ("", "stat.fit.chi2", "Chi-square"),

@@ -22,7 +22,7 @@ from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.photometry import total_and_aperture
+from deepfits.fitting.photometry import circles, radii_of, total_and_aperture
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
 from deepfits.fitting.scores import latent_distance
@@ -172,6 +172,7 @@ class Fitter:
             self.in_flux, prior_strength=settings.prior_strength, amplitude_prior=self.prior
         )
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
+        self.circles, self.radius_arcsec = circles(info.size, info.pixel_scale_arcsec)
         self.metric = (
             self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
         )
@@ -320,8 +321,21 @@ class Fitter:
             for number, name in enumerate(("flux_model", "flux_aper_model")):
                 out[f"{name}_{band}"] = measured["flux"][:, index, number]
                 out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
+        out |= self._sizes(measured["growth"])
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
+
+    def _sizes(self, growth: np.ndarray) -> dict[str, np.ndarray]:
+        """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
+        r20, r50, r80 = np.moveaxis(radii_of(growth, self.radius_arcsec), -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            concentration = 5 * np.log10(r80 / r20)
+        sizes = {"half_light_arcsec": r50, "concentration": concentration}
+        return {
+            f"{name}_{band}": values[:, index].astype(np.float32)
+            for name, values in sizes.items()
+            for index, band in enumerate(self.info.bands)
+        }
 
     def reconstruct(self, fitted: Fitted) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
@@ -355,8 +369,9 @@ class Fitter:
         Returns
         -------
         dict
-            ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)``, ``latent_std`` ``(N,
-            L)``, ``amplitude_std`` ``(N, B)``; with pixels ``model`` and ``pixel_std`` ``(N, B, H, W)``.
+            ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)``, ``growth`` ``(N, B, C)``
+            (flux in `circles`), ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; with
+            pixels ``model`` and ``pixel_std`` ``(N, B, H, W)``.
             NaN for objects without a fit, and for errors where none were asked for.
         """
         uncertainty = self.settings.uncertainty if uncertainty is None else uncertainty
@@ -369,6 +384,7 @@ class Fitter:
             "flux_std": np.full((number, bands, len(sums)), nan),
             "latent_std": np.full((number, self.num_latents), nan),
             "amplitude_std": np.full((number, bands), nan),
+            "growth": np.full((number, bands, len(self.circles)), nan),
         }
         if with_pixels:
             out |= {name: np.full(tuple(fitted.image.shape), nan) for name in ("model", "pixel_std")}
@@ -418,6 +434,8 @@ class Fitter:
             if found.pixel_std is not None:
                 out["pixel_std"] = found.pixel_std * noise[:, None, None]
         out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))
+        growing = torch.from_numpy(self.circles).to(self.device)
+        out["growth"] = torch.einsum("nbhw,khw->nbk", model, growing)
         if with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}

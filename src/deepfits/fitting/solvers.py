@@ -113,7 +113,9 @@ class LBFGS:
     memory
         Pairs remembered.
     tolerance
-        Converged when `num_small` accepted steps in a row lower the loss by less than this (relative).
+        Converged when the next step promises to lower the loss by less than this (relative): half the slope
+        along its direction, which is exact where the loss is a parabola with the Hessian that is known
+        (Boyd & Vandenberghe 2004, §9.5: the Newton decrement). 0 never converges.
     first_step
         Length of the first trial step in units of its direction, whose scale is not known yet.
     max_step
@@ -126,8 +128,7 @@ class LBFGS:
     num_steps: int = 100
     metric: Metric | None = None
     memory: int = 12
-    tolerance: float = 2e-4
-    num_small: int = 2
+    tolerance: float = 7e-5
     sufficient_decrease: float = 1e-4
     max_step: float = 1.0
     first_step: float = 0.1
@@ -154,7 +155,6 @@ class LBFGS:
             "y": pairs.clone(),
             "rho": start.new_zeros(number, self.memory),  # 0 where there is no pair
             "scale": count.clone(),  # of the initial inverse Hessian; 0 before the first pair
-            "small": count.clone(),
             "failures": count.clone(),
             "is_done": torch.zeros_like(count, dtype=torch.bool),
         }
@@ -166,13 +166,13 @@ class LBFGS:
         is_finite = torch.isfinite(loss) & torch.isfinite(gradient).all(1)
         accepted = is_finite & (is_first | (loss <= enough))
         self._remember(state, gradient, accepted & ~is_first)
-        self._count_small(state, loss, accepted & ~is_first)
         shortened = self._shorten(state, loss, is_finite)
         for name, value in (("latent", state["trial"]), ("gradient", gradient)):
             state[name] = torch.where(accepted[:, None], value, state[name])
         state["loss"] = torch.where(accepted, loss, state["loss"])
         self._move_metric(state)
         self._aim(state, accepted)
+        self._judge(state, accepted)
         state["length"] = torch.where(accepted, self._first_length(state), shortened)
         state["failures"] = torch.where(accepted, 0, state["failures"] + 1)
         state["is_done"] = state["is_done"] | (state["failures"] > self.max_failures)
@@ -180,7 +180,7 @@ class LBFGS:
 
     def terminate(self, state: State) -> Tensor:
         """Say which slots converged, or cannot go down any further along any direction known."""
-        return state["is_done"] | (state["small"] >= self.num_small)
+        return state["is_done"]
 
     def _remember(self, state: State, gradient: Tensor, accepted: Tensor) -> None:
         s, y = state["trial"] - state["latent"], gradient - state["gradient"]
@@ -196,10 +196,11 @@ class LBFGS:
             state[name] = torch.where(mask, rolled, state[name])
         state["scale"] = torch.where(keep[:, 0], scale, state["scale"])
 
-    def _count_small(self, state: State, loss: Tensor, accepted: Tensor) -> None:
-        is_small = state["loss"] - loss < self.tolerance * state["loss"].abs()
-        counted = torch.where(is_small, state["small"] + 1, 0)
-        state["small"] = torch.where(accepted, counted, state["small"])
+    def _judge(self, state: State, accepted: Tensor) -> None:
+        """Mark what the next step can hardly improve, once a pair has told the scale of its direction."""
+        promised = -0.5 * state["slope"]
+        is_small = (state["scale"] > 0) & (promised < self.tolerance * state["loss"].abs())
+        state["is_done"] = state["is_done"] | (accepted & is_small)
 
     def _shorten(self, state: State, loss: Tensor, is_finite: Tensor) -> Tensor:
         """Minimise the parabola through loss, slope and the failed trial, within limits."""

@@ -344,7 +344,7 @@ def _model_softening(columns: Columns, column: str, bands: Sequence[str]) -> np.
 
 
 def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
-    """χ² per degree of freedom, amplitudes and the latent's uncertainty, where the features have them."""
+    """Return χ² per degree of freedom, amplitudes, sizes and uncertainty, where the features have them."""
     out: Columns = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for suffix in ("", *(f"_{band}" for band in bands)):
@@ -354,6 +354,11 @@ def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
         for band in bands:
             if f"amplitude_{band}" in columns:
                 out[f"amplitude_{band}"] = columns[f"amplitude_{band}"].astype(np.float64)
+            if f"half_light_arcsec_{band}" in columns:
+                out[f"log_half_light_{band}"] = np.log(
+                    columns[f"half_light_arcsec_{band}"].astype(np.float64)
+                )
+                out[f"concentration_{band}"] = columns[f"concentration_{band}"].astype(np.float64)
         if "latent_std" in columns:
             out["log_latent_std"] = np.log(columns["latent_std"].astype(np.float64)).mean(axis=1)
     out = {name: np.where(np.isfinite(values), values, np.nan) for name, values in out.items()}
