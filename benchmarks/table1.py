@@ -62,7 +62,10 @@ METHODS = (
     "stack",
 )
 FEATURE_SETS = (
-    *(f"network:{name}" for name in ("latents", "embedder", "model", "magnitudes", "templates", "all")),
+    *(
+        f"network:{name}"
+        for name in ("latents", "embedder", "model", "magnitudes", "templates", "sizes", "all")
+    ),
     *(f"boosting:{name}" for name in ("latents", "embedder", "extended", "magnitudes")),
     *(f"stack:{name}" for name in ("templates", "fits", "deep")),
 )
@@ -72,6 +75,7 @@ OURS = "stack-fits"
 PAIRS = (
     ("stack-fits", "stack-templates"),
     ("stack-deep", "stack-templates"),
+    ("network-sizes", "network-templates"),
     ("network-all", "network-templates"),
     ("network-all", "network-magnitudes"),
     ("network-model", "network-magnitudes"),
@@ -192,7 +196,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tpot-minutes", type=float, default=0.5)
     parser.add_argument("--tuning-trials", type=int, default=1)
     parser.add_argument("--wide-resnet-width", type=int, default=8)
-    parser.add_argument("--network-minutes", type=float, default=0.6)
+    parser.add_argument("--network-minutes", type=float, default=1.0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of each sky")
     parser.add_argument("--parallel", type=int, default=0, help="skies at a time; by default all")

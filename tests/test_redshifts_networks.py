@@ -139,7 +139,7 @@ def test_a_stack_takes_its_members_from_the_table(inputs, tmp_path, monkeypatch)
         store=store,
         model=model,
         methods=("network", "hybrid", "stack"),
-        feature_sets=("magnitudes", "templates", "all"),
+        feature_sets=("magnitudes", "templates", "sizes", "all"),
         template_features=True,
         filters=("sdss2010-g", "sdss2010-r", "sdss2010-i"),
         losses=("absolute",),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.redshifts.features import model_features
+from deepfits.redshifts.features import model_features, size_features
 from deepfits.redshifts.photometry import (
     aperture_flux,
     aperture_names,
@@ -166,3 +166,18 @@ def test_features_without_model_fluxes_are_refused():
     columns = {name: values for name, values in make_columns().items() if not name.startswith("flux_model")}
     with pytest.raises(InputError, match="no model fluxes"):
         model_features(columns)
+
+
+def test_sizes_are_logarithms_of_radii_beside_concentrations():
+    columns = {
+        "half_light_arcsec_g": np.array([0.5, np.nan, 1.0]),
+        "half_light_arcsec_r": np.array([0.5, 0.0, np.e]),
+        "concentration_g": np.array([2.5, np.nan, 3.0]),
+        "concentration_r": np.array([2.6, np.inf, 3.1]),
+    }
+    found = size_features(columns, ("g", "r"))
+    assert found.names == ("log_half_light_g", "log_half_light_r", "concentration_g", "concentration_r")
+    np.testing.assert_allclose(found.values[2], [0.0, 1.0, 3.0, 3.1], rtol=1e-6)
+    assert np.isnan(found.values[1]).all()
+    with pytest.raises(InputError, match=r"no radii .* in \['i'\]; fit again"):
+        size_features(columns, ("g", "i"))

@@ -48,6 +48,8 @@ def write_features(directory, sky, bands=BANDS, shards=2):
             columns[f"flux_model_{band}"] = sky["flux"][rows, BANDS.index(band)]
             columns[f"chi2_{band}"] = np.full(len(rows), 250.0)
             columns[f"dof_{band}"] = np.full(len(rows), 256)
+            columns[f"half_light_arcsec_{band}"] = np.linspace(0.3, 0.9, len(rows)).astype("f4")
+            columns[f"concentration_{band}"] = np.full(len(rows), 2.6, dtype="f4")
         pq.write_table(pa.table(columns), directory / f"part-{number:05d}.parquet")
     return directory
 

@@ -865,7 +865,7 @@ def redshift_train(
     feature_set: Annotated[
         str,
         typer.Option(
-            help="latents, model, extended, magnitudes, combined, templates, all, embedder; "
+            help="latents, model, extended, magnitudes, combined, templates, sizes, all, embedder; "
             "of a stack: fits, deep or templates."
         ),
     ] = "extended",

@@ -5,8 +5,8 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 ``latents``
     the fitted latent alone, as in M19 §3.3;
 ``model``
-    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, χ² per degree of
-    freedom, the loss and the mean uncertainty of the latent;
+    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, χ² per degree of
+    freedom and the mean uncertainty of the latent;
 ``extended``
     both;
 ``magnitudes``
@@ -15,6 +15,9 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     the extended features and the ordinary magnitudes together;
 ``templates``
     ordinary magnitudes, and the quantiles that template fitting gives for them: a baseline too;
+``sizes``
+    ``templates``, and the half-light radii and concentrations of the noise-free images of the best fit: what
+    magnitudes in apertures do not say;
 ``all``
     what the best fit gives (``model``), and ``templates``;
 ``embedder``
@@ -39,8 +42,18 @@ from deepfits.redshifts.photometry import (
 )
 from deepfits.redshifts.tables import Columns, need, read_table
 
-FEATURE_SETS = ("latents", "model", "extended", "magnitudes", "combined", "templates", "all", "embedder")
-TEMPLATE_SETS = ("templates", "all")
+FEATURE_SETS = (
+    "latents",
+    "model",
+    "extended",
+    "magnitudes",
+    "combined",
+    "templates",
+    "sizes",
+    "all",
+    "embedder",
+)
+TEMPLATE_SETS = ("templates", "sizes", "all")
 """Feature sets that ask template fitting."""
 
 
@@ -94,7 +107,9 @@ class Source:
         if self.flux is not None:
             out += ["magnitudes", "combined"] if "extended" in out else ["magnitudes"]
         if self.template_quantiles is not None:
-            out += ["templates", "all"] if "model" in out else ["templates"]
+            out += ["templates"]
+            out += ["sizes"] if any(name.startswith(SIZES[0]) for name in self.columns) else []
+            out += ["all"] if "model" in out else []
         if self.embedder is not None:
             out.append("embedder")
         return out
@@ -147,7 +162,7 @@ class Recipe:
         softening = {}
         if name in ("model", "extended", "combined", "all"):
             softening["model"] = model_features(source.columns)[1]
-        if name in ("magnitudes", "combined", "templates", "all"):
+        if name in ("magnitudes", "combined", *TEMPLATE_SETS):
             softening["magnitudes"] = _magnitudes_of(source, None)[1]
         return cls(name=name, bands=source.bands, softening=softening)
 
@@ -178,6 +193,8 @@ class Recipe:
             parts.append(_magnitudes_of(source, self.softening["magnitudes"])[0])
         if self.name in TEMPLATE_SETS:
             parts.append(_template_features(source))
+        if self.name == "sizes":
+            parts.append(size_features(source.columns, self.bands))
         return reduce(Matrix.beside, parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -216,6 +233,8 @@ _NEEDS = {
     "magnitudes": "the cutouts: give the store",
     "combined": "features with model fluxes, and the cutouts: give the store",
     "templates": "template fitting of the cutouts' magnitudes: give the store, and template_features",
+    "sizes": "radii of the fits (half_light_arcsec_<band>; fit again), and template fitting: give the store, "
+    "and template_features",
     "all": "model fluxes, and template fitting: give the store, and template_features",
     "embedder": "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
 }
@@ -327,7 +346,32 @@ def model_features(columns: Columns, softening: np.ndarray | None = None) -> tup
     magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
     quality = _fit_quality(columns, bands)
     values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
-    return Matrix(values=values, names=(*names, *quality)), softening
+    out = Matrix(values=values, names=(*names, *quality))
+    if any(name.startswith(f"{SIZES[0]}_") for name in columns):
+        out = out.beside(size_features(columns, bands))
+    return out, softening
+
+
+SIZES = ("half_light_arcsec", "concentration")
+"""Columns of the drawn galaxies' radii: the logarithm of the first is a feature, and the second."""
+
+
+def size_features(columns: Columns, bands: Sequence[str]) -> Matrix:
+    """Return half-light radii, as ln arcsec, and concentrations of the best fits; NaN where there are none.
+
+    Raises
+    ------
+    InputError
+        The features have no radii.
+    """
+    missing = [band for band in bands if f"{SIZES[0]}_{band}" not in columns]
+    if missing:
+        raise InputError(f"these features have no radii ({SIZES[0]}_<band>) in {missing}; fit again")
+    radius, concentration = (_by_band(columns, name, bands) for name in SIZES)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = np.hstack([np.log(radius), concentration])
+    names = [f"{name}_{band}" for name in ("log_half_light", SIZES[1]) for band in bands]
+    return Matrix(values=np.where(np.isfinite(values), values, np.nan).astype(np.float32), names=tuple(names))
 
 
 def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:
@@ -344,7 +388,7 @@ def _model_softening(columns: Columns, column: str, bands: Sequence[str]) -> np.
 
 
 def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
-    """Return χ² per degree of freedom, amplitudes, sizes and uncertainty, where the features have them."""
+    """χ² per degree of freedom, amplitudes and the latent's uncertainty, where the features have them."""
     out: Columns = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for suffix in ("", *(f"_{band}" for band in bands)):

@@ -37,8 +37,8 @@ from deepfits.redshifts.tpot_search import TpotConfig, train_tpot
 
 STACKS = {
     "templates": (("network", "magnitudes"), ("network", "templates")),
-    "fits": (("network", "magnitudes"), ("network", "templates"), ("network", "all")),
-    "deep": (("network", "templates"), ("network", "all"), ("hybrid", "templates")),
+    "fits": (("network", "magnitudes"), ("network", "templates"), ("network", "sizes")),
+    "deep": (("network", "templates"), ("network", "sizes"), ("hybrid", "templates")),
 }
 """What a stack joins: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` has the embedder too."""
 

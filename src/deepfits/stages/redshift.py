@@ -90,8 +90,8 @@ def redshift(
         aperture magnitudes); ``"stack"`` joins several. The constant is always there, as the floor.
     feature_sets
         Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``templates``, ``all``, ``embedder``; ``boosting:all`` for one alone,
-        and ``stack:fits`` for stacks.
+        ``magnitudes``, ``combined``, ``templates``, ``sizes``, ``all``, ``embedder``; ``boosting:all`` for
+        one alone, and ``stack:fits`` for stacks.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     distributions
@@ -116,7 +116,7 @@ def redshift(
         A speclite filter for each band, for template fitting; by default those of CLAUDS and HSC.
     template_features
         Fit templates to all objects, and give their quantiles to boosting and small networks as features: the
-        sets ``templates`` and ``all``.
+        sets ``templates``, ``sizes`` and ``all``.
     photometry
         A file, ``.npz``, that keeps what is measured in the cutouts for the next table of the same objects.
     seed
