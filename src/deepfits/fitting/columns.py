@@ -77,6 +77,7 @@ _PER_BAND = {
     "flux": ("nJy", _FLUX, "Predicted flux, whole cutout"),
     "mag_aper_err": ("mag", _MAG_ERR, "Error of the predicted magnitude, 2 arcsec"),
     "mag_aper": ("mag", _MAG, "Predicted AB magnitude, 2 arcsec"),
+    "correction_mag": ("mag", "arith.diff;phot.mag", "What calibration has added to the drawn magnitude"),
     "mag_err": ("mag", _MAG_ERR, "Error of the predicted magnitude"),
     "mag": ("mag", _MAG, "Predicted AB magnitude, whole cutout"),
     "half_light_arcsec": ("arcsec", "phys.angSize;meta.modelled", "Half-light radius of the drawn galaxy"),

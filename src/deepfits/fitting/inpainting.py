@@ -26,8 +26,12 @@ DEFINITIONS = {
     "bias": "median of delta",
     "scatter": "1.4826 × median of the absolute deviation of delta from its median",
     "pull": "(predicted − measured aperture flux) / root of the sum of both variances; all objects with data",
+    "deepfits": (
+        "the band as the generator draws it, less what it was found to get systematically wrong on other "
+        "objects, with the band hidden; generator alone: without that"
+    ),
     "model_error": (
-        "fraction of the predicted flux that is added to its error in quadrature, because the generator is "
+        "fraction of the predicted flux that is added to its error in quadrature, because the prediction is "
         "not perfect; measured on other objects, with the band hidden"
     ),
     "objects": (

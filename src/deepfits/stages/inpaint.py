@@ -17,6 +17,7 @@ from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 
 if TYPE_CHECKING:
+    from deepfits.fitting.correction import Correction
     from deepfits.fitting.fitter import FitSettings, Fitter
     from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
@@ -34,7 +35,7 @@ def inpaint(
     bands: Sequence[str] = ("u",),
     validate: bool = False,
     max_validation: int = 2000,
-    num_calibration: int = 500,
+    num_calibration: int = 1500,
     truth: str | Path | None = None,
     objective: str = "flux",
     solver: str = "lbfgs",
@@ -74,10 +75,12 @@ def inpaint(
     max_validation
         Held-out objects to validate with, at most.
     num_calibration
-        Objects, none of them held out, by which errors are calibrated: the band is hidden, and what noise
-        does not explain of the differences from the measurement becomes an error of the model, a fraction of
-        the flux (``calibration.json``). A band without data takes the largest fraction of the others. 0:
-        errors know the noise alone.
+        Objects, none of them held out, by which predictions are calibrated: the bands are hidden, and what
+        the generator gets systematically wrong about them is learnt from the measurements and taken out
+        (`deepfits.fitting.correction`). What noise does not explain of the differences that remain becomes an
+        error of the model, a fraction of the flux. Both stand in ``calibration.json``. A band without data
+        anywhere is not corrected, and takes the largest error that other bands have uncorrected. 0: the
+        generator alone, and errors that know the noise alone.
     truth
         Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
         then also compares with these.
@@ -94,8 +97,8 @@ def inpaint(
     -------
     Path
         `out`: ``shard-00000.parquet`` with ``flux_<band>``, ``flux_aper_<band>``, their errors and
-        magnitudes, ``shard-00000.h5`` with ``image`` and ``image_err``, ``inpaint.json``, and
-        ``validation.json``.
+        magnitudes, ``correction_mag_<band>`` (what calibration has added), ``shard-00000.h5`` with ``image``
+        and ``image_err``, ``inpaint.json``, and ``validation.json``.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def inpaint(
         **selection_settings(cutouts.info, held_out_only, object_ids),
     }
     directory = features.begin(out, described, description=DESCRIPTION)
-    errors = ModelErrors(
+    calibrations = Calibrations(
         lambda: Fitter(loaded.to(device), settings, cutouts.info, threads=threads),
         cutouts,
         directory / CALIBRATION,
@@ -157,7 +160,7 @@ def inpaint(
         settings=settings,
         bands=bands,
         images=images,
-        model_errors=errors.of(bands),
+        calibrations=calibrations.of(bands),
         threads=hands.threads_each,
         device=device,
     )
@@ -173,7 +176,7 @@ def inpaint(
         open_here=lambda: work.open_with(loaded),
     )
     if validate and not (directory / "validation.json").exists():
-        _validate(errors, cutouts, directory, max_validation, truth, progress)
+        _validate(calibrations, cutouts, directory, max_validation, truth, progress)
     if is_changed or not features.is_finished(directory, description=DESCRIPTION):
         summary = {
             "num_objects": selection.num_objects,
@@ -182,6 +185,34 @@ def inpaint(
         }
         features.finish(directory, summary, provenance(), description=DESCRIPTION)
     return directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What is known of a band's predictions from objects that have the band.
+
+    Attributes
+    ----------
+    error
+        The fraction of the flux that is added to its error in quadrature.
+    correction
+        What the generator gets systematically wrong; None where nothing is known.
+    """
+
+    error: float = 0.0
+    correction: Correction | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return {"error": self.error, "correction": self.correction and self.correction.to_json()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        """Read back `to_json`."""
+        from deepfits.fitting.correction import Correction
+
+        correction = content["correction"]
+        return cls(error=content["error"], correction=correction and Correction.from_json(correction))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +226,7 @@ class InpaintWork:
     settings: FitSettings
     bands: tuple[str, ...]
     images: bool
-    model_errors: tuple[float, ...]
+    calibrations: tuple[Calibration, ...]
     threads: int | None = None
     device: str = "cpu"
 
@@ -219,7 +250,7 @@ class InpaintWork:
         def process(shard: Shard, advance: Advance) -> None:
             path = Path(self.out) / f"{shard.name}.parquet"
             cutouts = read_selected(Path(self.store), info, shard)
-            columns, predicted = predict(fitter, cutouts, hidden, advance, model_errors=self.model_errors)
+            columns, predicted = predict(fitter, cutouts, hidden, advance, calibrations=self.calibrations)
             if self.images:
                 planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
                 write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
@@ -234,7 +265,7 @@ def predict(
     hidden: list[int],
     advance: Advance,
     *,
-    model_errors: Sequence[float] | None = None,
+    calibrations: Sequence[Calibration] | None = None,
     with_pixels: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit without some bands, and draw these.
@@ -243,15 +274,16 @@ def predict(
     ----------
     hidden
         Places of the bands to hide.
-    model_errors
-        Of these bands: the fraction of the flux that is added to its error in quadrature.
+    calibrations
+        Of these bands; by default nothing is known of them.
 
     Returns
     -------
     columns
         Of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands.
     predicted
-        What `Fitter.measure` says, with pixels.
+        ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and ``measured`` ``(N, B)``,
+        aperture fluxes of all bands without calibration, and ``measured_err``.
     """
     from deepfits.fitting.fitter import status_names
     from deepfits.fitting.inpainting import aperture_fluxes, magnitude, magnitude_error
@@ -265,28 +297,36 @@ def predict(
     out |= {"chi2": found["chi2"].sum(1), "dof": found["dof"].sum(1), "status": status_names(fitted.fit)}
     out["latent"] = fitted.fit.latent.numpy()
     measured, error = aperture_fluxes(shard.image, shard.weight, fitter.sums[1].numpy())
-    noise = np.array(fitter.info.noise_correlation)
-    for index, fraction in zip(hidden, model_errors or [0.0] * len(hidden), strict=True):
+    error = error * np.array(fitter.info.noise_correlation)
+    drawn = found["flux"][..., 1].astype(np.float64)
+    for index, known in zip(hidden, calibrations or [Calibration()] * len(hidden), strict=True):
         band = fitter.info.bands[index]
+        added = (
+            np.zeros(len(drawn)) if known.correction is None else known.correction.magnitude(drawn, measured)
+        )
+        factor = 10 ** (-0.4 * added)
         for number, name in enumerate(SUMS):
-            flux = found["flux"][:, index, number]
-            flux_err = np.hypot(found["flux_std"][:, index, number], fraction * flux)
+            flux = found["flux"][:, index, number] * factor
+            flux_err = np.hypot(found["flux_std"][:, index, number] * factor, known.error * flux)
             out[f"flux{name}_{band}"], out[f"flux{name}_err_{band}"] = flux, flux_err
             out[f"mag{name}_{band}"] = magnitude(flux)
             out[f"mag{name}_err_{band}"] = magnitude_error(flux, flux_err)
+        out[f"correction_mag_{band}"] = added.astype(np.float32)
         out[f"flux_aper_measured_{band}"] = measured[:, index]
-        out[f"flux_aper_measured_err_{band}"] = error[:, index] * noise[index]
+        out[f"flux_aper_measured_err_{band}"] = error[:, index]
         if with_pixels:
-            found["pixel_std"][:, index] = np.hypot(
-                found["pixel_std"][:, index], fraction * found["model"][:, index]
-            )
-    return out, {name: values[:, hidden] for name, values in found.items() if name in ("model", "pixel_std")}
+            scale = factor[:, None, None].astype(np.float32)
+            model = found["model"][:, index] * scale
+            found["pixel_std"][:, index] = np.hypot(found["pixel_std"][:, index] * scale, known.error * model)
+            found["model"][:, index] = model
+    pixels = {name: values[:, hidden] for name, values in found.items() if name in ("model", "pixel_std")}
+    return out, {**pixels, "drawn": drawn, "measured": measured, "measured_err": error}
 
 
-class ModelErrors:
-    """What the generator's imperfection adds to the errors of predicted bands, measured where they are known.
+class Calibrations:
+    """What objects whose bands are known teach about predicting these, measured when it is asked for.
 
-    Measured bands are kept in ``calibration.json``, so that work that is continued uses the same numbers.
+    It is kept in ``calibration.json``, so that work that is continued uses the same numbers.
     """
 
     def __init__(
@@ -300,9 +340,9 @@ class ModelErrors:
         self._make_fitter, self.store, self.path = make_fitter, store, path
         self.num_objects, self.progress = num_objects, progress
         self._fitter: Fitter | None = None
-        self.measured: dict[str, float | None] = {}
+        self.measured: dict[str, list[dict[str, Any] | None]] = {}
         if path.exists():
-            self.measured = dict(read_json(path, what="calibration")["model_error"])
+            self.measured = dict(read_json(path, what="calibration")["hidden"])
 
     @property
     def fitter(self) -> Fitter:
@@ -311,36 +351,70 @@ class ModelErrors:
             self._fitter = self._make_fitter()
         return self._fitter
 
-    def of(self, bands: Sequence[str]) -> tuple[float, ...]:
-        """Return the fraction of each band; where it has no data, the largest of the bands that have."""
+    def of(self, bands: Sequence[str]) -> tuple[Calibration, ...]:
+        """Return what is known of bands that are hidden together.
+
+        A band without data takes the largest error that the generator alone makes in a band that has some.
+        """
         if not self.num_objects:
-            return (0.0,) * len(bands)
-        self._measure(bands)
-        if any(self.measured[band] is None for band in bands):
-            self._measure(self.store.info.bands)
-        largest = max((value for value in self.measured.values() if value is not None), default=0.0)
-        return tuple(largest if (value := self.measured[band]) is None else value for band in bands)
+            return (Calibration(),) * len(bands)
+        found = self._measured(bands)
+        largest = 0.0
+        if None in found:
+            alone = [one for band in self.store.info.bands for one in self._measured([band])]
+            largest = max((one["error_alone"] for one in alone if one is not None), default=0.0)
+        return tuple(
+            Calibration(error=largest) if one is None else Calibration.from_json(one) for one in found
+        )
 
-    def _measure(self, bands: Sequence[str]) -> None:
-        missing = [band for band in bands if band not in self.measured]
-        if not missing:
-            return
-        from deepfits.fitting import inpainting
+    def _measured(self, bands: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Return, for each of the bands, what was measured; None where there are too few data."""
+        key = "-".join(bands)
+        if key not in self.measured:
+            is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
+            cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
+            hidden = [self.store.info.bands.index(band) for band in bands]
+            self.measured[key] = self._measure(cutouts, hidden)
+            write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
+        return self.measured[key]
 
-        is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
-        cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
-        with self.progress("calibrate", total=len(missing) * len(cutouts), unit="objects") as task:
-            advance = _in_turn(task.advance)
-            for band in missing:
-                index = self.store.info.bands.index(band)
-                if not (cutouts.weight[:, index] > 0).any():
-                    self.measured[band] = None
-                    advance(len(cutouts))
-                    continue
-                columns, _ = predict(self.fitter, cutouts, [index], advance, with_pixels=False)
-                names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
-                self.measured[band] = inpainting.model_error(*(columns[name] for name in names))
-        write_json(self.path, {"num_objects": len(cutouts), "model_error": self.measured})
+    def _measure(self, cutouts: Cutouts, hidden: list[int]) -> list[dict[str, Any] | None]:
+        if not (cutouts.weight[:, hidden] > 0).any():
+            return [None] * len(hidden)
+        with self.progress("calibrate", total=len(cutouts), unit="objects") as task:
+            columns, found = predict(self.fitter, cutouts, hidden, _in_turn(task.advance), with_pixels=False)
+        bands = self.store.info.bands
+        return [_calibrate(columns, found, bands[one], tuple(hidden), one) for one in hidden]
+
+
+def _calibrate(
+    columns: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    band: str,
+    hidden: tuple[int, ...],
+    index: int,
+) -> dict[str, Any] | None:
+    """Learn a band's correction, and the error that it leaves on objects that it was not learnt from."""
+    from deepfits.fitting.correction import cross_corrected, learn_correction
+    from deepfits.fitting.inpainting import model_error
+
+    names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
+    flux, flux_err, measured, measured_err = (columns[name] for name in names)
+    alone = model_error(flux, flux_err, measured, measured_err)
+    if alone is None:
+        return None
+    fluxes = found["drawn"], found["measured"], found["measured_err"]
+    correction = learn_correction(*fluxes, hidden, index)
+    error = alone
+    if correction is not None:
+        factor = cross_corrected(*fluxes, hidden, index)
+        left = model_error(flux * factor, flux_err * factor, measured, measured_err)
+        assert left is not None
+        if left < alone:
+            error = left
+        else:  # it mends nothing
+            correction = None
+    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": alone}
 
 
 def _in_turn(advance: Advance) -> Advance:
@@ -355,7 +429,7 @@ def _in_turn(advance: Advance) -> Advance:
 
 
 def _validate(
-    errors: ModelErrors,
+    calibrations: Calibrations,
     store: CutoutStore,
     directory: Path,
     max_objects: int,
@@ -365,7 +439,7 @@ def _validate(
     """Hide each band in turn, for held-out objects, and write how well it is predicted."""
     from deepfits.fitting.inpainting import DEFINITIONS
 
-    fitter = errors.fitter
+    fitter = calibrations.fitter
     identity = store.catalogue(["object_id"])["object_id"]
     held_out = is_held_out(identity)
     if not held_out.any():
@@ -376,12 +450,15 @@ def _validate(
     tested = store.take(np.flatnonzero(held_out)[:max_objects])
     rows = []
     there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
-    fractions = errors.of([store.info.bands[index] for index in there])
+    known_of = [calibrations.of([store.info.bands[index]])[0] for index in there]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
         advance = _in_turn(task.advance)
-        for index, fraction in zip(there, fractions, strict=True):
-            columns, _ = predict(fitter, tested, [index], advance, model_errors=[fraction], with_pixels=False)
-            row = _judge(fitter, store.info, columns, known, tested, index) | {"model_error": fraction}
+        for index, known_one in zip(there, known_of, strict=True):
+            columns, _ = predict(
+                fitter, tested, [index], advance, calibrations=[known_one], with_pixels=False
+            )
+            row = _judge(fitter, store.info, columns, known, tested, index)
+            row |= {"model_error": known_one.error, "is_corrected": known_one.correction is not None}
             if truth is not None:
                 row["truth"] = _judge_by_truth(columns, store.info.bands[index], Path(truth))
             rows.append(row)
@@ -410,6 +487,7 @@ def _judge(
     target = np.where(is_bright, inpainting.magnitude(measured), np.nan)
     methods = {
         "deepfits": inpainting.magnitude(predicted),
+        "generator alone": inpainting.magnitude(predicted) - columns[f"correction_mag_{band}"],
         "interpolation": inpainting.interpolate(magnitudes, info.bands, band)[: len(tested)],
         "regression": inpainting.regress(magnitudes, index, is_known)[: len(tested)],
     }
