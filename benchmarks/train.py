@@ -2,12 +2,11 @@
 
 The script is written straight from the paper: the same networks and losses in float32, each of the three
 updates on its own, with freshly generated images and PyTorch's default Adam. Both train on the same images;
-runs
-alternate, and the median of the ratios is given. The limit is what the machine reaches on a product of large
-matrices with the same number of threads; operations are counted by PyTorch's counter on the trainer's own
-step.
+runs alternate, and the median of the ratios is given. The limit is what the machine reaches on a product of
+large matrices with the same number of threads; operations are counted by PyTorch's counter on the trainer's
+own step.
 
-    python benchmarks/train.py --recipe small --batch-size 64 --threads 1
+    python benchmarks/train.py --recipe small --threads 1
 """
 
 from __future__ import annotations
@@ -148,7 +147,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="small")
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="by default the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
@@ -158,6 +157,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    arguments.batch_size = arguments.batch_size or recipe(arguments.recipe).training.batch_size
     engine_config = EngineConfig(
         device=arguments.device,
         precision=arguments.precision,

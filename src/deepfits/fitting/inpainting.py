@@ -39,8 +39,8 @@ DEFINITIONS = {
         "method is judged on those of them where it gives a number"
     ),
     "truth": (
-        f"total predicted magnitude minus that of the brightest true source within {MATCH_RADIUS_ARCSEC} "
-        "arcsec, for the same objects"
+        "colour with the band beside (predicted minus measured aperture magnitude) minus that of the "
+        f"brightest true source within {MATCH_RADIUS_ARCSEC} arcsec, for objects measured in both bands"
     ),
     "interpolation": "magnitudes of the two nearest other bands, linear in the logarithm of the wavelength",
     "regression": (

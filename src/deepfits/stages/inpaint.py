@@ -454,13 +454,13 @@ def _validate(
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
         advance = _in_turn(task.advance)
         for index, known_one in zip(there, known_of, strict=True):
-            columns, _ = predict(
+            columns, found = predict(
                 fitter, tested, [index], advance, calibrations=[known_one], with_pixels=False
             )
             row = _judge(fitter, store.info, columns, known, tested, index)
             row |= {"model_error": known_one.error, "is_corrected": known_one.correction is not None}
             if truth is not None:
-                row["truth"] = _judge_by_truth(columns, store.info.bands[index], Path(truth))
+                row["truth"] = _judge_by_truth(columns, found, store.info.bands, index, Path(truth))
             rows.append(row)
     write_json(directory / "validation.json", {"definitions": DEFINITIONS, "bands": rows})
 
@@ -496,22 +496,36 @@ def _judge(
     return {"band": band, "methods": compared, **pulls}
 
 
-def _judge_by_truth(columns: dict[str, np.ndarray], band: str, path: Path) -> dict[str, Any]:
-    """Compare total predicted magnitudes with those of the true sources at the same places."""
+def _judge_by_truth(
+    columns: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    bands: Sequence[str],
+    index: int,
+    path: Path,
+) -> dict[str, Any]:
+    """Compare colours, predicted minus measured in the band beside, with those of the true sources there.
+
+    Both are aperture magnitudes, so that light outside the aperture and of neighbours hardly counts.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from deepfits.fitting import inpainting
 
-    names = ["ra", "dec", f"mag_{band}"]
+    other = 1 if index == 0 else index - 1
+    band, beside = bands[index], bands[other]
+    names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]
     try:
         table = pq.read_table(path, columns=names)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: cannot read {names} from this table of true sources ({error})") from error
     if "ra" not in columns or "dec" not in columns:
         raise InputError(f"{path}: the store has no ra and dec to match with; validate without truth")
-    ra, dec, true = (table[name].to_numpy() for name in names)
-    row = inpainting.match_brightest(columns["ra"], columns["dec"], ra, dec, true)
-    measured, sigma = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
-    is_used = (row >= 0) & (measured >= inpainting.MIN_SIGNAL_TO_NOISE * sigma)
-    return inpainting.compare_magnitudes(columns[f"mag_{band}"], np.where(is_used, true[row], np.nan))
+    ra, dec, true, true_beside = (table[name].to_numpy() for name in names)
+    row = inpainting.match_brightest(columns["ra"], columns["dec"], ra, dec, true_beside)
+    is_used = row >= 0
+    for one in (index, other):
+        is_used &= found["measured"][:, one] >= inpainting.MIN_SIGNAL_TO_NOISE * found["measured_err"][:, one]
+    colour = columns[f"mag_aper_{band}"] - inpainting.magnitude(found["measured"][:, other])
+    expected = np.where(is_used, true[row] - true_beside[row], np.nan)
+    return {"beside": beside, **inpainting.compare_magnitudes(colour, expected)}
