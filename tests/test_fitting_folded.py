@@ -101,3 +101,42 @@ def test_only_the_papers_structure_is_folded():
     assert not can_fold(torch.nn.Sequential(torch.nn.Linear(3, 4)))
     with pytest.raises(ValueError, match="Linear"):
         FoldedGenerator(torch.nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float16, 11), (torch.bfloat16, 8)])
+def test_half_precision_rounds_and_nothing_more(dtype, digits):
+    """Errors of a few units in the last place of a half, whatever the size of the cotangent."""
+    generator = make(CONFIGS[0]).float()
+    exact, half = FoldedGenerator(generator), FoldedGenerator(generator, inner_dtype=dtype)
+    latent = torch.randn(6, 64, generator=torch.Generator().manual_seed(1))
+    (image, pullback), (expected, expected_pullback) = (g.with_pullback(latent) for g in (half, exact))
+    assert image.dtype == torch.float32
+    tolerance = 4 * 2.0**-digits  # four layers, each with its own rounding
+    assert (image - expected).abs().max() < tolerance * expected.abs().max()
+    assert (image != expected).any()
+    size = torch.tensor([1e-12, 1e-6, 1.0, 1e3, 1e6, 1e12])[:, None, None, None]  # beyond a half's range
+    cotangent = size * torch.randn(image.shape, generator=torch.Generator().manual_seed(2))
+    gradient, right = pullback(cotangent), expected_pullback(cotangent)
+    error = (gradient - right).norm(dim=1) / right.norm(dim=1)
+    # activations of either sign near zero change sides, which costs more than rounding does
+    assert (error < 10 * tolerance).all()
+    torch.testing.assert_close(half(latent), exact(latent))  # images alone are not rounded
+    torch.testing.assert_close(half.jacobian(latent)[1], exact.jacobian(latent)[1])
+
+
+def test_a_zero_cotangent_has_a_zero_gradient_in_half_precision():
+    half = FoldedGenerator(make(CONFIGS[0]).float(), inner_dtype=torch.bfloat16)
+    image, pullback = half.with_pullback(torch.zeros(2, 64))
+    assert (pullback(torch.zeros_like(image)) == 0).all()
+
+
+def test_fits_in_half_precision_come_close():
+    generator = make(CONFIGS[0]).float()
+    draw = torch.Generator().manual_seed(4)
+    image = generator(torch.randn(12, 64, generator=draw))
+    image = image + 0.3 * image.std() * torch.randn(image.shape, generator=draw)
+    weight, start = torch.ones_like(image), torch.zeros(12, 64)
+    half = fit(FoldedGenerator(generator, inner_dtype=torch.float16), image, weight, start)
+    exact = fit(generator, image, weight, start)
+    loss = ((image - generator(half.latent)) ** 2).sum((1, 2, 3))
+    assert (loss / exact.loss - 1).median() < 0.01

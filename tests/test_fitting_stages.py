@@ -234,6 +234,29 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
     assert all(row["methods"]["deepfits"]["num_objects"] > 0 for row in rows)
 
 
+def test_half_precision_is_for_gpus_and_ends_in_float32(sky, tmp_path):
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.folded import FoldedGenerator
+    from deepfits.survey.store import CutoutStore
+
+    with pytest.raises(InputError, match="precision='float16' is for GPUs"):
+        fit(sky[0], sky[1], tmp_path / "out", precision="float16")
+    store, model = CutoutStore(sky[0]), Model.load(sky[1])
+    shard = store.read_shard(0)
+    for settings in (FitSettings(amplitudes=True), FitSettings(objective="paper", centre_fwhm_arcsec=2.0)):
+        fitter = Fitter(model, settings, store.info, threads=1)
+        fitter.fast = FoldedGenerator(model.generator, inner_dtype=torch.bfloat16)  # as on a GPU
+        found = fitter.fit(shard.object_id, shard.image, shard.weight)
+        exact = Fitter(model, settings, store.info, threads=1)
+        again = exact.fit(shard.object_id, shard.image, shard.weight)
+        good = torch.isfinite(found.fit.loss)
+        assert good.sum() > NUM // 2
+        # the loss is that of the float32 generator, and as low; a few end in another minimum
+        ratio = (found.fit.loss / again.fit.loss)[good]
+        assert (ratio < 1.02).float().mean() > 0.8
+        assert (found.fit.num_steps > 0)[good].all()
+
+
 def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):
     from deepfits.survey.store import CutoutStore
 

@@ -30,6 +30,7 @@ from deepfits.fitting.starts import random_starts
 
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
 
 
@@ -49,10 +50,16 @@ class FitSettings:
     centre_fwhm_arcsec: float | None = None
     uncertainty: bool = True
     batch_size: int = 64
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"mode": MODES, "objective": OBJECTIVES, "solver": SOLVERS}
+        choices = {
+            "mode": MODES,
+            "objective": OBJECTIVES,
+            "solver": SOLVERS,
+            "precision": tuple(PRECISIONS),
+        }
         for name, valid in choices.items():
             if (value := getattr(self, name)) not in valid:
                 raise InputError(f"fit: {name} {value!r} is unknown; {nearest(str(value), valid)}")
@@ -163,6 +170,7 @@ class Fitter:
             FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
         )
         self.in_flux = InFlux(self.inner, model.normalisation)
+        self.fast = self._make_fast()
         self.num_latents = self._count_latents()
         sigmas = settings.amplitude_sigmas
         self.prior = (
@@ -182,6 +190,22 @@ class Fitter:
             return self.inner.num_latents
         config = getattr(self.model, "config", None)
         return int(config.latent_size) if config is not None else 64
+
+    def _make_fast(self) -> Renderer:
+        """Return what the fit evaluates: the generator in the precision that was asked for."""
+        name = self.settings.precision
+        if name == "float32":
+            return self.inner
+        if self.device.type == "cpu":
+            raise InputError(
+                f"fit: precision={name!r} is for GPUs; processors are slower in it than in float32: leave "
+                "precision at 'float32', or choose device='cuda'"
+            )
+        if not isinstance(self.inner, FoldedGenerator):
+            raise InputError(
+                f"fit: precision={name!r} needs a generator of the paper's structure; leave it at 'float32'"
+            )
+        return FoldedGenerator(self.model.generator, inner_dtype=PRECISIONS[name])
 
     @property
     def _centre_fwhm_pixels(self) -> float | None:
@@ -245,24 +269,35 @@ class Fitter:
             if advance is not None:
                 advance(len(image))
         else:
-            result = fit(
-                self.in_flux if settings.objective == "flux" else self.inner,
-                data,
-                data_weight,
-                start,
-                solver=settings.solver,
-                num_steps=settings.num_steps,
-                tolerance=settings.tolerance,
-                prior_strength=settings.prior_strength,
-                amplitudes=self.prior or False,
-                centre_fwhm_pixels=self._centre_fwhm_pixels,
-                metric=self.metric,
-                batch_size=settings.batch_size,
-                threads=self.threads,
-                device=self.device,
-                advance=advance,
-            )
+            result = self._minimise(self.fast, data, data_weight, start, advance)
+            if self.fast is not self.inner:  # to the end in float32, from where halves have come to
+                rounded, reached = result, torch.where(torch.isfinite(result.latent), result.latent, start[0])
+                result = self._minimise(self.inner, data, data_weight, reached[None], None)
+                result.num_steps += rounded.num_steps
+                result.loss_start = rounded.loss_start
         return Fitted(result, image, weight, equivalent)
+
+    def _minimise(
+        self, inner: Renderer, data: Tensor, weight: Tensor, start: Tensor, advance: Advance | None
+    ) -> Fit:
+        settings = self.settings
+        return fit(
+            InFlux(inner, self.model.normalisation) if settings.objective == "flux" else inner,
+            data,
+            weight,
+            start,
+            solver=settings.solver,
+            num_steps=settings.num_steps,
+            tolerance=settings.tolerance,
+            prior_strength=settings.prior_strength,
+            amplitudes=self.prior or False,
+            centre_fwhm_pixels=self._centre_fwhm_pixels,
+            metric=self.metric,
+            batch_size=settings.batch_size,
+            threads=self.threads,
+            device=self.device,
+            advance=advance,
+        )
 
     def _in_units_of_fit(self, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return data and weights as the objective has them, and those weights in nJy⁻² (None: the same)."""

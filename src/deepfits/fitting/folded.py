@@ -10,12 +10,16 @@ Three shortcuts, all exact up to rounding:
    channels.
 3. In a fit the weights are constants, so the backward pass is the transpose of each map and nothing else.
 
+On a GPU the convolutions may be done in half precision (``inner_dtype``): the affine map, the image and what
+is summed up of it stay in the outer precision, and each object's cotangent is scaled before it is rounded.
+
 The module must have the structure of `deepfits.models.generator.Generator` (attributes ``first``, ``blocks``
 of ``main`` and ``pass_through``, ``last``); it is recognised by that, not by its class.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -48,10 +52,18 @@ class FoldedGenerator:
         A module for which `can_fold` holds. Its weights are copied: later training does not change them here.
     dtype, device
         Where to work; the generator's own by default.
+    inner_dtype
+        Of the convolutions; by default the same. Derivatives along all directions (`jacobian`) and images
+        alone (calling it) are not rounded to it.
     """
 
     def __init__(
-        self, generator: nn.Module, *, dtype: torch.dtype | None = None, device: torch.device | None = None
+        self,
+        generator: nn.Module,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        inner_dtype: torch.dtype | None = None,
     ) -> None:
         if not can_fold(generator):
             raise ValueError(f"{type(generator).__name__} is not built as M19's generator; fit it as it is")
@@ -67,28 +79,39 @@ class FoldedGenerator:
         self.layers = [_Up.merge(b.main, b.pass_through, to) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
         self.last = _Up.merge(generator.last, None, to)  # type: ignore[arg-type]
         self.num_latents = self.matrix.shape[0]
+        self.inner_dtype = inner_dtype or to["dtype"]
+        self.inner = [layer.to(self.inner_dtype) for layer in (*self.layers, self.last)]
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Draw images, ``(N, B, H, W)``."""
-        return self._forward(latent)[0]
+        return self._forward(latent, [*self.layers, self.last])[0]
 
     def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
         """Draw images, with the hand-written backward pass."""
-        image, mains = self._forward(latent)
+        image, mains = self._forward(latent, self.inner)
 
         def pullback(cotangent: Tensor) -> Tensor:
             with torch.no_grad():
-                g = self.last.transpose(cotangent)
-                for layer, main in zip(reversed(self.layers), reversed(mains[1:]), strict=True):
+                cotangent, size = self._rounded(cotangent)
+                g = self.inner[-1].transpose(cotangent)
+                for layer, main in zip(reversed(self.inner[:-1]), reversed(mains[1:]), strict=True):
                     g = layer.transpose(_both_ways(g, main))
                 g = _both_ways(g, mains[0])  # (N, 2C, H, W)
-                return g.permute(0, 2, 3, 1).flatten(1) @ self.matrix.T
+                g = g.permute(0, 2, 3, 1).flatten(1).to(self.matrix.dtype) @ self.matrix.T
+                return g if size is None else g * size
 
         return image, pullback
 
+    def _rounded(self, cotangent: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Round to the inner precision, each object in units of its largest value: ``(N, 1)``."""
+        if self.inner_dtype == self.matrix.dtype:
+            return cotangent, None
+        size = cotangent.abs().amax((1, 2, 3)).clamp_min(torch.finfo(cotangent.dtype).tiny)
+        return (cotangent / size[:, None, None, None]).to(self.inner_dtype), size[:, None]
+
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Draw images, with the derivatives along all latent directions, ``(N, L, B, H, W)``."""
-        image, mains = self._forward(latent)
+        image, mains = self._forward(latent, [*self.layers, self.last])
         masks = [main > 0 for main in mains]
         number, length = latent.shape
         with torch.no_grad():
@@ -104,15 +127,15 @@ class FoldedGenerator:
     def _view(self, flat: Tensor) -> Tensor:
         return flat.unflatten(1, (self.side, self.side, 2 * self.channels)).permute(0, 3, 1, 2)
 
-    def _forward(self, latent: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _forward(self, latent: Tensor, layers: list[_Up]) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
-            pre = self._view(torch.addmm(self.offset, latent, self.matrix))
+            pre = self._view(torch.addmm(self.offset, latent, self.matrix)).to(layers[-1].weight.dtype)
             mains = []
-            for layer in (*self.layers, self.last):
+            for layer in layers:
                 half = pre.shape[1] // 2
                 mains.append(pre[:, :half])
                 pre = layer(torch.relu(mains[-1]) + pre[:, half:])
-        return pre, mains
+        return pre.to(latent.dtype), mains
 
 
 def _both_ways(g: Tensor, main: Tensor) -> Tensor:
@@ -147,6 +170,15 @@ class _Up:
         weight = torch.cat([c.weight.detach() for c in both], dim=1).to(**to)  # (C, 2C', k, k)
         bias = torch.cat([c.bias.detach() for c in both if c.bias is not None]).to(**to)
         return cls(weight, bias, main)
+
+    def to(self, dtype: torch.dtype) -> _Up:
+        """Return the same in another precision, or itself."""
+        if dtype == self.weight.dtype:
+            return self
+        out = copy(self)
+        out.weight, out.bias = self.weight.to(dtype), self.bias.to(dtype)
+        out.quarters = None if self.quarters is None else self.quarters.to(dtype)
+        return out
 
     def __call__(self, x: Tensor, *, with_bias: bool = True) -> Tensor:
         if self.quarters is not None:

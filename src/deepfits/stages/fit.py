@@ -35,6 +35,7 @@ def fit(
     held_out_only: bool = False,
     object_ids: Sequence[int | str] | None = None,
     batch_size: int = 64,
+    precision: str = "float32",
     seed: int = 0,
     threads: int | None = None,
     device: str = "cpu",
@@ -70,6 +71,10 @@ def fit(
         ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
     num_steps, tolerance, prior_strength, batch_size
         As in `deepfits.fitting.fit`.
+    precision
+        Of the generator's convolutions during the fit, on a GPU: ``"float32"``, ``"float16"`` or
+        ``"bfloat16"``. Residuals, sums and latents are float32 in any case, and each fit is brought to its
+        end in float32 from where half precision has come to.
     num_starts
         Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
     amplitudes
@@ -132,6 +137,7 @@ def fit(
         centre_fwhm_arcsec=centre_fwhm_arcsec,
         uncertainty=uncertainty,
         batch_size=batch_size,
+        precision=precision,
         seed=seed,
     )
     hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
