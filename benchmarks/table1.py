@@ -69,6 +69,19 @@ FEATURE_SETS = (
     *(f"boosting:{name}" for name in ("latents", "embedder", "extended", "magnitudes")),
     *(f"stack:{name}" for name in ("templates", "fits", "deep")),
 )
+FITS: dict[str, dict[str, Any]] = {
+    "embedder_features": {"mode": "embedder"},
+    "features": {"mode": "both"},
+    "plain_features": {"mode": "both", "amplitudes": False},
+}
+"""How objects are fitted; plain: with amplitudes held at 1, as in M19, so that latents carry the colours."""
+FIT_DIRECTORIES = {
+    "embedder_features": "features-embedder",
+    "features": "features-both",
+    "plain_features": "features-plain",
+}
+PLAIN = {"methods": ["boosting", "network", "tpot"], "feature_sets": ["latents"]}
+"""What is learnt from the latents of plain fits: the paper's own way, in a table of its own."""
 BUDGETS = ("network_minutes", "wide_resnet_width", "tpot_minutes", "tuning_trials")
 DOMAIN = {"select": ["kind == galaxy", "mag_i < 24"], "train_select": ["mag_i < 22.5"]}
 OURS = "stack-fits"
@@ -98,17 +111,18 @@ def main() -> None:
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         found = dict(zip(skies, pool.map(run_sky, skies, [arguments] * len(skies)), strict=True))
     print("\n" + paper_table())
-    rows = {
-        sky: {labels: [compact(row) for row in table["rows"]] for labels, table in tables.items()}
-        for sky, tables in found.items()
-    }
-    differences = {
-        sky: {labels: table["differences"] for labels, table in tables.items()}
-        for sky, tables in found.items()
-    }
+    rows, plain, differences = (
+        {sky: {labels: pick(table) for labels, table in tables.items()} for sky, tables in found.items()}
+        for pick in (
+            lambda table: [compact(row) for row in table["rows"]],
+            lambda table: [compact(row) for row in table.get("plain_latents", [])],
+            lambda table: table["differences"],
+        )
+    )
     content = {
         "benchmark": "table1",
         "skies": rows,
+        "latents_of_plain_fits": plain,
         "differences": differences,
         "budgets": {name: getattr(arguments, name) for name in BUDGETS},
         "provenance": provenance(),
@@ -259,21 +273,21 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
             device=arguments.device,
         )
     labelled = labelled_objects(inputs)
-    for mode in ("embedder", "both"):
-        print(f"{sky}: fitting {len(labelled)} objects, mode {mode}", flush=True)
-        features = deepfits.fit(
+    for name, settings in FITS.items():
+        print(f"{sky}: fitting {len(labelled)} objects, {settings}", flush=True)
+        is_main = name == "features"
+        inputs[name] = deepfits.fit(
             store,
             inputs["model"],
-            directory / f"features-{mode}",
-            mode=mode,
+            directory / FIT_DIRECTORIES[name],
             object_ids=labelled,
-            uncertainty=mode == "both" and not arguments.no_uncertainty,
-            tolerance=arguments.tolerance if mode == "both" else None,
+            uncertainty=is_main and not arguments.no_uncertainty,
+            tolerance=arguments.tolerance if is_main else None,
             threads=arguments.threads,
             device=arguments.device,
             progress=Told(sky),
+            **settings,
         )
-        inputs["features" if mode == "both" else "embedder_features"] = features
     return inputs
 
 
@@ -337,9 +351,23 @@ def make_tables(
         print((directory / "table.md").read_text())
         print((directory / "differences.md").read_text(), flush=True)
         tables[str(used)] = content
+        if number in arguments.labels and "plain_features" in inputs:
+            content["plain_latents"] = make_plain(sky, inputs, out / f"plain-{number:05d}", arguments, number)
     write_curves(out, {int(used): table for used, table in tables.items()})
     draw(sky, out, max(arguments.labels), arguments)
     return tables
+
+
+def make_plain(
+    sky: str, inputs: dict[str, Any], out: Path, arguments: argparse.Namespace, number: int
+) -> list[dict[str, Any]]:
+    """Make the rows of the latents of plain fits, on the same objects and labels; return them."""
+    plain = {**inputs, "features": inputs["plain_features"]}
+    keywords = {"feature_sets": PLAIN["feature_sets"], "template_features": False, "max_labels": number}
+    content = make_table(plain, out, arguments, PLAIN["methods"], progress=Told(sky), **keywords)
+    print(f"\n## {sky}: latents of fits with amplitudes held at 1\n")
+    print((out / "table.md").read_text(), flush=True)
+    return [row for row in content["rows"] if row["method"] != "constant"]
 
 
 def make_table(

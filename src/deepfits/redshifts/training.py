@@ -37,7 +37,12 @@ from deepfits.redshifts.tpot_search import TpotConfig, train_tpot
 
 STACKS = {
     "templates": (("network", "magnitudes"), ("network", "templates")),
-    "fits": (("network", "magnitudes"), ("network", "templates"), ("network", "sizes")),
+    "fits": (
+        ("network", "magnitudes"),
+        ("network", "templates"),
+        ("network", "sizes"),
+        ("network", "all"),
+    ),
     "deep": (("network", "templates"), ("network", "sizes"), ("hybrid", "templates")),
 }
 """What a stack joins: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` has the embedder too."""
