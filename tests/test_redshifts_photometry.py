@@ -181,3 +181,13 @@ def test_sizes_are_logarithms_of_radii_beside_concentrations():
     assert np.isnan(found.values[1]).all()
     with pytest.raises(InputError, match=r"no radii .* in \['i'\]; fit again"):
         size_features(columns, ("g", "i"))
+
+
+def test_every_feature_of_the_fit_is_there_once():
+    columns = {}
+    for band in "gr":
+        for name in ("flux_model", "chi2", "dof", "amplitude", "half_light_arcsec", "concentration"):
+            columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
+    names = model_features(columns)[0].names
+    assert len(set(names)) == len(names)
+    assert {"log_half_light_g", "concentration_r", "amplitude_g"} <= set(names)

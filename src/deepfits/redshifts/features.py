@@ -398,11 +398,6 @@ def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
         for band in bands:
             if f"amplitude_{band}" in columns:
                 out[f"amplitude_{band}"] = columns[f"amplitude_{band}"].astype(np.float64)
-            if f"half_light_arcsec_{band}" in columns:
-                out[f"log_half_light_{band}"] = np.log(
-                    columns[f"half_light_arcsec_{band}"].astype(np.float64)
-                )
-                out[f"concentration_{band}"] = columns[f"concentration_{band}"].astype(np.float64)
         if "latent_std" in columns:
             out["log_latent_std"] = np.log(columns["latent_std"].astype(np.float64)).mean(axis=1)
     out = {name: np.where(np.isfinite(values), values, np.nan) for name, values in out.items()}

@@ -29,6 +29,7 @@ from deepfits.redshifts.templates import (
     Photometry,
     TemplateFit,
     benitez_prior,
+    spread_out,
     train_templates,
 )
 
@@ -89,7 +90,7 @@ def train_lephare(
         validation_pit=LEVELS,
         error_floor=own.error_floor,
     )
-    some = np.unique(np.linspace(0, len(value) - 1, min(len(value), NUM_CALIBRATION)).astype(int))
+    some = spread_out(len(value), NUM_CALIBRATION)
     transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
     return replace(fit, validation_pit=transform)
 

@@ -252,7 +252,7 @@ def train_templates(
         Of the N labelled objects.
     """
     names = filters_of(bands, filters)
-    some = _spread_out(len(value), NUM_TUNING)
+    some = spread_out(len(value), NUM_TUNING)
     known, truth = photometry.take(some), np.log1p(value[some])
     tried = []
     for floor in ERROR_FLOORS:
@@ -269,11 +269,11 @@ def train_templates(
             above = truth[:, None] - np.log1p(fit.raw_quantiles(known))
             tried.append((float(np.maximum(LEVELS * above, (LEVELS - 1) * above).mean()), fit))
     best = min(tried, key=lambda one: one[0])[1]
-    some = _spread_out(len(value), NUM_CALIBRATION)
+    some = spread_out(len(value), NUM_CALIBRATION)
     return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
 
 
-def _spread_out(number: int, at_most: int) -> np.ndarray:
+def spread_out(number: int, at_most: int) -> np.ndarray:
     """Return rows evenly from the first to the last."""
     return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
 
