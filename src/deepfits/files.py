@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,19 +86,69 @@ def read_json(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
     InputError
         The file is absent, larger than `max_bytes`, not JSON, or not an object.
     """
-    path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > max_bytes:
-            raise InputError(f"{path}: this {what} has {size} bytes, more than the {max_bytes} allowed")
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such {what}; check the path") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot read this {what} ({error}); write it again") from error
+    content = parse_json(read_text(path, what=what, max_bytes=max_bytes), where=path, what=what)
     if not isinstance(content, dict):
         raise InputError(f"{path}: this {what} holds no JSON object; write it again")
     return content
+
+
+def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> str:
+    """Read a text file (UTF-8), with errors that name it.
+
+    Raises
+    ------
+    InputError
+        The file is absent, no regular file (a pipe, a device, a directory), larger than `max_bytes`, or not
+        text.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: this {what} is no regular file; check the path")
+        if status.st_size > max_bytes:
+            raise InputError(
+                f"{path}: this {what} has {status.st_size} bytes, more than the {max_bytes} allowed"
+            )
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such {what}; check the path") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this {what} ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: cannot read this {what} ({error}); write it again") from error
+
+
+def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
+    """Read JSON that others may have written: bounded numbers, no NaN, no nesting without end.
+
+    Raises
+    ------
+    InputError
+        Anything but valid JSON of finite numbers and valid text; `where` is named.
+    """
+    try:
+        content = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
+        if "\\ud" in text.lower():  # half a surrogate pair is no text, and fails where it is printed
+            json.dumps(content, ensure_ascii=False).encode()
+    except RecursionError:
+        raise InputError(
+            f"{where}: cannot read this {what}: it is nested too deeply; write it again"
+        ) from None
+    except ValueError as error:  # JSONDecodeError, UnicodeEncodeError, numbers of thousands of digits
+        raise InputError(f"{where}: cannot read this {what} ({error}); write it again") from error
+    return content
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is larger than any number")
+    return number
+
+
+def _refuse_constant(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
 
 
 def fingerprint(*paths: str | Path) -> str:

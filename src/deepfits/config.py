@@ -1,0 +1,381 @@
+"""Between what people and files say and what the code declares: every value is checked once, where it enters.
+
+A configuration is a dataclass, or the signature of a function. Its type hints say what each key may be, and
+`from_mapping` and `arguments` hold TOML, JSON and the command line to them: an unknown key names the nearest
+valid one, a wrong type names file, key, value and what was expected. Nothing is guessed: text is never a
+list, ``true`` is never 1, and every number is finite unless it is declared otherwise.
+
+Plain Python on purpose, so that models, training and fits run where only PyTorch is installed
+(docs/decisions/70-checked-where-it-enters.md).
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import enum
+import inspect
+import math
+import numbers
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path, PurePath
+from typing import Annotated, Any, Literal, TypeVar, Union, cast
+
+from deepfits.errors import InputError, nearest
+from deepfits.files import read_text
+
+MAX_TOML_BYTES = 1 << 22
+MAX_WHOLE_NUMBER = 2**63 - 1
+_LISTS = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
+_SHOWN = 60
+
+Made = TypeVar("Made")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """Where a number may lie: ``Annotated[float, Range(gt=0, le=1)]``.
+
+    Attributes
+    ----------
+    ge, gt, le, lt
+        At least, above, at most, below.
+    nan
+        Whether NaN, unknown, is allowed; null in JSON.
+    infinite
+        Whether infinity is allowed.
+
+    Examples
+    --------
+    >>> str(Range(ge=1, lt=8))
+    'from 1 and below 8'
+    """
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+    nan: bool = False
+    infinite: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Say whether a number lies there."""
+        if math.isnan(value) or math.isinf(value):
+            return self.nan if math.isnan(value) else self.infinite
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+        )
+
+    def __str__(self) -> str:
+        low = "" if self.gt is None else f"above {self.gt:g}"
+        low = low if self.ge is None else f"from {self.ge:g}"
+        high = "" if self.lt is None else f"below {self.lt:g}"
+        high = high if self.le is None else f"up to {self.le:g}"
+        return " and ".join(part for part in (low, high) if part)
+
+
+PHYSICAL = Range(gt=1e-30, lt=1e30)
+"""Positive, and far from what single precision can hold: a flux, a weight, a scale."""
+
+
+def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
+    """Make a dataclass from what a file holds.
+
+    Parameters
+    ----------
+    kind
+        The dataclass. Nested dataclasses, ``Literal``, enumerations, optional values, lists, tuples, mappings
+        and paths are understood; ``Annotated[..., Range(...)]`` bounds a number.
+    content
+        A mapping, as TOML or JSON give it.
+    where
+        The file (or the option) to name in errors.
+
+    Raises
+    ------
+    InputError
+        Not a mapping; an unknown key, with the nearest valid one; a missing key; a value that is not what is
+        declared; or what the dataclass itself refuses.
+    """
+    return _build(kind, content, f"{where}", "")
+
+
+def arguments(function: Callable[..., Any], content: Any, *, where: str | Path) -> dict[str, Any]:
+    """Check what a file says against a function's signature; return keyword arguments for it.
+
+    Missing arguments are left to the call.
+
+    Raises
+    ------
+    InputError
+        As `from_mapping`.
+    """
+    parameters = inspect.signature(function).parameters
+    hints = typing.get_type_hints(function, include_extras=True)
+    valid = {name: hints.get(name, Any) for name in parameters}
+    return _convert_items(valid, content, f"{where}", "")
+
+
+def convert(value: Any, annotation: Any, *, where: str | Path, key: str = "") -> Any:
+    """Return `value` as the type hint `annotation` declares it; `where` and `key` are named in errors."""
+    return _convert(value, annotation, f"{where}", key)
+
+
+def check(config: Any, *, where: str) -> None:
+    """Hold a dataclass that was made in Python to its type hints: call it in ``__post_init__``.
+
+    Lists become the tuples that are declared, and whole numbers the floats.
+    """
+    for name, annotation in _hints(cast(Any, type(config))).items():
+        value = getattr(config, name)
+        checked = _convert(value, annotation, where, name)
+        if checked is not value:
+            object.__setattr__(config, name, checked)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON and TOML can hold it: paths as text, tuples as lists, NaN as None."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
+    """Read a TOML file, with errors that name it.
+
+    Raises
+    ------
+    InputError
+        Absent, unreadable, larger than 4 MiB, not TOML, or nested without end.
+    """
+    text = read_text(path, what=what, max_bytes=MAX_TOML_BYTES)
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise InputError(f"{path}: cannot read this {what}: it is nested too deeply") from None
+    except ValueError as error:  # not TOML, or numbers of thousands of digits
+        raise InputError(f"{path}: this {what} is not valid TOML ({error})") from error
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    if isinstance(value, enum.Enum):
+        return _plain(value.value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    if isinstance(value, bool | str | None):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
+
+
+@lru_cache(maxsize=256)
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the type hint of every field that can be given."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: hints[f.name] for f in dataclasses.fields(kind) if f.init}
+
+
+def _build(kind: type[Made], content: Any, where: str, key: str) -> Made:
+    given = _convert_items(_hints(cast(Any, kind)), content, where, key)
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)  # type: ignore[arg-type]
+        if f.init
+        and f.name not in given
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise InputError(f"{_place(where, key)}: {', '.join(map(repr, missing))} must be given")
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(f"{_place(where, key)}: {error}") from error
+
+
+def _convert_items(valid: Mapping[str, Any], content: Any, where: str, key: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise _wrong("names with values", content, where, key)
+    for name in content:
+        if name not in valid:
+            raise InputError(f"{_place(where, key)}: unknown key {_show(name)}; {nearest(str(name), valid)}")
+    return {name: _convert(value, valid[name], where, _join(key, name)) for name, value in content.items()}
+
+
+def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = Range()) -> Any:
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        ranges = [one for one in inner[1:] if isinstance(one, Range)]
+        return _convert(value, inner[0], where, key, ranges[0] if ranges else range_)
+    if origin is Union or origin is types.UnionType:
+        return _convert_union(value, annotation, where, key, range_)
+    if origin is Literal:
+        return _convert_literal(value, inner, where, key)
+    if annotation in (Any, object, inspect.Parameter.empty) or isinstance(annotation, TypeVar):
+        return value
+    if annotation is None or annotation is type(None):
+        return _accept(value, value is None, annotation, where, key)
+    if annotation in (bool, str):
+        return _accept(value, isinstance(value, annotation), annotation, where, key)
+    if annotation in (int, float):
+        return _convert_number(value, annotation, where, key, range_)
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        ok = isinstance(value, PurePath) or (isinstance(value, str) and value != "" and "\0" not in value)
+        return annotation(_accept(value, ok, annotation, where, key))
+    container = origin or annotation
+    if container in (list, tuple, set, frozenset, *_LISTS):
+        return _convert_list(value, annotation, where, key, range_)
+    if container in _MAPPINGS:
+        if not isinstance(value, Mapping):
+            raise _wrong(annotation, value, where, key)
+        of = inner[1] if len(inner) == 2 else Any
+        return {
+            _convert(name, inner[0] if inner else Any, where, key): _convert(one, of, where, _join(key, name))
+            for name, one in value.items()
+        }
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return value if isinstance(value, annotation) else _build(annotation, value, where, key)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        if isinstance(value, annotation):
+            return value
+        return annotation(_convert_literal(value, tuple(e.value for e in annotation), where, key))
+    known = isinstance(container, type)
+    return _accept(value, not known or isinstance(value, container), annotation, where, key)
+
+
+def _convert_number(value: Any, annotation: type, where: str, key: str, range_: Range) -> int | float:
+    expected = _describe(annotation, range_)
+    if value is None and annotation is float and range_.nan:
+        return math.nan
+    kind = numbers.Integral if annotation is int else numbers.Real
+    if isinstance(value, bool) or type(value).__name__ == "bool" or not isinstance(value, kind):
+        raise _wrong(expected, value, where, key)
+    if isinstance(value, numbers.Integral) and abs(int(value)) > MAX_WHOLE_NUMBER:
+        raise _wrong(f"{expected} that 64 bits hold", value, where, key)
+    if not range_.holds(float(value)):
+        raise _wrong(expected, value, where, key)
+    return cast(float, value if type(value) is annotation else annotation(value))
+
+
+def _convert_literal(value: Any, valid: tuple[Any, ...], where: str, key: str) -> Any:
+    for one in valid:
+        if type(one) is type(value) and one == value:
+            return one
+    hint = f"; {nearest(value, map(str, valid))}" if isinstance(value, str) else ""
+    raise InputError(
+        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}{hint}"
+    )
+
+
+def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Range) -> Any:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, collections.abc.Collection):
+        raise _wrong(_describe(annotation, range_), value, where, key)
+    container, inner = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if container is tuple and inner and inner[-1] is not Ellipsis:
+        if len(value) != len(inner):
+            raise _wrong(f"a list of {len(inner)}", value, where, key)
+        kinds: Any = inner
+    else:
+        kinds = [inner[0] if inner else Any] * len(value)
+    made = [
+        _convert(one, kind, where, f"{key}[{index}]", range_)
+        for index, (one, kind) in enumerate(zip(value, kinds, strict=True))
+    ]
+    if container in _LISTS:  # what was given stays, where nothing had to be changed
+        return value if all(a is b for a, b in zip(made, value, strict=True)) else made
+    if type(value) is container and all(a is b for a, b in zip(made, value, strict=True)):
+        return value
+    return container(made)
+
+
+def _convert_union(value: Any, annotation: Any, where: str, key: str, range_: Range) -> Any:
+    errors = []
+    members = typing.get_args(annotation)
+    for member in sorted(members, key=lambda m: m is not type(value)):  # an exact type first
+        try:
+            return _convert(value, member, where, key, range_)
+        except _WrongTypeError as error:
+            errors.append(error)
+    deeper = [error for error in errors if error.key != key]
+    if len(deeper) == 1:  # a list that has the right form but one wrong entry
+        raise deeper[0]
+    raise _wrong(_describe(annotation, range_), value, where, key)
+
+
+class _WrongTypeError(InputError):
+    key = ""
+
+
+def _accept(value: Any, ok: bool, annotation: Any, where: str, key: str) -> Any:
+    if not ok:
+        raise _wrong(_describe(annotation, Range()), value, where, key)
+    return value
+
+
+def _wrong(expected: Any, value: Any, where: str, key: str) -> _WrongTypeError:
+    expected = expected if isinstance(expected, str) else _describe(expected, Range())
+    error = _WrongTypeError(f"{_place(where, key)} must be {expected}, not {_show(value)}")
+    error.key = key
+    return error
+
+
+def _place(where: str, key: str) -> str:
+    return ": ".join(part for part in (where, key) if part)
+
+
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
+
+
+def _show(value: Any) -> str:
+    """Show a value in a line, whatever its size."""
+    if isinstance(value, int) and abs(value) > MAX_WHOLE_NUMBER:
+        return f"a number of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _either(words: typing.Iterable[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _describe(annotation: Any, range_: Range) -> str:
+    """Say what a type hint stands for, in words."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        ranges = [one for one in inner[1:] if isinstance(one, Range)]
+        return _describe(inner[0], ranges[0] if ranges else range_)
+    if origin is Union or origin is types.UnionType:
+        return _either(dict.fromkeys(_describe(one, range_) for one in inner if one is not type(None)))
+    if origin is Literal:
+        return _either(repr(one) for one in inner)
+    container = origin or annotation
+    if annotation in (int, float):
+        word = "a whole number" if annotation is int else "a number" if range_.nan else "a finite number"
+        return f"{word} {range_}".strip()
+    if container in (list, tuple, set, frozenset, *_LISTS):
+        of = {str: ' of texts, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
+        return "a list" + (of.get(inner[0], "") if inner else "")
+    if container in _MAPPINGS or dataclasses.is_dataclass(annotation):
+        return "names with values"
+    words: dict[Any, str] = {bool: "true or false", str: "text", type(None): "left out"}
+    if isinstance(annotation, type) and issubclass(annotation, PurePath):
+        return "a path"
+    return words.get(annotation) or str(getattr(annotation, "__name__", annotation))
