@@ -9,9 +9,9 @@ import torch
 import deepfits
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.redshifts.images import ImageConfig, augmented, train_images
-from deepfits.redshifts.tables import read_table
 from deepfits.reporting.redshift_figures import all_figures, label_curves
 from deepfits.stages.redshift_curves import redshift_curves
+from deepfits.tables import read_table
 from test_redshifts_stage import make_sky, metrics_of, write_features, write_labels, write_store
 
 

@@ -7,8 +7,8 @@ from astropy.table import Table
 from deepfits.errors import InputError
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.redshifts.split import split_objects
-from deepfits.redshifts.tables import read_table, satisfied
 from deepfits.splits import is_held_out
+from deepfits.tables import matches_conditions, read_table
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_unreadable_files_are_named(tmp_path):
 
 def test_bool_conditions():
     columns = {"good": np.array([True, False])}
-    assert satisfied(columns, ["good == true"], "x").tolist() == [True, False]
-    assert satisfied(columns, ["good != true"], "x").tolist() == [False, True]
+    assert matches_conditions(columns, ["good == true"], "x").tolist() == [True, False]
+    assert matches_conditions(columns, ["good != true"], "x").tolist() == [False, True]
 
 
 def make_sky(number, seed, shift_arcsec=0.0):

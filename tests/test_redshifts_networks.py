@@ -14,8 +14,8 @@ from deepfits.redshifts.images import NUM_OUTPUTS, TargetScale, network_loss
 from deepfits.redshifts.left_out import LeftOut
 from deepfits.redshifts.pdf import pdf_metrics
 from deepfits.redshifts.stack import common, stacking_weights
-from deepfits.redshifts.tables import read_table
 from deepfits.stages.redshift_use import redshift_evaluate, redshift_predict, redshift_train
+from deepfits.tables import read_table
 from test_redshifts_stage import make_sky, metrics_of, write_features, write_labels, write_store
 
 FAST = {"num_members": 2, "num_steps": 1200, "channels": 32}

@@ -9,10 +9,10 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.redshifts.tables import read_table
 from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from deepfits.tables import read_table
 
 BANDS = ("g", "r", "i")
 NUMBER = 420

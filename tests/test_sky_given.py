@@ -9,7 +9,7 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.sky.given import from_table, grid_positions, resolve_columns
+from deepfits.sky.from_catalogue import from_table, grid_positions, resolve_columns
 from deepfits.sky.scene import draw_model, make_scene
 from deepfits.sky.surveys import SURVEYS
 

@@ -15,7 +15,7 @@ from deepfits.redshifts.features import Matrix, Recipe, Source, band_names, is_u
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.photometry import asinh_magnitude
 from deepfits.redshifts.split import Split, split_objects
-from deepfits.redshifts.tables import Columns, satisfied
+from deepfits.tables import Columns, matches_conditions
 
 REFERENCE_BANDS = ("i", "r", "z", "g")
 """Which band's magnitude objects are sorted by: the first of these that there is."""
@@ -101,7 +101,7 @@ def make_dataset(
         ra=columns.get("ra"),
         dec=columns.get("dec"),
         block_arcmin=block_arcmin,
-        is_trainable=satisfied(known, train_select, labels.where) if train_select else None,
+        is_trainable=matches_conditions(known, train_select, labels.where) if train_select else None,
     )
     counts: dict[str, int | str] = {
         **{f"labels_{name}": number for name, number in labels.counts.items()},

@@ -40,7 +40,7 @@ from deepfits.redshifts.photometry import (
     magnitude_features,
     typical_error,
 )
-from deepfits.redshifts.tables import Columns, need, read_table
+from deepfits.tables import Columns, read_table, require_column
 
 FEATURE_SETS = (
     "latents",
@@ -276,7 +276,10 @@ def read_features(directory: str | Path) -> Columns:
         No `object_id` or `latent`, an identity twice, or fewer than two bands.
     """
     columns = read_table(directory, what="features")
-    identity, latent = need(columns, "object_id", directory), need(columns, "latent", directory)
+    identity, latent = (
+        require_column(columns, "object_id", directory),
+        require_column(columns, "latent", directory),
+    )
     if latent.ndim != 2 or not len(identity):
         raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
     unique, counts = np.unique(identity, return_counts=True)

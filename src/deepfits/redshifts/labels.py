@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.redshifts.tables import Columns, need, read_table, satisfied
+from deepfits.tables import Columns, matches_conditions, read_table, require_column
 
 MATCHES = ("auto", "id", "position")
 
@@ -72,7 +72,7 @@ def read_labels(
     Rows whose value is not finite are left out and counted, because surveys mark failures so.
     """
     columns = read_table(path, what="table of labels")
-    value = need(columns, column, path)
+    value = require_column(columns, column, path)
     names: tuple[str, ...] = ()
     if classes:
         value, names = _as_numbers(value)
@@ -83,7 +83,7 @@ def read_labels(
         )
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         raise InputError(f"{path}: column {column!r} holds no numbers")
-    is_selected = satisfied(columns, select, path)
+    is_selected = matches_conditions(columns, select, path)
     is_finite = np.isfinite(value.astype(np.float64))
     counts = {
         "rows": len(value),
@@ -199,7 +199,7 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
 
 def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Match:
     ours = features["object_id"].astype(str)
-    theirs = need(labels.columns, "object_id", labels.where).astype(str)
+    theirs = require_column(labels.columns, "object_id", labels.where).astype(str)
     unique, counts = np.unique(theirs, return_counts=True)
     if (counts > 1).any():
         raise InputError(

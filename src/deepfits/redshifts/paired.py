@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.redshifts.metrics import measured_difference
-from deepfits.redshifts.tables import need, read_table
+from deepfits.tables import read_table, require_column
 
 COLUMNS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta": "η (5 σ_MAD)", "eta_15": "η (0.15)"}
 
@@ -40,10 +40,10 @@ def paired_differences(
     """
     path = Path(directory) / "predictions.parquet"
     columns = read_table(path, what="predictions")
-    truth = need(columns, "z_spec", path)
+    truth = require_column(columns, "z_spec", path)
     out = []
     for ours, other in pairs:
-        one, two = (need(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other))
+        one, two = (require_column(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other))
         has = np.isfinite(one) & np.isfinite(two)
         found = measured_difference(one[has], two[has], truth[has], num_resamples=num_resamples)
         out.append({"ours": ours, "other": other, "num": int(has.sum()), "metrics": found})

@@ -19,7 +19,7 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, binned, measured
 from deepfits.redshifts.pdf import pdf_metrics
-from deepfits.redshifts.tables import read_table
+from deepfits.tables import read_table
 
 MIN_OBJECTS_APART = 5
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")

@@ -19,8 +19,8 @@ from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
-from deepfits.redshifts.tables import need, read_table
 from deepfits.redshifts.templates import Photometry, TemplateFit, filters_of
+from deepfits.tables import read_table, require_column
 
 
 def load_dataset(
@@ -252,9 +252,9 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """
     path, _, name = photoz.rpartition(":")
     if not path:
-        return need(dataset.label_columns, name, "labels").astype(np.float64)
+        return require_column(dataset.label_columns, name, "labels").astype(np.float64)
     columns = read_table(path, what="table of photometric redshifts")
-    value = need(columns, name, path)
+    value = require_column(columns, name, path)
     if value.dtype.kind not in "iuf":
         raise InputError(f"{path}: column {name!r} holds no numbers")
     table = Labels(value=value.astype(np.float64), columns=columns, where=path)

@@ -19,11 +19,11 @@ from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.predictor import Options, Predictor
 from deepfits.redshifts.results import RowKey, check_settings, make_row, write_columns, write_metrics
-from deepfits.redshifts.tables import need, read_table
 from deepfits.redshifts.training import needs_templates, train_predictor
 from deepfits.splits import is_held_out
 from deepfits.stages.redshift_classes import class_columns
 from deepfits.stages.redshift_inputs import complete_source, load_dataset
+from deepfits.tables import read_table, require_column
 
 
 def redshift_train(
@@ -281,8 +281,8 @@ def redshift_evaluate(
     out = Path(out)
     columns = read_table(predictions, what="predictions")
     known = read_labels(labels, column=label_column, select=select)
-    identity = need(columns, "object_id", predictions)
-    need(columns, "z_phot", predictions)
+    identity = require_column(columns, "object_id", predictions)
+    require_column(columns, "z_phot", predictions)
     found = match_labels(columns, known, match=match, radius_arcsec=match_radius_arcsec)
     keep = is_held_out(identity[found.rows]) if held_out_only else np.ones(len(found.rows), dtype=bool)
     rows, label_rows = found.rows[keep], found.label_rows[keep]

@@ -17,7 +17,7 @@ from deepfits.files import fingerprint, read_json, remove_leftovers, write_json,
 from deepfits.progress import Progress, Task, silent
 
 if TYPE_CHECKING:
-    from deepfits.sky.given import Given
+    from deepfits.sky.from_catalogue import Given
     from deepfits.sky.layouts import Writer
     from deepfits.sky.scene import Scene
     from deepfits.sky.surveys import SkySurvey
@@ -202,11 +202,11 @@ def _read_given(
     seed: int,
 ) -> tuple[Given, int]:
     """Read a user's table; return its objects, and how many patches they need."""
-    from deepfits.redshifts.tables import read_table, satisfied
-    from deepfits.sky.given import from_table, objects_per_patch, parse_columns, resolve_columns
+    from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
+    from deepfits.tables import matches_conditions, read_table
 
     table = read_table(path, what="catalogue")
-    keep = satisfied(table, list(where or ()), path)
+    keep = matches_conditions(table, list(where or ()), path)
     if not keep.any():
         raise InputError(f"{path}: no row satisfies {' and '.join(where or ())}")
     table = {name: column[keep] for name, column in table.items()}
@@ -221,7 +221,7 @@ def _read_given(
 def _objects(
     survey: SkySurvey, size: int, seed: int, patch: int, given: Given | None
 ) -> dict[str, np.ndarray]:
-    from deepfits.sky.given import grid_positions, objects_per_patch
+    from deepfits.sky.from_catalogue import grid_positions, objects_per_patch
     from deepfits.sky.scene import draw_objects
 
     if given is None:

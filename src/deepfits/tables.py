@@ -113,14 +113,14 @@ def _read_astropy(path: Path, ending: str) -> Columns:
     return out
 
 
-def need(columns: Columns, name: str, where: str | Path) -> np.ndarray:
+def require_column(columns: Columns, name: str, where: str | Path) -> np.ndarray:
     """Return a column, or say which one was most likely meant."""
     if name not in columns:
         raise InputError(f"{where}: no column {name!r}; {nearest(name, columns)}")
     return columns[name]
 
 
-def satisfied(columns: Columns, conditions: Sequence[str], where: str | Path) -> np.ndarray:
+def matches_conditions(columns: Columns, conditions: Sequence[str], where: str | Path) -> np.ndarray:
     """Say which rows satisfy all conditions: ``(N,)`` bool.
 
     Parameters
@@ -136,7 +136,7 @@ def satisfied(columns: Columns, conditions: Sequence[str], where: str | Path) ->
 
     Examples
     --------
-    >>> satisfied({"q": np.array([1, 3, 4])}, ["q >= 3"], "labels").tolist()
+    >>> matches_conditions({"q": np.array([1, 3, 4])}, ["q >= 3"], "labels").tolist()
     [False, True, True]
     """
     number = len(next(iter(columns.values()))) if columns else 0
@@ -146,7 +146,7 @@ def satisfied(columns: Columns, conditions: Sequence[str], where: str | Path) ->
         if match is None:
             raise InputError(f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3'")
         name, sign, text = match.groups()
-        column = need(columns, name, where)
+        column = require_column(columns, name, where)
         keep &= np.asarray(_OPERATORS[sign](column, _as_kind(text, column, condition)), dtype=bool)
     return keep
 
