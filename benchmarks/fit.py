@@ -1,4 +1,4 @@
-"""Measure the fit: speed at equal quality, against a plain Adam loop and against the machine's own rate.
+"""Measure the fit: speed at equal quality, against a plain Adam loop and against the machine's limit.
 
 Run as ``python benchmarks/fit.py``: the model that comes with the package, on a simulated sky that it has
 not seen (made in ``bench-fit/`` at first, in half a minute); or name others with --store and --model. The
@@ -31,7 +31,8 @@ from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.splits import is_held_out
 from deepfits.survey.store import CutoutStore
-from fit_parts import Run, count_operations, curve, matrix_product_rate, plain_adam, widen
+from fit_parts import Run, count_operations, curve, plain_adam, widen
+from machine import Limit, measure_limit
 
 GATE_MEAN, GATE_WITHIN = 0.003, 0.99
 ADAM_STEPS = 500
@@ -136,6 +137,7 @@ def measure_width(
     start: Tensor,
     lowest: Tensor,
     metric: Metric,
+    limit: Limit,
     options: argparse.Namespace,
 ) -> dict[str, float]:
     """Time ours and the plain loop on the generator widened by `factor`, and count operations."""
@@ -155,8 +157,7 @@ def measure_width(
     plain_adam(wide, data[part], weight[part], start[part], 1)  # warm
     theirs = plain_adam(wide, data[part], weight[part], start[part], few)
     theirs.seconds *= ADAM_STEPS / few
-    rate = matrix_product_rate()
-    operations = count_operations(folded) * ours.evaluations * number
+    rate = count_operations(folded) * ours.evaluations * number / ours.seconds
     excess = ours.loss / lowest[part] - 1
     figures = {
         "width": width,
@@ -171,8 +172,8 @@ def measure_width(
         "speedup_vs_adam": theirs.seconds / ours.seconds,
         "fewer_evaluations": ADAM_STEPS / ours.evaluations,
         "mflop_per_evaluation": count_operations(folded) / 1e6,
-        "matrix_product_gflops": rate / 1e9,
-        "fraction_of_limit": operations / ours.seconds / rate,
+        "gflops": rate / 1e9,
+        "fraction_of_limit": rate / limit.flops,
     }
     print(
         f"width {width}: {number} objects, {ours.evaluations:.1f} evaluations, mean excess "
@@ -180,7 +181,7 @@ def measure_width(
         f"({figures['objects_per_second']:.1f} a second); plain Adam, {ADAM_STEPS} steps: "
         f"{theirs.seconds:.1f} s (timed over {few}): {figures['speedup_vs_adam']:.1f} times; "
         f"{figures['mflop_per_evaluation']:.0f} MFLOP an evaluation, "
-        f"{figures['fraction_of_limit']:.0%} of the matrix-product rate",
+        f"{limit.describe(rate)}",
         flush=True,
     )
     return {name: round(value, 4) for name, value in figures.items()}
@@ -273,10 +274,12 @@ def main() -> None:
     data, data_weight, _ = fitter._in_units_of_fit(image, weight)
     print("the same generator, and the same made wider (repeated channels: the same images, more arithmetic)")
     assert fitter.metric is not None
-    widths = {}
+    limit, widths = measure_limit(), {}
     for name, width in (("small", 128), ("full", 1024)):
         factor = max(1, width // model.config.width)
-        widths[name] = measure_width(model, factor, data, data_weight, start, lowest, fitter.metric, options)
+        widths[name] = measure_width(
+            model, factor, data, data_weight, start, lowest, fitter.metric, limit, options
+        )
     repeated = repeatability(model, options.store, object_id[:64], image[:64], weight[:64], options.threads)
     ours, adam = solvers["lbfgs"], solvers["adam, 500 steps, folded"]
     passed = ours["mean_excess"] <= GATE_MEAN and ours["within_1pct"] >= GATE_WITHIN
@@ -291,6 +294,7 @@ def main() -> None:
         **{key: {n: w[key] for n, w in widths.items()} for key in (
             "speedup_vs_adam", "fewer_evaluations", "mean_excess", "within_1pct", "fraction_of_limit")},
         "widths": widths,
+        "limit": limit.to_json(),
         "solvers": solvers,
         "repeatability": repeated,
         "num_objects": len(image),

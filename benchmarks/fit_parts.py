@@ -57,17 +57,6 @@ def count_operations(folded: FoldedGenerator) -> float:
     return 2 * 2 * float(total)
 
 
-def matrix_product_rate(seconds: float = 1.0, size: int = 1024) -> float:
-    """Measure the machine's float32 matrix product, in operations a second."""
-    a = torch.randn(size, size)
-    a @ a
-    number, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        a @ a
-        number += 1
-    return 2 * size**3 * number / (time.perf_counter() - begin)
-
-
 @dataclass
 class Run:
     """A solver's run on some objects.

@@ -2,9 +2,8 @@
 
 The script is written straight from the paper: the same networks and losses in float32, each of the three
 updates on its own, with freshly generated images and PyTorch's default Adam. Both train on the same images;
-runs alternate, and the median of the ratios is given. The limit is what the machine reaches on a product of
-large matrices with the same number of threads; operations are counted by PyTorch's counter on the trainer's
-own step.
+runs alternate, and the median of the ratios is given. The limit is the fastest arithmetic that `machine.py`
+finds with the same number of threads; operations are counted by PyTorch's counter on the trainer's own step.
 
     python benchmarks/train.py --recipe small --threads 1
 """
@@ -34,6 +33,7 @@ from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
+from machine import measure_limit
 
 
 class PlainUp(nn.Module):
@@ -136,13 +136,6 @@ def seconds_of(step: Callable[[], object], number: int, device: torch.device) ->
     return time.perf_counter() - start
 
 
-def product_rate(device: torch.device, size: int = 2048) -> float:
-    """Return the machine's rate on a product of large matrices, in floating point operations per second."""
-    a = torch.randn(size, size, device=device)
-    seconds_of(lambda: a @ a, 2, device)
-    return max(2 * size**3 / seconds_of(lambda: a @ a, 1, device) for _ in range(8))
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -185,8 +178,8 @@ def main() -> None:
     ]
     speed = {name: statistics.median(r[name] for r in rounds) for name in steps}
     ratios = sorted(r["trainer"] / r["plain"] for r in rounds)
-    rate = product_rate(device)
-    fraction = speed["trainer"] * operations / rate
+    limit = measure_limit(device)
+    rate = speed["trainer"] * operations
     print(f"{arguments.recipe} (width {width}), batches of {arguments.batch_size}, ", end="")
     print(f"{device}, {arguments.threads} threads:")
     print(f"plain eager script {speed['plain']:.1f} images/s, trainer {speed['trainer']:.1f} images/s,")
@@ -194,15 +187,14 @@ def main() -> None:
         f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f} "
         f"in {len(ratios)} rounds)"
     )
-    print(f"{operations / 1e6:.1f} million operations per image; products reach {rate / 1e9:.1f} GFLOP/s;")
-    print(f"the trainer reaches {fraction:.2f} of that")
+    print(f"{operations / 1e6:.1f} million operations per image: {limit.describe(rate)}")
     result = {
         "speedup_vs_plain": statistics.median(ratios),
         "images_per_s": speed["trainer"],
         "images_per_s_plain": speed["plain"],
-        "fraction_of_limit": fraction,
+        "fraction_of_limit": rate / limit.flops,
         "operations_per_image": operations,
-        "product_flops_per_s": rate,
+        "limit": limit.to_json(),
         "recipe": arguments.recipe,
         "batch_size": arguments.batch_size,
         "threads": arguments.threads,

@@ -1,0 +1,168 @@
+"""The limit that a benchmark's fractions refer to: the fastest float32 arithmetic found on this machine.
+
+One library's product of one shape is no limit (oneDNN's convolutions were seen to run at 1.23 times the rate
+of BLAS's square product), so several are timed: square and tall matrix products of PyTorch's BLAS, the same
+through oneDNN (as convolutions of one pixel), and NumPy's BLAS in a process of its own, with and without the
+variables that pick its kernels. The fastest counts. Where the processor's clock and vector units can be read,
+the theoretical peak stands beside it.
+
+    python benchmarks/machine.py --threads 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+KERNEL_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
+# Shapes (m, k, n): squares of three sizes, and the tall ones of layers with few channels.
+SHAPES = ((512, 512, 512), (1024, 1024, 1024), (2048, 2048, 2048), (4096, 512, 256), (16384, 256, 128))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """What the machine can do.
+
+    Attributes
+    ----------
+    flops
+        The fastest rate measured, in float32 operations a second.
+    by
+        What reached it.
+    rates
+        All rates measured, by name.
+    peak_flops
+        The theoretical peak of the processor for these threads; None where it cannot be read.
+    """
+
+    flops: float
+    by: str
+    rates: dict[str, float]
+    peak_flops: float | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return it for the last line of a benchmark."""
+        return asdict(self)
+
+    def describe(self, flops: float) -> str:
+        """Say what fraction of the limit a rate is, and that the limit is wrong where that is above 1."""
+        fraction = flops / self.flops
+        text = (
+            f"{fraction:.0%} of the fastest arithmetic found here ({self.flops / 1e9:.0f} GFLOP/s, {self.by})"
+        )
+        if self.peak_flops:
+            text += f", {flops / self.peak_flops:.0%} of the theoretical peak ({self.peak_flops / 1e9:.0f})"
+        return text + ("; THE LIMIT IS MEASURED WRONG, since nothing is above it" if fraction > 1 else "")
+
+
+def measure_limit(device: torch.device | str = "cpu", *, seconds: float = 0.4) -> Limit:
+    """Time every candidate for `seconds` and return the fastest, with as many threads as PyTorch has now."""
+    device = torch.device(device)
+    rates = {}
+    for m, k, n in SHAPES:
+        a, b = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
+        pixels, kernel = b.reshape(1, k, n, 1), a.reshape(m, k, 1, 1)
+        operations = 2.0 * m * k * n
+        shape = f"{m}x{k}x{n}"
+        rates[f"matrix product {shape}"] = _rate(lambda a=a, b=b: a @ b, operations, seconds, device)
+        rates[f"convolution {shape}"] = _rate(
+            lambda p=pixels, w=kernel: torch.nn.functional.conv2d(p, w), operations, seconds, device
+        )
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        set_here = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
+        rates["NumPy"] = _numpy_rate(threads, set_here)
+        if set_here:
+            rates["NumPy, kernels of its own choice"] = _numpy_rate(threads, {})
+    by = max(rates, key=lambda name: rates[name])
+    peak = theoretical_peak(torch.get_num_threads()) if device.type == "cpu" else None
+    return Limit(flops=rates[by], by=by, rates=rates, peak_flops=peak)
+
+
+def _rate(call: Callable[[], object], operations: float, seconds: float, device: torch.device) -> float:
+    """Return the best rate of single calls: what disturbs them only makes them slower."""
+    call()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return operations / best
+
+
+_NUMPY = """
+import sys, time, numpy
+n, best = 1536, float("inf")
+a = numpy.ones((n, n), "f4")
+a @ a
+for _ in range(8):
+    begin = time.perf_counter()
+    a @ a
+    best = min(best, time.perf_counter() - begin)
+print(2 * n**3 / best)
+"""
+
+
+def _numpy_rate(threads: int, kernels: dict[str, str]) -> float:
+    kept = {name: value for name, value in os.environ.items() if name not in KERNEL_VARIABLES}
+    number = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+    done = subprocess.run(
+        [sys.executable, "-c", _NUMPY], env={**kept, **kernels, **number}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    return float(done.stdout)
+
+
+def theoretical_peak(threads: int) -> float | None:
+    """Return clock x vector lanes x two operations x two units x threads, from what the kernel says.
+
+    The highest clock that the system names counts; where it names only the present one, that one, which a
+    processor that raises its clock under load exceeds. Two units of fused multiply-add are assumed, as in
+    processors of the last ten years; with AVX-512 some have but one.
+    """
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    fields = dict((part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line)
+    flags = fields.get("flags", "").split()
+    if "fma" not in flags:
+        return None
+    highest = Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")
+    if highest.exists():
+        clock = 1e3 * float(highest.read_text())
+    elif "cpu MHz" in fields:
+        clock = 1e6 * float(fields["cpu MHz"])
+    else:
+        return None
+    lanes = 16 if "avx512f" in flags else 8
+    return clock * lanes * 2 * 2 * threads
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    limit = measure_limit(arguments.device)
+    for name, rate in sorted(limit.rates.items(), key=lambda item: -item[1]):
+        print(f"{name:36s} {rate / 1e9:8.1f} GFLOP/s")
+    print(f"theoretical peak: {limit.peak_flops / 1e9:.0f} GFLOP/s" if limit.peak_flops else "no peak known")
+    print(json.dumps({"benchmark": "machine", "threads": arguments.threads, **limit.to_json()}))
+
+
+if __name__ == "__main__":
+    main()
