@@ -2,13 +2,17 @@
 
 Everything a user can get wrong (a file, a column, a key, two artefacts that do not fit together) raises
 `InputError` with one line that names the file, the object and the remedy. The command line prints that line
-and exits with status 2; anything else is a defect of ours and keeps its traceback.
+and exits with status 2, and so it does with what the machine refuses: no space, no memory, no permission
+(`explain`). Anything else is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -46,3 +50,83 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names)}"
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+# What libraries say of a write that failed, where they do not keep the system's number: Rust (safetensors),
+# Arrow and HDF5 print it; NumPy, Astropy, XGBoost and PyTorch only say that fewer bytes were written.
+_NUMBER = re.compile(r"(?:os error|errno)\s*=?\s*(\d+)", re.IGNORECASE)
+_FEWER_BYTES = re.compile(
+    r"\d+ requested and \d+ written|Not enough space on disk|FileStream\.Write incomplete|"
+    r"inline_container.*(?:unexpected pos|failed writing)|iostream error",
+    re.DOTALL,
+)
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc", re.IGNORECASE
+)
+
+
+def no_space(error: BaseException | None) -> int | None:
+    """Say whether nothing more can be written: the system's number for it, or None.
+
+    Full disks, used-up quotas, read-only file systems and limits on the size of a file are recognised in the
+    error, and in those that led to it, whichever library raised it: Python, NumPy, HDF5, Arrow, safetensors,
+    XGBoost, PyTorch, Astropy.
+
+    Examples
+    --------
+    >>> no_space(RuntimeError("I/O error: No space left on device (os error 28)"))
+    28
+    """
+    for one in _causes(error):
+        number = one.errno if isinstance(one, OSError) else None
+        if number is None:
+            text = str(one)
+            found = _NUMBER.search(text)
+            number = int(found[1]) if found else errno.ENOSPC if _FEWER_BYTES.search(text) else None
+        if number in _NO_SPACE:
+            return number
+    return None
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Say whether memory ran out, on a GPU or on the CPU, whichever library says so."""
+    return any(
+        isinstance(one, MemoryError)
+        or type(one).__name__ == "OutOfMemoryError"
+        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
+        or (isinstance(one, RuntimeError) and _NO_MEMORY.search(str(one)) is not None)
+        for one in _causes(error)
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def explain(error: BaseException) -> str | None:
+    """Say in one line what a person can do about an error; None where it is a defect of ours."""
+    if isinstance(error, InputError):
+        return str(error)
+    if (number := no_space(error)) is not None:
+        names = [one.filename for one in _causes(error) if isinstance(one, OSError) and _names_file(one)]
+        place = f"{names[0]}: " if names else ""
+        return f"{place}{os.strerror(number)}; make space, or write elsewhere, and run the same command again"
+    if is_out_of_memory(error):
+        text = " ".join(str(error).split())[:200]
+        return (
+            f"out of memory ({text or type(error).__name__}); use fewer workers, or smaller batches or shards"
+        )
+    if isinstance(error, OSError):
+        if _names_file(error):
+            return f"{error.filename}: {error.strerror}; check the path and its permissions"
+        return f"cannot read or write: {' '.join(str(error).split())}"
+    return None
+
+
+def _names_file(error: OSError) -> bool:
+    return error.filename is not None and error.strerror is not None

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, no_space
 
 TEMPORARY_PREFIX = ".writing-"
 
@@ -37,6 +37,11 @@ def writing(path: str | Path) -> Iterator[Path]:
     Path
         Where to write: the same directory and the same suffixes, so that libraries which choose a format by
         the name's ending do so. On an error it is removed and `path` stays as it was.
+
+    Raises
+    ------
+    OSError
+        There is no space, whichever library found out; it names `path`.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +52,10 @@ def writing(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir() and final.is_dir():
             shutil.rmtree(final)
         os.replace(temporary, final)
+    except Exception as error:  # each library has its own words for a full disk
+        if (number := no_space(error)) is None:
+            raise
+        raise OSError(number, os.strerror(number), str(final)) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from deepfits.errors import InputError, ShardsFailedError
+from deepfits.errors import InputError, ShardsFailedError, no_space
 from deepfits.files import remove_leftovers
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, connect
@@ -22,7 +22,6 @@ from deepfits.scale.work import (
     attempt,
     attempt_in_worker,
     describe,
-    is_no_space,
 )
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def run_shards(
                 if outcome.stops:
                     raise _no_space(directory, outcome.reason, manifest)
     except OSError as error:
-        if not is_no_space(error):
+        if no_space(error) is None:
             raise
         raise _no_space(directory, describe(error), manifest) from error
     finally:

@@ -7,7 +7,6 @@ concerns all of them (no space left) stops the run.
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
 import traceback
@@ -17,12 +16,11 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, no_space
 
 log = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,9 @@ def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
     except Exception as error:
         log.debug("%s failed", shard.name, exc_info=True)
         seconds = time.perf_counter() - begin
-        return Outcome(shard=shard.name, seconds=seconds, reason=describe(error), stops=is_no_space(error))
+        return Outcome(
+            shard=shard.name, seconds=seconds, reason=describe(error), stops=no_space(error) is not None
+        )
     return Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
 
 
@@ -90,18 +90,11 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {text}{place}"
-
-
-def is_no_space(error: BaseException | None) -> bool:
-    """Say whether an error, or one that led to it, means that nothing more can be written."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_SPACE:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 _one_at_a_time = Lock()

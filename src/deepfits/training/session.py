@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.errors import InputError, NonFiniteLossError, is_out_of_memory
 from deepfits.files import read_json, write_json, writing
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
@@ -281,7 +281,7 @@ class Session:
                 f"{self.out}: {error}; {last}; running again goes on from it, and a lower learning_rate may "
                 "avoid it"
             ) from error
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             message = f"{self.out}: a batch of {self.config.batch_size} does not fit into the memory"
@@ -339,11 +339,6 @@ class Session:
         model.save(self.out)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Say whether PyTorch ran out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
 def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
     """Try ever smaller batches; say which one would fit."""
     size = len(batch.image) // 2
@@ -352,7 +347,7 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
             torch.cuda.empty_cache()
         try:
             improve(Batch(batch.image[:size], batch.weight[:size]))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             size //= 2
