@@ -1,0 +1,413 @@
+"""Between a scene and the pixels of one object in one band: PSF, pixel size, sub-pixel place.
+
+Shapes: N objects, B bands, K Gaussians of a PSF, T terms of an observation, D data pixels a side, S scene
+pixels a side.
+
+A PSF is a sum of K round Gaussians (multi-Gaussian expansion: Emsellem, Monnet & Bacon 1994), an array
+``(..., K, 2)`` of weights, which sum to 1, and standard deviations in arcseconds; NaN where it is unknown. It
+is the PSF of the optics and the atmosphere: the pixel comes on top of it. A scene is drawn at a reference
+PSF, one round Gaussian of variance σ_ref². The kernel from reference to PSF is then again a sum of Gaussians,
+of variances σ_k² − σ_ref², and since a Gaussian is separable,
+
+    image_b = Σ_k w_k · Y_k · scene_b · X_kᵀ,
+
+with Y_k and X_k of shape (D, S): a Gaussian of that variance, integrated over the data's pixels, at the
+distances between pixel centres. Their columns sum to 1, which conserves flux; their rows to the ratio of the
+pixel sides. An orthogonal rotation of the K products leaves the sum as it is and gathers nearly all of it in
+the first T of them (`TERMS`), so that an observation costs T small matrix products from either side.
+
+Scene and data are centred on each other, apart from a shift. Needs PyTorch and NumPy alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.errors import InputError
+
+NUM_GAUSSIANS = 8
+USUAL_BETA = 3.0
+"""Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
+TERMS = 2
+FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+NARROWEST, WIDEST = 0.25, 6.0  # standard deviations of an expansion, in units of the FWHM
+SAMPLED = 0.55  # least standard deviation of a kernel, in scene pixels, that their sums stand for
+TOLERANCE = 0.03  # of the peak: what a PSF may differ from its expansion above a reference
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneGrid:
+    """What a scene is drawn on, and at what PSF.
+
+    Attributes
+    ----------
+    size
+        S.
+    pixel_scale_arcsec
+        Side of a scene pixel.
+    reference_fwhm_arcsec
+        Full width at half maximum of the reference PSF.
+    """
+
+    size: int
+    pixel_scale_arcsec: float
+    reference_fwhm_arcsec: float
+
+    @property
+    def reference_sigma(self) -> float:
+        """Standard deviation of the reference PSF, arcseconds."""
+        return self.reference_fwhm_arcsec / FWHM_PER_SIGMA
+
+
+def moffat_psf(fwhm_arcsec: float, beta: float = USUAL_BETA) -> np.ndarray:
+    """Return a Moffat profile as a sum of Gaussians, ``(K, 2)``; NaN for a width of NaN.
+
+    Examples
+    --------
+    >>> psf = moffat_psf(0.8)
+    >>> round(float(psf[:, 0].sum()), 6), round(float(fwhm_of(psf)), 2)
+    (1.0, 0.8)
+    """
+    if not math.isfinite(fwhm_arcsec):
+        return np.full((NUM_GAUSSIANS, 2), np.nan, dtype=np.float32)
+    psf = _unit_moffat(round(beta if math.isfinite(beta) else USUAL_BETA, 2)).copy()
+    psf[:, 1] *= fwhm_arcsec
+    return psf.astype(np.float32)
+
+
+@lru_cache(maxsize=256)
+def _unit_moffat(beta: float) -> np.ndarray:
+    """Return the expansion of a Moffat profile of FWHM 1."""
+    if not beta > 1:
+        raise InputError(f"a Moffat profile needs an index above 1, not {beta}")
+    squared = 1 / (4 * (2 ** (1 / beta) - 1))  # of the scale radius
+    radius = _radii(1.0)
+    profile = (beta - 1) / (np.pi * squared) * (1 + radius**2 / squared) ** -beta
+    enclosed = 1 - (1 + radius**2 / squared) ** (1 - beta)
+    sigma = np.geomspace(NARROWEST, WIDEST, NUM_GAUSSIANS)
+    return np.stack([_expand(radius, profile, enclosed, sigma)[0], sigma], axis=1)
+
+
+def _radii(fwhm: float) -> np.ndarray:
+    return np.concatenate([[0.0], np.geomspace(0.02, 12, 120)]) * fwhm
+
+
+def _expand(
+    radius: np.ndarray, profile: np.ndarray, enclosed: np.ndarray, sigma: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """Fit weights to a round profile and its enclosed flux; return them and the worst error over the peak."""
+    ratio = -0.5 * (radius[:, None] / sigma) ** 2
+    gaussians = np.exp(ratio) / (2 * np.pi * sigma**2)
+    rows = np.concatenate([gaussians / profile[0], 3 * -np.expm1(ratio)])
+    weight = non_negative(rows, np.concatenate([profile / profile[0], 3 * enclosed]))
+    weight /= weight.sum()
+    return weight, float(np.abs(gaussians @ weight - profile).max() / profile[0])
+
+
+def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Solve least squares for coefficients that are not negative (Lawson & Hanson 1974, algorithm NNLS).
+
+    Examples
+    --------
+    >>> non_negative(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([1.0, -1.0])).tolist()
+    [1.0, 0.0]
+    """
+    number = matrix.shape[1]
+    out, is_free = np.zeros(number), np.zeros(number, dtype=bool)
+    least = 1e-10 * np.abs(matrix.T @ target).max()
+    for _ in range(3 * number):
+        slope = np.where(is_free, -np.inf, matrix.T @ (target - matrix @ out))
+        if slope.max() <= least:
+            break
+        is_free[slope.argmax()] = True
+        while True:
+            trial = np.zeros(number)
+            trial[is_free] = np.linalg.lstsq(matrix[:, is_free], target, rcond=None)[0]
+            if (trial[is_free] > 0).all():
+                break
+            falling = is_free & (trial <= 0)
+            step = (out[falling] / np.maximum(out[falling] - trial[falling], 1e-300)).min()
+            out = out + step * (trial - out)
+            is_free &= out > 1e-12 * max(out.max(), 1e-300)
+            out[~is_free] = 0
+        out = trial
+    return out
+
+
+def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, includes_pixel: bool = True) -> np.ndarray:
+    """Return a measured PSF image as a sum of round Gaussians, ``(K, 2)``.
+
+    Parameters
+    ----------
+    image
+        ``(H, W)``, any flux, without background, of odd sides, the PSF's centre near the middle.
+    pixel_scale_arcsec
+        Side of its pixels.
+    includes_pixel
+        The image is what pixels of this side measure (a star, HSC's and PSFEx's models), so that the pixel
+        is taken out again; else it gives the PSF at the pixels' centres.
+
+    Raises
+    ------
+    InputError
+        The image holds no light, or values that are not finite.
+    """
+    image = np.asarray(image, dtype=float)
+    if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0 or not image.max() > 0:
+        raise InputError("a PSF image must be two-dimensional, finite and hold light")
+    y0, x0 = _centre(image)
+    y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
+    scale = image.max()
+    above = (image > scale / 2).sum()
+    fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
+    sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
+    profiles = []
+    for width in sigma:
+        if includes_pixel:
+            along_y, along_x = _pixel_integral(y, width), _pixel_integral(x, width)
+        else:
+            along_y, along_x = (
+                np.exp(-0.5 * (t / width) ** 2) / (width * math.sqrt(2 * np.pi)) for t in (y, x)
+            )
+        profiles.append(np.outer(along_y, along_x).ravel())
+    weight = non_negative(np.stack(profiles, axis=1) / scale, image.ravel() / scale)
+    if not weight.sum() > 0:
+        raise InputError("a PSF image has no peak that Gaussians could describe")
+    return np.stack([weight / weight.sum(), sigma * pixel_scale_arcsec], axis=1).astype(np.float32)
+
+
+def _centre(image: np.ndarray) -> tuple[float, float]:
+    """Return the centre of the light around the peak, pixels."""
+    y0, x0 = np.unravel_index(int(image.argmax()), image.shape)
+    reach = 2
+    rows = slice(max(y0 - reach, 0), y0 + reach + 1)
+    columns = slice(max(x0 - reach, 0), x0 + reach + 1)
+    part = image[rows, columns].clip(min=0)
+    y, x = np.mgrid[rows, columns][:, : part.shape[0], : part.shape[1]]
+    return float((part * y).sum() / part.sum()), float((part * x).sum() / part.sum())
+
+
+def _pixel_integral(at: np.ndarray, sigma: float) -> np.ndarray:
+    """Integrate a Gaussian over pixels of side 1 centred at `at`."""
+    scale = sigma * math.sqrt(2)
+    edge = torch.as_tensor(np.stack([at + 0.5, at - 0.5]) / scale)
+    upper, lower = torch.erf(edge).numpy()
+    return np.asarray((upper - lower) / 2)
+
+
+def profile_of(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Return the surface brightness, ``(..., R)``, of PSFs ``(..., K, 2)`` at radii ``(..., R)``."""
+    weight, sigma = psf[..., 0].astype(float), psf[..., 1].astype(float)
+    each = np.exp(-0.5 * (radius[..., None] / sigma[..., None, :]) ** 2) / (
+        2 * np.pi * sigma[..., None, :] ** 2
+    )
+    return np.asarray((weight[..., None, :] * each).sum(-1))
+
+
+def fwhm_of(psf: np.ndarray) -> np.ndarray:
+    """Return the full width at half maximum, ``(...)`` arcseconds, of PSFs ``(..., K, 2)``; NaN stays NaN."""
+    low = np.zeros(psf.shape[:-2])
+    high = 4 * FWHM_PER_SIGMA * np.nanmax(psf[..., 1], axis=-1, initial=1e-3)
+    half = profile_of(psf, low[..., None])[..., 0] / 2
+    for _ in range(50):
+        middle = (low + high) / 2
+        is_inside = profile_of(psf, middle[..., None])[..., 0] > half
+        low, high = np.where(is_inside, middle, low), np.where(is_inside, high, middle)
+    return np.where(np.isfinite(half), low + high, np.nan)
+
+
+def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndarray:
+    """Return the same PSF as a sum of Gaussians that the reference can be brought to, ``(K, 2)``.
+
+    Every Gaussian must be wider than the reference by a kernel that scene pixels sample, or be the reference
+    itself.
+
+    Raises
+    ------
+    InputError
+        The PSF is sharper than that; the message says what to do.
+    """
+    reference = grid.reference_sigma
+    least = math.hypot(reference, SAMPLED * grid.pixel_scale_arcsec)
+    used = psf[psf[:, 0] > 0]
+    if (used[:, 1] >= least).all():
+        return psf
+    if len(used) == 1 and abs(used[0, 1] / reference - 1) < 1e-6:
+        return psf
+    fwhm = float(fwhm_of(psf))
+    radius = _radii(fwhm)
+    ratio = -0.5 * (radius[:, None] / used[:, 1].astype(float)) ** 2
+    enclosed = -np.expm1(ratio) @ used[:, 0].astype(float)
+    sigma = np.geomspace(least, max(WIDEST * fwhm, 2 * least), len(psf))
+    weight, error = _expand(radius, profile_of(psf, radius), enclosed, sigma)
+    if error > TOLERANCE:
+        where = f"band {band}: " if band else ""
+        raise InputError(
+            f"{where}a PSF of {fwhm:.2f} arcsec (FWHM) is too sharp for a model whose scenes are drawn at "
+            f"{grid.reference_fwhm_arcsec:g} arcsec; smooth the images to about "
+            f"{1.4 * grid.reference_fwhm_arcsec:.2f} arcsec, or train a model with a sharper reference"
+        )
+    return np.stack([weight, sigma], axis=1).astype(np.float32)
+
+
+def _matrices(sigma: Tensor, shift: Tensor, size: int, pixel_scale: float, grid: SceneGrid) -> Tensor:
+    """Integrate Gaussians of standard deviations ``(..., K)`` over data pixels: ``(..., K, D, S)``.
+
+    `shift`, ``(...)`` arcseconds, is where the middle of the scene lies in the data.
+    """
+    edges = (torch.arange(size + 1, device=sigma.device).double() - size / 2) * pixel_scale
+    middles = torch.arange(grid.size, device=sigma.device).double() - (grid.size - 1) / 2
+    centres = middles * grid.pixel_scale_arcsec
+    distance = (edges[:, None] - centres).to(sigma) - shift[..., None, None]  # (..., D + 1, S)
+    inverse = math.sqrt(0.5) / sigma.clamp_min(1e-6 * grid.pixel_scale_arcsec)
+    steps = torch.erf(distance[..., None, :, :] * inverse[..., None, None])
+    return (steps[..., 1:, :] - steps[..., :-1, :]).mul_(0.5)
+
+
+class Observation:
+    """The way from scenes to data, for N objects (or 1, for all alike).
+
+    Attributes
+    ----------
+    rows, columns
+        For each term, ``(N·B, D, S)``: the matrices from either side.
+    """
+
+    def __init__(self, rows: list[Tensor], columns: list[Tensor], num_bands: int) -> None:
+        self.rows, self.columns, self.num_bands = rows, columns, num_bands
+
+    @classmethod
+    def make(
+        cls,
+        grid: SceneGrid,
+        psf: np.ndarray | Tensor,
+        *,
+        size: int,
+        pixel_scale_arcsec: float,
+        shift_pixels: np.ndarray | Tensor | None = None,
+        terms: int = TERMS,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Observation:
+        """Build the matrices.
+
+        Parameters
+        ----------
+        grid
+            Of the scenes.
+        psf
+            ``(N, B, K, 2)``, as `above_reference` returns each.
+        size, pixel_scale_arcsec
+            Of the data: D, and the side of a pixel.
+        shift_pixels
+            ``(N, 2)``: where, from the middle of the cutout, the middle of the scene lies, (y, x) in data
+            pixels; 0 by default.
+        terms
+            T; K or more makes the sum exact.
+        """
+        psf = torch.as_tensor(psf, dtype=dtype, device=device)
+        number, bands, _, _ = psf.shape
+        weight = psf[..., 0].flatten(0, 1)  # (N·B, K)
+        variance = psf[..., 1].flatten(0, 1) ** 2 - grid.reference_sigma**2
+        if not torch.isfinite(psf).all() or (variance[weight > 0] < -1e-5 * grid.reference_sigma**2).any():
+            raise ValueError("a PSF is unknown or sharper than the reference: see above_reference")
+        sigma = variance.clamp_min(0).sqrt()
+        shift = torch.zeros(number, 2, dtype=dtype) if shift_pixels is None else torch.as_tensor(shift_pixels)
+        shift = shift.to(psf)[:, None].expand(number, bands, 2).flatten(0, 1) * pixel_scale_arcsec
+        rows = columns = _matrices(sigma, shift[:, 0], size, pixel_scale_arcsec, grid)
+        if bool((shift[:, 0] != shift[:, 1]).any()):
+            columns = _matrices(sigma, shift[:, 1], size, pixel_scale_arcsec, grid)
+        if terms < psf.shape[2]:
+            side = size * pixel_scale_arcsec
+            turn = _main_terms(weight, sigma, side, pixel_scale_arcsec, terms).to(rows)
+        else:
+            turn = torch.diag_embed(weight.sqrt())
+        rows, columns = (torch.bmm(turn.mT, m.flatten(2)).unflatten(2, m.shape[2:]) for m in (rows, columns))
+        return cls(
+            [m.contiguous() for m in rows.unbind(1)], [m.contiguous() for m in columns.unbind(1)], bands
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows[0]) // self.num_bands
+
+    @property
+    def size(self) -> int:
+        """D."""
+        return self.rows[0].shape[1]
+
+    def put(self, slots: Tensor, other: Observation) -> None:
+        """Replace the objects in some places by others."""
+        for mine, theirs in zip((*self.rows, *self.columns), (*other.rows, *other.columns), strict=True):
+            mine.unflatten(0, (-1, self.num_bands))[slots] = theirs.unflatten(0, (-1, self.num_bands))
+
+    def to(self, device: torch.device | str) -> Observation:
+        """Move the matrices."""
+        rows, columns = ([m.to(device) for m in side] for side in (self.rows, self.columns))
+        return Observation(rows, columns, self.num_bands)
+
+    def __call__(self, scene: Tensor) -> Tensor:
+        """Show scenes, ``(N, B, S, S)``, as data, ``(N, B, D, D)``; differentiable."""
+        return self._apply(scene, [m.mT for m in self.columns], self.rows)
+
+    def transpose(self, image: Tensor) -> Tensor:
+        """Apply the adjoint: ``(N, B, D, D)`` to ``(N, B, S, S)``."""
+        return self._apply(image, self.columns, [m.mT for m in self.rows])
+
+    def tangents(self, derivative: Tensor) -> Tensor:
+        """Show derivatives of scenes, ``(N, L, B, S, S)``, as derivatives of data, ``(N, L, B, D, D)``."""
+        number = len(derivative)
+        flat = derivative.transpose(1, 2).flatten(0, 1)  # (N·B, L, S, S)
+        total = None
+        for row, column in zip(
+            self._spread(self.rows, number), self._spread(self.columns, number), strict=True
+        ):
+            part = row[:, None] @ (flat @ column.mT[:, None])
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total.unflatten(0, (number, -1)).transpose(1, 2).contiguous()
+
+    def _spread(self, matrices: list[Tensor], number: int) -> list[Tensor]:
+        if len(self) == number:
+            return matrices
+        return [m.repeat(number, 1, 1) for m in matrices]
+
+    def _apply(self, image: Tensor, right: list[Tensor], left: list[Tensor]) -> Tensor:
+        number, bands = image.shape[:2]
+        flat = image.reshape(number * bands, *image.shape[2:])
+        right, left = self._spread(right, number), self._spread(left, number)
+        out = torch.bmm(left[0], torch.bmm(flat, right[0]))
+        for one, other in zip(left[1:], right[1:], strict=True):
+            out = torch.baddbmm(out, one, torch.bmm(flat, other))
+        return out.view(number, bands, *out.shape[1:])
+
+
+def _main_terms(weight: Tensor, sigma: Tensor, side: float, pixel: float, terms: int) -> Tensor:
+    """Return the rotation that gathers a sum of products in its first terms, ``(N·B, K, T)``.
+
+    Σ_k √w_k Y_k ⊗ √w_k X_k = Σ_t Y'_t ⊗ X'_t for Y'_t = Σ_k V_kt √w_k Y_k, X' alike, with any orthogonal V.
+    Its first column is along the flux that the data hold of light in their middle: the terms left out are
+    orthogonal to it and hold none of that flux. The others are the eigenvectors with the largest eigenvalues
+    of the matrix of inner products.
+
+    Parameters
+    ----------
+    weight, sigma
+        ``(N·B, K)``, of the kernels' Gaussians, arcseconds.
+    side, pixel
+        Of a cutout and of its pixels, arcseconds.
+    """
+    root, variance = weight.double().sqrt(), sigma.double() ** 2 + pixel**2 / 12
+    both = variance[:, :, None] + variance[:, None]
+    gram = root[:, :, None] * root[:, None] * (both / both.amin((1, 2), keepdim=True)).rsqrt()
+    flux = root * torch.erf(side / 2 * (2 * variance).rsqrt())
+    first = flux / flux.norm(dim=1, keepdim=True)
+    away = torch.eye(flux.shape[1], dtype=flux.dtype, device=flux.device) - first[:, :, None] * first[:, None]
+    _, vectors = torch.linalg.eigh(away @ gram @ away)
+    others = vectors.flip(-1)[:, :, : terms - 1]
+    return root[:, :, None] * torch.cat((first[:, :, None], others), dim=2)

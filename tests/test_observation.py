@@ -1,0 +1,151 @@
+"""The way from scenes to data, against GalSim and against itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError
+from deepfits.observation import (
+    NUM_GAUSSIANS,
+    Observation,
+    SceneGrid,
+    above_reference,
+    expand_image,
+    fwhm_of,
+    moffat_psf,
+    non_negative,
+)
+
+GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
+PIXELS = [(0.168, 32), (0.2, 27), (0.263, 20), (0.396, 14)]
+
+
+def one_gaussian(sigma: float) -> np.ndarray:
+    psf = np.zeros((NUM_GAUSSIANS, 2), dtype=np.float32)
+    psf[:, 1] = sigma
+    psf[0, 0] = 1
+    return psf
+
+
+def draw_galaxy():
+    galsim = pytest.importorskip("galsim")
+    disc = galsim.Exponential(half_light_radius=0.35, flux=70).shear(g1=0.2, g2=0.1)
+    bulge = galsim.Gaussian(half_light_radius=0.15, flux=30)
+    galaxy = (disc + bulge).shift(0.05, -0.1)
+    reference = galsim.Gaussian(sigma=GRID.reference_sigma)
+    scene = galsim.Convolve(galaxy, reference).drawImage(
+        nx=GRID.size, ny=GRID.size, scale=GRID.pixel_scale_arcsec, method="no_pixel"
+    )
+    return galsim, galaxy, torch.from_numpy(scene.array.copy())
+
+
+@pytest.mark.parametrize(("pixel", "size"), PIXELS)
+@pytest.mark.parametrize(("fwhm", "beta"), [(0.6, 3.0), (0.8, 2.5), (0.9, 3.0), (1.4, 4.5)])
+def test_shows_what_galsim_draws(pixel: float, size: int, fwhm: float, beta: float) -> None:
+    galsim, galaxy, scene = draw_galaxy()
+    shift = (0.3, -0.2)  # y, x, in data pixels
+    seen = galsim.Convolve(galaxy, galsim.Moffat(beta=beta, fwhm=fwhm))
+    expected = seen.drawImage(nx=size, ny=size, scale=pixel, offset=(shift[1], shift[0])).array
+    psf = above_reference(moffat_psf(fwhm, beta), GRID)
+    observe = Observation.make(
+        GRID, psf[None, None], size=size, pixel_scale_arcsec=pixel, shift_pixels=np.array([shift])
+    )
+    found = observe(scene[None, None])[0, 0].numpy()
+    assert np.abs(found - expected).max() < 0.01 * expected.max()
+    assert abs(found.sum() / expected.sum() - 1) < 1e-3
+
+
+@pytest.mark.parametrize(("pixel", "size"), PIXELS)
+def test_measured_psf_images_are_expanded(pixel: float, size: int) -> None:
+    galsim, galaxy, scene = draw_galaxy()
+    kolmogorov = galsim.Kolmogorov(fwhm=0.9)
+    star = kolmogorov.drawImage(nx=41, ny=41, scale=pixel).array  # with the pixel, as stars have it
+    psf = above_reference(expand_image(star, pixel), GRID)
+    assert abs(float(fwhm_of(psf)) / 0.9 - 1) < 0.02
+    expected = galsim.Convolve(galaxy, kolmogorov).drawImage(nx=size, ny=size, scale=pixel).array
+    found = Observation.make(GRID, psf[None, None], size=size, pixel_scale_arcsec=pixel)(scene[None, None])
+    assert np.abs(found[0, 0].numpy() - expected).max() < 0.01 * expected.max()
+
+
+def test_nothing_changes_where_nothing_does() -> None:
+    psf = above_reference(one_gaussian(GRID.reference_sigma), GRID)
+    observe = Observation.make(GRID, psf[None, None], size=32, pixel_scale_arcsec=0.18)
+    scene = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(observe(scene), scene, atol=1e-6)
+
+
+def make_mixed(dtype: torch.dtype = torch.float64, **options: int) -> Observation:
+    psf = [[above_reference(moffat_psf(w, b), GRID) for w, b in ((0.7, 3), (1.1, 2.5))] for _ in range(3)]
+    shift = torch.tensor([[0.0, 0.0], [0.3, -0.4], [-0.1, 0.2]], dtype=dtype)
+    return Observation.make(
+        GRID, np.array(psf), size=20, pixel_scale_arcsec=0.263, shift_pixels=shift, dtype=dtype, **options
+    )
+
+
+def test_adjoint() -> None:
+    observe, draw = make_mixed(), torch.Generator().manual_seed(1)
+    scene = torch.randn(3, 2, 32, 32, generator=draw, dtype=torch.float64)
+    image = torch.randn(3, 2, 20, 20, generator=draw, dtype=torch.float64)
+    left, right = (observe(scene) * image).sum(), (scene * observe.transpose(image)).sum()
+    assert abs(left) > 1
+    assert torch.allclose(left, right, rtol=1e-12)
+
+
+def test_tangents_are_the_map_along_each_direction() -> None:
+    observe = make_mixed()
+    derivative = torch.randn(3, 4, 2, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    each = torch.stack([observe(derivative[:, i]) for i in range(4)], dim=1)
+    assert each.abs().max() > 0.1
+    assert torch.allclose(observe.tangents(derivative), each, rtol=1e-12)
+
+
+def test_two_terms_are_nearly_all() -> None:
+    at = (torch.arange(32, dtype=torch.float64) - 15.5) * GRID.pixel_scale_arcsec
+    star = torch.exp(-0.5 * (at / GRID.reference_sigma) ** 2)  # the sharpest that a scene holds
+    scene = torch.outer(star, star).expand(3, 2, 32, 32)
+    exact, short = make_mixed(terms=NUM_GAUSSIANS)(scene), make_mixed()(scene)
+    assert (short - exact).abs().max() < 0.01 * exact.max()
+    assert torch.allclose(short.sum((2, 3)), exact.sum((2, 3)), rtol=1e-3)
+
+
+def test_slots_are_replaced() -> None:
+    observe, other = make_mixed(), make_mixed()
+    scene = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    row = Observation([m[2:4] for m in other.rows], [m[2:4] for m in other.columns], 2)  # object 1
+    observe.put(torch.tensor([2]), row)
+    moved = observe(scene[[1, 1, 1]])
+    assert torch.equal(moved[2], moved[1])
+    assert not torch.allclose(moved[0], moved[1])
+
+
+def test_one_observation_for_all() -> None:
+    whole = make_mixed()
+    first = Observation([m[:2] for m in whole.rows], [m[:2] for m in whole.columns], 2)
+    scene = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = first(scene.repeat(3, 1, 1, 1))
+    assert torch.allclose(found, whole(scene.repeat(3, 1, 1, 1))[:1].expand_as(found), rtol=1e-12)
+
+
+def test_a_psf_sharper_than_the_reference_is_refused() -> None:
+    with pytest.raises(InputError, match=r"band i: a PSF of 0\.40 arcsec .* sharper reference"):
+        above_reference(moffat_psf(0.4), GRID, "i")
+    with pytest.raises(InputError, match="too sharp"):
+        above_reference(one_gaussian(0.9 * GRID.reference_sigma), GRID)
+
+
+def test_an_empty_image_is_no_psf() -> None:
+    with pytest.raises(InputError, match="hold light"):
+        expand_image(np.zeros((25, 25)), 0.2)
+
+
+def test_non_negative_least_squares_is_scipys() -> None:
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        matrix, target = rng.normal(size=(30, 8)), rng.normal(size=30)
+        expected = nnls(matrix, target)[0]
+        assert (expected > 0).any()
+        assert np.allclose(non_negative(matrix, target), expected, atol=1e-9)
