@@ -61,7 +61,12 @@ def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_pa
     for name, values in expected.items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
     tables = {p.with_suffix(".parquet").name for p in store.glob("shard*")}
-    assert {p.name for p in out.iterdir()} == {"_features.json", "coadds.json", "manifest.jsonl"} | tables
+    assert {p.name for p in out.iterdir()} == {
+        "_features.json",
+        "_made_from.json",
+        "coadds.json",
+        "manifest.jsonl",
+    } | tables
     (out / "shard-00001.parquet").unlink()
     times = {p.name: p.stat().st_mtime_ns for p in out.glob("shard*")}
     fit(images, model, out, cutting={"shard_size": 10}, **options)

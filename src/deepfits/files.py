@@ -2,18 +2,25 @@
 
 Every output of the package is written under a temporary name beside its final place, flushed to disk and
 renamed: a killed process or a full disk leaves the earlier file, or none, but never half of one.
+
+Every result says what it was made from (`results`): a second run with other inputs, other settings or another
+version of the format is refused, and so is a place that holds anything else. What reads a result asks whether
+it is whole (`require_finished`).
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +28,14 @@ from typing import Any
 from deepfits.errors import InputError, no_space
 
 TEMPORARY_PREFIX = ".writing-"
+RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
+MANIFEST = "manifest.jsonl"
+WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for their fingerprint
+SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
+UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
+NAMED_FILES = 1000  # a record that would name more files holds one digest of them all
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -70,12 +85,12 @@ def _flush(path: Path) -> None:
                 os.fsync(handle.fileno())
 
 
-def remove_leftovers(directory: str | Path) -> int:
+def remove_leftovers(directory: str | Path, *, of: str = "") -> int:
     """Remove the temporary files that a killed process left in `directory`; say how many there were.
 
-    Call it only where no other process writes.
+    With `of`, those of the file of that name alone. Call it only where no other process writes.
     """
-    leftovers = list(Path(directory).glob(f"{TEMPORARY_PREFIX}*"))
+    leftovers = list(Path(directory).glob(f"{TEMPORARY_PREFIX}*{f'-{glob.escape(of)}' if of else ''}"))
     for path in leftovers:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return len(leftovers)
@@ -168,3 +183,284 @@ def fingerprint(*paths: str | Path) -> str:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def contents(*paths: str | Path) -> dict[str, str]:
+    """Fingerprint what is in files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
+
+    Of a store, features or a model the files count that hold them (not logs, reports and checkpoints beside
+    them); of any other directory, all files. Up to 2 GiB everything is read; of more, the size and 32 blocks
+    spread over each file. Times and places do not count: a copy is the same input.
+
+    Raises
+    ------
+    InputError
+        A path that is not there.
+    """
+    files: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise InputError(f"{path}: no such file or directory; check the path")
+        for name, one in _data_files(path) if path.is_dir() else [(path.name, path)]:
+            files[name if name not in files else str(one)] = one
+    return contents_of(files)
+
+
+def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
+    """Fingerprint files under the names that are given; see `contents`."""
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"{path}: is no regular file; check the path")
+    is_small = sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
+    found = {
+        name: f"{path.stat().st_size} {fingerprint(path) if is_small else _sample(path)}"
+        for name, path in sorted(files.items())
+    }
+    if len(found) <= NAMED_FILES:
+        return found
+    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    return {f"all {len(found)} files": digest}
+
+
+def _data_files(directory: Path) -> list[tuple[str, Path]]:
+    for sign, patterns in (
+        ("store.json", ("store.json", "shard-*.h5")),
+        ("model.json", ("model.json", "*.safetensors")),
+        ("shard-*.parquet", ("shard-*.parquet",)),
+    ):
+        if next(directory.glob(sign), None) is not None:
+            return [(path.name, path) for pattern in patterns for path in directory.glob(pattern)]
+    return [
+        (str(path.relative_to(directory)), path)
+        for path in directory.rglob("*")
+        if path.is_file() and not path.name.startswith((".", "_")) and path.name != MANIFEST
+    ]
+
+
+def _sample(path: Path) -> str:
+    digest, size = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as handle:
+        for number in range(SAMPLES):
+            handle.seek(max(size - SAMPLE_BYTES, 0) * number // (SAMPLES - 1))
+            digest.update(handle.read(SAMPLE_BYTES))
+    return f"sample {digest.hexdigest()[:16]}"
+
+
+class Results:
+    """A result that this run has claimed.
+
+    Attributes
+    ----------
+    path
+        The directory, or the file.
+    is_finished
+        An earlier run with the same inputs and settings came to its end.
+    is_partial
+        Set it where the result is not whole, because its input was not.
+    """
+
+    def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
+        self.path, self._record, self.content = path, record, content
+        self.is_finished = bool(content["finished"])
+        self.is_partial = is_partial
+
+    def save(self, *, finished: bool) -> None:
+        """Write the record."""
+        if finished and self.path.is_file():
+            self.content["file"] = contents(self.path)[self.path.name]
+        self.content["finished"] = finished
+        write_json(self._record, self.content)
+
+
+@contextmanager
+def results(
+    out: str | Path,
+    stage: str,
+    *,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    version: int = 1,
+    is_file: bool = False,
+    renew: bool = False,
+    is_partial: bool = False,
+) -> Iterator[Results]:
+    """Claim the place of a result: the one way in which stages decide what may be written and what is kept.
+
+    Parameters
+    ----------
+    out
+        The directory; or the file, with `is_file`.
+    stage
+        Who makes it.
+    inputs
+        What goes in, by name: fingerprints of contents, from `contents`.
+    settings
+        Everything else that changes a number.
+    version
+        Of the format of the result.
+    renew
+        Where an earlier result of this stage was made otherwise, say so and let it be made anew, in place of
+        refusing. For results that take seconds.
+    is_partial
+        The inputs are not whole, so neither is the result.
+
+    Yields
+    ------
+    Results
+        Whole at the end of the block; an error leaves it unfinished, and no empty directory.
+
+    Raises
+    ------
+    InputError
+        Something else is there: foreign files, another stage's results, or results made from other inputs,
+        with other settings or by another version. The first that differs is named.
+    """
+    out = Path(out)
+    record = _record_of(out, is_file=is_file)
+    wanted = json.loads(
+        json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})
+    )
+    there = read_json(record, what="record of a result") if record.exists() else None
+    if there is None:
+        _refuse_foreign(out, is_file=is_file)
+    elif difference := _difference(out, there, wanted):
+        is_ours = there.get("stage") == stage and (not is_file or _is_as_written(out, there))
+        if not (renew and is_ours):
+            raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
+        log.info("%s: %s: made anew", out, difference)
+        there = None
+    elif is_file and not _is_as_written(out, there):
+        raise InputError(
+            f"{out}: this file is not the one that deepfits wrote there; choose another name, or remove it"
+        )
+    new_parents = [one for one in (out, *out.parents) if not one.exists()]
+    is_kept = there is not None and bool(there.get("finished")) and out.exists()
+    claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
+    if is_kept:
+        assert there is not None
+        claimed.content |= {"file": there["file"]} if "file" in there else {}
+    else:
+        claimed.save(finished=False)
+    if is_file:
+        remove_leftovers(out.parent, of=out.name)
+    else:
+        remove_leftovers(out)
+    try:
+        yield claimed
+        if claimed.is_partial or not is_kept:
+            claimed.save(finished=not claimed.is_partial)
+    except BaseException:
+        _remove_empty(out, record, new_parents, is_file=is_file)
+        raise
+
+
+def _record_of(out: Path, *, is_file: bool) -> Path:
+    return out.with_name(f"{out.name}.made_from.json") if is_file else out / RECORD
+
+
+def _refuse_foreign(out: Path, *, is_file: bool) -> None:
+    if is_file:
+        if out.exists():
+            raise InputError(
+                f"{out}: is there already and deepfits did not write it; choose another name, or remove it"
+            )
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a directory")
+    others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
+    if others:
+        raise InputError(
+            f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); name a directory of its "
+            "own, or remove this one to start anew"
+        )
+
+
+def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
+    """Say whether a file is the one that was recorded (or was to be written when the run was killed)."""
+    return not out.exists() or "file" not in there or contents(out)[out.name] == there["file"]
+
+
+def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Say in a few words what differs first."""
+    if there.get("stage") != wanted["stage"]:
+        return f"results of `deepfits {there.get('stage')}` are there"
+    if there.get("version") != wanted["version"]:
+        return f"results of format {there.get('version')} are there, this version writes {wanted['version']}"
+    for kind in ("inputs", "settings"):
+        before, now = there.get(kind, {}), wanted[kind]
+        for name in [*now, *(key for key in before if key not in now)]:
+            one, two = before.get(name), now.get(name)
+            if one == two:
+                continue
+            if kind == "settings":
+                return f"made with {name} = {_short(one)}, now {_short(two)}"
+            if isinstance(one, dict) and isinstance(two, dict):
+                odd = next((key for key in [*two, *one] if _is_other(one.get(key), two.get(key))), None)
+                if odd is None:
+                    continue
+                how = "changed" if odd in one and odd in two else "new" if odd in two else "gone"
+                return f"made from another {name} ({odd} is {how})"
+            return f"made from another {name}"
+    return None
+
+
+def _is_other(one: object, two: object) -> bool:
+    return one != two and UNREADABLE not in (one, two)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
+    """Take away the record of a result of which nothing was made, and the directories made for it."""
+    if is_file:
+        if not out.exists():
+            record.unlink(missing_ok=True)
+    elif out.is_dir() and all(p.is_file() and p.name.startswith(("_", ".")) for p in out.iterdir()):
+        for path in out.iterdir():
+            path.unlink(missing_ok=True)
+    for path in new_parents:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def require_finished(path: str | Path, *, partial: bool = False) -> bool:
+    """Say whether a result of an earlier stage is whole; refuse one that is not, unless `partial`.
+
+    Results without a record (made by others, or written through the library) count as whole.
+
+    Raises
+    ------
+    InputError
+        It is not whole; the message says how far it is and how to finish it.
+    """
+    path = Path(path)
+    record = _record_of(path, is_file=not path.is_dir())
+    content = read_json(record, what="record of a result") if record.exists() else {}
+    states = Counter(_states(path / MANIFEST)) if path.is_dir() else Counter[str]()
+    if content.get("finished", True) and states.total() == states["done"]:
+        return True
+    if not partial:
+        stage = content.get("stage", "STAGE")
+        done = f" ({states['done']} of {states.total()} shards are done)" if states else ""
+        raise InputError(
+            f"{path}: is not finished{done}; run the same `deepfits {stage}` again to its end, or take what "
+            "there is with --partial (partial=True)"
+        )
+    log.warning("%s: is not finished; what there is, is taken (partial)", path)
+    return False
+
+
+def _states(manifest: Path) -> Iterator[str]:
+    """Yield the states of the shards in a manifest; a line that is damaged says nothing."""
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return
+    for line in lines:
+        try:
+            yield str(json.loads(line)["state"])
+        except (ValueError, TypeError, KeyError):
+            continue

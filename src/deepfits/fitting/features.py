@@ -3,8 +3,8 @@
 Shapes: N objects, L latent dimensions, B bands.
 
 A directory with ``_features.json`` and one ``shard-00000.parquet`` per shard of the store, each written
-whole or not at all. Every file names the settings and the objects it was made from, so that a run that was
-cut short goes on where it stood, and files of two runs never mix.
+whole or not at all. Every file names the objects and pixels it was made from, so that a run that was cut
+short goes on where it stood.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, remove_leftovers, write_json, writing
+from deepfits.files import write_json, writing
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
@@ -43,52 +43,27 @@ def digest(*parts: Any) -> str:
     return found.hexdigest()[:16]
 
 
-def begin(directory: str | Path, settings: Mapping[str, Any], *, description: str = DESCRIPTION) -> Path:
-    """Open a directory of results: make it, or check that the one there has the same settings.
-
-    Raises
-    ------
-    InputError
-        Results with other settings are there; the message names the first that differs.
-    """
-    directory = Path(directory)
-    path = directory / description
-    settings = json.loads(json.dumps(dict(settings)))
-    if not path.exists():
-        if any(directory.glob("shard-*")):
-            raise InputError(f"{directory}: shards without {description}; remove the directory to start anew")
-        write_json(path, {"schema_version": SCHEMA_VERSION, "settings": settings, "summary": None})
-        return directory
-    there = read_json(path, what="description of results").get("settings")
-    if there != settings:
-        there = there if isinstance(there, dict) else {}
-        keys = sorted(k for k in settings.keys() | there.keys() if settings.get(k) != there.get(k))
-        key = keys[0]
-        raise InputError(
-            f"{directory}: results with {key} = {there.get(key)!r} are there, {settings.get(key)!r} was "
-            "asked for; choose another directory, or remove this one to start anew"
-        )
-    remove_leftovers(directory)
-    return directory
-
-
 def finish(
     directory: str | Path,
+    settings: Mapping[str, Any],
     summary: Mapping[str, Any],
     provenance: Mapping[str, Any],
     *,
     description: str = DESCRIPTION,
 ) -> None:
-    """Add the summary to the description: what says that all shards are done."""
-    path = Path(directory) / description
-    content = read_json(path, what="description of results")
-    write_json(path, {**content, "summary": dict(summary), "provenance": dict(provenance)})
+    """Write the description, once all shards are done."""
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "settings": dict(settings),
+        "summary": dict(summary),
+        "provenance": dict(provenance),
+    }
+    write_json(Path(directory) / description, content)
 
 
 def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:
-    """Say whether the summary is there, so all shards were done."""
-    path = Path(directory) / description
-    return path.exists() and read_json(path, what="description of results").get("summary") is not None
+    """Say whether the description is there."""
+    return (Path(directory) / description).exists()
 
 
 def write_table(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:

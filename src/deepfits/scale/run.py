@@ -147,6 +147,8 @@ def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDo
         )
         manifest.put(entry)
         return True
+    if path.exists():
+        log.info("%s: its input has changed, or it is damaged: made anew", path)
     manifest.put(Entry(shard=shard.name, state="missing", objects=shard.objects, made_from=shard.made_from))
     return False
 

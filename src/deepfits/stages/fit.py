@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from deepfits.progress import Progress, silent
+from deepfits.files import require_finished
+from deepfits.stages.parameters import Solving
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+
+FORMAT = 2
 
 
-def fit(
-    store: str | Path,
-    model: str | Path,
-    out: str | Path,
-    *,
-    from_coadds: bool = False,
-    catalogue: str | Path | None = None,
-    cutting: Mapping[str, Any] | None = None,
-    mode: str = "both",
-    objective: str = "flux",
-    solver: str = "lbfgs",
-    num_steps: int | None = None,
-    tolerance: float | None = None,
-    num_starts: int = 1,
-    prior_strength: float = 0.0,
-    amplitudes: bool | None = None,
-    centre_fwhm_arcsec: float | None = None,
-    uncertainty: bool = True,
-    reconstructions: bool = False,
-    held_out_only: bool = False,
-    object_ids: Sequence[int | str] | None = None,
-    batch_size: int = 64,
-    precision: str = "float32",
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Fit the latent of every cutout: the features (M19 §2.3).
-
-    Running it again makes only the shards that are missing or failed; ``manifest.jsonl`` says which.
+@dataclass(frozen=True)
+class FitConfig(Solving):
+    """What `fit` takes.
 
     Parameters
     ----------
-    store, model
-        Directories that `cutouts` and `train` wrote.
+    store
+        The cutout store, from `cutouts`.
+    model
+        The trained model, from `train`, or ``builtin:NAME``.
     out
         Directory for the features.
     from_coadds
@@ -64,44 +40,40 @@ def fit(
     mode
         ``"embedder"`` (its guess, as it is), ``"optimise"`` (fit from random latents) or ``"both"`` (fit from
         the embedder's guess).
-    objective
-        ``"flux"`` (χ² in nJy), ``"stretched"`` (the same noise, carried into the network's units), or
-        ``"paper"`` (squared differences in the network's units, every valid pixel alike).
-    solver
-        ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
-    num_steps, tolerance, prior_strength, batch_size
-        As in `deepfits.fitting.fit`.
+    amplitudes
+        Let the brightness of each band be free (variable projection). By default, with ``objective="flux"``,
+        which it needs, in the modes that fit: it measured best (docs/log.md).
+    uncertainty
+        Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not. By default
+        in the modes that fit: of the embedder's guess it would take most of the time.
+    reconstructions
+        Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
     precision
         Of the generator's convolutions during the fit, on a GPU: ``"float32"``, ``"float16"`` or
         ``"bfloat16"``. Residuals, sums and latents are float32 in any case, and each fit is brought to its
         end in float32 from where half precision has come to.
-    num_starts
-        Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
-    amplitudes
-        Let the brightness of each band be free (variable projection). By default, with ``objective="flux"``,
-        which it needs, in the modes that fit: it measured best (docs/log.md).
-    centre_fwhm_arcsec
-        Let the weights fall off from the middle, so that neighbours do not steer the fit.
-    uncertainty
-        Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not.
-    reconstructions
-        Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
-    held_out_only, object_ids
-        Fit only the objects that training never saw, or only these.
-    seed
-        Of the random starts, which depend on seed and identity alone.
-    threads
-        Cores to use, of all workers together; PyTorch's own choice by default. Changes no number.
-    device
-        ``"cpu"`` or ``"cuda"``. Workers on this machine take turns among its GPUs; those of a scheduler use
-        the one that they were given.
-    workers
-        Processes on this machine, each taking shards of its own (``deepfits[scale]``). Changes no number.
-    scheduler
-        Address (or scheduler file) of a Dask scheduler, whose workers then do the work; they need to see the
-        same paths.
-    progress
-        Shows what is done.
+    """
+
+    store: Annotated[str | Path, INPUT]
+    model: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    from_coadds: bool = False
+    catalogue: Annotated[str | Path | None, NEUTRAL] = None
+    cutting: Mapping[str, Any] | None = None
+    mode: Literal["embedder", "optimise", "both"] = "both"
+    uncertainty: bool | None = None
+    reconstructions: bool = False
+    precision: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+@stage(FitConfig)
+def fit(config: FitConfig) -> Path:
+    """Fit the latent of every cutout: the features (M19 §2.3).
+
+    One Parquet file per shard of the store, each written when it is done. A shard that cannot be read stops
+    no other: it is named at the end, and in ``manifest.jsonl``. Running it again makes only the shards that
+    are missing or failed, or whose cutouts have changed.
 
     Returns
     -------
@@ -111,87 +83,88 @@ def fit(
     Raises
     ------
     InputError
-        Model and store do not fit together, an unknown option, or features with other settings in `out`.
+        Model and store do not fit together, an unknown option, a store that is not finished, or other results
+        in `out`.
     ShardsFailedError
         Some shards could not be read or fitted. All others are done, and the manifest has the reasons.
+
+    Examples
+    --------
+    The features of a run: `deepfits fit run/cutouts run/model --out run/features-both --workers 4`
+
+    From images: `deepfits fit --from-coadds coadds/ run/model --out features --cutting.zero-point 27`
+
+    As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.fitting import features
     from deepfits.fitting.fitter import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
-    from deepfits.scale.cluster import Workers
     from deepfits.scale.run import run_shards
     from deepfits.stages.fit_coadds import CoaddWork, prepare
-    from deepfits.stages.fit_work import FitWork, Selection, absolute, select, selection_settings
+    from deepfits.stages.fit_work import FitWork, Selection, absolute, select
     from deepfits.survey.store import CutoutStore
 
-    settings = FitSettings(
-        mode=mode,
-        objective=objective,
-        solver=solver,
-        num_steps=num_steps,
-        tolerance=tolerance,
-        num_starts=num_starts,
-        prior_strength=prior_strength,
-        amplitudes=objective == "flux" and mode != "embedder" if amplitudes is None else amplitudes,
-        centre_fwhm_arcsec=centre_fwhm_arcsec,
-        uncertainty=uncertainty,
-        batch_size=batch_size,
-        precision=precision,
-        seed=seed,
-    )
-    hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
-    loaded = Model.load(model, device if hands.is_here else "cpu")
-    described = {**settings.to_json(), "reconstructions": reconstructions, "model_hash": loaded.fingerprint}
+    fits = config.mode != "embedder"
+    by_default = {"amplitudes": config.objective == "flux" and fits, "uncertainty": fits}
+    resolved = {key: getattr(config, key) for key in by_default}
+    resolved = {key: by_default[key] if value is None else value for key, value in resolved.items()}
+    settings = part_of(config, FitSettings, **resolved)
+    hands = config.hands()
+    loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
     common: dict[str, Any] = {
-        "model": absolute(model),
+        "model": absolute(config.model),
         "model_hash": loaded.fingerprint,
-        "out": absolute(out),
+        "out": absolute(config.out),
         "settings": settings,
-        "reconstructions": reconstructions,
+        "reconstructions": config.reconstructions,
         "threads": hands.threads_each,
-        "device": device,
+        "device": config.device,
     }
-    work: FitWork | CoaddWork
-    if from_coadds:
-        source = prepare(
-            absolute(store),
-            Path(out),
-            loaded.info,
-            catalogue=catalogue,
-            cutting=cutting or {},
-            held_out_only=held_out_only,
-            object_ids=object_ids,
-            workers=workers,
-            progress=progress,
+    # The contents of each shard (of its images, from coadds) are in its own digest: only what has changed is
+    # fitted again.
+    inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
+    if not config.from_coadds:
+        require_finished(config.store, partial=config.partial)
+        cutouts = CutoutStore(config.store, skip_bad=True)
+        cautions = loaded.check(cutouts.info)
+        selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
+        inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
+    with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
+        work: FitWork | CoaddWork
+        if config.from_coadds:
+            source = prepare(
+                absolute(config.store),
+                results.path,
+                loaded.info,
+                catalogue=config.catalogue,
+                cutting=config.cutting or {},
+                held_out_only=config.held_out_only,
+                object_ids=config.object_ids,
+                workers=config.workers,
+                progress=config.progress,
+            )
+            cautions, selection = loaded.check(source.info), source.selection
+            alone = replace(source, selection=Selection(shards=[], unreadable={}))
+            work = CoaddWork(source=alone, digest=features.digest(source.settings()), **common)
+        else:
+            work = FitWork(store=absolute(config.store), **common)
+        is_changed = run_shards(
+            work,
+            selection.shards,
+            results.path,
+            title=f"fit ({config.mode})",
+            is_done=features.is_done,
+            workers=hands,
+            progress=config.progress,
+            unreadable=selection.unreadable,
+            open_here=lambda: work.open_with(loaded),
         )
-        info, selection = source.info, source.selection
-        described |= {"coadds": features.digest(source.settings())}
-        alone = replace(source, selection=Selection(shards=[], unreadable={}))
-        work = CoaddWork(source=alone, digest=described["coadds"], **common)
-    else:
-        cutouts = CutoutStore(store, skip_bad=True)
-        info = cutouts.info
-        selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
-        work = FitWork(store=absolute(store), **common)
-    cautions = loaded.check(info)
-    described |= selection_settings(info, held_out_only, object_ids)
-    directory = features.begin(out, described)
-    is_changed = run_shards(
-        work,
-        selection.shards,
-        directory,
-        title=f"fit ({mode})",
-        is_done=features.is_done,
-        workers=hands,
-        progress=progress,
-        unreadable=selection.unreadable,
-        open_here=lambda: work.open_with(loaded),
-    )
-    if is_changed or not features.is_finished(directory):
-        summary = {**summarise(directory), "cautions": cautions, "store": str(store)}
-        features.finish(directory, summary, provenance())
-    return directory
+        if is_changed or not features.is_finished(results.path):
+            summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
+            described = {**results.content["settings"], "model_hash": loaded.fingerprint}
+            features.finish(results.path, described, summary, provenance())
+    return results.path
 
 
 def summarise(directory: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class Selection:
     Attributes
     ----------
     shards
-        Their `content` is None where all objects are wanted, else the identities.
+        Their `content` is the fingerprint of the file, and the identities, or None where all are wanted.
     unreadable
         Names of shards that cannot be opened, and why.
     """
@@ -49,6 +49,7 @@ def select(
     InputError
         None is wanted of a store that can be read, or one that is asked for is not there.
     """
+    from deepfits.files import contents_of
     from deepfits.fitting.features import digest
     from deepfits.splits import is_held_out
     from deepfits.survey.store import shard_identities
@@ -56,6 +57,7 @@ def select(
     wanted = None if object_ids is None else {str(one) for one in object_ids}
     missing = set(wanted or ())
     shards, unreadable = [], {path.stem: reason for path, reason in store.bad.items()}
+    pixels = contents_of({path.name: path for path in store.shards})
     for path in store.shards:
         try:
             identity = shard_identities(path, store.info)
@@ -67,23 +69,14 @@ def select(
             names = identity.astype(str)
             missing -= set(names.tolist())
             chosen = chosen[np.isin(chosen.astype(str), sorted(wanted))]
-        content = None if len(chosen) == len(identity) else chosen
-        shards.append(Shard(name=path.stem, objects=len(chosen), made_from=digest(chosen), content=content))
+        made_from = digest(chosen, pixels[path.name])
+        content = (pixels[path.name], None if len(chosen) == len(identity) else chosen)
+        shards.append(Shard(name=path.stem, objects=len(chosen), made_from=made_from, content=content))
     if missing and not unreadable:
         raise InputError(f"{store.directory}: object_id {min(missing)} is not in this store")
     if not any(shard.objects for shard in shards) and not unreadable:
         raise InputError(f"{store.directory}: none of its {len(store)} objects is among those to be fitted")
     return Selection(shards=shards, unreadable=unreadable)
-
-
-def selection_settings(
-    info: StoreInfo, held_out_only: bool, object_ids: Sequence[int | str] | None
-) -> dict[str, Any]:
-    """Return what says which objects a directory of results is about."""
-    from deepfits.fitting.features import digest
-
-    ids = None if object_ids is None else digest(sorted(str(one) for one in object_ids))
-    return {"store": digest(info.to_json()), "held_out_only": held_out_only, "object_ids": ids}
 
 
 def read_selected(store: Path, info: StoreInfo, shard: Shard) -> Cutouts:
@@ -99,9 +92,11 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard) -> Cutouts:
 
     path = store / f"{shard.name}.h5"
     cutouts = read_shard(path, info)
-    if shard.content is not None:
-        cutouts = cutouts.select(np.isin(cutouts.object_id, shard.content))
-    if digest(cutouts.object_id) != shard.made_from:
+    pixels, wanted = shard.content
+    if wanted is not None:
+        cutouts = cutouts.select(np.isin(cutouts.object_id, wanted))
+    size = int(pixels.split()[0])
+    if path.stat().st_size != size or digest(cutouts.object_id, pixels) != shard.made_from:
         raise InputError(f"{path}: its objects have changed since the run began; run it again")
     return cutouts
 

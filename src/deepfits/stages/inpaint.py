@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
-from deepfits.progress import Progress, silent
+from deepfits.files import UNREADABLE, contents, read_json, require_finished, write_json
+from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
+from deepfits.stages.parameters import Solving
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.fitting.correction import Correction
@@ -22,48 +24,22 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
+FORMAT = 2
 DESCRIPTION = "inpaint.json"
 CALIBRATION = "calibration.json"
 SUMS = ("", "_aper")  # total, and the aperture
 
 
-def inpaint(
-    store: str | Path,
-    model: str | Path,
-    out: str | Path,
-    *,
-    bands: Sequence[str] = ("u",),
-    validate: bool = False,
-    max_validation: int = 2000,
-    num_calibration: int = 1500,
-    truth: str | Path | None = None,
-    objective: str = "flux",
-    solver: str = "lbfgs",
-    num_steps: int | None = None,
-    tolerance: float | None = None,
-    num_starts: int = 1,
-    prior_strength: float = 1.0,
-    amplitudes: bool = False,
-    centre_fwhm_arcsec: float | None = None,
-    images: bool = True,
-    held_out_only: bool = False,
-    object_ids: Sequence[int | str] | None = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    threads: int | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Predict whole bands from the others: fit with their weights at 0, then draw them.
-
-    Running it again makes only what is missing or failed; ``manifest.jsonl`` says which shards those are.
+@dataclass(frozen=True)
+class InpaintConfig(Solving):
+    """What `inpaint` takes.
 
     Parameters
     ----------
-    store, model
-        Directories that `cutouts` and `train` wrote.
+    store
+        The cutout store, from `cutouts`.
+    model
+        The trained model, from `train`, or ``builtin:NAME``.
     out
         Directory for the predictions.
     bands
@@ -84,14 +60,37 @@ def inpaint(
     truth
         Parquet with ``ra``, ``dec`` and ``mag_<band>`` of the true sources of a simulated sky: the validation
         then also compares with these.
-    objective, solver, num_steps, tolerance, num_starts, prior_strength, amplitudes, centre_fwhm_arcsec
-        As in `deepfits.fit`, with two differences. The prior is on by default: it decides what pixels without
-        data look like where the others leave it open. Amplitudes are off: with them, bands that are there say
-        less about the one that is not.
+    prior_strength
+        Of the unit-normal prior on the latent. It is on by default: it decides what pixels without data look
+        like where the others leave it open.
+    amplitudes
+        Let the brightness of each band be free. Off by default: with it, bands that are there say less about
+        the one that is not.
     images
         Write predicted images and their errors as HDF5, not the fluxes alone.
-    held_out_only, object_ids, batch_size, seed, threads, device, workers, scheduler, progress
-        As in `deepfits.fit`.
+    """
+
+    store: Annotated[str | Path, INPUT]
+    model: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    bands: Sequence[str] = ("u",)
+    validate: bool = False
+    max_validation: int = 2000
+    num_calibration: int = 1500
+    truth: Annotated[str | Path | None, INPUT] = None
+    prior_strength: float = 1.0
+    amplitudes: bool = False
+    images: bool = True
+
+
+@stage(InpaintConfig)
+def inpaint(config: InpaintConfig) -> Path:
+    """Predict whole bands from the others: images, fluxes and magnitudes with errors.
+
+    The latent is fitted with the weights of these bands at 0, then the bands are drawn; nothing is trained
+    for it. Running it again makes only what is missing or failed; ``manifest.jsonl`` says which shards those
+    are.
 
     Returns
     -------
@@ -104,87 +103,82 @@ def inpaint(
     ------
     InputError
         A band that the store does not have, no band left to fit, model and store that do not fit together,
-        or predictions with other settings in `out`.
+        a store that is not finished, or other results in `out`.
+
+    Examples
+    --------
+    `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
     """
     from deepfits.fitting import features
     from deepfits.fitting.fitter import FitSettings, Fitter, index_of
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
-    from deepfits.scale.cluster import Workers
+    from deepfits.scale.manifest import read_manifest
     from deepfits.scale.run import run_shards
-    from deepfits.stages.fit_work import absolute, select, selection_settings
+    from deepfits.stages.fit_work import absolute, select
     from deepfits.survey.store import CutoutStore
 
-    bands = tuple(bands)
-    hands = Workers(number=workers, scheduler=scheduler, threads=threads, device=device)
-    loaded = Model.load(model, device if hands.is_here else "cpu")
-    cutouts = CutoutStore(store, skip_bad=True)
+    bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
+    hands = config.hands()
+    settings = part_of(config, FitSettings)
+    require_finished(config.store, partial=config.partial)
+    loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
+    cutouts = CutoutStore(config.store, skip_bad=True)
     loaded.check(cutouts.info)
     index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
     if not bands or len(set(bands)) == len(cutouts.info.bands):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
-    settings = FitSettings(
-        objective=objective,
-        solver=solver,
-        num_steps=num_steps,
-        tolerance=tolerance,
-        num_starts=num_starts,
-        prior_strength=prior_strength,
-        amplitudes=amplitudes,
-        centre_fwhm_arcsec=centre_fwhm_arcsec,
-        batch_size=batch_size,
-        seed=seed,
-    )
-    selection = select(cutouts, held_out_only=held_out_only, object_ids=object_ids)
-    described = {
-        **settings.to_json(),
-        "bands": list(bands),
-        "num_calibration": num_calibration,
-        "images": images,
-        "model_hash": loaded.fingerprint,
-        **selection_settings(cutouts.info, held_out_only, object_ids),
-    }
-    directory = features.begin(out, described, description=DESCRIPTION)
-    calibrations = Calibrations(
-        lambda: Fitter(loaded.to(device), settings, cutouts.info, threads=threads),
-        cutouts,
-        directory / CALIBRATION,
-        num_calibration,
-        progress,
-    )
-    work = InpaintWork(
-        store=absolute(store),
-        model=absolute(model),
-        model_hash=loaded.fingerprint,
-        out=absolute(directory),
-        settings=settings,
-        bands=bands,
-        images=images,
-        calibrations=calibrations.of(bands),
-        threads=hands.threads_each,
-        device=device,
-    )
-    is_changed = run_shards(
-        work,
-        selection.shards,
-        directory,
-        title=f"inpaint {'-'.join(bands)}",
-        is_done=features.is_done,
-        workers=hands,
-        progress=progress,
-        unreadable=selection.unreadable,
-        open_here=lambda: work.open_with(loaded),
-    )
-    if validate and not (directory / "validation.json").exists():
-        _validate(calibrations, cutouts, directory, max_validation, truth, progress)
-    if is_changed or not features.is_finished(directory, description=DESCRIPTION):
-        summary = {
-            "num_objects": selection.num_objects,
-            "store": str(cutouts.directory),
-            "bands": list(bands),
-        }
-        features.finish(directory, summary, provenance(), description=DESCRIPTION)
-    return directory
+    selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
+    # Unlike a fit, predictions depend on the whole store, by which they are calibrated; only what could not
+    # be read then may have been mended.
+    failed = [one.shard for one in read_manifest(config.out) if one.state == "failed"]
+    unusable = [*failed, *(path.stem for path in cutouts.bad)]
+    pixels = contents(config.store) | {f"{name}.h5": UNREADABLE for name in unusable}
+    inputs = {"model": loaded.fingerprint, "store": pixels}
+    with claim(config, name="inpaint", version=FORMAT, inputs=inputs) as results:
+        calibrations = Calibrations(
+            lambda: Fitter(loaded.to(config.device), settings, cutouts.info, threads=config.threads),
+            cutouts,
+            results.path / CALIBRATION,
+            config.num_calibration,
+            config.progress,
+        )
+        work = InpaintWork(
+            store=absolute(config.store),
+            model=absolute(config.model),
+            model_hash=loaded.fingerprint,
+            out=absolute(results.path),
+            settings=settings,
+            bands=bands,
+            images=config.images,
+            calibrations=calibrations.of(bands),
+            threads=hands.threads_each,
+            device=config.device,
+        )
+        is_changed = run_shards(
+            work,
+            selection.shards,
+            results.path,
+            title=f"inpaint {'-'.join(bands)}",
+            is_done=features.is_done,
+            workers=hands,
+            progress=config.progress,
+            unreadable=selection.unreadable,
+            open_here=lambda: work.open_with(loaded),
+        )
+        if config.validate and not (results.path / "validation.json").exists():
+            _validate(
+                calibrations, cutouts, results.path, config.max_validation, config.truth, config.progress
+            )
+        if is_changed or not features.is_finished(results.path, description=DESCRIPTION):
+            summary = {
+                "num_objects": selection.num_objects,
+                "store": str(cutouts.directory),
+                "bands": list(bands),
+            }
+            described = {**results.content["settings"], "model_hash": loaded.fingerprint}
+            features.finish(results.path, described, summary, provenance(), description=DESCRIPTION)
+    return results.path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
+from deepfits.files import contents_of
 from deepfits.survey.bands import band_name, reference_band, sort_bands
 from deepfits.survey.find import FieldSources, find_fields
 from deepfits.survey.fitsfile import quiet
@@ -45,20 +46,21 @@ class ImageSet:
     reference: str | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return what the result depends on, for JSON: files with size and time, and options."""
-        files = {}
-        for one in self.fields:
-            for source in one.images.values():
-                for path in (source.path, *(p for p, _ in source.companions)):
-                    status = path.stat()
-                    files[f"{one.name}/{source.band}/{path.name}"] = [status.st_size, int(status.st_mtime)]
+        """Return what the result depends on, for JSON: contents of the files, and options."""
+        files = {
+            f"{one.name}/{source.band}/{path.name}": path
+            for one in self.fields
+            for source in one.images.values()
+            for path in (source.path, *(p for p, _ in source.companions))
+        }
         options = self.options
         return {
-            "files": files,
+            "files": contents_of(files),
             "bands": list(self.bands),
             "reference": self.reference,
             "zero_point": dict(options.zero_point),
             "pixel_scale": options.pixel_scale,
+            "assume_aligned": options.assume_aligned,
             "bad_planes": list(options.bad_planes),
             "mask_polarity": options.mask_polarity,
             "weight_scale": options.weight_scale,

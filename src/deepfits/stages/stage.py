@@ -1,0 +1,223 @@
+"""What a stage is: a configuration, and a function of it.
+
+The configuration is a frozen dataclass, in which a parameter's name, type, default and documentation stand
+once. Everything else is derived from it: the Python function and its help, the command line, the sections of
+a run file, and the record of what a result was made from.
+
+    @dataclass(frozen=True)
+    class FitConfig(OnWorkers):
+        \"\"\"Parameters
+        ----------
+        store
+            The cutouts.
+        ...
+        \"\"\"
+
+        store: Annotated[str | Path, INPUT]
+        out: str | Path
+        _: KW_ONLY
+        objective: Literal["flux", "stretched", "paper"] = "flux"
+        workers: Annotated[int, NEUTRAL] = 1
+
+
+    @stage(FitConfig)
+    def fit(config: FitConfig) -> Path:
+        with claim(config, name="fit") as results:
+            ...
+
+`deepfits.fit(store, out, objective="paper")` is the call. Paths marked `INPUT` count with their contents,
+what is marked `NEUTRAL` changes no number and does not count, and all other fields are settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+
+from deepfits.files import Results, contents, require_finished, results
+from deepfits.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a field of a configuration is."""
+
+    name: str
+
+
+INPUT = Mark("input")
+NEUTRAL = Mark("neutral")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every stage takes.
+
+    Parameters
+    ----------
+    progress
+        Shows what is done; see `deepfits.progress`.
+    """
+
+    progress: Annotated[Progress, NEUTRAL] = silent
+
+
+P = ParamSpec("P")
+C = TypeVar("C")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]]:
+    """Make a function of a configuration one of the configuration's fields, with their documentation."""
+
+    def decorate(work: Callable[[C], R]) -> Callable[P, R]:
+        name = work.__name__
+        signature = _signature(config, inspect.signature(work).return_annotation)
+
+        @functools.wraps(work, assigned=("__module__", "__name__", "__qualname__"), updated=())
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}() {error}") from None
+            return work(config(*args, **kwargs))
+
+        del call.__wrapped__
+        call.__annotations__ = get_type_hints(config, include_extras=True)
+        call.__signature__ = signature  # type: ignore[attr-defined]
+        said = documentation(config)
+        ordered = {name: said[name] for name in signature.parameters if name in said}
+        call.__doc__ = _with_parameters(inspect.getdoc(work) or "", ordered)
+        call.config = config  # type: ignore[attr-defined]
+        return call
+
+    return decorate
+
+
+def claim(
+    config: Any,
+    *,
+    name: str,
+    out: str | Path | None = None,
+    version: int = 1,
+    inputs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    is_file: bool = False,
+    renew: bool = False,
+) -> AbstractContextManager[Results]:
+    """Claim the place of a stage's result, with all that its configuration says.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    name
+        Of the stage, as on the command line.
+    out
+        In place of the configuration's `out`.
+    version
+        Of the format of the result.
+    inputs
+        Fingerprints, where the contents of a field's path are not all (or not just) what counts.
+    settings
+        In place of the fields' values, or beside them: what a default was resolved to.
+    is_file, renew
+        See `deepfits.files.results`.
+
+    Raises
+    ------
+    InputError
+        An input is not there, or not finished (unless the configuration's `partial` is set), or the place is
+        taken: see `deepfits.files.results`.
+    """
+    partial = bool(getattr(config, "partial", False))
+    given, is_whole = dict(inputs or {}), True
+    for key in field_names(config, INPUT):
+        path = getattr(config, key)
+        if isinstance(path, str | Path) and Path(path).exists():
+            is_whole &= require_finished(path, partial=partial)
+        if key not in given:
+            given[key] = None if path is None else contents(path)
+    return results(
+        config.out if out is None else out,
+        name,
+        inputs={key: given[key] for key in sorted(given)},
+        settings={**settings_of(config), **(settings or {})},
+        version=version,
+        is_file=is_file,
+        renew=renew,
+        is_partial=not is_whole,
+    )
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return the fields that change a number, apart from inputs and the place of the result, for JSON."""
+    left_out = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
+    return {one.name: _plain(getattr(config, one.name)) for one in fields(config) if one.name not in left_out}
+
+
+def field_names(config: Any, mark: Mark) -> list[str]:
+    """Return the names of the fields with a mark, in order."""
+    hints = get_type_hints(config if isinstance(config, type) else type(config), include_extras=True)
+    return [one.name for one in fields(config) if mark in getattr(hints[one.name], "__metadata__", ())]
+
+
+def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
+    """Make a `kind` (a dataclass) of the fields of the same names; `others` come beside or instead."""
+    names = {one.name for one in fields(config)} & set(inspect.signature(kind).parameters)
+    return kind(**{**{name: getattr(config, name) for name in names}, **others})
+
+
+def documentation(config: Any) -> dict[str, str]:
+    """Return what the docstrings of a configuration and its bases say of each field, in their order."""
+    found: dict[str, str] = {}
+    for one in reversed(config.__mro__):
+        text = inspect.cleandoc(one.__dict__.get("__doc__") or "")
+        _, _, section = text.partition("Parameters\n----------\n")
+        names: list[str] = []
+        for line in section.splitlines():
+            if line.startswith("---"):
+                break
+            if line and not line.startswith(" "):
+                names = [name.strip() for name in line.split(",")]
+                found |= dict.fromkeys(names, "")
+            else:
+                for name in names:
+                    found[name] = f"{found[name]} {line.strip()}".strip()
+    return {name: found[name] for name in inspect.signature(config).parameters if name in found}
+
+
+def _signature(config: Any, returned: Any) -> inspect.Signature:
+    """Return a configuration's signature, its own fields before those of its bases."""
+    there = inspect.signature(config).parameters
+    order = dict.fromkeys(name for one in config.__mro__ for name in inspect.get_annotations(one))
+    return inspect.Signature([there[name] for name in order if name in there], return_annotation=returned)
+
+
+def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
+    """Put the section of parameters into a docstring, before its other sections."""
+    lines = text.splitlines()
+    at = next((n - 1 for n, line in enumerate(lines) if n and line and set(line) == {"-"}), len(lines))
+    section = ["Parameters", "----------"]
+    for name, said in parameters.items():
+        section += [name, *textwrap.wrap(said, 100, initial_indent="    ", subsequent_indent="    ")]
+    before = "\n".join(lines[:at]).rstrip()
+    return "\n".join([before, "", *section, "", *lines[at:]]).rstrip() + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in sorted(value.items())}
+    if isinstance(value, list | tuple | set):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item"):  # a number of NumPy
+        return value.item()
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
