@@ -6,29 +6,6 @@ import pytest
 from deepfits.fitting import inpainting
 
 
-def test_aperture_flux_of_a_flat_image_is_its_area():
-    image, weight = np.full((2, 3, 8, 8), 2.0), np.full((2, 3, 8, 8), 4.0)
-    circle = np.zeros((8, 8), dtype=np.float32)
-    circle[2:5, 2:5], circle[5, 5] = 1, 0.5
-    weight[1, 0, 3, 3] = 0
-    weight[0, 1, 0, 0] = 0  # outside: no matter
-    flux, error = inpainting.aperture_fluxes(image, weight, circle)
-    assert flux[0] == pytest.approx(19.0)
-    assert error[0] == pytest.approx(np.sqrt(9.25 / 4))
-    assert np.isnan(flux[1, 0])
-    assert np.isfinite(flux[1, 1:]).all()
-
-
-def test_magnitudes_and_their_errors():
-    flux = np.array([1e3, -1.0, 0.0])
-    magnitude = inpainting.magnitude(flux)
-    assert magnitude[0] == pytest.approx(31.4 - 7.5)
-    assert np.isnan(magnitude[1:]).all()
-    error = inpainting.magnitude_error(flux, np.array([10.0, 1, 1]))
-    low, high = inpainting.magnitude(flux[0] * np.array([1.01, 0.99]))
-    assert error[0] == pytest.approx((high - low) / 2, rel=1e-3)
-
-
 def test_interpolation_is_exact_on_power_laws_and_extrapolates_at_the_ends():
     bands = ["u", "g", "r", "i", "z"]
     place = np.log([inpainting.WAVELENGTH_NM[b] for b in bands])

@@ -1,15 +1,14 @@
 """Uncertainties: the Laplace approximation against its own definition, and pulls by simulation."""
 
-import numpy as np
 import pytest
 import torch
 
 from deepfits.fitting import AmplitudePrior, fit
 from deepfits.fitting.metric import Metric, curvature, gauss_newton, learn_metric, project_out
 from deepfits.fitting.objective import Objective, centre_weight
-from deepfits.fitting.photometry import aperture, total_and_aperture
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import as_renderer
+from deepfits.photometry import total_and_aperture
 from test_fitting_engine import B, Decoder, L, S, make_problem
 
 SUMS = torch.from_numpy(total_and_aperture(S, 1.0, 4.0))
@@ -157,11 +156,3 @@ def test_projected_derivatives_are_orthogonal_to_the_image():
     along = torch.einsum("nlbhw,nbhw->nlb", left, weight * image)
     scale = (weight * image**2).sum((2, 3))[:, None]
     assert (along.abs() < 1e-4 * scale).all()
-
-
-def test_aperture_has_the_area_of_a_circle():
-    for diameter in (3.0, 7.5, 12.0):
-        assert aperture(16, diameter).sum() == pytest.approx(
-            np.pi * diameter**2 / 4, rel=0.02
-        )  # ten subpixels a side
-    assert np.array_equal(aperture(16, 7.5), aperture(16, 7.5)[::-1].T)

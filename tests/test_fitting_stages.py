@@ -11,10 +11,9 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
-from deepfits.fitting.inpainting import magnitude
-from deepfits.fitting.photometry import GROWTH_ARCSEC, aperture
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
+from deepfits.photometry import GROWTH_ARCSEC, ab_magnitude, circular_aperture
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
@@ -104,9 +103,9 @@ def test_half_of_the_light_lies_within_the_half_light_radius(fitted, sky):
     radius = columns[f"half_light_arcsec_{BANDS[band]}"]
     has_light = np.flatnonzero(np.isfinite(radius))
     assert len(has_light) > NUM
-    largest = aperture(info.size, min(GROWTH_ARCSEC / info.pixel_scale_arcsec, info.size))
+    largest = circular_aperture(info.size, min(GROWTH_ARCSEC / info.pixel_scale_arcsec, info.size) / 2)
     for row in has_light:
-        circle = aperture(info.size, 2 * radius[row] / info.pixel_scale_arcsec)
+        circle = circular_aperture(info.size, radius[row] / info.pixel_scale_arcsec)
         total = (drawn[row] * largest).sum()
         # between two of 16 circles the light is taken to grow evenly
         assert (drawn[row] * circle).sum() / total == pytest.approx(0.5, abs=0.12)
@@ -274,7 +273,7 @@ def test_inpainting_never_looks_at_the_hidden_band(sky, tmp_path):
 
 def test_validation_against_truth(sky, tmp_path):
     with np.errstate(invalid="ignore"):
-        magnitudes = {f"mag_{b}": magnitude(sky[3][:, n].sum((1, 2))) for n, b in enumerate(BANDS)}
+        magnitudes = {f"mag_{b}": ab_magnitude(sky[3][:, n].sum((1, 2))) for n, b in enumerate(BANDS)}
     places = {"ra": np.arange(2.0 * NUM), "dec": np.zeros(2 * NUM)}
     pq.write_table(pa.table({**places, **magnitudes}), tmp_path / "truth.parquet")
     out = inpaint(

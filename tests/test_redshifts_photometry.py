@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.photometry import asinh_magnitude
 from deepfits.redshifts.features import model_features, size_features
 from deepfits.redshifts.photometry import (
-    aperture_flux,
     aperture_names,
     aperture_photometry,
-    asinh_magnitude,
-    circular_aperture,
     magnitude_features,
 )
 
@@ -21,24 +19,6 @@ def gaussian(sigma, flux=1.0, size=SIZE):
     offset = np.arange(size) - (size - 1) / 2
     image = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * sigma**2))
     return flux * image / (2 * np.pi * sigma**2)
-
-
-@pytest.mark.parametrize("radius", [2.0, 4.5, 7.44])
-def test_aperture_has_the_area_of_its_circle(radius):
-    # 10 × 10 points a pixel: the error of the area is far below one pixel of the rim
-    assert circular_aperture(SIZE, radius).sum() == pytest.approx(np.pi * radius**2, rel=0.01)
-
-
-def test_aperture_agrees_with_sep():
-    sep = pytest.importorskip("sep")
-    generator = np.random.default_rng(0)
-    image = generator.normal(size=(1, 1, SIZE, SIZE)) + gaussian(3.0, 500)
-    flux, flux_err = aperture_flux(image, np.full_like(image, 4.0), circular_aperture(SIZE, 6.0))
-    centre = (SIZE - 1) / 2
-    theirs, their_err, _ = sep.sum_circle(image[0, 0], [centre], [centre], 6.0, err=0.5, subpix=10)
-    assert flux[0, 0] == pytest.approx(theirs[0], rel=1e-8)
-    # sep counts a partly covered pixel's variance by its share, we by the share squared (a sum's variance)
-    assert flux_err[0, 0] == pytest.approx(their_err[0], rel=0.05)
 
 
 def test_pixels_without_data_have_no_influence():
@@ -53,17 +33,6 @@ def test_pixels_without_data_have_no_influence():
     ):
         np.testing.assert_array_equal(one, other)
         assert np.isfinite(one).all()
-
-
-def test_aperture_without_data_gives_nan_and_not_zero():
-    image = np.ones((1, 2, SIZE, SIZE))
-    weight = np.ones_like(image)
-    weight[:, 1] = 0
-    flux, flux_err = aperture_flux(image, weight, circular_aperture(SIZE, 5.0))
-    assert np.isfinite(flux[0, 0])
-    assert np.isfinite(flux_err[0, 0])
-    assert np.isnan(flux[0, 1])
-    assert np.isnan(flux_err[0, 1])
 
 
 def test_flux_errors_are_those_of_the_noise():
@@ -103,13 +72,6 @@ def test_matched_gaussians_give_point_sources_their_flux():
         image, np.ones_like(image), pixel_scale_arcsec=0.2, fwhm_arcsec=[2.2 * 2.3548 * 0.2]
     )
     assert flux[0, -1, 0] == pytest.approx(300.0, rel=1e-3)
-
-
-def test_asinh_magnitudes_become_ordinary_ones_when_bright():
-    flux = np.array([1e4, 1e6])
-    np.testing.assert_allclose(asinh_magnitude(flux, 5.0), 31.4 - 2.5 * np.log10(flux), atol=1e-6)
-    assert np.isfinite(asinh_magnitude(np.array([-50.0, 0.0]), 5.0)).all()
-    assert np.all(np.diff(asinh_magnitude(np.linspace(-20, 20, 50), 5.0)) < 0)
 
 
 def test_names_belong_to_columns():

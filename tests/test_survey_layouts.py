@@ -10,11 +10,12 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_of_name, reference_band, sort_bands
+from deepfits.photometry import njy_per_count
+from deepfits.survey.bands import band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_fields
 from deepfits.survey.store import CutoutStore
-from deepfits.survey.zeropoint import njy_per_count, parse_per_band, zero_point_of_header
+from deepfits.survey.zeropoint import parse_per_band, zero_point_of_header
 from survey_sky import draw, make_truth, make_wcs, write_plain
 
 SHAPE = (96, 100)
@@ -218,8 +219,6 @@ def test_band_from_a_name(stem, band, rest):
 
 def test_bands_by_wavelength():
     assert sort_bands(["z", "Ks", "g", "u", "odd"]) == ("u", "g", "z", "Ks", "odd")
-    assert reference_band("ugriz") == "r"
-    assert reference_band(["J", "H", "Ks"]) == "H"
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ Bands = Annotated[
 ReferenceBand = Annotated[
     str | None,
     typer.Option(
-        help="Band whose pixel grid the others are brought to. Default: r, else i, else the middle."
+        help="Band whose pixel grid the others are brought to. Default: i, else r, z or g, else the middle."
     ),
 ]
 ZeroPoint = Annotated[

@@ -7,9 +7,7 @@ their colours is the same for similar galaxies, so it can be measured on objects
 for the purpose, and taken out: the difference in magnitude, as a quadratic function of the drawn galaxy's
 magnitude and colours and a linear one of what the fit leaves over in the other bands. Nothing is trained
 again.
-
-Magnitudes are asinh magnitudes (Lupton, Gunn & Szalay 1999, AJ 118, 1406, eq. 3), which negative fluxes have
-too.
+Magnitudes are asinh magnitudes, which negative fluxes have too; their zero point drops out.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-POGSON = 2.5 / np.log(10.0)
+from deepfits.photometry import POGSON, asinh_magnitude
+
 MIN_PER_TERM = 8  # objects for each term: with fewer the quadratic terms are left out, then everything
 LIMIT_MAG = 1.5
 RANGE = (0.5, 99.5)  # per cent of the objects learnt from; beyond these a term stays where it was
@@ -107,7 +106,7 @@ def learn_correction(
     softening = np.array([_softening(*columns) for columns in zip(measured.T, measured_err.T, strict=True)])
     linear = _linear_terms(drawn, measured, hidden, softening)
     soft, flux = softening[band], drawn[:, band]
-    target = _asinh_magnitude(measured[:, band], soft) - _asinh_magnitude(flux, soft)
+    target = asinh_magnitude(measured[:, band], soft, 0.0) - asinh_magnitude(flux, soft, 0.0)
     noise = POGSON * measured_err[:, band] / np.sqrt(flux**2 + 4 * soft**2)
     usable = np.isfinite(target + noise) & np.isfinite(linear).all(1)
     if usable.sum() < MIN_PER_TERM * (1 + linear.shape[1]):
@@ -153,17 +152,13 @@ def _softening(measured: np.ndarray, measured_err: np.ndarray) -> float:
     return float(np.median(known)) if known.size else 1.0
 
 
-def _asinh_magnitude(flux: np.ndarray, softening: np.ndarray | float) -> np.ndarray:
-    return -POGSON * (np.arcsinh(flux / (2 * softening)) + np.log(softening))
-
-
 def _linear_terms(
     drawn: np.ndarray, measured: np.ndarray, hidden: tuple[int, ...], softening: np.ndarray
 ) -> np.ndarray:
     """Return magnitude and colours as drawn, then what the fit left over in the bands that it saw."""
     seen = [band for band in range(drawn.shape[1]) if band not in hidden]
-    magnitude = _asinh_magnitude(drawn, softening)
-    rest = _asinh_magnitude(measured[:, seen], softening[seen]) - magnitude[:, seen]
+    magnitude = asinh_magnitude(drawn, softening, 0.0)
+    rest = asinh_magnitude(measured[:, seen], softening[seen], 0.0) - magnitude[:, seen]
     rest = np.where(np.isfinite(rest), np.clip(rest, -1, 1), 0.0)
     return np.column_stack([magnitude[:, seen].mean(1), np.diff(magnitude, axis=1), rest])
 

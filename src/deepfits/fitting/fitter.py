@@ -22,11 +22,11 @@ from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.photometry import circles, radii_of, total_and_aperture
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.starts import random_starts
+from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
@@ -180,7 +180,7 @@ class Fitter:
             self.in_flux, prior_strength=settings.prior_strength, amplitude_prior=self.prior
         )
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
-        self.circles, self.radius_arcsec = circles(info.size, info.pixel_scale_arcsec)
+        self.circles, self.radius_arcsec = growth_circles(info.size, info.pixel_scale_arcsec)
         self.metric = (
             self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
         )
@@ -362,7 +362,7 @@ class Fitter:
 
     def _sizes(self, growth: np.ndarray) -> dict[str, np.ndarray]:
         """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
-        r20, r50, r80 = np.moveaxis(radii_of(growth, self.radius_arcsec), -1, 0)
+        r20, r50, r80 = np.moveaxis(growth_radii(growth, self.radius_arcsec), -1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             concentration = 5 * np.log10(r80 / r20)
         sizes = {"half_light_arcsec": r50, "concentration": concentration}

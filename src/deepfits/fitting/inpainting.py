@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-AB_ZERO_POINT_NJY = 31.4
+from deepfits.photometry import SIGMA_PER_MAD, robust_scatter
+
 MIN_SIGNAL_TO_NOISE = 5.0
 MATCH_RADIUS_ARCSEC = 0.5
 MIN_CALIBRATION = 30  # objects under which a band's model error is not measured
@@ -48,51 +49,6 @@ DEFINITIONS = {
         "not held out"
     ),
 }
-
-
-def aperture_fluxes(
-    image: np.ndarray, weight: np.ndarray, circle: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum images under an aperture.
-
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    circle
-        ``(H, W)``: how much of each pixel counts.
-
-    Returns
-    -------
-    flux, error
-        ``(N, B)``, nJy; NaN where a pixel under the aperture has no data.
-    """
-    inside = circle > 0
-    has_data = (weight[..., inside] > 0).all(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.where(weight[..., inside] > 0, 1 / weight[..., inside].astype(np.float64), 0)
-    flux = (image[..., inside].astype(np.float64) * circle[inside]).sum(-1)
-    error = np.sqrt((variance * circle[inside] ** 2).sum(-1))
-    return np.where(has_data, flux, np.nan), np.where(has_data, error, np.nan)
-
-
-def magnitude(flux: np.ndarray) -> np.ndarray:
-    """Return AB magnitudes of fluxes in nJy; NaN where a flux is not positive.
-
-    Examples
-    --------
-    >>> float(magnitude(np.array([3631e9]))[0].round(2))
-    -0.0
-    """
-    flux = np.asarray(flux, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(flux > 0, AB_ZERO_POINT_NJY - 2.5 * np.log10(np.where(flux > 0, flux, 1)), np.nan)
-
-
-def magnitude_error(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return errors of magnitudes from those of fluxes, to first order; NaN where a flux is not positive."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(flux > 0, 2.5 / np.log(10) * error / np.where(flux > 0, flux, 1), np.nan)
 
 
 def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np.ndarray:
@@ -192,7 +148,7 @@ def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str,
     return {
         "num_objects": len(delta),
         "bias_mag": middle,
-        "scatter_mag": float(1.4826 * np.median(np.abs(delta - middle))),
+        "scatter_mag": float(robust_scatter(delta)),
         "num_beyond_0.5_mag": int((np.abs(delta) > 0.5).sum()),
     }
 
@@ -224,7 +180,7 @@ def model_error(
     flux2 = predicted[rows] ** 2
 
     def is_wide(fraction: float) -> bool:
-        return bool(1.4826 * np.median(off / np.sqrt(noise + fraction**2 * flux2)) > 1)
+        return bool(SIGMA_PER_MAD * np.median(off / np.sqrt(noise + fraction**2 * flux2)) > 1)
 
     low, high = 0.0, MAX_MODEL_ERROR
     if not is_wide(low):
@@ -247,5 +203,5 @@ def compare_pulls(
     return {
         "num_pulls": len(pull),
         "pull_median": middle,
-        "pull_width": float(1.4826 * np.median(np.abs(pull - middle))),
+        "pull_width": float(robust_scatter(pull)),
     }

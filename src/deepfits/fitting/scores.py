@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from deepfits.photometry import robust_scatter
+
 NUM_NEIGHBOURS = 201
 
 
@@ -52,7 +54,7 @@ def among_equals(
     sorted_values = np.asarray(values, dtype=np.float64)[order]
     windows = np.lib.stride_tricks.sliding_window_view(sorted_values, width)
     middle = np.median(windows, axis=1)
-    scatter = 1.4826 * np.median(np.abs(windows - middle[:, None]), axis=1)
+    scatter = robust_scatter(windows)
     nearest = np.clip(np.arange(len(order)) - width // 2, 0, len(windows) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
         out[order] = (sorted_values - middle[nearest]) / scatter[nearest]

@@ -11,14 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
 from deepfits.redshifts.features import Matrix, Recipe, Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
-from deepfits.redshifts.photometry import asinh_magnitude
 from deepfits.redshifts.split import Split, split_objects
 from deepfits.tables import Columns, matches_conditions
-
-REFERENCE_BANDS = ("i", "r", "z", "g")
-"""Which band's magnitude objects are sorted by: the first of these that there is."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ import numpy as np
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
+from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
 if TYPE_CHECKING:
     import torch
@@ -137,24 +138,17 @@ def _answers(
 
     network.eval().to(device)
     has_images = turned and any(one.ndim == 4 for one in inputs)
-    orientations = [(turns, flip) for turns in range(4) for flip in (0, 1)] if has_images else [(0, 0)]
+    orientations = range(NUM_SYMMETRIES) if has_images else [0]
     parts = []
     with torch.inference_mode():
         for start in range(0, len(inputs[0]), batch):
             some = [torch.as_tensor(one[start : start + batch], device=device) for one in inputs]
             found = [
-                network(*(_oriented(one, turns, flip) if one.ndim == 4 else one for one in some))
-                for turns, flip in orientations
+                network(*(symmetry(one, number) if one.ndim == 4 else one for one in some))
+                for number in orientations
             ]
             parts.append(torch.stack(found).mean(dim=0).double().cpu().numpy())
     return np.concatenate(parts)
-
-
-def _oriented(images: torch.Tensor, turns: int, flip: int) -> torch.Tensor:
-    import torch
-
-    turned = torch.rot90(images, turns, dims=(2, 3))
-    return torch.flip(turned, dims=(3,)) if flip else turned
 
 
 def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -170,7 +164,7 @@ def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         flip, shift = rest % 2, rest // 2
         row, column = shift // 3, shift % 3
         cut = padded[one : one + 1, :, row : row + height, column : column + width]
-        out[one] = _oriented(cut, turns, flip)[0]
+        out[one] = symmetry(cut, turns + 4 * flip)[0]
     return out
 
 

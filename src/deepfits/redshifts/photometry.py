@@ -10,9 +10,6 @@ Gaussian apertures matched to the PSF
     a Gaussian weight in each band whose width, added in squares to that of the band's PSF, is the same in all
     bands: for a Gaussian PSF the colours are then those that one common seeing would give (the idea of GAaP,
     Kuijken 2008, A&A 482, 1053).
-
-Magnitudes are asinh magnitudes (Lupton, Gunn & Szalay 1999, AJ 118, 1406, eq. 3), which negative fluxes have
-too.
 """
 
 from __future__ import annotations
@@ -21,60 +18,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-AB_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy."""
-FWHM_PER_SIGMA = 2.3548
-POGSON = 2.5 / np.log(10.0)
+from deepfits.photometry import FWHM_PER_SIGMA, aperture_flux, asinh_magnitude, circular_aperture
+
 RADII_ARCSEC = (0.75, 1.25)
 """Radii of the circular apertures; the second can tell an extended object from a compact one."""
-_SUBPIXELS = 10
-
-
-def circular_aperture(size: int, radius: float) -> np.ndarray:
-    """Return the share of each pixel inside a centred circle: ``(H, W)``, by 10 × 10 points a pixel.
-
-    The centre is that of the array, ((size − 1)/2, (size − 1)/2), and `radius` is in pixels.
-    """
-    fine = (np.arange(size * _SUBPIXELS) + 0.5) / _SUBPIXELS - 0.5 - (size - 1) / 2
-    inside = (fine[:, None] ** 2 + fine[None, :] ** 2) <= radius**2
-    return inside.reshape(size, _SUBPIXELS, size, _SUBPIXELS).mean(axis=(1, 3))
 
 
 def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
     """Return a centred Gaussian: ``(H, W)``; `sigma` in pixels."""
     offset = np.arange(size) - (size - 1) / 2
     return peak * np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma**2))
-
-
-def aperture_flux(
-    image: np.ndarray, weight: np.ndarray, aperture: np.ndarray, *, min_valid: float = 0.5
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum fluxes through apertures, leaving out pixels without data.
-
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    aperture
-        ``(B, H, W)`` or ``(H, W)``: what each pixel counts.
-    min_valid
-        Smallest share of the aperture that must have data; below it the result is NaN.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, B)``, nJy. With missing pixels both are scaled up by the share of the aperture that they take.
-    """
-    aperture = np.broadcast_to(aperture, image.shape[1:]).astype(np.float64)
-    is_valid = weight > 0
-    covered = np.einsum("nbhw,bhw->nb", is_valid, aperture) / aperture.sum(axis=(1, 2))
-    safe_image = np.where(is_valid, image, 0.0)
-    variance = 1.0 / np.where(is_valid, weight, np.inf)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(covered >= min_valid, 1.0 / covered, np.nan)
-    flux = np.einsum("nbhw,bhw->nb", safe_image, aperture) * scale
-    flux_err = np.sqrt(np.einsum("nbhw,bhw->nb", variance, aperture**2)) * scale
-    return flux, flux_err
 
 
 def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
@@ -97,20 +50,6 @@ def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tup
     total = sigma.max() ** 2 * (1.0 + smallest**2)
     width = np.sqrt(total - sigma**2)
     return width, total / width**2
-
-
-def asinh_magnitude(flux: np.ndarray, softening: np.ndarray | float) -> np.ndarray:
-    """Return asinh magnitudes of fluxes in nJy.
-
-    m = 31.4 − 2.5/ln 10 · (asinh(f / 2b) + ln b), with the softening b in nJy (Lupton et al. 1999, eq. 3).
-
-    Examples
-    --------
-    >>> bool(abs(asinh_magnitude(np.array(1e6), 1.0) - (31.4 - 15.0)) < 1e-6)
-    True
-    """
-    softening = np.asarray(softening, dtype=np.float64)
-    return AB_ZERO_POINT - POGSON * (np.arcsinh(flux / (2.0 * softening)) + np.log(softening))
 
 
 def aperture_photometry(
@@ -142,7 +81,7 @@ def aperture_photometry(
     ]
     gaussians = zip(*matched_gaussians(np.asarray(fwhm_arcsec) / pixel_scale_arcsec), strict=True)
     apertures.append(np.stack([gaussian_aperture(size, sigma, peak) for sigma, peak in gaussians]))
-    measured = [aperture_flux(image, weight, aperture) for aperture in apertures]
+    measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in apertures]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
 
 

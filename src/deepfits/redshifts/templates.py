@@ -16,8 +16,8 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
+from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.pdf import LEVELS, from_grid, pit, recalibrated
-from deepfits.redshifts.photometry import asinh_magnitude
 from deepfits.redshifts.spectra import FILTERS, absolute_offsets, template_fluxes
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
@@ -51,7 +51,7 @@ class Photometry:
         flux, flux_err
             ``(N, A, B)``, of `aperture_photometry`.
         """
-        reference = reference_band(bands)
+        reference = list(bands).index(reference_band(bands))
         total = np.fmax(flux[:, -2, reference], flux[:, -1, reference])
         return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
 
@@ -61,11 +61,6 @@ class Photometry:
 
     def __len__(self) -> int:
         return len(self.flux)
-
-
-def reference_band(bands: Sequence[str]) -> int:
-    """Return the place of the band whose magnitude the prior asks for: i, or what comes next to it."""
-    return next((bands.index(band) for band in ("i", "r", "z", "g") if band in bands), len(bands) // 2)
 
 
 def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarray) -> np.ndarray:
@@ -161,7 +156,7 @@ class TemplateFit:
     def _is_possible(self, magnitude: np.ndarray) -> np.ndarray:
         """Say which templates at which redshifts are fainter than the limit, ``(N, T, Z)``."""
         assert self.brightest is not None
-        offsets = absolute_offsets(self.filters[reference_band(self.bands)], REDSHIFTS)
+        offsets = absolute_offsets(self.filters[self.bands.index(reference_band(self.bands))], REDSHIFTS)
         return ~(magnitude[:, None, None] + offsets < self.brightest)
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:

@@ -16,10 +16,10 @@ import pyarrow.dataset
 
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
 from deepfits.reporting.sections import RULE, HeldOut
-from deepfits.reporting.selection import magnitude
 
 MIN_SIGNAL_TO_NOISE = 5.0
 
@@ -115,14 +115,14 @@ def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[s
     )
     flux = {name: table[column].to_numpy().astype(float) for name, column in names.items()}
     is_bright = flux["measured"] > MIN_SIGNAL_TO_NOISE * flux["error"]
-    measured = np.where(is_bright, magnitude(flux["measured"]), np.nan)
-    predicted = magnitude(flux["predicted"])
+    measured = np.where(is_bright, ab_magnitude(flux["measured"]), np.nan)
+    predicted = ab_magnitude(flux["predicted"])
     difference = predicted - measured
     difference = difference[np.isfinite(difference)]
     if not difference.size:
         return None
     bias = float(np.median(difference))
-    scatter = float(1.4826 * np.median(np.abs(difference - bias)))
+    scatter = float(robust_scatter(difference))
     caption = (
         f"Aperture magnitude of the {band} band, predicted without its data against measured, for "
         f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in it: median difference "

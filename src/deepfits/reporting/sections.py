@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.photometry import ab_magnitude
 from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
-from deepfits.reporting.selection import magnitude
 
 MAX_ON_SHEET = 160
 HEALTH = {
@@ -57,7 +57,7 @@ class HeldOut:
     @property
     def magnitude(self) -> np.ndarray:
         """Aperture magnitude in the reference band, ``(N,)``."""
-        return magnitude(self.flux[:, self.reference])
+        return ab_magnitude(self.flux[:, self.reference])
 
     @property
     def magnitude_name(self) -> str:
@@ -117,7 +117,7 @@ def sky_section(held: HeldOut, num_objects: int, counts: Mapping[str, Any]) -> S
         [
             band,
             f"{noise[b]:.3g}",
-            f"{magnitude(5 * np.nanmedian(held.flux_error[:, b])):.2f}"
+            f"{ab_magnitude(5 * np.nanmedian(held.flux_error[:, b])):.2f}"
             if np.isfinite(held.flux_error[:, b]).any()
             else "no data",
             f"{(held.weight[:, b] <= 0).mean():.2%}",

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.drawing import Shapes, moffat_radius
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY, SkySurvey
+from deepfits.sky.surveys import SkySurvey
 
 PLANES = {"BAD": 0, "SAT": 1, "CR": 3, "EDGE": 4, "DETECTED": 5, "NO_DATA": 8, "STREAK": 15}
 """Mask planes and their bits."""
@@ -78,7 +79,7 @@ def saturation_levels(survey: SkySurvey) -> np.ndarray:
     for band in survey.bands:
         radius = moffat_radius(band.fwhm_arcsec / survey.pixel_scale_arcsec, survey.moffat_beta)
         peak = (survey.moffat_beta - 1) / (math.pi * radius**2)
-        levels.append(peak * 10 ** (0.4 * (AB_ZERO_POINT_NJY - band.saturation)))
+        levels.append(peak * flux_of_magnitude(band.saturation))
     return np.array(levels)
 
 
@@ -148,7 +149,7 @@ def _saturate(
     full = model > levels[:, None, None]
     is_point = (shapes.disc_radius == 0) & (shapes.bulge_flux == 0).all(axis=1)
     for band, one in enumerate(survey.bands):
-        limit = 10 ** (0.4 * (AB_ZERO_POINT_NJY - one.saturation))
+        limit = flux_of_magnitude(one.saturation)
         for index in np.flatnonzero(is_point & (shapes.disc_flux[:, band] > limit)):
             ratio = shapes.disc_flux[index, band] / limit
             half = int(BLEED_PIXELS * math.sqrt(ratio))

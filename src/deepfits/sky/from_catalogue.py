@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.population import (
     COUNT_FILTER,
     EARLY,
@@ -30,7 +31,7 @@ from deepfits.sky.population import (
     draw_types,
 )
 from deepfits.sky.spectra import REDDENINGS, colour_grid
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY, SkySurvey
+from deepfits.sky.surveys import SkySurvey
 
 FAINTEST_GIVEN = 40.0
 """A magnitude outside 5 to this means that there is none (−99, 99, NaN)."""
@@ -228,7 +229,7 @@ def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.
         "template": template,
         "ebv": dust,
         "mag_absolute_r": absolute_magnitudes(counted, at, template, dust),
-        "flux": 10 ** (0.4 * (AB_ZERO_POINT_NJY - mag)),
+        "flux": flux_of_magnitude(mag),
     }
     assert len(kind) == number
     return table | draw_structure(table, rng)

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.noise import aperture_factor
 from deepfits.sky.scene import Scene
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY, DEPTH_APERTURE_ARCSEC, SkyBand
+from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkyBand
 
 
 def counts_per_njy(band: SkyBand) -> float:
     """Return what turns nJy into the counts of a band's files."""
-    return 10 ** (0.4 * (band.zero_point - AB_ZERO_POINT_NJY))
+    return 10 ** (0.4 * (band.zero_point - NJY_ZERO_POINT))
 
 
 def band_header(scene: Scene, index: int) -> Any:

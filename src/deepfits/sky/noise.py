@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from deepfits.photometry import flux_of_magnitude
+
 BLOCK_ROWS = 64
 
 
@@ -82,7 +84,7 @@ def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor
     factor
         From `aperture_factor`.
     """
-    sigma = 10 ** (0.4 * (31.4 - depth)) / 5
+    sigma = flux_of_magnitude(depth) / 5
     num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2
     return sigma / math.sqrt(num_pixels) / factor
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepfits.photometry import NJY_ZERO_POINT, flux_of_magnitude
 from deepfits.sky.population import COUNT_FILTER, Table
 from deepfits.sky.spectra import REDSHIFTS, filter_centre, quasar_grid
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY
 
 STARS_AT_20_5, STAR_SLOPE = 0.57, 0.055
 """Stars per square arcminute and magnitude at i = 20.5, and the rise of log₁₀ per magnitude: a field at high
@@ -48,7 +48,7 @@ def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.rand
     locus = np.stack([r + g_r + u_g, r + g_r, r, mag, mag - i_z], axis=1)
     locus += rng.normal(0, 0.03, locus.shape)
     seen = np.stack([_at_filter(locus, name) for name in filters], axis=1)
-    return {"mag_count": mag, "flux": 10 ** (0.4 * (AB_ZERO_POINT_NJY - seen))}
+    return {"mag_count": mag, "flux": flux_of_magnitude(seen)}
 
 
 def _at_filter(magnitudes: np.ndarray, name: str) -> np.ndarray:
@@ -90,5 +90,5 @@ def draw_quasars(number: int, limit: float, filters: tuple[str, ...], rng: np.ra
     centres = [filter_centre(name) for name in (COUNT_FILTER, *filters)]
     tilt = rng.normal(0, 0.3, number)[:, None] * np.log10(np.array(centres) / centres[0])
     log_flux = log_flux + tilt + rng.normal(0, 0.01, log_flux.shape)
-    scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
+    scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
     return {"mag_count": mag, "z_spec": redshift, "flux": 10 ** (log_flux[:, 1:] + scale[:, None])}

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.spectra import colour_grid, filter_centre
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY
 
 Table = dict[str, np.ndarray]
 
@@ -205,7 +205,7 @@ def draw_galaxies(
     kind, redshift, template, dust, absolute = _draw_possible(mag, rng, laws)
     grid = colour_grid((COUNT_FILTER, *filters))
     log_flux = grid.at(template, dust, redshift)
-    scale = 0.4 * (AB_ZERO_POINT_NJY - mag) - log_flux[:, 0]
+    scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
     flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * draw_deviations(filters, redshift, laws, rng))
     table = {
         "mag_count": mag,
@@ -339,6 +339,6 @@ def bulge_fluxes(table: Table, filters: tuple[str, ...]) -> np.ndarray:
     grid = colour_grid(filters)
     old = np.minimum(table["template"], 0.15)
     log_flux = grid.at(old, np.minimum(table["ebv"], 0.1), table["z_spec"])
-    scale = 0.4 * (AB_ZERO_POINT_NJY - table["mag_count"]) - log_flux[:, 0]
+    scale = 0.4 * (NJY_ZERO_POINT - table["mag_count"]) - log_flux[:, 0]
     bulge = table["bulge_fraction"][:, None] * 10 ** (log_flux[:, 1:] + scale[:, None])
     return np.minimum(bulge, 0.9 * table["flux"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.clustering import clustered_positions
 from deepfits.sky.defects import Defects, draw_defects, spoil
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
@@ -25,7 +26,7 @@ from deepfits.sky.population import (
     cumulative_counts,
     draw_galaxies,
 )
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY, DEPTH_APERTURE_ARCSEC, SkySurvey
+from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkySurvey
 
 STRIP_ROWS = 256
 MARGIN = 24
@@ -85,7 +86,7 @@ def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
         fwhm_arcsec=tuple(float(b.fwhm_arcsec * np.exp(w)) for b, w in zip(survey.bands, wider, strict=True)),
         depth=depth,
         sigma=tuple(pixel_sigma(d, DEPTH_APERTURE_ARCSEC, scale, factor) for d in depth),
-        sky=tuple(float(10 ** (0.4 * (AB_ZERO_POINT_NJY - b.sky_mag)) * scale**2) for b in survey.bands),
+        sky=tuple(float(flux_of_magnitude(b.sky_mag) * scale**2) for b in survey.bands),
         kernel=kernel,
     )
 

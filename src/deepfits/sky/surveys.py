@@ -14,7 +14,6 @@ from typing import Any
 
 from deepfits.errors import InputError, nearest
 
-AB_ZERO_POINT_NJY = 31.4
 DEPTH_APERTURE_ARCSEC = 2.0
 """Diameter of the aperture in which depths are given."""
 

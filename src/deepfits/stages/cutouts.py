@@ -64,7 +64,7 @@ def cutouts(
     shard_size
         Objects in one file of the store.
     reference_band
-        The band whose pixel grid the others are brought to; r, else i, else the middle one.
+        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
     survey
         A name for people to read.
     threshold, min_pixels, smoothing_arcsec, min_snr

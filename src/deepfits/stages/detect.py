@@ -52,7 +52,7 @@ def detect(
     bands
         Bands to use, in this order; all by default.
     reference_band
-        The band whose pixel grid the others are brought to; r, else i, else the middle one.
+        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
     threshold, min_pixels, smoothing_arcsec, combine, deblend_contrast, background_mesh
         What counts as a source; see `deepfits.survey.detection.DetectOptions`. The smoothing is 2.5 pixels
         wide by default.

@@ -12,6 +12,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import UNREADABLE, contents, read_json, require_finished, write_json
+from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
@@ -280,7 +281,6 @@ def predict(
         aperture fluxes of all bands without calibration, and ``measured_err``.
     """
     from deepfits.fitting.fitter import status_names
-    from deepfits.fitting.inpainting import aperture_fluxes, magnitude, magnitude_error
 
     weight = shard.weight.copy()
     weight[:, hidden] = 0
@@ -290,7 +290,7 @@ def predict(
     out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}
     out |= {"chi2": found["chi2"].sum(1), "dof": found["dof"].sum(1), "status": status_names(fitted.fit)}
     out["latent"] = fitted.fit.latent.numpy()
-    measured, error = aperture_fluxes(shard.image, shard.weight, fitter.sums[1].numpy())
+    measured, error = aperture_flux(shard.image, shard.weight, fitter.sums[1].numpy())
     error = error * np.array(fitter.info.noise_correlation)
     drawn = found["flux"][..., 1].astype(np.float64)
     for index, known in zip(hidden, calibrations or [Calibration()] * len(hidden), strict=True):
@@ -303,7 +303,7 @@ def predict(
             flux = found["flux"][:, index, number] * factor
             flux_err = np.hypot(found["flux_std"][:, index, number] * factor, known.error * flux)
             out[f"flux{name}_{band}"], out[f"flux{name}_err_{band}"] = flux, flux_err
-            out[f"mag{name}_{band}"] = magnitude(flux)
+            out[f"mag{name}_{band}"] = ab_magnitude(flux)
             out[f"mag{name}_err_{band}"] = magnitude_error(flux, flux_err)
         out[f"correction_mag_{band}"] = added.astype(np.float32)
         out[f"flux_aper_measured_{band}"] = measured[:, index]
@@ -472,16 +472,16 @@ def _judge(
 
     band, circle = info.bands[index], fitter.sums[1].numpy()
     image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
-    flux, _ = inpainting.aperture_fluxes(image, weight, circle)
-    magnitudes = inpainting.magnitude(flux)
+    flux, _ = aperture_flux(image, weight, circle)
+    magnitudes = ab_magnitude(flux)
     is_known = np.arange(len(image)) >= len(tested)
     predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
     measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
     is_bright = measured >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err
-    target = np.where(is_bright, inpainting.magnitude(measured), np.nan)
+    target = np.where(is_bright, ab_magnitude(measured), np.nan)
     methods = {
-        "deepfits": inpainting.magnitude(predicted),
-        "generator alone": inpainting.magnitude(predicted) - columns[f"correction_mag_{band}"],
+        "deepfits": ab_magnitude(predicted),
+        "generator alone": ab_magnitude(predicted) - columns[f"correction_mag_{band}"],
         "interpolation": inpainting.interpolate(magnitudes, info.bands, band)[: len(tested)],
         "regression": inpainting.regress(magnitudes, index, is_known)[: len(tested)],
     }
@@ -520,6 +520,6 @@ def _judge_by_truth(
     is_used = row >= 0
     for one in (index, other):
         is_used &= found["measured"][:, one] >= inpainting.MIN_SIGNAL_TO_NOISE * found["measured_err"][:, one]
-    colour = columns[f"mag_aper_{band}"] - inpainting.magnitude(found["measured"][:, other])
+    colour = columns[f"mag_aper_{band}"] - ab_magnitude(found["measured"][:, other])
     expected = np.where(is_used, true[row] - true_beside[row], np.nan)
     return {"beside": beside, **inpainting.compare_magnitudes(colour, expected)}

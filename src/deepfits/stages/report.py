@@ -19,11 +19,12 @@ import torch
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.models.bundle import Model
+from deepfits.photometry import reference_band
 from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
-from deepfits.reporting.selection import central_flux, choose_examples, reference_band, signal_to_noise
+from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
 from deepfits.splits import is_held_out
 from deepfits.survey.store import Cutouts, CutoutStore, read_shard
 
@@ -157,7 +158,7 @@ def _read_held_out(store: CutoutStore, num_examples: int, max_objects: int) -> s
         flux_error=error,
         examples=choose_examples(ranking, num_examples),
         bands=store.info.bands,
-        reference=reference_band(store.info.bands),
+        reference=store.info.bands.index(reference_band(store.info.bands)),
         aperture_arcsec=APERTURE_ARCSEC,
     )
 

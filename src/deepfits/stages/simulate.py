@@ -14,6 +14,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, remove_leftovers, write_json, writing
+from deepfits.photometry import ab_magnitude
 from deepfits.progress import Progress, Task, silent
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, 
         "z_spec_flag": one["z_spec_flag"] if "z_spec_flag" in one else np.full(number, CERTAIN, dtype=float),
     }
     for index, band in enumerate(scene.survey.names):
-        columns[f"mag_{band}"] = 31.4 - 2.5 * np.log10(one["flux"][:, index])
+        columns[f"mag_{band}"] = ab_magnitude(one["flux"][:, index])
     for name in (
         "half_light_radius_arcsec",
         "disc_radius_arcsec",

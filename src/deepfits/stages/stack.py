@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.errors import InputError
+from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.progress import Progress, silent
 
 # Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
@@ -70,7 +71,8 @@ def stack(
     InputError
         Exposures that cannot be stacked, or other coadds there already.
     """
-    from deepfits.survey.bands import reference_band
+    from deepfits.photometry import reference_band
+    from deepfits.survey.bands import sort_bands
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import BAD_MASK_PLANES, ReadOptions, open_plane
     from deepfits.survey.stacking import METHODS, common_grid
@@ -107,7 +109,9 @@ def stack(
         every = [plane for found in planes.values() for plane in found]
         target = _grid_of(grid) if grid is not None else common_grid(every, pixel_scale)
         shifts = (
-            _registrations(planes, target, reference_band(planes), progress) if register != "none" else {}
+            _registrations(planes, target, reference_band(sort_bands(planes)), progress)
+            if register != "none"
+            else {}
         )
         for band, found in planes.items():
             if _is_there(out, band) and band in report:
@@ -264,7 +268,7 @@ def _write_band(
         header = target.wcs.to_header()
     header["FILTER"] = band
     header["BUNIT"] = "nJy"
-    header["MAGZERO"] = (31.4, "AB magnitude of one count")
+    header["MAGZERO"] = (NJY_ZERO_POINT, "AB magnitude of one count")
     header["NOISCORR"] = (round(correlation, 4), "noise of large apertures over that of pixels")
     header["NUMEXP"] = (num_exposures, "exposures stacked")
     for end, array in ((".weight", weight), ("", image)):

@@ -122,12 +122,3 @@ def _rank(band: str) -> tuple[float, str]:
         number = int(re.sub(r"\D.*", "", band[1:]))
         return len(ORDER) + (number if number in _NANOMETRES else 10 * number) * 1e-6, band
     return len(ORDER) + 1, band
-
-
-def reference_band(bands: Iterable[str]) -> str:
-    """Choose the band whose grid the others follow: r, else i, else the middle one."""
-    names = sort_bands(bands)
-    for wish in ("r", "i"):
-        if wish in names:
-            return wish
-    return names[len(names) // 2]

@@ -11,12 +11,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deepfits.photometry import ab_magnitude
 from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
 from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band
 from deepfits.survey.seeing import choose_stars, measure_fwhm
 from deepfits.survey.stars import star_score, stellar_radius
-
-MAG_NJY = 31.4
 
 
 class Sky(Protocol):
@@ -112,7 +111,7 @@ def extract(
             measured, fwhm[band] = _no_band(len(sources)), np.nan
         flags |= measured.pop("flags")
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
-        columns[f"mag_auto_{band}"] = magnitude(measured["flux"])
+        columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
     order = np.lexsort((apertures.x, apertures.y))
     order = order[snr[order] >= min_snr] if min_snr > 0 else order
     shapes = _shapes(sources, apertures, radius * scale, snr, score, flags)
@@ -125,18 +124,6 @@ def extract(
         "dec": dec,
     }
     return Extraction(columns=identity | columns, fwhm_arcsec=fwhm, stellar_radius_arcsec=stellar * scale)
-
-
-def magnitude(flux_njy: np.ndarray) -> np.ndarray:
-    """Return AB magnitudes; NaN for fluxes that are not positive.
-
-    Examples
-    --------
-    >>> [float(m) for m in magnitude(np.array([1.0, 3631e9, -1.0])).round(3)]
-    [31.4, -0.0, nan]
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(flux_njy > 0, MAG_NJY - 2.5 * np.log10(flux_njy), np.nan)
 
 
 def _one_band(

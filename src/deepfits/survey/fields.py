@@ -13,7 +13,8 @@ from astropy.wcs import WCS
 
 from deepfits.errors import InputError
 from deepfits.files import contents_of
-from deepfits.survey.bands import band_name, reference_band, sort_bands
+from deepfits.photometry import reference_band
+from deepfits.survey.bands import band_name, sort_bands
 from deepfits.survey.find import FieldSources, find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
@@ -225,7 +226,7 @@ class InMemory:
 def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
     """Open one field of a set."""
     wish = images.reference
-    reference = wish if wish in sources.images else reference_band(sources.bands)
+    reference = wish if wish in sources.images else reference_band(sort_bands(sources.bands))
     with open_planes(sources.images, images.options) as planes:
         yield Field(sources.name, dict(planes), str(reference))
 

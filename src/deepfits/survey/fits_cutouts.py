@@ -19,13 +19,14 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from deepfits.errors import InputError
+from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.find import KINDS, is_companion, split_name
 from deepfits.survey.fitsfile import is_fits_name, opened, quiet, read_rows, stem_of
 from deepfits.survey.planes import BAD_MASK_PLANES
 from deepfits.survey.readers import Description, ForeignCutouts, check_identity, zero_points
 from deepfits.survey.roles import role_of
-from deepfits.survey.zeropoint import njy_per_count, zero_point_of_header
+from deepfits.survey.zeropoint import zero_point_of_header
 
 SCALE_TOLERANCE = 0.01
 _WEIGHTS = ("ivar", "variance", "rms", "weight")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_of, depth_warning
 from deepfits.survey.noise import clipped_statistics
@@ -83,7 +84,7 @@ def _of_store(path: Path, findings: Findings) -> _Sample:
         bands=bands,
         scale=store.info.pixel_scale_arcsec,
         fwhm=store.info.fwhm_arcsec or (math.nan,) * len(bands),
-        zero_points=(31.4,) * len(bands),
+        zero_points=(NJY_ZERO_POINT,) * len(bands),
         weights="store",
         image=found.image,
         weight=found.weight,
@@ -164,13 +165,8 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
 
 def _apertures(sample: _Sample, radius: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
     """Return the fluxes about the middles and their errors, ``(N, B)``; NaN where pixels lack."""
-    height, width = sample.image.shape[-2:]
-    y, x = np.mgrid[:height, :width]
-    inside = np.hypot(x - width // 2 + 0.5, y - height // 2 + 0.5) <= radius
-    image, weight = sample.image[..., inside], sample.weight[..., inside]
-    with np.errstate(divide="ignore"):
-        error = np.sqrt(np.where(weight > 0, 1 / weight, np.nan).sum(axis=-1))
-    return image.sum(axis=-1), error
+    circle = circular_aperture(sample.image.shape[-1], radius)
+    return aperture_flux(sample.image, sample.weight, circle)
 
 
 def _colours(sample: _Sample) -> list[str]:

@@ -13,8 +13,9 @@ from itertools import pairwise
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.survey.agreement import band_shifts, shift_warnings
-from deepfits.survey.bands import reference_band
+from deepfits.survey.bands import sort_bands
 from deepfits.survey.build import middle_of
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
@@ -132,7 +133,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
         return
     try:
         with open_planes(usable, images.options) as planes:
-            one = Field(sources.name, dict(planes), reference_band(usable))
+            one = Field(sources.name, dict(planes), reference_band(sort_bands(usable)))
             _inspect_open(one, dict(planes), findings)
     except InputError as error:
         findings.warnings.append(str(error))
@@ -198,7 +199,7 @@ def depth(plane: Plane, aperture_arcsec: float = 2.0) -> float:
 def depth_of(sigma_njy: float, pixel_scale: float, aperture_arcsec: float = 2.0) -> float:
     """Return the AB magnitude of 5σ in a circular aperture for white noise of the pixels."""
     pixels = math.pi * (0.5 * aperture_arcsec / pixel_scale) ** 2
-    return 31.4 - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
+    return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
 def depth_warning(row: Row) -> list[str]:

@@ -22,12 +22,13 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from deepfits.errors import InputError, nearest
+from deepfits.photometry import njy_per_count
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quiet, read_rows
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
 from deepfits.survey.roles import ROLES, number_of, role_of, sky_images
 from deepfits.survey.sdss import FrameNoise, frame_noise
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, is_vega, njy_per_count, zero_point_of_header
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, is_vega, zero_point_of_header
 
 # Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
 # the coadds, and what was interpolated is not data.

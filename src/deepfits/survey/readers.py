@@ -34,10 +34,10 @@ import h5py
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
 from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.noise import clipped_statistics
-from deepfits.survey.zeropoint import njy_per_count
 
 FORMATS = ("arrays", "fits", "multimodal-universe")
 WEIGHT_KINDS = ("ivar", "variance", "rms")

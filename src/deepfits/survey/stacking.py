@@ -24,6 +24,7 @@ from astropy.wcs import WCS
 from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
+from deepfits.photometry import SIGMA_PER_MAD
 from deepfits.survey.detection import subtract_background
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -156,7 +157,7 @@ def register(
     return Registration(
         dx=float(shift[0]),
         dy=float(shift[1]),
-        scatter=float(1.4826 * np.median(residual)),
+        scatter=float(SIGMA_PER_MAD * np.median(residual)),
         num_matched=int(near.sum()),
         flux_ratio=float(np.median(ratio)) if same_band else np.nan,
     )

@@ -12,7 +12,6 @@ from typing import Any
 
 from deepfits.errors import InputError
 
-ZERO_POINT_NJY = 31.4
 HSC_COADD_ZERO_POINT = 27.0
 _ZERO_POINT_KEYS = (
     *("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN"),
@@ -27,17 +26,6 @@ _UNITS = {
 _TOTAL_COUNTS = ("electrons", "electron", "counts", "count", "dn", "adu", "e-")
 _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 PLAUSIBLE = (-2.5, 45.0)
-
-
-def njy_per_count(zero_point: float) -> float:
-    """Return how many nJy one count is.
-
-    Examples
-    --------
-    >>> njy_per_count(31.4), round(njy_per_count(27.0), 3)
-    (1.0, 57.544)
-    """
-    return 10 ** ((ZERO_POINT_NJY - zero_point) / 2.5)
 
 
 def zero_point_of_header(header: Mapping[str, Any]) -> tuple[float, str] | None:

@@ -23,6 +23,7 @@ from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import Normalisation, is_complete
 from deepfits.survey.store import CutoutStore
+from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 from deepfits.training.noise import measure_autocovariance
 
 NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
@@ -262,7 +263,7 @@ class Batches:
     def _turn(self, batch: Batch, step: int) -> Batch:
         if not self.symmetries:
             return batch
-        which = np.random.default_rng([self.seed, 4, step]).integers(8, size=len(batch.image))
+        which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch.image))
         index = torch.as_tensor(which, device=batch.image.device)
         return Batch(turn(batch.image, index), turn(batch.weight, index))
 
@@ -270,8 +271,7 @@ class Batches:
 def turn(image: Tensor, which: Tensor) -> Tensor:
     """Apply to each image, ``(N, B, H, H)``, one of the eight symmetries of the square, ``which`` in 0..7."""
     out = torch.empty_like(image)
-    for number in range(8):
+    for number in range(NUM_SYMMETRIES):
         chosen = which == number
-        part = torch.rot90(image[chosen], number % 4, dims=(2, 3))
-        out[chosen] = part.flip(3) if number >= 4 else part
+        out[chosen] = symmetry(image[chosen], number)
     return out

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.photometry import ab_magnitude
 
 THRESHOLD = 1.5
 MIN_PIXELS = 5
 APERTURE_PIXELS = 6.0
 MAX_OFFSET_PIXELS = 4.0
-AB_ZERO_POINT = 31.4
 
 
 def measure_shapes(
@@ -52,8 +52,7 @@ def measure_shapes(
         np.array([row[0] for row in rows]).T,
         np.array([row[1] for row in rows]).T,
     )
-    with np.errstate(divide="ignore", invalid="ignore"):
-        magnitude = AB_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+    magnitude = ab_magnitude(flux)
     out = {f"mag_{band}": magnitude[number] for number, band in enumerate(bands)}
     for first in range(len(bands) - 1):
         out[f"colour_{bands[first]}_{bands[first + 1]}"] = magnitude[first] - magnitude[first + 1]

@@ -1,0 +1,232 @@
+"""The astronomer's common ground: AB magnitudes, robust scatter, apertures and growth radii, stated once.
+
+Every part of the package may use this; it uses nothing but NumPy. Fluxes are in nJy throughout.
+
+Shapes: N objects, B bands, K circles, H, W pixels.
+
+Source: Oke & Gunn (1983, ApJ 266, 713) for AB magnitudes; Lupton, Gunn & Szalay (1999, AJ 118, 1406) for
+asinh magnitudes, which negative fluxes have too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+NJY_ZERO_POINT = 31.4
+"""AB magnitude of 1 nJy."""
+POGSON = 2.5 / np.log(10.0)
+FWHM_PER_SIGMA = 2.3548
+"""Of a Gaussian."""
+SIGMA_PER_MAD = 1.4826
+"""Standard deviation of a Gaussian over its median absolute deviation."""
+APERTURE_ARCSEC = 2.0
+"""Diameter of the aperture in which features and predictions hold fluxes."""
+GROWTH_ARCSEC = 3.0
+"""Diameter within which light counts for the radii of an object."""
+NUM_CIRCLES = 16
+FRACTIONS = (0.2, 0.5, 0.8)
+REFERENCE_BANDS = ("i", "r", "z", "g")
+_SUBPIXELS = 10
+
+Number = TypeVar("Number", float, np.ndarray)
+
+
+def njy_per_count(zero_point: float) -> float:
+    """Return how many nJy one count is.
+
+    Examples
+    --------
+    >>> njy_per_count(31.4), round(njy_per_count(27.0), 3)
+    (1.0, 57.544)
+    """
+    return 10 ** ((NJY_ZERO_POINT - zero_point) / 2.5)
+
+
+def flux_of_magnitude(magnitude: Number) -> Number:
+    """Return the flux in nJy of AB magnitudes.
+
+    Examples
+    --------
+    >>> flux_of_magnitude(31.4), round(flux_of_magnitude(26.4), 6)
+    (1.0, 100.0)
+    """
+    return 10 ** (0.4 * (NJY_ZERO_POINT - magnitude))
+
+
+def ab_magnitude(flux_njy: np.ndarray) -> np.ndarray:
+    """Return AB magnitudes; NaN where a flux is not positive.
+
+    Examples
+    --------
+    >>> [float(m) for m in ab_magnitude(np.array([1.0, 3631e9, -1.0])).round(3)]
+    [31.4, -0.0, nan]
+    """
+    flux = np.asarray(flux_njy, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flux > 0, NJY_ZERO_POINT - 2.5 * np.log10(flux), np.nan)
+
+
+def magnitude_error(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Return errors of magnitudes from those of fluxes, to first order; NaN where a flux is not positive."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(flux > 0, POGSON * error / flux, np.nan)
+
+
+def asinh_magnitude(
+    flux: np.ndarray, softening: np.ndarray | float, zero_point: float = NJY_ZERO_POINT
+) -> np.ndarray:
+    """Return asinh magnitudes of fluxes in nJy, or in another unit with its zero point.
+
+    m = 31.4 − 2.5/ln 10 · (asinh(f / 2b) + ln b), with the softening b in nJy (Lupton et al. 1999, eq. 3).
+
+    Examples
+    --------
+    >>> bool(abs(asinh_magnitude(np.array(1e6), 1.0) - (31.4 - 15.0)) < 1e-6)
+    True
+    """
+    softening = np.asarray(softening, dtype=np.float64)
+    return zero_point - POGSON * (np.arcsinh(flux / (2.0 * softening)) + np.log(softening))
+
+
+def robust_scatter(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Return 1.4826 × the median absolute deviation from the median: a Gaussian's standard deviation.
+
+    Examples
+    --------
+    >>> float(robust_scatter(np.array([1.0, 2.0, 3.0, 4.0, 1000.0])))
+    1.4826
+    """
+    middle = np.median(values, axis=axis, keepdims=True)
+    return np.asarray(SIGMA_PER_MAD * np.median(np.abs(values - middle), axis=axis))
+
+
+def reference_band(bands: Sequence[str]) -> str:
+    """Choose the band that stands for all: i, else r, else z, else g, else the middle one.
+
+    Its grid is the one that other bands are brought to, its magnitude says how bright an object is, and
+    the prior of template fitting asks for it. i comes first because optical surveys take it in their best
+    seeing, and because Benítez' prior is one in i.
+
+    Parameters
+    ----------
+    bands
+        In order of wavelength. Names of surveys in front count as well: ``HSC-I`` is i.
+
+    Examples
+    --------
+    >>> reference_band("ugriz"), reference_band(["HSC-G", "HSC-R"]), reference_band(["J", "H", "Ks"])
+    ('i', 'HSC-R', 'H')
+    """
+    short = [band.rsplit("-", 1)[-1].lower() if len(band) > 1 else band for band in bands]
+    for wanted in REFERENCE_BANDS:
+        if wanted in short:
+            return bands[short.index(wanted)]
+    return bands[len(bands) // 2]
+
+
+def circular_aperture(size: int, radius: float) -> np.ndarray:
+    """Return the share of each pixel inside a centred circle: ``(H, W)``, by 10 × 10 points a pixel.
+
+    The centre is that of the array, ((size − 1)/2, (size − 1)/2), for odd and even sides alike; `radius` is
+    in pixels.
+
+    Examples
+    --------
+    >>> round(float(circular_aperture(32, 5.0).sum()), 1), float(circular_aperture(3, 0.5)[1, 1])
+    (78.6, 0.8)
+    """
+    fine = (np.arange(size * _SUBPIXELS) + 0.5) / _SUBPIXELS - size / 2
+    is_inside = fine[:, None] ** 2 + fine[None, :] ** 2 <= radius**2
+    return is_inside.reshape(size, _SUBPIXELS, size, _SUBPIXELS).mean(axis=(1, 3))
+
+
+def total_and_aperture(
+    size: int, pixel_scale_arcsec: float, diameter_arcsec: float = APERTURE_ARCSEC
+) -> np.ndarray:
+    """Return the two sums that features hold, ``(2, H, W)`` float32: all pixels, and a circular aperture."""
+    circle = circular_aperture(size, diameter_arcsec / pixel_scale_arcsec / 2).astype(np.float32)
+    return np.stack([np.ones_like(circle), circle])
+
+
+def aperture_flux(
+    image: np.ndarray, weight: np.ndarray, aperture: np.ndarray, *, min_valid: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sum fluxes through apertures, leaving out pixels without data.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    aperture
+        ``(B, H, W)`` or ``(H, W)``: what each pixel counts.
+    min_valid
+        Smallest share of the aperture that must have data; below it the result is NaN.
+
+    Returns
+    -------
+    flux, flux_err
+        ``(N, B)``, nJy. With missing pixels both are scaled up by the share of the aperture that they take.
+    """
+    aperture = np.broadcast_to(aperture, image.shape[1:]).astype(np.float64)
+    is_valid = weight > 0
+    covered = np.einsum("nbhw,bhw->nb", is_valid, aperture) / aperture.sum(axis=(1, 2))
+    safe_image = np.where(is_valid, image, 0.0)
+    variance = 1.0 / np.where(is_valid, weight, np.inf)
+    enough = min_valid - 1e-9  # what rounding leaves of a whole aperture; one point of one pixel is more
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(covered >= enough, 1.0 / covered, np.nan)
+    flux = np.einsum("nbhw,bhw->nb", safe_image, aperture) * scale
+    flux_err = np.sqrt(np.einsum("nbhw,bhw->nb", variance, aperture**2)) * scale
+    return flux, flux_err
+
+
+def growth_circles(size: int, pixel_scale_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return concentric apertures, ``(K, H, W)`` float32, and their radii in arcsec, ``(K,)``.
+
+    The largest has the diameter `GROWTH_ARCSEC`, or what fits into the cutout.
+    """
+    largest = min(GROWTH_ARCSEC / 2, size * pixel_scale_arcsec / 2)
+    radii = largest * np.arange(1, NUM_CIRCLES + 1) / NUM_CIRCLES
+    circles = [circular_aperture(size, radius / pixel_scale_arcsec) for radius in radii]
+    return np.stack(circles).astype(np.float32), radii
+
+
+def growth_radii(
+    growth: np.ndarray, radius: np.ndarray, fractions: Sequence[float] = FRACTIONS
+) -> np.ndarray:
+    """Return the radii that hold fractions of the light inside the largest circle.
+
+    Parameters
+    ----------
+    growth
+        ``(..., K)``: light inside circles.
+    radius
+        ``(K,)``: theirs, rising.
+
+    Returns
+    -------
+    np.ndarray
+        ``(..., F)``, in the unit of `radius`; NaN where the largest circle holds no light.
+
+    Examples
+    --------
+    >>> growth_radii(np.array([[1.0, 2.0, 4.0]]), np.array([1.0, 2.0, 3.0]), [0.5, 0.75])
+    array([[2. , 2.5]])
+    """
+    flat = growth.reshape(-1, growth.shape[-1])
+    total = flat[:, -1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        curve = np.where(total > 0, flat / total, np.nan)
+    curve = np.concatenate([np.zeros_like(total), np.maximum.accumulate(curve, axis=1)], axis=1)
+    edge = np.concatenate([[0.0], radius])
+    out = np.empty((len(flat), len(fractions)))
+    for number, fraction in enumerate(fractions):
+        upper = np.clip((curve < fraction).sum(axis=1), 1, len(radius))
+        low, high = (np.take_along_axis(curve, end[:, None], axis=1)[:, 0] for end in (upper - 1, upper))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share = np.clip((fraction - low) / (high - low), 0.0, 1.0)
+        out[:, number] = edge[upper - 1] + share * (edge[upper] - edge[upper - 1])
+    return out.reshape(*growth.shape[:-1], len(fractions))

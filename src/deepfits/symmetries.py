@@ -1,0 +1,16 @@
+"""The eight symmetries of the square, which galaxies have no preference among."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUM_SYMMETRIES = 8
+
+
+def symmetry(images: Tensor, number: int) -> Tensor:
+    """Turn images, ``(N, B, H, H)``, by ``number % 4`` right angles; from 4 on, mirror their columns too."""
+    turned = images.rot90(number % 4, (2, 3))
+    return turned.flip(3) if number >= NUM_SYMMETRIES // 2 else turned
