@@ -63,7 +63,7 @@ def test_a_band_beside_its_wcs(sky):
 
     change(sky / "coadd-g.fits", lie)
     found = deepfits.check(sky)
-    assert any("g lies (-2.6, +0.0) pixels off r" in w or "g lies (-2.6, -0.0)" in w for w in found.warnings)
+    assert any("g lies (-2.6, +0.0) pixels off i" in w or "g lies (-2.6, -0.0)" in w for w in found.warnings)
 
 
 def test_weights_that_are_variances(sky):

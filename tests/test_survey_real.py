@@ -23,7 +23,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def sdss(tmp_path_factory):
     files = [str(p) for p in sorted((DATA / "sdss").glob("frame-*-003918-3-0213.fits.bz2"))]
-    return deepfits.cutouts(files, tmp_path_factory.mktemp("sdss") / "store", shard_size=512)
+    return deepfits.cutouts(
+        files, tmp_path_factory.mktemp("sdss") / "store", shard_size=512, reference_band="r"
+    )
 
 
 def test_sdss_field_is_detected_as_the_survey_did(sdss):
