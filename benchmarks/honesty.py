@@ -19,12 +19,13 @@ import time
 import numpy as np
 import torch
 
+from deepfits.photometry import asinh_magnitude, flux_of_magnitude
 from deepfits.provenance import provenance
 from deepfits.sky.drawing import draw_stamps, psf_transfer
 from deepfits.sky.noise import aperture as aperture_mask
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.scene import to_shapes
-from deepfits.sky.surveys import AB_ZERO_POINT_NJY, DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
+from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
 
 LIMIT = 25.5
 RANGES = ((0.0, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5))
@@ -88,10 +89,8 @@ def observe_apertures(
         stamps = draw_stamps(shapes.select(np.arange(first, min(first + 200, number))), transfer)
         sums.append((stamps[:, :, middle, middle] * mask).sum(dim=(2, 3)).numpy())
     flux = np.concatenate(sums).astype(float)
-    sky_error = np.array([10 ** (0.4 * (AB_ZERO_POINT_NJY - band.depth)) / 5 for band in survey.bands])
-    sky_flux = np.array(
-        [10 ** (0.4 * (AB_ZERO_POINT_NJY - band.sky_mag)) * inside.sum() * scale**2 for band in survey.bands]
-    )
+    sky_error = np.array([flux_of_magnitude(band.depth) / 5 for band in survey.bands])
+    sky_flux = np.array([flux_of_magnitude(band.sky_mag) * inside.sum() * scale**2 for band in survey.bands])
     error = sky_error * np.sqrt(1 + np.maximum(flux, 0) / sky_flux)
     return flux + error * rng.normal(size=flux.shape), np.broadcast_to(error, flux.shape)
 
@@ -99,7 +98,7 @@ def observe_apertures(
 def magnitude_features(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Return asinh magnitudes (Lupton, Gunn & Szalay 1999) and neighbouring colours: ``(N, 2B − 1)``."""
     soft = 2 * np.median(error, axis=0)
-    mag = AB_ZERO_POINT_NJY - 2.5 / np.log(10) * (np.arcsinh(flux / (2 * soft)) + np.log(soft))
+    mag = asinh_magnitude(flux, soft)
     return np.concatenate([mag, -np.diff(mag, axis=1)], axis=1)
 
 

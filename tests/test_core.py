@@ -117,7 +117,17 @@ def test_importing_the_package_loads_nothing_heavy():
 
 # Who may import whom (docs/architecture.md). The value lists the parts of the package that a part may use
 # beside itself; the small modules at the top are open to all.
-_SMALL = {"errors", "files", "observation", "photometry", "progress", "provenance", "splits", "symmetries", "tables"}
+_SMALL = {
+    "errors",
+    "files",
+    "observation",
+    "photometry",
+    "progress",
+    "provenance",
+    "splits",
+    "symmetries",
+    "tables",
+}
 _DIRECTIONS = {
     "survey": set(),
     "sky": set(),

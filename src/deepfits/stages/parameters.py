@@ -136,7 +136,7 @@ class ReadingOnGrid(ReadingFields):
     Parameters
     ----------
     reference_band
-        The band whose pixel grid the others are brought to; r, else i, else the middle one.
+        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
     allow_missing
         Fields that lack a band are taken, without data in it.
     """
