@@ -22,6 +22,7 @@ Scene and data are centred on each other, apart from a shift. Needs PyTorch and 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -140,7 +141,7 @@ def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     return out
 
 
-def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, includes_pixel: bool = True) -> np.ndarray:
+def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: float = 1.0) -> np.ndarray:
     """Return a measured PSF image as a sum of round Gaussians, ``(K, 2)``.
 
     Parameters
@@ -149,9 +150,9 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, includes_pixel
         ``(H, W)``, any flux, without background, of odd sides, the PSF's centre near the middle.
     pixel_scale_arcsec
         Side of its pixels.
-    includes_pixel
-        The image is what pixels of this side measure (a star, HSC's and PSFEx's models), so that the pixel
-        is taken out again; else it gives the PSF at the pixels' centres.
+    pixel_side
+        Side, in pixels of this image, of the detector's pixels whose blur the image holds and which is taken
+        out again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.
 
     Raises
     ------
@@ -169,12 +170,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, includes_pixel
     sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
     profiles = []
     for width in sigma:
-        if includes_pixel:
-            along_y, along_x = _pixel_integral(y, width), _pixel_integral(x, width)
-        else:
-            along_y, along_x = (
-                np.exp(-0.5 * (t / width) ** 2) / (width * math.sqrt(2 * np.pi)) for t in (y, x)
-            )
+        along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
         profiles.append(np.outer(along_y, along_x).ravel())
     weight = non_negative(np.stack(profiles, axis=1) / scale, image.ravel() / scale)
     if not weight.sum() > 0:
@@ -193,12 +189,13 @@ def _centre(image: np.ndarray) -> tuple[float, float]:
     return float((part * y).sum() / part.sum()), float((part * x).sum() / part.sum())
 
 
-def _pixel_integral(at: np.ndarray, sigma: float) -> np.ndarray:
-    """Integrate a Gaussian over pixels of side 1 centred at `at`."""
-    scale = sigma * math.sqrt(2)
-    edge = torch.as_tensor(np.stack([at + 0.5, at - 0.5]) / scale)
+def _pixel_mean(at: np.ndarray, sigma: float, side: float) -> np.ndarray:
+    """Return the mean of a Gaussian over pixels of this side (0: its value) centred at `at`."""
+    if not side:
+        return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))
+    edge = torch.as_tensor(np.stack([at + side / 2, at - side / 2]) / (sigma * math.sqrt(2)))
     upper, lower = torch.erf(edge).numpy()
-    return np.asarray((upper - lower) / 2)
+    return np.asarray((upper - lower) / (2 * side))
 
 
 def profile_of(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
@@ -220,6 +217,60 @@ def fwhm_of(psf: np.ndarray) -> np.ndarray:
         is_inside = profile_of(psf, middle[..., None])[..., 0] > half
         low, high = np.where(is_inside, middle, low), np.where(is_inside, high, middle)
     return np.where(np.isfinite(half), low + high, np.nan)
+
+
+def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: int) -> np.ndarray:
+    """Return the PSFs of some objects, ``(N, B, K, 2)``: what is recorded, else Moffat profiles.
+
+    Parameters
+    ----------
+    psf
+        ``(N, B, K, 2)``, NaN where unknown; None where a store has recorded none.
+    fwhm_arcsec
+        Per band, for those that are unknown; where this is NaN too, the PSF stays NaN.
+    """
+    usual = np.stack([moffat_psf(one) for one in fwhm_arcsec])
+    if psf is None:
+        return np.broadcast_to(usual, (number, *usual.shape))
+    return np.where(np.isfinite(psf).all((2, 3), keepdims=True), psf, usual)
+
+
+def all_above_reference(
+    psf: np.ndarray, grid: SceneGrid, bands: Sequence[str], used: np.ndarray | None = None
+) -> np.ndarray:
+    """Bring the PSFs of many objects, ``(N, B, K, 2)``, above a reference; each different one once.
+
+    Parameters
+    ----------
+    used
+        ``(N, B)``, which of them matter (a band with data); the others become the reference's own.
+
+    Raises
+    ------
+    InputError
+        One that matters is too sharp, or unknown.
+    """
+    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(-1, *psf.shape[2:])
+    band = np.tile(np.arange(psf.shape[1]), len(psf))
+    matters = np.ones(len(flat), bool) if used is None else used.reshape(-1)
+    out = np.zeros_like(flat)
+    out[:, 0, 0], out[:, :, 1] = 1, grid.reference_sigma
+    which = np.flatnonzero(matters)
+    if len(which):
+        different, first, back = np.unique(
+            flat[which].reshape(len(which), -1), axis=0, return_index=True, return_inverse=True
+        )
+        made = []
+        for row, at in zip(different, which[first], strict=True):
+            name = bands[band[at]]
+            if not np.isfinite(row).all():
+                raise InputError(
+                    f"band {name}: the PSF is unknown, and a model of scenes cannot go without; cut again "
+                    "with psf, such as --psf g=0.8 (FWHM, arcsec) or --psf g=PSF.fits"
+                )
+            made.append(above_reference(row.reshape(flat.shape[1:]), grid, name))
+        out[which] = np.stack(made)[back.reshape(-1)]
+    return out.reshape(psf.shape)
 
 
 def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndarray:

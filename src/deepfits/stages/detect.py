@@ -239,7 +239,7 @@ def _one_field(
                 f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
             )
         stellar = found.stellar_radius_arcsec
-        info = describe_field(field, chosen.bands, found.fwhm_arcsec) | {
+        info = describe_field(field, chosen.bands, found) | {
             "num_objects": len(found.columns["object_id"]),
             "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
         }

@@ -165,7 +165,8 @@ def _without_extra(
     from deepfits.survey import build
 
     plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
-    return replace(build.describe_store(plan, {"fields": described}, tasks, fields), extra={})
+    whole = build.describe_store(plan, {"fields": described}, tasks, fields)
+    return replace(whole, extra={"psf": whole.extra["psf"]})
 
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
@@ -295,7 +296,9 @@ class CoaddWork:
             task = build.ShardTask(
                 number=0, field_index=part.field_index, rows=np.arange(len(part.x)), x=part.x, y=part.y
             )
-            cutouts = build.cut_task(fields.open(part.field_index), task, part.columns, self.source.plan)
+            cutouts = build.cut_task(
+                fields.open(part.field_index), task, part.columns, self.source.plan, self.source.info
+            )
             check_cutouts(cutouts, self.source.info, shard.name)
             fit_and_write(
                 fitter, cutouts, Path(self.out), shard, advance, reconstructions=self.reconstructions

@@ -204,7 +204,7 @@ class _Cutter:
         with closing(build.OpenFields(self.fit.images)) as fields:
             tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
             for task in tasks:
-                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan)
+                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, self.fit.info)
                 fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight)
                 parts.append(fitter.features(cutouts.object_id, fitted, {}))
                 rows.append(task.rows)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, remove_leftovers
+from deepfits.observation import NUM_GAUSSIANS
 from deepfits.progress import Progress
 from deepfits.survey.agreement import band_shifts, shift_warnings
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
-from deepfits.survey.extract import extract
+from deepfits.survey.extract import Extraction, extract
 from deepfits.survey.fields import Field, ImageSet, open_field
 from deepfits.survey.parallel import in_processes
+from deepfits.survey.psf import find_psf, gaussians_of, read_given
 from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
@@ -60,6 +62,7 @@ class StorePlan:
     survey: str
     catalogue_path: Path
     keep_duplicates: bool = False
+    psf: Mapping[str, str] = field(default_factory=dict)
 
     def settings(self) -> dict[str, Any]:
         """Return what the shards depend on."""
@@ -69,6 +72,7 @@ class StorePlan:
             "shard_size": self.shard_size,
             "catalogue": [self.catalogue_path.name, status.st_size],
             **({"keep_duplicates": True} if self.keep_duplicates else {}),
+            **({"psf": dict(self.psf)} if self.psf else {}),
         }
 
 
@@ -207,7 +211,7 @@ def _cut_and_write(
     reason = ""
     try:
         field = fields.open(task.field_index)
-        write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan), info)
+        write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan, info), info)
     except InputError as error:
         reason = str(error)
     seconds = round(time.perf_counter() - begin, 3)
@@ -347,7 +351,9 @@ class OpenFields:
         self._there = None
 
 
-def cut_task(field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan) -> Cutouts:
+def cut_task(
+    field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan: StorePlan, info: StoreInfo
+) -> Cutouts:
     """Cut the objects of one shard."""
     bands, size, number = plan.images.bands, plan.size, len(task.rows)
     image = np.zeros((number, len(bands), size, size), np.float32)
@@ -359,7 +365,15 @@ def cut_task(field: Field, task: ShardTask, columns: dict[str, np.ndarray], plan
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     valid = (weight > 0).mean(axis=(2, 3))
     ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
-    return Cutouts(object_id=columns["object_id"][task.rows], image=image, weight=weight, catalogue=ours)
+    known = info.extra.get("psf", {}).get(field.name, {})
+    psf = np.stack([gaussians_of(known.get(band), NUM_GAUSSIANS) for band in bands])
+    return Cutouts(
+        object_id=columns["object_id"][task.rows],
+        image=image,
+        weight=weight,
+        catalogue=ours,
+        psf=np.broadcast_to(psf, (number, *psf.shape)),
+    )
 
 
 def describe_store(
@@ -393,8 +407,23 @@ def describe_store(
             _median([one["noise_correlation"].get(b) for one in fields.values()], 1.0) for b in bands
         ),
         survey=plan.survey,
-        extra={"settings": plan.settings(), "fields": fields, "sub_pixel_policy": _POLICY},
+        extra={
+            "settings": plan.settings(),
+            "fields": fields,
+            "psf": {name: _settled_psf(one, plan) for name, one in fields.items()},
+            "sub_pixel_policy": _POLICY,
+        },
     )
+
+
+def _settled_psf(known: dict[str, Any], plan: StorePlan) -> dict[str, Any]:
+    """Return the PSFs of a field's bands, where what the user says counts before all else."""
+    psf = dict(known["psf"])
+    for band in plan.images.bands:
+        given = plan.psf.get(band, plan.psf.get(""))
+        if given is not None:
+            psf[band] = read_given(given, known["pixel_scale_arcsec"])
+    return psf
 
 
 def _median(values: list[float | None], default: float) -> float:
@@ -404,31 +433,36 @@ def _median(values: list[float | None], default: float) -> float:
 
 def is_described(known: dict[str, Any] | None) -> bool:
     """Say whether a catalogue's description of a field holds all that a store needs."""
-    wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy"}
+    wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy", "psf"}
     return known is not None and wanted <= known.keys()
 
 
-def describe_field(
-    field: Field, bands: tuple[str, ...], fwhm: dict[str, float] | None = None
-) -> dict[str, Any]:
+def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | None = None) -> dict[str, Any]:
     """Say what a field is like, for JSON.
 
     Parameters
     ----------
-    fwhm
-        Widths of the PSF in arcseconds; measured on the middle thousand rows when None.
+    found
+        What detection found, for the PSF; measured on the middle thousand rows when None.
     """
     middle = _Middle(field)
-    if fwhm is None:
-        fwhm = extract(middle, DetectOptions(threshold=6.0), bands=bands).fwhm_arcsec
+    if found is None:
+        found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
+    fwhm = found.fwhm_arcsec
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
-    remarks = field.remarks()
+    remarks, scale = field.remarks(), field.pixel_scale
     stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
     return {
         "shape": list(field.shape),
         "pixel_scale_arcsec": field.pixel_scale,
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},
+        "psf": {
+            band: find_psf(
+                None, found.star_images.get(band), plane.plane.header, scale, f"{field.name}, band {band}"
+            )
+            for band, plane in field.aligned.items()
+        },
         "noise_correlation": {b: p.noise_correlation for b, p in field.aligned.items()},
         "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
         "shift_pixels": {b: [s.dx, s.dy] if s.num_matched else None for b, s in shifts.items()},

@@ -14,7 +14,7 @@ import numpy as np
 from deepfits.photometry import ab_magnitude
 from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
 from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band
-from deepfits.survey.seeing import choose_stars, measure_fwhm
+from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image
 from deepfits.survey.stars import star_score, stellar_radius
 
 
@@ -44,11 +44,14 @@ class Extraction:
         PSF width per band; NaN where there were too few stars.
     stellar_radius_arcsec
         Half-light radius of stars on the combined image.
+    star_images
+        Median image of the stars per band, the background taken off; None where there are too few.
     """
 
     columns: dict[str, np.ndarray]
     fwhm_arcsec: dict[str, float] = field(default_factory=dict)
     stellar_radius_arcsec: float = np.nan
+    star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
 
 
 def object_ids(field_name: str, number: int) -> np.ndarray:
@@ -101,14 +104,14 @@ def extract(
     stars = choose_stars(compact, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
 
     columns: dict[str, np.ndarray] = {}
-    fwhm = {}
+    star: dict[str, np.ndarray | None] = {}
     for band in bands:
         if band in sky.planes:
-            measured, fwhm[band] = _one_band(
+            measured, star[band] = _one_band(
                 sky, band, apertures, segmentation, stars, options, aperture_arcsec
             )
         else:
-            measured, fwhm[band] = _no_band(len(sources)), np.nan
+            measured, star[band] = _no_band(len(sources)), None
         flags |= measured.pop("flags")
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
         columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
@@ -123,7 +126,12 @@ def extract(
         "ra": ra,
         "dec": dec,
     }
-    return Extraction(columns=identity | columns, fwhm_arcsec=fwhm, stellar_radius_arcsec=stellar * scale)
+    return Extraction(
+        columns=identity | columns,
+        fwhm_arcsec={b: scale * moffat_fwhm(one) if one is not None else np.nan for b, one in star.items()},
+        stellar_radius_arcsec=stellar * scale,
+        star_images=star,
+    )
 
 
 def _one_band(
@@ -134,11 +142,11 @@ def _one_band(
     stars: np.ndarray,
     options: DetectOptions,
     aperture_arcsec: float,
-) -> tuple[dict[str, np.ndarray], float]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
-    fwhm = measure_fwhm(image, weight, apertures.x[stars], apertures.y[stars])
+    star = star_image(image, weight, apertures.x[stars], apertures.y[stars])
     measured = measure_band(
         image,
         weight,
@@ -147,7 +155,7 @@ def _one_band(
         radius=0.5 * aperture_arcsec / sky.pixel_scale,
         noise_correlation=plane.noise_correlation,
     )
-    return measured, fwhm * sky.pixel_scale
+    return measured, star
 
 
 def _no_band(number: int) -> dict[str, np.ndarray]:

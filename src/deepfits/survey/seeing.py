@@ -71,9 +71,3 @@ def moffat_fwhm(stamp: np.ndarray) -> float:
     bounds = ([0.2, 0.5, 1.2, -2, -2, -0.2], [5, stamp.shape[0], 30, 2, 2, 0.2])
     fit = optimize.least_squares(residual, np.clip(start, *bounds), bounds=bounds)
     return float(fit.x[1])
-
-
-def measure_fwhm(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    """Return the FWHM of the stars at (x, y) in pixels; NaN when there are too few."""
-    stamp = star_image(image, weight, x, y)
-    return moffat_fwhm(stamp) if stamp is not None else np.nan

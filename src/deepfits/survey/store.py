@@ -26,6 +26,7 @@ SCHEMA_VERSION = 1
 FLUX_UNIT = "nJy"
 MAX_SIDE = 4096
 MAX_BANDS = 64
+MAX_GAUSSIANS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +113,16 @@ class Cutouts:
         ``(N, B, H, W)`` float32, inverse variance in nJy⁻²; 0 means no valid data.
     catalogue
         Columns of the catalogue, each ``(N,)``; `object_id` not among them.
+    psf
+        ``(N, B, K, 2)`` float32: the PSF as a sum of K round Gaussians, weights and standard deviations in
+        arcseconds (see `deepfits.observation`); NaN where it is unknown. None in stores without it.
     """
 
     object_id: np.ndarray
     image: np.ndarray
     weight: np.ndarray
     catalogue: dict[str, np.ndarray] = field(default_factory=dict)
+    psf: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -129,6 +134,7 @@ class Cutouts:
             image=self.image[which],
             weight=self.weight[which],
             catalogue={name: column[which] for name, column in self.catalogue.items()},
+            psf=None if self.psf is None else self.psf[which],
         )
 
 
@@ -180,6 +186,8 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
         file.create_dataset("image", data=image.astype(np.float32, copy=False))
         weight = cutouts.weight.astype(np.float32, copy=False)
         file.create_dataset("weight", data=weight, **_packing(weight))
+        if cutouts.psf is not None:
+            file.create_dataset("psf", data=cutouts.psf.astype(np.float32, copy=False), compression="lzf")
         group = file.create_group("catalogue")
         for name, column in {"object_id": cutouts.object_id, **cutouts.catalogue}.items():
             group.create_dataset(name, data=_to_hdf5(column))
@@ -202,6 +210,8 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
     for name, array in (("image", cutouts.image), ("weight", cutouts.weight)):
         if array.shape != shape:
             raise InputError(f"{where}: {name} has shape {array.shape}, expected {shape}")
+    if cutouts.psf is not None:
+        _check_psf(cutouts.psf, shape[:2], where)
     for name, column in cutouts.catalogue.items():
         if np.shape(column) != (number,):
             raise InputError(f"{where}: column {name!r} has shape {np.shape(column)}, expected ({number},)")
@@ -216,6 +226,15 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
             f"{where}: object {cutouts.object_id[first]}, band {info.bands[band]}: a weight is negative or "
             "not finite, or a pixel with positive weight is not finite; set the weight of bad pixels to 0"
         )
+
+
+def _check_psf(psf: np.ndarray, shape: tuple[int, ...], where: str | Path) -> None:
+    if psf.ndim != 4 or psf.shape[:2] != shape or psf.shape[3] != 2 or not 1 <= psf.shape[2] <= MAX_GAUSSIANS:
+        raise InputError(f"{where}: psf has shape {psf.shape}, expected {(*shape, 'K', 2)}")
+    known = psf[np.isfinite(psf).all((2, 3))]
+    is_fine = (known[..., 0] >= 0).all() and (known[..., 1] > 0).all()
+    if not (is_fine and np.allclose(known[..., 0].sum(-1), 1, atol=1e-3)):
+        raise InputError(f"{where}: psf weights must not be negative and sum to 1, and widths be positive")
 
 
 def _to_hdf5(column: np.ndarray) -> np.ndarray:
@@ -320,8 +339,18 @@ class CutoutStore:
             image=np.concatenate([p.image for p in parts]),
             weight=np.concatenate([p.weight for p in parts]),
             catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
+            psf=_join_psf([p.psf for p in parts], self.directory),
         )
         return joined.select(back)
+
+
+def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    if len({part.shape[1:] for part in known}) > 1 or len(known) < len(parts):
+        raise InputError(f"{where}: shards with and without PSFs, or with other ones; cut the store again")
+    return np.concatenate(known)
 
 
 def read_info(directory: str | Path) -> StoreInfo:
@@ -375,8 +404,11 @@ def read_shard(
         with np.errstate(all="ignore"):
             image = file["image"][which].astype(np.float32, copy=False)
             weight = file["weight"][which].astype(np.float32, copy=False)
+        psf = file["psf"][which] if "psf" in file else None
         catalogue = {k: v[which] for k, v in _read_catalogue(file, path, columns).items()}
-    cutouts = Cutouts(object_id=catalogue.pop("object_id"), image=image, weight=weight, catalogue=catalogue)
+    cutouts = Cutouts(
+        object_id=catalogue.pop("object_id"), image=image, weight=weight, catalogue=catalogue, psf=psf
+    )
     check_cutouts(cutouts, info, path)
     return cutouts
 
@@ -409,6 +441,11 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
             raise InputError(f"{path}: {name} has shape {found}, the store's description says {shape}")
         if data.nbytes > 1000 * file_size:
             raise InputError(f"{path}: {name} declares {data.nbytes} bytes in a file of {file_size}")
+    psf = file.get("psf")
+    if psf is not None:
+        is_psf = isinstance(psf, h5py.Dataset) and psf.ndim == 4 and psf.dtype.kind == "f"
+        if not is_psf or psf.shape[:2] != shape[:2] or psf.shape[2] > MAX_GAUSSIANS or psf.shape[3] != 2:
+            raise InputError(f"{path}: psf has shape {getattr(psf, 'shape', None)}; cut this store again")
     return number
 
 

@@ -1,0 +1,92 @@
+"""The PSF of an image, and of every object in a store."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from deepfits.errors import InputError
+from deepfits.observation import NUM_GAUSSIANS, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.survey.psf import find_psf, gaussians_of, parse_given, read_given
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
+
+
+def star(fwhm: float, pixel: float, side: int = 25) -> np.ndarray:
+    galsim = pytest.importorskip("galsim")
+    moffat = galsim.Moffat(beta=3, fwhm=fwhm)
+    return moffat.drawImage(nx=side, ny=side, scale=pixel).array.astype(float)
+
+
+def test_stars_are_believed_before_the_header() -> None:
+    found = find_psf(None, star(0.8, 0.168), {"FWHM": 1.5}, 0.168, "field x, band g")
+    assert abs(found["fwhm_arcsec"] / 0.8 - 1) < 0.03  # the pixel is taken out
+    assert "stars" in found["source"]
+
+
+def test_the_header_is_read_where_there_are_no_stars() -> None:
+    found = find_psf(None, None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2, "field x, band g")
+    assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
+
+
+def test_what_is_unknown_is_said(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = find_psf(None, None, {}, 0.2, "field x, band g")
+    assert "field x, band g: the PSF is unknown" in caplog.text
+    assert np.isnan(gaussians_of(found, NUM_GAUSSIANS)).all()
+
+
+def test_given_psfs(tmp_path) -> None:
+    assert abs(read_given("0.8:2.5", 0.2)["fwhm_arcsec"] - 0.8) < 0.01
+    fits.PrimaryHDU(star(0.9, 0.2, 41)).writeto(tmp_path / "psf-r.fits")
+    assert abs(read_given(str(tmp_path / "psf-r.fits"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+    for wrong in ("0.8x", "90", str(tmp_path)):
+        with pytest.raises(InputError, match="psf"):
+            read_given(wrong, 0.2)
+    assert parse_given(["g=0.8", "r=psf.fits"]) == {"g": "0.8", "r": "psf.fits"}
+    assert parse_given(0.7) == {"": "0.7"}
+
+
+def test_psfex_models(tmp_path) -> None:
+    galsim = pytest.importorskip("galsim")
+    # As PSFEx does it: the PSF with the detector's pixel, sampled at steps of half a pixel.
+    seen = galsim.Convolve(galsim.Moffat(beta=3, fwhm=0.9), galsim.Pixel(0.2))
+    plane = seen.drawImage(nx=45, ny=45, scale=0.1, method="no_pixel").array.astype("f4")
+    planes = np.stack([plane, 0.01 * plane])[None]
+    column = fits.Column("PSF_MASK", format="4050E", dim="(45,45,2)", array=planes)
+    table = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
+    table.header["PSF_SAMP"] = 0.5
+    table.writeto(tmp_path / "g.psf")
+    assert abs(read_given(str(tmp_path / "g.psf"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+
+
+def make_store(directory, psf):
+    info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.9, float("nan")))
+    image = np.random.default_rng(1).normal(size=(3, 2, 8, 8)).astype("f4")
+    ids = np.arange(3)
+    create_store(directory, info)
+    cutouts = Cutouts(object_id=ids, image=image, weight=np.ones_like(image), psf=psf)
+    write_shard(directory / "shard-00000.h5", cutouts, info)
+    return CutoutStore(directory)
+
+
+def test_the_store_keeps_every_objects_psf(tmp_path) -> None:
+    psf = np.array([[moffat_psf(w), moffat_psf(np.nan)] for w in (0.7, 0.8, 0.9)])
+    store = make_store(tmp_path, psf)
+    assert np.array_equal(store.read_shard(0).psf, psf, equal_nan=True)
+    assert np.allclose(fwhm_of(store.take(np.array([2, 0])).psf[:, 0]), [0.9, 0.7], atol=0.01)
+    with pytest.raises(InputError, match="psf has shape"):
+        make_store(tmp_path / "b", psf[:, :1])
+    with pytest.raises(InputError, match="sum to 1"):
+        make_store(tmp_path / "c", psf * 2)
+
+
+def test_stores_without_psfs_stay_readable(tmp_path) -> None:
+    store = make_store(tmp_path, None)
+    cutouts = store.read_shard(0)
+    assert cutouts.psf is None
+    found = psf_or_moffat(cutouts.psf, store.info.fwhm_arcsec, len(cutouts))
+    assert np.allclose(fwhm_of(found[:, 0]), 0.9, atol=0.01)
+    assert np.isnan(found[:, 1]).all()
