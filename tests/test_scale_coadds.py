@@ -64,8 +64,8 @@ def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_pa
     assert {p.name for p in out.iterdir()} == {
         "_features.json",
         "_made_from.json",
-        "coadds.json",
-        "manifest.jsonl",
+        "_coadds.json",
+        "_manifest.jsonl",
     } | tables
     (out / "shard-00001.parquet").unlink()
     times = {p.name: p.stat().st_mtime_ns for p in out.glob("shard*")}

@@ -198,7 +198,7 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
             work, shards, tmp_path / "f", title="", is_done=is_done, progress=silent,
             workers=Workers(scheduler=address(client)),
         )  # fmt: skip
-    assert json.loads((tmp_path / "f/manifest.jsonl").read_text())["state"] == "failed"
+    assert json.loads((tmp_path / "f/_manifest.jsonl").read_text())["state"] == "failed"
 
 
 @pytest.mark.slow

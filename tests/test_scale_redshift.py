@@ -70,7 +70,7 @@ def test_a_damaged_shard_stops_no_other(trained, tmp_path):
     with pytest.raises(ShardsFailedError, match=r"1 of 3 shards failed.*shard-00000"):
         redshift_predict(model, damaged, tmp_path / "z")
     assert [e.state for e in read_manifest(tmp_path / "z")] == ["failed", "done", "done"]
-    assert json.loads((tmp_path / "z/manifest.jsonl").read_text().splitlines()[0])["state"] == "failed"
+    assert json.loads((tmp_path / "z/_manifest.jsonl").read_text().splitlines()[0])["state"] == "failed"
 
 
 def test_predictions_are_exported(trained, tmp_path):

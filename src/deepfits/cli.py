@@ -566,7 +566,7 @@ def fit(
     """Fit the latent of every cutout: the features (M19 §2.3).
 
     One Parquet file per shard of the store, each written when it is done. A shard that cannot be read stops
-    no other: it is named at the end, and in `manifest.jsonl`; running the command again does what is left.
+    no other: it is named at the end, and in `_manifest.jsonl`; running the command again does what is left.
 
     Examples: `deepfits fit run/cutouts run/model --out run/features-both --workers 4`
 

@@ -41,13 +41,13 @@ _PLAIN = {
     "latent": Column(ucd="stat.fit.param", words="Fitted latent vector: the features"),
     "latent_std": Column(ucd="stat.error;stat.fit.param", words="Standard deviation of the latent"),
     "chi2": Column(ucd="stat.fit.chi2", words="Chi-square of the best fit, all bands"),
-    "dof": Column(ucd="stat.fit.dof", words="Valid pixels, all bands"),
+    "dof": Column(ucd="stat.fit.dof", words="Valid pixels, all bands; no parameter subtracted"),
     "loss": Column(ucd="stat.fit.goodness", words="What was minimised, at the best latent"),
     "loss_start": Column(ucd="stat.fit.goodness", words="What was minimised, at the start"),
     "status": Column(ucd="meta.code.status", words="How the fit ended"),
     "num_steps": Column(ucd="meta.number", words="Gradient evaluations"),
-    "latent_distance": Column(ucd="stat.value", words="Length of the latent; 1 is typical"),
-    "discriminator_score": Column(ucd="stat.value", words="Discriminator's score; near 1 is usual"),
+    "latent_distance": Column(ucd="stat.value", words="Length of the latent over a prior draw's; 2 to 10 in fits"),
+    "discriminator_score": Column(ucd="stat.value", words="Score of the discriminator; 0.4 to 0.8 is usual"),
     "model_hash": Column(ucd="meta.version", words="Fingerprint of the model"),
     "z_phot": Column(ucd="src.redshift.phot", words="Photometric redshift"),
     "z_mean": Column(ucd="src.redshift.phot;stat.mean", words="Mean of p(z)"),
@@ -85,7 +85,7 @@ _PER_BAND = {
     "amplitude_err": ("", "stat.error", "Error of the amplitude"),
     "amplitude": ("", "arith.factor", "Brightness over that of the drawn galaxy"),
     "chi2": ("", "stat.fit.chi2", "Chi-square"),
-    "dof": ("", "stat.fit.dof", "Valid pixels"),
+    "dof": ("", "stat.fit.dof", "Valid pixels; no parameter subtracted"),
 }
 
 

@@ -101,7 +101,7 @@ def make_dataset(
         is_trainable=matches_conditions(known, train_select, labels.where) if train_select else None,
     )
     counts: dict[str, int | str] = {
-        **{f"labels_{name}": number for name, number in labels.counts.items()},
+        **{f"labels_{name}": number for name, number in (labels.counts | found.counts).items()},
         "objects": len(usable),
         "objects_without_finite_latent": int((~usable).sum()),
         "matched": len(value),

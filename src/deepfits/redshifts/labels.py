@@ -5,16 +5,26 @@ Shapes: N objects with features, M rows of labels.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.tables import Columns, matches_conditions, read_table, require_column
+from deepfits.tables import Columns, matches_conditions, require_column
+from deepfits.tables.text import GAPS
 
 MATCHES = ("auto", "id", "position")
+AGREE = 0.005
+"""Two values of one object agree when they differ by less than this times (1 + value)."""
+FLAGS = ("z_spec_flag", "z_flag", "zflag")
+"""Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,8 @@ class Labels:
         The file, for messages.
     classes
         Names, where the target is a class; `value` then counts them from 0.
+    target
+        What the table calls the value.
     """
 
     value: np.ndarray
@@ -40,6 +52,7 @@ class Labels:
     where: str
     counts: dict[str, int] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    target: str = "z_spec"
 
     def __len__(self) -> int:
         return len(self.value)
@@ -53,7 +66,7 @@ def read_labels(
     Parameters
     ----------
     path
-        Parquet, FITS or CSV.
+        Any table; see `deepfits.tables.read`.
     column
         The target.
     select
@@ -65,41 +78,141 @@ def read_labels(
     Raises
     ------
     InputError
-        The column is absent, holds no numbers, nothing is left, or all values are the same.
+        The column is absent, holds no numbers, or nothing is left.
 
     Notes
     -----
-    Rows whose value is not finite are left out and counted, because surveys mark failures so.
+    Rows whose value is not finite, or stands for "no redshift" (−99, −1, 9.99, 999 and their like), are left
+    out and counted, because surveys mark failures so.
     """
-    columns = read_table(path, what="table of labels")
+    table = tables.read(path, what="table of labels", wanted=(column,))
+    columns = _with_ours(table)
     value = require_column(columns, column, path)
     names: tuple[str, ...] = ()
     if classes:
         value, names = _as_numbers(value)
     elif is_text(value):
+        odd = next((one for one in value.tolist() if not _is_number(one)), value[0])
         raise InputError(
-            f"{path}: column {column!r} holds no numbers but text, such as {value[0]!r}: "
-            "a class, not a redshift"
+            f"{path}: column {column!r} holds no numbers but text, such as {odd!r}: "
+            "a class, not a redshift; leave such entries empty if they mean that there is none"
         )
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         raise InputError(f"{path}: column {column!r} holds no numbers")
+    number = value.astype(np.float64)
     is_selected = matches_conditions(columns, select, path)
-    is_finite = np.isfinite(value.astype(np.float64))
+    is_finite = np.isfinite(number)
+    is_code = np.zeros(len(number), dtype=bool)
+    if not classes:
+        is_code[is_finite] = is_no_value(number[is_finite], is_redshift=bool(_REDSHIFT.search(column)))
     counts = {
         "rows": len(value),
         "not_selected": int((~is_selected).sum()),
         "not_finite": int((is_selected & ~is_finite).sum()),
     }
-    keep = is_selected & is_finite
+    if (is_selected & is_code).any():
+        counts["impossible"] = int((is_selected & is_code).sum())
+        told = _list_values(number[is_selected & is_code])
+        log.warning(
+            "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; if some are real, "
+            "keep them in another column",
+            *(path, counts["impossible"], len(value), column, told),
+        )
+    keep = is_selected & is_finite & ~is_code
     if not keep.any():
         raise InputError(
             f"{path}: none of {len(value)} rows can be used as label: {counts['not_selected']} do not "
-            f"satisfy {list(select)}, and {counts['not_finite']} have a {column!r} that is not finite"
+            f"satisfy {list(select)}, {counts['not_finite']} have a {column!r} that is not finite, and "
+            f"{counts.get('impossible', 0)} one that no object has (such as −99)"
         )
     left = {name: values[keep] for name, values in columns.items() if name != column}
     return Labels(
-        value=value[keep].astype(np.float64), columns=left, where=str(path), counts=counts, classes=names
+        value=number[keep], columns=left, where=str(path), counts=counts, classes=names, target=column
     )
+
+
+def _with_ours(table: tables.Table) -> Columns:
+    """Return all columns under their own names, and identity and position under ours too."""
+    columns = dict(table.columns)
+    sky = tables.positions(columns, table.units, table.where)
+    if sky is not None:
+        columns |= {"ra": sky.ra, "dec": sky.dec}
+    name = tables.identity_name(columns)
+    if name is not None and "object_id" not in columns:
+        columns["object_id"] = columns[name]
+    return columns
+
+
+_REDSHIFT = re.compile(
+    r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
+    r"|(spec|phot|photo|true|ez)_?z$)"
+    r"|_z[A-Z]"
+)
+_CODES = np.array(
+    [
+        sign * code
+        for sign in (-1, 1)
+        for code in (9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 99999)
+    ]
+    + [-1, -2, -9, -10, -42, -100, 9.0]
+)
+LOWEST, HIGHEST = -0.01, 20.0
+"""A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
+
+
+def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
+    """Say which values stand for "there is none": ``(N,)`` bool.
+
+    Parameters
+    ----------
+    value
+        ``(N,)``, finite.
+    is_redshift
+        Values below `LOWEST` and above `HIGHEST` are none, and the usual codes whatever they are. Else the
+        usual codes are, where they lie outside of what the other values span.
+
+    Notes
+    -----
+    A number that occurs again and again far outside of all that occur once (7.0 a hundred times where
+    nothing passes 3) is a code too.
+
+    Examples
+    --------
+    >>> is_no_value(np.array([0.5, -99.0, 9.99, 1.2]), is_redshift=True).tolist()
+    [False, True, True, False]
+    """
+    is_code = np.isclose(value[:, None], _CODES, rtol=1e-6, atol=0).any(axis=1)
+    if is_redshift:
+        out = (value < LOWEST) | (value > HIGHEST) | (is_code & ((value < 0) | (value > 8)))
+    else:
+        out = np.zeros(len(value), dtype=bool)
+        if (~is_code).any():
+            low, high = value[~is_code].min(), value[~is_code].max()
+            out = is_code & ((value < low) | (value > high))
+    left = value[~out]
+    unique, place, counts = np.unique(left, return_inverse=True, return_counts=True)
+    once = unique[counts < 3]
+    if len(once) >= max(10, 0.2 * len(left)):
+        low, high = once.min(), once.max()
+        margin = 0.25 * (high - low)
+        is_odd = (counts >= 3) & ((unique > high + margin) | (unique < low - margin)) & (unique != 0)
+        out[~out] |= is_odd[place]
+    return out
+
+
+def _list_values(values: np.ndarray) -> str:
+    unique, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:5]
+    told = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)
+    return told + (", …" if len(unique) > 5 else "")
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return str(text).lower() in GAPS
+    return True
 
 
 def is_text(value: np.ndarray) -> bool:
@@ -131,12 +244,16 @@ class Match:
         ``(P,)``; NaN where a position is not known.
     by
         ``"id"`` or ``"position"``.
+    counts
+        Of labels: `repeated` ones of an object that agree with another and were joined, `disagreeing` ones
+        that were left out, and those `without_position` or `without_identity`.
     """
 
     rows: np.ndarray
     label_rows: np.ndarray
     separation_arcsec: np.ndarray
     by: str
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 def match_labels(
@@ -172,53 +289,157 @@ def match_labels(
         found = _by_id(features, labels, radius_arcsec if have_positions else None)
     if not len(found.rows):
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
+        hint = _hint(features, labels, match)
         raise InputError(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches one of "
-            f"{len(features['object_id'])} objects {how}; check that they are of the same sky"
+            f"{len(features['object_id'])} objects {how}; check that they are of the same sky{hint}"
         )
+    told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in found.counts.items())
+    if told:
+        log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), told)
     return found
+
+
+def _hint(features: Columns, labels: Labels, match: str) -> str:
+    """Say what may be wrong where nothing matches."""
+    if match == "position":
+        return tables.place_hint(labels.columns["ra"], features["ra"])
+    ours, theirs = (
+        _identity_text(table, where)
+        for table, where in ((features, "features"), (labels.columns, labels.where))
+    )
+    bare = np.char.lstrip(theirs[theirs != ""], "0")
+    if np.isin(np.char.lstrip(ours, "0"), bare).any():
+        return "; they would match without leading zeros: write both as text, or both as numbers"
+    return ""
+
+
+def _finite_positions(columns: Columns) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        return np.flatnonzero(np.isfinite(columns["ra"]) & (np.abs(columns["dec"]) <= 90))
 
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
     from astropy import units
     from astropy.coordinates import SkyCoord
 
-    ours = SkyCoord(features["ra"], features["dec"], unit="deg")
-    theirs = SkyCoord(labels.columns["ra"], labels.columns["dec"], unit="deg")
+    with_place, labels_with_place = _finite_positions(features), _finite_positions(labels.columns)
+    lost = len(labels) - len(labels_with_place)
+    counts = {"without_position": lost} if lost else {}
+    nothing = np.zeros(0, dtype=np.int64)
+    if not len(with_place) or not len(labels_with_place):
+        return Match(
+            rows=nothing, label_rows=nothing, separation_arcsec=np.zeros(0), by="position", counts=counts
+        )
+    ours = SkyCoord(features["ra"][with_place], features["dec"][with_place], unit="deg")
+    theirs = SkyCoord(
+        labels.columns["ra"][labels_with_place], labels.columns["dec"][labels_with_place], unit="deg"
+    )
     nearest_label, separation, _ = ours.match_to_catalog_sky(theirs)
-    nearest_object, _, _ = theirs.match_to_catalog_sky(ours)
-    rows = np.arange(len(ours))
-    keep = (separation <= radius_arcsec * units.arcsec) & (nearest_object[nearest_label] == rows)
+    nearest_object, label_separation, _ = theirs.match_to_catalog_sky(ours)
+    places = np.arange(len(ours))
+    keep = (separation <= radius_arcsec * units.arcsec) & (nearest_object[nearest_label] == places)
+    # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
+    chosen = nearest_label[nearest_object]
+    is_other = (label_separation <= radius_arcsec * units.arcsec) & (chosen != np.arange(len(theirs)))
+    is_other &= keep[nearest_object]
+    is_other &= theirs.separation(theirs[chosen]) <= radius_arcsec / 2 * units.arcsec
+    others = np.flatnonzero(is_other)
+    of_object = np.concatenate([places[keep], nearest_object[others]])
+    label_rows = labels_with_place[np.concatenate([nearest_label[keep], others])]
+    objects, label_rows, found = _join(of_object, label_rows, labels)
+    # the label that was kept may be another than the nearest
+    at = SkyCoord(labels.columns["ra"][label_rows], labels.columns["dec"][label_rows], unit="deg")
     return Match(
-        rows=rows[keep],
-        label_rows=np.asarray(nearest_label)[keep],
-        separation_arcsec=separation.to_value(units.arcsec)[keep],
+        rows=with_place[objects],
+        label_rows=label_rows,
+        separation_arcsec=ours[objects].separation(at).to_value(units.arcsec),
         by="position",
+        counts=counts | found,
     )
 
 
+def _join(
+    objects: np.ndarray, label_rows: np.ndarray, labels: Labels
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Leave one label for each object: the first where all agree, else the surest by its flag, else none.
+
+    Parameters
+    ----------
+    objects, label_rows
+        ``(K,)`` pairs, the preferred label of an object first.
+    """
+    order = np.argsort(objects, kind="stable")
+    objects, label_rows = objects[order], label_rows[order]
+    unique, first, number = np.unique(objects, return_index=True, return_counts=True)
+    chosen = label_rows[first].copy()
+    flag = _flag(labels)
+    repeated = disagreeing = 0
+    keep = np.ones(len(unique), dtype=bool)
+    for place in np.flatnonzero(number > 1):
+        mine = label_rows[first[place] : first[place] + number[place]]
+        if not _agree(labels.value[mine], labels):
+            surest = (
+                mine[flag[mine] == flag[mine].max()]
+                if flag is not None and np.isfinite(flag[mine]).all()
+                else mine
+            )
+            if len(surest) == len(mine) or not _agree(labels.value[surest], labels):
+                keep[place] = False
+                disagreeing += len(mine)
+                continue
+            chosen[place] = surest[0]
+        repeated += len(mine) - 1
+    counts = {"repeated": repeated, "disagreeing": disagreeing}
+    return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
+
+
+def _agree(value: np.ndarray, labels: Labels) -> bool:
+    spread = float(value.max() - value.min())
+    return spread == 0 if labels.classes else spread <= AGREE * (1 + abs(float(value[0])))
+
+
+def _flag(labels: Labels) -> np.ndarray | None:
+    """Return how sure each label is, where a column says so by larger numbers."""
+    for name in (f"{labels.target}_flag", *FLAGS):
+        values = labels.columns.get(name)
+        # Flags of two digits (zCOSMOS, VIPERS) say what was observed, not how sure it is.
+        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
+            return values.astype(np.float64)
+    return None
+
+
+def _identity_text(columns: Columns, where: str) -> np.ndarray:
+    """Return identities as text, in which whole numbers and text of them are the same."""
+    return tables.identities(require_column(columns, "object_id", where), where).astype(str)
+
+
 def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Match:
-    ours = features["object_id"].astype(str)
-    theirs = require_column(labels.columns, "object_id", labels.where).astype(str)
-    unique, counts = np.unique(theirs, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{labels.where}: object_id {unique[counts > 1][0]} occurs {counts.max()} times; keep one"
-        )
-    order = np.argsort(theirs)
-    place = np.minimum(np.searchsorted(theirs[order], ours), len(theirs) - 1)
-    rows = np.flatnonzero(theirs[order][place] == ours)
-    label_rows = order[place[rows]]
+    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
+    named = np.flatnonzero(theirs != "")
+    counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
+    order = np.argsort(ours, kind="stable")
+    place = np.minimum(np.searchsorted(ours[order], theirs[named]), len(ours) - 1)
+    is_found = ours[order][place] == theirs[named]
+    rows, label_rows, found = _join(order[place[is_found]], named[is_found], labels)
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         from astropy.coordinates import SkyCoord
 
-        here = SkyCoord(features["ra"][rows], features["dec"][rows], unit="deg")
-        there = SkyCoord(labels.columns["ra"][label_rows], labels.columns["dec"][label_rows], unit="deg")
-        separation = here.separation(there).arcsec
-        if np.median(separation) > radius_arcsec:
+        there = labels.columns
+        known = np.isfinite(features["ra"][rows]) & np.isfinite(there["ra"][label_rows])
+        here = SkyCoord(features["ra"][rows][known], features["dec"][rows][known], unit="deg")
+        other = SkyCoord(there["ra"][label_rows][known], there["dec"][label_rows][known], unit="deg")
+        separation[known] = here.separation(other).arcsec
+        if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
-                f"{labels.where}: objects of the same object_id lie {np.median(separation):.1f}″ apart "
-                "(median), so this is another numbering; match by position instead"
+                f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "
+                "apart (median), so this is another numbering; match by position instead"
             )
-    return Match(rows=rows, label_rows=label_rows, separation_arcsec=separation, by="id")
+    return Match(
+        rows=rows,
+        label_rows=label_rows,
+        separation_arcsec=separation,
+        by="id",
+        counts=counts | found,
+    )

@@ -19,7 +19,7 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, binned, measured
 from deepfits.redshifts.pdf import pdf_metrics
-from deepfits.tables import read_table
+from deepfits.tables import read_table, write_table
 
 MIN_OBJECTS_APART = 5
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
@@ -59,22 +59,8 @@ class RowKey:
 
 
 def write_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
-    """Write a Parquet file, whole or not at all."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.table({name: _as_arrow(values) for name, values in columns.items()})
-    with writing(path) as temporary:
-        pq.write_table(table, temporary)
-
-
-def _as_arrow(values: np.ndarray) -> Any:
-    import pyarrow as pa
-
-    if np.ndim(values) == 2:
-        flat = pa.array(np.ascontiguousarray(values).ravel())
-        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-    return pa.array(values)
+    """Write a table in the format that the ending of its name says, whole or not at all."""
+    write_table(path, columns)
 
 
 def redshift_edges(z_spec: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What became of each shard: ``manifest.jsonl``, a line for each.
+"""What became of each shard: ``_manifest.jsonl``, a line for each.
 
 The results themselves are the truth; the manifest says what cannot be seen from them (why a shard failed,
 how long it took) and saves opening thousands of files to see what is left. It is always whole: written beside
@@ -17,7 +17,9 @@ from typing import Literal
 
 from deepfits.files import writing
 
-MANIFEST = "manifest.jsonl"
+MANIFEST = "_manifest.jsonl"
+"""Begins with ``_``, so that readers of Parquet directories pass over it."""
+FORMER_NAME = "manifest.jsonl"
 SHARE_OF_TIME = 0.05
 
 State = Literal["done", "failed", "missing"]
@@ -60,13 +62,15 @@ class Manifest:
     Parameters
     ----------
     directory
-        Where ``manifest.jsonl`` is, or will be. One that is damaged counts as none.
+        Where ``_manifest.jsonl`` is, or will be. One that is damaged counts as none; one under the name that
+        earlier versions gave it is read, and goes when the manifest is saved.
     """
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / MANIFEST
         self.entries: dict[str, Entry] = {}
-        self._is_changed = False
+        self._former = self.path.with_name(FORMER_NAME)
+        self._is_changed = self._former.is_file()
         self._next_save = 0.0
         for line in self._lines():
             try:
@@ -76,10 +80,12 @@ class Manifest:
             self.entries[entry.shard] = entry
 
     def _lines(self) -> list[str]:
-        try:
-            return self.path.read_text(encoding="utf-8").splitlines()
-        except (FileNotFoundError, UnicodeDecodeError):
-            return []
+        for path in (self.path, self._former):
+            try:
+                return path.read_text(encoding="utf-8").splitlines()
+            except (FileNotFoundError, UnicodeDecodeError):
+                continue
+        return []
 
     def keep_only(self, shards: Iterable[str]) -> None:
         """Forget shards that are no longer there."""
@@ -107,6 +113,7 @@ class Manifest:
         lines = [json.dumps(asdict(self.entries[name])) for name in sorted(self.entries)]
         with writing(self.path) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._former.unlink(missing_ok=True)
         self._is_changed = False
         now = time.monotonic()
         self._next_save = now + (now - begin) / SHARE_OF_TIME

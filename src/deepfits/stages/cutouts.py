@@ -92,7 +92,7 @@ def cutouts(
     InputError
         Images or a catalogue that cannot be used, or another store under the same name. Images that turn out
         damaged while they are cut do not keep the other shards from being made: the error comes at the end
-        and names them, and ``manifest.jsonl`` says what became of each shard.
+        and names them, and ``_manifest.jsonl`` says what became of each shard.
     """
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info

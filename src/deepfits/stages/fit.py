@@ -72,13 +72,13 @@ def fit(config: FitConfig) -> Path:
     """Fit the latent of every cutout: the features (M19 §2.3).
 
     One Parquet file per shard of the store, each written when it is done. A shard that cannot be read stops
-    no other: it is named at the end, and in ``manifest.jsonl``. Running it again makes only the shards that
+    no other: it is named at the end, and in ``_manifest.jsonl``. Running it again makes only the shards that
     are missing or failed, or whose cutouts have changed.
 
     Returns
     -------
     Path
-        `out`: Parquet files as `docs/architecture.md` describes, ``_features.json`` and ``manifest.jsonl``.
+        `out`: Parquet files as `docs/architecture.md` describes, ``_features.json`` and ``_manifest.jsonl``.
 
     Raises
     ------

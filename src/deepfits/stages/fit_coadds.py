@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
     from deepfits.survey.store import StoreInfo
 
-DESCRIPTION = "coadds.json"
+DESCRIPTION = "_coadds.json"
 _READING = ("zero_point", "pixel_scale", "assume_aligned", "bad_planes", "mask_polarity", "weight_scale")
 _DETECTING = ("threshold", "min_pixels", "smoothing_arcsec", "min_snr")
 _DECIDED_HERE = {"images", "out", "catalogue", "bands", "size", "workers", "progress"}

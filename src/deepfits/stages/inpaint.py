@@ -90,7 +90,7 @@ def inpaint(config: InpaintConfig) -> Path:
     """Predict whole bands from the others: images, fluxes and magnitudes with errors.
 
     The latent is fitted with the weights of these bands at 0, then the bands are drawn; nothing is trained
-    for it. Running it again makes only what is missing or failed; ``manifest.jsonl`` says which shards those
+    for it. Running it again makes only what is missing or failed; ``_manifest.jsonl`` says which shards those
     are.
 
     Returns

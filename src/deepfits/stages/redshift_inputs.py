@@ -16,11 +16,11 @@ from deepfits.files import writing
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import Source, read_features
-from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
 from deepfits.redshifts.templates import Photometry, TemplateFit, filters_of
-from deepfits.tables import read_table, require_column
+from deepfits.tables import require_column
 
 
 def load_dataset(
@@ -253,11 +253,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     path, _, name = photoz.rpartition(":")
     if not path:
         return require_column(dataset.label_columns, name, "labels").astype(np.float64)
-    columns = read_table(path, what="table of photometric redshifts")
-    value = require_column(columns, name, path)
-    if value.dtype.kind not in "iuf":
-        raise InputError(f"{path}: column {name!r} holds no numbers")
-    table = Labels(value=value.astype(np.float64), columns=columns, where=path)
+    table = read_labels(path, column=name)
     found = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)
     out[found.rows] = table.value[found.label_rows]

@@ -23,7 +23,7 @@ from deepfits.redshifts.training import needs_templates, train_predictor
 from deepfits.splits import is_held_out
 from deepfits.stages.redshift_classes import class_columns
 from deepfits.stages.redshift_inputs import complete_source, load_dataset
-from deepfits.tables import read_table, require_column
+from deepfits.tables import format_of, read_table, require_column
 
 
 def redshift_train(
@@ -157,11 +157,11 @@ def redshift_predict(
     features, store, embedder_features
         Of any objects; what the model's feature set needs.
     out
-        Parquet file: `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
+        A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
         `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
         object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
         a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
-        file for each file of the features that holds objects, and ``manifest.jsonl``; running it again makes
+        file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
         only what is missing or failed.
     workers, scheduler
         As in `fit`, for a directory.
@@ -185,6 +185,7 @@ def redshift_predict(
             scheduler=scheduler,
             progress=progress,
         )
+    format_of(out)  # before the work
     predictor, columns = load_predictor(model), read_features(features)
     if not is_usable(columns).any():
         raise InputError(f"{features}: no object has a finite latent")

@@ -1,0 +1,51 @@
+"""Every table in and out: catalogues, labels and predictions, as people have them.
+
+`read_table` takes Parquet, FITS, VOTable, HDF5, ECSV and text by their content, `write_table` writes what the
+ending of the name says; columns are found by the names that surveys give them.
+"""
+
+from __future__ import annotations
+
+from deepfits.tables.conditions import matches_conditions
+from deepfits.tables.reading import (
+    Table,
+    exists,
+    from_arrow,
+    from_astropy,
+    read,
+    read_table,
+    require_column,
+)
+from deepfits.tables.sky import (
+    Positions,
+    identities,
+    identity_name,
+    place_hint,
+    positions,
+    require_unique,
+    with_our_names,
+)
+from deepfits.tables.text import Columns
+from deepfits.tables.writing import ENDINGS, format_of, write_table
+
+__all__ = [
+    "ENDINGS",
+    "Columns",
+    "Positions",
+    "Table",
+    "exists",
+    "format_of",
+    "from_arrow",
+    "from_astropy",
+    "identities",
+    "identity_name",
+    "matches_conditions",
+    "place_hint",
+    "positions",
+    "read",
+    "read_table",
+    "require_column",
+    "require_unique",
+    "with_our_names",
+    "write_table",
+]

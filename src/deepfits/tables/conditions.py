@@ -1,0 +1,141 @@
+"""Conditions on the columns of a table, such as ``z_spec_flag >= 3``."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.tables.reading import require_column
+from deepfits.tables.text import GAPS, Columns
+
+_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
+_WHOLE = re.compile(r"^[+-]?\d+$")
+_TRUTH = {
+    "true": True,
+    "t": True,
+    "yes": True,
+    "1": True,
+    "false": False,
+    "f": False,
+    "no": False,
+    "0": False,
+}
+
+
+def matches_conditions(columns: Columns, conditions: Sequence[str], where: str | Path) -> np.ndarray:
+    """Say which rows satisfy all conditions: ``(N,)`` bool.
+
+    Parameters
+    ----------
+    conditions
+        Each ``COLUMN OP VALUE`` with OP one of >= <= == != > <, as ``"z_spec_flag >= 3"`` or
+        ``"kind == galaxy"``; a column of truth values is compared with ``true`` or ``false``.
+
+    Returns
+    -------
+    numpy.ndarray
+        False where the column has no value. Numbers are compared as numbers, even where the table holds them
+        as text.
+
+    Raises
+    ------
+    InputError
+        A condition that cannot be read, an unknown column, or a text where a number is needed.
+
+    Examples
+    --------
+    >>> matches_conditions({"q": np.array([1, 3, 4])}, ["q >= 3"], "labels").tolist()
+    [False, True, True]
+    >>> matches_conditions({"q": np.array(["13.5", "4", "--"])}, ["q >= 5"], "labels").tolist()
+    [True, False, False]
+    """
+    number = len(next(iter(columns.values()))) if columns else 0
+    keep = np.ones(number, dtype=bool)
+    for condition in conditions:
+        match = _CONDITION.match(condition)
+        if match is None:
+            raise InputError(f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3'")
+        name, sign, text = match.groups()
+        column = require_column(columns, name.strip("'\"`"), where)
+        if column.ndim != 1:
+            raise InputError(f"condition {condition!r}: the column holds lists")
+        keep &= _compare(column, sign, text, condition, where)
+    return keep
+
+
+def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
+    compare = _OPERATORS[sign]
+    kind = column.dtype.kind
+    if kind in "UO":
+        return _compare_text(column.astype(str), sign, text, condition, where)
+    if kind == "b":
+        if text.lower() not in _TRUTH:
+            raise InputError(f"condition {condition!r}: the column holds true and false")
+        return np.asarray(compare(column, _TRUTH[text.lower()]), dtype=bool)
+    if text.lower() in ("true", "false") and np.isin(column[np.isfinite(column)], (0, 1)).all():
+        text = str(int(_TRUTH[text.lower()]))
+    value = _number(text.strip("'\""))
+    if value is None:
+        raise InputError(f"condition {condition!r}: the column holds numbers, {text!r} is none")
+    is_there = np.isfinite(column) if kind == "f" else True
+    if (
+        kind in "iu"
+        and isinstance(value, int)
+        and not np.iinfo(column.dtype).min <= value <= np.iinfo(column.dtype).max
+    ):
+        value = float(value)
+    return np.asarray(compare(column, value) & is_there, dtype=bool)
+
+
+def _number(text: str) -> int | float | None:
+    try:
+        return int(text) if _WHOLE.match(text) else float(text)
+    except ValueError:
+        return None
+
+
+def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
+    """Compare a column of text: with a number as numbers, with true and false as these, else for equality."""
+    bare = text.strip("'\"")
+    is_quoted = bare != text
+    lower = np.char.lower(np.char.strip(column)) if len(column) else column
+    is_gap = np.isin(lower, GAPS)
+    value = None if is_quoted else _number(text)
+    if value is not None:
+        number = np.full(len(column), np.nan)
+        odd = ""
+        for row in np.flatnonzero(~is_gap):
+            try:
+                number[row] = float(column[row])
+            except ValueError:
+                odd = odd or str(column[row])
+        if not odd:
+            with np.errstate(invalid="ignore"):
+                return np.asarray(_OPERATORS[sign](number, value) & np.isfinite(number), dtype=bool)
+        if sign not in ("==", "!="):
+            raise InputError(
+                f"{where}: condition {condition!r}: the column holds text such as {odd!r}, which is no "
+                "number; leave those out in the table, or name the values that you want with =="
+            )
+    if not is_quoted and bare.lower() in ("true", "false") and np.isin(lower[~is_gap], list(_TRUTH)).all():
+        truth = np.isin(lower, [word for word, means in _TRUTH.items() if means])
+        return np.asarray(_OPERATORS[sign](truth, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
+    if sign not in ("==", "!="):
+        raise InputError(f"condition {condition!r}: the column holds text, which has no order; use == or !=")
+    if not bare:
+        return np.asarray(_OPERATORS[sign](column, bare), dtype=bool)
+    return np.asarray(_OPERATORS[sign](column, bare) & (column != ""), dtype=bool)

@@ -1,0 +1,573 @@
+"""Any table in: Parquet, FITS, VOTable, HDF5, ECSV and text, by the content rather than by the name."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.tables.sky import POSITIONS, identity_name
+from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
+
+INFO = "deepfits"
+"""Key of what our own tables say of themselves, as JSON."""
+TEXT_ENDINGS = (
+    "csv",
+    "tsv",
+    "txt",
+    "dat",
+    "cat",
+    "ecsv",
+    "tab",
+    "tbl",
+    "asc",
+    "ascii",
+    "lis",
+    "list",
+    "mrt",
+    "reg",
+)
+_SELECTION = re.compile(r"^(.+)\[([^\[\]]+)\]$")
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_LIKELY_REDSHIFTS = (
+    "z_spec",
+    "zspec",
+    "z",
+    "specz",
+    "spec_z",
+    "redshift",
+    "z_best",
+    "zbest",
+    "z_specz",
+    "zs",
+    "z_true",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a file holds.
+
+    Attributes
+    ----------
+    columns
+        ``(N,)`` numbers, truth values or text each, lists of one length ``(N, L)``. Gaps are NaN in floats
+        and ``""`` in text; whole numbers with gaps are floats where those are exact, else text.
+    units
+        As the file says them.
+    where
+        The file, for messages.
+    info
+        What a table of ours says of itself.
+    unused
+        Columns that are neither, and what they are.
+    """
+
+    columns: Columns
+    where: str
+    units: dict[str, str] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    unused: dict[str, str] = field(default_factory=dict)
+
+
+def read_table(path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None) -> Columns:
+    """Return the columns of a table; see `read`."""
+    return read(path, what=what, columns=columns).columns
+
+
+def read(
+    path: str | Path, *, what: str = "table", columns: Sequence[str] | None = None, wanted: Sequence[str] = ()
+) -> Table:
+    """Read a table of anybody's.
+
+    Parameters
+    ----------
+    path
+        Parquet (a file, or a directory of files), FITS, VOTable, HDF5, ECSV, or text; ``file.fits[NAME]``
+        or ``file.h5[path]`` where a file holds several tables.
+    what
+        Named in errors.
+    columns
+        Read these alone, where the format can (Parquet).
+    wanted
+        Of several tables in a file, the one with these columns is meant.
+
+    Raises
+    ------
+    InputError
+        No such file, no format that is known, several tables that could be meant, or a damaged file.
+    """
+    path, selection = _split_selection(Path(path))
+    if not path.exists():
+        raise InputError(f"{path}: no such {what}; check the path")
+    if not path.is_dir() and not path.is_file():
+        raise InputError(f"{path}: is no regular file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
+            if path.is_dir():
+                return _read_parquet(_parquet_files(path), path, columns)
+            return _read_file(path, selection, columns, wanted)
+    except InputError:
+        raise
+    except Exception as error:  # the libraries raise many kinds on damaged files
+        told = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: cannot read this {what} ({told})") from error
+
+
+def _split_selection(path: Path) -> tuple[Path, str | None]:
+    found = _SELECTION.match(str(path))
+    if found is not None and not path.exists() and Path(found[1]).exists():
+        return Path(found[1]), found[2]
+    return path, None
+
+
+def exists(path: str | Path) -> bool:
+    """Say whether there is such a table, be it one of several in a file."""
+    return _split_selection(Path(path))[0].exists()
+
+
+def _read_file(
+    path: Path, selection: str | None, columns: Sequence[str] | None, wanted: Sequence[str]
+) -> Table:
+    with path.open("rb") as handle:
+        head = handle.read(4096)
+    ending = path.suffix.lower().lstrip(".")
+    if head.startswith(b"PAR1"):
+        return _read_parquet([path], path, columns)
+    if head.startswith(b"\x89HDF"):
+        return _read_hdf5(path, selection, wanted)
+    if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
+        return _read_fits(path, selection, wanted)
+    content = unpack(path) if head.startswith(_PACKED) else b""
+    if content:
+        head, ending = content[:4096], Path(path.stem).suffix.lower().lstrip(".")
+        if head.startswith(b"SIMPLE  "):
+            return _read_fits(path, selection, wanted)
+    bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if bare.startswith(b"<") and b"VOTABLE" in head.upper():
+        return _read_votable(path, content or path.read_bytes(), selection, wanted)
+    is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
+    if ending not in TEXT_ENDINGS or not is_text:
+        raise InputError(
+            f"{path}: neither its ending nor its content is that of a table that is known; use .parquet, "
+            ".fits, .ecsv, .csv, .txt, .vot or .h5"
+        )
+    text = decode(content or path.read_bytes())
+    if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
+        raise InputError(f"{path}: no ECSV, which begins with '# %ECSV 1.0'; call it .csv or .txt")
+    return _read_text(path, text)
+
+
+def _read_text(path: Path, text: str) -> Table:
+    start = text[:20000].lstrip()
+    if start.startswith("# %ECSV"):
+        return _from_astropy_text(path, text, "ascii.ecsv")
+    if "Byte-by-byte Description" in start:
+        return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
+    if re.match(r"(\\.*\n)*\|", start):
+        return _from_astropy_text(path, text, "ascii.ipac")
+    columns, units = read_text(text, path)
+    return Table(columns=columns, units=units, where=str(path))
+
+
+def _from_astropy_text(path: Path, text: str, format: str) -> Table:
+    from astropy.table import QTable
+    from astropy.table import Table as AstropyTable
+
+    lines = text.splitlines()
+    found = (
+        QTable.read(lines, format=format)
+        if format == "ascii.ecsv"
+        else AstropyTable.read(lines, format=format)
+    )
+    return from_astropy(found, str(path))
+
+
+def from_astropy(table: Any, where: str) -> Table:
+    """Take the columns of an astropy table: sky coordinates as degrees (ICRS), times as text or numbers."""
+    columns: Columns = {}
+    units: dict[str, str] = {}
+    unused: dict[str, str] = {}
+    for name in table.colnames:
+        column = table[name]
+        if type(column).__name__ == "SkyCoord":
+            sky = column.icrs
+            unused[name] = "sky coordinates"
+            is_main = not {"ra", "dec"} & set(table.colnames) and "ra" not in columns
+            ra, dec = ("ra", "dec") if is_main else (f"{name}_ra", f"{name}_dec")
+            columns[ra], columns[dec] = np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+            continue
+        if type(column).__name__ == "Time":
+            values: Any = np.ma.asarray(column.value)
+        elif type(column).__name__.endswith(("Quantity", "Angle", "Longitude", "Latitude")):
+            mask = getattr(column, "mask", False)
+            values = np.ma.array(getattr(column, "unmasked", column).value, mask=mask)
+        else:
+            values = column
+        unit = getattr(column, "unit", None)
+        if unit is not None and str(unit):
+            units[name] = str(unit)
+        try:
+            columns[name] = plain(values)
+        except TypeError:
+            unused[name] = type(column).__name__ if not hasattr(values, "dtype") else str(values.dtype)
+    raw = table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))
+    return Table(columns=columns, units=units, where=where, info=_as_info(raw), unused=unused)
+
+
+def plain(values: Any) -> np.ndarray:
+    """Return a column as an ordinary array, with gaps as `Table` has them.
+
+    Raises
+    ------
+    TypeError
+        It holds neither numbers, nor truth values, nor text.
+    """
+    is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+    array = np.asarray(np.ma.getdata(values))
+    kind = array.dtype.kind
+    if array.ndim > 1 and kind in "iufb":
+        array = array.astype(array.dtype.newbyteorder("="))
+        return array if is_gap is None or not is_gap.any() else np.where(is_gap, np.nan, array.astype(float))
+    if array.ndim != 1:
+        raise TypeError
+    if kind == "O":
+        if not all(one is None or isinstance(one, (str, bytes)) for one in array):
+            raise TypeError
+        array = np.array(["" if one is None else _decoded(one) for one in array], dtype=str)
+    elif kind == "S":
+        array = np.array([_decoded(one) for one in array.tolist()], dtype=str)
+    if array.dtype.kind == "U":
+        array = np.char.strip(array) if len(array) else array
+        return array if is_gap is None else np.where(is_gap, "", array)
+    if kind not in "iufb":
+        raise TypeError
+    array = array.astype(array.dtype.newbyteorder("="))
+    if is_gap is None or not is_gap.any():
+        return array
+    if kind == "f":
+        return np.where(is_gap, np.nan, array)
+    return truth_with_gaps(array, is_gap) if kind == "b" else whole_with_gaps(array, is_gap)
+
+
+def _decoded(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    try:
+        return value.decode("utf-8").strip("\0 ")
+    except UnicodeDecodeError:
+        return value.decode("latin-1").strip("\0 ")
+
+
+def _as_info(raw: Any) -> dict[str, Any]:
+    try:
+        content = json.loads(raw)
+    except (TypeError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """One of several tables in a file."""
+
+    key: str
+    names: list[str]
+    rows: int
+
+
+def _choose(
+    candidates: list[_Candidate], path: Path, selection: str | None, wanted: Sequence[str]
+) -> _Candidate:
+    """Return the table that is meant: the one that is named, or the only one that could be."""
+    keys = [one.key for one in candidates]
+    if not candidates:
+        raise InputError(f"{path}: holds no table")
+    if selection is not None:
+        chosen = [one for one in candidates if one.key.lower().strip("/") == selection.lower().strip("/")]
+        if not chosen and selection.isdigit() and 0 < int(selection) <= len(candidates):
+            chosen = [candidates[int(selection) - 1]]
+        if not chosen:
+            raise InputError(f"{path}: no table {selection!r}; {nearest(selection, keys)}")
+        return chosen[0]
+    left = candidates
+    for test in (
+        lambda c: c.rows > 0,
+        lambda c: set(wanted) <= set(c.names),
+        lambda c: any({a, b} <= {n.lower() for n in c.names} for a, b in POSITIONS),
+        lambda c: identity_name(c.names) is not None,
+    ):
+        fitting = [one for one in left if test(one)]
+        left = fitting or left
+    if len(left) > 1:
+        raise InputError(
+            f"{path}: holds {len(left)} tables that could be meant ({', '.join(keys[:8])}); name one, as in "
+            f"'{path.name}[{left[0].key}]'"
+        )
+    return left[0]
+
+
+def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
+    from astropy.io import fits
+    from astropy.table import Table as AstropyTable
+
+    size = path.stat().st_size
+    with fits.open(path, memmap=False) as hdus:
+        candidates, places = [], {}
+        for number, hdu in enumerate(hdus):
+            if not isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) or isinstance(hdu, fits.CompImageHDU):
+                continue
+            rows, width = int(hdu.header["NAXIS2"]), int(hdu.header["NAXIS1"])
+            if rows * width > 1000 * size:
+                raise InputError(f"{path}: HDU {number} declares {rows * width} bytes in a file of {size}")
+            names = list(hdu.columns.names)
+            if hdu.name == "LDAC_IMHEAD" or names == ["Field Header Card"]:
+                continue  # SExtractor's copy of the image's header
+            key = hdu.name if hdu.name and hdu.name not in places else str(number)
+            places[key] = number
+            candidates.append(_Candidate(key, names, rows))
+        hdu = hdus[places[_choose(candidates, path, selection, wanted).key]]
+        found = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
+        table = from_astropy(found, str(path))
+        info = _as_info(hdu.header.get(INFO.upper(), "{}"))
+    return Table(**{**vars(table), "info": info})
+
+
+def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequence[str]) -> Table:
+    from io import BytesIO
+
+    from astropy.io import votable
+
+    tables = list(votable.parse(BytesIO(content), verify="ignore").iter_tables())
+    candidates = [
+        _Candidate(str(one.name or one.ID or number), [f.name for f in one.fields], len(one.array))
+        for number, one in enumerate(tables, 1)
+    ]
+    chosen = candidates.index(_choose(candidates, path, selection, wanted))
+    one = tables[chosen]
+    table = from_astropy(one.to_table(use_names_over_ids=True), str(path))
+    return Table(**{**vars(table), "info": _as_info(one.description)})
+
+
+def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        candidates = _hdf5_tables(file, path)
+        chosen = _choose(candidates, path, selection, wanted)
+        found = file[chosen.key]
+        if isinstance(found, h5py.Dataset):
+            from astropy.table import Table as AstropyTable
+
+            return from_astropy(AstropyTable.read(file, path=chosen.key, format="hdf5"), str(path))
+        columns: Columns = {}
+        units: dict[str, str] = {}
+        unused: dict[str, str] = {}
+        for name in chosen.names:
+            data = found[name]
+            is_text = h5py.check_string_dtype(data.dtype) is not None
+            try:
+                columns[name] = plain(data.asstr(errors="replace")[()] if is_text else data[()])
+            except TypeError:
+                unused[name] = str(data.dtype)
+            unit = data.attrs.get("unit", data.attrs.get("units"))
+            if isinstance(unit, (str, bytes)):
+                units[name] = _decoded(unit)
+        return Table(columns=columns, units=units, where=str(path), unused=unused)
+
+
+def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
+    """List structured data sets, and groups whose data sets are columns of one length."""
+    import h5py
+
+    out: list[_Candidate] = []
+
+    def look(group: Any, key: str, depth: int) -> None:
+        columns: dict[str, int] = {}
+        if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
+            raise InputError(f"{path}: pandas' own HDF5, which holds pickles; write it with to_parquet")
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                raise InputError(
+                    f"{path}: {key}{name} is a link to another file; copy the data into this one"
+                )
+            if not isinstance(link, h5py.HardLink):
+                continue
+            one = group[name]
+            if isinstance(one, h5py.Group):
+                if depth < 8 and len(out) < 1000:
+                    look(one, f"{key}{name}/", depth + 1)
+                continue
+            if one.external or one.is_virtual:
+                raise InputError(f"{path}: {key}{name} holds data of other files; copy them into this one")
+            size = int(np.prod(one.shape, dtype=object)) * one.dtype.itemsize
+            if size > 1000 * path.stat().st_size:
+                raise InputError(
+                    f"{path}: {key}{name} declares {size} bytes in a file of {path.stat().st_size}"
+                )
+            if one.dtype.names and one.ndim == 1:
+                out.append(_Candidate(f"{key}{name}", list(one.dtype.names), len(one)))
+            elif one.ndim in (1, 2) and not name.endswith("__table_column_meta__"):
+                columns[name] = len(one)
+        if columns:
+            lengths = list(columns.values())
+            common = max(set(lengths), key=lengths.count)
+            names = [name for name, length in columns.items() if length == common]
+            out.append(_Candidate(key or "/", names, common))
+
+    look(file, "", 0)
+    return out
+
+
+def _parquet_files(directory: Path) -> list[Path]:
+    """Return the files of a data set; ours are ``shard-*.parquet``, others lie as HATS or Hive lay them."""
+    collection = directory / "collection.properties"
+    if collection.is_file():
+        main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
+        if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
+            return _parquet_files(directory / main[1])
+    own = sorted(directory.glob("shard-*.parquet"))
+    if own:
+        return own
+    files = [
+        file
+        for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))
+        if not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
+        and file.name not in ("data_thumbnail.parquet",)
+    ]
+    if not files:
+        raise InputError(
+            f"{directory}: no .parquet file in this directory; give the one that holds the table"
+        )
+    return files
+
+
+def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = []
+    for file in files:
+        parts.append(
+            _without_dictionaries(pq.ParquetFile(file).read(columns=list(columns) if columns else None))
+        )
+        if set(parts[-1].column_names) != set(parts[0].column_names):
+            raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
+    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="default")
+    out: Columns = {}
+    units: dict[str, str] = {}
+    unused: dict[str, str] = {}
+    for one in table.schema:
+        if one.name.startswith("__index_level_"):
+            continue  # pandas' index without a name
+        values = from_arrow(table.column(one.name))
+        if values is None:
+            unused[one.name] = str(one.type)
+            continue
+        out[one.name] = values
+        unit = (one.metadata or {}).get(b"unit")
+        if unit:
+            units[one.name] = unit.decode()
+    info = _as_info((table.schema.metadata or {}).get(INFO.encode(), b"{}"))
+    return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
+
+
+def _without_dictionaries(table: Any) -> Any:
+    """Turn categories into their values, and all kinds of text into one."""
+    import pyarrow as pa
+
+    for index, one in enumerate(table.schema):
+        kind = one.type.value_type if pa.types.is_dictionary(one.type) else one.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
+            kind = pa.large_string()
+        if kind != one.type:
+            table = table.set_column(index, one.with_type(kind), table.column(index).cast(kind))
+    return table
+
+
+def from_arrow(column: Any) -> np.ndarray | None:
+    """Return an Arrow column as NumPy has it, with gaps as `Table` has them; None for what is no column."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind, types = column.type, pa.types
+    if types.is_dictionary(kind):
+        return from_arrow(column.cast(kind.value_type))
+    if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
+        return _lists(column)
+    gap = np.asarray(pc.is_null(column).to_numpy(zero_copy_only=False), dtype=bool)
+    if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
+        column = column.cast(pa.string())
+        kind = column.type
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    ):
+        return plain(np.array(["" if one is None else one for one in column.to_pylist()], dtype=object))
+    if types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if types.is_decimal(kind):
+        values = column.to_pylist()
+        if kind.scale > 0:
+            return np.array([np.nan if one is None else float(one) for one in values])
+        from deepfits.tables.text import as_numbers
+
+        return as_numbers(pa.array(["" if one is None else f"{int(one)}" for one in values], pa.string()))
+    if types.is_boolean(kind):
+        return truth_with_gaps(np.array(column.fill_null(False).to_numpy(zero_copy_only=False)), gap)
+    if types.is_integer(kind):
+        return whole_with_gaps(np.array(column.fill_null(0).to_numpy(zero_copy_only=False)), gap)
+    if types.is_floating(kind):
+        values = np.array(column.to_numpy(zero_copy_only=False))
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+    return None
+
+
+def _lists(column: Any) -> np.ndarray | None:
+    """Return lists of one length as ``(N, L)``, rows of NaN where there is none; None for other lists."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
+        return None
+    is_there = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
+    whole = column.filter(pa.array(is_there))
+    if pa.types.is_fixed_size_list(column.type):
+        length = column.type.list_size
+    else:
+        lengths = set(pc.list_value_length(whole).to_pylist()) or {0}
+        if len(lengths) > 1:
+            return None
+        length = lengths.pop()
+    flat = np.array(whole.flatten().to_numpy(zero_copy_only=False)).reshape(len(whole), length)
+    if is_there.all():
+        return flat
+    out = np.full((len(column), length), np.nan, dtype=flat.dtype if flat.dtype.kind == "f" else float)
+    out[is_there] = flat
+    return out
+
+
+def require_column(columns: Columns, name: str, where: str | Path) -> np.ndarray:
+    """Return a column, or say which one was most likely meant."""
+    if name not in columns:
+        likely = [one for one in columns if one.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
+        hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
+        raise InputError(f"{where}: no column {name!r}; {hint}")
+    return columns[name]

@@ -1,0 +1,355 @@
+"""Where objects are and which they are, whatever a table calls its columns and in whatever units.
+
+Positions come out as degrees, ICRS; identities as int64 or text, exactly as they were or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.tables.text import EXACT, GAPS
+
+IDENTITIES = (
+    "object_id", "objectid", "id", "source_id", "sourceid", "number", "objid", "obj_id", "coadd_object_id",
+    "coadd_objects_id", "targetid", "target_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
+    "cosmos_id",
+)  # fmt: skip
+POSITIONS = (
+    ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),
+    ("ra_j2000", "dec_j2000"), ("_raj2000", "_dej2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
+    ("radeg", "decdeg"), ("ra_icrs", "de_icrs"), ("ra_icrs", "dec_icrs"), ("target_ra", "target_dec"),
+    ("coord_ra", "coord_dec"), ("alphawin_j2000", "deltawin_j2000"), ("alphapsf_j2000", "deltapsf_j2000"),
+    ("right_ascension", "declination"), ("rightascension", "declination"), ("ramean", "decmean"),
+    ("ra_hours", "dec_deg"), ("ra_hours", "dec"), ("ra_hour", "dec"), ("ra_rad", "dec_rad"),
+    ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
+    ("ra_deg_j2000", "dec_deg_j2000"),
+    ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
+)  # fmt: skip
+OLD_POSITIONS = (
+    ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
+    ("ra_b1950", "dec_b1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
+)  # fmt: skip
+GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
+PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
+FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_image", "ypsf_image"))
+FIELDS = ("field", "patch")
+
+_HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
+_HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
+_RADIAN_UNITS = ("rad", "radian", "radians")
+_DEGREE_UNITS = (
+    "",
+    "deg",
+    "degree",
+    "degrees",
+    "dms",
+    "d:m:s",
+    '"d:m:s"',
+    "angle[deg]",
+    "dd:mm:ss",
+    "°",
+    "degr",
+)
+_SMALLER_UNITS = {"arcmin": 60.0, "arcsec": 3600.0, "mas": 3.6e6}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positions:
+    """Where the objects are.
+
+    Attributes
+    ----------
+    ra, dec
+        ``(N,)`` degrees, ICRS, 0 to 360; NaN where there is no place.
+    names
+        The columns that they come from.
+    """
+
+    ra: np.ndarray
+    dec: np.ndarray
+    names: tuple[str, ...]
+
+    @property
+    def is_known(self) -> np.ndarray:
+        """Which objects have a place: ``(N,)`` bool."""
+        return np.asarray(np.isfinite(self.ra))
+
+
+def identity_name(names: Iterable[str]) -> str | None:
+    """Return the column that tells the objects apart, None where there is none."""
+    return _first(names, IDENTITIES)
+
+
+def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
+    by_lower = {name.lower(): name for name in reversed(list(names))}
+    return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
+
+
+def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
+    names = list(names)
+    by_lower = {name.lower(): name for name in reversed(names)}
+    for one, other in pairs:
+        if one in names and other in names:
+            return one, other
+        if one in by_lower and other in by_lower:
+            return by_lower[one], by_lower[other]
+    return None
+
+
+def positions(
+    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> Positions | None:
+    """Find where the objects are on the sky; None where no column says so.
+
+    Right ascension as text with colons, blanks or h is in hours, unless its first numbers pass 24; numbers
+    are degrees unless the unit or the name says hours or radians.
+
+    Raises
+    ------
+    InputError
+        An entry that is no angle, a unit that is none, or values that may be degrees or radians alike.
+    """
+    pair, frame = _first_pair(columns, POSITIONS), "icrs"
+    if pair is None:
+        found = _components(columns, where)
+        if found is not None:
+            return found
+        pair, frame = _first_pair(columns, OLD_POSITIONS), "fk4"
+    if pair is None:
+        pair, frame = _first_pair(columns, GALACTIC), "galactic"
+        if pair is not None and len(pair[0]) == 1 and pair != ("l", "b"):
+            return None  # L and B are as often magnitudes
+    if pair is None:
+        return None
+    one, other = (
+        _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
+        for number, name in enumerate(pair)
+    )
+    if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(one, other):
+        raise InputError(
+            f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, both lie within 2π and π/2; say "
+            "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
+        )
+    return _checked(one, other, pair, frame)
+
+
+def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):
+        return not ((np.abs(ra) > 2 * np.pi) | (np.abs(dec) > np.pi / 2)).any()
+
+
+def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
+    with np.errstate(invalid="ignore"):
+        is_place = (
+            np.isfinite(one) & np.isfinite(other) & (np.abs(other) <= 90) & (one >= -360) & (one <= 360)
+        )
+    one, other = np.where(is_place, one, np.nan), np.where(is_place, other, np.nan)
+    if frame != "icrs" and is_place.any():
+        from astropy.coordinates import FK4, Galactic, SkyCoord
+
+        system = Galactic() if frame == "galactic" else FK4(equinox="B1950")
+        sky = SkyCoord(one[is_place], other[is_place], unit="deg", frame=system).icrs
+        one[is_place], other[is_place] = sky.ra.deg, sky.dec.deg
+    with np.errstate(invalid="ignore"):
+        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names)
+
+
+def _unit(name: str, units: Mapping[str, str]) -> str:
+    said = units.get(name, "").strip().lower()
+    lower = name.lower()
+    if said:
+        return said
+    if lower.endswith(("_hours", "_hour", "_hms")):
+        return "h"
+    return "rad" if lower.endswith(("_rad", "_radians")) else ""
+
+
+def _degrees(
+    values: np.ndarray, unit: str, name: str, where: str | Path, *, is_longitude: bool, frame: str
+) -> np.ndarray:
+    if values.ndim != 1:
+        raise InputError(f"{where}: column {name!r} holds lists, not angles")
+    if values.dtype.kind == "U":
+        return _angles(values, unit, name, where, is_hours=is_longitude and frame != "galactic")
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"{where}: column {name!r} holds no angles")
+    number = values.astype(np.float64)
+    if unit in _HOUR_UNITS:
+        return number * 15 if is_longitude else number
+    if unit in _RADIAN_UNITS:
+        return np.degrees(number)
+    if unit in _SMALLER_UNITS:
+        return number / _SMALLER_UNITS[unit]
+    if unit in _DEGREE_UNITS or "deg" in unit:
+        return number
+    raise InputError(f"{where}: column {name!r} has the unit {unit!r}, which is no angle; degrees are needed")
+
+
+def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
+    """Read angles that stand as text: 10:00:28.6, 10h00m28.6s, 10 00 28.6, or 150.119."""
+    from astropy.coordinates import Angle
+
+    out = np.full(len(text), np.nan)
+    is_there = ~np.isin(np.char.lower(text), GAPS)
+    there = np.char.replace(text[is_there], "−", "-")
+    if not len(there):
+        return out
+    try:  # numbers, with or without a sign for degrees
+        bare = np.char.rstrip(there, "dD° ")
+        number = bare.astype(np.float64)
+        factor = 15.0 if is_hours and unit in _HOUR_UNITS else 1.0
+        out[is_there] = np.degrees(number) if unit in _RADIAN_UNITS else number * factor
+    except ValueError:
+        first = [found and abs(int(found[1])) for found in map(_HOURS.match, there.tolist())]
+        largest = max((one for one in first if one is not None), default=0)
+        says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
+        kind = "hourangle" if is_hours and largest < 24 and not says_degrees else "deg"
+        try:
+            out[is_there] = Angle(there, unit=kind).degree
+        except Exception:  # astropy raises many kinds; find the entry
+            for one in there.tolist():
+                try:
+                    Angle(one, unit=kind)
+                except Exception as error:
+                    raise InputError(
+                        f"{where}: column {name!r} holds {one!r}, which is no angle; write degrees, or "
+                        "10:00:28.6"
+                    ) from error
+            raise InputError(f"{where}: column {name!r} holds no angles") from None
+    return out
+
+
+def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
+    """Join right ascension and declination that stand in seven columns, as in the tables of journals."""
+    by_lower = {name.lower(): name for name in columns}
+    needed = ("rah", "ram", "ras", "ded", "dem", "des")
+    if not all(name in by_lower for name in needed):
+        return None
+    try:
+        h, m, s, d, arcmin, arcsec = (columns[by_lower[n]].astype(np.float64) for n in needed)
+    except ValueError:
+        raise InputError(f"{where}: the columns RAh to DEs hold text that is no number") from None
+    sign = np.ones(len(h))
+    if "de-" in by_lower:
+        sign = np.where(np.char.strip(columns[by_lower["de-"]].astype(str)) == "-", -1.0, 1.0)
+    sign = np.where(np.signbit(d), -1.0, sign)
+    ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
+    return _checked(ra, dec, tuple(by_lower[n] for n in needed), "icrs")
+
+
+def pixel_positions(
+    columns: Mapping[str, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, tuple[str, str]] | None:
+    """Find pixels, counted from 0 (SExtractor's X_IMAGE counts from 1); None where no column says so."""
+    pair, origin = _first_pair(columns, PIXELS), 0.0
+    if pair is None:
+        pair, origin = _first_pair(columns, FITS_PIXELS), 1.0
+    if pair is None or any(columns[name].dtype.kind not in "iuf" or columns[name].ndim != 1 for name in pair):
+        return None
+    x, y = (columns[name].astype(np.float64) - origin for name in pair)
+    return x, y, pair
+
+
+def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -> np.ndarray:
+    """Return identities exactly, as int64 or text; ``""`` (in text) where one lacks.
+
+    Raises
+    ------
+    InputError
+        Floats that do not hold whole numbers exactly, or something that identifies nothing.
+
+    Examples
+    --------
+    >>> identities(np.array([3.0, 7.0]), "labels.fits").tolist()
+    [3, 7]
+    """
+    kind = values.dtype.kind
+    if values.ndim != 1 or kind not in "iufU":
+        raise InputError(f"{where}: {name} must be whole numbers or text, not {values.dtype}")
+    if kind == "U":
+        return np.char.strip(values) if len(values) else values
+    if kind == "f":
+        is_there = np.isfinite(values)
+        there = values[is_there].astype(np.float64)
+        exact = 2**24 if values.dtype.itemsize == 4 else EXACT
+        if (np.abs(there) >= exact).any():
+            raise InputError(
+                f"{where}: {name} was written as floating point, in which numbers like "
+                f"{there[np.abs(there).argmax()]:.0f} are no longer exact; write it again as whole numbers "
+                "(int64) or text"
+            )
+        if (there != np.round(there)).any():
+            odd = there[there != np.round(there)][0]
+            raise InputError(f"{where}: {name} {odd:g} is no whole number; an identity is one, or text")
+        whole = np.zeros(len(values), np.int64)
+        whole[is_there] = there.astype(np.int64)
+        return whole if is_there.all() else np.where(is_there, whole.astype(str), "")
+    if kind == "u" and len(values) and values.max() > np.iinfo(np.int64).max:
+        return values.astype(str)
+    return values.astype(np.int64)
+
+
+def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_id") -> None:
+    """Refuse identities that lack or occur twice."""
+    if identity.dtype.kind == "U" and (identity == "").any():
+        row = int(np.flatnonzero(identity == "")[0])
+        number = int((identity == "").sum())
+        raise InputError(
+            f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); give "
+            "them one, or leave the column out, and rows are numbered"
+        )
+    values, counts = np.unique(identity, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique"
+        )
+
+
+def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
+    """Say what right ascensions that lie nowhere near the others might be: hours or radians.
+
+    Parameters
+    ----------
+    ra
+        Those that were given, degrees.
+    near
+        Those that they should lie among, degrees.
+    """
+    ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
+    if not len(ra) or not len(near):
+        return ""
+    low, high = np.quantile(near, [0, 1])
+    for factor, unit, limit in ((15.0, "hours", 24.0), (float(np.degrees(1)), "radians", 2 * np.pi)):
+        there = ra * factor
+        inside = (there >= low - 0.5) & (there <= high + 0.5)
+        if ra.max() <= limit and inside.mean() > 0.5:
+            short = "ra_hours" if unit == "hours" else "ra_rad and dec_rad"
+            return f"; the right ascensions look like {unit}: name the column {short}, or give its unit"
+    return ""
+
+
+def with_our_names(table: Any) -> dict[str, np.ndarray]:
+    """Return the columns of a table with identity, position and field under our names, others as they are."""
+    columns = dict(table.columns)
+    sky = positions(columns, table.units, table.where)
+    if sky is not None:
+        for name in sky.names:
+            columns.pop(name, None)
+        columns |= {"ra": sky.ra, "dec": sky.dec}
+    pixels = pixel_positions(columns)
+    if pixels is not None:
+        x, y, names = pixels
+        for name in names:
+            columns.pop(name)
+        columns |= {"x": x, "y": y}
+    for ours, found in (("object_id", identity_name(columns)), ("field", _first(columns, FIELDS))):
+        if found is not None and ours not in columns:
+            columns = {ours if name == found else name: values for name, values in columns.items()}
+    return columns

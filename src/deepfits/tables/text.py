@@ -1,0 +1,339 @@
+"""Tables of text as people have them: commas, tabs, semicolons or blanks, with the header where it is found.
+
+Every entry is read as text first, and a column becomes numbers only where all of it is numbers: identities
+with leading zeros stay text, whole numbers never pass through floats, and a gap is a gap.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import re
+import shlex
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from deepfits.errors import InputError
+
+Columns = dict[str, np.ndarray]
+
+GAPS = (
+    "",
+    "nan",
+    "null",
+    "n/a",
+    "na",
+    "none",
+    "--",
+    "-",
+    "---",
+    "...",
+    "masked",
+    "\\n",
+    "indef",
+    "<na>",
+    "#n/a",
+)
+"""What stands in a column of numbers where there is none; upper and lower case are the same."""
+EXACT = 2**53
+"""Beyond this, float64 does not hold every whole number."""
+MAX_RATIO = 300
+"""Text never packs better than this by honest means."""
+
+_DELIMITERS = "\t;|,"
+_HEAD = 1 << 17
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?"
+_WHOLE = r"^[+-]?(0|[1-9]\d*)$"
+_FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
+_DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
+_PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
+_SEXTRACTOR = re.compile(r"^#\s*(\d+)\s+([A-Za-z_]\S*)(?:\s.*?)?(?:\[([^\]]*)\])?\s*$")
+
+
+def unpack(path: Path) -> bytes:
+    """Return the bytes of a file, unpacked where it is gzip, bzip2 or xz.
+
+    Raises
+    ------
+    InputError
+        It unpacks to far more than any table would.
+    """
+    content = path.read_bytes()
+    for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
+        if content.startswith(magic):
+            most = max(len(content) * MAX_RATIO, 1 << 26)
+            with opened(BytesIO(content)) as handle:
+                found = bytes(handle.read(most + 1))
+            if len(found) > most:
+                raise InputError(f"{path}: unpacks to more than {most} bytes; this is no table")
+            return found
+    return content
+
+
+def decode(content: bytes) -> str:
+    """Return text: UTF-8 with or without a byte-order mark, UTF-16 with one, else Latin-1."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
+    """Read a table of text whose layout is found from its first lines.
+
+    Returns
+    -------
+    columns, units
+        The latter as far as a SExtractor header says them.
+
+    Raises
+    ------
+    InputError
+        No header, a name twice, or a line with more or fewer entries than there are names.
+    """
+    head = text[:_HEAD].split("\n")
+    if len(text) > _HEAD:
+        head.pop()
+    comments, place = [], 0
+    while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
+        comments.append(head[place].strip())
+        place += 1
+    lines = [line for line in head[place:] if line.strip() and not line.lstrip().startswith("#")][:50]
+    if not lines:
+        raise InputError(f"{where}: holds no rows")
+    units: dict[str, str] = {}
+    names = _sextractor_names(comments, units, len(lines[0].split()))
+    delimiter = None if names else _delimiter(lines)
+    first = _split(lines[0], delimiter)
+    if names is None:
+        second = _split(lines[1], delimiter) if len(lines) > 1 else None
+        if _is_header(first, second):
+            names, place = first, place + 1
+        else:
+            names = _names_in_comments(comments, delimiter, len(first))
+    if names is None:
+        raise InputError(
+            f"{where}: no header: the first line holds {', '.join(first[:4])}; put a line of names before "
+            "it, such as: id ra dec z_spec"
+        )
+    names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
+    start = sum(len(line) + 1 for line in head[:place])
+    line_number = place + 1
+    entries = (
+        _by_blanks(text[start:], names, where, line_number)
+        if delimiter is None
+        else _by_delimiter(text[start:], names, delimiter, where)
+    )
+    return {name: as_numbers(column) for name, column in zip(names, entries, strict=True)}, units
+
+
+def _sextractor_names(
+    comments: Sequence[str], units: dict[str, str], number_of_entries: int
+) -> list[str] | None:
+    """Return the names that a header of SExtractor's lists (``#   1 NUMBER   Running number``)."""
+    names: list[str] = []
+    for line in comments:
+        found = _SEXTRACTOR.match(line)
+        if found is None:
+            continue
+        number, name, unit = int(found[1]), found[2], found[3]
+        if number <= len(names) or number > len(names) + 1000 or (not names and number != 1):
+            return None
+        base = names[-1] if names else ""
+        names += [f"{base}_{k}" for k in range(1, number - len(names))]  # further values of a vector
+        names.append(name)
+        if unit:
+            units[name] = unit
+    if not 1 < len(names) <= number_of_entries:
+        return None
+    return names + [f"{names[-1]}_{k}" for k in range(1, number_of_entries - len(names) + 1)]
+
+
+def _delimiter(lines: Sequence[str]) -> str | None:
+    """Return what separates the entries of every line; None for blanks."""
+    for delimiter in _DELIMITERS:
+        counts = {_outside_quotes(line).count(delimiter) for line in lines}
+        if len(counts) == 1 and counts != {0}:
+            return delimiter
+    # Lines that differ: whatever the header has, so that the error can name the line.
+    return next((d for d in "\t;," if d in lines[0] and any(d in line for line in lines[1:])), None)
+
+
+def _outside_quotes(line: str) -> str:
+    return re.sub(r'"[^"]*"', "", line) if '"' in line else line
+
+
+def _split(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return shlex.split(line, posix=True) if '"' in line else line.split()
+    import csv
+
+    return [
+        entry.strip()
+        for entry in next(csv.reader([line.rstrip("\r")], delimiter=delimiter, skipinitialspace=True))
+    ]
+
+
+def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
+    """Say whether the first line holds names: no number in it, or text above numbers."""
+    is_number = [bool(_PLACE.match(entry)) for entry in first]
+    if not any(is_number):
+        return any(entry.lower() not in GAPS for entry in first)
+    if second is None or any("." in entry for entry, number in zip(first, is_number, strict=True) if number):
+        return False
+    pairs = zip(first, is_number, second, strict=False)
+    return any(not n and a.lower() not in GAPS and bool(_PLACE.match(b)) for a, n, b in pairs)
+
+
+def _names_in_comments(comments: Sequence[str], delimiter: str | None, number: int) -> list[str] | None:
+    """Return the names in the last comment that has as many as there are entries."""
+    for line in reversed(comments):
+        bare = line.lstrip("#% \t")
+        for names in (_split(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
+            if len(names) == number and not any(_PLACE.match(name) for name in names):
+                return names
+    return None
+
+
+def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path) -> list[pa.Array]:
+    from pyarrow import csv
+
+    wrong: list[str] = []
+
+    def judge(row: csv.InvalidRow) -> str:
+        entries = (row.text or "").strip()
+        if entries.startswith("#") or not entries.strip(delimiter + " "):
+            return "skip"
+        wrong.append(f"the line {entries[:60]!r} has {row.actual_columns} entries, the header {len(names)}")
+        return "skip"
+
+    if not text.strip():
+        return [pa.array([], pa.string()) for _ in names]
+    keys = [str(number) for number in range(len(names))]
+    try:
+        table = csv.read_csv(
+            BytesIO(text.encode()),
+            read_options=csv.ReadOptions(column_names=keys),
+            parse_options=csv.ParseOptions(
+                delimiter=delimiter, invalid_row_handler=judge, newlines_in_values='"' in text
+            ),
+            convert_options=csv.ConvertOptions(
+                column_types=dict.fromkeys(keys, pa.string()),
+                strings_can_be_null=False,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{where}: cannot read this text ({str(error)[:160]})") from error
+    if wrong:
+        raise InputError(f"{where}: {wrong[0]}; quote entries that hold {delimiter!r}, or mend the line")
+    columns = [pc.utf8_trim_whitespace(table.column(key).combine_chunks()) for key in keys]
+    is_comment = pc.starts_with(columns[0], "#")
+    if pc.any(is_comment).as_py():
+        columns = [column.filter(pc.invert(is_comment)) for column in columns]
+    return columns
+
+
+def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int) -> list[pa.Array]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), line_number):
+        entries = _split(line, None) if '"' in line else line.split()
+        if not entries or entries[0].startswith("#"):
+            continue
+        if len(entries) != len(names):
+            raise InputError(
+                f"{where}: line {number} has {len(entries)} entries, the header {len(names)}; an empty entry "
+                "needs a sign such as nan, and text with blanks needs quotes (or write CSV)"
+            )
+        rows.append(entries)
+    return (
+        [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
+        if rows
+        else [pa.array([], pa.string()) for _ in names]
+    )
+
+
+def as_numbers(column: pa.Array) -> np.ndarray:
+    """Return a column of text as numbers or truth values where all of it is so, else as text."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    lower = pc.utf8_lower(column)
+    is_gap = pc.is_in(lower, pa.array(GAPS))
+    there = column.filter(pc.invert(is_gap))
+    gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
+
+    def all_match(values: pa.Array, pattern: str) -> bool:
+        return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
+
+    if not len(there):
+        return np.full(len(column), np.nan)
+    if all_match(there, _WHOLE):
+        return _whole(there, gap)
+    if all_match(there, r"^[+-]?\d+$"):
+        return _text(column)  # leading zeros mean something
+    if all_match(there, _FLOAT):
+        return _floats(pc.replace_substring_regex(there, "[dD]", "e"), gap)
+    if _has_decimal_commas(there) and all_match(there, _DECIMAL_COMMA):
+        return _floats(pc.replace_substring(there, ",", "."), gap)
+    if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
+        return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
+    return _text(column)
+
+
+def _has_decimal_commas(values: pa.Array) -> bool:
+    """Say whether commas are decimal ones: 12,345 alone may be thousands."""
+    clear = pc.match_substring_regex(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
+    return bool(pc.any(clear).as_py())
+
+
+def _text(column: pa.Array) -> np.ndarray:
+    return np.array(column.to_pylist(), dtype=str) if len(column) else np.zeros(0, "U1")
+
+
+def _floats(values: pa.Array, gap: np.ndarray) -> np.ndarray:
+    out = np.full(len(gap), np.nan)
+    out[~gap] = pc.cast(pc.ascii_ltrim(values, "+"), pa.float64()).to_numpy(zero_copy_only=False)
+    return out
+
+
+def _whole(values: pa.Array, gap: np.ndarray) -> np.ndarray:
+    bare = pc.ascii_ltrim(values, "+")
+    for kind in (pa.int64(), pa.uint64()):
+        try:
+            numbers = pc.cast(bare, kind).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            continue
+        full = np.zeros(len(gap), numbers.dtype)
+        full[~gap] = numbers
+        return whole_with_gaps(full, gap)
+    out = np.full(len(gap), "", dtype=object)
+    out[~gap] = bare.to_pylist()
+    return out.astype(str)
+
+
+def whole_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
+    """Return whole numbers of which some lack: floats with NaN where exact, else text with ``""``."""
+    if not is_gap.any():
+        return values
+    there = values[~is_gap]
+    if not len(there) or (there.max() <= EXACT and there.min() >= -EXACT):
+        return np.where(is_gap, np.nan, values.astype(np.float64))
+    return np.where(is_gap, "", values.astype(str))
+
+
+def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
+    """Return truth values of which some lack as text, the others as they are."""
+    values = values.astype(bool)
+    return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values

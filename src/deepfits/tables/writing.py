@@ -1,0 +1,198 @@
+"""Any table out: the ending of the name decides the format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import writing
+from deepfits.tables.reading import INFO
+
+ENDINGS = {
+    ".parquet": "parquet", ".pq": "parquet", ".fits": "fits", ".fit": "fits", ".fits.gz": "fits",
+    ".csv": "csv", ".ecsv": "ecsv", ".vot": "votable", ".votable": "votable", ".xml": "votable",
+    ".h5": "hdf5", ".hdf5": "hdf5",
+}  # fmt: skip
+
+
+def format_of(path: str | Path) -> str:
+    """Return the format that the ending of a name asks for.
+
+    Raises
+    ------
+    InputError
+        The ending is none of `ENDINGS`.
+
+    Examples
+    --------
+    >>> format_of("photo-z.FITS")
+    'fits'
+    """
+    name = Path(path).name.lower()
+    found = next((ENDINGS[e] for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+    if found is None:
+        raise InputError(f"{path}: the ending says no format for a table; use {', '.join(ENDINGS)}")
+    return found
+
+
+def write_table(
+    path: str | Path,
+    columns: Mapping[str, np.ndarray],
+    *,
+    info: Mapping[str, Any] | None = None,
+    describe: Callable[[str], Any] | None = None,
+) -> Path:
+    """Write a table, whole or not at all, in the format that the ending of its name says.
+
+    Parameters
+    ----------
+    columns
+        ``(N,)`` or ``(N, L)`` each; CSV gets a column for each of L.
+    info
+        What the table says of itself; `deepfits.tables.read` finds it again (CSV has no room for it).
+    describe
+        Gives ``unit``, ``ucd`` and ``words`` of a column.
+
+    Raises
+    ------
+    InputError
+        The ending says no format.
+    """
+    path = Path(path)
+    format = format_of(path)
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    with writing(path) as temporary:
+        if format == "parquet":
+            import pyarrow.parquet as pq
+
+            pq.write_table(
+                to_arrow_table(arrays, info=info, describe=describe), temporary, compression="zstd"
+            )
+        else:
+            write_astropy(temporary, arrays, format, info=info, describe=describe)
+    return path
+
+
+def to_arrow_table(
+    columns: Mapping[str, np.ndarray],
+    *,
+    info: Mapping[str, Any] | None = None,
+    describe: Callable[[str], Any] | None = None,
+) -> Any:
+    """Return an Arrow table, vectors as lists of fixed size."""
+    import pyarrow as pa
+
+    fields, arrays = [], []
+    for name, values in columns.items():
+        if values.ndim == 1:
+            array = pa.array(values)
+        else:
+            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+            array = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+        arrays.append(array)
+        fields.append(pa.field(name, array.type, metadata=said_of(name, describe)))
+    metadata = {INFO: json.dumps(info)} if info is not None else None
+    return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
+
+
+def said_of(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
+    """Return unit, UCD and description of a column as Parquet's metadata."""
+    if describe is None:
+        return None
+    about = describe(name)
+    said = {"unit": about.unit, "ucd": about.ucd, "description": about.words}
+    return {key: value for key, value in said.items() if value} or None
+
+
+def write_astropy(
+    path: Path,
+    columns: Mapping[str, np.ndarray],
+    format: str,
+    *,
+    info: Mapping[str, Any] | None = None,
+    describe: Callable[[str], Any] | None = None,
+) -> None:
+    """Write FITS, VOTable, ECSV, CSV or HDF5 through astropy."""
+    from astropy.table import Table
+
+    if format == "csv":
+        columns = _flat(columns)
+    table = Table({name: _storable(values, format) for name, values in columns.items()})
+    for name in table.colnames:
+        about = describe(name) if describe is not None else None
+        if about is not None:
+            table[name].unit = about.unit or None
+            table[name].description = about.words or None
+            if about.ucd and format in ("votable", "ecsv"):
+                table[name].info.meta = {"ucd": about.ucd}
+    if format == "fits":
+        _write_fits(table, path, info, describe)
+    elif format == "votable":
+        from astropy.io import votable
+
+        file = votable.from_table(table)
+        if info is not None:
+            next(file.iter_tables()).description = json.dumps(info)
+        file.set_all_tables_format("binary2")
+        votable.writeto(file, str(path))
+    elif format == "csv":
+        table.write(path, format="ascii.csv")
+    else:
+        if info is not None:
+            table.meta[INFO] = json.dumps(info)
+        if format == "ecsv":
+            table.write(path, format="ascii.ecsv")
+        else:
+            table.write(path, format="hdf5", path="table", serialize_meta=True)
+
+
+def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    out = {}
+    for name, values in columns.items():
+        if values.ndim == 1:
+            out[name] = values
+        else:
+            out |= {f"{name}_{number}": values[:, number] for number in range(values.shape[1])}
+    return out
+
+
+def _storable(values: np.ndarray, format: str) -> np.ndarray:
+    """Return what the format can hold: uint64 and 16-bit floats have no place everywhere."""
+    if format == "votable" and values.dtype.kind == "u":
+        largest = np.iinfo(np.int64).max
+        return values.astype(str) if len(values) and values.max() > largest else values.astype(np.int64)
+    if format == "votable" and values.dtype.kind == "i" and values.dtype.itemsize == 1:
+        return values.astype(np.int16)
+    if values.dtype == np.float16:
+        return values.astype(np.float32)
+    if format == "hdf5" and values.dtype.kind == "U":
+        return np.char.encode(values, "utf-8") if len(values) else values.astype("S1")
+    return values
+
+
+def _write_fits(
+    table: Any, path: Path, info: Mapping[str, Any] | None, describe: Callable[[str], Any] | None
+) -> None:
+    from astropy.io import fits
+
+    try:
+        hdu = fits.table_to_hdu(table)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path.name}: FITS holds text of ASCII alone, not {str(error.object)[:20]!r}; choose .parquet "
+            "or .ecsv"
+        ) from None
+    for number, name in enumerate(table.colnames, start=1):
+        about = describe(name) if describe is not None else None
+        if about is not None and about.ucd:
+            hdu.header[f"TUCD{number}"] = about.ucd
+        if about is not None and about.words:
+            hdu.header[f"TCOMM{number}"] = about.words
+    if info is not None:
+        hdu.header[INFO.upper()] = json.dumps(info)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)

@@ -1,0 +1,538 @@
+"""Tables in and out: one catalogue written in a great many ways is one catalogue, or a clean error."""
+
+import gzip
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.table import MaskedColumn, QTable, Table
+from astropy.time import Time
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from deepfits import tables
+from deepfits.errors import InputError
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.survey.catalogue import read_catalogue
+
+NUM = 24
+RNG = np.random.default_rng(3)
+RA, DEC = 150 + RNG.uniform(-0.5, 0.5, NUM), 2 + RNG.uniform(-0.5, 0.5, NUM)
+Z = np.round(RNG.uniform(0.01, 3, NUM), 4)
+SKY = SkyCoord(RA, DEC, unit="deg")
+OLD = SKY.transform_to("fk4")
+IDENTITIES = {
+    "small": np.arange(1, NUM + 1),
+    "int32": np.arange(1, NUM + 1, dtype=np.int32),
+    "beyond 2^53": (RNG.integers(2**30, 2**31, NUM).astype(np.int64) << 32) + np.arange(NUM),
+    "unsigned": np.arange(NUM).astype(np.uint64) + np.uint64(2**63 + 11),
+    "leading zeros": np.array([f"{n:06d}" for n in range(NUM)]),
+    "names": np.array([f"COSMOS J{n}+02" for n in range(NUM)]),
+}
+PLACES = {
+    "degrees": ("ra", "dec", RA, DEC, None, None),
+    "upper": ("RA", "DEC", RA, DEC, None, None),
+    "sextractor": ("ALPHA_J2000", "DELTA_J2000", RA, DEC, "deg", "deg"),
+    "desi": ("TARGET_RA", "TARGET_DEC", RA, DEC, None, None),
+    "euclid": ("RIGHT_ASCENSION", "DECLINATION", RA, DEC, "deg", "deg"),
+    "lsst": ("coord_ra", "coord_dec", RA, DEC, None, None),
+    "lsst radians": ("coord_ra", "coord_dec", SKY.ra.rad, SKY.dec.rad, "rad", "rad"),
+    "hours": ("ra", "dec", SKY.ra.hour, DEC, "hourangle", "deg"),
+    "named hours": ("ra_hours", "dec", SKY.ra.hour, DEC, None, None),
+    "negative": ("ra", "dec", RA - 360, DEC, "deg", "deg"),
+    "hms": ("RA", "Dec", SKY.ra.to_string("hour", sep="hms", precision=6),
+            SKY.dec.to_string("deg", sep="dms", precision=5), None, None),
+    "colons": ("ra", "dec", SKY.ra.to_string("hour", sep=":", precision=6),
+               SKY.dec.to_string("deg", sep=":", precision=5, alwayssign=True), None, None),
+    "text": ("ra", "dec", [f" {v:.9f}" for v in RA], [f"{v:+.9f}d" for v in DEC], None, None),
+    "galactic": ("GLON", "GLAT", SKY.galactic.l.deg, SKY.galactic.b.deg, "deg", "deg"),
+    "B1950": ("RAB1950", "DEB1950", OLD.ra.deg, OLD.dec.deg, None, None),
+}  # fmt: skip
+HAVE_UNITS = ("fits", "fits.gz", "ecsv", "vot", "h5", "ldac")
+ENDINGS = (
+    *HAVE_UNITS,
+    "parquet",
+    "csv",
+    "csv.gz",
+    "tsv",
+    "semicolon.csv",
+    "txt",
+    "dat",
+    "bom.csv",
+    "directory",
+)
+
+
+def write(path_of, ending, columns, units):
+    """Write columns in a way of somebody's; return the path."""
+    path = path_of / f"table.{ending}"
+    table = Table(columns)
+    for name, unit in units.items():
+        table[name].unit = unit
+    names = table.colnames
+    if ending in ("parquet", "directory"):
+        arrays = {}
+        for name in names:
+            column = table[name]
+            mask = np.ma.getmaskarray(column)
+            values = [None if gone else one for one, gone in zip(column.tolist(), mask, strict=True)]
+            kind = pa.from_numpy_dtype(column.dtype) if column.dtype.kind in "iufb" else pa.string()
+            arrays[name] = pa.array(values, kind)
+        whole = pa.table(arrays)
+        if ending == "parquet":
+            pq.write_table(whole, path)
+            return path
+        (path / "_metadata").mkdir(parents=True)
+        (path / ".writing-x.parquet").write_bytes(b"half of one")
+        (path / "_manifest.jsonl").write_text("{}\n")
+        pq.write_table(whole.slice(0, 7), path / "part-0.parquet")
+        pq.write_table(whole.slice(7), path / "part-1.parquet")
+        return path
+    if ending == "ldac":
+        path = path.with_suffix(".cat")
+        head = fits.BinTableHDU.from_columns(
+            [fits.Column("Field Header Card", "80A", array=["SIMPLE  = T"])], name="LDAC_IMHEAD"
+        )
+        fits.HDUList([fits.PrimaryHDU(), head, fits.table_to_hdu(table)]).writeto(path)
+        return path
+    if ending == "h5":
+        encoded = {n: c.filled() if hasattr(c, "filled") else c for n, c in table.items()}
+        table = Table(encoded)
+        table.write(path, path="catalogue", serialize_meta=True)
+        return path
+    if ending in ("fits", "fits.gz", "ecsv", "vot"):
+        kinds = {"ecsv": "ascii.ecsv", "vot": "votable"}
+        table.write(path, format=kinds.get(ending, "fits"))
+        return path
+    separator = {"tsv": "\t", "semicolon.csv": ";", "txt": "  ", "dat": " "}.get(ending, ",")
+    gap = "nan" if ending in ("txt", "dat") else ""
+
+    def entry(one, gone):
+        text = gap if gone else repr(one) if isinstance(one, float) else str(one)
+        return f'"{text}"' if ending in ("txt", "dat") and " " in text else text
+
+    lines = [separator.join(names)]
+    if ending == "dat":
+        lines = ["# made by hand", "# " + " ".join(names)]
+    masks = [np.ma.getmaskarray(table[name]) for name in names]
+    values = [table[name].tolist() for name in names]
+    for row in range(len(table)):
+        lines.append(separator.join(entry(v[row], m[row]) for v, m in zip(values, masks, strict=True)))
+    text = "\r\n".join(lines) + "\r\n" if ending == "tsv" else "\n".join(lines) + "\n"
+    content = text.encode("utf-8-sig" if ending == "bom.csv" else "utf-8")
+    path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
+    return path
+
+
+def cannot_be_written(ending, place, identity):
+    """Say which combinations no file can hold, so that they mean something else."""
+    has_units = any(PLACES[place][4:])
+    if has_units and ending not in HAVE_UNITS and place in ("hours", "lsst radians"):
+        return True  # without a unit: degrees
+    return ending == "vot" and identity == "unsigned"  # VOTable has no such numbers
+
+
+@st.composite
+def ways(draw):
+    ending = draw(st.sampled_from(ENDINGS))
+    place = draw(st.sampled_from(sorted(PLACES)))
+    identity = draw(st.sampled_from(sorted(IDENTITIES)))
+    return {
+        "ending": ending,
+        "place": place,
+        "identity": identity,
+        "name": draw(st.sampled_from(["object_id", "ID", "NUMBER", "TARGETID", "objID", "source_id"])),
+        "big_endian": draw(st.booleans()),
+        "masked": draw(st.booleans()),
+        "order": draw(st.permutations(range(4))),
+        "rows": draw(st.permutations(range(NUM))),
+        "sentinel": draw(st.sampled_from([None, -99.0, -1.0, 9.99, 99.0, 9999.0, -9.0, np.nan, np.inf])),
+        "bad": draw(st.sampled_from([0, 3])),
+    }
+
+
+def written(tmp_path, way):
+    """Write the catalogue as `way` says; return path, true rows, and which labels are none."""
+    rows = np.array(way["rows"])
+    identity = IDENTITIES[way["identity"]][rows]
+    ra_name, dec_name, ra, dec, ra_unit, dec_unit = PLACES[way["place"]]
+    ra, dec = np.array(ra)[rows], np.array(dec)[rows]
+    z = Z[rows].copy()
+    is_bad = np.zeros(NUM, bool)
+    if way["sentinel"] is not None:
+        is_bad[: way["bad"]] = True
+        z[is_bad] = way["sentinel"]
+    if way["big_endian"] and way["ending"] in ("fits", "ldac"):
+        z = z.astype(">f8")
+        identity = identity.astype(identity.dtype.newbyteorder(">"))
+    if way["masked"]:
+        if identity.dtype.kind == "i":
+            identity = MaskedColumn(identity, mask=False)
+        z = MaskedColumn(z, mask=is_bad) if way["ending"] != "h5" else z
+    items = [(way["name"], identity), (ra_name, ra), (dec_name, dec), ("z_spec", z)]
+    columns = dict(items[place] for place in way["order"])
+    units = {name: unit for name, unit in ((ra_name, ra_unit), (dec_name, dec_unit)) if unit}
+    if way["ending"] not in HAVE_UNITS:
+        units = {}
+    return write(tmp_path, way["ending"], columns, units), rows, is_bad
+
+
+def holds(tmp_path, way):
+    path, rows, is_bad = written(tmp_path, way)
+    columns = read_catalogue(path)
+    limit = 1e-6 if way["place"] != "B1950" else 1e-5
+    np.testing.assert_allclose(columns["ra"], RA[rows], atol=limit, rtol=0)
+    np.testing.assert_allclose(columns["dec"], DEC[rows], atol=limit, rtol=0)
+    expected = IDENTITIES[way["identity"]][rows]
+    assert columns["object_id"].astype(str).tolist() == expected.astype(str).tolist()
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z[rows][~is_bad])
+    features = {"object_id": IDENTITIES[way["identity"]], "ra": RA, "dec": DEC}
+    for match in ("id", "position"):
+        found = match_labels(features, labels, match=match)
+        np.testing.assert_array_equal(labels.value[found.label_rows], Z[found.rows])
+        assert len(found.rows) == NUM - is_bad.sum()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(way=ways())
+def test_one_catalogue_in_many_ways(tmp_path_factory, way):
+    if not cannot_be_written(way["ending"], way["place"], way["identity"]):
+        holds(tmp_path_factory.mktemp("way"), way)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(way=ways())
+def test_one_catalogue_in_very_many_ways(tmp_path_factory, way):
+    if not cannot_be_written(way["ending"], way["place"], way["identity"]):
+        holds(tmp_path_factory.mktemp("way"), way)
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "csv", "ecsv", "vot", "h5", "fits.gz"])
+def test_what_is_written_is_read_again(tmp_path, ending):
+    columns = {
+        "object_id": IDENTITIES["beyond 2^53"],
+        "name": IDENTITIES["leading zeros"],
+        "latent": RNG.normal(size=(NUM, 3)).astype(np.float32),
+        "z_phot": np.where(np.arange(NUM) == 2, np.nan, Z),
+        "is_valid": np.arange(NUM) != 2,
+    }
+    info = {"made_by": "a test", "fields": {"a": 1}}
+    path = tables.write_table(tmp_path / f"out.{ending}", columns, info=info)
+    found = tables.read(path)
+    if ending == "csv":
+        columns |= {f"latent_{k}": columns["latent"][:, k] for k in range(3)}
+        del columns["latent"]
+        assert np.isfinite(found.columns["latent_2"]).all()
+    else:
+        assert found.info == info
+    assert set(found.columns) == set(columns)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
+        assert found.columns[name].dtype.kind == values.dtype.kind
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["out.cvs", "out", "out.hats", "out.pkl"])
+def test_an_unknown_ending_is_refused_with_the_list(tmp_path, name):
+    with pytest.raises(InputError, match=r"use \.parquet, .*\.csv"):
+        tables.write_table(tmp_path / name, {"a": np.arange(3)})
+    assert not list(tmp_path.iterdir())
+
+
+ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA, DEC, Z, strict=True), 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("comment.csv", f"# made by hand\nid,ra,dec,z_spec\n{ROWS}"),
+        ("later.csv", f"id,ra,dec,z_spec\n{ROWS}\n# the end, or nearly so, as it seems\n"),
+        ("casjobs.csv", f"#Table1\nobjID,ra,dec,z_spec\n{ROWS}"),
+        ("hash.csv", f"#id,ra,dec,z_spec\n{ROWS}"),
+        ("hash-blanks.cat", "# id ra dec z_spec\n" + ROWS.replace(",", "  ")),
+        ("sextractor.cat", "#   1 NUMBER   Running object number\n#   2 ALPHA_J2000   Right ascension [deg]\n"
+         "#   3 DELTA_J2000   Declination [deg]\n#   4 z_spec\n" + ROWS.replace(",", "   ")),
+        ("index.csv", ",ra,dec,z_spec\n" + ROWS),
+        ("quoted.csv", 'id,ra,dec,z_spec\n' + "\n".join(
+            ",".join(f'"{entry}"' for entry in line.split(",")) for line in ROWS.splitlines())),
+        ("decimal-commas.csv", "id;ra;dec;z_spec\n" + ROWS.replace(",", ";").replace(".", ",")),
+        ("pipes.txt", "id|ra|dec|z_spec\n" + ROWS.replace(",", "|")),
+        ("ipac.tbl", "|   id|          ra|         dec|  z_spec|\n"
+         "|  int|      double|      double|  double|\n"
+         + "\n".join(" {:>5} {:>12} {:>12} {:>8} ".format(*line.split(",")) for line in ROWS.splitlines())),
+        ("utf16.txt", "id\tra\tdec\tz_spec\n" + ROWS.replace(",", "\t")),
+        ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
+    ],
+)  # fmt: skip
+def test_text_as_people_write_it(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-16" if "utf16" in name else "utf-8"))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-6)
+    found = read_catalogue(path)
+    np.testing.assert_allclose(found["dec"], DEC, atol=1e-6)
+    assert found["object_id"].tolist() == list(range(1, NUM + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1 150.1 2.1 0.3\n2 150.2 2.2 0.4\n", ["no header", "id ra dec z_spec"]),
+        ("id ra dec z_spec\n1 150.1 2.1 0.3\n2 150.2 0.4\n", ["line 3 has 3 entries, the header 4"]),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,0.3\n2,150.2,2.2,0.4,7\n", ["2,150.2", "5 entries"]),
+        ("id,ra,ra,z_spec\n1,150.1,2.1,0.3\n", ["'ra'", "rename"]),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,0.3\n2,10 ours,2.2,0.4\n", ["'ra'", "'10 ours'"]),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,good\n2,150.2,2.2,0.4\n", ["'z_spec'", "'good'"]),
+        ("id,ra,dec,zspec\n1,150.1,2.1,0.3\n", ["'z_spec'", "'zspec'", "label_column"]),
+        ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
+        ("", ["no rows"]),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path, text, words):
+    path = tmp_path / "labels.csv"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        read_labels(path)
+    for word in ["labels.csv", *words]:
+        assert word in str(caught.value)
+
+
+def test_several_tables_in_a_file(tmp_path):
+    path = tmp_path / "zcat.fits"
+    places = Table({"TARGETID": IDENTITIES["small"], "TARGET_RA": RA, "TARGET_DEC": DEC, "Z_SPEC": Z})
+    tsnr = Table({"TARGETID": IDENTITIES["small"], "TSNR2": Z})
+    hdus = [fits.PrimaryHDU(), fits.table_to_hdu(tsnr), fits.table_to_hdu(places)]
+    hdus[1].name, hdus[2].name = "TSNR2", "REDSHIFTS"
+    fits.HDUList(hdus).writeto(path)
+    np.testing.assert_array_equal(read_labels(path, column="Z_SPEC").value, Z)
+    np.testing.assert_array_equal(tables.read_table(f"{path}[TSNR2]")["TSNR2"], Z)
+    fits.HDUList([*hdus, hdus[2].copy()]).writeto(path, overwrite=True)
+    with pytest.raises(InputError, match=r"name one, as in 'zcat.fits\[REDSHIFTS\]'"):
+        read_labels(path, column="Z_SPEC")
+
+
+def test_mixin_columns_of_ecsv(tmp_path):
+    path = tmp_path / "photutils.ecsv"
+    QTable(
+        {
+            "label": np.arange(1, NUM + 1),
+            "sky_centroid": SKY.galactic,
+            "seen": Time(np.full(NUM, 59000.5), format="mjd"),
+            "segment_flux": np.full(NUM, 3.0) * u.nJy,
+        }
+    ).write(path)
+    found = read_catalogue(path)
+    np.testing.assert_allclose(found["ra"], RA, atol=1e-8)
+    assert found["seen"].tolist() == [59000.5] * NUM
+    assert found["segment_flux"].tolist() == [3.0] * NUM
+
+
+def test_hats_collections_are_read_without_their_margins(tmp_path):
+    table = pa.table({"object_id": IDENTITIES["beyond 2^53"], "ra": RA, "dec": DEC})
+    for name, part in (("galaxies", table), ("galaxies_5arcs", table.slice(0, 5))):
+        directory = tmp_path / name / "dataset/Norder=0/Dir=0"
+        directory.mkdir(parents=True)
+        pq.write_table(part, directory / "Npix=4.parquet")
+        pq.write_table(part.slice(0, 1), directory.parents[1] / "data_thumbnail.parquet")
+    (tmp_path / "collection.properties").write_text("obs_collection=x\nhats_primary_table_url=galaxies\n")
+    assert read_catalogue(tmp_path)["object_id"].tolist() == IDENTITIES["beyond 2^53"].tolist()
+
+
+def test_frames_of_other_programs(tmp_path):
+    import pandas as pd
+    import polars as pl
+
+    ids = IDENTITIES["beyond 2^53"]
+    columns = {"ra": RA, "dec": DEC, "z_spec": Z, "q": pd.Categorical([str(n % 5) for n in range(NUM)])}
+    pd.DataFrame(columns, index=pd.Index(ids, name="object_id")).to_parquet(tmp_path / "pandas.parquet")
+    pl.DataFrame(
+        {"object_id": [None, *ids[1:].tolist()], "ra": RA, "dec": DEC, "z_spec": Z,
+         "q": pl.Series([str(n % 5) for n in range(NUM)], dtype=pl.Categorical)}
+    ).write_parquet(tmp_path / "polars.parquet")  # fmt: skip
+    for name in ("pandas", "polars"):
+        labels = read_labels(tmp_path / f"{name}.parquet", select=["q >= 3"])
+        assert (np.arange(NUM)[np.arange(NUM) % 5 >= 3] == np.flatnonzero(np.isin(Z, labels.value))).all()
+        found = match_labels({"object_id": ids}, labels, match="id")
+        assert found.rows.tolist() == [n for n in range(NUM) if n % 5 >= 3]
+
+
+def test_arrays_in_hdf5_and_what_is_refused_there(tmp_path):
+    path = tmp_path / "rail.hdf5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("photometry")
+        for name, values in {"id": IDENTITIES["small"], "ra": RA, "dec": DEC, "redshift": Z}.items():
+            group[name] = values
+        group["name"] = IDENTITIES["names"].tolist()
+    np.testing.assert_array_equal(read_labels(path, column="redshift").value, Z)
+    assert read_catalogue(path)["name"].tolist() == IDENTITIES["names"].tolist()
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"0" * 8 * NUM)
+    with h5py.File(path, "a") as file:
+        file["photometry"].create_dataset("leak", (NUM,), "f8", external=[(str(secret), 0, 8 * NUM)])
+    with pytest.raises(InputError, match="leak holds data of other files"):
+        tables.read_table(path)
+    with h5py.File(path, "w") as file:
+        file["far"] = h5py.ExternalLink(str(secret), "/x")
+    with pytest.raises(InputError, match="link to another file"):
+        tables.read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([1.0, 2.0, np.nan]), ["1", "2", ""]),
+        (np.array(["007 ", " 7", "x"]), ["007", "7", "x"]),
+        (np.array([2**63 + 5, 1], dtype=np.uint64), [str(2**63 + 5), "1"]),
+        (np.array([5, 6], dtype=np.int16), [5, 6]),
+    ],
+)
+def test_identities_are_kept(values, expected):
+    assert tables.identities(values, "x.fits").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        (np.array([2.0**53, 1]), "no longer exact"),
+        (np.array([2.0**25, 1], dtype=np.float32), "no longer exact"),
+        (np.array([1.5]), "no whole number"),
+        (np.array([True]), "whole numbers or text"),
+    ],
+)
+def test_identities_that_are_not_exact_are_refused(values, word):
+    with pytest.raises(InputError, match=word):
+        tables.identities(values, "x.fits")
+
+
+def test_objects_without_a_place_are_left_out_and_counted(tmp_path):
+    ra, dec = RA.copy(), DEC.copy()
+    ra[0], ra[1], ra[2], dec[3], ra[4], dec[5] = np.nan, np.inf, 999.0, 95.0, -999.0, -99.0
+    Table({"object_id": np.arange(NUM), "ra": ra, "dec": dec, "z_spec": Z}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    found = match_labels(features, labels)
+    assert found.rows.tolist() == list(range(6, NUM))
+    assert found.counts == {"without_position": 6}
+    assert len(match_labels(features, labels, match="id").rows) == NUM
+    assert np.isnan(read_catalogue(tmp_path / "l.fits")["ra"][:6]).all()
+
+
+def test_hours_among_degrees_are_named(tmp_path):
+    Table({"ra": SKY.ra.hour, "dec": DEC, "z_spec": Z}).write(tmp_path / "hours.csv")
+    with pytest.raises(InputError, match="look like hours: name the column ra_hours"):
+        match_labels({"object_id": np.arange(NUM), "ra": RA, "dec": DEC}, read_labels(tmp_path / "hours.csv"))
+
+
+@pytest.mark.parametrize("match", ["id", "position"])
+def test_several_spectra_of_one_object(tmp_path, match):
+    """The first four: agreeing, disagreeing, settled by the flag, three of which two are sure and agree."""
+    rows = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3, 4])
+    z = np.array([0.5, 0.5002, 0.3, 1.1, 0.7, 2.0, 0.9, 0.2, 0.9001, 1.5])
+    flag = np.array([4, 3, 4, 4, 2, 4, 4, 1, 4, 4])
+    shift = np.array([0.0, 0.2, 0.0, 0.2, 0.0, 0.2, 0.1, 0.0, 0.2, 0.0]) / 3600
+    table = Table(
+        {"object_id": rows, "ra": RA[rows], "dec": DEC[rows] + shift, "z_spec": z, "z_spec_flag": flag}
+    )
+    table.write(tmp_path / "all.fits")
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    labels = read_labels(tmp_path / "all.fits")
+    found = match_labels(features, labels, match=match)
+    assert found.rows.tolist() == [0, 2, 3, 4]
+    np.testing.assert_allclose(labels.value[found.label_rows], [0.5, 2.0, 0.9, 1.5], atol=2e-4)
+    assert found.counts == {"repeated": 4, "disagreeing": 2}
+    table.remove_column("z_spec_flag")
+    table.write(tmp_path / "plain.fits")
+    found = match_labels(features, read_labels(tmp_path / "plain.fits"), match=match)
+    assert found.rows.tolist() == [0, 4]
+    assert found.counts == {"repeated": 1, "disagreeing": 7}
+
+
+@pytest.mark.parametrize("code", [-99.0, -9.0, -1.0, 9.99, 99.0, 999.0, 9999.0, -99.9, 7.7])
+def test_codes_for_no_redshift_are_left_out_and_said(tmp_path, caplog, code):
+    z = np.concatenate([Z, np.full(5, code)])
+    Table({"object_id": np.arange(NUM + 5), "z_spec": z.astype(np.float32)}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    np.testing.assert_allclose(labels.value, Z, rtol=1e-6)
+    assert labels.counts["impossible"] == 5
+    assert f"{code:g} (5 times)" in caplog.text
+
+
+def test_other_targets_may_be_negative(tmp_path):
+    mass = np.concatenate([RNG.normal(-1.0, 1.0, 50), [-1.0], np.full(4, -99.0)])
+    Table({"object_id": np.arange(55), "log_ssfr": mass, "z": np.zeros(55) - 0.001}).write(
+        tmp_path / "l.fits"
+    )
+    assert len(read_labels(tmp_path / "l.fits", column="log_ssfr")) == 51
+    assert len(read_labels(tmp_path / "l.fits", column="z")) == 55
+
+
+@pytest.mark.parametrize(
+    ("column", "condition", "expected"),
+    [
+        (np.array(["13.5", "4", "--", "2"]), "q >= 3", [True, True, False, False]),
+        (np.array(["13.5", "4", "", "2"]), "q != 4", [True, False, False, True]),
+        (np.array([3.0, np.nan, 4.0]), "q != 4", [True, False, False]),
+        (np.array(["True", "False", ""]), "q == true", [True, False, False]),
+        (np.array([1, 0, 1]), "q == true", [True, False, True]),
+        (np.array(["A", "4", "B"]), "q == A", [True, False, False]),
+        (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
+        (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
+        (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
+    ],
+)
+def test_conditions_compare_what_is_meant(column, condition, expected):
+    assert tables.matches_conditions({"q": column}, [condition], "x").tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("column", "condition", "word"),
+    [
+        (np.array(["A", "4"]), "q >= 3", "'A', which is no number"),
+        (np.array(["A", "4"]), "q >= B", "no order"),
+        (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
+    ],
+)
+def test_conditions_that_mean_nothing_are_refused(column, condition, word):
+    with pytest.raises(InputError, match=word):
+        tables.matches_conditions({"q": column}, [condition], "x")
+
+
+def test_text_and_numbers_match_exactly_or_say_how(tmp_path):
+    features = {"object_id": np.array(["0001", "0002"])}
+    Table({"object_id": [1, 2], "z_spec": [0.1, 0.2]}).write(tmp_path / "l.fits")
+    with pytest.raises(InputError, match="without leading zeros"):
+        match_labels(features, read_labels(tmp_path / "l.fits"), match="id")
+    found = match_labels({"object_id": np.array(["2", "1"])}, read_labels(tmp_path / "l.fits"), match="id")
+    assert found.label_rows.tolist() == [1, 0]
+
+
+def test_pixels_count_from_zero_and_give_way_to_the_sky(tmp_path):
+    x = np.arange(NUM, dtype=float)
+    Table({"NUMBER": np.arange(NUM), "X_IMAGE": x + 1, "Y_IMAGE": x + 4}).write(tmp_path / "a.fits")
+    found = read_catalogue(tmp_path / "a.fits")
+    assert found["x"].tolist() == x.tolist()
+    assert found["y"].tolist() == (x + 3).tolist()
+    Table({"x": x, "y": x, "ra": RA, "dec": DEC}).write(tmp_path / "b.fits")
+    assert "x" not in read_catalogue(tmp_path / "b.fits")
+
+
+def test_columns_of_journals(tmp_path):
+    signs = np.where(np.arange(NUM) % 2, "-", "+")
+    sky = SkyCoord(RA, np.where(signs == "-", -1, 1) * np.abs(DEC - 1.7), unit="deg")
+    h, d = sky.ra.hms, sky.dec.signed_dms
+    path = tmp_path / "t.csv"
+    Table(
+        {"RAh": h.h.astype(int), "RAm": h.m.astype(int), "RAs": h.s, "DE-": signs,
+         "DEd": d.d.astype(int), "DEm": d.m.astype(int), "DEs": d.s}
+    ).write(path)  # fmt: skip
+    found = read_catalogue(path)
+    np.testing.assert_allclose(found["ra"], sky.ra.deg, atol=1e-8)
+    np.testing.assert_allclose(found["dec"], sky.dec.deg, atol=1e-8)
