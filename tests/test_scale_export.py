@@ -12,8 +12,9 @@ from astropy.table import Table
 
 from deepfits.errors import InputError
 from deepfits.fitting.columns import describe
-from deepfits.fitting.features import write_table
+from deepfits.fitting.features import write_table as write_features
 from deepfits.stages.export import export
+from deepfits.tables import read_table, write_table
 
 # LSDB's own use of pandas
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
@@ -49,7 +50,7 @@ def features(columns, tmp_path_factory):
     directory = tmp_path_factory.mktemp("features")
     for number, rows in enumerate((slice(0, 150), slice(150, 150), slice(150, NUM))):
         part = {name: values[rows] for name, values in columns.items()}
-        write_table(directory / f"shard-{number:05d}.parquet", part, "test")
+        write_features(directory / f"shard-{number:05d}.parquet", part, "test")
     return directory
 
 
@@ -177,6 +178,8 @@ def test_lsdb_cross_matches_across_borders(catalogue, columns):
         ({"out": "x.fits", "half": True}, "no 16-bit floats"),
         ({"out": "x", "format": "hat"}, "did you mean 'hats'"),
         ({"out": "x.parquet", "columns": ["latents"]}, "did you mean 'latent'"),
+        ({"out": "x.cvs"}, r"use \.parquet, .*\.csv"),
+        ({"out": "x.fits", "format": "parquet"}, "leave one of them out"),
         ({"out": "x", "columns": ["latent"]}, "no column 'ra'"),
     ],
 )
@@ -190,3 +193,25 @@ def test_impossible_exports_are_refused(features, tmp_path, options, message):
 def test_a_catalogue_is_not_overwritten(features, tmp_path):
     with pytest.raises(InputError, match="is there already"):
         export(features, tmp_path, format="hats")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "fits", "csv", "ecsv", "vot", "h5"])
+def test_the_ending_decides_and_foreign_files_stay(features, columns, tmp_path, ending):
+    path = tmp_path / f"all.{ending}"
+    names = ["object_id", "ra", "latent", "status"]
+    export(features, path, columns=names)
+    found = read_table(path)
+    np.testing.assert_array_equal(found["object_id"], columns["object_id"])
+    np.testing.assert_array_equal(found["ra"], columns["ra"])
+    assert found["status"].tolist() == columns["status"].tolist()
+    last = found["latent_5"] if ending == "csv" else found["latent"][:, 5]
+    np.testing.assert_allclose(last, columns["latent"][:, 5], rtol=1e-6)
+    if ending != "csv":  # which cannot say whose it is
+        export(features, path, columns=["object_id", "dec"])
+        assert list(read_table(path)) == ["object_id", "dec"]
+    foreign = tmp_path / f"labels.{ending}"
+    write_table(foreign, {"object_id": np.arange(3)})
+    before = foreign.read_bytes()
+    with pytest.raises(InputError, match="is there already, and no earlier export"):
+        export(features, foreign)
+    assert foreign.read_bytes() == before

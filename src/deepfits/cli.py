@@ -985,7 +985,7 @@ def export(
     format: Annotated[
         str | None,
         typer.Option(
-            help="parquet, fits, votable or hats. Default: as OUT ends (.parquet, .fits, .vot), else hats."
+            help="As OUT ends (.parquet, .fits, .vot, .ecsv, .csv, .h5); hats for a name without an ending."
         ),
     ] = None,
     columns: Annotated[

@@ -46,7 +46,7 @@ _PLAIN = {
     "loss_start": Column(ucd="stat.fit.goodness", words="What was minimised, at the start"),
     "status": Column(ucd="meta.code.status", words="How the fit ended"),
     "num_steps": Column(ucd="meta.number", words="Gradient evaluations"),
-    "latent_distance": Column(ucd="stat.value", words="Length of the latent over a prior draw's; 2 to 10 in fits"),
+    "latent_distance": Column(ucd="stat.value", words="Length of the latent; prior: 1, fits: 2 to 10"),
     "discriminator_score": Column(ucd="stat.value", words="Score of the discriminator; 0.4 to 0.8 is usual"),
     "model_hash": Column(ucd="meta.version", words="Fingerprint of the model"),
     "z_phot": Column(ucd="src.redshift.phot", words="Photometric redshift"),

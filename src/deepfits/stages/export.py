@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.progress import Progress, silent
+from deepfits.tables import ENDINGS, format_of, read, write_table
+from deepfits.tables.reading import INFO
+from deepfits.tables.writing import said_of
 
-FORMATS = ("parquet", "fits", "votable", "hats")
-_ENDINGS = {".parquet": "parquet", ".fits": "fits", ".vot": "votable", ".xml": "votable"}
+FORMATS = (*sorted(set(ENDINGS.values())), "hats")
+_MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
 FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
 
@@ -30,7 +34,7 @@ def export(
     partition_rows: int = 200_000,
     progress: Progress = silent,
 ) -> Path:
-    """Write features as one catalogue: Parquet, FITS, VOTable or HATS, with units and UCDs.
+    """Write features as one catalogue, in any format of tables or as HATS, with units and UCDs.
 
     Parameters
     ----------
@@ -39,8 +43,9 @@ def export(
     out
         The file; for HATS, the directory.
     format
-        ``"parquet"``, ``"fits"``, ``"votable"`` or ``"hats"``; by default as the name of `out` ends
-        (``.parquet``, ``.fits``, ``.vot``), else HATS.
+        ``"parquet"``, ``"fits"``, ``"votable"``, ``"ecsv"``, ``"csv"``, ``"hdf5"`` or ``"hats"``; by default
+        as the name of `out` ends (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``). A name
+        without an ending is a HATS directory.
     columns
         Which ones, in this order; all by default.
     half
@@ -57,19 +62,20 @@ def export(
     Returns
     -------
     Path
-        `out`. Parquet and HATS are written shard by shard; FITS and VOTable hold everything in memory once.
+        `out`. Parquet and HATS are written shard by shard; the others hold everything in memory once.
 
     Raises
     ------
     InputError
-        No features, an unknown format or column, no ra and dec for HATS, or a HATS catalogue in `out`.
+        No features, an unknown format, ending or column, no ra and dec for HATS, or something in `out` that
+        is no earlier export.
     """
     out = Path(out)
-    chosen = format or _ENDINGS.get(out.suffix.lower(), "hats")
-    if chosen not in FORMATS:
-        raise InputError(f"export: format {chosen!r} is unknown; {nearest(chosen, FORMATS)}")
+    chosen = _format(out, format)
     if half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
+    if out.exists() and not _is_ours(out):
+        raise InputError(f"{out}: is there already, and no earlier export; remove it, or choose another name")
     paths = _paths(Path(features))
     names = _names(paths[0], columns)
     if chosen == "parquet":
@@ -77,8 +83,34 @@ def export(
     elif chosen == "hats":
         _write_hats(paths, out, names, half, margin_arcsec, partition_rows, progress)
     else:
-        _write_table(paths, out, names, chosen, progress)
+        _write_table(paths, out, names, progress)
     return out
+
+
+def _format(out: Path, format: str | None) -> str:
+    """Return what is to be written; the ending and the format that is named must not contradict."""
+    if format is not None and format not in FORMATS:
+        raise InputError(f"export: format {format!r} is unknown; {nearest(format, FORMATS)}")
+    if not out.suffix:
+        return format or "hats"
+    if format == "hats":
+        return format
+    by_ending = format_of(out)
+    if format not in (None, by_ending):
+        raise InputError(
+            f"{out}: ends as {by_ending}, but the format is to be {format}; leave one of them out"
+        )
+    return by_ending
+
+
+def _is_ours(out: Path) -> bool:
+    """Say whether a file is an earlier export, which may be replaced; CSV cannot tell."""
+    if out.is_dir() or format_of(out) == "csv":
+        return False
+    try:
+        return read(out).info.get("made_by") == _MADE_BY["made_by"]
+    except InputError:
+        return False
 
 
 def _paths(features: Path) -> list[Path]:
@@ -134,12 +166,9 @@ def _described(table: Any, half: bool) -> Any:
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std"):
             column = _halved(column)
-        about = describe(field.name)
-        said = {"unit": about.unit, "ucd": about.ucd, "description": about.words}
-        metadata = {key: value for key, value in said.items() if value}
-        fields.append(pa.field(field.name, column.type, metadata=metadata))
+        fields.append(pa.field(field.name, column.type, metadata=said_of(field.name, describe)))
         arrays.append(column)
-    return pa.table(arrays, schema=pa.schema(fields))
+    return pa.table(arrays, schema=pa.schema(fields, metadata={INFO: json.dumps(_MADE_BY)}))
 
 
 def _halved(column: Any) -> Any:
@@ -171,51 +200,20 @@ def _write_parquet(paths: list[Path], out: Path, names: list[str], half: bool, p
                 writer.close()
 
 
-def _write_table(paths: list[Path], out: Path, names: list[str], format: str, progress: Progress) -> None:
-    """Write FITS or VOTable through astropy."""
-    from astropy.table import Table, vstack
-
-    from deepfits.files import writing
+def _write_table(paths: list[Path], out: Path, names: list[str], progress: Progress) -> None:
+    """Write what is held in memory as a whole."""
     from deepfits.fitting.columns import describe
     from deepfits.fitting.features import to_numpy
 
     with progress("export", total=len(paths), unit="shards") as task:
         parts = []
         for table in _tables(paths, names, half=False):
-            parts.append(Table({name: to_numpy(table[name]) for name in names}))
+            parts.append({name: to_numpy(table[name]) for name in names})
             task.advance(1)
         if not parts:
             raise InputError(f"{paths[0].parent}: no object in any of these {len(paths)} shards")
-        whole = vstack(parts, metadata_conflicts="silent") if len(parts) > 1 else parts[0]
-    for name in names:
-        about = describe(name)
-        whole[name].unit = about.unit or None
-        whole[name].description = about.words or None
-        if about.ucd:
-            whole[name].info.meta = {"ucd": about.ucd}
-    with writing(out) as temporary:
-        if format == "votable":
-            whole.write(temporary, format="votable", tabledata_format="binary2")
-        else:
-            _write_fits(whole, temporary)
-
-
-def _write_fits(table: Any, path: Path) -> None:
-    from astropy.io import fits
-
-    from deepfits.fitting.columns import describe
-
-    plain = table.copy(copy_data=False)
-    for name in plain.colnames:
-        plain[name].info.meta = None  # the header gets it as TUCD
-    hdu = fits.table_to_hdu(plain)
-    for number, name in enumerate(table.colnames, start=1):
-        about = describe(name)
-        if about.ucd:
-            hdu.header[f"TUCD{number}"] = about.ucd
-        if about.words:
-            hdu.header[f"TCOMM{number}"] = about.words
-    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    write_table(out, whole, info=_MADE_BY, describe=describe)
 
 
 def _write_hats(
@@ -233,8 +231,6 @@ def _write_hats(
     for name in ("ra", "dec"):
         if name not in names:
             raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
-    if out.exists():
-        raise InputError(f"{out}: is there already; remove it, or choose another directory")
     with writing(out) as temporary, TemporaryDirectory(dir=temporary.parent, prefix=".writing-") as name:
         scratch = Path(name)
         source = scratch / "source.parquet"

@@ -157,7 +157,8 @@ def redshift_predict(
     features, store, embedder_features
         Of any objects; what the model's feature set needs.
     out
-        A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
+        A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and
+        `dec` where known, `z_phot`, distributions as `quantiles` with
         `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
         object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
         a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
