@@ -122,6 +122,7 @@ _SMALL = {
     "files",
     "observation",
     "photometry",
+    "processes",
     "progress",
     "provenance",
     "splits",
@@ -179,6 +180,33 @@ def test_a_bare_gpu_node_can_train_and_fit(part):
             top = name.split(".")[0]
             is_fine = top in _BARE_NODE | {"deepfits"} | sys.stdlib_module_names
             assert is_fine, f"{path.relative_to(SOURCE)} imports {name} when it is loaded"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("{call}", 1),
+        ("def main():\n    {call}\nmain()", 1),
+        ("if __name__ == '__main__':\n    {call}", 0),
+        ("def main():\n    {call}\nif __name__ == '__main__':\n    main()", 0),
+    ],
+)
+def test_workers_need_a_main_guard_and_say_so_in_a_line(tmp_path, body, status):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from deepfits.survey.parallel import in_processes\n"
+        "print('start')\n" + body.format(call="print(sorted(in_processes(abs, [-1, -2], 2)))") + "\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    if status:
+        last = done.stderr.strip().splitlines()[-1]
+        assert "mine.py: line" in last
+        assert "__main__" in last
+        assert done.stdout == "start\n"
+        assert done.stderr.count("Traceback") == 1
+    else:
+        assert "[1, 2]" in done.stdout
 
 
 def test_every_stage_is_listed_and_unknown_names_are_errors():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
+from deepfits.processes import require_main_guard
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -112,6 +113,7 @@ def local_cluster(workers: Workers) -> Iterator[Any]:
 
     The memory is left to the operating system: Dask would pause workers for ever whose model is large.
     """
+    require_main_guard(workers.number)
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 

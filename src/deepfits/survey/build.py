@@ -43,6 +43,8 @@ from deepfits.survey.store import (
 
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 SCALE_TOLERANCE = 0.01
+MAX_OFFSET_PIXELS = 0.5
+"""Between a catalogue's pixels and its sky positions."""
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _POLICY = (

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 from deepfits.errors import InputError
+from deepfits.processes import require_main_guard
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -19,6 +20,7 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
     Processes are spawned, not forked: threads of the libraries (HDF5, OpenMP) do not survive a fork. A script
     that asks for several workers therefore needs ``if __name__ == "__main__":``.
     """
+    require_main_guard(workers)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [pool.submit(function, job) for job in jobs]

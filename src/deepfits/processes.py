@@ -1,0 +1,53 @@
+"""Starting processes from a script, which needs a main guard."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from types import FrameType
+
+from deepfits.errors import InputError
+
+
+def require_main_guard(workers: int) -> None:
+    """Refuse several workers in a script that would start itself anew in each of them.
+
+    New processes import the script that asked for them. Where the call stands outside of
+    ``if __name__ == "__main__":``, each would make the same call, and Python ends them all with tracebacks.
+
+    Raises
+    ------
+    InputError
+        The call stands in a script without the guard.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and not _is_top_of_script(frame):
+        frame = frame.f_back
+    if frame is None or _is_guarded(Path(frame.f_code.co_filename), frame.f_lineno):
+        return
+    raise InputError(
+        f"{frame.f_code.co_filename}: line {frame.f_lineno} asks for {workers} workers, which are processes that "
+        'import this script: put the call under `if __name__ == "__main__":`'
+    )
+
+
+def _is_top_of_script(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
+
+
+def _is_guarded(path: Path, line: int) -> bool:
+    """Say whether a line stands under an ``if`` that asks for ``__name__``, or in no file at all."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return True  # a notebook or a prompt: nothing that could be imported
+    for node in tree.body:
+        if node.lineno <= line <= (node.end_lineno or node.lineno):
+            names = (
+                {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+                if isinstance(node, ast.If)
+                else set()
+            )
+            return "__name__" in names
+    return False
