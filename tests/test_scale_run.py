@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError, ShardsFailedError
-from deepfits.files import RECORD, TEMPORARY_PREFIX, writing
+from deepfits.files import MANIFEST, RECORD, TEMPORARY_PREFIX, writing
 from deepfits.fitting.features import read_features
 from deepfits.progress import silent
 from deepfits.scale.cluster import Workers
-from deepfits.scale.manifest import MANIFEST, Manifest, read_manifest
+from deepfits.scale.manifest import Manifest, read_manifest
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Shard
 from deepfits.stages.fit import fit
@@ -247,3 +247,12 @@ def test_a_full_disk(sky, undisturbed, small_disk):
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     fit(sky / "store", sky / "model", out, **QUICK)
     assert_same(out, undisturbed)
+
+
+def test_a_manifest_under_its_former_name_is_read_and_goes(tmp_path):
+    line = '{"shard": "shard-00000", "state": "failed", "reason": "of old"}\n'
+    (tmp_path / "manifest.jsonl").write_text(line)
+    assert [entry.reason for entry in read_manifest(tmp_path)] == ["of old"]
+    Manifest(tmp_path).save()
+    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
+    assert [entry.reason for entry in read_manifest(tmp_path)] == ["of old"]

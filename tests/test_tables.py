@@ -514,14 +514,12 @@ def test_text_and_numbers_match_exactly_or_say_how(tmp_path):
     assert found.label_rows.tolist() == [1, 0]
 
 
-def test_pixels_count_from_zero_and_give_way_to_the_sky(tmp_path):
+def test_pixels_count_from_zero(tmp_path):
     x = np.arange(NUM, dtype=float)
     Table({"NUMBER": np.arange(NUM), "X_IMAGE": x + 1, "Y_IMAGE": x + 4}).write(tmp_path / "a.fits")
     found = read_catalogue(tmp_path / "a.fits")
     assert found["x"].tolist() == x.tolist()
     assert found["y"].tolist() == (x + 3).tolist()
-    Table({"x": x, "y": x, "ra": RA, "dec": DEC}).write(tmp_path / "b.fits")
-    assert "x" not in read_catalogue(tmp_path / "b.fits")
 
 
 def test_columns_of_journals(tmp_path):

@@ -29,7 +29,8 @@ from deepfits.errors import InputError, no_space
 
 TEMPORARY_PREFIX = ".writing-"
 RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
-MANIFEST = "manifest.jsonl"
+MANIFEST = "_manifest.jsonl"  # begins with _, so that readers of Parquet directories pass over it
+FORMER_MANIFEST = "manifest.jsonl"
 WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for their fingerprint
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
 UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
@@ -233,7 +234,7 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
     return [
         (str(path.relative_to(directory)), path)
         for path in directory.rglob("*")
-        if path.is_file() and not path.name.startswith((".", "_")) and path.name != MANIFEST
+        if path.is_file() and not path.name.startswith((".", "_")) and path.name != FORMER_MANIFEST
     ]
 
 
@@ -439,7 +440,7 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
     path = Path(path)
     record = _record_of(path, is_file=not path.is_dir())
     content = read_json(record, what="record of a result") if record.exists() else {}
-    states = Counter(_states(path / MANIFEST)) if path.is_dir() else Counter[str]()
+    states = Counter(_states(path)) if path.is_dir() else Counter[str]()
     if content.get("finished", True) and states.total() == states["done"]:
         return True
     if not partial:
@@ -453,10 +454,11 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
     return False
 
 
-def _states(manifest: Path) -> Iterator[str]:
-    """Yield the states of the shards in a manifest; a line that is damaged says nothing."""
+def _states(directory: Path) -> Iterator[str]:
+    """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing."""
+    name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
     try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        lines = (directory / name).read_text(encoding="utf-8").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):
         return
     for line in lines:

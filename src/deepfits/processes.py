@@ -27,8 +27,8 @@ def require_main_guard(workers: int) -> None:
     if frame is None or _is_guarded(Path(frame.f_code.co_filename), frame.f_lineno):
         return
     raise InputError(
-        f"{frame.f_code.co_filename}: line {frame.f_lineno} asks for {workers} workers, which are processes that "
-        'import this script: put the call under `if __name__ == "__main__":`'
+        f"{frame.f_code.co_filename}: line {frame.f_lineno} asks for {workers} workers, which are processes "
+        'that import this script: put the call under `if __name__ == "__main__":`'
     )
 
 
@@ -44,10 +44,6 @@ def _is_guarded(path: Path, line: int) -> bool:
         return True  # a notebook or a prompt: nothing that could be imported
     for node in tree.body:
         if node.lineno <= line <= (node.end_lineno or node.lineno):
-            names = (
-                {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
-                if isinstance(node, ast.If)
-                else set()
-            )
-            return "__name__" in names
+            test = node.test if isinstance(node, ast.If) else ast.Tuple([])
+            return any(isinstance(one, ast.Name) and one.id == "__name__" for one in ast.walk(test))
     return False

@@ -15,11 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepfits.files import writing
+from deepfits.files import FORMER_MANIFEST, MANIFEST, writing
 
-MANIFEST = "_manifest.jsonl"
-"""Begins with ``_``, so that readers of Parquet directories pass over it."""
-FORMER_NAME = "manifest.jsonl"
 SHARE_OF_TIME = 0.05
 
 State = Literal["done", "failed", "missing"]
@@ -69,7 +66,7 @@ class Manifest:
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / MANIFEST
         self.entries: dict[str, Entry] = {}
-        self._former = self.path.with_name(FORMER_NAME)
+        self._former = self.path.with_name(FORMER_MANIFEST)
         self._is_changed = self._former.is_file()
         self._next_save = 0.0
         for line in self._lines():

@@ -10,10 +10,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from deepfits.errors import InputError, ShardsFailedError, no_space
-from deepfits.files import remove_leftovers
+from deepfits.files import MANIFEST, remove_leftovers
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, connect
-from deepfits.scale.manifest import MANIFEST, Entry, Manifest
+from deepfits.scale.manifest import Entry, Manifest
 from deepfits.scale.work import (
     Outcome,
     Process,

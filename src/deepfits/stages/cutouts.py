@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
+from deepfits.files import MANIFEST
 from deepfits.progress import Progress, silent
-from deepfits.scale.manifest import MANIFEST, Entry, Manifest, State
+from deepfits.scale.manifest import Entry, Manifest, State
 
 if TYPE_CHECKING:
     from deepfits.survey.build import Made

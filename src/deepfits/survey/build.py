@@ -40,9 +40,12 @@ from deepfits.survey.store import (
     shard_name,
     write_shard,
 )
+from deepfits.tables import place_hint
 
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 SCALE_TOLERANCE = 0.01
+MAX_OFFSET_PIXELS = 0.5
+"""Between a catalogue's pixels and its sky positions."""
 MAX_OFFSET_PIXELS = 0.5
 """Between a catalogue's pixels and its sky positions."""
 WARNING = "WARNING: "
@@ -134,6 +137,7 @@ def build_store(
         if not tasks:
             raise InputError(
                 f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
+                f"{_place_hint(columns, fields)}"
             )
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
@@ -175,6 +179,15 @@ def build_store(
         write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
     if failed:
         raise InputError(_say_failed(failed, len(tasks)))
+
+
+def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
+    """Say what the right ascensions might be, if they are no degrees."""
+    if "ra" not in columns:
+        return ""
+    field = fields.open(0)
+    height, width = field.shape
+    return place_hint(columns["ra"], field.sky(np.array([0.0, width]), np.array([0.0, height]))[0])
 
 
 def _say_failed(failed: list[Made], number: int) -> str:
@@ -308,6 +321,10 @@ def _assign(
     named = columns["field"].astype(str) if "field" in columns else np.array([""])
     has_names = bool(np.isin(named, names).all())
     has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
+    if has_pixels and "ra" in columns and not info.get("fields") and fields.open(0).reference.wcs is not None:
+        # A catalogue of somebody else's: its pixels are of some other image as often as not.
+        log.info("%s: ra and dec say where; x and y are not used", plan.catalogue_path)
+        has_pixels = False
     if not has_pixels and "ra" not in columns:
         raise InputError(
             f"{plan.catalogue_path}: x and y alone do not say which of the {len(names)} fields; add a "
@@ -364,6 +381,8 @@ def cut_task(
         if band in field.aligned:
             cut(field.aligned[band], task.x, task.y, size, out=(image[:, index], weight[:, index]))
     ours = {name: values[task.rows] for name, values in columns.items() if name != "object_id"}
+    if "ra" in columns:
+        _check_places(field, task, ours, plan)
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     valid = (weight > 0).mean(axis=(2, 3))
     ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
@@ -376,6 +395,20 @@ def cut_task(
         catalogue=ours,
         psf=np.broadcast_to(psf, (number, *psf.shape)),
     )
+
+
+def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], plan: StorePlan) -> None:
+    """Refuse pixels that are not where the sky positions are: one of the two is another image's."""
+    known = np.isfinite(ours["ra"].astype(float))
+    if field.reference.wcs is None or not known.any():
+        return
+    x, y = field.pixels(ours["ra"][known].astype(float), ours["dec"][known].astype(float))
+    off = float(np.median(np.hypot(x - task.x[known], y - task.y[known])))
+    if off > MAX_OFFSET_PIXELS:
+        raise InputError(
+            f"{plan.catalogue_path}: x and y lie {off:.1f} pixels (median) from ra and dec on {field.name}; leave "
+            "x and y out of the catalogue, or detect again on these images"
+        )
 
 
 def describe_store(

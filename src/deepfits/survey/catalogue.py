@@ -45,8 +45,7 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
     """Read a catalogue of anyone's; see `deepfits.tables.read` for the formats.
 
     Columns keep their names, but for identity, position and field, which get ours, and positions become
-    degrees (ICRS). Without an identity the rows are numbered from 1. Pixels that stand beside sky positions
-    in a catalogue of somebody else's are left out: they are of some other image as often as not.
+    degrees (ICRS). Without an identity the rows are numbered from 1.
 
     Returns
     -------
@@ -76,12 +75,10 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     if "ra" in columns:
-        lost = int((~np.isfinite(columns["ra"])).sum())
-        if lost == number:
-            raise InputError(f"{path}: no row has a position on the sky; ra and dec must be degrees")
+        sky = tables.positions(table.columns, table.units, path)
+        lost = sky.lost if sky is not None else ""
+        if not np.isfinite(columns["ra"]).any():
+            raise InputError(f"{path}: no object has a position on the sky: {lost}")
         if lost:
-            log.warning("WARNING: %s: %d of %d objects have no position on the sky", path, lost, number)
-        if {"x", "y"} <= columns.keys() and not table.info.get("fields"):
-            log.info("%s: ra and dec say where; x and y, of some image, are not used", path)
-            del columns["x"], columns["y"]
+            log.warning("WARNING: %s: %s; they will lie on no image", path, lost)
     return columns

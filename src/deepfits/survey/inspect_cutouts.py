@@ -213,17 +213,21 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
                 places.append(f"{name} {values[good].min():.4f} to {values[good].max():.4f}")
             if not good.all():
                 findings.warnings.append(
-                    f"{path.name}: {int((~good).sum())} objects without {name}; they will lie on no image"
+                    f"{path.name}: {int((~good).sum())} objects without a usable {name}; they will lie on no "
+                    "image"
                 )
     findings.remarks.append(f"{path.name}: a catalogue of {number} objects, {', '.join(places)}")
     names = list(columns)
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
-    if "dec" in columns and (np.abs(np.nan_to_num(np.asarray(columns["dec"], float))) > 90).any():
-        findings.warnings.append(f"{path.name}: dec beyond ±90; are ra and dec degrees, and not swapped?")
-    if "ra" in columns and np.nanmax(np.abs(columns["ra"])) > 360:
-        findings.warnings.append(f"{path.name}: ra beyond 360; degrees are needed")
-    if "ra" in columns and "dec" in columns and np.nanmax(np.abs(columns["ra"])) <= 2 * math.pi:
-        findings.warnings.append(f"{path.name}: ra of at most 2π; degrees are needed, not radians or hours")
+    if "ra" in columns and np.nanmax(columns["ra"]) <= 2 * math.pi:
+        findings.warnings.append(
+            f"{path.name}: ra of at most 2π: degrees are taken; if they are radians or hours, name the columns "
+            "ra_rad and dec_rad, or ra_hours"
+        )
+    elif "ra" in columns and np.nanmax(columns["ra"]) <= 24:
+        findings.remarks.append(
+            f"{path.name}: ra of at most 24: if these are hours, name the column ra_hours"
+        )
     if "ra" not in columns:
         findings.remarks.append(f"{path.name}: x and y alone: pixels, 0-based, of the reference band")

@@ -70,11 +70,14 @@ class Positions:
         ``(N,)`` degrees, ICRS, 0 to 360; NaN where there is no place.
     names
         The columns that they come from.
+    lost
+        How many objects have no place, and why; empty where all have one.
     """
 
     ra: np.ndarray
     dec: np.ndarray
     names: tuple[str, ...]
+    lost: str = ""
 
     @property
     def is_known(self) -> np.ndarray:
@@ -150,6 +153,12 @@ def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: 
         is_place = (
             np.isfinite(one) & np.isfinite(other) & (np.abs(other) <= 90) & (one >= -360) & (one <= 360)
         )
+        is_number = np.isfinite(one) & np.isfinite(other)
+    lost = (
+        (~is_number, f"without {names[0]} or {names[-1]}"),
+        (is_number & ~is_place, "with dec beyond ±90 or ra beyond 360 (are they degrees, and not swapped?)"),
+    )
+    told = ", ".join(f"{int(mask.sum())} objects {what}" for mask, what in lost if mask.any())
     one, other = np.where(is_place, one, np.nan), np.where(is_place, other, np.nan)
     if frame != "icrs" and is_place.any():
         from astropy.coordinates import FK4, Galactic, SkyCoord
@@ -158,7 +167,7 @@ def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: 
         sky = SkyCoord(one[is_place], other[is_place], unit="deg", frame=system).icrs
         one[is_place], other[is_place] = sky.ra.deg, sky.dec.deg
     with np.errstate(invalid="ignore"):
-        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names)
+        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names, lost=told)
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
