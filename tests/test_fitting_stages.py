@@ -1,6 +1,8 @@
 """The stages `fit` and `inpaint`: files in, files out, resumable, and refusals."""
 
+import importlib
 import json
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -77,6 +79,23 @@ def test_features_say_what_the_page_says(fitted, sky):
     assert (columns["model_hash"] == Model.load(sky[1]).fingerprint).all()
     summary = json.loads((fitted / "_features.json").read_text())["summary"]
     assert summary["num_objects"] == 2 * NUM
+
+
+def test_the_documented_lines_read_what_fit_writes(fitted):
+    page = (Path(__file__).parents[1] / "docs/scale.md").read_text()
+    block = page.split("The features are Parquet as they lie:")[1].split("```python\n")[1].split("```")[0]
+    names = {
+        name: importlib.import_module(name) for name in ("pandas", "polars", "duckdb", "pyarrow.dataset")
+    }
+    names["pyarrow"] = importlib.import_module("pyarrow")
+    expected = read_features(fitted)["object_id"].tolist()
+    assert len(block.splitlines()) == 4
+    for line in block.splitlines():
+        found = eval(line.replace("run/features-both", str(fitted)), names)  # our own page
+        found = found.df() if line.startswith("duckdb") else found
+        ids = found["object_id"]
+        ids = ids.to_pylist() if hasattr(ids, "to_pylist") else list(ids)
+        assert sorted(ids) == sorted(expected), line
 
 
 def test_chi2_is_that_of_the_rendered_latent(fitted, sky):

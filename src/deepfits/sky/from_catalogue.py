@@ -32,6 +32,7 @@ from deepfits.sky.population import (
 )
 from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
+from deepfits.tables import identities, require_unique
 
 FAINTEST_GIVEN = 40.0
 """A magnitude outside 5 to this means that there is none (−99, 99, NaN)."""
@@ -204,12 +205,10 @@ def _kinds(rows: Mapping[str, np.ndarray], redshift: np.ndarray) -> np.ndarray:
 def _identities(rows: Mapping[str, np.ndarray], number: int, where: object) -> np.ndarray:
     if "object_id" not in rows:
         return np.arange(number, dtype=np.int64)
-    try:
-        identity = np.asarray(rows["object_id"]).astype(np.int64)
-    except ValueError:
-        raise InputError(f"{where}: the column for object_id holds no whole numbers") from None
-    if len(np.unique(identity)) != number:
-        raise InputError(f"{where}: the column for object_id has the same number twice")
+    identity = identities(np.asarray(rows["object_id"]), str(where))
+    if identity.dtype.kind != "i":
+        raise InputError(f"{where}: the column for object_id holds no whole numbers, such as {identity[0]!r}")
+    require_unique(identity, str(where))
     return identity
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.tables import from_arrow, identities, positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,11 +155,7 @@ class PartitionFit:
             if name not in objects.columns:
                 raise InputError(f"partition: no column {name!r}; it has {list(objects.columns)}")
         kept = objects[[self.id_column, self.ra_column, self.dec_column]]
-        columns = {
-            "object_id": kept[self.id_column].to_numpy(),
-            "ra": kept[self.ra_column].to_numpy(dtype=float),
-            "dec": kept[self.dec_column].to_numpy(dtype=float),
-        }
+        columns = self._columns(kept)
         table = _opened(self).features(columns)
         new = {
             name: pd.Series(pd.arrays.ArrowExtensionArray(table[name]), index=objects.index)
@@ -166,6 +163,21 @@ class PartitionFit:
             if name not in ("object_id", "ra", "dec")
         }
         return kept.assign(**new)
+
+    def _columns(self, kept: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Return identity and position, whatever pandas keeps them in; objects without a place get NaN."""
+        import pyarrow as pa
+
+        columns, where = {}, "partition"
+        for name in (self.id_column, self.ra_column, self.dec_column):
+            values = from_arrow(pa.array(kept[name], from_pandas=True))
+            if values is None:
+                raise InputError(f"partition: column {name!r} holds neither numbers nor text")
+            columns[name] = values
+        sky = positions({"ra": columns[self.ra_column], "dec": columns[self.dec_column]}, {}, where)
+        assert sky is not None
+        identity = identities(columns[self.id_column], where, self.id_column)
+        return {"object_id": identity, "ra": sky.ra, "dec": sky.dec}
 
 
 @lru_cache(maxsize=1)

@@ -406,8 +406,8 @@ def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], pl
     off = float(np.median(np.hypot(x - task.x[known], y - task.y[known])))
     if off > MAX_OFFSET_PIXELS:
         raise InputError(
-            f"{plan.catalogue_path}: x and y lie {off:.1f} pixels (median) from ra and dec on {field.name}; leave "
-            "x and y out of the catalogue, or detect again on these images"
+            f"{plan.catalogue_path}: x and y lie {off:.1f} pixels (median) from ra and dec on {field.name}; "
+            "leave x and y out of the catalogue, or detect again on these images"
         )
 
 

@@ -222,8 +222,8 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
     if "ra" in columns and np.nanmax(columns["ra"]) <= 2 * math.pi:
         findings.warnings.append(
-            f"{path.name}: ra of at most 2π: degrees are taken; if they are radians or hours, name the columns "
-            "ra_rad and dec_rad, or ra_hours"
+            f"{path.name}: ra of at most 2π: degrees are taken; if they are radians or hours, name the "
+            "columns ra_rad and dec_rad, or ra_hours"
         )
     elif "ra" in columns and np.nanmax(columns["ra"]) <= 24:
         findings.remarks.append(
