@@ -219,7 +219,7 @@ def test_the_ccds_of_a_camera_are_exposures_and_no_coadd(tmp_path, sky):
     assert (weight > 0).mean() > 0.9 * 3 * SHAPE[1] / stacked.shape[1]
 
 
-def test_zeros_among_whole_numbers_are_values_unless_there_are_too_many(tmp_path):
+def test_zeros_among_whole_numbers_are_values_unless_they_fill_blocks(tmp_path):
     rng = np.random.default_rng(1)
     steps = np.rint(rng.normal(0, 2, SHAPE)).astype(np.int16)
     head = header(FILTER="r", MAGZERO=27.0)
@@ -228,8 +228,13 @@ def test_zeros_among_whole_numbers_are_values_unless_there_are_too_many(tmp_path
         assert (field.planes["r"].read()[1] > 0).all()
     steps[:40] = 0
     fits.writeto(tmp_path / "b.fits", steps, head)
-    found = deepfits.check(tmp_path / "b.fits")
-    assert any("exactly 0" in w for w in found.warnings)
+    with open_field(image_set(tmp_path / "b.fits").fields[0], image_set(tmp_path / "b.fits")) as field:
+        weight = field.planes["r"].read()[1]
+    assert (weight[:39] == 0).all() and (weight[45:] > 0).all()
+    assert any("exactly 0, in blocks" in r for r in deepfits.check(tmp_path / "b.fits").remarks)
+    scattered = np.where(rng.uniform(size=SHAPE) < 0.3, 0, np.rint(rng.normal(0, 2, SHAPE))).astype(np.int16)
+    fits.writeto(tmp_path / "c.fits", scattered, head)
+    assert any("exactly 0" in w for w in deepfits.check(tmp_path / "c.fits").warnings)
 
 
 def test_zero_points_of_surveys_in_vega_are_called_out(tmp_path, sky):

@@ -41,9 +41,71 @@ _FILTER_KEYS = (
     *("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
     *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID"),
 )
-_NO_FILTER = {"", "CLEAR", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN"}
+_NO_FILTER = {
+    *("", "CLEAR", "CLEARP", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN", "EMPTY"),
+    *("N/A", "NA", "NAN", "NULL", "N", "UNDEFINED", "UNDEF", "MULTI", "MULTIPLE", "MIXED", "VARIOUS", "ALL"),
+    *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
+}
+# Words beside the letter: systems, telescopes and cameras whose letters mean what they say ...
+_SYSTEMS = (
+    *(
+        "johnson",
+        "john",
+        "cousins",
+        "cous",
+        "bessell",
+        "bessel",
+        "bess",
+        "gunn",
+        "kpno",
+        "ctio",
+        "ptf",
+        "mould",
+    ),
+    *("harris", "filter", "band", "prime", "vista", "wircam", "megacam", "megaprime", "subaru", "suprimecam"),
+    *(
+        "ps1",
+        "panstarrs",
+        "sdss",
+        "sloan",
+        "ztf",
+        "decam",
+        "lsst",
+        "hsc",
+        "cfht",
+        "eso",
+        "uvista",
+        "ultravista",
+    ),
+)
+# ... and those whose letters are u g r i z y, however they are written.
+_LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
+_SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
+_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks)$")
+_SPELLINGS = {
+    **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
+    **{f"{letter}2": letter for letter in "ri"},
+    **{
+        "Rc": "R",
+        "Ic": "I",
+        "R2": "r",
+        "I2": "i",
+        "Kshort": "Ks",
+        "K-short": "Ks",
+        "K_short": "Ks",
+        "Kband": "K",
+    },
+    **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
+    **{"nd": "NUV", "fd": "FUV"},
+}
+_NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
+# The passband of two elements in the beam is that of the narrower one.
+_WIDTHS = ("N", "M", "W", "X", "LP", "W2")
 # What may stand for a band in a file's name, between separators.
-_TOKEN = r"(?:FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|[uUgrizyYZBVRIJHK])"
+_TOKEN = (
+    r"(?:FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
+    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
+)
 _NAME_TOKEN = re.compile(
     r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
@@ -58,10 +120,14 @@ def band_name(text: str) -> str:
     --------
     >>> [band_name(t) for t in ("HSC-G", "HSC-I2", "u.MP9302", "MegaCam-u", "Ks", "uS", "r'")]
     ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
+    >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816")]
+    ['R', 'g', 'F606W', 'g', 'NB816']
     """
     text = str(text).strip()
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]
+    if text in _SPELLINGS:
+        return _SPELLINGS[text]
     if match := _LETTER.match(text):
         return match[1].lower()
     if match := _NUMBERED.match(text):
@@ -70,18 +136,57 @@ def band_name(text: str) -> str:
         return match[1].upper()
     if (match := _INFRARED.match(text)) and (len(text) > 2 or text in ("Z", "Y", "J", "H", "K", "Ks")):
         return {"ks": "Ks"}.get(match[1].lower(), match[1].upper())
+    if match := _NARROW.match(text):
+        return match[1].upper()
+    if found := _narrowest(re.split(r"[;,+/& ]+", text)):
+        return found
+    words = [w for w in re.split(r"[-_ .,;']+", text) if w]
+    rest = [w for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
+    if len(rest) == 1 and len(words) > 1 and _SINGLE.match(rest[0]):
+        is_lower = any(w.lower() in _LOWER_CASE for w in words) and rest[0] in "UGRIZY"
+        return rest[0].lower() if is_lower else rest[0]
     return re.sub(r"[^A-Za-z0-9*+]+", "_", text).strip("_")
 
 
+def _narrowest(elements: Iterable[str]) -> str | None:
+    """Return the one of several elements in the beam that is the passband: Hubble's and Webb's names."""
+    found = [e.upper() for e in elements if _SPACE.match(e)]
+    return min(found, key=lambda e: _WIDTHS.index(re.sub(r"^F\d+", "", e)), default=None)
+
+
+def is_known_band(band: str) -> bool:
+    """Say whether a short name is one of those that surveys use."""
+    return band in ORDER or bool(_SPACE.match(band) or _NARROW.match(band))
+
+
 def band_of_header(header: Mapping[str, Any]) -> str | None:
-    """Return the band that a header's filter cards name, or None."""
+    """Return the band that a header's filter cards name, or None.
+
+    Examples
+    --------
+    >>> webb = {"TELESCOP": "JWST", "FILTER": "F444W", "PUPIL": "F405N"}
+    >>> band_of_header(webb), band_of_header({"FILTER": "N/A"}), band_of_header({"FILTER": 2})
+    ('F405N', None, None)
+    """
+    named = [str(header[key]).strip() for key in ("FILTER", "PUPIL", "FILTER1", "FILTER2") if key in header]
+    if passband := _narrowest(named):
+        return passband
     for key in _FILTER_KEYS:
         value = header.get(key)
-        if isinstance(value, str) and value.strip().upper() not in _NO_FILTER:
+        if isinstance(value, str) and _names_a_filter(value):
             return band_name(value)
-    if "WISE" in str(header.get("TELESCOP", "")).upper() and header.get("BAND") in (1, 2, 3, 4):
-        return f"W{header['BAND']}"
+    telescope, number = str(header.get("TELESCOP", "")).upper(), header.get("BAND")
+    if "WISE" in telescope and number in (1, 2, 3, 4):
+        return f"W{number}"
+    if "GALEX" in telescope and number in (1, 2):
+        return ("NUV", "FUV")[number - 1]
     return f"IRAC{header['CHNLNUM']}" if header.get("CHNLNUM") in (1, 2, 3, 4) else None
+
+
+def _names_a_filter(value: str) -> bool:
+    """Say whether a card's text names a filter: not "N/A", a position in the wheel, or nothing."""
+    text = value.strip().upper()
+    return text not in _NO_FILTER and bool(re.search("[A-Z]", text))
 
 
 def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:

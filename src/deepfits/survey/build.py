@@ -23,7 +23,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, remove_leftovers
 from deepfits.observation import NUM_GAUSSIANS
 from deepfits.progress import Progress
-from deepfits.survey.agreement import band_shifts, shift_warnings
+from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions

@@ -22,16 +22,15 @@ from __future__ import annotations
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers, stem_of
-from deepfits.survey.roles import sky_images
+from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
+from deepfits.survey.fitsfile import holds_image, is_fits_name, opened, peek_headers, require_regular, stem_of
+from deepfits.survey.hdu_roles import sky_images
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -64,11 +63,14 @@ KINDS |= dict.fromkeys(
             "expwt",
             "num",
         ),
-        *("ctx", "seg", "segm", "bkg", "background", "nimg", "psf"),
+        *("ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub"),
     ),
     "other",
 )
-_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub")
+_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int")
+# Packed in ways that are not read.
+_UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
+_HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -205,8 +207,7 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
         return _sources_in(path)
-    if not path.exists():
-        raise InputError(f"{path}: no such file or directory; check the path")
+    require_regular(path)
     if path.suffix.lower() in (".h5", ".hdf5", ".hdf", ".npz", ".npy"):
         raise InputError(
             f"{path}: arrays, not an image; say what they hold in a TOML file (bands, zero_point, "
@@ -217,14 +218,47 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
-    for sub in sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for sub in _subdirectories(directory):
         found += _in_one_directory(sub, field_name=sub.name)
+        for below in _subdirectories(sub):
+            if any(is_fits_name(p) for p in below.iterdir()):
+                log.warning("%s: FITS files two directories below %s are not used; name it", below, directory)
     return found
 
 
+def _subdirectories(directory: Path) -> list[Path]:
+    return sorted(p for p in directory.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def fits_files(directory: Path) -> list[Path]:
+    """Return the FITS files of a directory.
+
+    Raises
+    ------
+    InputError
+        One that cannot be read: a broken link, a FIFO, a file without permission, a format to be unpacked.
+    """
+    out = []
+    for path in sorted(directory.iterdir()):
+        if _UNREADABLE.search(path.name) and path.is_file():
+            raise InputError(f"{path}: this kind of compression is not read; unpack it, or move it elsewhere")
+        if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
+            require_regular(path)
+            out.append(path)
+    return [p for p in out if not p.is_dir()]
+
+
 def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
-    files = sorted(p for p in directory.iterdir() if p.is_file() and is_fits_name(p))
-    sources = [_source(path) for path in files if not is_companion(path) and not _is_aside(path)]
+    sources = []
+    for path in fits_files(directory):
+        if is_companion(path) or _is_aside(path):
+            continue
+        if (kind := _kind_of(path)) is not None:
+            raise InputError(
+                f"{path}: holds {_HELD[kind]} by its name, but the image that it belongs to is not there; "
+                "restore that, or move this file elsewhere; if it is an image itself, say its band: band=path"
+            )
+        sources.append(_source(path))
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [_renamed(s, field_name) for s in sources]
@@ -259,55 +293,74 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     return tuple(kept), kind
 
 
+_Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
+
+
 @cache
-def _families(directory: Path, stamp: int) -> dict[tuple[str, ...], list[tuple[Path, str | None]]]:
-    """Return the FITS files of a directory by what they share; `stamp` is its time of change."""
-    out: dict[tuple[str, ...], list[tuple[Path, str | None]]] = defaultdict(list)
-    for path in sorted(p for p in directory.iterdir() if is_fits_name(p) and p.is_file()):
-        key, kind = split_name(stem_of(path))
-        out[key].append((path, kind))
-    return out
+def _kinds_in(directory: Path, stamp: int) -> _Kinds:
+    """Return what the FITS files of a directory share with their weights, and what they hold.
+
+    A word such as "psf" or "model" in the name of a file without an image beside it says nothing: the file is
+    an image. `stamp` is the directory's time of change.
+    """
+    names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
+    kinds: _Kinds = {path: split_name(stem_of(path)) for path in names}
+    images = {key for key, kind in kinds.values() if kind is None}
+    for path, (key, kind) in kinds.items():
+        if kind == "other" and key not in images:
+            words = [w for w in re.split(r"[-_. ]+", stem_of(path)) if w]
+            kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
+    return kinds
 
 
 def _family(path: Path) -> list[tuple[Path, str | None]]:
-    key, _ = split_name(stem_of(path))
-    return _families(path.parent, path.parent.stat().st_mtime_ns).get(key, [])
+    """Return the files that share a name with this one, and what they hold."""
+    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    key = kinds.get(path, split_name(stem_of(path)))[0]
+    return [(other, kind) for other, (its, kind) in kinds.items() if its == key]
+
+
+def _kind_of(path: Path) -> str | None:
+    """Return what a file holds by its name; None for an image."""
+    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    return kinds.get(path, split_name(stem_of(path)))[1]
 
 
 def is_companion(path: Path) -> bool:
     """Say whether a file holds weights or a mask for another one beside it."""
-    return split_name(stem_of(path))[1] is not None and any(kind is None for _, kind in _family(path))
+    return _kind_of(path) is not None and any(kind is None for _, kind in _family(path))
 
 
 def _is_aside(path: Path) -> bool:
     """Say whether a file can be no image of one band: a table, or a map of all bands together."""
-    if all(h.get("NAXIS", 0) == 0 or _is_table(h) for h in peek_headers(path)):
+    headers = peek_headers(path)
+    if not any(holds_image(header) for header in headers):
+        if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
+            log.warning("%s: no image in this file; not used", path)
         return True
     key, kind = split_name(stem_of(path))
     if kind is None or band_of_name(stem_of(path))[0] is not None:
         return False
-    there = _families(path.parent, path.parent.stat().st_mtime_ns)
-    serves_all = any(len(other) == len(key) + 1 and set(key) < set(other) for other in there)
+    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    serves_all = any(len(other) == len(key) + 1 and set(key) < set(other) for other, _ in kinds.values())
     if serves_all:
         log.warning("%s: %s of no single band; not used", path, kind)
     return serves_all
 
 
-def _is_table(header: Mapping[str, Any]) -> bool:
-    return header.get("XTENSION") in ("BINTABLE", "TABLE") and not header.get("ZIMAGE", False)
-
-
 def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     """Return the files with weights and mask of an image, and what they hold."""
-    if split_name(stem_of(path))[1] is not None:
+    if _kind_of(path) is not None:
         return ()
-    found = [(other, kind) for other, kind in _family(path) if kind not in (None, "other")]
+    found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
     weights = [p for p, kind in found if kind != "mask"]
     masks = [p for p, kind in found if kind == "mask"]
     for what, several in (("weight", weights), ("mask", masks)):
         if len(several) > 1:
             names = " and ".join(p.name for p in several)
             raise InputError(f"{path}: two {what} files, {names}; keep one beside the image")
+    for other, _ in found:
+        require_regular(other)
     return tuple(found)
 
 
@@ -336,23 +389,46 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     if band is None:
-        band = next((b for b in map(band_of_header, peek_headers(path)) if b), None) or named
-        if band is None and any(h.get("NAXIS") == 3 for h in peek_headers(path)):
-            raise InputError(
-                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-                "(deepfits.survey.readers); else split it into one image for each band"
-            )
-        if band is None:
-            raise InputError(
-                f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
-                f"images=['g={path.name}', ...]"
-            )
+        band = _band_of(path, stem, named)
     elif patch is None:
         rest = ""  # whoever names the bands names one field
     layout = "plain" if stem.startswith("coadd-") else "generic"
     return ImageSource(
         band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
     )
+
+
+def _band_of(path: Path, stem: str, named: str | None) -> str:
+    """Return the band that header and name tell; where they contradict each other, that is an error."""
+    headers = peek_headers(path)
+    images = [h for h in headers if holds_image(h)]
+    stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None:
+        if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
+            raise InputError(
+                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
+                "(docs/survey.md); else split it into one image for each band"
+            )
+        raise InputError(
+            f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
+            f"images=['g={path.name}', ...]"
+        )
+    if stated is None or named is None:
+        return str(stated or named)
+    last = re.split(r"[-_. ]+", stem)[-1]
+    is_last = band_of_name(last)[0] == named and is_known_band(named)
+    if is_last and not _may_be_one_band(stated, named):
+        raise InputError(
+            f"{path}: the header says band {stated}, the name {named}; say which it is: "
+            f"{stated}={path.name} or {named}={path.name}"
+        )
+    return stated
+
+
+def _may_be_one_band(stated: str, named: str) -> bool:
+    """Say whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
+    one, other = stated.lower(), named.lower()
+    return one.startswith(other) or other.startswith(one)
 
 
 def _renamed(source: ImageSource, name: str) -> ImageSource:

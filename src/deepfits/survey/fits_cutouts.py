@@ -23,9 +23,9 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.find import KINDS, is_companion, split_name
 from deepfits.survey.fitsfile import is_fits_name, opened, quiet, read_rows, stem_of
+from deepfits.survey.hdu_roles import role_of
 from deepfits.survey.planes import BAD_MASK_PLANES
 from deepfits.survey.readers import Description, ForeignCutouts, check_identity, zero_points
-from deepfits.survey.roles import role_of
 from deepfits.survey.zeropoint import zero_point_of_header
 
 SCALE_TOLERANCE = 0.01

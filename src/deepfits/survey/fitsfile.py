@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -37,6 +37,8 @@ MAX_HDUS = 4096
 MAX_KEPT = 8 << 30
 # The most pixels per stored byte that a tile compression reaches on real or empty images.
 MAX_TILE_RATIO = 20_000
+# Of a compressed file at most so many bytes are unpacked to look for a later header.
+MAX_SKIPPED = 64 << 20
 _BLOCK = 1 << 20
 _PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
@@ -74,8 +76,7 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
         No such file, not FITS, truncated, or declaring more than it holds.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
+    require_regular(path)
     with tempfile.TemporaryDirectory(prefix="deepfits-") as temporary:
         plain = _unpack(path, Path(temporary), unpacked)
         if plain.stat().st_size < 2880:
@@ -136,8 +137,8 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
     kept = None
     if keep is not None:
         status = path.stat()
-        label = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
-        kept = keep / f"{hashlib.blake2b(label.encode(), digest_size=16).hexdigest()}.fits"
+        label = os.fsencode(path.resolve()) + f" {status.st_size} {status.st_mtime_ns}".encode()
+        kept = keep / f"{hashlib.blake2b(label, digest_size=16).hexdigest()}.fits"
         if kept.exists():
             return kept
         if not keep.is_dir():
@@ -186,33 +187,77 @@ def image_hdus(hdus: fits.HDUList) -> list[int]:
     ]
 
 
-def read_rows(hdu: Any, path: Path, start: int, stop: int) -> np.ndarray:
-    """Read some rows of an image as they are stored (scaled by BSCALE and BZERO)."""
+def read_rows(hdu: Any, path: Path, start: int, stop: int, *, layer: int | None = None) -> np.ndarray:
+    """Read some rows of an image, or of a layer of a cube, as they are stored (with BSCALE and BZERO)."""
     with quiet():
         try:
-            rows = np.asarray(hdu.section[start:stop])
+            rows = np.asarray(hdu.section[start:stop] if layer is None else hdu.section[layer, start:stop])
         except Exception as error:  # a damaged tile or a broken scale card: astropy raises many kinds
             raise InputError(
                 f"{path}: cannot read rows {start} to {stop} ({_short(error)}); fetch it again"
             ) from error
-    if rows.shape != (stop - start, *hdu.shape[1:]) or rows.dtype.kind not in "iuf":
+    shape = tuple(hdu.shape)[1:] if layer is None else tuple(hdu.shape)[2:]
+    if rows.shape != (stop - start, *shape) or rows.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: rows {start} to {stop} came as {rows.shape} of {rows.dtype}; fetch it again"
         )
     return rows
 
 
+def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
+    """Return the steps that the values of a tile-compressed image of floats come in, and whether dithered.
+
+    Returns
+    -------
+    step, is_dithered
+        The step, for each row where tiles are rows; None for what was not quantised. With
+        SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
+    """
+    if not isinstance(hdu, fits.CompImageHDU) or hdu.header.get("BITPIX", 0) > 0:
+        return None, False
+    with quiet():
+        try:
+            table = hdu.compressed_data
+            if table is None or "ZSCALE" not in (table.dtype.names or ()):
+                return None, False
+            steps = np.abs(np.asarray(table["ZSCALE"], float))
+            method = str(hdu._bintable.header.get("ZQUANTIZ", "NO_DITHER")).strip().upper()
+        except Exception:  # a damaged table: reading the pixels will say so
+            return None, False
+    used = steps[np.isfinite(steps) & (steps > 0)]
+    if not used.size:
+        return None, False
+    if steps.size == hdu.shape[0]:
+        return np.where(np.isfinite(steps), steps, 0.0), method == "SUBTRACTIVE_DITHER_1"
+    return float(np.median(used)), method == "SUBTRACTIVE_DITHER_1"
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no file: absent, a broken link, a directory, a FIFO or a device, or not to be read."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
+    if not path.exists():
+        raise InputError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: a directory, where a file is needed")
+    if not path.is_file():
+        raise InputError(f"{path}: a FIFO, socket or device, not a file; copy the data into a file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: may not be read; change its permissions (chmod) or leave it out")
+
+
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:
-    """Read the first header, and the second where the first has no data, without the rest.
+    """Read the headers of all HDUs without the data.
+
+    Of a file that is compressed as a whole, up to the first image: what follows would have to be unpacked.
 
     Returns
     -------
     list of dict
-        One or two headers, by keyword; the second follows a primary HDU without data.
+        By keyword.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; check the path")
+    require_regular(path)
     status = path.stat()
     return _peeked(path, status.st_size, status.st_mtime_ns)
 
@@ -220,20 +265,52 @@ def peek_headers(path: str | Path) -> list[dict[str, Any]]:
 @lru_cache(maxsize=4096)
 def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
     """Read the headers; again only when size or time of the file have changed."""
-    opener = _OPENERS.get(_first(path), open)
     headers: list[dict[str, Any]] = []
     try:
-        with opener(path, "rb") as stream:
-            headers.append(_one_header(stream))
-            if headers[0].get("NAXIS", 0) == 0:
-                more = stream.read(1)
-                if more:
-                    headers.append(_one_header(stream, more))
+        opener = _OPENERS.get(_first(path))
+        with path.open("rb") if opener is None else opener(path, "rb") as stream:
+            while len(headers) < MAX_HDUS:
+                start = stream.read(1)
+                if not start or (headers and start not in b"X"):
+                    break
+                headers.append(_one_header(stream, start))
+                length = _data_bytes(headers[-1])
+                if opener is not None and (holds_image(headers[-1]) or length > MAX_SKIPPED):
+                    break
+                stream.seek(-(-length // 2880) * 2880, os.SEEK_CUR)
     except InputError as error:
         raise InputError(f"{path}: {error}; fetch it again") from None
     except _PACKING_ERRORS as error:
         raise InputError(f"{path}: not a readable FITS file ({_short(error)}); fetch it again") from error
+    if not headers:
+        raise InputError(f"{path}: an empty file; fetch it again")
     return headers
+
+
+def holds_image(header: Mapping[str, Any]) -> bool:
+    """Say whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
+    if header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE"):
+        return header.get("ZIMAGE", False) is True and header.get("ZNAXIS", 0) >= 2
+    count = header.get("NAXIS", 0)
+    return isinstance(count, int) and count >= 2
+
+
+def _data_bytes(header: Mapping[str, Any]) -> int:
+    """Return how many bytes of data follow a header, as it declares."""
+    try:
+        sizes = [int(header[f"NAXIS{i + 1}"]) for i in range(min(int(header.get("NAXIS", 0)), 999))]
+        if not sizes:
+            return 0
+        if sizes[0] == 0 and header.get("GROUPS") is True:
+            sizes = sizes[1:]
+        pixels = int(np.prod(sizes, dtype=object))
+        groups, extra = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
+        length = abs(int(header.get("BITPIX", 8))) // 8 * groups * (extra + pixels)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"unreadable header ({_short(error)})") from error
+    if not 0 <= length < 1 << 50:
+        raise InputError(f"a header that declares {length} bytes")
+    return length
 
 
 def _first(path: Path) -> bytes:

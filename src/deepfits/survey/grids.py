@@ -25,7 +25,7 @@ from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 
 from deepfits.errors import InputError
-from deepfits.survey.fitsfile import quiet
+from deepfits.survey.astrometry import map_pixels
 from deepfits.survey.planes import Plane
 
 TOLERANCE = 0.02
@@ -82,7 +82,7 @@ class AlignedPlane:
         if plane is reference or plane.wcs is None or reference.wcs is None:
             return
         nodes_y, nodes_x = _nodes(self.shape[0]), _nodes(self.shape[1])
-        x, y = map_pixels(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
+        x, y = _mapped(reference.wcs, plane.wcs, nodes_x + offset[0], nodes_y + offset[1])
         dx, dy = x - nodes_x[None, :], y - nodes_y[:, None]
         self.shift = float(np.median(dx)), float(np.median(dy))
         whole = round(self.shift[0]), round(self.shift[1])
@@ -163,15 +163,12 @@ def _nodes(length: int) -> np.ndarray:
     return np.linspace(0, length - 1, number)
 
 
-def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Map the grid of pixels x, y of the WCS `one` to `other`: two ``(len(y), len(x))``."""
-    xx, yy = np.meshgrid(x, y)
-    with quiet():
-        world = one.pixel_to_world_values(xx, yy)
-        mapped = other.world_to_pixel_values(*world)
+def _mapped(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Map the grid of pixels x, y of the WCS `one` to `other`, through the sky: two ``(len(y), len(x))``."""
+    mapped = map_pixels(one, other, *np.meshgrid(x, y))
     if not np.isfinite(mapped).all():
         raise InputError("two WCS cannot be mapped onto each other; are both images of the same sky?")
-    return np.asarray(mapped[0]), np.asarray(mapped[1])
+    return mapped
 
 
 def _jacobian(x: np.ndarray, y: np.ndarray, nodes_x: np.ndarray, nodes_y: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
-from deepfits.survey.agreement import band_shifts, shift_warnings
+from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
 from deepfits.survey.build import middle_of
 from deepfits.survey.detection import DetectOptions

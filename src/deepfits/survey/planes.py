@@ -18,27 +18,30 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
+from scipy import ndimage
 
-from deepfits.errors import InputError, nearest
-from deepfits.photometry import njy_per_count
+from deepfits.errors import InputError
+from deepfits.photometry import NJY_ZERO_POINT
+from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.find import ImageSource
-from deepfits.survey.fitsfile import image_hdus, opened, quiet, read_rows
+from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
+from deepfits.survey.hdu_roles import number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
-from deepfits.survey.roles import ROLES, number_of, role_of, sky_images
-from deepfits.survey.sdss import FrameNoise, frame_noise
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, is_vega, zero_point_of_header
+from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.sdss import frame_noise
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT
 
-# Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
-# the coadds, and what was interpolated is not data.
-BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
 # Too few to measure noise on.
 FEW_PIXELS = 64
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
-# The first of these that there is says the weights.
-_WEIGHTS = ("ivar", "variance", "rms", "weight", "photon noise")
+# 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
+CREDIBLE_DEPTH = (8.0, 36.0)
+# Values that stand for "no data" are in more than this share of the pixels.
+FILL_SHARE = 0.005
+# Where single zeros may be values, blocks of so many pixels a side are none.
+BLOCK = 5
 
 
 @dataclass(kw_only=True)
@@ -54,7 +57,7 @@ class ReadOptions:
     assume_aligned
         Images without WCS are aligned pixel to pixel.
     bad_planes
-        Names of mask planes whose pixels get weight 0.
+        Names, or numbers from 0, of mask planes whose pixels get weight 0.
     mask_polarity
         What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
     weight_scale
@@ -110,26 +113,36 @@ class Plane:
 
     def __init__(self, source: ImageSource, options: ReadOptions, stack: ExitStack) -> None:
         self.source, self.options = source, options
-        self.remarks: list[str] = []
         hdus = stack.enter_context(opened(source.path, options.unpacked))
-        number = self._image_number(hdus)
-        self._image = hdus[number]
-        with quiet():
-            self.header = hdus[0].header.copy(strip=True) if number else fits.Header()
-            self.header.extend(self._image.header, update=True)
-        self.shape: tuple[int, int] = (int(self._image.shape[0]), int(self._image.shape[1]))
-        self.wcs = self._celestial()
+        self._image = hdus[self._image_number(hdus)]
+        notes: list[str] = []
+        given = options.zero_point
+        has_given = source.band in given or "" in given
+        defaults = {"hsc": (HSC_COADD_ZERO_POINT, "HSC coadds"), "sdss": (22.5, "SDSS frames")}
+        self._pixels = calibrated(
+            hdus,
+            HduPixels(hdu=self._image, path=source.path),
+            self._find_extras(hdus, stack, notes),
+            zero_point=given.get(source.band, given.get("", 0.0)) if has_given else None,
+            default=defaults.get(source.layout),
+            bad_planes=options.bad_planes,
+            mask_polarity=options.mask_polarity,
+            remedy=f"give zero_point, for example zero_point={source.band}=27.0",
+        )
+        self.remarks: list[str] = self._pixels.remarks + notes
+        self.header = self._pixels.header
+        self.shape: tuple[int, int] = self._pixels.image.shape
+        self.wcs = self._pixels.wcs
         self.pixel_scale = self._pixel_scale()
-        self.zero_point = self._zero_point(hdus)
-        self.factor = njy_per_count(self.zero_point)
-        self._asinh = self._asinh_scaling()
-        self._extras = self._find_extras(hdus, stack)
-        self._bad_bits = self._mask_bits()
+        self.zero_point = self._pixels.zero_point
         self._scale = 1.0
         self._constant: float | None = None
-        self._zero_is_empty = False
+        self._fill: _Fill | None = None
+        self._credible = 0.0, math.inf
         self.noise = self._measure()
-        self.noise_correlation = self._stated_correlation()
+        if not has_given:
+            self._check_depth()
+        self.noise_correlation = self._stated_correlation(hdus)
 
     @property
     def path(self) -> Any:
@@ -139,11 +152,7 @@ class Plane:
     @property
     def weight_kind(self) -> str:
         """What the weights come from: ``variance``, ``weight``, ``mask`` and so on, or ``measured``."""
-        return self._weight_role or "measured"
-
-    @property
-    def _weight_role(self) -> str | None:
-        return next((k for k in _WEIGHTS if k in self._extras), None)
+        return self._pixels.weight_role or "measured"
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).
@@ -153,30 +162,28 @@ class Plane:
         image, weight
             ``(stop − start, W)`` float32 each, nJy and nJy⁻². The image is 0 where the weight is 0.
         """
-        image = self._linear(read_rows(self._image, self.path, start, stop).astype(np.float32))
-        is_zero = image == 0 if self._zero_is_empty else None
-        weight = self._weight_rows(start, stop, image)
+        image, weight = self._pixels.rows(start, stop, self._scale)
+        if weight is None:
+            weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
+        has_fill = self._fill is not None
+        low, high = self._credible
         with np.errstate(over="ignore", invalid="ignore"):
-            if self.factor != 1:
-                image *= np.float32(self.factor)
-            if is_zero is None and _all_valid(image, weight):
+            if not has_fill and (low, high) == (0.0, math.inf) and _all_valid(image, weight):
                 return image, weight
-            is_valid = (np.abs(image) < np.inf) & (weight > 0) & (weight < np.inf)
-        if is_zero is not None:
-            is_valid &= ~is_zero
+            is_valid = (np.abs(image) < np.inf) & (weight > low) & (weight < high)
+        if self._fill is not None:
+            is_valid &= ~self._fill_rows(self._fill, start, stop)
         if not is_valid.all():
             weight[~is_valid] = 0
             image[~is_valid] = 0
         return image, weight
 
-    def _linear(self, image: np.ndarray) -> np.ndarray:
-        """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
-        if self._asinh is None:
-            return image
-        offset, softening = self._asinh
-        with np.errstate(over="ignore", invalid="ignore"):
-            flux = offset + softening * 2 * np.sinh(image.astype(np.float64) * math.log(10) / 2.5)
-        return np.asarray(flux, dtype=np.float32)
+    def _fill_rows(self, fill: _Fill, start: int, stop: int) -> np.ndarray:
+        """Return which pixels hold a value that stands for no data, ``(stop − start, W)`` bool."""
+        margin = BLOCK - 1 if fill.in_blocks else 0
+        first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
+        counts = self._pixels.image.rows(first, last)
+        return fill.holds(counts, first)[start - first : stop - first]
 
     def strips(self, height: int = 512) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Go through the plane in strips: first row, image, weight."""
@@ -216,72 +223,38 @@ class Plane:
             )
         return found[0]
 
-    def _celestial(self) -> WCS | None:
-        with quiet():
-            try:
-                wcs = WCS(self.header, naxis=2)
-                if not wcs.has_celestial:
-                    return None
-                corners = wcs.pixel_to_world_values([0, self.shape[1] - 1], [0, self.shape[0] - 1])
-            except Exception:  # an unusable WCS is no WCS; the caller says what to do without one
-                return None
-        return wcs if np.isfinite(corners).all() else None
-
     def _pixel_scale(self) -> float:
         if self.wcs is not None:
-            return float(np.mean(proj_plane_pixel_scales(self.wcs.celestial))) * 3600
+            return pixel_scale_of(self.wcs)
+        reason = next(iter(self._pixels.wcs_remarks), "no WCS in the header")
         if not self.options.assume_aligned:
             raise InputError(
-                f"{self.path}: no WCS in the header; if the bands are aligned pixel to pixel, say "
+                f"{self.path}: {reason}; if the bands are aligned pixel to pixel, say "
                 "assume_aligned with pixel_scale (arcseconds), else solve the astrometry first"
             )
         if self.options.pixel_scale is None:
-            raise InputError(f"{self.path}: no WCS in the header; give pixel_scale (arcseconds)")
+            raise InputError(f"{self.path}: {reason}; give pixel_scale (arcseconds)")
         return self.options.pixel_scale
 
-    def _zero_point(self, hdus: fits.HDUList) -> float:
-        given = self.options.zero_point
-        if self.source.band in given or "" in given:
-            return given.get(self.source.band, given.get("", 0.0))
-        try:
-            found = zero_point_of_header(self.header)
-        except InputError as error:
-            raise InputError(f"{self.path}: {error}; give zero_point") from None
-        if found is None and self.source.layout == "hsc":
-            found = HSC_COADD_ZERO_POINT, "HSC coadds"
-        if found is None and self.source.layout == "sdss":
-            found = 22.5, "SDSS frames"
-        if found is not None and "unit" not in found[1] and is_vega(self.header):
-            self.remarks.append(
-                f"WARNING: zero points of this survey ({found[1]} = {found[0]:.2f}) are in Vega magnitudes "
-                "as a rule; give the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
-            )
-        if found is None:
+    def _check_depth(self) -> None:
+        """Refuse a header's zero point that makes the image shallower or deeper than any."""
+        pixels = math.pi / self.pixel_scale**2
+        depth = NJY_ZERO_POINT - 2.5 * math.log10(5 * self.noise.sigma * math.sqrt(pixels))
+        if not CREDIBLE_DEPTH[0] < depth < CREDIBLE_DEPTH[1]:
+            words = next((r for r in self.remarks if r.startswith("zero point")), "the zero point")
             raise InputError(
-                f"{self.path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...); give it, for "
-                f"example zero_point={self.source.band}=27.0"
+                f"{self.path}: {words} makes the depth of this image {depth:.1f} AB (5σ in 2″), which none "
+                f"has; give zero_point, for example zero_point={self.source.band}=27.0"
             )
-        self.remarks.append(f"zero point {found[0]:.4g} from {found[1]}")
-        return found[0]
 
-    def _asinh_scaling(self) -> tuple[float, float] | None:
-        """Return offset and softening where the values are asinh magnitudes (Pan-STARRS stacks)."""
-        if "BSOFTEN" not in self.header or "BOFFSET" not in self.header:
-            return None
-        cards = [self.header[key] for key in ("BOFFSET", "BSOFTEN")]
-        if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in cards) or cards[1] <= 0:
-            raise InputError(f"{self.path}: BOFFSET and BSOFTEN are {cards}; fetch the file again")
-        self.remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
-        return float(cards[0]), float(cards[1])
-
-    def _stated_correlation(self) -> float:
+    def _stated_correlation(self, hdus: fits.HDUList) -> float:
         """Return what the header says of correlated noise (NOISCORR, in simulated and stacked coadds)."""
-        value = self.header.get("NOISCORR", 1.0)
+        value = self._image.header.get("NOISCORR", hdus[0].header.get("NOISCORR", 1.0))
         is_credible = isinstance(value, (int, float)) and not isinstance(value, bool) and 0.5 <= value <= 20
         return float(value) if is_credible else 1.0
 
-    def _find_extras(self, hdus: fits.HDUList, stack: ExitStack) -> dict[str, Any]:
-        extras = self._own_extras(hdus)
+    def _find_extras(self, hdus: fits.HDUList, stack: ExitStack, notes: list[str]) -> dict[str, Any]:
+        extras = self._own_extras(hdus, notes)
         for path, kind in self.source.companions:
             beside = stack.enter_context(opened(path, self.options.unpacked))
             numbers = image_hdus(beside)
@@ -291,93 +264,40 @@ class Plane:
                 extras = {k: v for k, v in extras.items() if k == "mask"}
             mine = number_of(hdus, self._image)
             number = mine if mine in numbers else numbers[0]
-            extras[kind] = self._of_same_shape(beside[number], path)
+            extras[kind] = HduPixels(hdu=beside[number], path=path)
         return extras
 
-    def _own_extras(self, hdus: fits.HDUList) -> dict[str, Any]:
+    def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
         """Find weights and mask in the image's own file: by name, of the same version (HST's EXTVER)."""
         extras: dict[str, Any] = {}
         numbers = image_hdus(hdus)
         for number in numbers:
             role = role_of(hdus[number].name)
-            if role in ROLES and hdus[number].ver == self._image.ver and role not in extras:
-                extras[role] = self._of_same_shape(hdus[number], self.path)
+            is_ours = hdus[number].ver == self._image.ver and hdus[number] is not self._image
+            if role in (*WEIGHT_ROLES, "mask") and is_ours and role not in extras:
+                extras[role] = HduPixels(hdu=hdus[number], path=self.path)
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
-            self.remarks.append(
+            notes.append(
                 f"SDSS frame: variance from sky, photons (gain {noise.gain}), dark current and read-out"
             )
         if self.source.layout == "hsc" and not extras and len(numbers) >= 3:
             image, mask, variance = numbers[:3]
             if hdus[image] is self._image:
-                extras = {"mask": hdus[mask], "variance": hdus[variance]}
+                extras = {
+                    "mask": HduPixels(hdu=hdus[mask], path=self.path),
+                    "variance": HduPixels(hdu=hdus[variance], path=self.path),
+                }
         return extras
-
-    def _of_same_shape(self, hdu: Any, path: Any) -> Any:
-        if tuple(hdu.shape) != self.shape:
-            raise InputError(
-                f"{path}: {tuple(hdu.shape)} pixels, but the image {self.path.name} has {self.shape}; give "
-                "the weight or mask that belongs to this image"
-            )
-        return hdu
-
-    def _mask_bits(self) -> int:
-        """Return the bits that mean bad, from the mask's own MP_ cards."""
-        if "mask" not in self._extras:
-            return 0
-        mask = self._extras["mask"]
-        planes = {k[3:]: v for k, v in mask.header.items() if k.startswith("MP_")}
-        if not planes:
-            if self.options.mask_polarity is None:
-                raise InputError(
-                    f"{self.path}: the mask has no MP_ cards that name its planes; say what non-zero means: "
-                    "mask_polarity 'bad' or 'good'"
-                )
-            return -1
-        if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
-            raise InputError(f"{self.path}: MP_{wrong[0]} = {planes[wrong[0]]!r} is no bit number")
-        known = {*planes, *BAD_MASK_PLANES}
-        for name in self.options.bad_planes:
-            if name not in known:
-                raise InputError(f"{self.path}: no mask plane {name!r}; {nearest(name, planes)}")
-        used = [name for name in self.options.bad_planes if name in planes]
-        self.remarks.append(f"mask planes taken as bad: {', '.join(used) or 'none'}")
-        return sum(1 << planes[name] for name in used)
-
-    def _weight_rows(self, start: int, stop: int, counts: np.ndarray) -> np.ndarray:
-        """Return the weights in nJy⁻²; what is not positive and finite among them has no data.
-
-        `counts` are the image's rows as they are stored: photon noise follows from them.
-        """
-        extras, per_square = self._extras, np.float32(self._scale / self.factor**2)
-        kind = self._weight_role
-        if kind is None:
-            weight = np.full(counts.shape, 1.0 if self._constant is None else self._constant, np.float32)
-        else:
-            plane = extras[kind]
-            if isinstance(plane, FrameNoise):
-                weight = plane.variance(counts, start)
-            else:
-                weight = read_rows(plane, self.path, start, stop).astype(np.float32)
-            with np.errstate(all="ignore"):
-                if kind == "rms":
-                    np.multiply(weight, np.abs(weight), out=weight)
-                if kind in ("variance", "rms", "photon noise"):
-                    np.divide(1, weight, out=weight)
-                if per_square != 1:
-                    weight *= per_square
-        if "mask" in extras:
-            bits = read_rows(extras["mask"], self.path, start, stop)
-            if self._bad_bits >= 0:
-                weight[(bits.astype(np.int64) & self._bad_bits) != 0] = 0
-            else:
-                weight[(bits != 0) == (self.options.mask_polarity == "bad")] = 0
-        return weight
 
     def _measure(self) -> Noise:
         """Measure background and noise on some rows, and settle what the weights mean."""
-        has_weight = self._weight_role is not None
+        has_weight = self._pixels.weight_role is not None
         rows = sample_rows(self.shape[0])
+        if has_weight:
+            self._settle_range(rows)
+        else:
+            self._settle_fill(rows)
         blocks = [self.rows(start, stop) for start, stop in rows]
         image = np.concatenate([b[0] for b in blocks])
         weight = np.concatenate([b[1] for b in blocks])
@@ -385,23 +305,9 @@ class Plane:
             image, weight = self.read()
         if not (weight > 0).any():
             raise InputError(
-                f"{self.path}: no pixel with data (all NaN, masked or of weight 0); leave this file out"
+                f"{self.path}: no pixel with data (all NaN, 0, masked or of weight 0); leave this file out"
             )
-        if not has_weight:
-            is_zero = (image == 0) & (weight > 0)
-            chance = _zeros_by_chance(image)
-            excess = is_zero.mean() - chance
-            if excess > 0.01 and chance > 0.1 * is_zero.mean():
-                self.remarks.append(
-                    f"WARNING: {is_zero.mean():.0%} of the pixels are exactly 0, more than the steps of the "
-                    "counts explain; if they are no data, give a weight or a mask"
-                )
-            elif excess > 0.005:
-                self._zero_is_empty = True
-                weight[is_zero] = 0
-                self.remarks.append(f"{is_zero.mean():.1%} of the pixels are exactly 0: taken as no data")
-                if not (weight > 0).any():
-                    raise InputError(f"{self.path}: every pixel is 0; leave this file out")
+        self._tell_masked(rows)
         noise = measure_noise(image, weight > 0)
         if noise is None and has_weight and (weight > 0).sum() < FEW_PIXELS:
             self.remarks.append("WARNING: hardly any pixel has data; check the polarity of the mask")
@@ -419,12 +325,64 @@ class Plane:
             self._settle_scale(noise, weight)
         return noise
 
+    def _settle_range(self, rows: list[tuple[int, int]]) -> None:
+        """Find the values of error maps that stand for no data."""
+        weight = np.concatenate([np.asarray(self._pixels.rows(a, b)[1]) for a, b in rows])
+        self._credible = credible_range(weight)
+        is_beyond = (
+            (weight > 0) & (weight < np.inf) & ~((weight > self._credible[0]) & (weight < self._credible[1]))
+        )
+        if is_beyond.any():
+            self.remarks.append(
+                f"{is_beyond.mean():.1%} of the pixels have a {self._pixels.weight_role} far beyond all "
+                "others: taken as no data"
+            )
+
+    def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
+        """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
+        counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
+        step, is_dithered = quantisation_step(self._image)
+        starts = np.concatenate([np.arange(a, b) for a, b in rows])
+        steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
+        self._fill = _fill_of(counts, steps, is_dithered)
+        if self._fill is None:
+            return
+        if step is not None and self._fill.half_step is not None:
+            self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
+        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
+        share, common = marked.mean(), np.unique(counts[counts != 0], return_counts=True)[1]
+        single = int(((counts == self._fill.value) & ~marked).sum())
+        if single > 0.01 * counts.size + 1.5 * max(common, default=0):
+            self.remarks.append(
+                f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than the steps of "
+                "the counts explain; if they are no data, give a weight or a mask"
+            )
+        if share == 0:
+            self._fill = None
+            return
+        how = ", in blocks" if self._fill.in_blocks else ""
+        self.remarks.append(
+            f"{share:.1%} of the pixels are exactly {self._fill.value:g}{how}: taken as no data"
+        )
+
+    def _tell_masked(self, rows: list[tuple[int, int]]) -> None:
+        """Say when the mask leaves hardly anything, or more than half away."""
+        mask, rule = self._pixels.extras.get("mask"), self._pixels.mask
+        if rule is None or not isinstance(mask, HduPixels):
+            return
+        share = float(np.mean([rule.is_bad(mask.rows(a, b)).mean() for a, b in rows]))
+        if share > MOSTLY_MASKED:
+            self.remarks.append(
+                f"WARNING: the mask takes {share:.0%} of the pixels away ({rule.words}); are these the bad "
+                "ones? (bad_planes, mask_polarity)"
+            )
+
     def _settle_scale(self, noise: Noise, weight: np.ndarray) -> None:
         stated = float(np.median(weight[weight > 0])) ** -0.5
         ratio = noise.sigma / stated
         mode = self.options.weight_scale
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
-        may_be_relative = self._weight_role == "weight"
+        may_be_relative = self._pixels.weight_role == "weight"
         if mode == "relative" or (mode == "auto" and is_off and may_be_relative):
             self._scale = ratio**-2
             self.remarks.append(
@@ -432,7 +390,7 @@ class Plane:
             )
         elif is_off:
             self.remarks.append(
-                f"WARNING: measured noise is {ratio:.3g} times what the {self._weight_role} plane says; "
+                f"WARNING: measured noise is {ratio:.3g} times what the {self.weight_kind} plane says; "
                 "check unit and polarity, or say weight_scale relative"
             )
 
@@ -442,12 +400,70 @@ def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
     return bool(np.isfinite(image.sum()) and np.isfinite(weight.sum()) and weight.min() > 0)
 
 
-def _zeros_by_chance(image: np.ndarray) -> float:
-    """Return the fraction of pixels that are 0 because counts come in steps: that of the values next to 0."""
-    size = np.abs(image[np.isfinite(image) & (image != 0)])
-    if not size.size:
-        return 0.0
-    return float((size <= size.min() * 1.001).sum() / 2 / image.size)
+@dataclass(kw_only=True)
+class _Fill:
+    """A value that stands for no data.
+
+    Attributes
+    ----------
+    value
+        As it is stored.
+    half_step
+        Half of the quantisation's step by row of the image, where the value was dithered; None for exact.
+    in_blocks
+        Single pixels may hold the value by chance: only blocks of `BLOCK` pixels a side have no data.
+    """
+
+    value: float
+    half_step: np.ndarray | None = None
+    in_blocks: bool = False
+
+    def holds(self, counts: np.ndarray, first: int) -> np.ndarray:
+        """Return which pixels of some rows, from `first` on, have no data."""
+        if self.half_step is None:
+            is_fill = counts == self.value
+        else:
+            reach = (
+                self.half_step[first : first + len(counts), None]
+                if self.half_step.size > 1
+                else self.half_step
+            )
+            is_fill = np.abs(counts - self.value) <= reach
+        if self.in_blocks and is_fill.any():
+            # The image's edge is no limit of a block.
+            padded = np.pad(is_fill, BLOCK // 2, mode="edge")
+            kept = ndimage.binary_opening(padded, np.ones((BLOCK, BLOCK), bool))
+            is_fill = kept[BLOCK // 2 : -(BLOCK // 2), BLOCK // 2 : -(BLOCK // 2)]
+        return np.asarray(is_fill)
+
+
+def _fill_of(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> _Fill | None:
+    """Find the value that stands for no data in some rows; None when there is none.
+
+    Zeros are values where the counts come in steps, as integers and quantised floats do: then those alone
+    count that fill blocks. Dithering moves zeros by up to half a step.
+    """
+    finite = counts[np.isfinite(counts)]
+    if not finite.size:
+        return None
+    if steps is not None and is_dithered:
+        near = np.abs(counts) <= 0.5 * steps[:, None]
+        if near.mean() > FILL_SHARE:
+            return _Fill(value=0.0, half_step=0.5 * steps, in_blocks=True)
+    zeros = float((finite == 0).mean())
+    values, numbers = np.unique(finite[finite != 0], return_counts=True)
+    if zeros > FILL_SHARE:
+        is_stepped = bool(values.size) and float(numbers.max()) > 2e-3 * finite.size
+        return _Fill(value=0.0, in_blocks=is_stepped or steps is not None)
+    if not values.size:
+        return None
+    # A value far from all others that repeats: -9999, 1e30, what saturated pixels are cut off at.
+    common = float(values[np.argmax(numbers)])
+    others = finite[finite != common]
+    if numbers.max() <= FILL_SHARE * finite.size or not others.size:
+        return None
+    middle, low, high = np.percentile(others.astype(float), (50, 5, 95))
+    return _Fill(value=common) if abs(common - middle) > 20 * (high - low) > 0 else None
 
 
 def _shortened(numbers: list[int]) -> str:

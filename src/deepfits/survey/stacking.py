@@ -25,6 +25,7 @@ from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
 from deepfits.photometry import SIGMA_PER_MAD
+from deepfits.survey.astrometry import map_pixels
 from deepfits.survey.detection import subtract_background
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -100,9 +101,7 @@ def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np
     wcs: WCS | None = plane.wcs
     if wcs is None or grid.wcs is None:
         return x.astype(float), y.astype(float)
-    with quiet():
-        mapped = grid.wcs.world_to_pixel_values(*wcs.pixel_to_world_values(x, y))
-    return np.asarray(mapped[0]), np.asarray(mapped[1])
+    return map_pixels(wcs, grid.wcs, x, y)
 
 
 @dataclass(frozen=True, kw_only=True)

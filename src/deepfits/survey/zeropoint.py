@@ -1,35 +1,60 @@
 """AB zero points: how many nJy one count of an image is.
 
 flux_njy = counts · 10^{(31.4 − zero point)/2.5}. The zero point comes from what the user gives, else from the
-unit (``BUNIT``), else from the header's zero point cards; never from a guess.
+unit (``BUNIT``) and the header's zero point cards, which must not contradict each other; never from a guess.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from deepfits.errors import InputError
 
 HSC_COADD_ZERO_POINT = 27.0
-_ZERO_POINT_KEYS = (
-    *("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN"),
-    *("ZP_AB", "ABZP", "ZPT", "ZP", "SEXMGZPT", "PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "ZPAB"),
-    *("AB_ZP", "ABZERO", "PHOTZERO", "MAG0"),
+# Cards that hold the magnitude of one count of the image.
+_PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0")
+# Cards that hold the magnitude of one count in some surveys, of one count a second in others.
+_PER_COUNT_OR_RATE = (
+    *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
+    *("PHOTZPT", "MAGZEROP", "ZEROPT", "ZEROPOINT", "PHOTZERO"),
 )
-_UNITS = {
-    "nanomaggy": 22.5, "nanomaggies": 22.5, "nmgy": 22.5, "nmaggies": 22.5, "nanomaggys": 22.5,
-    "maggy": 0.0, "maggies": 0.0, "mgy": 0.0,
-    "njy": 31.4, "ujy": 23.9, "microjy": 23.9, "µjy": 23.9, "mjy": 16.4, "jy": 8.9,
-}  # fmt: skip
-_TOTAL_COUNTS = ("electrons", "electron", "counts", "count", "dn", "adu", "e-")
+# What pipelines write where they know no zero point.
+_PLACEHOLDERS = (-1.0, 99.0, 99.99, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0)
+_ST_ZERO_POINT = -21.1
+_MAGGIES = re.compile(
+    r"^(?P<factor>[0-9][0-9.]*(?:e[+-]?[0-9]+)?)?\s*\*?\s*(?P<prefix>nano|micro|n|u|µ)?\s*(?:m(?:ag+y|aggies|aggys|gy))$",
+    re.IGNORECASE,
+)
+_PREFIXES = {"": 0.0, "n": 22.5, "u": 15.0, "µ": 15.0}
+_JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
+_PER_PIXEL = re.compile(
+    r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
+)
+_RATE = re.compile(r"(?:/\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*\(?-1\)?|\bcps)\s*$", re.IGNORECASE)
+_COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
 _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 PLAUSIBLE = (-2.5, 45.0)
+# Zero points of one file agree if they differ by less: rounded cards, colour terms of PHOTFLAM.
+AGREEMENT = 0.05
+# The area of a pixel by its card and by the WCS may differ by so much: distorted detectors state a mean.
+AREA_AGREEMENT = 0.1
 
 
-def zero_point_of_header(header: Mapping[str, Any]) -> tuple[float, str] | None:
+def zero_point_of_header(
+    header: Mapping[str, Any], pixel_sr: float | None = None
+) -> tuple[float, str] | None:
     """Find the AB zero point in a header.
+
+    Parameters
+    ----------
+    header
+        Of the image.
+    pixel_sr
+        Area of a pixel by the WCS, steradian: for surface brightnesses whose header does not state it.
 
     Returns
     -------
@@ -39,32 +64,47 @@ def zero_point_of_header(header: Mapping[str, Any]) -> tuple[float, str] | None:
     Raises
     ------
     InputError
-        A zero point card holds no plausible number.
+        The unit is none of a flux, a card holds no plausible number, or cards contradict each other.
     """
     unit = str(header.get("BUNIT", "")).strip()
-    if (value := _of_unit(unit, header)) is not None:
-        return _number(value, f"unit {unit}"), f"unit {unit}"
-    for key in _ZERO_POINT_KEYS:
-        if key in header:
-            return _number(header[key], key), key
-    if "FLUXMAG0" in header:
-        value = _positive(header["FLUXMAG0"], "FLUXMAG0")
-        return _number(2.5 * math.log10(value), "FLUXMAG0"), "FLUXMAG0"
-    if "PHOTFLAM" in header and "PHOTPLAM" in header:
-        flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
-        value = -2.5 * math.log10(flam) - 5 * math.log10(pivot) - 2.408
-        words = "PHOTFLAM and PHOTPLAM"
-        if unit.lower() in _TOTAL_COUNTS and "EXPTIME" in header:
-            value += 2.5 * math.log10(
-                _positive(header["EXPTIME"], "EXPTIME")
-            )  # PHOTFLAM is for counts a second
-            words += f", of counts in EXPTIME {header['EXPTIME']} s"
-        return _number(value, "PHOTFLAM"), words
-    if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
-        exposure = _positive(header["EXPTIME"], "EXPTIME")
-        value = _number(header["FPA.ZP"], "FPA.ZP") + 2.5 * math.log10(exposure)
-        return value, f"FPA.ZP and EXPTIME {exposure:g} s"
-    return None
+    stated = [
+        (value, f"unit {unit}") for value in [zero_point_of_unit(unit, header, pixel_sr)] if value is not None
+    ]
+    cards, unusable = _cards(header, unit)
+    candidates = stated + cards
+    if not candidates:
+        if unusable:
+            raise InputError(unusable[0])
+        return None
+    first, words = candidates[0]
+    for other, its in candidates[1:]:
+        if abs(other - first) > AGREEMENT:
+            raise InputError(f"{words} means an AB zero point of {first:.2f}, but {its} one of {other:.2f}")
+    return first, words
+
+
+def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
+    """Return warnings about a zero point found in a header, each with its remedy."""
+    doubts = []
+    if "unit" not in words and is_vega(header):
+        doubts.append(
+            f"zero points of this survey ({words} = {zero_point:.2f}) are in Vega magnitudes as a rule; give "
+            "the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
+        )
+    seconds = _exposure(header)
+    unit = str(header.get("BUNIT", "")).strip()
+    if (
+        words in _PER_COUNT_OR_RATE
+        and _COUNTS.match(unit)
+        and not _RATE.search(unit)
+        and seconds not in (None, 1.0)
+    ):
+        total = zero_point + 2.5 * math.log10(seconds)
+        doubts.append(
+            f"{words} = {zero_point:.2f} is taken for one {unit} of the image; if it holds for one a second, "
+            f"give the one for {seconds:g} s, zero_point {total:.2f}"
+        )
+    return doubts
 
 
 def is_vega(header: Mapping[str, Any]) -> bool:
@@ -76,43 +116,200 @@ def is_vega(header: Mapping[str, Any]) -> bool:
     return not says_ab and any(name in origin for name in _VEGA)
 
 
-def _of_unit(unit: str, header: Mapping[str, Any]) -> float | None:
-    """Return the zero point of a unit of flux; of surface brightness where the pixel's area is known."""
+def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]], list[str]]:
+    """Return the zero points that cards state, and what is wrong with those that are unusable."""
+    found, unusable = [], []
+    is_rate = bool(_RATE.search(unit))
+    for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE):
+        if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
+            continue
+        value = _as_float(header[key])
+        if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
+            unusable.append(f"{key} = {header[key]!r} is no plausible AB zero point")
+        else:
+            found.append((value, key))
+    if any(value != 0 for value, _ in found):
+        found = [(value, key) for value, key in found if value != 0]  # 0 stands for unknown beside another
+    if "FLUXMAG0" in header:
+        value = 2.5 * math.log10(_positive(header["FLUXMAG0"], "FLUXMAG0"))
+        found.append((_plausible(value, "FLUXMAG0"), "FLUXMAG0"))
+    seconds = _exposure(header)
+    if "PHOTFLAM" in header and "PHOTPLAM" in header and not _is_per_wavelength(unit):
+        flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
+        value = -2.5 * math.log10(flam) - 5 * math.log10(pivot) - 2.408
+        words = "PHOTFLAM and PHOTPLAM"
+        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # PHOTFLAM is for counts a second
+            value += 2.5 * math.log10(_positive(header["EXPTIME"], "EXPTIME"))
+            words += f", of counts in EXPTIME {header['EXPTIME']} s"
+        found.append((_plausible(value, "PHOTFLAM"), words))
+    if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
+        exposure = _positive(header["EXPTIME"], "EXPTIME")
+        value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)
+        found.append((value, f"FPA.ZP and EXPTIME {exposure:g} s"))
+    if seconds is not None and len(found) > 1 and _COUNTS.match(unit):
+        found = _of_the_unit(found, is_rate, seconds)
+    return found, unusable
+
+
+def _of_the_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) -> list[tuple[float, str]]:
+    """Keep the zero points of counts, or of counts a second, where a header has both."""
+    step = 2.5 * math.log10(seconds)
+    values = [value for value, _ in found]
+    low, high = min(values), max(values)
+    if abs(step) <= AGREEMENT or abs(high - low - abs(step)) > AGREEMENT:
+        return found
+    wanted = low if is_rate == (step > 0) else high
+    return [(value, key) for value, key in found if abs(value - wanted) <= AGREEMENT]
+
+
+def _exposure(header: Mapping[str, Any]) -> float | None:
+    seconds = _as_float(header.get("EXPTIME"))
+    return seconds if 0 < seconds < math.inf else None
+
+
+def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | None = None) -> float | None:
+    """Return the zero point of a unit of flux density; None for counts and for what is no unit.
+
+    Surface brightness becomes flux through the area of a pixel (``PIXAR_SR``, ``PIXAR_A2``, else the WCS's),
+    flux per wavelength through the pivot wavelength (``PHOTPLAM``, Å).
+
+    Raises
+    ------
+    InputError
+        A unit that is no flux density, or one whose conversion needs what the header does not say.
+    """
     from astropy import units
 
-    lower = unit.lower()
-    if lower in _UNITS and not unit.startswith("MJ"):
-        return _UNITS[lower]
+    text = _PER_PIXEL.sub("", unit)
+    if match := _MAGGIES.match(text):
+        factor = float(match["factor"] or 1)
+        return _PREFIXES[(match["prefix"] or "")[:1].lower()] - 2.5 * math.log10(factor)
+    if not text or _COUNTS.match(text):
+        return None
+    parsed = _parsed(text)
+    if parsed is None:
+        return None
+    jansky, steradian = units.Jy, units.Jy / units.sr
+    if parsed.is_equivalent(jansky):
+        value = float(8.9 - 2.5 * math.log10(parsed.to(jansky)))
+        return _plausible(value, f"unit {unit}") if "jy" in text.lower() else value
+    if parsed.is_equivalent(steradian):
+        return float(8.9 - 2.5 * math.log10(parsed.to(steradian) * _pixel_area(unit, header, pixel_sr)))
+    if parsed.is_equivalent(_per_wavelength()):
+        if "PHOTPLAM" not in header:
+            raise InputError(
+                f"BUNIT {unit!r} is a flux per wavelength, which needs the pivot wavelength (PHOTPLAM, Å)"
+            )
+        pivot = _positive(header["PHOTPLAM"], "PHOTPLAM") * units.AA
+        flux = (1 * parsed).to(jansky, equivalencies=units.spectral_density(pivot))
+        return float(8.9 - 2.5 * math.log10(flux.value))
+    if parsed.is_equivalent(units.Jy / units.beam):
+        raise InputError(
+            f"BUNIT {unit!r} is no flux per pixel; divide by the pixels in a beam (BMAJ, BMIN) first"
+        )
+    if isinstance(parsed, units.function.FunctionUnitBase) or "mag" in text.lower():
+        raise InputError(f"BUNIT {unit!r}: magnitudes, not fluxes; convert the image first")
+    if _is_dimensionless(parsed):
+        return None
+    raise InputError(f"BUNIT {unit!r} is no unit of a flux density per pixel")
+
+
+def _parsed(text: str) -> Any:
+    """Parse a unit as people write it; None for text that is none.
+
+    Examples
+    --------
+    >>> str(_parsed("UJY")), str(_parsed("erg/s/cm2/A")), _parsed("flux of the source")
+    ('uJy', 'erg / (Angstrom s cm2)', None)
+    """
+    from astropy import units
+
+    upper = text.upper()
+    if upper == text and upper.startswith("MJY") and not re.search("SR|ARCSEC", upper):
+        raise InputError(f"BUNIT {text!r} may be mJy or MJy; write which into the header")
+    if not text.startswith("MJy") and not (upper == text and upper.startswith("MJY")):
+        text = _JANSKY.sub(
+            lambda m: (
+                {"nano": "n", "micro": "u", "milli": "m"}.get(
+                    m["prefix"].lower(), m["prefix"].lower()
+                ).translate({0xB5: "u", 0x3BC: "u"})
+                + "Jy"
+            ),
+            text,
+        )
+    elif upper == text:
+        text = text.replace("MJY", "MJy")
+    text = re.sub(r"(?<=[/ .*])A(?=$|[-^*/ .])", "Angstrom", text)
+    text = re.sub(
+        r"(?<![A-Za-z])(ERG|SR|HZ|CM|S|SEC|ARCSEC)(?![A-Za-z])",
+        lambda m: {"HZ": "Hz"}.get(m[0], m[0].lower()),
+        text,
+    )
+    text = re.sub(r"\b(?:sec|second)\b", "s", text)
+    text = re.sub(r"\b(?:ang|angstroms?|AA)\b", "Angstrom", text, flags=re.IGNORECASE)
+    text = re.sub(r"\barc\s?sec(?:onds?)?\b", "arcsec", text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return units.Unit(text)
+        except (ValueError, TypeError):
+            return None  # text that is no unit says nothing
+
+
+def _per_wavelength() -> Any:
+    from astropy import units
+
+    return units.erg / units.s / units.cm**2 / units.AA
+
+
+def _is_per_wavelength(unit: str) -> bool:
+    parsed = _parsed(_PER_PIXEL.sub("", unit)) if unit and not _COUNTS.match(unit) else None
+    return parsed is not None and parsed.is_equivalent(_per_wavelength())
+
+
+def _is_dimensionless(parsed: Any) -> bool:
+    """Say whether a unit is one of counts, a second or not, or of nothing."""
+    from astropy import units
+
+    counts = (units.adu, units.electron, units.ct, units.DN, units.ph, units.s)
+    return all(base in counts for base in parsed.decompose().bases)
+
+
+def _pixel_area(unit: str, header: Mapping[str, Any], pixel_sr: float | None) -> float:
+    """Return the area of a pixel in steradian."""
+    stated = None
+    if "PIXAR_SR" in header:
+        stated = _positive(header["PIXAR_SR"], "PIXAR_SR")
+    elif "PIXAR_A2" in header:
+        stated = _positive(header["PIXAR_A2"], "PIXAR_A2") * math.radians(1 / 3600) ** 2
+    if stated is None and pixel_sr is None:
+        raise InputError(f"BUNIT {unit!r} needs the area of a pixel (PIXAR_SR, or a WCS)")
+    if stated is not None and pixel_sr is not None and abs(stated / pixel_sr - 1) > AREA_AGREEMENT:
+        raise InputError(
+            f"BUNIT {unit!r}: PIXAR_SR or PIXAR_A2 says pixels of {stated:.4g} sr, the WCS {pixel_sr:.4g}; "
+            "was the image resampled?"
+        )
+    return float(stated if stated is not None else pixel_sr or math.nan)
+
+
+def _as_float(value: Any) -> float:
     try:
-        parsed = units.Unit(unit)
-        if parsed.is_equivalent(units.Jy):
-            return 8.9 - 2.5 * math.log10(parsed.to(units.Jy))
-        if parsed.is_equivalent(units.Jy / units.sr) and "PIXAR_SR" in header:
-            area = _positive(header["PIXAR_SR"], "PIXAR_SR")
-            return 8.9 - 2.5 * math.log10(parsed.to(units.Jy / units.sr) * area)
-    except (ValueError, TypeError, units.UnitsError):
-        return None  # a unit that astropy does not know says nothing
-    return None
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _positive(value: Any, key: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = _as_float(value)
     if not (number > 0 and math.isfinite(number)):
         raise InputError(f"{key} = {value!r} is no positive number")
     return number
 
 
-def _number(value: Any, key: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not PLAUSIBLE[0] <= number <= PLAUSIBLE[1]:
+def _plausible(value: float, key: str) -> float:
+    if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1]:
         raise InputError(f"{key} = {value!r} is no plausible AB zero point")
-    return number
+    return value
 
 
 def parse_per_band(values: object, what: str) -> dict[str, float]:

@@ -1,0 +1,198 @@
+"""Where the pixels of an image lie on the sky: the WCS of a header, and what is doubtful about it.
+
+Bands are related through sky coordinates, never through the bare numbers of two WCS: one may count in FK5 and
+the other in Galactic coordinates, or declination first.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from astropy import log
+from astropy.io import fits
+from astropy.wcs import WCS
+from astropy.wcs.utils import pixel_to_pixel, proj_plane_pixel_area, proj_plane_pixel_scales
+
+from deepfits.survey.fitsfile import quiet
+
+# What astropy mends in headers without moving anything: dates, spellings of units and of keywords.
+_HARMLESS = re.compile(
+    r"datfix|unitfix|obsfix|spcfix|RADECSYS|MJD|DATE|non-?standard|"
+    r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long",
+    re.IGNORECASE,
+)
+_FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
+# Arcseconds; a header without scale has pixels of a degree.
+LARGEST_PIXEL = 1000.0
+_SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
+
+
+def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WCS | None, list[str]]:
+    """Return the celestial WCS of an image.
+
+    Parameters
+    ----------
+    hdus
+        The open file: lookup tables of the distortion lie in HDUs of their own.
+    hdu
+        The image.
+    header
+        The image's header with the primary one's cards where it lacks them; used for the WCS only when the
+        image's own header has none.
+
+    Returns
+    -------
+    wcs, remarks
+        The WCS, None without one; and what is doubtful about it (``WARNING: ...``), or why there is none.
+    """
+    cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
+    if "CTYPE1" not in cards or "CTYPE2" not in cards:
+        return None, ["no WCS in the header"]
+    try:
+        remarks = _without_left_over_distortion(cards)
+        _settle_frame(cards)
+        remarks += _settle_matrix(cards)
+    except _UnusableWCSError as error:
+        return None, [f"the WCS in the header cannot be used ({error})"]
+    with warnings.catch_warnings(record=True) as caught, _quiet_log():
+        warnings.simplefilter("always")
+        try:
+            wcs = WCS(cards, fobj=hdus, naxis=2)
+            if not wcs.has_celestial:
+                return None, ["the WCS in the header says nothing of the sky"]
+            height, width = hdu.shape[-2:]
+            corners = wcs.pixel_to_world([0, width - 1], [0, height - 1]).icrs
+            is_finite = np.isfinite(corners.ra.deg).all() and np.isfinite(corners.dec.deg).all()
+            scale = pixel_scale_of(wcs)
+        except Exception as error:  # astropy and wcslib raise many kinds on unusable cards
+            return None, [f"the WCS in the header cannot be used ({_line(error)})"]
+    if not is_finite:
+        return None, ["the WCS in the header puts the image's corners nowhere on the sky"]
+    if not 0 < scale < LARGEST_PIXEL:
+        return None, [f"the WCS in the header has pixels of {scale:.4g} arcsec"]
+    said = dict.fromkeys(_line(w.message) for w in caught)
+    return wcs, remarks + [f"WARNING: WCS: {text}" for text in said if not _HARMLESS.search(text)]
+
+
+class _UnusableWCSError(ValueError):
+    """The cards of a WCS contradict each other or ask for what is not supported."""
+
+
+def _without_left_over_distortion(cards: fits.Header) -> list[str]:
+    """Settle which distortion holds where a header has cards of several, or none of those that it calls for.
+
+    SIP holds where both CTYPE end in -SIP (Shupe et al. 2005, section 2). A plain TAN has no PV2 cards: those
+    are SCAMP's, which wcslib reads as what TPV means only when they go beyond the linear terms.
+    """
+    sip = [key for key in cards if _SIP_CARD.match(key)]
+    types = [str(cards[f"CTYPE{axis}"]).strip() for axis in (1, 2)]
+    asks = all(text.endswith("-SIP") for text in types)
+    scamp = [key for key in cards if re.fullmatch(r"PV[12]_\d+", key)]
+    is_scamp = any(key.startswith("PV2_") or int(key[4:]) > 4 for key in scamp)
+    if is_scamp and all(re.fullmatch(r"(?:RA-|DEC)-*TAN(?:-SIP)?", text) for text in types):
+        if asks and sip:
+            for key in scamp:
+                del cards[key]
+            return ["the header has a SIP and a PV distortion: SIP is used, as CTYPE says"]
+        for axis, text in zip((1, 2), types, strict=True):
+            cards[f"CTYPE{axis}"] = text.removesuffix("-SIP").replace("TAN", "TPV")
+        asks, types = False, [str(cards[f"CTYPE{axis}"]).strip() for axis in (1, 2)]
+    if any(text.endswith("-TPV") for text in types):
+        for axis in (1, 2):  # their default, which wcslib takes for 0
+            cards.setdefault(f"PV{axis}_1", 1.0)
+    if asks and not any(key in cards for key in ("A_ORDER", "B_ORDER")):
+        return [
+            "WARNING: WCS: CTYPE calls for a SIP distortion whose coefficients (A_ORDER, ...) are not there; "
+            "the image is taken as undistorted"
+        ]
+    if not sip or asks:
+        return []
+    for key in sip:
+        del cards[key]
+    return [
+        "WARNING: WCS: SIP coefficients (A_ORDER, ...) stand beside a CTYPE without -SIP: taken as left over "
+        "from before a resampling, and not used; if the pixels are distorted, write -SIP into both CTYPE"
+    ]
+
+
+def _settle_frame(cards: fits.Header) -> None:
+    """Write the frame as astropy reads it; of Galactic coordinates the equatorial frame says nothing."""
+    kinds = {str(cards[f"CTYPE{axis}"]).split("-")[0].strip().upper() for axis in (1, 2)}
+    if kinds == {"GLON", "GLAT"}:
+        for key in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"):
+            cards.remove(key, ignore_missing=True)
+    elif kinds != {"RA", "DEC"}:
+        raise _UnusableWCSError(
+            f"CTYPE {cards['CTYPE1']}, {cards['CTYPE2']}: equatorial or Galactic coordinates are needed"
+        )
+    for key in ("EQUINOX", "EPOCH"):
+        if isinstance(cards.get(key), str):
+            number = re.search(r"\d{4}(?:\.\d*)?", cards[key])
+            if number is None:
+                raise _UnusableWCSError(f"{key} = {cards[key]!r}")
+            cards[key] = float(number[0])
+    for key in ("RADESYS", "RADECSYS"):
+        if key in cards:
+            name = str(cards[key]).strip().upper()
+            name = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4"}.get(name, name)
+            if name not in ("", *_FRAMES):
+                raise _UnusableWCSError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
+            cards[key] = name
+
+
+def _settle_matrix(cards: fits.Header) -> list[str]:
+    """Keep the CD matrix where a header has a PC matrix too; refuse two that differ."""
+    cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
+    if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
+        raise _UnusableWCSError("neither CD nor CDELT says how large a pixel is")
+    if not (cd and pc):
+        return []
+    first = np.array([[float(cards.get(f"CD{i}_{j}", 0)) for j in (1, 2)] for i in (1, 2)])
+    steps = np.array([float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)])
+    second = steps[:, None] * [[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)]
+    for key in pc:
+        del cards[key]
+    if np.allclose(first, second, rtol=1e-4, atol=1e-4 * np.abs(first).max()):
+        return []
+    if not np.allclose(steps, 1):
+        raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
+    return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
+
+
+@contextmanager
+def _quiet_log() -> Iterator[None]:
+    """Silence astropy's log while headers are read; warnings stay as they are."""
+    level = log.level
+    log.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _line(error: object) -> str:
+    text = " ".join(str(error).split())
+    text = re.sub(r"^ERROR \d+ in \w+\(\) at line \d+ of file \S+:\s*", "", text).rstrip(".")
+    return text[:200] or type(error).__name__
+
+
+def pixel_scale_of(wcs: WCS) -> float:
+    """Return the mean side of a pixel in arcseconds."""
+    return float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
+
+
+def pixel_area_of(wcs: WCS) -> float:
+    """Return the area of a pixel in steradian."""
+    return float(proj_plane_pixel_area(wcs.celestial)) * float(np.radians(1)) ** 2
+
+
+def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels of `other` that show the same places of the sky as pixels x, y of `one`."""
+    with quiet():
+        mapped = pixel_to_pixel(one.celestial, other.celestial, x, y)
+    return np.asarray(mapped[0], float), np.asarray(mapped[1], float)

@@ -1,0 +1,288 @@
+"""From the HDUs of a FITS file to nJy and nJy⁻²: what coadds, exposures and cutouts have in common.
+
+Shapes: H, W pixels of one band.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from deepfits.errors import InputError
+from deepfits.photometry import njy_per_count
+from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
+from deepfits.survey.fitsfile import quiet, read_rows
+from deepfits.survey.sdss import FrameNoise
+from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule, inverse_variance, mask_rule
+from deepfits.survey.zeropoint import (
+    zero_point_doubts,
+    zero_point_of_header,
+    zero_point_of_unit,
+)
+
+_LARGE = 1e15
+_SAMPLE_ROWS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class HduPixels:
+    """The pixels of an image HDU, or of one layer of a cube, as they are stored."""
+
+    hdu: Any
+    path: Path
+    layer: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(H, W)``."""
+        height, width = tuple(self.hdu.shape)[-2:]
+        return int(height), int(width)
+
+    @property
+    def header(self) -> fits.Header:
+        """The HDU's own header."""
+        return self.hdu.header
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Read some rows."""
+        return self._linear(read_rows(self.hdu, self.path, start, stop, layer=self.layer))
+
+    def _linear(self, values: np.ndarray) -> np.ndarray:
+        """Undo the asinh scaling of Pan-STARRS stacks: BOFFSET + BSOFTEN · 2 sinh(value · ln(10) / 2.5)."""
+        if not self.is_asinh:
+            return values
+        offset, softening = (self.header[key] for key in ("BOFFSET", "BSOFTEN"))
+        if (
+            not all(isinstance(v, (int, float)) and math.isfinite(v) for v in (offset, softening))
+            or softening <= 0
+        ):
+            raise InputError(
+                f"{self.path}: BOFFSET and BSOFTEN are {[offset, softening]}; fetch the file again"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(
+                offset + softening * 2 * np.sinh(values.astype(np.float64) * math.log(10) / 2.5)
+            )
+
+    @property
+    def is_asinh(self) -> bool:
+        """Say whether the values are asinh magnitudes."""
+        return "BSOFTEN" in self.header and "BOFFSET" in self.header
+
+
+def header_of(hdus: fits.HDUList, hdu: Any) -> fits.Header:
+    """Return an image's header, with the primary header's cards where it lacks them."""
+    with quiet():
+        if hdu is hdus[0]:
+            return hdu.header.copy(strip=True)
+        header = hdus[0].header.copy(strip=True)
+        header.extend(hdu.header, update=True)
+    return header
+
+
+@dataclass(kw_only=True)
+class CalibratedPixels:
+    """Image and weights of one band, in nJy and nJy⁻², read some rows at a time.
+
+    Attributes
+    ----------
+    image
+        The counts.
+    extras
+        Planes beside it by role: one of `WEIGHT_ROLES`, and ``mask``.
+    header
+        Of the image, with the primary header's cards where it lacks them.
+    zero_point
+        AB, of the counts.
+    mask
+        Which pixels of the mask are bad; None without one.
+    wcs
+        The celestial WCS, or None.
+    remarks
+        What was decided, in words; ``WARNING: `` before what is doubtful.
+    """
+
+    image: HduPixels
+    extras: dict[str, HduPixels | FrameNoise]
+    header: fits.Header
+    zero_point: float
+    mask: MaskRule | None
+    wcs: WCS | None
+    wcs_remarks: list[str]
+    remarks: list[str]
+    weight_factor: float = 1.0
+
+    @property
+    def weight_role(self) -> str | None:
+        """What the weights are: one of `WEIGHT_ROLES`, or None without any."""
+        return next((role for role in WEIGHT_ROLES if role in self.extras), None)
+
+    def rows(self, start: int, stop: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read some rows: flux and inverse variance (None without weights), float32.
+
+        Masked pixels have weight 0, or NaN in the flux where there are no weights; what else has no data is
+        not positive or not finite.
+        """
+        counts = self.image.rows(start, stop)
+        factor = njy_per_count(self.zero_point)
+        role = self.weight_role
+        weight = None
+        if role is not None:
+            plane = self.extras[role]
+            stored = (
+                plane.variance(counts.astype(np.float32), start)
+                if isinstance(plane, FrameNoise)
+                else plane.rows(start, stop)
+            )
+            weight = inverse_variance(stored, role, scale * self.weight_factor / factor**2)
+        flux = to_flux(counts, factor)
+        if self.mask is not None:
+            marked = self.extras["mask"]
+            assert isinstance(marked, HduPixels)
+            is_bad = self.mask.is_bad(marked.rows(start, stop))
+            if weight is not None:
+                weight[is_bad] = 0
+            else:
+                flux[is_bad] = np.nan
+        return flux, weight
+
+
+def to_flux(counts: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply counts by nJy per count, float32; what would overflow in float32 goes through float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if factor == 1:
+            return counts.astype(np.float32)
+        if counts.dtype.kind == "f" and counts.dtype.itemsize <= 4 and 1 / _LARGE < factor < _LARGE:
+            return np.asarray(counts * np.float32(factor), np.float32)
+        return (counts * np.float64(factor)).astype(np.float32)
+
+
+def calibrated(
+    hdus: fits.HDUList,
+    image: HduPixels,
+    extras: Mapping[str, HduPixels | FrameNoise],
+    *,
+    zero_point: float | None = None,
+    default: tuple[float, str] | None = None,
+    bad_planes: tuple[str | int, ...] = BAD_MASK_PLANES,
+    mask_polarity: str | None = None,
+    mask_option: str = "mask_polarity",
+    remedy: str = "give zero_point",
+) -> CalibratedPixels:
+    """Calibrate one band from its headers.
+
+    Parameters
+    ----------
+    hdus
+        The open file of the image.
+    image, extras
+        The image, and weights and mask by role.
+    zero_point
+        AB, given by the user; else the header's, else `default` with the words that say what it is of.
+    bad_planes, mask_polarity, mask_option
+        See `deepfits.survey.weights.mask_rule`.
+    remedy
+        How to say the zero point, for errors.
+
+    Raises
+    ------
+    InputError
+        Shapes differ, no zero point or contradictory ones, or a mask that nothing explains.
+    """
+    path = image.path
+    header = header_of(hdus, image.hdu)
+    for plane in extras.values():
+        if isinstance(plane, HduPixels) and plane.shape != image.shape:
+            raise InputError(
+                f"{plane.path}: {plane.shape} pixels, but the image {path.name} has {image.shape}; "
+                "give the weight or mask that belongs to this image"
+            )
+    remarks: list[str] = []
+    wcs, doubts = celestial_wcs(hdus, image.hdu, header)
+    remarks += doubts if wcs is not None else []
+    pixel_sr = pixel_area_of(wcs) if wcs is not None else None
+    if zero_point is None:
+        zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
+        remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words)]
+        remarks.append(f"zero point {zero_point:.4g} from {words}")
+    if image.is_asinh:
+        remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
+    rule = None
+    if (mask := extras.get("mask")) is not None:
+        assert isinstance(mask, HduPixels)
+        middle = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
+        rule = mask_rule(
+            mask.header,
+            mask.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0])),
+            bad_planes=bad_planes,
+            polarity=mask_polarity,
+            telescope=str(header.get("TELESCOP", "")),
+            where=str(path),
+            option=mask_option,
+        )
+        remarks.append(rule.words)
+    out = CalibratedPixels(
+        image=image,
+        extras=dict(extras),
+        header=header,
+        zero_point=zero_point,
+        mask=rule,
+        wcs=wcs,
+        wcs_remarks=doubts,
+        remarks=remarks,
+    )
+    out.weight_factor = _unit_of_weights(out, hdus, header, pixel_sr)
+    return out
+
+
+def _zero_point(
+    header: fits.Header, pixel_sr: float | None, default: tuple[float, str] | None, path: Path, remedy: str
+) -> tuple[float, str]:
+    try:
+        found = zero_point_of_header(header, pixel_sr) or default
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {remedy}") from None
+    if found is None:
+        unit = (
+            f", and BUNIT {str(header['BUNIT'])!r} is no flux" if str(header.get("BUNIT", "")).strip() else ""
+        )
+        raise InputError(
+            f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...){unit}; {remedy}"
+        )
+    return found
+
+
+def _unit_of_weights(
+    pixels: CalibratedPixels, hdus: fits.HDUList, header: fits.Header, pixel_sr: float | None
+) -> float:
+    """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
+    from astropy import units
+
+    role = pixels.weight_role
+    plane = pixels.extras[role] if role is not None else None
+    if not isinstance(plane, HduPixels) or role == "weight":
+        return 1.0
+    text = str(plane.header.get("BUNIT", "")).strip()
+    power = {"rms": 1.0, "variance": 0.5, "ivar": -0.5}[str(role)]
+    if not text or text == str(header.get("BUNIT", "")).strip():
+        return 1.0
+    with quiet():
+        try:
+            of_noise = units.Unit(text) ** power
+            zero_point = zero_point_of_unit(of_noise.to_string(), header, pixel_sr)
+        except (ValueError, TypeError, InputError):
+            return 1.0  # a unit that is none of a noise says nothing
+    if zero_point is None:
+        return 1.0
+    ratio = njy_per_count(pixels.zero_point) / njy_per_count(zero_point)
+    if abs(math.log(ratio)) > 0.01:
+        pixels.remarks.append(f"{role} plane in {text}, converted from that unit of its own")
+        return ratio**2
+    return 1.0

@@ -1,0 +1,224 @@
+"""From weights, variances, error maps and masks to inverse variances: the one place that knows their kinds.
+
+Shapes: H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+
+# The first of these that there is says the weights. "weight" is an inverse variance, maybe up to a factor.
+WEIGHT_ROLES = ("ivar", "variance", "rms", "weight", "photon noise")
+# Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
+# the coadds, and what was interpolated is not data.
+BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
+# Bits of the data quality of Webb's and Roman's pipelines, which their headers do not name.
+_JWST_BITS = {
+    **{"DO_NOT_USE": 0, "SATURATED": 1, "JUMP_DET": 2, "DROPOUT": 3, "OUTLIER": 4, "PERSISTENCE": 5},
+    **{"AD_FLOOR": 6, "UNDERSAMP": 7, "UNRELIABLE_ERROR": 8, "NON_SCIENCE": 9, "DEAD": 10, "HOT": 11},
+    **{"WARM": 12, "LOW_QE": 13, "RC": 14, "TELEGRAPH": 15, "NONLINEAR": 16, "BAD_REF_PIXEL": 17},
+}
+_JWST_BAD = ("DO_NOT_USE",)
+# A value that repeats and lies so far from all others is no weight but a sign for "no data": noise of a
+# thousand times that of the others. The noise of single pixels that have data differs by less than 10⁴.
+SENTINEL_RATIO, LARGEST_RATIO = 1e6, 1e8
+SENTINEL_SHARE = 0.001
+# A mask that leaves less than this is said to the user.
+MOSTLY_MASKED = 0.5
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
+
+def inverse_variance(values: np.ndarray, role: str, per_square: float = 1.0) -> np.ndarray:
+    """Convert a plane of weights to inverse variances, float32.
+
+    Parameters
+    ----------
+    values
+        As they are stored.
+    role
+        One of `WEIGHT_ROLES`; photon noise comes as a variance.
+    per_square
+        What the result is multiplied with: counts² per nJy².
+
+    Returns
+    -------
+    ndarray
+        Of the same shape. Not positive or not finite where there is no data.
+
+    Examples
+    --------
+    >>> inverse_variance(np.array([2.0, -2.0, 0.0]), "rms").tolist()
+    [0.25, -0.25, inf]
+    """
+    is_wide = values.dtype.itemsize > 4 or not _SMALLEST < per_square < _LARGEST
+    weight = values.astype(np.float64 if is_wide else np.float32)
+    with np.errstate(all="ignore"):
+        if role == "rms":
+            np.multiply(weight, np.abs(weight), out=weight)
+        if role in ("variance", "rms", "photon noise"):
+            np.divide(1, weight, out=weight)
+        if per_square != 1:
+            np.multiply(weight, weight.dtype.type(per_square), out=weight)
+        return weight.astype(np.float32, copy=False)
+
+
+def credible_range(weight: np.ndarray) -> tuple[float, float]:
+    """Return the limits beyond which a weight is no weight but a sign for pixels without data.
+
+    Error maps often hold 1e10 or 1e-10 there. Such a value stands in many pixels, and far from all others.
+
+    Parameters
+    ----------
+    weight
+        Inverse variances of a sample of pixels.
+
+    Examples
+    --------
+    >>> low, high = credible_range(np.array([1.0, 2.0, 1.5, *[1e-20] * 9]))
+    >>> 1e-20 < low < 1.0 < high < np.inf
+    True
+    """
+    used = weight[(weight > 0) & (weight < np.inf)]
+    if not used.size:
+        return 0.0, np.inf
+    rest = used
+    while rest.size:
+        values, counts = np.unique(rest, return_counts=True)
+        common = int(np.argmax(counts))
+        others = rest[rest != values[common]]
+        if not others.size or counts[common] < max(SENTINEL_SHARE * used.size, 2):
+            break
+        ratio = float(values[common]) / float(np.median(others))
+        if 1 / SENTINEL_RATIO < ratio < SENTINEL_RATIO:
+            break
+        rest = others
+    middle = float(np.median(rest))
+    outside = used[(used < middle / SENTINEL_RATIO) | (used > middle * SENTINEL_RATIO)]
+    low, high = middle / LARGEST_RATIO, middle * LARGEST_RATIO
+    if rest.size < used.size:  # there is such a value: what lies as far away is one too
+        low, high = middle / SENTINEL_RATIO, middle * SENTINEL_RATIO
+    return (low, high) if outside.size else (0.0, np.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRule:
+    """Which pixels of a mask are bad.
+
+    Attributes
+    ----------
+    bits
+        Those that mean bad; None when any non-zero value has one meaning.
+    nonzero_is_bad
+        That meaning.
+    words
+        What was decided, in words.
+    """
+
+    bits: int | None = None
+    nonzero_is_bad: bool = True
+    words: str = ""
+
+    def is_bad(self, mask: np.ndarray) -> np.ndarray:
+        """Return which pixels are bad, bool of the same shape."""
+        if self.bits is None:
+            return np.asarray((mask != 0) == self.nonzero_is_bad)
+        return np.asarray((whole_numbers(mask) & self.bits) != 0)
+
+
+def whole_numbers(mask: np.ndarray) -> np.ndarray:
+    """Return a mask as int64; NaN, which masks in floats have for no data, has every bit."""
+    if mask.dtype.kind != "f":
+        return mask.astype(np.int64)
+    return np.where(np.isfinite(mask), np.nan_to_num(mask), -1).astype(np.int64)
+
+
+def mask_rule(
+    header: Mapping[str, Any],
+    sample: np.ndarray,
+    *,
+    bad_planes: Collection[str | int] = BAD_MASK_PLANES,
+    polarity: str | None = None,
+    telescope: str = "",
+    where: str = "",
+    option: str = "mask_polarity",
+    planes_option: str = "bad_planes",
+) -> MaskRule:
+    """Settle which pixels of a mask are bad.
+
+    Planes that the user names, by the mask's own ``MP_`` cards or by number, come first; then the usual bad
+    ones of the ``MP_`` cards; then what the user says of non-zero pixels; then the bits of Webb's pipeline.
+
+    Parameters
+    ----------
+    header
+        Of the mask.
+    sample
+        Some of its pixels, for the message when nothing tells.
+    bad_planes
+        Names or numbers (from 0) of planes.
+    polarity
+        ``"bad"`` or ``"good"``: what non-zero means in a mask without planes.
+    telescope
+        Card ``TELESCOP`` of the image.
+    where
+        The file, for errors.
+    option, planes_option
+        What the user sets, for errors.
+
+    Raises
+    ------
+    InputError
+        A plane that the mask has not, or nothing that tells what its values mean.
+    """
+    planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")}
+    if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
+        raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is no bit number")
+    has_own_names = bool(planes)
+    is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
+    if not planes and is_webb:
+        planes = dict(_JWST_BITS)
+    is_chosen = tuple(bad_planes) != BAD_MASK_PLANES
+    if is_chosen and (planes or any(str(name).isdigit() for name in bad_planes)):
+        return _by_planes([str(name) for name in bad_planes], planes, where)
+    if has_own_names:
+        return _by_planes([n for n in BAD_MASK_PLANES if n in planes], planes, where)
+    if polarity is not None:
+        return MaskRule(nonzero_is_bad=polarity == "bad", words=f"non-zero mask pixels are {polarity}")
+    if is_webb:
+        return _by_planes(list(_JWST_BAD), planes, where)
+    raise InputError(
+        f"{where}: the mask has no MP_ cards that name its planes{_bits_set(sample)}; name the bad bits "
+        f"({planes_option}), or say what non-zero means: {option} 'bad' or 'good'"
+    )
+
+
+def _by_planes(names: list[str], planes: Mapping[str, int], where: str) -> MaskRule:
+    bits, said = 0, []
+    for name in names:
+        if name.isdigit() and int(name) < 63:
+            bits |= 1 << int(name)
+            said.append(next((f"{name} ({k})" for k, v in planes.items() if v == int(name)), f"bit {name}"))
+        elif name in planes:
+            bits |= 1 << planes[name]
+            said.append(name)
+        elif name not in BAD_MASK_PLANES:
+            raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
+    return MaskRule(bits=bits, words=f"mask planes taken as bad: {', '.join(said) or 'none'}")
+
+
+def _bits_set(sample: np.ndarray) -> str:
+    """Say which bits are set in how many pixels: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
+    values = whole_numbers(sample)
+    shares = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
+    said = [
+        f"bit {bit} in {share:.2g}" if share < 0.001 else f"bit {bit} in {share:.1%}"
+        for bit, share in shares
+        if share
+    ]
+    return f" (set: {', '.join(said[:12])})" if said else ""
