@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.survey.readers import _to_size
+from deepfits.survey.foreign_cutouts import to_size as _to_size
 from deepfits.survey.store import CutoutStore
 
 N, B, SIDE = 11, 3, 40
@@ -169,7 +169,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
         ('file = "c.npz"\naxes = "NBXY"\n' + BANDS, "must be the letters N B H W"),
         ('file = "c.npz"\ncolumns = ["mass"]\n' + BANDS, "column 'mass' is not in the file"),
         ('file = "c.npz"\nweight = "short"\n' + BANDS, "short has shape"),
-        ("file = ", "cannot read this description"),
+        ("file = ", "this description is not valid TOML"),
     ],
 )
 def test_descriptions_that_do_not_fit(arrays, tmp_path, text, words):

@@ -107,7 +107,7 @@ def cutouts(
     if len(names) == 1 and str(names[0]).endswith(".toml"):
         from deepfits.survey.ingest import ingest
 
-        ingest(names[0], out, size=size, shard_size=shard_size, progress=progress)
+        ingest(names[0], out, size=size, shard_size=shard_size, progress=progress, catalogue=catalogue)
         return out
     if scheduler is not None:  # its workers may stand elsewhere
         images = absolute_images(images)

@@ -9,27 +9,26 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of those read tog
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 
 from deepfits.errors import InputError
-from deepfits.photometry import njy_per_count
+from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
-from deepfits.survey.find import KINDS, is_companion, split_name
-from deepfits.survey.fitsfile import is_fits_name, opened, quiet, read_rows, stem_of
+from deepfits.survey.cutout_description import Description, zero_points
+from deepfits.survey.find import KINDS, fits_files, is_companion, split_name
+from deepfits.survey.fitsfile import opened, stem_of
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
 from deepfits.survey.hdu_roles import role_of
-from deepfits.survey.planes import BAD_MASK_PLANES
-from deepfits.survey.readers import Description, ForeignCutouts, check_identity, zero_points
-from deepfits.survey.zeropoint import zero_point_of_header
+from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
-_WEIGHTS = ("ivar", "variance", "rms", "weight")
 
 
 @dataclass
@@ -45,11 +44,10 @@ class _Object:
 
 @dataclass
 class _Band:
-    """One band of one object, nJy: ``(H, W)`` each."""
+    """One band of one object, nJy and nJy⁻²: ``(H, W)`` each; NaN in the image where masked."""
 
     image: np.ndarray
     ivar: np.ndarray | None = None
-    is_bad: np.ndarray | None = None
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
@@ -92,9 +90,12 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         factor=np.ones(len(bands)),
         raw=raw,
         has_weights=has_weights,
-        mask_nonzero_is="bad",
+        mask=MaskRule(words=reader.mask_words),
         may_be_relative=reader.has_relative,
-        remarks=[f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names"],
+        remarks=[
+            f"{len(objects)} objects, {_how(objects[0])}; identities are the files' names",
+            *dict.fromkeys(reader.remarks),
+        ],
     )
 
 
@@ -120,7 +121,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     if path.is_file():
         return [_Object(stem_of(path), {"": {"image": path}})]
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = [p for where in (path, *subs) for p in sorted(where.iterdir()) if is_fits_name(p)]
+    files = [p for where in (path, *subs) for p in fits_files(where)]
     images = [p for p in files if not is_companion(p)]
     if not images:
         raise InputError(f"{path}: no FITS file there")
@@ -217,6 +218,8 @@ class _Reader:
     zero_point: dict[str, float]
     scale: float | None = None
     has_relative: bool = False
+    mask_words: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     def read(self, one: _Object) -> dict[str, _Band]:
         """Return the bands that there are, by name."""
@@ -228,15 +231,16 @@ class _Reader:
             if image is None:
                 return self._extensions(hdus, files["image"])
             extras = dict(self._chosen(hdus, files["image"]) or self._extras(hdus, image))
-            planes = {kind: (self._pixels(h, files["image"]), h.header) for kind, h in extras.items()}
-            for kind, path in files.items():
-                if kind != "image":
-                    with opened(path) as beside:
+            planes = {kind: (hdu, files["image"]) for kind, hdu in extras.items()}
+            with ExitStack() as stack:
+                for kind, path in files.items():
+                    if kind != "image":
+                        beside = stack.enter_context(opened(path))
                         hdu = next((h for h in beside if h.is_image and len(h.shape or ()) == 3), None)
                         if hdu is None:
                             raise InputError(f"{path}: no cube in this {kind} file")
-                        planes[kind] = self._pixels(hdu, path), hdu.header
-            return self._split(image, self._pixels(image, files["image"]), planes, files["image"])
+                        planes[kind] = hdu, path
+                return self._split(hdus, image, planes, files["image"])
 
     def _is_cube(self, hdus: fits.HDUList) -> bool:
         return any(h.is_image and len(h.shape or ()) == 3 for h in hdus)
@@ -274,23 +278,22 @@ class _Reader:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
             role = role_of(hdu.name)
-            if role in (*_WEIGHTS, "mask") and (band is None or _band_of_hdu(hdu) == band):
+            if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
                 out.setdefault(role, hdu)
         return out
 
     def _single(self, band: str, files: dict[str, Path]) -> _Band:
         """Read a file that holds one band."""
         path = files["image"]
-        with opened(path) as hdus:
+        with opened(path) as hdus, ExitStack() as stack:
             image = self._wanted(hdus, path, 2)
             extras = self._chosen(hdus, path) or self._extras(hdus, image)
-            planes = {kind: (self._pixels(h, path), h.header) for kind, h in extras.items()}
+            planes = {kind: HduPixels(hdu=hdu, path=path) for kind, hdu in extras.items()}
             for kind, other in files.items():
                 if kind != "image":
-                    with opened(other) as beside:
-                        hdu = self._wanted_plane(beside, other)
-                        planes[kind] = self._pixels(hdu, other), hdu.header
-            return self._band(band, self._pixels(image, path), _merged(hdus, image), planes, path)
+                    beside = stack.enter_context(opened(other))
+                    planes[kind] = HduPixels(hdu=self._wanted_plane(beside, other), path=other)
+            return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
 
     def _wanted_plane(self, hdus: fits.HDUList, path: Path) -> Any:
         found = next((h for h in hdus if h.is_image and len(h.shape or ()) == 2), None)
@@ -316,109 +319,68 @@ class _Reader:
             if band in out:
                 raise InputError(f"{path}: two HDUs of band {band}; keep one")
             extras = self._extras(hdus, hdu, band if len(images) > 1 else None)
-            planes = {kind: (self._pixels(h, path), h.header) for kind, h in extras.items()}
-            out[str(band)] = self._band(str(band), self._pixels(hdu, path), _merged(hdus, hdu), planes, path)
+            planes = {kind: HduPixels(hdu=h, path=path) for kind, h in extras.items()}
+            out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes)
         return out
 
-    def _split(self, hdu: Any, cube: np.ndarray, planes: dict[str, Any], path: Path) -> dict[str, _Band]:
+    def _split(
+        self, hdus: fits.HDUList, image: Any, planes: dict[str, tuple[Any, Path]], path: Path
+    ) -> dict[str, _Band]:
         """Take a cube apart into bands."""
-        if cube.shape[0] != len(self.bands):
+        cube = tuple(image.shape)
+        if len(cube) != 3 or cube[0] != len(self.bands):
             raise InputError(
-                f"{path}: HDU {hdu.name or 0!r} has shape {cube.shape}; ({len(self.bands)} bands, rows, "
+                f"{path}: HDU {image.name or 0!r} has shape {cube}; ({len(self.bands)} bands, rows, "
                 "columns) is needed"
             )
+        for kind, (hdu, _) in planes.items():
+            if tuple(hdu.shape) not in (cube, cube[1:]):
+                raise InputError(f"{path}: {kind} of shape {tuple(hdu.shape)}, the image has {cube}")
         out = {}
         for index, band in enumerate(self.bands):
-            its = {}
-            for kind, (values, header) in planes.items():
-                if values.shape not in (cube.shape, cube.shape[1:]):
-                    raise InputError(f"{path}: {kind} of shape {values.shape}, the image has {cube.shape}")
-                its[kind] = (values[index] if values.ndim == 3 else values), header
-            out[band] = self._band(band, cube[index], hdu.header, its, path)
+            its = {
+                kind: HduPixels(hdu=hdu, path=where, layer=index if len(hdu.shape) == 3 else None)
+                for kind, (hdu, where) in planes.items()
+            }
+            out[band] = self._band(band, hdus, HduPixels(hdu=image, path=path, layer=index), its)
         return out
 
-    def _pixels(self, hdu: Any, path: Path) -> np.ndarray:
-        shape = tuple(hdu.shape or ()) if hdu.is_image else ()
-        if len(shape) not in (2, 3) or not all(shape):
-            raise InputError(f"{path}: HDU {hdu.name!r} has shape {shape}; an image or a cube is needed")
-        return read_rows(hdu, path, 0, shape[0])
-
-    def _band(self, band: str, counts: np.ndarray, header: Any, planes: dict[str, Any], path: Path) -> _Band:
+    def _band(self, band: str, hdus: fits.HDUList, image: HduPixels, planes: dict[str, HduPixels]) -> _Band:
         """Convert one band to nJy and inverse variance."""
-        if counts.ndim != 2:
-            raise InputError(f"{path}: an image of shape {counts.shape}; two dimensions are needed")
-        self._check_scale(header, path)
-        factor = njy_per_count(self._zero_point(band, header, path))
-        out = _Band(image=(counts * np.float64(factor)).astype(np.float32))
-        for kind, (values, _) in planes.items():
-            if values.shape != counts.shape:
-                raise InputError(f"{path}: {kind} of shape {values.shape}, the image has {counts.shape}")
-        weights = next((k for k in _WEIGHTS if k in planes), None)
-        if weights is not None:
-            self.has_relative |= weights == "weight"
-            out.ivar = _inverse_variance(planes[weights][0].astype(np.float64), weights, factor)
-        if "mask" in planes:
-            mask, its_header = planes["mask"]
-            out.is_bad = self._marked(mask, its_header, path)
-        return out
+        for plane in (image, *planes.values()):
+            shape = tuple(plane.hdu.shape or ()) if plane.hdu.is_image else ()
+            if len(shape) != (2 if plane.layer is None else 3) or not all(shape):
+                raise InputError(
+                    f"{plane.path}: HDU {plane.hdu.name!r} has shape {shape}; an image or a cube is needed"
+                )
+        pixels = calibrated(
+            hdus,
+            image,
+            planes,
+            zero_point=self.zero_point.get(band),
+            bad_planes=self.d.bad_planes or BAD_MASK_PLANES,
+            mask_polarity=self.d.mask_nonzero_is,
+            mask_option=f"mask_nonzero_is in {self.d.where.name},",
+            remedy=f"say zero_point in {self.d.where.name}",
+            pixel_scale_arcsec=self.d.pixel_scale_arcsec,
+        )
+        if pixels.wcs is not None:
+            self._check_scale(pixel_scale_of(pixels.wcs), image.path)
+        self.has_relative |= pixels.weight_role == "weight"
+        if pixels.mask is not None:
+            self.mask_words = pixels.mask.words
+        self.remarks += [f"{band}: {text}" for text in pixels.remarks if not text.startswith("zero point")]
+        flux, weight = pixels.rows(0, image.shape[0])
+        return _Band(image=flux, ivar=weight)
 
-    def _zero_point(self, band: str, header: Any, path: Path) -> float:
-        if self.zero_point:
-            return self.zero_point[band]
-        try:
-            found = zero_point_of_header(header)
-        except InputError as error:
-            raise InputError(f"{path}: {error}; say zero_point in {self.d.where.name}") from None
-        if found is None:
+    def _check_scale(self, scale: float, path: Path) -> None:
+        if self.scale is None:
+            self.scale = scale
+        if abs(scale / self.scale - 1) > SCALE_TOLERANCE:
             raise InputError(
-                f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...); say zero_point in "
-                f"{self.d.where.name}"
-            )
-        return found[0]
-
-    def _check_scale(self, header: Any, path: Path) -> None:
-        if self.d.pixel_scale_arcsec is not None:
-            return
-        with quiet():
-            try:
-                wcs = WCS(header, naxis=2)
-                found = float(np.mean(proj_plane_pixel_scales(wcs.celestial))) * 3600
-            except Exception:  # a WCS that astropy cannot use, of whatever kind
-                return
-        if self.scale is None and wcs.has_celestial:
-            self.scale = found
-        if self.scale is not None and abs(found / self.scale - 1) > SCALE_TOLERANCE:
-            raise InputError(
-                f"{path}: pixels of {found:.4f} arcsec, but {self.scale:.4f} in the first cutout; bring all "
+                f"{path}: pixels of {scale:.4f} arcsec, but {self.scale:.4f} in the first cutout; bring all "
                 "to one scale"
             )
-
-    def _marked(self, mask: np.ndarray, header: Any, path: Path) -> np.ndarray:
-        planes = {k[3:]: v for k, v in header.items() if k.startswith("MP_")}
-        if planes and all(isinstance(v, int) and 0 <= v < 63 for v in planes.values()):
-            bits = sum(1 << planes[name] for name in BAD_MASK_PLANES if name in planes)
-            return np.asarray((mask.astype(np.int64) & bits) != 0)
-        if self.d.mask_nonzero_is not in ("bad", "good"):
-            raise InputError(
-                f"{path}: there is a mask; say in {self.d.where.name} what a non-zero pixel means: "
-                'mask_nonzero_is = "bad" or "good"'
-            )
-        return np.asarray((mask != 0) == (self.d.mask_nonzero_is == "bad"))
-
-
-def _merged(hdus: fits.HDUList, hdu: Any) -> fits.Header:
-    with quiet():
-        header = hdus[0].header.copy(strip=True)
-        header.extend(hdu.header, update=True)
-    return header
-
-
-def _inverse_variance(values: np.ndarray, kind: str, factor: float) -> np.ndarray:
-    with np.errstate(all="ignore"):
-        if kind == "rms":
-            values = values * np.abs(values)
-        out = values / factor**2 if kind in ("ivar", "weight") else 1 / (values * factor**2)
-    return np.where((out > 0) & np.isfinite(out), out, 0).astype(np.float32)
 
 
 def _together(
@@ -429,7 +391,6 @@ def _together(
     shape = (len(found), len(bands), *np.max(shapes, axis=0))
     image = np.full(shape, np.nan, np.float32)
     ivar = np.zeros(shape, np.float32) if has_weights else None
-    is_bad = np.zeros(shape, bool)
     for row, its in enumerate(found):
         for index, name in enumerate(bands):
             if name not in its:
@@ -439,9 +400,7 @@ def _together(
             image[row, index][window] = one.image
             if ivar is not None and one.ivar is not None:
                 ivar[row, index][window] = one.ivar
-            if one.is_bad is not None:
-                is_bad[row, index][window] = one.is_bad
-    return image, ivar, is_bad
+    return image, ivar, None
 
 
 def _middle(length: int, size: int) -> slice:

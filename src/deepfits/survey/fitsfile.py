@@ -28,6 +28,7 @@ from astropy import log
 from astropy.io import fits
 
 from deepfits.errors import InputError
+from deepfits.survey.paths import require_regular
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
 MAX_PIXELS = 1 << 31
@@ -230,20 +231,6 @@ def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
     if steps.size == hdu.shape[0]:
         return np.where(np.isfinite(steps), steps, 0.0), method == "SUBTRACTIVE_DITHER_1"
     return float(np.median(used)), method == "SUBTRACTIVE_DITHER_1"
-
-
-def require_regular(path: Path) -> None:
-    """Refuse what is no file: absent, a broken link, a directory, a FIFO or a device, or not to be read."""
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
-    if not path.exists():
-        raise InputError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise InputError(f"{path}: a directory, where a file is needed")
-    if not path.is_file():
-        raise InputError(f"{path}: a FIFO, socket or device, not a file; copy the data into a file")
-    if not os.access(path, os.R_OK):
-        raise InputError(f"{path}: may not be read; change its permissions (chmod) or leave it out")
 
 
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,41 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, remove_leftovers
 from deepfits.progress import Progress
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
+from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name
-from deepfits.survey.readers import ForeignCutouts, open_cutouts, read_description
+from deepfits.survey.foreign_cutouts import ForeignCutouts
+from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_identities, shard_name, write_shard
+
+WARNING = "WARNING: "
+log = logging.getLogger(__name__)
 
 
 def ingest(
-    description_path: str | Path, out: Path, *, size: int, shard_size: int, progress: Progress
+    description_path: str | Path,
+    out: Path,
+    *,
+    size: int,
+    shard_size: int,
+    progress: Progress,
+    catalogue: str | Path | None = None,
 ) -> None:
-    """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept."""
+    """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept.
+
+    The columns of a catalogue with the same identities go into the store too.
+    """
     description = read_description(description_path)
-    data = description.where.parent / description.file
+    data = description.path
     settings: dict[str, Any] = {
         "description": fingerprint(description.where),
         "bytes": data.stat().st_size if data.is_file() else _bytes_in(data),
         "size": size,
         "shard_size": shard_size,
     }
+    if catalogue is not None:
+        settings["catalogue"] = fingerprint(catalogue)
     there = out / "store.json"
     if (
         there.exists()
@@ -35,11 +53,16 @@ def ingest(
     ):
         raise InputError(f"{out}: another store is there already; remove it or choose another directory")
     with open_cutouts(description) as found:
+        for text in found.remarks:
+            if text.startswith(WARNING):
+                log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
+        if catalogue is not None:
+            _join(found, Path(catalogue))
         info = StoreInfo(
-            bands=found.bands,
+            bands=found.store_bands,
             size=size,
             pixel_scale_arcsec=found.pixel_scale_arcsec,
-            fwhm_arcsec=found.fwhm_arcsec,
+            fwhm_arcsec=found.per_store_band(found.fwhm_arcsec, float("nan")) if found.fwhm_arcsec else (),
             survey=description.survey,
             extra={"settings": settings, "remarks": found.remarks},
         )
@@ -56,6 +79,42 @@ def ingest(
     write_coverage(out, info.bands, parts)
 
 
+def _join(cutouts: ForeignCutouts, path: Path) -> None:
+    """Add a catalogue's columns to the cutouts: by identity; row by row where the cutouts have none."""
+    columns = read_catalogue(path)
+    identity = columns.pop("object_id")
+    if not cutouts.has_identity:
+        if len(identity) != cutouts.number:
+            raise InputError(
+                f"{path}: {len(identity)} rows for {cutouts.number} cutouts that have no object_id; give one "
+                "row for each, in the same order, or say object_id in the TOML file"
+            )
+        cutouts.object_id, rows = identity, np.arange(cutouts.number)
+        cutouts.remarks.append(
+            f"catalogue {path.name}: taken row by row, since the cutouts have no object_id"
+        )
+    else:
+        rows = _rows_of(cutouts.object_id, identity, path)
+    cutouts.columns |= {name: values[rows] for name, values in columns.items()}
+
+
+def _rows_of(wanted: np.ndarray, identity: np.ndarray, path: Path) -> np.ndarray:
+    """Return the catalogue's row of each cutout."""
+    if wanted.dtype.kind != identity.dtype.kind:  # names of files are text, also where they are numbers
+        wanted, identity = wanted.astype(str), identity.astype(str)
+    order = np.argsort(identity, kind="stable")
+    places = np.searchsorted(identity, wanted, sorter=order).clip(max=len(order) - 1)
+    rows = order[places]
+    is_absent = identity[rows] != wanted
+    if is_absent.any():
+        raise InputError(
+            f"{path}: no row for {int(is_absent.sum())} of {len(wanted)} cutouts, among them object_id "
+            f"{wanted[is_absent][0]} (the catalogue has {identity[0]}, ...); add the rows, or leave the "
+            "catalogue out"
+        )
+    return np.asarray(rows)
+
+
 def _bytes_in(directory: Path) -> list[int]:
     """Return how many FITS files there are in a directory and below, and how large they are together."""
     sizes = [p.stat().st_size for p in directory.rglob("*") if is_fits_name(p)] if directory.is_dir() else []
@@ -64,7 +123,7 @@ def _bytes_in(directory: Path) -> list[int]:
 
 def _one_shard(found: ForeignCutouts, info: StoreInfo, path: Path, start: int, stop: int) -> np.ndarray:
     """Write one shard, unless it is there; return the fractions of valid pixels, ``(n, B)``."""
-    image, weight = found.read(start, stop, info.size)
+    image, weight = found.read_for_store(start, stop, info.size)
     identity = found.object_id[start:stop]
     valid = (weight > 0).mean(axis=(2, 3))
     columns = {name: values[start:stop] for name, values in found.columns.items()}

@@ -14,9 +14,11 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.cutout_description import read_description
+from deepfits.survey.foreign_cutouts import FEW_PIXELS, ForeignCutouts
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_of, depth_warning
 from deepfits.survey.noise import clipped_statistics
-from deepfits.survey.readers import FEW_PIXELS, ForeignCutouts, open_cutouts, read_description
+from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
 
 SAMPLE = 400

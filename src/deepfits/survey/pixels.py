@@ -175,6 +175,7 @@ def calibrated(
     mask_polarity: str | None = None,
     mask_option: str = "mask_polarity",
     remedy: str = "give zero_point",
+    pixel_scale_arcsec: float | None = None,
 ) -> CalibratedPixels:
     """Calibrate one band from its headers.
 
@@ -190,6 +191,8 @@ def calibrated(
         See `deepfits.survey.weights.mask_rule`.
     remedy
         How to say the zero point, for errors.
+    pixel_scale_arcsec
+        Where it is known, no WCS is read.
 
     Raises
     ------
@@ -205,9 +208,13 @@ def calibrated(
                 "give the weight or mask that belongs to this image"
             )
     remarks: list[str] = []
-    wcs, doubts = celestial_wcs(hdus, image.hdu, header)
-    remarks += doubts if wcs is not None else []
-    pixel_sr = pixel_area_of(wcs) if wcs is not None else None
+    wcs, doubts, pixel_sr = None, [], None
+    if pixel_scale_arcsec is None:
+        wcs, doubts = celestial_wcs(hdus, image.hdu, header)
+        remarks += doubts if wcs is not None else []
+        pixel_sr = pixel_area_of(wcs) if wcs is not None else None
+    else:
+        pixel_sr = math.radians(pixel_scale_arcsec / 3600) ** 2
     if zero_point is None:
         zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
         remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words)]

@@ -21,6 +21,8 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
+from deepfits.survey.hdf5 import local_object
+from deepfits.survey.paths import require_regular
 
 SCHEMA_VERSION = 1
 FLUX_UNIT = "nJy"
@@ -416,8 +418,7 @@ def read_shard(
 @contextmanager
 def _open(path: str | Path) -> Iterator[h5py.File]:
     """Open a shard; whatever HDF5 raises on a damaged one becomes an error that names it."""
-    if not Path(path).exists():
-        raise InputError(f"{path}: no such shard")
+    require_regular(Path(path))
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -428,20 +429,20 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
 
 
 def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
-    group = file.get("catalogue")
-    if not isinstance(group, h5py.Group) or not isinstance(group.get("object_id"), h5py.Dataset):
+    identity = local_object(file, "catalogue/object_id", path)
+    if not isinstance(identity, h5py.Dataset):
         raise InputError(f"{path}: no catalogue/object_id in this shard; remove it and cut again")
-    number = group["object_id"].shape[0] if group["object_id"].ndim == 1 else -1
+    number = identity.shape[0] if identity.ndim == 1 else -1
     shape = (number, len(info.bands), info.size, info.size)
     file_size = path.stat().st_size
     for name in ("image", "weight"):
-        data = file.get(name)
+        data = local_object(file, name, path)
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.dtype.kind != "f":
             found = getattr(data, "shape", None)
             raise InputError(f"{path}: {name} has shape {found}, the store's description says {shape}")
         if data.nbytes > 1000 * file_size:
             raise InputError(f"{path}: {name} declares {data.nbytes} bytes in a file of {file_size}")
-    psf = file.get("psf")
+    psf = local_object(file, "psf", path)
     if psf is not None:
         is_psf = isinstance(psf, h5py.Dataset) and psf.ndim == 4 and psf.dtype.kind == "f"
         if not is_psf or psf.shape[:2] != shape[:2] or psf.shape[2] > MAX_GAUSSIANS or psf.shape[3] != 2:
@@ -450,15 +451,19 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
 
 
 def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> dict[str, np.ndarray]:
-    group = file["catalogue"]
+    group = local_object(file, "catalogue", path)
+    if not isinstance(group, h5py.Group):
+        raise InputError(f"{path}: no catalogue in this shard; remove it and cut again")
     names = [
         "object_id",
         *(c for c in (columns if columns is not None else group) if c != "object_id"),
     ]
-    out = {}
+    out: dict[str, np.ndarray] = {}
+    shape = None
     for name in names:
-        data = group.get(name)
-        if not isinstance(data, h5py.Dataset) or data.shape != group["object_id"].shape:
+        data = local_object(group, name, path)
+        shape = getattr(data, "shape", None) if name == "object_id" else shape
+        if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
             raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(group)}")
         is_text = h5py.check_string_dtype(data.dtype) is not None
         out[name] = np.asarray(data.asstr()[:] if is_text else data[:])

@@ -34,7 +34,7 @@ MOSTLY_MASKED = 0.5
 _SMALLEST, _LARGEST = 1e-30, 1e30
 
 
-def inverse_variance(values: np.ndarray, role: str, per_square: float = 1.0) -> np.ndarray:
+def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarray = 1.0) -> np.ndarray:
     """Convert a plane of weights to inverse variances, float32.
 
     Parameters
@@ -44,7 +44,7 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float = 1.0) -> 
     role
         One of `WEIGHT_ROLES`; photon noise comes as a variance.
     per_square
-        What the result is multiplied with: counts² per nJy².
+        What the result is multiplied with, counts² per nJy²: a number, or an array that broadcasts.
 
     Returns
     -------
@@ -56,15 +56,16 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float = 1.0) -> 
     >>> inverse_variance(np.array([2.0, -2.0, 0.0]), "rms").tolist()
     [0.25, -0.25, inf]
     """
-    is_wide = values.dtype.itemsize > 4 or not _SMALLEST < per_square < _LARGEST
+    is_usual = np.all((np.asarray(per_square) > _SMALLEST) & (np.asarray(per_square) < _LARGEST))
+    is_wide = values.dtype.itemsize > 4 or not is_usual
     weight = values.astype(np.float64 if is_wide else np.float32)
     with np.errstate(all="ignore"):
         if role == "rms":
             np.multiply(weight, np.abs(weight), out=weight)
         if role in ("variance", "rms", "photon noise"):
             np.divide(1, weight, out=weight)
-        if per_square != 1:
-            np.multiply(weight, weight.dtype.type(per_square), out=weight)
+        if np.any(np.asarray(per_square) != 1):
+            np.multiply(weight, np.asarray(per_square, weight.dtype), out=weight)
         return weight.astype(np.float32, copy=False)
 
 

@@ -1,0 +1,162 @@
+"""What a TOML file says of cutouts that somebody else made: the keys, and what they may be.
+
+For example
+
+    file = "cutouts.h5"            # .h5, .npz, .npy, or FITS: a directory of files, or one
+    bands = ["g", "r", "i"]
+    image = "images"
+    weight = "ivar"
+    mask = "mask"
+    mask_nonzero_is = "bad"        # or bad_planes = [1, 4]
+    zero_point = 27.0
+    pixel_scale_arcsec = 0.168
+
+``docs/survey.md`` describes every key; `Description` declares them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from deepfits.config import Range, from_mapping, read_toml
+from deepfits.errors import InputError
+from deepfits.survey.bands import band_name, sort_bands
+from deepfits.survey.fitsfile import is_fits_name
+
+_Magnitude = Annotated[float, Range(ge=-100, le=100)]
+_Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """The keys of the TOML file.
+
+    Attributes
+    ----------
+    file
+        The cutouts, from the TOML file's directory: HDF5, ``.npz``, ``.npy``, a FITS file, or a directory of
+        FITS files.
+    bands
+        Names, in the order of the arrays. FITS files may tell them themselves.
+    absent_bands
+        Bands of the store that the file lacks: weight 0 in all objects.
+    format
+        ``arrays``, ``fits`` or ``multimodal-universe``, which knows the names ``image_flux`` or
+        ``image_array``, ``image_ivar``, ``image_mask``, ``image_band``, ``image_psf_fwhm``,
+        ``image_scale``.
+    image, weight, mask
+        Names in the file; of FITS, numbers or names of HDUs.
+    weight_is
+        ``ivar``, ``variance``, ``rms``, or ``weight``: an inverse variance up to a factor.
+    mask_nonzero_is
+        What a non-zero pixel of the mask means: ``bad`` or ``good``.
+    bad_planes
+        Bits of the mask, by number from 0 or by the names of its ``MP_`` cards, whose pixels have no data.
+    zero_point
+        AB, one or one for each band: 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy.
+    pixel_scale_arcsec
+        Side of a pixel.
+    fwhm_arcsec
+        Width of the PSF, one value for each band.
+    object_id
+        The array with the identities; ``object_id`` where there is one, else the objects are numbered from 1.
+        Those of FITS files are the names.
+    columns
+        Arrays with one value for each object that go into the store's catalogue; all there are by default.
+    axes
+        Order of the image's axes: ``NBHW`` (objects, bands, rows, columns) in any order; ``BHW`` for one.
+    survey
+        A name for people to read.
+    """
+
+    file: str
+    bands: tuple[str, ...] = ()
+    absent_bands: tuple[str, ...] = ()
+    format: Literal["arrays", "fits", "multimodal-universe"] = "arrays"
+    image: str | int = "image"
+    weight: str | int | None = None
+    weight_is: Literal["ivar", "variance", "rms", "weight"] = "ivar"
+    mask: str | int | None = None
+    mask_nonzero_is: Literal["bad", "good"] | None = None
+    bad_planes: tuple[str | int, ...] = ()
+    zero_point: _Magnitude | tuple[_Magnitude, ...] | None = None
+    pixel_scale_arcsec: _Arcseconds | None = None
+    fwhm_arcsec: tuple[_Arcseconds, ...] = ()
+    object_id: str | None = None
+    columns: tuple[str, ...] | None = None
+    axes: str = "NBHW"
+    survey: str = ""
+    where: Path = field(default_factory=Path, init=False)
+
+    @property
+    def path(self) -> Path:
+        """The cutouts' file or directory."""
+        return self.where.parent / self.file
+
+    @property
+    def is_fits(self) -> bool:
+        """Say whether the cutouts are FITS files."""
+        return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
+
+    @property
+    def tells_mask(self) -> bool:
+        """Say whether the description tells which pixels of a mask are bad."""
+        return self.mask_nonzero_is is not None or bool(self.bad_planes)
+
+
+def read_description(path: str | Path) -> Description:
+    """Read the TOML file, with errors that name it.
+
+    Raises
+    ------
+    InputError
+        Not TOML, an unknown key (with the nearest valid one), a wrong type, or a mask that nothing explains.
+    """
+    path = Path(path)
+    out = from_mapping(Description, read_toml(path, what="description"), where=path)
+    object.__setattr__(out, "where", path)
+    _check(out)
+    return out
+
+
+def _check(d: Description) -> None:
+    if d.mask is not None and not d.tells_mask and not d.is_fits:
+        raise InputError(
+            f'{d.where}: say what a non-zero mask means: mask_nonzero_is = "bad" or "good"; or which of its '
+            "bits are bad: bad_planes = [0, 3]"
+        )
+    if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW")):
+        raise InputError(f"{d.where}: axes = {d.axes!r} must be the letters N B H W in the file's order")
+    named = [band_name(b) for b in (*d.bands, *d.absent_bands)]
+    if repeated := [b for b in named if named.count(b) > 1]:
+        raise InputError(f"{d.where}: band {repeated[0]} is named twice (bands, absent_bands)")
+    if d.fwhm_arcsec and d.bands and len(d.fwhm_arcsec) != len(d.bands):
+        raise InputError(f"{d.where}: {len(d.fwhm_arcsec)} values of fwhm_arcsec for {len(d.bands)} bands")
+    if d.format != "multimodal-universe" and not d.is_fits:
+        if not d.bands:
+            raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
+        if d.pixel_scale_arcsec is None:
+            raise InputError(f"{d.where}: say pixel_scale_arcsec")
+    if d.zero_point is None and not d.is_fits:
+        raise InputError(f"{d.where}: say zero_point (AB; 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy)")
+
+
+def zero_points(d: Description, num_bands: int) -> tuple[float, ...]:
+    """Return the zero point of each band that the description gives."""
+    points = d.zero_point if isinstance(d.zero_point, tuple) else (d.zero_point,) * num_bands
+    if len(points) != num_bands:
+        raise InputError(f"{d.where}: {len(points)} zero points for {num_bands} bands")
+    return tuple(float(p) for p in points if p is not None)
+
+
+def store_bands(bands: tuple[str, ...], absent: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the bands of the store: by wavelength where those of the file are, else the absent ones last.
+
+    Examples
+    --------
+    >>> store_bands(("g", "r"), ("u",)), store_bands(("r", "g"), ("u",))
+    (('u', 'g', 'r'), ('r', 'g', 'u'))
+    """
+    return sort_bands((*bands, *absent)) if absent and sort_bands(bands) == bands else (*bands, *absent)

@@ -1,0 +1,246 @@
+"""Cutouts that somebody else made, open for reading in nJy and nJy⁻²; see `deepfits.survey.readers`.
+
+Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.survey.cutout_description import store_bands
+from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
+
+# Too few to measure noise on.
+FEW_PIXELS = 64
+SAMPLE = 200
+
+
+@dataclass(kw_only=True)
+class ForeignCutouts:
+    """Cutouts open for reading.
+
+    Attributes
+    ----------
+    bands
+        In the order of the arrays.
+    absent_bands
+        Bands of the store that the file lacks.
+    number
+        N.
+    pixel_scale_arcsec, fwhm_arcsec
+        As far as known; one value per band.
+    object_id, columns
+        Identity and what else the file says of each object, ``(N,)`` each.
+    has_identity
+        Whether the file says the identities, or the objects are numbered.
+    factor
+        nJy per unit of the arrays, by band.
+    raw
+        Reads some objects as they are stored: image, weight and mask, the latter two where there are any.
+    weight_is
+        What the weights are: one of `deepfits.survey.weights.WEIGHT_ROLES`.
+    mask
+        Which pixels of the mask are bad.
+    has_weights, may_be_relative, weight_scale
+        Whether weights were found; whether they may be right up to a factor; by what they were scaled.
+    credible
+        Limits of the weights by band, ``(B, 2)``: what lies beyond has no data.
+    noise
+        Of one pixel, measured on the rims of some cutouts, nJy, by band.
+    remarks
+        What was decided, in words.
+    """
+
+    bands: tuple[str, ...]
+    number: int
+    pixel_scale_arcsec: float
+    fwhm_arcsec: tuple[float, ...]
+    object_id: np.ndarray
+    columns: dict[str, np.ndarray]
+    factor: np.ndarray
+    raw: Callable[[int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+    absent_bands: tuple[str, ...] = ()
+    has_identity: bool = True
+    weight_is: str = "ivar"
+    mask: MaskRule | None = None
+    remarks: list[str] = field(default_factory=list)
+    constant: np.ndarray | None = None
+    has_weights: bool = True
+    may_be_relative: bool = False
+    weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
+    credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
+    noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
+
+    @property
+    def store_bands(self) -> tuple[str, ...]:
+        """The bands of a store made of these: those of the file and the absent ones."""
+        return store_bands(self.bands, self.absent_bands)
+
+    def read(self, start: int, stop: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and weight of some objects, ``(n, B, S, S)`` float32, nJy and nJy⁻².
+
+        Cutouts larger than `size` are cropped about their middle, smaller ones get a rim of weight 0; None
+        leaves them as they are.
+        """
+        image, weight, mask = self.raw(start, stop)
+        factor = self.factor[:, None, None]
+        with np.errstate(all="ignore"):
+            flux = (image * factor).astype(np.float32)
+            if weight is None:
+                constant = np.ones(len(self.bands)) if self.constant is None else self.constant
+                out = np.broadcast_to(constant[:, None, None], flux.shape).astype(np.float32)
+            else:
+                scale = self.weight_scale[:, None, None] / factor**2
+                out = inverse_variance(weight, self.weight_is, scale)
+                low, high = (self.credible[:, i, None, None] for i in (0, 1))
+                out = np.where((out > low) & (out < high), out, np.float32(0))
+            is_bad = ~np.isfinite(flux)
+        if mask is not None and self.mask is not None:
+            is_bad |= np.broadcast_to(self.mask.is_bad(mask), flux.shape)
+        out = np.where(is_bad, np.float32(0), out)
+        flux = np.where(out > 0, flux, np.float32(0))
+        return (flux, out) if size is None else (to_size(flux, size), to_size(out, size))
+
+    def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and weight as `read` does, in the store's bands: weight 0 in the absent ones."""
+        image, weight = self.read(start, stop, size)
+        if not self.absent_bands:
+            return image, weight
+        bands = self.store_bands
+        places = [bands.index(b) for b in self.bands]
+        out = np.zeros((2, len(image), len(bands), size, size), np.float32)
+        out[0][:, places], out[1][:, places] = image, weight
+        return out[0], out[1]
+
+    def per_store_band(self, values: tuple[float, ...], default: float) -> tuple[float, ...]:
+        """Return values given for the file's bands in the order of the store's."""
+        known = dict(zip(self.bands, values, strict=False))
+        return tuple(known.get(b, default) for b in self.store_bands)
+
+
+def to_size(array: np.ndarray, size: int) -> np.ndarray:
+    """Crop or pad the last two axes about the pixel (length // 2), which an object's centre is nearest to."""
+    out = np.zeros((*array.shape[:-2], size, size), array.dtype)
+    (to_y, from_y), (to_x, from_x) = (_overlap(length, size) for length in array.shape[-2:])
+    out[..., to_y, to_x] = array[..., from_y, from_x]
+    return out
+
+
+def _overlap(length: int, size: int) -> tuple[slice, slice]:
+    start = length // 2 - size // 2
+    first, last = max(start, 0), min(start + size, length)
+    return slice(first - start, last - start), slice(first, last)
+
+
+def plain_values(array: Any) -> np.ndarray:
+    """Return an array or a data set as numbers or text."""
+    if isinstance(array, h5py.Dataset) and h5py.check_string_dtype(array.dtype) is not None:
+        return np.asarray(array.asstr()[:]).astype(str)
+    values = np.asarray(array[()] if isinstance(array, h5py.Dataset) else array)
+    return values.astype(str) if values.dtype.kind == "S" else values
+
+
+def check_identity(array: Any, path: Path, number: int) -> np.ndarray:
+    """Return identities, whole numbers or text, each of which occurs once."""
+    values = plain_values(array)
+    if values.shape != (number,):
+        raise InputError(f"{path}: object_id has shape {values.shape}, for {number} objects")
+    if values.dtype.kind not in "iuU":
+        raise InputError(f"{path}: object_id must be whole numbers or text, not {values.dtype}")
+    if values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
+        raise InputError(f"{path}: object_id {values.max()} does not fit into 64 bits with a sign; give text")
+    unique, counts = np.unique(values, return_counts=True)
+    if (counts > 1).any():
+        raise InputError(
+            f"{path}: object_id {unique[counts > 1][0]} occurs {counts.max()} times; make it unique"
+        )
+    return values.astype(np.int64) if values.dtype.kind == "u" else values
+
+
+def settle_weights(cutouts: ForeignCutouts) -> None:
+    """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check."""
+    if cutouts.number == 0:
+        raise InputError("the file holds no cutout")
+    num_bands = len(cutouts.bands)
+    cutouts.weight_scale = np.ones(num_bands)
+    cutouts.credible = np.tile([0.0, np.inf], (num_bands, 1))
+    stop = min(SAMPLE, cutouts.number)
+    image, weight = cutouts.read(0, stop, None)
+    _say_masked(cutouts, stop)
+    rim = np.zeros(image.shape[-2:], bool)
+    margin = max(min(image.shape[-2:]) // 8, 1)
+    rim[:] = True
+    rim[margin:-margin, margin:-margin] = False
+    cutouts.noise = np.full(num_bands, np.nan)
+    for band in range(num_bands):
+        if cutouts.has_weights:
+            _settle_range(cutouts, band, weight[:, band])
+        fluxes, its = image[:, band][:, rim], weight[:, band][:, rim]
+        if (its > 0).sum() < FEW_PIXELS:
+            fluxes, its = image[:, band], weight[:, band]
+        cutouts.noise[band] = clipped_statistics(fluxes[its > 0])[1]
+        if cutouts.has_weights and (its > 0).any() and cutouts.noise[band] > 0:
+            _compare_weights(cutouts, band, float(np.median(its[its > 0])) ** -0.5)
+    if cutouts.has_weights:
+        return
+    if not (cutouts.noise > 0).all():
+        odd = cutouts.bands[int(np.argmin(np.nan_to_num(cutouts.noise) > 0))]
+        raise InputError(
+            f"band {odd}: the cutouts' rims do not vary, so no noise can be measured; give weight, or check "
+            "the polarity of the mask (mask_nonzero_is)"
+        )
+    cutouts.constant = cutouts.noise**-2.0
+    cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
+
+
+def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
+    """Take the values of error maps that stand for no data for that; `weight` is set to 0 there."""
+    low, high = credible_range(weight)
+    cutouts.credible[band] = low, high
+    is_beyond = (weight > 0) & ~((weight > low) & (weight < high))
+    if is_beyond.any():
+        weight[is_beyond] = 0
+        cutouts.remarks.append(
+            f"{cutouts.bands[band]}: {is_beyond.mean():.1%} of the pixels have a {cutouts.weight_is} far "
+            "beyond all others: taken as no data"
+        )
+
+
+def _say_masked(cutouts: ForeignCutouts, stop: int) -> None:
+    """Say when the mask takes more than half of the pixels away."""
+    mask = cutouts.raw(0, stop)[2]
+    if mask is None or cutouts.mask is None:
+        return
+    share = float(cutouts.mask.is_bad(mask).mean())
+    if share > MOSTLY_MASKED:
+        cutouts.remarks.append(
+            f"WARNING: the mask takes {share:.0%} of the pixels away ({cutouts.mask.words}); name the bits "
+            "that are bad (bad_planes), or check mask_nonzero_is"
+        )
+
+
+def _compare_weights(cutouts: ForeignCutouts, band: int, stated: float) -> None:
+    """Compare the noise that the weights say with the measured one; scale those that may be relative."""
+    ratio = float(cutouts.noise[band]) / stated
+    if 0.5 < ratio < 2:
+        return
+    if cutouts.may_be_relative:
+        cutouts.weight_scale[band] = ratio**-2
+        cutouts.credible[band] *= ratio**-2
+        cutouts.remarks.append(
+            f"{cutouts.bands[band]}: relative weights: the measured noise is {ratio:.3g} times what they "
+            "say; scaled to it"
+        )
+    elif ratio > 5 or ratio < 0.2:
+        cutouts.remarks.append(
+            f"WARNING: {cutouts.bands[band]}: the noise at the cutouts' rims is {ratio:.3g} times what the "
+            "weights say; check weight_is, the unit and the polarity"
+        )

@@ -1,0 +1,92 @@
+"""HDF5 files of anybody's, read so that they show nothing but their own bytes.
+
+A data set may lie in other files: through external storage, an external link, or as a virtual data set. A
+file from elsewhere could so carry whatever the reader's account may read into results that are published.
+All three are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from deepfits.errors import InputError
+
+_MAX_LINKS = 16
+# What a data set may declare: so many bytes for each byte of the file, or this much in any case.
+MAX_RATIO = 1000
+ALWAYS_ALLOWED = 64 << 20
+
+
+def local_object(group: h5py.Group, name: str, path: str | Path, *, depth: int = 0) -> Any:
+    """Return a data set or group by name, None when there is none.
+
+    Raises
+    ------
+    InputError
+        It lies outside the file, or declares more bytes than the file can hold.
+    """
+    if depth > _MAX_LINKS:
+        raise InputError(f"{path}: links in a circle at {name!r}")
+    here: Any = group.file["/"] if name.startswith("/") else group
+    for part in [p for p in name.split("/") if p not in ("", ".")]:
+        if not isinstance(here, h5py.Group):
+            return None
+        link = here.get(part, getlink=True)
+        if link is None:
+            return None
+        if isinstance(link, h5py.ExternalLink):
+            raise InputError(
+                f"{path}: {part!r} is a link into the file {link.filename}; only data of the file itself are "
+                "read: copy them into it"
+            )
+        here = (
+            local_object(here, link.path, path, depth=depth + 1)
+            if isinstance(link, h5py.SoftLink)
+            else here[part]
+        )
+    if isinstance(here, h5py.Dataset):
+        _check(here, name, Path(path))
+    return here
+
+
+def _check(data: h5py.Dataset, name: str, path: Path) -> None:
+    if data.external:
+        raise InputError(
+            f"{path}: the data of {name!r} lie in another file ({data.external[0][0]}); only data of the "
+            "file itself are read: copy them into it"
+        )
+    if data.is_virtual:
+        raise InputError(
+            f"{path}: {name!r} is a virtual data set, put together from other files; only data of the file "
+            "itself are read: copy them into it"
+        )
+    declared = int(np.prod(data.shape or (1,), dtype=object)) * data.dtype.itemsize
+    if declared > max(MAX_RATIO * path.stat().st_size, ALWAYS_ALLOWED):
+        raise InputError(f"{path}: {name} declares {declared} bytes in a file of {path.stat().st_size}")
+
+
+class LocalGroup:
+    """A file or group whose members are read with `local_object`: the part of a mapping that readers need."""
+
+    def __init__(self, group: h5py.Group, path: Path) -> None:
+        self._group, self._path = group, path
+
+    def get(self, name: str) -> Any:
+        """Return a member, or None."""
+        return local_object(self._group, name, self._path)
+
+    def __getitem__(self, name: str) -> Any:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Any:
+        return iter(self._group)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._group
