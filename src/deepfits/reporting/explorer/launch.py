@@ -1,0 +1,123 @@
+"""Put a run together for the explorer, and serve it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import webbrowser
+from pathlib import Path
+from threading import Timer
+
+from deepfits.errors import InputError
+from deepfits.files import read_json
+from deepfits.fitting.features import DESCRIPTION
+from deepfits.fitting.fitter import FitSettings
+from deepfits.models.bundle import Model
+from deepfits.reporting.explorer.drawing import Drawer
+from deepfits.reporting.explorer.objects import Objects
+from deepfits.survey.store import CutoutStore
+
+log = logging.getLogger(__name__)
+
+FEATURES = ("features-both", "features-optimise", "features-embedder")
+
+
+def find_parts(
+    run: Path, store: str | Path | None, model: str | Path | None
+) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
+    """Find features, store, model and further tables: of a run directory, or of features given by themselves.
+
+    Raises
+    ------
+    InputError
+        Neither a run with features, nor features.
+    """
+    if (run / DESCRIPTION).exists():
+        features, home = run, run.parent
+    else:
+        home = run
+        there = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
+        if not there:
+            raise InputError(
+                f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
+            )
+        features = there[0]
+    own_store = home / "cutouts"
+    if store is None and (own_store / "store.json").exists():
+        store = own_store
+    if model is None and (home / "model" / "model.json").exists():
+        model = home / "model"
+    tables = {"redshift": home / "redshift" / "predictions.parquet"}
+    return features, Path(store) if store else None, model, {k: v for k, v in tables.items() if v.exists()}
+
+
+def load(
+    run: str | Path, *, store: str | Path | None = None, model: str | Path | None = None
+) -> tuple[Objects, Drawer | None]:
+    """Return the objects of a run, and their drawer (None without a store)."""
+    features, store_path, model_path, tables = find_parts(Path(run), store, model)
+    opened = CutoutStore(store_path, skip_bad=True) if store_path else None
+    objects = Objects(features, store=opened, tables=tables)
+    if opened is None:
+        return objects, None
+    settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
+    known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
+    trained = None
+    if model_path is not None:
+        trained = Model.load(model_path)
+        wanted = settings.get("model_hash")
+        if wanted and wanted != trained.fingerprint:
+            raise InputError(
+                f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
+                "with --model"
+            )
+    if "amplitude_sigmas" in known:
+        known["amplitude_sigmas"] = tuple(known["amplitude_sigmas"])
+    fit = FitSettings(**{**known, "mode": "both", "uncertainty": False})
+    return objects, Drawer(objects, trained, fit)
+
+
+def serve(
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    model: str | Path | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8642,
+    open_browser: bool = True,
+) -> None:
+    """Serve the explorer until it is interrupted."""
+    try:
+        import uvicorn
+
+        from deepfits.reporting.explorer.server import make_app
+    except ImportError as error:
+        raise InputError(
+            f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
+        ) from error
+
+    objects, drawer = load(run, store=store, model=model)
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    token = None if is_local else secrets.token_urlsafe(24)
+    app = make_app(
+        objects,
+        drawer,
+        title=f"deepfits: {Path(run).resolve().name}",
+        hosts=None if is_local else ["*"],
+        token=token,
+    )
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as chosen:
+        chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            chosen.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} of {host} cannot be had ({error.strerror}); name another with --port"
+            ) from error
+        address = f"http://{host}:{chosen.getsockname()[1]}/" + (f"?token={token}" if token else "")
+        log.info("%d objects: %s (Ctrl-C ends it)", len(objects), address)
+        if open_browser and is_local:
+            Timer(0.5, webbrowser.open, [address]).start()
+        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        uvicorn.Server(config).run(sockets=[chosen])

@@ -1,0 +1,496 @@
+"""The objects of a run as the explorer needs them: columns, maps, neighbours, tags.
+
+Shapes: N objects, L latent dimensions, K examples.
+
+Columns are read when they are first asked for, so that a million objects are there in seconds. Rows are those
+of the features; catalogue, redshifts and whatever is laid over them are matched to them by identity or by
+position.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.files import read_json, write_json
+from deepfits.fitting.features import read_features, shard_paths
+from deepfits.fitting.scores import anomaly_score, latent_distance
+from deepfits.survey.store import CutoutStore
+
+MAX_CATEGORIES = 24
+NUM_COMPONENTS = 8
+TAGS = ("keep", "discard")
+TAGS_FILE = "_tags.json"
+MAP_FILE = "_map-umap.npz"
+_BLOCK = 65536
+_AB_ZERO_POINT_NJY = 31.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnInfo:
+    """What the page needs to know of a column before it draws it.
+
+    Attributes
+    ----------
+    kind
+        ``"number"`` or ``"category"``.
+    low, high
+        1st and 99th percentile of the finite values.
+    is_skewed
+        Whether a logarithm shows it better.
+    categories
+        The values of a category, commonest first.
+    """
+
+    name: str
+    kind: str
+    low: float = 0.0
+    high: float = 1.0
+    is_skewed: bool = False
+    categories: tuple[str, ...] = ()
+
+
+class Objects:
+    """All objects with features, and what is known of them.
+
+    Parameters
+    ----------
+    features
+        Directory that `fit` wrote.
+    store
+        The cutouts they come from; pictures and the catalogue's columns need it.
+    tables
+        More tables with an ``object_id``, such as predicted redshifts: their columns are matched to the rows.
+
+    Raises
+    ------
+    InputError
+        No features there, or no object with a finite latent.
+    """
+
+    def __init__(
+        self, features: Path, *, store: CutoutStore | None = None, tables: Mapping[str, Path] | None = None
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        self.directory = Path(features)
+        self.store = store
+        self.object_id = read_features(features, ["object_id"])["object_id"]
+        self.latent = np.ascontiguousarray(read_features(features, ["latent"])["latent"], dtype=np.float32)
+        self.is_fitted = np.isfinite(self.latent).all(axis=1)
+        if not self.is_fitted.any():
+            raise InputError(f"{features}: no object has a finite latent; fit first")
+        self._lock = threading.RLock()
+        self._cache: dict[str, np.ndarray] = {"object_id": self.object_id}
+        self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        for name in pq.read_schema(shard_paths(features)[0]).names:
+            if name not in ("object_id", "latent", "latent_std", "model_hash"):
+                self._readers[name] = lambda name=name: read_features(features, [name])[name]  # type: ignore[misc]
+        self._order = np.argsort(self.object_id, kind="stable")
+        self.store_row = self._add_catalogue()
+        for label, path in (tables or {}).items():
+            self._add_by_identity(label, path)
+        self._derive()
+        self.tags = self._read_tags()
+
+    def __len__(self) -> int:
+        return len(self.object_id)
+
+    # Columns
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all columns, maps first."""
+        return list(self._readers)
+
+    def column(self, name: str) -> np.ndarray:
+        """Return a column, ``(N,)``.
+
+        Raises
+        ------
+        InputError
+            There is no such column; the nearest is named.
+        """
+        with self._lock:
+            if name not in self._cache:
+                if name not in self._readers:
+                    raise InputError(f"no column {name!r}; {nearest(name, self._readers)}")
+                self._cache[name] = self._readers[name]()
+            return self._cache[name]
+
+    def describe(self, name: str) -> ColumnInfo:
+        """Say how a column is to be drawn."""
+        values = self.column(name)
+        if values.dtype.kind not in "fiub":
+            found, counts = np.unique(values.astype(str), return_counts=True)
+            order = np.argsort(-counts, kind="stable")[:MAX_CATEGORIES]
+            return ColumnInfo(name=name, kind="category", categories=tuple(found[order].tolist()))
+        numbers = values.astype(np.float64)
+        finite = numbers[np.isfinite(numbers)]
+        if finite.size == 0:
+            return ColumnInfo(name=name, kind="number")
+        low, middle, high = (float(v) for v in np.percentile(finite, [1, 50, 99]))
+        is_skewed = low > 0 and high / low > 30 and (high - middle) > 3 * (middle - low)
+        return ColumnInfo(name=name, kind="number", low=low, high=max(high, low + 1e-9), is_skewed=is_skewed)
+
+    def as_float32(self, name: str) -> np.ndarray:
+        """Return a column as the page draws it: numbers, or the index of the category; NaN where unknown."""
+        info, values = self.describe(name), self.column(name)
+        if info.kind == "number":
+            return values.astype(np.float32)
+        index = {text: number for number, text in enumerate(info.categories)}
+        return np.array([index.get(text, np.nan) for text in values.astype(str).tolist()], dtype=np.float32)
+
+    def facts(self, row: int) -> dict[str, Any]:
+        """Return all columns of one object, as JSON can hold them."""
+        return {name: plain(self.column(name)[row]) for name in self._readers}
+
+    def rows_of(self, object_ids: Sequence[Any]) -> np.ndarray:
+        """Return the rows of identities, −1 where there is none."""
+        wanted = np.asarray(object_ids)
+        if wanted.dtype.kind != self.object_id.dtype.kind:
+            wanted = wanted.astype(str)
+            return _match(self.object_id.astype(str), np.argsort(self.object_id.astype(str)), wanted)
+        return _match(self.object_id, self._order, wanted)
+
+    def overlay(self, label: str, columns: Mapping[str, np.ndarray], radius_arcsec: float) -> dict[str, Any]:
+        """Match another catalogue by position and add its columns, each named ``label.column``.
+
+        Returns
+        -------
+        dict
+            ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added.
+
+        Raises
+        ------
+        InputError
+            Either side has no ``ra`` and ``dec``.
+        """
+        if not {"ra", "dec"} <= set(columns):
+            raise InputError(f"{label}: has no ra and dec (degrees); it has {sorted(columns)}")
+        if not {"ra", "dec"} <= set(self._readers):
+            raise InputError("the features have no ra and dec, so nothing can be matched by position")
+        other, separation = match_positions(
+            self.column("ra"), self.column("dec"), columns["ra"], columns["dec"], radius_arcsec
+        )
+        added = []
+        for name, values in columns.items():
+            if np.ndim(values) == 1:
+                self._put(f"{label}.{name}", _spread(np.asarray(values), other))
+                added.append(f"{label}.{name}")
+        self._put(f"{label}.separation_arcsec", separation)
+        rows = np.flatnonzero(other >= 0)
+        return {"rows": rows, "matched": len(rows), "total": len(columns["ra"]), "columns": added}
+
+    def _put(self, name: str, values: np.ndarray) -> None:
+        with self._lock:
+            self._cache[name] = values
+            self._readers[name] = lambda: values
+
+    def _add_catalogue(self) -> np.ndarray | None:
+        """Match the store's rows to the features', and offer its catalogue's columns."""
+        if self.store is None:
+            return None
+        store = self.store
+        identities = store.catalogue(["object_id"])["object_id"]
+        if identities.dtype.kind != self.object_id.dtype.kind:
+            raise InputError(f"{store.directory}: identities are not of the kind that {self.directory} has")
+        rows = _match(identities, np.argsort(identities, kind="stable"), self.object_id)
+        if (rows < 0).all():
+            raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
+        names = list(store.read_shard(0).select(np.empty(0, dtype=int)).catalogue)
+        for name in names:
+            if name not in self._readers:
+                self._readers[name] = lambda name=name: _spread(store.catalogue([name])[name], rows)  # type: ignore[misc]
+        return rows
+
+    def _add_by_identity(self, label: str, path: Path) -> None:
+        from deepfits.tables import read_table
+
+        columns = read_table(path)
+        if "object_id" not in columns:
+            raise InputError(f"{path}: has no object_id to match by")
+        identities = columns.pop("object_id")
+        rows = _match(identities, np.argsort(identities, kind="stable"), self.object_id)
+        for name, values in columns.items():
+            if values.ndim == 1 and values.dtype.kind in "fiubUS":
+                key = name if name not in self._readers else f"{label}.{name}"
+                self._readers[key] = lambda values=values: _spread(values, rows)  # type: ignore[misc]
+
+    def _derive(self) -> None:
+        """Add what astronomers plot first: reduced χ², magnitudes and colours, oddity, the map."""
+        own = set(self._readers)
+        if {"chi2", "dof"} <= own:
+            self._readers["reduced_chi2"] = lambda: _divide(self.column("chi2"), self.column("dof"))
+        bands = [n.removeprefix("flux_model_") for n in self._readers if n.startswith("flux_model_")]
+        bands = [band for band in bands if not band.startswith("err_")]
+        self.bands = tuple(bands)
+        for band in bands:
+            self._readers[f"mag_model_{band}"] = lambda band=band: ab_magnitude(  # type: ignore[misc]
+                self.column(f"flux_model_{band}")
+            )
+        for blue, red in pairwise(bands):
+            self._readers[f"{blue}_minus_{red}"] = lambda blue=blue, red=red: (  # type: ignore[misc]
+                self.column(f"mag_model_{blue}") - self.column(f"mag_model_{red}")
+            )
+        self._readers["oddity"] = self._oddity
+        if "latent_distance" not in own:
+            self._readers["latent_distance"] = lambda: latent_distance(self.latent).astype(np.float32)
+        for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
+            self._readers[f"pc{number + 1}"] = lambda number=number: self.components[:, number]  # type: ignore[misc]
+        if (self.directory / MAP_FILE).exists():
+            self.load_map(self.directory / MAP_FILE)
+
+    def _oddity(self) -> np.ndarray:
+        wanted = ["chi2", "dof", "discriminator_score", *(f"flux_model_{band}" for band in self.bands)]
+        columns = {name: self.column(name) for name in wanted if name in self._readers}
+        return anomaly_score({**columns, "latent": self.latent}).astype(np.float32)
+
+    @property
+    def brightness(self) -> np.ndarray:
+        """AB magnitude in the reddest common band: i, else r, else the middle one; NaN without fluxes."""
+        for band in ("i", "r", *self.bands[len(self.bands) // 2 :]):
+            if band in self.bands:
+                return self.column(f"mag_model_{band}")
+        return np.full(len(self), np.nan, dtype=np.float32)
+
+    # Maps
+
+    @property
+    def components(self) -> np.ndarray:
+        """Principal components of the latents, ``(N, NUM_COMPONENTS)``; NaN for objects without a fit."""
+        return self._principal()[2]
+
+    @property
+    def directions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Middle ``(L,)`` and directions ``(NUM_COMPONENTS, L)``, each one standard deviation long."""
+        return self._principal()[:2]
+
+    def _principal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with self._lock:
+            if not hasattr(self, "_components"):
+                good = self.latent[self.is_fitted]
+                middle = good.mean(axis=0, dtype=np.float64).astype(np.float32)
+                centred = good - middle
+                variance, vectors = np.linalg.eigh(centred.T @ centred / len(good))
+                vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
+                # The sign of a direction is free: its largest entry is positive, so that maps do not flip.
+                vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
+                out = np.full((len(self), vectors.shape[1]), np.nan, dtype=np.float32)
+                out[self.is_fitted] = centred @ vectors
+                scale = np.sqrt(np.maximum(variance[::-1][: vectors.shape[1]], 0))
+                self._components = (middle, (vectors * scale).T.astype(np.float32), out)
+            return self._components
+
+    def load_map(self, path: Path) -> None:
+        """Take a map that `make_umap` left beside the features, if it is of these objects."""
+        with np.load(path, allow_pickle=False) as file:
+            if file["position"].shape == (len(self), 2):
+                position = file["position"].astype(np.float32)
+                self._put("umap1", position[:, 0])
+                self._put("umap2", position[:, 1])
+
+    def make_umap(self) -> None:
+        """Compute a UMAP of the latents, keep it beside the features, and offer it as two columns.
+
+        Raises
+        ------
+        InputError
+            ``umap-learn`` is not installed.
+        """
+        try:
+            import umap
+        except ImportError as error:
+            raise InputError("UMAP needs umap-learn: pip install umap-learn") from error
+        from deepfits.files import writing
+
+        position = np.full((len(self), 2), np.nan, dtype=np.float32)
+        position[self.is_fitted] = umap.UMAP(random_state=1, n_jobs=1).fit_transform(
+            self.latent[self.is_fitted]
+        )
+        with writing(self.directory / MAP_FILE) as temporary:
+            np.savez(temporary, position=position)
+        self.load_map(self.directory / MAP_FILE)
+
+    # Neighbours
+
+    def neighbours(
+        self,
+        like: Sequence[int] | np.ndarray,
+        *,
+        unlike: Sequence[int] = (),
+        number: int = 24,
+        magnitude_window: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the objects nearest in the latent, exactly.
+
+        Parameters
+        ----------
+        like
+            Rows of the examples, or a latent ``(L,)`` or ``(K, L)`` of float.
+        unlike
+            Rows of objects that the answer should be far from: their distance counts against.
+        magnitude_window
+            Only objects within this many magnitudes of the examples' mean.
+
+        Returns
+        -------
+        rows, distance
+            ``(number,)``, nearest first; examples themselves are left out. The distance is the root mean
+            square over the latent's dimensions, averaged over the examples.
+        """
+        given = np.asarray(like)
+        rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
+        examples = self.latent[rows] if rows.size else np.atleast_2d(given).astype(np.float32)
+        if not np.isfinite(examples).all():
+            raise InputError("an example has no fit, so nothing is near it")
+        distance = self._distance(examples)
+        if len(unlike):
+            distance = distance - 0.5 * self._distance(self.latent[np.asarray(unlike, dtype=np.int64)])
+        allowed = self.is_fitted.copy()
+        allowed[rows] = False
+        allowed[np.asarray(unlike, dtype=np.int64)] = False
+        if magnitude_window is not None and rows.size:
+            apart = np.abs(self.brightness - np.nanmean(self.brightness[rows]))
+            allowed &= apart <= magnitude_window
+        distance = np.where(allowed, distance, np.inf)
+        number = min(number, int(allowed.sum()))
+        if number == 0:
+            return np.empty(0, dtype=np.int64), np.empty(0)
+        nearest_rows = np.argpartition(distance, number - 1)[:number]
+        order = nearest_rows[np.argsort(distance[nearest_rows], kind="stable")]
+        return order, distance[order].astype(np.float64)
+
+    def _distance(self, examples: np.ndarray) -> np.ndarray:
+        """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
+        if not hasattr(self, "_squared"):
+            self._squared = np.einsum("nl,nl->n", self.latent, self.latent)
+        total = np.zeros(len(self), dtype=np.float32)
+        for example in examples:
+            squared = self._squared - 2 * (self.latent @ example) + example @ example
+            total += np.sqrt(np.maximum(squared, 0))
+        return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
+
+    def odd(self, number: int = 48) -> list[dict[str, Any]]:
+        """Rank the oddest objects, and say in which figure each stands out."""
+        score = np.nan_to_num(self.column("oddity").astype(np.float64), nan=-np.inf)
+        rows = np.argsort(-score, kind="stable")[:number]
+        reasons = {
+            "fitted badly": ("reduced_chi2", 1),
+            "far from the usual latents": ("latent_distance", 1),
+            "unlike the training galaxies": ("discriminator_score", -1),
+        }
+        ranks = {}
+        for words, (name, sign) in reasons.items():
+            if name in self._readers:
+                values = sign * self.column(name).astype(np.float64)
+                finite = np.sort(values[np.isfinite(values)])
+                ranks[words] = np.searchsorted(finite, values[rows]) / max(1, len(finite))
+        out = []
+        for place, row in enumerate(rows):
+            if np.isfinite(score[row]):
+                why = [words for words, rank in ranks.items() if rank[place] > 0.98]
+                out.append(
+                    {"row": int(row), "score": float(score[row]), "why": ", ".join(why) or "a mixture"}
+                )
+        return out
+
+    # Tags
+
+    def tag(self, rows: Sequence[int], tag: str | None) -> None:
+        """Set (or, with None, remove) the tag of objects, and write all tags beside the features."""
+        if tag is not None and tag not in TAGS:
+            raise InputError(f"tag {tag!r} is unknown; {nearest(tag, TAGS)}")
+        with self._lock:
+            for row in rows:
+                key = str(self.object_id[row])
+                if tag is None:
+                    self.tags.pop(key, None)
+                else:
+                    self.tags[key] = tag
+            write_json(self.directory / TAGS_FILE, {"tags": self.tags})
+
+    def _read_tags(self) -> dict[str, str]:
+        path = self.directory / TAGS_FILE
+        if not path.exists():
+            return {}
+        tags = read_json(path, what="file of tags").get("tags")
+        if not isinstance(tags, dict) or not all(value in TAGS for value in tags.values()):
+            raise InputError(f"{path}: holds no tags that can be read; remove it to start anew")
+        return dict(tags)
+
+    def tag_column(self) -> np.ndarray:
+        """Return the tag of each object, '' where it has none."""
+        if not self.tags:
+            return np.full(len(self), "")
+        return np.array([self.tags.get(str(one), "") for one in self.object_id.tolist()])
+
+
+def ab_magnitude(flux_njy: np.ndarray) -> np.ndarray:
+    """Return AB magnitudes; NaN where the flux is not positive."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(flux_njy > 0, _AB_ZERO_POINT_NJY - 2.5 * np.log10(flux_njy), np.nan).astype(
+            np.float32
+        )
+
+
+def match_positions(
+    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the nearest other position within a radius, −1 without, and how far."""
+    from astropy import units
+    from astropy.coordinates import SkyCoord, match_coordinates_sky
+
+    index = np.full(len(ra), -1)
+    separation = np.full(len(ra), np.nan, dtype=np.float32)
+    good = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
+    other = np.flatnonzero(np.isfinite(other_ra) & np.isfinite(other_dec) & (np.abs(other_dec) <= 90))
+    if good.size and other.size:
+        here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
+        there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
+        found, apart, _ = match_coordinates_sky(here, there)
+        is_near = apart.arcsec <= radius_arcsec
+        index[good[is_near]] = other[found[is_near]]
+        separation[good[is_near]] = apart.arcsec[is_near]
+    return index, separation
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: None for NaN, text for large integers, which JavaScript rounds."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+        return str(value)
+    return value
+
+
+def _match(identities: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return where each of `wanted` stands in `identities`, sorted by `order`; −1 where it does not."""
+    if not len(identities):
+        return np.full(len(wanted), -1)
+    place = np.searchsorted(identities, wanted, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    return np.where(identities[found] == wanted, found, -1)
+
+
+def _spread(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Take `values` at `rows`; NaN, or '', where a row is −1."""
+    if values.dtype.kind in "iub":
+        values = values.astype(np.float64)
+    taken = values[np.maximum(rows, 0)]
+    fill: Any = np.nan if values.dtype.kind == "f" else ""
+    return np.where(rows >= 0, taken, fill)
+
+
+def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(below > 0, above / below, np.nan).astype(np.float32)

@@ -1,0 +1,381 @@
+"""The explorer's server: one page, and what it asks for.
+
+It binds to this machine alone unless told otherwise. Every request must name a host that it serves, so that a
+foreign page cannot reach it under a name of its own; what changes something must carry a header that a
+foreign page cannot send; and on any other address than this machine's a token is asked for.
+"""
+
+from __future__ import annotations
+
+import hmac
+import io
+import json
+import threading
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from deepfits.errors import InputError
+from deepfits.reporting.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
+from deepfits.reporting.explorer.objects import Objects, plain
+
+MAX_ROWS = 2_000_000
+MAX_PICTURES = 96
+SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
+HEADER = "x-deepfits"
+COOKIE = "deepfits-token"
+_LOCAL_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+_POLICY = (
+    "default-src 'self'; img-src 'self' data: blob:; style-src 'self' 'unsafe-inline'; "
+    # regl compiles its draw calls, which is evaluation to a browser; no script from elsewhere runs.
+    "script-src 'self' 'unsafe-eval'; worker-src 'self' blob:; frame-ancestors 'none'"
+)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(
+    objects: Objects,
+    drawer: Drawer | None,
+    *,
+    title: str,
+    hosts: list[str] | None = None,
+    token: str | None = None,
+) -> Starlette:
+    """Return the application that serves one run.
+
+    Parameters
+    ----------
+    objects, drawer
+        What is explored, and what draws it; without a drawer there are no pictures.
+    title
+        Heading of the page.
+    hosts
+        Names under which it may be asked; this machine's own by default.
+    token
+        Asked for in the address (``?token=…``) at the first visit, kept in a cookie then.
+    """
+    explorer = _Explorer(objects, drawer, title)
+    static = StaticFiles(directory=str(resources.files("deepfits.reporting.explorer") / "static"))
+    routes = [
+        Route("/", _guarded(explorer.page, token)),
+        Route("/api/about", _guarded(explorer.about, token)),
+        Route("/api/column/{name}", _guarded(explorer.column, token)),
+        Route("/api/object/{row:int}", _guarded(explorer.object, token)),
+        Route("/api/panels/{row:int}.png", _guarded(explorer.panels, token)),
+        Route("/api/strip.png", _guarded(explorer.strip, token)),
+        Route("/api/walk.png", _guarded(explorer.walk, token)),
+        Route("/api/between.png", _guarded(explorer.between, token)),
+        Route("/api/odd", _guarded(explorer.odd, token)),
+        Route("/api/find", _guarded(explorer.find, token)),
+        Route("/api/neighbours", _guarded(explorer.neighbours, token), methods=["POST"]),
+        Route("/api/save", _guarded(explorer.save, token), methods=["POST"]),
+        Route("/api/tag", _guarded(explorer.tag, token), methods=["POST"]),
+        Route("/api/overlay", _guarded(explorer.overlay, token), methods=["POST"]),
+        Route("/api/upload", _guarded(explorer.upload, token), methods=["POST"]),
+        Route("/api/umap", _guarded(explorer.umap, token), methods=["POST"]),
+        Mount("/static", static),
+    ]
+    middleware = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=hosts or _LOCAL_HOSTS, www_redirect=False),
+        Middleware(GZipMiddleware, minimum_size=2000, compresslevel=1),
+    ]
+    return Starlette(routes=routes, middleware=middleware)
+
+
+def _guarded(handler: Handler, token: str | None) -> Handler:
+    """Check the token and the header, and turn what a user did wrong into a message."""
+
+    @wraps(handler)
+    async def guarded(request: Request) -> Response:
+        if token is not None:
+            given = request.query_params.get("token")
+            if given is not None and hmac.compare_digest(given, token) and request.url.path == "/":
+                answer = RedirectResponse("/", status_code=303)
+                answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+                return answer
+            if not hmac.compare_digest(request.cookies.get(COOKIE, ""), token):
+                return JSONResponse({"error": "open the address with its token"}, status_code=403)
+        if request.method == "POST" and request.headers.get(HEADER) != "1":
+            return JSONResponse({"error": f"the header {HEADER} is missing"}, status_code=403)
+        try:
+            answer = await handler(request)
+        except InputError as error:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        except (ValueError, KeyError, TypeError) as error:
+            return JSONResponse({"error": f"a request that is not understood ({error})"}, status_code=400)
+        answer.headers["Content-Security-Policy"] = _POLICY
+        answer.headers["X-Content-Type-Options"] = "nosniff"
+        answer.headers.setdefault("Cache-Control", "no-store")
+        return answer
+
+    return guarded
+
+
+class _Explorer:
+    """Answers the page's requests."""
+
+    def __init__(self, objects: Objects, drawer: Drawer | None, title: str) -> None:
+        self.objects, self.drawer, self.title = objects, drawer, title
+        self.umap_state = "done" if "umap1" in objects.names else "absent"
+
+    async def page(self, request: Request) -> Response:
+        html = (resources.files("deepfits.reporting.explorer") / "static" / "index.html").read_text("utf-8")
+        return Response(html, media_type="text/html")
+
+    async def about(self, request: Request) -> Response:
+        objects = self.objects
+        return JSONResponse(
+            {
+                "title": self.title,
+                "num_objects": len(objects),
+                "num_fitted": int(objects.is_fitted.sum()),
+                "columns": objects.names,
+                "bands": list(self.drawer.store.info.bands) if self.drawer else list(objects.bands),
+                "has_pictures": self.drawer is not None,
+                "has_model": self.drawer is not None and self.drawer.model is not None,
+                "num_directions": len(objects.directions[1]),
+                "num_tagged": len(objects.tags),
+                "umap": self.umap_state,
+                "pixel_scale_arcsec": self.drawer.store.info.pixel_scale_arcsec if self.drawer else None,
+            }
+        )
+
+    async def column(self, request: Request) -> Response:
+        """Send a column as little-endian float32, and how to draw it in a header."""
+        name = request.path_params["name"]
+
+        def read() -> tuple[bytes, str]:
+            info = self.objects.describe(name)
+            return self.objects.as_float32(name).astype("<f4").tobytes(), json.dumps(vars(info))
+
+        body, info = await run_in_threadpool(read)
+        return Response(body, media_type="application/octet-stream", headers={"X-Column": info})
+
+    async def object(self, request: Request) -> Response:
+        row = self._row(request.path_params["row"])
+        facts = await run_in_threadpool(self.objects.facts, row)
+        identity = plain(self.objects.object_id[row])
+        latent = [plain(value) for value in self.objects.latent[row].astype(float)]
+        tag = self.objects.tags.get(str(self.objects.object_id[row]))
+        return JSONResponse(
+            {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
+        )
+
+    async def panels(self, request: Request) -> Response:
+        row = self._row(request.path_params["row"])
+        return await self._png(self._drawer().panels, row)
+
+    async def strip(self, request: Request) -> Response:
+        text = request.query_params["rows"]
+        rows = [self._row(int(one)) for one in text.split(",")[:MAX_PICTURES]]
+        columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
+        return await self._png(lambda: self._drawer().strip(rows, columns=columns))
+
+    async def walk(self, request: Request) -> Response:
+        asked = request.query_params
+        row = self._row(int(asked["row"])) if asked.get("row") else None
+        offsets = [_bounded(one, 20) for one in asked.get("offsets", "0").split(",")]
+        fwhm, noise = _bounded(asked.get("fwhm", "0"), 10), _bounded(asked.get("noise", "0"), 100)
+        return await self._png(
+            lambda: self._drawer().walk(row, offsets, fwhm_arcsec=max(0.0, fwhm), noise=max(0.0, noise))
+        )
+
+    async def between(self, request: Request) -> Response:
+        first, second = (self._row(int(request.query_params[name])) for name in ("first", "second"))
+        return await self._png(self._drawer().between, first, second)
+
+    async def odd(self, request: Request) -> Response:
+        number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
+        return JSONResponse({"objects": await run_in_threadpool(self.objects.odd, number)})
+
+    async def find(self, request: Request) -> Response:
+        """Find an object by its identity."""
+        rows = self.objects.rows_of([request.query_params["id"].strip()[:200]])
+        if rows[0] < 0:
+            raise InputError(f"no object with the identity {request.query_params['id']!r}")
+        return JSONResponse({"row": int(rows[0])})
+
+    async def neighbours(self, request: Request) -> Response:
+        asked = await _json(request)
+        like = [self._row(one) for one in asked["like"]]
+        unlike = [self._row(one) for one in asked.get("unlike", [])]
+        window = asked.get("magnitude_window")
+        rows, distance = await run_in_threadpool(
+            lambda: self.objects.neighbours(
+                like,
+                unlike=unlike,
+                number=max(1, min(1000, int(asked.get("number", 24)))),
+                magnitude_window=None if window is None else float(window),
+            )
+        )
+        return JSONResponse({"rows": rows.tolist(), "distance": distance.tolist()})
+
+    async def save(self, request: Request) -> Response:
+        """Send the selected objects as a file."""
+        asked = await _json(request)
+        rows = np.array([self._row(one) for one in asked["rows"][:MAX_ROWS]], dtype=np.int64)
+        if not rows.size:
+            raise InputError("nothing is selected")
+        kind = asked.get("format", "csv")
+        if kind not in SAVE_FORMATS:
+            raise InputError(f"format {kind!r} is unknown; use one of {', '.join(SAVE_FORMATS)}")
+        body, ending, media = await run_in_threadpool(selection_file, self.objects, rows, kind)
+        return Response(
+            body,
+            media_type=media,
+            headers={"Content-Disposition": f'attachment; filename="deepfits-selection{ending}"'},
+        )
+
+    async def tag(self, request: Request) -> Response:
+        asked = await _json(request)
+        rows = [self._row(one) for one in asked["rows"]]
+        await run_in_threadpool(self.objects.tag, rows, asked.get("tag"))
+        return JSONResponse({"num_tagged": len(self.objects.tags)})
+
+    async def overlay(self, request: Request) -> Response:
+        name, content = await _file(request)
+        radius = _bounded(request.query_params.get("radius", "1"), 3600)
+        result = await run_in_threadpool(_overlay, self.objects, name, content, radius)
+        return JSONResponse({**result, "rows": result["rows"].tolist()})
+
+    async def upload(self, request: Request) -> Response:
+        """Fit a dropped cutout; answer its picture, χ², what is missing, and its neighbours."""
+        name, content = await _file(request)
+        image, weight = await run_in_threadpool(read_dropped, name, content)
+        fitted = await run_in_threadpool(self._drawer().fit_dropped, image, weight)
+        rows, distance = self.objects.neighbours(fitted.latent, number=24)
+        import base64
+
+        return JSONResponse(
+            {
+                "reduced_chi2": plain(fitted.reduced_chi2),
+                "predicted_njy": {k: plain(v) for k, v in fitted.predicted_njy.items()},
+                "picture": "data:image/png;base64," + base64.b64encode(fitted.picture).decode(),
+                "rows": rows.tolist(),
+                "distance": distance.tolist(),
+            }
+        )
+
+    async def umap(self, request: Request) -> Response:
+        """Begin a UMAP in the background, or say how it stands."""
+        if self.umap_state in ("absent", "failed"):
+            try:
+                import umap  # noqa: F401
+            except ImportError:
+                raise InputError("UMAP needs umap-learn: pip install umap-learn, then start again") from None
+            self.umap_state = "running"
+            threading.Thread(target=self._make_umap, daemon=True).start()
+        return JSONResponse({"state": self.umap_state})
+
+    def _make_umap(self) -> None:
+        try:
+            self.objects.make_umap()
+            self.umap_state = "done"
+        except Exception:
+            self.umap_state = "failed"
+            raise
+
+    def _drawer(self) -> Drawer:
+        if self.drawer is None:
+            raise InputError("pictures need the cutouts: start the explorer with --store")
+        return self.drawer
+
+    def _row(self, row: Any) -> int:
+        if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.objects):
+            raise InputError(f"row {row!r} is outside the {len(self.objects)} objects")
+        return row
+
+    async def _png(self, draw: Callable[..., bytes], *inputs: Any) -> Response:
+        return Response(await run_in_threadpool(draw, *inputs), media_type="image/png")
+
+
+def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes, str, str]:
+    """Return the selected rows as a file: content, ending and media type.
+
+    ``ids`` is a plain list of identities, one a line, as ``--object-ids`` takes it.
+    """
+    if kind == "ids":
+        return "".join(f"{one}\n" for one in objects.object_id[rows].tolist()).encode(), ".txt", "text/plain"
+    columns = {"object_id": objects.object_id[rows]}
+    columns |= {name: np.asarray(objects.column(name)[rows]) for name in objects.names}
+    columns["tag"] = objects.tag_column()[rows]
+    buffer = io.BytesIO()
+    if kind in ("csv", "parquet"):
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.parquet
+
+        table = pa.table(columns)
+        if kind == "csv":
+            pa.csv.write_csv(table, buffer)
+            return buffer.getvalue(), ".csv", "text/csv"
+        pa.parquet.write_table(table, buffer)
+        return buffer.getvalue(), ".parquet", "application/vnd.apache.parquet"
+    from astropy.table import Table
+
+    table = Table(columns)
+    if kind == "fits":
+        table.write(buffer, format="fits")
+        return buffer.getvalue(), ".fits", "application/fits"
+    table.write(buffer, format="votable")
+    return buffer.getvalue(), ".vot", "application/x-votable+xml"
+
+
+def _overlay(objects: Objects, name: str, content: bytes, radius_arcsec: float) -> dict[str, Any]:
+    """Read an uploaded catalogue with the package's own reader, and match it."""
+    import tempfile
+
+    from deepfits.tables import read_table
+
+    with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
+        path = Path(directory) / ("catalogue" + "".join(Path(name).suffixes[-2:])[-16:])
+        path.write_bytes(content)
+        try:
+            columns = read_table(path)
+        except InputError as error:
+            raise InputError(str(error).replace(str(path), name)) from None
+    label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
+    return objects.overlay(label, columns, radius_arcsec)
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    content = json.loads(await _body(request))
+    if not isinstance(content, dict):
+        raise InputError("a request must be a JSON object")
+    return content
+
+
+async def _file(request: Request) -> tuple[str, bytes]:
+    """Return the name and the content of an upload, which is the request's body."""
+    return Path(request.query_params.get("name", "")).name, await _body(request)
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body piece by piece, and stop as soon as it is larger than allowed."""
+    out = bytearray()
+    async for piece in request.stream():
+        out += piece
+        if len(out) > MAX_UPLOAD_BYTES:
+            raise InputError(f"more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
+    return bytes(out)
+
+
+def _bounded(text: str, largest: float) -> float:
+    value = float(text)
+    if not abs(value) <= largest:
+        raise InputError(f"{text} is outside ±{largest:g}")
+    return value
