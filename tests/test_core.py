@@ -137,6 +137,7 @@ _DIRECTIONS = {
     "fitting": set(),
     "redshifts": {"models", "survey.normalise"},
     "reporting": set(),
+    "explorer": {"survey.store", "models", "fitting", "reporting"},
     "scale": set(),
 }
 _BARE_NODE = {"torch", "numpy", "h5py", "pyarrow", "safetensors", "lightning"}

@@ -2,7 +2,7 @@
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
 same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`, `redshift`,
-`export`, `plan`, `report`, `run` and `demo`. Importing the package loads none of them; the first use does.
+`export`, `plan`, `report`, `explore`, `run` and `demo`. Importing the package loads none of them; the first use does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from deepfits.stages.check import check as check
     from deepfits.stages.cutouts import cutouts as cutouts
     from deepfits.stages.detect import detect as detect
+    from deepfits.stages.explore import explore as explore
     from deepfits.stages.export import export as export
     from deepfits.stages.fit import fit as fit
     from deepfits.stages.inpaint import inpaint as inpaint
@@ -49,6 +50,7 @@ _STAGES = {
     "redshift_predict": "redshift_use",
     "redshift_evaluate": "redshift_use",
     "export": "export",
+    "explore": "explore",
     "plan": "plan",
     "report": "report",
     "run": "run",

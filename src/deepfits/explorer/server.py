@@ -29,8 +29,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from deepfits.errors import InputError
-from deepfits.reporting.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
-from deepfits.reporting.explorer.objects import Objects, plain
+from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
+from deepfits.explorer.objects import Objects, plain
 
 MAX_ROWS = 2_000_000
 MAX_PICTURES = 96
@@ -69,7 +69,7 @@ def make_app(
         Asked for in the address (``?token=…``) at the first visit, kept in a cookie then.
     """
     explorer = _Explorer(objects, drawer, title)
-    static = StaticFiles(directory=str(resources.files("deepfits.reporting.explorer") / "static"))
+    static = StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))
     routes = [
         Route("/", _guarded(explorer.page, token)),
         Route("/api/about", _guarded(explorer.about, token)),
@@ -133,7 +133,7 @@ class _Explorer:
         self.umap_state = "done" if "umap1" in objects.names else "absent"
 
     async def page(self, request: Request) -> Response:
-        html = (resources.files("deepfits.reporting.explorer") / "static" / "index.html").read_text("utf-8")
+        html = (resources.files("deepfits.explorer") / "static" / "index.html").read_text("utf-8")
         return Response(html, media_type="text/html")
 
     async def about(self, request: Request) -> Response:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from deepfits.errors import InputError
+from deepfits.explorer.objects import Objects
+from deepfits.explorer.pictures import add_seeing_and_noise, lay_out, panels, png, strip
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.models.bundle import Model
-from deepfits.reporting.explorer.objects import Objects
-from deepfits.reporting.explorer.pictures import add_seeing_and_noise, lay_out, panels, png, strip
 from deepfits.reporting.figures import colour_composite, noise_per_band
 
 MAX_UPLOAD_BYTES = 16 << 20

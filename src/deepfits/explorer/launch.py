@@ -10,12 +10,12 @@ from pathlib import Path
 from threading import Timer
 
 from deepfits.errors import InputError
+from deepfits.explorer.drawing import Drawer
+from deepfits.explorer.objects import Objects
 from deepfits.files import read_json
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.fitter import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.reporting.explorer.drawing import Drawer
-from deepfits.reporting.explorer.objects import Objects
 from deepfits.survey.store import CutoutStore
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def serve(
     try:
         import uvicorn
 
-        from deepfits.reporting.explorer.server import make_app
+        from deepfits.explorer.server import make_app
     except ImportError as error:
         raise InputError(
             f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"

@@ -22,6 +22,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.files import read_json, write_json
 from deepfits.fitting.features import read_features, shard_paths
 from deepfits.fitting.scores import anomaly_score, latent_distance
+from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.survey.store import CutoutStore
 
 MAX_CATEGORIES = 24
@@ -29,8 +30,6 @@ NUM_COMPONENTS = 8
 TAGS = ("keep", "discard")
 TAGS_FILE = "_tags.json"
 MAP_FILE = "_map-umap.npz"
-_BLOCK = 65536
-_AB_ZERO_POINT_NJY = 31.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,11 +254,10 @@ class Objects:
 
     @property
     def brightness(self) -> np.ndarray:
-        """AB magnitude in the reddest common band: i, else r, else the middle one; NaN without fluxes."""
-        for band in ("i", "r", *self.bands[len(self.bands) // 2 :]):
-            if band in self.bands:
-                return self.column(f"mag_model_{band}")
-        return np.full(len(self), np.nan, dtype=np.float32)
+        """AB magnitude in the reference band; NaN without fluxes."""
+        if not self.bands:
+            return np.full(len(self), np.nan, dtype=np.float32)
+        return self.column(f"mag_model_{reference_band(self.bands)}")
 
     # Maps
 
@@ -431,14 +429,6 @@ class Objects:
         if not self.tags:
             return np.full(len(self), "")
         return np.array([self.tags.get(str(one), "") for one in self.object_id.tolist()])
-
-
-def ab_magnitude(flux_njy: np.ndarray) -> np.ndarray:
-    """Return AB magnitudes; NaN where the flux is not positive."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(flux_njy > 0, _AB_ZERO_POINT_NJY - 2.5 * np.log10(flux_njy), np.nan).astype(
-            np.float32
-        )
 
 
 def match_positions(
