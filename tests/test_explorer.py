@@ -156,7 +156,9 @@ def test_seeing_keeps_the_flux_and_noise_is_of_the_size_asked_for():
     blurred = add_seeing_and_noise(point, fwhm_pixels=5.0, noise=np.zeros(2), rng=rng)[0, 0]
     assert blurred.sum() == pytest.approx(100, rel=1e-3)
     assert (blurred[20] > blurred[20].max() / 2).sum() == 5
-    noisy = add_seeing_and_noise(np.zeros((1, 2, 200, 200)), fwhm_pixels=0.0, noise=np.array([1.0, 3.0]), rng=rng)
+    noisy = add_seeing_and_noise(
+        np.zeros((1, 2, 200, 200)), fwhm_pixels=0.0, noise=np.array([1.0, 3.0]), rng=rng
+    )
     # The error of a standard deviation from 40,000 draws is 0.35%.
     np.testing.assert_allclose(noisy.std(axis=(0, 2, 3)), [1.0, 3.0], rtol=0.02)
 

@@ -2,7 +2,8 @@
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
 same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`, `redshift`,
-`export`, `plan`, `report`, `explore`, `run` and `demo`. Importing the package loads none of them; the first use does.
+`export`, `plan`, `report`, `explore`, `run` and `demo`. Importing the package loads none of them; the first
+use does.
 """
 
 from __future__ import annotations

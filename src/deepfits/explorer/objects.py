@@ -159,7 +159,14 @@ class Objects:
             return _match(self.object_id.astype(str), np.argsort(self.object_id.astype(str)), wanted)
         return _match(self.object_id, self._order, wanted)
 
-    def overlay(self, label: str, columns: Mapping[str, np.ndarray], radius_arcsec: float) -> dict[str, Any]:
+    def overlay(
+        self,
+        label: str,
+        ra: np.ndarray,
+        dec: np.ndarray,
+        columns: Mapping[str, np.ndarray],
+        radius_arcsec: float,
+    ) -> dict[str, Any]:
         """Match another catalogue by position and add its columns, each named ``label.column``.
 
         Returns
@@ -170,15 +177,11 @@ class Objects:
         Raises
         ------
         InputError
-            Either side has no ``ra`` and ``dec``.
+            The features have no positions.
         """
-        if not {"ra", "dec"} <= set(columns):
-            raise InputError(f"{label}: has no ra and dec (degrees); it has {sorted(columns)}")
         if not {"ra", "dec"} <= set(self._readers):
             raise InputError("the features have no ra and dec, so nothing can be matched by position")
-        other, separation = match_positions(
-            self.column("ra"), self.column("dec"), columns["ra"], columns["dec"], radius_arcsec
-        )
+        other, separation = match_positions(self.column("ra"), self.column("dec"), ra, dec, radius_arcsec)
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
@@ -186,7 +189,7 @@ class Objects:
                 added.append(f"{label}.{name}")
         self._put(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
-        return {"rows": rows, "matched": len(rows), "total": len(columns["ra"]), "columns": added}
+        return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
 
     def _put(self, name: str, values: np.ndarray) -> None:
         with self._lock:

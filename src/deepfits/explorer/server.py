@@ -7,9 +7,10 @@ foreign page cannot send; and on any other address than this machine's a token i
 
 from __future__ import annotations
 
+import base64
 import hmac
-import io
 import json
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -31,6 +32,8 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
 from deepfits.explorer.objects import Objects, plain
+from deepfits.fitting.columns import describe
+from deepfits.tables import positions, read, write_table
 
 MAX_ROWS = 2_000_000
 MAX_PICTURES = 96
@@ -258,8 +261,6 @@ class _Explorer:
         image, weight = await run_in_threadpool(read_dropped, name, content)
         fitted = await run_in_threadpool(self._drawer().fit_dropped, image, weight)
         rows, distance = self.objects.neighbours(fitted.latent, number=24)
-        import base64
-
         return JSONResponse(
             {
                 "reduced_chi2": plain(fitted.reduced_chi2),
@@ -313,43 +314,28 @@ def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes
     columns = {"object_id": objects.object_id[rows]}
     columns |= {name: np.asarray(objects.column(name)[rows]) for name in objects.names}
     columns["tag"] = objects.tag_column()[rows]
-    buffer = io.BytesIO()
-    if kind in ("csv", "parquet"):
-        import pyarrow as pa
-        import pyarrow.csv
-        import pyarrow.parquet
-
-        table = pa.table(columns)
-        if kind == "csv":
-            pa.csv.write_csv(table, buffer)
-            return buffer.getvalue(), ".csv", "text/csv"
-        pa.parquet.write_table(table, buffer)
-        return buffer.getvalue(), ".parquet", "application/vnd.apache.parquet"
-    from astropy.table import Table
-
-    table = Table(columns)
-    if kind == "fits":
-        table.write(buffer, format="fits")
-        return buffer.getvalue(), ".fits", "application/fits"
-    table.write(buffer, format="votable")
-    return buffer.getvalue(), ".vot", "application/x-votable+xml"
+    ending = {"votable": ".vot"}.get(kind, f".{kind}")
+    with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
+        path = write_table(Path(directory) / f"selection{ending}", columns, describe=describe)
+        return path.read_bytes(), ending, "application/octet-stream"
 
 
 def _overlay(objects: Objects, name: str, content: bytes, radius_arcsec: float) -> dict[str, Any]:
     """Read an uploaded catalogue with the package's own reader, and match it."""
-    import tempfile
-
-    from deepfits.tables import read_table
-
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
         path = Path(directory) / ("catalogue" + "".join(Path(name).suffixes[-2:])[-16:])
         path.write_bytes(content)
         try:
-            columns = read_table(path)
+            table = read(path, what="catalogue")
+            found = positions(table.columns, table.units, path)
         except InputError as error:
             raise InputError(str(error).replace(str(path), name)) from None
+    if found is None:
+        raise InputError(
+            f"{name}: has no positions that are recognised (ra and dec); it has {sorted(table.columns)}"
+        )
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
-    return objects.overlay(label, columns, radius_arcsec)
+    return objects.overlay(label, found.ra, found.dec, table.columns, radius_arcsec)
 
 
 async def _json(request: Request) -> dict[str, Any]:
