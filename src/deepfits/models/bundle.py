@@ -234,10 +234,10 @@ class Model:
                 f"{SCHEMA_VERSION}; train again or install the version that wrote it"
             )
         try:
-            config = ModelConfig.from_json(content["architecture"])
-            info = StoreInfo.from_json(content["info"], where)
-            normalisation = Normalisation.from_json(content["normalisation"])
-        except (KeyError, TypeError, AttributeError) as error:
+            config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
+            info = StoreInfo.from_json(content["info"], f"{where}: info")
+            normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
+        except KeyError as error:
             raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
         if info.flux_unit != FLUX_UNIT:
             raise InputError(f"{where}: the model's unit is {info.flux_unit!r}, only {FLUX_UNIT} is known")
@@ -245,7 +245,19 @@ class Model:
         card = content.get("card")
         model.card = dict(card) if isinstance(card, Mapping) else {}
         model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
-        return model.eval().to(device)
+        model.eval()._probe(directory)
+        return model.to(device)
+
+    @torch.no_grad()
+    def _probe(self, directory: Path) -> None:
+        """Draw and embed once: weights that are finite each may still make NaN together."""
+        image = self.render(torch.zeros(1, self.config.latent_size))
+        latent = self.embed(image, torch.ones_like(image))
+        if not (torch.isfinite(image).all() and torch.isfinite(latent).all()):
+            raise InputError(
+                f"{directory}: the networks do not draw or embed finite numbers, so this is no usable model; "
+                "copy or train it again"
+            )
 
     def _read_weights(self, path: Path, sha256: str) -> None:
         expected = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}

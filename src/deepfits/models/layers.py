@@ -6,19 +6,17 @@ Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `D
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from deepfits.errors import InputError, nearest
-
-MAX_LATENTS = 4096
-MAX_WIDTH = 8192
-MAX_PARAMETERS = 1_000_000_000
+from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.errors import InputError
 
 Made = TypeVar("Made")
 
@@ -46,31 +44,17 @@ class ModelConfig:
         Of the LeakyReLU there.
     """
 
-    num_bands: int = 5
-    size: int = 32
-    latent_size: int = 64
-    width: int = 1024
-    num_blocks: int = 3
-    kernel_size: int = 4
-    num_groups: int = 4
-    negative_slope: float = 0.2
+    num_bands: Annotated[int, Range(ge=1, le=64)] = 5
+    size: Annotated[int, Range(ge=4, le=4096)] = 32
+    latent_size: Annotated[int, Range(ge=1, le=4096)] = 64
+    width: Annotated[int, Range(ge=1, le=8192)] = 1024
+    num_blocks: Annotated[int, Range(ge=0, le=10)] = 3
+    kernel_size: Annotated[int, Range(ge=2, le=16)] = 4
+    num_groups: Annotated[int, Range(ge=0, le=8192)] = 4
+    negative_slope: Annotated[float, Range(ge=0, lt=1)] = 0.2
 
     def __post_init__(self) -> None:
-        limits = {
-            "num_bands": (1, 64),
-            "size": (4, 4096),
-            "latent_size": (1, MAX_LATENTS),
-            "width": (1, MAX_WIDTH),
-            "num_blocks": (0, 10),
-            "kernel_size": (2, 16),
-            "num_groups": (0, MAX_WIDTH),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or not low <= value <= high:
-                raise InputError(f"model: {name} must be a whole number from {low} to {high}, not {value!r}")
-        if not 0 <= self.negative_slope < 1:
-            raise InputError(f"model: negative_slope must be in [0, 1), not {self.negative_slope!r}")
+        check(self, where="model")
         factor = 2 ** (self.num_blocks + 1)
         if self.size % factor:
             raise InputError(
@@ -97,16 +81,12 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        return asdict(self)
+        return to_mapping(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> ModelConfig:
-        """Read back `to_json`; an unknown key is an error that names the nearest one."""
-        names = [f.name for f in fields(cls)]
-        for key in content:
-            if key not in names:
-                raise InputError(f"model: unknown key {key!r}; {nearest(key, names)}")
-        return cls(**content)
+    def from_json(cls, content: Mapping[str, Any], where: str | Path = "model") -> ModelConfig:
+        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        return from_mapping(cls, content, where=where)
 
 
 def make_up(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:

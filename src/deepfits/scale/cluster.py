@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
 from deepfits.processes import require_main_guard
+from deepfits.provenance import code
+from deepfits.scale.work import call_in_worker
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -160,7 +162,8 @@ def spread_over(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[An
         from distributed import as_completed
 
         with connect(workers) as client, client.as_current():
-            for future in as_completed([client.submit(function, job, pure=False) for job in jobs]):
+            sent = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
+            for future in as_completed(sent):
                 yield future.result()
 
     return spread

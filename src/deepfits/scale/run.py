@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from deepfits.errors import InputError, ShardsFailedError, no_space
 from deepfits.files import MANIFEST, remove_leftovers
 from deepfits.progress import Progress, Task
+from deepfits.provenance import code
 from deepfits.scale.cluster import Workers, connect
 from deepfits.scale.manifest import Entry, Manifest
 from deepfits.scale.work import (
+    OtherCodeError,
     Outcome,
     Process,
     Shard,
@@ -224,14 +226,15 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
 
     from distributed import wait
 
-    left = iter(todo)
+    left, wanted = iter(todo), code()
     flying: dict[Future, Shard] = {}
     while True:
         try:
             with client.as_current():
                 hands = max(1, len(client.nthreads()))
                 for shard in islice(left, max(0, AHEAD * hands - len(flying))):
-                    flying[client.submit(attempt_in_worker, work, shard, pure=False)] = shard
+                    future = client.submit(attempt_in_worker, work, shard, wanted, pure=False)
+                    flying[future] = shard
                 if not flying:
                     return
                 done = wait(list(flying), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
@@ -252,6 +255,8 @@ def _result(client: Client, future: Future, shard: Shard) -> Outcome:
 
     try:
         outcome: Outcome = future.result()
+    except OtherCodeError:  # every shard would meet it
+        raise
     except KilledWorker as error:
         reason = (
             f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "

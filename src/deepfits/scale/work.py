@@ -17,6 +17,7 @@ from threading import Lock
 from typing import Any, Protocol
 
 from deepfits.errors import InputError, no_space
+from deepfits.provenance import code
 
 log = logging.getLogger(__name__)
 
@@ -105,13 +106,20 @@ def _opened(work: Work, threads: int) -> Process:
     return work.open(threads)
 
 
-def attempt_in_worker(work: Work, shard: Shard) -> Outcome:
+def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
     """Do one shard in a worker, which keeps the last work open: the model is loaded once.
 
     Shards take turns in a process, however many threads the worker has: the fit uses them all itself.
+
+    Raises
+    ------
+    OtherCodeError
+        This worker runs other code than `wanted`, what `deepfits.provenance.code` says where the work comes
+        from.
     """
     from distributed import get_worker
 
+    require_code(wanted)
     threads = get_worker().state.nthreads
     with _one_at_a_time:
 
@@ -119,3 +127,24 @@ def attempt_in_worker(work: Work, shard: Shard) -> Outcome:
             _opened(work, threads)(one, advance)
 
         return attempt(process, shard, lambda number: None)
+
+
+class OtherCodeError(InputError):
+    """A worker has another version of the package, or other sources: its results would not be the same."""
+
+
+def require_code(wanted: str) -> None:
+    """Refuse to work, in a worker, for a process that runs other code than this one."""
+    from distributed import get_worker
+
+    if (here := code()) != wanted:
+        raise OtherCodeError(
+            f"the worker at {get_worker().address} runs deepfits {here}, but this command is deepfits "
+            f"{wanted}: install the same version there and start the worker again"
+        )
+
+
+def call_in_worker(function: Callable[[Any], Any], job: Any, wanted: str) -> Any:
+    """Call a function in a worker that runs the same code."""
+    require_code(wanted)
+    return function(job)

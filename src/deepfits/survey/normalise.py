@@ -16,17 +16,21 @@ Works on NumPy arrays and PyTorch tensors alike.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
+from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 KINDS = ("standard", "asinh")
+MAX_STRETCHED = 50.0
+"""asinh of any flux in units of any softening lies far under this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +48,19 @@ class Normalisation:
     """
 
     kind: Literal["standard", "asinh"]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    softening: tuple[float, ...]
+    mean: tuple[Annotated[float, Range(ge=-1e15, le=1e15)], ...]
+    std: tuple[Annotated[float, Range(ge=1e-15, le=1e15)], ...]
+    softening: tuple[Annotated[float, Range(ge=1e-15, le=1e15)], ...]
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"normalisation {self.kind!r} is unknown; choose one of {KINDS}")
+        check(self, where="normalisation")
         if not len(self.mean) == len(self.std) == len(self.softening):
             raise InputError("normalisation: mean, std and softening need one value per band each")
-        if not (np.isfinite(self.mean).all() and np.isfinite([*self.std, *self.softening]).all()):
-            raise InputError("normalisation: a constant is not finite")
-        if min(*self.std, *self.softening) <= 0:
-            raise InputError("normalisation: std and softening must be positive")
+        if self.kind == "asinh" and max(map(abs, (*self.mean, *self.std))) > MAX_STRETCHED:
+            raise InputError(
+                f"normalisation: mean and std of stretched values must lie under {MAX_STRETCHED}, not "
+                f"{self.mean} and {self.std}"
+            )
 
     def normalise(self, flux: Array) -> Array:
         """Map nJy, ``(..., B, H, W)``, to the network's units."""
@@ -95,18 +99,12 @@ class Normalisation:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        return asdict(self)
+        return to_mapping(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Normalisation:
-        """Read back `to_json`."""
-        try:
-            return cls(
-                kind=content["kind"],
-                **{n: tuple(float(v) for v in content[n]) for n in ("mean", "std", "softening")},
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not a valid normalisation ({error})") from error
+    def from_json(cls, content: Mapping[str, Any], where: str | Path = "normalisation") -> Normalisation:
+        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        return from_mapping(cls, content, where=where)
 
 
 def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:

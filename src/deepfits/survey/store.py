@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import h5py
 import numpy as np
 
+from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.survey.hdf5 import local_object
@@ -53,21 +54,23 @@ class StoreInfo:
     """
 
     bands: tuple[str, ...]
-    size: int
-    pixel_scale_arcsec: float
-    fwhm_arcsec: tuple[float, ...] = ()
+    size: Annotated[int, Range(ge=4, le=MAX_SIDE)]
+    pixel_scale_arcsec: Annotated[float, Range(ge=1e-6, le=1e5)]
+    fwhm_arcsec: tuple[Annotated[float, Range(gt=0, le=1e5, nan=True)], ...] = ()
     survey: str = ""
     flux_unit: str = FLUX_UNIT
     schema_version: int = SCHEMA_VERSION
-    noise_correlation: tuple[float, ...] = ()
+    noise_correlation: tuple[Annotated[float, Range(ge=1e-3, le=1e3)], ...] = ()
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check(self, where="cutouts")
         num_bands = len(self.bands)
         if not 1 <= num_bands <= MAX_BANDS or len(set(self.bands)) != num_bands:
             raise InputError(f"a store needs 1 to {MAX_BANDS} different bands, not {self.bands!r}")
-        if not 4 <= self.size <= MAX_SIDE:
-            raise InputError(f"a cutout's side must be 4 to {MAX_SIDE} pixels, not {self.size!r}")
+        for band in self.bands:  # they stand in columns, file names and pages
+            if not 1 <= len(band) <= 64 or not band.isprintable() or "/" in band or "\\" in band:
+                raise InputError(f"{band!r} is no name for a band; use letters, digits and - _ . *")
         for name in ("fwhm_arcsec", "noise_correlation"):
             values = getattr(self, name) or (np.nan if name == "fwhm_arcsec" else 1.0,) * num_bands
             if len(values) != num_bands:
@@ -76,29 +79,20 @@ class StoreInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold (NaN becomes null)."""
-        content = asdict(self)
-        content["fwhm_arcsec"] = [None if np.isnan(v) else v for v in self.fwhm_arcsec]
-        return content
+        return to_mapping(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str | Path) -> StoreInfo:
         """Read back `to_json`; `where` is named in errors."""
+        if not isinstance(content, Mapping):
+            raise InputError(f"{where} must be names with values, not {content!r:.60}")
         if content.get("schema_version") != SCHEMA_VERSION:
             raise InputError(
                 f"{where}: store schema {content.get('schema_version')!r}; this version reads "
                 f"{SCHEMA_VERSION}: make the store again with `deepfits cutouts`"
             )
         known = {f.name for f in fields(cls)}
-        try:
-            values = {k: v for k, v in content.items() if k in known}
-            values["bands"] = tuple(str(b) for b in values["bands"])
-            values["size"] = int(values["size"])
-            values["pixel_scale_arcsec"] = float(values["pixel_scale_arcsec"])
-            values["fwhm_arcsec"] = tuple(np.nan if v is None else float(v) for v in values["fwhm_arcsec"])
-            values["noise_correlation"] = tuple(float(v) for v in values.get("noise_correlation", ()))
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{where}: not a valid store description ({error})") from error
+        return from_mapping(cls, {k: v for k, v in content.items() if k in known}, where=where)
 
 
 @dataclass(frozen=True, kw_only=True)

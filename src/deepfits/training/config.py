@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from deepfits.errors import InputError, nearest
-from deepfits.training.initialise import KINDS as INITIALISATIONS
-
-NOISE_KINDS = ("none", "white", "correlated")
+from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,57 +66,35 @@ class TrainingConfig:
         Stop after so many looks without a better kernel distance, and keep the best model; 0: never.
     """
 
-    batch_size: int = 64
-    steps: int = 100_000
-    learning_rate: float = 4e-4
-    beta1: float = 0.5
-    beta2: float = 0.999
-    embedder_rate: float = 1.0
+    batch_size: Annotated[int, Range(ge=1, le=1 << 20)] = 64
+    steps: Annotated[int, Range(ge=1)] = 100_000
+    learning_rate: Annotated[float, Range(ge=1e-20, le=1e3)] = 4e-4
+    beta1: Annotated[float, Range(ge=0, lt=1)] = 0.5
+    beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
+    embedder_rate: Annotated[float, Range(ge=1e-20, le=1e6)] = 1.0
     initialisation: Literal["uniform", "normal", "orthogonal"] = "uniform"
-    decay: float = 0.0
+    decay: Annotated[float, Range(ge=0, le=1)] = 0.0
     normalisation: Literal["standard", "asinh"] = "standard"
-    softening_sigmas: float = 3.0
+    softening_sigmas: Annotated[float, Range(ge=1e-6, le=1e6)] = 3.0
     noise: Literal["none", "white", "correlated"] = "none"
     noisy_embedder: bool = False
     symmetries: bool = False
     incomplete: bool = False
-    ema: float = 0.0
-    reconstruction: float = 0.0
+    ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    reconstruction: Annotated[float, Range(ge=0, le=1e12)] = 0.0
     refine: bool = False
-    smoothness: float = 0.0
-    latent_gradient: float = 0.0
-    log_every: int = 50
-    checkpoint_seconds: float = 60.0
-    evaluate_every: int = 0
-    num_evaluated: int = 256
-    patience: int = 0
+    smoothness: Annotated[float, Range(ge=0, le=1e12)] = 0.0
+    latent_gradient: Annotated[float, Range(ge=0, le=1e12)] = 0.0
+    log_every: Annotated[int, Range(ge=1)] = 50
+    checkpoint_seconds: Annotated[float, Range(ge=0)] = 60.0
+    evaluate_every: Annotated[int, Range(ge=0)] = 0
+    num_evaluated: Annotated[int, Range(ge=1)] = 256
+    patience: Annotated[int, Range(ge=0)] = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "steps", "log_every"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(
-                    f"training: {name} must be a positive whole number, not {getattr(self, name)!r}"
-                )
-        for name in ("learning_rate", "embedder_rate", "softening_sigmas"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"training: {name} must be positive, not {getattr(self, name)!r}")
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"training: {name} must be in [0, 1), not {getattr(self, name)!r}")
+        check(self, where="training")
         if self.patience and not self.evaluate_every:
             raise InputError("training: patience needs evaluate_every, the steps between two looks")
-        if not 0 <= self.decay <= 1:
-            raise InputError(f"training: decay must be in [0, 1], not {self.decay!r}")
-        if self.noise not in NOISE_KINDS:
-            raise InputError(f"training: noise {self.noise!r} is unknown; choose one of {NOISE_KINDS}")
-        if self.initialisation not in INITIALISATIONS:
-            raise InputError(
-                f"training: initialisation {self.initialisation!r} is unknown; "
-                f"choose one of {INITIALISATIONS}"
-            )
-        for name in ("reconstruction", "smoothness", "latent_gradient"):
-            if not getattr(self, name) >= 0:
-                raise InputError(f"training: {name} must not be negative, it is {getattr(self, name)!r}")
         if self.smoothness and self.noise == "none":
             raise InputError(
                 "training: smoothness needs noise, 'white' or 'correlated'; or set smoothness to 0"
@@ -127,13 +104,9 @@ class TrainingConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        return asdict(self)
+        return to_mapping(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> TrainingConfig:
-        """Read back `to_json`; an unknown key is an error that names the nearest one."""
-        names = [f.name for f in fields(cls)]
-        for key in content:
-            if key not in names:
-                raise InputError(f"training: unknown key {key!r}; {nearest(key, names)}")
-        return cls(**content)
+    def from_json(cls, content: Mapping[str, Any], where: str | Path = "training") -> TrainingConfig:
+        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        return from_mapping(cls, content, where=where)
