@@ -179,6 +179,45 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
         Model.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("architecture", "num_bands", True, "model.json: architecture: num_bands must be a whole number"),
+        ("architecture", "widht", 8, "architecture: unknown key 'widht'; did you mean 'width'"),
+        ("architecture", "negative_slope", "small", "negative_slope must be a finite number"),
+        ("info", "bands", "ugr", "model.json: info: bands must be a list of texts, .*, not 'ugr'"),
+        ("info", "pixel_scale_arcsec", 0, "info: pixel_scale_arcsec must be a finite number from 1e-06"),
+        ("info", "bands", ["u", "../../g", "<script>"], "'../../g' is no name for a band"),
+        (
+            "normalisation",
+            "std",
+            [1, 1, 1e-320],
+            r"normalisation: std\[2\] must be a finite number from 1e-15",
+        ),
+        ("normalisation", "std", [1, 1, 1e308], r"normalisation: std\[2\] must be .* up to 1e\+15"),
+        ("normalisation", "mean", [1, None, 1], r"mean\[1\] must be a finite number .*, not None"),
+        ("normalisation", "kind", "log", "kind must be 'standard' or 'asinh', not 'log'"),
+    ],
+)
+def test_a_description_is_held_to_its_types(saved, part, key, value, words):
+    content = json.loads((saved / "model.json").read_text())
+    edit(saved, **{part: content[part] | {key: value}})
+    with pytest.raises(InputError, match=words):
+        Model.load(saved)
+
+
+def test_networks_that_make_nan_of_everything_are_no_model(model, tmp_path):
+    """Each weight is finite; what they make together is not."""
+    with torch.no_grad():
+        model.generator.first.bias.fill_(1e30)
+        for block in model.generator.blocks:
+            for weight in block.parameters():
+                weight.mul_(1e6)
+    model.save(tmp_path / "monster")
+    with pytest.raises(InputError, match="do not draw or embed finite numbers"):
+        Model.load(tmp_path / "monster")
+
+
 def test_the_card_says_what_the_model_holds(model):
     model.card = {
         "recipe": "tiny", "steps": 1234, "seconds": 90.0, "seed": 3, "training": {"batch_size": 64},

@@ -17,10 +17,11 @@ from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import TEMPORARY_PREFIX, writing
 from deepfits.fitting.features import is_done, read_features
 from deepfits.progress import silent
+from deepfits.provenance import code
 from deepfits.scale.cluster import Workers, _environments, connect
 from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import run_shards
-from deepfits.scale.work import Shard
+from deepfits.scale.work import OtherCodeError, Shard, call_in_worker
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
 from deepfits.survey.store import CutoutStore
@@ -202,6 +203,16 @@ def test_another_model_under_the_same_name_is_refused(client, sky, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_worker_with_other_code_is_refused(client, sky, tmp_path, monkeypatch):
+    assert client.submit(call_in_worker, abs, -3, code(), pure=False).result() == 3
+    monkeypatch.setattr("deepfits.scale.run.code", lambda: "0.0.1 (sources 0123456789ab)")
+    with pytest.raises(
+        OtherCodeError, match=r"worker at tcp://.* runs deepfits .* this command is deepfits 0.0.1"
+    ):
+        fit(sky / "store", sky / "model", tmp_path / "f", **QUICK, scheduler=address(client))
+    assert not list(tmp_path.rglob("shard-*"))
+
+
 def test_inpainting_on_workers(client, sky, tmp_path):
     options = {"bands": ("r",), "num_steps": 3, "object_ids": [100, 130, 180]}
     one = inpaint(sky / "store", sky / "model", tmp_path / "one", threads=1, **options)

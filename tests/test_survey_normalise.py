@@ -93,7 +93,7 @@ def test_asinh_is_linear_near_zero_and_logarithmic_above():
 def test_json_round_trip():
     made = Normalisation(kind="asinh", mean=(0.1, 2.0), std=(1.0, 3.0), softening=(4.0, 5.0))
     assert Normalisation.from_json(made.to_json()) == made
-    with pytest.raises(InputError, match="not a valid normalisation"):
+    with pytest.raises(InputError, match="must be given"):
         Normalisation.from_json({"kind": "asinh", "mean": [0.0]})
 
 

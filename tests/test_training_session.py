@@ -303,10 +303,20 @@ def test_an_embedder_is_refined_on_images(store, tmp_path):
         torch.testing.assert_close(value, before, rtol=0, atol=1e-6, msg=name)
 
 
-def test_too_little_memory_names_the_batch_that_fits(store, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_names_the_batch_that_fits(store, tmp_path, monkeypatch, error):
     def step(self, batch, number, fraction=0.0):
         if len(batch.image) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return {}
 
     monkeypatch.setattr(Trainer, "step", step)

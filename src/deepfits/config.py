@@ -274,9 +274,8 @@ def _convert_literal(value: Any, valid: tuple[Any, ...], where: str, key: str) -
     for one in valid:
         if type(one) is type(value) and one == value:
             return one
-    hint = f"; {nearest(value, map(str, valid))}" if isinstance(value, str) else ""
     raise InputError(
-        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}{hint}"
+        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}"
     )
 
 
@@ -371,8 +370,11 @@ def _describe(annotation: Any, range_: Range) -> str:
         word = "a whole number" if annotation is int else "a number" if range_.nan else "a finite number"
         return f"{word} {range_}".strip()
     if container in (list, tuple, set, frozenset, *_LISTS):
-        of = {str: ' of texts, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
-        return "a list" + (of.get(inner[0], "") if inner else "")
+        of: dict[Any, str] = {str: ' of texts, ["…", "…"]', int: " of whole numbers", float: " of numbers"}
+        first = inner[0] if inner else None
+        return "a list" + of.get(
+            typing.get_args(first)[0] if typing.get_origin(first) is Annotated else first, ""
+        )
     if container in _MAPPINGS or dataclasses.is_dataclass(annotation):
         return "names with values"
     words: dict[Any, str] = {bool: "true or false", str: "text", type(None): "left out"}
