@@ -41,7 +41,7 @@ from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.paired import paired_differences, paired_table
 from deepfits.redshifts.results import paper_table
-from deepfits.stages.redshift_curves import write_curves
+from deepfits.stages.redshifts.curves import write_curves
 from deepfits.survey.store import CutoutStore
 
 if TYPE_CHECKING:

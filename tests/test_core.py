@@ -135,7 +135,7 @@ _DIRECTIONS = {
     "models": {"survey.store", "survey.normalise"},
     "training": {"survey.store", "survey.normalise", "models"},
     "fitting": set(),
-    "redshifts": {"models", "survey.normalise"},
+    "redshifts": {"survey.store", "survey.normalise", "models"},
     "reporting": set(),
     "explorer": {"survey.store", "models", "fitting", "reporting"},
     "scale": set(),

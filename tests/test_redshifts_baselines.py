@@ -6,22 +6,13 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import Matrix
-from deepfits.redshifts.metrics import point_metrics
-from deepfits.redshifts.neighbours import Neighbours, train_neighbours
-from deepfits.redshifts.pdf import LEVELS, pdf_metrics
-from deepfits.redshifts.predictor import MEDIAN
-from deepfits.redshifts.quantiles import BoostedQuantiles, train_quantiles
-from deepfits.redshifts.spectra import (
-    REST_WAVELENGTH,
-    WAVELENGTH,
-    absolute_offsets,
-    absorption,
-    rest_spectra,
-    template_fluxes,
-)
-from deepfits.redshifts.templates import (
+from deepfits.redshifts.learning import Standard
+from deepfits.redshifts.methods.neighbours import Neighbours, train_neighbours
+from deepfits.redshifts.methods.quantiles import BoostedQuantiles, train_quantiles
+from deepfits.redshifts.methods.templates import (
     REDSHIFTS,
     Photometry,
     TemplateFit,
@@ -29,6 +20,16 @@ from deepfits.redshifts.templates import (
     chi_square,
     filters_of,
     train_templates,
+)
+from deepfits.redshifts.metrics import point_metrics
+from deepfits.redshifts.pdf import LEVELS, pdf_metrics
+from deepfits.redshifts.spectra import (
+    REST_WAVELENGTH,
+    WAVELENGTH,
+    absolute_offsets,
+    absorption,
+    rest_spectra,
+    template_fluxes,
 )
 
 
@@ -46,10 +47,9 @@ def test_neighbours_are_those_of_scikit_learn():
 
     (train, value), (test, _) = make_problem(300), make_problem(50, 1)
     ours = Neighbours(
-        features=train.values,
+        standard=Standard(centre=np.zeros(4), scale=np.ones(4)),
+        points=train.values,
         value=value,
-        centre=np.zeros(4),
-        scale=np.ones(4),
         num=7,
         loss="squared",
         validation_pit=LEVELS,
@@ -57,36 +57,46 @@ def test_neighbours_are_those_of_scikit_learn():
     theirs = KNeighborsRegressor(
         7, weights=lambda d: 1 / (d + 0.1 * np.median(d, axis=1, keepdims=True) + 1e-9)
     ).fit(train.values, value)
-    np.testing.assert_allclose(ours.predict(test.values), theirs.predict(test.values), rtol=1e-5)
+    np.testing.assert_allclose(ours.point(test.values), theirs.predict(test.values), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
 def test_neighbours_learn_and_come_back(loss, tmp_path):
-    model = train_neighbours(*make_problem(800), *make_problem(200, 1), loss=loss)
+    (train, train_value), (validation, validation_value) = make_problem(800), make_problem(200, 1)
+    model = train_neighbours(train.values, train_value, validation.values, validation_value, loss=loss)
     test, value = make_problem(300, 2)
-    estimate = model.predict(test.values)
-    assert np.corrcoef(estimate, value)[0, 1] > 0.9
+    estimates = model.predict(None, test)
+    assert np.corrcoef(estimates.point, value)[0, 1] > 0.9
     model.save(tmp_path)
-    back = Neighbours.load(tmp_path)
-    np.testing.assert_array_equal(back.predict(test.values), estimate)
-    np.testing.assert_array_equal(back.predict_quantiles(test.values), model.predict_quantiles(test.values))
-    found = pdf_metrics(model.predict_quantiles(test.values), value)
+    back = Neighbours.load(tmp_path).predict(None, test)
+    np.testing.assert_array_equal(back.point, estimates.point)
+    np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
+    found = pdf_metrics(estimates.quantiles, value)
     # 300 objects know a coverage of 68% to 2.7%, and 200 validation objects the correction to 3.3%
     assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.13)
 
 
 def test_missing_colours_count_for_nothing():
-    train, value = make_problem(300)
-    model = train_neighbours(train, value, *make_problem(100, 1))
-    spoiled = train.values.copy()
+    (train, value), (validation, validation_value) = make_problem(300), make_problem(100, 1)
+    model = train_neighbours(train.values, value, validation.values, validation_value)
+    spoiled, typical = (make_problem(200, 2)[0].values for _ in range(2))
     spoiled[:, 3] = np.nan
-    assert np.isfinite(model.predict(spoiled)).all()
+    typical[:, 3] = np.median(train.values[:, 3])
+    np.testing.assert_allclose(model.point(spoiled), model.point(typical), rtol=1e-6)
+    # the last feature says nothing of the value, the first one most of it
+    assert np.corrcoef(model.point(spoiled), make_problem(200, 2)[1])[0, 1] > 0.85
+    spoiled[:, 0] = np.nan
+    assert np.corrcoef(model.point(spoiled), make_problem(200, 2)[1])[0, 1] < 0.4
 
 
 def test_quantile_trees_are_calibrated_and_know_their_scatter(tmp_path):
-    model = train_quantiles(*make_problem(1500))
+    model, out_of_fold = train_quantiles(*make_problem(1500))
+    # recalibrated on these very objects
+    assert pdf_metrics(out_of_fold, make_problem(1500)[1])["coverage_68"]["value"] == pytest.approx(
+        0.68, abs=0.01
+    )
     test, value = make_problem(600, 2)
-    quantiles = model.predict(test.values)
+    quantiles = model.predict(test)
     found = pdf_metrics(quantiles, value)
     # 600 objects know 68% to 1.9%, and 1500 the correction to 1.2%
     assert found["coverage_68"]["value"] == pytest.approx(0.68, abs=0.065)
@@ -94,18 +104,18 @@ def test_quantile_trees_are_calibrated_and_know_their_scatter(tmp_path):
     is_wide = test.values[:, 1] > 0
     # truly 0.30 against 0.10
     assert np.median(width[is_wide]) > 1.8 * np.median(width[~is_wide])
-    model.save(tmp_path)
-    np.testing.assert_array_equal(BoostedQuantiles.load(tmp_path).predict(test.values), quantiles)
+    storage.save(model, tmp_path)
+    np.testing.assert_array_equal(storage.load(BoostedQuantiles, tmp_path).predict(test), quantiles)
 
 
 def test_uncertain_features_widen_distributions():
-    model = train_quantiles(*make_problem(800))
+    model, _ = train_quantiles(*make_problem(800))
     test, _ = make_problem(100, 2)
-    spread = np.zeros_like(test.values)
-    exact = model.predict(test.values, spread)
-    np.testing.assert_allclose(exact, model.predict(test.values), atol=2e-3)
-    spread[:50, 0] = 1.0
-    wide = model.predict(test.values, spread)
+    errors = np.zeros_like(test.values)
+    exact = model.predict(replace(test, errors=errors))
+    np.testing.assert_allclose(exact, model.predict(test), atol=2e-3)
+    errors[:50, 0] = 1.0
+    wide = model.predict(replace(test, errors=errors))
     gain = (wide[:, 10] - wide[:, 4]) / (exact[:, 10] - exact[:, 4])
     assert np.median(gain[:50]) > 1.5
     np.testing.assert_allclose(gain[50:], 1.0, atol=1e-6)
@@ -119,8 +129,8 @@ def test_domain_flags_what_lies_elsewhere(tmp_path):
     assert domain.is_outside(inside).mean() < 0.05
     assert domain.is_outside(outside).all()
     assert np.median(domain.distance(inside)) == pytest.approx(1.0, abs=0.15)
-    domain.save(tmp_path)
-    back = Domain.load(tmp_path)
+    storage.save(domain, tmp_path)
+    back = storage.load(Domain, tmp_path)
     np.testing.assert_allclose(back.distance(inside), domain.distance(inside), rtol=1e-5)
 
 
@@ -156,7 +166,7 @@ def test_templates_find_the_redshifts_they_made():
     fit = TemplateFit(
         bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
     )
-    found = point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)
+    found = point_metrics(fit.estimates(photometry).point, value)
     assert found["sigma_mad"] < 0.04
     assert found["eta_15"] < 0.12
     quality = pdf_metrics(fit.raw_quantiles(photometry), value)
@@ -171,7 +181,7 @@ def test_less_light_makes_redshifts_worse():
     spread = []
     for signal_to_noise in (40.0, 8.0):
         photometry, value = make_photometry(300, signal_to_noise=signal_to_noise)
-        spread.append(point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)["sigma_mad"])
+        spread.append(point_metrics(fit.estimates(photometry).point, value)["sigma_mad"])
     assert spread[1] > 1.5 * spread[0]
 
 
@@ -181,13 +191,11 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     test, value = make_photometry(300, 1, offsets=offsets)
     fit = train_templates(*make_photometry(300, offsets=offsets), BANDS)
     plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=LEVELS)
-    mended, spoiled = (
-        point_metrics(one.predict_both(test)[0][:, MEDIAN], value)["sigma_mad"] for one in (fit, plain)
-    )
+    mended, spoiled = (point_metrics(one.estimates(test).point, value)["sigma_mad"] for one in (fit, plain))
     assert mended < 0.6 * spoiled
     fit.save(tmp_path)
     back = TemplateFit.load(tmp_path)
-    np.testing.assert_array_equal(back.predict_both(test)[1], fit.predict_both(test)[1])
+    np.testing.assert_array_equal(back.estimates(test).quantiles, fit.estimates(test).quantiles)
 
 
 def test_absolute_magnitudes_follow_distance_and_spectrum():
@@ -259,9 +267,9 @@ def test_bands_without_data_have_no_influence():
     flux[:, 0], other[:, 0] = np.nan, np.nan
     error = photometry.flux_err.copy()
     error[:, 0] = np.nan
-    one = fit.predict_both(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude))[0]
+    one = fit.estimates(Photometry(flux=flux, flux_err=error, magnitude=photometry.magnitude)).point
     error[:, 0] = 0.0
-    two = fit.predict_both(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude))[0]
+    two = fit.estimates(Photometry(flux=other, flux_err=error, magnitude=photometry.magnitude)).point
     np.testing.assert_array_equal(one, two)
     assert np.isfinite(one).all()
 
@@ -298,22 +306,22 @@ def test_filters_are_asked_for_where_none_is_known():
 @pytest.mark.slow
 def test_lephare_finds_the_redshifts_that_the_templates_made():
     pytest.importorskip("lephare")
-    from deepfits.redshifts.lephare import train_lephare
+    from deepfits.redshifts.methods.lephare import LephareFit
 
     photometry, value = make_photometry(120)
-    fit = train_lephare(photometry, value, BANDS)
-    assert point_metrics(fit.predict_both(photometry)[0][:, MEDIAN], value)["sigma_mad"] < 0.05
+    fit = LephareFit.learn(photometry, value, BANDS)
+    assert point_metrics(fit.estimates(photometry).point, value)["sigma_mad"] < 0.05
     without = Photometry(
         flux=np.where(np.arange(5) == 2, np.nan, photometry.flux),
         flux_err=photometry.flux_err,
         magnitude=photometry.magnitude,
     )
-    assert np.isfinite(fit.predict_both(without.take(np.arange(5)))[0]).all()
+    assert np.isfinite(fit.estimates(without.take(np.arange(5))).point).all()
 
 
 def test_lephare_says_how_to_install_it(monkeypatch):
-    from deepfits.redshifts import lephare
+    from deepfits.redshifts.methods import lephare
 
     monkeypatch.setattr(lephare.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install"):
-        lephare.train_lephare(*make_photometry(30), BANDS)
+        lephare.LephareFit.learn(*make_photometry(30), BANDS)

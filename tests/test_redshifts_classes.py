@@ -8,8 +8,8 @@ import pytest
 from deepfits.errors import InputError
 from deepfits.redshifts.classes import Classifier, class_metrics, class_numbers, confusion
 from deepfits.splits import is_held_out
-from deepfits.stages.redshift_classes import redshift_classes
-from deepfits.stages.redshift_use import redshift_predict
+from deepfits.stages.redshifts.classes import redshift_classes
+from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.tables import read_table
 from test_redshifts_stage import make_sky, write_features, write_labels
 

@@ -8,9 +8,17 @@ import torch
 
 import deepfits
 from deepfits.errors import InputError, NonFiniteLossError
-from deepfits.redshifts.images import ImageConfig, augmented, train_images
+from deepfits.redshifts.networks import (
+    NUM_OUTPUTS,
+    Architecture,
+    NetworkConfig,
+    augmented,
+    network_loss,
+    train_network,
+)
+from deepfits.redshifts.predictor import Predictor
 from deepfits.reporting.redshift_figures import all_figures, label_curves
-from deepfits.stages.redshift_curves import redshift_curves
+from deepfits.stages.redshifts.curves import redshift_curves
 from deepfits.tables import read_table
 from test_redshifts_stage import make_sky, metrics_of, write_features, write_labels, write_store
 
@@ -33,25 +41,36 @@ class Small(torch.nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.layers = torch.nn.Sequential(
-                torch.nn.Conv2d(2, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 1)
+                torch.nn.Conv2d(2, 8, 3),
+                torch.nn.ReLU(),
+                torch.nn.Flatten(),
+                torch.nn.Linear(288, NUM_OUTPUTS),
             )
 
     def forward(self, x):
         return self.layers(x)
 
 
+class SmallArchitecture(Architecture):
+    def build(self):
+        return Small()
+
+
+SMALL = SmallArchitecture(kind="small", settings={})
+
+
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
 def test_training_learns(loss):
-    model = train_images(
-        Small(), make_images(400), make_images(100, 1), ImageConfig(loss=loss, epochs=25, batch=32)
+    model = train_network(
+        SMALL, make_images(400), make_images(100, 1), NetworkConfig(loss=loss, epochs=25, batch=32)
     )
     images, value = make_images(200, 2)
-    assert np.std(model.predict(images) - value) < 0.35 * value.std()
+    assert np.std(model.predict(images)[0] - value) < 0.35 * value.std()
 
 
 def test_training_is_repeatable():
-    config = ImageConfig(epochs=2, batch=32)
-    one, two = (train_images(Small(), make_images(100), make_images(50, 1), config) for _ in range(2))
+    config = NetworkConfig(epochs=2, batch=32)
+    one, two = (train_network(SMALL, make_images(100), make_images(50, 1), config) for _ in range(2))
     assert one.history == two.history
 
 
@@ -60,22 +79,22 @@ def test_best_weights_are_kept():
     images, value = make_images(100)
     noise = np.random.default_rng(5).permutation(value)
     validation = make_images(80, 1)
-    model = train_images(Small(), (images, noise), validation, ImageConfig(epochs=30, patience=6, batch=16))
+    model = train_network(SMALL, (images, noise), validation, NetworkConfig(epochs=30, patience=6, batch=16))
     losses = [one["validation"] for one in model.history]
     with torch.no_grad():  # as each pass judges: without turning the images
-        found = model.scale.inverse(model.network(torch.as_tensor(validation[0]))[:, 0].numpy())
-    error = (found - validation[1]) / model.scale.scale
-    assert np.mean(error**2) == pytest.approx(min(losses), rel=1e-5)
+        outputs = model.network.eval()(torch.as_tensor(validation[0]))
+    known = torch.as_tensor(model.scale.forward(validation[1]), dtype=torch.float32)
+    assert network_loss(outputs, known, "squared").item() == pytest.approx(min(losses), rel=1e-5)
     assert len(losses) < 30
 
 
 def test_estimates_do_not_depend_on_orientation_or_batch():
-    model = train_images(Small(), make_images(100), make_images(50, 1), ImageConfig(epochs=1, batch=32))
+    model = train_network(SMALL, make_images(100), make_images(50, 1), NetworkConfig(epochs=1, batch=32))
     images, _ = make_images(20, 2)
-    estimate = model.predict(images)
+    estimate = model.predict(images)[0]
     turned = np.ascontiguousarray(np.rot90(images, axes=(2, 3))[..., ::-1])
-    np.testing.assert_allclose(model.predict(turned), estimate, atol=1e-5)
-    np.testing.assert_allclose(model.predict(images, batch=3), estimate, atol=1e-5)
+    np.testing.assert_allclose(model.predict(turned)[0], estimate, atol=1e-5)
+    np.testing.assert_allclose(model.predict(images, batch=3)[0], estimate, atol=1e-5)
 
 
 def test_augmentation_moves_pixels_and_makes_none():
@@ -92,7 +111,7 @@ def test_infinite_loss_stops_the_training():
     images, value = make_images(64)
     images[0] = np.inf
     with pytest.raises(NonFiniteLossError, match="epoch 1"):
-        train_images(Small(), (images, value), make_images(20, 1), ImageConfig(epochs=1, batch=64))
+        train_network(SMALL, (images, value), make_images(20, 1), NetworkConfig(epochs=1, batch=64))
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +139,10 @@ def test_wide_resnet_row(inputs, tmp_path):
     assert row["num_layers"] == 50
     assert row["epochs"] == 2
     directory = out / "methods" / row["key"]
-    assert json.loads((directory / "image_method.json").read_text())["normalisation"]["kind"] == "asinh"
-    before = (directory / "weights.safetensors").stat().st_mtime_ns
+    assert Predictor.load(directory).method.normalisation["kind"] == "asinh"
+    before = (directory / "arrays.safetensors").stat().st_mtime_ns
     deepfits.redshift(features, labels, out, **keywords)
-    assert (directory / "weights.safetensors").stat().st_mtime_ns == before
+    assert (directory / "arrays.safetensors").stat().st_mtime_ns == before
     with pytest.raises(InputError, match="give the store"):
         deepfits.redshift(features, labels, tmp_path / "other", methods=("wide_resnet",))
 

@@ -1,6 +1,7 @@
 """Small networks on features, stacking, and networks on images as predictors: learn, store, use."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,12 +10,16 @@ import pytest
 import deepfits
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix
-from deepfits.redshifts.head import HeadConfig, HeadEnsemble, train_head
-from deepfits.redshifts.images import NUM_OUTPUTS, TargetScale, network_loss
-from deepfits.redshifts.left_out import LeftOut
+from deepfits.redshifts.learning import TargetScale
+from deepfits.redshifts.method import OutOfFold
+from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
+from deepfits.redshifts.methods.stack import common, stacking_weights
+from deepfits.redshifts.networks import NUM_OUTPUTS, network_loss
 from deepfits.redshifts.pdf import pdf_metrics
-from deepfits.redshifts.stack import common, stacking_weights
-from deepfits.stages.redshift_use import redshift_evaluate, redshift_predict, redshift_train
+from deepfits.redshifts.predictor import Predictor
+from deepfits.stages.redshifts.evaluate import redshift_evaluate
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
 from deepfits.tables import read_table
 from test_redshifts_stage import make_sky, metrics_of, write_features, write_labels, write_store
 
@@ -29,34 +34,33 @@ def make_problem(number=400, seed=0):
 
 
 def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
-    model, left_out = train_head(*make_problem(800), HeadConfig(**FAST))
+    model, point, _ = train_ensemble(*make_problem(800), MLPConfig(**FAST))
+    assert np.std(point - make_problem(800)[1]) < 0.5 * make_problem(800)[1].std()
     test, value = make_problem(500, 1)
-    point, quantiles = model.predict_both(test.values)
-    assert np.std(point - value) < 0.5 * value.std()
+    estimates = model.predict(None, test)
+    assert np.std(estimates.point - value) < 0.5 * value.std()
     # 500 objects know a fraction of 0.68 to 0.02, and 800 calibrate it
-    assert pdf_metrics(model.calibrated(quantiles), value)["coverage_68"]["value"] == pytest.approx(
-        0.68, abs=0.08
-    )
-    assert np.std(left_out.point - make_problem(800)[1]) < 0.5 * value.std()
+    assert pdf_metrics(estimates.quantiles, value)["coverage_68"]["value"] == pytest.approx(0.68, abs=0.08)
     model.save(tmp_path)
-    back = HeadEnsemble.load(tmp_path)
-    np.testing.assert_allclose(back.predict(test.values), point, rtol=1e-6)
+    back = MLPEnsemble.load(tmp_path).predict(None, test)
+    np.testing.assert_array_equal(back.point, estimates.point)
+    np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
     spoiled = test.values.copy()
     spoiled[0] = np.nan
     spoiled[1] = 1e12
-    assert np.isfinite(model.predict(spoiled)).all()
-    (tmp_path / "network.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="not networks of redshifts"):
-        HeadEnsemble.load(tmp_path)
+    assert np.isfinite(model.predict(None, replace(test, values=spoiled)).point).all()
+    (tmp_path / "arrays.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match=r"arrays\.safetensors: damaged"):
+        MLPEnsemble.load(tmp_path)
 
 
 def test_left_out_estimates_did_not_learn_from_the_object():
     """With labels of noise, an estimate that knew its object's label would correlate with it."""
     features, value = make_problem(300)
     noise = np.random.default_rng(5).permutation(value)
-    _, left_out = train_head(features, noise, HeadConfig(**FAST))
+    _, point, _ = train_ensemble(features, noise, MLPConfig(**FAST))
     # 300 independent pairs have a correlation of 0.06
-    assert abs(np.corrcoef(left_out.point, noise)[0, 1]) < 0.2
+    assert abs(np.corrcoef(point, noise)[0, 1]) < 0.2
 
 
 @pytest.mark.parametrize("loss", ["squared", "absolute"])
@@ -96,15 +100,13 @@ def test_stacking_prefers_the_better_and_beats_both():
     assert np.std(weights @ points - value) < 0.8 * min(np.std(one - value) for one in points)
 
 
-def test_common_objects_are_in_the_same_order(tmp_path):
-    one = LeftOut(rows=np.array([5, 1, 3]), point=np.array([0.5, 0.1, 0.3]))
-    two = LeftOut(rows=np.array([3, 4, 5]), point=np.array([30.0, 40.0, 50.0]))
+def test_common_objects_are_in_the_same_order():
+    one = OutOfFold(rows=np.array([5, 1, 3]), point=np.array([0.5, 0.1, 0.3]))
+    two = OutOfFold(rows=np.array([3, 4, 5]), point=np.array([30.0, 40.0, 50.0]))
     first, second = common([one, two])
     assert first.rows.tolist() == second.rows.tolist() == [3, 5]
     assert first.point.tolist() == [0.3, 0.5]
     assert second.point.tolist() == [30.0, 50.0]
-    one.save(tmp_path)
-    assert LeftOut.load(tmp_path).point.tolist() == one.point.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +131,8 @@ def inputs(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_stack_takes_its_members_from_the_table(inputs, tmp_path, monkeypatch):
-    small = partial(HeadConfig, num_members=2, num_steps=400, channels=32)
-    monkeypatch.setattr("deepfits.redshifts.training.HeadConfig", small)
+    small = partial(MLPConfig, num_members=2, num_steps=400, channels=32)
+    monkeypatch.setattr("deepfits.redshifts.methods.network.MLPConfig", small)
     features, labels, store, model = inputs
     out = deepfits.redshift(
         features,
@@ -175,8 +177,7 @@ def test_networks_on_images_are_trained_and_used_one_by_one(inputs, tmp_path, me
         wide_resnet_width=1,
         network_epochs=2,
     )
-    content = json.loads((out / "predictor.json").read_text())
-    assert content["method"] == method
+    assert Predictor.load(out).method.name == method
     predictions = redshift_predict(out, features, tmp_path / "z.parquet", store=store)
     found = read_table(predictions)
     assert np.isfinite(found["z_phot"]).all()

@@ -11,6 +11,9 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
+from deepfits.stages.redshifts.evaluate import read_metrics, redshift_evaluate
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import read_table
 
@@ -158,7 +161,7 @@ def test_table_prints_its_definitions(done):
 def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
     features, labels, store = inputs
     before = (done / "metrics.json").read_text()
-    monkeypatch.setattr("deepfits.stages.redshift.train_predictor", None)
+    monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
     deepfits.redshift(features, labels, done, store=store, **FAST)
     rows, _ = metrics_of(done)
     assert rows == {row["key"]: row for row in json.loads(before)["rows"]}
@@ -166,7 +169,7 @@ def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
 
 def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
     """A run that stops at the second method keeps the first, and ends like an uninterrupted one."""
-    import deepfits.stages.redshift as stage
+    import deepfits.stages.redshifts.compare as stage
 
     features, labels, store = inputs
     trained = []
@@ -372,13 +375,6 @@ def test_distributions_are_stored_with_their_estimates(complete):
 
 @pytest.mark.parametrize(("method", "feature_set"), [("boosting", "combined"), ("neighbours", "magnitudes")])
 def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, method, feature_set):
-    from deepfits.stages.redshift_use import (
-        read_metrics,
-        redshift_evaluate,
-        redshift_predict,
-        redshift_train,
-    )
-
     features, labels, store = inputs
     model = redshift_train(
         features,
@@ -431,8 +427,6 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
 
 
 def test_predictions_flag_what_has_no_latent(inputs, sky, tmp_path):
-    from deepfits.stages.redshift_use import redshift_predict, redshift_train
-
     features, labels, _ = inputs
     model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)
     spoiled = {**sky, "latent": sky["latent"].copy()}
@@ -449,8 +443,6 @@ def test_predictions_flag_what_has_no_latent(inputs, sky, tmp_path):
 
 
 def test_other_bands_and_models_are_refused(inputs, sky, tmp_path):
-    from deepfits.stages.redshift_use import redshift_predict, redshift_train
-
     features, labels, _ = inputs
     model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)
     other = write_features(tmp_path / "features", sky, bands=("g", "r"))

@@ -9,7 +9,8 @@ from deepfits.errors import InputError, ShardsFailedError
 from deepfits.fitting.features import read_features, write_table
 from deepfits.scale.manifest import read_manifest
 from deepfits.stages.export import export
-from deepfits.stages.redshift_use import redshift_predict, redshift_train
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
 
 NUM = 400
 

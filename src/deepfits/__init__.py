@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from deepfits.stages.fit import fit as fit
     from deepfits.stages.inpaint import inpaint as inpaint
     from deepfits.stages.plan import plan as plan
-    from deepfits.stages.redshift import redshift as redshift
-    from deepfits.stages.redshift_classes import redshift_classes as redshift_classes
-    from deepfits.stages.redshift_curves import redshift_curves as redshift_curves
-    from deepfits.stages.redshift_use import redshift_evaluate as redshift_evaluate
-    from deepfits.stages.redshift_use import redshift_predict as redshift_predict
-    from deepfits.stages.redshift_use import redshift_train as redshift_train
+    from deepfits.stages.redshifts.classes import redshift_classes as redshift_classes
+    from deepfits.stages.redshifts.compare import redshift as redshift
+    from deepfits.stages.redshifts.curves import redshift_curves as redshift_curves
+    from deepfits.stages.redshifts.evaluate import redshift_evaluate as redshift_evaluate
+    from deepfits.stages.redshifts.predict import redshift_predict as redshift_predict
+    from deepfits.stages.redshifts.train import redshift_train as redshift_train
     from deepfits.stages.report import report as report
     from deepfits.stages.run import demo as demo
     from deepfits.stages.run import run as run
@@ -44,12 +44,12 @@ _STAGES = {
     "train": "train",
     "fit": "fit",
     "inpaint": "inpaint",
-    "redshift": "redshift",
-    "redshift_curves": "redshift_curves",
-    "redshift_classes": "redshift_classes",
-    "redshift_train": "redshift_use",
-    "redshift_predict": "redshift_use",
-    "redshift_evaluate": "redshift_use",
+    "redshift": "redshifts.compare",
+    "redshift_curves": "redshifts.curves",
+    "redshift_classes": "redshifts.classes",
+    "redshift_train": "redshifts.train",
+    "redshift_predict": "redshifts.predict",
+    "redshift_evaluate": "redshifts.evaluate",
     "export": "export",
     "explore": "explore",
     "plan": "plan",

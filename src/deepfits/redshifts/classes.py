@@ -16,8 +16,12 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json, writing
+from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Recipe, Source
+from deepfits.redshifts.learning import folds
+from deepfits.redshifts.methods.boosting import early_stopped
+
+CLASSIFIER = "classifier.json"
 
 DEFINITIONS = {
     "accuracy": "fraction of objects given their class",
@@ -69,44 +73,13 @@ class Classifier:
         return found / found.sum(axis=1, keepdims=True)
 
     def save(self, directory: str | Path) -> None:
-        """Write ``classes.ubj`` (XGBoost's format) and ``classifier.json``."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        with writing(directory / "classes.ubj") as temporary:
-            self.booster.save_model(temporary)
-        content = {
-            "names": list(self.names),
-            "recipe": self.recipe.to_json(),
-            "target": self.target,
-            "about": self.about,
-        }
-        write_json(directory / "classifier.json", content)
+        """Write ``classifier.json`` and what belongs to it; see `deepfits.redshifts.storage`."""
+        storage.save(self, directory, CLASSIFIER)
 
     @classmethod
     def load(cls, directory: str | Path) -> Classifier:
-        """Read back `save`.
-
-        Raises
-        ------
-        InputError
-            The files are absent or damaged.
-        """
-        import xgboost
-
-        directory = Path(directory)
-        content = read_json(directory / "classifier.json", what="classifier")
-        booster = xgboost.Booster({"nthread": 1})
-        try:
-            booster.load_model(directory / "classes.ubj")
-            return cls(
-                booster=booster,
-                names=tuple(content["names"]),
-                recipe=Recipe.from_json(content["recipe"]),
-                target=content["target"],
-                about=content["about"],
-            )
-        except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
-            raise InputError(f"{directory}: not a classifier ({error}); train again") from error
+        """Read back `save`."""
+        return storage.load(cls, directory, CLASSIFIER, what="classifier")
 
 
 def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -167,29 +140,29 @@ def train_classifier(
         "seed": seed,
         "verbosity": 0,
     }
-    folds = np.random.default_rng(seed).permutation(len(label)) % num_folds
+    parts = folds(len(label), num_folds, np.random.default_rng(seed))
     trials = []
     for settings in _TRIALS:
-        losses, rounds = [], []
-        for fold in range(num_folds):
-            inside = folds == fold
-            left_out = xgboost.DMatrix(features.values[inside], label=label[inside])
-            booster = xgboost.train(
-                {**settings, **fixed},
-                xgboost.DMatrix(features.values[~inside], label=label[~inside]),
-                num_boost_round=600,
-                evals=[(left_out, "left_out")],
-                early_stopping_rounds=20,
-                verbose_eval=False,
+        boosters = [
+            early_stopped(
+                {**settings, **fixed}, features.values, label, train, test, max_rounds=600, patience=20
             )
-            losses.append(booster.best_score)
-            rounds.append(booster.best_iteration + 1)
+            for train, test in parts
+        ]
+        losses = [booster.best_score for booster in boosters]
+        rounds = [booster.best_iteration + 1 for booster in boosters]
         trials.append((float(np.mean(losses)), int(np.mean(rounds) * 1.1) + 1, settings))
     loss, total, settings = min(trials, key=lambda one: one[0])
     data = xgboost.DMatrix(features.values, label=label)
     booster = xgboost.train({**settings, **fixed}, data, num_boost_round=total)
     about = {"num_train": len(label), "cross_validated_loss": loss, "settings": settings, "num_rounds": total}
     return Classifier(booster=booster, names=tuple(names), recipe=recipe, target=target, about=about)
+
+
+def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the columns `class` and `p_<name>`."""
+    guess = np.array(names)[probability.argmax(axis=1)]
+    return {"class": guess, **{f"p_{name}": probability[:, place] for place, name in enumerate(names)}}
 
 
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:

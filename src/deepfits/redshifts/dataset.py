@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
-from deepfits.redshifts.features import Matrix, Recipe, Source, band_names, is_usable
+from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.split import Split, split_objects
 from deepfits.tables import Columns, matches_conditions
@@ -50,10 +50,6 @@ class Dataset:
     label_columns: Columns
     counts: dict[str, int | str]
     classes: tuple[str, ...] = ()
-
-    def matrix(self, name: str) -> Matrix:
-        """Make a feature set of all N objects."""
-        return Recipe.learn(name, self.source).make(self.source)
 
 
 def make_dataset(

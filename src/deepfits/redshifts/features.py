@@ -26,35 +26,66 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.photometry import (
-    aperture_names,
-    magnitude_features,
-    typical_error,
-)
+from deepfits.redshifts.photometry import aperture_names, magnitude_features, typical_error
 from deepfits.tables import Columns, read_table, require_column
 
-FEATURE_SETS = (
-    "latents",
-    "model",
-    "extended",
-    "magnitudes",
-    "combined",
-    "templates",
-    "sizes",
-    "all",
-    "embedder",
-)
-TEMPLATE_SETS = ("templates", "sizes", "all")
-"""Feature sets that ask template fitting."""
+FEATURE_SETS = {
+    "latents": ("latents",),
+    "model": ("model",),
+    "extended": ("latents", "model"),
+    "magnitudes": ("magnitudes",),
+    "combined": ("latents", "model", "magnitudes"),
+    "templates": ("magnitudes", "templates"),
+    "sizes": ("magnitudes", "templates", "sizes"),
+    "all": ("model", "magnitudes", "templates"),
+    "embedder": ("embedder",),
+}
+"""The blocks of features, side by side, that make up each set; see `BLOCKS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """Features of some objects.
+
+    Attributes
+    ----------
+    values
+        ``(N, K)`` float32; NaN where a measurement is missing.
+    names
+        ``K`` names.
+    errors
+        ``(N, K)``: their standard deviations, 0 where they are exact; None where none is known.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    errors: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        assert self.values.shape[1:] == (len(self.names),)
+
+    def beside(self, other: Matrix) -> Matrix:
+        """Return the columns of both."""
+        errors = None
+        if self.errors is not None or other.errors is not None:
+            errors = np.hstack(
+                [np.zeros_like(one.values) if one.errors is None else one.errors for one in (self, other)]
+            )
+        values = np.hstack([self.values, other.values])
+        return Matrix(values=values, names=self.names + other.names, errors=errors)
+
+    def take(self, rows: np.ndarray) -> Matrix:
+        """Return some rows."""
+        errors = None if self.errors is None else self.errors[rows]
+        return Matrix(values=self.values[rows], names=self.names, errors=errors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +103,7 @@ class Source:
     embedder
         ``(N, L)``: latents of the embedder alone, where they are at hand.
     template_quantiles
-        ``(N, Q)``: what template fitting says, with zero points of 1, where that is wanted.
+        ``(N, Q)``: quantiles of template fitting with zero points of 1, where they are wanted.
     read_images
         Returns images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², of n identities, where there are
         cutouts; images are read when a method asks for them, and not kept.
@@ -85,6 +116,9 @@ class Source:
     embedder: np.ndarray | None = None
     template_quantiles: np.ndarray | None = None
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["object_id"])
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         """Return images with zero flux where there are no data, and weights: ``(N, B, H, W)``.
@@ -99,32 +133,40 @@ class Source:
         image, weight = self.read_images(self.columns["object_id"])
         return np.where(weight > 0, image, 0.0).astype(np.float32), weight
 
-    def available(self) -> list[str]:
+    def available(self) -> tuple[str, ...]:
         """Return the names of the feature sets that can be made."""
-        out = ["latents"]
-        if any(name.startswith("flux_model_") for name in self.columns):
-            out += ["model", "extended"]
-        if self.flux is not None:
-            out += ["magnitudes", "combined"] if "extended" in out else ["magnitudes"]
-        if self.template_quantiles is not None:
-            out += ["templates"]
-            out += ["sizes"] if any(name.startswith(SIZES[0]) for name in self.columns) else []
-            out += ["all"] if "model" in out else []
-        if self.embedder is not None:
-            out.append("embedder")
-        return out
+        return available_sets(
+            self.columns,
+            cutouts=self.flux is not None,
+            templates=self.template_quantiles is not None,
+            embedder=self.embedder is not None,
+        )
 
     def take(self, rows: np.ndarray) -> Source:
         """Return some rows."""
-        return Source(
-            columns={name: values[rows] for name, values in self.columns.items()},
-            bands=self.bands,
-            flux=None if self.flux is None else self.flux[rows],
-            flux_err=None if self.flux_err is None else self.flux_err[rows],
-            embedder=None if self.embedder is None else self.embedder[rows],
-            template_quantiles=None if self.template_quantiles is None else self.template_quantiles[rows],
-            read_images=self.read_images,
-        )
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        taken = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+        return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
+
+
+def available_sets(columns: Columns, *, cutouts: bool, templates: bool, embedder: bool) -> tuple[str, ...]:
+    """Return the names of the feature sets that can be made of columns, and of what else is at hand."""
+    has = {
+        "latents": True,
+        "model": any(name.startswith("flux_model_") for name in columns),
+        "magnitudes": cutouts,
+        "templates": templates and cutouts,
+        "sizes": any(name.startswith(SIZES[0]) for name in columns),
+        "embedder": embedder,
+    }
+    return tuple(name for name, blocks in FEATURE_SETS.items() if all(has[block] for block in blocks))
+
+
+def check_available(name: str, available: Sequence[str]) -> None:
+    """Raise where a feature set cannot be made, with what it needs."""
+    if name not in available:
+        needs = " and ".join(dict.fromkeys(BLOCKS[block].needs for block in FEATURE_SETS[name]))
+        raise InputError(f"the feature set {name!r} needs {needs}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,13 +180,13 @@ class Recipe:
     bands
         Names of the bands.
     softening
-        nJy, of the asinh magnitudes, as learned from the training objects: under ``"model"`` and
-        ``"magnitudes"``, each ``(A, B)`` for A kinds of flux.
+        nJy, of the asinh magnitudes of a block, as learned from the training objects: ``(A, B)`` for A kinds
+        of flux.
     """
 
     name: str
     bands: tuple[str, ...]
-    softening: dict[str, np.ndarray]
+    softening: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, name: str, source: Source) -> Recipe:
@@ -157,14 +199,13 @@ class Recipe:
         """
         if name not in FEATURE_SETS:
             raise InputError(f"feature set {name!r} is unknown; {nearest(name, FEATURE_SETS)}")
-        if name not in source.available():
-            raise InputError(f"the feature set {name!r} needs {_NEEDS[name]}")
-        softening = {}
-        if name in ("model", "extended", "combined", "all"):
-            softening["model"] = model_features(source.columns)[1]
-        if name in ("magnitudes", "combined", *TEMPLATE_SETS):
-            softening["magnitudes"] = _magnitudes_of(source, None)[1]
-        return cls(name=name, bands=source.bands, softening=softening)
+        check_available(name, source.available())
+        learned = {block: BLOCKS[block].softening(source) for block in FEATURE_SETS[name]}
+        return cls(
+            name=name,
+            bands=source.bands,
+            softening={block: value for block, value in learned.items() if value is not None},
+        )
 
     def make(self, source: Source) -> Matrix:
         """Make the features of any objects: ``(N, K)``.
@@ -174,97 +215,13 @@ class Recipe:
         InputError
             Other bands than the recipe's, or something that it needs is not there.
         """
-        if self.name not in source.available():
-            raise InputError(f"the feature set {self.name!r} needs {_NEEDS[self.name]}")
+        check_available(self.name, source.available())
         if source.bands != self.bands:
             raise InputError(
                 f"these objects have the bands {source.bands}, the model was made for {self.bands}"
             )
-        if self.name == "embedder":
-            assert source.embedder is not None
-            names = tuple(f"embedder_{number}" for number in range(source.embedder.shape[1]))
-            return Matrix(values=source.embedder.astype(np.float32), names=names)
-        parts = []
-        if self.name in ("latents", "extended", "combined"):
-            parts.append(latents(source.columns))
-        if "model" in self.softening:
-            parts.append(model_features(source.columns, self.softening["model"])[0])
-        if "magnitudes" in self.softening:
-            parts.append(_magnitudes_of(source, self.softening["magnitudes"])[0])
-        if self.name in TEMPLATE_SETS:
-            parts.append(_template_features(source))
-        if self.name == "sizes":
-            parts.append(size_features(source.columns, self.bands))
-        return reduce(Matrix.beside, parts)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        softening = {name: values.tolist() for name, values in self.softening.items()}
-        return {"name": self.name, "bands": list(self.bands), "softening": softening}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Recipe:
-        """Read back `to_json`."""
-        return cls(
-            name=content["name"],
-            bands=tuple(content["bands"]),
-            softening={
-                name: np.array(values, dtype=np.float64) for name, values in content["softening"].items()
-            },
-        )
-
-
-def _magnitudes_of(source: Source, softening: np.ndarray | None) -> tuple[Matrix, np.ndarray]:
-    assert source.flux is not None
-    assert source.flux_err is not None
-    return ordinary_magnitudes(source.flux, source.flux_err, source.bands, softening)
-
-
-def _template_features(source: Source) -> Matrix:
-    assert source.template_quantiles is not None
-    values = np.log1p(source.template_quantiles).astype(np.float32)
-    return Matrix(values=values, names=tuple(f"template_{number}" for number in range(values.shape[1])))
-
-
-_NEEDS = {
-    "latents": "a features directory",
-    "model": "features with model fluxes (flux_model_<band>); fit again",
-    "extended": "features with model fluxes (flux_model_<band>); fit again",
-    "magnitudes": "the cutouts: give the store",
-    "combined": "features with model fluxes, and the cutouts: give the store",
-    "templates": "template fitting of the cutouts' magnitudes: give the store, and template_features",
-    "sizes": "radii of the fits (half_light_arcsec_<band>; fit again), and template fitting: give the store, "
-    "and template_features",
-    "all": "model fluxes, and template fitting: give the store, and template_features",
-    "embedder": "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Matrix:
-    """Features of some objects.
-
-    Attributes
-    ----------
-    values
-        ``(N, K)`` float32; NaN where a measurement is missing.
-    names
-        ``K`` names.
-    """
-
-    values: np.ndarray
-    names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        assert self.values.shape[1:] == (len(self.names),)
-
-    def beside(self, other: Matrix) -> Matrix:
-        """Return the columns of both."""
-        return Matrix(values=np.hstack([self.values, other.values]), names=self.names + other.names)
-
-    def take(self, rows: np.ndarray) -> Matrix:
-        """Return some rows."""
-        return Matrix(values=self.values[rows], names=self.names)
+        blocks = FEATURE_SETS[self.name]
+        return reduce(Matrix.beside, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
 
 
 def read_features(directory: str | Path) -> Columns:
@@ -305,9 +262,14 @@ def band_names(columns: Columns) -> tuple[str, ...]:
 
 
 def latents(columns: Columns) -> Matrix:
-    """Return the fitted latents."""
-    values = columns["latent"].astype(np.float32)
-    return Matrix(values=values, names=tuple(f"latent_{number}" for number in range(values.shape[1])))
+    """Return the fitted latents, with their errors where the fit has them."""
+    values, errors = columns["latent"].astype(np.float32), columns.get("latent_std")
+    has_errors = errors is not None and np.isfinite(errors).any()
+    return Matrix(
+        values=values,
+        names=tuple(f"latent_{number}" for number in range(values.shape[1])),
+        errors=errors if has_errors else None,
+    )
 
 
 def is_usable(columns: Columns) -> np.ndarray:
@@ -319,40 +281,40 @@ MODEL_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
 """Columns of the fit's noise-free fluxes: inside a 2″ aperture, and of the whole cutout with neighbours."""
 
 
-def model_features(columns: Columns, softening: np.ndarray | None = None) -> tuple[Matrix, np.ndarray]:
-    """Return what the best fit gives besides the latent.
-
-    Parameters
-    ----------
-    softening
-        ``(A, B)``, nJy, of the asinh magnitudes in the A kinds of model flux: the one returned for the
-        objects that a method was trained on, when it is used for others. By default the median error of the
-        model flux, or a hundredth of its median size where the features have no errors.
-
-    Raises
-    ------
-    InputError
-        The features have no model fluxes.
-    """
-    bands = band_names(columns)
-    missing = [band for band in bands if f"flux_model_{band}" not in columns]
-    if not bands or missing:
-        raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
-    kinds = {
-        name: column
-        for name, column in MODEL_FLUXES.items()
-        if all(f"{column}_{band}" in columns for band in bands)
-    }
+def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
+    """Return what the best fit gives besides the latent; `softening` is that of `model_softening`."""
+    columns, bands = source.columns, band_names(source.columns)
+    kinds = _model_fluxes(columns, bands)
     flux = np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)  # (N, A, B)
-    if softening is None:
-        softening = np.stack([_model_softening(columns, column, bands) for column in kinds.values()])
+    assert softening is not None
     magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
     quality = _fit_quality(columns, bands)
     values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
     out = Matrix(values=values, names=(*names, *quality))
-    if any(name.startswith(f"{SIZES[0]}_") for name in columns):
-        out = out.beside(size_features(columns, bands))
-    return out, softening
+    has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
+    return out.beside(size_features(columns, bands)) if has_sizes else out
+
+
+def model_softening(source: Source) -> np.ndarray:
+    """Return the softening, ``(A, B)`` in nJy, of asinh magnitudes in the A kinds of model flux.
+
+    The median error of the model flux, or a hundredth of its median size where the features have no errors.
+    """
+    columns, bands = source.columns, band_names(source.columns)
+    kinds = _model_fluxes(columns, bands)
+    return np.stack([_model_softening(columns, column, bands) for column in kinds.values()])
+
+
+def _model_fluxes(columns: Columns, bands: Sequence[str]) -> dict[str, str]:
+    """Return the kinds of model flux that the features have in all bands."""
+    missing = [band for band in bands if f"flux_model_{band}" not in columns]
+    if not bands or missing:
+        raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
+    return {
+        name: column
+        for name, column in MODEL_FLUXES.items()
+        if all(f"{column}_{band}" in columns for band in bands)
+    }
 
 
 SIZES = ("half_light_arcsec", "concentration")
@@ -407,21 +369,57 @@ def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
     return {name: values for name, values in out.items() if np.isfinite(values).any()}
 
 
-def ordinary_magnitudes(
-    flux: np.ndarray, flux_err: np.ndarray, bands: Sequence[str], softening: np.ndarray | None = None
-) -> tuple[Matrix, np.ndarray]:
-    """Return aperture magnitudes and colours; `flux` and `flux_err` are those of `aperture_photometry`.
+def ordinary_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
+    """Return aperture magnitudes and colours; the softening is the typical error of the training objects."""
+    assert source.flux is not None
+    assert softening is not None
+    values, names = magnitude_features(source.flux, softening, source.bands, aperture_names())
+    return Matrix(values=values, names=tuple(names))
 
-    Raises
-    ------
-    InputError
-        Fewer than two bands.
-    """
-    if len(bands) < 2:
-        raise InputError(
-            f"the store has the one band {bands[0]!r}; redshifts need colours: at least two bands"
-        )
-    if softening is None:
-        softening = typical_error(flux_err)
-    values, names = magnitude_features(flux, softening, bands, aperture_names())
-    return Matrix(values=values, names=tuple(names)), softening
+
+def _ordinary_softening(source: Source) -> np.ndarray:
+    assert source.flux_err is not None
+    return typical_error(source.flux_err)
+
+
+def _template_features(source: Source) -> Matrix:
+    assert source.template_quantiles is not None
+    values = np.log1p(source.template_quantiles).astype(np.float32)
+    return Matrix(values=values, names=tuple(f"template_{number}" for number in range(values.shape[1])))
+
+
+def _embedder_latents(source: Source) -> Matrix:
+    assert source.embedder is not None
+    values = source.embedder.astype(np.float32)
+    return Matrix(values=values, names=tuple(f"embedder_{number}" for number in range(values.shape[1])))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Features of one kind: what they need, how they are made, and what must be learned first."""
+
+    needs: str
+    make: Callable[[Source, np.ndarray | None], Matrix]
+    softening: Callable[[Source], np.ndarray | None] = lambda source: None
+
+
+BLOCKS = {
+    "latents": Block("a features directory", lambda source, _: latents(source.columns)),
+    "model": Block(
+        "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
+    ),
+    "magnitudes": Block("the cutouts: give the store", ordinary_magnitudes, _ordinary_softening),
+    "templates": Block(
+        "template fitting: give the store, and template_features",
+        lambda source, _: _template_features(source),
+    ),
+    "sizes": Block(
+        "radii of the fits (half_light_arcsec_<band>; fit again)",
+        lambda source, _: size_features(source.columns, source.bands),
+    ),
+    "embedder": Block(
+        "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
+        lambda source, _: _embedder_latents(source),
+    ),
+}
+"""What sets of features are made of; a new kind of feature goes here."""

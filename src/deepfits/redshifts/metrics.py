@@ -31,7 +31,6 @@ DEFINITIONS = {
 }
 """What each metric is, in words; the keys are those of `point_metrics`."""
 
-HIGHER_IS_BETTER = frozenset({"r2"})
 MIN_OBJECTS = 2
 
 

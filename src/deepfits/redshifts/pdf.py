@@ -16,6 +16,8 @@ from deepfits.errors import InputError
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Of the stored quantiles; those of the 68% and 95% intervals and the median are among them."""
+MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
+"""Place of the median."""
 
 DEFINITIONS = {
     "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",

@@ -5,103 +5,23 @@ Shapes: N objects, K features, Q quantile levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
-from deepfits.redshifts.boosting import BoostedTrees
+from deepfits.progress import Progress, silent
+from deepfits.redshifts import storage
+from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.features import Matrix, Recipe, Source
-from deepfits.redshifts.head import HeadEnsemble
-from deepfits.redshifts.image_methods import IMAGE_METHODS, ImageMethod, NetworkOptions
-from deepfits.redshifts.left_out import LeftOut
-from deepfits.redshifts.lephare import LephareFit
-from deepfits.redshifts.neighbours import Neighbours
-from deepfits.redshifts.pdf import LEVELS, point_estimates, recalibrated, sorted_quantiles
-from deepfits.redshifts.quantiles import BoostedQuantiles
-from deepfits.redshifts.stack import averaged
-from deepfits.redshifts.templates import Photometry, TemplateFit
-from deepfits.redshifts.tpot_search import TpotModel
-
-FEATURE_METHODS = ("constant", "boosting", "network", "tpot", "neighbours")
-TEMPLATE_METHODS = ("templates", "lephare")
-METHODS = (*FEATURE_METHODS, *TEMPLATE_METHODS, *IMAGE_METHODS, "stack")
-"""In the order of the table."""
-SCHEMA_VERSION = 2
-MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What training any method may be told.
-
-    Attributes
-    ----------
-    loss
-        ``"squared"`` or ``"absolute"``.
-    distributions
-        Whether to learn p(z) too, where the method can.
-    tuning_trials, tpot_minutes
-        How much tuning.
-    filters
-        speclite names for template fitting; by default those of CLAUDS and HSC.
-    networks
-        Budget of the networks that learn from images, and the model that they start from.
-    """
-
-    loss: str = "squared"
-    distributions: bool = True
-    tuning_trials: int = 6
-    tpot_minutes: float = 1.0
-    filters: tuple[str, ...] = ()
-    networks: NetworkOptions = field(default_factory=NetworkOptions)
-    seed: int = 0
-    num_threads: int = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Constant:
-    """The same estimate for everybody: the floor of every table."""
-
-    value: float
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return `value` for each row."""
-        return np.full(len(features), self.value)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``constant.json``."""
-        write_json(Path(directory) / "constant.json", {"value": self.value})
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Constant:
-        """Read back `save`."""
-        content = read_json(Path(directory) / "constant.json", what="constant")
-        return cls(value=float(content["value"]))
-
-
-@dataclass(frozen=True, kw_only=True)
-class StackWeights:
-    """How much each member of a stack counts: ``(M,)``; and the PIT values for recalibration, ``(V,)``."""
-
-    weights: np.ndarray
-    validation_pit: np.ndarray
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``stack.json``."""
-        content = {"weights": self.weights.tolist(), "validation_pit": self.validation_pit.tolist()}
-        write_json(Path(directory) / "stack.json", content)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> StackWeights:
-        """Read back `save`."""
-        content = read_json(Path(directory) / "stack.json", what="weights of a stack")
-        return cls(**{name: np.array(content[name]) for name in ("weights", "validation_pit")})
+from deepfits.redshifts.features import Recipe, Source
+from deepfits.redshifts.method import Method, OutOfFold, Training
+from deepfits.redshifts.options import LearningOptions
+from deepfits.redshifts.pdf import point_estimates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,36 +30,32 @@ class Predictor:
 
     Attributes
     ----------
-    method, loss, target
-        What it is.
+    method
+        What gives the estimates.
+    loss, target
+        What it learned with, and which column.
     recipe
-        How features are made; None for template fitting, which takes fluxes.
-    point
-        What gives the point estimates.
-    quantiles
-        What gives distributions, where the method has a part of its own for them.
+        How features are made; None for methods that take none.
     domain
         The labelled objects' place in feature space.
     model_hash
         Of the model that the features were fitted with; other features are refused.
-    members
-        Of a stack: the methods that it joins.
-    left_out
-        What the method says of labelled objects that it did not learn from, where it can.
+    filters
+        speclite names of the templates that features come from, where templates are among them.
+    out_of_fold
+        Estimates of labelled objects by learners that had not seen them, where the method has any.
     about
         Figures of the training.
     """
 
-    method: str
+    method: Method
     loss: str
     target: str
-    recipe: Recipe | None
-    point: Any
-    quantiles: BoostedQuantiles | None = None
+    recipe: Recipe | None = None
     domain: Domain | None = None
     model_hash: str = ""
-    members: tuple[Predictor, ...] = ()
-    left_out: LeftOut | None = None
+    filters: tuple[str, ...] = ()
+    out_of_fold: OutOfFold | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, source: Source) -> dict[str, np.ndarray]:
@@ -154,47 +70,19 @@ class Predictor:
         InputError
             The objects' features are not those that the method was trained on.
         """
-        if self.method in TEMPLATE_METHODS:
-            photometry = photometry_of(source)
-            raw, quantiles = self.point.predict_both(photometry)
-            return {"z_phot": raw[:, MEDIAN], **_distribution_columns(quantiles)}
-        if self.method == "stack":
-            return self._predict_stack(source)
-        matrix = None
+        features = None
         if self.recipe is not None:
             self._check_model(source)
-            matrix = self.recipe.make(source)
-        if self.method in IMAGE_METHODS:
-            point, quantiles = self.point.predict_both(source, matrix)
-            return {"z_phot": point, **_distribution_columns(quantiles)}
-        assert matrix is not None
-        out = self._predict_features(matrix, source)
-        if self.domain is not None:
-            out["domain_distance"] = self.domain.distance(matrix.values)
+            features = self.recipe.make(source)
+        estimates = self.method.predict(source, features)
+        out = {"z_phot": estimates.point}
+        if estimates.quantiles is not None:
+            out["quantiles"] = estimates.quantiles.astype(np.float32)
+            out |= point_estimates(estimates.quantiles)
+        out |= estimates.columns
+        if self.domain is not None and features is not None:
+            out["domain_distance"] = self.domain.distance(features.values)
             out["is_outside_domain"] = out["domain_distance"] > self.domain.limit
-        return out
-
-    def _predict_features(self, matrix: Matrix, source: Source) -> dict[str, np.ndarray]:
-        if self.method == "network":
-            point, quantiles = self.point.predict_both(matrix.values)
-            return {"z_phot": point, **_distribution_columns(self.point.calibrated(quantiles))}
-        out = {"z_phot": self.point.predict(matrix.values)}
-        if self.method == "neighbours":
-            out |= _distribution_columns(self.point.predict_quantiles(matrix.values))
-        elif self.quantiles is not None:
-            out |= _distribution_columns(self.quantiles.predict(matrix.values, spread_of(matrix, source)))
-        return out
-
-    def _predict_stack(self, source: Source) -> dict[str, np.ndarray]:
-        """Average the members; where an object lies outside is what the first member with a domain says."""
-        found = [one.predict(source) for one in self.members]
-        weights = self.point.weights
-        out = {"z_phot": averaged(weights, [one["z_phot"] for one in found])}
-        quantiles = averaged(weights, [one["quantiles"] for one in found])
-        out |= _distribution_columns(recalibrated(sorted_quantiles(quantiles), self.point.validation_pit))
-        known = [one for one in found if "domain_distance" in one]
-        if known:
-            out |= {name: known[0][name] for name in ("domain_distance", "is_outside_domain")}
         return out
 
     def _check_model(self, source: Source) -> None:
@@ -207,91 +95,66 @@ class Predictor:
             )
 
     def save(self, directory: str | Path) -> None:
-        """Write the parts, then ``predictor.json``."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        for part in (self.point, self.quantiles, self.domain, self.left_out):
-            if part is not None:
-                part.save(directory)
-        for number, member in enumerate(self.members):
-            member.save(directory / f"member-{number}")
-        content = {
-            "schema_version": SCHEMA_VERSION,
-            "method": self.method,
-            "loss": self.loss,
-            "target": self.target,
-            "recipe": None if self.recipe is None else self.recipe.to_json(),
-            "has_quantiles": self.quantiles is not None,
-            "has_domain": self.domain is not None,
-            "has_left_out": self.left_out is not None,
-            "num_members": len(self.members),
-            "model_hash": self.model_hash,
-            "about": self.about,
-        }
-        write_json(directory / "predictor.json", content)
+        """Write ``predictor.json`` and what belongs to it; see `deepfits.redshifts.storage`."""
+        storage.save(self, directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> Predictor:
-        """Read back `save`.
-
-        Raises
-        ------
-        InputError
-            No predictor there, or a damaged one.
-        """
-        path = Path(directory) / "predictor.json"
-        content = read_json(path, what="redshift model (predictor.json)")
-        if content.get("schema_version") != SCHEMA_VERSION or content.get("method") not in METHODS:
-            raise InputError(f"{path}: not a redshift model of this version; train again")
-        try:
-            return cls(
-                method=content["method"],
-                loss=content["loss"],
-                target=content["target"],
-                recipe=None if content["recipe"] is None else Recipe.from_json(content["recipe"]),
-                point=_PARTS[content["method"]].load(directory),
-                quantiles=BoostedQuantiles.load(directory) if content["has_quantiles"] else None,
-                domain=Domain.load(directory) if content["has_domain"] else None,
-                members=tuple(
-                    cls.load(Path(directory) / f"member-{number}") for number in range(content["num_members"])
-                ),
-                left_out=LeftOut.load(directory) if content["has_left_out"] else None,
-                model_hash=content["model_hash"],
-                about=content["about"],
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{path}: not a redshift model ({error}); train again") from error
+        """Read back `save`."""
+        import_module("deepfits.redshifts.methods")  # all methods, so that theirs are known
+        return storage.load(cls, directory)
 
 
-_PARTS: Mapping[str, Any] = {
-    "constant": Constant,
-    "boosting": BoostedTrees,
-    "tpot": TpotModel,
-    "neighbours": Neighbours,
-    "templates": TemplateFit,
-    "lephare": LephareFit,
-    "network": HeadEnsemble,
-    "stack": StackWeights,
-    **dict.fromkeys(IMAGE_METHODS, ImageMethod),
-}
+def train_predictor(
+    method: type[Method],
+    feature_set: str,
+    dataset: Dataset,
+    options: LearningOptions,
+    target: str,
+    *,
+    loss: str = "squared",
+    member: Callable[[str, str], Predictor] | None = None,
+    progress: Progress = silent,
+) -> Predictor:
+    """Train one method on the training and validation parts of a data set.
 
+    Parameters
+    ----------
+    feature_set
+        What it learns from; of a stack, which one; else ''.
+    member
+        Gives the members of a stack.
 
-def photometry_of(source: Source) -> Photometry:
-    """Return what template fitting takes."""
-    if source.flux is None or source.flux_err is None:
-        raise InputError("template fitting needs the cutouts: give the store")
-    return Photometry.of_apertures(source.flux, source.flux_err, source.bands)
-
-
-def _distribution_columns(quantiles: np.ndarray) -> dict[str, np.ndarray]:
-    return {"quantiles": quantiles.astype(np.float32), **point_estimates(quantiles)}
-
-
-def spread_of(matrix: Matrix, source: Source) -> np.ndarray | None:
-    """Return the uncertainty of each feature, ``(N, K)``: the latent's where there is one, else 0."""
-    known = source.columns.get("latent_std")
-    if known is None or not matrix.names[0].startswith("latent_") or not np.isfinite(known).any():
-        return None
-    out = np.zeros_like(matrix.values)
-    out[:, : known.shape[1]] = known
-    return out
+    Raises
+    ------
+    InputError
+        Features that cannot be made.
+    """
+    recipe = features = domain = None
+    if method.takes_features:
+        recipe = Recipe.learn(feature_set, dataset.source)
+        features = recipe.make(dataset.source)
+        if method.flags_domain:
+            domain = Domain.learn(features.take(dataset.split.fitted).values)
+    training = Training(
+        dataset=dataset,
+        feature_set=feature_set,
+        features=features,
+        loss=loss,
+        options=options,
+        member=member,
+        progress=progress,
+    )
+    fit = method.fit(training)
+    hashes = dataset.source.columns.get("model_hash")
+    return Predictor(
+        method=fit.method,
+        loss=loss if method.has_loss else "",
+        target=target,
+        recipe=recipe,
+        domain=domain,
+        model_hash="" if hashes is None or recipe is None else str(hashes[0]),
+        filters=tuple(options.filters),
+        out_of_fold=fit.out_of_fold,
+        about={"num_train": len(training.rows), **fit.about},
+    )

@@ -22,8 +22,8 @@ from rail.estimation.informer import CatInformer
 
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.methods.quantiles import train_quantiles
 from deepfits.redshifts.pdf import as_qp, density
-from deepfits.redshifts.quantiles import train_quantiles
 
 _COLUMNS = {
     "columns": StageParameter(list, ["latent"], msg="columns to learn from: lists of numbers, or numbers"),
@@ -72,7 +72,7 @@ class DeepfitsInformer(CatInformer):
         if usable.sum() < 2 * len(features.names):
             raise InputError(f"{usable.sum()} objects with redshift and latent are too few to learn from")
         kept = Matrix(values=features.values[usable], names=features.names)
-        quantiles = train_quantiles(
+        quantiles, _ = train_quantiles(
             kept, redshift[usable], seed=self.config.seed, num_threads=self.config.num_threads
         )
         self.model = {"columns": list(self.config.columns), "quantiles": quantiles}
@@ -88,7 +88,7 @@ class DeepfitsEstimator(CatEstimator):
     def _process_chunk(self, start: int, end: int, data: Any, first: bool) -> None:
         table = self._convert_table_format(data)
         features = matrix_of(table, self.model["columns"])
-        quantiles = self.model["quantiles"].predict(features.values)
+        quantiles = self.model["quantiles"].predict(features)
         ensemble = as_qp(quantiles)
         grid = np.linspace(self.config.zmin, self.config.zmax, self.config.nzbins)
         mode = grid[np.argmax(density(quantiles, grid), axis=1)]

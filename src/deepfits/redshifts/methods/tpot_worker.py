@@ -1,4 +1,4 @@
-"""The process in which TPOT searches: ``python -m deepfits.redshifts.tpot_worker JOB``.
+"""The process in which TPOT searches: ``python -m deepfits.redshifts.methods.tpot_worker JOB``.
 
 TPOT starts Dask workers as processes of their own. Run here, a user's script needs no ``__main__`` guard, the
 workers end with this process whatever happens, and the time limit can be enforced from outside. JOB holds
@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from deepfits.files import write_json
+from deepfits.redshifts import storage
+from deepfits.redshifts.methods.trees import REGRESSOR, FoundRegressor, TreeSum
 
 LIBRARY_LOSSES = {
     "sklearn": {"squared": "squared_error", "absolute": "absolute_error"},
@@ -153,16 +155,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def save_best(pipeline: Any, directory: Path) -> str:
-    """Write the fitted regressor in its own library's format; return which."""
+    """Write the fitted regressor so that it can be read without pickle; return which it is."""
     kind = type(pipeline).__name__
-    if kind == "XGBRegressor":
-        pipeline.get_booster().save_model(directory / "best.ubj")
-    elif kind == "LGBMRegressor":
-        pipeline.booster_.save_model(directory / "best.txt")
-    else:
-        from deepfits.redshifts.trees import TreeSum
-
-        TreeSum.of(pipeline).save(directory / "best.npz")
+    boosters = {"XGBRegressor": lambda: pipeline.get_booster(), "LGBMRegressor": lambda: pipeline.booster_}
+    booster = boosters[kind]() if kind in boosters else None
+    trees = TreeSum.of(pipeline) if booster is None else None
+    storage.save(FoundRegressor(booster=booster, trees=trees), directory, REGRESSOR)
     return kind
 
 

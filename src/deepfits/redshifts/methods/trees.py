@@ -6,15 +6,13 @@ Shapes: T trees, M nodes at most in a tree, N objects, K features.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import writing
 
-_FIELDS = ("left", "right", "feature", "threshold", "value", "constants")
+REGRESSOR = "regressor.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,13 @@ class TreeSum:
     threshold: np.ndarray
     value: np.ndarray
     constants: np.ndarray
+
+    def __post_init__(self) -> None:
+        """Hold children to come after their parents, so that no walk is endless."""
+        parent = np.arange(self.left.shape[-1])
+        for child in (self.left, self.right):
+            if ((child >= 0) & ((child <= parent) | (child >= child.shape[-1]))).any():
+                raise InputError("a tree whose branches do not lead to leaves; train again")
 
     @classmethod
     def of(cls, regressor: Any) -> TreeSum:
@@ -80,28 +85,10 @@ class TreeSum:
             total += self.constants[1] * self.value[tree, node]
         return total
 
-    def save(self, path: str | Path) -> None:
-        """Write an ``.npz`` file."""
-        with writing(path) as temporary, temporary.open("wb") as handle:
-            np.savez_compressed(handle, **{name: getattr(self, name) for name in _FIELDS})
 
-    @classmethod
-    def load(cls, path: str | Path) -> TreeSum:
-        """Read back `save`; children must come after their parents, so that no walk is endless.
+@dataclass(frozen=True, kw_only=True)
+class FoundRegressor:
+    """The best regressor of a search, on its way from the searching process: one of the two."""
 
-        Raises
-        ------
-        InputError
-            The file is damaged or holds no such trees.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                fields = {name: file[name] for name in _FIELDS}
-        except (OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a file of trees ({error}); train again") from error
-        parent = np.arange(fields["left"].shape[-1])
-        for side in ("left", "right"):
-            child = fields[side]
-            if ((child >= 0) & ((child <= parent) | (child >= child.shape[-1]))).any():
-                raise InputError(f"{path}: a tree whose branches do not lead to leaves; train again")
-        return cls(**fields)
+    booster: Any
+    trees: TreeSum | None

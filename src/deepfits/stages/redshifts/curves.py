@@ -10,7 +10,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.results import format_metric
-from deepfits.stages.redshift import redshift
+from deepfits.stages.redshifts.compare import redshift
 
 NUMBERS = (100, 300, 1000, 3000, 10000)
 

@@ -1,9 +1,9 @@
-"""The process in which LePHARE runs: ``python -m deepfits.redshifts.lephare_worker JOB``.
+"""The process in which LePHARE runs: ``python -m deepfits.redshifts.methods.lephare_worker JOB``.
 
 LePHARE takes its directories from the environment when it is imported, prints, and can end a process that it
 does not like; so it has a process of its own. JOB holds ``job.json`` (bands, templates, options),
 ``photometry.npz`` (``flux`` and ``flux_err``, ``(N, B)``, erg s⁻¹ cm⁻² Hz⁻¹) and ``data/``, laid out by
-`deepfits.redshifts.lephare`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
+`deepfits.redshifts.methods.lephare`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
 ``(N, Z)``). Nothing is downloaded.
 """
 

@@ -10,15 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
 from deepfits.photometry import asinh_magnitude, reference_band
-from deepfits.redshifts.pdf import LEVELS, from_grid, pit, recalibrated
-from deepfits.redshifts.spectra import FILTERS, absolute_offsets, template_fluxes
+from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
+from deepfits.redshifts.pdf import LEVELS, MEDIAN, from_grid, pit, recalibrated
+from deepfits.redshifts.spectra import (
+    FILTERS,
+    absolute_offsets,
+    filter_response,
+    rest_spectra,
+    template_fluxes,
+)
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
 ERROR_FLOOR = 0.06
@@ -43,14 +50,11 @@ class Photometry:
     magnitude: np.ndarray
 
     @classmethod
-    def of_apertures(cls, flux: np.ndarray, flux_err: np.ndarray, bands: Sequence[str]) -> Photometry:
-        """Take the Gaussian apertures for colours and the widest circular one for the magnitude.
-
-        Parameters
-        ----------
-        flux, flux_err
-            ``(N, A, B)``, of `aperture_photometry`.
-        """
+    def of(cls, source: Source) -> Photometry:
+        """Take the Gaussian apertures for colours and the widest circular one for the magnitude."""
+        if source.flux is None or source.flux_err is None:
+            raise InputError("template fitting needs the cutouts: give the store")
+        flux, flux_err, bands = source.flux, source.flux_err, source.bands
         reference = list(bands).index(reference_band(bands))
         total = np.fmax(flux[:, -2, reference], flux[:, -1, reference])
         return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
@@ -107,7 +111,7 @@ def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.nd
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateFit:
+class TemplateFit(Method):
     """Template fitting with corrections learned from labels.
 
     Attributes
@@ -124,12 +128,52 @@ class TemplateFit:
         Absolute i magnitude beyond which there are no galaxies; None for no such limit.
     """
 
+    name: ClassVar[str] = "templates"
+    takes_features: ClassVar[bool] = False
+    has_loss: ClassVar[bool] = False
+
     bands: tuple[str, ...]
     filters: tuple[str, ...]
     zero_points: np.ndarray
     validation_pit: np.ndarray
     error_floor: float = ERROR_FLOOR
     brightest: float | None = None
+
+    @classmethod
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Ask for cutouts, templates, and a filter for each band."""
+        inputs.need_cutouts(cls.name)
+        check_templates(inputs.bands, inputs.options.filters)
+
+    @classmethod
+    def learn(
+        cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
+    ) -> Self:
+        """Learn from N objects of known redshift; see `train_templates`."""
+        fit = train_templates(photometry, value, bands, filters=filters)
+        return cls(**vars(fit))
+
+    @classmethod
+    def fit(cls, training: Training) -> Fit[Self]:
+        """Learn zero points, error floor and limit, and how to recalibrate."""
+        source = training.dataset.source
+        photometry = Photometry.of(source).take(training.rows)
+        fit = cls.learn(photometry, training.value, source.bands, training.options.filters)
+        about: dict[str, Any] = {
+            "zero_points": dict(zip(fit.bands, fit.zero_points.tolist(), strict=True)),
+            "error_floor": fit.error_floor,
+            "brightest": fit.brightest,
+        }
+        return Fit(method=fit, about=about)
+
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Return the posterior's median, and recalibrated quantiles."""
+        return self.estimates(Photometry.of(source))
+
+    def estimates(self, photometry: Photometry) -> Estimates:
+        """Do `predict` for fluxes."""
+        raw = self.raw_quantiles(photometry)
+        return Estimates(point=raw[:, MEDIAN], quantiles=recalibrated(raw, self.validation_pit))
 
     def posterior(self, photometry: Photometry) -> np.ndarray:
         """Return p(z) on the grid `REDSHIFTS`, summed over templates: ``(N, Z)``, of largest value 1.
@@ -145,12 +189,12 @@ class TemplateFit:
             chi2 = chi_square(flux, weight, model)
             likelihood = np.exp(-0.5 * (chi2 - chi2.min(axis=(1, 2), keepdims=True)))
             both = likelihood * benitez_prior(part.magnitude, places, grid)
-            found = both.sum(axis=1)
+            density = both.sum(axis=1)
             if self.brightest is not None:
                 limited = (both * self._is_possible(part.magnitude)).sum(axis=1)
                 is_possible = limited.max(axis=1) > _TINY
-                found[is_possible] = limited[is_possible]
-            out.append(found / found.max(axis=1, keepdims=True))
+                density[is_possible] = limited[is_possible]
+            out.append(density / density.max(axis=1, keepdims=True))
         return np.concatenate(out)
 
     def _is_possible(self, magnitude: np.ndarray) -> np.ndarray:
@@ -163,40 +207,6 @@ class TemplateFit:
         """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
         return from_grid(self.posterior(photometry), np.array(REDSHIFTS))
 
-    def predict_both(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
-        """Return raw quantiles, whose median is the estimate, and recalibrated ones: ``(N, Q)`` each."""
-        raw = self.raw_quantiles(photometry)
-        return raw, recalibrated(raw, self.validation_pit)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``templates.json``."""
-        content = {
-            "bands": list(self.bands),
-            "filters": list(self.filters),
-            "zero_points": self.zero_points.tolist(),
-            "validation_pit": self.validation_pit.tolist(),
-            "error_floor": self.error_floor,
-            "brightest": self.brightest,
-        }
-        write_json(Path(directory) / "templates.json", content)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> TemplateFit:
-        """Read back `save`."""
-        path = Path(directory) / "templates.json"
-        content = read_json(path, what="description of template fitting")
-        try:
-            return cls(
-                bands=tuple(content["bands"]),
-                filters=tuple(content["filters"]),
-                zero_points=np.array(content["zero_points"], dtype=np.float64),
-                validation_pit=np.array(content["validation_pit"], dtype=np.float64),
-                error_floor=float(content["error_floor"]),
-                brightest=content["brightest"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: not a description of template fitting ({error})") from error
-
 
 def _corrected(
     photometry: Photometry, zero_points: np.ndarray, error_floor: float
@@ -208,7 +218,7 @@ def _corrected(
     return flux, 1 / (error**2 + (error_floor * flux) ** 2)
 
 
-def filters_of(bands: Sequence[str], filters: Sequence[str] | None) -> tuple[str, ...]:
+def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the filter of each band: those given, or those of CLAUDS and HSC.
 
     Raises
@@ -226,12 +236,19 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None) -> tuple[str
     return tuple(FILTERS[band] for band in bands)
 
 
+def check_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> None:
+    """Raise where templates or the filter of a band are not at hand, with the remedy."""
+    for name in filters_of(bands, filters):
+        filter_response(name)
+    rest_spectra()
+
+
 def train_templates(
     photometry: Photometry,
     value: np.ndarray,
     bands: Sequence[str],
     *,
-    filters: Sequence[str] | None = None,
+    filters: Sequence[str] = (),
     num_iterations: int = 3,
 ) -> TemplateFit:
     """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
@@ -247,7 +264,7 @@ def train_templates(
         Of the N labelled objects.
     """
     names = filters_of(bands, filters)
-    some = spread_out(len(value), NUM_TUNING)
+    some = evenly_spaced(len(value), NUM_TUNING)
     known, truth = photometry.take(some), np.log1p(value[some])
     tried = []
     for floor in ERROR_FLOORS:
@@ -264,11 +281,11 @@ def train_templates(
             above = truth[:, None] - np.log1p(fit.raw_quantiles(known))
             tried.append((float(np.maximum(LEVELS * above, (LEVELS - 1) * above).mean()), fit))
     best = min(tried, key=lambda one: one[0])[1]
-    some = spread_out(len(value), NUM_CALIBRATION)
+    some = evenly_spaced(len(value), NUM_CALIBRATION)
     return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
 
 
-def spread_out(number: int, at_most: int) -> np.ndarray:
+def evenly_spaced(number: int, at_most: int) -> np.ndarray:
     """Return rows evenly from the first to the last."""
     return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
 

@@ -1,4 +1,4 @@
-"""Redshifts of many shards: one file of features in, one file of predictions out."""
+"""The stage `redshift_predict`: a trained method, used on one table of features or on many shards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,66 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import fingerprint
 from deepfits.progress import Progress, silent
+from deepfits.redshifts.features import is_usable, read_features
+from deepfits.redshifts.predict import load_predictor, predict_table
+from deepfits.redshifts.results import write_columns
 from deepfits.scale.work import Advance, Process, Shard
+
+
+def redshift_predict(
+    model: str | Path,
+    features: str | Path,
+    out: str | Path,
+    *,
+    store: str | Path | None = None,
+    embedder_features: str | Path | None = None,
+    workers: int = 1,
+    scheduler: str | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Predict the redshift of every object of a features directory.
+
+    Parameters
+    ----------
+    model
+        Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory).
+    features, store, embedder_features
+        Of any objects; what the model's feature set needs.
+    out
+        Parquet file: `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
+        `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
+        object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
+        a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
+        file for each file of the features that holds objects, and ``manifest.jsonl``; running it again makes
+        only what is missing or failed.
+    workers, scheduler
+        As in `fit`, for a directory.
+
+    Returns
+    -------
+    Path
+        `out`.
+    """
+    out = Path(out)
+    if not out.suffix or workers > 1 or scheduler is not None:
+        return predict_shards(
+            model,
+            features,
+            out,
+            store=store,
+            embedder_features=embedder_features,
+            workers=workers,
+            scheduler=scheduler,
+            progress=progress,
+        )
+    predictor, columns = load_predictor(model), read_features(features)
+    if not is_usable(columns).any():
+        raise InputError(f"{features}: no object has a finite latent")
+    table = predict_table(
+        predictor, columns, store=store, embedder_features=embedder_features, progress=progress
+    )
+    write_columns(out, table)
+    return out
 
 
 def predict_shards(
@@ -36,7 +95,6 @@ def predict_shards(
     from deepfits.fitting.features import is_done
     from deepfits.scale.cluster import Workers
     from deepfits.scale.run import run_shards
-    from deepfits.stages.redshift_use import load_predictor
 
     if out.suffix:
         raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
@@ -106,8 +164,6 @@ class PredictWork:
     def open(self, threads: int | None = None) -> Process:
         """Load the redshift model."""
         from deepfits.fitting.features import write_table
-        from deepfits.redshifts.features import is_usable, read_features
-        from deepfits.stages.redshift_use import load_predictor, predict_table
 
         predictor = load_predictor(self.model)
 

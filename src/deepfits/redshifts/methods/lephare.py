@@ -17,21 +17,23 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import write_json
 from deepfits.redshifts import spectra
-from deepfits.redshifts.pdf import LEVELS, from_grid, pit
-from deepfits.redshifts.templates import (
+from deepfits.redshifts.method import Inputs
+from deepfits.redshifts.methods.templates import (
     NUM_CALIBRATION,
     Photometry,
     TemplateFit,
     benitez_prior,
-    spread_out,
+    evenly_spaced,
     train_templates,
 )
+from deepfits.redshifts.pdf import LEVELS, from_grid, pit
 
 STEP = 0.02
 _NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
@@ -41,6 +43,29 @@ _EVERY = 4  # of the wavelengths of the templates: LePHARE integrates all of the
 @dataclass(frozen=True, kw_only=True)
 class LephareFit(TemplateFit):
     """LePHARE with zero points learned from labels; on disk the same as `TemplateFit`."""
+
+    name: ClassVar[str] = "lephare"
+
+    @classmethod
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Ask for the program too."""
+        need_lephare()
+        super().check(feature_set, inputs)
+
+    @classmethod
+    def learn(
+        cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
+    ) -> LephareFit:
+        """Learn zero points and the error floor as template fitting does, and how to recalibrate.
+
+        LePHARE keeps its own limit of the absolute magnitude, −24.
+        """
+        need_lephare()
+        own = train_templates(photometry, value, bands, filters=filters)
+        fit = cls(**{**vars(own), "validation_pit": LEVELS, "brightest": None})
+        some = evenly_spaced(len(value), NUM_CALIBRATION)
+        transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
+        return replace(fit, validation_pit=transform)
 
     def posterior(self, photometry: Photometry) -> np.ndarray:
         """Return p(z) on LePHARE's grid, times the prior of Benítez (2000): ``(N, Z)``, largest value 1."""
@@ -67,32 +92,6 @@ class LephareFit(TemplateFit):
         lost = ~(density.max(axis=1) > 0)  # no template comes near: the prior alone
         density[lost] = prior[lost]
         return redshift[1:], density / density.max(axis=1, keepdims=True)
-
-
-def train_lephare(
-    photometry: Photometry, value: np.ndarray, bands: Sequence[str], *, filters: Sequence[str] | None = None
-) -> LephareFit:
-    """Learn zero points and the error floor as `train_templates` does, and how to recalibrate.
-
-    LePHARE keeps its own limit of the absolute magnitude, −24.
-
-    Raises
-    ------
-    InputError
-        LePHARE is not installed, or failed.
-    """
-    need_lephare()
-    own = train_templates(photometry, value, bands, filters=filters)
-    fit = LephareFit(
-        bands=own.bands,
-        filters=own.filters,
-        zero_points=own.zero_points,
-        validation_pit=LEVELS,
-        error_floor=own.error_floor,
-    )
-    some = spread_out(len(value), NUM_CALIBRATION)
-    transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
-    return replace(fit, validation_pit=transform)
 
 
 def need_lephare() -> None:
@@ -132,7 +131,7 @@ def run_lephare(
             job / "job.json",
             {"bands": list(bands), "num_plain": num_plain, "error_floor": error_floor, "step": STEP},
         )
-        command = [sys.executable, "-m", "deepfits.redshifts.lephare_worker", folder]
+        command = [sys.executable, "-m", "deepfits.redshifts.methods.lephare_worker", folder]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         result = job / "posterior.npz"
         if done.returncode or not result.exists():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,14 @@ from deepfits.errors import InputError, nearest
 from deepfits.files import fingerprint
 from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
-from deepfits.redshifts.boosting import LOSSES
 from deepfits.redshifts.dataset import Dataset
-from deepfits.redshifts.image_methods import IMAGE_METHODS, NetworkOptions
+from deepfits.redshifts.inputs import photoz_column
+from deepfits.redshifts.learning import LOSSES
+from deepfits.redshifts.method import Inputs
+from deepfits.redshifts.methods import METHODS, Constant
+from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.pdf import pit
-from deepfits.redshifts.predictor import METHODS, TEMPLATE_METHODS, Options, Predictor
+from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.redshifts.results import (
     RowKey,
     check_settings,
@@ -27,8 +29,7 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
-from deepfits.redshifts.training import feature_sets_of, train_predictor
-from deepfits.stages.redshift_inputs import load_dataset, photoz_column
+from deepfits.stages.redshifts.load import inputs_of, load_dataset, with_measurements
 
 
 def redshift(
@@ -145,11 +146,22 @@ def redshift(
     """
     out = Path(out)
     methods, losses = _checked(methods, METHODS, "method"), _checked(losses, LOSSES, "loss")
+    options = LearningOptions(
+        model=model,
+        filters=tuple(filters or ()),
+        distributions=distributions,
+        tuning_trials=tuning_trials,
+        tpot_minutes=tpot_minutes,
+        wide_resnet_width=wide_resnet_width,
+        network_epochs=network_epochs,
+        network_minutes=network_minutes,
+        device=device,
+        seed=seed,
+        num_threads=num_threads,
+    )
     dataset = load_dataset(
         features,
         labels,
-        store=store,
-        embedder_features=embedder_features,
         label_column=label_column,
         select=select,
         match=match,
@@ -157,25 +169,20 @@ def redshift(
         max_labels=max_labels,
         block_arcmin=block_arcmin,
         train_select=train_select,
-        photometry=photometry,
-        template_filters=(filters or ()) if template_features else None,
         seed=seed,
-        progress=progress,
     )
-    options = Options(
-        distributions=distributions,
-        tuning_trials=tuning_trials,
-        tpot_minutes=tpot_minutes,
-        filters=tuple(filters or ()),
-        networks=NetworkOptions(
-            width=wide_resnet_width,
-            epochs=network_epochs,
-            minutes=network_minutes,
-            model=model,
-            device=device,
-        ),
-        seed=seed,
-        num_threads=num_threads,
+    inputs = inputs_of(
+        dataset, options, store=store, embedder_features=embedder_features, templates=template_features
+    )
+    keys = wanted_rows(methods, losses, feature_sets, inputs)
+    dataset = with_measurements(
+        dataset,
+        options,
+        store=store,
+        embedder_features=embedder_features,
+        templates=template_features,
+        photometry=photometry,
+        progress=progress,
     )
     settings = {
         "features": _contents(features),
@@ -197,7 +204,6 @@ def redshift(
     }
     check_settings(out, settings)
     write_columns(out / "split.parquet", _split_columns(dataset))
-    keys = _wanted_rows(methods, losses, dataset, feature_sets)
     rows = []
     with progress("redshifts", total=len(keys) + bool(photoz), unit="methods") as task:
         for key in keys:
@@ -224,7 +230,7 @@ def redshift(
     return out
 
 
-def _checked(given: Sequence[str], valid: Sequence[str], what: str) -> list[str]:
+def _checked(given: Sequence[str], valid: Iterable[str], what: str) -> list[str]:
     given = [given] if isinstance(given, str) else list(given)
     for one in given:
         if one not in valid:
@@ -248,33 +254,44 @@ def _split_columns(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _wanted_rows(
-    methods: Sequence[str], losses: Sequence[str], dataset: Dataset, feature_sets: Sequence[str] | None
+def wanted_rows(
+    methods: Sequence[str], losses: Sequence[str], feature_sets: Sequence[str] | None, inputs: Inputs
 ) -> list[RowKey]:
-    """List the rows: the floor, then the methods in the order of `METHODS` for each loss."""
-    out = [RowKey(method="constant")]
-    for loss in losses:
-        for method in [
-            one for one in METHODS if one in methods and one not in ("constant", *TEMPLATE_METHODS)
-        ]:
-            if method in IMAGE_METHODS and method != "hybrid":
-                out.append(RowKey(method=method, features="images", loss=loss))
-                continue
-            wanted = None
-            if feature_sets and method in ("boosting", "network"):
-                pairs = [one.rpartition(":") for one in feature_sets]
-                wanted = [name for only, _, name in pairs if only in ("", method)]
-                if not wanted:
-                    continue
-            if feature_sets and method == "stack":
-                wanted = [one.removeprefix("stack:") for one in feature_sets if one.startswith("stack:")]
-            names = feature_sets_of(method, dataset.source, wanted)
-            out += [RowKey(method=method, features=name, loss=loss) for name in names]
-    return out + [RowKey(method=one) for one in TEMPLATE_METHODS if one in methods]
+    """List the rows: the floor, then the methods in the order of `METHODS` for each loss.
+
+    Raises
+    ------
+    InputError
+        A row that cannot be made of what is given, with what it needs.
+    """
+    chosen = [method for name, method in METHODS.items() if name in methods and method is not Constant]
+    keys = [
+        RowKey(method=method.name, features=name, loss=loss)
+        for loss in losses
+        for method in chosen
+        if method.has_loss
+        for name in method.rows(inputs, _named_for(method.name, feature_sets))
+    ]
+    keys += [RowKey(method=method.name) for method in chosen if not method.has_loss]
+    for key in keys:
+        try:
+            METHODS[key.method].check(key.features, inputs)
+        except InputError as error:
+            raise InputError(f"the row {key} cannot be made: {error}") from error
+    return [RowKey(method=Constant.name), *keys]
+
+
+def _named_for(method: str, feature_sets: Sequence[str] | None) -> list[str] | None:
+    """Return the feature sets that are named for a method, ``NAME`` or ``METHOD:NAME``; None: no wish."""
+    if not feature_sets or method not in ("boosting", "network", "stack"):
+        return None
+    pairs = [one.rpartition(":") for one in feature_sets]
+    own = [name for only, _, name in pairs if only == method]
+    return own or None if method == "stack" else [name for only, _, name in pairs if only in ("", method)]
 
 
 def _row(
-    out: Path, key: RowKey, dataset: Dataset, options: Options, target: str, progress: Progress
+    out: Path, key: RowKey, dataset: Dataset, options: LearningOptions, target: str, progress: Progress
 ) -> dict[str, Any]:
     """Train and measure one method, or read what was done before."""
     directory = out / "methods" / str(key)
@@ -282,27 +299,21 @@ def _row(
     if done is not None:
         return done
     started = time.monotonic()
-    options = replace(options, loss=key.loss or "squared")
 
     def member(method: str, features: str) -> Predictor:
         """Take a member of a stack from its own row, which is made first where it is not there."""
-        _row(
-            out,
-            own := RowKey(method=method, features=features, loss=key.loss),
-            dataset,
-            options,
-            target,
-            progress,
-        )
+        own = RowKey(method=method, features=features, loss=key.loss)
+        _row(out, own, dataset, options, target, progress)
         return Predictor.load(out / "methods" / str(own))
 
     predictor = train_predictor(
-        key.method,
-        key.features or "latents",
+        METHODS[key.method],
+        key.features,
         dataset,
         options,
-        target=target,
-        train_member=member,
+        target,
+        loss=key.loss or "squared",
+        member=member,
         progress=progress,
     )
     predictor.save(directory)

@@ -2,11 +2,9 @@
 
 Shapes: N objects, B bands, H = W pixels, K features, Q quantile levels.
 
-The network itself is handed in (for Table 1 the Wide ResNet of `deepfits.models.wide_resnet`, M19 §3.3, or
-the model's embedder with a head); here is how every one of them is trained: AdamW with a one-cycle learning
-rate, the weights of the best validation loss, and for images random flips, quarter turns and shifts by a
-pixel, and estimates averaged over the eight orientations. A network with 1 + Q outputs learns the quantiles
-of p(z) beside the estimate.
+Every network has 1 + Q outputs, the estimate and the quantiles of p(z), and is trained in one way: AdamW with
+a one-cycle learning rate, the weights of the best validation loss, and for images random flips, quarter turns
+and shifts by a pixel, and estimates averaged over the eight orientations.
 """
 
 from __future__ import annotations
@@ -14,13 +12,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.progress import Progress, silent
+from deepfits.redshifts.learning import Standard, TargetScale, check_loss
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     import torch
 
 NUM_OUTPUTS = 1 + len(LEVELS)
-"""Of a network that learns distributions too."""
+"""The estimate, and the quantiles of p(z)."""
+HEAD_CHANNELS = 64
+HYBRID_CHANNELS = 192
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageConfig:
+class NetworkConfig:
     """How to train.
 
     Attributes
@@ -56,81 +59,135 @@ class ImageConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.loss not in ("squared", "absolute"):
-            raise InputError(f"loss {self.loss!r} is unknown; choose squared or absolute")
+        check_loss(self.loss)
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
             raise InputError("training a network needs at least one epoch, two objects a batch and some time")
 
 
+LIMIT = 8.0
+"""Standardised features are held to this, so that an extreme one does not carry a network off."""
+
+
+def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
+    """Return features as networks take them, ``(N, K)`` float32."""
+    return np.clip(standard(features), -LIMIT, LIMIT).astype(np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TargetScale:
-    """The target in the network's units: (f(value) − centre) / scale.
+class Architecture:
+    """What a network looks like: enough to build it.
 
     Attributes
     ----------
-    is_log
-        f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask for. Else f
-        changes nothing, so that a squared error is that of R².
+    kind
+        ``"mlp"`` (features in), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small head), or
+        ``"hybrid"`` (the embedder's latents and features side by side in the head).
+    settings
+        Of the network's own configuration.
+    num_features
+        K, where it takes features.
     """
 
-    centre: float
-    scale: float
-    is_log: bool
+    kind: str
+    settings: dict[str, Any]
+    num_features: int = 0
 
-    @classmethod
-    def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
-        """Take the scale of training objects; a target that goes below −0.5 is no redshift and has no log."""
-        is_log = loss == "absolute" and float(value.min()) > -0.5
-        found = np.log1p(value) if is_log else value
-        return cls(centre=float(found.mean()), scale=float(found.std()) or 1.0, is_log=is_log)
+    def build(self) -> Any:
+        """Make the network with random weights, and 1 + Q outputs."""
+        from torch import nn
 
-    def forward(self, value: np.ndarray) -> np.ndarray:
-        """Return values in the network's units."""
-        return ((np.log1p(value) if self.is_log else value) - self.centre) / self.scale
+        if self.kind == "mlp":
+            sizes = [self.num_features] + [self.settings["channels"]] * 3
+            layers = _hidden(sizes, self.settings["dropout"])
+            return nn.Sequential(*layers, nn.Linear(sizes[-1], NUM_OUTPUTS))
+        if self.kind == "wide_resnet":
+            from deepfits.models.wide_resnet import WideResNet, WideResNetConfig
 
-    def inverse(self, answer: np.ndarray) -> np.ndarray:
-        """Return the network's answers as values; those of a log are held to three times the range."""
-        found = self.centre + self.scale * np.clip(answer.astype(np.float64), -10, 10)
-        return np.expm1(np.minimum(found, 5.0)) if self.is_log else found
+            return WideResNet(WideResNetConfig(**{**self.settings, "blocks": tuple(self.settings["blocks"])}))
+        from deepfits.models.embedder import Embedder
+        from deepfits.models.layers import ModelConfig
+
+        config = ModelConfig(**self.settings)
+        embedder = Embedder(config)
+        if self.kind == "hybrid":
+            return _hybrid(embedder, config.latent_size + self.num_features)
+        head = [
+            nn.Linear(config.latent_size, HEAD_CHANNELS),
+            nn.ReLU(),
+            nn.Linear(HEAD_CHANNELS, NUM_OUTPUTS),
+        ]
+        return nn.Sequential(embedder, *head)
+
+
+def _hidden(sizes: Sequence[int], dropout: float) -> list[Any]:
+    from torch import nn
+
+    layers: list[Any] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.SiLU(), nn.Dropout(dropout)]
+    return layers
+
+
+def _hybrid(embedder: Any, num_inputs: int) -> Any:
+    """Return a network from images and features: the head sees latents and features side by side."""
+    import torch
+    from torch import nn
+
+    class Hybrid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedder = embedder
+            layers = _hidden((num_inputs, HYBRID_CHANNELS, HYBRID_CHANNELS), 0.1)
+            self.head = nn.Sequential(*layers, nn.Linear(HYBRID_CHANNELS, NUM_OUTPUTS))
+
+        def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+            return self.head(torch.cat([self.embedder(images), features], dim=1))
+
+    return Hybrid()
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageRegressor:
-    """A trained network with the scale of its answers.
+class TrainedNetwork:
+    """A trained network with the scale of its outputs.
 
     Attributes
     ----------
-    network
-        Maps its inputs to ``(N, 1)`` or ``(N, 1 + Q)``.
+    architecture, weights
+        The network, and its state by name.
     scale
         Of the target.
     history
         Training and validation loss of each epoch.
     """
 
-    network: Any
+    architecture: Architecture
+    weights: dict[str, np.ndarray]
     scale: TargetScale
-    history: list[dict[str, float]]
+    history: list[dict[str, float]] = field(default_factory=list)
 
-    def predict(self, *inputs: np.ndarray, batch: int = 256, device: str = "cpu") -> np.ndarray:
-        """Return estimates ``(N,)`` float64."""
-        return self.predict_both(*inputs, batch=batch, device=device)[0]
+    @cached_property
+    def network(self) -> Any:
+        """The `torch.nn.Module`, from its inputs to ``(N, 1 + Q)``."""
+        import torch
 
-    def predict_both(
+        with torch.random.fork_rng():
+            network = self.architecture.build()
+        network.load_state_dict({name: torch.tensor(values) for name, values in self.weights.items()})
+        return network
+
+    def predict(
         self, *inputs: np.ndarray, batch: int = 256, device: str = "cpu"
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return estimates ``(N,)`` and, where the network has them, quantiles ``(N, Q)``."""
-        answers = _answers(self.network, inputs, batch=batch, device=device)
-        point = self.scale.inverse(answers[:, 0])
-        if answers.shape[1] == 1:
-            return point, None
-        return point, sorted_quantiles(self.scale.inverse(answers[:, 1:]))
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return estimates ``(N,)`` and quantiles ``(N, Q)`` before recalibration, float64."""
+        outputs = _outputs(self.network, inputs, batch=batch, device=device)
+        point, quantiles = self.scale.inverse(outputs[:, 0]), self.scale.inverse(outputs[:, 1:])
+        return point, sorted_quantiles(quantiles)
 
 
-def _answers(
+def _outputs(
     network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str, turned: bool = True
 ) -> np.ndarray:
-    """Return the network's answers, averaged over the eight orientations of images: ``(N, 1 or 1 + Q)``.
+    """Return the network's outputs, averaged over the eight orientations of images: ``(N, 1 + Q)``.
 
     Not `turned`: of images as they are alone, which is what the validation loss of each pass is made of.
     """
@@ -143,11 +200,11 @@ def _answers(
     with torch.inference_mode():
         for start in range(0, len(inputs[0]), batch):
             some = [torch.as_tensor(one[start : start + batch], device=device) for one in inputs]
-            found = [
+            turned_outputs = [
                 network(*(symmetry(one, number) if one.ndim == 4 else one for one in some))
                 for number in orientations
             ]
-            parts.append(torch.stack(found).mean(dim=0).double().cpu().numpy())
+            parts.append(torch.stack(turned_outputs).mean(dim=0).double().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -168,23 +225,24 @@ def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return out
 
 
-def train_images(
-    network: Any,
+def train_network(
+    architecture: Architecture,
     train: tuple[np.ndarray, ...],
     validation: tuple[np.ndarray, ...],
-    config: ImageConfig,
+    config: NetworkConfig,
     *,
+    network: Any = None,
     progress: Progress = silent,
-) -> ImageRegressor:
+) -> TrainedNetwork:
     """Train a network.
 
     Parameters
     ----------
-    network
-        A `torch.nn.Module` from its inputs to ``(N, 1)`` or ``(N, 1 + Q)``; its weights are changed.
     train, validation
         The inputs, float32 in the network's units (images ``(N, B, H, W)``, features ``(N, K)``), and last
         the targets ``(N,)``.
+    network
+        The `torch.nn.Module` to begin with, of this architecture; by default a new one.
 
     Raises
     ------
@@ -198,7 +256,7 @@ def train_images(
     scale = TargetScale.learn(train[-1], config.loss)
     value = torch.as_tensor(scale.forward(train[-1]), dtype=torch.float32)
     other = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
-    network.to(config.device)
+    network = (architecture.build() if network is None else network).to(config.device)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -232,17 +290,17 @@ def train_images(
                 torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
                 optimiser.step()
                 total += loss.item() / steps
-            answers = _answers(network, validation[:-1], batch=256, device=config.device, turned=False)
-            found = network_loss(torch.as_tensor(answers).float(), other, config.loss).item()
-            history.append({"train": total, "validation": found})
+            outputs = _outputs(network, validation[:-1], batch=256, device=config.device, turned=False)
+            validation_loss = network_loss(torch.as_tensor(outputs).float(), other, config.loss).item()
+            history.append({"train": total, "validation": validation_loss})
             since += 1
-            if found < best:
-                best, best_state, since = found, copy.deepcopy(network.state_dict()), 0
-            task.advance(1, f"validation loss {found:.4f}")
+            if validation_loss < best:
+                best, best_state, since = validation_loss, copy.deepcopy(network.state_dict()), 0
+            task.advance(1, f"validation loss {validation_loss:.4f}")
             if since >= config.patience or elapsed > 1:
                 break
-    network.load_state_dict(best_state)
-    return ImageRegressor(network=network, scale=scale, history=history)
+    weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in best_state.items()}
+    return TrainedNetwork(architecture=architecture, weights=weights, scale=scale, history=history)
 
 
 def one_cycle(share: float, warm: float = 0.2) -> float:
@@ -258,22 +316,20 @@ def one_cycle(share: float, warm: float = 0.2) -> float:
     return 0.5 * (1 + float(np.cos(np.pi * (share - warm) / (1 - warm))))
 
 
-def network_loss(answer: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the loss of the estimate, and with it the mean pinball loss of the quantiles, if there are any.
+def network_loss(output: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
+    """Return the loss of the estimate plus twice the mean pinball loss of the quantiles.
 
     Parameters
     ----------
-    answer
-        ``(N, 1)`` or ``(N, 1 + Q)``: the estimate, then the quantiles at `LEVELS`.
+    output
+        ``(N, 1 + Q)``: the estimate, then the quantiles at `LEVELS`.
     value
         ``(N,)``.
     """
     import torch
 
-    error = answer[:, 0] - value
+    error = output[:, 0] - value
     loss = (error**2).mean() if kind == "squared" else error.abs().mean()
-    if answer.shape[1] == 1:
-        return loss
-    levels = torch.as_tensor(LEVELS, dtype=answer.dtype, device=answer.device)
-    above = value[:, None] - answer[:, 1:]
+    levels = torch.as_tensor(LEVELS, dtype=output.dtype, device=output.device)
+    above = value[:, None] - output[:, 1:]
     return loss + 2 * torch.maximum(levels * above, (levels - 1) * above).mean()

@@ -15,6 +15,7 @@ from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import (
     DEFINITIONS,
+    class_columns,
     class_numbers,
     class_table,
     confusion,
@@ -23,9 +24,10 @@ from deepfits.redshifts.classes import (
 )
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Recipe
+from deepfits.redshifts.methods import Boosting
+from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.results import check_settings, write_columns
-from deepfits.redshifts.training import feature_sets_of
-from deepfits.stages.redshift_inputs import load_dataset
+from deepfits.stages.redshifts.load import inputs_of, load_dataset, with_measurements
 
 
 def redshift_classes(
@@ -72,8 +74,6 @@ def redshift_classes(
     dataset = load_dataset(
         features,
         labels,
-        store=store,
-        embedder_features=embedder_features,
         label_column=label_column,
         select=select,
         match=match,
@@ -82,8 +82,14 @@ def redshift_classes(
         block_arcmin=block_arcmin,
         seed=seed,
         classes=True,
-        progress=progress,
     )
+    options = LearningOptions(seed=seed, num_threads=num_threads)
+    given: dict[str, Any] = {"store": store, "embedder_features": embedder_features, "templates": False}
+    inputs = inputs_of(dataset, options, **given)
+    wanted = Boosting.rows(inputs, feature_sets or None)
+    for name in wanted:
+        Boosting.check(name, inputs)
+    dataset = with_measurements(dataset, options, **given, progress=progress)
     label, names = class_numbers(np.array(dataset.classes)[dataset.value.astype(int)], str(labels))
     settings = {
         "features": str(features),
@@ -98,7 +104,6 @@ def redshift_classes(
     check_settings(out, settings)
     split = {"object_id": dataset.object_id, "part": dataset.split.names(len(label))}
     write_columns(out / "split.parquet", {**split, label_column: np.array(names)[label]})
-    wanted = feature_sets_of("boosting", dataset.source, feature_sets)
     rows = []
     with progress("classes", total=len(wanted), unit="feature sets") as task:
         for name in wanted:
@@ -168,9 +173,3 @@ def _row(
     write_columns(directory / "predictions.parquet", columns)
     write_json(directory / "row.json", row)
     return row
-
-
-def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the columns `class` and `p_<name>`."""
-    guess = np.array(names)[probability.argmax(axis=1)]
-    return {"class": guess, **{f"p_{name}": probability[:, place] for place, name in enumerate(names)}}

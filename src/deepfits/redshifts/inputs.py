@@ -1,4 +1,4 @@
-"""What the redshift stages read: features, labels, cutouts, and a user's own estimates."""
+"""What features are made of beside the fits: photometry and templates from the cutouts, other latents."""
 
 from __future__ import annotations
 
@@ -7,63 +7,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import writing
+from deepfits.files import fingerprint, writing
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.dataset import Dataset, make_dataset
+from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
-from deepfits.redshifts.templates import Photometry, TemplateFit, filters_of
 from deepfits.tables import require_column
 
-
-def load_dataset(
-    features: str | Path,
-    labels: str | Path,
-    *,
-    store: str | Path | None = None,
-    embedder_features: str | Path | None = None,
-    photometry: str | Path | None = None,
-    template_filters: Sequence[str] | None = None,
-    label_column: str = "z_spec",
-    select: Sequence[str] = (),
-    match: str = "auto",
-    match_radius_arcsec: float = 1.0,
-    max_labels: int | None = None,
-    block_arcmin: float | None = None,
-    train_select: Sequence[str] = (),
-    seed: int = 0,
-    classes: bool = False,
-    progress: Progress = silent,
-) -> Dataset:
-    """Read, join and split; see the stage `redshift` for the arguments."""
-    columns = read_features(features)
-    known = read_labels(labels, column=label_column, select=select, classes=classes)
-    dataset = make_dataset(
-        columns,
-        known,
-        match=match,
-        radius_arcsec=match_radius_arcsec,
-        max_labels=max_labels,
-        seed=seed,
-        block_arcmin=block_arcmin,
-        train_select=train_select,
-    )
-    source = complete_source(
-        dataset.source,
-        store=store,
-        embedder_features=embedder_features,
-        photometry=photometry,
-        template_filters=template_filters,
-        progress=progress,
-    )
-    return replace(dataset, source=source)
+if TYPE_CHECKING:
+    from deepfits.survey.store import StoreInfo
 
 
 def complete_source(
@@ -87,33 +47,49 @@ def complete_source(
     """
     identity = source.columns["object_id"]
     if store is not None:
-        flux, flux_err, bands = _kept(photometry, store, identity, progress)
-        if len(bands) < 2:
-            raise InputError(f"{store}: cutouts of the one band {bands[0]!r}; redshifts need colours")
-        if source.bands and set(source.bands) != set(bands):
-            raise InputError(f"{store}: cutouts of the bands {bands}, the features are of {source.bands}")
+        info = check_store(store, source.bands)
+        flux, flux_err = _kept(photometry, store, identity, progress)
         source = replace(
-            source, flux=flux, flux_err=flux_err, bands=bands, read_images=partial(store_images, store)
+            source, flux=flux, flux_err=flux_err, bands=info.bands, read_images=partial(store_images, store)
         )
     if template_filters is not None and source.flux is not None:
-        found = _template_quantiles(photometry, source, template_filters)
-        source = replace(source, template_quantiles=found)
+        source = replace(source, template_quantiles=_template_quantiles(photometry, source, template_filters))
     if embedder_features is not None:
         source = replace(source, embedder=_latents_of(embedder_features, identity))
     return source
 
 
+def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
+    """Return what a store says of itself.
+
+    Raises
+    ------
+    InputError
+        One band alone, or others than those of the features.
+    """
+    from deepfits.survey.store import CutoutStore
+
+    info = CutoutStore(store).info
+    if len(info.bands) < 2:
+        raise InputError(f"{store}: cutouts of the one band {info.bands[0]!r}; redshifts need colours")
+    if bands and set(bands) != set(info.bands):
+        raise InputError(f"{store}: cutouts of the bands {info.bands}, the features are of {tuple(bands)}")
+    return info
+
+
 def _kept(
     path: str | Path | None, store: str | Path, identity: np.ndarray, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Return `store_photometry`, from the file where it has these objects of this store."""
-    about = _about(store, identity)
-    found = _read_kept(path, about)
-    if "flux" not in found:
-        flux, flux_err, bands = store_photometry(store, identity, progress=progress)
-        found = {"flux": flux, "flux_err": flux_err, "bands": np.array(bands)}
-        _keep(path, about, found)
-    return found["flux"], found["flux_err"], tuple(found["bands"].tolist())
+    if path is None:
+        return store_photometry(store, identity, progress=progress)
+    made_from = _digest(fingerprint(*sorted(Path(store).glob("*.*"))).encode(), identity)
+    arrays = _read_kept(path, made_from)
+    if "flux" not in arrays:
+        flux, flux_err = store_photometry(store, identity, progress=progress)
+        arrays = {"flux": flux, "flux_err": flux_err}
+        _keep(path, made_from, arrays)
+    return arrays["flux"], arrays["flux_err"]
 
 
 def _template_quantiles(path: str | Path | None, source: Source, filters: Sequence[str]) -> np.ndarray:
@@ -121,57 +97,56 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     assert source.flux is not None
     assert source.flux_err is not None
     names = filters_of(source.bands, filters)
-    about = _about("templates " + " ".join(names), source.columns["object_id"])
+    made_from = _digest(" ".join(names).encode(), source.flux, source.flux_err, source.columns["object_id"])
     path = None if path is None else Path(path).with_suffix(".templates.npz")
-    found = _read_kept(path, about)
-    if "quantiles" not in found:
+    arrays = _read_kept(path, made_from)
+    if "quantiles" not in arrays:
         fit = TemplateFit(
-            bands=source.bands,
-            filters=names,
-            zero_points=np.ones(len(names)),
-            validation_pit=LEVELS,
+            bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=LEVELS
         )
-        photometry = Photometry.of_apertures(source.flux, source.flux_err, source.bands)
-        found = {"quantiles": fit.raw_quantiles(photometry).astype(np.float32)}
-        _keep(path, about, found)
-    return found["quantiles"]
+        arrays = {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)}
+        _keep(path, made_from, arrays)
+    return arrays["quantiles"]
 
 
-def _about(what: str | Path, identity: np.ndarray) -> str:
-    digest = hashlib.sha256("\n".join([str(what), *map(str, identity.tolist())]).encode())
+def _digest(*parts: bytes | np.ndarray) -> str:
+    """Return a fingerprint of contents."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(
+            part if isinstance(part, bytes) else "\n".join(map(str, part.ravel().tolist())).encode()
+        )
     return digest.hexdigest()
 
 
-def _read_kept(path: str | Path | None, about: str) -> dict[str, np.ndarray]:
+def _read_kept(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:
     """Return what the file holds, nothing where there is none or it is of other objects."""
     if path is None or not Path(path).exists():
         return {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+            arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: not a file of photometry ({error}); remove it") from error
-    return found if str(found.pop("about", "")) == about else {}
+    return arrays if str(arrays.pop("made_from", "")) == made_from else {}
 
 
-def _keep(path: str | Path | None, about: str, arrays: dict[str, np.ndarray]) -> None:
+def _keep(path: str | Path | None, made_from: str, arrays: dict[str, np.ndarray]) -> None:
     if path is not None:
-        everything: dict[str, Any] = {"about": np.array(about), **arrays}
+        everything: dict[str, Any] = {"made_from": np.array(made_from), **arrays}
         with writing(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, **everything)
 
 
 def store_photometry(
     store: str | Path, object_id: np.ndarray, *, progress: Progress = silent
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Measure aperture fluxes of some objects of a cutout store, shard by shard.
 
     Returns
     -------
     flux, flux_err
         ``(N, A, B)``, nJy, in the order of `object_id`.
-    bands
-        B names.
 
     Raises
     ------
@@ -185,7 +160,7 @@ def store_photometry(
     flux = np.full((len(object_id), len(RADII_ARCSEC) + 1, len(info.bands)), np.nan)
     flux_err = np.full_like(flux, np.nan)
     wanted = {one: row for row, one in enumerate(object_id.tolist())}
-    is_found = np.zeros(len(object_id), dtype=bool)
+    is_in_store = np.zeros(len(object_id), dtype=bool)
     with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
         for number, path in enumerate(cutouts.shards):
             identity = shard_identities(path, info).tolist()
@@ -199,16 +174,16 @@ def store_photometry(
                     pixel_scale_arcsec=info.pixel_scale_arcsec,
                     fwhm_arcsec=info.fwhm_arcsec,
                 )
-                is_found[rows] = True
+                is_in_store[rows] = True
             task.advance(len(identity))
-            if is_found.all():
+            if is_in_store.all():
                 break
-    if not is_found.all():
+    if not is_in_store.all():
         raise InputError(
-            f"{store}: {int((~is_found).sum())} objects of the features are not in this store, object_id "
-            f"{object_id[~is_found][0]} among them; give the store that the features were fitted from"
+            f"{store}: {int((~is_in_store).sum())} objects of the features are not in this store, object_id "
+            f"{object_id[~is_in_store][0]} among them; give the store that the features were fitted from"
         )
-    return flux, flux_err, info.bands
+    return flux, flux_err
 
 
 def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,8 +201,8 @@ def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, 
     rows = np.array([place.get(one, -1) for one in object_id.tolist()], dtype=np.int64)
     if (rows < 0).any():
         raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
-    found = cutouts.take(rows)
-    return found.image, found.weight
+    some = cutouts.take(rows)
+    return some.image, some.weight
 
 
 def _latents_of(directory: str | Path, object_id: np.ndarray) -> np.ndarray:
@@ -254,7 +229,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     if not path:
         return require_column(dataset.label_columns, name, "labels").astype(np.float64)
     table = read_labels(path, column=name)
-    found = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
+    match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)
-    out[found.rows] = table.value[found.label_rows]
+    out[match.rows] = table.value[match.label_rows]
     return out

@@ -6,6 +6,7 @@ Shapes: N objects, K features.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -13,24 +14,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.boosting import LOSSES
-from deepfits.redshifts.features import Matrix
-from deepfits.redshifts.trees import TreeSum
+from deepfits.redshifts import storage
+from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.learning import check_loss, check_width
+from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
+from deepfits.redshifts.methods.trees import REGRESSOR, FoundRegressor, TreeSum
 
-_BEST = {
-    "XGBRegressor": "best.ubj",
-    "LGBMRegressor": "best.txt",
-    "GradientBoostingRegressor": "best.npz",
-}
+_NOT_INSTALLED = 'TPOT is not installed; install "deepfits[redshift]", or leave the method tpot out'
 _GRACE_S = 180.0
 _PKG_RESOURCES = "from importlib.metadata import distribution as get_distribution\n"
 """stopit, which TPOT needs, asks `pkg_resources` for its own version; setuptools has dropped that module, so
@@ -62,94 +62,74 @@ class TpotConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise InputError(f"loss {self.loss!r} is unknown; choose one of {LOSSES}")
+        check_loss(self.loss)
         if not self.minutes > 0:
             raise InputError(f"TPOT's time budget must be positive, not {self.minutes} minutes")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TpotModel:
-    """The best pipeline, and all that were found.
+class TpotModel(Method):
+    """The best pipeline, and all that were tried.
 
     Attributes
     ----------
-    regressor
-        An `xgboost.Booster`, a `lightgbm.Booster` or a `TreeSum`.
+    booster, trees
+        The regressor: an `xgboost.Booster` or `lightgbm.Booster`, else scikit-learn's trees.
     kind
         Which regressor it was.
     pipelines
         Every pipeline with its settings and cross-validated loss, best first.
     """
 
-    regressor: Any
+    name: ClassVar[str] = "tpot"
+
+    booster: Any
+    trees: TreeSum | None
     kind: str
     names: tuple[str, ...]
     config: TpotConfig
     pipelines: list[dict[str, Any]]
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return estimates ``(N,)`` float64 for features ``(N, K)``."""
-        if features.ndim != 2 or features.shape[1] != len(self.names):
-            raise InputError(f"the model was trained on {len(self.names)} features, not {features.shape[1:]}")
-        features = np.asarray(features, dtype=np.float32)
-        if self.kind == "XGBRegressor":
-            return self.regressor.inplace_predict(features).astype(np.float64)
-        if self.kind == "LGBMRegressor":
-            return self.regressor.predict(features, num_threads=1)
-        return self.regressor.predict(features)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``tpot.json`` with all pipelines, and the best one in its own library's format."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / _BEST[self.kind]
-        if self.kind == "LGBMRegressor":
-            self.regressor.save_model(path, num_iteration=-1)
-        elif self.kind == "XGBRegressor":
-            self.regressor.save_model(path)
-        else:
-            self.regressor.save(path)
-        content = {
-            "best": self.kind,
-            "names": list(self.names),
-            "config": asdict(self.config),
-            "pipelines": self.pipelines,
-        }
-        write_json(directory / "tpot.json", content)
+    @classmethod
+    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
+        """On the fitted latents, as in M19."""
+        return ["latents"] if wanted is None else list(wanted)
 
     @classmethod
-    def load(cls, directory: str | Path) -> TpotModel:
-        """Read back `save`."""
-        directory = Path(directory)
-        content = read_json(directory / "tpot.json", what="TPOT description")
-        try:
-            return cls(
-                regressor=_load_best(directory, content["best"]),
-                kind=content["best"],
-                names=tuple(content["names"]),
-                config=TpotConfig(**content["config"]),
-                pipelines=content["pipelines"],
-            )
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{directory}: not a TPOT result ({error}); train again") from error
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Ask for the program too."""
+        if importlib.util.find_spec("tpot") is None:
+            raise InputError(_NOT_INSTALLED)
+        super().check(feature_set, inputs)
 
+    @classmethod
+    def fit(cls, training: Training) -> Fit[TpotModel]:
+        """Search in the time budget."""
+        options = training.options
+        config = TpotConfig(
+            loss=training.loss,
+            minutes=options.tpot_minutes,
+            seed=options.seed,
+            num_threads=options.num_threads,
+        )
+        best = train_tpot(training.matrix, training.value, config, progress=training.progress)
+        losses = {"num_pipelines": len(best.pipelines), "cross_validated_loss": best.pipelines[0]["loss"]}
+        return Fit(method=best, about=losses)
 
-def _load_best(directory: Path, kind: str) -> Any:
-    path = directory / _BEST[kind]
-    if not path.exists():
-        raise InputError(f"{path}: no such file, though tpot.json names it; train again")
-    if kind == "XGBRegressor":
-        import xgboost
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Ask the regressor."""
+        assert features is not None
+        return Estimates(point=self.point(features.values))
 
-        booster = xgboost.Booster({"nthread": 1})
-        booster.load_model(path)
-        return booster
-    if kind == "LGBMRegressor":
-        import lightgbm
-
-        return lightgbm.Booster(model_file=path)
-    return TreeSum.load(path)
+    def point(self, features: np.ndarray) -> np.ndarray:
+        """Return estimates ``(N,)`` float64 for features ``(N, K)``."""
+        check_width(features, len(self.names))
+        features = np.asarray(features, dtype=np.float32)
+        if self.trees is not None:
+            return self.trees.predict(features)
+        if self.kind == "XGBRegressor":
+            return self.booster.inplace_predict(features).astype(np.float64)
+        return self.booster.predict(features, num_threads=1)
 
 
 def train_tpot(
@@ -182,8 +162,10 @@ def train_tpot(
         np.savez(directory / "arrays.npz", features=features.values, value=value)
         _run_worker(directory, config, progress)
         content = read_json(directory / "pipelines.json", what="list of pipelines")
+        found = storage.load(FoundRegressor, directory, REGRESSOR, what="regressor")
         return TpotModel(
-            regressor=_load_best(directory, content["best"]),
+            booster=found.booster,
+            trees=found.trees,
             kind=content["best"],
             names=features.names,
             config=config,
@@ -208,7 +190,7 @@ def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None
         log.open("wb") as handle,
         progress("TPOT", total=60 * config.minutes, unit="s") as task,
         subprocess.Popen(
-            [sys.executable, "-m", "deepfits.redshifts.tpot_worker", str(directory)],
+            [sys.executable, "-m", "deepfits.redshifts.methods.tpot_worker", str(directory)],
             stdin=subprocess.PIPE,
             stdout=handle,
             stderr=handle,
@@ -232,7 +214,7 @@ def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None
         return
     text = log.read_text(errors="replace")
     if "No module named 'tpot'" in text:
-        raise InputError('TPOT is not installed; install "deepfits[redshift]", or leave the method tpot out')
+        raise InputError(_NOT_INSTALLED)
     if status is None or "No individuals" in text or "no individuals" in text:
         raise InputError(
             f"TPOT finished no pipeline within {config.minutes} minutes; give it more time, or fewer labels"

@@ -1,0 +1,89 @@
+"""What several learners share: folds, robust standardisation, and the scale of the target.
+
+Shapes: N objects, K features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+
+LOSSES = ("squared", "absolute")
+"""R² and σ_MAD trade against each other through the loss: ``squared`` serves R², ``absolute`` σ_MAD."""
+
+
+def check_loss(loss: str) -> None:
+    """Hold a loss to be one of `LOSSES`."""
+    if loss not in LOSSES:
+        raise InputError(f"loss {loss!r} is unknown; {nearest(loss, LOSSES)}")
+
+
+def check_width(features: np.ndarray, number: int) -> None:
+    """Hold features to be as many as a method was trained on."""
+    if features.ndim != 2 or features.shape[1] != number:
+        raise InputError(f"the model was trained on {number} features, not {features.shape[1:]}")
+
+
+def folds(number: int, num_folds: int, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Divide objects at random: for each fold the rows to learn from, and the rows left out."""
+    from sklearn.model_selection import PredefinedSplit
+
+    return list(PredefinedSplit(generator.permutation(number) % num_folds).split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard:
+    """Robust standardisation: ``(K,)`` medians, and half the central 68% ranges.
+
+    A missing feature is set to the median, so that it counts for nothing.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def learn(cls, features: np.ndarray) -> Standard:
+        """Learn from training objects, ``(N, K)``; a feature that none of them has stays as it is."""
+        known = np.isfinite(features).any(axis=0)
+        low, centre, high = np.nanquantile(np.where(known, features, 0.0), [0.16, 0.5, 0.84], axis=0)
+        return cls(centre=centre, scale=np.where(high > low, (high - low) / 2, 1.0))
+
+    def __call__(self, features: np.ndarray) -> np.ndarray:
+        """Return standardised features, ``(N, K)``."""
+        check_width(features, len(self.centre))
+        return np.where(np.isfinite(features), (features - self.centre) / self.scale, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetScale:
+    """The target in a learner's units: (f(value) − centre) / scale.
+
+    Attributes
+    ----------
+    is_log
+        f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask for. Else f
+        changes nothing, so that a squared error is that of R².
+    """
+
+    centre: float
+    scale: float
+    is_log: bool
+
+    @classmethod
+    def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
+        """Take the scale of training objects; a target that goes below −0.5 is no redshift and has no log."""
+        is_log = loss == "absolute" and float(value.min()) > -0.5
+        known = np.log1p(value) if is_log else value
+        return cls(centre=float(known.mean()), scale=float(known.std()) or 1.0, is_log=is_log)
+
+    def forward(self, value: np.ndarray) -> np.ndarray:
+        """Return values in the learner's units."""
+        return ((np.log1p(value) if self.is_log else value) - self.centre) / self.scale
+
+    def inverse(self, output: np.ndarray) -> np.ndarray:
+        """Return the learner's outputs as values; those of a log are held to three times the range."""
+        value = self.centre + self.scale * np.clip(output.astype(np.float64), -10, 10)
+        return np.expm1(np.minimum(value, 5.0)) if self.is_log else value

@@ -1,0 +1,214 @@
+"""What a redshift method is.
+
+A method is a frozen dataclass of what it has learned (numbers, arrays, trees, weights): `fit` makes it,
+`predict` uses it, and `save` and `load` come with the base class. To add one, write a file in
+`deepfits.redshifts.methods` with a subclass of `Method`, and name it in `METHODS` there; the table, `redshift
+train` and `redshift predict` then have it.
+
+Shapes: N objects, V objects with an out-of-fold estimate, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.progress import Progress, silent
+from deepfits.redshifts import storage
+from deepfits.redshifts.dataset import Dataset
+from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_available
+from deepfits.redshifts.options import LearningOptions
+
+if TYPE_CHECKING:
+    from deepfits.redshifts.predictor import Predictor
+
+M = TypeVar("M", bound="Method")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """What a method says of objects.
+
+    Attributes
+    ----------
+    point
+        ``(N,)``.
+    quantiles
+        Of p(z) at `LEVELS`, ``(N, Q)``, where a method has them.
+    columns
+        What else it says, ``(N,)`` each.
+    """
+
+    point: np.ndarray
+    quantiles: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """Estimates of labelled objects by learners that had not seen them: for recalibration and stacking.
+
+    Attributes
+    ----------
+    rows
+        ``(V,)``: which of the labelled objects, as row numbers of the data set.
+    point
+        ``(V,)``.
+    quantiles
+        ``(V, Q)``, recalibrated, or None.
+    """
+
+    rows: np.ndarray
+    point: np.ndarray
+    quantiles: np.ndarray | None = None
+
+    def at(self, rows: np.ndarray) -> OutOfFold:
+        """Return the objects of some rows, in their order; all must be there."""
+        order = np.argsort(self.rows)
+        place = order[np.searchsorted(self.rows[order], rows)]
+        assert np.array_equal(self.rows[place], rows)
+        quantiles = None if self.quantiles is None else self.quantiles[place]
+        return OutOfFold(rows=rows, point=self.point[place], quantiles=quantiles)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What methods will be given: known before anything is measured.
+
+    Attributes
+    ----------
+    bands, pixels
+        Of the cutouts, or else of the features; pixels of a cutout's side, None where there are no cutouts.
+    feature_sets
+        Those that can be made.
+    """
+
+    bands: tuple[str, ...]
+    pixels: int | None
+    feature_sets: tuple[str, ...]
+    options: LearningOptions
+
+    def need_cutouts(self, method: str) -> None:
+        """Raise where there are no cutouts."""
+        if self.pixels is None:
+            raise InputError(f"the method {method} needs the cutouts: give the store")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a method learns from.
+
+    Attributes
+    ----------
+    dataset
+        Objects, labels and their division; a method may look at the parts that train and validate alone.
+    feature_set, features
+        The features of all objects of the data set; None for methods that take none.
+    loss
+        One of `LOSSES`.
+    member
+        Returns another method, trained on a feature set: what a stack joins.
+    """
+
+    dataset: Dataset
+    feature_set: str = ""
+    features: Matrix | None = None
+    loss: str = "squared"
+    options: LearningOptions = field(default_factory=LearningOptions)
+    member: Callable[[str, str], Predictor] | None = None
+    progress: Progress = silent
+
+    @cached_property
+    def matrix(self) -> Matrix:
+        """Features of the objects that may be learned from."""
+        assert self.features is not None
+        return self.features.take(self.rows)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Rows of the objects that may be learned from."""
+        return self.dataset.split.fitted
+
+    @property
+    def value(self) -> np.ndarray:
+        """Their targets."""
+        return self.dataset.value[self.rows]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit(Generic[M]):
+    """A trained method, its out-of-fold estimates where it has any, and figures for the table."""
+
+    method: M
+    out_of_fold: OutOfFold | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """A trained method; subclasses are frozen dataclasses.
+
+    Attributes
+    ----------
+    name
+        What users call it.
+    takes_features
+        Whether it learns from a feature set.
+    has_loss
+        Whether there is one row of it for each loss.
+    flags_domain
+        Whether objects outside the domain of the training objects' features are flagged.
+    """
+
+    name: ClassVar[str]
+    takes_features: ClassVar[bool] = True
+    has_loss: ClassVar[bool] = True
+    flags_domain: ClassVar[bool] = True
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, training: Training) -> Fit[Self]:
+        """Learn from the objects whose labels may be learned from."""
+
+    @abstractmethod
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Estimate the redshifts of any objects; `features` are those of its feature set."""
+
+    @classmethod
+    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
+        """Return the feature sets to try in a table, by default all; ``[""]`` for a method that takes none.
+
+        Parameters
+        ----------
+        wanted
+            The sets that the user names for this method; None where none are named.
+        """
+        if not cls.takes_features:
+            return [""]
+        return list(inputs.feature_sets) if wanted is None else list(wanted)
+
+    @classmethod
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Raise `InputError`, with the remedy, where the method could not learn from what will be given."""
+        if cls.takes_features:
+            if feature_set not in FEATURE_SETS:
+                raise InputError(
+                    f"feature set {feature_set!r} is unknown; {nearest(feature_set, FEATURE_SETS)}"
+                )
+            check_available(feature_set, inputs.feature_sets)
+
+    def save(self, directory: str | Path) -> None:
+        """Write what was learned, so that nothing of it can run code."""
+        storage.save(self, directory, "method.json")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """Read back `save`."""
+        return storage.load(cls, directory, "method.json", what="redshift method")

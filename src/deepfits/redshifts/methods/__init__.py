@@ -1,0 +1,51 @@
+"""Every redshift method, one file each; a new one is a subclass of `Method`, named in `METHODS`."""
+
+from __future__ import annotations
+
+from deepfits.errors import InputError, nearest
+from deepfits.redshifts.features import FEATURE_SETS
+from deepfits.redshifts.method import Method
+from deepfits.redshifts.methods.boosting import Boosting
+from deepfits.redshifts.methods.constant import Constant
+from deepfits.redshifts.methods.images import Hybrid, Scratch, SemiSupervised, WideResNetOnImages
+from deepfits.redshifts.methods.lephare import LephareFit
+from deepfits.redshifts.methods.neighbours import Neighbours
+from deepfits.redshifts.methods.network import MLPEnsemble
+from deepfits.redshifts.methods.stack import STACKS as STACKS
+from deepfits.redshifts.methods.stack import Stack
+from deepfits.redshifts.methods.templates import TemplateFit
+from deepfits.redshifts.methods.tpot import TpotModel
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Constant,
+        Boosting,
+        MLPEnsemble,
+        TpotModel,
+        Neighbours,
+        WideResNetOnImages,
+        SemiSupervised,
+        Scratch,
+        Hybrid,
+        Stack,
+        TemplateFit,
+        LephareFit,
+    )
+}
+"""In the order of the table."""
+
+
+def method_named(name: str) -> type[Method]:
+    """Return a method by the name that users know, or say which one was most likely meant."""
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown; {nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def uses_templates(method: str, feature_set: str) -> bool:
+    """Say whether template fitting gives some of the features that a method learns from."""
+    keys = STACKS.get(feature_set, ()) if method == Stack.name else ((method, feature_set),)
+    return any(
+        METHODS[one].takes_features and "templates" in FEATURE_SETS.get(name, ()) for one, name in keys
+    )

@@ -1,0 +1,136 @@
+"""Nearest neighbours in colour space, as survey catalogues use them beside template fitting.
+
+Shapes: N objects, T training objects, K features, Q levels.
+
+The estimate is the mean (squared loss) or median (absolute loss) of the neighbours' redshifts, weighted by
+the inverse distance; their scatter is the distribution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.learning import Standard
+from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
+from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
+
+NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
+MIN_FOR_QUANTILES = 25
+"""A distribution asks at least so many: the tails of five objects say nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbours(Method):
+    """Training objects, and how many of them are asked.
+
+    Attributes
+    ----------
+    standard
+        Of the features.
+    points, value
+        ``(T, K)`` standardised features, and ``(T,)`` redshifts.
+    num, loss
+        Neighbours, and whether their mean or median is the estimate.
+    validation_pit
+        ``(V,)``, for recalibration; `LEVELS` itself changes nothing.
+    """
+
+    name: ClassVar[str] = "neighbours"
+
+    standard: Standard
+    points: np.ndarray
+    value: np.ndarray
+    num: int
+    loss: str
+    validation_pit: np.ndarray
+
+    @classmethod
+    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
+        """In colour space, or in latent space where there are no cutouts."""
+        if wanted is not None:
+            return list(wanted)
+        return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
+
+    @classmethod
+    def fit(cls, training: Training) -> Fit[Neighbours]:
+        """Choose how many neighbours to ask on the validation part."""
+        assert training.features is not None
+        split, value = training.dataset.split, training.dataset.value
+        train, validation = (
+            (training.features.take(rows).values, value[rows]) for rows in (split.train, split.validation)
+        )
+        neighbours = train_neighbours(*train, *validation, loss=training.loss)
+        return Fit(method=neighbours, about={"num_neighbours": neighbours.num})
+
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Ask the neighbours."""
+        assert features is not None
+        quantiles = recalibrated(self.raw_quantiles(features.values), self.validation_pit)
+        return Estimates(point=self.point(features.values), quantiles=quantiles)
+
+    def point(self, features: np.ndarray) -> np.ndarray:
+        """Return estimates ``(N,)``."""
+        values, weights = self._nearest(features, self.num)
+        if self.loss == "squared":
+            return (values * weights).sum(axis=1)
+        return _weighted_quantiles(values, weights, np.array([0.5]))[:, 0]
+
+    def raw_quantiles(self, features: np.ndarray) -> np.ndarray:
+        """Return quantiles at `LEVELS`, ``(N, Q)``, before recalibration."""
+        num = min(max(self.num, MIN_FOR_QUANTILES), len(self.value))
+        return sorted_quantiles(_weighted_quantiles(*self._nearest(features, num), LEVELS))
+
+    def _nearest(self, features: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the neighbours' redshifts in increasing order and their weights: ``(N, num)`` each."""
+        from scipy.spatial import cKDTree
+
+        pairs = cKDTree(self.points).query(self.standard(features), k=num)
+        distance, rows = (np.reshape(one, (len(features), num)) for one in pairs)
+        values = self.value[rows]
+        weights = 1 / (distance + 0.1 * np.median(distance, axis=1, keepdims=True) + 1e-9)
+        order = np.argsort(values, axis=1)
+        weights = np.take_along_axis(weights, order, axis=1)
+        return np.take_along_axis(values, order, axis=1), weights / weights.sum(axis=1, keepdims=True)
+
+
+def _weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return quantiles of weighted samples in increasing order: ``(N, num)`` to ``(N, len(levels))``."""
+    middle = np.cumsum(weights, axis=1) - weights / 2
+    return np.stack([np.interp(levels, m, v) for m, v in zip(middle, values, strict=True)])
+
+
+def train_neighbours(
+    train: np.ndarray,
+    train_value: np.ndarray,
+    validation: np.ndarray,
+    validation_value: np.ndarray,
+    *,
+    loss: str = "squared",
+) -> Neighbours:
+    """Choose how many neighbours to ask on the validation part, recalibrate there, then keep all objects."""
+    standard = Standard.learn(train)
+    start = Neighbours(
+        standard=standard,
+        points=standard(train),
+        value=train_value,
+        num=NUM_NEIGHBOURS[0],
+        loss=loss,
+        validation_pit=LEVELS,
+    )
+
+    def error(num: int) -> float:
+        off = np.abs(replace(start, num=num).point(validation) - validation_value)
+        return float(np.mean(off ** (2 if loss == "squared" else 1)))
+
+    best = replace(start, num=min([num for num in NUM_NEIGHBOURS if num < len(train_value)], key=error))
+    return replace(
+        best,
+        points=standard(np.concatenate([train, validation])),
+        value=np.concatenate([train_value, validation_value]),
+        validation_pit=pit(best.raw_quantiles(validation), validation_value),
+    )

@@ -1,0 +1,165 @@
+"""Several methods as one: weights learned from out-of-fold estimates.
+
+Shapes: V labelled objects, M methods, Q quantile levels.
+
+Source: stacked regression, Breiman (1996, Machine Learning 24, 49): weights that are not negative, chosen by
+the loss of cross-validated estimates; here they also sum to 1, and quantiles are averaged with the same
+weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.learning import TargetScale
+from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, OutOfFold, Training
+from deepfits.redshifts.methods.images import Hybrid
+from deepfits.redshifts.methods.network import MLPEnsemble
+from deepfits.redshifts.pdf import pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.predictor import Predictor
+
+_MEMBERS: dict[str, type[Method]] = {method.name: method for method in (MLPEnsemble, Hybrid)}
+STACKS = {
+    "templates": (("network", "magnitudes"), ("network", "templates")),
+    "fits": (
+        ("network", "magnitudes"),
+        ("network", "templates"),
+        ("network", "sizes"),
+        ("network", "all"),
+    ),
+    "deep": (("network", "templates"), ("network", "sizes"), ("hybrid", "templates")),
+}
+"""What a stack joins: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` has the embedder too."""
+RIDGE = 0.02
+"""How much equal weights are preferred, in units of the loss: with few labels the loss does not tell much."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack(Method):
+    """Trained methods and how much each counts.
+
+    Attributes
+    ----------
+    members, weights
+        M of them, and ``(M,)``.
+    validation_pit
+        ``(V,)``, for recalibration.
+    """
+
+    name: ClassVar[str] = "stack"
+    takes_features: ClassVar[bool] = False
+
+    members: tuple[Predictor, ...]
+    weights: np.ndarray
+    validation_pit: np.ndarray
+
+    @classmethod
+    def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
+        """Return the stacks whose members can all be had, or those that are named."""
+        if wanted:
+            return list(wanted)
+        return [name for name, keys in STACKS.items() if all(one in inputs.feature_sets for _, one in keys)]
+
+    @classmethod
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Check the members."""
+        if feature_set not in STACKS:
+            raise InputError(f"no stack is called {feature_set!r}; {nearest(feature_set, tuple(STACKS))}")
+        if not inputs.options.distributions:
+            raise InputError("a stack averages distributions too: leave them on")
+        for method, name in STACKS[feature_set]:
+            _MEMBERS[method].check(name, inputs)
+
+    @classmethod
+    def fit(cls, training: Training) -> Fit[Stack]:
+        """Learn weights and recalibration from out-of-fold estimates of the members."""
+        assert training.member is not None
+        keys = STACKS[training.feature_set]
+        members = tuple(training.member(*key) for key in keys)
+        parts = common([member.out_of_fold for member in members if member.out_of_fold is not None])
+        rows, value = parts[0].rows, training.dataset.value[parts[0].rows]
+        points = np.array([part.point for part in parts])
+        weights = stacking_weights(points, value, training.loss)
+        quantiles = [part.quantiles for part in parts if part.quantiles is not None]
+        mixed = sorted_quantiles(averaged(weights, quantiles))
+        transform = np.sort(pit(mixed, value))
+        return Fit(
+            method=cls(members=members, weights=weights, validation_pit=transform),
+            out_of_fold=OutOfFold(
+                rows=rows, point=averaged(weights, list(points)), quantiles=recalibrated(mixed, transform)
+            ),
+            about={
+                "weights": {"-".join(key): float(one) for key, one in zip(keys, weights, strict=True)},
+                "num_left_out": len(value),
+            },
+        )
+
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Average the members; what lies outside the domain is what the first member that knows says."""
+        columns = [member.predict(source) for member in self.members]
+        quantiles = sorted_quantiles(averaged(self.weights, [one["quantiles"] for one in columns]))
+        return Estimates(
+            point=averaged(self.weights, [one["z_phot"] for one in columns]),
+            quantiles=recalibrated(quantiles, self.validation_pit),
+            columns=next((_domain_columns(one) for one in columns if _domain_columns(one)), {}),
+        )
+
+
+def _domain_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = ("domain_distance", "is_outside_domain")
+    return {name: columns[name] for name in names if name in columns}
+
+
+def common(parts: Sequence[OutOfFold]) -> list[OutOfFold]:
+    """Return the objects that all methods have an estimate of, in the same order."""
+    rows = reduce(np.intersect1d, [part.rows for part in parts])
+    return [part.at(rows) for part in parts]
+
+
+def stacking_weights(points: np.ndarray, value: np.ndarray, loss: str) -> np.ndarray:
+    """Return the weights of the methods, ``(M,)``, that sum to 1.
+
+    Parameters
+    ----------
+    points
+        ``(M, V)``: out-of-fold estimates.
+    value
+        ``(V,)``.
+    loss
+        ``"squared"`` or ``"absolute"``; the latter of ln(1 + z), as in `TargetScale`.
+    """
+    from scipy.optimize import minimize
+
+    number = len(points)
+    scale = TargetScale.learn(value, loss)
+    target, estimates = scale.forward(value), np.array([scale.forward(one) for one in points])
+
+    def objective(logits: np.ndarray) -> float:
+        weights = _simplex(logits)
+        error = weights @ estimates - target
+        size = np.mean(error**2) if loss == "squared" else np.mean(np.abs(error))
+        return float(size * (1 + RIDGE * number * np.sum((weights - 1 / number) ** 2)))
+
+    starts = [np.zeros(number), *(3.0 * np.eye(number))]
+    best = min(
+        (minimize(objective, start, method="Nelder-Mead", options={"maxiter": 400}) for start in starts),
+        key=lambda result: result.fun,
+    )
+    return _simplex(best.x)
+
+
+def _simplex(logits: np.ndarray) -> np.ndarray:
+    raised = np.exp(np.clip(logits - np.max(logits), -30, 0))
+    return raised / raised.sum()
+
+
+def averaged(weights: np.ndarray, values: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the weighted mean of estimates ``(N,)`` or quantiles ``(N, Q)`` of M methods."""
+    return np.tensordot(weights, np.array(values, dtype=np.float64), axes=1)

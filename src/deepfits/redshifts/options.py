@@ -1,0 +1,58 @@
+"""How redshifts are learned: stated once, for the stages, which inherit from these, and for the methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded:
+    """What every kind of learning takes.
+
+    Parameters
+    ----------
+    seed
+        Of the choice of labels, the tuning and TPOT.
+    num_threads
+        Threads of boosting, and worker processes of TPOT; explicit, because boosting threads that contend for
+        cores run a hundred times slower.
+    """
+
+    seed: int = 0
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions(Seeded):
+    """How redshifts are learned.
+
+    Parameters
+    ----------
+    model
+        The model that the features were fitted with; networks on images start from its embedder.
+    filters
+        A speclite filter for each band, for template fitting; by default those of CLAUDS and HSC.
+    distributions
+        Whether to learn and measure p(z), where a method can.
+    tuning_trials
+        Settings of boosting that are compared for each row.
+    tpot_minutes
+        Time budget of TPOT.
+    wide_resnet_width
+        Channels of the Wide ResNet's first stage; 64 is the paper's, 8 or 16 are for CPUs.
+    network_epochs, network_minutes
+        Passes and time that each network on images may take.
+    device
+        Where networks on images are trained.
+    """
+
+    model: str | Path | None = None
+    filters: tuple[str, ...] = ()
+    distributions: bool = True
+    tuning_trials: int = 6
+    tpot_minutes: float = 1.0
+    wide_resnet_width: int = 64
+    network_epochs: int = 60
+    network_minutes: float = 60.0
+    device: str = "cpu"

@@ -1,0 +1,74 @@
+"""Using a trained method: the columns of its predictions for any objects.
+
+Shapes: N objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.progress import Progress, silent
+from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
+from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
+from deepfits.redshifts.inputs import complete_source
+from deepfits.redshifts.methods.stack import Stack
+from deepfits.redshifts.predictor import Predictor
+from deepfits.tables import Columns
+
+
+def load_predictor(model: str | Path) -> Predictor | Classifier:
+    """Read a trained method, whichever kind it is."""
+    return Classifier.load(model) if (Path(model) / CLASSIFIER).exists() else Predictor.load(model)
+
+
+def predict_table(
+    predictor: Predictor | Classifier,
+    columns: Columns,
+    *,
+    store: str | Path | None = None,
+    embedder_features: str | Path | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Return the columns of the predictions for objects of which at least one has a finite latent."""
+    usable = is_usable(columns)
+    source = complete_source(
+        Source(columns={name: values[usable] for name, values in columns.items()}, bands=band_names(columns)),
+        store=store,
+        embedder_features=embedder_features,
+        template_filters=_template_filters(predictor),
+        progress=progress,
+    )
+    with progress("redshifts", total=len(usable), unit="objects") as task:
+        if isinstance(predictor, Classifier):
+            predictions = class_columns(predictor.predict(source), predictor.names)
+        else:
+            predictions = predictor.predict(source)
+        task.advance(len(usable))
+    table: dict[str, Any] = {n: columns[n] for n in ("object_id", "ra", "dec") if n in columns}
+    table |= {name: _at_all_rows(values, usable) for name, values in predictions.items()}
+    return {**table, "is_valid": usable}
+
+
+def _template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
+    """Return the filters of the templates that a method's features come from, None where it has none."""
+    method = None if isinstance(predictor, Classifier) else predictor.method
+    for one in method.members if isinstance(method, Stack) else (predictor,):
+        if (
+            isinstance(one, Predictor)
+            and one.recipe is not None
+            and "templates" in FEATURE_SETS[one.recipe.name]
+        ):
+            return one.filters
+    return None
+
+
+def _at_all_rows(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
+    """Put values of the usable objects at their rows; NaN, False or an empty text elsewhere."""
+    fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
+    out = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
+    out[usable] = values
+    return out

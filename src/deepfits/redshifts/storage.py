@@ -1,0 +1,203 @@
+"""One way onto disk for every trained method: frozen dataclasses of numbers, arrays and trees.
+
+A directory holds one JSON file (``predictor.json``), all arrays in ``arrays.safetensors``, and boosted trees
+in their libraries' own formats. Nothing of this can run code. The JSON file is written last and holds the
+hash of every part and of itself, which are checked before anything else is read: libraries that crash on
+damaged files never see one.
+
+What comes back is built from the declared types of the dataclasses, so that a field of another type is an
+error that names it. Where a field is declared by a base class, any of its subclasses may stand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import fingerprint, read_json, write_json, writing
+
+T = TypeVar("T")
+SCHEMA_VERSION = 3
+ARRAYS = "arrays.safetensors"
+_TREES = {"xgboost": ".ubj", "lightgbm": ".txt"}
+_MAX_DEPTH = 40
+
+
+def save(value: Any, directory: str | Path, name: str = "predictor.json") -> None:
+    """Write a dataclass and everything in it; an earlier one is replaced.
+
+    Parameters
+    ----------
+    name
+        Of the JSON file.
+    """
+    from safetensors.numpy import save_file
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / name).unlink(missing_ok=True)
+    arrays: dict[str, np.ndarray] = {}
+    trees: dict[str, Any] = {}
+    content = _encoded(value, "", arrays, trees)
+    with writing(directory / ARRAYS) as temporary:
+        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary)
+    for part, booster in trees.items():
+        with writing(directory / part) as temporary:
+            booster.save_model(temporary)
+    parts = {part: fingerprint(directory / part) for part in (ARRAYS, *trees)}
+    whole = {"schema_version": SCHEMA_VERSION, "content": content, "parts": parts}
+    write_json(directory / name, {**whole, "content_hash": _digest(whole)})
+
+
+def load(
+    cls: type[T], directory: str | Path, name: str = "predictor.json", *, what: str = "redshift model"
+) -> T:
+    """Read back `save`.
+
+    Raises
+    ------
+    InputError
+        No such file, another version's, or a part that is absent, damaged or does not fit.
+    """
+    directory = Path(directory)
+    path = directory / name
+    content = read_json(path, what=f"{what} ({name})")
+    stated = content.pop("content_hash", None)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(f"{path}: not a {what} of this version; train again")
+    if stated != _digest(content) or not isinstance(content.get("parts"), dict):
+        raise InputError(f"{path}: this {what} is damaged: its hash is another than it says; train again")
+    for part, hashed in content["parts"].items():
+        if Path(part).name != part or not (directory / part).is_file():
+            raise InputError(f"{directory / part}: no such file, though {name} names it; train again")
+        if fingerprint(directory / part) != hashed:
+            raise InputError(
+                f"{directory / part}: damaged: its hash is another than {name} says; train again"
+            )
+    try:
+        reader = _Reader(directory, set(content["parts"]))
+        return reader.decoded(cls, content["content"], "", 0)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a library makes of a part that somebody else has written
+        raise InputError(f"{path}: not a {what} ({type(error).__name__}: {error}); train again") from error
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> Any:
+    """Return what JSON holds of a value; arrays and trees are put aside under their place in the whole."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray):
+        arrays[key] = value
+        return {"array": key}
+    if dataclasses.is_dataclass(value):
+        fields = {
+            field.name: _encoded(getattr(value, field.name), f"{key}.{field.name}".lstrip("."), arrays, trees)
+            for field in dataclasses.fields(value)
+        }
+        return {"is": type(value).__name__, **fields}
+    if isinstance(value, tuple | list):
+        return [_encoded(item, f"{key}.{number}", arrays, trees) for number, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {str(name): _encoded(item, f"{key}.{name}", arrays, trees) for name, item in value.items()}
+    library = type(value).__module__.partition(".")[0]
+    if library not in _TREES:
+        raise TypeError(f"{key}: a {type(value).__name__} cannot be stored")
+    part = key + _TREES[library]
+    trees[part] = value
+    return {"trees": part}
+
+
+class _Reader:
+    """Builds what `_encoded` took apart."""
+
+    def __init__(self, directory: Path, parts: set[str]) -> None:
+        from safetensors.numpy import load_file
+
+        self.directory, self.parts = directory, parts
+        self.arrays = load_file(directory / ARRAYS)
+
+    def decoded(self, hint: Any, content: Any, key: str, depth: int) -> Any:
+        """Return the value of the declared type."""
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{key}: too deep")
+        origin, arguments = get_origin(hint), get_args(hint)
+        if origin in (Union, UnionType):
+            if content is None and NoneType in arguments:
+                return None
+            return self.decoded(next(one for one in arguments if one is not NoneType), content, key, depth)
+        if hint is Any:
+            return self._trees(content["trees"]) if _is_trees(content) else content
+        if hint is np.ndarray:
+            return self.arrays[content["array"]]
+        if dataclasses.is_dataclass(hint):
+            return self._dataclass(hint, content, key, depth)
+        if origin in (tuple, list):
+            items = [
+                self.decoded(arguments[0], item, f"{key}.{number}", depth + 1)
+                for number, item in enumerate(_checked(content, list, key))
+            ]
+            return tuple(items) if origin is tuple else items
+        if origin is dict:
+            pairs = _checked(content, dict, key).items()
+            return {n: self.decoded(arguments[1], item, f"{key}.{n}", depth + 1) for n, item in pairs}
+        if hint is float and type(content) is int:
+            return float(content)
+        return _checked(content, hint, key)
+
+    def _dataclass(self, hint: Any, content: Any, key: str, depth: int) -> Any:
+        known = {kind.__name__: kind for kind in _with_subclasses(hint)}
+        fields = dict(_checked(content, dict, key))
+        cls = known[fields.pop("is")]
+        hints = get_type_hints(cls)
+        declared = {field.name for field in dataclasses.fields(cls)}
+        if set(fields) != declared:
+            raise ValueError(f"{key}: the fields {sorted(set(fields) ^ declared)} are too many or absent")
+        return cls(
+            **{
+                n: self.decoded(hints[n], item, f"{key}.{n}".lstrip("."), depth + 1)
+                for n, item in fields.items()
+            }
+        )
+
+    def _trees(self, part: str) -> Any:
+        if part not in self.parts:
+            raise ValueError(f"{part} is not among the parts")
+        if part.endswith(".ubj"):
+            import xgboost
+
+            booster = xgboost.Booster({"nthread": 1})
+            booster.load_model(self.directory / part)
+            return booster
+        import lightgbm
+
+        return lightgbm.Booster(model_file=self.directory / part)
+
+
+def _is_trees(content: Any) -> bool:
+    return isinstance(content, dict) and set(content) == {"trees"}
+
+
+def _checked(content: Any, kind: type, key: str) -> Any:
+    if type(content) is not kind:
+        raise TypeError(f"{key}: a {type(content).__name__} where a {kind.__name__} belongs")
+    return content
+
+
+def _with_subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    for subclass in list[type](cls.__subclasses__()):
+        yield from _with_subclasses(subclass)

@@ -1,0 +1,1 @@
+"""The stages around redshifts: one file each."""
