@@ -177,7 +177,7 @@ class _Task:
         """Say where the work is, if it is time to."""
         self.done += number
         seconds = time.monotonic() - self.told
-        if self.description == "redshifts" or seconds > 60:
+        if (number and self.description == "redshifts") or seconds > 60:
             share = f"{self.done:.0f} of {self.total:.0f}" if self.total else f"{self.done:.0f}"
             print(f"{self.sky}: {self.description}, {share} {note} ({seconds:.0f} s)", flush=True)
             self.told = time.monotonic()

@@ -1,6 +1,7 @@
 """The stage `redshift`: from files to the table, again, and with everything that users get wrong."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from deepfits.errors import InputError
 from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.evaluate import read_metrics, redshift_evaluate
+from deepfits.stages.redshifts.load import names_of
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
@@ -53,7 +55,7 @@ def write_features(directory, sky, bands=BANDS, shards=2):
             columns[f"dof_{band}"] = np.full(len(rows), 256)
             columns[f"half_light_arcsec_{band}"] = np.linspace(0.3, 0.9, len(rows)).astype("f4")
             columns[f"concentration_{band}"] = np.full(len(rows), 2.6, dtype="f4")
-        pq.write_table(pa.table(columns), directory / f"part-{number:05d}.parquet")
+        pq.write_table(pa.table(columns), directory / f"shard-{number:05d}.parquet")
     return directory
 
 
@@ -194,8 +196,82 @@ def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
 
 def test_other_settings_are_refused(done, inputs):
     features, labels, store = inputs
-    with pytest.raises(InputError, match="match_radius_arcsec was"):
+    with pytest.raises(InputError, match=r"made with match_radius_arcsec = 1\.0, now 0\.5"):
         deepfits.redshift(features, labels, done, store=store, match_radius_arcsec=0.5, **FAST)
+
+
+def test_rows_of_other_inputs_are_refused(done, inputs, sky, tmp_path):
+    """By contents: the same file elsewhere is the same input, another one at the same path is not."""
+    features, labels, store = inputs
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(labels.read_bytes())
+    same = tmp_path / "same"
+    shutil.copytree(done, same)
+    deepfits.redshift(features, labels, same, store=store, **FAST)
+    write_labels(copy, sky, z_spec=sky["z_spec"] + 0.01)
+    with pytest.raises(InputError, match="made from another labels"):
+        deepfits.redshift(features, copy, same, store=store, **FAST)
+    with pytest.raises(InputError, match="made from another store"):
+        deepfits.redshift(features, labels, same, **FAST)
+    brighter = write_store(tmp_path / "brighter", {**sky, "flux": 1.1 * sky["flux"]})
+    with pytest.raises(InputError, match="made from another store"):
+        deepfits.redshift(features, labels, same, store=brighter, **FAST)
+    with pytest.raises(InputError, match="made from another embedder_features"):
+        deepfits.redshift(features, labels, same, store=store, embedder_features=features, **FAST)
+    with pytest.raises(InputError, match="made from another model"):
+        deepfits.redshift(features, labels, same, store=store, model="builtin:clauds-hsc", **FAST)
+
+
+def test_a_model_of_other_labels_is_refused(inputs, sky, tmp_path):
+    labels = write_labels(tmp_path / "labels.parquet", sky)
+    keywords = {"feature_set": "latents", "tuning_trials": 1, "distributions": False}
+    model = redshift_train(inputs[0], labels, tmp_path / "model", **keywords)
+    write_labels(labels, sky, z_spec=sky["z_spec"] + 0.01)
+    with pytest.raises(InputError, match="made from another labels"):
+        redshift_train(inputs[0], labels, model, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "word"),
+    [
+        ({"methods": ["network", "hybrid"]}, "row hybrid-magnitudes-squared cannot be made: .* give `model`"),
+        (
+            {"feature_sets": ["latents", "templates"]},
+            "boosting-templates-squared cannot be made: .*template",
+        ),
+        ({"feature_sets": ["latent"]}, "did you mean 'latents'"),
+        ({"feature_sets": ["bosting:latents"]}, "did you mean 'boosting'"),
+        ({"methods": ["stack"], "feature_sets": ["stack:fits"]}, "row stack-fits-squared cannot be made"),
+        ({"methods": ["templates"], "filters": ["sdss2010-g"]}, "1 filters for the 3 bands"),
+        ({"methods": ["templates"], "filters": ["nosuch-g"] * 3}, "row templates cannot be made: .*nosuch"),
+    ],
+)
+def test_a_row_that_cannot_be_made_is_named_before_any_work(inputs, tmp_path, monkeypatch, keywords, word):
+    features, labels, store = inputs
+    for work in ("train_predictor", "with_measurements"):
+        monkeypatch.setattr(f"deepfits.stages.redshifts.compare.{work}", None)
+    with pytest.raises(InputError, match=word):
+        deepfits.redshift(features, labels, tmp_path / "out", store=store, **{**FAST, **keywords})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given", ["[latents, model]", "latents,model", " latents , model ", ["latents", "model"]]
+)
+def test_feature_sets_may_be_written_plainly(given):
+    assert names_of(given) == ["latents", "model"]
+
+
+def test_features_that_are_not_finished_are_refused_unless_partial(sky, inputs, tmp_path):
+    features = write_features(tmp_path / "features", sky)
+    states = [{"shard": "shard-00000", "state": "done"}, {"shard": "shard-00001", "state": "failed"}]
+    (features / "_manifest.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
+    with pytest.raises(InputError, match="is not finished"):
+        deepfits.redshift(features, inputs[1], tmp_path / "out", **FAST)
+    out = deepfits.redshift(
+        features, inputs[1], tmp_path / "out", partial=True, feature_sets="latents", **FAST
+    )
+    assert metrics_of(out)[0]["boosting-latents-squared"]["metrics"]["r2"]["value"] > 0.7
 
 
 def test_useless_objects_are_left_out_of_every_row(sky, inputs, tmp_path):
@@ -246,12 +322,18 @@ def test_what_is_measured_in_the_cutouts_is_kept(inputs, tmp_path):
     one = deepfits.redshift(features, labels, tmp_path / "one", store=store, **keywords)
     assert (tmp_path / "kept.npz").exists()
     assert (tmp_path / "kept.templates.npz").exists()
+    before = (tmp_path / "kept.npz").read_bytes()
     two = deepfits.redshift(features, labels, tmp_path / "two", store=store, **keywords)
+    assert (tmp_path / "kept.npz").read_bytes() == before
+    other = write_store(tmp_path / "store", {**make_sky(), "flux": 2 * make_sky()["flux"]})
+    three = deepfits.redshift(features, labels, tmp_path / "three", store=other, **keywords)
+    key = "boosting-magnitudes-squared"
+    assert metrics_of(three)[0][key]["metrics"] != metrics_of(two)[0][key]["metrics"]
     (tmp_path / "kept.npz").write_bytes(b"nothing of the kind")
     for key, row in metrics_of(one)[0].items():
         assert row["metrics"] == metrics_of(two)[0][key]["metrics"]
     with pytest.raises(InputError, match="not a file of photometry"):
-        deepfits.redshift(features, labels, tmp_path / "three", store=store, **keywords)
+        deepfits.redshift(features, labels, tmp_path / "four", store=store, **keywords)
 
 
 def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
@@ -396,7 +478,7 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
         tuning_trials=1,
     )
     assert (model / "predictor.json").stat().st_mtime_ns == stamp
-    with pytest.raises(InputError, match="loss was 'squared'"):
+    with pytest.raises(InputError, match='made with loss = "squared"'):
         redshift_train(
             features,
             labels,
@@ -412,6 +494,9 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     assert found["is_valid"].all()
     np.testing.assert_array_equal(found["object_id"], sky["object_id"])
     evaluated = read_metrics(redshift_evaluate(predictions, labels, tmp_path / "evaluated"))
+    used = 420 - is_held_out(sky["object_id"]).sum()
+    assert evaluated["rows"][0]["num_train"] == used
+    assert f"labels used for training: {used}." in (tmp_path / "evaluated" / "table.md").read_text()
     table = deepfits.redshift(
         features,
         labels,
@@ -452,3 +537,14 @@ def test_other_bands_and_models_are_refused(inputs, sky, tmp_path):
         redshift_predict(features, features, tmp_path / "z.parquet")
     with pytest.raises(InputError, match="'magnitudes' needs the cutouts"):
         redshift_train(features, labels, tmp_path / "other", feature_set="magnitudes")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_failed_training_leaves_nothing_behind(inputs, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("in the middle of it")
+
+    monkeypatch.setattr("deepfits.stages.redshifts.train.train_predictor", fail)
+    with pytest.raises(RuntimeError):
+        redshift_train(inputs[0], inputs[1], tmp_path / "new" / "model", feature_set="latents")
+    assert not (tmp_path / "new").exists()

@@ -973,6 +973,7 @@ def redshift_evaluate(
         held_out_only=held_out_only,
         more=more,
     )
+    typer.echo((path / "table.md").read_text())
     _done("metrics", path)
 
 

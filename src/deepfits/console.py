@@ -34,7 +34,12 @@ class _Rate(ProgressColumn):
     def render(self, task: RichTask) -> Text:
         """Draw the rate, or nothing before it is known."""
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed and speed >= 1 else "")
+        return Text(_rate(speed, task.fields["unit"]) if speed else "")
+
+
+def _rate(per_second: float, unit: str) -> str:
+    """Return how many a second, or below one a second how long each takes."""
+    return f"{per_second:,.0f} {unit}/s" if per_second >= 1 else f"{1 / per_second:,.1f} s each"
 
 
 class _Bar:
@@ -73,7 +78,7 @@ class _Lines:
             left = f", {minutes} min {seconds:02d} s left"
         else:
             state, left = f"{self._done:,.0f} {self._unit}", ""
-        speed = f", {rate:,.1f} {self._unit}/s"
+        speed = f", {_rate(rate, self._unit)}" if rate > 0 else ""
         console.print(
             f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""),
             markup=False,

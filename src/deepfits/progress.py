@@ -6,7 +6,8 @@ command line hands them `deepfits.console.show_progress`. The default is silence
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -36,3 +37,32 @@ def silent(
 ) -> AbstractContextManager[Task]:
     """Show nothing: the default `Progress`."""
     return nullcontext(_SilentTask())
+
+
+def noted(progress: Progress, task: Task, label: str) -> Progress:
+    """Return a `Progress` that shows work inside a task as notes of the task, without lines of its own.
+
+    Parameters
+    ----------
+    progress
+        What shows the task; where it is silent, so is the work inside.
+    label
+        Which part of the task it is.
+    """
+    if progress is silent:
+        return silent
+
+    class Inner:
+        def __init__(self, description: str, total: float | None, done: float) -> None:
+            self.description, self.total, self.done = description, total, done
+
+        def advance(self, number: float = 1, note: str = "") -> None:
+            self.done += number
+            of = "" if self.total is None else f" of {self.total:,.0f}"
+            task.advance(0, f"{label}: {self.description}, {self.done:,.0f}{of}")
+
+    @contextmanager
+    def inside(description: str, *, total: float | None, unit: str = "", done: float = 0) -> Iterator[Task]:
+        yield Inner(description, total, done)
+
+    return inside

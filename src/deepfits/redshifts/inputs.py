@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, writing
+from deepfits.files import contents, writing
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, read_features
@@ -83,7 +84,7 @@ def _kept(
     """Return `store_photometry`, from the file where it has these objects of this store."""
     if path is None:
         return store_photometry(store, identity, progress=progress)
-    made_from = _digest(fingerprint(*sorted(Path(store).glob("*.*"))).encode(), identity)
+    made_from = _digest(json.dumps(contents(store), sort_keys=True).encode(), identity)
     arrays = _read_kept(path, made_from)
     if "flux" not in arrays:
         flux, flux_err = store_photometry(store, identity, progress=progress)

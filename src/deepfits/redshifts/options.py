@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class LearningOptions(Seeded):
     """
 
     model: str | Path | None = None
-    filters: tuple[str, ...] = ()
+    filters: Sequence[str] = ()
     distributions: bool = True
     tuning_trials: int = 6
     tpot_minutes: float = 1.0

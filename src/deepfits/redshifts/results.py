@@ -1,6 +1,6 @@
 """Results on disk: one directory a method, the joined predictions, and the table that people read.
 
-A redshift directory holds ``settings.json``, ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
+A redshift directory holds ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
 and ``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``,
 ``metrics.json``, ``table.md`` and ``table.tex``.
 """
@@ -58,11 +58,6 @@ class RowKey:
         return "-".join(part for part in (self.method, self.features, self.loss) if part)
 
 
-def write_columns(path: str | Path, columns: Mapping[str, Any]) -> None:
-    """Write a table in the format that the ending of its name says, whole or not at all."""
-    write_table(path, columns)
-
-
 def redshift_edges(z_spec: np.ndarray) -> np.ndarray:
     """Return the bins in redshift: 0 to 2 in steps of 0.5, then z > 2 apart, which is what M19 cares for."""
     return np.array([0.0, 0.5, 1.0, 1.5, 2.0, max(10.0, float(np.max(z_spec)) + 1)])
@@ -82,7 +77,7 @@ def make_row(
     z_spec: np.ndarray,
     magnitude: np.ndarray,
     *,
-    num_train: int,
+    num_train: int | None,
     seconds: float,
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -102,7 +97,7 @@ def make_row(
         "method": key.method,
         "features": key.features,
         "loss": key.loss,
-        "num_train": int(num_train),
+        "num_train": num_train,
         "num_test": len(z_spec),
         "num_missing": int((~has).sum()),
         "seconds": round(seconds, 2),
@@ -131,7 +126,7 @@ def write_row(
     directory: Path, row: dict[str, Any], object_id: np.ndarray, predictions: Mapping[str, np.ndarray]
 ) -> None:
     """Store one method's predictions, then its row: the row stands for the method being done."""
-    write_columns(directory / "predictions.parquet", {"object_id": object_id, **predictions})
+    write_table(directory / "predictions.parquet", {"object_id": object_id, **predictions})
     write_json(directory / "row.json", row)
 
 
@@ -139,28 +134,6 @@ def read_row(directory: Path) -> dict[str, Any] | None:
     """Return the row of a method that is done, or None."""
     path = directory / "row.json"
     return read_json(path, what="row of a table") if path.exists() else None
-
-
-def check_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write the settings, or hold those that are there to be the same.
-
-    Raises
-    ------
-    InputError
-        The directory holds results of other settings or other inputs.
-    """
-    path = out / "settings.json"
-    if not path.exists():
-        write_json(path, settings)
-        return
-    there = read_json(path, what="settings")
-    differing = sorted(name for name in {*there, *settings} if there.get(name) != settings.get(name))
-    if differing:
-        name = differing[0]
-        raise InputError(
-            f"{out}: holds redshifts of other settings ({name} was {there.get(name)!r}, now "
-            f"{settings.get(name)!r}); choose another directory, or remove this one to start anew"
-        )
 
 
 def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
@@ -174,7 +147,7 @@ def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.nd
                 f"{out / 'methods' / key}: predictions of other objects; remove this directory and run again"
             )
         joined[f"z_phot_{key.replace('-', '_')}"] = table["z_phot"]
-    write_columns(out / "predictions.parquet", joined)
+    write_table(out / "predictions.parquet", joined)
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
@@ -209,7 +182,8 @@ def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS)
     rows = content["rows"]
     heads = ["method", "features", "loss", *(_HEADINGS[name] for name in columns)]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels used for training: {rows[0]['num_train']}.",
+        f"{rows[0]['num_test']} held-out objects; labels used for training: "
+        f"{'not known' if rows[0]['num_train'] is None else rows[0]['num_train']}.",
         "",
         "| " + " | ".join(heads) + " |",
         "|" + "|".join(["---"] * 3 + ["---:"] * len(columns)) + "|",

@@ -195,10 +195,11 @@ def documentation(config: Any) -> dict[str, str]:
 
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:
-    """Return a configuration's signature, its own fields before those of its bases."""
+    """Return a configuration's signature: positional fields first, and its own before those of its bases."""
     there = inspect.signature(config).parameters
     order = dict.fromkeys(name for one in config.__mro__ for name in inspect.get_annotations(one))
-    return inspect.Signature([there[name] for name in order if name in there], return_annotation=returned)
+    parameters = sorted((there[name] for name in order if name in there), key=lambda one: one.kind)
+    return inspect.Signature(parameters, return_annotation=returned)
 
 
 def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:

@@ -3,64 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
-from deepfits.progress import Progress, silent
+from deepfits.progress import noted
 from deepfits.redshifts.results import format_metric
-from deepfits.stages.redshifts.compare import redshift
+from deepfits.stages.redshifts.compare import CompareConfig, make_table
+from deepfits.stages.redshifts.load import fingerprints, table_of
+from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
 
 NUMBERS = (100, 300, 1000, 3000, 10000)
 
 
-def redshift_curves(
-    features: str | Path,
-    labels: str | Path,
-    out: str | Path,
-    *,
-    numbers: Sequence[int] = NUMBERS,
-    progress: Progress = silent,
-    **keywords: Any,
-) -> Path:
+@dataclass(frozen=True)
+class CurvesConfig(CompareConfig):
+    """What `redshift_curves` takes: all that `redshift` does, but `max_labels`.
+
+    Parameters
+    ----------
+    numbers
+        Of labels.
+    """
+
+    _: KW_ONLY
+    numbers: Annotated[Sequence[int], NEUTRAL] = NUMBERS
+
+
+@stage(CurvesConfig)
+def redshift_curves(config: CurvesConfig) -> Path:
     """Make the table of `redshift` with ever more labels, on the same held-out objects.
 
     Smaller sets of labels are subsets of larger ones. Numbers beyond the labels that there are are left out.
 
-    Parameters
-    ----------
-    features, labels
-        As for `redshift`.
-    out
-        Directory: ``labels-01000/`` and so on, each a `redshift` directory; ``curves.json``; ``curves.md``.
-    numbers
-        Of labels.
-    **keywords
-        All else that `redshift` takes, but `max_labels`.
-
     Returns
     -------
     Path
-        `out`.
+        `out`: ``labels-01000/`` and so on, each a `redshift` directory; ``curves.json``; ``curves.md``.
+
+    Examples
+    --------
+    From 100 to 10,000 labels: `deepfits redshift curves run/features-both spectra.csv --out run/curves`
     """
-    out = Path(out)
-    if "max_labels" in keywords:
+    if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
-    tables: dict[int, dict[str, Any]] = {}
-    keywords = {"photometry": out / "photometry.npz", **keywords}
-    with progress("label curves", total=len(numbers), unit="tables") as task:
-        for number in sorted(set(numbers)):
-            directory = out / f"labels-{number:05d}"
-            redshift(features, labels, directory, max_labels=number, progress=progress, **keywords)
-            table = read_json(directory / "metrics.json", what="metrics")
-            used = table["rows"][0]["num_train"]
-            if not tables or used > max(tables):
-                tables[used] = table
-            task.advance(1, f"{used} labels")
-            if used < number:
-                break
-    write_curves(out, tables)
+    given = {**fingerprints(config), **table_of(config.photoz)}
+    with claim(config, name="redshift curves", inputs=given) as results:
+        out, numbers = results.path, sorted(set(config.numbers))
+        tables: dict[int, dict[str, Any]] = {}
+        with config.progress("label curves", total=len(numbers), unit="tables") as task:
+            for number in numbers:
+                directory = out / f"labels-{number:05d}"
+                others = {
+                    "out": directory,
+                    "max_labels": number,
+                    "photometry": config.photometry or out / "photometry.npz",
+                    "progress": noted(config.progress, task, f"{number} labels"),
+                }
+                make_table(part_of(config, CompareConfig, **others))
+                table = read_json(directory / "metrics.json", what="metrics")
+                used = table["rows"][0]["num_train"]
+                if not tables or used > max(tables):
+                    tables[used] = table
+                task.advance(1, f"{used} labels")
+                if used < number:
+                    break
+        write_curves(out, tables)
     return out
 
 

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json
-from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
 from deepfits.splits import is_held_out
-from deepfits.tables import read_table, require_column
+from deepfits.stages.redshifts.parameters import Matching
+from deepfits.stages.stage import INPUT, claim, stage
+from deepfits.tables import read, require_column
 
 
-def redshift_evaluate(
-    predictions: str | Path,
-    labels: str | Path,
-    out: str | Path,
-    *,
-    label_column: str = "z_spec",
-    select: Sequence[str] = (),
-    match: str = "auto",
-    match_radius_arcsec: float = 1.0,
-    held_out_only: bool = True,
-    progress: Progress = silent,
-) -> Path:
-    """Measure predictions against known redshifts.
+@dataclass(frozen=True)
+class EvaluateConfig(Matching):
+    """What `redshift_evaluate` takes.
 
     Parameters
     ----------
@@ -43,37 +34,57 @@ def redshift_evaluate(
         Directory for ``metrics.json`` and ``table.md``.
     held_out_only
         Use the held-out objects alone: no method may be judged by objects that it learned from.
+    """
+
+    predictions: Annotated[str | Path, INPUT]
+    labels: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    held_out_only: bool = True
+
+
+@stage(EvaluateConfig)
+def redshift_evaluate(config: EvaluateConfig) -> Path:
+    """Measure predictions against known redshifts.
 
     Returns
     -------
     Path
         `out`.
+
+    Examples
+    --------
+    How good they are: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
     """
-    out = Path(out)
-    columns = read_table(predictions, what="predictions")
-    known = read_labels(labels, column=label_column, select=select)
-    identity = require_column(columns, "object_id", predictions)
-    require_column(columns, "z_phot", predictions)
-    pairs = match_labels(columns, known, match=match, radius_arcsec=match_radius_arcsec)
-    keep = is_held_out(identity[pairs.rows]) if held_out_only else np.ones(len(pairs.rows), dtype=bool)
+    table = read(config.predictions, what="predictions")
+    columns = table.columns
+    known = read_labels(config.labels, column=config.label_column, select=config.select)
+    identity = require_column(columns, "object_id", config.predictions)
+    require_column(columns, "z_phot", config.predictions)
+    pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
+    keep = np.ones(len(pairs.rows), dtype=bool)
+    if config.held_out_only:
+        keep = is_held_out(identity[pairs.rows])
     rows, label_rows = pairs.rows[keep], pairs.label_rows[keep]
     if len(rows) < MIN_OBJECTS:
         raise InputError(
-            f"{predictions}: {len(rows)} held-out objects have a label; at least {MIN_OBJECTS} are needed"
+            f"{config.predictions}: {len(rows)} held-out objects have a label; at least {MIN_OBJECTS} are "
+            "needed"
         )
-    with progress("evaluate", total=len(rows), unit="objects") as task:
-        row = make_row(
-            RowKey(method=Path(predictions).stem),
-            {name: values[rows] for name, values in columns.items()},
-            known.value[label_rows],
-            np.full(len(rows), np.nan),
-            num_train=0,
-            seconds=0.0,
-        )
-        task.advance(len(rows))
-    about = {"target": label_column, "counts": known.counts, "provenance": provenance()}
-    write_metrics(out, [row], about)
-    return out
+    with claim(config, name="redshift evaluate", renew=True) as results:
+        with config.progress("evaluate", total=len(rows), unit="objects") as task:
+            row = make_row(
+                RowKey(method=Path(config.predictions).stem),
+                {name: values[rows] for name, values in columns.items()},
+                known.value[label_rows],
+                np.full(len(rows), np.nan),
+                num_train=table.info.get("num_train"),
+                seconds=0.0,
+            )
+            task.advance(len(rows))
+        about = {"target": config.label_column, "counts": known.counts, "provenance": provenance()}
+        write_metrics(results.path, [row], about)
+    return results.path
 
 
 def read_metrics(directory: str | Path) -> dict[str, Any]:

@@ -4,85 +4,82 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-from deepfits.progress import Progress, silent
+from deepfits.files import contents
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
 from deepfits.redshifts.inputs import check_store, complete_source
 from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
+from deepfits.stages.redshifts.parameters import Labelled, Learning
+from deepfits.stages.stage import part_of
 
 
-def load_dataset(
-    features: str | Path,
-    labels: str | Path,
-    *,
-    label_column: str = "z_spec",
-    select: Sequence[str] = (),
-    match: str = "auto",
-    match_radius_arcsec: float = 1.0,
-    max_labels: int | None = None,
-    block_arcmin: float | None = None,
-    train_select: Sequence[str] = (),
-    seed: int = 0,
-    classes: bool = False,
-) -> Dataset:
-    """Read, join and split; see the stage `redshift` for the arguments. Nothing is measured yet."""
+def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
+    """Read, join and split. Nothing is measured yet."""
     return make_dataset(
-        read_features(features),
-        read_labels(labels, column=label_column, select=select, classes=classes),
-        match=match,
-        radius_arcsec=match_radius_arcsec,
-        max_labels=max_labels,
-        seed=seed,
-        block_arcmin=block_arcmin,
-        train_select=train_select,
+        read_features(config.features),
+        read_labels(config.labels, column=config.label_column, select=config.select, classes=classes),
+        match=config.match,
+        radius_arcsec=config.match_radius_arcsec,
+        max_labels=config.max_labels,
+        seed=config.seed,
+        block_arcmin=config.block_arcmin,
+        train_select=config.train_select,
     )
 
 
-def inputs_of(
-    dataset: Dataset,
-    options: LearningOptions,
-    *,
-    store: str | Path | None,
-    embedder_features: str | Path | None,
-    templates: bool,
-) -> Inputs:
+def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Inputs:
     """Say what the methods will be given, before it is measured."""
     source = dataset.source
-    info = None if store is None else check_store(store, source.bands)
+    info = None if config.store is None else check_store(config.store, source.bands)
     return Inputs(
         bands=source.bands if info is None else info.bands,
         pixels=None if info is None else info.size,
         feature_sets=available_sets(
             source.columns,
-            cutouts=store is not None,
+            cutouts=config.store is not None,
             templates=templates,
-            embedder=embedder_features is not None,
+            embedder=config.embedder_features is not None,
         ),
-        options=options,
+        options=part_of(config, LearningOptions),
     )
 
 
-def with_measurements(
-    dataset: Dataset,
-    options: LearningOptions,
-    *,
-    store: str | Path | None,
-    embedder_features: str | Path | None,
-    templates: bool,
-    photometry: str | Path | None = None,
-    progress: Progress = silent,
-) -> Dataset:
+def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
     """Add what is measured in the cutouts, and the embedder's latents, where these are given."""
     source = complete_source(
         dataset.source,
-        store=store,
-        embedder_features=embedder_features,
-        photometry=photometry,
-        template_filters=options.filters if templates else None,
-        progress=progress,
+        store=config.store,
+        embedder_features=config.embedder_features,
+        photometry=config.photometry,
+        template_filters=getattr(config, "filters", ()) if templates else None,
+        progress=config.progress,
     )
     return replace(dataset, source=source)
+
+
+def fingerprints(config: Learning) -> dict[str, Any]:
+    """Return what the model is, by its contents; ``builtin:NAME`` is one too."""
+    if config.model is None:
+        return {}
+    from deepfits.models.bundle import Model
+
+    return {"model": Model.load(config.model).fingerprint}
+
+
+def names_of(given: str | Sequence[str] | None) -> list[str]:
+    """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
+    if given is None:
+        return []
+    if not isinstance(given, str):
+        return list(given)
+    return [name for part in given.strip("[] ").split(",") if (name := part.strip(" '\""))]
+
+
+def table_of(photoz: str | None) -> dict[str, Any]:
+    """Return the contents of the table in ``TABLE:COLUMN``."""
+    path = "" if photoz is None else photoz.rpartition(":")[0]
+    return {"photoz": contents(path)} if path else {}

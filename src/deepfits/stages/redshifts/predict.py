@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint
-from deepfits.progress import Progress, silent
+from deepfits.files import contents
 from deepfits.redshifts.features import is_usable, read_features
-from deepfits.redshifts.predict import load_predictor, predict_table
-from deepfits.redshifts.results import write_columns
+from deepfits.redshifts.predict import labels_used, load_predictor, predict_table
 from deepfits.scale.work import Advance, Process, Shard
+from deepfits.stages.parameters import OnCluster
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, stage
+from deepfits.tables import format_of, write_table
 
 
-def redshift_predict(
-    model: str | Path,
-    features: str | Path,
-    out: str | Path,
-    *,
-    store: str | Path | None = None,
-    embedder_features: str | Path | None = None,
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Predict the redshift of every object of a features directory.
+@dataclass(frozen=True)
+class PredictConfig(OnCluster):
+    """What `redshift_predict` takes.
 
     Parameters
     ----------
@@ -36,99 +29,107 @@ def redshift_predict(
     features, store, embedder_features
         Of any objects; what the model's feature set needs.
     out
-        Parquet file: `object_id`, `ra` and `dec` where known, `z_phot`, distributions as `quantiles` with
+        A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and
+        `dec` where known, `z_phot`, distributions as `quantiles` with
         `z_mean`, `z_median`, `z_mode`, `z_err68_low`, `z_err68_high`, `z_err95_low`, `z_err95_high`, where an
         object lies outside the training domain, and `is_valid`: objects without a finite latent have NaN. Of
         a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
-        file for each file of the features that holds objects, and ``manifest.jsonl``; running it again makes
+        file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
         only what is missing or failed.
-    workers, scheduler
-        As in `fit`, for a directory.
+    partial
+        Take features and stores that are not finished.
+    """
+
+    model: Annotated[str | Path, INPUT]
+    features: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    store: Annotated[str | Path | None, INPUT] = None
+    embedder_features: Annotated[str | Path | None, INPUT] = None
+    partial: Annotated[bool, NEUTRAL] = False
+
+
+@stage(PredictConfig)
+def redshift_predict(config: PredictConfig) -> Path:
+    """Predict the redshift of every object of a features directory.
 
     Returns
     -------
     Path
         `out`.
-    """
-    out = Path(out)
-    if not out.suffix or workers > 1 or scheduler is not None:
-        return predict_shards(
-            model,
-            features,
-            out,
-            store=store,
-            embedder_features=embedder_features,
-            workers=workers,
-            scheduler=scheduler,
-            progress=progress,
-        )
-    predictor, columns = load_predictor(model), read_features(features)
-    if not is_usable(columns).any():
-        raise InputError(f"{features}: no object has a finite latent")
-    table = predict_table(
-        predictor, columns, store=store, embedder_features=embedder_features, progress=progress
-    )
-    write_columns(out, table)
-    return out
-
-
-def predict_shards(
-    model: str | Path,
-    features: str | Path,
-    out: Path,
-    *,
-    store: str | Path | None = None,
-    embedder_features: str | Path | None = None,
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Do `redshift_predict` for each file of a features directory, on workers; see there.
 
     Raises
     ------
     InputError
-        `out` names a file, or `features` is one.
+        The features are not those that the model was trained on, or something else lies at `out`.
     ShardsFailedError
         Some files could not be read, or do not fit the model; all others are done.
+
+    Examples
+    --------
+    One table: `deepfits redshift predict run/redshift-model run/features-both --out run/redshifts.parquet`
+
+    Many shards: `deepfits redshift predict MODEL FEATURES --out run/redshifts --workers 4` (a directory)
     """
-    from deepfits.fitting.features import is_done
+    out = Path(config.out)
+    if not out.suffix or config.workers > 1 or config.scheduler is not None:
+        return _predict_shards(config, out)
+    format_of(out)  # before the work
+    predictor, columns = load_predictor(config.model), read_features(config.features)
+    if not is_usable(columns).any():
+        raise InputError(f"{config.features}: no object has a finite latent")
+    with claim(config, name="redshift predict", is_file=True, renew=True) as results:
+        if not results.is_finished:
+            table = predict_table(
+                predictor,
+                columns,
+                store=config.store,
+                embedder_features=config.embedder_features,
+                progress=config.progress,
+            )
+            write_table(out, table, info=labels_used(predictor))
+    return out
+
+
+def _predict_shards(config: PredictConfig, out: Path) -> Path:
+    """Predict for each file of a features directory, on workers."""
+    from deepfits.fitting.features import digest, is_done
     from deepfits.scale.cluster import Workers
     from deepfits.scale.run import run_shards
 
     if out.suffix:
         raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
-    load_predictor(model)  # what is wrong with it is said once
-    shards, unreadable = _find(Path(features), _fingerprint(Path(model)))
+    load_predictor(config.model)  # what is wrong with it is said once
+    beside = [one for one in (config.model, config.store, config.embedder_features) if one is not None]
+    made_with = digest([contents(one) for one in beside])
+    shards, unreadable = _find(Path(config.features), made_with)
     if not shards and not unreadable:
-        raise InputError(f"{features}: no object in any of these files; run `deepfits fit` to the end")
-    out.mkdir(parents=True, exist_ok=True)
-    work = PredictWork(
-        model=str(Path(model).resolve()),
-        features=str(Path(features).resolve()),
-        out=str(out.resolve()),
-        store=None if store is None else str(Path(store).resolve()),
-        embedder_features=None if embedder_features is None else str(Path(embedder_features).resolve()),
-    )
-    run_shards(
-        work,
-        shards,
-        out,
-        title="redshifts",
-        is_done=is_done,
-        workers=Workers(number=workers, scheduler=scheduler),
-        progress=progress,
-        unreadable=unreadable,
-    )
+        raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")
+    # the contents of each shard are in its own digest: only what has changed is predicted again
+    with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
+        work = PredictWork(
+            model=str(Path(config.model).resolve()),
+            features=str(Path(config.features).resolve()),
+            out=str(results.path.resolve()),
+            store=None if config.store is None else str(Path(config.store).resolve()),
+            embedder_features=(
+                None if config.embedder_features is None else str(Path(config.embedder_features).resolve())
+            ),
+        )
+        run_shards(
+            work,
+            shards,
+            results.path,
+            title="redshifts",
+            is_done=is_done,
+            workers=Workers(number=config.workers, scheduler=config.scheduler),
+            progress=config.progress,
+            unreadable=unreadable,
+        )
     return out
 
 
-def _fingerprint(model: Path) -> str:
-    """Return what changes with a redshift model."""
-    return fingerprint(*sorted(path for path in model.rglob("*") if path.is_file()))
-
-
-def _find(features: Path, model_hash: str) -> tuple[list[Shard], dict[str, str]]:
+def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
     """List the files of the features that hold objects, and those that cannot be read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -146,7 +147,7 @@ def _find(features: Path, model_hash: str) -> tuple[list[Shard], dict[str, str]]
             continue
         if about.num_rows:
             stated = (about.metadata or {}).get(b"made_from", b"").decode()
-            made_from = digest([stated, about.num_rows, path.stat().st_size, model_hash])
+            made_from = digest([stated, about.num_rows, path.stat().st_size, made_with])
             shards.append(Shard(name=path.stem, objects=about.num_rows, made_from=made_from))
     return shards, unreadable
 

@@ -1,0 +1,87 @@
+"""Parameters that several redshift stages share, stated once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from deepfits.redshifts.options import LearningOptions, Seeded
+from deepfits.stages.stage import INPUT, NEUTRAL, Common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matching(Common):
+    """Which labels are used, and for which objects.
+
+    Parameters
+    ----------
+    label_column
+        The target.
+    select
+        Conditions on the labels, such as ``"z_spec_flag >= 3"``; all must hold.
+    match
+        ``"position"``, ``"id"`` or ``"auto"`` (by position where both sides have one).
+    match_radius_arcsec
+        For a match by position.
+    """
+
+    label_column: str = "z_spec"
+    select: Sequence[str] = ()
+    match: Literal["auto", "id", "position"] = "auto"
+    match_radius_arcsec: float = 1.0
+
+
+@dataclass(frozen=True)
+class Labelled(Matching, Seeded):
+    """What is learned from.
+
+    Parameters
+    ----------
+    features
+        Directory that `fit` wrote.
+    labels
+        Table with the known redshifts (Parquet, FITS or CSV), and `ra` and `dec`, or `object_id`.
+    out
+        Directory for the results.
+    store
+        The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
+        beside the deep features, and neighbours in colour space and template fitting can be had.
+    embedder_features
+        Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
+    train_select
+        Conditions that only the labels to learn from must satisfy, such as ``"mag_i < 22.5"``: how redshifts
+        do where no spectroscopic survey went.
+    max_labels
+        Learn from at most this many labels.
+    block_arcmin
+        Side of sky squares, of which a fifth are for testing alone; by default objects are divided by their
+        identity, regardless of where they lie.
+    photometry
+        A file, ``.npz``, that keeps what is measured in the cutouts for the next table of the same objects.
+    partial
+        Take features and stores that are not finished.
+    """
+
+    features: Annotated[str | Path, INPUT]
+    labels: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    store: Annotated[str | Path | None, INPUT] = None
+    embedder_features: Annotated[str | Path | None, INPUT] = None
+    train_select: Sequence[str] = ()
+    max_labels: int | None = None
+    block_arcmin: float | None = None
+    photometry: Annotated[str | Path | None, NEUTRAL] = None
+    partial: Annotated[bool, NEUTRAL] = False
+    num_threads: Annotated[int, NEUTRAL] = 1
+
+
+@dataclass(frozen=True)
+class Learning(Labelled, LearningOptions):
+    """Learning redshifts, with what changes no number, or counts with its contents, marked so."""
+
+    _: KW_ONLY
+    model: Annotated[str | Path | None, INPUT] = None
+    device: Annotated[str, NEUTRAL] = "cpu"
