@@ -112,7 +112,7 @@ def test_running_again_changes_nothing(small_run):
         out / "cutouts/shard-00000.h5",
         out / "model/weights.safetensors",
         out / "features-both/shard-00000.parquet",
-        out / "redshift/settings.json",
+        out / "redshift/_made_from.json",
     ]
     before = [(p.stat().st_mtime_ns, p.read_bytes()) for p in watched]
     deepfits.run(out.parent / "small.toml", out=out)

@@ -253,24 +253,27 @@ def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) 
 
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
-    from deepfits.redshifts.results import format_metric
+    from deepfits.redshifts.results import format_metric, table_lines
 
     rows = content["rows"]
+    best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
+    names = [one["class"] for one in best["confusion"]]
+    metrics = [
+        [row["features"], *(format_metric(row["metrics"][name]) for name in DEFINITIONS)] for row in rows
+    ]
+    given = [
+        [one["class"], str(one["num"]), *(str(one["given"][name]) for name in names)]
+        for one in best["confusion"]
+    ]
     lines = [
         f"{rows[0]['num_test']} held-out objects; labels used for training: {rows[0]['num_train']}.",
         "",
-        "| features | " + " | ".join(DEFINITIONS) + " |",
-        "|---|" + "---:|" * len(DEFINITIONS),
+        *table_lines(["features", *DEFINITIONS], metrics),
+        "",
+        *(f"- {name}: {text}" for name, text in DEFINITIONS.items()),
+        "",
+        f"Given classes (across) of the true ones (down), features {best['features']}:",
+        "",
+        *table_lines(["class", "objects", *names], given),
     ]
-    for row in rows:
-        cells = [format_metric(row["metrics"][name]) for name in DEFINITIONS]
-        lines.append(f"| {row['features']} | " + " | ".join(cells) + " |")
-    lines += ["", *(f"- {name}: {text}" for name, text in DEFINITIONS.items())]
-    best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
-    names = [one["class"] for one in best["confusion"]]
-    lines += ["", f"Given classes (across) of the true ones (down), features {best['features']}:", ""]
-    lines += ["| class | objects | " + " | ".join(names) + " |", "|---|" + "---:|" * (len(names) + 1)]
-    for one in best["confusion"]:
-        cells = [str(one["given"][name]) for name in names]
-        lines.append(f"| {one['class']} | {one['num']} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.redshifts.metrics import measured_difference
+from deepfits.redshifts.results import table_lines
 from deepfits.tables import read_table, require_column
 
 COLUMNS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta": "η (5 σ_MAD)", "eta_15": "η (0.15)"}
@@ -52,17 +53,12 @@ def paired_differences(
 
 def paired_table(differences: Sequence[Mapping[str, Any]]) -> str:
     """Return the differences as Markdown."""
-    lines = [
-        "Differences on the same objects, with the bootstrap error of the difference:",
-        "",
-        "| ours − other | " + " | ".join(COLUMNS.values()) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
+    cells = [
+        [f"`{row['ours']}` − `{row['other']}`", *(_signed(row["metrics"][name]) for name in COLUMNS)]
+        for row in differences
     ]
-    for row in differences:
-        cells = [f"`{row['ours']}` − `{row['other']}`"]
-        cells += [_signed(row["metrics"][name]) for name in COLUMNS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    head = "Differences on the same objects, with the bootstrap error of the difference:"
+    return "\n".join([head, "", *table_lines(["ours − other", *COLUMNS.values()], cells)]) + "\n"
 
 
 def _signed(entry: Mapping[str, float | None]) -> str:

@@ -177,24 +177,78 @@ def format_metric(entry: Mapping[str, float | None]) -> str:
     )
 
 
+def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int = 1) -> list[str]:
+    """Return the lines of a Markdown table; the first `num_text` columns hold words, all others numbers."""
+    rule = "|" + "|".join(["---"] * num_text + ["---:"] * (len(heads) - num_text)) + "|"
+    return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in rows)]
+
+
+_NAMES = ("method", "features", "loss")
+
+
+def _named(row: Mapping[str, Any], *cells: str) -> list[str]:
+    return [*(row[name] or "–" for name in _NAMES), *cells]
+
+
 def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
     """Return the table as Markdown, with the counts above and the definitions below."""
     rows = content["rows"]
-    heads = ["method", "features", "loss", *(_HEADINGS[name] for name in columns)]
+    used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
+    cells = [_named(row, *(format_metric(row["metrics"][name]) for name in columns)) for row in rows]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels used for training: "
-        f"{'not known' if rows[0]['num_train'] is None else rows[0]['num_train']}.",
+        f"{rows[0]['num_test']} held-out objects; labels used for training: {used}.",
         "",
-        "| " + " | ".join(heads) + " |",
-        "|" + "|".join(["---"] * 3 + ["---:"] * len(columns)) + "|",
+        *table_lines([*_NAMES, *(_HEADINGS[name] for name in columns)], cells, num_text=3),
+        "",
+        "Errors: standard deviation over bootstrap resamples of the held-out objects.",
+        "",
+        *(f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns),
     ]
-    for row in rows:
-        cells = [row["method"], row["features"] or "–", row["loss"] or "–"]
-        cells += [format_metric(row["metrics"][name]) for name in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Errors: standard deviation over bootstrap resamples of the held-out objects.", ""]
-    lines += [f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns]
     return "\n".join([*lines, *_pdf_table(rows), *_high_table(rows), *_domain_table(rows)]) + "\n"
+
+
+def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of z > 2, which is what M19 cares for; none where there are too few."""
+    names = ("bias", "sigma_mad", "eta_15")
+    entries = [(row, row["by_redshift"][-1]) for row in rows]
+    cells = [
+        _named(row, str(entry["num"]), *(format_metric(entry["metrics"][name]) for name in names))
+        for row, entry in entries
+        if "metrics" in entry
+    ]
+    heads = [*_NAMES, "objects", *(_HEADINGS[name] for name in names)]
+    return ["", "Objects of z > 2 alone:", "", *table_lines(heads, cells, num_text=3)] if cells else []
+
+
+def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of objects inside and outside the training domain."""
+    cells = [
+        _named(
+            row,
+            str(row["domain"]["num_outside"]),
+            *(format_metric(row["domain"][which]["eta_15"]) for which in ("inside", "outside")),
+        )
+        for row in rows
+        if "outside" in row.get("domain", {})
+    ]
+    heads = [*_NAMES, "outside", "η (0.15) inside", "η (0.15) outside"]
+    if not cells:
+        return []
+    return ["", "Inside and outside the training domain:", "", *table_lines(heads, cells, num_text=3)]
+
+
+def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of the table of distributions, for the methods that give them."""
+    cells = [
+        _named(row, *(format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS))
+        for row in rows
+        if "pdf_metrics" in row
+    ]
+    if not cells:
+        return []
+    lines = table_lines([*_NAMES, *_PDF_HEADINGS.values()], cells, num_text=3)
+    definitions = [f"- {head}: {pdf.DEFINITIONS[name]}" for name, head in _PDF_HEADINGS.items()]
+    return ["", "Distributions p(z):", "", *lines, "", *definitions]
 
 
 PAPER = (
@@ -208,23 +262,23 @@ PAPER = (
 def paper_table() -> str:
     """Return the paper's own figures as Markdown, with what must be said about them."""
     names = ("r2", "bias", "sigma_mad", "eta")
+    cells = [
+        [method, *("–" if values[name] is None else f"{values[name]:.3f}" for name in names)]
+        for method, values in PAPER
+    ]
     lines = [
         "For reference, Table 1 of Murray, Fabbro & Yi (2019) as printed. It is on other data (CLAUDS and "
         "HSC images with spectroscopic redshifts), and its σ_MAD and η have other definitions than ours.",
         "",
-        "| method | " + " | ".join(_HEADINGS[name] for name in names) + " |",
-        "|---|" + "---:|" * len(names),
+        *table_lines(["method", *(_HEADINGS[name] for name in names)], cells),
     ]
-    for method, values in PAPER:
-        cells = ["–" if values[name] is None else f"{values[name]:.3f}" for name in names]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
 def latex_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
     """Return the table as a LaTeX ``tabular``."""
     rows = content["rows"]
-    heads = ["method", "features", "loss", *(_LATEX[name] for name in columns)]
+    heads = [*_NAMES, *(_LATEX[name] for name in columns)]
     lines = [
         r"\begin{tabular}{lll" + "r" * len(columns) + "}",
         r"\hline",
@@ -232,7 +286,7 @@ def latex_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) ->
         r"\hline",
     ]
     for row in rows:
-        cells = [row[name].replace("_", r"\_") or "--" for name in ("method", "features", "loss")]
+        cells = [row[name].replace("_", r"\_") or "--" for name in _NAMES]
         for name in columns:
             text = format_metric(row["metrics"][name]).replace("–", "--")
             cells.append("$" + text.replace(" ± ", r" \pm ") + "$")
@@ -253,50 +307,3 @@ _LATEX = {
     "sigma_iqr": r"$\sigma_\mathrm{IQR}$",
     "eta_rail": r"$\eta_\mathrm{RAIL}$",
 }
-
-
-def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of z > 2, which is what M19 cares for; none where there are too few."""
-    entries = [(row, row["by_redshift"][-1]) for row in rows]
-    entries = [(row, entry) for row, entry in entries if "metrics" in entry]
-    if not entries:
-        return []
-    names = ("bias", "sigma_mad", "eta_15")
-    heads = ["method", "features", "loss", "objects", *(_HEADINGS[name] for name in names)]
-    lines = ["", "Objects of z > 2 alone:", "", "| " + " | ".join(heads) + " |"]
-    lines.append("|---|---|---|" + "---:|" * (len(names) + 1))
-    for row, entry in entries:
-        cells = [row["method"], row["features"] or "–", row["loss"] or "–", str(entry["num"])]
-        cells += [format_metric(entry["metrics"][name]) for name in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of objects inside and outside the training domain."""
-    rows = [row for row in rows if "outside" in row.get("domain", {})]
-    if not rows:
-        return []
-    heads = ["method", "features", "loss", "outside", "η (0.15) inside", "η (0.15) outside"]
-    lines = ["", "Inside and outside the training domain:", "", "| " + " | ".join(heads) + " |"]
-    lines.append("|---|---|---|---:|---:|---:|")
-    for row in rows:
-        cells = [row["method"], row["features"], row["loss"] or "–", str(row["domain"]["num_outside"])]
-        cells += [format_metric(row["domain"][which]["eta_15"]) for which in ("inside", "outside")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of distributions, for the methods that give them."""
-    rows = [row for row in rows if "pdf_metrics" in row]
-    if not rows:
-        return []
-    heads = ["method", "features", "loss", *_PDF_HEADINGS.values()]
-    lines = ["", "Distributions p(z):", "", "| " + " | ".join(heads) + " |"]
-    lines.append("|" + "|".join(["---"] * 3 + ["---:"] * len(_PDF_HEADINGS)) + "|")
-    for row in rows:
-        cells = [row["method"], row["features"] or "–", row["loss"] or "–"]
-        cells += [format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS]
-        lines.append("| " + " | ".join(cells) + " |")
-    return [*lines, "", *(f"- {head}: {pdf.DEFINITIONS[name]}" for name, head in _PDF_HEADINGS.items())]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.progress import noted
-from deepfits.redshifts.results import format_metric
+from deepfits.redshifts.results import format_metric, table_lines
 from deepfits.stages.redshifts.compare import CompareConfig, make_table
 from deepfits.stages.redshifts.load import fingerprints, table_of
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
@@ -85,16 +85,13 @@ def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
 
 def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> str:
     """Return one table for each metric: methods down, numbers of labels across."""
+    heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
+    by_key = [{row["key"]: row for row in curve["rows"]} for curve in curves]
     lines: list[str] = []
     for name in ("r2", "bias", "sigma_mad", "eta", "eta_15"):
-        heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
-        lines += [f"**{name}**: {definitions[name]}", "", "| " + " | ".join(heads) + " |"]
-        lines.append("|---|" + "---:|" * len(curves))
-        for row in curves[-1]["rows"]:
-            cells = [row["key"]]
-            for curve in curves:
-                same = [one for one in curve["rows"] if one["key"] == row["key"]]
-                cells.append(format_metric(same[0]["metrics"][name]) if same else "–")
-            lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
+        cells = [
+            [key, *(format_metric(rows[key]["metrics"][name]) if key in rows else "–" for rows in by_key)]
+            for key in by_key[-1]
+        ]
+        lines += [f"**{name}**: {definitions[name]}", "", *table_lines(heads, cells), ""]
     return "\n".join(lines)
