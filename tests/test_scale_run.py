@@ -110,6 +110,36 @@ def test_results_of_another_store_are_not_mixed_in(tmp_path):
         run_toy(tmp_path, shards_of(2))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"shard": ["a"], "state": "done"}',
+        '{"shard": "shard-00001", "state": "dnoe"}',
+        '{"shard": "shard-00001", "state": "done", "objects": "many"}',
+        '{"shard": "shard-00001", "state": "done", "num_bytes": NaN}',
+        '{"shard": "shard-00001", "state": "done", "seconds": 1e999}',
+        '{"shard": "shard-00001", "colour": "red"}',
+        '{"a":' * 3000 + "1" + "}" * 3000,
+        '{"shard": "shard-00001", "objects": ' + "9" * 5000 + "}",
+        '{"shard": "shard-000',
+        "\udcff\udcfe",
+        "[]",
+        "null",
+    ],
+)
+def test_a_damaged_line_of_the_manifest_is_a_shard_of_which_nothing_is_known(tmp_path, line):
+    run_toy(tmp_path, shards_of(3))
+    before = read_manifest(tmp_path)
+    path = tmp_path / MANIFEST
+    lines = path.read_bytes().splitlines()
+    lines[1] = line.encode("utf-8", "surrogateescape")
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    assert [e.shard for e in read_manifest(tmp_path)] == ["shard-00000", "shard-00002"]
+    run_toy(tmp_path, shards_of(3))
+    after = read_manifest(tmp_path)
+    assert [(e.shard, e.state, e.objects) for e in after] == [(e.shard, e.state, e.objects) for e in before]
+
+
 def test_the_manifest_of_many_shards_costs_little(tmp_path):
     manifest = Manifest(tmp_path)
     run_toy(tmp_path, shards_of(200))

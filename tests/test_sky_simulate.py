@@ -197,8 +197,20 @@ def test_a_survey_of_ones_own(tmp_path):
     assert image.std() > 0
     assert header["MAGZERO"] == 25
     assert json.loads((tmp_path / "sky/sky.json").read_text())["survey"]["name"] == "mine"
-    path.write_text(path.read_text() + "dept = 3\n")
-    with pytest.raises(InputError, match="did you mean 'depth'"):
+    text = path.read_text()
+    for line, other, message in (
+        ("saturation = 16", "saturation = 16\ndept = 3", r"mine.toml: bands\[0\]: .*did you mean 'depth'"),
+        ("pixel_scale_arcsec = 0.25", "pixel_scale_arcsec = 0", "pixel_scale_arcsec must lie in"),
+        ("depth = 24", "depth = nan", r"mine.toml: bands\[0\].depth must be a finite number, not nan"),
+        ("depth = 24", "depth = 1e300", "depth is no magnitude"),
+        ("depth = 24", "depth = true", "depth must be a finite number, not True"),
+        ('name = "mine"', "name = 3", "mine.toml: name must be text, not 3"),
+    ):
+        path.write_text(text.replace(line, other))
+        with pytest.raises(InputError, match=message):
+            find_survey(path)
+    path.write_text('bands = "ugriz"\nname = "mine"\npixel_scale_arcsec = 1')
+    with pytest.raises(InputError, match="bands must be a list, not 'ugriz'"):
         find_survey(path)
 
 

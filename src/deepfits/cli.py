@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from deepfits.errors import InputError, NonFiniteLossError, nearest
+from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 
 app = typer.Typer(
     name="deepfits",
@@ -1102,16 +1102,14 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
-    except InputError as error:
-        _fail(str(error), INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
         _fail_missing_module(error)
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if (line := explain(error)) is None:
             raise
-        _fail(f"{error.filename}: {error.strerror}; check the path, permissions and free space", 2)
+        _fail(line, INPUT_ERROR_STATUS)
 
 
 def _fail(message: str, status: int) -> None:

@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepfits.files import FORMER_MANIFEST, MANIFEST, writing
+from deepfits.config import from_mapping
+from deepfits.errors import InputError
+from deepfits.files import FORMER_MANIFEST, MANIFEST, parse_json, writing
 
 SHARE_OF_TIME = 0.05
 
@@ -71,16 +73,16 @@ class Manifest:
         self._next_save = 0.0
         for line in self._lines():
             try:
-                entry = Entry(**json.loads(line))
-            except (TypeError, ValueError):
+                entry = from_mapping(Entry, parse_json(line, where=self.path), where=self.path)
+            except InputError:
                 continue  # a damaged line is a shard of which nothing is known
             self.entries[entry.shard] = entry
 
     def _lines(self) -> list[str]:
         for path in (self.path, self._former):
             try:
-                return path.read_text(encoding="utf-8").splitlines()
-            except (FileNotFoundError, UnicodeDecodeError):
+                return path.read_text(encoding="utf-8", errors="replace").splitlines()
+            except FileNotFoundError:
                 continue
         return []
 

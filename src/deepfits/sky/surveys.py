@@ -5,13 +5,12 @@ B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepfits.config import check, from_mapping, read_toml, to_mapping
 from deepfits.errors import InputError, nearest
 
 DEPTH_APERTURE_ARCSEC = 2.0
@@ -51,11 +50,12 @@ class SkyBand:
     saturation: float
 
     def __post_init__(self) -> None:
+        check(self, where="band")
         if not self.name.isidentifier():
             raise InputError(f"band name {self.name!r}: use letters, digits and underscores")
-        for key in ("depth", "fwhm_arcsec", "zero_point", "sky_mag", "saturation"):
-            if not math.isfinite(getattr(self, key)):
-                raise InputError(f"band {self.name}: {key} is not a finite number")
+        for key in ("depth", "zero_point", "sky_mag", "saturation"):
+            if not abs(getattr(self, key)) <= 60:
+                raise InputError(f"band {self.name}: {key} is no magnitude: {getattr(self, key)}")
         if not 0.05 <= self.fwhm_arcsec <= 20:
             raise InputError(f"band {self.name}: fwhm_arcsec must lie in 0.05 to 20, not {self.fwhm_arcsec}")
 
@@ -93,6 +93,7 @@ class SkySurvey:
     depth_scatter: float = 0.05
 
     def __post_init__(self) -> None:
+        check(self, where="survey")
         names = [band.name for band in self.bands]
         if not names or len(set(names)) != len(names):
             raise InputError(
@@ -118,30 +119,12 @@ class SkySurvey:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        content = asdict(self)
-        content["bands"] = [asdict(band) for band in self.bands]
-        return content
+        return to_mapping(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str | Path) -> SkySurvey:
         """Read back `to_json`, or a user's TOML; `where` is named in errors."""
-        bands = content.get("bands")
-        if not isinstance(bands, list) or not all(isinstance(b, Mapping) for b in bands):
-            raise InputError(f"{where}: a survey needs a list of tables called bands")
-        made = tuple(_build(SkyBand, band, where) for band in bands)
-        return _build(cls, {**content, "bands": made}, where)
-
-
-def _build(kind: type, content: Mapping[str, Any], where: str | Path) -> Any:
-    known = {f.name for f in fields(kind)}
-    for key in content:
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
-    try:
-        texts = {"name", "filter", "bands"}
-        return kind(**{k: v if k in texts else float(v) for k, v in content.items()})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{where}: {error}") from error
+        return from_mapping(cls, content, where=where)
 
 
 def _bands(*rows: tuple[str, str, float, float, float, float, float]) -> tuple[SkyBand, ...]:
@@ -208,10 +191,4 @@ def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
         raise InputError(
             f"survey {str(survey)!r} is unknown; {nearest(str(survey), SURVEYS)}, or a .toml file"
         )
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such survey file; check the path") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot read this survey ({error})") from error
-    return SkySurvey.from_json(content, path)
+    return SkySurvey.from_json(read_toml(path, what="survey file"), path)
