@@ -131,7 +131,7 @@ _SMALL = {
     "tables",
 }
 _DIRECTIONS = {
-    "survey": set(),
+    "survey": {"scale"},  # the loop over shards
     "sky": set(),
     "models": {"survey.store", "survey.normalise"},
     "training": {"survey.store", "survey.normalise", "models"},

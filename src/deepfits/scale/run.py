@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -36,10 +37,12 @@ POLL_SECONDS = 1.0
 AHEAD = 2  # tasks a worker has at the scheduler, the one it works on among them
 
 IsDone = Callable[[Path, str], bool]
+Execute = Callable[[list[Shard], Task], Iterator[tuple[Shard, Outcome]]]
+REMEDY = "Mend or remove these shards and run the same command again: it does only what is missing or failed"
 
 
 def run_shards(
-    work: Work,
+    work: Work | None,
     shards: Sequence[Shard],
     directory: Path,
     *,
@@ -49,14 +52,17 @@ def run_shards(
     progress: Progress,
     unreadable: Mapping[str, str] | None = None,
     open_here: Callable[[], Process] | None = None,
+    execute: Execute | None = None,
     suffix: str = ".parquet",
+    remedy: str = REMEDY,
 ) -> bool:
     """Do what is not done.
 
     Parameters
     ----------
     work
-        What to do with a shard; it writes ``directory/NAME.parquet``, whole or not at all.
+        What to do with a shard; it writes ``directory/NAME.parquet``, whole or not at all. None where
+        `open_here` or `execute` says it.
     shards
         All of them.
     directory
@@ -71,8 +77,12 @@ def run_shards(
         Names of shards that cannot even be opened, and why.
     open_here
         Opens the work in this process, where that is cheaper than `Work.open`.
+    execute
+        Does shards in a way of its own (those of a field together, say), in place of `work`.
     suffix
         Of the results.
+    remedy
+        What to do about shards that failed.
 
     Returns
     -------
@@ -94,11 +104,12 @@ def run_shards(
     todo = [shard for shard in shards if not _is_done_already(manifest, shard, paths[shard.name], is_done)]
     for name, reason in unreadable.items():
         manifest.put(Entry(shard=name, state="failed", reason=reason))
+    outcomes = execute or partial(_outcomes, work, workers, open_here)
     total, left = (sum(shard.objects for shard in some) for some in (shards, todo))
     try:
         manifest.save()
         with progress(title, total=total, unit="objects", done=total - left) as task:
-            for shard, outcome in _outcomes(work, todo, workers, task, open_here or work.open):
+            for shard, outcome in outcomes(todo, task):
                 _note(manifest, shard, outcome, paths[shard.name])
                 if outcome.stops:
                     raise _no_space(directory, outcome.reason, manifest)
@@ -109,7 +120,7 @@ def run_shards(
     finally:
         _save(manifest)
     if failed := manifest.failed():
-        raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory))
+        raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory, remedy))
     if todo:
         remove_leftovers(directory)
     return bool(todo)
@@ -180,24 +191,31 @@ def _no_space(directory: Path, reason: str, manifest: Manifest) -> InputError:
     )
 
 
-def _message(failed: list[Entry], total: int, directory: Path) -> str:
+def _message(failed: list[Entry], total: int, directory: Path, remedy: str) -> str:
     named = "; ".join(f"{entry.shard}: {entry.reason}" for entry in failed[:NAMED_IN_ERROR])
     more = f"; and {len(failed) - NAMED_IN_ERROR} more" if len(failed) > NAMED_IN_ERROR else ""
     return (
         f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}{more}. All "
-        f"reasons are in {MANIFEST} there. Mend or remove these shards and run the same command again: it "
-        "does only what is missing or failed"
+        f"reasons are in {MANIFEST} there. {remedy}"
     )
 
 
 def _outcomes(
-    work: Work, todo: list[Shard], workers: Workers, task: Task, open_here: Callable[[], Process]
+    work: Work | None,
+    workers: Workers,
+    open_here: Callable[[], Process] | None,
+    todo: list[Shard],
+    task: Task,
 ) -> Iterator[tuple[Shard, Outcome]]:
     """Do the shards, and yield each with its outcome as it comes."""
     if not todo:
         return
-    if workers.is_here:
+    if workers.is_here and open_here is not None:
         yield from _here(open_here(), todo, task)
+        return
+    assert work is not None
+    if workers.is_here:
+        yield from _here(work.open(), todo, task)
         return
     with connect(workers) as client:
         for shard, outcome in _on_workers(client, work, todo):

@@ -5,15 +5,11 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import MANIFEST
 from deepfits.progress import Progress, silent
-from deepfits.scale.manifest import Entry, Manifest, State
-
-if TYPE_CHECKING:
-    from deepfits.survey.build import Made
 
 
 def cutouts(
@@ -154,39 +150,10 @@ def cutouts(
             catalogue_path=path,
             keep_duplicates=keep_duplicates,
         )
-        spread = None
-        if scheduler is not None:
-            from deepfits.scale.cluster import Workers, spread_over
-
-            spread = spread_over(Workers(scheduler=scheduler))
-            # Workers elsewhere do not see this machine's unpacked copies.
+        if scheduler is not None:  # its workers do not see this machine's unpacked copies
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
-        manifest = Manifest(out)
-
-        def note(made: Made) -> None:
-            manifest.put(_entry(made, manifest))
-            if out.is_dir():
-                manifest.save_when_due()
-
-        try:
-            build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, spread, note)
-        finally:
-            if out.is_dir():
-                manifest.save()
+        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, scheduler)
     return out
-
-
-def _entry(made: Made, manifest: Manifest) -> Entry:
-    """Return the line of a shard; what was there before keeps the time that it took then."""
-    from deepfits.survey.store import shard_name
-
-    name = Path(shard_name(made.number)).stem
-    before = manifest.entries.get(name)
-    seconds = made.seconds
-    if seconds is None and before is not None and before.state == "done":
-        seconds = before.seconds
-    state: State = "failed" if made.reason else "done"
-    return Entry(shard=name, state=state, objects=made.objects, seconds=seconds, reason=made.reason)
 
 
 def absolute_images(images: str | Path | list[str]) -> str | list[str]:

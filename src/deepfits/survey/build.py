@@ -8,12 +8,14 @@ names, objects in order of y, `shard_size` to a shard. So a second run finds its
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,11 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_json, remove_leftovers
 from deepfits.observation import NUM_GAUSSIANS
-from deepfits.progress import Progress
+from deepfits.progress import Progress, Task
+from deepfits.scale.cluster import Workers, spread_over
+from deepfits.scale.manifest import read_manifest
+from deepfits.scale.run import run_shards
+from deepfits.scale.work import Advance, Outcome, Shard, attempt
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
@@ -42,14 +48,15 @@ from deepfits.survey.store import (
 )
 from deepfits.tables import place_hint
 
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 SCALE_TOLERANCE = 0.01
-MAX_OFFSET_PIXELS = 0.5
-"""Between a catalogue's pixels and its sky positions."""
 MAX_OFFSET_PIXELS = 0.5
 """Between a catalogue's pixels and its sky positions."""
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
+_REMEDY = (
+    "Where this was a passing trouble, run the same command again: it does only what is missing or failed. "
+    "Else mend or leave out these images and cut into another directory"
+)
 _POLICY = (
     "cutouts are centred on the pixel nearest to the object (as astropy.nddata.Cutout2D); pixels are copied "
     "unaltered when the bands share a grid or differ by whole pixels, else interpolated with cubic splines "
@@ -92,29 +99,6 @@ class ShardTask:
     y: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Made:
-    """What became of one shard.
-
-    Attributes
-    ----------
-    number, objects
-        Of the shard, and how many objects are in it.
-    field
-        Its field.
-    seconds
-        That it took; None when it was there before.
-    reason
-        Why it could not be cut; empty when it was.
-    """
-
-    number: int
-    objects: int
-    field: str
-    seconds: float | None = None
-    reason: str = ""
-
-
 def build_store(
     plan: StorePlan,
     columns: dict[str, np.ndarray],
@@ -122,13 +106,14 @@ def build_store(
     out: Path,
     progress: Progress,
     workers: int = 1,
-    spread: Spread | None = None,
-    note: Callable[[Made], None] = lambda made: None,
+    scheduler: str | None = None,
 ) -> None:
-    """Cut what is not cut yet, in `workers` processes, then count what is incomplete.
+    """Cut what is not cut yet, in `workers` processes or a scheduler's, then count what is incomplete.
 
-    `spread` does jobs elsewhere: called with a function and the jobs, it gives the results as they come.
-    `note` is told of each shard. Damaged data stop no shard but their own; the error at the end names them.
+    Raises
+    ------
+    ShardsFailedError
+        Images turned out damaged; all other shards are done.
     """
     there = _settled(plan, out)
     columns, num_duplicates = _without_duplicates(plan, columns, info)
@@ -143,42 +128,43 @@ def build_store(
         remove_leftovers(out)
         store_info = there or describe_store(plan, info, tasks, fields)
         create_store(out, store_info)
-        total = sum(len(task.rows) for task in tasks)
-        todo = [
-            task for task in tasks if not _is_done(out / shard_name(task.number), task, columns, store_info)
+        out = out.resolve()  # what does the work may stand elsewhere
+        shards = [
+            store_shard(task.number, columns["object_id"][task.rows], len(task.rows), task) for task in tasks
         ]
-        done = total - sum(len(task.rows) for task in todo)
-        missing = {task.number for task in todo}
-        for task in tasks:
-            if task.number not in missing:
-                name = plan.images.fields[task.field_index].name
-                note(Made(number=task.number, objects=len(task.rows), field=name))
-        failed: list[Made] = []
 
-        def tell(made: Made) -> None:
-            note(made)
-            if made.reason:
-                failed.append(made)
-            bar.advance(made.objects, made.field)
-
-        with progress("cut out", total=total, unit="objects", done=done) as bar:
-            if workers == 1 and spread is None:
-                for task in todo:
-                    tell(_cut_and_write(fields, task, columns, plan, store_info, out))
+        def execute(todo: list[Shard], bar: Task) -> Iterator[tuple[Shard, Outcome]]:
+            fields.close()
+            by_name = {shard.name: shard for shard in todo}
+            if scheduler is None:
+                jobs = _jobs(plan, todo, columns, store_info, out, workers)
+                results = in_processes(_run_job, jobs, workers)
             else:
-                fields.close()
-                out = out.resolve()  # what runs the jobs may stand elsewhere
-                jobs = _jobs(plan, todo, columns, store_info, out, workers if spread is None else len(todo))
-                results = in_processes(_run_job, jobs, workers) if spread is None else spread(_run_job, jobs)
-                for job in results:
-                    for made in job:
-                        tell(made)
-    bad = {made.number for made in failed}
-    if len(bad) < len(tasks):
-        found = _coverage(out, [task for task in tasks if task.number not in bad], store_info)
-        write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
-    if failed:
-        raise InputError(_say_failed(failed, len(tasks)))
+                jobs = _jobs(plan, todo, columns, store_info, out, len(todo))
+                results = spread_over(Workers(scheduler=scheduler))(_run_job, jobs)
+            for outcome in chain.from_iterable(results):
+                bar.advance(by_name[outcome.shard].objects)
+                yield by_name[outcome.shard], outcome
+
+        try:
+            run_shards(
+                None,
+                shards,
+                out,
+                title="cut out",
+                is_done=partial(holds_identities, store_info),
+                workers=Workers(),
+                progress=progress,
+                open_here=lambda: partial(_cut_and_write, fields, columns, plan, store_info, out),
+                execute=None if workers == 1 and scheduler is None else execute,
+                suffix=".h5",
+                remedy=_REMEDY,
+            )
+        finally:
+            done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
+            if complete := [task for task, shard in zip(tasks, shards, strict=True) if shard.name in done]:
+                found = _coverage(out, complete, store_info)
+                write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
@@ -190,16 +176,28 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
     return place_hint(columns["ra"], field.sky(np.array([0.0, width]), np.array([0.0, height]))[0])
 
 
-def _say_failed(failed: list[Made], number: int) -> str:
-    """Name what could not be cut, and what to do."""
-    reasons = {made.field: made.reason for made in failed}  # one for each field: its shards fail alike
-    told = "; ".join(f"{field}: {reason}" for field, reason in list(reasons.items())[:5])
-    more = f"; and {len(reasons) - 5} more fields" if len(reasons) > 5 else ""
-    what = f"{len(failed)} of {number} shards could not be cut, the others are done"
-    return (
-        f"{what}: {told}{more}. Where this was a passing trouble, run the command again; else mend or leave "
-        "out these images and cut into another directory"
+def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) -> Shard:
+    """Describe a shard of a store, which is known again by the identities of its objects."""
+    return Shard(
+        name=Path(shard_name(number)).stem,
+        objects=objects,
+        made_from=_digest(object_id),
+        content=content,
     )
+
+
+def holds_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
+    """Say whether a file is a whole shard of the objects that it was planned for."""
+    if not path.exists():
+        return False
+    try:
+        return _digest(shard_identities(path, info)) == made_from
+    except InputError:
+        return False  # damaged: it is made again
+
+
+def _digest(object_id: np.ndarray) -> str:
+    return hashlib.blake2b("\n".join(map(str, object_id.tolist())).encode(), digest_size=8).hexdigest()
 
 
 def _without_duplicates(
@@ -214,23 +212,18 @@ def _without_duplicates(
 
 def _cut_and_write(
     fields: OpenFields,
-    task: ShardTask,
     columns: dict[str, np.ndarray],
     plan: StorePlan,
     info: StoreInfo,
     out: Path,
-) -> Made:
-    """Cut one shard; data that cannot be used are the shard's fate, a full disk is everybody's."""
-    begin = time.perf_counter()
-    name = plan.images.fields[task.field_index].name
-    reason = ""
-    try:
-        field = fields.open(task.field_index)
-        write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan, info), info)
-    except InputError as error:
-        reason = str(error)
-    seconds = round(time.perf_counter() - begin, 3)
-    return Made(number=task.number, objects=len(task.rows), field=name, seconds=seconds, reason=reason)
+    shard: Shard,
+    advance: Advance,
+) -> None:
+    """Cut one shard."""
+    task: ShardTask = shard.content
+    field = fields.open(task.field_index)
+    write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan, info), info)
+    advance(shard.objects)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +231,7 @@ class _Job:
     """Shards of one field for one process, with the rows of the catalogue that they need."""
 
     plan: StorePlan
-    tasks: tuple[ShardTask, ...]
+    shards: tuple[Shard, ...]
     columns: dict[str, np.ndarray]
     info: StoreInfo
     out: Path
@@ -246,7 +239,7 @@ class _Job:
 
 def _jobs(
     plan: StorePlan,
-    todo: list[ShardTask],
+    todo: list[Shard],
     columns: dict[str, np.ndarray],
     info: StoreInfo,
     out: Path,
@@ -254,23 +247,24 @@ def _jobs(
 ) -> Iterator[_Job]:
     """Share the shards out: neighbouring ones of a field together, at least as many jobs as processes."""
     length = max(1, -(-len(todo) // workers))
-    for index in sorted({task.field_index for task in todo}):
-        mine = [task for task in todo if task.field_index == index]
+    for index in sorted({shard.content.field_index for shard in todo}):
+        mine = [shard for shard in todo if shard.content.field_index == index]
         for start in range(0, len(mine), length):
             part = mine[start : start + length]
-            rows = np.concatenate([task.rows for task in part])
-            ends = np.cumsum([len(task.rows) for task in part])
-            tasks = tuple(
-                replace(task, rows=np.arange(end - len(task.rows), end))
-                for task, end in zip(part, ends, strict=True)
+            rows = np.concatenate([shard.content.rows for shard in part])
+            ends = np.cumsum([shard.objects for shard in part])
+            shards = tuple(
+                replace(shard, content=replace(shard.content, rows=np.arange(end - shard.objects, end)))
+                for shard, end in zip(part, ends, strict=True)
             )
             few = {name: values[rows] for name, values in columns.items()}
-            yield _Job(plan=plan, tasks=tasks, columns=few, info=info, out=out)
+            yield _Job(plan=plan, shards=shards, columns=few, info=info, out=out)
 
 
-def _run_job(job: _Job) -> list[Made]:
+def _run_job(job: _Job) -> list[Outcome]:
     with closing(OpenFields(job.plan.images)) as fields:
-        return [_cut_and_write(fields, task, job.columns, job.plan, job.info, job.out) for task in job.tasks]
+        process = partial(_cut_and_write, fields, job.columns, job.plan, job.info, job.out)
+        return [attempt(process, shard, lambda number: None) for shard in job.shards]
 
 
 def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:
@@ -541,16 +535,6 @@ class _Strip:
         """Return copies of image and weight."""
         image, weight = self._plane.rows(self._start, self._stop)
         return image.copy(), weight.copy()
-
-
-def _is_done(path: Path, task: ShardTask, columns: dict[str, np.ndarray], info: StoreInfo) -> bool:
-    if not path.exists():
-        return False
-    try:
-        there = shard_identities(path, info)
-    except InputError:
-        return False  # damaged: it is cut again
-    return np.array_equal(there, columns["object_id"][task.rows])
 
 
 def _coverage(

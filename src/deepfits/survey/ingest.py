@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, remove_leftovers
 from deepfits.progress import Progress
+from deepfits.scale.cluster import Workers
+from deepfits.scale.run import run_shards
+from deepfits.scale.work import Advance, Shard
+from deepfits.survey.build import holds_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.readers import open_cutouts
-from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_identities, shard_name, write_shard
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
@@ -69,14 +74,24 @@ def ingest(
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
         create_store(out, info)
-        parts = []
-        with progress("read", total=found.number, unit="objects") as bar:
-            for number, start in enumerate(range(0, found.number, shard_size)):
-                stop = min(start + shard_size, found.number)
-                valid = _one_shard(found, info, out / shard_name(number), start, stop)
-                parts.append((np.full(stop - start, ""), found.object_id[start:stop], valid))
-                bar.advance(stop - start)
-    write_coverage(out, info.bands, parts)
+        starts = range(0, found.number, shard_size)
+        shards = [
+            store_shard(number, found.object_id[start : start + shard_size], len(part), part)
+            for number, start in enumerate(starts)
+            for part in [range(start, min(start + shard_size, found.number))]
+        ]
+        run_shards(
+            None,
+            shards,
+            out,
+            title="read",
+            is_done=partial(holds_identities, info),
+            workers=Workers(),
+            progress=progress,
+            open_here=lambda: partial(_one_shard, found, info, out),
+            suffix=".h5",
+        )
+    write_coverage(out, info.bands, (_fractions(out / f"{shard.name}.h5", info) for shard in shards))
 
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
@@ -121,20 +136,21 @@ def _bytes_in(directory: Path) -> list[int]:
     return [len(sizes), sum(sizes)]
 
 
-def _one_shard(found: ForeignCutouts, info: StoreInfo, path: Path, start: int, stop: int) -> np.ndarray:
-    """Write one shard, unless it is there; return the fractions of valid pixels, ``(n, B)``."""
+def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, advance: Advance) -> None:
+    """Write one shard."""
+    start, stop = shard.content.start, shard.content.stop
     image, weight = found.read_for_store(start, stop, info.size)
-    identity = found.object_id[start:stop]
     valid = (weight > 0).mean(axis=(2, 3))
     columns = {name: values[start:stop] for name, values in found.columns.items()}
     columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
-    if not (path.exists() and _has(path, info, identity)):
-        write_shard(path, Cutouts(object_id=identity, image=image, weight=weight, catalogue=columns), info)
-    return np.asarray(valid)
+    cutouts = Cutouts(object_id=found.object_id[start:stop], image=image, weight=weight, catalogue=columns)
+    write_shard(out / f"{shard.name}.h5", cutouts, info)
+    advance(shard.objects)
 
 
-def _has(path: Path, info: StoreInfo, identity: np.ndarray) -> bool:
-    try:
-        return np.array_equal(shard_identities(path, info), identity)
-    except InputError:
-        return False  # damaged: it is written again
+def _fractions(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return no fields, identities and fractions of valid pixels, for `write_coverage`."""
+    names = [f"fraction_valid_{b}" for b in info.bands]
+    columns = shard_catalogue(path, names)
+    identity = columns["object_id"]
+    return np.full(len(identity), ""), identity, np.stack([columns[name] for name in names], axis=1)
