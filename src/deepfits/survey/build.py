@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import read_json, remove_leftovers
 from deepfits.observation import NUM_GAUSSIANS
 from deepfits.progress import Progress, Task
@@ -160,11 +160,19 @@ def build_store(
                 suffix=".h5",
                 remedy=_REMEDY,
             )
-        finally:
-            done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
-            if complete := [task for task, shard in zip(tasks, shards, strict=True) if shard.name in done]:
-                found = _coverage(out, complete, store_info)
-                write_coverage(out, store_info.bands, found, columns["object_id"][outside], num_duplicates)
+        except ShardsFailedError:
+            _count(out, tasks, store_info, columns["object_id"][outside], num_duplicates)
+            raise
+    _count(out, tasks, store_info, columns["object_id"][outside], num_duplicates)
+
+
+def _count(
+    out: Path, tasks: list[ShardTask], info: StoreInfo, outside: np.ndarray, num_duplicates: int
+) -> None:
+    """Count the incomplete among the objects of the shards that are done."""
+    done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
+    if complete := [task for task in tasks if Path(shard_name(task.number)).stem in done]:
+        write_coverage(out, info.bands, _coverage(out, complete, info), outside, num_duplicates)
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
