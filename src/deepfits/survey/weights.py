@@ -184,9 +184,10 @@ def mask_rule(
     is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
     if not planes and is_webb:
         planes = dict(_JWST_BITS)
-    is_chosen = tuple(bad_planes) != BAD_MASK_PLANES
-    if is_chosen and (planes or any(str(name).isdigit() for name in bad_planes)):
-        return _by_planes([str(name) for name in bad_planes], planes, where)
+    names = [str(name) for name in bad_planes]
+    if tuple(bad_planes) != BAD_MASK_PLANES and names:
+        known = planes or (_JWST_BITS if any(name in _JWST_BITS for name in names) else {})
+        return _by_planes(names, known, where)
     if has_own_names:
         return _by_planes([n for n in BAD_MASK_PLANES if n in planes], planes, where)
     if polarity is not None:
