@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from deepfits.fitting.scores import among_equals, anomaly_score
+from deepfits.fitting.scores import anomaly_score, robust_z_at_fixed_brightness
 
 
 def make_columns(number: int = 3000, seed: int = 1) -> dict[str, np.ndarray]:
@@ -45,14 +45,14 @@ def test_objects_without_a_fit_have_no_score():
     assert np.isfinite(np.delete(score, [5, 6])).all()
 
 
-def test_among_equals_against_a_plain_loop():
+def test_robust_z_at_fixed_brightness_against_a_plain_loop():
     rng = np.random.default_rng(2)
     values, brightness = rng.normal(size=50), rng.normal(size=50)
-    found = among_equals(values, brightness, num_neighbours=11)
+    found = robust_z_at_fixed_brightness(values, brightness, num_neighbours=11)
     order = np.argsort(brightness)
     for place in range(5, 45):
         window = values[order[place - 5 : place + 6]]
         middle = np.median(window)
         scatter = 1.4826 * np.median(np.abs(window - middle))
         assert np.isclose(found[order[place]], (values[order[place]] - middle) / scatter)
-    assert np.isnan(among_equals(values[:2], brightness[:2])).all()
+    assert np.isnan(robust_z_at_fixed_brightness(values[:2], brightness[:2])).all()

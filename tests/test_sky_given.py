@@ -126,7 +126,7 @@ def test_a_users_table_becomes_a_sky(tmp_path):
     [
         ({"mag_u": None}, {}, "no column 'mag_u'"),
         ({}, {"columns": ["mag_u=m_u"]}, "no column 'm_u'"),
-        ({}, {"columns": ["magnitude_u=mag_u"]}, "nothing a sky is made of"),
+        ({}, {"columns": ["magnitude_u=mag_u"]}, "not a column that `simulate` reads"),
         ({}, {"columns": ["mag_u"]}, "is not OURS=THEIRS"),
         ({}, {"where": ["z_spec > 5"]}, "no row satisfies"),
         ({"mag_u": np.full(30, -99.0)}, {}, "no row has a magnitude in every band"),

@@ -26,11 +26,6 @@ DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
 
 
-def table_name(number: int) -> str:
-    """Return the file name of the features of shard `number`."""
-    return f"shard-{number:05d}.parquet"
-
-
 def digest(*parts: Any) -> str:
     """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
     found = hashlib.sha256()

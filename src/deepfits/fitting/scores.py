@@ -28,7 +28,7 @@ def latent_distance(latent: np.ndarray) -> np.ndarray:
     return np.sqrt(np.mean(np.square(latent, dtype=np.float64), axis=1))
 
 
-def among_equals(
+def robust_z_at_fixed_brightness(
     values: np.ndarray, brightness: np.ndarray, num_neighbours: int = NUM_NEIGHBOURS
 ) -> np.ndarray:
     """Return how far each value lies above those of objects about as bright, in their robust scatter.
@@ -64,7 +64,7 @@ def among_equals(
 def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return one score per object, large for unusual ones, that does not follow brightness.
 
-    The largest of what `among_equals` says of the logarithm of χ² per degree of freedom, of the latent's
+    The largest of what `robust_z_at_fixed_brightness` says of the logarithm of χ² per degree of freedom, of the latent's
     distance from the middle of the prior, and of the discriminator's score turned round.
 
     Parameters
@@ -82,9 +82,9 @@ def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         brightness = np.log(np.sum(fluxes, axis=0))
         figures = [
-            among_equals(np.log(columns["chi2"] / columns["dof"]), brightness),
-            among_equals(latent_distance(columns["latent"]), brightness),
+            robust_z_at_fixed_brightness(np.log(columns["chi2"] / columns["dof"]), brightness),
+            robust_z_at_fixed_brightness(latent_distance(columns["latent"]), brightness),
         ]
     if "discriminator_score" in columns:
-        figures.append(among_equals(-columns["discriminator_score"], brightness))
+        figures.append(robust_z_at_fixed_brightness(-columns["discriminator_score"], brightness))
     return np.max(figures, axis=0)

@@ -91,7 +91,9 @@ def resolve_columns(
     known = [*needed, *OPTIONAL]
     for ours, theirs in mapping.items():
         if ours not in known:
-            raise InputError(f"columns: {ours!r} is nothing a sky is made of; {nearest(ours, known)}")
+            raise InputError(
+                f"columns: {ours!r} is not a column that `simulate` reads; {nearest(ours, known)}"
+            )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
     found = {ours: mapping.get(ours, ours) for ours in known}

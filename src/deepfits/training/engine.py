@@ -8,9 +8,7 @@ to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,10 +106,6 @@ class Engine:
         """Average a number over all processes."""
         return value
 
-    def alone(self) -> AbstractContextManager[Any]:
-        """Let the other processes wait while the first one does something."""
-        return nullcontext()
-
 
 class FabricEngine(Engine):
     """Several processes, on one or several nodes, through Lightning Fabric."""
@@ -147,10 +141,6 @@ class FabricEngine(Engine):
         averaged = self.fabric.all_reduce(value, reduce_op="mean")
         assert isinstance(averaged, Tensor)
         return averaged
-
-    def alone(self) -> AbstractContextManager[Any]:
-        """Let the other processes wait while the first one does something."""
-        return self.fabric.rank_zero_first()
 
 
 def make_engine(config: EngineConfig) -> Engine:
