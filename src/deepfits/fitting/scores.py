@@ -64,8 +64,8 @@ def robust_z_at_fixed_brightness(
 def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return one score per object, large for unusual ones, that does not follow brightness.
 
-    The largest of what `robust_z_at_fixed_brightness` says of the logarithm of χ² per degree of freedom, of the latent's
-    distance from the middle of the prior, and of the discriminator's score turned round.
+    The largest of three scores of `robust_z_at_fixed_brightness`: of the logarithm of χ² per degree of
+    freedom, of the latent's distance from the middle of the prior, and of minus the discriminator's score.
 
     Parameters
     ----------
