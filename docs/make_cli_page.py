@@ -3,10 +3,13 @@
 Run: python docs/make_cli_page.py
 """
 
-import os
-import subprocess
-import sys
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
+
+from deepfits.cli import make_app, words_of
+from deepfits.stages import MODULES
 
 PAGE = Path(__file__).with_name("cli.md")
 INTRODUCTION = """# Command line
@@ -15,41 +18,23 @@ Made from the commands' own help by `python docs/make_cli_page.py`.
 """
 
 
+APP = make_app(MODULES)
+
+
 def help_of(*command: str) -> str:
     """Return the plain help of a command."""
-    environment = {**os.environ, "TYPER_USE_RICH": "0", "COLUMNS": "100", "TERMINAL_WIDTH": "100"}
-    code = "from deepfits.cli import app; app(prog_name='deepfits')"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command, "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
-    return "\n".join(line.rstrip() for line in done.stdout.strip().splitlines())
-
-
-def commands() -> list[tuple[str, ...]]:
-    """Return every command, groups before their members."""
-    from typer.main import get_command
-
-    from deepfits.cli import app
-
-    found: list[tuple[str, ...]] = []
-
-    def walk(command, path):
-        for name, child in getattr(command, "commands", {}).items():
-            found.append((*path, name))
-            walk(child, (*path, name))
-
-    walk(get_command(app), ())
-    return found
+    console = Console(file=StringIO(), width=100, color_system=None, force_terminal=False)
+    APP.help_print(list(command), console=console)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().strip().splitlines())
 
 
 def page() -> str:
     """Return the text of the page."""
     parts = [INTRODUCTION, f"```text\n{help_of()}\n```\n"]
-    for command in commands():
+    for name in MODULES:
+        command = words_of(name)
+        if name == "redshift":
+            parts.append(f"## deepfits redshift\n\n```text\n{help_of('redshift')}\n```\n")
         parts.append(f"## deepfits {' '.join(command)}\n\n```text\n{help_of(*command)}\n```\n")
     return "\n".join(parts)
 

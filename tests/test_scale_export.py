@@ -212,6 +212,6 @@ def test_the_ending_decides_and_foreign_files_stay(features, columns, tmp_path, 
     foreign = tmp_path / f"labels.{ending}"
     write_table(foreign, {"object_id": np.arange(3)})
     before = foreign.read_bytes()
-    with pytest.raises(InputError, match="is there already, and no earlier export"):
+    with pytest.raises(InputError, match="is there already and deepfits did not write it"):
         export(features, foreign)
     assert foreign.read_bytes() == before

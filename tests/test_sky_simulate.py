@@ -27,7 +27,7 @@ def read(path):
 
 
 def test_files_are_those_of_the_plain_layout(sky):
-    expected = {"sky.json", "truth.parquet"}
+    expected = {"sky.json", "truth.parquet", "_made_from.json"}
     expected |= {f"coadd-{b}.fits" for b in BANDS} | {f"coadd-{b}.weight.fits" for b in BANDS}
     assert {path.name for path in sky.iterdir()} == expected
     for band, zero_point in zip(BANDS, (30, 27, 27, 27, 27), strict=True):
@@ -129,7 +129,7 @@ def test_strips_join_without_a_seam(sky):
 def test_running_again_makes_only_what_is_missing(tmp_path):
     deepfits.simulate(tmp_path, size=128, seed=1, num_patches=2, survey="sdss-like")
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"patch-00", "patch-01", "sky.json", "truth.parquet"}
+    assert names == {"patch-00", "patch-01", "sky.json", "truth.parquet", "_made_from.json"}
     kept, lost = tmp_path / "patch-00/coadd-u.fits", tmp_path / "patch-01/coadd-z.weight.fits"
     before, content = kept.stat().st_mtime_ns, lost.read_bytes()
     lost.unlink()
@@ -152,7 +152,7 @@ def test_patches_differ_in_seeing_and_depth_and_lie_beside_each_other(tmp_path):
 
 
 def test_another_sky_in_the_same_place_is_refused(sky):
-    with pytest.raises(InputError, match="another seed"):
+    with pytest.raises(InputError, match="seed = 5, now 9"):
         deepfits.simulate(sky, size=400, seed=9)
 
 
@@ -165,7 +165,7 @@ def test_nothing_stands_under_a_final_name_when_drawing_fails(tmp_path, monkeypa
     monkeypatch.setattr(scene, "observe", fail)
     with pytest.raises(RuntimeError, match="no light"):
         deepfits.simulate(tmp_path, size=128)
-    assert [path.name for path in tmp_path.iterdir()] == ["sky.json"]
+    assert {path.name for path in tmp_path.iterdir()} == {"sky.json", "_made_from.json"}
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
     before = [p.stat().st_mtime_ns for p in store.shards]
     read(tmp_path / "c.toml", tmp_path / "store")
     assert [p.stat().st_mtime_ns for p in store.shards] == before
-    with pytest.raises(InputError, match="another store is there already"):
+    with pytest.raises(InputError, match="made from another images"):
         read(describe(tmp_path / "c.toml", text.replace("27.0", "26.0")), tmp_path / "store")
 
 

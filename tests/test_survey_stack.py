@@ -201,7 +201,7 @@ def test_second_run_keeps_and_other_settings_are_refused(truth, tmp_path):
     (out / "coadd-r.weight.fits").unlink()
     deepfits.stack(raw, out)
     assert (out / "coadd-r.weight.fits").exists()
-    with pytest.raises(InputError, match="other settings are there already"):
+    with pytest.raises(InputError, match="made with method"):
         deepfits.stack(raw, out, method="mean")
 
 

@@ -8,8 +8,9 @@ use does.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from deepfits.stages import MODULES, load
 
 if TYPE_CHECKING:
     from deepfits.stages.check import check as check
@@ -35,35 +36,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_STAGES = {
-    "simulate": "simulate",
-    "stack": "stack",
-    "check": "check",
-    "detect": "detect",
-    "cutouts": "cutouts",
-    "train": "train",
-    "fit": "fit",
-    "inpaint": "inpaint",
-    "redshift": "redshifts.compare",
-    "redshift_curves": "redshifts.curves",
-    "redshift_classes": "redshifts.classes",
-    "redshift_train": "redshifts.train",
-    "redshift_predict": "redshifts.predict",
-    "redshift_evaluate": "redshifts.evaluate",
-    "export": "export",
-    "explore": "explore",
-    "plan": "plan",
-    "report": "report",
-    "run": "run",
-    "demo": "run",
-}
-
-__all__ = ["__version__", *_STAGES]
+__all__ = ["__version__", *MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _STAGES:
-        return getattr(import_module(f"deepfits.stages.{_STAGES[name]}"), name)
+    if name in MODULES:
+        return load(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

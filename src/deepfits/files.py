@@ -33,6 +33,7 @@ MANIFEST = "_manifest.jsonl"  # begins with _, so that readers of Parquet direct
 FORMER_MANIFEST = "manifest.jsonl"
 WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for their fingerprint
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
+CONTENTS = "contents"  # the name of the fingerprint of a single file, since its name does not count
 UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
 NAMED_FILES = 1000  # a record that would name more files holds one digest of them all
 
@@ -199,6 +200,8 @@ def contents(*paths: str | Path) -> dict[str, str]:
         A path that is not there.
     """
     files: dict[str, Path] = {}
+    if len(paths) == 1 and Path(paths[0]).is_file():
+        return contents_of({CONTENTS: Path(paths[0])})
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
@@ -262,13 +265,14 @@ class Results:
 
     def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
         self.path, self._record, self.content = path, record, content
+        self._is_file = record.parent != path
         self.is_finished = bool(content["finished"])
         self.is_partial = is_partial
 
     def save(self, *, finished: bool) -> None:
         """Write the record."""
-        if finished and self.path.is_file():
-            self.content["file"] = contents(self.path)[self.path.name]
+        if finished and self._is_file:
+            self.content["written"] = contents(self.path)
         self.content["finished"] = finished
         write_json(self._record, self.content)
 
@@ -290,7 +294,8 @@ def results(
     Parameters
     ----------
     out
-        The directory; or the file, with `is_file`.
+        The directory, which keeps its record; or, with `is_file`, what is written as one (a file, or a whole
+        directory): its record stands beside it.
     stage
         Who makes it.
     inputs
@@ -339,7 +344,7 @@ def results(
     claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
     if is_kept:
         assert there is not None
-        claimed.content |= {"file": there["file"]} if "file" in there else {}
+        claimed.content |= {"written": there["written"]} if "written" in there else {}
     else:
         claimed.save(finished=False)
     if is_file:
@@ -378,7 +383,7 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
 
 def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
     """Say whether a file is the one that was recorded (or was to be written when the run was killed)."""
-    return not out.exists() or "file" not in there or contents(out)[out.name] == there["file"]
+    return not out.exists() or "written" not in there or contents(out) == there["written"]
 
 
 def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
@@ -399,6 +404,8 @@ def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) 
                 odd = next((key for key in [*two, *one] if _is_other(one.get(key), two.get(key))), None)
                 if odd is None:
                     continue
+                if odd == CONTENTS:
+                    return f"made from another {name} (its contents have changed)"
                 how = "changed" if odd in one and odd in two else "new" if odd in two else "gone"
                 return f"made from another {name} ({odd} is {how})"
             return f"made from another {name}"

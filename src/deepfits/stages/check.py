@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from deepfits.progress import Progress, silent
+from deepfits.stages.parameters import Images, ReadingFields
+from deepfits.stages.stage import INPUT, stage
 
 if TYPE_CHECKING:
     from deepfits.survey.inspection import Findings
 
 
-def check(
-    images: str | Path | list[str],
-    *,
-    bands: list[str] | None = None,
-    zero_point: list[str] | float | dict[str, float] | None = None,
-    pixel_scale: float | None = None,
-    assume_aligned: bool = False,
-    bad_planes: list[str] | None = None,
-    mask_polarity: str | None = None,
-    weight_scale: str = "auto",
-    progress: Progress = silent,
-) -> Findings:
-    """Say what images are there: a table, and warnings that name the remedy. Writes nothing.
+@dataclass(frozen=True)
+class CheckConfig(ReadingFields):
+    """What `check` takes.
 
     Parameters
     ----------
     images
         A directory, a FITS file, or a list of these and of ``band=path``. Also cutouts: a store, or a TOML
         file that describes what others made (`deepfits.survey.readers`); and catalogues.
-    bands
-        Bands to look at; all by default.
-    zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
-        As in `detect`.
+    """
+
+    images: Annotated[Images, INPUT]
+    _: KW_ONLY
+
+
+@stage(CheckConfig)
+def check(config: CheckConfig) -> Findings:
+    """Say what images are there: a table, and warnings that name the remedy. Writes nothing.
+
+    Bands, sizes, units, zero points, pixel scale, seeing, depth, pixels without data, and what looks wrong.
 
     Returns
     -------
@@ -46,8 +44,11 @@ def check(
     ------
     InputError
         No image at all.
+
+    Examples
+    --------
+    `deepfits check coadds/`
     """
-    from deepfits.survey.fields import image_set
     from deepfits.survey.inspect_cutouts import (
         inspect_catalogue,
         inspect_cutouts,
@@ -57,22 +58,13 @@ def check(
     from deepfits.survey.inspection import Findings, inspect_field
 
     findings = Findings()
-    names = [images] if isinstance(images, (str, Path)) else list(images)
+    images = config.images
+    names = [images] if isinstance(images, str | Path) else list(images)
     if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
         for name in map(Path, names):
             (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
         return findings
-    chosen = image_set(
-        images,
-        bands=bands,
-        allow_missing=True,
-        zero_point=zero_point,
-        pixel_scale=pixel_scale,
-        assume_aligned=assume_aligned,
-        bad_planes=bad_planes,
-        mask_polarity=mask_polarity,
-        weight_scale=weight_scale,
-    )
+    chosen = config.find(images, allow_missing=True)
     single = [one for one in chosen.fields if len(one.images) == 1]
     if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
         few = " ".join(f"{s.band}={s.path.name}" for one in single[:2] for s in one.images.values())
@@ -81,7 +73,7 @@ def check(
         )
     with (
         tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked,
-        progress("check", total=len(chosen.fields), unit="fields") as task,
+        config.progress("check", total=len(chosen.fields), unit="fields") as task,
     ):
         chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
         for sources in chosen.fields:

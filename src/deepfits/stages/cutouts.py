@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
 from deepfits.errors import InputError
-from deepfits.files import MANIFEST
-from deepfits.progress import Progress, silent
+from deepfits.files import Results, contents, results
+from deepfits.stages.parameters import Detecting, Images, OnCluster
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+
+if TYPE_CHECKING:
+    from deepfits.survey.fields import ImageSet
 
 
-def cutouts(
-    images: str | Path | list[str],
-    out: str | Path,
-    *,
-    catalogue: str | Path | None = None,
-    bands: list[str] | None = None,
-    size: int = 32,
-    shard_size: int = 2048,
-    reference_band: str | None = None,
-    survey: str = "",
-    threshold: float = 4.0,
-    min_pixels: int = 5,
-    smoothing_arcsec: float | None = None,
-    min_snr: float = 0.0,
-    keep_duplicates: bool = False,
-    allow_missing: bool = False,
-    zero_point: list[str] | float | dict[str, float] | None = None,
-    pixel_scale: float | None = None,
-    assume_aligned: bool = False,
-    bad_planes: list[str] | None = None,
-    mask_polarity: str | None = None,
-    weight_scale: str = "auto",
-    workers: int = 1,
-    scheduler: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Cut every object out of every band, into a cutout store.
+FORMAT = 2
 
-    Without a catalogue the objects are detected first, into ``catalogue.parquet`` in the store. No object is
-    dropped: where an image does not reach or a band is missing the weight is 0, and ``summary.json`` and
-    ``incomplete.csv`` in the store count and list these objects. Running it again cuts what is not there yet.
+
+@dataclass(frozen=True)
+class CutoutsConfig(Detecting, OnCluster):
+    """What `cutouts` takes.
 
     Parameters
     ----------
@@ -53,31 +32,39 @@ def cutouts(
         Directory of the store.
     catalogue
         Parquet, FITS table or CSV with ra and dec (degrees) or x and y (pixels of the reference band,
-        0-based), and ``object_id`` and ``field`` where there are several fields.
-    bands
-        Bands of the store, in this order; all by default.
+        0-based), and ``object_id`` and ``field`` where there are several fields. Without it the objects are
+        detected first, into ``catalogue.parquet`` in the store. For cutouts made elsewhere: columns to add.
     size
         Side of a cutout in pixels.
     shard_size
         Objects in one file of the store.
-    reference_band
-        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
     survey
         A name for people to read.
-    threshold, min_pixels, smoothing_arcsec, min_snr
-        As in `detect`, when there is no catalogue.
     keep_duplicates
         Cut all detections of an object that lies on several fields, not the primary one alone. The others are
         counted in ``summary.json``; this holds for catalogues made by `detect`.
-    allow_missing
-        Fields that lack a band are taken, with weight 0 in it.
-    zero_point, pixel_scale, assume_aligned, bad_planes, mask_polarity, weight_scale
-        As in `detect`.
-    workers
-        Processes that work at the same time.
-    scheduler
-        Address (or scheduler file) of a Dask scheduler whose workers cut; they need to see the same paths.
-        Detection, without a catalogue, stays on this machine.
+    partial
+        Take a catalogue that is not finished.
+    """
+
+    images: Annotated[Images, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    catalogue: Annotated[str | Path | None, INPUT] = None
+    size: int = 32
+    shard_size: int = 2048
+    survey: str = ""
+    keep_duplicates: bool = False
+    partial: Annotated[bool, NEUTRAL] = False
+
+
+@stage(CutoutsConfig)
+def cutouts(config: CutoutsConfig) -> Path:
+    """Cut every object out of every band, with weights, into a cutout store.
+
+    Bands that are shifted against each other are aligned by their WCS. No object is dropped: where an image
+    does not reach or a band is missing the weight is 0, and ``summary.json`` and ``incomplete.csv`` in the
+    store count and list these objects. Running it again cuts what is not there yet.
 
     Returns
     -------
@@ -90,70 +77,97 @@ def cutouts(
         Images or a catalogue that cannot be used, or another store under the same name. Images that turn out
         damaged while they are cut do not keep the other shards from being made: the error comes at the end
         and names them, and ``_manifest.jsonl`` says what became of each shard.
+
+    Examples
+    --------
+    `deepfits cutouts sky --out run/cutouts`
+
+    `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits --band g --band r --band i`
     """
+    from deepfits.survey.parallel import check_workers
+
+    check_workers(config.workers)
+    if config.shard_size < 1:
+        raise InputError(f"shard_size must be at least 1, not {config.shard_size}")
+    images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
+    if len(images) == 1 and str(images[0]).endswith(".toml"):
+        return _ingest(config, Path(images[0]))
+    if config.catalogue is not None and not Path(config.catalogue).exists():
+        raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
+    # The workers of a scheduler may stand elsewhere.
+    chosen = config.find(config.images if config.scheduler is None else absolute_images(images))
+    files = chosen.settings()["files"]
+    with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
+        _cut(config, chosen, claimed)
+    return claimed.path
+
+
+def _ingest(config: CutoutsConfig, path: Path) -> Path:
+    """Copy the cutouts that a TOML file describes."""
+    from deepfits.survey.cutout_description import read_description
+    from deepfits.survey.ingest import ingest
+
+    description = read_description(path)
+    inputs = {"images": contents(path, description.path)}
+    with claim(config, name="cutouts", version=FORMAT, inputs=inputs) as claimed:
+        ingest(
+            path,
+            claimed.path,
+            size=config.size,
+            shard_size=config.shard_size,
+            progress=config.progress,
+            catalogue=config.catalogue,
+        )
+    return claimed.path
+
+
+def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
+    """Detect the objects, where there is no catalogue, and cut them out."""
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.fields import image_set
-    from deepfits.survey.parallel import check_workers
 
-    out = Path(out)
-    check_workers(workers)
-    names = [images] if isinstance(images, (str, Path)) else list(images)
-    if len(names) == 1 and str(names[0]).endswith(".toml"):
-        from deepfits.survey.ingest import ingest
-
-        ingest(names[0], out, size=size, shard_size=shard_size, progress=progress, catalogue=catalogue)
-        return out
-    if scheduler is not None:  # its workers may stand elsewhere
-        images = absolute_images(images)
-    chosen = image_set(
-        images,
-        bands=bands,
-        reference=reference_band,
-        allow_missing=allow_missing,
-        zero_point=zero_point,
-        pixel_scale=pixel_scale,
-        assume_aligned=assume_aligned,
-        bad_planes=bad_planes,
-        mask_polarity=mask_polarity,
-        weight_scale=weight_scale,
-    )
-    if shard_size < 1:
-        raise InputError(f"shard_size must be at least 1, not {shard_size}")
-    if catalogue is not None and not Path(catalogue).exists():
-        raise InputError(f"{catalogue}: no such catalogue; check the path, or leave it out to detect")
+    out = claimed.path
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
-        if catalogue is None:
+        if config.catalogue is None:
+            from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
             from deepfits.stages.detect import detect_in
 
-            _refuse_foreign(out)
             path = out / "catalogue.parquet"
+            options = part_of(config, DetectOptions)
+            measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
             # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
             chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
-            detect_in(
-                chosen,
+            with results(
                 path,
-                DetectOptions(threshold=threshold, min_pixels=min_pixels),
-                smoothing_arcsec=smoothing_arcsec,
-                min_snr=min_snr,
-                workers=workers,
-                progress=progress,
-            )
+                "detect",
+                inputs={"images": claimed.content["inputs"]["images"]},
+                settings={**asdict(options), **measuring},
+                version=CATALOGUE_FORMAT,
+                is_file=True,
+            ) as catalogue:
+                detect_in(
+                    chosen,
+                    catalogue,
+                    options,
+                    **measuring,
+                    workers=config.workers,
+                    progress=config.progress,
+                )
         else:
-            path = Path(catalogue)
-        plan = StorePlan(
-            images=chosen,
-            size=size,
-            shard_size=shard_size,
-            survey=survey,
-            catalogue_path=path,
-            keep_duplicates=keep_duplicates,
-        )
-        if scheduler is not None:  # its workers do not see this machine's unpacked copies
+            path = Path(config.catalogue)
+        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path)
+        if config.scheduler is not None:  # its workers do not see this machine's unpacked copies
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
-        build_store(plan, read_catalogue(path), read_info(path), out, progress, workers, scheduler)
-    return out
+        build_store(
+            plan,
+            read_catalogue(path),
+            read_info(path),
+            out,
+            config.progress,
+            config.workers,
+            config.scheduler,
+        )
 
 
 def absolute_images(images: str | Path | list[str]) -> str | list[str]:
@@ -162,23 +176,3 @@ def absolute_images(images: str | Path | list[str]) -> str | list[str]:
         return [str(absolute_images(one)) for one in images]
     band, equals, path = str(images).rpartition("=")
     return f"{band}{equals}{Path(path).resolve()}" if equals else str(Path(images).resolve())
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Refuse a directory with other people's files before hours of detection, not after."""
-    if out.is_file():
-        raise InputError(f"{out}: is a file; name a directory for the store")
-    known = {
-        "catalogue.parquet",
-        "catalogue.parquet.parts",
-        "store.json",
-        "summary.json",
-        "incomplete.csv",
-        MANIFEST,
-    }
-    if out.is_dir():
-        odd: list[Any] = [
-            p for p in out.iterdir() if p.name not in known and not p.name.startswith(("shard-", "."))
-        ]
-        if odd and not (out / "store.json").exists():
-            raise InputError(f"{out}: holds {odd[0].name}; name a directory of its own for the store")

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepfits.errors import InputError
-from deepfits.progress import Progress, silent
+from deepfits.files import Results
+from deepfits.progress import Progress
+from deepfits.stages.parameters import Detecting, Images, InProcesses
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import ImageSet
 
 
-def detect(
-    images: str | Path | list[str],
-    out: str | Path,
-    *,
-    bands: list[str] | None = None,
-    reference_band: str | None = None,
-    threshold: float = 4.0,
-    min_pixels: int = 5,
-    smoothing_arcsec: float | None = None,
-    combine: str = "snr",
-    deblend_contrast: float = 0.001,
-    background_mesh: int = 128,
-    aperture_arcsec: float = 2.0,
-    min_snr: float = 0.0,
-    allow_missing: bool = False,
-    zero_point: list[str] | float | dict[str, float] | None = None,
-    pixel_scale: float | None = None,
-    assume_aligned: bool = False,
-    bad_planes: list[str] | None = None,
-    mask_polarity: str | None = None,
-    weight_scale: str = "auto",
-    workers: int = 1,
-    progress: Progress = silent,
-) -> Path:
-    """Find everything on the images, and measure it in every band.
+FORMAT = 2
 
-    Where fields overlap, an object is detected in each; ``is_primary`` is true for the detection farthest
-    from the edges of its field, see `deepfits.survey.overlaps`. All detections stay in the catalogue.
+
+@dataclass(frozen=True)
+class DetectConfig(Detecting, InProcesses):
+    """What `detect` takes.
 
     Parameters
     ----------
@@ -49,28 +31,32 @@ def detect(
         A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
     out
         The catalogue: Parquet, or a FITS table when the name ends in ``.fits``.
-    bands
-        Bands to use, in this order; all by default.
-    reference_band
-        The band whose pixel grid the others are brought to; i, else r, z or g, else the middle one.
-    threshold, min_pixels, smoothing_arcsec, combine, deblend_contrast, background_mesh
-        What counts as a source; see `deepfits.survey.detection.DetectOptions`. The smoothing is 2.5 pixels
-        wide by default.
+    combine
+        How bands make the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
+    deblend_contrast
+        As in SExtractor (DEBLEND_MINCONT).
+    background_mesh
+        Side of the background's mesh in pixels.
     aperture_arcsec
         Diameter of the fixed aperture.
-    min_snr
-        Keep sources with at least this signal-to-noise of the total flux, all bands together. The default
-        keeps everything.
-    allow_missing
-        Fields that lack a band are taken, with NaN in its columns.
-    zero_point
-        AB zero point where the headers have none: ``27``, or ``["u=30", "g=27"]``.
-    pixel_scale, assume_aligned
-        For images without WCS: arcseconds per pixel, and that the bands are aligned pixel to pixel.
-    bad_planes, mask_polarity, weight_scale
-        How masks and weights are read; see `deepfits.survey.planes.ReadOptions`.
-    workers
-        Processes that work on different fields at the same time.
+    """
+
+    images: Annotated[Images, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    combine: Literal["snr", "chi2"] = "snr"
+    deblend_contrast: float = 0.001
+    background_mesh: int = 128
+    aperture_arcsec: float = 2.0
+
+
+@stage(DetectConfig)
+def detect(config: DetectConfig) -> Path:
+    """Find everything on the images, and measure it in every band.
+
+    All bands together make the detection image. Nothing is cut on nature, brightness or shape. Where fields
+    overlap, an object is detected in each; ``is_primary`` is true for the detection farthest from the edges
+    of its field, see `deepfits.survey.overlaps`. All detections stay in the catalogue.
 
     Returns
     -------
@@ -81,84 +67,58 @@ def detect(
     ------
     InputError
         Images that cannot be used, or another catalogue, made otherwise, under the same name.
+
+    Examples
+    --------
+    `deepfits detect sky --out catalogue.parquet`
     """
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.fields import image_set
     from deepfits.survey.parallel import check_workers
 
-    check_workers(workers)
-    chosen = image_set(
-        images,
-        bands=bands,
-        reference=reference_band,
-        allow_missing=allow_missing,
-        zero_point=zero_point,
-        pixel_scale=pixel_scale,
-        assume_aligned=assume_aligned,
-        bad_planes=bad_planes,
-        mask_polarity=mask_polarity,
-        weight_scale=weight_scale,
-    )
-    options = DetectOptions(
-        threshold=threshold,
-        min_pixels=min_pixels,
-        combine=combine,
-        deblend_contrast=deblend_contrast,
-        mesh=background_mesh,
-    )
-    return detect_in(
-        chosen,
-        Path(out),
-        options,
-        smoothing_arcsec=smoothing_arcsec,
-        aperture_arcsec=aperture_arcsec,
-        min_snr=min_snr,
-        workers=workers,
-        progress=progress,
-    )
+    check_workers(config.workers)
+    options = part_of(config, DetectOptions, mesh=config.background_mesh)
+    chosen = config.find(config.images)
+    files = chosen.settings()["files"]
+    with claim(config, name="detect", version=FORMAT, inputs={"images": files}, is_file=True) as results:
+        detect_in(
+            chosen,
+            results,
+            options,
+            smoothing_arcsec=config.smoothing_arcsec,
+            aperture_arcsec=config.aperture_arcsec,
+            min_snr=config.min_snr,
+            workers=config.workers,
+            progress=config.progress,
+        )
+    return results.path
 
 
 def detect_in(
     chosen: ImageSet,
-    out: Path,
+    results: Results,
     options: DetectOptions,
     *,
-    smoothing_arcsec: float | None = None,
+    smoothing_arcsec: float | None,
     aperture_arcsec: float = 2.0,
-    min_snr: float = 0.0,
-    workers: int = 1,
-    progress: Progress = silent,
-) -> Path:
-    """Do what `detect` does, on images that were found already."""
+    min_snr: float,
+    workers: int,
+    progress: Progress,
+) -> None:
+    """Do what `detect` does, on images that were found already, unless the catalogue is there."""
     from deepfits.survey.catalogue import write_catalogue
 
+    if results.is_finished:
+        return
+    out = results.path
     measuring = {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr}
     settings = chosen.settings() | {
-        "detect": vars(options) | {"smoothing_arcsec": smoothing_arcsec} | measuring
+        "detect": asdict(options) | {"smoothing_arcsec": smoothing_arcsec} | measuring
     }
-    if _is_done(out, settings):
-        return out
     columns, infos = _all_fields(
         chosen, options, settings, out, progress, workers, smoothing_arcsec, measuring
     )
     write_catalogue(out, columns, {"settings": settings, "fields": infos})
     _remove_parts(out)
-    return out
-
-
-def _is_done(out: Path, settings: dict[str, Any]) -> bool:
-    from deepfits.survey.catalogue import read_info
-
-    if not out.exists():
-        return False
-    if out.suffix not in (".parquet", ".pq"):
-        raise InputError(f"{out}: there is a file already; remove it to detect again")
-    if read_info(out).get("settings") != settings:
-        raise InputError(
-            f"{out}: a catalogue made with other images or settings is there already; remove it or choose "
-            "another name"
-        )
-    return True
 
 
 def _parts(out: Path) -> Path:

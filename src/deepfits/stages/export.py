@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.progress import Progress, silent
-from deepfits.tables import ENDINGS, format_of, read, write_table
+from deepfits.progress import Progress
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+from deepfits.tables import ENDINGS, format_of, write_table
 from deepfits.tables.reading import INFO
 from deepfits.tables.writing import said_of
 
@@ -23,18 +25,9 @@ HALF_LARGEST = 65504.0
 FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
 
 
-def export(
-    features: str | Path,
-    out: str | Path,
-    *,
-    format: str | None = None,
-    columns: Sequence[str] | None = None,
-    half: bool = False,
-    margin_arcsec: float = 5.0,
-    partition_rows: int = 200_000,
-    progress: Progress = silent,
-) -> Path:
-    """Write features as one catalogue, in any format of tables or as HATS, with units and UCDs.
+@dataclass(frozen=True)
+class ExportConfig(Common):
+    """What `export` takes.
 
     Parameters
     ----------
@@ -56,8 +49,24 @@ def export(
         across borders are found.
     partition_rows
         HATS: the most objects in a partition.
-    progress
-        Shows what is done.
+    partial
+        Take features that are not finished.
+    """
+
+    features: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    format: Literal["parquet", "fits", "votable", "ecsv", "csv", "hdf5", "hats"] | None = None
+    columns: Sequence[str] | None = None
+    half: bool = False
+    margin_arcsec: float = 5.0
+    partition_rows: int = 200_000
+    partial: Annotated[bool, NEUTRAL] = False
+
+
+@stage(ExportConfig)
+def export(config: ExportConfig) -> Path:
+    """Write features as one catalogue that others read: any format of tables or HATS, with units and UCDs.
 
     Returns
     -------
@@ -67,23 +76,30 @@ def export(
     Raises
     ------
     InputError
-        No features, an unknown format, ending or column, no ra and dec for HATS, or something in `out` that
-        is no earlier export.
+        No features or unfinished ones, an unknown format, ending or column, no ra and dec for HATS, or
+        something in `out` that is no earlier export.
+
+    Examples
+    --------
+    `deepfits export run/features-both --out galaxies.fits`
+
+    For LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
-    out = Path(out)
-    chosen = _format(out, format)
+    out, half, progress = Path(config.out), config.half, config.progress
+    chosen = _format(out, config.format)
     if half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
-    if out.exists() and not _is_ours(out):
-        raise InputError(f"{out}: is there already, and no earlier export; remove it, or choose another name")
-    paths = _paths(Path(features))
-    names = _names(paths[0], columns)
-    if chosen == "parquet":
-        _write_parquet(paths, out, names, half, progress)
-    elif chosen == "hats":
-        _write_hats(paths, out, names, half, margin_arcsec, partition_rows, progress)
-    else:
-        _write_table(paths, out, names, progress)
+    paths = _paths(Path(config.features))
+    names = _names(paths[0], config.columns)
+    with claim(config, name="export", settings={"format": chosen}, is_file=True, renew=True) as results:
+        if results.is_finished:
+            return out
+        if chosen == "parquet":
+            _write_parquet(paths, out, names, half, progress)
+        elif chosen == "hats":
+            _write_hats(paths, out, names, half, config.margin_arcsec, config.partition_rows, progress)
+        else:
+            _write_table(paths, out, names, progress)
     return out
 
 
@@ -101,16 +117,6 @@ def _format(out: Path, format: str | None) -> str:
             f"{out}: ends as {by_ending}, but the format is to be {format}; leave one of them out"
         )
     return by_ending
-
-
-def _is_ours(out: Path) -> bool:
-    """Say whether a file is an earlier export, which may be replaced; CSV cannot tell."""
-    if out.is_dir() or format_of(out) == "csv":
-        return False
-    try:
-        return read(out).info.get("made_by") == _MADE_BY["made_by"]
-    except InputError:
-        return False
 
 
 def _paths(features: Path) -> list[Path]:

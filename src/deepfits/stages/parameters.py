@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from deepfits.stages.stage import NEUTRAL, Common
+from deepfits.stages.stage import NEUTRAL, Common, part_of
 
 if TYPE_CHECKING:
     from deepfits.scale.cluster import Workers
@@ -113,20 +113,12 @@ class ReadingFields(Reading):
 
     assume_aligned: bool = False
 
-    def image_set(self, images: Any, **others: Any) -> ImageSet:
-        """Find the fields; `others` are arguments of `deepfits.survey.fields.image_set`."""
+    def find(self, images: Images, **others: Any) -> ImageSet:
+        """Find the fields of images; `others` go to `deepfits.survey.fields.image_set` instead."""
         from deepfits.survey.fields import image_set
 
-        given = {
-            "bands": self.bands,
-            "zero_point": self.zero_point,
-            "pixel_scale": self.pixel_scale,
-            "assume_aligned": self.assume_aligned,
-            "bad_planes": self.bad_planes,
-            "mask_polarity": self.mask_polarity,
-            "weight_scale": self.weight_scale,
-        }
-        return image_set(images, **{**given, **others})
+        paths = [images] if isinstance(images, str | Path) else list(images)
+        return part_of(self, image_set, images=paths, **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +135,10 @@ class ReadingOnGrid(ReadingFields):
 
     reference_band: str | None = None
     allow_missing: bool = False
+
+    def find(self, images: Images, **others: Any) -> ImageSet:
+        """Find the fields of images."""
+        return super().find(images, reference=self.reference_band, **others)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.progress import Progress, silent
+from deepfits.progress import Progress
 from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
+from deepfits.stages.stage import Common, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
@@ -44,17 +45,9 @@ def _plain(value: float) -> str:
     return f"{value:.3g}"
 
 
-def plan(
-    objects: float,
-    *,
-    device: str = "cpu-core",
-    num_devices: int = 1,
-    model: str | Path = "builtin:clauds-hsc",
-    objects_per_arcmin2: float = 50.0,
-    half: bool = False,
-    progress: Progress = silent,
-) -> Plan:
-    """Say how long a survey takes, and what it reads and writes.
+@dataclass(frozen=True)
+class PlanConfig(Common):
+    """What `plan` takes.
 
     Parameters
     ----------
@@ -71,8 +64,20 @@ def plan(
         Density of the objects, for what is read of coadds.
     half
         Keep latents in 16 bits (`export`).
-    progress
-        Shows what is done.
+    """
+
+    objects: float
+    _: KW_ONLY
+    device: str = "cpu-core"
+    num_devices: int = 1
+    model: str | Path = "builtin:clauds-hsc"
+    objects_per_arcmin2: float = 50.0
+    half: bool = False
+
+
+@stage(PlanConfig)
+def plan(config: PlanConfig) -> Plan:
+    """Say how long a survey takes, and what it reads and writes; what is measured and what is estimated.
 
     Returns
     -------
@@ -83,29 +88,30 @@ def plan(
     ------
     InputError
         A number that is not positive, or an unknown device.
+
+    Examples
+    --------
+    `deepfits plan --objects 2e10 --device h200 --num-devices 64`
     """
     from deepfits.models.bundle import Model
 
-    for name, value in (
-        ("objects", objects),
-        ("num_devices", num_devices),
-        ("objects_per_arcmin2", objects_per_arcmin2),
-    ):
+    for name in ("objects", "num_devices", "objects_per_arcmin2"):
+        value = getattr(config, name)
         if not 0 < value < np.inf:
             raise InputError(f"plan: {name} must be positive, not {value}")
-    loaded = Model.load(model)
+    loaded = Model.load(config.model)
     cost = cost_of(loaded)
-    chosen = measure_core(loaded, cost, progress) if device == "measured" else named_device(device)
+    is_measured = config.device == "measured"
     lines = make_plan(
-        num_objects=objects,
-        device=chosen,
-        num_devices=num_devices,
+        num_objects=config.objects,
+        device=measure_core(loaded, cost, config.progress) if is_measured else named_device(config.device),
+        num_devices=config.num_devices,
         cost=cost,
         num_bands=len(loaded.info.bands),
         size=loaded.info.size,
-        objects_per_arcmin2=objects_per_arcmin2,
+        objects_per_arcmin2=config.objects_per_arcmin2,
         pixel_scale_arcsec=loaded.info.pixel_scale_arcsec,
-        half=half,
+        half=config.half,
         latent_size=loaded.config.latent_size,
     )
     return Plan(tuple(lines))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,15 @@ import pyarrow.dataset
 import torch
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
+from deepfits.files import read_json, require_finished, write_json
 from deepfits.models.bundle import Model
 from deepfits.photometry import reference_band
-from deepfits.progress import Progress, silent
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
 from deepfits.splits import is_held_out
+from deepfits.stages.stage import NEUTRAL, Common, claim, stage
 from deepfits.survey.store import Cutouts, CutoutStore, read_shard
 
 log = logging.getLogger(__name__)
@@ -48,18 +49,9 @@ _HOW = (
 )
 
 
-def report(
-    run: str | Path,
-    *,
-    out: str | Path | None = None,
-    store: str | Path | None = None,
-    model: str | Path | None = None,
-    num_examples: int = 6,
-    max_objects: int = 4000,
-    title: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Write a page that shows what a run did, everything on it measured on held-out objects.
+@dataclass(frozen=True)
+class ReportConfig(Common):
+    """What `report` takes.
 
     Parameters
     ----------
@@ -69,15 +61,35 @@ def report(
     out
         Where the page goes; by default ``report/`` in the run directory.
     store, model
-        Elsewhere than at their standard names.
+        Elsewhere than at their standard names, ``cutouts/`` and ``model/`` in the run directory.
     num_examples
         Galaxies in Figs. 1 and 2.
     max_objects
         Held-out objects that are read from the store, at most; figures of χ² use these.
     title
         Heading of the page.
-    progress
-        Where progress goes.
+    partial
+        Show what there is of stages that are not finished.
+    """
+
+    run: str | Path
+    _: KW_ONLY
+    out: str | Path | None = None
+    store: str | Path | None = None
+    model: str | Path | None = None
+    num_examples: int = 6
+    max_objects: int = 4000
+    title: str | None = None
+    partial: Annotated[bool, NEUTRAL] = False
+
+
+@stage(ReportConfig)
+def report(config: ReportConfig) -> Path:
+    """Write a page that shows what a run did, measured on objects that the networks never saw.
+
+    It shows what it finds in the run directory: ``features-embedder``, ``features-optimise`` and
+    ``features-both`` for Fig. 1, ``inpaint-u`` for Fig. 2, ``redshift`` for the table. It is made anew each
+    time; other files are never replaced.
 
     Returns
     -------
@@ -87,16 +99,37 @@ def report(
     Raises
     ------
     InputError
-        There is no store, or no held-out object in it.
+        There is no store, or no held-out object in it; a stage is not finished; or `out` holds other files.
+
+    Examples
+    --------
+    `deepfits report run`
     """
-    run = Path(run)
+    run = Path(config.run)
+    store, model = (
+        run / name if given is None else Path(given)
+        for name, given in (("cutouts", config.store), ("model", config.model))
+    )
+    target = run / "report" if config.out is None else Path(config.out)
     if not run.is_dir():
         raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
-    opened = CutoutStore(store if store is not None else run / "cutouts", skip_bad=True)
+    for path in (
+        store,
+        model,
+        *sorted(run.glob("features-*")),
+        *sorted(run.glob("inpaint-*")),
+        run / "redshift",
+    ):
+        if path.exists():
+            require_finished(path, partial=config.partial)
+    opened = CutoutStore(store, skip_bad=True)
     for reason in opened.bad.values():
         log.warning("%s", reason)
-    with progress("report", total=5, unit="parts") as task:
-        held = _read_held_out(opened, num_examples, max_objects)
+    with (
+        claim(config, name="report", out=target, renew=True),
+        config.progress("report", total=5, unit="parts") as task,
+    ):
+        held = _read_held_out(opened, config.num_examples, config.max_objects)
         num_objects = len(opened)
         parts = [sections.sky_section(held, num_objects, _read_counts(run))]
         summary: dict[str, Any] = {
@@ -105,7 +138,7 @@ def report(
             "examples": [str(held.object_id[i]) for i in held.examples],
         }
         task.advance()
-        trained = _load_model(model if model is not None else run / "model")
+        trained = _load_model(model)
         parts.append(_training(run, trained))
         task.advance()
         fits = _read_fits(run, trained, held)
@@ -117,9 +150,8 @@ def report(
         task.advance()
         redshifts, summary["redshift"] = _redshifts(run)
         parts.append(redshifts)
-        target = Path(out) if out is not None else run / "report"
         page = Page(
-            title=title or f"deepfits: {opened.info.survey or run.resolve().name}",
+            title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
             subtitle="Deep features of galaxies through best fits. Every figure below was measured on "
             "objects that the networks never saw.",
             headline=_headline(num_objects, summary),

@@ -10,17 +10,18 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from deepfits.config import arguments, read_toml
 from deepfits.errors import InputError, nearest
 from deepfits.files import write_json
-from deepfits.progress import Progress, silent
+from deepfits.progress import Progress
 from deepfits.provenance import provenance
+from deepfits.stages import load
+from deepfits.stages.stage import Common, stage
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunFile:
     """A run file, checked.
 
     Attributes
@@ -70,29 +71,49 @@ class RunConfig:
         for name, given in self.sections.items():
             defaults = {
                 key: parameter.default
-                for key, parameter in inspect.signature(_stage(name)).parameters.items()
+                for key, parameter in inspect.signature(load(name)).parameters.items()
                 if parameter.default is not inspect.Parameter.empty and key not in _WIRED[name] | {"progress"}
             }
             resolved[name] = _plain({**defaults, **given})
         return resolved
 
 
-def run(
-    config: str | Path,
-    *,
-    out: str | Path | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Run every stage that a TOML file names, from images to the report.
+@dataclass(frozen=True)
+class RunConfig(Common):
+    """What `run` takes.
 
     Parameters
     ----------
     config
-        The run file; see the page "Running everything from one file" of the documentation.
+        The run file (TOML); see the page "Running everything from one file" of the documentation.
     out
         The run directory, in place of the file's.
-    progress
-        Where progress goes.
+    """
+
+    config: str | Path
+    _: KW_ONLY
+    out: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class DemoConfig(Common):
+    """What `demo` takes.
+
+    Parameters
+    ----------
+    out
+        The run directory.
+    """
+
+    out: str | Path = "demo"
+    _: KW_ONLY
+
+
+@stage(RunConfig)
+def run(config: RunConfig) -> Path:
+    """Run every stage that a TOML file names, from images to the report.
+
+    Interrupted anywhere, the same call goes on from there: each stage keeps what it finished.
 
     Returns
     -------
@@ -104,33 +125,37 @@ def run(
     InputError
         The file cannot be read, or names a section or a key that does not exist.
 
-    Notes
-    -----
-    Interrupted anywhere, the same call goes on from there: each stage keeps what it finished.
+    Examples
+    --------
+    `deepfits run survey.toml`, with
+
+        [images]
+        path = "coadds"
+
+        [train]
+        recipe = "small"
     """
-    return _run(read_run_file(config, out=out), progress)
+    return _run(read_run_file(config.config, out=config.out), config.progress)
 
 
-def demo(out: str | Path = "demo", *, progress: Progress = silent) -> Path:
+@stage(DemoConfig)
+def demo(config: DemoConfig) -> Path:
     """Show the whole method on a simulated sky, in about ten minutes on two cores.
-
-    Parameters
-    ----------
-    out
-        The run directory.
-    progress
-        Where progress goes.
 
     Returns
     -------
     Path
         The report, ``index.html``.
+
+    Examples
+    --------
+    `deepfits demo`
     """
     with resources.as_file(resources.files("deepfits") / "configs" / "demo.toml") as path:
-        return run(path, out=out, progress=progress)
+        return _run(read_run_file(path, out=config.out), config.progress)
 
 
-def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConfig:
+def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile:
     """Read and check a run file. Relative paths in it are relative to the file.
 
     Raises
@@ -140,12 +165,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConf
         no ``[simulate]``.
     """
     path = Path(path)
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot read the run file ({error.strerror}); check the path") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not valid TOML ({error})") from error
+    content = read_toml(path, what="run file")
     for name, section in content.items():
         _check_section(path, name, section)
     run_section = content.get("run", {})
@@ -164,7 +184,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunConf
         sections["redshift"]["labels"] = str(_relative(path, sections["redshift"]["labels"]))
     for name in _DEFAULT_SECTIONS:
         sections.setdefault(name, {})
-    return RunConfig(
+    return RunFile(
         out=directory, images=images, sections={name: sections[name] for name in STAGES if name in sections}
     )
 
@@ -178,6 +198,9 @@ def _check_section(path: Path, name: str, section: Any) -> None:
     for key in section:
         if key not in valid:
             raise InputError(f"{path}: unknown key {key!r} in [{name}]; {nearest(key, valid)}")
+    if name in STAGES:
+        own = {key: value for key, value in section.items() if key not in _EXTRA_KEYS.get(name, set())}
+        arguments(load(name), own, where=f"{path} [{name}]")
 
 
 def _valid_keys(name: str) -> set[str]:
@@ -185,8 +208,9 @@ def _valid_keys(name: str) -> set[str]:
         return set(_RUN_KEYS)
     if name == "images":
         return set(_IMAGE_KEYS)
-    arguments = set(inspect.signature(_stage(name)).parameters)
-    return arguments - _WIRED[name] - {"progress"} | _EXTRA_KEYS.get(name, set())
+    return set(inspect.signature(load(name)).parameters) - _WIRED[name] - {"progress"} | _EXTRA_KEYS.get(
+        name, set()
+    )
 
 
 def _image_paths(path: Path, section: dict[str, Any]) -> list[Path] | None:
@@ -200,13 +224,7 @@ def _relative(path: Path, name: str | Path) -> Path:
     return path.parent / Path(name).expanduser()
 
 
-def _stage(name: str) -> Callable[..., Any]:
-    import deepfits
-
-    return getattr(deepfits, name)
-
-
-def _run(config: RunConfig, progress: Progress) -> Path:
+def _run(config: RunFile, progress: Progress) -> Path:
     out, sections = config.out, config.sections
     start = time.monotonic()
     write_json(out / "config.json", config.to_json())
@@ -216,8 +234,8 @@ def _run(config: RunConfig, progress: Progress) -> Path:
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
-        arguments = {k: v for k, v in sections[name].items() if k not in _EXTRA_KEYS.get(name, set())}
-        result = _stage(name)(*inputs, **{**arguments, **more}, progress=progress)
+        given = {k: v for k, v in sections[name].items() if k not in _EXTRA_KEYS.get(name, set())}
+        result = load(name)(*inputs, **{**given, **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result
@@ -246,13 +264,13 @@ def _run(config: RunConfig, progress: Progress) -> Path:
 
 
 def _options_of(mode: str) -> dict[str, bool]:
-    """Fits for figures and comparison alone: no errors, and from random starts held-out objects alone."""
+    """Fits for figures and comparison alone: no errors, from random starts, of held-out objects alone."""
     if mode == "both":
         return {}
     return {"uncertainty": False, "held_out_only": mode == "optimise"}
 
 
-def _labels(config: RunConfig) -> Path | None:
+def _labels(config: RunFile) -> Path | None:
     """Return the table of redshifts: the file's, else a simulated sky's truth, else none."""
     section = config.sections.get("redshift")
     if section is not None and "labels" in section:

@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, read_json, remove_leftovers, write_json, writing
+from deepfits.files import remove_leftovers, write_json, writing
 from deepfits.photometry import ab_magnitude
-from deepfits.progress import Progress, Task, silent
+from deepfits.progress import Task
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 
 if TYPE_CHECKING:
     from deepfits.sky.from_catalogue import Given
@@ -23,42 +24,23 @@ if TYPE_CHECKING:
     from deepfits.sky.scene import Scene
     from deepfits.sky.surveys import SkySurvey
 
-SCHEMA_VERSION = 1
+FORMAT = 2
 CERTAIN = 4
 """The flag of a redshift beyond doubt, as VVDS, zCOSMOS and many others give it."""
 _GIVEN = 7  # number of the random stream for what a user's table does not have
 
 
-def simulate(
-    out: str | Path,
-    *,
-    survey: str | Path = "clauds-hsc",
-    size: int = 2000,
-    num_patches: int = 1,
-    seed: int = 1,
-    catalogue: str | Path | None = None,
-    columns: Sequence[str] | None = None,
-    where: Sequence[str] | None = None,
-    layout: str = "plain",
-    defects: bool = True,
-    exposures: int = 0,
-    workers: int | None = None,
-    device: str = "cpu",
-    progress: Progress = silent,
-) -> Path:
-    """Simulate a sky: coadds with weights and world coordinates, and the truth about every object.
-
-    Writes ``sky.json``, ``truth.parquet``, and ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits`` (the
-    inverse variance of each pixel, in the file's own unit; 0 where a pixel is bad); with several patches
-    these stand in directories ``patch-00``, ``patch-01`` and so on. Running it again makes only what is
-    missing.
+@dataclass(frozen=True)
+class SimulateConfig(Common):
+    """What `simulate` takes.
 
     Parameters
     ----------
     out
         Directory to write.
     survey
-        ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file (see the page on the simulated sky).
+        Which survey to imitate: ``clauds-hsc``, ``sdss-like``, ``rubin-like``, or a TOML file (see the page
+        on the simulated sky).
     size
         Side of a patch in pixels.
     num_patches
@@ -75,18 +57,45 @@ def simulate(
     where
         Draw the rows of the table that satisfy these: ``["cc >= 3"]``.
     layout
-        ``plain``, or ``hsc`` for files as the HSC pipeline writes them.
+        ``"plain"``, or ``"hsc"`` for files as the HSC pipeline writes them.
     defects
         Saturated stars, bad columns, gaps and satellites' trails.
     exposures
-        Besides the coadds, this many exposures in each band: dithered, rotated, each with its own seeing and
-        zero point, in ``exposures/<band>/``.
+        Besides the coadds, this many exposures in each band, to try `stack` on: dithered, rotated, each with
+        its own seeing and zero point, in ``exposures/<band>/``.
     workers
-        Threads that draw at the same time; as many as there are cores when None.
+        Threads that draw at the same time; as many as there are cores by default.
     device
-        Where PyTorch draws: ``cpu``, ``cuda``.
-    progress
-        See `deepfits.progress`.
+        Where PyTorch draws: ``"cpu"``, ``"cuda"``.
+    """
+
+    out: str | Path
+    _: KW_ONLY
+    survey: str | Path = "clauds-hsc"
+    size: int = 2000
+    num_patches: int = 1
+    seed: int = 1
+    catalogue: Annotated[str | Path | None, INPUT] = None
+    columns: Sequence[str] | None = None
+    where: Sequence[str] | None = None
+    layout: Literal["plain", "hsc"] = "plain"
+    defects: bool = True
+    exposures: int = 0
+    workers: Annotated[int | None, NEUTRAL] = None
+    device: Annotated[str, NEUTRAL] = "cpu"
+
+
+@stage(SimulateConfig)
+def simulate(config: SimulateConfig) -> Path:
+    """Simulate a sky: coadds with weights and world coordinates, and the truth about every object.
+
+    The population, its spectra and its noise follow published laws, so that redshifts can be recovered only
+    as far as nature allows.
+
+    Writes ``sky.json``, ``truth.parquet``, and ``coadd-<band>.fits`` with ``coadd-<band>.weight.fits`` (the
+    inverse variance of each pixel, in the file's own unit; 0 where a pixel is bad); with several patches
+    these stand in directories ``patch-00``, ``patch-01`` and so on. Running it again makes only what is
+    missing.
 
     Returns
     -------
@@ -97,87 +106,76 @@ def simulate(
     ------
     InputError
         A value out of range, a table that lacks what is needed, or another sky is there already.
+
+    Examples
+    --------
+    `deepfits simulate sky --size 1000`
+
+    Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
     from deepfits.sky.layouts import LAYOUTS, open_patch, patch_files
     from deepfits.sky.population import PopulationLaws
     from deepfits.sky.scene import make_scene, strips
     from deepfits.sky.surveys import find_survey
 
-    out = Path(out)
-    config = find_survey(survey)
-    _check_arguments(size, num_patches, seed, workers, exposures)
-    if layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
-    given = None
-    if catalogue is not None:
-        given, num_patches = _read_given(catalogue, columns, where, config, size, num_patches, seed)
-    elif columns or where:
+    survey = find_survey(config.survey)
+    _check_arguments(config)
+    if config.layout not in LAYOUTS:
+        raise InputError(f"layout {config.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
+    given, num_patches = None, config.num_patches
+    if config.catalogue is not None:
+        given, num_patches = _read_given(config, survey)
+    elif config.columns or config.where:
         raise InputError("columns and where choose from a table: give catalogue too")
-    settings: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "survey": config.to_json(),
-        "size": size,
-        "num_patches": num_patches,
-        "seed": seed,
-        "layout": layout,
-        "defects": defects,
-        "exposures": exposures,
-        "catalogue": None,
-        "laws": asdict(PopulationLaws()),
-    }
-    if given is not None:
-        settings["catalogue"] = {
-            "fingerprint": fingerprint(catalogue),  # type: ignore[arg-type]
-            "columns": sorted(columns or ()),
-            "where": sorted(where or ()),
-            "objects": len(given),
-            "left_out": given.left_out,
-        }
-    _claim(out, settings)
+    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(PopulationLaws())}
+    size, exposures, alone = config.size, config.exposures, num_patches == 1
     tables = []
-    each = len(strips(size)) * (1 + exposures * len(config.bands))
-    with progress("simulate", total=num_patches * each, unit="strips") as task, _one_torch_thread():
+    each = len(strips(size)) * (1 + exposures * len(survey.bands))
+    with (
+        claim(config, name="simulate", version=FORMAT, settings=resolved) as results,
+        config.progress("simulate", total=num_patches * each, unit="strips") as task,
+        _one_torch_thread(),
+    ):
+        out = results.path
+        write_json(out / "sky.json", _description(results.content, given))
         for patch in range(num_patches):
-            files = patch_files(out, layout, config.bands, patch, alone=num_patches == 1)
-            table = _objects(config, size, seed, patch, given)
-            scene = make_scene(config, size, seed, patch, table, defects=defects)
+            files = patch_files(out, config.layout, survey.bands, patch, alone=alone)
+            table = _objects(survey, size, config.seed, patch, given)
+            scene = make_scene(survey, size, config.seed, patch, table, defects=config.defects)
             tables.append(_truth(table, scene, files.name))
             if all(path.exists() for path in files.paths):
                 task.advance(len(strips(size)), "is there")
             else:
                 remove_leftovers(files.paths[0].parent)
-                with open_patch(out, layout, scene, alone=num_patches == 1) as write:
-                    _draw(scene, write, workers, device, task)
-            _draw_exposures(out, scene, table, exposures, workers, device, task)
-    _write_truth(out / "truth.parquet", tables)
+                with open_patch(out, config.layout, scene, alone=alone) as write:
+                    _draw(scene, write, config, task)
+            _draw_exposures(out, scene, table, config, task)
+        _write_truth(out / "truth.parquet", tables)
     return out
 
 
-def _check_arguments(size: int, num_patches: int, seed: int, workers: int | None, exposures: int) -> None:
-    for name, value, low, high in (
-        ("size", size, 64, 30000),
-        ("num_patches", num_patches, 1, 1000),
-        ("seed", seed, 0, 2**31 - 1),
-        ("workers", 1 if workers is None else workers, 1, 1024),
-        ("exposures", exposures, 0, 100),
+def _check_arguments(config: SimulateConfig) -> None:
+    for name, low, high in (
+        ("size", 64, 30000),
+        ("num_patches", 1, 1000),
+        ("seed", 0, 2**31 - 1),
+        ("workers", 1, 1024),
+        ("exposures", 0, 100),
     ):
-        if not low <= value <= high:
+        value = getattr(config, name)
+        if value is not None and not low <= value <= high:
             raise InputError(f"{name} must lie in {low} to {high}, not {value}")
 
 
-def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Write down what this sky is, or check that the one in the directory is the same."""
-    path = out / "sky.json"
-    if path.exists():
-        there = read_json(path, what="description of a simulated sky")
-        for key, value in settings.items():
-            if there.get(key) != value:
-                raise InputError(
-                    f"{path}: a sky with another {key} is there already; choose another directory, or remove "
-                    f"{out} to start anew"
-                )
-        return
-    write_json(path, settings)
+def _description(record: dict[str, Any], given: Given | None) -> dict[str, Any]:
+    """Say what a sky is, for ``sky.json``."""
+    catalogue = None
+    if given is not None:
+        used = {name: record["settings"][name] for name in ("columns", "where")}
+        counts = {"objects": len(given), "left_out": given.left_out}
+        catalogue = {"contents": record["inputs"]["catalogue"], **used, **counts}
+    chosen = {k: v for k, v in record["settings"].items() if k not in ("columns", "where")}
+    return {"schema_version": FORMAT, **chosen, "catalogue": catalogue}
 
 
 @contextmanager
@@ -193,30 +191,23 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read_given(
-    path: str | Path,
-    columns: Sequence[str] | None,
-    where: Sequence[str] | None,
-    survey: SkySurvey,
-    size: int,
-    num_patches: int,
-    seed: int,
-) -> tuple[Given, int]:
+def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[Given, int]:
     """Read a user's table; return its objects, and how many patches they need."""
     from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
     from deepfits.tables import matches_conditions, read_table
 
+    path, size, where = Path(str(config.catalogue)), config.size, list(config.where or ())
     table = read_table(path, what="catalogue")
-    keep = matches_conditions(table, list(where or ()), path)
+    keep = matches_conditions(table, where, path)
     if not keep.any():
-        raise InputError(f"{path}: no row satisfies {' and '.join(where or ())}")
+        raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
     table = {name: column[keep] for name, column in table.items()}
-    found = resolve_columns(list(table), survey, parse_columns(columns), path)
-    given = from_table(table, found, survey, np.random.default_rng((seed, 0, _GIVEN)), path)
+    found = resolve_columns(list(table), survey, parse_columns(config.columns), path)
+    given = from_table(table, found, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
     per_patch = objects_per_patch(size)
     if per_patch == 0:
         raise InputError(f"size {size} is too small for a patch of given objects; choose 200 or more")
-    return given, max(num_patches, -(-len(given) // per_patch))
+    return given, max(config.num_patches, -(-len(given) // per_patch))
 
 
 def _objects(
@@ -235,14 +226,14 @@ def _objects(
     return table
 
 
-def _draw(scene: Scene, write: Writer, workers: int | None, device: str, task: Task) -> None:
+def _draw(scene: Scene, write: Writer, config: SimulateConfig, task: Task) -> None:
     """Draw all strips of a scene, several at a time."""
     from deepfits.sky.scene import draw_strip, strips
 
     def one(rows: tuple[int, int]) -> None:
-        write(rows[0], *draw_strip(scene, rows, device))
+        write(rows[0], *draw_strip(scene, rows, config.device))
 
-    number = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
+    number = config.workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
     with ThreadPoolExecutor(number) as pool:
         futures = [pool.submit(one, rows) for rows in strips(scene.size)]
         try:
@@ -258,14 +249,13 @@ def _draw_exposures(
     out: Path,
     scene: Scene,
     table: dict[str, np.ndarray],
-    number: int,
-    workers: int | None,
-    device: str,
+    config: SimulateConfig,
     task: Task,
 ) -> None:
     from deepfits.sky.exposures import exposure_paths, make_exposure, open_exposure
     from deepfits.sky.scene import strips
 
+    number = config.exposures
     for index in range(len(scene.survey.bands)):
         for exposure in range(number):
             paths = exposure_paths(out, scene, index, exposure)
@@ -274,7 +264,7 @@ def _draw_exposures(
                 continue
             one = make_exposure(scene, table, index, exposure, number)
             with open_exposure(paths, one) as write:
-                _draw(one, write, workers, device, task)
+                _draw(one, write, config, task)
 
 
 def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, np.ndarray]:

@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from deepfits.errors import InputError
+from deepfits.files import contents_of, read_json, write_json
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.progress import Progress, silent
+from deepfits.progress import Progress
+from deepfits.stages.parameters import Images, Reading
+from deepfits.stages.stage import INPUT, claim, stage
 
 # Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
 
 
-def stack(
-    images: str | Path | list[str],
-    out: str | Path,
-    *,
-    bands: list[str] | None = None,
-    method: str = "clipped",
-    clip: float = 4.0,
-    register: str = "report",
-    grid: str | Path | None = None,
-    pixel_scale: float | None = None,
-    subtract_level: bool = True,
-    zero_point: list[str] | float | dict[str, float] | None = None,
-    bad_planes: list[str] | None = None,
-    mask_polarity: str | None = None,
-    weight_scale: str = "auto",
-    progress: Progress = silent,
-) -> Path:
-    """Stack the exposures of each band onto one grid: ``coadd-<band>.fits`` and ``coadd-<band>.weight.fits``.
+FORMAT = 2
+REPORT = "stack.json"
 
-    The coadds are in nJy, aligned with each other to the pixel, with inverse variances as weights.
-    ``stack.json`` beside them says of each exposure its residual shift against the others, its sky level and
-    how much of it was rejected. A band that is there already, made in the same way, is kept.
+
+@dataclass(frozen=True)
+class StackConfig(Reading):
+    """What `stack` takes.
 
     Parameters
     ----------
@@ -43,23 +32,39 @@ def stack(
         Exposures: a directory, FITS files, or ``band=path``.
     out
         Directory for the coadds.
-    bands
-        Bands to stack; all by default.
     method
-        ``clipped`` (weighted mean without outliers), ``mean`` or ``median``.
+        ``"clipped"`` (weighted mean without outliers), ``"mean"`` or ``"median"``.
     clip
         Outliers lie more than this many standard deviations (and three tenths) off the median.
     register
-        What to do about residual shifts between exposures, measured on matched sources: ``report``,
-        ``apply`` (take them out too) or ``none``.
+        What to do about residual shifts between exposures, measured on matched sources: ``"report"``,
+        ``"apply"`` (take them out too) or ``"none"``.
     grid
         A FITS image whose grid is used; by default the smallest one, north up, that holds everything.
     pixel_scale
-        Of the default grid, arcseconds; that of the finest exposure when None.
+        Of the default grid, arcseconds; that of the finest exposure by default.
     subtract_level
         Take the median sky level off each exposure.
-    zero_point, bad_planes, mask_polarity, weight_scale
-        As in `detect`.
+    """
+
+    images: Annotated[Images, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    method: Literal["clipped", "mean", "median"] = "clipped"
+    clip: float = 4.0
+    register: Literal["report", "apply", "none"] = "report"
+    grid: Annotated[str | Path | None, INPUT] = None
+    pixel_scale: float | None = None
+    subtract_level: bool = True
+
+
+@stage(StackConfig)
+def stack(config: StackConfig) -> Path:
+    """Stack the exposures of each band onto one grid: ``coadd-<band>.fits`` and ``coadd-<band>.weight.fits``.
+
+    The coadds are in nJy, aligned with each other to the pixel, with inverse variances as weights.
+    ``stack.json`` beside them says of each exposure its residual shift against the others, its sky level and
+    how much of it was rejected. A band that is there already is kept.
 
     Returns
     -------
@@ -70,6 +75,10 @@ def stack(
     ------
     InputError
         Exposures that cannot be stacked, or other coadds there already.
+
+    Examples
+    --------
+    `deepfits stack exposures/ --out coadds`
     """
     from deepfits.photometry import reference_band
     from deepfits.survey.bands import sort_bands
@@ -78,46 +87,41 @@ def stack(
     from deepfits.survey.stacking import METHODS, common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
-    if method not in METHODS:
-        raise InputError(f"method: {method!r}; choose one of {', '.join(METHODS)}")
-    if register not in ("report", "apply", "none"):
-        raise InputError(f"register: {register!r}; choose report, apply or none")
-    out = Path(out)
-    exposures = find_exposures(images, bands=bands)
+    if config.method not in METHODS:
+        raise InputError(f"method: {config.method!r}; choose one of {', '.join(METHODS)}")
+    if config.register not in ("report", "apply", "none"):
+        raise InputError(f"register: {config.register!r}; choose report, apply or none")
+    exposures = find_exposures(config.images, bands=config.bands)
     options = ReadOptions(
-        zero_point=parse_per_band(zero_point, "zero_point"),
-        bad_planes=tuple(bad_planes) if bad_planes is not None else BAD_MASK_PLANES,
-        mask_polarity=mask_polarity,
-        weight_scale=weight_scale,
+        zero_point=parse_per_band(config.zero_point, "zero_point"),
+        bad_planes=BAD_MASK_PLANES if config.bad_planes is None else tuple(config.bad_planes),
+        mask_polarity=config.mask_polarity,
+        weight_scale=config.weight_scale,
     )
-    settings = {
-        "files": {b: [[s.path.name, s.path.stat().st_size] for s in found] for b, found in exposures.items()},
-        "method": method,
-        "clip": clip,
-        "register": register,
-        "grid": str(grid) if grid is not None else None,
-        "pixel_scale": pixel_scale,
-        "subtract_level": subtract_level,
-        "zero_point": dict(options.zero_point),
-        "weight_scale": weight_scale,
+    files = {
+        f"{band}/{source.path.name}": path
+        for band, found in exposures.items()
+        for source in found
+        for path in (source.path, *(p for p, _ in source.companions))
     }
-    report = _earlier(out, settings)
-    if all(_is_there(out, band) and band in report for band in exposures):
-        return out
-    with ExitStack() as opened:
+    inputs = {"images": contents_of(files)}
+    with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:
+        out = results.path
+        report = _earlier(out)
+        if all(_is_there(out, band) and band in report for band in exposures):
+            return out
         planes = {b: [open_plane(s, options, opened) for s in found] for b, found in exposures.items()}
         every = [plane for found in planes.values() for plane in found]
-        target = _grid_of(grid) if grid is not None else common_grid(every, pixel_scale)
-        shifts = (
-            _registrations(planes, target, reference_band(sort_bands(planes)), progress)
-            if register != "none"
-            else {}
-        )
+        grid = config.grid
+        target = _grid_of(grid) if grid is not None else common_grid(every, config.pixel_scale)
+        shifts = {}
+        if config.register != "none":
+            shifts = _registrations(planes, target, reference_band(sort_bands(planes)), config.progress)
         for band, found in planes.items():
             if _is_there(out, band) and band in report:
                 continue
-            report[band] = _one_band(band, found, target, shifts, settings, out, progress)
-            _write_report(out, settings, report)
+            report[band] = _one_band(band, found, target, shifts, config, out)
+            write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
 
 
@@ -125,29 +129,11 @@ def _is_there(out: Path, band: str) -> bool:
     return all((out / f"coadd-{band}{end}.fits").exists() for end in ("", ".weight"))
 
 
-def _earlier(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what an earlier run with the same settings reported."""
-    from deepfits.files import read_json
-
-    path = out / "stack.json"
-    if not path.exists():
-        if any(out.glob("coadd-*.fits")):
-            raise InputError(f"{out}: holds coadds of another origin; name another directory")
-        return {}
-    content = read_json(path, what="stacking report")
-    if content.get("settings") != settings:
-        raise InputError(
-            f"{out}: coadds made of other exposures or with other settings are there already; remove them or "
-            "name another directory"
-        )
-    bands = content.get("bands", {})
+def _earlier(out: Path) -> dict[str, Any]:
+    """Return what an earlier run reported of the bands that it finished."""
+    path = out / REPORT
+    bands = read_json(path, what="stacking report").get("bands", {}) if path.exists() else {}
     return dict(bands) if isinstance(bands, dict) else {}
-
-
-def _write_report(out: Path, settings: dict[str, Any], report: dict[str, Any]) -> None:
-    from deepfits.files import write_json
-
-    write_json(out / "stack.json", {"settings": settings, "bands": report})
 
 
 def _grid_of(path: str | Path) -> Any:
@@ -191,9 +177,8 @@ def _one_band(
     found: list[Any],
     target: Any,
     shifts: dict[Any, Any],
-    settings: dict[str, Any],
+    config: StackConfig,
     out: Path,
-    progress: Progress,
 ) -> dict[str, Any]:
     """Stack one band strip by strip, and write coadd and weights."""
     import numpy as np
@@ -201,22 +186,22 @@ def _one_band(
     from deepfits.survey.grids import AlignedPlane
     from deepfits.survey.stacking import stack_strip
 
-    apply = settings["register"] == "apply"
+    apply = config.register == "apply"
     aligned, levels = [], []
     for plane in found:
         shift = shifts.get(plane)
         offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
         aligned.append(AlignedPlane(plane, target, offset))
-        levels.append(plane.noise.level if settings["subtract_level"] else 0.0)
+        levels.append(plane.noise.level if config.subtract_level else 0.0)
     image = np.zeros(target.shape, np.float32)
     weight = np.zeros(target.shape, np.float32)
     num_rejected = 0
-    with progress(f"stack {band}", total=target.shape[0], unit="rows") as task:
+    with config.progress(f"stack {band}", total=target.shape[0], unit="rows") as task:
         height = max(16, min(STRIP, STRIP_BYTES // (32 * len(aligned) * target.shape[1])))
         for start in range(0, target.shape[0], height):
             stop = min(start + height, target.shape[0])
             image[start:stop], weight[start:stop], rejected = stack_strip(
-                aligned, levels, start, stop, settings["method"], settings["clip"]
+                aligned, levels, start, stop, config.method, config.clip
             )
             num_rejected += int(rejected.sum())
             task.advance(stop - start)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from deepfits.progress import Progress, silent
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,30 +20,12 @@ if TYPE_CHECKING:
 FIT_STEPS = 40
 
 
-def train(
-    store: str | Path,
-    out: str | Path,
-    *,
-    recipe: str = "small",
-    steps: int | None = None,
-    max_time: float | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    embedder_only: str | Path | None = None,
-    device: str = "auto",
-    num_devices: int = 1,
-    num_nodes: int = 1,
-    precision: str = "float32",
-    compile: bool = False,
-    channels_last: bool = False,
-    tensorboard: bool = True,
-    tracker: str | None = None,
-    progress: Progress = silent,
-) -> Path:
-    """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.2).
+FORMAT = 2
 
-    Running it again goes on from the last checkpoint, or returns at once when the model is finished.
+
+@dataclass(frozen=True)
+class TrainConfig(Common):
+    """What `train` takes.
 
     Parameters
     ----------
@@ -50,7 +34,8 @@ def train(
     out
         The model's directory: ``model.json``, ``weights.safetensors``, ``metrics.jsonl``, ``checkpoints/``.
     recipe
-        ``paper``, ``small`` or ``tiny``: see `deepfits.recipes`.
+        ``"paper"`` (64 latents, 1024 channels), ``"small"`` (an hour on a CPU) or ``"tiny"`` (minutes): see
+        `deepfits.recipes`.
     steps
         Number of steps, in place of the recipe's.
     max_time
@@ -58,7 +43,7 @@ def train(
     seed
         Decides the networks' start, the order of the images, and every draw.
     threads
-        Processor threads for PyTorch; None leaves its own choice.
+        Processor threads for PyTorch; its own choice by default.
     options
         Fields of the recipe's configurations of model and training to replace, such as ``{"ema": 0.99}``.
     embedder_only
@@ -68,15 +53,44 @@ def train(
     num_devices, num_nodes
         Several devices share each batch, through Lightning Fabric.
     precision
-        ``"float32"``, ``"tf32"`` or ``"bf16"``.
+        ``"float32"``, ``"tf32"`` or ``"bf16"``, where the device has it.
     compile, channels_last
         For speed, where the hardware likes it.
     tensorboard
         Write curves to ``tensorboard/``, if TensorBoard is installed.
     tracker
         ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
-    progress
-        Where to tell how far it is.
+    partial
+        Take a store that is not finished.
+    """
+
+    store: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
+    recipe: str = "small"
+    steps: int | None = None
+    max_time: Annotated[float | None, NEUTRAL] = None
+    seed: int = 0
+    threads: Annotated[int | None, NEUTRAL] = None
+    options: Mapping[str, Any] | None = None
+    embedder_only: Annotated[str | Path | None, INPUT] = None
+    device: Annotated[str, NEUTRAL] = "auto"
+    num_devices: Annotated[int, NEUTRAL] = 1
+    num_nodes: Annotated[int, NEUTRAL] = 1
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    compile: Annotated[bool, NEUTRAL] = False
+    channels_last: Annotated[bool, NEUTRAL] = False
+    tensorboard: Annotated[bool, NEUTRAL] = True
+    tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
+    partial: Annotated[bool, NEUTRAL] = False
+
+
+@stage(TrainConfig)
+def train(config: TrainConfig) -> Path:
+    """Train generator, discriminator and embedder on the cutouts of a store (M19 §2.1, §2.2).
+
+    Held-out objects are never trained on. Running it again goes on from the last checkpoint, or returns at
+    once when the model is finished.
 
     Returns
     -------
@@ -86,44 +100,53 @@ def train(
     Raises
     ------
     InputError
-        Nothing to train on, an impossible configuration, or a model of other settings in `out`.
+        Nothing to train on, an impossible configuration, a store that is not finished, or a model of other
+        settings in `out`.
     NonFiniteLossError
         A loss was not finite; the message names the step and the last good checkpoint.
 
     Examples
     --------
-    >>> train("run/cutouts", "run/model", recipe="tiny")  # doctest: +SKIP
+    `deepfits train run/cutouts --out run/model --recipe tiny`
+
+    One setting of the recipe: `deepfits train run/cutouts --out run/model --options.width 256`
     """
     from deepfits.recipes import recipe as get_recipe
     from deepfits.recipes import replace
     from deepfits.training.engine import EngineConfig
     from deepfits.training.session import Plan, Session
 
-    chosen = replace(get_recipe(recipe), options or {})
-    if steps is not None:
-        chosen = dataclasses.replace(chosen, training=dataclasses.replace(chosen.training, steps=steps))
-    plan = Plan(
-        store=Path(store),
-        out=Path(out),
+    chosen = replace(get_recipe(config.recipe), config.options or {})
+    if config.steps is not None:
+        chosen = dataclasses.replace(
+            chosen, training=dataclasses.replace(chosen.training, steps=config.steps)
+        )
+    plan = part_of(
+        config,
+        Plan,
+        store=Path(config.store),
+        out=Path(config.out),
         model=chosen.model,
         training=chosen.training,
-        name=recipe,
-        seed=seed,
-        engine=EngineConfig(
-            device=device,
-            num_devices=num_devices,
-            num_nodes=num_nodes,
-            precision=precision,
-            compile=compile,
-            channels_last=channels_last,
-        ),
-        threads=threads,
-        embedder_only=embedder_only,
-        tensorboard=tensorboard,
-        tracker=tracker,
+        name=config.recipe,
+        engine=part_of(config, EngineConfig),
         fit=_fit,
     )
-    return Session(plan).run(max_time=max_time, progress=progress)
+    session = Session(plan)
+    if _rank():  # one process of several claims the directory
+        return session.run(max_time=config.max_time, progress=config.progress)
+    inputs = {"embedder_only": session.base.fingerprint if session.base else None}
+    settings = {"training": chosen.training.to_json(), "model": chosen.model.to_json()}
+    with claim(config, name="train", version=FORMAT, inputs=inputs, settings=settings) as results:
+        session.run(max_time=config.max_time, progress=config.progress)
+    return results.path
+
+
+def _rank() -> int:
+    """Return the number of this process, where Lightning, torchrun or SLURM have started several."""
+    return int(
+        next((os.environ[name] for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID") if os.environ.get(name)), 0)
+    )
 
 
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor) -> Tensor:

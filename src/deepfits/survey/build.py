@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, ShardsFailedError
-from deepfits.files import read_json, remove_leftovers
+from deepfits.files import remove_leftovers
 from deepfits.observation import NUM_GAUSSIANS
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, spread_over
@@ -41,6 +41,7 @@ from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
     create_store,
+    read_info,
     shard_catalogue,
     shard_identities,
     shard_name,
@@ -78,11 +79,9 @@ class StorePlan:
 
     def settings(self) -> dict[str, Any]:
         """Return what the shards depend on."""
-        status = self.catalogue_path.stat()
         return self.images.settings() | {
             "size": self.size,
             "shard_size": self.shard_size,
-            "catalogue": [self.catalogue_path.name, status.st_size],
             **({"keep_duplicates": True} if self.keep_duplicates else {}),
             **({"psf": dict(self.psf)} if self.psf else {}),
         }
@@ -115,7 +114,7 @@ def build_store(
     ShardsFailedError
         Images turned out damaged; all other shards are done.
     """
-    there = _settled(plan, out)
+    there = read_info(out) if (out / "store.json").exists() else None
     columns, num_duplicates = _without_duplicates(plan, columns, info)
     with closing(OpenFields(plan.images)) as fields:
         tasks, outside = plan_shards(plan, columns, info, fields)
@@ -273,20 +272,6 @@ def _run_job(job: _Job) -> list[Outcome]:
     with closing(OpenFields(job.plan.images)) as fields:
         process = partial(_cut_and_write, fields, job.columns, job.plan, job.info, job.out)
         return [attempt(process, shard, lambda number: None) for shard in job.shards]
-
-
-def _settled(plan: StorePlan, out: Path) -> StoreInfo | None:
-    """Return the description of the store that is there, when it is the one to go on with."""
-    path = out / "store.json"
-    if not path.exists():
-        return None
-    there = StoreInfo.from_json(read_json(path, what="store description"), path)
-    if there.extra.get("settings") != plan.settings():
-        raise InputError(
-            f"{out}: a store made with other images, catalogue or settings is there already; remove it or "
-            "choose another directory"
-        )
-    return there
 
 
 def plan_shards(

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, read_json, remove_leftovers
+from deepfits.files import remove_leftovers
 from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
@@ -19,7 +18,6 @@ from deepfits.survey.build import holds_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
-from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
@@ -42,21 +40,7 @@ def ingest(
     The columns of a catalogue with the same identities go into the store too.
     """
     description = read_description(description_path)
-    data = description.path
-    settings: dict[str, Any] = {
-        "description": fingerprint(description.where),
-        "bytes": data.stat().st_size if data.is_file() else _bytes_in(data),
-        "size": size,
-        "shard_size": shard_size,
-    }
-    if catalogue is not None:
-        settings["catalogue"] = fingerprint(catalogue)
-    there = out / "store.json"
-    if (
-        there.exists()
-        and read_json(there, what="store description").get("extra", {}).get("settings") != settings
-    ):
-        raise InputError(f"{out}: another store is there already; remove it or choose another directory")
+    settings = {"size": size, "shard_size": shard_size}
     with open_cutouts(description) as found:
         for text in found.remarks:
             if text.startswith(WARNING):
@@ -128,12 +112,6 @@ def _rows_of(wanted: np.ndarray, identity: np.ndarray, path: Path) -> np.ndarray
             "catalogue out"
         )
     return np.asarray(rows)
-
-
-def _bytes_in(directory: Path) -> list[int]:
-    """Return how many FITS files there are in a directory and below, and how large they are together."""
-    sizes = [p.stat().st_size for p in directory.rglob("*") if is_fits_name(p)] if directory.is_dir() else []
-    return [len(sizes), sum(sizes)]
 
 
 def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, advance: Advance) -> None:

@@ -72,7 +72,7 @@ def inspect_cutouts(path: Path, findings: Findings) -> None:
                 named = tuple(math.nan if p is None else float(p) for p in each)
                 _inspect(_of_foreign(path.stem, found, named), findings)
     except InputError as error:
-        findings.warnings.append(str(error))
+        findings.refuse(error)
 
 
 def _of_store(path: Path, findings: Findings) -> _Sample:
@@ -204,7 +204,7 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     try:
         columns = read_catalogue(path)
     except InputError as error:
-        findings.warnings.append(str(error))
+        findings.refuse(error)
         return
     number, places = len(columns["object_id"]), []
     for name in ("ra", "dec", "x", "y"):

@@ -62,6 +62,12 @@ class Findings:
     rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    is_fatal: bool = False
+
+    def refuse(self, error: InputError) -> None:
+        """Note what makes images or cutouts unusable: `deepfits check` then ends with status 1."""
+        self.warnings.append(str(error))
+        self.is_fatal = True
 
     def __str__(self) -> str:
         return "\n".join(
@@ -128,7 +134,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
             with open_planes({band: source}, images.options):
                 usable[band] = source
         except InputError as error:
-            findings.warnings.append(str(error))
+            findings.refuse(error)
     if not usable:
         return
     try:
@@ -136,7 +142,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
             one = Field(sources.name, dict(planes), reference_band(sort_bands(usable)))
             _inspect_open(one, dict(planes), findings)
     except InputError as error:
-        findings.warnings.append(str(error))
+        findings.refuse(error)
 
 
 def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> None:

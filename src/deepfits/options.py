@@ -1,0 +1,180 @@
+"""From a stage's signature and docstring to the options of a command.
+
+A parameter is stated once, in the stage's configuration. Here is only how it is written on a command line:
+``object_ids`` is ``--object-ids`` or ``--object-id``, lists are repeated or separated by commas, mappings are
+``name=value``.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import functools
+import inspect
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from deepfits.errors import InputError
+
+DECIDED_HERE = {"progress", "threads", "num_threads"}
+# Conditions and paths may hold commas.
+NOT_SPLIT = {"images", "select", "train_select", "where"}
+REPEATED = {"bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes"}
+MORE_NAMES = {
+    "out": ["-o"],
+    "bands": ["-b"],
+    "catalogue": ["-c"],
+    "methods": ["-m"],
+    "method": ["-m"],
+    "label_column": ["--target"],
+    "options": ["--set"],
+}
+OFF = {"subtract_level": ["--keep-level"], "held_out_only": ["--all"]}
+MAPPINGS = (dict, collections.abc.Mapping)
+
+
+def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return what a command takes, positions first, as cyclopts reads it."""
+    signature, hints = inspect.signature(stage), get_type_hints(stage, include_extras=True)
+    said, groups = documentation(stage)[1], _groups(stage)
+    shown: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        name = parameter.name
+        if name in DECIDED_HERE or parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
+        kind, converter = _type(name, hints[name])
+        off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
+        about = Parameter(
+            name=option_names(name),
+            negative=off if kind in (bool, bool | None) else (),
+            help=said.get(name, ""),
+            converter=converter,
+            consume_multiple=False,
+            show_default=parameter.default not in (None, (), ""),
+            **({"group": groups[name]} if name in groups else {}),
+        )
+        place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
+        shown.append(parameter.replace(annotation=Annotated[kind, about], kind=place))
+    if "options" not in signature.parameters:
+        more = Annotated[list[str] | None, Parameter(name="--set", show=False)]
+        shown.append(inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more))
+    return sorted(
+        shown, key=lambda one: (one.kind, one.kind is one.KEYWORD_ONLY and one.default is not one.empty)
+    )
+
+
+def option_names(name: str) -> list[str]:
+    """Return an option's names: ``--bands`` is ``--band`` too, which reads better where it is repeated."""
+    names = [name]
+    if name in REPEATED:
+        names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
+    return [*(f"--{one.replace('_', '-')}" for one in names), *MORE_NAMES.get(name, [])]
+
+
+def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
+    """Return the type that stands on a command line for one of Python, and how it is read from text."""
+    kinds = [one for one in _alternatives(hint) if one is not NoneType]
+    optional = None if NoneType in _alternatives(hint) else ...
+    if len(kinds) == 1 and get_origin(kinds[0]) in MAPPINGS:
+        return list[str] | None, None
+    lists = [one for one in kinds if get_origin(one) in (list, tuple, collections.abc.Sequence)]
+    if lists:
+        inner = get_args(lists[0])[0]
+        kind: Any = list[inner if inner in (int, float) or get_origin(inner) is Literal else str]  # type: ignore[misc]
+        reads = None if name in NOT_SPLIT else functools.partial(_read_list, inner)
+        return (kind if optional is ... else kind | None), reads
+    kind = str if kinds[:1] == [str] or Path in kinds else kinds[0]
+    return (kind if optional is ... else kind | None), None
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return what a type hint allows, without marks, unions opened."""
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    is_union = get_origin(hint) not in (None, Literal, list, tuple, dict) and len(get_args(hint)) > 1
+    is_union = is_union and not (isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping))
+    return tuple(b for a in get_args(hint) for b in _alternatives(a)) if is_union else (hint,)
+
+
+def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
+    """Read a list: an option that is repeated, or holds commas."""
+    texts = [part for one in tokens for part in _split(one.value)]
+    return [inner(text) if inner in (int, float) else text for text in texts]
+
+
+def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``name=value`` pairs; the values as TOML has them, else as text."""
+    settings: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise InputError(f"{option} {one}: write it as name=value, for example {option} width=256")
+        try:
+            settings[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = value
+    return settings
+
+
+def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's arguments: mappings from ``name=value``, lists in ``--set`` from text."""
+    found = dict(given)
+    for name, hint in get_type_hints(stage).items():
+        kinds = [get_origin(one) for one in _alternatives(hint) if one is not NoneType]
+        if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(found.get(name), list):
+            found[name] = name_value(found[name], option_names(name)[0])
+        if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):
+            found[name] = _split(value)
+        elif name in more:
+            found[name] = value
+    return found
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas; brackets and quotes do no harm."""
+    parts = [one.strip().strip("'\"") for one in text.strip().strip("[]").split(",")]
+    return [one for one in parts if one]
+
+
+def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    """Return what a help page says at its head, and of each parameter, from a numpydoc docstring."""
+    text = inspect.getdoc(stage) or ""
+    head, examples, said = [], [], {}
+    section, names = "", []
+    lines = text.splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        if following and set(following) == {"-"}:
+            section, names = line, []
+        elif line and set(line) == {"-"}:
+            continue
+        elif section in ("", "Examples"):
+            (examples if section else head).append(line)
+        elif section == "Parameters" and line and not line.startswith(" "):
+            names = [name.strip() for name in line.split(",")]
+        elif section == "Parameters":
+            for name in names:
+                said[name] = f"{said.get(name, '')} {line.strip()}".strip()
+    about = "\n".join(head).strip()
+    if examples := "\n".join(examples).strip():  # type: ignore[assignment]
+        about += f"\n\n**Examples**\n\n{examples}"
+    return _shown(about), {name: _shown(words) for name, words in said.items()}
+
+
+def _groups(stage: Any) -> dict[str, Group]:
+    """Name the panel of each option that a group of the stages' parameters states."""
+    groups: dict[str, Group] = {}
+    for number, kind in enumerate(getattr(stage, "config", type).__mro__[1:-1]):
+        title = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
+        for name in inspect.get_annotations(kind):
+            groups.setdefault(name, Group(title, sort_key=number + 2))
+    return groups
+
+
+def _shown(text: str) -> str:
+    return re.sub(r'`"([^"`]*)"`', r"`\1`", text.replace("``", "`"))
