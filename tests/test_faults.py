@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 
 from deepfits.errors import InputError, explain, is_out_of_memory, no_space
 from deepfits.files import writing
+from deepfits.stages.fit import fit
+from scale_sky import make_model, make_store
 
 BIG = np.random.default_rng(1).normal(size=200_000)
 
@@ -115,6 +117,16 @@ def test_no_space_is_found_in_what_led_to_an_error():
 def test_what_a_person_can_mend_is_explained(error: Exception, line: str | None):
     found = explain(error)
     assert found is None if line is None else found is not None and found.startswith(line)
+
+
+def test_features_that_are_all_nan_are_no_result(tmp_path: Path):
+    model = make_model(tmp_path / "model")
+    store = make_store(tmp_path / "store", model, (3,))
+    with h5py.File(store / "shard-00000.h5", "r+") as file:
+        file["weight"][:] = 0
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"none of 3 objects has a fit \(.*3\); look at the weights"):
+            fit(store, tmp_path / "model", tmp_path / "features", num_steps=2, threads=1)
 
 
 OUT_OF_MEMORY = """

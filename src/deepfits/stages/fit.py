@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from deepfits.errors import InputError
 from deepfits.files import require_finished
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
@@ -162,9 +163,20 @@ def fit(config: FitConfig) -> Path:
         )
         if is_changed or not features.is_finished(results.path):
             summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
+            _require_a_fit(summary, results.path)
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
             features.finish(results.path, described, summary, provenance())
     return results.path
+
+
+def _require_a_fit(summary: Mapping[str, Any], out: Path) -> None:
+    """Refuse to call results finished that hold nothing but NaN."""
+    if summary["num_objects"] and summary["median_reduced_chi2"] is None:
+        how = ", ".join(f"{name}: {number}" for name, number in summary["status"].items())
+        raise InputError(
+            f"{out}: none of {summary['num_objects']} objects has a fit ({how}); look at the weights and the "
+            "fluxes of the cutouts (`deepfits check`), and whether the model was made for them"
+        )
 
 
 def summarise(directory: Path) -> dict[str, Any]:
