@@ -17,7 +17,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.redshifts import storage
-from deepfits.redshifts.features import Matrix, Recipe, Source
+from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import early_stopped
 
@@ -60,17 +60,15 @@ class Classifier:
 
     booster: Any
     names: tuple[str, ...]
-    recipe: Recipe
+    recipe: FeatureRecipe
     target: str
     about: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, source: Source) -> np.ndarray:
         """Return the probability of each class, ``(N, C)`` float64; each row sums to 1."""
-        found = self.booster.inplace_predict(self.recipe.make(source).values)
-        found = found.reshape(len(found), -1).astype(np.float64)
-        if found.shape[1] == 1:
-            found = np.hstack([1 - found, found])
-        return found / found.sum(axis=1, keepdims=True)
+        probability = self.booster.inplace_predict(self.recipe.make(source).values)
+        probability = probability.reshape(len(probability), -1).astype(np.float64)
+        return probability / probability.sum(axis=1, keepdims=True)
 
     def save(self, directory: str | Path) -> None:
         """Write ``classifier.json`` and what belongs to it; see `deepfits.redshifts.storage`."""
@@ -90,8 +88,8 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
     InputError
         One class alone, a class with too few objects to learn and to test, or far too many classes.
     """
-    found, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
-    names = tuple(found.tolist())
+    unique, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
+    names = tuple(unique.tolist())
     if len(names) == 1:
         raise InputError(f"{where}: all {len(label)} labels are {names[0]!r}; there is nothing to learn")
     if len(names) > MAX_CLASSES:
@@ -112,7 +110,7 @@ def train_classifier(
     features: Matrix,
     label: np.ndarray,
     names: Sequence[str],
-    recipe: Recipe,
+    recipe: FeatureRecipe,
     *,
     target: str,
     seed: int = 0,
@@ -177,22 +175,22 @@ def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
 
     Examples
     --------
-    >>> found = class_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
-    >>> found["accuracy"], found["auc"]
+    >>> metrics = class_metrics(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
+    >>> metrics["accuracy"], metrics["auc"]
     (1.0, 1.0)
     """
     guess, present = probability.argmax(axis=1), np.unique(label)
-    found, scores, areas = [], [], []
+    completeness, scores, areas = [], [], []
     for one in present:
         is_one, is_guess = label == one, guess == one
         hits = float((is_one & is_guess).sum())
-        found.append(hits / is_one.sum())
+        completeness.append(hits / is_one.sum())
         scores.append(2 * hits / (is_one.sum() + is_guess.sum()))
         if not is_one.all():
             areas.append(_area(probability[:, one], is_one))
     return {
         "accuracy": float((guess == label).mean()),
-        "balanced_accuracy": float(np.mean(found)),
+        "balanced_accuracy": float(np.mean(completeness)),
         "f1": float(np.mean(scores)),
         "auc": float(np.mean(areas)) if areas else float("nan"),
         "log_loss": float(-np.log(np.maximum(probability[np.arange(len(label)), label], 1e-12)).mean()),
@@ -230,8 +228,8 @@ def measured_classes(
         resampled.append(class_metrics(probability[rows], label[rows]))
     out: dict[str, dict[str, float | None]] = {}
     for name, value in values.items():
-        spread = np.array([one[name] for one in resampled])
-        error = float(np.nanstd(spread)) if np.isfinite(spread).any() else None
+        values_of = np.array([one[name] for one in resampled])
+        error = float(np.nanstd(values_of)) if np.isfinite(values_of).any() else None
         out[name] = {"value": float(value) if np.isfinite(value) else None, "error": error}
     return out
 

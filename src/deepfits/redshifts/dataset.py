@@ -75,16 +75,16 @@ def make_dataset(
     """
     usable = is_usable(features)
     columns = {name: values[usable] for name, values in features.items()}
-    found = match_labels(columns, labels, match=match, radius_arcsec=radius_arcsec)
-    columns = {name: values[found.rows] for name, values in columns.items()}
-    value = labels.value[found.label_rows]
+    pairs = match_labels(columns, labels, match=match, radius_arcsec=radius_arcsec)
+    columns = {name: values[pairs.rows] for name, values in columns.items()}
+    value = labels.value[pairs.label_rows]
     if np.ptp(value) == 0:
         raise InputError(
             f"{labels.where}: all {len(value)} matched labels are {value[0]:g}; "
             "there is nothing to learn from them"
         )
-    magnitude, magnitude_name = _reference_magnitude(columns, labels, found.label_rows)
-    known = {name: values[found.label_rows] for name, values in labels.columns.items()}
+    magnitude, magnitude_name = _reference_magnitude(columns, labels, pairs.label_rows)
+    known = {name: values[pairs.label_rows] for name, values in labels.columns.items()}
     split = split_objects(
         columns["object_id"],
         value,
@@ -97,11 +97,11 @@ def make_dataset(
         is_trainable=matches_conditions(known, train_select, labels.where) if train_select else None,
     )
     counts: dict[str, int | str] = {
-        **{f"labels_{name}": number for name, number in (labels.counts | found.counts).items()},
+        **{f"labels_{name}": number for name, number in (labels.counts | pairs.counts).items()},
         "objects": len(usable),
         "objects_without_finite_latent": int((~usable).sum()),
         "matched": len(value),
-        "matched_by": found.by,
+        "matched_by": pairs.by,
         "train": len(split.train),
         "validation": len(split.validation),
         "test": len(split.test),
@@ -112,7 +112,7 @@ def make_dataset(
         value=value,
         magnitude=magnitude,
         magnitude_name=magnitude_name,
-        separation_arcsec=found.separation_arcsec,
+        separation_arcsec=pairs.separation_arcsec,
         split=split,
         source=Source(columns=columns, bands=band_names(columns)),
         label_columns=known,

@@ -170,7 +170,7 @@ def check_available(name: str, available: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class FeatureRecipe:
     """How to make one feature set, the same for training objects and for any others.
 
     Attributes
@@ -189,7 +189,7 @@ class Recipe:
     softening: dict[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def learn(cls, name: str, source: Source) -> Recipe:
+    def learn(cls, name: str, source: Source) -> FeatureRecipe:
         """Make the recipe from the objects that are there.
 
         Raises
@@ -255,9 +255,9 @@ def band_names(columns: Columns) -> tuple[str, ...]:
     """Return the bands that the columns speak of, in their order."""
     for prefix in ("flux_model_", "chi2_", "amplitude_"):
         names = [name[len(prefix) :] for name in columns if name.startswith(prefix)]
-        found = [name for name in names if not name.startswith("err_")]
-        if found:
-            return tuple(found)
+        bands = tuple(name for name in names if not name.startswith("err_"))
+        if bands:
+            return bands
     return ()
 
 

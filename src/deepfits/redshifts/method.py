@@ -143,7 +143,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit(Generic[M]):
+class Trained(Generic[M]):
     """A trained method, its out-of-fold estimates where it has any, and figures for the table."""
 
     method: M
@@ -174,7 +174,7 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def fit(cls, training: Training) -> Fit[Self]:
+    def fit(cls, training: Training) -> Trained[Self]:
         """Learn from the objects whose labels may be learned from."""
 
     @abstractmethod

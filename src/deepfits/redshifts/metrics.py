@@ -79,9 +79,9 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, np.ndarray]:
     """Compute all metrics along the last axis: ``(R, N)`` to ``(R,)`` each."""
     error = z_phot - z_spec
     dz = delta_z(z_phot, z_spec)
-    spread = ((z_spec - z_spec.mean(-1, keepdims=True)) ** 2).sum(-1)
+    variance = ((z_spec - z_spec.mean(-1, keepdims=True)) ** 2).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        r2 = np.where(spread > 0, 1.0 - (error**2).sum(-1) / spread, np.nan)
+        r2 = np.where(variance > 0, 1.0 - (error**2).sum(-1) / variance, np.nan)
     q25, q50, q75 = np.quantile(dz, [0.25, 0.5, 0.75], axis=-1)
     sigma_mad = 1.4826 * np.median(np.abs(dz - q50[..., None]), axis=-1)
     sigma_iqr = (q75 - q25) / 1.349
@@ -117,10 +117,10 @@ def bootstrap_errors(
         rows = min(rows_at_once, num_resamples - start)
         picked = generator.integers(number, size=(rows, number))
         parts.append(_metrics(z_phot[picked], z_spec[picked]))
-    return {name: _spread(np.concatenate([part[name] for part in parts])) for name in parts[0]}
+    return {name: _standard_deviation(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
-def _spread(values: np.ndarray) -> float:
+def _standard_deviation(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.std()) if known.size > 1 else np.nan
 
@@ -143,7 +143,7 @@ def measured_difference(
 ) -> dict[str, dict[str, float | None]]:
     """Return by how much the metrics of estimates exceed those of others on the same objects.
 
-    The error is the spread of the difference over resamples in which both have the same objects: less than
+    The error is the scatter of the difference over resamples in which both have the same objects: less than
     that of either metric, as both stumble over the same ones.
 
     Parameters
@@ -155,16 +155,16 @@ def measured_difference(
     other, _ = _checked(other, z_spec)
     ours, theirs = point_metrics(z_phot, z_spec), point_metrics(other, z_spec)
     generator = np.random.default_rng(seed)
-    spreads: dict[str, list[float]] = {name: [] for name in ours}
+    differences: dict[str, list[float]] = {name: [] for name in ours}
     for _ in range(num_resamples):
         picked = generator.integers(len(z_spec), size=(1, len(z_spec)))
         one, two = _metrics(z_phot[picked], z_spec[picked]), _metrics(other[picked], z_spec[picked])
-        for name, values in spreads.items():
+        for name, values in differences.items():
             values.append(float(one[name][0] - two[name][0]))
     return {
         name: {
             "value": _finite(ours[name] - theirs[name]),
-            "error": _finite(_spread(np.array(spreads[name]))),
+            "error": _finite(_standard_deviation(np.array(differences[name]))),
         }
         for name in ours
     }

@@ -46,8 +46,8 @@ def paired_differences(
     for ours, other in pairs:
         one, two = (require_column(columns, f"z_phot_{key.replace('-', '_')}", path) for key in (ours, other))
         has = np.isfinite(one) & np.isfinite(two)
-        found = measured_difference(one[has], two[has], truth[has], num_resamples=num_resamples)
-        out.append({"ours": ours, "other": other, "num": int(has.sum()), "metrics": found})
+        metrics = measured_difference(one[has], two[has], truth[has], num_resamples=num_resamples)
+        out.append({"ours": ours, "other": other, "num": int(has.sum()), "metrics": metrics})
     return out
 
 

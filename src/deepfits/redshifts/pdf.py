@@ -213,7 +213,7 @@ def distance_to_uniform(transform: np.ndarray) -> float:
 def recalibrated(
     quantiles: np.ndarray, validation_pit: np.ndarray, levels: np.ndarray = LEVELS
 ) -> np.ndarray:
-    """Correct quantiles by what was found on objects that neither training nor testing saw.
+    """Correct quantiles by the PIT of objects that neither training nor testing saw.
 
     The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
     values lie (after Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5). Calibrated quantiles stay.

@@ -18,7 +18,7 @@ from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.features import Recipe, Source
+from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.method import Method, OutOfFold, Training
 from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.pdf import point_estimates
@@ -51,7 +51,7 @@ class Predictor:
     method: Method
     loss: str
     target: str
-    recipe: Recipe | None = None
+    recipe: FeatureRecipe | None = None
     domain: Domain | None = None
     model_hash: str = ""
     filters: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ def train_predictor(
     """
     recipe = features = domain = None
     if method.takes_features:
-        recipe = Recipe.learn(feature_set, dataset.source)
+        recipe = FeatureRecipe.learn(feature_set, dataset.source)
         features = recipe.make(dataset.source)
         if method.flags_domain:
             domain = Domain.learn(features.take(dataset.split.fitted).values)
@@ -145,16 +145,16 @@ def train_predictor(
         member=member,
         progress=progress,
     )
-    fit = method.fit(training)
+    trained = method.fit(training)
     hashes = dataset.source.columns.get("model_hash")
     return Predictor(
-        method=fit.method,
+        method=trained.method,
         loss=loss if method.has_loss else "",
         target=target,
         recipe=recipe,
         domain=domain,
         model_hash="" if hashes is None or recipe is None else str(hashes[0]),
         filters=tuple(options.filters),
-        out_of_fold=fit.out_of_fold,
-        about={"num_train": len(training.rows), **fit.about},
+        out_of_fold=trained.out_of_fold,
+        about={"num_train": len(training.rows), **trained.about},
     )

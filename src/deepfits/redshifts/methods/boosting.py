@@ -16,7 +16,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import TargetScale, check_loss, check_width, folds
-from deepfits.redshifts.method import Estimates, Fit, Method, OutOfFold, Training
+from deepfits.redshifts.method import Estimates, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.quantiles import BoostedQuantiles, train_quantiles
 
 OBJECTIVES = {"squared": ("reg:squarederror", "rmse"), "absolute": ("reg:absoluteerror", "mae")}
@@ -223,7 +223,7 @@ class Boosting(Method):
     quantiles: BoostedQuantiles | None = None
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Boosting]:
+    def fit(cls, training: Training) -> Trained[Boosting]:
         """Tune and train both."""
         options = training.options
         config = BoostingConfig(
@@ -238,7 +238,7 @@ class Boosting(Method):
             quantiles, known = train_quantiles(
                 training.matrix, training.value, seed=options.seed, num_threads=options.num_threads
             )
-        return Fit(
+        return Trained(
             method=cls(trees=trees, quantiles=quantiles),
             out_of_fold=OutOfFold(rows=training.rows, point=point, quantiles=known),
             about={"cross_validated_loss": min(trial["loss"] for trial in trees.trials)},

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.method import Estimates, Fit, Method, Training
+from deepfits.redshifts.method import Estimates, Method, Trained, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +22,9 @@ class Constant(Method):
     value: float
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Constant]:
+    def fit(cls, training: Training) -> Trained[Constant]:
         """Take the median."""
-        return Fit(method=cls(value=float(np.median(training.value))))
+        return Trained(method=cls(value=float(np.median(training.value))))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Return it for every object."""

@@ -25,7 +25,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard
-from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, OutOfFold, Training
+from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.networks import (
     NUM_OUTPUTS,
     Architecture,
@@ -104,7 +104,7 @@ class ImageNetwork(Method):
         """Say where to start from; `image` and `weight` are those of the training part."""
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Self]:
+    def fit(cls, training: Training) -> Trained[Self]:
         """Train on the training part, stop and recalibrate by the validation part."""
         import torch
 
@@ -157,7 +157,7 @@ class ImageNetwork(Method):
             "epochs": len(trained.history),
             "training": asdict(config),
         }
-        return Fit(method=method, out_of_fold=out_of_fold, about=about)
+        return Trained(method=method, out_of_fold=out_of_fold, about=about)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Show the network the images, and beside them the features."""

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class LephareFit(TemplateFit):
     @classmethod
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
-    ) -> LephareFit:
+    ) -> Self:
         """Learn zero points and the error floor as template fitting does, and how to recalibrate.
 
         LePHARE keeps its own limit of the absolute magnitude, −24.
@@ -175,12 +175,12 @@ def lay_out(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:
 
 
 def _write_templates(folder: Path) -> int:
-    found, places = spectra.rest_spectra()
+    rest, places = spectra.rest_spectra()
     first = np.unique(places, return_index=True)[1]  # of each place the one without dust: LePHARE adds dust
     names = []
     for number, row in enumerate(first):
         names.append(str(folder / f"template-{number:02d}.sed"))
-        _write(Path(names[-1]), spectra.WAVELENGTH[::_EVERY], found[row, ::_EVERY])
+        _write(Path(names[-1]), spectra.WAVELENGTH[::_EVERY], rest[row, ::_EVERY])
     (folder / "templates.list").write_text("\n".join(names) + "\n")
     return int((places[first] < 1).sum())
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard
-from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
+from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
@@ -57,7 +57,7 @@ class Neighbours(Method):
         return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Neighbours]:
+    def fit(cls, training: Training) -> Trained[Neighbours]:
         """Choose how many neighbours to ask on the validation part."""
         assert training.features is not None
         split, value = training.dataset.split, training.dataset.value
@@ -65,7 +65,7 @@ class Neighbours(Method):
             (training.features.take(rows).values, value[rows]) for rows in (split.train, split.validation)
         )
         neighbours = train_neighbours(*train, *validation, loss=training.loss)
-        return Fit(method=neighbours, about={"num_neighbours": neighbours.num})
+        return Trained(method=neighbours, about={"num_neighbours": neighbours.num})
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Ask the neighbours."""

@@ -16,7 +16,7 @@ import numpy as np
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard, folds
-from deepfits.redshifts.method import Estimates, Fit, Method, OutOfFold, Training
+from deepfits.redshifts.method import Estimates, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.networks import (
     NUM_OUTPUTS,
     Architecture,
@@ -74,13 +74,13 @@ class MLPEnsemble(Method):
     validation_pit: np.ndarray
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[MLPEnsemble]:
+    def fit(cls, training: Training) -> Trained[MLPEnsemble]:
         """Train one network for each fold."""
         config = MLPConfig(loss=training.loss, seed=training.options.seed)
         ensemble, point, quantiles = train_ensemble(
             training.matrix, training.value, config, progress=training.progress
         )
-        return Fit(
+        return Trained(
             method=ensemble, out_of_fold=OutOfFold(rows=training.rows, point=point, quantiles=quantiles)
         )
 

@@ -19,7 +19,7 @@ import numpy as np
 from deepfits.errors import InputError, nearest
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import TargetScale
-from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, OutOfFold, Training
+from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.images import Hybrid
 from deepfits.redshifts.methods.network import MLPEnsemble
 from deepfits.redshifts.pdf import pit, recalibrated, sorted_quantiles
@@ -78,7 +78,7 @@ class Stack(Method):
             _MEMBERS[method].check(name, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Stack]:
+    def fit(cls, training: Training) -> Trained[Stack]:
         """Learn weights and recalibration from out-of-fold estimates of the members."""
         assert training.member is not None
         keys = STACKS[training.feature_set]
@@ -90,7 +90,7 @@ class Stack(Method):
         quantiles = [part.quantiles for part in parts if part.quantiles is not None]
         mixed = sorted_quantiles(averaged(weights, quantiles))
         transform = np.sort(pit(mixed, value))
-        return Fit(
+        return Trained(
             method=cls(members=members, weights=weights, validation_pit=transform),
             out_of_fold=OutOfFold(
                 rows=rows, point=averaged(weights, list(points)), quantiles=recalibrated(mixed, transform)

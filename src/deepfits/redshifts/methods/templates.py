@@ -17,7 +17,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
+from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import LEVELS, MEDIAN, from_grid, pit, recalibrated
 from deepfits.redshifts.spectra import (
     FILTERS,
@@ -154,7 +154,7 @@ class TemplateFit(Method):
         return cls(**vars(fit))
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[Self]:
+    def fit(cls, training: Training) -> Trained[Self]:
         """Learn zero points, error floor and limit, and how to recalibrate."""
         source = training.dataset.source
         photometry = Photometry.of(source).take(training.rows)
@@ -164,7 +164,7 @@ class TemplateFit(Method):
             "error_floor": fit.error_floor,
             "brightest": fit.brightest,
         }
-        return Fit(method=fit, about=about)
+        return Trained(method=fit, about=about)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Return the posterior's median, and recalibrated quantiles."""

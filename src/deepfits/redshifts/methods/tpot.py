@@ -27,8 +27,8 @@ from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import check_loss, check_width
-from deepfits.redshifts.method import Estimates, Fit, Inputs, Method, Training
-from deepfits.redshifts.methods.trees import REGRESSOR, FoundRegressor, TreeSum
+from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
+from deepfits.redshifts.methods.trees import REGRESSOR, BestRegressor, TreeSum
 
 _NOT_INSTALLED = 'TPOT is not installed; install "deepfits[redshift]", or leave the method tpot out'
 _GRACE_S = 180.0
@@ -103,7 +103,7 @@ class TpotModel(Method):
         super().check(feature_set, inputs)
 
     @classmethod
-    def fit(cls, training: Training) -> Fit[TpotModel]:
+    def fit(cls, training: Training) -> Trained[TpotModel]:
         """Search in the time budget."""
         options = training.options
         config = TpotConfig(
@@ -114,7 +114,7 @@ class TpotModel(Method):
         )
         best = train_tpot(training.matrix, training.value, config, progress=training.progress)
         losses = {"num_pipelines": len(best.pipelines), "cross_validated_loss": best.pipelines[0]["loss"]}
-        return Fit(method=best, about=losses)
+        return Trained(method=best, about=losses)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Ask the regressor."""
@@ -162,10 +162,10 @@ def train_tpot(
         np.savez(directory / "arrays.npz", features=features.values, value=value)
         _run_worker(directory, config, progress)
         content = read_json(directory / "pipelines.json", what="list of pipelines")
-        found = storage.load(FoundRegressor, directory, REGRESSOR, what="regressor")
+        best = storage.load(BestRegressor, directory, REGRESSOR, what="regressor")
         return TpotModel(
-            booster=found.booster,
-            trees=found.trees,
+            booster=best.booster,
+            trees=best.trees,
             kind=content["best"],
             names=features.names,
             config=config,

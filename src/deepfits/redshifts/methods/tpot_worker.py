@@ -23,7 +23,7 @@ import numpy as np
 
 from deepfits.files import write_json
 from deepfits.redshifts import storage
-from deepfits.redshifts.methods.trees import REGRESSOR, FoundRegressor, TreeSum
+from deepfits.redshifts.methods.trees import REGRESSOR, BestRegressor, TreeSum
 
 LIBRARY_LOSSES = {
     "sklearn": {"squared": "squared_error", "absolute": "absolute_error"},
@@ -160,7 +160,7 @@ def save_best(pipeline: Any, directory: Path) -> str:
     boosters = {"XGBRegressor": lambda: pipeline.get_booster(), "LGBMRegressor": lambda: pipeline.booster_}
     booster = boosters[kind]() if kind in boosters else None
     trees = TreeSum.of(pipeline) if booster is None else None
-    storage.save(FoundRegressor(booster=booster, trees=trees), directory, REGRESSOR)
+    storage.save(BestRegressor(booster=booster, trees=trees), directory, REGRESSOR)
     return kind
 
 

@@ -87,7 +87,7 @@ class TreeSum:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoundRegressor:
+class BestRegressor:
     """The best regressor of a search, on its way from the searching process: one of the two."""
 
     booster: Any

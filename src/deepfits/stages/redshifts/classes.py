@@ -23,7 +23,7 @@ from deepfits.redshifts.classes import (
     train_classifier,
 )
 from deepfits.redshifts.dataset import Dataset
-from deepfits.redshifts.features import Recipe
+from deepfits.redshifts.features import FeatureRecipe
 from deepfits.redshifts.methods import Boosting
 from deepfits.redshifts.results import read_row
 from deepfits.stages.redshifts.load import inputs_of, load_dataset, names_of, with_measurements
@@ -119,7 +119,7 @@ def _row(
     if done is not None:
         return done
     started = time.monotonic()
-    recipe = Recipe.learn(name, dataset.source)
+    recipe = FeatureRecipe.learn(name, dataset.source)
     fitted, test = dataset.split.fitted, dataset.split.test
     matrix = recipe.make(dataset.source)
     classifier = train_classifier(

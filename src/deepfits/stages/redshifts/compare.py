@@ -106,17 +106,17 @@ def make_table(config: CompareConfig) -> Path:
     given = {**fingerprints(config), **table_of(config.photoz)}
     with claim(config, name="redshift compare", inputs=given) as results:
         out = results.path
-        table = Table(config=config, out=out, dataset=dataset, inputs=inputs)
-        if any(read_row(table.place(key)) is None for key in keys):
-            table.dataset = with_measurements(dataset, config, templates=config.template_features)
+        comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
+        if any(read_row(comparison.place(key)) is None for key in keys):
+            comparison.dataset = with_measurements(dataset, config, templates=config.template_features)
         write_table(out / "split.parquet", _split_columns(dataset))
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
             for key in keys:
-                rows.append(table.row(key, noted(config.progress, task, str(key))))
+                rows.append(comparison.row(key, noted(config.progress, task, str(key))))
                 task.advance(1, str(key))
             if config.photoz:
-                rows.append(table.column(config.photoz))
+                rows.append(comparison.column(config.photoz))
                 task.advance(1, config.photoz)
         test = dataset.split.test
         columns = {
@@ -192,7 +192,7 @@ def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
 
 
 @dataclass(kw_only=True)
-class Table:
+class Comparison:
     """The rows of one table; each is kept in a directory of its own."""
 
     config: CompareConfig
