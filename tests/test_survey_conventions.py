@@ -238,6 +238,18 @@ def test_zeros_among_whole_numbers_are_values_unless_they_fill_blocks(tmp_path):
     assert any("exactly 0" in w for w in deepfits.check(tmp_path / "c.fits").warnings)
 
 
+@pytest.mark.parametrize("method", [-1, 1, 2])
+def test_zeros_of_quantised_floats_are_values_unless_they_fill_blocks(tmp_path, method):
+    data = np.random.default_rng(1).normal(0, 3, SHAPE).astype(np.float32)
+    data[:, :30] = 0
+    hdu = fits.CompImageHDU(data, header(FILTER="r", MAGZERO=27.0), quantize_level=4, quantize_method=method)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "a.fits")
+    with open_field(image_set(tmp_path / "a.fits").fields[0], image_set(tmp_path / "a.fits")) as field:
+        weight = field.planes["r"].read()[1]
+    assert (weight[:, :29] == 0).all()
+    assert (weight[:, 35:] > 0).all()
+
+
 def test_zero_points_of_surveys_in_vega_are_called_out(tmp_path, sky):
     head = header(0.34, TELESCOP="ESO-VISTA", MAGZPT=23.0)
     head["HIERARCH ESO INS FILT1 NAME"] = "Ks"

@@ -42,7 +42,7 @@ _EUCLID = re.compile(
 )
 # What a word of a file's name says about its pixels, where a file of the same name without it is there too.
 KINDS = {
-    **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "oow", "weightmap"), "weight"),
+    **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "wei", "conf", "oow", "weightmap"), "weight"),
     **dict.fromkeys(("ivar", "invvar", "ivm"), "ivar"),
     **dict.fromkeys(("var", "variance"), "variance"),
     **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std"), "rms"),

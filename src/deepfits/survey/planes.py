@@ -352,7 +352,7 @@ class Plane:
         marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
         share, common = marked.mean(), np.unique(counts[counts != 0], return_counts=True)[1]
         single = int(((counts == self._fill.value) & ~marked).sum())
-        if single > 0.01 * counts.size + 1.5 * max(common, default=0):
+        if step is None and single > 0.01 * counts.size + 1.5 * max(common, default=0):
             self.remarks.append(
                 f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than the steps of "
                 "the counts explain; if they are no data, give a weight or a mask"
