@@ -534,3 +534,59 @@ def test_columns_of_journals(tmp_path):
     found = read_catalogue(path)
     np.testing.assert_allclose(found["ra"], sky.ra.deg, atol=1e-8)
     np.testing.assert_allclose(found["dec"], sky.dec.deg, atol=1e-8)
+
+
+def test_structures_of_arrays_as_idl_writes_them(tmp_path):
+    names = np.array([f"P{n:03d}" for n in range(NUM)])
+    columns = {"ID": names[None], "RA": RA[None], "DEC": DEC[None], "Z": Z[None]}
+    Table(columns).write(tmp_path / "primus.fits")
+    labels = read_labels(tmp_path / "primus.fits", column="Z")
+    np.testing.assert_array_equal(labels.value, Z)
+    assert labels.columns["object_id"].tolist() == names.tolist()
+
+
+def test_single_precision_is_said(tmp_path, caplog):
+    Table({"ra": RA.astype(np.float32), "dec": DEC, "z_spec": Z}).write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits")
+    assert "single precision" in caplog.text
+    np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["fits", "vot", "h5", "ecsv", "csv", "parquet"])
+def test_damaged_tables_are_one_line_or_the_truth(tmp_path, ending):
+    """Bytes changed and files cut at many places: a clean error, or what still can be read."""
+    whole = write(tmp_path, ending, {"object_id": IDENTITIES["small"], "ra": RA, "dec": DEC, "z_spec": Z}, {})
+    content = whole.read_bytes()
+    generator = np.random.default_rng(1)
+    refusals = []
+    for number in range(40):
+        damaged = bytearray(content)
+        if number % 2:
+            damaged = damaged[: generator.integers(0, len(content))]
+        else:
+            for place in generator.integers(0, len(content), 12):
+                damaged[place] = generator.integers(0, 256)
+        path = tmp_path / f"damaged-{number}.{ending}"
+        path.write_bytes(bytes(damaged))
+        try:
+            read_labels(path)
+        except InputError as error:
+            refusals.append((path.name, str(error)))
+    assert refusals
+    assert all(name in told and "\n" not in told for name, told in refusals)
+
+
+@pytest.mark.parametrize("name", ["fifo.csv", "labels.xlsx", "labels.pkl", "bomb.csv.gz"])
+def test_what_is_no_table_is_refused(tmp_path, name):
+    import os
+    import pickle
+
+    path = tmp_path / name
+    if name.startswith("fifo"):
+        os.mkfifo(path)
+    elif name.startswith("bomb"):
+        path.write_bytes(gzip.compress(b"a,b\n" + b"0" * (80 << 20)))
+    else:
+        path.write_bytes(b"PK\3\4\0\0" if name.endswith("xlsx") else pickle.dumps({"z_spec": Z}))
+    with pytest.raises(InputError, match=name):
+        tables.read_table(path)

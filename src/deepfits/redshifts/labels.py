@@ -181,7 +181,9 @@ def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
     >>> is_no_value(np.array([0.5, -99.0, 9.99, 1.2]), is_redshift=True).tolist()
     [False, True, True, False]
     """
-    is_code = np.isclose(value[:, None], _CODES, rtol=1e-6, atol=0).any(axis=1)
+    is_code = np.zeros(len(value), dtype=bool)
+    for code in _CODES:
+        is_code |= np.abs(value - code) <= 1e-6 * abs(code)
     if is_redshift:
         out = (value < LOWEST) | (value > HIGHEST) | (is_code & ((value < 0) | (value > 8)))
     else:

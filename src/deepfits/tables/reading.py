@@ -6,7 +6,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +234,8 @@ def plain(values: Any) -> np.ndarray:
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
+    if array.ndim == 2 and kind in "SU":
+        return np.stack([plain(row) for row in array])
     if array.ndim > 1 and kind in "iufb":
         array = array.astype(array.dtype.newbyteorder("="))
         return array if is_gap is None or not is_gap.any() else np.where(is_gap, np.nan, array.astype(float))
@@ -336,9 +338,17 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             candidates.append(_Candidate(key, names, rows))
         hdu = hdus[places[_choose(candidates, path, selection, wanted).key]]
         found = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
-        table = from_astropy(found, str(path))
+        table = _one_row_to_many(from_astropy(found, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
-    return Table(**{**vars(table), "info": info})
+    return replace(table, info=info)
+
+
+def _one_row_to_many(table: Table) -> Table:
+    """Unfold a structure of arrays, which IDL writes as one row: each column a list of all objects."""
+    lengths = {values.shape[1] if values.ndim == 2 else 0 for values in table.columns.values()}
+    if len(lengths) != 1 or lengths <= {0, 1} or any(len(values) != 1 for values in table.columns.values()):
+        return table
+    return replace(table, columns={name: values[0] for name, values in table.columns.items()})
 
 
 def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequence[str]) -> Table:
@@ -354,7 +364,7 @@ def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Seq
     chosen = candidates.index(_choose(candidates, path, selection, wanted))
     one = tables[chosen]
     table = from_astropy(one.to_table(use_names_over_ids=True), str(path))
-    return Table(**{**vars(table), "info": _as_info(one.description)})
+    return replace(table, info=_as_info(one.description))
 
 
 def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:

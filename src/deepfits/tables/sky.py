@@ -5,6 +5,7 @@ Positions come out as degrees, ICRS; identities as int64 or text, exactly as the
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", 
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
 FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_image", "ypsf_image"))
 FIELDS = ("field", "patch")
+
+log = logging.getLogger(__name__)
 
 _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
@@ -140,6 +143,8 @@ def positions(
             f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, both lie within 2π and π/2; say "
             "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
         )
+    if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
+        log.warning("WARNING: %s: %s and %s were written in single precision: good to 0.03″", where, *pair)
     return _checked(one, other, pair, frame)
 
 
