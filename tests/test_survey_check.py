@@ -173,6 +173,12 @@ def test_catalogues_are_looked_at(tmp_path):
     (tmp_path / "bad.csv").write_text("id,RA,DEC\n1,1.1,98\n2,,2.3\n")
     said = deepfits.check(tmp_path / "bad.csv").warnings
     assert "1 objects without RA or DEC, 1 objects with dec beyond ±90" in said[0]
+    from astropy.table import Table
+
+    places = {"ra": np.full(9, 150.0), "dec": np.full(9, 2.0)}
+    Table({**places, "z_spec": [0.3, 0.4, -99, -99, 1.1, 0.7, 9.99, 0.2, 0.1]}).write(tmp_path / "z.fits")
+    found = deepfits.check(tmp_path / "z.fits")
+    assert "3 of 9 z_spec stand for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
     (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
     said = deepfits.check(tmp_path / "odd.csv").warnings
     assert [any(w in s for s in said) for w in ("2 objects without a usable ra", "at most 2π")] == [True] * 2

@@ -187,6 +187,13 @@ def fingerprint(*paths: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_of(path: Path) -> Path:
+    """Return the file of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
+    base, bracket, rest = str(path).rpartition("[")
+    is_named = bool(base) and bool(bracket) and rest.endswith("]") and not path.exists()
+    return Path(base) if is_named and Path(base).is_file() else path
+
+
 def contents(*paths: str | Path) -> dict[str, str]:
     """Fingerprint what is in files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
 
@@ -200,9 +207,9 @@ def contents(*paths: str | Path) -> dict[str, str]:
         A path that is not there.
     """
     files: dict[str, Path] = {}
-    if len(paths) == 1 and Path(paths[0]).is_file():
-        return contents_of({CONTENTS: Path(paths[0])})
-    for path in map(Path, paths):
+    if len(paths) == 1 and file_of(Path(paths[0])).is_file():
+        return contents_of({CONTENTS: file_of(Path(paths[0]))})
+    for path in map(file_of, map(Path, paths)):
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
         for name, one in _data_files(path) if path.is_dir() else [(path.name, path)]:

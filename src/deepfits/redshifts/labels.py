@@ -6,7 +6,6 @@ Shapes: N objects with features, M rows of labels.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,13 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS
+from deepfits.tables.values import is_no_value, is_redshift_name, list_values
 
 MATCHES = ("auto", "id", "position")
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
+SAME_PLACE_ARCSEC = 0.1
+"""Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
 
@@ -104,7 +106,7 @@ def read_labels(
     is_finite = np.isfinite(number)
     is_code = np.zeros(len(number), dtype=bool)
     if not classes:
-        is_code[is_finite] = is_no_value(number[is_finite], is_redshift=bool(_REDSHIFT.search(column)))
+        is_code[is_finite] = is_no_value(number[is_finite], is_redshift=is_redshift_name(column))
     counts = {
         "rows": len(value),
         "not_selected": int((~is_selected).sum()),
@@ -112,7 +114,7 @@ def read_labels(
     }
     if (is_selected & is_code).any():
         counts["impossible"] = int((is_selected & is_code).sum())
-        told = _list_values(number[is_selected & is_code])
+        told = list_values(number[is_selected & is_code])
         log.warning(
             "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; if some are real, "
             "keep them in another column",
@@ -141,72 +143,6 @@ def _with_ours(table: tables.Table) -> Columns:
     if name is not None and "object_id" not in columns:
         columns["object_id"] = columns[name]
     return columns
-
-
-_REDSHIFT = re.compile(
-    r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
-    r"|(spec|phot|photo|true|ez)_?z$)"
-    r"|_z[A-Z]"
-)
-_CODES = np.array(
-    [
-        sign * code
-        for sign in (-1, 1)
-        for code in (9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 99999)
-    ]
-    + [-1, -2, -9, -10, -42, -100, 9.0]
-)
-LOWEST, HIGHEST = -0.01, 20.0
-"""A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
-
-
-def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
-    """Say which values stand for "there is none": ``(N,)`` bool.
-
-    Parameters
-    ----------
-    value
-        ``(N,)``, finite.
-    is_redshift
-        Values below `LOWEST` and above `HIGHEST` are none, and the usual codes whatever they are. Else the
-        usual codes are, where they lie outside of what the other values span.
-
-    Notes
-    -----
-    A number that occurs again and again far outside of all that occur once (7.0 a hundred times where
-    nothing passes 3) is a code too.
-
-    Examples
-    --------
-    >>> is_no_value(np.array([0.5, -99.0, 9.99, 1.2]), is_redshift=True).tolist()
-    [False, True, True, False]
-    """
-    is_code = np.zeros(len(value), dtype=bool)
-    for code in _CODES:
-        is_code |= np.abs(value - code) <= 1e-6 * abs(code)
-    if is_redshift:
-        out = (value < LOWEST) | (value > HIGHEST) | (is_code & ((value < 0) | (value > 8)))
-    else:
-        out = np.zeros(len(value), dtype=bool)
-        if (~is_code).any():
-            low, high = value[~is_code].min(), value[~is_code].max()
-            out = is_code & ((value < low) | (value > high))
-    left = value[~out]
-    unique, place, counts = np.unique(left, return_inverse=True, return_counts=True)
-    once = unique[counts < 3]
-    if len(once) >= max(10, 0.2 * len(left)):
-        low, high = once.min(), once.max()
-        margin = 0.25 * (high - low)
-        is_odd = (counts >= 3) & ((unique > high + margin) | (unique < low - margin)) & (unique != 0)
-        out[~out] |= is_odd[place]
-    return out
-
-
-def _list_values(values: np.ndarray) -> str:
-    unique, counts = np.unique(values, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:5]
-    told = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)
-    return told + (", …" if len(unique) > 5 else "")
 
 
 def _is_number(text: object) -> bool:
@@ -345,7 +281,8 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
     chosen = nearest_label[nearest_object]
     is_other = (label_separation <= radius_arcsec * units.arcsec) & (chosen != np.arange(len(theirs)))
     is_other &= keep[nearest_object]
-    is_other &= theirs.separation(theirs[chosen]) <= radius_arcsec / 2 * units.arcsec
+    apart = theirs.separation(theirs[chosen]).to_value(units.arcsec)
+    is_other &= apart <= _same_place(labels, labels_with_place, labels_with_place[chosen], radius_arcsec)
     others = np.flatnonzero(is_other)
     of_object = np.concatenate([places[keep], nearest_object[others]])
     label_rows = labels_with_place[np.concatenate([nearest_label[keep], others])]
@@ -359,6 +296,15 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
         by="position",
         counts=counts | found,
     )
+
+
+def _same_place(labels: Labels, rows: np.ndarray, chosen: np.ndarray, radius_arcsec: float) -> np.ndarray:
+    """Return within how many arcseconds two labels are of one object: less where identities say otherwise."""
+    if "object_id" not in labels.columns:
+        return np.full(len(rows), radius_arcsec / 4)
+    identity = labels.columns["object_id"]
+    near = min(SAME_PLACE_ARCSEC, radius_arcsec)
+    return np.where(identity[rows] == identity[chosen], radius_arcsec, near)
 
 
 def _join(

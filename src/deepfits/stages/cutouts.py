@@ -11,6 +11,7 @@ from deepfits.errors import InputError
 from deepfits.files import Results, contents, results
 from deepfits.stages.parameters import Detecting, Images, OnCluster
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+from deepfits.tables import exists
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
@@ -92,7 +93,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))
-    if config.catalogue is not None and not Path(config.catalogue).exists():
+    if config.catalogue is not None and not exists(config.catalogue):
         raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
     # The workers of a scheduler may stand elsewhere.
     chosen = config.find(config.images if config.scheduler is None else absolute_images(images))

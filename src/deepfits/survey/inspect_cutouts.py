@@ -15,14 +15,17 @@ from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
+from deepfits.survey.fitsfile import is_fits_name, quiet
 from deepfits.survey.foreign_cutouts import FEW_PIXELS, ForeignCutouts
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_of, depth_warning
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
+from deepfits.tables.reading import TEXT_ENDINGS
+from deepfits.tables.values import is_no_value, is_redshift_name, list_values
 
 SAMPLE = 400
-CATALOGUES = (".parquet", ".pq", ".csv", ".ecsv", ".cat")
+CATALOGUES = (".parquet", ".pq", ".cat", ".vot", ".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS))
 # The noise at the rims, with neighbours in it, over what the weights say.
 PLAUSIBLE_RATIO = (0.6, 2.5)
 MAX_EMPTY = 0.75
@@ -50,8 +53,19 @@ def is_cutouts(path: Path) -> bool:
 
 
 def is_catalogue(path: Path) -> bool:
-    """Say whether a path is named like a catalogue."""
-    return path.name.lower().endswith(CATALOGUES)
+    """Say whether a path is a catalogue: by its name, or a FITS file of tables and no image."""
+    if path.name.lower().endswith(CATALOGUES):
+        return True
+    if not path.is_file() or not is_fits_name(path):
+        return False
+    from astropy.io import fits
+
+    try:
+        with quiet(), fits.open(path) as hdus:
+            has_image = any(hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 for hdu in hdus)
+            return not has_image and any(isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) for hdu in hdus)
+    except Exception:  # a damaged file: what looks at images says so
+        return False
 
 
 def inspect_cutouts(path: Path, findings: Findings) -> None:
@@ -222,6 +236,15 @@ def inspect_catalogue(path: Path, findings: Findings) -> None:
     names = list(columns)
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     findings.remarks.append(f"{path.name}: columns {', '.join(names[:12])}{more}")
+    for name in filter(is_redshift_name, columns):
+        values = columns[name]
+        there = values[np.isfinite(values)] if values.dtype.kind in "iuf" else np.zeros(0)
+        codes = there[is_no_value(there.astype(float), is_redshift=True)]
+        if len(codes):
+            findings.remarks.append(
+                f"{path.name}: {len(codes)} of {number} {name} stand for no redshift: {list_values(codes)}; "
+                "as labels they are left out"
+            )
     if "ra" in columns and np.nanmax(columns["ra"]) <= 2 * math.pi:
         findings.warnings.append(
             f"{path.name}: ra of at most 2π: degrees are taken; if they are radians or hours, name the "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.files import file_of
 from deepfits.tables.sky import POSITIONS, identity_name
 from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
 
@@ -34,7 +35,6 @@ TEXT_ENDINGS = (
     "mrt",
     "reg",
 )
-_SELECTION = re.compile(r"^(.+)\[([^\[\]]+)\]$")
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _LIKELY_REDSHIFTS = (
     "z_spec",
@@ -123,10 +123,8 @@ def read(
 
 
 def _split_selection(path: Path) -> tuple[Path, str | None]:
-    found = _SELECTION.match(str(path))
-    if found is not None and not path.exists() and Path(found[1]).exists():
-        return Path(found[1]), found[2]
-    return path, None
+    file = file_of(path)
+    return (path, None) if file == path else (file, str(path)[len(str(file)) + 1 : -1])
 
 
 def exists(path: str | Path) -> bool:

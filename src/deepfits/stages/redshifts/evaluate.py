@@ -17,7 +17,7 @@ from deepfits.redshifts.results import RowKey, make_row, write_metrics
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import read, require_column
+from deepfits.tables import identities, read, require_column
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     table = read(config.predictions, what="predictions")
     columns = table.columns
     known = read_labels(config.labels, column=config.label_column, select=config.select)
-    identity = require_column(columns, "object_id", config.predictions)
+    identity = identities(
+        require_column(columns, "object_id", config.predictions), str(config.predictions)
+    )
     require_column(columns, "z_phot", config.predictions)
     pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
     keep = np.ones(len(pairs.rows), dtype=bool)

@@ -1,0 +1,78 @@
+"""Numbers that stand for "there is none": −99, 9.99, 999 and their like."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+_REDSHIFT = re.compile(
+    r"(?i:^z$|^z[_\d]|^z(s|spec|best|pec|cos|hel|cmb|use|true|phot|fin|red)|redshift"
+    r"|(spec|phot|photo|true|ez)_?z$)"
+    r"|_z[A-Z]"
+)
+_CODES = np.array(
+    [
+        sign * code
+        for sign in (-1, 1)
+        for code in (9.9, 9.99, 9.999, 9.9999, 99, 99.9, 99.99, 999, 999.9, 9999, 99999)
+    ]
+    + [-1, -2, -9, -10, -42, -100, 9.0]
+)
+LOWEST, HIGHEST = -0.01, 20.0
+"""A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
+
+
+def is_redshift_name(name: str) -> bool:
+    """Say whether a column's name is that of a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
+    return bool(_REDSHIFT.search(name))
+
+
+def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
+    """Say which values stand for "there is none": ``(N,)`` bool.
+
+    Parameters
+    ----------
+    value
+        ``(N,)``, finite.
+    is_redshift
+        Values below `LOWEST` and above `HIGHEST` are none, and the usual codes whatever they are. Else the
+        usual codes are, where they lie outside of what the other values span.
+
+    Notes
+    -----
+    A number that occurs again and again far outside of all that occur once (7.0 a hundred times where
+    nothing passes 3) is a code too.
+
+    Examples
+    --------
+    >>> is_no_value(np.array([0.5, -99.0, 9.99, 1.2]), is_redshift=True).tolist()
+    [False, True, True, False]
+    """
+    is_code = np.zeros(len(value), dtype=bool)
+    for code in _CODES:
+        is_code |= np.abs(value - code) <= 1e-6 * abs(code)
+    if is_redshift:
+        out = (value < LOWEST) | (value > HIGHEST) | (is_code & ((value < 0) | (value > 8)))
+    else:
+        out = np.zeros(len(value), dtype=bool)
+        if (~is_code).any():
+            low, high = value[~is_code].min(), value[~is_code].max()
+            out = is_code & ((value < low) | (value > high))
+    left = value[~out]
+    unique, place, counts = np.unique(left, return_inverse=True, return_counts=True)
+    once = unique[counts < 3]
+    if len(once) >= max(10, 0.2 * len(left)):
+        low, high = once.min(), once.max()
+        margin = 0.25 * (high - low)
+        is_odd = (counts >= 3) & ((unique > high + margin) | (unique < low - margin)) & (unique != 0)
+        out[~out] |= is_odd[place]
+    return out
+
+
+def list_values(values: np.ndarray) -> str:
+    """Say which values there are and how often, the commonest first."""
+    unique, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:5]
+    told = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)
+    return told + (", …" if len(unique) > 5 else "")
