@@ -168,7 +168,8 @@ class PartitionFit:
         """Return identity and position, whatever pandas keeps them in; objects without a place get NaN."""
         import pyarrow as pa
 
-        columns, where = {}, "partition"
+        columns: dict[str, np.ndarray] = {}
+        where = "partition"
         for name in (self.id_column, self.ra_column, self.dec_column):
             values = from_arrow(pa.array(kept[name], from_pandas=True))
             if values is None:

@@ -321,7 +321,8 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
 
     size = path.stat().st_size
     with fits.open(path, memmap=False) as hdus:
-        candidates, places = [], {}
+        candidates: list[_Candidate] = []
+        places: dict[str, int] = {}
         for number, hdu in enumerate(hdus):
             if not isinstance(hdu, (fits.BinTableHDU, fits.TableHDU)) or isinstance(hdu, fits.CompImageHDU):
                 continue

@@ -221,8 +221,8 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         factor = 15.0 if is_hours and unit in _HOUR_UNITS else 1.0
         out[is_there] = np.degrees(number) if unit in _RADIAN_UNITS else number * factor
     except ValueError:
-        first = [found and abs(int(found[1])) for found in map(_HOURS.match, there.tolist())]
-        largest = max((one for one in first if one is not None), default=0)
+        first = [abs(int(found[1])) for found in map(_HOURS.match, there.tolist()) if found is not None]
+        largest = max(first, default=0)
         says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
         kind = "hourangle" if is_hours and largest < 24 and not says_degrees else "deg"
         try:

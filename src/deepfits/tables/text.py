@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,7 +66,12 @@ def unpack(path: Path) -> bytes:
         It unpacks to far more than any table would.
     """
     content = path.read_bytes()
-    for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
+    packed: tuple[tuple[bytes, Any], ...] = (
+        (b"\x1f\x8b", gzip.open),
+        (b"BZh", bz2.open),
+        (b"\xfd7zXZ", lzma.open),
+    )
+    for magic, opened in packed:
         if content.startswith(magic):
             most = max(len(content) * MAX_RATIO, 1 << 26)
             with opened(BytesIO(content)) as handle:
@@ -103,7 +109,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()
-    comments, place = [], 0
+    comments: list[str] = []
+    place = 0
     while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
         comments.append(head[place].strip())
         place += 1

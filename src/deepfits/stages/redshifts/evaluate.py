@@ -59,9 +59,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     table = read(config.predictions, what="predictions")
     columns = table.columns
     known = read_labels(config.labels, column=config.label_column, select=config.select)
-    identity = identities(
-        require_column(columns, "object_id", config.predictions), str(config.predictions)
-    )
+    identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
     require_column(columns, "z_phot", config.predictions)
     pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
     keep = np.ones(len(pairs.rows), dtype=bool)
