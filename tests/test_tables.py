@@ -207,6 +207,7 @@ def test_one_catalogue_in_many_ways(tmp_path_factory, way):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(way=ways())
 def test_one_catalogue_in_very_many_ways(tmp_path_factory, way):
