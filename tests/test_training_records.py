@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.training.checkpoint import cut_metrics
 from deepfits.training.records import Recorder
 
 ROW = {"step": 3, "generator": 0.5, "collapsed": False, "words": "left out"}
@@ -54,3 +55,13 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path):
         recorder.write({"step": 3})
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("line", ['{"step"', "[]", "3", '{"loss": 1}', '{"step": "two"}', "[" * 100_000])
+def test_damaged_metrics_are_cut_where_the_damage_is(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"step": 1, "loss": 3.0}}\n{{"step": 2}}\n{line}\n{{"step": 3}}\n')
+    cut_metrics(path, 5)
+    assert path.read_text() == '{"step": 1, "loss": 3.0}\n{"step": 2}\n'
+    cut_metrics(path, 1)
+    assert path.read_text() == '{"step": 1, "loss": 3.0}\n'

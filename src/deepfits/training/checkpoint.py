@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, read_json, remove_leftovers, write_json, writing
+from deepfits.files import fingerprint, parse_json, read_json, remove_leftovers, write_json, writing
 
 KEPT = 2
 
@@ -68,20 +67,28 @@ def load_checkpoint(
     return state, content
 
 
+def kept_rows(path: Path, step: int) -> dict[str, dict[str, Any]]:
+    """Return the rows of a file of JSON lines up to `step`, by their lines, up to the first damaged line."""
+    kept: dict[str, dict[str, Any]] = {}
+    if not path.exists():
+        return kept
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = parse_json(line, where=path)
+            if row["step"] <= step:
+                kept[line] = row
+        except (InputError, KeyError, TypeError):
+            break  # the last line of a run that was killed while writing, or damage
+    return kept
+
+
 def cut_metrics(path: Path, step: int) -> None:
     """Drop the lines of ``metrics.jsonl`` after `step`: a killed run wrote them, and they will come again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break  # the last line of a run that was killed while writing
-        if row["step"] <= step:
-            kept.append(line)
+    lines = list(kept_rows(path, step))
     with writing(path) as temporary:
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def is_same_training(state: dict[str, Tensor], trainer_state: dict[str, Tensor]) -> bool:

@@ -17,7 +17,7 @@ from deepfits.models.bundle import Model
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
-from deepfits.training.checkpoint import cut_metrics
+from deepfits.training.checkpoint import cut_metrics, kept_rows
 from deepfits.training.health import (
     FitFunction,
     HeldOut,
@@ -62,13 +62,9 @@ class Evaluator:
     ) -> None:
         self.out, self.trainer, self.fit, self.writes = out, trainer, fit, writes
         self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device)
-        self.history = [row for row in self._read_history() if row["step"] <= step]
+        self.history = list(kept_rows(out / "evaluations.jsonl", step).values())
         if writes:
             cut_metrics(out / "evaluations.jsonl", step)
-
-    def _read_history(self) -> list[dict[str, Any]]:
-        path = self.out / "evaluations.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
     def best(self) -> dict[str, Any] | None:
