@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from deepfits.errors import InputError, explain, is_out_of_memory, no_space
-from deepfits.files import writing
+from deepfits.files import remove_leftovers, writing
 from deepfits.stages.fit import fit
 from scale_sky import make_model, make_store
 
@@ -148,3 +148,12 @@ def test_pytorch_without_memory_is_recognised():
     run = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=False)
     assert run.stdout == "recognised\nrecognised\n", run.stderr
     assert not is_out_of_memory(RuntimeError("size mismatch"))
+
+
+def test_what_a_killed_process_left_goes_at_every_depth(tmp_path: Path):
+    for name in ("a/b/.writing-1-x.fits", ".writing-2-y/.writing-3-z", ".writing-4-n.fits", "a/kept.fits"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    assert remove_leftovers(tmp_path, of="n.fits") == 1
+    assert remove_leftovers(tmp_path) == 3
+    assert [path.name for path in sorted(tmp_path.rglob("*")) if path.is_file()] == ["kept.fits"]

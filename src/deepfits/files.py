@@ -88,13 +88,14 @@ def _flush(path: Path) -> None:
 
 
 def remove_leftovers(directory: str | Path, *, of: str = "") -> int:
-    """Remove the temporary files that a killed process left in `directory`; say how many there were.
+    """Remove the temporary files that a killed process left in `directory` or below; say how many.
 
-    With `of`, those of the file of that name alone. Call it only where no other process writes.
+    With `of`, those beside the file of that name alone. Call it only where no other process writes.
     """
-    leftovers = list(Path(directory).glob(f"{TEMPORARY_PREFIX}*{f'-{glob.escape(of)}' if of else ''}"))
+    here, pattern = Path(directory), f"{TEMPORARY_PREFIX}*"
+    leftovers = list(here.glob(f"{pattern}-{glob.escape(of)}") if of else here.rglob(pattern))
     for path in leftovers:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return len(leftovers)
 
 
