@@ -93,7 +93,7 @@ def fit(config: FitConfig) -> Path:
     --------
     The features of a run: `deepfits fit run/cutouts run/model --out run/features-both --workers 4`
 
-    From images: `deepfits fit --from-coadds coadds/ run/model --out features --cutting.zero-point 27`
+    From images: `deepfits fit --from-coadds coadds/ run/model --out features --cutting zero_point=27`
 
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """

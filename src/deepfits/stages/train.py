@@ -109,7 +109,7 @@ def train(config: TrainConfig) -> Path:
     --------
     `deepfits train run/cutouts --out run/model --recipe tiny`
 
-    One setting of the recipe: `deepfits train run/cutouts --out run/model --options.width 256`
+    One setting of the recipe: `deepfits train run/cutouts --out run/model --set width=256`
     """
     from deepfits.recipes import recipe as get_recipe
     from deepfits.recipes import replace

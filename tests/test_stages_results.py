@@ -1,0 +1,100 @@
+"""One claim on every result: what differs is refused by name, and nothing foreign is replaced."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.files import RECORD, contents, require_finished, results
+from deepfits.stages import MODULES, load
+from deepfits.stages.stage import INPUT, NEUTRAL, documentation, field_names, settings_of
+
+REQUIRED = {"images": "a", "out": "o", "store": "s", "model": "m", "features": "f", "labels": "l", "run": "r",
+            "config": "c", "objects": 1.0, "predictions": "p"}  # fmt: skip
+
+
+def config_of(name):
+    kind = load(name).config
+    return kind(**{key: value for key, value in REQUIRED.items() if key in {f.name for f in fields(kind)}})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_parameter_is_documented_once_and_counts_unless_it_is_marked(name):
+    config = config_of(name)
+    names = {f.name for f in fields(config)}
+    assert set(documentation(type(config))) == names
+    marked = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
+    assert set(settings_of(config)) == names - marked
+    assert "progress" in marked
+    for key in names - marked:
+        assert settings_of(replace(config, **{key: ["other"]}))[key] == ["other"]
+
+
+def claimed(out, path, **settings):
+    return results(out, "fit", inputs={"store": contents(path)}, settings=settings)
+
+
+def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
+    path, out = tmp_path / "input", tmp_path / "new" / "out"
+    path.write_bytes(b"one")
+    with claimed(out, path, seed=1) as made:
+        assert not made.is_finished
+        (out / "shard").write_text("x")
+    copy = tmp_path / "copy"
+    copy.write_bytes(b"one")
+    with claimed(out, copy, seed=1) as made:
+        assert made.is_finished
+    with pytest.raises(InputError, match="seed = 1, now 2"), claimed(out, path, seed=2):
+        pass
+    path.write_bytes(b"two")
+    with pytest.raises(InputError, match=r"another store \(its contents have changed\)"):
+        claimed(out, path, seed=1).__enter__()
+    with pytest.raises(InputError, match="results of `deepfits fit` are there"):
+        results(out, "inpaint", inputs={}, settings={}).__enter__()
+    assert (out / "shard").read_text() == "x"
+
+
+def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match=r"thesis\.tex"):
+        results(tmp_path / "mine", "fit", inputs={}, settings={}).__enter__()
+    table = tmp_path / "labels.parquet"
+    table.write_text("mine")
+    with pytest.raises(InputError, match="did not write it"):
+        results(table, "export", inputs={}, settings={}, is_file=True).__enter__()
+    with pytest.raises(RuntimeError), results(tmp_path / "a" / "b", "fit", inputs={}, settings={}):
+        raise RuntimeError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.parquet", "mine"]
+    out = tmp_path / "out.txt"
+    with results(out, "export", inputs={}, settings={}, is_file=True):
+        out.write_text("ours")
+    out.write_text("somebody else's")
+    with pytest.raises(InputError, match="not the one that deepfits wrote"):
+        results(out, "export", inputs={}, settings={}, is_file=True).__enter__()
+    with pytest.raises(InputError, match="x = null, now 1"):
+        results(out, "export", inputs={}, settings={"x": 1}, is_file=True, renew=True).__enter__()
+    assert out.read_text() == "somebody else's"
+
+
+def test_unfinished_inputs_are_refused(tmp_path):
+    out = tmp_path / "features"
+
+    def interrupted():
+        with results(out, "fit", inputs={}, settings={}):
+            (out / "shard-00000.parquet").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not json.loads((out / RECORD).read_text())["finished"]
+    with pytest.raises(InputError, match="not finished; run the same `deepfits fit`"):
+        require_finished(out)
+    assert not require_finished(out, partial=True)
+    with results(out, "fit", inputs={}, settings={}):
+        pass
+    assert require_finished(out)
+    (out / "_manifest.jsonl").write_text('{"state": "done"}\n{"state": "missing"}\n')
+    with pytest.raises(InputError, match="1 of 2 shards"):
+        require_finished(out)
