@@ -67,6 +67,8 @@ const plot = createScatterplot({
   deselectOnDblClick: true, lassoOnLongPress: true, aspectRatio: 1,
 });
 
+state.plot = plot;
+
 function position({ values, info }) {
   const half = (info.high - info.low) / 2 || 1, middle = (info.high + info.low) / 2;
   const out = new Float32Array(values.length);
@@ -103,11 +105,16 @@ async function draw() {
   // One after the other: taking a scale writes what is seen into both.
   xScale.domain(seen(x.info)); plot.set({ xScale }); yScale.domain(seen(y.info)); plot.set({ yScale });
   plot.set({ pointSize: number > 300000 ? 1.5 : number > 50000 ? 2.2 : 4 });
-  await plot.draw({ x: px, y: py, z, valueA: z }, { zDataType: "categorical", preventFilterReset: false });
-  if (shown.length < number) await plot.filter(shown, { preventEvent: true }); else await plot.unfilter({ preventEvent: true });
-  if (state.selection.length) plot.select(state.selection.filter((row) => shown.length === number || state.shown.has(row)), { preventEvent: true });
+  const filtered = shown.length < number;
+  const selected = state.selection.filter((row) => !filtered || state.shown.has(row));
   state.numShown = shown.length;
   count();
+  // The plot refuses to draw while it draws: one drawing waits for the other, and only the latest is made.
+  state.drawing = (state.drawing ?? Promise.resolve()).catch(() => {}).then(() => token !== state.token ? null : plot.draw(
+    { x: px, y: py, z, valueA: z },
+    { zDataType: "categorical", ...(filtered ? { filter: shown } : {}), ...(selected.length ? { select: selected } : {}) },
+  ));
+  await state.drawing;
   ticks();
 }
 function seen(info) { const half = (info.high - info.low) / 2 || 1, middle = (info.high + info.low) / 2; return [middle - half / 0.9, middle + half / 0.9]; }
