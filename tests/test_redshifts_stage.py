@@ -256,7 +256,8 @@ def test_a_row_that_cannot_be_made_is_named_before_any_work(inputs, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    "given", ["[latents, model]", "latents,model", " latents , model ", ["latents", "model"]]
+    "given",
+    ["[latents, model]", "latents,model", " latents , model ", ["latents,model"], ["latents", "model"]],
 )
 def test_feature_sets_may_be_written_plainly(given):
     assert names_of(given) == ["latents", "model"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Seeded:
-    """What every kind of learning takes.
+    """Seed and threads.
 
     Parameters
     ----------

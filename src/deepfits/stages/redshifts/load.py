@@ -72,11 +72,8 @@ def fingerprints(config: Learning) -> dict[str, Any]:
 
 def names_of(given: str | Sequence[str] | None) -> list[str]:
     """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
-    if given is None:
-        return []
-    if not isinstance(given, str):
-        return list(given)
-    return [name for part in given.strip("[] ").split(",") if (name := part.strip(" '\""))]
+    parts = [given] if isinstance(given, str) else list(given or ())
+    return [name for part in parts for one in part.strip("[] ").split(",") if (name := one.strip(" '\""))]
 
 
 def table_of(photoz: str | None) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Labelled(Matching, Seeded):
 
 @dataclass(frozen=True)
 class Learning(Labelled, LearningOptions):
-    """Learning redshifts, with what changes no number, or counts with its contents, marked so."""
+    """How redshifts are learned from features, or from images."""
 
     _: KW_ONLY
     model: Annotated[str | Path | None, INPUT] = None
