@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     store, model = CutoutStore(options.store), Model.load(options.model)
     cutouts = store.take(np.linspace(0, len(store) - 1, options.number).astype(int))
-    fitter = Fitter(model, FitSettings(amplitudes=True), store.info)
+    fitter = Fitter(model, FitSettings(), store.info)
     fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight)
     rounded = replace(fitted, fit=replace(fitted.fit, latent=fitted.fit.latent.half().float()))
     exact, coarse = (

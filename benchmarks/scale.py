@@ -81,7 +81,7 @@ def on_workers(number: int, store: Path, out: Path, warm: Path, budget: dict[str
 def fit_alone(store: Path, budget: dict[str, Any]) -> float:
     """Return the seconds that the fit of all objects takes, from memory to columns in memory."""
     opened = CutoutStore(store)
-    fitter = Fitter(Model.load(MODEL), FitSettings(amplitudes=True, **budget), opened.info, threads=1)
+    fitter = Fitter(Model.load(MODEL), FitSettings(**budget), opened.info, threads=1)
     seconds = 0.0
     for shard in opened:
         begin = time.perf_counter()

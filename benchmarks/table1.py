@@ -72,7 +72,7 @@ FEATURE_SETS = (
 FITS: dict[str, dict[str, Any]] = {
     "embedder_features": {"mode": "embedder"},
     "features": {"mode": "both"},
-    "plain_features": {"mode": "both", "amplitudes": False},
+    "plain_features": {"mode": "both", "amplitudes": "none", "prior_strength": 0.0, "neighbours": "keep"},
 }
 """How objects are fitted; plain: with amplitudes held at 1, as in M19, so that latents carry the colours."""
 FIT_DIRECTORIES = {

@@ -49,6 +49,28 @@ def store(tmp_path):
     return CutoutStore(tmp_path)
 
 
+def test_neighbours_are_kept_beside_the_weights(tmp_path):
+    """In reading, selecting and taking; shards of schema 1 have none, and are still read."""
+    create_store(tmp_path, INFO)
+    others = np.random.default_rng(3).random((5, 8, 8)) < 0.3
+    made = replace(make(5), is_neighbour=others)
+    write_shard(tmp_path / shard_name(0), made, INFO)
+    store = CutoutStore(tmp_path)
+    there = store.read_shard(0)
+    np.testing.assert_array_equal(there.is_neighbour, others)
+    np.testing.assert_array_equal(there.weight, made.weight)
+    np.testing.assert_array_equal(store.take(np.array([3, 1])).is_neighbour, others[[3, 1]])
+    with pytest.raises(InputError, match="is_neighbour has shape"):
+        write_shard(tmp_path / shard_name(1), replace(made, is_neighbour=others[:, :4]), INFO)
+    content = json.loads((tmp_path / "store.json").read_text())
+    (tmp_path / "store.json").write_text(json.dumps(content | {"schema_version": 1}))
+    write_shard(tmp_path / shard_name(1), make(3, first=10), INFO)
+    old = CutoutStore(tmp_path)
+    assert old.read_shard(1).is_neighbour is None
+    assert old.take(np.array([0, 6])).is_neighbour is None
+    assert len(old) == 8
+
+
 def test_round_trip(store):
     assert len(store) == 12
     assert store.shape == (2, 8, 8)

@@ -30,13 +30,29 @@ from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 
 MODES = ("embedder", "optimise", "both")
 OBJECTIVES = ("flux", "stretched", "paper")
+AMPLITUDES = ("after", "fit", "none")
+NEIGHBOURS = ("mask", "keep")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """Everything that changes a number in the features; `deepfits.stages.fit.fit` says what each means."""
+    """Everything that changes a number in the features; `deepfits.stages.fit.fit` says what each means.
+
+    Attributes
+    ----------
+    amplitudes
+        ``"after"``: 1 in the fit, so that the latent carries brightness and colour; at the best latent each
+        band's is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit.
+        ``"none"``: 1 throughout, as in M19. By default ``"after"``, for the paper's objective
+        ``"none"``.
+    prior_strength
+        Of the unit-normal prior on the latent: by default 1 (the maximum a posteriori), for the paper's
+        objective 0.
+    neighbours
+        ``"mask"``: pixels of other objects have no influence; ``"keep"``: they are fitted like all others.
+    """
 
     mode: str = "both"
     objective: str = "flux"
@@ -44,17 +60,25 @@ class FitSettings:
     num_steps: int | None = None
     tolerance: float | None = None
     num_starts: int = 1
-    prior_strength: float = 0.0
-    amplitudes: bool = False
+    prior_strength: float | None = None
+    amplitudes: str | None = None
     amplitude_sigmas: tuple[float, float] = (1.0, 0.3)
     centre_fwhm_arcsec: float | None = None
+    neighbours: str = "mask"
     uncertainty: bool = True
     batch_size: int = 64
     precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
+        is_paper = self.objective == "paper"
+        if self.prior_strength is None:
+            object.__setattr__(self, "prior_strength", 0.0 if is_paper else 1.0)
+        if self.amplitudes is None:
+            object.__setattr__(self, "amplitudes", "none" if is_paper else "after")
         choices = {
+            "amplitudes": AMPLITUDES,
+            "neighbours": NEIGHBOURS,
             "mode": MODES,
             "objective": OBJECTIVES,
             "solver": SOLVERS,
@@ -63,17 +87,23 @@ class FitSettings:
         for name, valid in choices.items():
             if (value := getattr(self, name)) not in valid:
                 raise InputError(f"fit: {name} {value!r} is unknown; {nearest(str(value), valid)}")
-        if self.amplitudes and self.objective != "flux":
+        if self.amplitudes == "fit" and self.objective != "flux":
             raise InputError(
                 f"fit: amplitudes are factors on fluxes and mean nothing with objective={self.objective!r}; "
-                "use objective='flux', or amplitudes=False"
+                "use objective='flux', or amplitudes='after' or 'none'"
             )
         if self.num_starts < 1 or self.batch_size < 1:
             raise InputError("fit: num_starts and batch_size must be at least 1")
         if self.centre_fwhm_arcsec is not None and not self.centre_fwhm_arcsec > 0:
             raise InputError(f"fit: centre_fwhm_arcsec must be positive, not {self.centre_fwhm_arcsec}")
-        if not self.prior_strength >= 0:
-            raise InputError(f"fit: prior_strength must not be negative, it is {self.prior_strength}")
+        if not self.strength >= 0:
+            raise InputError(f"fit: prior_strength must not be negative, it is {self.strength}")
+
+    @property
+    def strength(self) -> float:
+        """`prior_strength`, which is settled by now."""
+        assert self.prior_strength is not None
+        return self.prior_strength
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
@@ -172,13 +202,12 @@ class Fitter:
         self.in_flux = InFlux(self.inner, model.normalisation)
         self.fast = self._make_fast()
         self.num_latents = self._count_latents()
-        sigmas = settings.amplitude_sigmas
-        self.prior = (
-            AmplitudePrior(common_sigma=sigmas[0], band_sigma=sigmas[1]) if settings.amplitudes else None
+        sigmas = AmplitudePrior(
+            common_sigma=settings.amplitude_sigmas[0], band_sigma=settings.amplitude_sigmas[1]
         )
-        self.objective = Objective(
-            self.in_flux, prior_strength=settings.prior_strength, amplitude_prior=self.prior
-        )
+        self.prior = sigmas if settings.amplitudes == "fit" else None
+        self.prior_after = sigmas if settings.amplitudes == "after" else None
+        self.objective = Objective(self.in_flux, prior_strength=settings.strength, amplitude_prior=self.prior)
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
         self.circles, self.radius_arcsec = growth_circles(info.size, info.pixel_scale_arcsec)
         self.metric = (
@@ -221,7 +250,11 @@ class Fitter:
         if self._centre_fwhm_pixels is not None:
             weight = weight * centre_weight(self.info.size, self._centre_fwhm_pixels)
         return learn_metric(
-            renderer, self.num_latents, weight=weight, device=self.device, profiled=self.settings.amplitudes
+            renderer,
+            self.num_latents,
+            weight=weight,
+            device=self.device,
+            profiled=self.prior is not None,
         )
 
     def starts(self, object_id: np.ndarray, image: Tensor, weight: Tensor) -> Tensor:
@@ -257,10 +290,20 @@ class Fitter:
         image: np.ndarray | Tensor,
         weight: np.ndarray | Tensor,
         advance: Advance | None = None,
+        *,
+        is_neighbour: np.ndarray | None = None,
     ) -> Fitted:
-        """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``."""
+        """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``.
+
+        Parameters
+        ----------
+        is_neighbour
+            ``(N, H, W)`` bool: pixels of other objects, for the setting ``neighbours="mask"``; None: none.
+        """
         settings = self.settings
         weight = torch.as_tensor(weight, dtype=torch.float32)
+        if settings.neighbours == "mask" and is_neighbour is not None:
+            weight = torch.where(torch.as_tensor(is_neighbour)[:, None], 0, weight)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
         start = self.starts(object_id, image, weight)
         data, data_weight, equivalent = self._in_units_of_fit(image, weight)
@@ -275,7 +318,22 @@ class Fitter:
                 result = self._minimise(self.inner, data, data_weight, reached[None], None)
                 result.num_steps += rounded.num_steps
                 result.loss_start = rounded.loss_start
+        if self.prior_after is not None:
+            result.amplitude = self._amplitudes_after(result.latent, image, weight)
         return Fitted(result, image, weight, equivalent)
+
+    def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+        """Solve for the amplitudes at the best latents once, ``(N, B)``; NaN without a fit."""
+        solver = Objective(self.in_flux, amplitude_prior=self.prior_after)
+        out = torch.full((len(latent), image.shape[1]), torch.nan)
+        size = self.settings.batch_size
+        rows = torch.isfinite(latent).all(1).nonzero()[:, 0]
+        for part in rows.split(size) if len(rows) else ():
+            padded = torch.cat((part, part[-1:].expand(size - len(part))))  # shapes never change
+            data = (t[padded].to(self.device) for t in (latent, image, weight))
+            drawn, seen, used = self.in_flux(next(data)), *data
+            out[part] = solver.amplitudes(drawn, seen, used)[: len(part)].cpu()
+        return out
 
     def _minimise(
         self, inner: Renderer, data: Tensor, weight: Tensor, start: Tensor, advance: Advance | None
@@ -289,7 +347,7 @@ class Fitter:
             solver=settings.solver,
             num_steps=settings.num_steps,
             tolerance=settings.tolerance,
-            prior_strength=settings.prior_strength,
+            prior_strength=settings.strength,
             amplitudes=self.prior or False,
             centre_fwhm_pixels=self._centre_fwhm_pixels,
             metric=self.metric,
@@ -456,6 +514,7 @@ class Fitter:
                 fit_weight=used,
                 amplitude=amplitude,
                 with_pixels=with_pixels,
+                solved_after=self.prior_after,
             )
             model = found.model
             noise = torch.tensor(self.info.noise_correlation, device=self.device)

@@ -9,6 +9,13 @@ covariance is H⁻¹ M H⁻¹; where the weights of the fit are the inverse vari
 The latent is not unique: along directions that change no pixel, H is singular. A unit-normal prior, the
 distribution that the generator was trained with, bounds these; it is part of H here even where the fit used
 none. Fluxes of pixels that have data do not feel it, because flat directions do not change them.
+
+Amplitudes that were solved for after the fit, at the latent θ that it found with amplitudes of 1, answer to
+the noise directly and through θ: with m the drawn image, D = diag(mᵀWm), P the prior's precision, J = ∂m/∂θ,
+
+    δa = (D + P)⁻¹ (mᵀW ε − a JᵀWm · δθ),
+
+from which the joint covariance of latent and amplitudes follows.
 """
 
 from __future__ import annotations
@@ -19,7 +26,7 @@ import torch
 from torch import Tensor
 
 from deepfits.fitting.metric import gauss_newton
-from deepfits.fitting.objective import Objective
+from deepfits.fitting.objective import AmplitudePrior, Objective
 
 
 @dataclass
@@ -70,6 +77,7 @@ def laplace(
     fit_weight: Tensor | None = None,
     amplitude: Tensor | None = None,
     with_pixels: bool = False,
+    solved_after: AmplitudePrior | None = None,
 ) -> Posterior:
     """Approximate the posterior around `latent`.
 
@@ -90,11 +98,14 @@ def laplace(
         ``(N, B)``, where the fit ended; solved for when not given.
     with_pixels
         Return the standard deviation of each pixel of the model too.
+    solved_after
+        The prior of amplitudes that were solved for after the fit, with the weights `weight`.
     """
     used = weight if fit_weight is None else fit_weight
     drawn, derivative = objective.renderer.jacobian(latent)
     if amplitude is None:
-        amplitude = objective.amplitudes(drawn, image, used)
+        solver = Objective(objective.renderer, amplitude_prior=solved_after) if solved_after else objective
+        amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
     is_free = objective.amplitude_prior is not None
     if is_free:
         derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
@@ -109,6 +120,12 @@ def laplace(
         )
         bread = torch.linalg.inv(half_hessian)
         covariance = bread @ scatter @ bread
+    if solved_after is not None:
+        covariance = _with_amplitudes(
+            covariance, half_hessian, derivative, drawn, amplitude, used, weight, solved_after
+        )
+        derivative = derivative * amplitude[:, None, :, None, None]
+        is_free = True
     model = drawn * amplitude[:, :, None, None]
     slopes = torch.einsum("nlbhw,khw->nlbk", derivative, sums.to(derivative))
     flux = torch.einsum("nbhw,khw->nbk", model, sums.to(model))
@@ -118,6 +135,32 @@ def laplace(
     variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance, slopes)
     pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
     return Posterior(covariance, latent.shape[1], model, flux, variance.clamp_min(0).sqrt(), pixel_std)
+
+
+def _with_amplitudes(
+    covariance: Tensor,
+    half_hessian: Tensor,
+    derivative: Tensor,
+    drawn: Tensor,
+    amplitude: Tensor,
+    used: Tensor,
+    weight: Tensor,
+    prior: AmplitudePrior,
+) -> Tensor:
+    """Add amplitudes that were solved for at the latent to its covariance: ``(N, L + B, L + B)``."""
+    weighted = drawn * weight
+    own = (weighted * drawn).sum((2, 3))  # of the noise in mᵀWε, and D
+    precision = prior.precision(own.shape[1], own)
+    inverse = torch.linalg.inv(torch.diag_embed(own) + precision)  # (N, B, B)
+    follows = -(amplitude[:, None] * torch.einsum("nlbhw,nbhw->nlb", derivative, weighted)).mT  # (N, B, L)
+    shared = torch.einsum("nlbhw,nbhw->nlb", derivative, used * drawn)
+    both = torch.linalg.solve(half_hessian, shared)  # of the latent with mᵀWε, (N, L, B)
+    through = follows @ both
+    amplitudes = torch.diag_embed(own) + precision + through + through.mT + follows @ covariance @ follows.mT
+    amplitudes = inverse @ amplitudes @ inverse
+    mixed = (both + covariance @ follows.mT) @ inverse
+    upper = torch.cat((covariance, mixed), dim=2)
+    return torch.cat((upper, torch.cat((mixed.mT, amplitudes), dim=2)), dim=1)
 
 
 def _per_band(values: Tensor) -> Tensor:

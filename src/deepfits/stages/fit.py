@@ -15,7 +15,7 @@ from deepfits.files import require_finished
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class FitConfig(Solving):
     mode
         ``"embedder"`` (its guess, as it is), ``"optimise"`` (fit from random latents) or ``"both"`` (fit from
         the embedder's guess).
-    amplitudes
-        Let the brightness of each band be free (variable projection). By default, with ``objective="flux"``,
-        which it needs, in the modes that fit: it measured best (docs/log.md).
+    neighbours
+        ``"mask"``: the pixels of other objects, as the store says, have no influence; ``"keep"``: they are
+        fitted like all others.
     uncertainty
         Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not. By default
         in the modes that fit: of the embedder's guess it would take most of the time.
@@ -63,6 +63,7 @@ class FitConfig(Solving):
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
     cutting: Mapping[str, Any] | None = None
     mode: Literal["embedder", "optimise", "both"] = "both"
+    neighbours: Literal["mask", "keep"] = "mask"
     uncertainty: bool | None = None
     reconstructions: bool = False
     precision: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -107,10 +108,13 @@ def fit(config: FitConfig) -> Path:
     from deepfits.survey.store import CutoutStore
 
     fits = config.mode != "embedder"
-    by_default = {"amplitudes": config.objective == "flux" and fits, "uncertainty": fits}
-    resolved = {key: getattr(config, key) for key in by_default}
-    resolved = {key: by_default[key] if value is None else value for key, value in resolved.items()}
-    settings = part_of(config, FitSettings, **resolved)
+    uncertainty = fits if config.uncertainty is None else config.uncertainty
+    settings = part_of(config, FitSettings, uncertainty=uncertainty)
+    resolved = {
+        "prior_strength": settings.prior_strength,
+        "amplitudes": settings.amplitudes,
+        "uncertainty": uncertainty,
+    }
     hands = config.hands()
     loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
     common: dict[str, Any] = {

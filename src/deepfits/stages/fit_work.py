@@ -169,9 +169,11 @@ def fit_and_write(
 ) -> None:
     """Fit cutouts and write their features; the table comes last, so that with it all is there."""
     from deepfits.fitting import features
+    from deepfits.survey.neighbours import neighbours_of
 
     path = out / f"{shard.name}.parquet"
-    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, advance)
+    others = neighbours_of(cutouts, fitter.info)
+    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, advance, is_neighbour=others)
     columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
     if reconstructions:
         drawn = fitter.reconstruct(fitted)

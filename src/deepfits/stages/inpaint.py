@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
@@ -65,8 +65,8 @@ class InpaintConfig(Solving):
         Of the unit-normal prior on the latent. It is on by default: it decides what pixels without data look
         like where the others leave it open.
     amplitudes
-        Let the brightness of each band be free. Off by default: with it, bands that are there say less about
-        the one that is not.
+        As in `fit`, but ``"none"`` by default: with free ones, bands that are there say less about the one that
+        is not.
     images
         Write predicted images and their errors as HDF5, not the fluxes alone.
     """
@@ -81,7 +81,7 @@ class InpaintConfig(Solving):
     num_calibration: int = 1500
     truth: Annotated[str | Path | None, INPUT] = None
     prior_strength: float = 1.0
-    amplitudes: bool = False
+    amplitudes: Literal["after", "fit", "none"] = "none"
     images: bool = True
 
 
@@ -121,7 +121,8 @@ def inpaint(config: InpaintConfig) -> Path:
 
     bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     hands = config.hands()
-    settings = part_of(config, FitSettings)
+    # What is a neighbour is seen in all bands, and the hidden ones may not be seen: all pixels are kept.
+    settings = part_of(config, FitSettings, neighbours="keep")
     require_finished(config.store, partial=config.partial)
     loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
     cutouts = CutoutStore(config.store, skip_bad=True)

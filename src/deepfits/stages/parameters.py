@@ -182,11 +182,15 @@ class Solving(OnWorkers):
     num_starts
         Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
     prior_strength
-        Of the unit-normal prior on the latent.
+        Of the unit-normal prior on the latent. By default 1, the maximum a posteriori; for the paper's
+        objective 0.
     amplitudes
-        Let the brightness of each band be free (variable projection).
+        ``"after"``: 1 in the fit, so that latents carry brightness and colour; at the best latent each band's
+        is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit, by variable
+        projection, with ``objective="flux"`` alone. ``"none"``: 1 throughout, as in M19. By default
+        ``"after"``; for the paper's objective ``"none"``.
     centre_fwhm_arcsec
-        Let the weights fall off from the middle with this width, so that neighbours do not steer the fit.
+        Let the weights fall off from the middle with this width.
     held_out_only, object_ids
         Fit only the objects that training never saw, or only these.
     batch_size
@@ -200,8 +204,8 @@ class Solving(OnWorkers):
     num_steps: int | None = None
     tolerance: float | None = None
     num_starts: int = 1
-    prior_strength: float = 0.0
-    amplitudes: bool | None = None
+    prior_strength: float | None = None
+    amplitudes: Literal["after", "fit", "none"] | None = None
     centre_fwhm_arcsec: float | None = None
     held_out_only: bool = False
     object_ids: Sequence[int | str] | None = None

@@ -106,7 +106,6 @@ class PartitionFit:
         chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
         info = describe_images(chosen, loaded.info.size)
         loaded.check(info)
-        settings.setdefault("amplitudes", settings.get("objective", "flux") == "flux")
         return cls(
             images=chosen,
             info=info,
@@ -201,6 +200,7 @@ class _Cutter:
 
         from deepfits.fitting.features import to_arrow
         from deepfits.survey import build
+        from deepfits.survey.neighbours import neighbours_of
 
         fitter, bands = self.fitter, self.fit.info.bands
         nothing = np.zeros((0, len(bands), self.fit.info.size, self.fit.info.size), dtype=np.float32)
@@ -218,7 +218,8 @@ class _Cutter:
             tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
             for task in tasks:
                 cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, self.fit.info)
-                fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight)
+                others = neighbours_of(cutouts, fitter.info)
+                fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, is_neighbour=others)
                 parts.append(fitter.features(cutouts.object_id, fitted, {}))
                 rows.append(task.rows)
         place = np.full(len(columns["ra"]), -1)

@@ -160,7 +160,7 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     image = clean + sigma * torch.randn(clean.shape, generator=generator)
     weight = (sigma**-2).expand_as(image).contiguous()
     identity = np.arange(MEASURED_OBJECTS)
-    fitter = Fitter(model, FitSettings(amplitudes=True), model.info, threads=1)
+    fitter = Fitter(model, FitSettings(), model.info, threads=1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -45,6 +45,7 @@ _HOW = (
     "prior_strength",
     "amplitudes",
     "centre_fwhm_arcsec",
+    "neighbours",
     "num_starts",
 )
 

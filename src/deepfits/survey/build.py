@@ -35,6 +35,7 @@ from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import Extraction, extract
 from deepfits.survey.fields import Field, ImageSet, open_field
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.psf import find_psf, gaussians_of, read_given
 from deepfits.survey.store import (
@@ -229,7 +230,8 @@ def _cut_and_write(
     """Cut one shard."""
     task: ShardTask = shard.content
     field = fields.open(task.field_index)
-    write_shard(out / shard_name(task.number), cut_task(field, task, columns, plan, info), info)
+    cutouts = with_neighbours(cut_task(field, task, columns, plan, info), info)
+    write_shard(out / shard_name(task.number), cutouts, info)
     advance(shard.objects)
 
 

@@ -19,6 +19,7 @@ from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.foreign_cutouts import ForeignCutouts
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 
@@ -122,7 +123,7 @@ def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, 
     columns = {name: values[start:stop] for name, values in found.columns.items()}
     columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
     cutouts = Cutouts(object_id=found.object_id[start:stop], image=image, weight=weight, catalogue=columns)
-    write_shard(out / f"{shard.name}.h5", cutouts, info)
+    write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info)
     advance(shard.objects)
 
 

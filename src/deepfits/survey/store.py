@@ -3,9 +3,11 @@
 Shapes: N objects, B bands, H = W = size pixels.
 
 A store is a directory: ``store.json`` says what all shards share (bands, scale, unit, schema), and each
-``shard-00000.h5`` holds ``image`` and ``weight``, ``(N, B, H, W)`` float32 in nJy and nJy⁻², and the group
-``catalogue`` with one column per dataset, ``object_id`` among them. A shard is written whole or not at all,
-and read without loading the others, so a store may be larger than memory. Needs NumPy and h5py alone.
+``shard-00000.h5`` holds ``image`` and ``weight``, ``(N, B, H, W)`` float32 in nJy and nJy⁻²,
+``is_neighbour``, ``(N, H, W)`` uint8, which pixels belong to other objects (since schema 2; measured where it
+is missing), and the group ``catalogue`` with one column per dataset, ``object_id`` among them. A shard is
+written whole or not at all, and read without loading the others, so a store may be larger than memory.
+Needs NumPy and h5py alone.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.survey.hdf5 import local_object
 from deepfits.survey.paths import require_regular
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_SCHEMAS = (1, 2)
 FLUX_UNIT = "nJy"
+NEIGHBOURS = "is_neighbour"
 MAX_SIDE = 4096
 MAX_BANDS = 64
 MAX_GAUSSIANS = 32
@@ -86,10 +90,10 @@ class StoreInfo:
         """Read back `to_json`; `where` is named in errors."""
         if not isinstance(content, Mapping):
             raise InputError(f"{where} must be names with values, not {content!r:.60}")
-        if content.get("schema_version") != SCHEMA_VERSION:
+        if content.get("schema_version") not in READABLE_SCHEMAS:
             raise InputError(
                 f"{where}: store schema {content.get('schema_version')!r}; this version reads "
-                f"{SCHEMA_VERSION}: make the store again with `deepfits cutouts`"
+                f"{READABLE_SCHEMAS[0]} to {READABLE_SCHEMAS[-1]}: make it again with `deepfits cutouts`"
             )
         known = {f.name for f in fields(cls)}
         return from_mapping(cls, {k: v for k, v in content.items() if k in known}, where=where)
@@ -112,6 +116,9 @@ class Cutouts:
     psf
         ``(N, B, K, 2)`` float32: the PSF as a sum of K round Gaussians, weights and standard deviations in
         arcseconds (see `deepfits.observation`); NaN where it is unknown. None in stores without it.
+    is_neighbour
+        ``(N, H, W)`` bool: pixels of other objects; None where the store does not say (see
+        `deepfits.survey.neighbours.neighbours_of`).
     """
 
     object_id: np.ndarray
@@ -119,6 +126,7 @@ class Cutouts:
     weight: np.ndarray
     catalogue: dict[str, np.ndarray] = field(default_factory=dict)
     psf: np.ndarray | None = None
+    is_neighbour: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -131,6 +139,7 @@ class Cutouts:
             weight=self.weight[which],
             catalogue={name: column[which] for name, column in self.catalogue.items()},
             psf=None if self.psf is None else self.psf[which],
+            is_neighbour=None if self.is_neighbour is None else self.is_neighbour[which],
         )
 
 
@@ -184,6 +193,10 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
         file.create_dataset("weight", data=weight, **_packing(weight))
         if cutouts.psf is not None:
             file.create_dataset("psf", data=cutouts.psf.astype(np.float32, copy=False), compression="lzf")
+        if cutouts.is_neighbour is not None:
+            others = cutouts.is_neighbour.astype(np.uint8)
+            packing = {"compression": "lzf", "chunks": (min(64, len(others)), *others.shape[1:])}
+            file.create_dataset(NEIGHBOURS, data=others, **(packing if len(others) else {}))
         group = file.create_group("catalogue")
         for name, column in {"object_id": cutouts.object_id, **cutouts.catalogue}.items():
             group.create_dataset(name, data=_to_hdf5(column))
@@ -208,6 +221,9 @@ def check_cutouts(cutouts: Cutouts, info: StoreInfo, where: str | Path) -> None:
             raise InputError(f"{where}: {name} has shape {array.shape}, expected {shape}")
     if cutouts.psf is not None:
         _check_psf(cutouts.psf, shape[:2], where)
+    others = cutouts.is_neighbour
+    if others is not None and others.shape != (number, *shape[2:]):
+        raise InputError(f"{where}: {NEIGHBOURS} has shape {others.shape}, expected {(number, *shape[2:])}")
     for name, column in cutouts.catalogue.items():
         if np.shape(column) != (number,):
             raise InputError(f"{where}: column {name!r} has shape {np.shape(column)}, expected ({number},)")
@@ -336,6 +352,7 @@ class CutoutStore:
             weight=np.concatenate([p.weight for p in parts]),
             catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
             psf=_join_psf([p.psf for p in parts], self.directory),
+            is_neighbour=_joined([p.is_neighbour for p in parts]),
         )
         return joined.select(back)
 
@@ -347,6 +364,10 @@ def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:
     if len({part.shape[1:] for part in known}) > 1 or len(known) < len(parts):
         raise InputError(f"{where}: shards with and without PSFs, or with other ones; cut the store again")
     return np.concatenate(known)
+def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
+    """Join what all parts have; None where one of them lacks it."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
 
 
 def read_info(directory: str | Path) -> StoreInfo:
@@ -401,9 +422,15 @@ def read_shard(
             image = file["image"][which].astype(np.float32, copy=False)
             weight = file["weight"][which].astype(np.float32, copy=False)
         psf = file["psf"][which] if "psf" in file else None
+        others = file[NEIGHBOURS][which] != 0 if NEIGHBOURS in file else None
         catalogue = {k: v[which] for k, v in _read_catalogue(file, path, columns).items()}
     cutouts = Cutouts(
-        object_id=catalogue.pop("object_id"), image=image, weight=weight, catalogue=catalogue, psf=psf
+        object_id=catalogue.pop("object_id"),
+        image=image,
+        weight=weight,
+        catalogue=catalogue,
+        psf=psf,
+        is_neighbour=others,
     )
     check_cutouts(cutouts, info, path)
     return cutouts
@@ -441,6 +468,12 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
         is_psf = isinstance(psf, h5py.Dataset) and psf.ndim == 4 and psf.dtype.kind == "f"
         if not is_psf or psf.shape[:2] != shape[:2] or psf.shape[2] > MAX_GAUSSIANS or psf.shape[3] != 2:
             raise InputError(f"{path}: psf has shape {getattr(psf, 'shape', None)}; cut this store again")
+    data = local_object(file, NEIGHBOURS, path)
+    if data is not None and not (
+        isinstance(data, h5py.Dataset) and data.shape == (number, *shape[2:]) and data.dtype == np.uint8
+    ):
+        found = getattr(data, "shape", None), getattr(data, "dtype", None)
+        raise InputError(f"{path}: {NEIGHBOURS} has shape and type {found}, expected uint8 as the images")
     return number
 
 
