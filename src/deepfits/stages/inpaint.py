@@ -65,8 +65,8 @@ class InpaintConfig(Solving):
         Of the unit-normal prior on the latent. It is on by default: it decides what pixels without data look
         like where the others leave it open.
     amplitudes
-        As in `fit`, but ``"none"`` by default: with free ones, bands that are there say less about the one that
-        is not.
+        As in `fit`, but ``"none"`` by default: with free ones, bands that are there say less about the one
+        that is not.
     images
         Write predicted images and their errors as HDF5, not the fluxes alone.
     """
