@@ -175,7 +175,7 @@ def test_amplitudes_after_the_fit_leave_the_latent_alone(sky, tmp_path):
         good = (after["status"] == "converged") & (after[f"dof_{band}"] > 0)
         assert good.sum() > NUM
         assert (after[f"chi2_{band}"][good] <= none[f"chi2_{band}"][good] + 0.1).all()
-        ratio = after[f"flux_model_{band}"] / none[f"flux_model_{band}"]
+        ratio = after[f"flux_cutout_model_{band}"] / none[f"flux_cutout_model_{band}"]
         np.testing.assert_allclose(ratio[good], after[f"amplitude_{band}"][good], rtol=1e-4)
         assert (after[f"flux_model_err_{band}"][good] > 0).all()
     assert (after["chi2"] < none["chi2"]).mean() > 0.9
@@ -316,7 +316,7 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
     # Two of three bands fix eight latents well enough; failures of single fits are left to the median.
     assert np.median(np.abs(pull)) < 2
     assert np.corrcoef(columns["flux_r"][good], clean[good])[0, 1] > 0.8
-    seen = read_features(fitted)["flux_model_err_r"][good]
+    seen = read_features(fitted)["flux_cutout_model_err_r"][good]
     assert np.median(columns["flux_err_r"][good] / seen) > 1.2  # what was not looked at is less sure
     with h5py.File(out / "shard-00001.h5") as file:
         assert file["image"].shape == file["image_err"].shape == (NUM, 1, 16, 16)

@@ -22,6 +22,7 @@ from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.own_light import own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
 from deepfits.fitting.scores import latent_distance
@@ -161,12 +162,15 @@ class Fitted:
         ``(N, B, H, W)``, nJy and nJy⁻², cleaned.
     fit_weight
         What the fit took as weights, in nJy⁻²; None where it took `weight`.
+    is_neighbour
+        ``(N, H, W)`` bool: pixels of other objects, as far as they are known.
     """
 
     fit: Fit
     image: Tensor
     weight: Tensor
     fit_weight: Tensor | None
+    is_neighbour: Tensor
 
 
 class Fitter:
@@ -302,8 +306,11 @@ class Fitter:
         """
         settings = self.settings
         weight = torch.as_tensor(weight, dtype=torch.float32)
-        if settings.neighbours == "mask" and is_neighbour is not None:
-            weight = torch.where(torch.as_tensor(is_neighbour)[:, None], 0, weight)
+        others = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
+        if is_neighbour is not None:
+            others = torch.as_tensor(is_neighbour)
+        if settings.neighbours == "mask":
+            weight = torch.where(others[:, None], 0, weight)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
         start = self.starts(object_id, image, weight)
         data, data_weight, equivalent = self._in_units_of_fit(image, weight)
@@ -320,7 +327,7 @@ class Fitter:
                 result.loss_start = rounded.loss_start
         if self.prior_after is not None:
             result.amplitude = self._amplitudes_after(result.latent, image, weight)
-        return Fitted(result, image, weight, equivalent)
+        return Fitted(result, image, weight, equivalent, others)
 
     def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor) -> Tensor:
         """Solve for the amplitudes at the best latents once, ``(N, B)``; NaN without a fit."""
@@ -393,7 +400,7 @@ class Fitter:
     ) -> dict[str, np.ndarray]:
         """Return the columns of the features, as `docs/architecture.md` has them."""
         found, bands = fitted.fit, self.info.bands
-        measured = self.measure(fitted, sums=self.sums, with_pixels=False)
+        measured = self.measure(fitted, sums=self.sums, with_pixels=False, with_galaxy=True)
         out: dict[str, np.ndarray] = {"object_id": object_id}
         out |= {name: catalogue[name] for name in ("ra", "dec") if name in catalogue}
         out["latent"] = found.latent.numpy()
@@ -407,11 +414,11 @@ class Fitter:
         out["status"] = status_names(found)
         out["num_steps"] = found.num_steps.numpy()
         out["latent_distance"] = latent_distance(found.latent.numpy()).astype(np.float32)
-        out["discriminator_score"] = self._discriminate(fitted.image)
+        out["discriminator_score"] = self._discriminate(fitted)
         for index, band in enumerate(bands):
             out[f"amplitude_{band}"] = found.amplitude[:, index].numpy()
             out[f"amplitude_err_{band}"] = measured["amplitude_std"][:, index]
-            for number, name in enumerate(("flux_model", "flux_aper_model")):
+            for number, name in enumerate(("flux_cutout_model", "flux_aper_model", "flux_model")):
                 out[f"{name}_{band}"] = measured["flux"][:, index, number]
                 out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
         out |= self._sizes(measured["growth"])
@@ -440,11 +447,23 @@ class Fitter:
             parts.append(drawn * fitted.fit.amplitude[rows, :, None, None])
         return torch.cat(parts).numpy() if parts else np.empty(tuple(fitted.image.shape), dtype=np.float32)
 
-    def _discriminate(self, image: Tensor) -> np.ndarray:
-        """Return the discriminator's score of the observed images: near 1 is usual; NaN without one."""
+    def _totals(self, model: Tensor) -> Tensor:
+        """Return circles that hold the total of each galaxy, ``(N, 1, H, W)``."""
+        size, scale = self.info.size, self.info.pixel_scale_arcsec
+        noise = np.array(self.model.normalisation.softening)  # follows the noise of each band
+        radius = total_radius(model.cpu().numpy(), noise, size, scale)
+        return torch.from_numpy(soft_circles(size, radius / scale))[:, None].to(self.device)
+
+    def _discriminate(self, fitted: Fitted) -> np.ndarray:
+        """Return the discriminator's score of the observed images: near 1 is usual; NaN without one.
+
+        What has no data or is a neighbour's is filled in with the drawing, so that the score does not see it.
+        """
         network = getattr(self.model, "discriminator", None)
         if network is None:
-            return np.full(len(image), np.float32(np.nan))
+            return np.full(len(fitted.image), np.float32(np.nan))
+        drawn = torch.nan_to_num(torch.from_numpy(self.reconstruct(fitted)))
+        image = torch.where(fitted.weight > 0, fitted.image, drawn)
         size = self.settings.batch_size
         parts = []
         with torch.no_grad():
@@ -455,9 +474,22 @@ class Fitter:
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
     def measure(
-        self, fitted: Fitted, *, sums: Tensor, with_pixels: bool, uncertainty: bool | None = None
+        self,
+        fitted: Fitted,
+        *,
+        sums: Tensor,
+        with_pixels: bool,
+        with_galaxy: bool = False,
+        uncertainty: bool | None = None,
     ) -> dict[str, np.ndarray]:
         """Measure χ², fluxes and errors at the best latents.
+
+        Parameters
+        ----------
+        sums
+            ``(K, H, W)``: what to sum over the pixels.
+        with_galaxy
+            Also the galaxy's own light (`deepfits.fitting.own_light`), as one more sum.
 
         Returns
         -------
@@ -469,12 +501,13 @@ class Fitter:
         """
         uncertainty = self.settings.uncertainty if uncertainty is None else uncertainty
         number, bands = fitted.image.shape[:2]
+        num_sums = len(sums) + with_galaxy
         nan = np.float32(np.nan)
         out = {
             "chi2": np.full((number, bands), nan),
             "dof": (fitted.weight > 0).sum((2, 3)).numpy(),
-            "flux": np.full((number, bands, len(sums)), nan),
-            "flux_std": np.full((number, bands, len(sums)), nan),
+            "flux": np.full((number, bands, num_sums), nan),
+            "flux_std": np.full((number, bands, num_sums), nan),
             "latent_std": np.full((number, self.num_latents), nan),
             "amplitude_std": np.full((number, bands), nan),
             "growth": np.full((number, bands, len(self.circles)), nan),
@@ -484,7 +517,8 @@ class Fitter:
         usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
 
         def work(rows: Tensor) -> None:
-            for name, values in self._measure_batch(fitted, rows, sums, with_pixels, uncertainty).items():
+            found = self._measure_batch(fitted, rows, sums, with_pixels, uncertainty, with_galaxy)
+            for name, values in found.items():
                 out[name][rows.numpy()] = values.cpu().numpy()
 
         batches = usable.split(POSTERIOR_BATCH) if len(usable) else ()
@@ -492,17 +526,27 @@ class Fitter:
         return out
 
     def _measure_batch(
-        self, fitted: Fitted, rows: Tensor, sums: Tensor, with_pixels: bool, uncertainty: bool
+        self,
+        fitted: Fitted,
+        rows: Tensor,
+        sums: Tensor,
+        with_pixels: bool,
+        uncertainty: bool,
+        with_galaxy: bool,
     ) -> dict[str, Tensor]:
         padded = torch.cat((rows, rows[-1:].expand(POSTERIOR_BATCH - len(rows))))  # shapes never change
         image, weight, latent, amplitude = (
             t[padded].to(self.device)
             for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
         )
-        sums = sums.to(self.device)
+        model = self.in_flux(latent) * amplitude[:, :, None, None]
+        sums = sums.to(self.device).expand(*model.shape[:2], *sums.shape)
+        own = torch.from_numpy(own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy()))
+        own = own.to(self.device)
+        if with_galaxy:
+            sums = torch.cat((sums, (own * self._totals(model))[:, :, None]), dim=2)
         if not uncertainty:
-            model = self.in_flux(latent) * amplitude[:, :, None, None]
-            out = {"flux": torch.einsum("nbhw,khw->nbk", model, sums)}
+            out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         else:
             used = None if fitted.fit_weight is None else fitted.fit_weight[padded].to(self.device)
             found = laplace(
@@ -529,7 +573,7 @@ class Fitter:
                 out["pixel_std"] = found.pixel_std * noise[:, None, None]
         out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))
         growing = torch.from_numpy(self.circles).to(self.device)
-        out["growth"] = torch.einsum("nbhw,khw->nbk", model, growing)
+        out["growth"] = torch.einsum("nbhw,khw->nbk", model * own, growing)
         if with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}

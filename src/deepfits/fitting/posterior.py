@@ -90,7 +90,7 @@ def laplace(
     image, weight
         ``(N, B, H, W)``, the data and their inverse variances, cleaned.
     sums
-        ``(K, H, W)``: what to sum over the pixels.
+        ``(K, H, W)``: what to sum over the pixels; or ``(N, B, K, H, W)``, of each object and band.
     fit_weight
         ``(N, B, H, W)``: the weights that the fit gave the pixels, in the unit of `weight`, where they were
         not the inverse variances.
@@ -127,10 +127,11 @@ def laplace(
         derivative = derivative * amplitude[:, None, :, None, None]
         is_free = True
     model = drawn * amplitude[:, :, None, None]
-    slopes = torch.einsum("nlbhw,khw->nlbk", derivative, sums.to(derivative))
-    flux = torch.einsum("nbhw,khw->nbk", model, sums.to(model))
+    sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
+    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative, sums)
+    flux = torch.einsum("nbhw,nbkhw->nbk", model, sums)
     if is_free:
-        own = torch.einsum("nbhw,khw->nbk", drawn, sums.to(drawn))
+        own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
         slopes = torch.cat((slopes, _per_band(own)), dim=1)  # (N, P, B, K)
     variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance, slopes)
     pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
@@ -147,7 +148,14 @@ def _with_amplitudes(
     weight: Tensor,
     prior: AmplitudePrior,
 ) -> Tensor:
-    """Add amplitudes that were solved for at the latent to its covariance: ``(N, L + B, L + B)``."""
+    """Add amplitudes that were solved for at the latent to its covariance: ``(N, L + B, L + B)``.
+
+    In float64, so that rounding does not tell where in its batch an object stands.
+    """
+    dtype = covariance.dtype
+    covariance, half_hessian, derivative, drawn, amplitude, used, weight = (
+        t.double() for t in (covariance, half_hessian, derivative, drawn, amplitude, used, weight)
+    )
     weighted = drawn * weight
     own = (weighted * drawn).sum((2, 3))  # of the noise in mᵀWε, and D
     precision = prior.precision(own.shape[1], own)
@@ -160,7 +168,7 @@ def _with_amplitudes(
     amplitudes = inverse @ amplitudes @ inverse
     mixed = (both + covariance @ follows.mT) @ inverse
     upper = torch.cat((covariance, mixed), dim=2)
-    return torch.cat((upper, torch.cat((mixed.mT, amplitudes), dim=2)), dim=1)
+    return torch.cat((upper, torch.cat((mixed.mT, amplitudes), dim=2)), dim=1).to(dtype)
 
 
 def _per_band(values: Tensor) -> Tensor:

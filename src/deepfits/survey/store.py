@@ -364,6 +364,8 @@ def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:
     if len({part.shape[1:] for part in known}) > 1 or len(known) < len(parts):
         raise InputError(f"{where}: shards with and without PSFs, or with other ones; cut the store again")
     return np.concatenate(known)
+
+
 def _joined(parts: list[np.ndarray | None]) -> np.ndarray | None:
     """Join what all parts have; None where one of them lacks it."""
     known = [part for part in parts if part is not None]

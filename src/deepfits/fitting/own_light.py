@@ -1,0 +1,76 @@
+"""The light of the galaxy in the middle of a noise-free drawing: its own, whatever is drawn around it.
+
+Shapes: N objects, B bands, H = W pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepfits.photometry import growth_circles, growth_radii
+
+TOTAL_RADII = 3.0  # half-light radii within which light counts for the total of an object
+SMALLEST_TOTAL_ARCSEC = 1.0
+
+
+def symmetric(image: np.ndarray) -> np.ndarray:
+    """Return the smaller of each pixel and the one opposite, ``(..., H, W)``: the symmetric part.
+
+    Source: the templates of the deblender of SDSS (R. Lupton), here of a drawing without noise, where the
+    smaller of two values is not biased by it.
+    """
+    return np.minimum(image, image[..., ::-1, ::-1])
+
+
+def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
+    """Say which pixels to add up for the galaxy's own light in a noise-free drawing of it.
+
+    Where a neighbour's pixel is brighter than the one opposite, that one stands in for it.
+
+    Parameters
+    ----------
+    model
+        ``(N, B, H, W)``.
+    is_neighbour
+        ``(N, H, W)`` bool.
+
+    Returns
+    -------
+    np.ndarray
+        ``(N, B, H, W)`` float32: 0, 1 or 2. The sum of this times an aperture that is symmetric times the
+        model is the flux in that aperture.
+
+    Examples
+    --------
+    >>> own_light(np.array([[[[1.0, 9.0]]]]), np.array([[[False, True]]]))
+    array([[[[2., 0.]]]], dtype=float32)
+    """
+    replaced = is_neighbour[:, None] & (model > model[..., ::-1, ::-1])
+    return (1.0 - replaced + replaced[..., ::-1, ::-1]).astype(np.float32)
+
+
+def total_radius(model: np.ndarray, spread: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
+    """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
+
+    `TOTAL_RADII` half-light radii of the symmetric part of the drawing, all bands together in units of their
+    noise.
+
+    Parameters
+    ----------
+    model
+        ``(N, B, H, W)``.
+    spread
+        ``(B,)``: noise of a pixel.
+    """
+    apertures, radius = growth_circles(size, pixel_scale_arcsec)
+    together = (symmetric(model) / spread[:, None, None]).sum(axis=1)
+    half = growth_radii(np.einsum("nhw,khw->nk", together, apertures), radius, [0.5])[:, 0]
+    largest = size * pixel_scale_arcsec / np.sqrt(2.0)
+    return np.clip(np.nan_to_num(TOTAL_RADII * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
+
+
+def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
+    """Return circles around the middle, ``(N, H, W)`` float32; pixels count by how far they are inside."""
+    offset = np.arange(size) - (size - 1) / 2
+    away = np.hypot(offset[:, None], offset[None, :])
+    return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
