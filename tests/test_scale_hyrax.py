@@ -24,6 +24,13 @@ def test_latents_through_hyrax_are_those_of_fit(tmp_path):
     store = deepfits.cutouts(deepfits.simulate(tmp_path / "sky", size=400, seed=5), tmp_path / "cutouts")
     found = example.latents(store, "builtin:clauds-hsc", str(tmp_path / "results"))
     features = deepfits.fit(
-        store, "builtin:clauds-hsc", tmp_path / "features", amplitudes="none", uncertainty=False, threads=1
+        store,
+        "builtin:clauds-hsc",
+        tmp_path / "features",
+        amplitudes="none",
+        prior_strength=0.0,
+        neighbours="keep",
+        uncertainty=False,
+        threads=1,
     )
     np.testing.assert_array_equal(found, read_features(features)["latent"])

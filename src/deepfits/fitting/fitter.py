@@ -163,7 +163,7 @@ class Fitted:
     fit_weight
         What the fit took as weights, in nJy⁻²; None where it took `weight`.
     is_neighbour
-        ``(N, H, W)`` bool: pixels of other objects, as far as they are known.
+        ``(N, H, W)`` bool: pixels of other objects, which the fit did not see.
     """
 
     fit: Fit
@@ -307,9 +307,8 @@ class Fitter:
         settings = self.settings
         weight = torch.as_tensor(weight, dtype=torch.float32)
         others = torch.zeros(len(image), *image.shape[2:], dtype=torch.bool)
-        if is_neighbour is not None:
+        if settings.neighbours == "mask" and is_neighbour is not None:
             others = torch.as_tensor(is_neighbour)
-        if settings.neighbours == "mask":
             weight = torch.where(others[:, None], 0, weight)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
         start = self.starts(object_id, image, weight)

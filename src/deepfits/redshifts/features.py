@@ -278,7 +278,7 @@ def is_usable(columns: Columns) -> np.ndarray:
 
 
 MODEL_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
-"""Columns of the fit's noise-free fluxes: inside a 2″ aperture, and of the whole cutout with neighbours."""
+"""Columns of the fit's noise-free fluxes: inside a 2″ aperture, and the galaxy's total."""
 
 
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:

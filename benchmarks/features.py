@@ -1,0 +1,289 @@
+"""What latents and fluxes of a fit are worth: the default fit and the former one, on the same objects.
+
+    python benchmarks/features.py --out bench-features [--skies simulated zcosmos] [--objects 600 1400]
+
+Two skies at CLAUDS+HSC depth, neither of which the model has seen: the built-in population, crowded
+(galaxies with i < 25), and galaxies of zCOSMOS-bright with their real magnitudes and redshifts. For each fit:
+
+``redshift``
+    R², σ_MAD and η(0.15) of small networks, each object judged by networks that did not learn from it, from
+    latents, from what the fit gives, from both with aperture magnitudes, and from aperture magnitudes alone;
+``similar``
+    scatter of g − i, ln half-light radius and redshift between nearest neighbours in latent space at
+    22 < i < 24, in units of that between random pairs;
+``repeated``
+    fits from random starts: share of the objects whose nearest is their own fit, and the distance to it in
+    units of both fits' `latent_std` (1: by chance of the noise alone);
+``flux``
+    of the central galaxy (`flux_model_i`) and of the cutout over truth, by magnitude: median, scatter, share
+    above 1.5, width of the pulls;
+``chi2``
+    median χ² per pixel in the central 2″, neighbours left out, by magnitude;
+``hidden``
+    u hidden: bias and scatter of the drawn galaxy's magnitude against truth, at u < 25.5;
+``steps``
+    evaluations of one fit.
+
+Every figure has a bootstrap error over the objects. What is finished under ``--out`` is used again. The last
+line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deepfits
+import table1
+from deepfits.fitting.fitter import FitSettings, Fitted, Fitter
+from deepfits.fitting.photometry import aperture
+from deepfits.models.bundle import Model
+from deepfits.provenance import provenance
+from deepfits.redshifts.features import Recipe, Source
+from deepfits.redshifts.head import HeadConfig, train_head
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.photometry import aperture_photometry
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import CutoutStore
+
+FITS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "former": {"amplitudes": "fit", "prior_strength": 0.0, "neighbours": "keep"},
+}
+OTHERS: dict[str, dict[str, Any]] = {
+    "embedder": {"mode": "embedder"},
+    "plain": {"amplitudes": "none", "prior_strength": 0.0, "neighbours": "keep"},
+    "neighbours kept": {"neighbours": "keep"},
+    "common amplitude": {"amplitudes": "fit", "amplitude_sigmas": (1.0, 0.01)},
+    "prior 0.3": {"prior_strength": 0.3},
+    "prior 3": {"prior_strength": 3.0},
+    "centre 3 arcsec": {"centre_fwhm_arcsec": 3.0},
+}
+BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
+NUM_BOOTSTRAP = 100
+FEWEST = 10
+
+
+def main() -> None:
+    """Make skies and fits, and print the figures."""
+    parser = argparse.ArgumentParser(description="What latents and fluxes of a fit are worth.")
+    parser.add_argument("--out", default="bench-features")
+    parser.add_argument("--skies", nargs="+", default=["simulated", "zcosmos"])
+    parser.add_argument("--objects", nargs="+", type=int, default=[600, 1400], help="for each sky")
+    parser.add_argument("--repeated", type=int, default=150, help="objects fitted again")
+    parser.add_argument("--fits", nargs="+", default=list(FITS), choices=[*FITS, *OTHERS])
+    parser.add_argument("--model", default="builtin:clauds-hsc")
+    parser.add_argument("--zcosmos", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    for sky, number in zip(options.skies, options.objects, strict=True):
+        objects = Objects(sky, Path(options.out) / sky, number, options)
+        found[sky] = {"objects": len(objects.label), "magnitudes": objects.redshift("magnitudes", {})}
+        for name in options.fits:
+            found[sky][name] = objects.figures(name, {**FITS, **OTHERS}[name], options.repeated)
+            print(f"{sky}, {name}: {json.dumps(found[sky][name])}", flush=True)
+    print(json.dumps({"figures": found, "provenance": provenance()}))
+
+
+def make_sky(sky: str, directory: Path, number: int, options: argparse.Namespace) -> Path:
+    """Make images and cutouts."""
+    keywords: dict[str, Any] = {"size": 2050, "num_patches": 1, "seed": 11}
+    if sky == "zcosmos":
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = table1.zcosmos_catalogue(directory, options).read_text().splitlines()
+        rows = np.sort(np.random.default_rng(5).permutation(len(lines) - 1)[: int(2.6 * number)]) + 1
+        some = directory / "some.csv"
+        some.write_text("\n".join([lines[0], *(lines[row] for row in rows)]) + "\n")
+        keywords = {"size": 1026, "catalogue": some}
+    images = deepfits.simulate(directory / "sky", **keywords)
+    return deepfits.cutouts(images, directory / "cutouts")
+
+
+class Objects:
+    """The objects of one sky, what is true of them, and their fits."""
+
+    def __init__(self, sky: str, directory: Path, number: int, options: argparse.Namespace) -> None:
+        store = CutoutStore(make_sky(sky, directory, number, options))
+        select = ["kind == galaxy", *(["mag_i < 25"] if sky == "simulated" else [])]
+        labels = read_labels(directory / "sky" / "truth.parquet", select=select)
+        catalogue = store.catalogue(["ra", "dec"])
+        pairs = match_labels({name: np.asarray(values) for name, values in catalogue.items()}, labels)
+        chosen = np.sort(np.random.default_rng(3).permutation(len(pairs.rows))[:number])
+        self.directory, self.info = directory, store.info
+        self.cutouts = store.take(np.asarray(pairs.rows)[chosen])
+        self.others = neighbours_of(self.cutouts, store.info)
+        rows = np.asarray(pairs.label_rows)[chosen]
+        self.label = labels.value[rows]
+        self.truth = {name: values[rows] for name, values in labels.columns.items()}
+        self.magnitude = self.truth["mag_i"].astype(float)
+        self.model = Model.load(options.model)
+        self.flux, self.flux_err = aperture_photometry(
+            self.cutouts.image,
+            self.cutouts.weight,
+            pixel_scale_arcsec=store.info.pixel_scale_arcsec,
+            fwhm_arcsec=store.info.fwhm_arcsec,
+        )
+
+    def figures(self, name: str, settings: dict[str, Any], num_repeated: int) -> dict[str, Any]:
+        """Return every figure of one fit."""
+        columns = self.fit(name, settings)
+        few = np.flatnonzero((self.magnitude > 22) & (self.magnitude < 24))[:num_repeated]
+        again = self.fit(f"{name} again", settings | {"mode": "optimise"}, rows=few)
+        no_u = self.fit(f"{name} without u", settings, rows=few, hidden="u")
+        sets = ("latents", "model", "combined")
+        return {
+            "redshift": {one: self.redshift(one, columns) for one in sets},
+            "similar": self.similar(columns["latent"]),
+            "repeated": repeated(columns, again, few),
+            "flux": {one: self.fluxes(columns, one) for one in ("flux_model", "flux_cutout_model")},
+            "chi2": self.by_magnitude(np.median, columns["chi2_centre"]),
+            "hidden": self.hidden(no_u, few),
+            "steps": with_error(np.mean, columns["num_steps"]),
+        }
+
+    def fit(
+        self, name: str, settings: dict[str, Any], *, rows: np.ndarray | None = None, hidden: str = ""
+    ) -> dict[str, np.ndarray]:
+        """Fit some objects, or read what was fitted before."""
+        path = self.directory / f"{name.replace(' ', '-')}.npz"
+        if not path.exists():
+            print(f"{self.directory.name}: fitting {name}", flush=True)
+            cutouts = self.cutouts if rows is None else self.cutouts.select(rows)
+            others = self.others if rows is None else self.others[rows]
+            weight = cutouts.weight.copy()
+            if hidden:
+                weight[:, self.info.bands.index(hidden)] = 0
+            fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1)
+            fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others)
+            columns = fitter.features(cutouts.object_id, fitted, {})
+            columns["chi2_centre"] = self.central(fitter, fitted, others)
+            np.savez(path, **{k: v for k, v in columns.items() if v.dtype.kind != "U"})
+        return dict(np.load(path))
+
+    def central(self, fitter: Fitter, fitted: Fitted, others: np.ndarray) -> np.ndarray:
+        """Return χ² per pixel within 2″, pixels of neighbours left out whether the fit saw them or not."""
+        circle = aperture(self.info.size, 2 / self.info.pixel_scale_arcsec)
+        weight = fitted.weight.numpy() * ~others[:, None] * circle
+        residual = fitted.image.numpy() - fitter.reconstruct(fitted)
+        return np.asarray((weight * residual**2).sum((1, 2, 3)) / ((weight > 0) * circle).sum((1, 2, 3)))
+
+    def redshift(self, features: str, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Judge redshifts of two halves, each by networks that learnt from the other."""
+        if not columns:
+            columns = {"latent": np.zeros((len(self.label), 1))}
+        source = Source(columns=columns, bands=self.info.bands, flux=self.flux, flux_err=self.flux_err)
+        matrix = Recipe.learn(features, source).make(source)
+        half = np.random.default_rng(1).permutation(len(self.label)) % 2
+        found = np.empty(len(self.label))
+        for part in (0, 1):
+            learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
+            ensemble, _ = train_head(
+                matrix.take(learn), self.label[learn], HeadConfig(num_members=2, num_steps=800)
+            )
+            found[judge] = ensemble.predict(matrix.values[judge])
+        offset = (found - self.label) / (1 + self.label)
+        return {
+            "r2": with_error(r2, found, self.label),
+            "sigma_mad": with_error(scatter, offset),
+            "eta": with_error(lambda x: float(np.mean(np.abs(x) > 0.15)), offset),
+        }
+
+    def similar(self, latent: np.ndarray) -> dict[str, Any]:
+        """Compare nearest neighbours with random pairs."""
+        chosen = np.flatnonzero(
+            (self.magnitude > 22) & (self.magnitude < 24) & np.isfinite(latent).all(axis=1)
+        )
+        away = distances(latent[chosen], latent[chosen])
+        np.fill_diagonal(away, np.inf)
+        nearest = chosen[away.argmin(axis=1)]
+        random = np.random.default_rng(0).permutation(chosen)
+        properties = {
+            "g_i": self.truth["mag_g"] - self.truth["mag_i"],
+            "log_half_light": np.log(self.truth["half_light_radius_arcsec"]),
+            "redshift": self.label,
+        }
+        return {
+            name: with_error(
+                lambda a, b: scatter(a) / scatter(b), q[chosen] - q[nearest], q[chosen] - q[random]
+            )
+            for name, q in properties.items()
+        }
+
+    def fluxes(self, columns: dict[str, np.ndarray], name: str) -> dict[str, Any]:
+        """Compare fluxes in i with truth."""
+        truth = 10 ** (-0.4 * (self.magnitude - 31.4))
+        ratio = columns[f"{name}_i"] / truth
+        pull = (columns[f"{name}_i"] - truth) / columns[f"{name}_err_i"]
+        return {
+            "median": self.by_magnitude(np.median, ratio),
+            "scatter": self.by_magnitude(scatter, ratio),
+            "above_1.5": self.by_magnitude(lambda x: float(np.mean(x > 1.5)), ratio),
+            "pull_width": self.by_magnitude(scatter, pull),
+        }
+
+    def hidden(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
+        """Compare the magnitude of the band that was hidden with truth."""
+        truth, flux = self.truth["mag_u"][rows], columns["flux_model_u"]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            off = 31.4 - 2.5 * np.log10(flux) - truth
+        off = off[(truth < 25.5) & np.isfinite(off)]
+        return {"bias": with_error(np.median, off), "scatter": with_error(scatter, off), "number": len(off)}
+
+    def by_magnitude(self, figure: Callable[..., Any], values: np.ndarray) -> dict[str, Any]:
+        """Take a figure of the objects in each bin of i that has enough of them."""
+        out = {}
+        for low, high in BINS:
+            inside = (self.magnitude >= low) & (self.magnitude < high) & np.isfinite(values)
+            if inside.sum() >= FEWEST:
+                out[f"{low}-{high}"] = with_error(figure, values[inside])
+        return out
+
+
+def repeated(
+    columns: dict[str, np.ndarray], again: dict[str, np.ndarray], rows: np.ndarray
+) -> dict[str, Any]:
+    """Compare fits from random starts with those from the embedder's guess."""
+    good = np.isfinite(columns["latent"]).all(axis=1)
+    place = np.cumsum(good) - 1
+    away = distances(again["latent"], columns["latent"][good])
+    variance = again["latent_std"] ** 2 + columns["latent_std"][rows] ** 2
+    sigmas = np.sqrt(np.mean((again["latent"] - columns["latent"][rows]) ** 2 / variance, axis=1))
+    return {
+        "own_nearest": with_error(np.mean, (away.argmin(axis=1) == place[rows]).astype(float)),
+        "distance_sigma": with_error(np.median, sigmas[np.isfinite(sigmas)]),
+    }
+
+
+def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return squared distances between latents, ``(N, M)``."""
+    inner = first @ second.T
+    return np.asarray((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner)
+
+
+def scatter(values: np.ndarray) -> float:
+    """Return 1.4826 × the median absolute deviation from the median."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))
+
+
+def r2(found: np.ndarray, truth: np.ndarray) -> float:
+    """Return R² of estimates."""
+    return float(1 - np.sum((found - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
+
+
+def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float]:
+    """Return a figure and its bootstrap error over the objects."""
+    rng, number = np.random.default_rng(0), len(arrays[0])
+    draws = [rng.integers(number, size=number) for _ in range(NUM_BOOTSTRAP)]
+    values = [float(figure(*(one[rows] for one in arrays))) for rows in draws]
+    return [round(float(figure(*arrays)), 4), round(float(np.std(values)), 4)]
+
+
+if __name__ == "__main__":
+    main()
