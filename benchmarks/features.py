@@ -42,12 +42,12 @@ import torch
 import deepfits
 import table1
 from deepfits.fitting.fitter import FitSettings, Fitted, Fitter
-from deepfits.fitting.photometry import aperture
 from deepfits.models.bundle import Model
+from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import Recipe, Source
-from deepfits.redshifts.head import HeadConfig, train_head
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import CutoutStore
@@ -164,12 +164,13 @@ class Objects:
             fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others)
             columns = fitter.features(cutouts.object_id, fitted, {})
             columns["chi2_centre"] = self.central(fitter, fitted, others)
-            np.savez(path, **{k: v for k, v in columns.items() if v.dtype.kind != "U"})
+            numbers: dict[str, Any] = {k: v for k, v in columns.items() if v.dtype.kind != "U"}
+            np.savez(path, **numbers)
         return dict(np.load(path))
 
     def central(self, fitter: Fitter, fitted: Fitted, others: np.ndarray) -> np.ndarray:
         """Return χ² per pixel within 2″, pixels of neighbours left out whether the fit saw them or not."""
-        circle = aperture(self.info.size, 2 / self.info.pixel_scale_arcsec)
+        circle = circular_aperture(self.info.size, 1 / self.info.pixel_scale_arcsec)
         weight = fitted.weight.numpy() * ~others[:, None] * circle
         residual = fitted.image.numpy() - fitter.reconstruct(fitted)
         return np.asarray((weight * residual**2).sum((1, 2, 3)) / ((weight > 0) * circle).sum((1, 2, 3)))
@@ -184,10 +185,10 @@ class Objects:
         found = np.empty(len(self.label))
         for part in (0, 1):
             learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
-            ensemble, _ = train_head(
-                matrix.take(learn), self.label[learn], HeadConfig(num_members=2, num_steps=800)
+            ensemble, _, _ = train_ensemble(
+                matrix.take(learn), self.label[learn], MLPConfig(num_members=2, num_steps=800)
             )
-            found[judge] = ensemble.predict(matrix.values[judge])
+            found[judge] = ensemble.predict(source, matrix.take(judge)).point
         offset = (found - self.label) / (1 + self.label)
         return {
             "r2": with_error(r2, found, self.label),

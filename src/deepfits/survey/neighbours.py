@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import sep
 from scipy import ndimage
 
 from deepfits.survey.detection import DetectOptions, gaussian_kernel
-from deepfits.survey.store import Cutouts, StoreInfo
+from deepfits.survey.store import Cutouts
 
 GROWTH = 2
 """Pixels by which the segments of neighbours are grown: their wings go on below the threshold."""
@@ -31,14 +32,22 @@ OPTIONS = DetectOptions(threshold=3.0, deblend_contrast=0.003)
 _DISC = np.hypot(*np.mgrid[-GROWTH : GROWTH + 1, -GROWTH : GROWTH + 1]) <= GROWTH + 0.3
 
 
-def neighbours_of(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
+class Noisy(Protocol):
+    """What is asked of a store's description: see `deepfits.survey.store.StoreInfo`."""
+
+    @property
+    def noise_correlation(self) -> tuple[float, ...]:
+        """True noise over stated noise in large apertures, per band."""
+
+
+def neighbours_of(cutouts: Cutouts, info: Noisy) -> np.ndarray:
     """Return which pixels other objects have, ``(N, H, W)`` bool: as the store says, else measured."""
     if cutouts.is_neighbour is not None:
         return cutouts.is_neighbour
     return find_neighbours(cutouts.image, cutouts.weight, noise_correlation=info.noise_correlation)
 
 
-def with_neighbours(cutouts: Cutouts, info: StoreInfo) -> Cutouts:
+def with_neighbours(cutouts: Cutouts, info: Noisy) -> Cutouts:
     """Return the cutouts with `is_neighbour`, as stores keep it."""
     return replace(cutouts, is_neighbour=neighbours_of(cutouts, info))
 
