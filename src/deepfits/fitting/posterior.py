@@ -128,12 +128,13 @@ def laplace(
         is_free = True
     model = drawn * amplitude[:, :, None, None]
     sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
-    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative, sums)
+    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative.double(), sums.double())
     flux = torch.einsum("nbhw,nbkhw->nbk", model, sums)
     if is_free:
         own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
-        slopes = torch.cat((slopes, _per_band(own)), dim=1)  # (N, P, B, K)
-    variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance, slopes)
+        slopes = torch.cat((slopes, _per_band(own.double())), dim=1)  # (N, P, B, K)
+    # In float64: the rounding of float32 would tell where in its batch an object stands.
+    variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance.double(), slopes).to(flux.dtype)
     pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
     return Posterior(covariance, latent.shape[1], model, flux, variance.clamp_min(0).sqrt(), pixel_std)
 
