@@ -23,8 +23,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -436,6 +437,99 @@ class Observation:
         for one, other in zip(left[1:], right[1:], strict=True):
             out = torch.baddbmm(out, one, torch.bmm(flat, other))
         return out.view(number, bands, *out.shape[1:])
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """How some objects were observed: all that an `Observation` of their scenes is made from.
+
+    Attributes
+    ----------
+    grid
+        Of the scenes.
+    psf
+        ``(N, B, K, 2)``, as `all_above_reference` returns it.
+    shift_pixels
+        ``(N, 2)``: where the object lies from the middle of the cutout, (y, x).
+    size, pixel_scale_arcsec
+        Of the data.
+    """
+
+    grid: SceneGrid
+    psf: Tensor
+    shift_pixels: Tensor
+    size: int
+    pixel_scale_arcsec: float
+
+    @classmethod
+    def nominal(cls, grid: SceneGrid, num_bands: int, size: int, pixel_scale_arcsec: float) -> Sight:
+        """Return how one object would be seen at twice the reference's width: what metrics are learnt at."""
+        psf = np.zeros((1, num_bands, NUM_GAUSSIANS, 2), dtype=np.float32)
+        psf[..., 0, 0], psf[..., 1] = 1, 2 * grid.reference_sigma
+        return cls(grid, torch.from_numpy(psf), torch.zeros(1, 2), size, pixel_scale_arcsec)
+
+    def __len__(self) -> int:
+        return len(self.psf)
+
+    def __getitem__(self, which: Any) -> Sight:
+        return replace(self, psf=self.psf[which], shift_pixels=self.shift_pixels[which])
+
+    def to(self, device: torch.device | str) -> Sight:
+        """Move to a device."""
+        return replace(self, psf=self.psf.to(device), shift_pixels=self.shift_pixels.to(device))
+
+    def observation(self, dtype: torch.dtype = torch.float32) -> Observation:
+        """Build the way from scenes to these data."""
+        return Observation.make(
+            self.grid,
+            self.psf,
+            size=self.size,
+            pixel_scale_arcsec=self.pixel_scale_arcsec,
+            shift_pixels=self.shift_pixels,
+            dtype=dtype,
+            device=self.psf.device,
+        )
+
+    @property
+    def area(self) -> float:
+        """Area of a scene pixel in data pixels."""
+        return (self.grid.pixel_scale_arcsec / self.pixel_scale_arcsec) ** 2
+
+    def on_grid(self, image: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
+        """Bring data onto the grid of the scenes, for networks that see every survey: ``(N, B, S, S)``.
+
+        Linear interpolation in nJy per scene pixel, at the data's own PSF, the object in the middle. Pixels
+        that noise dominates are shrunk first: by m / (m + σ²) with m = floor² + flux² / 9, so that images of
+        any depth have no more than moderate values where there is nothing; without data it is 0.
+
+        Parameters
+        ----------
+        image, weight
+            ``(N, B, D, D)``, nJy and nJy⁻²; finite, also where the weight is 0.
+        floor
+            ``(B, 1, 1)``, nJy per scene pixel: noise below it changes nothing.
+        """
+        area, grid = self.area, self.grid
+        flux = image * area
+        level = flux.square() / 9 + floor.square()
+        shrunk = flux * (level * weight) / (level * weight + area**2)
+        at = (torch.arange(grid.size, device=image.device) - (grid.size - 1) / 2) * math.sqrt(area)
+        data = torch.arange(self.size, device=image.device) - (self.size - 1) / 2
+        rows, columns = (
+            (1 - (at + shift[:, None] - data[:, None, None]).abs()).clamp_min(0).permute(1, 2, 0)
+            for shift in self.shift_pixels.to(image).T
+        )  # (N, S, D)
+        return rows[:, None] @ shrunk @ columns[:, None].mT
+
+
+def centre_shift(x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:
+    """Return where objects lie from the middle of their cutouts, ``(N, 2)``: (y, x) in pixels.
+
+    Source: `deepfits.survey.cutting.corners`, for what a cutout of an object at (x, y) holds.
+    """
+    at = np.stack([np.asarray(y, dtype=float), np.asarray(x, dtype=float)], axis=1)
+    shift = at - np.ceil(at - size / 2) - (size - 1) / 2
+    return np.where(np.isfinite(shift), shift, 0).astype(np.float32)
 
 
 def _main_terms(weight: Tensor, sigma: Tensor, side: float, pixel: float, terms: int) -> Tensor:

@@ -6,6 +6,9 @@
     For a workstation without a GPU: an hour on two cores.
 ``tiny``
     For a demonstration: minutes on two cores.
+``scene``
+    As ``small``, for noise-free scenes at one PSF: several stores, of any seeing, depth and pixels, train one
+    model, which serves any survey of these bands.
 """
 
 from __future__ import annotations
@@ -43,6 +46,12 @@ def tiny() -> Recipe:
     return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000))
 
 
+def scene() -> Recipe:
+    """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixels, on a CPU."""
+    training = dataclasses.replace(_beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4)
+    return Recipe(model=ModelConfig(width=128), training=training)
+
+
 def _beyond_the_paper(steps: int) -> TrainingConfig:
     """Return what measured best on small budgets (docs/log.md)."""
     return TrainingConfig(
@@ -60,7 +69,7 @@ def _beyond_the_paper(steps: int) -> TrainingConfig:
     )
 
 
-RECIPES = {"paper": paper, "small": small, "tiny": tiny}
+RECIPES = {"paper": paper, "small": small, "tiny": tiny, "scene": scene}
 
 
 def recipe(name: str) -> Recipe:

@@ -20,6 +20,7 @@ from deepfits.explorer.pictures import add_seeing_and_noise, lay_out, panels, pn
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.models.bundle import Model
 from deepfits.reporting.figures import colour_composite, noise_per_band
+from deepfits.survey.store import Cutouts
 
 MAX_UPLOAD_BYTES = 16 << 20
 NOISE_SAMPLE = 256
@@ -75,19 +76,26 @@ class Drawer:
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
         rows = np.asarray(rows, dtype=np.int64)
-        drawn = self.render(self.objects.latent[rows])
+        drawn = self.render(self.objects.latent[rows], rows)
         names = [f"amplitude_{band}" for band in self.store.info.bands]
         if set(names) <= set(self.objects.names):
             amplitude = np.stack([self.objects.column(name)[rows] for name in names], axis=1)
             drawn = drawn * amplitude[:, :, None, None]
         return drawn
 
-    def render(self, latent: np.ndarray) -> np.ndarray:
-        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN where a latent is."""
+    def render(self, latent: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN where a latent is.
+
+        A model of scenes draws them as these objects' pixels would show them, or, without rows, themselves.
+        """
         if self.model is None:
             raise InputError("drawing needs the model: give it with --model")
+        sight = None
+        if rows is not None and self.model.grid is not None:
+            sight = self.model.sight(self._take(rows), self.store.info)
         with self._lock, torch.no_grad():
-            return self.model.render(torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))).numpy()
+            drawn = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
+            return self.model.render(drawn, sight).numpy()
 
     def panels(self, row: int, *, zoom: int = 3) -> bytes:
         """Return the picture of one object: observed, fitted, residual and drawing, band by band."""
@@ -104,12 +112,15 @@ class Drawer:
         return png(strip(image, weight, self.noise, columns=columns), zoom=zoom)
 
     def _cutouts(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        cutouts = self._take(rows)
+        return cutouts.image, cutouts.weight
+
+    def _take(self, rows: Sequence[int] | np.ndarray) -> Cutouts:
         assert self.objects.store_row is not None
         at = self.objects.store_row[np.asarray(rows, dtype=np.int64)]
         if (at < 0).any():
             raise InputError(f"{self.store.directory}: object {self.objects.object_id[rows[0]]} is not in it")
-        cutouts = self.store.take(at)
-        return cutouts.image, cutouts.weight
+        return self.store.take(at)
 
     def walk(
         self,
@@ -170,7 +181,8 @@ class Drawer:
             if self._fitter is None:
                 self._fitter = Fitter(self.model, self.settings, self.store.info)
             pixels, weights = torch.from_numpy(image[None]), torch.from_numpy(weight[None].astype(np.float32))
-            found = self._fitter.fit(np.array([0]), pixels, weights)
+            dropped = Cutouts(object_id=np.array([0]), image=image[None], weight=weight[None])
+            found = self._fitter.fit(np.array([0]), pixels, weights, sight=self._fitter.sight(dropped))
             columns = self._fitter.features(np.array([0]), found, {})
             fitted = self._fitter.reconstruct(found)[0]
         if columns["status"][0] == "too_little_data":

@@ -16,8 +16,9 @@ from deepfits.errors import InputError, nearest
 from deepfits.fitting.engine import Advance, Fit, Status, minimise_in_threads
 from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.rendering import Render, Renderer, as_renderer
+from deepfits.fitting.rendering import Observed, Render, Renderer, as_renderer
 from deepfits.fitting.solvers import LBFGS, Adam, Solver
+from deepfits.observation import Sight
 
 SOLVERS = ("lbfgs", "lbfgs-plain", "adam")
 MAX_SLOTS = 64
@@ -31,6 +32,7 @@ def fit(
     weights: Array,
     start: Array,
     *,
+    sight: Sight | None = None,
     solver: str | Solver = "lbfgs",
     num_steps: int | None = None,
     tolerance: float | None = None,
@@ -58,6 +60,10 @@ def fit(
         has no influence at all, whatever stands there, NaN included.
     start
         ``(N, L)``, or several starts ``(S, N, L)``, of which the best result is kept.
+    sight
+        Where `render` draws scenes, in flux: how each object was observed
+        (`deepfits.observation.Sight`: PSF per band, pixels, place). The fit then goes through the PSF
+        and the pixels of each.
     solver
         ``"lbfgs"`` (L-BFGS in the generator's average Gauss–Newton metric), ``"lbfgs-plain"`` (without the
         metric), ``"adam"`` (the paper's: learning rate 0.25, all steps taken), or a
@@ -110,6 +116,11 @@ def fit(
     True
     """
     image, weight, begin = _check(images, weights, start)
+    if sight is not None and (len(sight), sight.size) != (len(image), image.shape[3]):
+        raise InputError(
+            f"sight tells of {len(sight)} objects of {sight.size} pixels a side; the images are "
+            f"{len(image)} of {image.shape[3]}"
+        )
     device = torch.device(device) if device is not None else begin.device
     renderer = as_renderer(render)
     prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
@@ -121,7 +132,7 @@ def fit(
     if solver == "lbfgs" and isinstance(chosen, LBFGS):
         if metric is None:
             metric = learn_metric(
-                renderer,
+                renderer if sight is None else as_observed(renderer, sight, image.shape[1], device),
                 begin.shape[2],
                 weight=metric_weight,
                 dtype=begin.dtype,
@@ -144,10 +155,19 @@ def fit(
             device=device,
             advance=tell,
             threads=threads if device.type == "cpu" else 1,
+            sight=None if sight is None else sight[enough],
         )
         for one in begin
     ]
     return _spread(_best_of(results), enough, begin.shape[2], image.shape[1], begin.dtype)
+
+
+def as_observed(
+    renderer: Renderer, sight: Sight, num_bands: int, device: torch.device | str | None = None
+) -> Observed:
+    """See scenes as these pixels would at a nominal PSF, the same for all objects: for a metric."""
+    nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
+    return Observed(renderer, nominal.observation().to(device or "cpu"))
 
 
 def make_solver(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
+from deepfits.observation import Sight
 
 Advance = Callable[[int], None]
 Part = TypeVar("Part")
@@ -95,6 +96,7 @@ def minimise(
     num_slots: int,
     device: torch.device,
     advance: Advance,
+    sight: Sight | None = None,
 ) -> Fit:
     """Minimise the objective of every object.
 
@@ -108,12 +110,14 @@ def minimise(
         Objects side by side; a smaller number of objects is padded.
     advance
         Told how many more objects are done.
+    sight
+        For a renderer of scenes: how the objects were observed.
     """
     out = Fit.empty(len(image), start.shape[1], image.shape[1])
     if not len(image):
         return out
     out = Fit(**{k: v.to(start.dtype) if v.is_floating_point() else v for k, v in vars(out).items()})
-    pool = _Pool(objective, solver, image, weight, start, num_slots, device)
+    pool = _Pool(objective, solver, image, weight, start, num_slots, device, sight)
     while pool.is_busy:
         advance(pool.collect(out, *pool.advance()))
     return out
@@ -131,8 +135,9 @@ class _Pool:
         start: Tensor,
         num_slots: int,
         device: torch.device,
+        sight: Sight | None,
     ) -> None:
-        self.objective, self.solver = objective, solver
+        self.objective, self.solver, self.sight = objective, solver, sight
         self.source = image, weight, start
         power = torch.stack([(i * i * w).sum() for i, w in zip(image, weight, strict=True)])
         self.queue = power.cpu().argsort(descending=True, stable=True)
@@ -140,6 +145,7 @@ class _Pool:
         first = self.queue[torch.arange(num_slots).clamp_max(self.next - 1)]  # spare slots repeat an object
         self.owner = torch.where(torch.arange(num_slots) < self.next, first, -1)
         self.image, self.weight, begin = (t[first].to(device) for t in self.source)
+        self.observation = None if sight is None else sight[first].to(device).observation(begin.dtype)
         self.state = solver.init(begin)
         bands = self.image.shape[1]
         count = torch.zeros(num_slots, dtype=torch.int64, device=device)
@@ -159,7 +165,7 @@ class _Pool:
     def advance(self) -> tuple[Tensor, Tensor]:
         """Evaluate all trials, keep the best, step; return which slots converged and which failed."""
         best, trial = self.best, self.state["trial"]
-        found = self.objective(trial, self.image, self.weight)
+        found = self.objective(trial, self.image, self.weight, self.observation)
         is_first = best["num_steps"] == 0
         better = (found.loss < best["loss"]) & torch.isfinite(found.gradient).all(1)
         best["latent"] = torch.where(better[:, None], trial, best["latent"])
@@ -200,6 +206,9 @@ class _Pool:
         there = slots.to(self.image.device)
         image, weight, start = (t[objects].to(self.image.device) for t in self.source)
         self.image[there], self.weight[there] = image, weight
+        if self.sight is not None and self.observation is not None:
+            seen = self.sight[objects].to(self.image.device).observation(start.dtype)
+            self.observation.put(there, seen)
         for name, fresh in self.solver.init(start).items():
             self.state[name][there] = fresh
         self.best["latent"][there] = start
@@ -238,6 +247,7 @@ def minimise_in_threads(
     device: torch.device,
     advance: Advance,
     threads: int,
+    sight: Sight | None = None,
 ) -> Fit:
     """Share the objects out among threads; the numbers do not depend on how many (see `minimise`)."""
 
@@ -251,6 +261,7 @@ def minimise_in_threads(
             num_slots=num_slots,
             device=device,
             advance=advance,
+            sight=None if sight is None else sight[part],
         )
 
     parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))

@@ -24,9 +24,10 @@ from deepfits.fitting.metric import Metric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.own_light import own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
-from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
+from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.starts import random_starts
+from deepfits.observation import Observation, SceneGrid, Sight
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 
 MODES = ("embedder", "optimise", "both")
@@ -146,7 +147,14 @@ class TrainedModel(Protocol):
     def fingerprint(self) -> str:
         """What changes with the model."""
 
-    def embed(self, image: Any, weight: Any) -> Tensor:
+    @property
+    def grid(self) -> SceneGrid | None:
+        """What scenes are drawn on; None for a model that draws images."""
+
+    def sight(self, cutouts: Any, info: Any) -> Sight | None:
+        """Say how cutouts of a store were observed; None for a model that need not know."""
+
+    def embed(self, image: Any, weight: Any, sight: Sight | None = None) -> Tensor:
         """Guess latents from images and weights in nJy."""
 
 
@@ -164,6 +172,8 @@ class Fitted:
         What the fit took as weights, in nJy⁻²; None where it took `weight`.
     is_neighbour
         ``(N, H, W)`` bool: pixels of other objects, which the fit did not see.
+    sight
+        For models of scenes: how they were observed.
     """
 
     fit: Fit
@@ -171,6 +181,7 @@ class Fitted:
     weight: Tensor
     fit_weight: Tensor | None
     is_neighbour: Tensor
+    sight: Sight | None = None
 
 
 class Fitter:
@@ -212,11 +223,37 @@ class Fitter:
         self.prior = sigmas if settings.amplitudes == "fit" else None
         self.prior_after = sigmas if settings.amplitudes == "after" else None
         self.objective = Objective(self.in_flux, prior_strength=settings.strength, amplitude_prior=self.prior)
+        self.grid: SceneGrid | None = getattr(model, "grid", None)
+        self.scene_sums: Tensor | None = None
+        if self.grid is not None:
+            if settings.objective != "flux":
+                raise InputError(
+                    f"fit: objective={settings.objective!r} compares images in a network's units, and "
+                    "this model draws scenes at another PSF; use objective='flux'"
+                )
+            grid = self.grid.size, self.grid.pixel_scale_arcsec
+            self.scene_circles, self.scene_radius_arcsec = growth_circles(*grid)
+            self.scene_sums = torch.from_numpy(total_and_aperture(*grid))
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
         self.circles, self.radius_arcsec = growth_circles(info.size, info.pixel_scale_arcsec)
         self.metric = (
             self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
         )
+
+    def sight(self, cutouts: Any) -> Sight | None:
+        """Say how cutouts of this store were observed; None for a model that need not know."""
+        if self.grid is None:
+            return None
+        found: Sight | None = self.model.sight(cutouts, self.info)
+        return found
+
+    def nominal_sight(self, number: int) -> Sight | None:
+        """Return how drawn objects are taken to be observed, for trials without data."""
+        if self.grid is None:
+            return None
+        info = self.info
+        nominal = Sight.nominal(self.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
+        return nominal[torch.zeros(number, dtype=torch.int64)]
 
     def _count_latents(self) -> int:
         if isinstance(self.inner, FoldedGenerator):
@@ -248,7 +285,12 @@ class Fitter:
     def _make_metric(self) -> Metric:
         weight = torch.ones(len(self.info.bands), 1, 1)
         renderer: Renderer = self.inner
-        if self.settings.objective == "flux":  # the softening follows the noise of each band
+        if self.grid is not None:
+            nominal = self.nominal_sight(1)
+            assert nominal is not None
+            renderer = Observed(self.in_flux, nominal.observation().to(self.device))
+            weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
+        elif self.settings.objective == "flux":  # the softening follows the noise of each band
             renderer = self.in_flux
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
         if self._centre_fwhm_pixels is not None:
@@ -261,7 +303,9 @@ class Fitter:
             profiled=self.prior is not None,
         )
 
-    def starts(self, object_id: np.ndarray, image: Tensor, weight: Tensor) -> Tensor:
+    def starts(
+        self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
+    ) -> Tensor:
         """Return where the fits start, ``(S, N, L)``."""
         settings = self.settings
         if settings.mode == "optimise":
@@ -269,7 +313,7 @@ class Fitter:
                 object_id, self.num_latents, seed=settings.seed, num_starts=settings.num_starts
             )
             return torch.from_numpy(draws)
-        guess = self._embed(image, weight)[None]
+        guess = self._embed(image, weight, sight)[None]
         if settings.mode == "embedder" or settings.num_starts == 1:
             return guess
         draws = random_starts(
@@ -277,14 +321,17 @@ class Fitter:
         )
         return torch.cat((guess, torch.from_numpy(draws)))
 
-    def _embed(self, image: Tensor, weight: Tensor) -> Tensor:
+    def _embed(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
         """Embed in batches of one size, padded, so that a guess depends on its image alone."""
         size = self.settings.batch_size
         parts = []
         with torch.no_grad():
             for first in range(0, len(image), size):
                 rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
-                guess = self.model.embed(image[rows], weight[rows])
+                if sight is None:
+                    guess = self.model.embed(image[rows], weight[rows])
+                else:
+                    guess = self.model.embed(image[rows], weight[rows], sight[rows])
                 parts.append(guess[: min(size, len(image) - first)].float().cpu())
         return torch.cat(parts) if parts else torch.empty(0, self.num_latents)
 
@@ -296,6 +343,7 @@ class Fitter:
         advance: Advance | None = None,
         *,
         is_neighbour: np.ndarray | None = None,
+        sight: Sight | None = None,
     ) -> Fitted:
         """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``.
 
@@ -303,6 +351,8 @@ class Fitter:
         ----------
         is_neighbour
             ``(N, H, W)`` bool: pixels of other objects, for the setting ``neighbours="mask"``; None: none.
+        sight
+            For a model of scenes: how the images were observed (`Fitter.sight`).
         """
         settings = self.settings
         weight = torch.as_tensor(weight, dtype=torch.float32)
@@ -311,24 +361,26 @@ class Fitter:
             others = torch.as_tensor(is_neighbour)
             weight = torch.where(others[:, None], 0, weight)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
-        start = self.starts(object_id, image, weight)
+        if (sight is None) != (self.grid is None):
+            raise ValueError("a model of scenes needs to know how images were observed, and no other does")
+        start = self.starts(object_id, image, weight, sight)
         data, data_weight, equivalent = self._in_units_of_fit(image, weight)
         if settings.mode == "embedder":
-            result = self._take(start[0], image, weight)
+            result = self._take(start[0], image, weight, sight)
             if advance is not None:
                 advance(len(image))
         else:
-            result = self._minimise(self.fast, data, data_weight, start, advance)
+            result = self._minimise(self.fast, data, data_weight, start, advance, sight)
             if self.fast is not self.inner:  # to the end in float32, from where halves have come to
                 rounded, reached = result, torch.where(torch.isfinite(result.latent), result.latent, start[0])
-                result = self._minimise(self.inner, data, data_weight, reached[None], None)
+                result = self._minimise(self.inner, data, data_weight, reached[None], None, sight)
                 result.num_steps += rounded.num_steps
                 result.loss_start = rounded.loss_start
         if self.prior_after is not None:
-            result.amplitude = self._amplitudes_after(result.latent, image, weight)
-        return Fitted(result, image, weight, equivalent, others)
+            result.amplitude = self._amplitudes_after(result.latent, image, weight, sight)
+        return Fitted(result, image, weight, equivalent, others, sight)
 
-    def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor) -> Tensor:
+    def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
         """Solve for the amplitudes at the best latents once, ``(N, B)``; NaN without a fit."""
         solver = Objective(self.in_flux, amplitude_prior=self.prior_after)
         out = torch.full((len(latent), image.shape[1]), torch.nan)
@@ -338,11 +390,19 @@ class Fitter:
             padded = torch.cat((part, part[-1:].expand(size - len(part))))  # shapes never change
             data = (t[padded].to(self.device) for t in (latent, image, weight))
             drawn, seen, used = self.in_flux(next(data)), *data
+            if (observation := self._observation(sight, padded)) is not None:
+                drawn = observation(drawn)
             out[part] = solver.amplitudes(drawn, seen, used)[: len(part)].cpu()
         return out
 
     def _minimise(
-        self, inner: Renderer, data: Tensor, weight: Tensor, start: Tensor, advance: Advance | None
+        self,
+        inner: Renderer,
+        data: Tensor,
+        weight: Tensor,
+        start: Tensor,
+        advance: Advance | None,
+        sight: Sight | None,
     ) -> Fit:
         settings = self.settings
         return fit(
@@ -350,6 +410,7 @@ class Fitter:
             data,
             weight,
             start,
+            sight=sight,
             solver=settings.solver,
             num_steps=settings.num_steps,
             tolerance=settings.tolerance,
@@ -377,7 +438,7 @@ class Fitter:
         is_valid = (weight > 0).to(weight.dtype)
         return units.normalise(image), is_valid, is_valid * slope**2 * centre
 
-    def _take(self, latent: Tensor, image: Tensor, weight: Tensor) -> Fit:
+    def _take(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Fit:
         """Return the embedder's guess as if it were a fit."""
         out = Fit.empty(len(latent), self.num_latents, image.shape[1])
         enough = (weight > 0).sum((1, 2, 3)) >= self.num_latents
@@ -388,11 +449,17 @@ class Fitter:
         for rows in indices.split(self.settings.batch_size) if len(indices) else ():
             used = (weight if centre is None else centre)[rows].to(self.device)
             loss, amplitude = self.objective.value(
-                latent[rows].to(self.device), image[rows].to(self.device), used
+                latent[rows].to(self.device),
+                image[rows].to(self.device),
+                used,
+                self._observation(sight, rows),
             )
             out.loss[rows] = out.loss_start[rows] = loss.cpu()
             out.amplitude[rows] = amplitude.cpu()
         return out
+
+    def _observation(self, sight: Sight | None, rows: Tensor) -> Observation | None:
+        return None if sight is None else sight[rows].to(self.device).observation()
 
     def features(
         self, object_id: np.ndarray, fitted: Fitted, catalogue: dict[str, np.ndarray]
@@ -420,18 +487,24 @@ class Fitter:
             for number, name in enumerate(("flux_cutout_model", "flux_aper_model", "flux_model")):
                 out[f"{name}_{band}"] = measured["flux"][:, index, number]
                 out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
-        out |= self._sizes(measured["growth"])
+        out |= self._sizes(measured["growth"], self.radius_arcsec)
+        if self.scene_sums is not None:
+            for index, band in enumerate(bands):
+                for number, name in enumerate(("flux_scene", "flux_aper_scene")):
+                    out[f"{name}_{band}"] = measured["scene_flux"][:, index, number]
+                    out[f"{name}_err_{band}"] = measured["scene_flux_std"][:, index, number]
+            out |= self._sizes(measured["scene_growth"], self.scene_radius_arcsec, "scene_")
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
 
-    def _sizes(self, growth: np.ndarray) -> dict[str, np.ndarray]:
+    def _sizes(self, growth: np.ndarray, radius_arcsec: Any, prefix: str = "") -> dict[str, np.ndarray]:
         """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
-        r20, r50, r80 = np.moveaxis(growth_radii(growth, self.radius_arcsec), -1, 0)
+        r20, r50, r80 = np.moveaxis(growth_radii(growth, radius_arcsec), -1, 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             concentration = 5 * np.log10(r80 / r20)
         sizes = {"half_light_arcsec": r50, "concentration": concentration}
         return {
-            f"{name}_{band}": values[:, index].astype(np.float32)
+            f"{prefix}{name}_{band}": values[:, index].astype(np.float32)
             for name, values in sizes.items()
             for index, band in enumerate(self.info.bands)
         }
@@ -442,7 +515,10 @@ class Fitter:
         parts = []
         for first in range(0, len(fitted.image), size):
             rows = torch.arange(first, min(first + size, len(fitted.image)))
-            drawn = self.in_flux(fitted.fit.latent[rows].to(self.device)).cpu()
+            drawn = self.in_flux(fitted.fit.latent[rows].to(self.device))
+            if (observation := self._observation(fitted.sight, rows)) is not None:
+                drawn = observation(drawn)
+            drawn = drawn.cpu()
             parts.append(drawn * fitted.fit.amplitude[rows, :, None, None])
         return torch.cat(parts).numpy() if parts else np.empty(tuple(fitted.image.shape), dtype=np.float32)
 
@@ -468,7 +544,14 @@ class Fitter:
         with torch.no_grad():
             for first in range(0, len(image), size):
                 rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
-                seen = self.model.normalisation.normalise(image[rows].to(self.device))
+                if fitted.sight is None:
+                    seen = self.model.normalisation.normalise(image[rows].to(self.device))
+                else:
+                    seen = self.model.see(  # type: ignore[attr-defined]
+                        image[rows].to(self.device),
+                        fitted.weight[rows].to(self.device),
+                        fitted.sight[rows].to(self.device),
+                    )
                 parts.append(network(seen).view(-1)[: min(size, len(image) - first)].cpu().numpy())
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
 
@@ -511,6 +594,12 @@ class Fitter:
             "amplitude_std": np.full((number, bands), nan),
             "growth": np.full((number, bands, len(self.circles)), nan),
         }
+        if self.scene_sums is not None:
+            out |= {
+                "scene_flux": np.full((number, bands, len(self.scene_sums)), nan),
+                "scene_flux_std": np.full((number, bands, len(self.scene_sums)), nan),
+                "scene_growth": np.full((number, bands, len(self.scene_circles)), nan),
+            }
         if with_pixels:
             out |= {name: np.full(tuple(fitted.image.shape), nan) for name in ("model", "pixel_std")}
         usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
@@ -538,7 +627,9 @@ class Fitter:
             t[padded].to(self.device)
             for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
         )
-        model = self.in_flux(latent) * amplitude[:, :, None, None]
+        observation = self._observation(fitted.sight, padded)
+        scene = self.in_flux(latent) * amplitude[:, :, None, None]
+        model = scene if observation is None else observation(scene)
         sums = sums.to(self.device).expand(*model.shape[:2], *sums.shape)
         own = torch.from_numpy(own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy()))
         own = own.to(self.device)
@@ -558,6 +649,8 @@ class Fitter:
                 amplitude=amplitude,
                 with_pixels=with_pixels,
                 solved_after=self.prior_after,
+                observation=observation,
+                scene_sums=self.scene_sums,
             )
             model = found.model
             noise = torch.tensor(self.info.noise_correlation, device=self.device)
@@ -566,6 +659,8 @@ class Fitter:
                 "flux_std": found.flux_std * noise[:, None],
                 "latent_std": found.latent_std,
             }
+            if found.scene_flux_std is not None:
+                out["scene_flux_std"] = found.scene_flux_std * noise[:, None]
             if found.amplitude_std is not None:
                 out["amplitude_std"] = found.amplitude_std * noise
             if found.pixel_std is not None:
@@ -573,6 +668,10 @@ class Fitter:
         out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))
         growing = torch.from_numpy(self.circles).to(self.device)
         out["growth"] = torch.einsum("nbhw,khw->nbk", model * own, growing)
+        if self.scene_sums is not None:
+            rings = torch.from_numpy(self.scene_circles).to(self.device)
+            out["scene_growth"] = torch.einsum("nbhw,khw->nbk", scene, rings)
+            out["scene_flux"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_sums.to(scene))
         if with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from deepfits.fitting.rendering import Renderer
+from deepfits.observation import Observation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,9 @@ class Objective:
         self.prior_strength = prior_strength
         self.amplitude_prior = amplitude_prior
 
-    def __call__(self, latent: Tensor, image: Tensor, weight: Tensor) -> Evaluation:
+    def __call__(
+        self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
+    ) -> Evaluation:
         """Evaluate loss and gradient.
 
         Parameters
@@ -97,18 +100,28 @@ class Objective:
             ``(N, L)``.
         image, weight
             ``(N, B, H, W)``; finite, and `image` is 0 where `weight` is.
+        observation
+            For a renderer of scenes: how each of these objects is observed.
         """
         model, pullback = self.renderer.with_pullback(latent)
+        if observation is not None:
+            model = observation(model)
         loss, amplitude, weighted = self._compare(model, image, weight)
-        gradient = pullback(weighted.mul_(-2 * amplitude[:, :, None, None]))
+        weighted.mul_(-2 * amplitude[:, :, None, None])
+        gradient = pullback(weighted if observation is None else observation.transpose(weighted))
         if self.prior_strength:
             loss = loss + self.prior_strength * (latent * latent).sum(1)
             gradient = gradient + 2 * self.prior_strength * latent
         return Evaluation(loss, gradient, amplitude)
 
-    def value(self, latent: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def value(
+        self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
-        loss, amplitude, _ = self._compare(self.renderer(latent), image, weight)
+        model = self.renderer(latent)
+        if observation is not None:
+            model = observation(model)
+        loss, amplitude, _ = self._compare(model, image, weight)
         return loss + self.prior_strength * (latent * latent).sum(1), amplitude
 
     def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from deepfits.fitting.metric import gauss_newton
 from deepfits.fitting.objective import AmplitudePrior, Objective
+from deepfits.observation import Observation
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Posterior:
         ``(N, B, K)``: sums over the model's pixels.
     pixel_std
         ``(N, B, H, W)`` or None.
+    scene_flux, scene_flux_std
+        ``(N, B, J)``: sums over the scenes' pixels; None where none were asked for.
     """
 
     covariance: Tensor
@@ -51,6 +54,8 @@ class Posterior:
     flux: Tensor
     flux_std: Tensor
     pixel_std: Tensor | None
+    scene_flux: Tensor | None = None
+    scene_flux_std: Tensor | None = None
 
     @property
     def latent_std(self) -> Tensor:
@@ -78,6 +83,8 @@ def laplace(
     amplitude: Tensor | None = None,
     with_pixels: bool = False,
     solved_after: AmplitudePrior | None = None,
+    observation: Observation | None = None,
+    scene_sums: Tensor | None = None,
 ) -> Posterior:
     """Approximate the posterior around `latent`.
 
@@ -100,9 +107,16 @@ def laplace(
         Return the standard deviation of each pixel of the model too.
     solved_after
         The prior of amplitudes that were solved for after the fit, with the weights `weight`.
+    observation
+        For a renderer of scenes: how each of these objects was observed.
+    scene_sums
+        ``(J, S, S)``: what to sum over the pixels of the scenes themselves.
     """
     used = weight if fit_weight is None else fit_weight
     drawn, derivative = objective.renderer.jacobian(latent)
+    scene, of_scene = drawn, derivative
+    if observation is not None:
+        drawn, derivative = observation(drawn), observation.tangents(derivative)
     if amplitude is None:
         solver = Objective(objective.renderer, amplitude_prior=solved_after) if solved_after else objective
         amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
@@ -128,15 +142,39 @@ def laplace(
         is_free = True
     model = drawn * amplitude[:, :, None, None]
     sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
-    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative.double(), sums.double())
     flux = torch.einsum("nbhw,nbkhw->nbk", model, sums)
-    if is_free:
+    variance = _of_sums(derivative, drawn if is_free else None, covariance, sums).to(flux.dtype)
+    scene_flux = scene_std = None
+    if scene_sums is not None:
+        rings = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
+        if is_free:
+            of_scene = of_scene * amplitude[:, None, :, None, None]
+        scene_flux = torch.einsum("nbhw,nbkhw->nbk", scene * amplitude[:, :, None, None], rings)
+        of_sums = _of_sums(of_scene, scene if is_free else None, covariance, rings)
+        scene_std = of_sums.to(flux.dtype).clamp_min(0).sqrt()
+    pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
+    return Posterior(
+        covariance,
+        latent.shape[1],
+        model,
+        flux,
+        variance.clamp_min(0).sqrt(),
+        pixel_std,
+        scene_flux,
+        scene_std,
+    )
+
+
+def _of_sums(derivative: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
+    """Return the variances of sums over pixels, ``(N, B, K)``, given each object's ``(N, B, K, H, W)``.
+
+    In float64: the rounding of float32 would tell where in its batch an object stands.
+    """
+    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative.double(), sums.double())
+    if drawn is not None:
         own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
         slopes = torch.cat((slopes, _per_band(own.double())), dim=1)  # (N, P, B, K)
-    # In float64: the rounding of float32 would tell where in its batch an object stands.
-    variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance.double(), slopes).to(flux.dtype)
-    pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
-    return Posterior(covariance, latent.shape[1], model, flux, variance.clamp_min(0).sqrt(), pixel_std)
+    return torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance.double(), slopes)
 
 
 def _with_amplitudes(

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from deepfits.observation import Observation
+
 Render = Callable[[Tensor], Tensor]
 Pullback = Callable[[Tensor], Tensor]
 
@@ -100,6 +102,30 @@ def _without_warnings_of_torch() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
         yield
+
+
+class Observed:
+    """A renderer of scenes in flux, seen through one and the same observation.
+
+    The fit of many objects does not use this: there every slot has its own (`Objective`).
+    """
+
+    def __init__(self, renderer: Renderer, observation: Observation) -> None:
+        self.renderer, self.observation = renderer, observation
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Draw what the pixels would hold."""
+        return self.observation(self.renderer(latent))
+
+    def with_pullback(self, latent: Tensor) -> tuple[Tensor, Pullback]:
+        """Draw what the pixels would hold, with the pullback."""
+        scene, inner = self.renderer.with_pullback(latent)
+        return self.observation(scene), lambda cotangent: inner(self.observation.transpose(cotangent))
+
+    def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw what the pixels would hold, with the derivatives."""
+        scene, derivative = self.renderer.jacobian(latent)
+        return self.observation(scene), self.observation.tangents(derivative)
 
 
 class InFlux:

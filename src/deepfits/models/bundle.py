@@ -28,10 +28,13 @@ from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
 from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, without_allocating
+from deepfits.models.sight import sight_of
+from deepfits.observation import SceneGrid, Sight
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import FLUX_UNIT, StoreInfo
+from deepfits.survey.store import FLUX_UNIT, Cutouts, StoreInfo
 
 SCHEMA_VERSION = 1
+SCENE_SCHEMA_VERSION = 2
 BUILTIN_PREFIX = "builtin:"
 BUILTIN_DIRECTORY = Path(__file__).parent / "builtin"
 PIXEL_SCALE_TOLERANCE = 0.01
@@ -56,6 +59,10 @@ class Model:
         The networks, in the networks' units.
     card
         What the model was trained on, how, and how well it does: for people and for reports.
+    reference_fwhm_arcsec
+        The generator draws scenes at this PSF, a round Gaussian, and `info` describes their grid; the data
+        may have any PSF that is wider, and any pixels (`deepfits.observation`). None: it draws images as
+        they are observed.
     """
 
     config: ModelConfig
@@ -65,12 +72,19 @@ class Model:
     discriminator: Discriminator
     embedder: Embedder
     card: dict[str, Any] = field(default_factory=dict)
+    reference_fwhm_arcsec: float | None = None
 
     @classmethod
-    def make(cls, config: ModelConfig, info: StoreInfo, normalisation: Normalisation) -> Model:
+    def make(
+        cls,
+        config: ModelConfig,
+        info: StoreInfo,
+        normalisation: Normalisation,
+        reference_fwhm_arcsec: float | None = None,
+    ) -> Model:
         """Make an untrained model; seed `torch` first if the start matters."""
         networks = Generator(config), Discriminator(config), Embedder(config)
-        return cls(config, info, normalisation, *networks)
+        return cls(config, info, normalisation, *networks, reference_fwhm_arcsec=reference_fwhm_arcsec)
 
     def __post_init__(self) -> None:
         expected = (len(self.info.bands), self.info.size)
@@ -84,17 +98,63 @@ class Model:
                 f"model: normalisation for {len(self.normalisation.mean)} bands of {len(self.info.bands)}"
             )
 
-    def render(self, latent: Tensor) -> Tensor:
-        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable."""
-        return self.normalisation.denormalise(self.generator(latent))
+    @property
+    def grid(self) -> SceneGrid | None:
+        """What scenes are drawn on; None for a model that draws images."""
+        if self.reference_fwhm_arcsec is None:
+            return None
+        return SceneGrid(
+            size=self.info.size,
+            pixel_scale_arcsec=self.info.pixel_scale_arcsec,
+            reference_fwhm_arcsec=self.reference_fwhm_arcsec,
+        )
 
-    def embed(self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray) -> Tensor:
+    def cutout_size(self, pixel_scale_arcsec: float) -> int:
+        """Return the side of the cutouts that the model takes, in their pixels."""
+        if self.grid is None:
+            return self.info.size
+        return int(self.info.size * self.info.pixel_scale_arcsec / pixel_scale_arcsec + 1e-6)
+
+    def sight(self, cutouts: Cutouts, info: StoreInfo) -> Sight | None:
+        """Say how cutouts of a store were observed; None where the model does not need to know.
+
+        Raises
+        ------
+        InputError
+            A band with data whose PSF is unknown or sharper than the model's scenes.
+        """
+        if self.grid is None:
+            return None
+        like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
+        return sight_of(cutouts, info, self.grid).to(like.device)
+
+    def render(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
+        """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
+
+        A model of scenes draws the scenes themselves, or, given how objects were observed, what their pixels
+        would hold.
+        """
+        flux = self.normalisation.denormalise(self.generator(latent))
+        return flux if sight is None or self.grid is None else sight.observation()(flux)
+
+    def see(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
+        """Bring images, in nJy with weights in nJy⁻², to what discriminator and embedder are shown."""
+        image = torch.where(weight > 0, image, 0.0)
+        if self.grid is not None:
+            if sight is None:
+                raise ValueError("a model of scenes must be told how the images were observed")
+            floor = torch.tensor(self.normalisation.softening, dtype=image.dtype, device=image.device)
+            image = sight.on_grid(image, weight, floor[:, None, None])
+        return self.normalisation.normalise(image)
+
+    def embed(
+        self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
+    ) -> Tensor:
         """Guess latents, ``(N, L)``, from images in nJy and weights in nJy⁻², both ``(N, B, H, W)``.
 
         Pixels without data (weight 0) are set to zero flux, whatever stands there.
         """
-        image, weight = self._to_tensor(image), self._to_tensor(weight)
-        return self.embedder(self.normalisation.normalise(torch.where(weight > 0, image, 0.0)))
+        return self.embedder(self.see(self._to_tensor(image), self._to_tensor(weight), sight))
 
     def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
         like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
@@ -136,12 +196,14 @@ class Model:
                 f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
                 "the model's bands in its order (a band without data gets weight 0), or train a model"
             )
-        if info.size != self.info.size:
+        if self.grid is not None:
+            reasons += self._beyond_the_scene(info)
+        elif info.size != self.info.size:
             reasons.append(
                 f"{info.size} pixels a side, the model draws {self.info.size}: cut with size={self.info.size}"
             )
         ratio = info.pixel_scale_arcsec / self.info.pixel_scale_arcsec
-        if not abs(ratio - 1) <= PIXEL_SCALE_TOLERANCE:
+        if self.grid is None and not abs(ratio - 1) <= PIXEL_SCALE_TOLERANCE:
             reasons.append(
                 f"pixels of {info.pixel_scale_arcsec:g} arcsec, the model's are "
                 f"{self.info.pixel_scale_arcsec:g}: stack the images onto that scale, or train a model"
@@ -154,7 +216,16 @@ class Model:
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
         return self._cautions(info)
 
+    def _beyond_the_scene(self, info: StoreInfo) -> list[str]:
+        side, scene = (one.size * one.pixel_scale_arcsec for one in (info, self.info))
+        if side <= scene + info.pixel_scale_arcsec:
+            return []
+        size = int(scene / info.pixel_scale_arcsec)
+        return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}: cut with size={size}"]
+
     def _cautions(self, info: StoreInfo) -> list[str]:
+        if self.grid is not None:
+            return []
         return [
             f"band {band}: seeing {there:.2f} arcsec, the model was trained at {here:.2f}"
             for band, here, there in zip(info.bands, self.info.fwhm_arcsec, info.fwhm_arcsec, strict=True)
@@ -174,10 +245,12 @@ class Model:
         return digest.hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
+        scene = {} if self.grid is None else {"reference_fwhm_arcsec": self.reference_fwhm_arcsec}
         return {
             "architecture": self.config.to_json(),
             "info": self.info.to_json(),
             "normalisation": self.normalisation.to_json(),
+            **scene,
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -198,7 +271,7 @@ class Model:
         with writing(directory / "weights.safetensors") as path:
             save_file(tensors, path)
         content = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if self.grid is None else SCENE_SCHEMA_VERSION,
             **self._identity(),
             "weights_sha256": fingerprint(directory / "weights.safetensors"),
             "card": self.card,
@@ -228,20 +301,24 @@ class Model:
         if not where.exists():
             raise InputError(_why_absent(directory))
         content = read_json(where, what="model description")
-        if content.get("schema_version") != SCHEMA_VERSION:
+        if content.get("schema_version") not in (SCHEMA_VERSION, SCENE_SCHEMA_VERSION):
             raise InputError(
                 f"{where}: model schema {content.get('schema_version')!r}, this version reads "
-                f"{SCHEMA_VERSION}; train again or install the version that wrote it"
+                f"{SCHEMA_VERSION} and {SCENE_SCHEMA_VERSION}; train again or install the version that "
+                "wrote it"
             )
         try:
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
+            reference = content.get("reference_fwhm_arcsec")
+            if reference is not None and not (isinstance(reference, (int, float)) and 0 < reference < 20):
+                raise InputError(f"{where}: reference_fwhm_arcsec is {reference!r}, not a width; train again")
         except KeyError as error:
             raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
         if info.flux_unit != FLUX_UNIT:
             raise InputError(f"{where}: the model's unit is {info.flux_unit!r}, only {FLUX_UNIT} is known")
-        model = without_allocating(lambda: cls.make(config, info, normalisation))
+        model = without_allocating(lambda: cls.make(config, info, normalisation, reference))
         card = content.get("card")
         model.card = dict(card) if isinstance(card, Mapping) else {}
         model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
@@ -252,7 +329,11 @@ class Model:
     def _probe(self, directory: Path) -> None:
         """Draw and embed once: weights that are finite each may still make NaN together."""
         image = self.render(torch.zeros(1, self.config.latent_size))
-        latent = self.embed(image, torch.ones_like(image))
+        sight = None
+        if self.grid is not None:
+            grid = self.grid
+            sight = Sight.nominal(grid, len(self.info.bands), grid.size, grid.pixel_scale_arcsec)
+        latent = self.embed(image, torch.ones_like(image), sight)
         if not (torch.isfinite(image).all() and torch.isfinite(latent).all()):
             raise InputError(
                 f"{directory}: the networks do not draw or embed finite numbers, so this is no usable model; "

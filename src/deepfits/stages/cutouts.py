@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -41,6 +42,11 @@ class CutoutsConfig(Detecting, OnCluster):
         Objects in one file of the store.
     survey
         A name for people to read.
+    psf
+        Of the bands, one or several: ``g=0.8`` (FWHM, arcsec), ``g=0.8:2.5`` (with the index of a Moffat
+        profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
+        is not given it is measured on the field's stars, else read from ``FWHM`` in the header, else said to
+        be unknown.
     keep_duplicates
         Cut all detections of an object that lies on several fields, not the primary one alone. The others are
         counted in ``summary.json``; this holds for catalogues made by `detect`.
@@ -55,6 +61,7 @@ class CutoutsConfig(Detecting, OnCluster):
     size: int = 32
     shard_size: int = 2048
     survey: str = ""
+    psf: Sequence[str] | None = None
     keep_duplicates: bool = False
     partial: Annotated[bool, NEUTRAL] = False
 
@@ -127,6 +134,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.detection import DetectOptions
+    from deepfits.survey.psf import parse_given
 
     out = claimed.path
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
@@ -157,7 +165,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 )
         else:
             path = Path(config.catalogue)
-        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path)
+        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=parse_given(config.psf))
         if config.scheduler is not None:  # its workers do not see this machine's unpacked copies
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(

@@ -141,7 +141,7 @@ def fit(config: FitConfig) -> Path:
             source = prepare(
                 absolute(config.store),
                 results.path,
-                loaded.info,
+                loaded,
                 catalogue=config.catalogue,
                 cutting=config.cutting or {},
                 held_out_only=config.held_out_only,

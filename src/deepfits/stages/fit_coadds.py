@@ -70,7 +70,7 @@ class Part:
 def prepare(
     images: str | Path,
     out: Path,
-    model: StoreInfo,
+    model: Model,
     *,
     catalogue: str | Path | None,
     cutting: Mapping[str, Any],
@@ -84,7 +84,7 @@ def prepare(
     Parameters
     ----------
     model
-        What the model was made for: its bands and size are cut.
+        Its bands are cut, to the size that it takes.
     cutting
         Arguments of `cutouts` that say how to read the images, detect, and share out.
 
@@ -96,29 +96,33 @@ def prepare(
     from deepfits.survey import build
     from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.fields import image_set
+    from deepfits.survey.psf import parse_given
     from deepfits.survey.store import StoreInfo
 
     options = _options(cutting)
     reading = {name: options[name] for name in _READING}
     chosen = image_set(
         images,
-        bands=model.bands,
+        bands=model.info.bands,
         reference=options["reference_band"],
         allow_missing=options["allow_missing"],
         **reading,
     )
     path = (
-        Path(catalogue) if catalogue is not None else _detect(images, out, options, model, workers, progress)
+        Path(catalogue)
+        if catalogue is not None
+        else _detect(images, out, options, model.info, workers, progress)
     )
     if not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     columns, known = read_catalogue(path), read_info(path)
     plan = build.StorePlan(
         images=chosen,
-        size=model.size,
+        size=cutout_size(model, chosen),
         shard_size=options["shard_size"],
         survey=options["survey"],
         catalogue_path=path,
+        psf=parse_given(options["psf"]),
     )
     with closing(build.OpenFields(chosen)) as fields:
         tasks, _ = build.plan_shards(plan, columns, known, fields)
@@ -167,6 +171,16 @@ def _without_extra(
     plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
     whole = build.describe_store(plan, {"fields": described}, tasks, fields)
     return replace(whole, extra={"psf": whole.extra["psf"]})
+
+
+def cutout_size(model: Model, images: ImageSet) -> int:
+    """Return the side of the cutouts of these images that a model takes."""
+    from deepfits.survey import build
+
+    if model.grid is None:
+        return model.info.size
+    with closing(build.OpenFields(images)) as fields:
+        return model.cutout_size(fields.open(0).pixel_scale)
 
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:

@@ -173,7 +173,14 @@ def fit_and_write(
 
     path = out / f"{shard.name}.parquet"
     others = neighbours_of(cutouts, fitter.info)
-    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, advance, is_neighbour=others)
+    fitted = fitter.fit(
+        cutouts.object_id,
+        cutouts.image,
+        cutouts.weight,
+        advance,
+        is_neighbour=others,
+        sight=fitter.sight(cutouts),
+    )
     columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
     if reconstructions:
         drawn = fitter.reconstruct(fitted)

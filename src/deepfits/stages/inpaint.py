@@ -285,7 +285,7 @@ def predict(
 
     weight = shard.weight.copy()
     weight[:, hidden] = 0
-    fitted = fitter.fit(shard.object_id, shard.image, weight, advance)
+    fitted = fitter.fit(shard.object_id, shard.image, weight, advance, sight=fitter.sight(shard))
     found = fitter.measure(fitted, sums=fitter.sums, with_pixels=with_pixels)
     out: dict[str, np.ndarray] = {"object_id": shard.object_id}
     out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}

@@ -98,13 +98,13 @@ class PartitionFit:
         from deepfits.fitting.features import digest
         from deepfits.fitting.fitter import FitSettings
         from deepfits.models.bundle import Model
-        from deepfits.stages.fit_coadds import describe_images
+        from deepfits.stages.fit_coadds import cutout_size, describe_images
         from deepfits.stages.fit_work import absolute
         from deepfits.survey.fields import image_set
 
         loaded = Model.load(model)
         chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
-        info = describe_images(chosen, loaded.info.size)
+        info = describe_images(chosen, cutout_size(loaded, chosen))
         loaded.check(info)
         return cls(
             images=chosen,
@@ -204,7 +204,7 @@ class _Cutter:
 
         fitter, bands = self.fitter, self.fit.info.bands
         nothing = np.zeros((0, len(bands), self.fit.info.size, self.fit.info.size), dtype=np.float32)
-        fitted = fitter.fit(columns["object_id"][:0], nothing, nothing)
+        fitted = fitter.fit(columns["object_id"][:0], nothing, nothing, sight=fitter.nominal_sight(0))
         parts = [fitter.features(columns["object_id"][:0], fitted, {})]
         rows = []
         plan = build.StorePlan(
@@ -219,7 +219,13 @@ class _Cutter:
             for task in tasks:
                 cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, self.fit.info)
                 others = neighbours_of(cutouts, fitter.info)
-                fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, is_neighbour=others)
+                fitted = fitter.fit(
+                    cutouts.object_id,
+                    cutouts.image,
+                    cutouts.weight,
+                    is_neighbour=others,
+                    sight=fitter.sight(cutouts),
+                )
                 parts.append(fitter.features(cutouts.object_id, fitted, {}))
                 rows.append(task.rows)
         place = np.full(len(columns["ra"]), -1)

@@ -166,7 +166,7 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     try:
         with progress("measure", total=MEASURED_OBJECTS, unit="objects") as task:
             begin = time.perf_counter()
-            fitted = fitter.fit(identity, image, weight)
+            fitted = fitter.fit(identity, image, weight, sight=fitter.nominal_sight(MEASURED_OBJECTS))
             fitter.features(identity, fitted, {})
             seconds = time.perf_counter() - begin
             task.advance(MEASURED_OBJECTS)

@@ -20,6 +20,7 @@ import torch
 from deepfits.errors import InputError
 from deepfits.files import read_json, require_finished, write_json
 from deepfits.models.bundle import Model
+from deepfits.observation import Sight
 from deepfits.photometry import reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
@@ -27,7 +28,7 @@ from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
 from deepfits.splits import is_held_out
 from deepfits.stages.stage import NEUTRAL, Common, claim, stage
-from deepfits.survey.store import Cutouts, CutoutStore, read_shard
+from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts, read_shard
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ def report(config: ReportConfig) -> Path:
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
     ):
-        held = _read_held_out(opened, config.num_examples, config.max_objects)
+        held, shown = _read_held_out(opened, config.num_examples, config.max_objects)
         num_objects = len(opened)
         parts = [sections.sky_section(held, num_objects, _read_counts(run))]
         summary: dict[str, Any] = {
@@ -142,7 +143,9 @@ def report(config: ReportConfig) -> Path:
         trained = _load_model(model)
         parts.append(_training(run, trained))
         task.advance()
-        fits = _read_fits(run, trained, held)
+        fits: dict[str, sections.FitResult] = {}
+        if trained is not None:
+            fits = _read_fits(run, trained, held, trained.sight(shown, opened.info))
         parts.append(_fits(run, held, fits))
         summary["fits"] = sections.chi2_summary(held, fits)
         task.advance()
@@ -165,11 +168,14 @@ def report(config: ReportConfig) -> Path:
     return path
 
 
-def _read_held_out(store: CutoutStore, num_examples: int, max_objects: int) -> sections.HeldOut:
+def _read_held_out(
+    store: CutoutStore, num_examples: int, max_objects: int
+) -> tuple[sections.HeldOut, Cutouts]:
+    """Read the held-out objects, and once more, with places and PSFs, those that figures show."""
     parts: list[Cutouts] = []
     left = max_objects
     for path in store.shards:
-        shard = read_shard(path, store.info, columns=[])
+        shard = read_shard(path, store.info)
         chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
         parts.append(shard.select(chosen))
         left -= len(chosen)
@@ -183,7 +189,7 @@ def _read_held_out(store: CutoutStore, num_examples: int, max_objects: int) -> s
     ranking = np.where((weight > 0).all(axis=(1, 2, 3)), signal_to_noise(flux, error), np.nan)
     if not np.isfinite(ranking).any():
         ranking = np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1)
-    return sections.HeldOut(
+    held = sections.HeldOut(
         object_id=np.concatenate([p.object_id for p in parts]),
         image=image,
         weight=weight,
@@ -194,6 +200,7 @@ def _read_held_out(store: CutoutStore, num_examples: int, max_objects: int) -> s
         reference=store.info.bands.index(reference_band(store.info.bands)),
         aperture_arcsec=APERTURE_ARCSEC,
     )
+    return held, join_cutouts(parts, store.directory).select(held.examples)
 
 
 def _load_model(path: str | Path) -> Model | None:
@@ -225,16 +232,20 @@ def _training(run: Path, model: Model | None) -> Section:
     return sections.training_section(model.card, metrics)
 
 
-def _read_fits(run: Path, model: Model | None, held: sections.HeldOut) -> dict[str, sections.FitResult]:
+def _read_fits(
+    run: Path, model: Model, held: sections.HeldOut, sight: Sight | None
+) -> dict[str, sections.FitResult]:
     found = {}
     for mode in MODES:
         directory = run / f"features-{mode}"
-        if model is not None and directory.is_dir() and any(directory.glob("*.parquet")):
-            found[mode] = _read_fit(directory, model, held)
+        if directory.is_dir() and any(directory.glob("*.parquet")):
+            found[mode] = _read_fit(directory, model, held, sight)
     return found
 
 
-def _read_fit(directory: Path, model: Model, held: sections.HeldOut) -> sections.FitResult:
+def _read_fit(
+    directory: Path, model: Model, held: sections.HeldOut, sight: Sight | None
+) -> sections.FitResult:
     columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(sorted(directory.glob("*.parquet")))
@@ -257,7 +268,7 @@ def _read_fit(directory: Path, model: Model, held: sections.HeldOut) -> sections
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
     latent = np.array([table["latent"][int(rows[i])].as_py() for i in held.examples], dtype=np.float32)
     with torch.no_grad():
-        drawn = model.render(torch.from_numpy(latent)).numpy()
+        drawn = model.render(torch.from_numpy(latent), sight).numpy()
     return sections.FitResult(
         chi2=column("chi2"),
         dof=column("dof"),

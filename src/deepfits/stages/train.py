@@ -9,12 +9,15 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from deepfits.files import contents, require_finished
+from deepfits.stages.parameters import Images
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from deepfits.models.bundle import Model
+    from deepfits.observation import Sight
 
 
 FIT_STEPS = 40
@@ -30,12 +33,13 @@ class TrainConfig(Common):
     Parameters
     ----------
     store
-        The cutout store. Held-out objects (`deepfits.splits`) are never trained on.
+        The cutout store. With the recipe ``"scene"`` there may be several, of any seeing, depth, pixels and
+        size, with the same bands. Held-out objects (`deepfits.splits`) are never trained on.
     out
         The model's directory: ``model.json``, ``weights.safetensors``, ``metrics.jsonl``, ``checkpoints/``.
     recipe
-        ``"paper"`` (64 latents, 1024 channels), ``"small"`` (an hour on a CPU) or ``"tiny"`` (minutes): see
-        `deepfits.recipes`.
+        ``"paper"`` (64 latents, 1024 channels), ``"small"`` (an hour on a CPU), ``"tiny"`` (minutes) or
+        ``"scene"`` (scenes at one PSF): see `deepfits.recipes`.
     steps
         Number of steps, in place of the recipe's.
     max_time
@@ -64,7 +68,7 @@ class TrainConfig(Common):
         Take a store that is not finished.
     """
 
-    store: Annotated[str | Path, INPUT]
+    store: Annotated[Images, INPUT]
     out: str | Path
     _: KW_ONLY
     recipe: str = "small"
@@ -121,10 +125,13 @@ def train(config: TrainConfig) -> Path:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, steps=config.steps)
         )
+    stores = [config.store] if isinstance(config.store, str | Path) else list(config.store)
+    for store in stores:
+        require_finished(store, partial=config.partial)
     plan = part_of(
         config,
         Plan,
-        store=Path(config.store),
+        store=[Path(store) for store in stores],
         out=Path(config.out),
         model=chosen.model,
         training=chosen.training,
@@ -135,7 +142,10 @@ def train(config: TrainConfig) -> Path:
     session = Session(plan)
     if _rank():  # one process of several claims the directory
         return session.run(max_time=config.max_time, progress=config.progress)
-    inputs = {"embedder_only": session.base.fingerprint if session.base else None}
+    inputs: dict[str, Any] = {
+        "store": contents(*stores),
+        "embedder_only": session.base.fingerprint if session.base else None,
+    }
     settings = {"training": chosen.training.to_json(), "model": chosen.model.to_json()}
     with claim(config, name="train", version=FORMAT, inputs=inputs, settings=settings) as results:
         session.run(max_time=config.max_time, progress=config.progress)
@@ -149,7 +159,7 @@ def _rank() -> int:
     )
 
 
-def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor) -> Tensor:
+def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:
     """Fit latents to look at a model's health: the stage `fit`'s way, with fewer steps."""
     from deepfits.fitting.bestfit import fit
     from deepfits.fitting.folded import FoldedGenerator, can_fold
@@ -158,4 +168,4 @@ def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor) -> Tensor:
     generator = model.generator
     inner = FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
     renderer = InFlux(inner, model.normalisation)
-    return fit(renderer, image, weight, start, num_steps=FIT_STEPS).latent
+    return fit(renderer, image, weight, start, sight=sight, num_steps=FIT_STEPS).latent

@@ -346,15 +346,20 @@ class CutoutStore:
         if not parts:
             return self.read_shard(0).select(np.empty(0, dtype=np.int64))
         back = np.argsort(np.concatenate(order))
-        joined = Cutouts(
-            object_id=np.concatenate([p.object_id for p in parts]),
-            image=np.concatenate([p.image for p in parts]),
-            weight=np.concatenate([p.weight for p in parts]),
-            catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
-            psf=_join_psf([p.psf for p in parts], self.directory),
-            is_neighbour=_joined([p.is_neighbour for p in parts]),
-        )
+        joined = join_cutouts(parts, self.directory)
         return joined.select(back)
+
+
+def join_cutouts(parts: list[Cutouts], where: Path) -> Cutouts:
+    """Put objects of one store behind each other; `where` is named in errors."""
+    return Cutouts(
+        object_id=np.concatenate([p.object_id for p in parts]),
+        image=np.concatenate([p.image for p in parts]),
+        weight=np.concatenate([p.weight for p in parts]),
+        catalogue={n: np.concatenate([p.catalogue[n] for p in parts]) for n in parts[0].catalogue},
+        psf=_join_psf([p.psf for p in parts], where),
+        is_neighbour=_joined([p.is_neighbour for p in parts]),
+    )
 
 
 def _join_psf(parts: list[np.ndarray | None], where: Path) -> np.ndarray | None:

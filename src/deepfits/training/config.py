@@ -9,6 +9,9 @@ from typing import Annotated, Any, Literal
 
 from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
+from deepfits.observation import SceneGrid
+
+_OF_SCENES = ("reference_fwhm_arcsec", "scene_size", "scene_pixel_arcsec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,11 @@ class TrainingConfig:
         are left alone. For noise-aware training: images that hold noise have such patterns by nature.
     latent_gradient
         Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
+    reference_fwhm_arcsec
+        Above 0, the generator draws scenes at this PSF, a round Gaussian, and each is shown through the PSF
+        and the pixels of the real image beside it (`deepfits.observation`); 0: it draws images, as in M19.
+    scene_size, scene_pixel_arcsec
+        The grid of the scenes.
     log_every
         Steps between two lines of ``metrics.jsonl``.
     checkpoint_seconds
@@ -85,6 +93,9 @@ class TrainingConfig:
     refine: bool = False
     smoothness: Annotated[float, Range(ge=0, le=1e12)] = 0.0
     latent_gradient: Annotated[float, Range(ge=0, le=1e12)] = 0.0
+    reference_fwhm_arcsec: Annotated[float, Range(ge=0, le=10)] = 0.0
+    scene_size: Annotated[int, Range(ge=4, le=4096)] = 32
+    scene_pixel_arcsec: Annotated[float, Range(gt=0, le=10)] = 0.18
     log_every: Annotated[int, Range(ge=1)] = 50
     checkpoint_seconds: Annotated[float, Range(ge=0)] = 60.0
     evaluate_every: Annotated[int, Range(ge=0)] = 0
@@ -95,6 +106,11 @@ class TrainingConfig:
         check(self, where="training")
         if self.patience and not self.evaluate_every:
             raise InputError("training: patience needs evaluate_every, the steps between two looks")
+        if self.reference_fwhm_arcsec and (self.noise == "none" or self.normalisation != "asinh"):
+            raise InputError(
+                "training: scenes (reference_fwhm_arcsec) need noise, 'white' or 'correlated', and "
+                "normalisation='asinh'"
+            )
         if self.smoothness and self.noise == "none":
             raise InputError(
                 "training: smoothness needs noise, 'white' or 'correlated'; or set smoothness to 0"
@@ -104,7 +120,22 @@ class TrainingConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        return to_mapping(self)
+        content = to_mapping(self)
+        if not self.reference_fwhm_arcsec:  # descriptions of trainings without scenes stay as they were
+            for name in _OF_SCENES:
+                del content[name]
+        return content
+
+    @property
+    def grid(self) -> SceneGrid | None:
+        """What scenes are drawn on; None where the generator draws images."""
+        if not self.reference_fwhm_arcsec:
+            return None
+        return SceneGrid(
+            size=self.scene_size,
+            pixel_scale_arcsec=self.scene_pixel_arcsec,
+            reference_fwhm_arcsec=self.reference_fwhm_arcsec,
+        )
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str | Path = "training") -> TrainingConfig:

@@ -10,8 +10,8 @@ on from step s sees the very images that it would have seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError
+from deepfits.models.sight import join_sights, sight_of
+from deepfits.observation import SceneGrid, Sight
 from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import Normalisation, is_complete
@@ -26,6 +28,7 @@ from deepfits.survey.store import CutoutStore
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 from deepfits.training.noise import measure_autocovariance
 
+SCENE_SAMPLE = 1000
 NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
 
 
@@ -151,12 +154,49 @@ def _measure(store, rows, kind, softening, task) -> Normalisation:  # type: igno
     )
 
 
+def measure_for_scenes(
+    stores: Sequence[CutoutStore],
+    surveys: Sequence[Survey],
+    grid: SceneGrid,
+    *,
+    softening_sigmas: float,
+    seed: int,
+) -> Normalisation:
+    """Measure the constants of the asinh stretch for several stores together, on the grid of the scenes.
+
+    The softening follows the deepest quarter of the images: shallower ones are shrunk where noise dominates
+    them (`deepfits.observation.Sight.on_grid`), and bright pixels are logarithmic in any case.
+    """
+    rng = np.random.default_rng([seed, 6])
+    parts, noises = [], []
+    for store, survey in zip(stores, surveys, strict=True):
+        starts = np.concatenate([[0], np.cumsum(store.lengths)])
+        rows = np.concatenate([rows + at for rows, at in zip(survey.rows, starts[:-1], strict=True)])
+        chosen = np.sort(rng.permutation(rows)[:SCENE_SAMPLE])
+        cutouts = store.take(chosen)
+        cutouts = cutouts.select(is_complete(cutouts.image, cutouts.weight))
+        sight = sight_of(cutouts, store.info, grid)
+        noises.append(sight.area / np.sqrt(np.median(cutouts.weight, axis=(2, 3))))
+        parts.append((torch.from_numpy(cutouts.image), torch.from_numpy(cutouts.weight), sight))
+    softening = softening_sigmas * np.quantile(np.concatenate(noises), 0.25, axis=0)
+    floor = torch.from_numpy(softening).float()[:, None, None]
+    stretched = torch.cat([torch.asinh(s.on_grid(i, w, floor) / floor) for i, w, s in parts]).double()
+    mean, std = stretched.mean((0, 2, 3)), stretched.std((0, 2, 3))
+    return Normalisation(
+        kind="asinh", mean=tuple(mean.tolist()), std=tuple(std.tolist()), softening=tuple(softening.tolist())
+    )
+
+
 @dataclass(frozen=True)
 class Batch:
     """Real images in nJy and their weights in nJy⁻², both ``(N, B, H, W)``; 0 flux where the weight is 0."""
 
     image: Tensor
     weight: Tensor
+    sight: Sight | None = None
+
+    def __getitem__(self, which: Tensor | slice) -> Batch:
+        return Batch(self.image[which], self.weight[which], None if self.sight is None else self.sight[which])
 
 
 class Batches:
@@ -176,6 +216,8 @@ class Batches:
         Where a group of shards is held, and where the batches are.
     memory_bytes
         How much a group may take.
+    grid
+        For scenes: of what they are drawn on; the batches then say how their objects were observed.
     """
 
     def __init__(
@@ -188,7 +230,9 @@ class Batches:
         symmetries: bool = False,
         device: torch.device | str = "cpu",
         memory_bytes: float = 4e9,
+        grid: SceneGrid | None = None,
     ) -> None:
+        self.grid = grid
         self.store, self.rows, self.batch_size, self.seed = store, rows, batch_size, seed
         self.symmetries, self.device = symmetries, torch.device(device)
         num_used = sum(len(r) for r in rows)
@@ -244,28 +288,65 @@ class Batches:
             self._loaded = (group, self._load(group))
         held = self._loaded[1]
         index = torch.as_tensor(which, device=self.device)
-        return Batch(held.image[index], held.weight[index])
+        return held[index]
 
     def _load(self, group: tuple[int, ...]) -> Batch:
         """Read shards into arrays that are allocated once."""
         shape = (sum(len(self.rows[s]) for s in group), *self.store.shape)
         image, weight = torch.empty(shape), torch.empty(shape)
-        at = 0
+        at, sights = 0, []
         for shard in group:
-            cutouts = self.store.read_shard(shard, columns=[])
+            cutouts = self.store.read_shard(shard, columns=None if self.grid else [])
             rows = self.rows[shard]
+            if self.grid is not None:
+                sights.append(sight_of(cutouts.select(rows), self.store.info, self.grid))
             part = slice(at, at + len(rows))
             weight[part] = torch.from_numpy(cutouts.weight[rows])
             image[part] = torch.from_numpy(np.where(cutouts.weight[rows] > 0, cutouts.image[rows], 0))
             at += len(rows)
-        return Batch(image.to(self.device), weight.to(self.device))
+        sight = join_sights(sights).to(self.device) if sights else None
+        return Batch(image.to(self.device), weight.to(self.device), sight)
 
     def _turn(self, batch: Batch, step: int) -> Batch:
         if not self.symmetries:
             return batch
         which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch.image))
         index = torch.as_tensor(which, device=batch.image.device)
-        return Batch(turn(batch.image, index), turn(batch.weight, index))
+        sight = batch.sight
+        if sight is not None:  # a PSF is round, so the place alone turns
+            sight = replace(sight, shift_pixels=turn_shift(sight.shift_pixels, index))
+        return Batch(turn(batch.image, index), turn(batch.weight, index), sight)
+
+
+class MixedBatches:
+    """Batches of several stores, each batch of one, which only seed and step decide.
+
+    A store's share of the batches is its share of the objects.
+    """
+
+    def __init__(self, parts: list[Batches], seed: int) -> None:
+        self.parts, self.seed = parts, seed
+        number = np.array([sum(len(rows) for rows in part.rows) for part in parts], dtype=float)
+        self.ends = np.cumsum(number / number.sum())
+
+    def start(self, step: int) -> Iterator[tuple[int, Batch]]:
+        """Go through the batches from step `step`, each with the number of its store."""
+        draw = np.random.default_rng([self.seed, 5])
+        last = len(self.parts) - 1
+        before = np.minimum(np.searchsorted(self.ends, draw.random(step), side="right"), last)
+        each = [part.start(int((before == n).sum())) for n, part in enumerate(self.parts)]
+        while True:
+            chosen = min(int(np.searchsorted(self.ends, draw.random(), side="right")), last)
+            yield chosen, next(each[chosen])
+
+
+def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
+    """Apply the symmetries of `turn` to places, ``(N, 2)``: (y, x) from the middle."""
+    y, x = shift.unbind(1)
+    for number in range(1, 4):
+        turned = which % 4 >= number
+        y, x = torch.where(turned, -x, y), torch.where(turned, y, x)
+    return torch.stack((y, torch.where(which >= 4, -x, x)), dim=1)
 
 
 def turn(image: Tensor, which: Tensor) -> Tensor:

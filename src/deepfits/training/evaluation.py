@@ -14,6 +14,7 @@ import torch
 
 from deepfits.files import writing
 from deepfits.models.bundle import Model
+from deepfits.models.sight import join_sights
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
@@ -61,7 +62,7 @@ class Evaluator:
         writes: bool = True,
     ) -> None:
         self.out, self.trainer, self.fit, self.writes = out, trainer, fit, writes
-        self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device)
+        self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device, trainer.model)
         self.history = list(kept_rows(out / "evaluations.jsonl", step).values())
         if writes:
             cut_metrics(out / "evaluations.jsonl", step)
@@ -147,34 +148,42 @@ class Evaluator:
             return {}
         image, weight = self.held_out.image, self.held_out.weight
         noise = self.trainer.noise if self.trainer.config.noise != "none" else None
-        drawn = draw_observed(model, weight, noise, self.trainer.seed)
+        sight = self.held_out.sight
+        drawn = draw_observed(model, weight, noise, self.trainer.seed, sight)
+        scale = model.info.pixel_scale_arcsec if sight is None else sight.pixel_scale_arcsec
         real, generated = (
-            measure_shapes(
-                flux.cpu().numpy(), weight.cpu().numpy(), model.info.bands, model.info.pixel_scale_arcsec
-            )
+            measure_shapes(flux.cpu().numpy(), weight.cpu().numpy(), model.info.bands, scale)
             for flux in (image, drawn)
         )
         return compare_shapes(real, generated)
 
 
-def load_held_out(store: CutoutStore, number: int, device: torch.device) -> HeldOut | None:
-    """Read complete held-out cutouts, at most `number`; None when there are fewer than 16."""
+def load_held_out(
+    store: CutoutStore, number: int, device: torch.device, model: Model | None = None
+) -> HeldOut | None:
+    """Read complete held-out cutouts, at most `number`; None when there are fewer than 16.
+
+    With a model of scenes, also how they were observed.
+    """
     identity = store.catalogue([])["object_id"]
     indices = np.flatnonzero(is_held_out(identity))
     shuffled = np.random.default_rng(0).permutation(indices)
-    image, weight, found = [], [], 0
+    image, weight, sights, found = [], [], [], 0
     for start in range(0, len(shuffled), number):
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
         image.append(cutouts.image[whole][: number - found])
         weight.append(cutouts.weight[whole][: number - found])
+        sight = model.sight(cutouts.select(whole), store.info) if model is not None else None
+        if sight is not None:
+            sights.append(sight[: number - found])
         found += len(image[-1])
         if found == number:
             break
     if found < 16:
         return None
     both = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
-    return HeldOut(*both)
+    return HeldOut(*both, join_sights(sights).to(device) if sights else None)
 
 
 def _remark(row: dict[str, Any]) -> str:

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from deepfits.models.bundle import Model
+from deepfits.observation import Sight
 from deepfits.training.losses import fine_structure
 from deepfits.training.noise import NoiseSource
 
-FitFunction = Callable[[Model, Tensor, Tensor, Tensor], Tensor]
+FitFunction = Callable[[Model, Tensor, Tensor, Tensor, Sight | None], Tensor]
 
 NUM_RINGS = 6
 COLLAPSE_SPREAD = 0.3
@@ -115,6 +116,7 @@ class HeldOut:
 
     image: Tensor
     weight: Tensor
+    sight: Sight | None = None
 
 
 @torch.no_grad()
@@ -152,10 +154,11 @@ def examine(
         where generated ones have 1.
     """
     image, weight = held_out.image, held_out.weight
-    flux = draw_observed(model, weight, noise if add_noise else None, seed)
-    x_real, x_generated = model.normalisation.normalise(image), model.normalisation.normalise(flux)
+    sight = held_out.sight
+    flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
+    x_real, x_generated = model.see(image, weight, sight), model.see(flux, weight, sight)
     real, generated = radial_features(x_real), radial_features(x_generated)
-    guess = model.embed(image, weight)
+    guess = model.embed(image, weight, sight)
     out: dict[str, Any] = {
         "kernel_distance": kernel_distance(real, generated),
         "spread": (width := spread(real, generated)),
@@ -169,9 +172,9 @@ def examine(
     latents = {"embedder": guess}
     if fit is not None:
         with torch.enable_grad():
-            latents["both"] = fit(model, image, weight, guess)
+            latents["both"] = fit(model, image, weight, guess, sight)
     for mode, found in latents.items():
-        chi2 = ((image - model.render(found)) ** 2 * weight).mean(dim=(2, 3))  # (N, B)
+        chi2 = ((image - model.render(found, sight)) ** 2 * weight).mean(dim=(2, 3))  # (N, B)
         out[f"chi2_{mode}"] = float(chi2.mean(dim=1).median())
         for number, band in enumerate(model.info.bands):
             out[f"chi2_{mode}_{band}"] = float(chi2[:, number].median())
@@ -179,14 +182,16 @@ def examine(
 
 
 @torch.no_grad()
-def draw_observed(model: Model, weight: Tensor, noise: NoiseSource | None, seed: int) -> Tensor:
+def draw_observed(
+    model: Model, weight: Tensor, noise: NoiseSource | None, seed: int, sight: Sight | None = None
+) -> Tensor:
     """Draw as many objects as there are weights, ``(N, B, H, W)`` in nJy, as they would be observed.
 
     `noise` is None for a generator that draws noise itself.
     """
     draw = torch.Generator(weight.device).manual_seed(seed)
     latent = torch.randn(len(weight), model.config.latent_size, generator=draw, device=weight.device)
-    flux = model.render(latent)
+    flux = model.render(latent, sight)
     return flux if noise is None else flux + weight.rsqrt() * noise.draw(len(weight), draw)
 
 
@@ -202,15 +207,16 @@ def make_panel(
         ``(rows, PANEL, B, H, W)`` in nJy.
     """
     image, weight = held_out.image[:PANEL], held_out.weight[:PANEL]
-    guess = model.embed(image, weight)
-    rows = [image, model.render(guess)]
+    sight = None if held_out.sight is None else held_out.sight[:PANEL]
+    guess = model.embed(image, weight, sight)
+    rows = [image, model.render(guess, sight)]
     if fit is not None:
         with torch.enable_grad():
-            best = fit(model, image, weight, guess)
-        rows.append(model.render(best))
+            best = fit(model, image, weight, guess, sight)
+        rows.append(model.render(best, sight))
     draw = torch.Generator(image.device).manual_seed(seed)
     latent = torch.randn(len(image), model.config.latent_size, generator=draw, device=image.device)
-    rows.append(model.render(latent))
+    rows.append(model.render(latent, sight))
     return torch.stack(rows).cpu().numpy()
 
 

@@ -5,13 +5,16 @@ Shapes: N objects, L latent dimensions, B bands, H, W pixels. "x" is an image in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
+from deepfits.observation import Sight
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig
@@ -38,7 +41,7 @@ class Trainer:
     config
         How.
     noise
-        Where the noise of noise-aware training comes from.
+        Where the noise of noise-aware training comes from; with several stores, one for each.
     seed
         With the step's number it decides every draw, so that nothing else need be remembered.
     engine
@@ -49,11 +52,13 @@ class Trainer:
         self,
         model: Model,
         config: TrainingConfig,
-        noise: NoiseSource,
+        noise: NoiseSource | Sequence[NoiseSource],
         seed: int,
         engine: Engine | None = None,
     ) -> None:
-        self.model, self.config, self.noise, self.seed = model, config, noise, seed
+        self.model, self.config, self.seed = model, config, seed
+        self.noises = [noise] if isinstance(noise, NoiseSource) else list(noise)
+        self.noise, self.grid = self.noises[0], model.grid
         self.engine = engine or Engine(EngineConfig(device="cpu"))
         self.device = self.engine.device
         self.networks = {n: self.engine.place(getattr(model, n).train()) for n in NETWORKS}
@@ -68,9 +73,14 @@ class Trainer:
         }
         self.average = deepcopy(model.generator).requires_grad_(False)
         fwhm = torch.tensor(model.info.fwhm_arcsec, dtype=torch.float32) / model.info.pixel_scale_arcsec
-        self.is_sampled = (~(fwhm < SAMPLED_FWHM)).float()[:, None, None].to(self.device)
+        is_sampled = ~(fwhm < SAMPLED_FWHM) | (self.grid is not None)
+        self.is_sampled = is_sampled.float()[:, None, None].to(self.device)
+        self.softening = torch.tensor(model.normalisation.softening, device=self.device)[:, None, None]
+        # The slope of the stretch at zero flux, times the noise that the softening was chosen by.
+        deviation = torch.tensor(model.normalisation.std, device=self.device)[:, None, None]
+        self.usual_noise = 1 / (deviation * config.softening_sigmas)
 
-    def step(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0) -> dict[str, Tensor]:
         """Improve discriminator, generator and embedder once.
 
         Parameters
@@ -81,6 +91,8 @@ class Trainer:
             Its number, from 0.
         fraction
             How much of the training is over, for the learning rates.
+        store
+            The number of the store that the batch is from.
 
         Returns
         -------
@@ -90,10 +102,11 @@ class Trainer:
         config, part = self.config, self.engine.part
         self._set_rates(fraction)
         draw, latent = self._draw(len(batch.image), step)
-        weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw)
-        real = normalise(self.model.normalisation, part(batch.image))
+        weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw, store)
+        image, sight = part(batch.image), self._part_of(batch.sight)
+        real = self._see(image, weight, sight)
         clean = self.generator(latent)
-        seen = self.observe(clean, weight, noise)
+        seen = self.observe(clean, weight, noise, sight)
 
         self.networks["discriminator"].requires_grad_(True)
         answers = self.discriminator(torch.cat([real, seen.detach()]))
@@ -108,16 +121,19 @@ class Trainer:
         losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(real, weight)
+            losses["reconstruction"] = self._reconstruct(real, image, weight, sight)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
-            losses["smoothness"] = smoothness_loss(clean / self.noise_in_x(weight) * self.is_sampled)
+            level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
+            losses["smoothness"] = smoothness_loss(clean / level * self.is_sampled)
             total = total + config.smoothness * losses["smoothness"]
         self._improve(["generator", "embedder"], total, step)
         self._follow()
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
-    def step_embedder(self, batch: Batch, step: int, fraction: float = 0.0) -> dict[str, Tensor]:
+    def step_embedder(
+        self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0
+    ) -> dict[str, Tensor]:
         """Improve the embedder alone, against a generator that stays as it is (M19 §2.2).
 
         With `reconstruction`, also by how well real images come back through it and the generator.
@@ -125,25 +141,47 @@ class Trainer:
         self._set_rates(fraction)
         part = self.engine.part
         draw, latent = self._draw(len(batch.image), step)
+        weight, sight = part(batch.weight), self._part_of(batch.sight)
         with torch.no_grad():
-            image = self.generator(latent)
+            shown = self.generator(latent)
             if self.config.noisy_embedder:
-                noise = self._draw_noise(len(batch.image), draw)
-                image = self.observe(image, part(batch.weight), noise)
-        losses = {"embedder": embedder_loss(latent, self.embedder(image))}
+                noise = self._draw_noise(len(batch.image), draw, store)
+                shown = self.observe(shown, weight, noise, sight)
+        losses = {"embedder": embedder_loss(latent, self.embedder(shown))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
-            losses["reconstruction"] = self._reconstruct(
-                normalise(self.model.normalisation, part(batch.image)), part(batch.weight)
-            )
+            image = part(batch.image)
+            real = self._see(image, weight, sight)
+            losses["reconstruction"] = self._reconstruct(real, image, weight, sight)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._improve(["embedder"], total, step)
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
-    def _reconstruct(self, real: Tensor, weight: Tensor) -> Tensor:
-        """Return the loss of real images, in the networks' units, against those of their embedding."""
-        residual = (real - self.generator(self.embedder(real))) / self.noise_in_x(weight)
+    def _part_of(self, sight: Sight | None) -> Sight | None:
+        part = self.engine.part
+        if sight is None:
+            return None
+        return replace(sight, psf=part(sight.psf), shift_pixels=part(sight.shift_pixels))
+
+    def _see(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+        """Bring images in nJy to what the networks are shown."""
+        if self.grid is None:
+            return normalise(self.model.normalisation, image)
+        assert sight is not None
+        return normalise(self.model.normalisation, sight.on_grid(image, weight, self.softening))
+
+    def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+        """Return the loss of real images, as networks are shown them and in nJy, against their embedding."""
+        again = self.generator(self.embedder(real))
+        if self.grid is None:
+            residual = (real - again) / self.noise_in_x(weight)
+        else:  # in the data's pixels, stretched as the networks' units are
+            assert sight is not None
+            units, area = self.model.normalisation, sight.area
+            flux = sight.observation()(units.denormalise(again))
+            residual = normalise(units, image * area) - normalise(units, flux * area)
+            residual = residual / self.noise_in_x(weight / area**2)
         return reconstruction_loss(residual, weight > 0)
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
@@ -152,12 +190,14 @@ class Trainer:
         size = number, self.model.config.latent_size
         return draw, self.engine.part(torch.randn(size, generator=draw, device=self.device))
 
-    def _draw_noise(self, number: int, draw: torch.Generator) -> Tensor | None:
+    def _draw_noise(self, number: int, draw: torch.Generator, store: int = 0) -> Tensor | None:
         if self.config.noise == "none":
             return None
-        return self.engine.part(self.noise.draw(number, draw))
+        return self.engine.part(self.noises[store].draw(number, draw))
 
-    def observe(self, clean: Tensor, weight: Tensor, noise: Tensor | None) -> Tensor:
+    def observe(
+        self, clean: Tensor, weight: Tensor, noise: Tensor | None, sight: Sight | None = None
+    ) -> Tensor:
         """Show generated images as a real image would be seen: with its noise, where it has data.
 
         Parameters
@@ -168,8 +208,15 @@ class Trainer:
             Of real images, nJy⁻²; noise of this strength is added, and where it is 0 the flux becomes 0.
         noise
             In units of that noise; None for none.
+        sight
+            For scenes: through which PSF and pixels.
         """
         normalisation = self.model.normalisation
+        if sight is not None and self.grid is not None:
+            flux = sight.observation()(normalisation.denormalise(clean))
+            if noise is not None:
+                flux = flux + weight.clamp(min=1e-30).rsqrt() * noise
+            return self._see(torch.where(weight > 0, flux, 0.0), weight, sight)
         if noise is not None:
             flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
             clean = normalise(normalisation, flux)
@@ -221,6 +268,7 @@ class Trainer:
             deepcopy(model.discriminator),
             deepcopy(model.embedder),
             dict(model.card),
+            model.reference_fwhm_arcsec,
         ).eval()
 
     def state(self) -> dict[str, Tensor]:

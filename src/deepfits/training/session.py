@@ -10,7 +10,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -33,7 +33,7 @@ from deepfits.training.checkpoint import (
     save_checkpoint,
 )
 from deepfits.training.config import TrainingConfig
-from deepfits.training.data import Batch, Batches, Survey, look_over
+from deepfits.training.data import Batch, Batches, MixedBatches, Survey, look_over, measure_for_scenes
 from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.health import FitFunction
@@ -41,6 +41,8 @@ from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import NoRecorder, Recorder
+
+MEMORY_BYTES = 4e9  # of all stores' images that are held at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Plan:
     Attributes
     ----------
     store, out
-        Where the cutouts are, and where the model goes.
+        Where the cutouts are, and where the model goes; several stores train a generator of scenes.
     model, training
         The configuration; bands and size are taken from the store.
     name
@@ -71,7 +73,7 @@ class Plan:
         How latents are fitted when the model's health is looked at; None leaves the fits out.
     """
 
-    store: Path
+    store: Path | Sequence[Path]
     out: Path
     model: ModelConfig
     training: TrainingConfig
@@ -94,16 +96,36 @@ class Session:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, self.config, self.out = plan, plan.training, plan.out
-        self.store = CutoutStore(plan.store)
+        paths = [plan.store] if isinstance(plan.store, Path) else list(plan.store)
+        self.stores = [CutoutStore(path) for path in paths]
+        self.store = self.stores[0]
         self.base = Model.load(plan.embedder_only) if plan.embedder_only is not None else None
         if self.base is not None:
-            self.base.check(self.store.info)
+            for store in self.stores:
+                self.base.check(store.info)
+        self.grid = self.base.grid if self.base is not None else self.config.grid
+        self._check_stores()
         self.architecture = dataclasses.replace(
             self.base.config if self.base else plan.model,
             num_bands=len(self.store.info.bands),
-            size=self.store.info.size,
+            size=self.store.info.size if self.grid is None else self.grid.size,
         )
         self.seconds = 0.0  # of training, earlier runs counted in
+
+    def _check_stores(self) -> None:
+        """Refuse stores that cannot train one model."""
+        if len(self.stores) > 1 and self.grid is None:
+            raise InputError(
+                "several stores train a generator of scenes: choose the recipe 'scene', or set "
+                "reference_fwhm_arcsec"
+            )
+        for store in self.stores[1:]:
+            if store.info.bands != self.store.info.bands:
+                raise InputError(
+                    f"{store.directory}: bands {'-'.join(store.info.bands)}, but {self.store.directory} has "
+                    f"{'-'.join(self.store.info.bands)}; cut again with the same bands in the same order "
+                    "(a band without data gets weight 0)"
+                )
 
     def run(self, *, max_time: float | None = None, progress: Progress = silent) -> Path:
         """Train to the end, or until `max_time` minutes are over, and write the model."""
@@ -114,8 +136,8 @@ class Session:
             self._compare(settings)
             if self._is_finished(settings):
                 return self.out
-            survey = self._look_over(progress)
-            settings |= {"data": survey.fingerprint}
+            surveys = self._look_over(progress)
+            settings |= {"data": "-".join(one.fingerprint for one in surveys)}
             self._compare(settings)
             if (self.out / "model.json").exists():
                 return self.out
@@ -130,28 +152,42 @@ class Session:
             else:
                 settings |= {"files": self._list_files(), "provenance": provenance()}
                 write_json(self.out / "training.json", settings)
-            trainer = self._make_trainer(survey)
+            trainer = self._make_trainer(surveys)
             step = self._restore(trainer)
             evaluator = Evaluator(
                 self.store, self.out, trainer, fit=self.plan.fit, step=step, writes=not self.engine.rank
             )
-            step = self._train(trainer, survey, evaluator, step, max_time, progress)
-            self._finish(trainer, survey, evaluator, step)
+            step = self._train(trainer, surveys, evaluator, step, max_time, progress)
+            self._finish(trainer, surveys, evaluator, step)
         return self.out
 
-    def _look_over(self, progress: Progress) -> Survey:
+    def _look_over(self, progress: Progress) -> list[Survey]:
+        """Look over each store; the normalisation is the same for all."""
         config = self.config
-        survey = look_over(
-            self.store,
-            kind=config.normalisation,
-            softening_sigmas=config.softening_sigmas,
-            incomplete=config.incomplete,
-            seed=self.plan.seed,
-            progress=progress,
-        )
+        surveys = [
+            look_over(
+                store,
+                kind=config.normalisation,
+                softening_sigmas=config.softening_sigmas,
+                incomplete=config.incomplete,
+                seed=self.plan.seed,
+                progress=progress,
+            )
+            for store in self.stores
+        ]
         if self.base is not None:
-            survey = dataclasses.replace(survey, normalisation=self.base.normalisation)
-        return survey
+            common = self.base.normalisation
+        elif self.grid is not None:
+            common = measure_for_scenes(
+                self.stores,
+                surveys,
+                self.grid,
+                softening_sigmas=config.softening_sigmas,
+                seed=self.plan.seed,
+            )
+        else:
+            return surveys
+        return [dataclasses.replace(survey, normalisation=common) for survey in surveys]
 
     def _is_finished(self, settings: dict[str, Any]) -> bool:
         """Say, without reading the store, whether the model is there and made from the very same files."""
@@ -161,7 +197,8 @@ class Session:
         return read_json(path, what="training description").get("files") == self._list_files()
 
     def _list_files(self) -> list[list[Any]]:
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in self.store.shards]
+        shards = [path for store in self.stores for path in store.shards]
+        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in shards]
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -186,10 +223,21 @@ class Session:
                 "directory, or remove this one to start anew"
             )
 
-    def _make_trainer(self, survey: Survey) -> Trainer:
+    def _make_trainer(self, surveys: list[Survey]) -> Trainer:
+        survey = surveys[0]
         torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
-        model = Model.make(self.architecture, info, survey.normalisation)
+        reference = None if self.grid is None else self.grid.reference_fwhm_arcsec
+        if self.grid is not None:
+            info = dataclasses.replace(
+                info,
+                size=self.grid.size,
+                pixel_scale_arcsec=self.grid.pixel_scale_arcsec,
+                fwhm_arcsec=(self.grid.reference_fwhm_arcsec,) * len(info.bands),
+                survey=" + ".join(dict.fromkeys(one.info.survey for one in self.stores if one.info.survey)),
+                noise_correlation=(),
+            )
+        model = Model.make(self.architecture, info, survey.normalisation, reference)
         for network in (model.generator, model.discriminator, model.embedder):
             initialise(network, self.config.initialisation)
         if self.base is not None:
@@ -197,10 +245,12 @@ class Session:
             model.discriminator.load_state_dict(self.base.discriminator.state_dict())
             if self.config.refine:
                 model.embedder.load_state_dict(self.base.embedder.state_dict())
-        num_bands, size = self.architecture.num_bands, self.architecture.size
+        white = white_autocovariance(self.architecture.num_bands)
         is_correlated = self.config.noise == "correlated"
-        autocovariance = survey.autocovariance if is_correlated else white_autocovariance(num_bands)
-        noise = NoiseSource(autocovariance, size)
+        noise = [
+            NoiseSource(one.autocovariance if is_correlated else white, store.info.size)
+            for one, store in zip(surveys, self.stores, strict=True)
+        ]
         return Trainer(model, self.config, noise, self.plan.seed, self.engine)
 
     def _restore(self, trainer: Trainer) -> int:
@@ -218,21 +268,27 @@ class Session:
     def _train(
         self,
         trainer: Trainer,
-        survey: Survey,
+        surveys: list[Survey],
         evaluator: Evaluator,
         step: int,
         max_time: float | None,
         progress: Progress,
     ) -> int:
         config = self.config
-        batches = Batches(
-            self.store,
-            survey.rows,
-            config.batch_size,
-            seed=self.plan.seed,
-            symmetries=config.symmetries,
-            device=self.engine.device,
-        ).start(step)
+        parts = [
+            Batches(
+                store,
+                survey.rows,
+                config.batch_size,
+                seed=self.plan.seed,
+                symmetries=config.symmetries,
+                device=self.engine.device,
+                memory_bytes=MEMORY_BYTES / len(self.stores),
+                grid=self.grid,
+            )
+            for store, survey in zip(self.stores, surveys, strict=True)
+        ]
+        batches = MixedBatches(parts, self.plan.seed).start(step)
         limit = float("inf") if max_time is None else 60 * max_time
         with (
             self._record(step) as recorder,
@@ -242,7 +298,8 @@ class Session:
             start = saved = time.monotonic()
             before = self.seconds
             while step < config.steps and self.seconds < limit and not evaluator.has_lost_patience:
-                losses = self._step(trainer, next(batches), step, limit)
+                store, batch = next(batches)
+                losses = self._step(trainer, batch, step, limit, store)
                 step += 1
                 now, last = time.monotonic(), self.seconds
                 self.seconds = before + now - start
@@ -269,11 +326,13 @@ class Session:
         plan = self.plan
         return Recorder(self.out, step, tensorboard=plan.tensorboard, tracker=plan.tracker)
 
-    def _step(self, trainer: Trainer, batch: Batch, step: int, limit: float) -> dict[str, torch.Tensor]:
+    def _step(
+        self, trainer: Trainer, batch: Batch, step: int, limit: float, store: int = 0
+    ) -> dict[str, torch.Tensor]:
         fraction = max(step / self.config.steps, self.seconds / limit)
         improve = trainer.step_embedder if self.base is not None else trainer.step
         try:
-            return improve(batch, step, fraction)
+            return improve(batch, step, fraction, store=store)
         except NonFiniteLossError as error:
             found = list_checkpoints(self.out / "checkpoints")
             last = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
@@ -285,7 +344,9 @@ class Session:
             if not is_out_of_memory(error):
                 raise
             message = f"{self.out}: a batch of {self.config.batch_size} does not fit into the memory"
-        raise InputError(f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction), batch)}")
+        raise InputError(
+            f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction, store=store), batch)}"
+        )
 
     def _show(self, progress: Progress, step: int, max_time: float | None) -> AbstractContextManager[Task]:
         """Open a task that counts what will end the training: steps, or seconds."""
@@ -310,9 +371,13 @@ class Session:
         if not self.engine.rank:
             save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
-    def _finish(self, trainer: Trainer, survey: Survey, evaluator: Evaluator, step: int) -> None:
+    def _finish(self, trainer: Trainer, surveys: list[Survey], evaluator: Evaluator, step: int) -> None:
         if self.engine.rank:
             return
+
+        def total(name: str) -> int:
+            return sum(getattr(one, name) for one in surveys)
+
         model, step, metrics = evaluator.conclude(step)
         model.card = {
             "recipe": self.plan.name,
@@ -323,12 +388,12 @@ class Session:
             "seconds": round(self.seconds, 1),
             "embedder_of": self.base.fingerprint if self.base else None,
             "data": {
-                "fingerprint": survey.fingerprint,
-                "survey": self.store.info.survey,
-                "num_used": survey.num_used,
-                "num_complete": survey.num_complete,
-                "num_incomplete": survey.num_incomplete,
-                "num_held_out": survey.num_held_out,
+                "fingerprint": "-".join(one.fingerprint for one in surveys),
+                "survey": trainer.model.info.survey,
+                "num_used": total("num_used"),
+                "num_complete": total("num_complete"),
+                "num_incomplete": total("num_incomplete"),
+                "num_held_out": total("num_held_out"),
             },
             "metrics": metrics,
             "noise_autocovariance": trainer.noise.autocovariance.tolist(),
@@ -346,7 +411,7 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         try:
-            improve(Batch(batch.image[:size], batch.weight[:size]))
+            improve(batch[:size])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

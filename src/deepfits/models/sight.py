@@ -1,0 +1,47 @@
+"""How the objects of a store were observed.
+
+Shapes: N objects, B bands, K Gaussians of a PSF.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from deepfits.observation import SceneGrid, Sight, all_above_reference, centre_shift, psf_or_moffat
+from deepfits.survey.store import Cutouts, StoreInfo
+
+
+def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
+    """Say how cutouts were observed, for scenes on a grid: PSFs from the store, places from x and y.
+
+    Raises
+    ------
+    InputError
+        A band with data whose PSF is unknown or too sharp.
+    """
+    used = (cutouts.weight > 0).any(axis=(2, 3))
+    psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
+    columns = cutouts.catalogue
+    has_place = {"x", "y"} <= columns.keys()
+    shift = np.zeros((len(cutouts), 2), dtype=np.float32)
+    if has_place:
+        shift = centre_shift(columns["x"], columns["y"], info.size)
+    return Sight(
+        grid=grid,
+        psf=torch.from_numpy(all_above_reference(psf, grid, info.bands, used)),
+        shift_pixels=torch.from_numpy(shift),
+        size=info.size,
+        pixel_scale_arcsec=info.pixel_scale_arcsec,
+    )
+
+
+def join_sights(parts: list[Sight]) -> Sight:
+    """Put sights of one store behind each other."""
+    return replace(
+        parts[0],
+        psf=torch.cat([part.psf for part in parts]),
+        shift_pixels=torch.cat([part.shift_pixels for part in parts]),
+    )
