@@ -19,6 +19,8 @@ from deepfits.recipes import recipe
 from deepfits.stages.train import train
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
 from deepfits.training.data import turn, turn_shift
+from deepfits.training.loop import Trainer
+from deepfits.training.noise import NoiseSource, white_autocovariance
 
 OPTIONS = {
     "width": 16, "latent_size": 4, "num_blocks": 2, "batch_size": 8, "log_every": 1,
@@ -217,3 +219,20 @@ def test_unknown_and_sharp_psfs_are_refused(stores, trained):
         wrong[:, 0] = moffat_psf(psf)
         with pytest.raises(InputError, match=message):
             model.sight(replace(cutouts, psf=wrong), store.info)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 3.0, 100.0])
+def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
+    model = Model.load(trained)
+    config = replace(recipe("scene").training, scene_size=16)
+    trainer = Trainer(model, config, NoiseSource(white_autocovariance(2), 12), 0)
+    sight = make_sight(64)
+    real = torch.zeros(64, 2, 16, 16)
+    with torch.no_grad():
+        perfect = model.render(model.embedder(real), sight)
+        noise = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(5))
+        weight = torch.full_like(noise, sigma**-2)
+        exact = trainer._reconstruct(real, perfect + sigma * noise, weight, sight)
+        wrong = trainer._reconstruct(real, perfect + sigma * (noise + 5), weight, sight)
+    assert 0.02 < float(exact) <= 1.05  # the stretch takes of the noise where the light is far above it
+    assert float(wrong) > 5 * float(exact)

@@ -26,7 +26,7 @@ from deepfits.training.losses import (
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource
-from deepfits.training.units import normalise
+from deepfits.training.units import arcsinh, normalise
 
 SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
 
@@ -176,12 +176,12 @@ class Trainer:
         again = self.generator(self.embedder(real))
         if self.grid is None:
             residual = (real - again) / self.noise_in_x(weight)
-        else:  # in the data's pixels, stretched as the networks' units are
+        else:  # in the data's pixels, stretched about each image's own noise, whatever its depth
             assert sight is not None
-            units, area = self.model.normalisation, sight.area
-            flux = sight.observation()(units.denormalise(again))
-            residual = normalise(units, image * area) - normalise(units, flux * area)
-            residual = residual / self.noise_in_x(weight / area**2)
+            flux = sight.observation()(self.model.normalisation.denormalise(again))
+            sigmas = self.config.softening_sigmas
+            unit = sigmas * weight.clamp(min=1e-30).rsqrt()
+            residual = sigmas * (arcsinh(image / unit) - arcsinh(flux / unit))
         return reconstruction_loss(residual, weight > 0)
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
