@@ -45,7 +45,7 @@ from deepfits.fitting.fitter import FitSettings, Fitted, Fitter
 from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
-from deepfits.redshifts.features import Recipe, Source
+from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
@@ -180,7 +180,7 @@ class Objects:
         if not columns:
             columns = {"latent": np.zeros((len(self.label), 1))}
         source = Source(columns=columns, bands=self.info.bands, flux=self.flux, flux_err=self.flux_err)
-        matrix = Recipe.learn(features, source).make(source)
+        matrix = FeatureRecipe.learn(features, source).make(source)
         half = np.random.default_rng(1).permutation(len(self.label)) % 2
         found = np.empty(len(self.label))
         for part in (0, 1):
