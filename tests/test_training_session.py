@@ -108,7 +108,7 @@ def test_other_cutouts_are_another_training(store, tmp_path):
     assert train(copy, out, recipe="tiny", steps=1, options=OPTIONS) == out
     shard = CutoutStore(copy).read_shard(0)
     write_shard(copy / shard_name(0), shard.select(np.arange(150)), INFO)
-    with pytest.raises(InputError, match="data was"):
+    with pytest.raises(InputError, match="another store"):
         train(copy, out, recipe="tiny", steps=1, options=OPTIONS)
 
 
