@@ -95,7 +95,7 @@ def _listed(name: str) -> Callable[[], None]:
     def call() -> None:
         raise AssertionError(name)
 
-    origin = (find_spec("deepfits.stages") or sys).submodule_search_locations[0]  # type: ignore[union-attr,index]
+    origin = (find_spec("deepfits.stages") or sys).submodule_search_locations[0]  # type: ignore[index]
     tree = ast.parse((Path(origin) / f"{MODULES[name].replace('.', '/')}.py").read_text(encoding="utf-8"))
     function = next(one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == name)
     call.__doc__ = (ast.get_docstring(function) or "").partition("\n\n")[0]

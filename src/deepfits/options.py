@@ -50,6 +50,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
         kind, converter = _type(name, hints[name])
         off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
+        grouped: dict[str, Any] = {"group": groups[name]} if name in groups else {}
         about = Parameter(
             name=option_names(name),
             negative=off if kind in (bool, bool | None) else (),
@@ -57,7 +58,7 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
             converter=converter,
             consume_multiple=False,
             show_default=parameter.default not in (None, (), ""),
-            **({"group": groups[name]} if name in groups else {}),
+            **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
         shown.append(parameter.replace(annotation=Annotated[kind, about], kind=place))
@@ -145,8 +146,10 @@ def _split(text: str) -> list[str]:
 def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """Return what a help page says at its head, and of each parameter, from a numpydoc docstring."""
     text = inspect.getdoc(stage) or ""
-    head, examples, said = [], [], {}
-    section, names = "", []
+    head: list[str] = []
+    examples: list[str] = []
+    said: dict[str, str] = {}
+    section, names = "", list[str]()
     lines = text.splitlines()
     for line, following in zip(lines, [*lines[1:], ""], strict=True):
         if following and set(following) == {"-"}:
@@ -161,15 +164,15 @@ def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:
             for name in names:
                 said[name] = f"{said.get(name, '')} {line.strip()}".strip()
     about = "\n".join(head).strip()
-    if examples := "\n".join(examples).strip():  # type: ignore[assignment]
-        about += f"\n\n**Examples**\n\n{examples}"
+    if shown := "\n".join(examples).strip():
+        about += f"\n\n**Examples**\n\n{shown}"
     return _shown(about), {name: _shown(words) for name, words in said.items()}
 
 
 def _groups(stage: Any) -> dict[str, Group]:
     """Name the panel of each option that a group of the stages' parameters states."""
     groups: dict[str, Group] = {}
-    for number, kind in enumerate(getattr(stage, "config", type).__mro__[1:-1]):
+    for number, kind in enumerate(inspect.getmro(getattr(stage, "config", object))[1:-1]):
         title = (kind.__doc__ or "").partition("\n")[0].rstrip(".")
         for name in inspect.get_annotations(kind):
             groups.setdefault(name, Group(title, sort_key=number + 2))

@@ -19,6 +19,7 @@ from deepfits.explorer.objects import Objects
 from deepfits.explorer.pictures import add_seeing_and_noise, lay_out, panels, png, strip
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.models.bundle import Model
+from deepfits.photometry import robust_scatter
 from deepfits.reporting.figures import colour_composite, noise_per_band
 from deepfits.survey.store import Cutouts
 
@@ -205,7 +206,7 @@ def weight_from_edges(image: np.ndarray) -> np.ndarray:
     for band, pixels in enumerate(image):
         outer = pixels[edge & np.isfinite(pixels)]
         if outer.size:
-            sigma = 1.4826 * np.median(np.abs(outer - np.median(outer)))
+            sigma = float(robust_scatter(outer))
             if sigma > 0:
                 out[band] = np.where(np.isfinite(pixels), sigma**-2, 0)
     return out

@@ -83,7 +83,7 @@ class Objects:
         self.store = store
         self.object_id = read_features(features, ["object_id"])["object_id"]
         self.latent = np.ascontiguousarray(read_features(features, ["latent"])["latent"], dtype=np.float32)
-        self.is_fitted = np.isfinite(self.latent).all(axis=1)
+        self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
             raise InputError(f"{features}: no object has a finite latent; fit first")
         self._lock = threading.RLock()

@@ -107,9 +107,9 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
         if token is not None:
             given = request.query_params.get("token")
             if given is not None and hmac.compare_digest(given, token) and request.url.path == "/":
-                answer = RedirectResponse("/", status_code=303)
-                answer.set_cookie(COOKIE, token, httponly=True, samesite="strict")
-                return answer
+                welcome = RedirectResponse("/", status_code=303)
+                welcome.set_cookie(COOKIE, token, httponly=True, samesite="strict")
+                return welcome
             if not hmac.compare_digest(request.cookies.get(COOKIE, ""), token):
                 return JSONResponse({"error": "open the address with its token"}, status_code=403)
         if request.method == "POST" and request.headers.get(HEADER) != "1":

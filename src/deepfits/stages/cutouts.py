@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, results
@@ -144,7 +144,10 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
 
             path = out / "catalogue.parquet"
             options = part_of(config, DetectOptions)
-            measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
+            measuring: dict[str, Any] = {
+                "smoothing_arcsec": config.smoothing_arcsec,
+                "min_snr": config.min_snr,
+            }
             # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
             chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
             with results(
@@ -179,7 +182,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
         )
 
 
-def absolute_images(images: str | Path | list[str]) -> str | list[str]:
+def absolute_images(images: str | Path | Sequence[str | Path]) -> str | list[str]:
     """Return images under names that mean the same in every process; ``band=path`` keeps its band."""
     if not isinstance(images, (str, Path)):
         return [str(absolute_images(one)) for one in images]

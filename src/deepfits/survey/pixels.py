@@ -208,7 +208,8 @@ def calibrated(
                 "give the weight or mask that belongs to this image"
             )
     remarks: list[str] = []
-    wcs, doubts, pixel_sr = None, [], None
+    wcs, pixel_sr = None, None
+    doubts: list[str] = []
     if pixel_scale_arcsec is None:
         wcs, doubts = celestial_wcs(hdus, image.hdu, header)
         remarks += doubts if wcs is not None else []
