@@ -22,7 +22,7 @@ def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
     InputError
         A band with data whose PSF is unknown or too sharp.
     """
-    used = (cutouts.weight > 0).any(axis=(2, 3))
+    used = np.asarray((cutouts.weight > 0).any(axis=(2, 3)))
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
     columns = cutouts.catalogue
     has_place = {"x", "y"} <= columns.keys()

@@ -182,8 +182,8 @@ def load_held_out(
             break
     if found < 16:
         return None
-    both = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
-    return HeldOut(*both, join_sights(sights).to(device) if sights else None)
+    pixels, weights = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
+    return HeldOut(pixels, weights, join_sights(sights).to(device) if sights else None)
 
 
 def _remark(row: dict[str, Any]) -> str:
