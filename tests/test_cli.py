@@ -208,6 +208,11 @@ def test_a_model_that_is_none_is_named(sky, tmp_path):
         ("[train]\nrecipe = 'tiny'\n", ["[images]", "[simulate]"]),
         ("[simulate\n", ["not valid TOML"]),
         ("[simulate]\n[fit]\nmodes = ['bothh']\n", ["'bothh'", "'both'"]),
+        ("[simulate]\n[fit]\nmodes = 'both'\n", ["[fit]: modes", "list", "'both'"]),
+        ("[images]\npath = 3\n", ["[images]: path", "3"]),
+        ("[simulate]\n[run]\nout = ['a']\n", ["[run]: out", "text"]),
+        ("[simulate]\n[redshift]\nlabels = 3\n", ["[redshift]: labels", "text"]),
+        ("[simulate]\n[train]\nsteps = nan\n", ["[train]: steps", "whole number", "nan"]),
         ("simulate = 3\n", ["[simulate]"]),
     ],
 )

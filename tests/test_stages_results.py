@@ -55,6 +55,19 @@ def test_what_differs_is_named_and_the_same_is_kept(tmp_path):
     assert (out / "shard").read_text() == "x"
 
 
+def test_which_of_several_tables_counts(tmp_path):
+    path, out = tmp_path / "z.fits", tmp_path / "out"
+    path.write_bytes(b"several tables")
+    with claimed(out, f"{path}[A]"):
+        (out / "shard").write_text("x")
+    with claimed(out, f"{path}[A]") as made:
+        assert made.is_finished
+    with pytest.raises(InputError, match=r"another store \(table B is new\)"):
+        claimed(out, f"{path}[B]").__enter__()
+    assert contents(f"{path}[A]", f"{path}[B]").keys() == {"z.fits[A]", "z.fits[B]"}
+    assert contents(path).keys() == {"contents"}
+
+
 def test_foreign_files_stay_and_failures_leave_nothing(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")

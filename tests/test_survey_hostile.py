@@ -103,7 +103,7 @@ def test_what_is_found_is_used_or_named(tmp_path):
         find_fields("/dev/zero")
 
 
-def test_a_catalogue_joins_cutouts_made_elsewhere(tmp_path):
+def test_a_catalogue_joins_cutouts_made_elsewhere(tmp_path, caplog):
     rng = np.random.default_rng(0)
     ids = np.array([30, 10, 20])
     np.savez(tmp_path / "c.npz", image=rng.normal(0, 1, (3, 1, 12, 12)).astype("f4"), object_id=ids)
@@ -118,6 +118,14 @@ def test_a_catalogue_joins_cutouts_made_elsewhere(tmp_path):
     np.testing.assert_allclose(found.catalogue["z_spec"], ids / 100)
     assert (found.weight[:, 0] == 0).all()
     assert (found.weight[:, 1] > 0).all()
-    (tmp_path / "few.csv").write_text(rows.replace("20,1,1,0.2\n", ""))
-    with pytest.raises(InputError, match=r"few\.csv: no row for 1 of 3 cutouts, among them object_id 20"):
-        deepfits.cutouts(tmp_path / "c.toml", tmp_path / "t", catalogue=tmp_path / "few.csv", size=12)
+    few = "object_id,ra,dec,z_spec,flag,name\n10,1,1,0.1,1,a\n30,1,1,0.3,9007199254740993,c\n"
+    (tmp_path / "few.csv").write_text(few)
+    deepfits.cutouts(tmp_path / "c.toml", tmp_path / "t", catalogue=tmp_path / "few.csv", size=12)
+    assert "no row for 1 of 3 cutouts, among them object_id 20" in caplog.text
+    found = CutoutStore(tmp_path / "t").read_shard(0).catalogue
+    np.testing.assert_array_equal(found["z_spec"], [0.3, 0.1, np.nan])
+    assert found["flag"].tolist() == ["9007199254740993", "1", ""]
+    assert found["name"].tolist() == ["c", "a", ""]
+    (tmp_path / "none.csv").write_text("object_id,ra,dec\n7,1,1\n")
+    with pytest.raises(InputError, match=r"none\.csv: no row for any of the 3 cutouts: .* object_id 30"):
+        deepfits.cutouts(tmp_path / "c.toml", tmp_path / "u", catalogue=tmp_path / "none.csv", size=12)

@@ -1,13 +1,12 @@
 """One small sky, written in many ways, is one sky: fluxes to 0.5%, places to 0.05 pixel, weights to 1%.
 
 Drawn by hypothesis: types of data, scaling, compression, order of HDUs, WCS, frames, units, weights, names of
-files. The default run is the same each time; DEEPFITS_WAYS=2000 draws that many, at random.
+files. The default run is the same each time; the slow one draws many more, at random.
 """
 
 from __future__ import annotations
 
 import gzip
-import os
 import tempfile
 import warnings
 from functools import cache
@@ -31,14 +30,6 @@ PLACES = np.array([[25.3, 30.6], [70.8, 28.1], [84.2, 71.4], [30.5, 66.9]])
 FLUX = np.array([40_000.0, 25_000.0, 60_000.0, 15_000.0])
 SIDE = 21
 STERADIAN = np.radians(SCALE / 3600) ** 2
-RUNS = int(os.environ.get("DEEPFITS_WAYS", "0"))
-WAYS = settings(
-    max_examples=RUNS or 40,
-    derandomize=not RUNS,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
 # Unit, nJy per count, cards.
 UNITS = {
     "nJy": (1.0, {"BUNIT": "nJy"}),
@@ -225,9 +216,25 @@ def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array([image[low : low + SIDE, left : left + SIDE].sum() for left, low in corners])
 
 
-@WAYS
-@given(first=ways, second=ways, name=st.sampled_from(["plain", "by name", "by header"]))
+names = st.sampled_from(["plain", "by name", "by header"])
+anyhow = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=40, derandomize=True, **anyhow)
+@given(first=ways, second=ways, name=names)
 def test_one_sky_written_in_many_ways(first, second, name):
+    holds(first, second, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(max_examples=1000, **anyhow)
+@given(first=ways, second=ways, name=names)
+def test_one_sky_written_in_very_many_ways(first, second, name):
+    holds(first, second, name)
+
+
+def holds(first, second, name):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for band, way in (("g", first), ("r", second)):

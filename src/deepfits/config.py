@@ -154,13 +154,17 @@ def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     InputError
         Absent, unreadable, larger than 4 MiB, not TOML, or nested without end.
     """
-    text = read_text(path, what=what, max_bytes=MAX_TOML_BYTES)
+    return parse_toml(read_text(path, what=what, max_bytes=MAX_TOML_BYTES), where=path, what=what)
+
+
+def parse_toml(text: str, *, where: str | Path, what: str = "file") -> dict[str, Any]:
+    """Read TOML that others have written; `where` is named in errors."""
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise InputError(f"{path}: cannot read this {what}: it is nested too deeply") from None
+        raise InputError(f"{where}: cannot read this {what}: it is nested too deeply") from None
     except ValueError as error:  # not TOML, or numbers of thousands of digits
-        raise InputError(f"{path}: this {what} is not valid TOML ({error})") from error
+        raise InputError(f"{where}: this {what} is not valid TOML ({error})") from error
 
 
 def _plain(value: Any) -> Any:

@@ -188,19 +188,20 @@ def fingerprint(*paths: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def file_of(path: Path) -> Path:
-    """Return the file of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
+def table_of(path: Path) -> tuple[Path, str | None]:
+    """Return file and table of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
     base, bracket, rest = str(path).rpartition("[")
     is_named = bool(base) and bool(bracket) and rest.endswith("]") and not path.exists()
-    return Path(base) if is_named and Path(base).is_file() else path
+    return (Path(base), rest[:-1]) if is_named and Path(base).is_file() else (path, None)
 
 
 def contents(*paths: str | Path) -> dict[str, str]:
     """Fingerprint what is in files and directories, by name: ``{"shard-00000.h5": "84213760 1f0c..."}``.
 
     Of a store, features or a model the files count that hold them (not logs, reports and checkpoints beside
-    them); of any other directory, all files. Up to 2 GiB everything is read; of more, the size and 32 blocks
-    spread over each file. Times and places do not count: a copy is the same input.
+    them); of any other directory, all files; of ``zcat.fits[A]`` the file, under the name of the table. Up to
+    2 GiB everything is read; of more, the size and 32 blocks spread over each file. Times and places do not
+    count: a copy is the same input.
 
     Raises
     ------
@@ -208,13 +209,14 @@ def contents(*paths: str | Path) -> dict[str, str]:
         A path that is not there.
     """
     files: dict[str, Path] = {}
-    if len(paths) == 1 and file_of(Path(paths[0])).is_file():
-        return contents_of({CONTENTS: file_of(Path(paths[0]))})
-    for path in map(file_of, map(Path, paths)):
+    for given in map(Path, paths):
+        path, table = table_of(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
-        for name, one in _data_files(path) if path.is_dir() else [(path.name, path)]:
-            files[name if name not in files else str(one)] = one
+        if len(paths) == 1 and path.is_file():
+            return contents_of({CONTENTS if table is None else f"table {table}": path})
+        for name, one in _data_files(path) if path.is_dir() else [(given.name, path)]:
+            files[name if name not in files else f"{given}" if one is path else f"{one}"] = one
     return contents_of(files)
 
 

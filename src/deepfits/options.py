@@ -11,7 +11,6 @@ import collections.abc
 import functools
 import inspect
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
+from deepfits.config import parse_toml
 from deepfits.errors import InputError
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
@@ -117,8 +117,8 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
         if not equals or not name:
             raise InputError(f"{option} {one}: write it as name=value, for example {option} width=256")
         try:
-            settings[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = parse_toml(f"value = {value}", where=option, what="value")["value"]
+        except InputError:  # plain text
             settings[name.strip()] = value
     return settings
 

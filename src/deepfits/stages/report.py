@@ -5,7 +5,6 @@ Shapes: N held-out objects, B bands, H, W pixels.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -18,7 +17,7 @@ import pyarrow.dataset
 import torch
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, require_finished, write_json
+from deepfits.files import parse_json, read_json, read_text, require_finished, write_json
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
 from deepfits.photometry import reference_band
@@ -228,7 +227,8 @@ def _training(run: Path, model: Model | None) -> Section:
     if model is None:
         return _absent("Training", "no finished model", "deepfits train")
     path = run / "model" / "metrics.jsonl"
-    metrics = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = read_text(path, what="record of the training").splitlines() if path.exists() else []
+    metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
     return sections.training_section(model.card, metrics)
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from deepfits.config import arguments, read_toml
+from deepfits.config import arguments, convert, read_toml
 from deepfits.errors import InputError, nearest
 from deepfits.files import write_json
 from deepfits.progress import Progress
@@ -25,10 +26,14 @@ from deepfits.stages.stage import Common, stage
 
 log = logging.getLogger(__name__)
 
-FIT_MODES = ("embedder", "optimise", "both")
 STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
-_RUN_KEYS = ("out",)
-_IMAGE_KEYS = ("path",)
+# Keys that are no argument of a stage, and what they may be.
+_KEYS: dict[str, dict[str, Any]] = {
+    "run": {"out": str},
+    "images": {"path": str | Sequence[str]},
+    "fit": {"modes": Sequence[Literal["embedder", "optimise", "both"]]},
+    "redshift": {"labels": str},
+}
 # What `run` itself decides for each stage, so that a file cannot say it twice.
 _WIRED = {
     "simulate": {"out"},
@@ -41,7 +46,6 @@ _WIRED = {
     "redshift": {"features", "out", "store", "embedder_features"},
     "report": {"run", "out"},
 }
-_EXTRA_KEYS = {"fit": {"modes"}, "redshift": {"labels"}}
 _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 
 
@@ -177,9 +181,6 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
             "simulated sky"
         )
     sections = {name: dict(content[name]) for name in STAGES if name in content}
-    for mode in sections.get("fit", {}).get("modes", []):
-        if mode not in FIT_MODES:
-            raise InputError(f"{path}: unknown mode {mode!r} in [fit] modes; {nearest(mode, FIT_MODES)}")
     if "labels" in sections.get("redshift", {}):
         sections["redshift"]["labels"] = str(_relative(path, sections["redshift"]["labels"]))
     for name in _DEFAULT_SECTIONS:
@@ -194,23 +195,22 @@ def _check_section(path: Path, name: str, section: Any) -> None:
         raise InputError(f"{path}: unknown section [{name}]; {nearest(name, [*STAGES, 'run', 'images'])}")
     if not isinstance(section, dict):
         raise InputError(f"{path}: {name} must be a section, [{name}], not a value")
-    valid = _valid_keys(name)
-    for key in section:
+    extra = _KEYS.get(name, {})
+    valid = set(extra)
+    if name in STAGES:
+        valid |= set(inspect.signature(load(name)).parameters) - _WIRED[name] - {"progress"}
+    for key, value in section.items():
         if key not in valid:
             raise InputError(f"{path}: unknown key {key!r} in [{name}]; {nearest(key, valid)}")
+        if key in extra:
+            convert(value, extra[key], where=f"{path} [{name}]", key=key)
     if name in STAGES:
-        own = {key: value for key, value in section.items() if key not in _EXTRA_KEYS.get(name, set())}
-        arguments(load(name), own, where=f"{path} [{name}]")
+        arguments(load(name), _of_stage(name, section), where=f"{path} [{name}]")
 
 
-def _valid_keys(name: str) -> set[str]:
-    if name == "run":
-        return set(_RUN_KEYS)
-    if name == "images":
-        return set(_IMAGE_KEYS)
-    return set(inspect.signature(load(name)).parameters) - _WIRED[name] - {"progress"} | _EXTRA_KEYS.get(
-        name, set()
-    )
+def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of a section that are arguments of its stage."""
+    return {key: value for key, value in section.items() if key not in _KEYS.get(name, {})}
 
 
 def _image_paths(path: Path, section: dict[str, Any]) -> list[Path] | None:
@@ -234,8 +234,7 @@ def _run(config: RunFile, progress: Progress) -> Path:
     def call(name: str, *inputs: Any, **more: Any) -> Any:
         before = time.monotonic()
         log.info("stage %s", name)
-        given = {k: v for k, v in sections[name].items() if k not in _EXTRA_KEYS.get(name, set())}
-        result = load(name)(*inputs, **{**given, **more}, progress=progress)
+        result = load(name)(*inputs, **{**_of_stage(name, sections[name]), **more}, progress=progress)
         seconds[name] = seconds.get(name, 0) + time.monotonic() - before
         write_json(out / "seconds.json", {**seconds, "total": time.monotonic() - start})
         return result

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepfits import tables
 from deepfits.errors import InputError
+from deepfits.files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,14 @@ def write_catalogue(path: str | Path, columns: Mapping[str, np.ndarray], info: M
 def read_info(path: str | Path) -> dict[str, Any]:
     """Return what a catalogue says of itself; empty for files that others wrote."""
     if str(path).lower().endswith((".parquet", ".pq")):
-        import json
-
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            content = json.loads((pq.read_schema(path).metadata or {}).get(b"deepfits", b"{}"))
-        except (OSError, pa.ArrowException, ValueError) as error:
+            text = (pq.read_schema(path).metadata or {}).get(b"deepfits", b"{}").decode()
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not a readable Parquet file ({error})") from error
+        content = parse_json(text, where=path, what="catalogue's note of how it was made")
         return content if isinstance(content, dict) else {}
     if Path(path).is_dir():
         return {}

@@ -22,6 +22,7 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
+from deepfits.tables.reading import plain
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def ingest(
 ) -> None:
     """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept.
 
-    The columns of a catalogue with the same identities go into the store too.
+    The columns of a catalogue with the same identities go into the store too, with gaps (NaN, or empty text)
+    where it has no row for a cutout.
     """
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size}
@@ -90,29 +92,37 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
                 "row for each, in the same order, or say object_id in the TOML file"
             )
         cutouts.object_id, rows = identity, np.arange(cutouts.number)
+        is_absent = np.zeros(cutouts.number, bool)
         cutouts.remarks.append(
             f"catalogue {path.name}: taken row by row, since the cutouts have no object_id"
         )
     else:
-        rows = _rows_of(cutouts.object_id, identity, path)
-    cutouts.columns |= {name: values[rows] for name, values in columns.items()}
+        rows, is_absent = _rows_of(cutouts.object_id, identity, path)
+    if is_absent.any():
+        text = (
+            f"catalogue {path.name}: no row for {int(is_absent.sum())} of {cutouts.number} cutouts, among "
+            f"them object_id {cutouts.object_id[is_absent][0]}: its columns have gaps there"
+        )
+        log.warning("%s%s", WARNING, text)
+        cutouts.remarks.append(f"{WARNING}{text}")
+    for name, values in columns.items():
+        cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
 
 
-def _rows_of(wanted: np.ndarray, identity: np.ndarray, path: Path) -> np.ndarray:
-    """Return the catalogue's row of each cutout."""
+def _rows_of(wanted: np.ndarray, identity: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the catalogue's row of each cutout, and for which there is none."""
     if wanted.dtype.kind != identity.dtype.kind:  # names of files are text, also where they are numbers
         wanted, identity = wanted.astype(str), identity.astype(str)
     order = np.argsort(identity, kind="stable")
     places = np.searchsorted(identity, wanted, sorter=order).clip(max=len(order) - 1)
     rows = order[places]
     is_absent = identity[rows] != wanted
-    if is_absent.any():
+    if is_absent.all():
         raise InputError(
-            f"{path}: no row for {int(is_absent.sum())} of {len(wanted)} cutouts, among them object_id "
-            f"{wanted[is_absent][0]} (the catalogue has {identity[0]}, ...); add the rows, or leave the "
-            "catalogue out"
+            f"{path}: no row for any of the {len(wanted)} cutouts: they have object_id {wanted[0]}, ..., the "
+            f"catalogue {identity[0]}, ...; give it the same identities, or leave it out"
         )
-    return np.asarray(rows)
+    return np.asarray(rows), is_absent
 
 
 def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, advance: Advance) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.files import file_of
+from deepfits.files import parse_json, table_of
 from deepfits.tables.sky import POSITIONS, identity_name
 from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
 
@@ -104,7 +103,7 @@ def read(
     InputError
         No such file, no format that is known, several tables that could be meant, or a damaged file.
     """
-    path, selection = _split_selection(Path(path))
+    path, selection = table_of(Path(path))
     if not path.exists():
         raise InputError(f"{path}: no such {what}; check the path")
     if not path.is_dir() and not path.is_file():
@@ -122,14 +121,9 @@ def read(
         raise InputError(f"{path}: cannot read this {what} ({told})") from error
 
 
-def _split_selection(path: Path) -> tuple[Path, str | None]:
-    file = file_of(path)
-    return (path, None) if file == path else (file, str(path)[len(str(file)) + 1 : -1])
-
-
 def exists(path: str | Path) -> bool:
     """Say whether there is such a table, be it one of several in a file."""
-    return _split_selection(Path(path))[0].exists()
+    return table_of(Path(path))[0].exists()
 
 
 def _read_file(
@@ -268,9 +262,10 @@ def _decoded(value: str | bytes) -> str:
 
 
 def _as_info(raw: Any) -> dict[str, Any]:
+    """Return what a table of ours says of itself; whatever else stands in that place is not for us."""
     try:
-        content = json.loads(raw)
-    except (TypeError, ValueError):
+        content = parse_json(str(raw if isinstance(raw, str) else _decoded(raw or b"{}")), where="a table")
+    except InputError:
         return {}
     return content if isinstance(content, dict) else {}
 
