@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
 import logging
 import math
@@ -23,9 +24,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError, no_space
+
+if TYPE_CHECKING:
+    import h5py
 
 TEMPORARY_PREFIX = ".writing-"
 RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
@@ -78,6 +82,21 @@ def writing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_hdf5(path: str | Path) -> Iterator[h5py.File]:
+    """Give an HDF5 file to fill, and write it to `path` in one go when the block ends without an error.
+
+    It is made in memory: the HDF5 library crashes when it cannot close a file for want of space.
+    """
+    import h5py
+
+    made = io.BytesIO()
+    with h5py.File(made, "w") as file:
+        yield file
+    with writing(path) as temporary:
+        temporary.write_bytes(made.getbuffer())
 
 
 def _flush(path: Path) -> None:

@@ -20,6 +20,7 @@ from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
 from deepfits.reporting.sections import RULE, HeldOut
+from deepfits.survey.hdf5 import local_object
 
 MIN_SIGNAL_TO_NOISE = 5.0
 
@@ -89,12 +90,12 @@ def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple
     wanted = {str(one): row for row, one in enumerate(object_id)}
     for path in sorted(directory.glob("shard-*.h5")):
         with h5py.File(path) as file:
-            ids = file["object_id"]
+            ids, images = (local_object(file, name, path) for name in ("object_id", "image"))
             names = ids.asstr()[:] if h5py.check_string_dtype(ids.dtype) else ids[:]
             for index, one in enumerate(names):
                 row = wanted.get(str(one))
                 if row is not None:
-                    out[row] = file["image"][index]
+                    out[row] = images[index]
     return out
 
 

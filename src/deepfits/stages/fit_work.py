@@ -195,9 +195,9 @@ def write_images(
     """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
     import h5py
 
-    from deepfits.files import writing
+    from deepfits.files import writing_hdf5
 
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing_hdf5(path) as file:
         file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"
         is_text = object_id.dtype.kind in "US"
         file["object_id"] = object_id.astype(h5py.string_dtype()) if is_text else object_id

@@ -23,7 +23,7 @@ import numpy as np
 
 from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.survey.hdf5 import local_object
 from deepfits.survey.paths import require_regular
 
@@ -180,7 +180,7 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
         or an identity occurs twice. The message names the shard and the first offending object.
     """
     check_cutouts(cutouts, info, path)
-    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing_hdf5(path) as file:
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.attrs["bands"] = list(info.bands)
         file.attrs["flux_unit"] = info.flux_unit

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import writing
+from deepfits.files import writing, writing_hdf5
 from deepfits.tables.reading import INFO
 
 ENDINGS = {
@@ -148,7 +148,8 @@ def write_astropy(
         if format == "ecsv":
             table.write(path, format="ascii.ecsv")
         else:
-            table.write(path, format="hdf5", path="table", serialize_meta=True)
+            with writing_hdf5(path) as file:
+                table.write(file, format="hdf5", path="table", serialize_meta=True)
 
 
 def _flat(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
