@@ -99,9 +99,9 @@ def stack(config: StackConfig) -> Path:
         weight_scale=config.weight_scale,
     )
     files = {
-        f"{band}/{source.path.name}": path
+        f"{band}/{number}/{path.name}": path
         for band, found in exposures.items()
-        for source in found
+        for number, source in enumerate(found)
         for path in (source.path, *(p for p, _ in source.companions))
     }
     inputs = {"images": contents_of(files)}

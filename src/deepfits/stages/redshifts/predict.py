@@ -146,8 +146,7 @@ def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
             unreadable[path.stem] = f"{path}: cannot read these features ({error}); fit again"
             continue
         if about.num_rows:
-            stated = (about.metadata or {}).get(b"made_from", b"").decode()
-            made_from = digest([stated, about.num_rows, path.stat().st_size, made_with])
+            made_from = digest([contents(path), made_with])
             shards.append(Shard(name=path.stem, objects=about.num_rows, made_from=made_from))
     return shards, unreadable
 
