@@ -99,10 +99,10 @@ def stack(config: StackConfig) -> Path:
         weight_scale=config.weight_scale,
     )
     files = {
-        f"{band}/{number}/{path.name}": path
+        f"{band}/{exposure}/{number}/{path.name}": path
         for band, found in exposures.items()
-        for number, source in enumerate(found)
-        for path in (source.path, *(p for p, _ in source.companions))
+        for exposure, source in enumerate(found)
+        for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
     }
     inputs = {"images": contents_of(files)}
     with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:

@@ -49,10 +49,10 @@ class ImageSet:
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, for JSON: contents of the files, and options."""
         files = {
-            f"{one.name}/{source.band}/{path.name}": path
+            f"{one.name}/{source.band}/{number}/{path.name}": path
             for one in self.fields
             for source in one.images.values()
-            for path in (source.path, *(p for p, _ in source.companions))
+            for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
         }
         options = self.options
         return {
