@@ -263,7 +263,7 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
         Shard(
             name=f"shard-{number:05d}",
             objects=len(part.x),
-            made_from=digest(part.columns["object_id"], part.x, part.y, files.get(names[part.field_index])),
+            made_from=digest(*part.columns.values(), part.x, part.y, files.get(names[part.field_index])),
             content=part,
         )
         for number, part in enumerate(parts)
