@@ -239,6 +239,12 @@ def test_check_ends_with_status_1_where_an_image_cannot_be_used(sky):
     done = run_cli("check", sky)
     assert done.returncode == 1
     assert "coadd-r.fits" in done.stdout
+    path.unlink()
+    _write(path, np.ones((64, 64)), FILTER="r", MAGZERO=30.0, MAGZPT=25.0)
+    done = run_cli("check", sky)
+    assert done.returncode == 1
+    assert "give --zero-point, for example --zero-point r=27.0" in done.stdout
+    assert "zero_point" not in done.stdout + done.stderr
 
 
 def test_a_failed_stage_leaves_no_directory(sky, tmp_path):

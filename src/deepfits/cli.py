@@ -132,7 +132,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     if name.startswith("redshift") and (result / "table.md").is_file():
         print((result / "table.md").read_text(encoding="utf-8"))
     if result is not None:
-        print(f"{RESULTS[name]}: {result}" if name in RESULTS else result)
+        print(f"{RESULTS[name]}: {result}" if name in RESULTS else _as_options(str(result), name))
     return int(getattr(result, "is_fatal", False))
 
 
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
         name, tokens = _which(tokens)
-        _set_up(threads, verbose)
+        _set_up(threads, verbose, name)
         status = make_app([name] if name else [])(
             tokens or ["--help"], exit_on_error=False, print_error=False
         )
@@ -186,8 +186,8 @@ def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
     return (tokens[0] if tokens and tokens[0] in MODULES and tokens[0] != "redshift" else None), tokens
 
 
-def _set_up(threads: int | None, verbose: bool) -> None:
-    """Settle threads and logging."""
+def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
+    """Settle threads and logging, in which what a stage says names its options."""
     from rich.logging import RichHandler
 
     from deepfits.console import console
@@ -203,10 +203,16 @@ def _set_up(threads: int | None, verbose: bool) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
     handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
+    handler.addFilter(lambda record: _say_options(record, name))
     logger = logging.getLogger("deepfits")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
+
+
+def _say_options(record: logging.LogRecord, name: str | None) -> bool:
+    record.msg, record.args = _as_options(record.getMessage(), name), ()
+    return True
 
 
 def _as_options(message: str, name: str | None) -> str:

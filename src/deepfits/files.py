@@ -484,7 +484,7 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
         done = f" ({states['done']} of {states.total()} shards are done)" if states else ""
         raise InputError(
             f"{path}: is not finished{done}; run the same `deepfits {stage}` again to its end, or take what "
-            "there is with --partial (partial=True)"
+            "there is (partial=True)"
         )
     log.warning("%s: is not finished; what there is, is taken (partial)", path)
     return False

@@ -223,7 +223,9 @@ def _sources_in(directory: Path) -> list[ImageSource]:
         found += _in_one_directory(sub, field_name=sub.name)
         for below in _subdirectories(sub):
             if any(is_fits_name(p) for p in below.iterdir()):
-                log.warning("%s: FITS files two directories below %s are not used; name it", below, directory)
+                log.warning(
+                    "WARNING: %s: FITS files two directories below %s are not used; name it", below, directory
+                )
     return found
 
 
