@@ -27,12 +27,14 @@ from astropy.io import fits
 import deepfits
 from deepfits.errors import InputError, explain
 from deepfits.files import TEMPORARY_PREFIX
+from deepfits.fitting.features import shard_paths
 from deepfits.stages.export import export
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.curves import redshift_curves
 from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
+from deepfits.tables import read_table
 from scale_sky import make_model, make_store
 from survey_sky import SCALE, make_truth, write_plain
 from test_kills import assert_same_results
@@ -366,6 +368,18 @@ def test_foreign_files_are_never_replaced(base: Path, tmp_path: Path, stage: str
         RUNS[stage](base, out)
     assert [path.name for path in out.iterdir()] == [name]
     assert (out / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("read", [shard_paths, read_table])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_features_are_regular_files(tmp_path: Path, read: Callable[[Path], Any], make: Callable[[Path], Any]):
+    pq.write_table(pa.table({"object_id": [7]}), tmp_path / "shard-00000.parquet")
+    pq.write_table(pa.table({"object_id": [8]}), tmp_path / "mine.parquet")
+    assert shard_paths(tmp_path) == [tmp_path / "shard-00000.parquet"]
+    assert read_table(tmp_path)["object_id"].tolist() == [7]
+    make(tmp_path / "shard-00001.parquet")
+    with pytest.raises(InputError, match=r"shard-00001\.parquet: is no regular file"):
+        read(tmp_path)
 
 
 @contextmanager

@@ -102,10 +102,13 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> di
 
 
 def shard_paths(directory: str | Path) -> list[Path]:
-    """Return the files of the features, of which there is at least one."""
+    """Return the files of the features, of which there is at least one, all regular files."""
     paths = sorted(Path(directory).glob("shard-*.parquet"))
     if not paths:
         raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
+    for path in paths:
+        if not path.is_file():  # opening a pipe would wait forever
+            raise InputError(f"{path}: is no regular file; remove it and fit again")
     return paths
 
 

@@ -18,6 +18,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.files import parse_json, read_json, read_text, require_finished, write_json
+from deepfits.fitting.features import shard_paths
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
 from deepfits.photometry import reference_band
@@ -238,7 +239,7 @@ def _read_fits(
     found = {}
     for mode in MODES:
         directory = run / f"features-{mode}"
-        if directory.is_dir() and any(directory.glob("*.parquet")):
+        if directory.is_dir() and any(directory.glob("shard-*.parquet")):
             found[mode] = _read_fit(directory, model, held, sight)
     return found
 
@@ -248,7 +249,7 @@ def _read_fit(
 ) -> sections.FitResult:
     columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
-    files = pa.dataset.dataset(sorted(directory.glob("*.parquet")))
+    files = pa.dataset.dataset(shard_paths(directory))
     present = [name for name in (*columns, *per_band) if name in files.schema.names]
     table = files.to_table(
         columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist())

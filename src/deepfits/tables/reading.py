@@ -440,6 +440,9 @@ def _parquet_files(directory: Path) -> list[Path]:
         if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
             return _parquet_files(directory / main[1])
     own = sorted(directory.glob("shard-*.parquet"))
+    for file in own:
+        if not file.is_file():  # opening a pipe would wait forever
+            raise InputError(f"{file}: is no regular file; remove it and make it again")
     if own:
         return own
     files = [
