@@ -72,7 +72,7 @@ def test_the_same_bits_as_through_a_store(images, model, through_a_store, tmp_pa
     fit(images, model, out, cutting={"shard_size": 10}, **options)
     np.testing.assert_array_equal(read_features(out)["latent"], expected["latent"])
     assert {n: (out / n).stat().st_mtime_ns for n in times} == times
-    with pytest.raises(InputError, match="coadds"):
+    with pytest.raises(InputError, match="cutting"):
         fit(images, model, out, cutting={"shard_size": 11}, **options)
 
 
