@@ -37,5 +37,12 @@ def make_run(directory):
         catalogue={"ra": 150 + np.arange(NUM) / 100, "dec": np.full(NUM, 2.0), "z_spec": np.arange(NUM) / 50},
     )
     write_shard(directory / "cutouts" / shard_name(0), cutouts, info)
-    fit(directory / "cutouts", directory / "model", directory / "features-both", threads=1, num_steps=20)
+    fit(
+        directory / "cutouts",
+        directory / "model",
+        directory / "features-both",
+        threads=1,
+        amplitudes="fit",
+        prior_strength=0.0,
+    )
     return directory

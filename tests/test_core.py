@@ -125,7 +125,7 @@ _DIRECTIONS = {
     "training": {"survey.store", "survey.normalise", "models"},
     "fitting": set(),
     "redshifts": {"survey.store", "survey.normalise", "models"},
-    "reporting": set(),
+    "reporting": {"survey.hdf5"},
     "explorer": {"survey.store", "models", "fitting", "reporting"},
     "scale": set(),
 }

@@ -5,7 +5,7 @@ import pytest
 
 from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude
-from deepfits.redshifts.features import model_features, size_features
+from deepfits.redshifts.features import Source, model_features, model_softening, size_features
 from deepfits.redshifts.photometry import (
     aperture_names,
     aperture_photometry,
@@ -105,8 +105,13 @@ def make_columns(number=40, with_errors=True):
     return columns
 
 
+def source_of(columns):
+    return Source(columns=columns, bands=("g", "r"))
+
+
 def test_model_features_are_magnitudes_and_quality():
-    matrix, softening = model_features(make_columns())
+    softening = model_softening(source_of(make_columns()))
+    matrix = model_features(source_of(make_columns()), softening)
     column = dict(zip(matrix.names, matrix.values.T, strict=True))
     columns = make_columns()
     np.testing.assert_array_equal(softening, np.full((2, 2), 2.0))
@@ -119,15 +124,16 @@ def test_model_features_are_magnitudes_and_quality():
 
 def test_model_features_of_some_are_those_of_all():
     columns = make_columns(with_errors=False)
-    matrix, softening = model_features(columns)
-    some, _ = model_features({name: values[3:7] for name, values in columns.items()}, softening)
+    softening = model_softening(source_of(columns))
+    matrix = model_features(source_of(columns), softening)
+    some = model_features(source_of({name: values[3:7] for name, values in columns.items()}), softening)
     np.testing.assert_array_equal(some.values, matrix.values[3:7])
 
 
 def test_features_without_model_fluxes_are_refused():
     columns = {name: values for name, values in make_columns().items() if not name.startswith("flux_model")}
     with pytest.raises(InputError, match="no model fluxes"):
-        model_features(columns)
+        model_features(source_of(columns), np.ones((1, 2)))
 
 
 def test_sizes_are_logarithms_of_radii_beside_concentrations():
@@ -150,6 +156,6 @@ def test_every_feature_of_the_fit_is_there_once():
     for band in "gr":
         for name in ("flux_model", "chi2", "dof", "amplitude", "half_light_arcsec", "concentration"):
             columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
-    names = model_features(columns)[0].names
+    names = model_features(source_of(columns), model_softening(source_of(columns))).names
     assert len(set(names)) == len(names)
     assert {"log_half_light_g", "concentration_r", "amplitude_g"} <= set(names)

@@ -117,7 +117,7 @@ def test_a_users_table_becomes_a_sky(tmp_path):
     assert set(truth.index) == set(expected.tolist())
     assert set(truth.patch) == {"patch-00", "patch-01"}  # 25 to a patch
     np.testing.assert_allclose(truth.loc[expected, "mag_u"], table["m_u"][table["z_spec"] < 0.9])
-    with pytest.raises(InputError, match="another catalogue"):
+    with pytest.raises(InputError, match="made with where"):
         deepfits.simulate(tmp_path / "sky", catalogue=path, columns=["mag_u=m_u"], size=256, num_patches=2)
 
 
@@ -130,7 +130,7 @@ def test_a_users_table_becomes_a_sky(tmp_path):
         ({}, {"columns": ["mag_u"]}, "is not OURS=THEIRS"),
         ({}, {"where": ["z_spec > 5"]}, "no row satisfies"),
         ({"mag_u": np.full(30, -99.0)}, {}, "no row has a magnitude in every band"),
-        ({"object_id": np.ones(30)}, {}, "same number twice"),
+        ({"object_id": np.ones(30)}, {}, "occurs 30 times; make it unique"),
     ],
 )
 def test_tables_that_will_not_do_are_refused_with_reasons(tmp_path, change, options, message):

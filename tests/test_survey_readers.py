@@ -160,7 +160,7 @@ def test_second_run_and_changed_description(arrays, tmp_path):
         ('file = "c.npz"\nzero_point = 27.0\npixel_scale_arcsec = 0.2', "say the bands"),
         ('file = "c.npz"\nbands = ["g"]\npixel_scale_arcsec = 0.2', "say zero_point"),
         ('file = "c.npz"\nmask = "mask"\n' + BANDS, "say what a non-zero mask means"),
-        ('file = "none.npz"\n' + BANDS, "does not exist"),
+        ('file = "none.npz"\n' + BANDS, r"none\.npz: no such file"),
         ('file = "c.npz"\nimage = "picture"\n' + BANDS, "no array 'picture'; there are"),
         (
             'file = "c.npz"\nbands = ["g", "r"]\nzero_point = 27.0\npixel_scale_arcsec = 0.2',

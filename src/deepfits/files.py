@@ -428,6 +428,9 @@ def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) 
             if one == two:
                 continue
             if kind == "settings":
+                if isinstance(one, dict) and isinstance(two, dict):
+                    key = next(key for key in [*two, *one] if one.get(key) != two.get(key))
+                    name, one, two = f"{name}.{key}", one.get(key), two.get(key)
                 return f"made with {name} = {_short(one)}, now {_short(two)}"
             if isinstance(one, dict) and isinstance(two, dict):
                 odd = next((key for key in [*two, *one] if _is_other(one.get(key), two.get(key))), None)

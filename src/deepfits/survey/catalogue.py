@@ -78,6 +78,8 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
         sky = tables.positions(table.columns, table.units, path)
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():
+            if {"x", "y"} <= columns.keys():  # of images without WCS: the pixels are all that is known
+                return columns
             raise InputError(f"{path}: no object has a position on the sky: {lost}")
         if lost:
             log.warning("WARNING: %s: %s; they will lie on no image", path, lost)
