@@ -352,7 +352,7 @@ def test_inputs_that_are_not_finished_are_refused(base: Path, tmp_path: Path, st
     states = ["done"] * 5 + ["missing"] * 21
     lines = [json.dumps({"shard": f"shard-{n:05d}", "state": state}) for n, state in enumerate(states)]
     (tmp_path / "inputs" / place / "_manifest.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(InputError, match=rf"{place}: is not finished \(5 of 26 shards are done\).*--partial"):
+    with pytest.raises(InputError, match=rf"{place}: is not finished \(5 of 26 shards are done\).*partial"):
         RUNS[stage](tmp_path / "inputs", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
