@@ -32,6 +32,7 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
 from deepfits.explorer.objects import Objects, plain
+from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
 from deepfits.tables import positions, read, write_table
 
@@ -339,7 +340,7 @@ def _overlay(objects: Objects, name: str, content: bytes, radius_arcsec: float) 
 
 
 async def _json(request: Request) -> dict[str, Any]:
-    content = json.loads(await _body(request))
+    content = parse_json((await _body(request)).decode(), where="the request")
     if not isinstance(content, dict):
         raise InputError("a request must be a JSON object")
     return content
