@@ -21,5 +21,3 @@ default_role = "code"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "deepfits"
-suppress_warnings = ["myst.xref_missing"]
-nitpicky = False

@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the commands' own help; a test holds that the page is current.
+"""Write docs/reference/cli.md from the commands' own help; a test holds that the page is current.
 
 Run: python docs/make_cli_page.py
 """
@@ -11,7 +11,7 @@ from rich.console import Console
 from deepfits.cli import make_app, words_of
 from deepfits.stages import MODULES
 
-PAGE = Path(__file__).with_name("cli.md")
+PAGE = Path(__file__).parent / "reference" / "cli.md"
 INTRODUCTION = """# Command line
 
 Made from the commands' own help by `python docs/make_cli_page.py`.

@@ -115,8 +115,8 @@ def test_importing_the_package_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-# Who may import whom (docs/architecture.md). The modules at the top, but those that know the stages, are the
-# ground that all parts stand on; the values list the parts that a part may use beside it and itself.
+# Who may import whom: docs/inside/architecture.md. The modules at the top, but those that know the
+# stages, are the ground that all parts stand on; the values list what a part may use beside it and itself.
 _SMALL = {path.stem for path in SOURCE.glob("*.py")} - {"__init__", "__main__", "cli", "recipes"} | {"tables"}
 _DIRECTIONS = {
     "survey": {"scale"},  # the loop over shards

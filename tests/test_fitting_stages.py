@@ -84,7 +84,7 @@ def test_features_say_what_the_page_says(fitted, sky):
 
 
 def test_the_documented_lines_read_what_fit_writes(fitted):
-    page = (Path(__file__).parents[1] / "docs/scale.md").read_text()
+    page = (Path(__file__).parents[1] / "docs/how-to/scale.md").read_text()
     block = page.split("The features are Parquet as they lie:")[1].split("```python\n")[1].split("```")[0]
     names = {
         name: importlib.import_module(name) for name in ("pandas", "polars", "duckdb", "pyarrow.dataset")

@@ -464,7 +464,7 @@ class Fitter:
     def features(
         self, object_id: np.ndarray, fitted: Fitted, catalogue: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Return the columns of the features, as `docs/architecture.md` has them."""
+        """Return the columns of the features, as `docs/reference/files.md` has them."""
         found, bands = fitted.fit, self.info.bands
         measured = self.measure(fitted, sums=self.sums, with_pixels=False, with_galaxy=True)
         out: dict[str, np.ndarray] = {"object_id": object_id}

@@ -42,7 +42,7 @@ class ExportConfig(Common):
     columns
         Which ones, in this order; all by default.
     half
-        Write latents and their errors as 16-bit floats: half the bytes (docs/scale.md says what it costs).
+        Write latents and their errors as 16-bit floats: half the bytes (its cost: docs/how-to/scale.md).
         Parquet and HATS only.
     margin_arcsec
         HATS: objects this near a partition's border are also listed beside its neighbour, so that matches

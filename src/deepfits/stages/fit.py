@@ -80,7 +80,7 @@ def fit(config: FitConfig) -> Path:
     Returns
     -------
     Path
-        `out`: Parquet files as `docs/architecture.md` describes, ``_features.json`` and ``_manifest.jsonl``.
+        `out`: Parquet files (docs/reference/files.md), ``_features.json`` and ``_manifest.jsonl``.
 
     Raises
     ------

@@ -11,7 +11,7 @@ For example
     zero_point = 27.0
     pixel_scale_arcsec = 0.168
 
-``docs/survey.md`` describes every key; `Description` declares them.
+``docs/how-to/survey-files.md`` describes every key; `Description` declares them.
 """
 
 from __future__ import annotations

@@ -410,7 +410,7 @@ def _band_of(path: Path, stem: str, named: str | None) -> str:
         if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
             raise InputError(
                 f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-                "(docs/survey.md); else split it into one image for each band"
+                "(docs/how-to/survey-files.md); else split it into one image for each band"
             )
         raise InputError(
             f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
