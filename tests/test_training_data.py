@@ -73,6 +73,28 @@ def test_incomplete_images_have_zero_flux_where_there_is_no_data(tmp_path):
         assert (batch.image[batch.weight == 0] == 0).all()
 
 
+def test_neighbours_are_hidden_where_that_is_asked_for(tmp_path):
+    """In real images and, by the same weights, in generated ones; the store's own weights stay."""
+    create_store(tmp_path, INFO)
+    ids = np.arange(40)
+    image = np.random.default_rng(0).normal(3, 2, (40, 2, 8, 8)).astype(np.float32)
+    weight = np.full_like(image, 0.25)
+    others = np.random.default_rng(1).random((40, 8, 8)) < 0.3
+    cutouts = Cutouts(object_id=ids, image=image, weight=weight, is_neighbour=others)
+    write_shard(tmp_path / shard_name(0), cutouts, INFO)
+    store = CutoutStore(tmp_path)
+    rows = (ids,)
+    masked, kept = (
+        next(Batches(store, rows, 40, seed=0, mask_neighbours=mask).start(0)) for mask in (True, False)
+    )
+    assert (kept.weight == 0.25).all()
+    hidden = masked.weight == 0
+    assert hidden.float().mean() == pytest.approx(others.mean())
+    assert (masked.image[hidden] == 0).all()
+    assert (masked.image[~hidden] == kept.image[~hidden]).all()
+    assert (hidden[:, 0] == hidden[:, 1]).all()
+
+
 def test_an_epoch_shows_every_object_at_most_once_and_epochs_differ(tmp_path):
     store = make_store(tmp_path)
     rows = look_over(store).rows

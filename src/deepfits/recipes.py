@@ -48,7 +48,9 @@ def tiny() -> Recipe:
 
 def scene() -> Recipe:
     """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixels, on a CPU."""
-    training = dataclasses.replace(_beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4)
+    training = dataclasses.replace(
+        _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask"
+    )
     return Recipe(model=ModelConfig(width=128), training=training)
 
 

@@ -43,6 +43,9 @@ class TrainingConfig:
         Flip and turn the real images by quarter turns at random: the sky has no up.
     incomplete
         Use images with missing bands or bad pixels: the same pixels are hidden in a generated image.
+    neighbours
+        ``"mask"``: the pixels of other objects are hidden in real images, and the same pixels in generated
+        ones, so that the generator learns galaxies by themselves; ``"keep"``: images as they are.
     ema
         Decay per step of the exponential moving average of the generator that becomes the model's; 0: none.
     reconstruction
@@ -88,6 +91,7 @@ class TrainingConfig:
     noisy_embedder: bool = False
     symmetries: bool = False
     incomplete: bool = False
+    neighbours: Literal["mask", "keep"] = "keep"
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
     reconstruction: Annotated[float, Range(ge=0, le=1e12)] = 0.0
     refine: bool = False
@@ -121,9 +125,11 @@ class TrainingConfig:
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
         content = to_mapping(self)
-        if not self.reference_fwhm_arcsec:  # descriptions of trainings without scenes stay as they were
+        if not self.reference_fwhm_arcsec:  # descriptions of trainings without these stay as they were
             for name in _OF_SCENES:
                 del content[name]
+        if self.neighbours == "keep":
+            del content["neighbours"]
         return content
 
     @property

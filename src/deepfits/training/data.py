@@ -24,7 +24,7 @@ from deepfits.observation import SceneGrid, Sight
 from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import Normalisation, is_complete
-from deepfits.survey.store import CutoutStore
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 from deepfits.training.noise import measure_autocovariance
 
@@ -218,6 +218,8 @@ class Batches:
         How much a group may take.
     grid
         For scenes: of what they are drawn on; the batches then say how their objects were observed.
+    mask_neighbours
+        Give the pixels of other objects weight 0.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class Batches:
         device: torch.device | str = "cpu",
         memory_bytes: float = 4e9,
         grid: SceneGrid | None = None,
+        mask_neighbours: bool = False,
     ) -> None:
         self.grid = grid
         self.store, self.rows, self.batch_size, self.seed = store, rows, batch_size, seed
@@ -243,6 +246,7 @@ class Batches:
             )
         object_bytes = 8 * int(np.prod(store.shape))
         self._capacity = max(batch_size, int(memory_bytes // object_bytes))
+        self.mask_neighbours = mask_neighbours
         self._loaded: tuple[tuple[int, ...], Batch] | None = None
 
     def groups(self, epoch: int) -> list[tuple[int, ...]]:
@@ -296,13 +300,16 @@ class Batches:
         image, weight = torch.empty(shape), torch.empty(shape)
         at, sights = 0, []
         for shard in group:
-            cutouts = self.store.read_shard(shard, columns=None if self.grid else [])
             rows = self.rows[shard]
+            cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(rows)
             if self.grid is not None:
-                sights.append(sight_of(cutouts.select(rows), self.store.info, self.grid))
+                sights.append(sight_of(cutouts, self.store.info, self.grid))
+            seen = cutouts.weight
+            if self.mask_neighbours:
+                seen = weight_without_neighbours(cutouts, self.store.info)
             part = slice(at, at + len(rows))
-            weight[part] = torch.from_numpy(cutouts.weight[rows])
-            image[part] = torch.from_numpy(np.where(cutouts.weight[rows] > 0, cutouts.image[rows], 0))
+            weight[part] = torch.from_numpy(seen)
+            image[part] = torch.from_numpy(np.where(seen > 0, cutouts.image, 0))
             at += len(rows)
         sight = join_sights(sights).to(self.device) if sights else None
         return Batch(image.to(self.device), weight.to(self.device), sight)
@@ -347,6 +354,13 @@ def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
         turned = which % 4 >= number
         y, x = torch.where(turned, -x, y), torch.where(turned, y, x)
     return torch.stack((y, torch.where(which >= 4, -x, x)), dim=1)
+
+
+def weight_without_neighbours(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
+    """Return the weights with 0 for the pixels of other objects, ``(N, B, H, W)``."""
+    from deepfits.survey.neighbours import neighbours_of
+
+    return np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), cutouts.weight)
 
 
 def turn(image: Tensor, which: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
 from deepfits.training.checkpoint import cut_metrics, kept_rows
+from deepfits.training.data import weight_without_neighbours
 from deepfits.training.health import (
     FitFunction,
     HeldOut,
@@ -62,7 +63,13 @@ class Evaluator:
         writes: bool = True,
     ) -> None:
         self.out, self.trainer, self.fit, self.writes = out, trainer, fit, writes
-        self.held_out = load_held_out(store, trainer.config.num_evaluated, trainer.device, trainer.model)
+        self.held_out = load_held_out(
+            store,
+            trainer.config.num_evaluated,
+            trainer.device,
+            trainer.model,
+            mask_neighbours=trainer.config.neighbours == "mask",
+        )
         self.history = list(kept_rows(out / "evaluations.jsonl", step).values())
         if writes:
             cut_metrics(out / "evaluations.jsonl", step)
@@ -159,7 +166,12 @@ class Evaluator:
 
 
 def load_held_out(
-    store: CutoutStore, number: int, device: torch.device, model: Model | None = None
+    store: CutoutStore,
+    number: int,
+    device: torch.device,
+    model: Model | None = None,
+    *,
+    mask_neighbours: bool = False,
 ) -> HeldOut | None:
     """Read complete held-out cutouts, at most `number`; None when there are fewer than 16.
 
@@ -172,11 +184,13 @@ def load_held_out(
     for start in range(0, len(shuffled), number):
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
-        image.append(cutouts.image[whole][: number - found])
-        weight.append(cutouts.weight[whole][: number - found])
-        sight = model.sight(cutouts.select(whole), store.info) if model is not None else None
+        cutouts = cutouts.select(np.flatnonzero(whole)[: number - found])
+        seen = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
+        image.append(np.where(seen > 0, cutouts.image, np.float32(0)))
+        weight.append(seen)
+        sight = model.sight(cutouts, store.info) if model is not None else None
         if sight is not None:
-            sights.append(sight[: number - found])
+            sights.append(sight)
         found += len(image[-1])
         if found == number:
             break

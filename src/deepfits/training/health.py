@@ -192,7 +192,9 @@ def draw_observed(
     draw = torch.Generator(weight.device).manual_seed(seed)
     latent = torch.randn(len(weight), model.config.latent_size, generator=draw, device=weight.device)
     flux = model.render(latent, sight)
-    return flux if noise is None else flux + weight.rsqrt() * noise.draw(len(weight), draw)
+    if noise is not None:
+        flux = flux + weight.clamp(min=1e-30).rsqrt() * noise.draw(len(weight), draw)
+    return torch.where(weight > 0, flux, 0)
 
 
 @torch.no_grad()

@@ -220,7 +220,7 @@ class Trainer:
         if noise is not None:
             flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
             clean = normalise(normalisation, flux)
-        if self.config.incomplete:
+        if self.config.incomplete or self.config.neighbours == "mask":
             clean = torch.where(weight > 0, clean, normalise(normalisation, torch.zeros_like(clean)))
         return clean
 

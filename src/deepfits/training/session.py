@@ -285,6 +285,7 @@ class Session:
                 device=self.engine.device,
                 memory_bytes=MEMORY_BYTES / len(self.stores),
                 grid=self.grid,
+                mask_neighbours=config.neighbours == "mask",
             )
             for store, survey in zip(self.stores, surveys, strict=True)
         ]
