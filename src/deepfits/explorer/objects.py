@@ -24,6 +24,7 @@ from deepfits.fitting.features import read_features, shard_paths
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import match_identities, match_positions, take_rows
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
@@ -92,7 +93,6 @@ class Objects:
         for name in pq.read_schema(shard_paths(features)[0]).names:
             if name not in ("object_id", "latent", "latent_std", "model_hash"):
                 self._readers[name] = lambda name=name: read_features(features, [name])[name]  # type: ignore[misc]
-        self._order = np.argsort(self.object_id, kind="stable")
         self.store_row = self._add_catalogue()
         for label, path in (tables or {}).items():
             self._add_by_identity(label, path)
@@ -153,11 +153,7 @@ class Objects:
 
     def rows_of(self, object_ids: Sequence[Any]) -> np.ndarray:
         """Return the rows of identities, −1 where there is none."""
-        wanted = np.asarray(object_ids)
-        if wanted.dtype.kind != self.object_id.dtype.kind:
-            wanted = wanted.astype(str)
-            return _match(self.object_id.astype(str), np.argsort(self.object_id.astype(str)), wanted)
-        return _match(self.object_id, self._order, wanted)
+        return match_identities(np.asarray(object_ids), self.object_id)
 
     def overlay(
         self,
@@ -185,7 +181,7 @@ class Objects:
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
-                self._put(f"{label}.{name}", _spread(np.asarray(values), other))
+                self._put(f"{label}.{name}", take_rows(np.asarray(values), other))
                 added.append(f"{label}.{name}")
         self._put(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
@@ -204,13 +200,13 @@ class Objects:
         identities = store.catalogue(["object_id"])["object_id"]
         if identities.dtype.kind != self.object_id.dtype.kind:
             raise InputError(f"{store.directory}: identities are not of the kind that {self.directory} has")
-        rows = _match(identities, np.argsort(identities, kind="stable"), self.object_id)
+        rows = match_identities(self.object_id, identities)
         if (rows < 0).all():
             raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
         names = list(store.read_shard(0).select(np.empty(0, dtype=int)).catalogue)
         for name in names:
             if name not in self._readers:
-                self._readers[name] = lambda name=name: _spread(store.catalogue([name])[name], rows)  # type: ignore[misc]
+                self._readers[name] = lambda name=name: take_rows(store.catalogue([name])[name], rows)  # type: ignore[misc]
         return rows
 
     def _add_by_identity(self, label: str, path: Path) -> None:
@@ -220,11 +216,11 @@ class Objects:
         if "object_id" not in columns:
             raise InputError(f"{path}: has no object_id to match by")
         identities = columns.pop("object_id")
-        rows = _match(identities, np.argsort(identities, kind="stable"), self.object_id)
+        rows = match_identities(self.object_id, identities)
         for name, values in columns.items():
             if values.ndim == 1 and values.dtype.kind in "fiubUS":
                 key = name if name not in self._readers else f"{label}.{name}"
-                self._readers[key] = lambda values=values: _spread(values, rows)  # type: ignore[misc]
+                self._readers[key] = lambda values=values: take_rows(values, rows)  # type: ignore[misc]
 
     def _derive(self) -> None:
         """Add what astronomers plot first: reduced χ², magnitudes and colours, oddity, the map."""
@@ -434,27 +430,6 @@ class Objects:
         return np.array([self.tags.get(str(one), "") for one in self.object_id.tolist()])
 
 
-def match_positions(
-    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the nearest other position within a radius, −1 without, and how far."""
-    from astropy import units
-    from astropy.coordinates import SkyCoord, match_coordinates_sky
-
-    index = np.full(len(ra), -1)
-    separation = np.full(len(ra), np.nan, dtype=np.float32)
-    good = np.flatnonzero(np.isfinite(ra) & np.isfinite(dec))
-    other = np.flatnonzero(np.isfinite(other_ra) & np.isfinite(other_dec) & (np.abs(other_dec) <= 90))
-    if good.size and other.size:
-        here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
-        there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
-        found, apart, _ = match_coordinates_sky(here, there)
-        is_near = apart.arcsec <= radius_arcsec
-        index[good[is_near]] = other[found[is_near]]
-        separation[good[is_near]] = apart.arcsec[is_near]
-    return index, separation
-
-
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it: None for NaN, text for large integers, which JavaScript rounds."""
     if isinstance(value, np.generic):
@@ -464,24 +439,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
         return str(value)
     return value
-
-
-def _match(identities: np.ndarray, order: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return where each of `wanted` stands in `identities`, sorted by `order`; −1 where it does not."""
-    if not len(identities):
-        return np.full(len(wanted), -1)
-    place = np.searchsorted(identities, wanted, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    return np.where(identities[found] == wanted, found, -1)
-
-
-def _spread(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Take `values` at `rows`; NaN, or '', where a row is −1."""
-    if values.dtype.kind in "iub":
-        values = values.astype(np.float64)
-    taken = values[np.maximum(rows, 0)]
-    fill: Any = np.nan if values.dtype.kind == "f" else ""
-    return np.where(rows >= 0, taken, fill)
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
-from deepfits.tables import require_column
+from deepfits.tables import match_identities, require_column, take_rows
 
 if TYPE_CHECKING:
     from deepfits.survey.store import StoreInfo
@@ -198,8 +198,7 @@ def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, 
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store)
-    place = {one: row for row, one in enumerate(cutouts.catalogue([])["object_id"].tolist())}
-    rows = np.array([place.get(one, -1) for one in object_id.tolist()], dtype=np.int64)
+    rows = match_identities(object_id, cutouts.catalogue([])["object_id"])
     if (rows < 0).any():
         raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
     some = cutouts.take(rows)
@@ -209,13 +208,10 @@ def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, 
 def _latents_of(directory: str | Path, object_id: np.ndarray) -> np.ndarray:
     """Return the latents of other features for the same objects; NaN where they lack one."""
     columns = read_features(directory)
-    place = {one: row for row, one in enumerate(columns["object_id"].tolist())}
-    rows = np.array([place.get(one, -1) for one in object_id.tolist()])
+    rows = match_identities(object_id, columns["object_id"])
     if (rows < 0).all():
         raise InputError(f"{directory}: none of the objects is in these features; fit the same store")
-    out = columns["latent"][rows].astype(np.float32)
-    out[rows < 0] = np.nan
-    return out
+    return take_rows(columns["latent"].astype(np.float32), rows)
 
 
 def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.ndarray:

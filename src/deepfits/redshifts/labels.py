@@ -366,10 +366,8 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
     named = np.flatnonzero(theirs != "")
     counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
-    order = np.argsort(ours, kind="stable")
-    place = np.minimum(np.searchsorted(ours[order], theirs[named]), len(ours) - 1)
-    is_found = ours[order][place] == theirs[named]
-    rows, label_rows, found = _join(order[place[is_found]], named[is_found], labels)
+    place = tables.match_identities(theirs[named], ours)
+    rows, label_rows, found = _join(place[place >= 0], named[place >= 0], labels)
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         from astropy.coordinates import SkyCoord

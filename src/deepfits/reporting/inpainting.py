@@ -21,6 +21,7 @@ from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
 from deepfits.reporting.sections import RULE, HeldOut
 from deepfits.survey.hdf5 import local_object
+from deepfits.tables import match_identities
 
 MIN_SIGNAL_TO_NOISE = 5.0
 
@@ -87,15 +88,13 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str)
 def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple[int, ...]) -> np.ndarray:
     """Read predicted images, ``(N, K, H, W)`` in nJy; NaN for objects that are not there."""
     out = np.full((len(object_id), num_bands, *shape), np.nan)
-    wanted = {str(one): row for row, one in enumerate(object_id)}
     for path in sorted(directory.glob("shard-*.h5")):
         with h5py.File(path) as file:
             ids, images = (local_object(file, name, path) for name in ("object_id", "image"))
-            names = ids.asstr()[:] if h5py.check_string_dtype(ids.dtype) else ids[:]
-            for index, one in enumerate(names):
-                row = wanted.get(str(one))
-                if row is not None:
-                    out[row] = images[index]
+            identity = ids.asstr()[:].astype(str) if h5py.check_string_dtype(ids.dtype) else ids[:]
+            rows = match_identities(object_id, identity)
+            for row in np.flatnonzero(rows >= 0):
+                out[row] = images[rows[row]]
     return out
 
 

@@ -8,11 +8,11 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, results
-from deepfits.stages.parameters import Detecting, Images, OnCluster
+from deepfits.stages.parameters import Choosing, Detecting, Images, OnCluster
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
-from deepfits.tables import exists
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
@@ -22,7 +22,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class CutoutsConfig(Detecting, OnCluster):
+class CutoutsConfig(Detecting, Choosing, OnCluster):
     """What `cutouts` takes.
 
     Parameters
@@ -100,7 +100,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))
-    if config.catalogue is not None and not exists(config.catalogue):
+    if config.catalogue is not None and not tables.exists(config.catalogue):
         raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
     # The workers of a scheduler may stand elsewhere.
     chosen = config.find(config.images if config.scheduler is None else absolute_images(images))
@@ -125,6 +125,7 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
             shard_size=config.shard_size,
             progress=config.progress,
             catalogue=config.catalogue,
+            where=config.where,
         )
     return claimed.path
 
@@ -173,7 +174,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(
             plan,
-            read_catalogue(path),
+            tables.choose(read_catalogue(path), config.where, path),
             read_info(path),
             out,
             config.progress,

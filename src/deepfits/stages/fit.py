@@ -131,7 +131,7 @@ def fit(config: FitConfig) -> Path:
     inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
     if not config.from_coadds:
         require_finished(config.store, partial=config.partial)
-        cutouts = CutoutStore(config.store, skip_bad=True)
+        cutouts = CutoutStore(config.store, skip_bad=True, where=config.where)
         cautions = loaded.check(cutouts.info)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
@@ -146,6 +146,7 @@ def fit(config: FitConfig) -> Path:
                 cutting=config.cutting or {},
                 held_out_only=config.held_out_only,
                 object_ids=config.object_ids,
+                where=config.where,
                 workers=config.workers,
                 progress=config.progress,
             )

@@ -76,6 +76,7 @@ def prepare(
     cutting: Mapping[str, Any],
     held_out_only: bool,
     object_ids: Sequence[int | str] | None,
+    where: Sequence[str] | str | None,
     workers: int,
     progress: Progress,
 ) -> CoaddSource:
@@ -98,6 +99,7 @@ def prepare(
     from deepfits.survey.fields import image_set
     from deepfits.survey.psf import parse_given
     from deepfits.survey.store import StoreInfo
+    from deepfits.tables import choose
 
     options = _options(cutting)
     reading = {name: options[name] for name in _READING}
@@ -115,7 +117,7 @@ def prepare(
     )
     if not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
-    columns, known = read_catalogue(path), read_info(path)
+    columns, known = choose(read_catalogue(path), where, path), read_info(path)
     plan = build.StorePlan(
         images=chosen,
         size=cutout_size(model, chosen),

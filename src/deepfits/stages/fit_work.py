@@ -52,15 +52,14 @@ def select(
     from deepfits.files import contents_of
     from deepfits.fitting.features import digest
     from deepfits.splits import is_held_out
-    from deepfits.survey.store import shard_identities
 
     wanted = None if object_ids is None else {str(one) for one in object_ids}
     missing = set(wanted or ())
     shards, unreadable = [], {path.stem: reason for path, reason in store.bad.items()}
     pixels = contents_of({path.name: path for path in store.shards})
-    for path in store.shards:
+    for number, path in enumerate(store.shards):
         try:
-            identity = shard_identities(path, store.info)
+            identity = store.identities(number)
         except InputError as error:
             unreadable[path.stem] = str(error)
             continue
@@ -70,7 +69,8 @@ def select(
             missing -= set(names.tolist())
             chosen = chosen[np.isin(chosen.astype(str), sorted(wanted))]
         made_from = digest(chosen, pixels[path.name])
-        content = (pixels[path.name], None if len(chosen) == len(identity) else chosen)
+        is_all = len(chosen) == len(identity) and store.where is None
+        content = (pixels[path.name], None if is_all else chosen)
         shards.append(Shard(name=path.stem, objects=len(chosen), made_from=made_from, content=content))
     if missing and not unreadable:
         raise InputError(f"{store.directory}: object_id {min(missing)} is not in this store")

@@ -125,7 +125,7 @@ def inpaint(config: InpaintConfig) -> Path:
     settings = part_of(config, FitSettings, neighbours="keep")
     require_finished(config.store, partial=config.partial)
     loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
-    cutouts = CutoutStore(config.store, skip_bad=True)
+    cutouts = CutoutStore(config.store, skip_bad=True, where=config.where)
     loaded.check(cutouts.info)
     index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
     if not bands or len(set(bands)) == len(cutouts.info.bands):

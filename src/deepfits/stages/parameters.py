@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepfits.stages.stage import NEUTRAL, Common, part_of
+from deepfits.tables.conditions import as_conditions
 
 if TYPE_CHECKING:
     from deepfits.scale.cluster import Workers
@@ -70,6 +71,24 @@ class OnWorkers(OnCluster):
         return Workers(
             number=self.workers, scheduler=self.scheduler, threads=self.threads, device=self.device
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Common):
+    """Which objects are taken.
+
+    Parameters
+    ----------
+    where
+        Conditions on the columns of the catalogue, all of which must hold: ``"flags == 0"``,
+        ``"mag_i < 22"``, ``"kind == galaxy"``. Objects without a value are left out.
+    """
+
+    where: Sequence[str] | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.where is not None:
+            object.__setattr__(self, "where", as_conditions(self.where) or None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +184,7 @@ class Detecting(ReadingOnGrid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solving(OnWorkers):
+class Solving(Choosing, OnWorkers):
     """How a latent is fitted to an image.
 
     Parameters

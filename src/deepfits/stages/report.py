@@ -18,7 +18,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.files import parse_json, read_json, read_text, require_finished, write_json
-from deepfits.fitting.features import shard_paths
+from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
 from deepfits.photometry import reference_band
@@ -27,8 +27,10 @@ from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
 from deepfits.splits import is_held_out
-from deepfits.stages.stage import NEUTRAL, Common, claim, stage
-from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts, read_shard
+from deepfits.stages.parameters import Choosing
+from deepfits.stages.stage import NEUTRAL, claim, stage
+from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts
+from deepfits.tables import match_identities
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ _HOW = (
 
 
 @dataclass(frozen=True)
-class ReportConfig(Common):
+class ReportConfig(Choosing):
     """What `report` takes.
 
     Parameters
@@ -124,7 +126,7 @@ def report(config: ReportConfig) -> Path:
     ):
         if path.exists():
             require_finished(path, partial=config.partial)
-    opened = CutoutStore(store, skip_bad=True)
+    opened = CutoutStore(store, skip_bad=True, where=config.where)
     for reason in opened.bad.values():
         log.warning("%s", reason)
     with (
@@ -174,8 +176,7 @@ def _read_held_out(
     """Read the held-out objects, and once more, with places and PSFs, those that figures show."""
     parts: list[Cutouts] = []
     left = max_objects
-    for path in store.shards:
-        shard = read_shard(path, store.info)
+    for shard in store:
         chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
         parts.append(shard.select(chosen))
         left -= len(chosen)
@@ -254,13 +255,12 @@ def _read_fit(
     table = files.to_table(
         columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist())
     )
-    where = {one: row for row, one in enumerate(table["object_id"].to_pylist())}
-    rows = np.array([where.get(one, -1) for one in held.object_id.tolist()])
+    rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")
 
     def column(name: str) -> np.ndarray:
-        values = table[name].to_numpy().astype(float) if name in present else np.ones(len(where))
+        values = table[name].to_numpy().astype(float) if name in present else np.ones(len(table))
         return np.where(rows >= 0, values[rows], np.nan)
 
     def band_columns(name: str) -> np.ndarray:

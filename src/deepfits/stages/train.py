@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepfits.files import contents, require_finished
-from deepfits.stages.parameters import Images
-from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
+from deepfits.stages.parameters import Choosing, Images
+from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class TrainConfig(Common):
+class TrainConfig(Choosing):
     """What `train` takes.
 
     Parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
+from deepfits.tables import choose, match_identities
 from deepfits.tables.reading import plain
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
+_ROW = " row"  # no name of a column
 
 
 def ingest(
@@ -36,11 +39,12 @@ def ingest(
     shard_size: int,
     progress: Progress,
     catalogue: str | Path | None = None,
+    where: str | Sequence[str] | None = None,
 ) -> None:
     """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept.
 
     The columns of a catalogue with the same identities go into the store too, with gaps (NaN, or empty text)
-    where it has no row for a cutout.
+    where it has no row for a cutout. With conditions on the columns, only cutouts that satisfy them.
     """
     description = read_description(description_path)
     settings = {"size": size, "shard_size": shard_size}
@@ -61,11 +65,11 @@ def ingest(
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
         create_store(out, info)
-        starts = range(0, found.number, shard_size)
+        all_rows = {**found.columns, "object_id": found.object_id, _ROW: np.arange(found.number)}
+        chosen = choose(all_rows, where, description.where)[_ROW]
+        parts = [chosen[start : start + shard_size] for start in range(0, len(chosen), shard_size)]
         shards = [
-            store_shard(number, found.object_id[start : start + shard_size], len(part), part)
-            for number, start in enumerate(starts)
-            for part in [range(start, min(start + shard_size, found.number))]
+            store_shard(number, found.object_id[part], len(part), part) for number, part in enumerate(parts)
         ]
         run_shards(
             None,
@@ -97,7 +101,14 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
             f"catalogue {path.name}: taken row by row, since the cutouts have no object_id"
         )
     else:
-        rows, is_absent = _rows_of(cutouts.object_id, identity, path)
+        rows = match_identities(cutouts.object_id, identity)
+        is_absent = rows < 0
+        if is_absent.all():
+            raise InputError(
+                f"{path}: no row for any of the {cutouts.number} cutouts: they have object_id "
+                f"{cutouts.object_id[0]}, ..., the catalogue {identity[0]}, ...; give it the same "
+                "identities, or leave it out"
+            )
     if is_absent.any():
         text = (
             f"catalogue {path.name}: no row for {int(is_absent.sum())} of {cutouts.number} cutouts, among "
@@ -109,32 +120,23 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
 
 
-def _rows_of(wanted: np.ndarray, identity: np.ndarray, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the catalogue's row of each cutout, and for which there is none."""
-    if wanted.dtype.kind != identity.dtype.kind:  # names of files are text, also where they are numbers
-        wanted, identity = wanted.astype(str), identity.astype(str)
-    order = np.argsort(identity, kind="stable")
-    places = np.searchsorted(identity, wanted, sorter=order).clip(max=len(order) - 1)
-    rows = order[places]
-    is_absent = identity[rows] != wanted
-    if is_absent.all():
-        raise InputError(
-            f"{path}: no row for any of the {len(wanted)} cutouts: they have object_id {wanted[0]}, ..., the "
-            f"catalogue {identity[0]}, ...; give it the same identities, or leave it out"
-        )
-    return np.asarray(rows), is_absent
-
-
 def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, advance: Advance) -> None:
     """Write one shard."""
-    start, stop = shard.content.start, shard.content.stop
-    image, weight = found.read_for_store(start, stop, info.size)
+    rows = shard.content
+    image, weight = _read(found, rows, info.size)
     valid = (weight > 0).mean(axis=(2, 3))
-    columns = {name: values[start:stop] for name, values in found.columns.items()}
+    columns = {name: values[rows] for name, values in found.columns.items()}
     columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
-    cutouts = Cutouts(object_id=found.object_id[start:stop], image=image, weight=weight, catalogue=columns)
+    cutouts = Cutouts(object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns)
     write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info)
     advance(shard.objects)
+
+
+def _read(found: ForeignCutouts, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read some rows, those that follow each other in one go."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    read = [found.read_for_store(int(run[0]), int(run[-1]) + 1, size) for run in runs]
+    return np.concatenate([image for image, _ in read]), np.concatenate([weight for _, weight in read])
 
 
 def _fractions(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

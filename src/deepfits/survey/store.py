@@ -12,7 +12,7 @@ Needs NumPy and h5py alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -261,6 +261,9 @@ class CutoutStore:
     ----------
     directory
         Where ``store.json`` lies.
+    where
+        Conditions on the catalogue's columns, such as ``"flags == 0"``: the others of its objects are as if
+        they were not there.
 
     Attributes
     ----------
@@ -274,7 +277,8 @@ class CutoutStore:
     Raises
     ------
     InputError
-        The directory is no store, holds no shard, or a shard does not fit its description.
+        The directory is no store, holds no shard, or a shard does not fit its description; no object
+        satisfies the conditions.
 
     Notes
     -----
@@ -282,22 +286,34 @@ class CutoutStore:
     instead and go on with the others.
     """
 
-    def __init__(self, directory: str | Path, *, skip_bad: bool = False) -> None:
-        self.directory = Path(directory)
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        skip_bad: bool = False,
+        where: str | Sequence[str] | None = None,
+    ) -> None:
+        self.directory, self.where = Path(directory), where
         self.info = read_info(directory)
         self.shards: list[Path] = []
         self.lengths: list[int] = []
         self.bad: dict[Path, str] = {}
+        self._rows: list[np.ndarray | None] = []  # None: all
         for path in sorted(self.directory.glob("shard-*.h5")):
             try:
                 length = shard_length(path, self.info)
+                columns = None if where is None else shard_catalogue(path)
             except InputError as error:
                 if not skip_bad:
                     raise
                 self.bad[path] = str(error)
                 continue
+            rows = None if columns is None else self._satisfying(columns)
             self.shards.append(path)
-            self.lengths.append(length)
+            self._rows.append(rows)
+            self.lengths.append(length if rows is None else len(rows))
+        if where is not None and not len(self) and not self.bad:
+            raise InputError(f"{self.directory}: no object satisfies {_said(where)}; loosen the conditions")
         if not self.shards and not self.bad:
             raise InputError(f"{self.directory}: the store holds no shard; run `deepfits cutouts` to the end")
 
@@ -309,9 +325,20 @@ class CutoutStore:
         """Shape of one object: ``(B, H, W)``."""
         return len(self.info.bands), self.info.size, self.info.size
 
+    def _satisfying(self, columns: dict[str, np.ndarray]) -> np.ndarray:
+        from deepfits.tables.conditions import matches_conditions
+
+        return np.flatnonzero(matches_conditions(columns, self.where or (), self.directory))
+
+    def identities(self, number: int) -> np.ndarray:
+        """Return the identities of shard `number`, which is checked."""
+        found, rows = shard_identities(self.shards[number], self.info), self._rows[number]
+        return found if rows is None else found[rows]
+
     def read_shard(self, number: int, *, columns: list[str] | None = None) -> Cutouts:
-        """Read shard `number` whole, with all columns of the catalogue or those named."""
-        return read_shard(self.shards[number], self.info, columns=columns)
+        """Read shard `number`, with all columns of the catalogue or those named."""
+        whole, rows = read_shard(self.shards[number], self.info, columns=columns), self._rows[number]
+        return whole if rows is None else whole.select(rows)
 
     def __iter__(self) -> Iterator[Cutouts]:
         """Go through the shards in order."""
@@ -320,9 +347,9 @@ class CutoutStore:
     def catalogue(self, columns: list[str] | None = None) -> dict[str, np.ndarray]:
         """Read the columns of all shards, `object_id` first, without the images."""
         parts: list[dict[str, np.ndarray]] = []
-        for path in self.shards:
-            with _open(path) as file:
-                parts.append(_read_catalogue(file, path, columns))
+        for path, rows in zip(self.shards, self._rows, strict=True):
+            whole = shard_catalogue(path, columns)
+            parts.append(whole if rows is None else {name: values[rows] for name, values in whole.items()})
         names = parts[0].keys()
         for path, part in zip(self.shards, parts, strict=True):
             if part.keys() != names:
@@ -341,6 +368,8 @@ class CutoutStore:
             wanted = np.flatnonzero((indices >= starts[number]) & (indices < starts[number + 1]))
             if wanted.size:
                 rows, back = np.unique(indices[wanted] - starts[number], return_inverse=True)
+                chosen = self._rows[number]
+                rows = rows if chosen is None else chosen[rows]
                 parts.append(read_shard(self.shards[number], self.info, rows=rows).select(back))
                 order.append(wanted)
         if not parts:
@@ -348,6 +377,10 @@ class CutoutStore:
         back = np.argsort(np.concatenate(order))
         joined = join_cutouts(parts, self.directory)
         return joined.select(back)
+
+
+def _said(where: str | Sequence[str]) -> str:
+    return where if isinstance(where, str) else " and ".join(where)
 
 
 def join_cutouts(parts: list[Cutouts], where: Path) -> Cutouts:

@@ -6,7 +6,8 @@ ending of the name says; columns are found by the names that surveys give them.
 
 from __future__ import annotations
 
-from deepfits.tables.conditions import matches_conditions
+from deepfits.tables.conditions import as_conditions, choose, matches_conditions
+from deepfits.tables.matching import match_identities, match_positions, take_rows
 from deepfits.tables.reading import (
     Table,
     exists,
@@ -33,12 +34,16 @@ __all__ = [
     "Columns",
     "Positions",
     "Table",
+    "as_conditions",
+    "choose",
     "exists",
     "format_of",
     "from_arrow",
     "from_astropy",
     "identities",
     "identity_name",
+    "match_identities",
+    "match_positions",
     "matches_conditions",
     "place_hint",
     "positions",
@@ -46,6 +51,7 @@ __all__ = [
     "read_table",
     "require_column",
     "require_unique",
+    "take_rows",
     "with_our_names",
     "write_table",
 ]

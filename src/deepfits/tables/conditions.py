@@ -23,6 +23,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt,
 }
 _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
+_AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
 _WHOLE = re.compile(r"^[+-]?\d+$")
 _TRUTH = {
     "true": True,
@@ -36,14 +37,30 @@ _TRUTH = {
 }
 
 
-def matches_conditions(columns: Columns, conditions: Sequence[str], where: str | Path) -> np.ndarray:
+def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return conditions one by one: a text may join several with ``and``.
+
+    Examples
+    --------
+    >>> as_conditions("flags == 0 and mag_i < 22")
+    ('flags == 0', 'mag_i < 22')
+    """
+    out: list[str] = []
+    for text in [given] if isinstance(given, str) else given:
+        parts = _AND.split(str(text).strip())
+        out += parts if all(_CONDITION.match(part) for part in parts) else [str(text)]
+    return tuple(out)
+
+
+def matches_conditions(columns: Columns, conditions: str | Sequence[str], where: str | Path) -> np.ndarray:
     """Say which rows satisfy all conditions: ``(N,)`` bool.
 
     Parameters
     ----------
     conditions
         Each ``COLUMN OP VALUE`` with OP one of >= <= == != > <, as ``"z_spec_flag >= 3"`` or
-        ``"kind == galaxy"``; a column of truth values is compared with ``true`` or ``false``.
+        ``"kind == galaxy"``, or several joined by ``and``; a column of truth values is compared with
+        ``true`` or ``false``.
 
     Returns
     -------
@@ -65,7 +82,7 @@ def matches_conditions(columns: Columns, conditions: Sequence[str], where: str |
     """
     number = len(next(iter(columns.values()))) if columns else 0
     keep = np.ones(number, dtype=bool)
-    for condition in conditions:
+    for condition in as_conditions(conditions):
         match = _CONDITION.match(condition)
         if match is None:
             raise InputError(f"condition {condition!r} is not COLUMN OP VALUE, as in 'z_spec_flag >= 3'")
@@ -75,6 +92,23 @@ def matches_conditions(columns: Columns, conditions: Sequence[str], where: str |
             raise InputError(f"condition {condition!r}: the column holds lists")
         keep &= _compare(column, sign, text, condition, where)
     return keep
+
+
+def choose(columns: Columns, conditions: str | Sequence[str] | None, where: str | Path) -> Columns:
+    """Return the rows that satisfy all conditions; all rows without any.
+
+    Raises
+    ------
+    InputError
+        As `matches_conditions`, and where no row is left.
+    """
+    if conditions is None:
+        return columns
+    keep = matches_conditions(columns, conditions, where)
+    if not keep.any():
+        said = " and ".join(as_conditions(conditions))
+        raise InputError(f"{where}: none of {len(keep)} objects satisfies {said}; loosen the conditions")
+    return {name: values[keep] for name, values in columns.items()}
 
 
 def _compare(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:

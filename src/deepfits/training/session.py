@@ -26,6 +26,7 @@ from deepfits.models.layers import ModelConfig
 from deepfits.progress import Progress, Task, silent
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore
+from deepfits.tables.conditions import as_conditions
 from deepfits.training.checkpoint import (
     is_same_training,
     list_checkpoints,
@@ -53,6 +54,8 @@ class Plan:
     ----------
     store, out
         Where the cutouts are, and where the model goes; several stores train a generator of scenes.
+    where
+        Conditions on the stores' catalogues: only objects that satisfy them are looked at.
     model, training
         The configuration; bands and size are taken from the store.
     name
@@ -77,6 +80,7 @@ class Plan:
     out: Path
     model: ModelConfig
     training: TrainingConfig
+    where: str | Sequence[str] | None = None
     name: str = "custom"
     seed: int = 0
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
@@ -97,7 +101,7 @@ class Session:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.config, self.out = plan, plan.training, plan.out
         paths = [plan.store] if isinstance(plan.store, Path) else list(plan.store)
-        self.stores = [CutoutStore(path) for path in paths]
+        self.stores = [CutoutStore(path, where=plan.where) for path in paths]
         self.store = self.stores[0]
         self.base = Model.load(plan.embedder_only) if plan.embedder_only is not None else None
         if self.base is not None:
@@ -207,6 +211,7 @@ class Session:
             "training": self.config.to_json(),
             "seed": self.plan.seed,
             "embedder_of": self.base.fingerprint if self.base else None,
+            **({} if self.plan.where is None else {"where": list(as_conditions(self.plan.where))}),
         }
 
     def _compare(self, settings: dict[str, Any]) -> None:
@@ -391,6 +396,8 @@ class Session:
             "data": {
                 "fingerprint": "-".join(one.fingerprint for one in surveys),
                 "survey": trainer.model.info.survey,
+                "stores": [str(store.directory) for store in self.stores],
+                "where": None if self.plan.where is None else list(as_conditions(self.plan.where)),
                 "num_used": total("num_used"),
                 "num_complete": total("num_complete"),
                 "num_incomplete": total("num_incomplete"),
