@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,10 +15,8 @@ import pytest
 import deepfits
 from deepfits.splits import is_held_out
 from deepfits.survey.store import CutoutStore
+from tests.helpers.real_data import REAL_DATA
 
-REAL_DATA = Path(
-    os.environ.get("DEEPFITS_REAL_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-)
 SMALL_RUN = """
 [simulate]
 size = 560

@@ -1,0 +1,219 @@
+"""The explorer's page in a real browser: what a person does with it, and what they see."""
+
+import shutil
+import threading
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+
+from deepfits.explorer.launch import load
+from deepfits.explorer.server import make_app
+from tests.helpers.drawn_run import NUM, make_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+FLAGS = [
+    "--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync",
+    "--disable-component-update", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
+]  # fmt: skip
+PATIENCE_MS = 120_000
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return load(run)
+
+
+@pytest.fixture(scope="module")
+def address(loaded):
+    config = uvicorn.Config(make_app(*loaded, title="a <b>run</b>"), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    page = browser.new_page(viewport={"width": 1200, "height": 800})
+    page.set_default_timeout(PATIENCE_MS)
+    said = []
+    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    elsewhere = []
+    page.on(
+        "request",
+        lambda r: elsewhere.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None,
+    )
+    page.goto(address)
+    page.wait_for_function("window.deepfits && window.deepfits.ready")
+    page.said = said
+    yield page
+    page.close()
+    assert not said
+    assert not elsewhere, "nothing is loaded from elsewhere"
+
+
+def place_of(page, row):
+    """Return where a point lies in the window."""
+    box = page.locator("#canvas").bounding_box()
+    x, y = page.evaluate(f"window.deepfits.plot.getScreenPosition({row})")
+    return box["x"] + x, box["y"] + y
+
+
+def lonely_row(page):
+    """Return the row whose point lies furthest from all others, inside the map."""
+    places = np.array([page.evaluate(f"window.deepfits.plot.getScreenPosition({row})") for row in range(NUM)])
+    box = page.locator("#canvas").bounding_box()
+    apart = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(NUM)
+    inside = (places > 20).all(1) & (places[:, 0] < box["width"] - 20) & (places[:, 1] < box["height"] - 20)
+    return int(np.argmax(np.where(inside, apart.min(1), -1)))
+
+
+def lasso_all(page):
+    page.click("#box")
+    box = page.locator("#canvas").bounding_box()
+    page.mouse.move(box["x"] + 8, box["y"] + 8)
+    page.mouse.down()
+    for step in np.linspace(0, 1, 12):
+        page.mouse.move(box["x"] + 8 + step * (box["width"] - 16), box["y"] + 8 + step * (box["height"] - 16))
+        page.wait_for_timeout(40)
+    page.mouse.up()
+    page.wait_for_function("window.deepfits.selection.length > 1")
+
+
+def test_a_click_shows_the_right_object(page, loaded):
+    row = lonely_row(page)
+    page.mouse.move(*place_of(page, row))
+    page.wait_for_timeout(300)
+    page.mouse.click(*place_of(page, row))
+    page.wait_for_function(f"window.deepfits.row === {row}")
+    page.wait_for_selector("#object-id")
+    assert page.inner_text("#object-id") == str(loaded[0].object_id[row])
+    page.wait_for_function("document.getElementById('panels').naturalWidth > 0")
+    drawn = page.evaluate(
+        "() => { const i = document.getElementById('panels'), c = document.createElement('canvas');"
+        "c.width = i.naturalWidth; c.height = i.naturalHeight; const x = c.getContext('2d');"
+        "x.drawImage(i, 0, 0);"
+        "return Array.from(x.getImageData(0, 54, 48, 48).data).filter((_, n) => n % 4 === 0); }"
+    )
+    shown = np.array(drawn, dtype=float).reshape(48, 48)[1::3, 1::3]
+    image = loaded[1].store.take(np.array([row])).image[0, 0]
+    order = shown.ravel()[np.argsort(image.ravel())]
+    assert len(np.unique(order)) > 10
+    # The screen's copy of the picture may round; brighter pixels are shown brighter all the same.
+    assert (np.diff(order) >= -2).all()
+
+
+def test_points_are_drawn_in_the_colours_asked_for(page):
+    lit = "() => { const c = document.getElementById('canvas'); const k = document.createElement('canvas');"
+    lit += "k.width = c.width; k.height = c.height; const x = k.getContext('2d');"
+    lit += "x.drawImage(c, 0, 0);"
+    lit += "const d = x.getImageData(0, 0, k.width, k.height).data; const seen = new Set();"
+    lit += "for (let n = 0; n < d.length; n += 4) if (d[n + 3] > 200 && d[n] + d[n + 1] + d[n + 2] < 600)"
+    lit += " seen.add((d[n] >> 4) * 256 + (d[n + 1] >> 4) * 16 + (d[n + 2] >> 4)); return seen.size; }"
+    assert page.evaluate(lit) > 10
+    page.select_option("#colour", "")
+    page.wait_for_timeout(1500)
+    assert 0 < page.evaluate(lit) < 60
+
+
+def test_a_selection_survives_zooming_and_recolouring_and_is_saved(page, loaded, tmp_path):
+    lasso_all(page)
+    before = sorted(page.evaluate("window.deepfits.selection"))
+    assert len(before) > NUM / 2
+    page.select_option("#colour", "z_spec")
+    page.wait_for_timeout(1000)
+    page.click("#zoom-selection")
+    page.wait_for_timeout(1000)
+    assert sorted(page.evaluate("window.deepfits.selection")) == before
+    page.click("nav >> text=Save")
+    page.select_option("#save-format", "parquet")
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "selection.parquet")
+    saved = pq.read_table(tmp_path / "selection.parquet")["object_id"].to_pylist()
+    assert sorted(saved) == [int(loaded[0].object_id[row]) for row in before]
+
+
+def test_neighbours_of_the_chosen_object_are_shown(page, loaded):
+    page.fill("#find-id", str(loaded[0].object_id[4]))
+    page.click("#find button")
+    page.wait_for_selector("#panels")
+    page.click("nav >> text=Like this")
+    page.click("#like-go")
+    page.wait_for_selector("#like-strip .tile")
+    shown = page.eval_on_selector_all("#like-strip .tile", "tiles => tiles.map((t) => Number(t.dataset.row))")
+    assert shown[:10] == loaded[0].neighbours([4], number=10)[0].tolist()
+
+
+def test_filters_hide_objects(page):
+    page.select_option("#filters select", "z_spec")
+    page.fill("#filters input[placeholder=to]", "0.1999")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.getElementById('count').textContent.includes('10 shown')")
+
+
+def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
+    page.click("nav >> text=Save")
+    (tmp_path / "mine.csv").write_text("ra,dec,mine\n150.02,2.0,7\n150.05,2.0,8\n")
+    page.set_input_files("#overlay-file", tmp_path / "mine.csv")
+    page.click("#overlay-go")
+    page.wait_for_function("document.getElementById('message').textContent.startsWith('2 objects match')")
+    assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5]
+    np.save(tmp_path / "cutout.npy", loaded[1].store.take(np.array([11])).image[0])
+    page.set_input_files("#upload-file", tmp_path / "cutout.npy")
+    page.wait_for_selector("#upload-result img")
+    assert "χ²" in page.inner_text("#upload-result")
+    (tmp_path / "bad.npy").write_bytes(b"nothing")
+    with page.expect_response(lambda answer: "upload" in answer.url and answer.status == 400):
+        page.set_input_files("#upload-file", tmp_path / "bad.npy")
+    page.wait_for_function("document.getElementById('message').textContent.includes('bad.npy')")
+    refusal = page.said.pop()  # the browser's own line about the answer that was waited for above
+    assert "400" in refusal
+
+
+def test_tags_come_from_keys(page, loaded):
+    page.fill("#find-id", str(loaded[0].object_id[6]))
+    page.click("#find button")
+    page.wait_for_selector("#panels")
+    page.locator("#title").click()
+    page.keyboard.press("k")
+    page.wait_for_function("document.getElementById('count').textContent.includes('1 tagged')")
+    page.keyboard.press("u")
+    page.wait_for_function("!document.getElementById('count').textContent.includes('tagged')")
+
+
+def test_a_phone_shows_all_of_it(browser, address):
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(address)
+    page.wait_for_function("window.deepfits && window.deepfits.ready")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.title() == "a <b>run</b>"
+    page.close()

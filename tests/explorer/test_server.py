@@ -1,0 +1,264 @@
+"""The explorer: columns, neighbours, saving, and what a hostile page or file meets."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from astropy.io import fits
+from astropy.table import Table
+from PIL import Image
+from starlette.testclient import TestClient
+
+from deepfits.errors import InputError
+from deepfits.explorer.launch import find_parts, load
+from deepfits.explorer.pictures import add_seeing_and_noise
+from deepfits.explorer.server import make_app
+from deepfits.fitting.scores import latent_distance
+from deepfits.models.bundle import Model
+from tests.helpers.drawn_run import NUM, make_run
+
+SEND = {"x-deepfits": "1"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def loaded(run):
+    return load(run)
+
+
+@pytest.fixture
+def client(loaded):
+    objects, drawer = loaded
+    return TestClient(make_app(objects, drawer, title="a <run>"), base_url="http://127.0.0.1")
+
+
+def picture(answer):
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.content)))
+
+
+def test_columns_are_those_of_features_and_catalogue(client, run):
+    about = client.get("/api/about").json()
+    assert about["num_objects"] == NUM
+    assert {"chi2", "z_spec", "reduced_chi2", "pc1", "oddity", "g_minus_r"} <= set(about["columns"])
+    answer = client.get("/api/column/z_spec")
+    np.testing.assert_allclose(np.frombuffer(answer.content, "<f4"), np.arange(NUM) / 50, rtol=1e-6)
+    table = pq.read_table(run / "features-both" / "shard-00000.parquet")
+    sent = np.frombuffer(client.get("/api/column/chi2").content, "<f4")
+    np.testing.assert_array_equal(sent, table["chi2"].to_numpy())
+    status = client.get("/api/column/status")
+    info = json.loads(status.headers["x-column"])
+    codes = np.frombuffer(status.content, "<f4").astype(int)
+    assert [info["categories"][code] for code in codes] == table["status"].to_pylist()
+
+
+def test_large_identities_arrive_whole(client):
+    assert client.get("/api/object/3").json()["object_id"] == str(2**60 + 3)
+    assert client.get("/api/find", params={"id": str(2**60 + 5)}).json()["row"] == 5
+    assert "error" in client.get("/api/find", params={"id": "5"}).json()
+
+
+def test_neighbours_are_those_of_a_plain_search(client, loaded):
+    latent = loaded[0].latent.astype(np.float64)
+    answer = client.post("/api/neighbours", json={"like": [4, 9], "number": 5}, headers=SEND).json()
+    distance = np.mean([np.sqrt(((latent - latent[k]) ** 2).mean(1)) for k in (4, 9)], axis=0)
+    distance[[4, 9]] = np.inf
+    assert answer["rows"] == np.argsort(distance)[:5].tolist()
+    np.testing.assert_allclose(answer["distance"], np.sort(distance)[:5], rtol=1e-4)
+
+
+def test_neighbours_at_the_same_brightness_are_as_bright(client, loaded):
+    magnitude = loaded[0].brightness
+    known = np.flatnonzero(np.isfinite(magnitude))
+    apart = np.abs(magnitude[known, None] - magnitude[known])
+    row = int(known[np.argmin(np.sort(apart, axis=1)[:, 3])])
+    window = float(np.sort(apart[np.flatnonzero(known == row)[0]])[3]) * 1.01
+    asked = {"like": [row], "number": 30, "magnitude_window": window}
+    rows = client.post("/api/neighbours", json=asked, headers=SEND).json()["rows"]
+    assert len(rows) >= 3
+    assert (np.abs(magnitude[rows] - magnitude[row]) <= window).all()
+
+
+def test_principal_components_are_those_of_numpy(loaded):
+    objects = loaded[0]
+    centred = objects.latent - objects.latent.mean(0)
+    expected = np.linalg.svd(centred.astype(np.float64))[1] ** 2 / NUM
+    np.testing.assert_allclose(objects.components.var(axis=0), expected[:8], rtol=1e-3)
+
+
+def test_pictures_show_the_object(client, loaded):
+    objects, drawer = loaded
+    panels = picture(client.get("/api/panels/7.png"))
+    assert panels.shape == (3 * (4 * 18 - 2), 3 * (4 * 18 - 2), 3)
+    missing = panels[3 * 18 : 3 * 34, : 3 * 16].reshape(-1, 3)
+    assert (missing == missing[0]).all(), "the missing band is shown as missing"
+    r_band = panels[3 * 36 : 3 * 52, : 3 * 16 : 3][::3, :, 0].astype(float)
+    observed = drawer.store.take(np.array([7])).image[0, 1]
+    in_order = r_band.ravel()[np.argsort(observed.ravel())]
+    assert (np.diff(in_order) >= 0).all(), "brighter pixels are shown brighter, each at its place"
+    assert len(np.unique(in_order)) > 20
+    np.testing.assert_allclose(
+        latent_distance(objects.latent)[7], objects.column("latent_distance")[7], rtol=1e-5
+    )
+    strip = picture(client.get("/api/strip.png", params={"rows": "1,2,3", "columns": 3}))
+    assert not (strip[:, :32] == strip[:, 36:68]).all()
+
+
+def test_walks_change_what_is_drawn_and_start_where_they_should(client):
+    still = picture(client.get("/api/walk.png", params={"row": 2, "offsets": "0,0"}))
+    moved = picture(client.get("/api/walk.png", params={"row": 2, "offsets": "2,0"}))
+    blurred = picture(client.get("/api/walk.png", params={"row": 2, "offsets": "0,0", "fwhm": "1.5"}))
+    between = picture(client.get("/api/between.png", params={"first": 2, "second": 3}))
+    assert not np.array_equal(still, moved)
+    assert not np.array_equal(still, blurred)
+    # The same drawing in another batch: the same but for a last bit that may round the other way.
+    np.testing.assert_allclose(between[: 2 * 16 : 2, : 2 * 16 : 2].astype(int), still[::6, ::6], atol=1)
+
+
+def test_seeing_keeps_the_flux_and_noise_is_of_the_size_asked_for():
+    point = np.zeros((1, 2, 41, 41))
+    point[0, :, 20, 20] = 100.0
+    rng = np.random.default_rng(1)
+    blurred = add_seeing_and_noise(point, fwhm_pixels=5.0, noise=np.zeros(2), rng=rng)[0, 0]
+    assert blurred.sum() == pytest.approx(100, rel=1e-3)
+    assert (blurred[20] > blurred[20].max() / 2).sum() == 5
+    noisy = add_seeing_and_noise(
+        np.zeros((1, 2, 200, 200)), fwhm_pixels=0.0, noise=np.array([1.0, 3.0]), rng=rng
+    )
+    # The error of a standard deviation from 40,000 draws is 0.35%.
+    np.testing.assert_allclose(noisy.std(axis=(0, 2, 3)), [1.0, 3.0], rtol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "fits", "votable", "ids"])
+def test_a_saved_selection_holds_just_what_was_selected(client, kind, loaded, tmp_path):
+    client.post("/api/tag", json={"rows": [5], "tag": "keep"}, headers=SEND)
+    answer = client.post("/api/save", json={"rows": [5, 2], "format": kind}, headers=SEND)
+    client.post("/api/tag", json={"rows": [5], "tag": None}, headers=SEND)
+    assert answer.status_code == 200
+    wanted = [2**60 + 5, 2**60 + 2]
+    if kind == "ids":
+        assert [int(line) for line in answer.text.split()] == wanted
+        return
+    path = tmp_path / f"selection.{ {'votable': 'vot'}.get(kind, kind) }"
+    path.write_bytes(answer.content)
+    if kind == "parquet":
+        table = pq.read_table(path).to_pydict()
+    else:
+        table = Table.read(path, format={"csv": "ascii.csv"}.get(kind, kind))
+    assert [int(one) for one in table["object_id"]] == wanted
+    np.testing.assert_allclose(np.asarray(table["z_spec"], float), [0.1, 0.04])
+    assert str(table["tag"][0]) == "keep"
+
+
+def test_tags_lie_beside_the_features(client, run):
+    client.post("/api/tag", json={"rows": [1, 3], "tag": "discard"}, headers=SEND)
+    again = load(run)[0]
+    assert again.tag_column().tolist() == ["", "discard", "", "discard", *[""] * (NUM - 4)]
+    client.post("/api/tag", json={"rows": [1, 3], "tag": None}, headers=SEND)
+    assert not load(run)[0].tags
+    assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
+
+
+def test_another_catalogue_is_matched_by_position(client, run):
+    text = "ra,dec,mine\n150.02,2.0,7\n150.0301,2.0,8\n10,10,9\n,,1\n"
+    answer = client.post("/api/overlay?name=mine.csv&radius=1", content=text, headers=SEND).json()
+    assert answer["rows"] == [2, 3]
+    assert answer["matched"] == 2
+    column = np.frombuffer(client.get("/api/column/mine.mine").content, "<f4")
+    assert column[2] == 7
+    assert column[3] == 8
+    assert np.isnan(column[4])
+    assert "error" in client.post("/api/overlay?name=x.csv", content="a,b\n1,2\n", headers=SEND).json()
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "fits"])
+def test_a_dropped_cutout_is_fitted_and_its_missing_band_filled_in(client, loaded, form):
+    cutout = loaded[1].store.take(np.array([11])).image[0].copy()
+    cutout[0] = np.nan
+    buffer = io.BytesIO()
+    if form == "npy":
+        np.save(buffer, cutout)
+    elif form == "npz":
+        np.savez(buffer, image=cutout, weight=np.where(np.isfinite(cutout), 1.0, 0.0))
+    else:
+        fits.PrimaryHDU(cutout).writeto(buffer)
+    answer = client.post(f"/api/upload?name=x.{form}", content=buffer.getvalue(), headers=SEND).json()
+    if form == "npz":  # with its weight; elsewhere the noise is measured at the edges, which hold light here
+        assert 0.3 < answer["reduced_chi2"] < 3
+    assert list(answer["predicted_njy"]) == ["g"]
+    assert np.isfinite(answer["predicted_njy"]["g"])
+    assert answer["predicted_njy"]["g"] != 0
+    assert 11 in answer["rows"][:3], "the object itself is among the nearest"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (
+            "x.npy",
+            b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+            + b" " * 60
+            + b"\n",
+        ),
+        ("x.npy", b"nothing"),
+        ("x.fits", b"SIMPLE  =                    T"),
+        ("x.exe", b"MZ"),
+        ("../../etc/passwd", b"x"),
+        ("x.npy", b""),
+    ],
+)
+def test_malformed_uploads_get_a_message(client, name, content):
+    answer = client.post("/api/upload", params={"name": name}, content=content, headers=SEND)
+    assert answer.status_code == 400
+    assert answer.json()["error"]
+
+
+def test_an_upload_of_another_shape_names_the_shape_it_needs(client):
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((5, 16, 16)))
+    answer = client.post("/api/upload?name=x.npy", content=buffer.getvalue(), headers=SEND)
+    assert "(3, 16, 16)" in answer.json()["error"]
+
+
+def test_foreign_pages_and_hosts_are_refused(client, loaded):
+    assert client.get("/api/about", headers={"host": "evil.example"}).status_code == 400
+    assert client.post("/api/tag", json={"rows": [1], "tag": "keep"}).status_code == 403
+    assert client.post("/api/save", json={"rows": list(range(3))}).status_code == 403
+    large = client.post("/api/upload?name=x.npy", content=b"x" * (17 << 20), headers=SEND)
+    assert large.status_code == 400
+    for path in ("/static/../objects.py", "/static/%2e%2e/objects.py", "/etc/passwd", "/api/column/..%2Fx"):
+        assert client.get(path).status_code in (400, 404)
+    for row in (-1, NUM, 10**9):
+        assert client.get(f"/api/object/{row}").status_code in (400, 404)
+    for body in (b"[]", b"{", b'{"like": [1.5]}', b'{"like": ["a"]}', b'{"like": []}', b"{}"):
+        answer = client.post("/api/neighbours", content=body, headers=SEND)
+        assert answer.status_code == 400, body
+
+
+def test_a_token_is_asked_for(loaded):
+    app = make_app(*loaded, title="x", hosts=["*"], token="secret")
+    client = TestClient(app, base_url="http://192.0.2.1")
+    assert client.get("/api/about").status_code == 403
+    assert client.get("/?token=wrong").status_code == 403
+    assert client.get("/?token=secret").status_code == 200
+    assert client.get("/api/about").json()["num_objects"] == NUM
+
+
+def test_what_is_not_there_is_named(tmp_path, run):
+    with pytest.raises(InputError, match="no features there"):
+        find_parts(tmp_path, None, None)
+    features, store, model, _ = find_parts(run / "features-both", None, None)
+    assert features == run / "features-both"
+    assert store == run / "cutouts"
+    torch.manual_seed(9)
+    other = Model.make(Model.load(model).config, Model.load(model).info, Model.load(model).normalisation)
+    other.save(tmp_path / "other")
+    with pytest.raises(InputError, match="is not the model"):
+        load(run, model=tmp_path / "other")

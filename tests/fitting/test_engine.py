@@ -1,0 +1,246 @@
+"""The fit: known minima, other implementations, and what must have no influence at all."""
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError
+from deepfits.fitting import AmplitudePrior, Status, fit
+from deepfits.fitting.engine import minimise
+from deepfits.fitting.metric import Metric
+from deepfits.fitting.objective import Objective
+from deepfits.fitting.rendering import as_renderer
+from deepfits.fitting.solvers import LBFGS, Adam
+from tests.helpers.fit_problem import B, Decoder, L, S, make_problem
+
+SOLVERS = ["adam", "lbfgs", "lbfgs-plain"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_linear_render_reaches_the_least_squares_solution(solver):
+    generator = torch.Generator().manual_seed(2)
+    matrix = torch.randn(L, B * S * S, generator=generator, dtype=torch.float64)
+    image = torch.randn(5, B, S, S, generator=generator, dtype=torch.float64)
+    weight = torch.rand(5, B, S, S, generator=generator, dtype=torch.float64)
+    start = torch.zeros(5, L, dtype=torch.float64)
+    steps = 3000 if solver == "adam" else 100
+    result = fit(
+        lambda x: (x @ matrix).view(-1, B, S, S), image, weight, start, solver=solver, num_steps=steps,
+        tolerance=1e-14,
+    )  # fmt: skip
+    root = weight.flatten(1).sqrt()
+    for row in range(5):
+        expected = np.linalg.lstsq(
+            (matrix * root[row]).T.numpy(), (image[row].flatten() * root[row]).numpy(), rcond=None
+        )[0]
+        # Adam's last digits: its step does not shrink with the gradient.
+        np.testing.assert_allclose(
+            result.latent[row], expected, rtol=0, atol=1e-4 if solver == "adam" else 1e-6
+        )
+
+
+def test_agrees_with_scipy_least_squares():
+    optimize = pytest.importorskip("scipy.optimize")
+    _, image, weight, start = make_problem(4)
+    render = Decoder().double()
+    image, weight, start = image.double(), weight.double(), start.double()
+    result = fit(render, image, weight, start, tolerance=1e-12, num_steps=300)
+
+    for row in range(4):
+
+        def residual(x, row=row):
+            drawn = render(torch.from_numpy(x)[None])[0]
+            return ((image[row] - drawn) * weight[row].sqrt()).flatten().numpy()
+
+        expected = optimize.least_squares(residual, start[row].numpy(), xtol=1e-12, ftol=1e-12)
+        assert float(result.loss[row]) == pytest.approx(2 * expected.cost, rel=1e-6)
+
+
+def test_adam_is_that_of_torch():
+    _, image, weight, start = make_problem(3)
+    latent = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([latent], lr=0.25)
+    losses = []
+    for _ in range(41):
+        optimiser.zero_grad()
+        loss = (weight * (image - Decoder()(latent)) ** 2).sum((1, 2, 3))
+        losses.append(loss.detach())
+        loss.sum().backward()
+        optimiser.step()
+    expected = torch.stack(losses)
+    result = fit(Decoder(), image, weight, start, solver="adam", num_steps=40)
+    assert (result.num_steps == 40).all()
+    # Float32, sums in another order, forty non-linear steps.
+    torch.testing.assert_close(result.loss, expected.min(0).values, rtol=1e-3, atol=0)
+    torch.testing.assert_close(result.loss_start, expected[0], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_reported_loss_is_of_the_reported_latent(solver):
+    _, image, weight, start = make_problem()
+    result = fit(Decoder(), image, weight, start, solver=solver, num_steps=30)
+    value, _ = Objective(as_renderer(Decoder())).value(result.latent, image, weight)
+    torch.testing.assert_close(result.loss, value, rtol=1e-5, atol=0)
+    assert (result.loss < 0.5 * result.loss_start).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("amplitudes", [False, True])
+def test_masked_pixels_have_no_influence(solver, amplitudes):
+    _, image, weight, start = make_problem()
+    weight[:, 0] = 0  # a band that is not there
+    weight[:, 1, :3] = 0
+    results = []
+    for value in (0.0, 1e30, float("nan"), -float("inf")):
+        changed = torch.where(weight > 0, image, value)
+        results.append(
+            fit(Decoder(), changed, weight, start, solver=solver, num_steps=20, amplitudes=amplitudes)
+        )
+    for other in results[1:]:
+        assert torch.equal(results[0].latent, other.latent)
+        assert torch.equal(results[0].loss, other.loss)
+        assert torch.equal(results[0].amplitude, other.amplitude)
+    assert torch.isfinite(results[0].latent).all()
+    assert (results[0].loss < results[0].loss_start).all()
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_object_does_not_depend_on_its_batch(solver):
+    _, image, weight, start = make_problem(21)
+    together = fit(Decoder(), image, weight, start, solver=solver, num_steps=25, batch_size=4)
+    order = torch.randperm(21, generator=torch.Generator().manual_seed(3))
+    shuffled = fit(
+        Decoder(), image[order], weight[order], start[order], solver=solver, num_steps=25, batch_size=4,
+        threads=2,
+    )  # fmt: skip
+    assert torch.equal(together.latent[order], shuffled.latent)
+    assert torch.equal(together.loss[order], shuffled.loss)
+    alone = fit(Decoder(), image[5:6], weight[5:6], start[5:6], solver=solver, num_steps=25, batch_size=4)
+    assert torch.equal(together.latent[5], alone.latent[0])
+
+
+def test_best_iterate_is_kept_not_the_last():
+    _, image, weight, start = make_problem()
+    wild = Adam(num_steps=30, learning_rate=3.0)
+    few, many = (
+        fit(Decoder(), image, weight, start, solver=Adam(num_steps=n, learning_rate=3.0)) for n in (10, 30)
+    )
+    assert wild.learning_rate == 3.0
+    assert (many.loss <= few.loss).all()
+    assert (few.loss <= few.loss_start).all()
+
+
+def test_statuses():
+    _, image, weight, start = make_problem(4)
+    weight[0] = 0
+    weight[1].view(-1)[3:] = 0
+    result = fit(Decoder(), image, weight, start, num_steps=2)
+    assert result.status.tolist() == [Status.TOO_LITTLE_DATA] * 2 + [Status.STEP_LIMIT] * 2
+    assert torch.isnan(result.latent[:2]).all()
+    assert torch.isfinite(result.latent[2:]).all()
+    result = fit(Decoder(), image, weight, start, num_steps=200)
+    assert result.status[2:].tolist() == [Status.CONVERGED] * 2
+
+
+def test_non_finite_objects_are_named_and_keep_their_best():
+    _, image, weight, start = make_problem(3)
+
+    def render(latent):
+        return torch.where(latent[:, :1, None, None] > 5, torch.nan, 1) * Decoder()(latent)
+
+    start[1, 0] = 6.0
+    identity = Metric.constant(torch.eye(L))
+    for solver in SOLVERS:
+        result = fit(render, image, weight, start, solver=solver, num_steps=5, metric=identity)
+        assert result.status[1] == Status.NON_FINITE
+        assert torch.isfinite(result.loss[[0, 2]]).all()
+
+
+def test_best_of_several_starts():
+    _, image, weight, start = make_problem()
+    other = start + 1
+    both = fit(Decoder(), image, weight, torch.stack((start, other)), num_steps=40)
+    one = fit(Decoder(), image, weight, start, num_steps=40)
+    two = fit(Decoder(), image, weight, other, num_steps=40)
+    assert torch.equal(both.loss, torch.minimum(one.loss, two.loss))
+    assert torch.equal(both.num_steps, one.num_steps + two.num_steps)
+
+
+def test_prior_pulls_towards_the_origin():
+    _, image, weight, start = make_problem(noise=1.0)
+    free = fit(Decoder(), image, weight, start, num_steps=100)
+    held = fit(Decoder(), image, weight, start, num_steps=100, prior_strength=30.0)
+    assert (held.latent.norm(dim=1) < free.latent.norm(dim=1)).all()
+    likelihood = (weight * (image - Decoder()(held.latent)) ** 2).sum((1, 2, 3))
+    torch.testing.assert_close(held.loss, likelihood + 30 * held.latent.square().sum(1), rtol=1e-5, atol=0)
+
+
+def test_gradient_against_finite_differences():
+    _, image, weight, start = make_problem(2)
+    objective = Objective(
+        as_renderer(Decoder().double()), prior_strength=0.7, amplitude_prior=AmplitudePrior()
+    )
+    image, weight, start = image.double(), weight.double(), start.double()
+    found = objective(start, image, weight).gradient
+    step = 1e-5
+    for index in range(L):
+        shift = torch.zeros(L, dtype=torch.float64)
+        shift[index] = step
+        high, low = (objective.value(start + s, image, weight)[0] for s in (shift, -shift))
+        torch.testing.assert_close((high - low) / (2 * step), found[:, index], rtol=1e-6, atol=1e-4)
+
+
+def test_amplitudes_are_the_best_ones():
+    _, image, weight, start = make_problem(5)
+    scale = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
+    weak = AmplitudePrior(common_sigma=100.0, band_sigma=100.0)
+    result = fit(Decoder(), image * scale, weight, start, amplitudes=weak, num_steps=200, tolerance=1e-7)
+    model = Decoder()(result.latent)
+    direct = (weight * model * image * scale).sum((2, 3)) / (weight * model**2).sum((2, 3))
+    torch.testing.assert_close(result.amplitude, direct, rtol=1e-3, atol=1e-3)
+    shift = torch.tensor([0.01, 0, 0])
+    for a in (result.amplitude + shift, result.amplitude - shift):
+        worse = (weight * (image * scale - a[:, :, None, None] * model) ** 2).sum((1, 2, 3))
+        assert (worse >= result.loss * (1 - 1e-5)).all()
+
+
+def test_missing_band_takes_the_common_amplitude():
+    truth, image, weight, _ = make_problem(3, noise=0.01)
+    weight[:, 2] = 0
+    prior = AmplitudePrior(common_sigma=1.0, band_sigma=0.01)
+    objective = Objective(as_renderer(Decoder()), amplitude_prior=prior)
+    _, amplitude = objective.value(truth, 2 * image, weight)
+    torch.testing.assert_close(amplitude, torch.full((3, 3), 2.0), rtol=0, atol=0.05)
+
+
+def test_slots_are_refilled_in_order_and_all_objects_are_done():
+    _, image, weight, start = make_problem(17)
+    seen = []
+    result = minimise(
+        Objective(as_renderer(Decoder())), image, weight, start, LBFGS(num_steps=50), num_slots=5,
+        device=torch.device("cpu"), advance=seen.append,
+    )  # fmt: skip
+    assert sum(seen) == 17
+    assert (result.status == Status.CONVERGED).all()
+    assert result.num_steps.unique().numel() > 1  # objects do leave at different times
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.zeros(2, B, S)}, "must be"),
+        ({"start": torch.zeros(3, L)}, "start has shape"),
+        ({"weights": -torch.ones(2, B, S, S)}, "row 0"),
+        ({"images": torch.full((2, B, S, S), torch.nan)}, "row 0"),
+        ({"solver": "adan"}, "did you mean 'adam'"),
+        ({"num_steps": 0}, "num_steps"),
+    ],
+)
+def test_wrong_input_is_refused(change, message):
+    good = {
+        "images": torch.zeros(2, B, S, S),
+        "weights": torch.ones(2, B, S, S),
+        "start": torch.zeros(2, L),
+    }
+    with pytest.raises(InputError, match=message):
+        fit(Decoder(), **{**good, **change})

@@ -1,0 +1,102 @@
+"""Classes from few labels: metrics against scikit-learn's, the table, its use on others, and wrong input."""
+
+import json
+
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.redshifts.classes import Classifier, class_metrics, class_numbers, confusion
+from deepfits.splits import is_held_out
+from deepfits.stages.redshifts.classes import redshift_classes
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.tables import read_table
+from tests.helpers.redshift_inputs import make_sky, write_features, write_labels
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Make three kinds that follow from the redshift, with one in ten mistaken."""
+    directory, sky = tmp_path_factory.mktemp("inputs"), make_sky()
+    generator = np.random.default_rng(3)
+    number = np.digitize(sky["z_spec"], [0.4, 1.0])
+    number = np.where(
+        generator.uniform(size=len(number)) < 0.1, generator.integers(3, size=len(number)), number
+    )
+    kind = np.array(["far", "middle", "near"])[2 - number]
+    labels = write_labels(directory / "labels.parquet", sky, kind=kind)
+    return write_features(directory / "features", sky), labels, sky, kind
+
+
+def test_metrics_are_those_of_scikit_learn():
+    from sklearn import metrics
+
+    generator = np.random.default_rng(0)
+    label = generator.integers(3, size=300)
+    probability = generator.dirichlet(np.ones(3), 300) + 0.4 * np.eye(3)[label]
+    probability /= probability.sum(axis=1, keepdims=True)
+    found, guess = class_metrics(probability, label), probability.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(metrics.accuracy_score(label, guess))
+    assert found["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(label, guess))
+    assert found["f1"] == pytest.approx(metrics.f1_score(label, guess, average="macro"))
+    assert found["auc"] == pytest.approx(metrics.roc_auc_score(label, probability, multi_class="ovr"))
+    assert found["log_loss"] == pytest.approx(metrics.log_loss(label, probability))
+
+
+def test_calibration_sees_overconfidence():
+    generator = np.random.default_rng(0)
+    chance = generator.uniform(0.5, 1.0, 20000)
+    label = (generator.uniform(size=20000) > chance).astype(int)
+    honest = np.stack([chance, 1 - chance], axis=1)
+    # 20,000 objects in ten bins know each fraction to 0.01
+    assert class_metrics(honest, label)["calibration"] < 0.015
+    bold = np.stack([np.full(20000, 0.999), np.full(20000, 0.001)], axis=1)
+    assert class_metrics(bold, label)["calibration"] > 0.2
+
+
+def test_table_of_classes_and_its_use(inputs, tmp_path):
+    features, labels, sky, kind = inputs
+    out = redshift_classes(features, labels, tmp_path / "out", feature_sets=("latents", "model"))
+    content = json.loads((out / "metrics.json").read_text())
+    test = is_held_out(sky["object_id"])
+    common = max(np.mean(kind[test] == one) for one in np.unique(kind))
+    for row in content["rows"]:
+        assert row["num_test"] == test.sum()
+        assert row["metrics"]["accuracy"]["value"] > common + 0.15
+        assert row["metrics"]["accuracy"]["error"] > 0
+        assert sum(one["num"] for one in row["confusion"]) == test.sum()
+    assert "| far |" in (out / "table.md").read_text()
+    model = out / "methods" / "classes-latents"
+    stamp = (model / "row.json").stat().st_mtime_ns
+    redshift_classes(features, labels, out, feature_sets=("latents", "model"))
+    assert (model / "row.json").stat().st_mtime_ns == stamp
+    found = read_table(redshift_predict(model, features, tmp_path / "classes.parquet"))
+    total = found["p_far"] + found["p_middle"] + found["p_near"]
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    agreed = np.mean(found["class"][test] == kind[test])
+    assert agreed == pytest.approx(content["rows"][0]["metrics"]["accuracy"]["value"])
+
+
+def test_confusion_counts_every_object():
+    probability = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
+    found = confusion(probability, np.array([0, 0, 1]), ("a", "b"))
+    assert found[0] == {"class": "a", "num": 2, "given": {"a": 1, "b": 1}}
+    assert found[1] == {"class": "b", "num": 1, "given": {"a": 0, "b": 1}}
+
+
+def test_wrong_classes_are_named(inputs, tmp_path):
+    features, _, sky, kind = inputs
+    one = write_labels(tmp_path / "one.parquet", sky, kind=np.full(len(kind), "galaxy"))
+    with pytest.raises(InputError, match=r"all 420 matched labels"):
+        redshift_classes(features, one, tmp_path / "out")
+    with pytest.raises(InputError, match=r"3 objects of class 'b'"):
+        class_numbers(np.array(["a"] * 30 + ["b"] * 3), "labels")
+    with pytest.raises(InputError, match="for a number, use regression"):
+        class_numbers(np.arange(500), "labels")
+    with pytest.raises(InputError, match="no such classifier"):
+        Classifier.load(tmp_path)
+    text = write_labels(tmp_path / "text.parquet", sky, kind=kind)
+    import deepfits
+
+    with pytest.raises(InputError, match="a class, not a redshift"):
+        deepfits.redshift(features, text, tmp_path / "redshift", label_column="kind")

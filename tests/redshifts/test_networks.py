@@ -1,0 +1,182 @@
+"""Small networks on features, stacking, and networks on images as predictors: learn, store, use."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.redshifts.features import Matrix
+from deepfits.redshifts.learning import TargetScale
+from deepfits.redshifts.method import OutOfFold
+from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
+from deepfits.redshifts.methods.stack import common, stacking_weights
+from deepfits.redshifts.networks import NUM_OUTPUTS, network_loss
+from deepfits.redshifts.pdf import pdf_metrics
+from deepfits.redshifts.predictor import Predictor
+from deepfits.stages.redshifts.evaluate import redshift_evaluate
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
+from deepfits.tables import read_table
+from tests.helpers.redshift_inputs import metrics_of
+
+FAST = {"num_members": 2, "num_steps": 1200, "channels": 32}
+
+
+def make_problem(number=400, seed=0):
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(number, 4)).astype(np.float32)
+    value = np.exp(0.4 * features[:, 0] + 0.3 * np.sin(2 * features[:, 1]))
+    return Matrix(values=features, names=tuple("abcd")), value + 0.05 * generator.normal(size=number)
+
+
+def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
+    model, point, _ = train_ensemble(*make_problem(800), MLPConfig(**FAST))
+    assert np.std(point - make_problem(800)[1]) < 0.5 * make_problem(800)[1].std()
+    test, value = make_problem(500, 1)
+    estimates = model.predict(None, test)
+    assert np.std(estimates.point - value) < 0.5 * value.std()
+    # 500 objects know a fraction of 0.68 to 0.02, and 800 calibrate it
+    assert pdf_metrics(estimates.quantiles, value)["coverage_68"]["value"] == pytest.approx(0.68, abs=0.08)
+    model.save(tmp_path)
+    back = MLPEnsemble.load(tmp_path).predict(None, test)
+    np.testing.assert_array_equal(back.point, estimates.point)
+    np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
+    spoiled = test.values.copy()
+    spoiled[0] = np.nan
+    spoiled[1] = 1e12
+    assert np.isfinite(model.predict(None, replace(test, values=spoiled)).point).all()
+    (tmp_path / "arrays.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(InputError, match=r"arrays\.safetensors: damaged"):
+        MLPEnsemble.load(tmp_path)
+
+
+def test_left_out_estimates_did_not_learn_from_the_object():
+    """With labels of noise, an estimate that knew its object's label would correlate with it."""
+    features, value = make_problem(300)
+    noise = np.random.default_rng(5).permutation(value)
+    _, point, _ = train_ensemble(features, noise, MLPConfig(**FAST))
+    # 300 independent pairs have a correlation of 0.06
+    assert abs(np.corrcoef(point, noise)[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize("loss", ["squared", "absolute"])
+def test_target_scale_goes_there_and_back(loss):
+    value = np.random.default_rng(0).gamma(2, 0.4, 100)
+    scale = TargetScale.learn(value, loss)
+    assert scale.is_log == (loss == "absolute")
+    np.testing.assert_allclose(scale.inverse(scale.forward(value)), value)
+    assert not TargetScale.learn(value - 3, loss).is_log
+
+
+def test_pinball_loss_is_least_at_the_quantiles():
+    import torch
+
+    from deepfits.redshifts.pdf import LEVELS
+
+    value = torch.as_tensor(np.random.default_rng(0).normal(size=4000))
+    right = torch.as_tensor(np.quantile(value.numpy(), LEVELS)).repeat(4000, 1)
+    estimate = torch.zeros(4000, 1)
+
+    def loss(quantiles):
+        return network_loss(torch.cat([estimate, quantiles], dim=1), value, "absolute").item()
+
+    assert right.shape[1] + 1 == NUM_OUTPUTS
+    assert loss(right) < min(loss(right + 0.1), loss(right - 0.1), loss(1.2 * right))
+
+
+def test_stacking_prefers_the_better_and_beats_both():
+    generator = np.random.default_rng(0)
+    value = generator.uniform(0.1, 2, 1000)
+    points = np.stack([value + scale * generator.normal(size=1000) for scale in (0.1, 0.1, 1.0)])
+    points = np.maximum(points, 0)
+    weights = stacking_weights(points, value, "squared")
+    assert weights.sum() == pytest.approx(1)
+    assert weights[2] < 0.05
+    assert abs(weights[0] - weights[1]) < 0.15
+    assert np.std(weights @ points - value) < 0.8 * min(np.std(one - value) for one in points)
+
+
+def test_common_objects_are_in_the_same_order():
+    one = OutOfFold(rows=np.array([5, 1, 3]), point=np.array([0.5, 0.1, 0.3]))
+    two = OutOfFold(rows=np.array([3, 4, 5]), point=np.array([30.0, 40.0, 50.0]))
+    first, second = common([one, two])
+    assert first.rows.tolist() == second.rows.tolist() == [3, 5]
+    assert first.point.tolist() == [0.3, 0.5]
+    assert second.point.tolist() == [30.0, 50.0]
+
+
+@pytest.mark.slow
+def test_a_stack_takes_its_members_from_the_table(inputs, embedder, tmp_path, monkeypatch):
+    small = partial(MLPConfig, num_members=2, num_steps=400, channels=32)
+    monkeypatch.setattr("deepfits.redshifts.methods.network.MLPConfig", small)
+    (features, labels, store), model = inputs, embedder
+    out = deepfits.redshift(
+        features,
+        labels,
+        tmp_path / "out",
+        store=store,
+        model=model,
+        methods=("network", "hybrid", "stack"),
+        feature_sets=("magnitudes", "templates", "sizes", "all"),
+        template_features=True,
+        filters=("sdss2010-g", "sdss2010-r", "sdss2010-i"),
+        losses=("absolute",),
+        tuning_trials=1,
+        network_epochs=4,
+    )
+    rows, _ = metrics_of(out)
+    for name in ("templates", "deep"):
+        row = rows[f"stack-{name}-absolute"]
+        assert sum(row["weights"].values()) == pytest.approx(1)
+        assert row["metrics"]["r2"]["value"] > 0.8
+        assert row["pdf_metrics"]["coverage_95"]["value"] > 0.8
+    assert "hybrid-templates" in rows["stack-deep-absolute"]["weights"]
+    stack = out / "methods" / "stack-templates-absolute"
+    found = read_table(redshift_predict(stack, features, tmp_path / "z.parquet", store=store))
+    table = read_table(stack / "predictions.parquet")
+    place = {one: row for row, one in enumerate(found["object_id"].tolist())}
+    some = [place[one] for one in table["object_id"].tolist()]
+    np.testing.assert_allclose(found["z_phot"][some], table["z_phot"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["wide_resnet", "semi_supervised", "scratch"])
+def test_networks_on_images_are_trained_and_used_one_by_one(inputs, embedder, tmp_path, method):
+    (features, labels, store), model = inputs, embedder
+    out = redshift_train(
+        features,
+        labels,
+        tmp_path / "model",
+        method=method,
+        store=store,
+        model=model,
+        loss="absolute",
+        wide_resnet_width=1,
+        network_epochs=2,
+    )
+    assert Predictor.load(out).method.name == method
+    predictions = redshift_predict(out, features, tmp_path / "z.parquet", store=store)
+    found = read_table(predictions)
+    assert np.isfinite(found["z_phot"]).all()
+    assert (np.diff(found["quantiles"], axis=1) > 0).all()
+    again = read_table(redshift_predict(out, features, tmp_path / "again.parquet", store=store))
+    np.testing.assert_array_equal(found["z_phot"], again["z_phot"])
+    row = json.loads((redshift_evaluate(predictions, labels, tmp_path / "e") / "metrics.json").read_text())
+    assert row["rows"][0]["pdf_metrics"]["crps"]["value"] > 0
+    with pytest.raises(InputError, match="give the store"):
+        redshift_predict(out, features, tmp_path / "none.parquet")
+
+
+def test_what_a_network_on_images_needs_is_named(inputs, tmp_path):
+    features, labels, store = inputs
+    with pytest.raises(InputError, match="give `model`"):
+        redshift_train(features, labels, tmp_path / "one", method="semi_supervised", store=store)
+    with pytest.raises(InputError, match="give the store"):
+        redshift_train(features, labels, tmp_path / "two", method="wide_resnet")
+    with pytest.raises(InputError, match="no stack is called"):
+        redshift_train(
+            features, labels, tmp_path / "three", method="stack", feature_set="extended", store=store
+        )

@@ -1,0 +1,472 @@
+"""The stage `redshift`: from files to the table, again, and with everything that users get wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.reporting.redshift_figures import domain_curves
+from deepfits.splits import is_held_out
+from deepfits.stages.redshifts.evaluate import read_metrics, redshift_evaluate
+from deepfits.stages.redshifts.load import names_of
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
+from deepfits.tables import read_table
+from tests.helpers.redshift_inputs import (
+    NUMBER,
+    make_sky,
+    metrics_of,
+    write_features,
+    write_labels,
+    write_store,
+)
+
+FAST = {"methods": ("boosting",), "tuning_trials": 1, "distributions": False}
+
+
+@pytest.fixture(scope="module")
+def done(inputs, tmp_path_factory):
+    features, labels, store = inputs
+    out = tmp_path_factory.mktemp("out") / "redshift"
+    assert deepfits.redshift(features, labels, out, store=store, **FAST) == out
+    return out
+
+
+def test_rows_are_there_and_beat_the_constant(done):
+    rows, content = metrics_of(done)
+    names = ["latents", "model", "extended", "magnitudes", "combined"]
+    assert list(rows) == ["constant", *(f"boosting-{name}-squared" for name in names)]
+    floor = rows["constant"]["metrics"]
+    for key, row in rows.items():
+        if key != "constant":
+            assert row["metrics"]["r2"]["value"] > 0.7
+            # 80 test objects know σ_MAD to about 15%
+            assert row["metrics"]["sigma_mad"]["value"] < 0.7 * floor["sigma_mad"]["value"]
+            assert row["metrics"]["r2"]["error"] > 0
+    # the median of training objects is no better than the test objects' own mean
+    assert -0.3 < floor["r2"]["value"] <= 0
+    assert content["magnitude"] == "mag_i"
+    assert set(content["definitions"]) >= set(floor)
+
+
+def test_every_row_is_of_the_same_held_out_objects(done, sky):
+    predictions = read_table(done / "predictions.parquet")
+    expected = sky["object_id"][is_held_out(sky["object_id"])]
+    np.testing.assert_array_equal(np.sort(predictions["object_id"]), expected)
+    rows, _ = metrics_of(done)
+    assert {row["num_test"] for row in rows.values()} == {len(expected)}
+    row = rows["boosting-latents-squared"]["metrics"]
+    error = predictions["z_phot_boosting_latents_squared"] - predictions["z_spec"]
+    assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(error**2)))
+    truth = dict(zip(sky["object_id"].tolist(), sky["z_spec"], strict=True))
+    assert [truth[one] for one in predictions["object_id"].tolist()] == predictions["z_spec"].tolist()
+
+
+def test_split_is_stored(done, sky):
+    split = read_table(done / "split.parquet")
+    assert len(split["object_id"]) == NUMBER
+    is_test = split["part"] == "test"
+    np.testing.assert_array_equal(is_test, is_held_out(split["object_id"]))
+    assert (split["part"] == "validation").sum() > 50
+    assert (split["separation_arcsec"] < 1e-3).all()
+
+
+def test_table_prints_its_definitions(done):
+    text = (done / "table.md").read_text()
+    assert "| boosting | latents | squared | 0." in text
+    assert "1.4826 × median" in text
+    assert "±" in text
+
+
+def test_again_is_the_same_and_trains_nothing(done, inputs, monkeypatch):
+    features, labels, store = inputs
+    before = (done / "metrics.json").read_text()
+    monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
+    deepfits.redshift(features, labels, done, store=store, **FAST)
+    rows, _ = metrics_of(done)
+    assert rows == {row["key"]: row for row in json.loads(before)["rows"]}
+
+
+def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
+    """A run that stops at the second method keeps the first, and ends like an uninterrupted one."""
+    import deepfits.stages.redshifts.compare as stage
+
+    features, labels, store = inputs
+    trained = []
+    original = stage.train_predictor
+
+    def train_two(*arguments, **keywords):
+        trained.append(1)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(stage, "train_predictor", train_two)
+    with pytest.raises(KeyboardInterrupt):
+        deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
+    assert not (tmp_path / "out" / "metrics.json").exists()
+    deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
+    assert len(trained) == 2 + 5
+    one, other = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
+    for key in one:
+        assert one[key]["metrics"] == other[key]["metrics"]
+
+
+def test_other_settings_are_refused(done, inputs):
+    features, labels, store = inputs
+    with pytest.raises(InputError, match=r"made with match_radius_arcsec = 1\.0, now 0\.5"):
+        deepfits.redshift(features, labels, done, store=store, match_radius_arcsec=0.5, **FAST)
+
+
+def test_rows_of_other_inputs_are_refused(done, inputs, sky, tmp_path):
+    """By contents: the same file elsewhere is the same input, another one at the same path is not."""
+    features, labels, store = inputs
+    copy = tmp_path / "copy.parquet"
+    copy.write_bytes(labels.read_bytes())
+    same = tmp_path / "same"
+    shutil.copytree(done, same)
+    deepfits.redshift(features, labels, same, store=store, **FAST)
+    write_labels(copy, sky, z_spec=sky["z_spec"] + 0.01)
+    with pytest.raises(InputError, match="made from another labels"):
+        deepfits.redshift(features, copy, same, store=store, **FAST)
+    with pytest.raises(InputError, match="made from another store"):
+        deepfits.redshift(features, labels, same, **FAST)
+    brighter = write_store(tmp_path / "brighter", {**sky, "flux": 1.1 * sky["flux"]})
+    with pytest.raises(InputError, match="made from another store"):
+        deepfits.redshift(features, labels, same, store=brighter, **FAST)
+    with pytest.raises(InputError, match="made from another embedder_features"):
+        deepfits.redshift(features, labels, same, store=store, embedder_features=features, **FAST)
+    with pytest.raises(InputError, match="made from another model"):
+        deepfits.redshift(features, labels, same, store=store, model="builtin:clauds-hsc", **FAST)
+
+
+def test_a_model_of_other_labels_is_refused(inputs, sky, tmp_path):
+    labels = write_labels(tmp_path / "labels.parquet", sky)
+    keywords = {"feature_set": "latents", "tuning_trials": 1, "distributions": False}
+    model = redshift_train(inputs[0], labels, tmp_path / "model", **keywords)
+    write_labels(labels, sky, z_spec=sky["z_spec"] + 0.01)
+    with pytest.raises(InputError, match="made from another labels"):
+        redshift_train(inputs[0], labels, model, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "word"),
+    [
+        ({"methods": ["network", "hybrid"]}, "row hybrid-magnitudes-squared cannot be made: .* give `model`"),
+        (
+            {"feature_sets": ["latents", "templates"]},
+            "boosting-templates-squared cannot be made: .*template",
+        ),
+        ({"feature_sets": ["latent"]}, "did you mean 'latents'"),
+        ({"feature_sets": ["bosting:latents"]}, "did you mean 'boosting'"),
+        ({"methods": ["stack"], "feature_sets": ["stack:fits"]}, "row stack-fits-squared cannot be made"),
+        ({"methods": ["templates"], "filters": ["sdss2010-g"]}, "1 filters for the 3 bands"),
+        ({"methods": ["templates"], "filters": ["nosuch-g"] * 3}, "row templates cannot be made: .*nosuch"),
+    ],
+)
+def test_a_row_that_cannot_be_made_is_named_before_any_work(inputs, tmp_path, monkeypatch, keywords, word):
+    features, labels, store = inputs
+    for work in ("train_predictor", "with_measurements"):
+        monkeypatch.setattr(f"deepfits.stages.redshifts.compare.{work}", None)
+    with pytest.raises(InputError, match=word):
+        deepfits.redshift(features, labels, tmp_path / "out", store=store, **{**FAST, **keywords})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["[latents, model]", "latents,model", " latents , model ", ["latents,model"], ["latents", "model"]],
+)
+def test_feature_sets_may_be_written_plainly(given):
+    assert names_of(given) == ["latents", "model"]
+
+
+def test_features_that_are_not_finished_are_refused_unless_partial(sky, inputs, tmp_path):
+    features = write_features(tmp_path / "features", sky)
+    states = [{"shard": "shard-00000", "state": "done"}, {"shard": "shard-00001", "state": "failed"}]
+    (features / "_manifest.jsonl").write_text("".join(json.dumps(state) + "\n" for state in states))
+    with pytest.raises(InputError, match="is not finished"):
+        deepfits.redshift(features, inputs[1], tmp_path / "out", **FAST)
+    out = deepfits.redshift(
+        features, inputs[1], tmp_path / "out", partial=True, feature_sets="latents", **FAST
+    )
+    assert metrics_of(out)[0]["boosting-latents-squared"]["metrics"]["r2"]["value"] > 0.7
+
+
+def test_useless_objects_are_left_out_of_every_row(sky, inputs, tmp_path):
+    spoiled = {**sky, "latent": sky["latent"].copy()}
+    spoiled["latent"][::10] = np.nan
+    features = write_features(tmp_path / "features", spoiled)
+    out = deepfits.redshift(features, inputs[1], tmp_path / "out", store=inputs[2], **FAST)
+    rows, content = metrics_of(out)
+    assert content["counts"]["objects_without_finite_latent"] == NUMBER // 10
+    left = is_held_out(sky["object_id"]) & (np.arange(NUMBER) % 10 > 0)
+    assert {row["num_test"] for row in rows.values()} == {left.sum()}
+
+
+def test_fewer_labels_are_no_better(inputs, done, tmp_path):
+    features, labels, store = inputs
+    out = deepfits.redshift(features, labels, tmp_path / "out", store=store, max_labels=40, **FAST)
+    few, many = metrics_of(out)[0], metrics_of(done)[0]
+    for key in ("boosting-latents-squared", "boosting-magnitudes-squared"):
+        assert few[key]["num_train"] == 40
+        assert few[key]["metrics"]["rmse"]["value"] > many[key]["metrics"]["rmse"]["value"]
+
+
+def test_labels_of_bright_objects_alone(inputs, sky, tmp_path):
+    """Learn from the bright ones and test on all: the faint ones are nearer the edge of the domain."""
+    features, labels, _ = inputs
+    out = deepfits.redshift(
+        features, labels, tmp_path / "out", feature_sets=("model",), train_select=["mag_i < 21.5"], **FAST
+    )
+    split = read_table(out / "split.parquet")
+    learned = np.isin(split["part"], ["train", "validation"])
+    assert split["magnitude"][learned].max() < 21.5
+    assert split["magnitude"][split["part"] == "test"].max() > 23.5
+    row = metrics_of(out)[0]["boosting-model-squared"]
+    assert row["num_test"] == is_held_out(sky["object_id"]).sum()
+    assert row["domain"]["num_outside"] > 0.2 * row["num_test"]
+    found = read_table(out / "methods" / row["key"] / "predictions.parquet")
+    magnitude = dict(zip(sky["object_id"].tolist(), sky["mag_i"].tolist(), strict=True))
+    magnitude = np.array([magnitude[one] for one in found["object_id"].tolist()])
+    flagged = found["is_outside_domain"]
+    assert magnitude[flagged].mean() > magnitude[~flagged].mean() + 0.5
+    assert len(domain_curves(out).axes) == 1
+
+
+def test_what_is_measured_in_the_cutouts_is_kept(inputs, tmp_path):
+    features, labels, store = inputs
+    keywords = {**FAST, "feature_sets": ("magnitudes", "templates"), "template_features": True}
+    keywords |= {"filters": ("sdss2010-g", "sdss2010-r", "sdss2010-i"), "photometry": tmp_path / "kept.npz"}
+    one = deepfits.redshift(features, labels, tmp_path / "one", store=store, **keywords)
+    assert (tmp_path / "kept.npz").exists()
+    assert (tmp_path / "kept.templates.npz").exists()
+    before = (tmp_path / "kept.npz").read_bytes()
+    two = deepfits.redshift(features, labels, tmp_path / "two", store=store, **keywords)
+    assert (tmp_path / "kept.npz").read_bytes() == before
+    other = write_store(tmp_path / "store", {**make_sky(), "flux": 2 * make_sky()["flux"]})
+    three = deepfits.redshift(features, labels, tmp_path / "three", store=other, **keywords)
+    key = "boosting-magnitudes-squared"
+    assert metrics_of(three)[0][key]["metrics"] != metrics_of(two)[0][key]["metrics"]
+    (tmp_path / "kept.npz").write_bytes(b"nothing of the kind")
+    for key, row in metrics_of(one)[0].items():
+        assert row["metrics"] == metrics_of(two)[0][key]["metrics"]
+    with pytest.raises(InputError, match="not a file of photometry"):
+        deepfits.redshift(features, labels, tmp_path / "four", store=store, **keywords)
+
+
+def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
+    """Nothing leaks: with redshifts handed out at random, no method is better than the constant."""
+    generator = np.random.default_rng(0)
+    labels = write_labels(tmp_path / "labels.parquet", sky, z_spec=generator.permutation(sky["z_spec"]))
+    out = deepfits.redshift(inputs[0], labels, tmp_path / "out", store=inputs[2], **FAST)
+    assert max(row["metrics"]["r2"]["value"] for row in metrics_of(out)[0].values()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "keywords", "word"),
+    [
+        ({"z_spec": np.full(NUMBER, 0.7)}, {}, "all 420 matched labels are 0.7"),
+        ({"z_spec": np.full(NUMBER, np.nan)}, {}, "420 have a 'z_spec' that is not finite"),
+        ({"dec": np.full(NUMBER, -40.0)}, {}, "no overlap"),
+        ({"dec": None}, {"match": "position"}, "needs ra and dec"),
+        ({}, {"match": "id"}, "another numbering|no overlap"),
+        ({}, {"label_column": "zspec"}, "did you mean 'z_spec'"),
+        ({}, {"select": ["mag_i < 20.1"]}, "too few labels"),
+        ({}, {"methods": ["bosting"]}, "did you mean 'boosting'"),
+        ({}, {"losses": ["cubic"]}, "valid names are: absolute, squared"),
+        ({}, {"match": "name"}, "choose one of"),
+        ({}, {"max_labels": 5}, "at least 30"),
+    ],
+)
+def test_wrong_input_is_named(sky, inputs, tmp_path, changes, keywords, word):
+    labels = write_labels(tmp_path / "labels.parquet", sky, **changes)
+    with pytest.raises(InputError, match=word):
+        deepfits.redshift(inputs[0], labels, tmp_path / "out", **{**FAST, **keywords})
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_one_band_is_refused(sky, inputs, tmp_path):
+    features = write_features(tmp_path / "features", sky, bands=("i",))
+    with pytest.raises(InputError, match="one band 'i'"):
+        deepfits.redshift(features, inputs[1], tmp_path / "out", **FAST)
+    store = write_store(tmp_path / "store", sky, bands=("i",))
+    with pytest.raises(InputError, match="one band 'i'"):
+        deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
+
+
+def test_store_of_other_objects_is_refused(sky, inputs, tmp_path):
+    other = {**sky, "object_id": sky["object_id"] + 5}
+    store = write_store(tmp_path / "store", other)
+    with pytest.raises(InputError, match="5 objects of the features are not in this store"):
+        deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
+
+
+def test_features_that_are_none_are_refused(inputs, tmp_path):
+    with pytest.raises(InputError, match="no such features"):
+        deepfits.redshift(tmp_path / "absent", inputs[1], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"no \.parquet file"):
+        deepfits.redshift(tmp_path / "empty", inputs[1], tmp_path / "out")
+    with pytest.raises(InputError, match="no column 'latent'"):
+        deepfits.redshift(inputs[1], inputs[1], tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_tpot_row(inputs, tmp_path):
+    features, labels, _ = inputs
+    out = deepfits.redshift(features, labels, tmp_path / "out", methods=("tpot",), tpot_minutes=0.3)
+    rows, _ = metrics_of(out)
+    assert rows["tpot-latents-squared"]["metrics"]["r2"]["value"] > 0.7
+    assert rows["tpot-latents-squared"]["num_pipelines"] >= 12
+
+
+@pytest.fixture(scope="module")
+def complete(inputs, tmp_path_factory):
+    """Make a table with every fast method, distributions, and a column of the user's."""
+    features, labels, store = inputs
+    out = tmp_path_factory.mktemp("complete") / "redshift"
+    return deepfits.redshift(
+        features,
+        labels,
+        out,
+        store=store,
+        methods=("boosting", "neighbours", "templates"),
+        feature_sets=("latents", "magnitudes"),
+        losses=("absolute",),
+        tuning_trials=1,
+        photoz="mag_i",
+        filters=("sdss2010-g", "sdss2010-r", "sdss2010-i"),
+    )
+
+
+def test_every_method_has_its_row(complete):
+    rows, _ = metrics_of(complete)
+    assert list(rows) == [
+        "constant",
+        "boosting-latents-absolute",
+        "boosting-magnitudes-absolute",
+        "neighbours-magnitudes-absolute",
+        "templates",
+        "column-mag_i",
+    ]
+    for key, row in rows.items():
+        assert ("pdf_metrics" in row) == (key not in ("constant", "column-mag_i"))
+        assert row["num_missing"] == 0
+    assert rows["neighbours-magnitudes-absolute"]["metrics"]["r2"]["value"] > 0.8
+    assert rows["column-mag_i"]["metrics"]["bias"]["value"] > 5
+    # p(z) of a learned method must beat what a guess from all redshifts would get
+    spread = rows["constant"]["metrics"]["rmse"]["value"]
+    assert rows["boosting-magnitudes-absolute"]["pdf_metrics"]["crps"]["value"] < 0.25 * spread
+
+
+def test_distributions_are_stored_with_their_estimates(complete):
+    from deepfits.redshifts.pdf import LEVELS
+
+    found = read_table(complete / "methods" / "boosting-magnitudes-absolute" / "predictions.parquet")
+    assert found["quantiles"].shape == (len(found["object_id"]), len(LEVELS))
+    assert found["quantiles"].dtype == np.float32
+    assert (np.diff(found["quantiles"], axis=1) > 0).all()
+    assert (found["z_err95_low"] < found["z_err68_low"]).all()
+    assert (found["z_err68_low"] < found["z_median"]).all()
+    assert (found["z_median"] < found["z_err68_high"]).all()
+    assert {"z_mean", "z_mode", "domain_distance", "is_outside_domain"} <= set(found)
+    assert "CRPS" in (complete / "table.md").read_text()
+
+
+@pytest.mark.parametrize(("method", "feature_set"), [("boosting", "combined"), ("neighbours", "magnitudes")])
+def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, method, feature_set):
+    features, labels, store = inputs
+    model = redshift_train(
+        features,
+        labels,
+        tmp_path / "model",
+        method=method,
+        feature_set=feature_set,
+        store=store,
+        tuning_trials=1,
+    )
+    stamp = (model / "predictor.json").stat().st_mtime_ns
+    redshift_train(
+        features,
+        labels,
+        tmp_path / "model",
+        method=method,
+        feature_set=feature_set,
+        store=store,
+        tuning_trials=1,
+    )
+    assert (model / "predictor.json").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match='made with loss = "squared"'):
+        redshift_train(
+            features,
+            labels,
+            model,
+            method=method,
+            feature_set=feature_set,
+            store=store,
+            loss="absolute",
+            tuning_trials=1,
+        )
+    predictions = redshift_predict(model, features, tmp_path / "z.parquet", store=store)
+    found = read_table(predictions)
+    assert found["is_valid"].all()
+    np.testing.assert_array_equal(found["object_id"], sky["object_id"])
+    evaluated = read_metrics(redshift_evaluate(predictions, labels, tmp_path / "evaluated"))
+    used = 420 - is_held_out(sky["object_id"]).sum()
+    assert evaluated["rows"][0]["num_train"] == used
+    assert f"labels used for training: {used}." in (tmp_path / "evaluated" / "table.md").read_text()
+    table = deepfits.redshift(
+        features,
+        labels,
+        tmp_path / "table",
+        store=store,
+        methods=(method,),
+        feature_sets=(feature_set,),
+        tuning_trials=1,
+    )
+    row = metrics_of(table)[0][f"{method}-{feature_set}-squared"]
+    assert evaluated["rows"][0]["metrics"] == row["metrics"]
+    assert evaluated["rows"][0]["pdf_metrics"]["crps"] == row["pdf_metrics"]["crps"]
+
+
+def test_predictions_flag_what_has_no_latent(inputs, sky, tmp_path):
+    features, labels, _ = inputs
+    model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)
+    spoiled = {**sky, "latent": sky["latent"].copy()}
+    spoiled["latent"][7] = np.nan
+    spoiled["latent"][8] = 1000.0
+    found = read_table(
+        redshift_predict(model, write_features(tmp_path / "features", spoiled), tmp_path / "z.parquet")
+    )
+    assert not found["is_valid"][7]
+    assert np.isnan(found["z_phot"][7])
+    assert found["is_valid"].sum() == NUMBER - 1
+    assert found["is_outside_domain"][8]
+    assert found["is_outside_domain"].mean() < 0.1
+
+
+def test_other_bands_and_models_are_refused(inputs, sky, tmp_path):
+    features, labels, _ = inputs
+    model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)
+    other = write_features(tmp_path / "features", sky, bands=("g", "r"))
+    with pytest.raises(InputError, match="the model was made for"):
+        redshift_predict(model, other, tmp_path / "z.parquet")
+    with pytest.raises(InputError, match="no such redshift model"):
+        redshift_predict(features, features, tmp_path / "z.parquet")
+    with pytest.raises(InputError, match="'magnitudes' needs the cutouts"):
+        redshift_train(features, labels, tmp_path / "other", feature_set="magnitudes")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_failed_training_leaves_nothing_behind(inputs, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("in the middle of it")
+
+    monkeypatch.setattr("deepfits.stages.redshifts.train.train_predictor", fail)
+    with pytest.raises(RuntimeError):
+        redshift_train(inputs[0], inputs[1], tmp_path / "new" / "model", feature_set="latents")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,145 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.sky.from_catalogue import from_table, grid_positions, resolve_columns
+from deepfits.sky.scene import draw_model, make_scene
+from deepfits.sky.surveys import SURVEYS
+from tests.helpers.galaxy_table import BANDS, make_table
+from tests.helpers.real_data import REAL_DATA
+
+SURVEY = SURVEYS["clauds-hsc"]
+
+
+def given(table: dict[str, np.ndarray], mapping: dict[str, str] | None = None):
+    found = resolve_columns(list(table), SURVEY, mapping or {}, "table")
+    return from_table(table, found, SURVEY, np.random.default_rng(2), "table")
+
+
+def test_magnitudes_are_drawn_as_they_stand():
+    table = make_table(1)
+    objects = given(table).table | {"x": np.array([128.0]), "y": np.array([128.0])}
+    scene = make_scene(SURVEY, 256, 1, 0, objects, defects=False)
+    seen = 31.4 - 2.5 * np.log10(draw_model(scene, (0, 256)).sum(axis=(1, 2)))
+    expected = [table[f"mag_{b}"][0] for b in BANDS]
+    np.testing.assert_allclose(seen, expected, atol=2e-3)  # wings beyond the stamp
+
+
+def test_forms_are_those_of_the_table_and_drawn_where_it_has_none():
+    table = make_table()
+    table["half_light_radius_arcsec"][3] = -99.0
+    objects = given(table).table
+    good = np.arange(30) != 3
+    np.testing.assert_allclose(objects["half_light_radius_arcsec"][good], 0.5)
+    assert objects["half_light_radius_arcsec"][3] > 0
+    np.testing.assert_allclose(objects["disc_ratio"], table["axis_ratio"])
+    np.testing.assert_allclose(objects["angle"], np.radians(table["angle_deg"]) % np.pi)
+    late = objects["bulge_fraction"] == 0
+    assert late.any()
+    # The radius of the table is circularised: major axis times √q.
+    circular = (objects["disc_radius_arcsec"] * np.sqrt(objects["disc_ratio"]))[late & good]
+    np.testing.assert_allclose(circular, 0.5, rtol=1e-6)
+
+
+def test_rows_without_a_magnitude_are_left_out_and_counted():
+    table = make_table()
+    table["mag_u"][:4] = (-99.0, 99.0, np.nan, -99.9)
+    objects = given(table)
+    assert len(objects) == 26
+    assert objects.left_out == 4
+    np.testing.assert_array_equal(objects.table["object_id"], np.arange(704, 730))
+
+
+def test_redshift_zero_is_a_star_and_nonsense_is_no_redshift():
+    table = make_table()
+    table["z_spec"][:3] = (0.0, -99.0, 9.9999)
+    objects = given(table).table
+    assert objects["kind"][0] == "star"
+    assert objects["disc_radius_arcsec"][0] == 0
+    assert (objects["kind"][1:] == "galaxy").all()
+    assert objects["z_spec"][0] == 0
+    assert np.isnan(objects["z_spec"][1:3]).all()
+    np.testing.assert_array_equal(objects["z_spec"][3:], table["z_spec"][3:])
+    np.testing.assert_array_equal(objects["z_spec_flag"][:4], [4, 0, 0, 4])
+    assert np.isfinite(objects["half_light_radius_arcsec"]).all()
+
+
+def test_red_galaxies_get_early_types():
+    from deepfits.sky.population import EARLY, IRREGULAR
+    from deepfits.sky.spectra import colour_grid
+
+    grid = colour_grid(tuple(b.filter for b in SURVEY.bands))
+    for place, kind in ((0.0, EARLY), (4.5, IRREGULAR)):
+        log_flux = grid.at(np.array([place]), np.zeros(1), np.array([0.5]))[0]
+        mag = 21 - 2.5 * (log_flux - log_flux[3])
+        table = {f"mag_{b}": mag[[i]] for i, b in enumerate(BANDS)} | {"z_spec": np.array([0.5])}
+        objects = given(table).table
+        assert objects["type"][0] == kind
+        assert objects["template"][0] == pytest.approx(place, abs=0.01)
+
+
+def test_objects_stand_apart():
+    x, y = grid_positions(200, 1000, np.random.default_rng(3))
+    distance = np.hypot(np.subtract.outer(x, x), np.subtract.outer(y, y)) + 1e9 * np.eye(200)
+    assert distance.min() > 20
+    assert x.min() > 0
+    assert max(x.max(), y.max()) < 1000
+
+
+def test_a_users_table_becomes_a_sky(tmp_path):
+    table = make_table(40)
+    table["m_u"] = table.pop("mag_u")
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table(table), path)
+    out = deepfits.simulate(
+        tmp_path / "sky", catalogue=path, columns=["mag_u=m_u"], where=["z_spec < 0.9"], size=256
+    )
+    truth = pq.read_table(out / "truth.parquet").to_pandas().set_index("object_id")
+    expected = table["object_id"][table["z_spec"] < 0.9]
+    assert set(truth.index) == set(expected.tolist())
+    assert set(truth.patch) == {"patch-00", "patch-01"}  # 25 to a patch
+    np.testing.assert_allclose(truth.loc[expected, "mag_u"], table["m_u"][table["z_spec"] < 0.9])
+    with pytest.raises(InputError, match="made with where"):
+        deepfits.simulate(tmp_path / "sky", catalogue=path, columns=["mag_u=m_u"], size=256, num_patches=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"mag_u": None}, {}, "no column 'mag_u'"),
+        ({}, {"columns": ["mag_u=m_u"]}, "no column 'm_u'"),
+        ({}, {"columns": ["magnitude_u=mag_u"]}, "not a column that `simulate` reads"),
+        ({}, {"columns": ["mag_u"]}, "is not OURS=THEIRS"),
+        ({}, {"where": ["z_spec > 5"]}, "no row satisfies"),
+        ({"mag_u": np.full(30, -99.0)}, {}, "no row has a magnitude in every band"),
+        ({"object_id": np.ones(30)}, {}, "occurs 30 times; make it unique"),
+    ],
+)
+def test_tables_that_will_not_do_are_refused_with_reasons(tmp_path, change, options, message):
+    table = make_table() | change
+    path = tmp_path / "mine.parquet"
+    pq.write_table(pa.table({k: v for k, v in table.items() if v is not None}), path)
+    with pytest.raises(InputError, match=message):
+        deepfits.simulate(tmp_path / "sky", catalogue=path, size=256, **options)
+
+
+@pytest.mark.real
+def test_zcosmos_becomes_a_sky_with_natures_colours(tmp_path):
+    path = REAL_DATA / "zcosmos/zcosmost_bright20k.csv"
+    if not path.exists():
+        pytest.skip(f"no zCOSMOS table at {path}; set DEEPFITS_REAL_DATA")
+    columns = [f"mag_{b}={b}_photzi25" for b in BANDS]
+    columns += ["z_spec=zpec", "z_spec_flag=cc", "object_id=id_zcosmos"]
+    out = deepfits.simulate(
+        tmp_path / "sky", catalogue=path, columns=columns, size=1500, where=["cc >= 3", "id_zcosmos < 810000"]
+    )
+    truth = pq.read_table(out / "truth.parquet").to_pandas()
+    assert len(truth) > 1000
+    galaxies = truth[truth.kind == "galaxy"]
+    assert 0.4 < galaxies.z_spec.median() < 0.8
+    image = fits.getdata(out / "patch-00/coadd-i.fits")
+    assert np.isfinite(image).all()

@@ -1,0 +1,192 @@
+"""`check`: a table for good images, a warning with a remedy for each kind of bad ones."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import deepfits
+from deepfits.errors import InputError
+from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
+
+SHAPE = (300, 320)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return make_truth(np.random.default_rng(30), 55, SHAPE)
+
+
+@pytest.fixture
+def sky(tmp_path, truth):
+    return write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(31), bands="gri")
+
+
+def change(path, function):
+    with fits.open(path, mode="update") as hdus:
+        function(hdus[0])
+
+
+def test_good_images_give_a_table_and_no_warning(sky):
+    found = deepfits.check(sky)
+    assert found.warnings == []
+    assert [row.band for row in found.rows] == ["g", "r", "i"]
+    for row in found.rows:
+        assert row.zero_point == 27.0
+        assert row.noise_njy == pytest.approx(2.0, rel=0.03)
+        assert row.fwhm_arcsec == pytest.approx(3.5 * SCALE, rel=0.05)
+        pixels = np.pi / SCALE**2
+        assert row.depth == pytest.approx(31.4 - 2.5 * np.log10(5 * 2.0 * np.sqrt(pixels)), abs=0.1)
+        assert row.fraction_empty == 0
+    text = str(found)
+    assert "depth 5σ 2″" in text
+    assert "nothing suspicious" in text
+    assert len(text.splitlines()) == 5
+
+
+def test_a_wrong_unit_shows_in_depth_or_colour(sky):
+    found = deepfits.check(sky, zero_point=["r=22.0"])
+    # The median of the colours drawn is within a tenth of 0.
+    assert any(re.search(r"median colour g − r is \+(4\.9|5\.[01])", w) for w in found.warnings)
+    assert any(re.search(r"median colour r − i is -(4\.9|5\.[01])", w) for w in found.warnings)
+    found = deepfits.check(sky, zero_point=5.0)
+    [said] = [w for w in found.warnings if "none that images have" in w]
+    assert "g r i: a depth of" in said
+
+
+def test_a_band_beside_its_wcs(sky):
+    def lie(hdu):
+        hdu.header["CRPIX1"] += 2.6
+
+    change(sky / "coadd-g.fits", lie)
+    found = deepfits.check(sky)
+    assert any("g lies (-2.6, +0.0) pixels off i" in w or "g lies (-2.6, -0.0)" in w for w in found.warnings)
+
+
+def test_weights_that_are_variances(sky):
+    rng = np.random.default_rng(1)
+    sigma = np.where(np.arange(320) < 160, 2.0, 5.0) * np.ones(SHAPE)
+
+    def noisier(hdu):
+        hdu.data = (hdu.data + rng.normal(size=SHAPE) * np.sqrt(sigma**2 - 4.0 + 1e-9) / 57.544).astype(
+            np.float32
+        )
+
+    for band in "gri":
+        change(sky / f"coadd-{band}.fits", noisier)
+        power = 2 if band == "g" else -2
+        fits.writeto(sky / f"coadd-{band}.weight.fits", (sigma / 57.544) ** power, overwrite=True)
+    found = deepfits.check(sky)
+    assert [w for w in found.warnings if "are they variances" in w] == [
+        "coadd g: the noise is largest where the weights are: are they variances? name the file .var.fits"
+    ]
+
+
+def test_a_sky_that_was_not_subtracted(sky):
+    def brighten(hdu):
+        hdu.data = hdu.data + np.float32(0.3)
+
+    change(sky / "coadd-i.fits", brighten)
+    assert any("coadd i: the sky lies at 8" in w for w in deepfits.check(sky).warnings)
+
+
+def test_a_swapped_mask(sky):
+    change(sky / "coadd-r.weight.fits", lambda hdu: hdu.data.__imul__(np.arange(320) % 8 == 0))
+    assert any("coadd r: 88% of the pixels have no data" in w for w in deepfits.check(sky).warnings)
+
+
+def test_one_unusable_band_does_not_hide_the_others(sky):
+    (sky / "coadd-g.fits").write_bytes((sky / "coadd-g.fits").read_bytes()[:20000])
+    found = deepfits.check(sky)
+    assert [row.band for row in found.rows] == ["r", "i"]
+    assert any("coadd-g.fits: truncated" in w for w in found.warnings)
+
+
+def test_wrong_noise_is_a_warning(sky):
+    def scale(hdu):
+        hdu.data = hdu.data * np.float32(100.0)
+
+    change(sky / "coadd-r.weight.fits", scale)
+    found = deepfits.check(sky, weight_scale="absolute")
+    assert any("measured noise is 10" in w for w in found.warnings)
+
+
+def describe(tmp_path, text, **arrays):
+    np.savez(tmp_path / "c.npz", **arrays)
+    path = tmp_path / "c.toml"
+    path.write_text('file = "c.npz"\nbands = ["g", "r"]\npixel_scale_arcsec = 0.2\n' + text)
+    return path
+
+
+@pytest.fixture
+def stamps():
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:32, :32] - 15.5
+    light = np.exp(-(x**2 + y**2) / 8.0)
+    flux = rng.uniform(50, 100, (60, 2, 1, 1))
+    return {"image": (flux * light + rng.normal(0, 2, (60, 2, 32, 32))).astype(np.float32)}
+
+
+def test_cutouts_of_others_and_stores_are_looked_at(tmp_path, stamps):
+    ivar = np.full_like(stamps["image"], 0.25)
+    path = describe(tmp_path, 'zero_point = 31.4\nweight = "ivar"\n', **stamps, ivar=ivar)
+    found = deepfits.check(path)
+    assert found.warnings == []
+    assert [r.band for r in found.rows] == ["g", "r"]
+    assert found.rows[0].noise_njy == pytest.approx(2.0, rel=0.03)
+    assert found.rows[0].shape == (32, 32)
+    store = deepfits.cutouts(path, tmp_path / "store")
+    again = deepfits.check(store)
+    assert again.warnings == []
+    assert again.rows[1].noise_njy == pytest.approx(2.0, rel=0.03)
+    assert "a store of 60 objects" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "words"),
+    [
+        ("zero_point = 2.0\n", {}, "none that images have"),
+        ("zero_point = [31.4, 25.4]\n", {}, "colour g − r is"),
+        ('zero_point = 31.4\nweight = "w"\n', {"w": 4.0}, "times what the weights say"),
+        ('zero_point = 31.4\nmask = "m"\nmask_nonzero_is = "good"\n', {"m": 0}, "polarity"),
+        ("zero_point = 31.4\n", {"shift": 5}, "off the middle"),
+        ("zero_point = 31.4\n", {"sky": 30.0}, "the sky lies at"),
+    ],
+)
+def test_what_no_cutouts_have_is_called_out(tmp_path, stamps, keys, change, words):
+    arrays = {"image": np.roll(stamps["image"], change.pop("shift", 0), axis=3) + change.pop("sky", 0.0)}
+    for name, value in change.items():
+        arrays[name] = np.full(stamps["image"].shape, value)
+        arrays[name][:, :, 10:14, 10:14] = 1
+    found = deepfits.check(describe(tmp_path, keys, **arrays))
+    assert any(words in w for w in found.warnings), found.warnings
+
+
+def test_catalogues_are_looked_at(tmp_path):
+    (tmp_path / "good.csv").write_text("id,RA,DEC,z\n1,150.1,2.2,0.5\n2,150.2,2.3,0.7\n")
+    found = deepfits.check(tmp_path / "good.csv")
+    assert found.warnings == []
+    assert "a catalogue of 2 objects, ra 150.1000 to 150.2000" in str(found)
+    (tmp_path / "bad.csv").write_text("id,RA,DEC\n1,1.1,98\n2,,2.3\n")
+    said = deepfits.check(tmp_path / "bad.csv").warnings
+    assert "1 objects without RA or DEC, 1 objects with dec beyond ±90" in said[0]
+    from astropy.table import Table
+
+    places = {"ra": np.full(9, 150.0), "dec": np.full(9, 2.0)}
+    Table({**places, "z_spec": [0.3, 0.4, -99, -99, 1.1, 0.7, 9.99, 0.2, 0.1]}).write(tmp_path / "z.fits")
+    found = deepfits.check(tmp_path / "z.fits")
+    assert "3 of 9 z_spec stand for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
+    (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
+    said = deepfits.check(tmp_path / "odd.csv").warnings
+    assert [any(w in s for s in said) for w in ("2 objects without a usable ra", "at most 2π")] == [True] * 2
+    (tmp_path / "twice.csv").write_text("id,RA,DEC\n1,1.1,9\n1,7,2.3\n")
+    assert "occurs 2 times" in deepfits.check(tmp_path / "twice.csv").warnings[0]
+
+
+def test_arrays_without_description_are_refused_with_the_remedy(tmp_path):
+    np.save(tmp_path / "c.npy", np.zeros((2, 3, 8, 8)))
+    with pytest.raises(InputError, match="TOML file"):
+        deepfits.check(tmp_path / "c.npy")

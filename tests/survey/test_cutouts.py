@@ -1,0 +1,311 @@
+"""Cutouts: the right pixels, the right weights, whole shards, and nothing dropped."""
+
+from __future__ import annotations
+
+import bz2
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.nddata import Cutout2D
+from astropy.nddata.utils import NoOverlapError
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.scale.manifest import read_manifest
+from deepfits.survey.catalogue import read_catalogue, write_catalogue
+from deepfits.survey.cutting import copy_windows, cut
+from deepfits.survey.store import CutoutStore
+from tests.helpers.gaussian_sky import ZERO_POINTS, make_truth, make_wcs, write_plain
+
+SHAPE = (320, 360)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return make_truth(np.random.default_rng(15), 50, SHAPE, margin=4)
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory, truth):
+    return write_plain(tmp_path_factory.mktemp("sky"), truth, SHAPE, rng=np.random.default_rng(16))
+
+
+@pytest.fixture(scope="module")
+def store(sky, tmp_path_factory):
+    return CutoutStore(deepfits.cutouts(sky, tmp_path_factory.mktemp("out") / "store", shard_size=20))
+
+
+class Array:
+    """A plane in memory, which counts the rows that are read of it."""
+
+    def __init__(self, image, weight):
+        self.image, self.weight, self.shape = image, weight, image.shape
+        self.num_rows = 0
+
+    def rows(self, start, stop):
+        self.num_rows += stop - start
+        return self.image[start:stop], self.weight[start:stop]
+
+
+@pytest.mark.parametrize("size", [8, 9, 32])
+@pytest.mark.parametrize("max_rows", [40, 1024])
+def test_same_pixels_as_cutout2d(size, max_rows):
+    rng = np.random.default_rng(1)
+    image = rng.normal(size=(120, 90)).astype(np.float32)
+    plane = Array(image, np.ones_like(image))
+    x, y = rng.uniform(-3, 93, 200), rng.uniform(-3, 123, 200)
+    x[:4], y[:4] = [10, 10.5, 11.49999, 0], [20, 20.5, 119, 0]
+    stamps, weights = cut(plane, x, y, size, max_rows=max_rows)
+    for index in range(len(x)):
+        expected = Cutout2D(image, (x[index], y[index]), size, mode="partial", fill_value=0).data
+        np.testing.assert_array_equal(stamps[index], expected)
+        inside = Cutout2D(plane.weight, (x[index], y[index]), size, mode="partial", fill_value=0).data
+        np.testing.assert_array_equal(weights[index], inside)
+
+
+def test_objects_far_outside_are_empty():
+    plane = Array(np.ones((50, 50), np.float32), np.ones((50, 50), np.float32))
+    stamps, weights = cut(plane, np.array([500.0, -90.0, 25.0]), np.array([25.0, 25.0, -400.0]), 16)
+    assert not stamps.any()
+    assert not weights.any()
+    with pytest.raises(NoOverlapError):  # where we give zeros, Cutout2D refuses
+        Cutout2D(plane.image, (500.0, 25.0), 16, mode="partial")
+
+
+def test_rows_are_read_about_once():
+    rng = np.random.default_rng(2)
+    image = rng.normal(size=(2000, 60)).astype(np.float32)
+    plane = Array(image, np.ones_like(image))
+    y = np.sort(rng.uniform(0, 1999, 3000))
+    cut(plane, rng.uniform(0, 59, 3000), y, 32, max_rows=512)
+    assert plane.num_rows < 1.15 * 2000
+
+
+def test_windows_at_the_rim_by_hand():
+    strip = np.arange(400.0).reshape(20, 20) + 1
+    out, weight = np.zeros((3, 4, 4)), np.zeros((3, 4, 4))
+    places = np.array([-2, 5]), np.array([3, 18])
+    copy_windows((out, weight), np.array([2, 0]), (strip, 2 * strip), *places)
+    np.testing.assert_array_equal(weight, 2 * out)
+    np.testing.assert_array_equal(out[2][:, 2:], strip[3:7, :2])
+    np.testing.assert_array_equal(out[0][:2], strip[18:, 5:9])
+    assert not out[0][2:].any()
+    assert not out[1].any()
+
+
+def test_images_are_in_njy_and_weights_are_inverse_variances(store, sky):
+    chosen = store.take(np.arange(len(store)))
+    for index, band in enumerate(store.info.bands):
+        with fits.open(sky / f"coadd-{band}.fits") as hdus:
+            counts = hdus[0].data.astype(float)
+        unit = 10 ** ((31.4 - ZERO_POINTS[band]) / 2.5)
+        for row in (0, 7, 23):
+            place = chosen.catalogue["x"][row], chosen.catalogue["y"][row]
+            expected = Cutout2D(counts * unit, place, 32, mode="partial", fill_value=0).data
+            np.testing.assert_allclose(chosen.image[row, index], expected, rtol=2e-6)
+        valid = chosen.weight[:, index] > 0
+        np.testing.assert_allclose(chosen.weight[:, index][valid], 0.25, rtol=1e-5)
+
+
+def test_every_object_of_the_catalogue_is_there_with_its_columns(store):
+    catalogue = read_catalogue(store.directory / "catalogue.parquet")
+    columns = store.catalogue()
+    assert sorted(columns["object_id"]) == sorted(catalogue["object_id"])
+    order = np.argsort(catalogue["object_id"])
+    back = order[np.searchsorted(catalogue["object_id"], columns["object_id"], sorter=order)]
+    for name in catalogue:
+        np.testing.assert_array_equal(columns[name], catalogue[name][back])
+    assert len(store.shards) == -(-len(catalogue["x"]) // 20)
+    assert store.info.fwhm_arcsec[2] == pytest.approx(3.5 * 0.168, rel=0.05)
+    assert store.info.pixel_scale_arcsec == pytest.approx(0.168, rel=1e-6)
+
+
+def test_edges_are_counted_and_listed(store, truth):
+    columns = store.catalogue()
+    at_edge = (columns["x"] < 15) | (columns["x"] > 344) | (columns["y"] < 15) | (columns["y"] > 304)
+    summary = json.loads((store.directory / "summary.json").read_text())
+    assert summary["num_objects"] == len(columns["x"])
+    assert summary["num_incomplete"] == at_edge.sum() > 0
+    listed = (store.directory / "incomplete.csv").read_text().splitlines()
+    assert {int(line.split(",")[0]) for line in listed[1:]} == set(columns["object_id"][at_edge])
+    np.testing.assert_array_equal(columns["fraction_valid_g"] < 1, at_edge)
+
+
+def test_a_damaged_or_lost_shard_is_cut_again_and_no_other(sky, tmp_path):
+    out = deepfits.cutouts(sky, tmp_path / "store", shard_size=20)
+    shards = sorted(out.glob("shard-*.h5"))
+    before = [p.stat().st_mtime_ns for p in shards]
+    content = shards[1].read_bytes()
+    shards[0].unlink()
+    shards[1].write_bytes(content[: len(content) // 2])
+    (out / ".writing-abc-shard-00009.h5").write_bytes(b"left by a killed process")
+    deepfits.cutouts(sky, out, shard_size=20)
+    after = [p.stat().st_mtime_ns for p in sorted(out.glob("shard-*.h5"))]
+    assert after[2:] == before[2:]
+    assert after[0] != before[0]
+    assert after[1] != before[1]
+    assert not list(out.glob(".writing-*"))
+    assert len(CutoutStore(out)) > 40
+
+
+def test_other_settings_need_another_directory(store, sky):
+    with pytest.raises(InputError, match="choose another place, or remove it"):
+        deepfits.cutouts(sky, store.directory, shard_size=20, size=16)
+
+
+def test_own_catalogue_with_sky_positions(sky, truth, tmp_path):
+    wcs = make_wcs(SHAPE)
+    ra, dec = wcs.pixel_to_world_values(truth["x"], truth["y"])
+    ids = np.array([f"galaxy {i}" for i in range(len(ra))])
+    path = write_catalogue(
+        tmp_path / "mine.fits",
+        {"ID": ids, "RA": np.append(ra[:-1], 10.0), "DEC": dec, "Mass": ra * 0 + 9},
+        {},
+    )
+    out = deepfits.cutouts(sky, tmp_path / "store", catalogue=path, size=16)
+    store = CutoutStore(out)
+    columns = store.catalogue()
+    assert len(store) == len(ra) - 1
+    assert set(columns["object_id"]) == set(ids[:-1])
+    assert (columns["Mass"] == 9).all()
+    row = int(np.flatnonzero(columns["object_id"] == "galaxy 3")[0])
+    assert columns["x"][row] == pytest.approx(truth["x"][3], abs=1e-3)
+    assert json.loads((out / "summary.json").read_text())["num_outside_every_image"] == 1
+    assert "outside every image" in (out / "incomplete.csv").read_text()
+
+
+def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
+    path = write_catalogue(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])}, {})
+    with pytest.raises(InputError, match="no object lies on any"):
+        deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
+
+
+def test_duplicate_identities_are_refused(sky, tmp_path):
+    columns = {"object_id": np.array([3, 3]), "x": np.array([9.0, 20.0]), "y": np.array([9.0, 20.0])}
+    path = write_catalogue(tmp_path / "twice.parquet", columns, {})
+    with pytest.raises(InputError, match="object_id 3 occurs 2 times"):
+        deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
+
+
+def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
+    rng = np.random.default_rng(3)
+    write_plain(tmp_path / "sky" / "patch-00", truth, SHAPE, rng=rng)
+    write_plain(tmp_path / "sky" / "patch-01", truth, SHAPE, rng=rng, bands="griz")
+    with pytest.raises(InputError, match="no image in band u for field 'patch-01'"):
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "store")
+    store = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "store", allow_missing=True))
+    chosen = store.take(np.arange(len(store)))
+    second = chosen.catalogue["field"] == "patch-01"
+    assert 0 < second.sum() < len(store)
+    assert not chosen.weight[second, 0].any()
+    assert chosen.weight[~second, 0].any(axis=(1, 2)).all()
+    assert np.isnan(chosen.catalogue["flux_u"][second]).all()
+    assert json.loads((store.directory / "summary.json").read_text())["num_without_data"]["u"] == second.sum()
+
+
+def test_wild_pixels_of_weight_zero_never_enter(truth, tmp_path):
+    hole = np.s_[100:140, 100:200]
+    write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(4), bad=[("r", hole)])
+    store = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "store"))
+    image = np.concatenate([shard.image for shard in store])
+    weight = np.concatenate([shard.weight for shard in store])
+    assert np.abs(image).max() < 5e3
+    assert (weight[:, 2] == 0).sum() > (weight[:, 1] == 0).sum()
+
+
+def test_processes_make_the_same_store(truth, tmp_path):
+    for index, name in enumerate(("patch-00", "patch-01")):
+        write_plain(tmp_path / "sky" / name, truth, SHAPE, rng=np.random.default_rng(index))
+    one = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "one", shard_size=16))
+    two = CutoutStore(deepfits.cutouts(tmp_path / "sky", tmp_path / "two", shard_size=16, workers=2))
+    assert [p.name for p in one.shards] == [p.name for p in two.shards]
+    assert one.info.extra["fields"] == two.info.extra["fields"]
+    for first, second in zip(one, two, strict=True):
+        np.testing.assert_array_equal(first.object_id, second.object_id)
+        np.testing.assert_array_equal(first.image, second.image)
+        np.testing.assert_array_equal(first.weight, second.weight)
+        for name, column in first.catalogue.items():
+            np.testing.assert_array_equal(column, second.catalogue[name])
+    with pytest.raises(InputError, match="workers: 0"):
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "three", workers=0)
+
+
+def test_catalogue_in_a_directory_as_hats_lays_it_out(sky, truth, tmp_path):
+    ra, dec = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    columns = {"object_id": np.arange(len(ra)), "ra": ra, "dec": dec, "z_spec": truth["x"] / 100}
+    for number, half in enumerate((np.s_[:20], np.s_[20:])):
+        path = tmp_path / "hats" / "dataset" / "Norder=0" / "Dir=0" / f"Npix={number}.parquet"
+        write_catalogue(path, {name: values[half] for name, values in columns.items()}, {})
+    (tmp_path / "hats" / "partition_info.csv").write_text("Norder,Npix\n0,0\n0,1\n")
+    (tmp_path / "hats" / "hats.properties").write_text("obs_collection=mine\n")
+    store = CutoutStore(deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "hats", size=16))
+    found = store.catalogue(["z_spec"])
+    assert sorted(found["object_id"]) == list(range(len(ra)))
+    np.testing.assert_allclose(found["z_spec"], columns["z_spec"][found["object_id"]])
+
+
+def test_compressed_files_are_unpacked_once_for_detection_and_cutting(tmp_path, monkeypatch):
+    from deepfits.survey import fitsfile
+
+    rng = np.random.default_rng(8)
+    shape = (220, 240)
+    truth = make_truth(rng, 30, shape)
+    plain = write_plain(tmp_path / "plain", truth, shape, rng=np.random.default_rng(9), bands="gr")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    for path in plain.iterdir():
+        (packed / f"{path.name}.bz2").write_bytes(bz2.compress(path.read_bytes()))
+    opened = []
+
+    def unpack(path, mode):
+        opened.append(path)
+        return bz2.open(path, mode)
+
+    monkeypatch.setitem(fitsfile._OPENERS, b"BZ", unpack)
+    store = CutoutStore(deepfits.cutouts(packed, tmp_path / "store"))
+    counts = {name: sum(p.name == name for p in opened) for name in {p.name for p in opened}}
+    # Images are opened once more for their headers alone; weights are not.
+    assert counts == {
+        f"coadd-{b}{end}.fits.bz2": 2 if end == "" else 1 for b in "gr" for end in ("", ".weight")
+    }
+    other = CutoutStore(deepfits.cutouts(plain, tmp_path / "other"))
+    rows = np.arange(len(other))
+    np.testing.assert_array_equal(store.take(rows).image, other.take(rows).image)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, workers):
+    images = deepfits.simulate(tmp_path / "sky", size=200, num_patches=3, seed=4)
+    catalogue = deepfits.detect(images, tmp_path / "found.parquet")
+    whole = CutoutStore(deepfits.cutouts(images, tmp_path / "whole", catalogue=catalogue))
+    path = images / "patch-01" / "coadd-g.fits"
+    good = path.read_bytes()
+    path.write_bytes(good[:20_000])
+    out = tmp_path / "store"
+    with pytest.raises(InputError, match=r"1 of 3 shards .*patch-01.*truncated.*another directory"):
+        deepfits.cutouts(images, out, catalogue=catalogue, workers=workers)
+    states = {entry.shard: entry for entry in read_manifest(out)}
+    assert [entry.state for entry in states.values()] == ["done", "failed", "done"]
+    assert "truncated" in states["shard-00001"].reason
+    assert not (out / "shard-00001.h5").exists()
+    assert json.loads((out / "summary.json").read_text())["num_objects"] == len(CutoutStore(out))
+    kept = (out / "shard-00000.h5").stat().st_mtime_ns
+    with pytest.raises(InputError, match="1 of 3 shards"):  # again: nothing that is done is done anew
+        deepfits.cutouts(images, out, catalogue=catalogue, workers=workers)
+    assert (out / "shard-00000.h5").stat().st_mtime_ns == kept
+    again = {entry.shard: entry for entry in read_manifest(out)}
+    assert again["shard-00000"] == states["shard-00000"]
+    for number, shard in enumerate(whole):
+        if number != 1:
+            ours = CutoutStore(out).take(np.flatnonzero(np.isin(_identities(out), shard.object_id)))
+            np.testing.assert_array_equal(ours.image, shard.image)
+    path.write_bytes(good)
+    mended = deepfits.cutouts(images, tmp_path / "mended", catalogue=catalogue, workers=workers)
+    assert [entry.state for entry in read_manifest(mended)] == ["done"] * 3
+    assert sum(entry.objects for entry in read_manifest(mended)) == len(CutoutStore(mended)) == len(whole)
+
+
+def _identities(store):
+    return CutoutStore(store).catalogue(["object_id"])["object_id"]

@@ -1,0 +1,177 @@
+"""Detection and photometry against skies with known fluxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from scipy.spatial import cKDTree
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.survey.catalogue import read_catalogue, read_info
+from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
+
+SHAPE = (320, 360)
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return make_truth(np.random.default_rng(5), 60, SHAPE)
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory, truth):
+    return write_plain(tmp_path_factory.mktemp("sky"), truth, SHAPE, rng=np.random.default_rng(6))
+
+
+@pytest.fixture(scope="module")
+def catalogue(sky, tmp_path_factory):
+    out = tmp_path_factory.mktemp("cat") / "catalogue.parquet"
+    assert deepfits.detect(sky, out) == out
+    return out
+
+
+def matched(columns, truth, radius=1.5):
+    distance, index = cKDTree(np.c_[columns["x"], columns["y"]]).query(np.c_[truth["x"], truth["y"]])
+    return distance < radius, index
+
+
+def test_finds_every_source_and_nothing_else(catalogue, truth):
+    columns = read_catalogue(catalogue)
+    found, _ = matched(columns, truth)
+    assert found.all()
+    assert len(columns["x"]) == len(truth["x"])
+
+
+def test_fluxes_and_their_errors_are_right(catalogue, truth):
+    columns = read_catalogue(catalogue)
+    _, index = matched(columns, truth)
+    for band in "ugriz":
+        flux, error = columns[f"flux_{band}"][index], columns[f"flux_err_{band}"][index]
+        true = truth[f"flux_{band}"]
+        # A Kron ellipse of 2.5 radii holds at least 90% of a Gaussian's light, and never more than all of it.
+        assert 0.93 < np.median(flux / true) < 1.005
+        bright = true > 2000
+        assert np.abs(flux / true - 1)[bright].max() < 0.12
+        # Circular apertures of 2": pulls about the expected flux have width 1 (60 draws: ±0.2).
+        sigma = truth["fwhm"] / 2.3548
+        fraction = 1 - np.exp(-0.5 * (1.0 / SCALE / sigma) ** 2)
+        pull = (columns[f"flux_aper_{band}"][index] - fraction * true) / columns[f"flux_aper_err_{band}"][
+            index
+        ]
+        faint = true < 2000  # bright ones scatter by their centroids and neighbours, not by the sky's noise
+        assert 0.6 < 1.4826 * np.median(np.abs(pull[faint] - np.median(pull[faint]))) < 1.5
+        assert (error > 0).all()
+
+
+def test_positions_seeing_and_star_score(catalogue, truth):
+    columns = read_catalogue(catalogue)
+    _, index = matched(columns, truth)
+    assert np.abs(columns["x"][index] - truth["x"]).max() < 0.7
+    # The sky positions follow from the WCS: one pixel in y is one pixel in declination here.
+    assert np.ptp(columns["dec"]) * 3600 / SCALE == pytest.approx(np.ptp(columns["y"]), rel=0.02)
+    score = columns["star_score"][index]
+    bright = truth["flux_r"] > 1000
+    assert (score[bright & truth["is_star"]] > 0.5).mean() > 0.9
+    assert (score[bright & ~truth["is_star"]] < 0.5).mean() > 0.9
+    fwhm = read_info(catalogue)["fields"]["coadd"]["fwhm_arcsec"]
+    for band in "gri":
+        assert fwhm[band] == pytest.approx(3.5 * SCALE, rel=0.05)
+
+
+def test_objects_are_identified_by_field_and_order_alone(catalogue, sky, truth, tmp_path):
+    one = read_catalogue(catalogue)
+    assert one["object_id"].dtype == np.int64
+    assert (one["object_id"] > 0).all()
+    for name in ("patch-00", "patch-01"):
+        write_plain(tmp_path / "sky" / name, truth, SHAPE, rng=np.random.default_rng(6))
+    both = read_catalogue(deepfits.detect(tmp_path / "sky", tmp_path / "both.parquet"))
+    assert set(both["field"]) == {"patch-00", "patch-01"}
+    assert len(np.unique(both["object_id"])) == 2 * len(one["object_id"])
+    alone = read_catalogue(deepfits.detect(tmp_path / "sky" / "patch-01", tmp_path / "alone.parquet"))
+    assert len(alone["object_id"]) == len(one["object_id"])
+    assert not (tmp_path / "both.parquet.parts").exists()
+
+
+def test_second_run_keeps_the_file_and_other_settings_are_refused(catalogue, sky):
+    before = catalogue.stat().st_mtime_ns
+    deepfits.detect(sky, catalogue)
+    assert catalogue.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match="made with"):
+        deepfits.detect(sky, catalogue, threshold=9.0)
+
+
+def test_shifted_and_rotated_bands_give_the_same_fluxes(truth, catalogue, tmp_path):
+    shifts = {"u": (5.4, -3.3), "g": (0.5, 0.5), "i": (-7, 4), "z": (2.2, 9.7)}
+    write_plain(
+        tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(6), shifts=shifts, rotations={"z": 0.15}
+    )
+    columns = read_catalogue(deepfits.detect(tmp_path / "sky", tmp_path / "c.parquet", reference_band="r"))
+    remarks = read_info(tmp_path / "c.parquet")["fields"]["coadd"]["remarks"]
+    assert "whole pixels" in remarks["i"][-1]
+    assert "cubic splines" in remarks["u"][-1]
+    away = (truth["x"] > 25) & (truth["x"] < 335) & (truth["y"] > 25) & (truth["y"] < 295)
+    found, index = matched(columns, truth)
+    assert found[away].all()
+    reference = read_catalogue(catalogue)
+    _, same = matched(reference, truth)
+    bright = away & (truth["flux_r"] > 1500)
+    for band in "ugiz":
+        ratio = columns[f"flux_aper_{band}"][index] / reference[f"flux_aper_{band}"][same]
+        # Interpolation keeps the flux in 2"; what is left is the noise, new after a shift: 2% for these.
+        assert np.abs(np.median(ratio[bright]) - 1) < 0.01
+        # ... and the error of an aperture is what it would be without interpolation.
+        errors = columns[f"flux_aper_err_{band}"][index] / reference[f"flux_aper_err_{band}"][same]
+        assert np.median(errors[bright]) == pytest.approx(1, abs=0.08)
+
+
+def test_sources_in_masked_pixels_get_nan_and_a_flag(truth, tmp_path):
+    which = int(np.argmax(truth["flux_r"]))
+    x, y = int(truth["x"][which]), int(truth["y"][which])
+    hole = np.s_[max(y - 14, 0) : y + 15, max(x - 14, 0) : x + 15]
+    write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(6), bad=[("g", hole)])
+    columns = read_catalogue(deepfits.detect(tmp_path / "sky", tmp_path / "c.parquet"))
+    found, index = matched(columns, truth)
+    assert found[which]
+    assert np.isnan(columns["flux_aper_g"][index[which]])
+    assert columns["flags"][index[which]] & (1 << 16)
+    assert np.isfinite(columns["flux_aper_r"][index[which]])
+
+
+def test_columns_are_those_of_the_contract(catalogue):
+    names = pq.read_schema(catalogue).names
+    for name in ("object_id", "ra", "dec", "x", "y", "field", "star_score", "flags"):
+        assert name in names
+    for band in "ugriz":
+        for stem in ("flux", "flux_err", "flux_aper", "flux_aper_err", "mag_auto"):
+            assert f"{stem}_{band}" in names
+
+
+def test_fits_table_on_request(sky, tmp_path):
+    columns = read_catalogue(deepfits.detect(sky, tmp_path / "catalogue.fits", threshold=8.0))
+    assert len(columns["object_id"]) > 20
+    assert columns["object_id"].dtype.kind == "i"
+
+
+def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, caplog):
+    shape = (300, 320)
+    truth = make_truth(np.random.default_rng(30), 55, shape)
+    sky = write_plain(tmp_path / "sky", truth, shape, rng=np.random.default_rng(31), bands="gri")
+    with fits.open(sky / "coadd-g.fits", mode="update") as hdus:
+        hdus[0].header["CRPIX1"] += 2.6
+    catalogue = deepfits.detect(sky, tmp_path / "c.parquet")
+    said = [r.message for r in caplog.records if "pixels off i" in r.message]
+    assert len(said) == 1
+    assert "mend its WCS" in said[0]
+    caplog.clear()
+    info = read_info(catalogue)["fields"]["coadd"]
+    assert info["shift_pixels"]["g"] == pytest.approx([-2.6, 0.0], abs=0.1)
+    assert info["shift_pixels"]["r"] == pytest.approx([0.0, 0.0], abs=0.1)
+    assert len(info["warnings"]) == 1
+    table = Table({"x": truth["x"], "y": truth["y"]})
+    table.write(tmp_path / "mine.csv")
+    deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "mine.csv")
+    assert sum("pixels off i" in r.message for r in caplog.records) == 1

@@ -1,0 +1,250 @@
+"""FITS cutouts of other people: however they are spread over files, the store is the same."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.survey.store import CutoutStore
+from tests.helpers.gaussian_sky import make_wcs
+
+NAMES = ("A-1", "B_2.5", "C3")
+BANDS = ("g", "r", "z")
+SIDE = 40
+NJY = 57.54399373  # one count at zero point 27
+
+
+@pytest.fixture(scope="module")
+def objects():
+    rng = np.random.default_rng(0)
+    out = {}
+    for name in NAMES:
+        image = rng.normal(0, 1, (3, SIDE, SIDE)).astype(np.float32)
+        ivar = rng.uniform(0.7, 1.4, image.shape).astype(np.float32)
+        mask = (rng.random(image.shape) < 0.05).astype(np.int16)
+        out[name] = {"image": image, "ivar": ivar, "mask": mask}
+    return out
+
+
+def header(band=None):
+    out = make_wcs((SIDE, SIDE), scale=0.2).to_header()
+    out["MAGZERO"] = 27.0
+    if band:
+        out["FILTER"] = band
+    return out
+
+
+def write(path, values, head=None):
+    path.parent.mkdir(exist_ok=True)
+    fits.writeto(path, values, head)
+
+
+def in_files(directory, objects, pattern, *, only=None):
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            for kind, end in (("image", ""), ("ivar", ".ivar"), ("mask", ".mask")):
+                if only is None or only(name, band, kind):
+                    path = directory / pattern.format(name=name, band=band, end=end)
+                    write(path, planes[kind][index], header() if kind == "image" else None)
+
+
+def in_extensions(directory, objects, named=True):
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index, band in enumerate(BANDS):
+            for kind, extname in (("image", band), ("ivar", f"{band}_IVAR"), ("mask", f"{band}_MASK")):
+                head = header() if kind == "image" else None
+                if named:
+                    hdus.append(fits.ImageHDU(planes[kind][index], head, name=extname))
+                elif kind == "image":
+                    hdus.append(fits.ImageHDU(planes[kind][index], head))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+
+
+def in_cubes(directory, objects):
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU(planes["image"], header())]
+        hdus += [fits.ImageHDU(planes["ivar"], name="IVAR"), fits.ImageHDU(planes["mask"], name="MASK")]
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+
+
+def read(directory, out, keys='mask_nonzero_is = "bad"\n', size=32):
+    description = directory.parent / f"{out.name}.toml"
+    description.write_text(f'file = "{directory.name}"\n{keys}')
+    store = CutoutStore(deepfits.cutouts(description, out, size=size, shard_size=2))
+    return store, store.take(np.arange(len(store)))
+
+
+def check(store, found, objects, *, has_weights=True):
+    window = np.s_[:, SIDE // 2 - 16 : SIDE // 2 + 16, SIDE // 2 - 16 : SIDE // 2 + 16]
+    assert found.object_id.tolist() == sorted(objects)
+    assert store.info.bands == BANDS
+    assert store.info.pixel_scale_arcsec == pytest.approx(0.2, rel=1e-4)
+    for row, name in enumerate(sorted(objects)):
+        planes = {kind: values[window] for kind, values in objects[name].items()}
+        if has_weights:
+            weight = np.where(planes["mask"] != 0, 0, planes["ivar"] / NJY**2)
+            np.testing.assert_allclose(found.weight[row], weight, rtol=1e-5)
+        flux = np.where(found.weight[row] > 0, planes["image"] * NJY, 0)
+        np.testing.assert_allclose(found.image[row], flux, rtol=1e-5)
+        assert (found.weight[row] > 0).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{name}_{band}{end}.fits",
+        "{name}-{band}{end}.fits",
+        "HSC-{band}-{name}{end}.fits.gz",
+        "{band}/{name}{end}.fits",
+        "{name}/{band}{end}.fits",
+        "{name}/cutout-{band}{end}.fits",
+    ],
+)
+def test_one_file_for_each_band(objects, tmp_path, pattern):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, pattern)
+    store, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\nmask_nonzero_is = "bad"\n')
+    check(store, found, objects)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_one_hdu_for_each_band(objects, tmp_path, named):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_extensions(directory, objects, named)
+    keys = 'mask_nonzero_is = "bad"\n' if named else 'bands = ["g", "r", "z"]\n'
+    store, found = read(directory, tmp_path / "store", keys)
+    check(store, found, objects, has_weights=named)
+
+
+def test_one_cube_for_each_object(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_cubes(directory, objects)
+    store, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\nmask_nonzero_is = "bad"\n')
+    check(store, found, objects)
+
+
+def test_the_bands_of_a_cube_stand_in_its_header_at_the_legacy_surveys(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        head = header()
+        head["BANDS"], head["MAGZERO"] = "grz", 27.0
+        fits.writeto(directory / f"{name}.fits", planes["image"], head)
+    store, found = read(directory, tmp_path / "store", "")
+    check(store, found, objects, has_weights=False)
+
+
+def test_an_object_without_a_band_is_kept_counted_and_listed(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda n, b, k: (n, b) != ("B_2.5", "r"))
+    _, found = read(directory, tmp_path / "store")
+    assert found.object_id.tolist() == sorted(NAMES)
+    assert not found.weight[1, 1].any()
+    assert not found.image[1, 1].any()
+    assert found.weight[1, 0].any()
+    assert found.weight[0, 1].any()
+    summary = json.loads((tmp_path / "store/summary.json").read_text())
+    assert summary["num_without_data"] == {"g": 0, "r": 1, "z": 0}
+    rows = list(csv.DictReader((tmp_path / "store/incomplete.csv").read_text().splitlines()))
+    assert [r["object_id"] for r in rows if float(r["fraction_valid_r"]) == 0] == ["B_2.5"]
+
+
+def test_cutouts_of_different_sizes_share_their_middles(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    smaller = {n: {k: v[:, 4:-4, 4:-4] if n == "C3" else v for k, v in p.items()} for n, p in objects.items()}
+    in_files(directory, smaller, "{name}_{band}{end}.fits")
+    store, found = read(directory, tmp_path / "store")
+    check(store, found, objects)
+
+
+def test_weights_up_to_a_factor_are_scaled_to_the_measured_noise(tmp_path):
+    rng = np.random.default_rng(5)
+    directory = tmp_path / "stamps"
+    for name in "ABCDEFGH":
+        for band in BANDS:
+            write(directory / f"{name}_{band}.fits", rng.normal(0, 1, (SIDE, SIDE)), header())
+            write(directory / f"{name}_{band}.weight.fits", np.full((SIDE, SIDE), 300.0))
+    store, found = read(directory, tmp_path / "store", "")
+    # 8 rims of 400 pixels in each band know the variance to 2.5%.
+    np.testing.assert_allclose(found.weight * NJY**2, 1, rtol=0.15)
+    assert any("relative weights" in line for line in store.info.extra["remarks"])
+
+
+BAD = {
+    "mask without polarity": ({}, "", "mask_nonzero_is"),
+    "band not named": ({}, 'bands = ["g", "r"]\nmask_nonzero_is = "bad"\n', "files of band z"),
+    "weights of some": (
+        {"only": lambda n, b, k: k == "image" or (n == "A-1" and k == "ivar")},
+        "",
+        "lacks weights",
+    ),
+    "weights alone": (
+        {"only": lambda n, b, k: not (n == "C3" and b == "g" and k == "image")},
+        'mask_nonzero_is = "bad"\n',
+        "C3",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_told_is_refused_with_a_remedy(objects, tmp_path, case):
+    options, keys, words = BAD[case]
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", **options)
+    with pytest.raises(InputError, match=words):
+        read(directory, tmp_path / "store", keys)
+
+
+def test_cutouts_of_another_pixel_scale_are_refused(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda n, b, k: k == "image")
+    other = make_wcs((SIDE, SIDE), scale=0.3).to_header()
+    other["MAGZERO"] = 27.0
+    fits.writeto(directory / "D_g.fits", objects["A-1"]["image"][0], other)
+    with pytest.raises(InputError, match=r"0\.3000 arcsec"):
+        read(directory, tmp_path / "store", "")
+
+
+def test_a_second_run_keeps_what_is_there_and_refuses_other_files(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits")
+    _, first = read(directory, tmp_path / "store")
+    before = (tmp_path / "store/shard-00000.h5").stat().st_mtime_ns
+    _, second = read(directory, tmp_path / "store")
+    assert (tmp_path / "store/shard-00000.h5").stat().st_mtime_ns == before
+    np.testing.assert_array_equal(first.image, second.image)
+    write(directory / "D_g.fits", objects["A-1"]["image"][0], header())
+    with pytest.raises(InputError, match="made from another images"):
+        read(directory, tmp_path / "store")
+
+
+def test_the_command_line_reads_descriptions(objects, tmp_path, capsys, monkeypatch):
+    from deepfits.cli import main
+
+    monkeypatch.setattr("signal.signal", lambda *which: None)
+    monkeypatch.setattr("deepfits.cli._set_up", lambda *how: None)
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda n, b, k: k == "image")
+    (tmp_path / "mine.toml").write_text('file = "stamps"\n')
+    with pytest.raises(SystemExit, match="0"):
+        main(["cutouts", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "store")])
+    assert len(CutoutStore(tmp_path / "store")) == 3
+    with pytest.raises(SystemExit, match="0"):
+        main(["check", str(tmp_path / "mine.toml")])
+    assert "3 objects, one file for each band" in capsys.readouterr().out

@@ -1,0 +1,245 @@
+"""Layouts: which file is which band of which field, zero points, masks and weights of each survey."""
+
+from __future__ import annotations
+
+import bz2
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.photometry import njy_per_count
+from deepfits.survey.bands import band_of_name, sort_bands
+from deepfits.survey.fields import image_set, open_field
+from deepfits.survey.find import find_fields
+from deepfits.survey.store import CutoutStore
+from deepfits.survey.zeropoint import parse_per_band, zero_point_of_header
+from tests.helpers.gaussian_sky import draw, make_truth, make_wcs, write_plain
+
+SHAPE = (96, 100)
+MASK = {"MP_BAD": 0, "MP_SAT": 1, "MP_INTRP": 2, "MP_CR": 3, "MP_EDGE": 4, "MP_DETECTED": 5, "MP_NO_DATA": 8}
+
+
+def read_all(path, **options):
+    images = image_set(path, **options)
+    with open_field(images.fields[0], images) as field:
+        return {b: p.read() for b, p in field.planes.items()}, field.remarks(), images.fields[0].name
+
+
+def write_calexp(path, band, *, mask_cards=MASK, mask=None, fluxmag0=None, rng=None):
+    rng = rng or np.random.default_rng(0)
+    header = make_wcs(SHAPE).to_header()
+    image = rng.normal(0, 0.1, SHAPE).astype(np.float32)
+    primary = fits.PrimaryHDU()
+    primary.header["FILTER"] = band
+    if fluxmag0 is not None:
+        primary.header["FLUXMAG0"] = fluxmag0
+    planes = fits.ImageHDU(np.zeros(SHAPE, np.int32) if mask is None else mask, name="MASK")
+    for name, bit in mask_cards.items():
+        planes.header[name if len(name) <= 8 else f"HIERARCH {name}"] = bit
+    variance = fits.ImageHDU(np.full(SHAPE, 0.01, np.float32), name="VARIANCE")
+    fits.HDUList([primary, fits.ImageHDU(image, header, name="IMAGE"), planes, variance]).writeto(path)
+    return image
+
+
+def test_hsc_patches_with_masks_read_from_their_own_cards(tmp_path):
+    mask = np.zeros(SHAPE, np.int32)
+    mask[10, 10], mask[20, 20], mask[30, 30], mask[40, 40] = 1 << 5, 1 << 8, 1 << 13, 1 << 0
+    images = {}
+    for band in "GRI":
+        cards = MASK | {"MP_CLIPPED": 13 if band == "G" else 14}
+        path = tmp_path / f"calexp-HSC-{band}-9813-3%2C4.fits"
+        images[band.lower()] = write_calexp(path, f"HSC-{band}", mask_cards=cards, mask=mask)
+    planes, remarks, name = read_all(tmp_path, bad_planes=["BAD", "NO_DATA", "CLIPPED"])
+    assert name == "9813-3,4"
+    assert list(planes) == ["g", "r", "i"]
+    image, weight = planes["g"]
+    np.testing.assert_allclose(image[50:], images["g"][50:] * 57.5440, rtol=1e-5)
+    np.testing.assert_allclose(weight[50:], 1 / (0.01 * 57.5440**2), rtol=1e-5)
+    # DETECTED is no defect; NO_DATA and BAD are; bit 13 is CLIPPED in g, and nothing in r.
+    assert [weight[i, i] > 0 for i in (10, 20, 30, 40)] == [True, False, False, False]
+    assert [planes["r"][1][i, i] > 0 for i in (10, 20, 30, 40)] == [True, False, True, False]
+    assert any("BAD, NO_DATA, CLIPPED" in line for line in remarks["g"])
+    with pytest.raises(InputError, match="no mask plane 'CLIPPD'; did you mean 'CLIPPED'"):
+        read_all(tmp_path, bad_planes=["CLIPPD"])
+
+
+def test_hsc_zero_point_from_fluxmag0(tmp_path):
+    counts = write_calexp(tmp_path / "calexp-HSC-Z-1-2,3.fits", "HSC-Z", fluxmag0=10 ** (0.4 * 26.0))
+    planes, _, _ = read_all(tmp_path)
+    np.testing.assert_allclose(planes["z"][0], counts * njy_per_count(26.0), rtol=1e-5)
+
+
+def test_u_from_cfht_joins_the_patch_of_hsc(tmp_path):
+    for band in "GR":
+        write_calexp(tmp_path / f"calexp-HSC-{band}-9813-3,4.fits", f"HSC-{band}")
+    rng = np.random.default_rng(3)
+    header = make_wcs(SHAPE).to_header()
+    header["FILTER"], header["MAGZERO"] = "u.MP9301", 30.0
+    fits.writeto(tmp_path / "Mega-u_9813_3c4.fits", rng.normal(0, 4.0, SHAPE).astype(np.float32), header)
+    # A swarped weight map: right up to a factor, 0 where there is nothing.
+    weight = np.full(SHAPE, 123.0, np.float32)
+    weight[:, 50:] *= 4
+    weight[:8] = 0
+    fits.writeto(tmp_path / "Mega-u_9813_3c4.weight.fits", weight, header)
+    planes, remarks, _ = read_all(tmp_path)
+    assert list(planes) == ["u", "g", "r"]
+    assert any("relative weights" in line for line in remarks["u"])
+    its = planes["u"][1]
+    assert not its[:8].any()
+    assert its[20, 80] / its[20, 20] == pytest.approx(4)
+    stated = np.median(its[its > 0]) ** -0.5
+    assert stated == pytest.approx(4.0 * njy_per_count(30.0), rel=0.05)
+    _, remarks, _ = read_all(tmp_path, weight_scale="absolute")
+    assert any(line.startswith("WARNING: measured noise") for line in remarks["u"])
+
+
+def test_mask_without_named_planes_is_asked_about(tmp_path):
+    rng = np.random.default_rng(4)
+    header = make_wcs(SHAPE).to_header()
+    header["FILTER"], header["MAGZERO"] = "g", 27.0
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[5, 5] = 1
+    parts = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(rng.normal(size=SHAPE), header, name="SCI"),
+        fits.ImageHDU(mask, name="MSK"),
+        fits.ImageHDU(np.ones(SHAPE), name="WGT"),
+    ]
+    fits.HDUList(parts).writeto(tmp_path / "tile-g.fits")
+    with pytest.raises(InputError, match=r"say what non-zero means: mask_polarity 'bad' or 'good'"):
+        read_all(tmp_path)
+    bad = read_all(tmp_path, mask_polarity="bad")[0]["g"][1]
+    good = read_all(tmp_path, mask_polarity="good")[0]["g"][1]
+    assert (bad == 0).sum() == 1
+    assert (good > 0).sum() == 1
+    assert bad[5, 5] == 0 < good[5, 5]
+
+
+def test_sdss_frames_are_grouped_by_field(tmp_path):
+    rng = np.random.default_rng(5)
+    for name in ("003918-3-0213", "001035-6-0017"):
+        for band, dy in zip("ugriz", (4, 9, 0, 3, 8), strict=True):
+            header = make_wcs(SHAPE, scale=0.396, shift=(0, dy)).to_header()
+            header["BUNIT"] = "nanomaggy"
+            hdu = fits.PrimaryHDU(rng.normal(0, 0.02, SHAPE).astype(np.float32), header)
+            extra = fits.ImageHDU(np.ones(2048, np.float32))
+            path = tmp_path / f"frame-{band}-{name}.fits"
+            fits.HDUList([hdu, extra]).writeto(path)
+            (tmp_path / f"{path.name}.bz2").write_bytes(bz2.compress(path.read_bytes()))
+            path.unlink()
+    fields = find_fields(tmp_path)
+    assert [one.name for one in fields] == ["001035-6-0017", "003918-3-0213"]
+    assert all(one.bands == tuple("ugriz") for one in fields)
+    planes, remarks, _ = read_all(tmp_path)
+    image, weight = planes["r"]
+    assert 1.4826 * np.median(np.abs(image)) == pytest.approx(0.02 * 3631, rel=0.05)
+    assert np.median(weight) ** -0.5 == pytest.approx(0.02 * 3631, rel=0.05)
+    assert any("no weight plane" in line for line in remarks["r"])
+    assert any("whole pixels" in line for line in remarks["z"])
+    assert not planes["z"][1][-5:].any()  # these rows of the grid, that of i, lie above the z frame
+    assert (planes["z"][1][:-5] > 0).all()
+
+
+@pytest.mark.parametrize(("kind", "power"), [("ivar", -2), ("var", 2), ("rms", 1), ("weight", -2)])
+def test_companions_of_every_kind_mean_the_same(tmp_path, kind, power):
+    truth = make_truth(np.random.default_rng(0), 3, SHAPE)
+    write_plain(tmp_path, truth, SHAPE, rng=np.random.default_rng(1), bands="g", sigma=3.0, weights=False)
+    sigma = np.full(SHAPE, 3.0 / njy_per_count(27.0), np.float32)
+    sigma[:, :50] *= 1.5
+    fits.writeto(tmp_path / f"coadd-g.{kind}.fits", sigma**power)
+    weight = read_all(tmp_path)[0]["g"][1]
+    np.testing.assert_allclose(weight[:, 60:], 1 / 9, rtol=1e-5)
+    np.testing.assert_allclose(weight[:, :50], 1 / 9 / 2.25, rtol=1e-5)
+
+
+def test_tile_compressed_images_are_read_like_plain_ones(tmp_path):
+    truth = make_truth(np.random.default_rng(0), 3, SHAPE)
+    plain = write_plain(tmp_path / "plain", truth, SHAPE, rng=np.random.default_rng(1), bands="gr")
+    (tmp_path / "packed").mkdir()
+    for band in "gr":
+        for end in ("", ".weight"):
+            with fits.open(plain / f"coadd-{band}{end}.fits") as hdus:
+                hdu = fits.CompImageHDU(
+                    hdus[0].data, hdus[0].header, compression_type="GZIP_1", quantize_level=0
+                )
+            fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / "packed" / f"coadd-{band}{end}.fits.fz")
+    one, two = read_all(plain)[0], read_all(tmp_path / "packed")[0]
+    for band in "gr":
+        np.testing.assert_array_equal(one[band][0], two[band][0])
+        np.testing.assert_array_equal(one[band][1], two[band][1])
+
+
+def test_explicit_mapping_and_hdu(tmp_path):
+    rng = np.random.default_rng(2)
+    header = make_wcs(SHAPE).to_header()
+    one, two = rng.normal(size=SHAPE), rng.normal(size=SHAPE)
+    parts = [fits.PrimaryHDU(), fits.ImageHDU(one, header), fits.ImageHDU(two, header)]
+    fits.HDUList(parts).writeto(tmp_path / "deep.fits")
+    files = [f"g={tmp_path / 'deep.fits'}[1]", f"Ks={tmp_path / 'deep.fits'}[2]"]
+    planes, _, _ = read_all(files, zero_point=["31.4", "Ks=23.9"])
+    np.testing.assert_allclose(planes["g"][0], one, rtol=1e-6)
+    np.testing.assert_allclose(planes["Ks"][0], two * 1000, rtol=1e-6)
+    with pytest.raises(InputError, match=r"HDU 7 is no image; images are in HDUs \[1, 2\]"):
+        read_all([f"g={tmp_path / 'deep.fits'}[7]"], zero_point=27)
+
+
+def test_whole_way_from_calexps(tmp_path):
+    truth = make_truth(np.random.default_rng(8), 12, SHAPE, bands="gri")
+    for band in "gri":
+        path = tmp_path / "hsc" / f"calexp-HSC-{band.upper()}-9813-3,4.fits"
+        path.parent.mkdir(exist_ok=True)
+        write_calexp(path, f"HSC-{band.upper()}", rng=np.random.default_rng(ord(band)))
+        with fits.open(path, mode="update") as hdus:
+            hdus["IMAGE"].data += draw(SHAPE, truth["x"], truth["y"], truth[f"flux_{band}"], 4.0) / 57.544
+    store = CutoutStore(deepfits.cutouts(tmp_path / "hsc", tmp_path / "store", size=16))
+    assert store.info.bands == ("g", "r", "i")
+    assert 6 <= len(store) <= 12
+    assert set(store.catalogue()["field"]) == {"9813-3,4"}
+
+
+@pytest.mark.parametrize(
+    ("stem", "band", "rest"),
+    [
+        ("coadd-u", "u", "coadd"),
+        ("u", "u", ""),
+        ("Z", "Z", ""),
+        ("field7_Ks", "Ks", "field7"),
+        ("HSC-R2_tile", "r", "tile"),
+        ("deep_g_sci", "g", "deep-sci"),
+        ("galaxy", None, "galaxy"),
+    ],
+)
+def test_band_from_a_name(stem, band, rest):
+    found, left = band_of_name(stem)
+    assert (found, left) == (band, rest)
+
+
+def test_bands_by_wavelength():
+    assert sort_bands(["z", "Ks", "g", "u", "odd"]) == ("u", "g", "z", "Ks", "odd")
+
+
+@pytest.mark.parametrize(
+    ("cards", "zero_point"),
+    [
+        ({"BUNIT": "nJy"}, 31.4),
+        ({"BUNIT": "nanomaggy", "MAGZERO": 99.0}, 22.5),
+        ({"BUNIT": "count", "MAGZERO": 27.0}, 27.0),
+        ({"MAGZPT": 25}, 25.0),
+        ({"FLUXMAG0": 63095734448.0194}, 27.0),
+        ({"PHOTFLAM": 7.0331885e-20, "PHOTPLAM": 8045.53}, 25.946),  # ACS/WFC F814W, from its handbook
+        ({}, None),
+    ],
+)
+def test_zero_point_of_header(cards, zero_point):
+    found = zero_point_of_header(cards)
+    assert found is None if zero_point is None else found[0] == pytest.approx(zero_point, abs=2e-3)
+
+
+def test_zero_points_per_band():
+    assert parse_per_band(27, "zero_point") == {"": 27.0}
+    assert parse_per_band({"u": 30.0}, "zero_point") == {"u": 30.0}
+    assert parse_per_band(["u=30", "27"], "zero_point") == {"u": 30.0, "": 27.0}
+    assert njy_per_count(27.0) == pytest.approx(57.544, abs=1e-3)

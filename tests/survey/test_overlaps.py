@@ -1,0 +1,93 @@
+"""Patches that overlap: each object has one primary detection, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+
+import deepfits
+from deepfits.survey.catalogue import read_catalogue
+from deepfits.survey.overlaps import primary_detections
+from deepfits.survey.store import CutoutStore
+from tests.helpers.gaussian_sky import make_truth, write_plain
+
+SHAPE, STEP = (260, 300), 200
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory):
+    """Two patches with a hundred columns in common: the second one's origin lies at column 200."""
+    root = tmp_path_factory.mktemp("patches")
+    truth = make_truth(np.random.default_rng(1), 70, (SHAPE[0], SHAPE[1] + STEP), margin=14)
+    for name, start in (("p1", 0), ("p2", STEP)):
+        inside = (truth["x"] > start + 8) & (truth["x"] < start + SHAPE[1] - 8)
+        mine = {k: v[inside] for k, v in truth.items()}
+        mine["x"] = mine["x"] - start
+        write_plain(root / name, mine, SHAPE, rng=np.random.default_rng(start), bands="gri", sigma=1.0)
+        # The same sky: the reference point of the second patch lies `start` columns further left.
+        for path in (root / name).iterdir():
+            from astropy.io import fits
+
+            with fits.open(path, mode="update") as hdus:
+                hdus[0].header["CRPIX1"] -= start
+    return root, truth
+
+
+def test_each_object_has_one_primary_detection(patches, tmp_path):
+    root, truth = patches
+    columns = read_catalogue(deepfits.detect(root, tmp_path / "c.parquet"))
+    x = columns["x"] + np.where(columns["field"] == "p2", STEP, 0)
+    primary = columns["is_primary"]
+    common = (truth["x"] > STEP + 14) & (truth["x"] < SHAPE[1] - 14)
+    assert common.sum() > 8
+    every, single = (cKDTree(np.c_[x, columns["y"]][w]) for w in (np.ones(len(x), bool), primary))
+    places = np.c_[truth["x"], truth["y"]]
+    twice = every.query_ball_point(places[common], 2, return_length=True)
+    assert (twice == 2).mean() > 0.9
+    found = every.query_ball_point(places, 2, return_length=True) > 0
+    np.testing.assert_array_equal(single.query_ball_point(places[found], 2, return_length=True), 1)
+    # The detection farther from its edge: left of the middle of the common columns that is the first patch.
+    middle = (STEP + SHAPE[1] - 1) / 2
+    both = common & (every.query_ball_point(places, 2, return_length=True) == 2)
+    inner = both & (np.abs(truth["x"] - middle) < np.minimum(truth["y"], SHAPE[0] - 1 - truth["y"]) - 55)
+    assert inner.sum() >= 3
+    for place in places[inner]:
+        row = np.flatnonzero(primary)[single.query_ball_point(place, 2)[0]]
+        assert columns["field"][row] == ("p1" if place[0] < middle else "p2")
+
+
+def test_cutouts_take_primary_detections_unless_told_otherwise(patches, tmp_path):
+    root, _ = patches
+    store = CutoutStore(deepfits.cutouts(root, tmp_path / "one"))
+    columns = read_catalogue(tmp_path / "one/catalogue.parquet")
+    summary = json.loads((tmp_path / "one/summary.json").read_text())
+    assert summary["num_duplicates_left_out"] == (~columns["is_primary"]).sum() > 5
+    assert set(store.catalogue()["object_id"]) == set(columns["object_id"][columns["is_primary"]])
+    both = deepfits.cutouts(
+        root, tmp_path / "all", catalogue=tmp_path / "one/catalogue.parquet", keep_duplicates=True
+    )
+    assert set(CutoutStore(both).catalogue()["object_id"]) == set(columns["object_id"])
+
+
+def test_the_choice_does_not_depend_on_order_and_needs_no_sky():
+    rng = np.random.default_rng(3)
+    ra, dec = 150 + rng.uniform(0, 0.01, 40), 2 + rng.uniform(0, 0.01, 40)
+    names = np.repeat(["a", "b", "c"], 40)
+    columns = {
+        "field": names,
+        "ra": np.tile(ra, 3),
+        "dec": np.tile(dec, 3),
+        "x": rng.uniform(0, 99, 120),
+        "y": rng.uniform(0, 99, 120),
+    }
+    infos = {n: {"shape": [100, 100], "pixel_scale_arcsec": 0.05} for n in "abc"}
+    first = primary_detections(columns, infos)
+    np.testing.assert_array_equal(first.reshape(3, 40).sum(axis=0), 1)
+    order = rng.permutation(120)
+    second = primary_detections({k: v[order] for k, v in columns.items()}, dict(reversed(infos.items())))
+    np.testing.assert_array_equal(first[order], second)
+    without = primary_detections(columns | {"ra": np.full(120, np.nan)}, infos)
+    assert without.all()

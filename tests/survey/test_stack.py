@@ -1,0 +1,227 @@
+"""Stacking: flux stays, outliers go, weights tell the noise, shifts are measured."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+from reproject import reproject_interp
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.survey.catalogue import read_catalogue, read_info
+from deepfits.survey.fields import image_set
+from deepfits.survey.grids import AlignedPlane, Grid
+from deepfits.survey.planes import ReadOptions, open_planes
+from deepfits.survey.stacking import Positions, combine, register
+from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs
+
+SHAPE = (300, 320)
+TURNS = [(0.0, (0, 0)), (0.7, (6.3, -4.2)), (-30.0, (-3.7, 8.1)), (90.0, (2.5, 2.5)), (12.0, (0.4, 0.9))]
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return make_truth(np.random.default_rng(20), 14, SHAPE, margin=75, spacing=26, bands="gr")
+
+
+def write_exposures(directory, truth, *, sigma, band="r", seed=0, turns=TURNS, scale=SCALE, lies=None):
+    """Write exposures turned and shifted against each other; `lies` are errors of the WCS written, pixels."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    sky = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    for number, (rotation, shift) in enumerate(turns):
+        wcs = make_wcs(SHAPE, shift=shift, rotation=rotation, scale=scale)
+        x, y = wcs.world_to_pixel_values(*sky)
+        fwhm = truth["fwhm"] * SCALE / scale
+        image = draw(SHAPE, x, y, truth[f"flux_{band}"], fwhm) + rng.normal(0, sigma, SHAPE) + 5.0 * number
+        if lies and number in lies:
+            wcs.wcs.crpix = wcs.wcs.crpix + np.array(lies[number])
+        header = wcs.to_header()
+        header["FILTER"], header["BUNIT"] = band, "nJy"
+        fits.writeto(directory / f"exposure-{number}-{band}.fits", image.astype(np.float32), header)
+    return directory
+
+
+def coadd(out, band="r"):
+    with (
+        fits.open(out / f"coadd-{band}.fits") as hdus,
+        fits.open(out / f"coadd-{band}.weight.fits") as weights,
+    ):
+        return hdus[0].data.astype(float), weights[0].data.astype(float), hdus[0].header.copy()
+
+
+def light(image, x, y, radius):
+    yy, xx = np.indices(image.shape)
+    return np.array([image[np.hypot(xx - a, yy - b) < radius].sum() for a, b in zip(x, y, strict=True)])
+
+
+@pytest.mark.parametrize("scale", [SCALE, 0.21])
+@pytest.mark.parametrize("method", ["mean", "clipped", "median"])
+def test_total_fluxes_are_kept(truth, tmp_path, scale, method):
+    write_exposures(tmp_path / "raw", truth, sigma=0.05, scale=scale)
+    out = deepfits.stack(tmp_path / "raw", tmp_path / "out", method=method, pixel_scale=0.15)
+    image, _, header = coadd(out)
+    wcs = WCS(header)
+    x, y = wcs.world_to_pixel_values(*make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"]))
+    radius = 1.25 * truth["fwhm"].max() * SCALE / 0.15
+    sigma = truth["fwhm"] / 2.3548 * SCALE / 0.15
+    inside = 1 - np.exp(-0.5 * (radius / sigma) ** 2)
+    ratio = light(image, x, y, radius) / truth["flux_r"] / inside
+    # Interpolating a Gaussian of 2.8 pixels FWHM with cubic splines, and whole pixels at the aperture's rim.
+    assert np.abs(ratio - 1).max() < 0.01
+    assert abs(np.median(ratio) - 1) < 0.002
+
+
+def test_agrees_with_reproject(truth, tmp_path):
+    write_exposures(tmp_path, truth, sigma=0.05, turns=TURNS[1:3])
+    sources = image_set(sorted(map(str, tmp_path.glob("exposure-1-*")))).fields[0].images
+    grid = Grid(wcs=make_wcs(SHAPE, scale=0.19), shape=SHAPE, path=tmp_path)
+    with open_planes(sources, ReadOptions()) as planes:
+        image, weight = AlignedPlane(planes["r"], grid).read()
+        theirs, _ = reproject_interp(
+            (planes["r"].read()[0], planes["r"].wcs), grid.wcs, SHAPE, order="bicubic"
+        )
+    theirs = theirs * (0.19 / SCALE) ** 2
+    valid = (weight > 0) & np.isfinite(theirs)
+    assert valid.mean() > 0.6
+    # Their splines end at the border, ours mirror there: a few pixels inside they are the same.
+    np.testing.assert_allclose(image[valid], theirs[valid], atol=2e-3 * np.abs(theirs[valid]).max())
+    assert np.median(np.abs(image[valid] - theirs[valid])) < 1e-3
+
+
+def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=2.0)
+    with fits.open(raw / "exposure-2-r.fits", mode="update") as hdus:
+        hdus[0].data[100, 100:140] += 500  # a satellite
+        hdus[0].data[40:42, 60] = np.nan
+    clean, weight, header = coadd(deepfits.stack(raw, tmp_path / "clipped"))
+    dirty, _, _ = coadd(deepfits.stack(raw, tmp_path / "mean", method="mean"))
+    assert np.abs(dirty - clean).max() > 50
+    report = json.loads((tmp_path / "clipped" / "stack.json").read_text())["bands"]["r"]
+    assert 30 < report["num_rejected"] < 400
+    assert report["num_exposures"] == 5
+    # In the sky, the scatter of pixels is what their weights say; levels of 0 to 20 nJy are gone.
+    x, y = WCS(header).world_to_pixel_values(*make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"]))
+    yy, xx = np.indices(clean.shape)
+    away = np.min([np.hypot(xx - a, yy - b) for a, b in zip(x, y, strict=True)], axis=0) > 18
+    full = away & (weight > 0.8 * np.median(weight[weight > 0]))
+    pull = (clean * np.sqrt(weight))[full]
+    assert np.std(pull) == pytest.approx(1, abs=0.06)
+    assert abs(np.mean(clean[full])) < 0.15
+    blocks = (clean * np.sqrt(weight) * full)[: clean.shape[0] // 8 * 8, : clean.shape[1] // 8 * 8]
+    whole = (
+        full[: blocks.shape[0], : blocks.shape[1]].reshape(blocks.shape[0] // 8, 8, -1, 8).all(axis=(1, 3))
+    )
+    sums = blocks.reshape(blocks.shape[0] // 8, 8, -1, 8).sum(axis=(1, 3))[whole] / 8
+    assert np.std(sums) == pytest.approx(header["NOISCORR"], rel=0.15)
+
+
+def test_residual_shifts_are_measured_and_taken_out(truth, tmp_path):
+    lie = {1: (2.3, -1.1)}
+    turns = [(0.0, (0, 0)), (0.0, (6.3, -4.2)), (0.0, (-3.7, 8.1))]
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.0, turns=turns, lies=lie)
+    out = deepfits.stack(raw, tmp_path / "reported")
+    exposures = json.loads((out / "stack.json").read_text())["bands"]["r"]["exposures"]
+    found = np.array([one["residual_shift_pixels"] for one in exposures])
+    relative = found - found[0]
+    # CRPIX too large by d: the sources, drawn without it, appear d lower on the grid (here of the same axes).
+    np.testing.assert_allclose(relative[1], [-2.3, 1.1], atol=0.1)
+    np.testing.assert_allclose(relative[2], [0, 0], atol=0.1)
+    assert all(one["flux_ratio"] == pytest.approx(1, abs=0.03) for one in exposures)
+    mended = deepfits.stack(raw, tmp_path / "applied", register="apply", method="mean")
+    blurred = deepfits.stack(raw, tmp_path / "mean", register="none", method="mean")
+    peaks = [coadd(one)[0].max() for one in (mended, blurred)]
+    straight = write_exposures(tmp_path / "straight", truth, sigma=1.0, turns=turns)
+    best = coadd(deepfits.stack(straight, tmp_path / "best", method="mean"))[0].max()
+    assert peaks[0] == pytest.approx(best, rel=0.03)
+    assert peaks[1] < 0.9 * best
+
+
+def test_registration_votes_down_wrong_pairs():
+    rng = np.random.default_rng(3)
+    x, y = rng.uniform(0, 300, (2, 60))
+    flux = np.ones(60)
+    other = Positions(
+        x=np.r_[x[:30] + 4.2, rng.uniform(0, 300, 40)],
+        y=np.r_[y[:30] - 7.7, rng.uniform(0, 300, 40)],
+        flux=np.ones(70) * 2,
+    )
+    found = register(other, Positions(x=x, y=y, flux=flux))
+    assert (found.dx, found.dy) == pytest.approx((4.2, -7.7), abs=1e-6)
+    assert found.flux_ratio == pytest.approx(2)
+    few = Positions(x=x[:5], y=y[:5], flux=flux[:5])
+    assert register(few, other).num_matched == 0
+
+
+def test_combining_by_hand():
+    image = np.array([1.0, 2.0, 3.0, 100.0], np.float32)[:, None, None] * np.ones((4, 1, 2), np.float32)
+    weight = np.array([1.0, 1.0, 2.0, 1.0], np.float32)[:, None, None] * np.ones((4, 1, 2), np.float32)
+    weight[:3, 0, 1] = 0
+    mean, total, rejected = combine(image, weight, "mean", 4.0)
+    assert mean[0].tolist() == pytest.approx([109 / 5, 100.0])
+    assert total[0].tolist() == [5, 1]
+    clipped, total, rejected = combine(image, weight, "clipped", 4.0)
+    assert clipped[0].tolist() == [2.25, 100.0]
+    assert total[0].tolist() == [4, 1]
+    assert rejected[0].tolist() == [1, 0]
+    median, total, _ = combine(image, weight, "median", 4.0)
+    assert median[0].tolist() == [2.5, 100.0]
+    assert total[0].tolist() == pytest.approx([10 / np.pi, 1])
+
+
+def test_coadds_of_turned_bands_are_aligned_and_detected(truth, tmp_path):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.0)
+    write_exposures(raw, truth, sigma=1.0, band="g", seed=1, turns=TURNS[::-1])
+    out = deepfits.stack(raw, tmp_path / "coadds")
+    columns = read_catalogue(deepfits.detect(out, tmp_path / "c.parquet"))
+    remarks = read_info(tmp_path / "c.parquet")["fields"]["coadd"]["remarks"]
+    assert not any("aligned" in line for said in remarks.values() for line in said)
+    ra, dec = make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"])
+    for index in range(len(ra)):
+        near = (
+            np.hypot((columns["ra"] - ra[index]) * np.cos(np.deg2rad(2)), columns["dec"] - dec[index]) * 3600
+        )
+        assert near.min() < 0.1
+        for band in "gr":
+            ratio = columns[f"flux_{band}"][np.argmin(near)] / truth[f"flux_{band}"][index]
+            # A Kron flux, 5% short at most; noise of a nJy a pixel is 5% of 500 nJy in such an ellipse.
+            assert 0.88 < ratio < 1.12 or truth[f"flux_{band}"][index] < 500
+
+
+def test_second_run_keeps_and_other_settings_are_refused(truth, tmp_path):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.0, turns=TURNS[:2])
+    out = deepfits.stack(raw, tmp_path / "out")
+    before = (out / "coadd-r.fits").stat().st_mtime_ns
+    deepfits.stack(raw, out)
+    assert (out / "coadd-r.fits").stat().st_mtime_ns == before
+    (out / "coadd-r.weight.fits").unlink()
+    deepfits.stack(raw, out)
+    assert (out / "coadd-r.weight.fits").exists()
+    with pytest.raises(InputError, match="made with method"):
+        deepfits.stack(raw, out, method="mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"method": "best"}, "method: 'best'"),
+        ({"register": "maybe"}, "register: 'maybe'"),
+        ({"bands": ["u"]}, "in band u"),
+    ],
+)
+def test_what_cannot_be_stacked(truth, tmp_path, arguments, words):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.0, turns=TURNS[:1])
+    with pytest.raises(InputError, match=words):
+        deepfits.stack(raw, tmp_path / "out", **arguments)
+
+
+def test_exposures_far_apart_are_refused(truth, tmp_path):
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.0, turns=TURNS[:2])
+    with fits.open(raw / "exposure-1-r.fits", mode="update") as hdus:
+        hdus[0].header["CRVAL1"] = 155.0
+    with pytest.raises(InputError, match="stack one field at a time"):
+        deepfits.stack(raw, tmp_path / "out")

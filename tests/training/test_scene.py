@@ -1,0 +1,231 @@
+"""Scenes from training to fit: through each object's own PSF and pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError
+from deepfits.fitting.bestfit import fit
+from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.objective import AmplitudePrior, Objective
+from deepfits.fitting.posterior import laplace
+from deepfits.fitting.rendering import Differentiated
+from deepfits.models.bundle import Model
+from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
+from deepfits.recipes import recipe
+from deepfits.stages.train import train
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
+from deepfits.training.data import turn, turn_shift
+from deepfits.training.loop import Trainer
+from deepfits.training.noise import NoiseSource, white_autocovariance
+from tests.helpers.trainings import StopAt, losses
+
+OPTIONS = {
+    "width": 16, "latent_size": 4, "num_blocks": 2, "batch_size": 8, "log_every": 1,
+    "checkpoint_seconds": 1e9, "num_evaluated": 20, "scene_size": 16, "scene_pixel_arcsec": 0.18,
+}  # fmt: skip
+GRID = SceneGrid(size=16, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
+
+
+def make_sight(number=3, size=12, pixel=0.24, shift=None, seed=0):
+    rng = np.random.default_rng(seed)
+    psf = [[above_reference(moffat_psf(w), GRID) for w in row] for row in rng.uniform(0.6, 1.2, (number, 2))]
+    place = rng.uniform(-0.5, 0.5, (number, 2)) if shift is None else shift
+    return Sight(GRID, torch.tensor(np.array(psf)), torch.as_tensor(place, dtype=torch.float32), size, pixel)
+
+
+def draw_scene(latent):
+    """Gaussians of any brightness, colour and width at the reference PSF or wider."""
+    at = (torch.arange(16, dtype=latent.dtype) - 7.5) * 0.18
+    width = 0.17 + 0.3 * torch.sigmoid(latent[:, 2])
+    profile = torch.exp(-0.5 * (at / width[:, None]) ** 2)
+    shape = profile[:, :, None] * profile[:, None, :]
+    return torch.exp(latent[:, :2])[:, :, None, None] * 10 * shape[:, None]
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """Three blobs of sky at two pixel scales, cut to other sizes, with noise."""
+    out = []
+    for number, (size, pixel) in enumerate(((16, 0.168), (10, 0.263))):
+        info = StoreInfo(bands=("g", "r"), size=size, pixel_scale_arcsec=pixel, survey=f"s{number}")
+        directory = create_store(tmp_path_factory.mktemp("cutouts"), info)
+        rng = np.random.default_rng(number)
+        sight = make_sight(150, size, pixel, seed=number)
+        latent = torch.from_numpy(rng.normal(size=(150, 3))).float()
+        image = sight.observation()(draw_scene(latent)).numpy()
+        image = (image + 0.3 * rng.normal(size=image.shape)).astype("f4")
+        weight = np.full_like(image, 1 / 0.09)
+        place = sight.shift_pixels.numpy() + (size - 1) / 2 + 100  # such that the shift comes out again
+        catalogue = {"x": place[:, 1].astype(float), "y": place[:, 0].astype(float)}
+        ids = np.arange(150) + 1000 * number
+        cutouts = Cutouts(
+            object_id=ids, image=image, weight=weight, catalogue=catalogue, psf=sight.psf.numpy()
+        )
+        write_shard(directory / shard_name(0), cutouts, info)
+        out.append(directory)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(stores, tmp_path_factory):
+    return train(stores, tmp_path_factory.mktemp("m") / "m", recipe="scene", steps=6, options=OPTIONS)
+
+
+def test_several_stores_train_one_model_of_scenes(trained):
+    model = Model.load(trained)
+    assert model.grid == GRID
+    assert model.info.survey == "s0 + s1"
+    rows = losses(trained)
+    assert len(rows) == 6
+    assert all(row["generator"] > 0 and row["reconstruction"] > 0 for row in rows)
+
+
+def test_a_training_of_scenes_goes_on_exactly(stores, trained, tmp_path):
+    out = tmp_path / "m"
+    options = OPTIONS | {"checkpoint_seconds": 0.0}
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(stores, out, recipe="scene", steps=6, options=options, progress=StopAt(3, 15))
+    train(stores, out, recipe="scene", steps=6, options=options)
+    assert losses(out) == losses(trained)
+
+
+def test_several_stores_need_scenes(stores, tmp_path):
+    with pytest.raises(InputError, match="recipe 'scene'"):
+        train(stores, tmp_path / "m", recipe="tiny", steps=1)
+
+
+def test_trainings_without_scenes_describe_themselves_as_before():
+    assert not any("scene" in key or "reference" in key for key in recipe("paper").training.to_json())
+    assert recipe("paper").training.grid is None
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_places_turn_with_images(number):
+    shift = torch.tensor([[0.4, -0.25]])
+    scene = draw_scene(torch.zeros(1, 3))
+    straight = make_sight(1, shift=shift).observation()(scene)
+    which = torch.tensor([number])
+    turned = make_sight(1, shift=turn_shift(shift, which)).observation()(scene)
+    assert straight.max() > 0.1
+    assert torch.allclose(turned, turn(straight, which), atol=1e-5)
+
+
+def test_every_pixel_scale_is_shown_alike():
+    scene = draw_scene(torch.tensor([[1.0, 2.0, 2.0]]))
+    seen = []
+    for size, pixel in ((16, 0.18), (20, 0.144)):
+        sight = make_sight(1, size, pixel, shift=torch.tensor([[0.3, -0.2]]))
+        image = sight.observation()(scene)
+        seen.append(sight.on_grid(image, torch.full_like(image, 1e6), torch.full((2, 1, 1), 1.0)))
+    assert seen[0].max() > 5
+    inner = slice(2, -2)
+    assert (seen[0] - seen[1])[..., inner, inner].abs().max() < 0.05 * seen[0].max()
+
+
+def test_noise_is_shrunk_and_missing_data_is_nothing():
+    sight = make_sight(1)
+    image, weight = torch.full((1, 2, 12, 12), 50.0), torch.full((1, 2, 12, 12), 1e-4)  # half a sigma
+    weight[:, 1] = 0
+    seen = sight.on_grid(image, weight, torch.ones(2, 1, 1))
+    assert 0 < seen[0, 0, 8, 8] < 0.1 * 50 * sight.area
+    assert (seen[0, 1] == 0).all()
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_the_fit_finds_scenes_through_their_own_psfs(free):
+    sight = make_sight(5)
+    truth = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
+    image = sight.observation()(draw_scene(truth))
+    found = fit(
+        draw_scene, image, torch.full_like(image, 1e4), torch.zeros(5, 3), sight=sight, amplitudes=free,
+        num_steps=300, tolerance=1e-9, batch_size=2,
+    )  # fmt: skip
+    drawn = sight.observation()(draw_scene(found.latent)) * found.amplitude[:, :, None, None]
+    assert (drawn - image).abs().max() < 0.01 * image.max()
+    if not free:
+        assert torch.allclose(found.latent, truth, atol=0.02)
+
+
+def test_gradient_through_the_observation():
+    sight = make_sight(2)
+    observation = sight.observation(torch.float64)
+    latent = torch.randn(2, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    image = observation(draw_scene(latent + 0.3))
+    weight = torch.rand(image.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    objective = Objective(Differentiated(draw_scene), amplitude_prior=AmplitudePrior())
+    found = objective(latent, image, weight, observation)
+    for index in range(3):
+        step = torch.zeros_like(latent)
+        step[:, index] = 1e-5
+        up, down = (objective.value(latent + s, image, weight, observation)[0] for s in (step, -step))
+        assert torch.allclose(found.gradient[:, index], (up - down) / 2e-5, rtol=1e-5)
+    assert found.gradient.abs().min() > 1e-6
+
+
+def test_errors_of_scene_fluxes_are_those_of_many_noises():
+    sight = make_sight(1)
+    sights = sight[torch.zeros(300, dtype=torch.int64)]
+    truth = torch.tensor([[0.2, 0.5, 0.0]])
+    image = sight.observation()(draw_scene(truth)).expand(300, -1, -1, -1)
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(4))
+    weight = torch.full_like(noise, 25.0)
+    found = fit(draw_scene, image + 0.2 * noise, weight, truth.expand(300, 3), sight=sights, num_steps=60)
+    total = torch.ones(1, 16, 16)
+    objective = Objective(Differentiated(draw_scene))
+    stated = laplace(
+        objective,
+        truth,
+        image[:1],
+        weight[:1],
+        torch.ones(1, 12, 12),
+        observation=sight.observation(),
+        scene_sums=total,
+    )
+    scatter = draw_scene(found.latent).sum((2, 3)).std(0)
+    assert torch.allclose(scatter, stated.scene_flux_std[0, :, 0], rtol=0.2)  # 300 draws: 4%, thrice and more
+
+
+def test_features_of_the_scene_stand_beside_those_of_the_data(stores, trained):
+    model = Model.load(trained)
+    store = CutoutStore(stores[1])
+    cutouts = store.take(np.arange(8))
+    fitter = Fitter(model, FitSettings(), store.info, threads=1)
+    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, sight=fitter.sight(cutouts))
+    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
+    assert np.isfinite(columns["flux_scene_g"]).all()
+    assert (columns["flux_scene_err_g"] > 0).all()
+    assert np.isfinite(columns["scene_half_light_arcsec_r"]).any()
+    assert fitter.reconstruct(fitted).shape == cutouts.image.shape
+    with pytest.raises(InputError, match="objective='flux'"):
+        Fitter(model, FitSettings(objective="paper"), store.info)
+
+
+def test_unknown_and_sharp_psfs_are_refused(stores, trained):
+    model = Model.load(trained)
+    store = CutoutStore(stores[0])
+    cutouts = store.take(np.arange(2))
+    for psf, message in ((np.nan, "band g: the PSF is unknown"), (0.3, "band g: a PSF of 0.30 arcsec")):
+        wrong = np.array(cutouts.psf)
+        wrong[:, 0] = moffat_psf(psf)
+        with pytest.raises(InputError, match=message):
+            model.sight(replace(cutouts, psf=wrong), store.info)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 3.0, 100.0])
+def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
+    model = Model.load(trained)
+    config = replace(recipe("scene").training, scene_size=16)
+    trainer = Trainer(model, config, NoiseSource(white_autocovariance(2), 12), 0)
+    sight = make_sight(64)
+    real = torch.zeros(64, 2, 16, 16)
+    with torch.no_grad():
+        perfect = model.render(model.embedder(real), sight)
+        noise = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(5))
+        weight = torch.full_like(noise, sigma**-2)
+        exact = trainer._reconstruct(real, perfect + sigma * noise, weight, sight)
+        wrong = trainer._reconstruct(real, perfect + sigma * (noise + 5), weight, sight)
+    assert 0.02 < float(exact) <= 1.05  # the stretch takes of the noise where the light is far above it
+    assert float(wrong) > 5 * float(exact)
