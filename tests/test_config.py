@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from deepfits.config import Range, arguments, check, convert, from_mapping, read_toml, to_mapping
 from deepfits.errors import InputError
-from deepfits.files import read_json
+from deepfits.files import json_lines, read_arrays, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +162,7 @@ def test_hostile_toml_is_one_line(tmp_path: Path, text: str):
         '{"a": -Infinity}',
         '{"a": 1e999}',
         '{"a": "\\ud800"}',
+        '{"a": 123456789012345678901}',
         '{"a": 1',
         "[1]",
         "",
@@ -179,3 +181,23 @@ def test_sound_json_is_read(tmp_path: Path):
     path = tmp_path / "sound.json"
     path.write_text('{"a": [1, 2.5, null, "\\ud83d\\ude00"], "b": {"c": true}}')
     assert read_json(path) == {"a": [1, 2.5, None, "😀"], "b": {"c": True}}
+
+
+def test_damaged_lines_and_archives(tmp_path: Path):
+    path = tmp_path / "lines.jsonl"
+    assert list(json_lines(path)) == []
+    path.write_bytes(b'{"a": 1}\n' + b"[" * 200_000 + b'\n\xff\n{"a": 2}\n{"a":')
+    assert [line for _, line in json_lines(path)] == [{"a": 1}, None, None, {"a": 2}, None]
+    archive = tmp_path / "x.npz"
+    np.savez(archive, position=np.arange(6.0))
+    whole = archive.read_bytes()
+    np.testing.assert_array_equal(read_arrays(archive)["position"], np.arange(6.0))
+    np.savez_compressed(archive, position=np.zeros(1 << 24))
+    for content in (b"", whole[:60], whole[:100] + b"!!" + whole[102:], b"\x80\x04N.", archive.read_bytes()):
+        archive.write_bytes(content)
+        with pytest.raises(InputError, match=r"x\.npz: (damaged|declares 1342178)"):
+            read_arrays(archive)
+    archive.unlink()
+    os.mkfifo(archive)
+    with pytest.raises(InputError, match="not a file"):
+        read_arrays(archive)

@@ -125,7 +125,7 @@ _DIRECTIONS = {
     "training": {"survey.store", "survey.normalise", "models"},
     "fitting": set(),
     "redshifts": {"survey.store", "survey.normalise", "models"},
-    "reporting": {"survey.hdf5"},
+    "reporting": set(),
     "explorer": {"survey.store", "models", "fitting", "reporting"},
     "scale": set(),
 }

@@ -30,6 +30,7 @@ from deepfits.errors import InputError, no_space
 
 if TYPE_CHECKING:
     import h5py
+    import numpy as np
 
 TEMPORARY_PREFIX = ".writing-"
 RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
@@ -39,6 +40,8 @@ WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for thei
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
 CONTENTS = "contents"  # the name of the fingerprint of a single file, since its name does not count
 UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
+MOST_DIGITS = 20  # of a whole number of 64 bits
+LONGEST_LINE = 1 << 20  # of a file of JSON lines
 NAMED_FILES = 1000  # a record that would name more files holds one digest of them all
 
 log = logging.getLogger(__name__)
@@ -174,7 +177,7 @@ def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
         Anything but valid JSON of finite numbers and valid text; `where` is named.
     """
     try:
-        content = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant)
         if "\\ud" in text.lower():  # half a surrogate pair is no text, and fails where it is printed
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
@@ -186,6 +189,52 @@ def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
     return content
 
 
+def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield the lines of a file of JSON lines, each with what it holds (None where it is damaged).
+
+    Absent is empty: a process that was killed may leave no such file, or half a line.
+    """
+    if not Path(path).exists():
+        return
+    require_regular(Path(path))
+    with Path(path).open(encoding="utf-8", errors="replace") as handle:
+        while line := handle.readline(LONGEST_LINE):
+            try:
+                yield line.rstrip("\n"), parse_json(line, where=path)
+            except InputError:
+                yield line.rstrip("\n"), None
+
+
+def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:
+    """Read a NumPy archive (``.npz``) of ours; nothing in it can run code.
+
+    Raises
+    ------
+    InputError
+        No regular file, damaged, or it would take far more memory than it has bytes.
+    """
+    import numpy as np
+
+    require_regular(Path(path))
+    try:
+        with Path(path).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            declared = sum(one.file_size for one in file.zip.infolist())
+            if declared > max(1000 * Path(path).stat().st_size, 1 << 26):
+                raise InputError(f"{path}: declares {declared} bytes, far more than the file has; remove it")
+            return {name: file[name] for name in file.files}
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        told = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: damaged {what} ({told}); remove it") from error
+
+
+def _whole(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"{text[:40]} is larger than 64 bits hold")
+    return int(text)
+
+
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
@@ -195,6 +244,23 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON")
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no file: absent, a broken link, a directory, a FIFO or a device, or not to be read.
+
+    Asked before a file is opened: a FIFO would wait forever, a device never ends.
+    """
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory; check the path")
+    if path.is_dir():
+        raise InputError(f"{path}: a directory, where a file is needed")
+    if not path.is_file():
+        raise InputError(f"{path}: a FIFO, socket or device, not a file; copy the data into a file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path}: may not be read; change its permissions (chmod) or leave it out")
 
 
 def fingerprint(*paths: str | Path) -> str:
@@ -496,12 +562,6 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
 def _states(directory: Path) -> Iterator[str]:
     """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing."""
     name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
-    try:
-        lines = (directory / name).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return
-    for line in lines:
-        try:
-            yield str(json.loads(line)["state"])
-        except (ValueError, TypeError, KeyError):
-            continue
+    for _, line in json_lines(directory / name):
+        if isinstance(line, dict) and isinstance(line.get("state"), str):
+            yield line["state"]

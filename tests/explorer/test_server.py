@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -164,6 +165,24 @@ def test_tags_lie_beside_the_features(client, run):
     client.post("/api/tag", json={"rows": [1, 3], "tag": None}, headers=SEND)
     assert not load(run)[0].tags
     assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
+
+
+@pytest.mark.parametrize("place", ["features-both", "cutouts"])
+def test_what_is_not_finished_is_shown_only_when_it_is_asked_for(run, tmp_path, place):
+    shutil.copytree(run, tmp_path / "run")
+    lines = [json.dumps({"shard": "shard-00000", "state": state}) for state in ("done", "missing")]
+    (tmp_path / "run" / place / "_manifest.jsonl").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"{place}: is not finished \(1 of 2 shards are done\)"):
+        load(tmp_path / "run")
+    assert len(load(tmp_path / "run", partial=True)[0]) == NUM
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4", b"\x80\x04N."])
+def test_a_damaged_map_is_named(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "features-both" / "_map-umap.npz").write_bytes(content)
+    with pytest.raises(InputError, match=r"_map-umap\.npz: damaged map"):
+        load(tmp_path / "run")
 
 
 def test_another_catalogue_is_matched_by_position(client, run):

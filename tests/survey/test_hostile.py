@@ -65,6 +65,39 @@ def test_a_store_shows_nothing_but_its_own_bytes(tmp_path, how, name):
         CutoutStore(tmp_path).read_shard(0)
 
 
+ODD_COLUMNS = {
+    "structure": np.zeros(3, [("a", "i4"), ("b", "f8")]),
+    "complex": np.ones(3, np.complex128),
+    "lists": h5py.vlen_dtype(np.int32),
+    "references": h5py.ref_dtype,
+    "bytes": h5py.opaque_dtype("M8[s]"),
+    "half": np.ones(3, np.float16),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_COLUMNS)
+@pytest.mark.parametrize("name", ["mag", "object_id"])
+def test_columns_of_a_store_are_numbers_or_text(tmp_path, kind, name):
+    info = StoreInfo(bands=("g",), size=8, pixel_scale_arcsec=0.2)
+    create_store(tmp_path, info)
+    ones = np.ones((3, 1, 8, 8), np.float32)
+    path = tmp_path / shard_name(0)
+    write_shard(path, Cutouts(object_id=np.arange(3), image=ones, weight=ones), info)
+    with h5py.File(path, "r+") as file:
+        group, odd = file["catalogue"], ODD_COLUMNS[kind]
+        if name in group:
+            del group[name]
+        if isinstance(odd, np.ndarray):
+            group[name] = odd
+        else:
+            group.create_dataset(name, (3,), odd)
+    if kind == "half" and name == "mag":
+        assert CutoutStore(tmp_path).read_shard(0).catalogue["mag"].sum() == 3
+        return
+    with pytest.raises(InputError, match=rf"shard-00000\.h5: .*{name} holds"):
+        CutoutStore(tmp_path).read_shard(0)
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_arrays_of_others_show_nothing_but_their_own_bytes(tmp_path, how):
     noise = np.random.default_rng(0).normal(0, 1, (5, 2, 12, 12)).astype("f4")

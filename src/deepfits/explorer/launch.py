@@ -13,7 +13,7 @@ from threading import Timer
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.objects import Objects
-from deepfits.files import read_json
+from deepfits.files import read_json, require_finished
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.fitter import FitSettings
 from deepfits.models.bundle import Model
@@ -54,10 +54,23 @@ def find_parts(
 
 
 def load(
-    run: str | Path, *, store: str | Path | None = None, model: str | Path | None = None
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    model: str | Path | None = None,
+    partial: bool = False,
 ) -> tuple[Objects, Drawer | None]:
-    """Return the objects of a run, and their drawer (None without a store)."""
+    """Return the objects of a run, and their drawer (None without a store).
+
+    Raises
+    ------
+    InputError
+        Features, store or redshifts that are not finished, unless `partial`.
+    """
     features, store_path, model_path, tables = find_parts(Path(run), store, model)
+    for path in (features, store_path, *(table.parent for table in tables.values())):
+        if path is not None:
+            require_finished(path, partial=partial)
     opened = CutoutStore(store_path, skip_bad=True) if store_path else None
     objects = Objects(features, store=opened, tables=tables)
     if opened is None:
@@ -87,6 +100,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8642,
     open_browser: bool = True,
+    partial: bool = False,
 ) -> None:
     """Serve the explorer until it is interrupted."""
     try:
@@ -98,7 +112,7 @@ def serve(
             f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
         ) from error
 
-    objects, drawer = load(run, store=store, model=model)
+    objects, drawer = load(run, store=store, model=model, partial=partial)
     is_local = host in ("127.0.0.1", "localhost", "::1")
     token = None if is_local else secrets.token_urlsafe(24)
     app = make_app(

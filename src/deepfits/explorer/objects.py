@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.files import read_json, write_json
+from deepfits.files import read_arrays, read_json, write_json, writing
 from deepfits.fitting.features import read_features, shard_paths
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.photometry import ab_magnitude, reference_band
@@ -288,11 +288,10 @@ class Objects:
 
     def load_map(self, path: Path) -> None:
         """Take a map that `make_umap` left beside the features, if it is of these objects."""
-        with np.load(path, allow_pickle=False) as file:
-            if file["position"].shape == (len(self), 2):
-                position = file["position"].astype(np.float32)
-                self._put("umap1", position[:, 0])
-                self._put("umap2", position[:, 1])
+        position = read_arrays(path, what="map").get("position")
+        if position is not None and position.dtype.kind == "f" and position.shape == (len(self), 2):
+            self._put("umap1", position[:, 0].astype(np.float32))
+            self._put("umap2", position[:, 1].astype(np.float32))
 
     def make_umap(self) -> None:
         """Compute a UMAP of the latents, keep it beside the features, and offer it as two columns.
@@ -306,8 +305,6 @@ class Objects:
             import umap
         except ImportError as error:
             raise InputError("UMAP needs umap-learn: pip install umap-learn") from error
-        from deepfits.files import writing
-
         position = np.full((len(self), 2), np.nan, dtype=np.float32)
         position[self.is_fitted] = umap.UMAP(random_state=1, n_jobs=1).fit_transform(
             self.latent[self.is_fitted]

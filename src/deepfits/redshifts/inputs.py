@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import contents, writing
+from deepfits.files import contents, read_arrays, writing
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, read_features
@@ -124,11 +124,7 @@ def _read_kept(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]
     """Return what the file holds, nothing where there is none or it is of other objects."""
     if path is None or not Path(path).exists():
         return {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a file of photometry ({error}); remove it") from error
+    arrays = read_arrays(path, what="file of photometry")
     return arrays if str(arrays.pop("made_from", "")) == made_from else {}
 
 

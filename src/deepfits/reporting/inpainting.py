@@ -9,18 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
 from deepfits.reporting.sections import RULE, HeldOut
-from deepfits.survey.hdf5 import local_object
 from deepfits.tables import match_identities
 
 MIN_SIGNAL_TO_NOISE = 5.0
@@ -89,10 +88,9 @@ def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple
     """Read predicted images, ``(N, K, H, W)`` in nJy; NaN for objects that are not there."""
     out = np.full((len(object_id), num_bands, *shape), np.nan)
     for path in sorted(directory.glob("shard-*.h5")):
-        with h5py.File(path) as file:
+        with opened(path, what="predicted images", remedy="run `deepfits inpaint` again") as file:
             ids, images = (local_object(file, name, path) for name in ("object_id", "image"))
-            identity = ids.asstr()[:].astype(str) if h5py.check_string_dtype(ids.dtype) else ids[:]
-            rows = match_identities(object_id, identity)
+            rows = match_identities(object_id, read_column(ids))
             for row in np.flatnonzero(rows >= 0):
                 out[row] = images[rows[row]]
     return out

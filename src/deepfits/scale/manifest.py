@@ -17,7 +17,7 @@ from typing import Literal
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
-from deepfits.files import FORMER_MANIFEST, MANIFEST, parse_json, writing
+from deepfits.files import FORMER_MANIFEST, MANIFEST, json_lines, writing
 
 SHARE_OF_TIME = 0.05
 
@@ -71,20 +71,12 @@ class Manifest:
         self._former = self.path.with_name(FORMER_MANIFEST)
         self._is_changed = self._former.is_file()
         self._next_save = 0.0
-        for line in self._lines():
+        for _, line in json_lines(self.path if self.path.exists() else self._former):
             try:
-                entry = from_mapping(Entry, parse_json(line, where=self.path), where=self.path)
+                entry = from_mapping(Entry, line, where=self.path)
             except InputError:
                 continue  # a damaged line is a shard of which nothing is known
             self.entries[entry.shard] = entry
-
-    def _lines(self) -> list[str]:
-        for path in (self.path, self._former):
-            try:
-                return path.read_text(encoding="utf-8", errors="replace").splitlines()
-            except FileNotFoundError:
-                continue
-        return []
 
     def keep_only(self, shards: Iterable[str]) -> None:
         """Forget shards that are no longer there."""

@@ -7,12 +7,12 @@ figures and where they come from.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from deepfits.errors import InputError, nearest
+from deepfits.files import read_json
 
 SECONDS_PER_DAY = 86_400.0
 
@@ -76,9 +76,8 @@ class Line:
 
 def figures() -> dict[str, Any]:
     """Return the figures that come with the package."""
-    text = resources.files("deepfits.scale").joinpath("devices.json").read_text(encoding="utf-8")
-    found: dict[str, Any] = json.loads(text)
-    return found
+    with resources.as_file(resources.files("deepfits.scale") / "devices.json") as path:
+        return read_json(path, what="table of devices")
 
 
 def named_device(name: str) -> Device:

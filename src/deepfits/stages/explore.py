@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from deepfits.stages.stage import Common, stage
+from deepfits.stages.stage import NEUTRAL, Common, stage
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ExploreConfig(Common):
         Port to serve on; 0 takes a free one.
     open_browser
         Open the page in a browser.
+    partial
+        Show what there is of stages that are not finished.
     """
 
     run: str | Path
@@ -36,6 +39,7 @@ class ExploreConfig(Common):
     host: str = "127.0.0.1"
     port: int = 8642
     open_browser: bool = True
+    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(ExploreConfig)
@@ -49,7 +53,8 @@ def explore(config: ExploreConfig) -> None:
     Raises
     ------
     InputError
-        No features there, a model that did not make them, a port that is taken, or a package that is missing.
+        No features there, results that are not finished, a model that did not make them, a port that is
+        taken, or a package that is missing.
 
     Examples
     --------
@@ -66,4 +71,5 @@ def explore(config: ExploreConfig) -> None:
         host=config.host,
         port=config.port,
         open_browser=config.open_browser,
+        partial=config.partial,
     )

@@ -28,10 +28,10 @@ from functools import cache
 from pathlib import Path
 
 from deepfits.errors import InputError
+from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
 from deepfits.survey.fitsfile import holds_image, is_fits_name, opened, peek_headers, stem_of
 from deepfits.survey.hdu_roles import sky_images
-from deepfits.survey.paths import require_regular
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")

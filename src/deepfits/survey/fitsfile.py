@@ -28,7 +28,7 @@ from astropy import log
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.paths import require_regular
+from deepfits.files import require_regular
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
 MAX_PIXELS = 1 << 31

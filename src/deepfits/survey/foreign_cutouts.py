@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.hdf5 import read_column
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
@@ -143,7 +144,7 @@ def _overlap(length: int, size: int) -> tuple[slice, slice]:
 def plain_values(array: Any) -> np.ndarray:
     """Return an array or a data set as numbers or text."""
     if isinstance(array, h5py.Dataset) and h5py.check_string_dtype(array.dtype) is not None:
-        return np.asarray(array.asstr()[:]).astype(str)
+        return read_column(array)
     values = np.asarray(array[()] if isinstance(array, h5py.Dataset) else array)
     return values.astype(str) if values.dtype.kind == "S" else values
 

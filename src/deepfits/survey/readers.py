@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import require_regular
+from deepfits.hdf5 import LocalGroup, opened
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import Description, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, settle_weights
-from deepfits.survey.hdf5 import LocalGroup
-from deepfits.survey.paths import require_regular
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
 
 __all__ = ["open_cutouts", "read_description"]
@@ -52,13 +51,8 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
-        try:
-            with h5py.File(path, "r") as file:
-                yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
-        except InputError:
-            raise
-        except Exception as error:  # h5py raises many kinds on damaged files, at any access
-            raise InputError(f"{path}: not a readable HDF5 file ({str(error)[:160]})") from error
+        with opened(path) as file:
+            yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
 
 def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutouts:
@@ -171,10 +165,6 @@ def _array(content: Any, name: Any, path: Path) -> Any:
     found = content.get(str(name)) if hasattr(content, "get") else None
     if found is None or not hasattr(found, "shape") or not hasattr(found, "dtype"):
         raise InputError(f"{path}: no array {name!r}; there are {', '.join(sorted(map(str, content)))[:200]}")
-    if isinstance(found, h5py.Dataset) and found.dtype.kind in "fiub":
-        size = int(np.prod(found.shape, dtype=object)) * found.dtype.itemsize
-        if size > 1000 * path.stat().st_size:
-            raise InputError(f"{path}: {name} declares {size} bytes in a file of {path.stat().st_size}")
     return found
 
 

@@ -13,7 +13,7 @@ Needs NumPy and h5py alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,8 +24,7 @@ import numpy as np
 from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing_hdf5
-from deepfits.survey.hdf5 import local_object
-from deepfits.survey.paths import require_regular
+from deepfits.hdf5 import local_object, opened, read_column
 
 SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
@@ -476,17 +475,8 @@ def read_shard(
     return cutouts
 
 
-@contextmanager
-def _open(path: str | Path) -> Iterator[h5py.File]:
-    """Open a shard; whatever HDF5 raises on a damaged one becomes an error that names it."""
-    require_regular(Path(path))
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except InputError:
-        raise
-    except Exception as error:  # h5py raises many kinds on damaged files, at any access
-        raise InputError(f"{path}: damaged shard ({error}); remove it and cut again") from error
+def _open(path: str | Path) -> AbstractContextManager[h5py.File]:
+    return opened(path, what="shard", remedy="remove it and cut again")
 
 
 def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
@@ -532,8 +522,9 @@ def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> d
         shape = getattr(data, "shape", None) if name == "object_id" else shape
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
             raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(group)}")
-        is_text = h5py.check_string_dtype(data.dtype) is not None
-        out[name] = np.asarray(data.asstr()[:] if is_text else data[:])
-        if is_text:
-            out[name] = out[name].astype(str)
+        out[name] = read_column(data)
+    if out["object_id"].dtype.kind not in "iuU":
+        raise InputError(
+            f"{path}: object_id holds {out['object_id'].dtype}; whole numbers or text are needed"
+        )
     return out

@@ -34,6 +34,8 @@ TEXT_ENDINGS = (
     "mrt",
     "reg",
 )
+MOST_OF_SMALL_FILES = 4 << 30
+"""Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _LIKELY_REDSHIFTS = (
     "z_spec",
@@ -349,7 +351,15 @@ def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Seq
     from io import BytesIO
 
     from astropy.io import votable
+    from astropy.utils.xml.iterparser import get_xml_iterator
 
+    with get_xml_iterator(BytesIO(content)) as parts:
+        for _, name, attributes, _ in parts:
+            if name == "STREAM" and "href" in attributes:  # astropy would fetch it, be it file: or http:
+                raise InputError(
+                    f"{path}: its data lie elsewhere ({attributes['href'][:80]}); only data of the file "
+                    "itself are read: write them into it (TABLEDATA or BINARY2)"
+                )
     tables = list(votable.parse(BytesIO(content), verify="ignore").iter_tables())
     candidates = [
         _Candidate(str(one.name or one.ID or number), [f.name for f in one.fields], len(one.array))
@@ -364,7 +374,9 @@ def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Seq
 def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
     import h5py
 
-    with h5py.File(path, "r") as file:
+    from deepfits.hdf5 import opened, read_column
+
+    with opened(path) as file:
         candidates = _hdf5_tables(file, path)
         chosen = _choose(candidates, path, selection, wanted)
         found = file[chosen.key]
@@ -378,10 +390,10 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
         for name in chosen.names:
             data = found[name]
             is_text = h5py.check_string_dtype(data.dtype) is not None
-            try:
-                columns[name] = plain(data.asstr(errors="replace")[()] if is_text else data[()])
-            except TypeError:
+            if not is_text and data.dtype.kind not in "biuf":
                 unused[name] = str(data.dtype)
+                continue
+            columns[name] = plain(read_column(data))
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
                 units[name] = _decoded(unit)
@@ -392,32 +404,28 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
     """List structured data sets, and groups whose data sets are columns of one length."""
     import h5py
 
+    from deepfits.hdf5 import local_object
+
     out: list[_Candidate] = []
+    seen: set[Any] = set()  # a group may hold itself
 
     def look(group: Any, key: str, depth: int) -> None:
         columns: dict[str, int] = {}
+        seen.add(group.id)
         if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
             raise InputError(f"{path}: pandas' own HDF5, which holds pickles; write it with to_parquet")
         for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise InputError(
-                    f"{path}: {key}{name} is a link to another file; copy the data into this one"
-                )
-            if not isinstance(link, h5py.HardLink):
+            if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
-            one = group[name]
+            one = local_object(group, name, path)
             if isinstance(one, h5py.Group):
-                if depth < 8 and len(out) < 1000:
+                if one.id not in seen:
+                    if depth >= 8:
+                        raise InputError(f"{path}: {key}{name} lies too deep; put the table further up")
                     look(one, f"{key}{name}/", depth + 1)
                 continue
-            if one.external or one.is_virtual:
-                raise InputError(f"{path}: {key}{name} holds data of other files; copy them into this one")
-            size = int(np.prod(one.shape, dtype=object)) * one.dtype.itemsize
-            if size > 1000 * path.stat().st_size:
-                raise InputError(
-                    f"{path}: {key}{name} declares {size} bytes in a file of {path.stat().st_size}"
-                )
+            if not isinstance(one, h5py.Dataset):
+                continue
             if one.dtype.names and one.ndim == 1:
                 out.append(_Candidate(f"{key}{name}", list(one.dtype.names), len(one)))
             elif one.ndim in (1, 2) and not name.endswith("__table_column_meta__"):
@@ -439,13 +447,7 @@ def _parquet_files(directory: Path) -> list[Path]:
         main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
         if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
             return _parquet_files(directory / main[1])
-    own = sorted(directory.glob("shard-*.parquet"))
-    for file in own:
-        if not file.is_file():  # opening a pipe would wait forever
-            raise InputError(f"{file}: is no regular file; remove it and make it again")
-    if own:
-        return own
-    files = [
+    files = sorted(directory.glob("shard-*.parquet")) or [
         file
         for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))
         if not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
@@ -455,6 +457,9 @@ def _parquet_files(directory: Path) -> list[Path]:
         raise InputError(
             f"{directory}: no .parquet file in this directory; give the one that holds the table"
         )
+    for file in files:
+        if not file.is_file():  # opening a pipe would wait forever
+            raise InputError(f"{file}: is no regular file; remove it and make it again")
     return files
 
 
@@ -464,9 +469,11 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
 
     parts = []
     for file in files:
-        parts.append(
-            _without_dictionaries(pq.ParquetFile(file).read(columns=list(columns) if columns else None))
-        )
+        one = pq.ParquetFile(file)
+        declared, size = one.metadata.num_rows * one.metadata.num_columns * 8, file.stat().st_size
+        if declared > max(1000 * size, MOST_OF_SMALL_FILES):
+            raise InputError(f"{file}: declares {one.metadata.num_rows} rows in a file of {size} bytes")
+        parts.append(_without_dictionaries(one.read(columns=list(columns) if columns else None)))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
     table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="default")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, parse_json, read_json, remove_leftovers, write_json, writing
+from deepfits.files import fingerprint, json_lines, read_json, remove_leftovers, write_json, writing
 
 KEPT = 2
 
@@ -70,11 +70,15 @@ def load_checkpoint(
 def kept_rows(path: Path, step: int) -> dict[str, dict[str, Any]]:
     """Return the rows of a file of JSON lines up to `step`, by their lines, up to the first damaged line."""
     kept: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return kept
+    for line, row in json_lines(path):
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break  # the last line of a run that was killed while writing, or damage
+        if row["step"] <= step:
+            kept[line] = row
+    return kept
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = parse_json(line, where=path)
+            row = json_lines(line, where=path)
             if row["step"] <= step:
                 kept[line] = row
         except (InputError, KeyError, TypeError):

@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import write_json
+from deepfits.files import read_arrays, write_json
 from deepfits.redshifts import spectra
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.methods.templates import (
@@ -137,8 +137,8 @@ def run_lephare(
         if done.returncode or not result.exists():
             last = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise InputError(f"LePHARE ended with code {done.returncode}: {' | '.join(last)}")
-        with np.load(result) as file:
-            return file["redshift"].astype(np.float64), file["density"].astype(np.float64)
+        found = read_arrays(result)
+        return found["redshift"].astype(np.float64), found["density"].astype(np.float64)
 
 
 def lay_out(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:

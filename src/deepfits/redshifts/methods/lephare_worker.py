@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.files import read_json
+from deepfits.files import read_arrays, read_json
 
 POSTERIOR = 11
 """LePHARE's number of the posterior of galaxies, BAY_ZG."""
@@ -70,8 +70,8 @@ def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
     import lephare
 
     content = read_json(job / "job.json", what="job of LePHARE")
-    with np.load(job / "photometry.npz") as file:
-        flux, flux_err = file["flux"], file["flux_err"]
+    arrays = read_arrays(job / "photometry.npz")
+    flux, flux_err = arrays["flux"], arrays["flux_err"]
     changed = settings(job, content["bands"], content["num_plain"], content["error_floor"], content["step"])
     options = lephare.all_types_to_keymap({**lephare.default_cosmos_config, **changed})
     _make_library(lephare, job, options)

@@ -11,7 +11,6 @@ M19 names) offers the classifier's losses alone, so that every such pipeline fai
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.files import write_json
+from deepfits.files import read_arrays, read_json, write_json
 from deepfits.redshifts import storage
 from deepfits.redshifts.methods.trees import REGRESSOR, BestRegressor, TreeSum
 
@@ -177,10 +176,8 @@ def _end_with_parent() -> None:
 
 def main(directory: Path) -> None:
     """Do the job that lies in `directory`."""
-    job = json.loads((directory / "job.json").read_text())
-    with np.load(directory / "arrays.npz", allow_pickle=False) as arrays:
-        features, value = arrays["features"], arrays["value"]
-    search = run_search(features, value, job)
+    job, arrays = read_json(directory / "job.json", what="job"), read_arrays(directory / "arrays.npz")
+    search = run_search(arrays["features"], arrays["value"], job)
     kind = save_best(search.fitted_pipeline_, directory)
     write_json(directory / "pipelines.json", {"best": kind, "pipelines": pipelines_found(search)})
 

@@ -2,11 +2,13 @@
 
 A data set may lie in other files: through external storage, an external link, or as a virtual data set. A
 file from elsewhere could so carry whatever the reader's account may read into results that are published.
-All three are refused.
+All three are refused, and so is what would take far more memory than the file has bytes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,61 @@ import h5py
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import require_regular
 
 _MAX_LINKS = 16
 # What a data set may declare: so many bytes for each byte of the file, or this much in any case.
 MAX_RATIO = 1000
 ALWAYS_ALLOWED = 64 << 20
+_ROWS_OF_TEXT = 64  # rows may share one text, so that each costs nothing in the file
+
+
+@contextmanager
+def opened(
+    path: str | Path, *, what: str = "HDF5 file", remedy: str = "copy it again"
+) -> Iterator[h5py.File]:
+    """Open a file for reading.
+
+    Raises
+    ------
+    InputError
+        No regular file, or whatever HDF5 makes of a damaged one, at any access.
+    """
+    require_regular(Path(path))
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # h5py raises many kinds
+        told = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: damaged {what} ({told}); {remedy}") from error
+
+
+def read_column(data: h5py.Dataset) -> np.ndarray:
+    """Return the values of a data set of one or more axes: numbers, truth values, or text.
+
+    Raises
+    ------
+    InputError
+        It holds anything else (references, structures, lists), or texts that together take far more memory
+        than the file has bytes.
+    """
+    kind, where = h5py.check_string_dtype(data.dtype), f"{data.file.filename}: {data.name}"
+    if kind is None:
+        if data.dtype.kind not in "biuf":
+            raise InputError(f"{where} holds {data.dtype}, neither numbers nor text; leave it out")
+        return np.asarray(data[()])
+    allowed, letters, longest = _allowed(data.file.filename), 0, 0
+    step = _ROWS_OF_TEXT if kind.length is None else max(len(data), 1)
+    texts: list[str] = []
+    for start in range(0, len(data), step):
+        rows = data.asstr(errors="replace")[start : start + step].ravel().tolist()
+        texts += rows
+        letters, longest = letters + sum(map(len, rows)), max([longest, *map(len, rows)])
+        if 4 * max(letters, longest * data.size) > allowed:
+            raise InputError(f"{where} holds texts of up to {longest} letters; leave it out")
+    return np.array(texts, dtype=str).reshape(data.shape)
 
 
 def local_object(group: h5py.Group, name: str, path: str | Path, *, depth: int = 0) -> Any:
@@ -65,8 +117,12 @@ def _check(data: h5py.Dataset, name: str, path: Path) -> None:
             "itself are read: copy them into it"
         )
     declared = int(np.prod(data.shape or (1,), dtype=object)) * data.dtype.itemsize
-    if declared > max(MAX_RATIO * path.stat().st_size, ALWAYS_ALLOWED):
+    if declared > _allowed(path):
         raise InputError(f"{path}: {name} declares {declared} bytes in a file of {path.stat().st_size}")
+
+
+def _allowed(path: str | Path) -> int:
+    return max(MAX_RATIO * Path(path).stat().st_size, ALWAYS_ALLOWED)
 
 
 class LocalGroup:
