@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ STRIP, STRIP_BYTES = 256, 200 << 20
 
 FORMAT = 2
 REPORT = "stack.json"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def stack(config: StackConfig) -> Path:
     `deepfits stack exposures/ --out coadds`
     """
     from deepfits.photometry import reference_band
-    from deepfits.survey.bands import sort_bands
+    from deepfits.survey.bands import is_known_band, require_bands, sort_bands
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import BAD_MASK_PLANES, ReadOptions, open_plane
     from deepfits.survey.stacking import METHODS, common_grid
@@ -92,8 +95,11 @@ def stack(config: StackConfig) -> Path:
     if config.register not in ("report", "apply", "none"):
         raise InputError(f"register: {config.register!r}; choose report, apply or none")
     exposures = find_exposures(config.images, bands=config.bands)
+    points = parse_per_band(config.zero_point, "zero_point")
+    others = [] if config.bands is None else filter(is_known_band, points)  # those that are not stacked now
+    require_bands(points, [*exposures, *others], "zero_point")
     options = ReadOptions(
-        zero_point=parse_per_band(config.zero_point, "zero_point"),
+        zero_point=points,
         bad_planes=BAD_MASK_PLANES if config.bad_planes is None else tuple(config.bad_planes),
         mask_polarity=config.mask_polarity,
         weight_scale=config.weight_scale,
@@ -112,6 +118,8 @@ def stack(config: StackConfig) -> Path:
             return out
         planes = {b: [open_plane(s, options, opened) for s in found] for b, found in exposures.items()}
         every = [plane for found in planes.values() for plane in found]
+        for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
+            log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
         grid = config.grid
         target = _grid_of(grid) if grid is not None else common_grid(every, config.pixel_scale)
         shifts = {}
@@ -138,20 +146,20 @@ def _earlier(out: Path) -> dict[str, Any]:
 
 def _grid_of(path: str | Path) -> Any:
     """Take the grid of an image."""
-    from astropy.wcs import WCS
-
-    from deepfits.survey.fitsfile import image_hdus, opened, quiet
+    from deepfits.survey.astrometry import celestial_wcs
+    from deepfits.survey.fitsfile import image_hdus, opened
     from deepfits.survey.grids import Grid
+    from deepfits.survey.pixels import header_of
 
-    with opened(path) as hdus, quiet():
+    with opened(path) as hdus:
         numbers = image_hdus(hdus)
         if not numbers:
             raise InputError(f"{path}: no two-dimensional image to take the grid of")
         hdu = hdus[numbers[0]]
-        wcs = WCS(hdu.header, naxis=2)
-        if not wcs.has_celestial:
-            raise InputError(f"{path}: no WCS to take the grid of")
-        return Grid(wcs=wcs, shape=(int(hdu.shape[0]), int(hdu.shape[1])), path=Path(path))
+        wcs, remarks = celestial_wcs(hdus, hdu, header_of(hdus, hdu))
+        if wcs is None:
+            raise InputError(f"{path}: no grid to take: {remarks[0]}")
+        return Grid(wcs=wcs, shape=(int(hdu.shape[-2]), int(hdu.shape[-1])), path=Path(path))
 
 
 def _registrations(

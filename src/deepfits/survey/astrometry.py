@@ -23,7 +23,8 @@ from deepfits.survey.fitsfile import quiet
 # What astropy mends in headers without moving anything: dates, spellings of units and of keywords.
 _HARMLESS = re.compile(
     r"datfix|unitfix|obsfix|spcfix|RADECSYS|MJD|DATE|non-?standard|"
-    r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long",
+    r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
+    r"PCi_ja keyword is deprecated",
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
@@ -54,6 +55,7 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     if "CTYPE1" not in cards or "CTYPE2" not in cards:
         return None, ["no WCS in the header"]
     try:
+        _refuse_iraf(cards)
         remarks = _without_left_over_distortion(cards)
         _settle_frame(cards)
         remarks += _settle_matrix(cards)
@@ -81,6 +83,15 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
 
 class _UnusableWCSError(ValueError):
     """The cards of a WCS contradict each other or ask for what is not supported."""
+
+
+def _refuse_iraf(cards: fits.Header) -> None:
+    """Refuse the distortions of IRAF, in cards WATj_nnn, which wcslib does not read."""
+    if found := [str(cards[k]) for k in ("CTYPE1", "CTYPE2") if str(cards[k])[-3:] in ("TNX", "ZPX")]:
+        raise _UnusableWCSError(
+            f"CTYPE {found[0]} is IRAF's own distortion, which astropy does not read: resample with SWarp, "
+            "or convert to TPV or SIP"
+        )
 
 
 def _without_left_over_distortion(cards: fits.Header) -> list[str]:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from deepfits.errors import InputError, nearest
+
 # By wavelength; a band that is not listed comes after these, in alphabetical order.
 ORDER = (
     *("FUV", "NUV", "U", "u", "ustar", "B", "g", "V", "r", "R", "i", "I", "z", "y"),
@@ -39,7 +41,8 @@ _SPACE = re.compile(r"^(F\d{3,4}(?:W2|W|M|N|X|LP))$", re.IGNORECASE)
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
     *("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
-    *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID"),
+    *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
+    *("LSST BUTLER DATAID BAND", "LSST BUTLER DATAID PHYSICAL_FILTER"),
 )
 _NO_FILTER = {
     *("", "CLEAR", "CLEARP", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN", "EMPTY"),
@@ -207,6 +210,20 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest
     return None, stem
+
+
+def require_bands(given: Iterable[str], there: Collection[str], option: str) -> None:
+    """Refuse what is given for a band that is not there; the key ``""`` is for all bands.
+
+    Raises
+    ------
+    InputError
+        With the nearest of the bands.
+    """
+    if strange := [band for band in given if band and band not in there]:
+        raise InputError(
+            f"{option}: no band {strange[0]!r} among {', '.join(there)}; {nearest(strange[0], there)}"
+        )
 
 
 def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:

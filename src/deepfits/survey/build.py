@@ -30,12 +30,14 @@ from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Outcome, Shard, attempt
 from deepfits.survey.band_registration import band_shifts, shift_warnings
+from deepfits.survey.bands import require_bands
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import Extraction, extract
 from deepfits.survey.fields import Field, ImageSet, open_field
 from deepfits.survey.neighbours import with_neighbours
+from deepfits.survey.noise import sky_doubts
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.psf import find_psf, gaussians_of, read_given
 from deepfits.survey.store import (
@@ -77,6 +79,9 @@ class StorePlan:
     catalogue_path: Path
     keep_duplicates: bool = False
     psf: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_bands(self.psf, self.images.bands, "psf")
 
     def settings(self) -> dict[str, Any]:
         """Return what the shards depend on."""
@@ -477,6 +482,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
     shifts = band_shifts(middle, reference)
     remarks, scale = field.remarks(), field.pixel_scale
     stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
+    stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
     return {
         "shape": list(field.shape),
         "pixel_scale_arcsec": field.pixel_scale,

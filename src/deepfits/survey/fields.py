@@ -14,7 +14,7 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.files import contents_of
 from deepfits.photometry import reference_band
-from deepfits.survey.bands import band_name, sort_bands
+from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import FieldSources, find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
@@ -89,9 +89,7 @@ def image_set(
         A wanted band that no field has; or a band that some fields lack, unless `allow_missing`.
     """
     options = ReadOptions(
-        zero_point={
-            band_name(k) if k else "": v for k, v in parse_per_band(zero_point, "zero_point").items()
-        },
+        zero_point=parse_per_band(zero_point, "zero_point"),
         pixel_scale=pixel_scale,
         assume_aligned=assume_aligned,
         bad_planes=tuple(bad_planes) if bad_planes is not None else BAD_MASK_PLANES,
@@ -100,6 +98,7 @@ def image_set(
     )
     fields = find_fields(images)
     there = sort_bands(b for one in fields for b in one.bands)
+    require_bands(options.zero_point, there, "zero_point")
     wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
     for band in wanted:
         lacking = [one for one in fields if band not in one.images]

@@ -45,8 +45,8 @@ KINDS = {
     **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "wei", "conf", "oow", "weightmap"), "weight"),
     **dict.fromkeys(("ivar", "invvar", "ivm"), "ivar"),
     **dict.fromkeys(("var", "variance"), "variance"),
-    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std"), "rms"),
-    **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood"), "mask"),
+    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std", "munc", "refunc"), "rms"),
+    **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
 }
 # Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are no images of the sky.
 KINDS |= dict.fromkeys(
@@ -65,10 +65,11 @@ KINDS |= dict.fromkeys(
             "num",
         ),
         *("ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub"),
+        *("cov", "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual"),
     ),
     "other",
 )
-_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int")
+_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int", "maic", "refimg")
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
@@ -292,6 +293,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
+    if words[:1] == ["unwise"] and ("std" in words or "n" in words):
+        places, kind = [words.index("std" if "std" in words else "n")], "other"  # scatter, numbers of images
     kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
     return tuple(kept), kind
 
@@ -340,6 +343,10 @@ def _is_aside(path: Path) -> bool:
     if not any(holds_image(header) for header in headers):
         if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
             log.warning("%s: no image in this file; not used", path)
+        elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
+            log.warning(
+                "WARNING: %s: an image in a column of a table is not read; write it as an image", path
+            )
         return True
     key, kind = split_name(stem_of(path))
     if kind is None or band_of_name(stem_of(path))[0] is not None:
@@ -384,6 +391,12 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
             path=path,
             hdu=hdu,
             layout="hsc",
+        )
+    if (head := path.with_name(f"{stem}.head")).is_file():
+        log.warning(
+            "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "
+            "run SWarp",
+            head,
         )
     named, rest = band_of_name(stem)
     if match := _EUCLID.match(stem):

@@ -182,27 +182,38 @@ def quiet() -> Iterator[None]:
 
 
 def image_hdus(hdus: fits.HDUList) -> list[int]:
-    """Return the numbers of the HDUs that hold a two-dimensional image."""
-    return [
-        i for i, hdu in enumerate(hdus) if hdu.is_image and len(hdu.shape or ()) == 2 and min(hdu.shape) > 1
-    ]
+    """Return the numbers of the HDUs that hold a two-dimensional image, further axes of length 1 apart."""
+    return [i for i, hdu in enumerate(hdus) if hdu.is_image and _is_plane(tuple(hdu.shape or ()))]
+
+
+def _is_plane(shape: tuple[int, ...]) -> bool:
+    return len(shape) >= 2 and min(shape[-2:]) > 1 and all(length == 1 for length in shape[:-2])
 
 
 def read_rows(hdu: Any, path: Path, start: int, stop: int, *, layer: int | None = None) -> np.ndarray:
     """Read some rows of an image, or of a layer of a cube, as they are stored (with BSCALE and BZERO)."""
     with quiet():
         try:
-            rows = np.asarray(hdu.section[start:stop] if layer is None else hdu.section[layer, start:stop])
+            before = (0,) * (len(hdu.shape) - 2) if layer is None else (layer,)
+            rows = np.asarray(hdu.section[(*before, slice(start, stop))])
         except Exception as error:  # a damaged tile or a broken scale card: astropy raises many kinds
             raise InputError(
                 f"{path}: cannot read rows {start} to {stop} ({_short(error)}); fetch it again"
             ) from error
-    shape = tuple(hdu.shape)[1:] if layer is None else tuple(hdu.shape)[2:]
-    if rows.shape != (stop - start, *shape) or rows.dtype.kind not in "iuf":
+    if rows.shape != (stop - start, hdu.shape[-1]) or rows.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: rows {start} to {stop} came as {rows.shape} of {rows.dtype}; fetch it again"
         )
-    return rows
+    return _without_blanks(rows, hdu)
+
+
+def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
+    """Turn the BLANK of unsigned integers into NaN, which astropy does for all others alone."""
+    blank = hdu.header.get("BLANK")
+    if rows.dtype.kind != "u" or isinstance(blank, bool) or not isinstance(blank, int):
+        return rows
+    is_blank = rows == blank + int(hdu.header.get("BZERO", 0))
+    return np.where(is_blank, np.nan, rows.astype(np.float64)) if is_blank.any() else rows
 
 
 def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
@@ -228,7 +239,7 @@ def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
     used = steps[np.isfinite(steps) & (steps > 0)]
     if not used.size:
         return None, False
-    if steps.size == hdu.shape[0]:
+    if steps.size == hdu.shape[-2]:
         return np.where(np.isfinite(steps), steps, 0.0), method == "SUBTRACTIVE_DITHER_1"
     return float(np.median(used)), method == "SUBTRACTIVE_DITHER_1"
 

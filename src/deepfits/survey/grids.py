@@ -8,13 +8,17 @@ The grid of a field is that of its reference band. Another band's plane is
               The flux is multiplied by the ratio of the pixel areas. The variance of an interpolated pixel
               is smaller than that of the pixels it comes from, and neighbours share noise: the weight says
               the variance of the single pixel, and `noise_correlation` by how much large apertures are
-              noisier than that. Pixels within two pixels of one without data have no data.
+              noisier than that. Pixels within two pixels of one without data have no data. Where the grid's
+              pixels are the larger ones, the mean over places within each is taken: a single place would
+              miss what lies between.
 
 Shapes: H, W pixels of the reference grid.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,6 +37,8 @@ NODE_STEP = 64
 # The response of a cubic spline to a pixel falls by 0.268 per pixel: 1e-9 of it is left after 16.
 HALO = 16
 GROW = 2
+# One place within a pixel of the grid for each so many of the plane's own along a side.
+FINEST = 1.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,14 @@ class AlignedPlane:
         self._x, self._y = (RectBivariateSpline(nodes_y, nodes_x, v) for v in (dx, dy))
         self._columns = _covered_columns(x, plane.shape[1], nodes_x)
         self.area = float(np.median(np.abs(_jacobian(x, y, nodes_x, nodes_y))))
-        self.noise_correlation *= float(1 / np.sqrt(_mean_gain(dx, dy)))
+        self._places = max(1, math.ceil(math.sqrt(self.area) - (FINEST - 1)))
+        gain = _gain(dx, self._step) * _gain(dy, self._step)
+        self.noise_correlation *= float(1 / np.sqrt(gain.mean() * self.area))
+
+    @property
+    def _step(self) -> tuple[int, float]:
+        """How many places within a pixel along a side, and pixels of the plane between them."""
+        return self._places, math.sqrt(self.area) / self._places
 
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows of the grid: image and weight, ``(stop − start, W)`` float32 each, as `Plane.rows`."""
@@ -132,13 +145,33 @@ class AlignedPlane:
         there = self._columns
         rows, columns = np.arange(start, stop, dtype=float), np.arange(there.start, there.stop, dtype=float)
         y = rows[:, None] + self._y(rows, columns)
-        y0 = max(int(np.floor(y.min())) - HALO, 0)
-        y1 = min(int(np.ceil(y.max())) + HALO + 1, self.plane.shape[0])
+        margin = HALO + math.ceil(math.sqrt(2 * self.area))
+        y0 = max(int(np.floor(y.min())) - margin, 0)
+        y1 = min(int(np.ceil(y.max())) + margin + 1, self.plane.shape[0])
         if y1 > y0:
             x = columns[None, :] + self._x(rows, columns)
             source, its_weight = self.plane.rows(y0, y1)
-            resample(source, its_weight, y - y0, x, image[:, there], weight[:, there], area=self.area)
+            resample(
+                source,
+                its_weight,
+                self._within(y - y0, x, rows, columns),
+                image[:, there],
+                weight[:, there],
+                area=self.area,
+                step=self._step,
+            )
         return image, weight
+
+    def _within(
+        self, y: np.ndarray, x: np.ndarray, rows: np.ndarray, columns: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the places within each pixel of the grid, its middle first."""
+        if self._places == 1:
+            return [(y, x)]
+        y_y, y_x = 1 + self._y(rows, columns, dx=1), self._y(rows, columns, dy=1)
+        x_y, x_x = self._x(rows, columns, dx=1), 1 + self._x(rows, columns, dy=1)
+        offsets = (np.arange(self._places) + 0.5) / self._places - 0.5
+        return [(y + b * y_y + a * y_x, x + b * x_y + a * x_x) for b in offsets for a in offsets]
 
     def _check_overlap(self, x: np.ndarray, y: np.ndarray, reference: Plane | Grid) -> None:
         height, width = self.plane.shape
@@ -180,12 +213,12 @@ def _jacobian(x: np.ndarray, y: np.ndarray, nodes_x: np.ndarray, nodes_y: np.nda
 def resample(
     source: np.ndarray,
     source_weight: np.ndarray,
-    y: np.ndarray,
-    x: np.ndarray,
+    places: Sequence[tuple[np.ndarray, np.ndarray]],
     image: np.ndarray,
     weight: np.ndarray,
     *,
     area: float = 1.0,
+    step: tuple[int, float] = (1, 1.0),
 ) -> None:
     """Interpolate a plane at given places, and give the weights that go with it.
 
@@ -193,52 +226,62 @@ def resample(
     ----------
     source, source_weight
         ``(h, w)``, nJy and nJy⁻²; 0 weight marks pixels without data.
-    y, x
-        ``(H, W)``, where in the source each pixel of the result lies.
+    places
+        ``(H, W)`` each, y and x: where in the source each pixel of the result lies, or several places within
+        it, whose mean is taken.
     image, weight
         ``(H, W)`` float32, written to.
     area
         Source pixels per pixel of the result: the factor on the flux.
+    step
+        How many places lie within a pixel along a side, and pixels of the source between them.
     """
     height, width = source.shape
     is_bad = source_weight <= 0
     near_bad = ndimage.binary_dilation(is_bad, np.ones((2 * GROW + 1,) * 2, bool)) if is_bad.any() else is_bad
-    values = ndimage.map_coordinates(source, (y, x), order=3, mode="mirror", output=np.float32)
-    nearest_y, nearest_x = np.rint(y).astype(np.int32), np.rint(x).astype(np.int32)
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    np.clip(nearest_y, 0, height - 1, out=nearest_y)
-    np.clip(nearest_x, 0, width - 1, out=nearest_x)
-    inside &= ~near_bad[nearest_y, nearest_x]
-    gain = _gain(x) * _gain(y) * np.float32(area**2)
-    np.divide(source_weight[nearest_y, nearest_x], gain, out=weight)
-    weight *= inside
-    np.multiply(values, np.float32(area), out=image)
-    image[~inside] = 0
+    coefficients = ndimage.spline_filter(source, order=3, mode="mirror", output=np.float32)
+    inside = np.ones(image.shape, bool)
+    image[:] = weight[:] = 0
+    for y, x in places:
+        image += ndimage.map_coordinates(coefficients, (y, x), order=3, mode="mirror", prefilter=False)
+        nearest_y, nearest_x = np.rint(y).astype(np.int32), np.rint(x).astype(np.int32)
+        inside &= (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+        np.clip(nearest_y, 0, height - 1, out=nearest_y)
+        np.clip(nearest_x, 0, width - 1, out=nearest_x)
+        inside &= ~near_bad[nearest_y, nearest_x]
+        weight += source_weight[nearest_y, nearest_x]
+    y, x = (np.mean([place[axis] for place in places], axis=0) for axis in (0, 1))
+    gain = _gain(x, step) * _gain(y, step) * np.float32(area**2)
+    image *= inside * np.float32(area / len(places))
+    weight *= inside / (gain * len(places))
 
 
 @cache
-def _gain_table(number: int = 64, half: int = 24) -> np.ndarray:
-    """Return the variance of an interpolated value for unit white noise, by fraction of a pixel."""
+def _gain_table(places: int, step: float, number: int = 64) -> np.ndarray:
+    """Return the variance of an interpolated value for unit white noise, by fraction of a pixel.
+
+    The value is the mean at some places, `step` pixels apart, whose middle lies at the fraction.
+    """
+    half = 24 + math.ceil(places * step)
     impulse = np.zeros(2 * half + 1)
     impulse[half] = 1
     coefficients = ndimage.spline_filter1d(impulse, order=3, mode="mirror")
-    places = np.arange(3, 2 * half - 3)
-    fractions = np.linspace(0, 1, number + 1)
-    out = [
-        (ndimage.map_coordinates(coefficients, [places + f], order=3, prefilter=False) ** 2).sum()
-        for f in fractions
-    ]
+    at = np.arange(3 + math.ceil(places * step), 2 * half - 3 - math.ceil(places * step))
+    offsets = (np.arange(places) - 0.5 * (places - 1)) * step
+    out = []
+    for fraction in np.linspace(0, 1, number + 1):
+        response = [
+            ndimage.map_coordinates(coefficients, [at + fraction + offset], order=3, prefilter=False)
+            for offset in offsets
+        ]
+        out.append((np.mean(response, axis=0) ** 2).sum())
     return np.asarray(out, np.float32)
 
 
-def _gain(positions: np.ndarray) -> np.ndarray:
-    table = _gain_table()
+def _gain(positions: np.ndarray, step: tuple[int, float]) -> np.ndarray:
+    table = _gain_table(*step)
     fraction = positions - np.floor(positions)
     return table[np.rint(fraction * (len(table) - 1)).astype(np.intp)]
-
-
-def _mean_gain(dx: np.ndarray, dy: np.ndarray) -> float:
-    return float((_gain(dx) * _gain(dy)).mean())
 
 
 def align(planes: dict[str, Plane], reference: str) -> dict[str, AlignedPlane]:

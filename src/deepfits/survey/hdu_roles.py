@@ -43,6 +43,10 @@ def number_of(hdus: fits.HDUList, hdu: Any) -> int:
     return next(i for i, one in enumerate(hdus) if one is hdu)
 
 
+def _area(hdu: Any) -> int:
+    return int(hdu.shape[-2]) * int(hdu.shape[-1])
+
+
 def sky_images(hdus: fits.HDUList) -> list[int]:
     """Return the numbers of the HDUs that hold images of the sky.
 
@@ -52,9 +56,7 @@ def sky_images(hdus: fits.HDUList) -> list[int]:
     plain = [n for n in image_hdus(hdus) if role_of(hdus[n].name) is None]
     if not plain:
         return []
-    area = hdus[plain[0]].shape[0] * hdus[plain[0]].shape[1]
+    area = _area(hdus[plain[0]])
     return [plain[0]] + [
-        n
-        for n in plain[1:]
-        if "CTYPE1" in hdus[n].header and hdus[n].shape[0] * hdus[n].shape[1] >= LEAST_AREA * area
+        n for n in plain[1:] if "CTYPE1" in hdus[n].header and _area(hdus[n]) >= LEAST_AREA * area
     ]

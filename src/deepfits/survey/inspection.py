@@ -21,7 +21,7 @@ from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, describe
 from deepfits.survey.find import FieldSources
-from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.noise import sky_doubts, some_rows
 from deepfits.survey.planes import Plane, open_planes
 
 # 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
@@ -30,7 +30,6 @@ PLAUSIBLE_DEPTH = (14.0, 32.0)
 PLAUSIBLE_COLOUR = (-0.7, 2.6)
 PLAUSIBLE_FWHM_PIXELS = (1.5, 25.0)
 PLAUSIBLE_SCALE = (0.005, 30.0)
-MAX_LEVEL_SIGMAS = 1.0
 # A frame turned by 45° fills half of a grid with north up; a mask of swapped polarity leaves a few per cent.
 MAX_EMPTY = 0.75
 
@@ -174,7 +173,7 @@ def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> N
 
 def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
     empty = []
-    for start, stop in [(0, plane.shape[0])] if plane.shape[0] < 1200 else _some_rows(plane.shape[0]):
+    for start, stop in [(0, plane.shape[0])] if plane.shape[0] < 1200 else some_rows(plane.shape[0]):
         _, weight = plane.rows(start, stop)
         empty.append((weight <= 0).mean())
     return Row(
@@ -190,10 +189,6 @@ def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
         fraction_empty=float(np.mean(empty)),
         weights=plane.weight_kind,
     )
-
-
-def _some_rows(height: int) -> list[tuple[int, int]]:
-    return [(int(s), int(s) + 64) for s in np.linspace(0, height - 64, 16)]
 
 
 def depth(plane: Plane, aperture_arcsec: float = 2.0) -> float:
@@ -223,11 +218,7 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
     out = depth_warning(row)
     if not PLAUSIBLE_SCALE[0] < row.pixel_scale_arcsec < PLAUSIBLE_SCALE[1]:
         out.append(f"pixels of {row.pixel_scale_arcsec:.3g} arcsec: check the WCS")
-    if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
-        out.append(
-            f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
-            "(`deepfits stack` does)"
-        )
+    out += sky_doubts(plane)
     if row.fraction_empty > MAX_EMPTY:
         out.append(
             f"{row.fraction_empty:.0%} of the pixels have no data; is the polarity of mask or weight right? "
@@ -236,34 +227,7 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
     fwhm = row.fwhm_arcsec / row.pixel_scale_arcsec
     if math.isfinite(fwhm) and not PLAUSIBLE_FWHM_PIXELS[0] < fwhm < PLAUSIBLE_FWHM_PIXELS[1]:
         out.append(f"stars are {fwhm:.1f} pixels wide: undersampled, or the pixel scale is wrong")
-    trend = weight_trend(plane)
-    if trend < -0.5:
-        out.append("the noise is largest where the weights are: are they variances? name the file .var.fits")
     return out
-
-
-def weight_trend(plane: Plane) -> float:
-    """Return the rank correlation of the weights with the inverse of the measured variance, over blocks.
-
-    Returns
-    -------
-    float
-        +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
-    """
-    stated, measured = [], []
-    rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else _some_rows(plane.shape[0])
-    for start, stop in rows:
-        image, weight = plane.rows(start, stop)
-        for y in range(0, stop - start - 31, 32):
-            for x in range(0, plane.shape[1] - 31, 32):
-                block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
-                if (its > 0).mean() > 0.8 and (sigma := clipped_statistics(block[its > 0])[1]) > 0:
-                    stated.append(float(np.median(its[its > 0])))
-                    measured.append(sigma**-2)
-    if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
-        return math.nan
-    first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> list[str]:

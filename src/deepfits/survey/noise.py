@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
+MAX_LEVEL_SIGMAS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,3 +148,51 @@ def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float, side: int
     sums = view.reshape(height // side, side, width // side, side).sum(axis=(1, 3)).ravel()
     _, spread = clipped_statistics(sums, clip=2.5)
     return spread / (sigma * side)
+
+
+def some_rows(height: int) -> list[tuple[int, int]]:
+    """Choose strips of 64 rows, evenly over the image."""
+    return [(int(s), int(s) + 64) for s in np.linspace(0, height - 64, 16)]
+
+
+def sky_doubts(plane: Any) -> list[str]:
+    """Say what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
+
+    Parameters
+    ----------
+    plane
+        Of one band; a `deepfits.survey.planes.Plane`.
+    """
+    out = []
+    if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
+        out.append(
+            f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
+            "(`deepfits stack` does)"
+        )
+    if weight_trend(plane) < -0.5:
+        out.append("the noise is largest where the weights are: are they variances? name the file .var.fits")
+    return out
+
+
+def weight_trend(plane: Any) -> float:
+    """Return the rank correlation of the weights with the inverse of the measured variance, over blocks.
+
+    Returns
+    -------
+    float
+        +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
+    """
+    stated, measured = [], []
+    rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else some_rows(plane.shape[0])
+    for start, stop in rows:
+        image, weight = plane.rows(start, stop)
+        for y in range(0, stop - start - 31, 32):
+            for x in range(0, plane.shape[1] - 31, 32):
+                block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
+                if (its > 0).mean() > 0.8 and (sigma := clipped_statistics(block[its > 0])[1]) > 0:
+                    stated.append(float(np.median(its[its > 0])))
+                    measured.append(sigma**-2)
+    if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
+        return math.nan
+    first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
+    return float(np.corrcoef(first, second)[0, 1])

@@ -296,8 +296,7 @@ class Plane:
         rows = sample_rows(self.shape[0])
         if has_weight:
             self._settle_range(rows)
-        else:
-            self._settle_fill(rows)
+        self._settle_fill(rows)
         blocks = [self.rows(start, stop) for start, stop in rows]
         image = np.concatenate([b[0] for b in blocks])
         weight = np.concatenate([b[1] for b in blocks])
@@ -339,20 +338,27 @@ class Plane:
             )
 
     def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
-        """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
+        """Find values that stand for no data, where no weight says so: 0, or one that repeats far off."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
+        has_weight = self._pixels.weight_role is not None
+        if has_weight:
+            weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
+            if not (weight > 0).any():
+                return
+            counts = np.where(weight > 0, counts, np.nan)
         step, is_dithered = quantisation_step(self._image)
         starts = np.concatenate([np.arange(a, b) for a, b in rows])
         steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
         self._fill = _fill_of(counts, steps, is_dithered)
         if self._fill is None:
             return
+        self._fill.in_blocks |= has_weight and self._fill.value == 0
         if step is not None and self._fill.half_step is not None:
             self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
-        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
+        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows]) & np.isfinite(counts)
         share, common = marked.mean(), np.unique(counts[counts != 0], return_counts=True)[1]
         single = int(((counts == self._fill.value) & ~marked).sum())
-        if step is None and single > 0.01 * counts.size + 1.5 * max(common, default=0):
+        if step is None and not has_weight and single > 0.01 * counts.size + 1.5 * max(common, default=0):
             self.remarks.append(
                 f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than the steps of "
                 "the counts explain; if they are no data, give a weight or a mask"
@@ -361,8 +367,9 @@ class Plane:
             self._fill = None
             return
         how = ", in blocks" if self._fill.in_blocks else ""
+        but = ", whatever their weights say" if has_weight else ""
         self.remarks.append(
-            f"{share:.1%} of the pixels are exactly {self._fill.value:g}{how}: taken as no data"
+            f"{share:.1%} of the pixels are exactly {self._fill.value:g}{how}: taken as no data{but}"
         )
 
     def _tell_masked(self, rows: list[tuple[int, int]]) -> None:

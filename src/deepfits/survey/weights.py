@@ -178,30 +178,49 @@ def mask_rule(
         A plane that the mask has not, or nothing that tells what its values mean.
     """
     planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")}
+    tellings = _pan_starrs_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is no bit number")
     has_own_names = bool(planes)
     is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
-    if not planes and is_webb:
-        planes = dict(_JWST_BITS)
+    if not planes:
+        planes = dict(_JWST_BITS) if is_webb else tellings
     names = [str(name) for name in bad_planes]
     if tuple(bad_planes) != BAD_MASK_PLANES and names:
         known = planes or (_JWST_BITS if any(name in _JWST_BITS for name in names) else {})
-        return _by_planes(names, known, where)
+        return _by_planes(names, known, where, sample)
     if has_own_names:
         return _by_planes([n for n in BAD_MASK_PLANES if n in planes], planes, where)
     if polarity is not None:
         return MaskRule(nonzero_is_bad=polarity == "bad", words=f"non-zero mask pixels are {polarity}")
     if is_webb:
         return _by_planes(list(_JWST_BAD), planes, where)
+    which = (
+        f"the mask's planes are {', '.join(planes)}"
+        if planes
+        else "the mask has no cards that name its planes"
+    )
     raise InputError(
-        f"{where}: the mask has no MP_ cards that name its planes{_bits_set(sample)}; name the bad bits "
-        f"({planes_option}), or say what non-zero means: {option} 'bad' or 'good'"
+        f"{where}: {which}{_bits_set(sample)}; name the bad ones ({planes_option}), or say what "
+        f"non-zero means: {option} 'bad' or 'good'"
     )
 
 
-def _by_planes(names: list[str], planes: Mapping[str, int], where: str) -> MaskRule:
-    bits, said = 0, []
+def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the planes that Pan-STARRS names in cards MSKNAMnn and MSKVALnn, of one bit each."""
+    found = {}
+    for key, name in header.items():
+        value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
+        if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
+            found[str(name).strip()] = value.bit_length() - 1
+    return found
+
+
+def _by_planes(
+    names: list[str], planes: Mapping[str, int], where: str, asked_for: np.ndarray | None = None
+) -> MaskRule:
+    """Take planes as bad; of those that the user names, say which mark none of some pixels."""
+    bits, said, absent = 0, [], []
     for name in names:
         if name.isdigit() and int(name) < 63:
             bits |= 1 << int(name)
@@ -209,9 +228,19 @@ def _by_planes(names: list[str], planes: Mapping[str, int], where: str) -> MaskR
         elif name in planes:
             bits |= 1 << planes[name]
             said.append(name)
-        elif name not in BAD_MASK_PLANES:
-            raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
-    return MaskRule(bits=bits, words=f"mask planes taken as bad: {', '.join(said) or 'none'}")
+        else:
+            absent.append(name)
+    # Masks of several bands may differ in the usual planes; one at least must be there.
+    if absent and asked_for is not None and (not said or set(absent) - set(BAD_MASK_PLANES)):
+        name = next((one for one in absent if one not in BAD_MASK_PLANES), absent[0])
+        raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
+    words = f"mask planes taken as bad: {', '.join(said) or 'none'}"
+    if asked_for is not None:
+        values = whole_numbers(asked_for)
+        bit_of = [int(name) if name.isdigit() else planes[name] for name in names if name not in absent]
+        unset = [name for name, bit in zip(said, bit_of, strict=True) if not ((values >> bit) & 1).any()]
+        words += f" ({', '.join(unset)} in none of {values.size} pixels looked at)" if unset else ""
+    return MaskRule(bits=bits, words=words)
 
 
 def _bits_set(sample: np.ndarray) -> str:

@@ -12,7 +12,10 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from astropy.io import fits
+
 from deepfits.errors import InputError
+from deepfits.survey.bands import band_name
 
 HSC_COADD_ZERO_POINT = 27.0
 # Cards that hold the magnitude of one count of the image.
@@ -91,6 +94,12 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
             f"zero points of this survey ({words} = {zero_point:.2f}) are in Vega magnitudes as a rule; give "
             "the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
         )
+    scale = _as_float(header.get("FLXSCALE"))
+    if math.isfinite(scale) and abs(scale - 1) > 0.01 and "unit" not in words:
+        doubts.append(
+            f"FLXSCALE = {scale:g}, by which SWarp multiplies counts, is not applied; if {words} holds for "
+            f"counts times that, give zero_point {zero_point - 2.5 * math.log10(abs(scale) or 1):.2f}"
+        )
     seconds = _exposure(header)
     unit = str(header.get("BUNIT", "")).strip()
     if (
@@ -123,11 +132,12 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     for key in (*_PER_COUNT, *_PER_COUNT_OR_RATE):
         if key not in header or (key == "PHOTZPT" and _as_float(header[key]) == _ST_ZERO_POINT):
             continue
-        value = _as_float(header[key])
-        if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
-            unusable.append(f"{key} = {header[key]!r} is no plausible AB zero point")
-        else:
-            found.append((value, key))
+        for stated in _every(header, key):
+            value = _as_float(stated)
+            if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
+                unusable.append(f"{key} = {stated!r} is no plausible AB zero point")
+            else:
+                found.append((value, key))
     if any(value != 0 for value, _ in found):
         found = [(value, key) for value, key in found if value != 0]  # 0 stands for unknown beside another
     if "FLUXMAG0" in header:
@@ -149,6 +159,12 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     if seconds is not None and len(found) > 1 and _COUNTS.match(unit):
         found = _of_the_unit(found, is_rate, seconds)
     return found, unusable
+
+
+def _every(header: Mapping[str, Any], key: str) -> list[Any]:
+    """Return all values of a card that a header has several times, of which astropy shows the first."""
+    number = header.count(key) if isinstance(header, fits.Header) else 1
+    return [header[key, n] for n in range(number)] if number > 1 else [header[key]]
 
 
 def _of_the_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) -> list[tuple[float, str]]:
@@ -180,7 +196,7 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     """
     from astropy import units
 
-    text = _PER_PIXEL.sub("", unit)
+    text = re.sub(r"\b10\s*(?:\^|\*\*)\s*\(?([+-]?\d+)\)?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
     if match := _MAGGIES.match(text):
         factor = float(match["factor"] or 1)
         return _PREFIXES[(match["prefix"] or "")[:1].lower()] - 2.5 * math.log10(factor)
@@ -337,7 +353,8 @@ def parse_per_band(values: object, what: str) -> dict[str, float]:
         split = [str(p).rpartition("=") for p in parts]
         items = [(key.strip(), value) for key, _, value in split]
     out = {}
-    for key, value in items:
+    for name, value in items:
+        key = band_name(name) if name else ""
         try:
             out[key] = float(value)
         except (TypeError, ValueError):
