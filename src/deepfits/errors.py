@@ -123,7 +123,8 @@ def explain(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError):
         if _names_file(error):
-            return f"{error.filename}: {error.strerror}; check the path and its permissions"
+            where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
+            return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"
         return f"cannot read or write: {' '.join(str(error).split())}"
     return None
 

@@ -10,6 +10,7 @@ it is whole (`require_finished`).
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import io
@@ -65,10 +66,13 @@ def writing(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        There is no space, whichever library found out; it names `path`.
+        There is no space, whichever library found out: it names `path`; or nothing may be written there: it
+        names the directory.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(final.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(final.parent))
     temporary = final.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{final.name}")
     try:
         yield temporary

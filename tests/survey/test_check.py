@@ -181,7 +181,7 @@ def test_catalogues_are_looked_at(tmp_path):
     assert "3 of 9 z_spec stand for no redshift: -99 (2 times), 9.99 (1 times)" in str(found)
     (tmp_path / "odd.csv").write_text("id,RA,DEC\n1,1.1,2.3\n2,,2.3\n3,1.2,98\n")
     said = deepfits.check(tmp_path / "odd.csv").warnings
-    assert [any(w in s for s in said) for w in ("2 objects without a usable ra", "at most 2π")] == [True] * 2
+    assert [any(w in s for s in said) for w in ("1 objects without RA or DEC", "at most 2π")] == [True] * 2
     (tmp_path / "twice.csv").write_text("id,RA,DEC\n1,1.1,9\n1,7,2.3\n")
     assert "occurs 2 times" in deepfits.check(tmp_path / "twice.csv").warnings[0]
 
@@ -190,3 +190,17 @@ def test_arrays_without_description_are_refused_with_the_remedy(tmp_path):
     np.save(tmp_path / "c.npy", np.zeros((2, 3, 8, 8)))
     with pytest.raises(InputError, match="TOML file"):
         deepfits.check(tmp_path / "c.npy")
+
+
+def test_what_the_readers_say_is_part_of_what_check_finds(sky, tmp_path):
+    """Images two directories down, SCAMP's headers, and tables without places are no "nothing suspicious"."""
+    below = tmp_path / "outer"
+    (below / "a").mkdir(parents=True)
+    sky.rename(below / "a" / "b")
+    (below / "a" / "coadd-g.fits").write_bytes((below / "a" / "b" / "coadd-g.fits").read_bytes())
+    (below / "a" / "coadd-g.head").write_text("CRVAL1  = 150.0\nEND\n")
+    found = deepfits.check(below)
+    assert any("two directories below" in text for text in found.warnings)
+    assert any("coadd-g.head: SCAMP's header" in text for text in found.warnings)
+    assert "nothing suspicious" not in str(found)
+    assert found.rows[0].zero_point == 27.0

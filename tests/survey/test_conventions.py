@@ -12,7 +12,7 @@ from deepfits.survey.bands import band_name, band_of_header, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_exposures, split_name
 from deepfits.survey.store import CutoutStore
-from deepfits.survey.zeropoint import zero_point_of_header
+from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs
 
 SHAPE, SIGMA = (160, 180), 2.0
@@ -248,6 +248,137 @@ def test_zeros_of_quantised_floats_are_values_unless_they_fill_blocks(tmp_path, 
         weight = field.planes["r"].read()[1]
     assert (weight[:, :29] == 0).all()
     assert (weight[:, 35:] > 0).all()
+
+
+def coadd(where, image, *, role=None, values=None, **cards):
+    """Write a coadd in nJy, with a plane of weights beside it."""
+    fits.writeto(where / "coadd-r.fits", image, header(FILTER="r", **({"BUNIT": "nJy"} | cards)))
+    if role is not None:
+        fits.writeto(where / f"coadd-r.{role}.fits", values, header())
+
+
+def read(where, **options):
+    """Return image, weight and remarks of the only band there."""
+    images = image_set(where, **options)
+    with open_field(images.fields[0], images) as field:
+        (plane,) = field.aligned.values()
+        return *plane.read(), plane.plane.remarks
+
+
+@pytest.mark.parametrize("value", [-9999.0, 1e30, 0.0])
+@pytest.mark.parametrize("role", ["rms", "weight"])
+def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, sky, value, role):
+    image = sky.astype(np.float32)
+    image[:20] = value
+    coadd(tmp_path, image, role=role, values=full(SIGMA if role == "rms" else SIGMA**-2))
+    _, weight, remarks = read(tmp_path)
+    assert (weight[:19] == 0).all()
+    np.testing.assert_allclose(weight[21:], SIGMA**-2, rtol=0.01)
+    assert any("whatever their weights say" in text for text in remarks)
+
+
+def test_blank_of_unsigned_integers_is_no_data(tmp_path, sky):
+    stored = np.clip(20 * sky + 2000, 0, 65_000).astype(np.uint16)
+    stored[:20] = 65_535
+    hdu = fits.PrimaryHDU(stored, header(FILTER="r"))
+    hdu.header["BLANK"] = 32_767
+    hdu.writeto(tmp_path / "coadd-r.fits")
+    image, weight, _ = read(tmp_path, zero_point=31.4 + 2.5 * np.log10(20))
+    assert (weight[:20] == 0).all()
+    assert (weight[20:] > 0).all()
+    assert np.abs(image[20:] - 100 - sky[20:]).max() < 0.06
+
+
+def test_an_image_with_further_axes_of_one_plane_is_an_image(tmp_path, sky):
+    coadd(tmp_path, sky.astype(np.float32)[None, None])
+    image, weight, _ = read(tmp_path)
+    np.testing.assert_allclose(image, sky, rtol=1e-5)
+    assert (weight > 0).all()
+
+
+def test_bands_with_finer_pixels_keep_fluxes_and_noise(tmp_path):
+    """Hubble beside the ground: the mean over a pixel, since one place in it would miss what lies between."""
+    side, ratio = 100, 5
+    x, y = np.array([30.2, 60.7, 75.4]), np.array([40.1, 25.6, 70.3])
+    rng = np.random.default_rng(2)
+    flux = np.full(3, 1e5)
+    for band, scale, size, fwhm in (("i", 0.2, side, 4.0), ("F606W", 0.2 / ratio, ratio * side, 2.6)):
+        there = [(v - (side - 1) / 2) * 0.2 / scale + (size - 1) / 2 for v in (x, y)]
+        image = draw((size, size), *there, flux, np.full(3, fwhm)) + rng.normal(0, SIGMA, (size, size))
+        head = make_wcs((size, size), scale=scale).to_header()
+        head["FILTER"], head["BUNIT"] = band, "nJy"
+        fits.writeto(tmp_path / f"coadd-{band}.fits", image.astype(np.float32), head)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        image, weight = field.aligned["F606W"].read()
+        sums = [
+            image[round(b) - 7 : round(b) + 8, round(a) - 7 : round(a) + 8].sum()
+            for a, b in zip(x, y, strict=True)
+        ]
+        np.testing.assert_allclose(sums, flux, rtol=0.01)
+        empty = image[5:20, 5:95] * np.sqrt(weight[5:20, 5:95])
+        # 1350 pixels: 2% of the width; and nearly independent.
+        assert empty.std() == pytest.approx(1, abs=0.08)
+        assert field.aligned["F606W"].noise_correlation == pytest.approx(1, abs=0.05)
+    with pytest.raises(InputError, match=r"no band 'F605W' .* did you mean 'F606W'"):
+        image_set(tmp_path, zero_point={"F605W": 26.5})
+
+
+def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
+    mask = np.zeros(SHAPE, np.int16)
+    mask[:20], mask[60:] = 2, 128
+    cards = {
+        "MSKNAM00": "DETECTOR",
+        "MSKVAL00": 1,
+        "MSKNAM01": "SAT",
+        "MSKVAL01": 2,
+        "MSKNAM02": "SUSPECT",
+        "MSKVAL02": 128,
+    }
+    coadd(tmp_path, sky.astype(np.float32))
+    fits.writeto(tmp_path / "coadd-r.mask.fits", mask, header(**cards))
+    with pytest.raises(InputError, match=r"planes are DETECTOR, SAT, SUSPECT .*bad_planes"):
+        read(tmp_path)
+    _, weight, _ = read(tmp_path, bad_planes=["SAT"])
+    np.testing.assert_array_equal(weight > 0, mask != 2)
+    remarks = read(tmp_path, bad_planes=["DETECTOR", "SAT"])[2]
+    assert any("DETECTOR in none of" in text for text in remarks)
+    for absent in ("CR", "SATURATED"):
+        with pytest.raises(InputError, match=f"no mask plane '{absent}'"):
+            read(tmp_path, bad_planes=[absent])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("mosaic_ch1", "mosaic_ch1_unc", "mosaic_ch1_cov"),
+        ("SPITZER_I1_40_E1_maic", "SPITZER_I1_40_E1_munc", "SPITZER_I1_40_E1_mcov"),
+        ("1497p015_ac51-w1-int-3", "1497p015_ac51-w1-unc-3", "1497p015_ac51-w1-cov-3"),
+        ("ztf_000650_zg_c01_q1_refimg", "ztf_000650_zg_c01_q1_refunc", "ztf_000650_zg_c01_q1_refcov"),
+    ],
+)
+def test_maps_of_coverage_are_no_images(tmp_path, sky, names):
+    coverage = np.random.default_rng(1).uniform(20, 40, SHAPE)
+    for name, values in zip(names, (sky, full(SIGMA), coverage), strict=True):
+        head = header(BUNIT="nJy", CHNLNUM=1)
+        fits.writeto(tmp_path / f"{name}.fits", values.astype(np.float32), head)
+    images = image_set(tmp_path)
+    assert [len(one.images) for one in images.fields] == [1]
+    image, weight, _ = read(tmp_path)
+    np.testing.assert_allclose(image, sky, rtol=1e-5)
+    np.testing.assert_allclose(weight, SIGMA**-2, rtol=1e-5)
+
+
+def test_what_a_header_says_twice_or_beside_is_said(tmp_path, sky):
+    head = header(MAGZERO=27.0, FLXSCALE=2.0)
+    assert any("FLXSCALE" in text and "26.25" in text for text in zero_point_doubts(head, 27.0, "MAGZERO"))
+    head.append(("MAGZERO", 30.0))
+    with pytest.raises(InputError, match=r"27.00, but MAGZERO one of 30.00"):
+        zero_point_of_header(head)
+    assert zero_point_of_header({"BUNIT": "10^-9 maggies"})[0] == pytest.approx(22.5)
+    coadd(tmp_path, sky.astype(np.float32), CTYPE1="RA---TNX", CTYPE2="DEC--TNX")
+    with pytest.raises(InputError, match="TNX is IRAF's own distortion"):
+        read(tmp_path)
 
 
 def test_zero_points_of_surveys_in_vega_are_called_out(tmp_path, sky):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
 
 NUM = 24
@@ -271,6 +271,10 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          "|  int|      double|      double|  double|\n"
          + "\n".join(" {:>5} {:>12} {:>12} {:>8} ".format(*line.split(",")) for line in ROWS.splitlines())),
         ("utf16.txt", "id\tra\tdec\tz_spec\n" + ROWS.replace(",", "\t")),
+        ("vizier.tsv", "#RESOURCE=yCat\n#Column\tra\n\nid\tra\tdec\tz_spec\n"
+         " \tdeg\tdeg\t \n--\t---\t---\t---\n" + ROWS.replace(",", "\t")),
+        ("dashes.txt", "id  ra  dec  z_spec\n--- --- --- ---\n" + ROWS.replace(",", "  ")),
+        ("psql.txt", " id | ra | dec | z_spec \n----+----+-----+--------\n" + ROWS.replace(",", " | ")),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
     ],
 )  # fmt: skip
@@ -294,6 +298,9 @@ def test_text_as_people_write_it(tmp_path, name, text):
         ("id,ra,ra,z_spec\n1,150.1,2.1,0.3\n", ["'ra'", "rename"]),
         ("id,ra,dec,z_spec\n1,150.1,2.1,0.3\n2,10 ours,2.2,0.4\n", ["'ra'", "'10 ours'"]),
         ("id,ra,dec,z_spec\n1,150.1,2.1,good\n2,150.2,2.2,0.4\n", ["'z_spec'", "'good'"]),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,0.54:\n2,150.2,2.2,0.4\n", ["'z_spec'", "'0.54:'", "doubt"]),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,17988.\n2,150.2,2.2,29979.\n", ["z_spec", "km/s", "299792.458"]),
+        ('# Region file format: DS9\nfk5\ncircle(150.1,2.1,2")\n', ["DS9", "columns ra and dec"]),
         ("id,ra,dec,zspec\n1,150.1,2.1,0.3\n", ["'z_spec'", "'zspec'", "label_column"]),
         ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
         ("", ["no rows"]),
@@ -306,6 +313,49 @@ def test_what_cannot_be_read_is_named(tmp_path, text, words):
         read_labels(path)
     for word in ["labels.csv", *words]:
         assert word in str(caught.value)
+
+
+def test_what_a_table_says_of_redshifts_counts(tmp_path, caplog):
+    """A velocity by its unit is refused; exact zeros are counted; numbers held as text are used."""
+    table = Table({"object_id": IDENTITIES["small"], "z_spec": Z})
+    table["z_spec"].unit = "km/s"
+    table.write(tmp_path / "velocities.fits")
+    with pytest.raises(InputError, match=r"velocities.fits: column 'z_spec' is in km"):
+        read_labels(tmp_path / "velocities.fits")
+    pq.write_table(
+        pa.table({"object_id": IDENTITIES["small"], "z_spec": Z.astype(str)}), tmp_path / "t.parquet"
+    )
+    np.testing.assert_array_equal(read_labels(tmp_path / "t.parquet").value, Z)
+    assert not caplog.text
+    zeros = np.where(np.arange(NUM) < 5, 0.0, Z)
+    Table({"object_id": IDENTITIES["small"], "z_spec": zeros}).write(tmp_path / "zeros.fits")
+    assert len(read_labels(tmp_path / "zeros.fits")) == NUM
+    assert "5 of 24 rows have a z_spec of exactly 0" in caplog.text
+    assert "z_spec > 0" in caplog.text
+
+
+def test_labels_that_lie_beside_or_swapped_are_told(caplog):
+    features = {"object_id": IDENTITIES["small"], "ra": RA - 130, "dec": DEC + 30}
+
+    def labels(ra, dec):
+        return Labels(value=Z, columns={"ra": ra, "dec": dec}, where="labels.fits")
+
+    found = match_labels(features, labels(features["ra"], features["dec"] + 0.7 / 3600))
+    assert len(found.rows) == NUM
+    assert "more than 0.70″" in caplog.text
+    with pytest.raises(InputError, match="ra and dec look swapped"):
+        match_labels(features, labels(features["dec"], features["ra"]))
+
+
+def test_identities_that_a_spreadsheet_rounded_are_refused(tmp_path):
+    rows = "\n".join(
+        f"{431_583_220 + 1000 * i:.5E},{a},{d}" for i, (a, d) in enumerate(zip(RA, DEC, strict=True))
+    )
+    (tmp_path / "excel.csv").write_text(f"object_id,ra,dec\n{rows}\n")
+    with pytest.raises(InputError, match=r"'4.31583E\+08' was rounded by a spreadsheet"):
+        read_catalogue(tmp_path / "excel.csv")
+    taken = tables.take_rows(np.array([2**53 + 1, 7]), np.array([0, -1]))
+    assert taken.tolist() == [str(2**53 + 1), ""]
 
 
 def test_several_tables_in_a_file(tmp_path):

@@ -15,8 +15,8 @@ import numpy as np
 from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
-from deepfits.tables.text import GAPS
-from deepfits.tables.values import is_no_value, is_redshift_name, list_values
+from deepfits.tables.text import GAPS, as_numbers
+from deepfits.tables.values import HIGHEST, is_no_value, is_redshift_name, list_values
 
 MATCHES = ("auto", "id", "position")
 AGREE = 0.005
@@ -94,11 +94,9 @@ def read_labels(
     if classes:
         value, names = _as_numbers(value)
     elif is_text(value):
-        odd = next((one for one in value.tolist() if not _is_number(one)), value[0])
-        raise InputError(
-            f"{path}: column {column!r} holds no numbers but text, such as {odd!r}: "
-            "a class, not a redshift; leave such entries empty if they mean that there is none"
-        )
+        value = _numbers_in_text(value, column, path)
+    if is_redshift_name(column):
+        _require_no_unit(table.units.get(column, ""), column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         raise InputError(f"{path}: column {column!r} holds no numbers")
     number = value.astype(np.float64)
@@ -116,16 +114,26 @@ def read_labels(
         counts["impossible"] = int((is_selected & is_code).sum())
         told = list_values(number[is_selected & is_code])
         log.warning(
-            "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; if some are real, "
-            "keep them in another column",
+            "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; one that is real "
+            "counts when it is written otherwise (9.9901)",
             *(path, counts["impossible"], len(value), column, told),
+        )
+    zeros = int((is_selected & (number == 0)).sum())
+    if zeros > max(2, 0.01 * is_selected.sum()) and is_redshift_name(column) and not classes:
+        log.warning(
+            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often stands for none, or a star; "
+            "select '%s > 0' leaves them out",
+            *(path, zeros, int(is_selected.sum()), column, column),
         )
     keep = is_selected & is_finite & ~is_code
     if not keep.any():
+        is_fast = is_finite & (np.abs(number) > HIGHEST)
+        velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
         raise InputError(
             f"{path}: none of {len(value)} rows can be used as label: {counts['not_selected']} do not "
             f"satisfy {list(select)}, {counts['not_finite']} have a {column!r} that is not finite, and "
-            f"{counts.get('impossible', 0)} one that no object has (such as −99)"
+            f"{counts.get('impossible', 0)} one that no object has (such as "
+            f"{number[is_code][0] if is_code.any() else -99:g}){velocities}"
         )
     left = {name: values[keep] for name, values in columns.items() if name != column}
     return Labels(
@@ -151,6 +159,42 @@ def _is_number(text: object) -> bool:
     except ValueError:
         return str(text).lower() in GAPS
     return True
+
+
+def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
+    """Return the numbers that a column of text holds.
+
+    Raises
+    ------
+    InputError
+        An entry that is none.
+    """
+    import pyarrow as pa
+
+    number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
+    if not is_text(number):
+        return number
+    odd = next((one for one in value.tolist() if not _is_number(one)), value[0])
+    why = (
+        "a class, not a redshift; leave such entries empty if they mean that there is none"
+        if not any(map(_is_number, value.tolist()))
+        else "leave such entries empty, or put marks of doubt into a column of their own"
+    )
+    raise InputError(f"{path}: column {column!r} holds no numbers but text, such as {str(odd)!r}: {why}")
+
+
+def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
+    """Refuse redshifts that are velocities."""
+    from astropy import units
+
+    try:
+        is_velocity = units.Unit(unit).is_equivalent(units.km / units.s)
+    except (ValueError, TypeError):
+        return
+    if is_velocity:
+        raise InputError(
+            f"{path}: column {column!r} is in {unit}: velocities, no redshifts; divide by the speed of light"
+        )
 
 
 def is_text(value: np.ndarray) -> bool:
@@ -235,12 +279,26 @@ def match_labels(
     told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in found.counts.items())
     if told:
         log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), told)
+    apart = np.nanmedian(found.separation_arcsec) if np.isfinite(found.separation_arcsec).any() else 0.0
+    if found.by == "position" and apart > radius_arcsec / 2:
+        log.warning(
+            "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
+            "one of them off, or the radius too small?",
+            *(labels.where, apart),
+        )
     return found
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Say what may be wrong where nothing matches."""
     if match == "position":
+        box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
+        swapped = [labels.columns[name] for name in ("ra", "dec")]
+        is_inside = [
+            (v >= low - 0.5) & (v <= high + 0.5) for v, (low, high) in zip(swapped, box, strict=True)
+        ]
+        if np.logical_and(*is_inside).mean() > 0.5:
+            return "; ra and dec look swapped"
         return tables.place_hint(labels.columns["ra"], features["ra"])
     ours, theirs = (
         _identity_text(table, where)

@@ -9,6 +9,7 @@ for it, and a killed command leaves lines that are seconds old; results that the
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from deepfits.errors import InputError
 from deepfits.files import FORMER_MANIFEST, MANIFEST, json_lines, writing
 
 SHARE_OF_TIME = 0.05
+
+log = logging.getLogger(__name__)
 
 State = Literal["done", "failed", "missing"]
 
@@ -116,5 +119,12 @@ class Manifest:
 
 def read_manifest(directory: str | Path) -> list[Entry]:
     """Read the manifest of a directory of results, in the order of the shards; empty without one."""
+    former = Path(directory) / FORMER_MANIFEST
+    if former.is_file():
+        log.warning(
+            "WARNING: %s: has the name that earlier versions gave it, at which pandas and pyarrow stumble "
+            "when they read the directory; call it %s",
+            *(former, MANIFEST),
+        )
     entries = Manifest(directory).entries
     return [entries[name] for name in sorted(entries)]

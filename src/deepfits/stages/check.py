@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,16 +58,41 @@ def check(config: CheckConfig) -> Findings:
         is_catalogue,
         is_cutouts,
     )
-    from deepfits.survey.inspection import Findings, inspect_field
+    from deepfits.survey.inspection import Findings
 
     findings = Findings()
     images = config.images
     names = [images] if isinstance(images, str | Path) else list(images)
-    if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
-        for name in map(Path, names):
-            (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
-        return findings
-    chosen = config.find(images, allow_missing=True)
+    with _what_is_said(findings):
+        if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
+            for name in map(Path, names):
+                (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
+        else:
+            _inspect_images(config, findings)
+    return findings
+
+
+@contextmanager
+def _what_is_said(findings: Findings) -> Iterator[None]:
+    """Add what the readers say to the log to the findings, which else would be that nothing is suspicious."""
+    logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
+    said: list[str] = []
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    handlers, logger.handlers[:] = list(logger.handlers), [handler]
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = handlers, propagate
+        for text in dict.fromkeys(said):
+            is_warning = text.startswith("WARNING: ")
+            (findings.warnings if is_warning else findings.remarks).append(text.removeprefix("WARNING: "))
+
+
+def _inspect_images(config: CheckConfig, findings: Findings) -> None:
+    from deepfits.survey.inspection import inspect_field
+
+    chosen = config.find(config.images, allow_missing=True)
     single = [one for one in chosen.fields if len(one.images) == 1]
     if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
         few = " ".join(f"{s.band}={s.path.name}" for one in single[:2] for s in one.images.values())
@@ -82,4 +110,3 @@ def check(config: CheckConfig) -> Findings:
                 findings.warnings.append(f"{sources.name}: no image in {', '.join(missing)}")
             inspect_field(sources, chosen, findings)
             task.advance(1, sources.name)
-    return findings

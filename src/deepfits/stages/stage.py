@@ -40,6 +40,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
+from deepfits.errors import InputError
 from deepfits.files import Results, contents, require_finished, results
 from deepfits.progress import Progress, silent
 
@@ -87,7 +88,10 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
                 signature.bind(*args, **kwargs)
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
-            return work(config(*args, **kwargs))
+            try:
+                return work(config(*args, **kwargs))
+            except InputError as error:  # it says what to do; where in here it arose helps nobody
+                raise error.with_traceback(None) from None
 
         del call.__wrapped__
         call.__annotations__ = get_type_hints(config, include_extras=True)

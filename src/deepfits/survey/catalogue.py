@@ -65,7 +65,7 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
     }
     if not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         there = ", ".join(list(table.columns)[:12])
-        raise InputError(f"{path}: no ra and dec, nor x and y; it has {there}")
+        raise InputError(f"{path}: no ra and dec, nor x and y; it has {there}; rename the columns")
     number = len(next(iter(columns.values())))
     if number == 0:
         raise InputError(f"{path}: the catalogue has no rows")

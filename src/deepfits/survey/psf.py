@@ -69,7 +69,7 @@ def find_psf(
         return record(moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA), "FWHM, header")
     log.warning(
         "WARNING: %s: the PSF is unknown (too few stars, no FWHM in the header); models that need it cannot "
-        "be used on this band until it is given, such as --psf g=0.8 (FWHM, arcsec)",
+        "be used on this band until it is given, such as psf=g=0.8 (FWHM, arcsec)",
         where,
     )
     return {"gaussians": [], "fwhm_arcsec": None, "source": UNKNOWN}

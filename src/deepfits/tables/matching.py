@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.tables.text import whole_with_gaps
+
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
     """Return the row of each of `wanted` ``(N,)`` in `identity` ``(M,)``, −1 where there is none.
@@ -68,7 +70,7 @@ def match_positions(
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Take `values` ``(M, ...)`` at `rows` ``(N,)``; NaN, or ``""``, where a row is −1.
 
-    Whole numbers become floats where a row lacks, so that a gap is one.
+    Whole numbers become floats where a row lacks, or text where floats would change them.
 
     Examples
     --------
@@ -78,6 +80,8 @@ def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     is_absent = rows < 0
     if not is_absent.any():
         return values[rows]
+    if values.dtype.kind in "iu" and values.ndim == 1 and len(values):
+        return whole_with_gaps(values[np.maximum(rows, 0)], is_absent)
     if values.dtype.kind in "iub":
         values = values.astype(np.float64)
     fill: Any = np.nan if values.dtype.kind == "f" else ""

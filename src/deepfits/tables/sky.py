@@ -15,13 +15,8 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.text import EXACT, GAPS
+from deepfits.tables.text import EXACT, GAPS, IDENTITIES, WITH_EXPONENT
 
-IDENTITIES = (
-    "object_id", "objectid", "id", "source_id", "sourceid", "number", "objid", "obj_id", "coadd_object_id",
-    "coadd_objects_id", "targetid", "target_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
-    "cosmos_id",
-)  # fmt: skip
 POSITIONS = (
     ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),
     ("ra_j2000", "dec_j2000"), ("_raj2000", "_dej2000"), ("ra_deg", "dec_deg"), ("radeg", "dedeg"),
@@ -288,6 +283,12 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     if values.ndim != 1 or kind not in "iufU":
         raise InputError(f"{where}: {name} must be whole numbers or text, not {values.dtype}")
     if kind == "U":
+        rounded = next((one for one in values.tolist() if re.match(WITH_EXPONENT, one.strip())), None)
+        if rounded is not None and all(re.match(WITH_EXPONENT, one.strip()) for one in values[values != ""]):
+            raise InputError(
+                f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as whole numbers "
+                "or text"
+            )
         return np.char.strip(values) if len(values) else values
     if kind == "f":
         is_there = np.isfinite(values)

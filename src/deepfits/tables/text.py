@@ -42,6 +42,14 @@ GAPS = (
     "#n/a",
 )
 """What stands in a column of numbers where there is none; upper and lower case are the same."""
+IDENTITIES = (
+    "object_id", "objectid", "id", "source_id", "sourceid", "number", "objid", "obj_id", "coadd_object_id",
+    "coadd_objects_id", "targetid", "target_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
+    "cosmos_id",
+)  # fmt: skip
+"""Names of columns that tell the objects apart; upper and lower case are the same."""
+WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
+"""How spreadsheets write long numbers, without their last digits."""
 EXACT = 2**53
 """Beyond this, float64 does not hold every whole number."""
 MAX_RATIO = 300
@@ -109,6 +117,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()
+    if text.lstrip().startswith("# Region file format"):
+        raise InputError(f"{where}: regions of DS9, no table; save them as columns ra and dec")
     comments: list[str] = []
     place = 0
     while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
@@ -119,12 +129,14 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         raise InputError(f"{where}: holds no rows")
     units: dict[str, str] = {}
     names = _sextractor_names(comments, units, len(lines[0].split()))
-    delimiter = None if names else _delimiter(lines)
+    rows = [line for line in lines if line.strip("-=+|,; \t\r")]
+    delimiter = None if names else _delimiter(rows or lines)
     first = _split(lines[0], delimiter)
     if names is None:
         second = _split(lines[1], delimiter) if len(lines) > 1 else None
         if _is_header(first, second):
             names, place = first, place + 1
+            place += _below_header(head[place:], names, delimiter, units)
         else:
             names = _names_in_comments(comments, delimiter, len(first))
     if names is None:
@@ -143,7 +155,27 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         if delimiter is None
         else _by_delimiter(text[start:], names, delimiter, where)
     )
-    return {name: as_numbers(column) for name, column in zip(names, entries, strict=True)}, units
+    return {name: _column(name, column) for name, column in zip(names, entries, strict=True)}, units
+
+
+def _column(name: str, entries: pa.Array) -> np.ndarray:
+    """Return a column as numbers; identities that a spreadsheet wrote with an exponent stay as they stand."""
+    if name.lower() in IDENTITIES and pc.any(pc.match_substring_regex(entries, WITH_EXPONENT)).as_py():
+        return _text(entries)
+    return as_numbers(entries)
+
+
+def _below_header(
+    lines: Sequence[str], names: Sequence[str], delimiter: str | None, units: dict[str, str]
+) -> int:
+    """Return how many lines between names and rows are of units and dashes, as VizieR and psql write them."""
+    for number, line in enumerate(lines[:3]):
+        if "-" in line and not line.strip("-=+|,; \t\r"):
+            if number == 1:
+                said = zip(names, _split(lines[0], delimiter), strict=False)
+                units |= {name: unit for name, unit in said if unit}
+            return number + 1 if number < 2 else 0
+    return 0
 
 
 def _sextractor_names(
