@@ -194,3 +194,37 @@ def test_cropping_keeps_the_middle(height, width, size):
     assert (out > 0).sum() == min(size, height) * min(size, width) or max(height, width) > size > min(
         height, width
     )
+
+
+def test_values_for_no_data_count_whatever_the_weights_say(arrays, tmp_path):
+    """A border of −9999 in one band and of 0 in another, under weights that are the same everywhere."""
+    image = arrays["image"].copy()
+    image[:, 0, :5], image[:, 1, :, :6] = -9999.0, 0.0
+    np.savez(tmp_path / "c.npz", image=image, ivar=np.ones_like(image))
+    text = 'file = "c.npz"\nweight = "ivar"\n' + BANDS
+    store, found = read(describe(tmp_path / "d.toml", text), tmp_path / "store", size=SIDE)
+    is_bad = np.zeros(image.shape, bool)
+    is_bad[:, 0, :5], is_bad[:, 1, :, :6] = True, True
+    np.testing.assert_array_equal(found.weight == 0, is_bad)
+    np.testing.assert_allclose(found.image, np.where(is_bad, 0, arrays["image"] * FACTOR), rtol=1e-5)
+    assert sum("taken as no data" in text for text in store.info.extra["remarks"]) == 2
+
+
+def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_places(arrays, tmp_path, caplog):
+    """HSC's DETECTED: a third of the pixels, and all of the middles."""
+    mask = np.zeros(arrays["image"].shape, np.int16)
+    mask[:, :, 12:28, 12:28], mask[:, :, :2] = 32, 256
+    np.savez(tmp_path / "c.npz", **(arrays | {"mask": mask}))
+    text = 'file = "c.npz"\nweight = "ivar"\nmask = "mask"\ncolumns = []\n' + BANDS
+    read(describe(tmp_path / "d.toml", text + 'mask_nonzero_is = "bad"\n'), tmp_path / "bad")
+    assert "100% of the cutouts' middles away" in caplog.text
+    caplog.clear()
+    rows = "\n".join(
+        f"{n},{z!r}" for n, z in zip(arrays["object_id"][::-1], arrays["z_spec"][::-1].tolist(), strict=True)
+    )
+    (tmp_path / "z.csv").write_text(f"object_id,z_spec\n{rows}\n")
+    description = describe(tmp_path / "e.toml", text + "bad_planes = [8]\n")
+    _, found = read(description, tmp_path / "good", size=SIDE, catalogue=tmp_path / "z.csv")
+    np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"])
+    np.testing.assert_array_equal(found.weight == 0, mask == 256)
+    assert not caplog.text

@@ -74,8 +74,9 @@ def write(path_of, ending, columns, units):
     """Write columns in a way of somebody's; return the path."""
     path = path_of / f"table.{ending}"
     table = Table(columns)
-    for name, unit in units.items():
-        table[name].unit = unit
+    if ending not in ("fits", "fits.gz", "ldac"):  # whose units astropy would not write
+        for name, unit in units.items():
+            table[name].unit = unit
     names = table.colnames
     if ending in ("parquet", "directory"):
         arrays = {}
@@ -100,16 +101,18 @@ def write(path_of, ending, columns, units):
         head = fits.BinTableHDU.from_columns(
             [fits.Column("Field Header Card", "80A", array=["SIMPLE  = T"])], name="LDAC_IMHEAD"
         )
-        fits.HDUList([fits.PrimaryHDU(), head, fits.table_to_hdu(table)]).writeto(path)
+        fits.HDUList([fits.PrimaryHDU(), head, with_units(table, units)]).writeto(path)
+        return path
+    if ending in ("fits", "fits.gz"):
+        fits.HDUList([fits.PrimaryHDU(), with_units(table, units)]).writeto(path)
         return path
     if ending == "h5":
         encoded = {n: c.filled() if hasattr(c, "filled") else c for n, c in table.items()}
         table = Table(encoded)
         table.write(path, path="catalogue", serialize_meta=True)
         return path
-    if ending in ("fits", "fits.gz", "ecsv", "vot"):
-        kinds = {"ecsv": "ascii.ecsv", "vot": "votable"}
-        table.write(path, format=kinds.get(ending, "fits"))
+    if ending in ("ecsv", "vot"):
+        table.write(path, format={"ecsv": "ascii.ecsv", "vot": "votable"}[ending])
         return path
     separator = {"tsv": "\t", "semicolon.csv": ";", "txt": "  ", "dat": " "}.get(ending, ",")
     gap = "nan" if ending in ("txt", "dat") else ""
@@ -129,6 +132,14 @@ def write(path_of, ending, columns, units):
     content = text.encode("utf-8-sig" if ending == "bom.csv" else "utf-8")
     path.write_bytes(gzip.compress(content) if ending.endswith("gz") else content)
     return path
+
+
+def with_units(table, units):
+    """Return an HDU with units as people write them into FITS, hours too."""
+    hdu = fits.table_to_hdu(table)
+    for name, unit in units.items():
+        hdu.header[f"TUNIT{table.colnames.index(name) + 1}"] = unit
+    return hdu
 
 
 def cannot_be_written(ending, place, identity):

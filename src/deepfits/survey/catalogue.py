@@ -41,11 +41,16 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return tables.read(path, what="catalogue").info
 
 
-def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
+def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, np.ndarray]:
     """Read a catalogue of anyone's; see `deepfits.tables.read` for the formats.
 
     Columns keep their names, but for identity, position and field, which get ours, and positions become
     degrees (ICRS). Without an identity the rows are numbered from 1.
+
+    Parameters
+    ----------
+    needs_places
+        Refuse a catalogue that does not say where its objects are.
 
     Returns
     -------
@@ -63,7 +68,7 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
         for name, values in tables.with_our_names(table).items()
         if values.ndim == 1 and values.dtype.kind in "iufbU"
     }
-    if not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
+    if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
         there = ", ".join(list(table.columns)[:12])
         raise InputError(f"{path}: no ra and dec, nor x and y; it has {there}; rename the columns")
     number = len(next(iter(columns.values())))
@@ -78,7 +83,9 @@ def read_catalogue(path: str | Path) -> dict[str, np.ndarray]:
         sky = tables.positions(table.columns, table.units, path)
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():
-            if {"x", "y"} <= columns.keys():  # of images without WCS: the pixels are all that is known
+            if (
+                not needs_places or {"x", "y"} <= columns.keys()
+            ):  # of images without WCS: the pixels are all that is known
                 return columns
             raise InputError(f"{path}: no object has a position on the sky: {lost}")
         if lost:

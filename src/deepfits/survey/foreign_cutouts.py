@@ -16,6 +16,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.survey.cutout_description import store_bands
+from deepfits.survey.fill import Fill, find_fill_beside_weights
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 
@@ -54,6 +55,8 @@ class ForeignCutouts:
         Whether weights were found; whether they may be right up to a factor; by what they were scaled.
     credible
         Limits of the weights by band, ``(B, 2)``: what lies beyond has no data.
+    fill
+        Values that stand for no data, by the number of the band.
     noise
         Of one pixel, measured on the rims of some cutouts, nJy, by band.
     remarks
@@ -78,6 +81,7 @@ class ForeignCutouts:
     may_be_relative: bool = False
     weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
     credible: np.ndarray = field(default_factory=lambda: np.array([[0.0, np.inf]]))
+    fill: dict[int, Fill] = field(default_factory=dict)
     noise: np.ndarray = field(default_factory=lambda: np.full(1, np.nan))
 
     @property
@@ -104,6 +108,8 @@ class ForeignCutouts:
                 low, high = (self.credible[:, i, None, None] for i in (0, 1))
                 out = np.where((out > low) & (out < high), out, np.float32(0))
             is_bad = ~np.isfinite(flux)
+        for band, fill in self.fill.items():
+            is_bad[:, band] |= fill.holds(image[:, band])
         if mask is not None and self.mask is not None:
             is_bad |= np.broadcast_to(self.mask.is_bad(mask), flux.shape)
         out = np.where(is_bad, np.float32(0), out)
@@ -175,6 +181,8 @@ def settle_weights(cutouts: ForeignCutouts) -> None:
     cutouts.credible = np.tile([0.0, np.inf], (num_bands, 1))
     stop = min(SAMPLE, cutouts.number)
     image, weight = cutouts.read(0, stop, None)
+    if _settle_fill(cutouts, stop, weight):
+        image, weight = cutouts.read(0, stop, None)
     _say_masked(cutouts, stop)
     rim = np.zeros(image.shape[-2:], bool)
     margin = max(min(image.shape[-2:]) // 8, 1)
@@ -202,6 +210,20 @@ def settle_weights(cutouts: ForeignCutouts) -> None:
     cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
 
 
+def _settle_fill(cutouts: ForeignCutouts, stop: int, weight: np.ndarray) -> bool:
+    """Find values that stand for no data whatever the weights say; say whether there are any."""
+    counts = cutouts.raw(0, stop)[0]
+    for band, name in enumerate(cutouts.bands):
+        fill, share = find_fill_beside_weights(counts[:, band], weight[:, band])
+        if fill is not None:
+            cutouts.fill[band] = fill
+            how = ", in blocks" if fill.in_blocks else ""
+            cutouts.remarks.append(
+                f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data"
+            )
+    return bool(cutouts.fill)
+
+
 def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
     """Take the values of error maps that stand for no data for that; `weight` is set to 0 there."""
     low, high = credible_range(weight)
@@ -216,16 +238,19 @@ def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> Non
 
 
 def _say_masked(cutouts: ForeignCutouts, stop: int) -> None:
-    """Say when the mask takes more than half of the pixels away."""
+    """Say when the mask takes more than half of the pixels away, or of the middles, where the objects are."""
     mask = cutouts.raw(0, stop)[2]
     if mask is None or cutouts.mask is None:
         return
-    share = float(cutouts.mask.is_bad(mask).mean())
-    if share > MOSTLY_MASKED:
-        cutouts.remarks.append(
-            f"WARNING: the mask takes {share:.0%} of the pixels away ({cutouts.mask.words}); name the bits "
-            "that are bad (bad_planes), or check mask_nonzero_is"
-        )
+    is_bad = cutouts.mask.is_bad(mask)
+    y, x = is_bad.shape[-2] // 2, is_bad.shape[-1] // 2
+    for what, share in (("pixels", is_bad.mean()), ("cutouts' middles", is_bad[..., y, x].mean())):
+        if share > MOSTLY_MASKED:
+            cutouts.remarks.append(
+                f"WARNING: the mask takes {share:.0%} of the {what} away ({cutouts.mask.words}); name the "
+                "bits that are bad (bad_planes), or check mask_nonzero_is"
+            )
+            return
 
 
 def _compare_weights(cutouts: ForeignCutouts, band: int, stated: float) -> None:

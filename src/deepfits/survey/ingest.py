@@ -87,7 +87,7 @@ def ingest(
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
     """Add a catalogue's columns to the cutouts: by identity; row by row where the cutouts have none."""
-    columns = read_catalogue(path)
+    columns = read_catalogue(path, needs_places=False)
     identity = columns.pop("object_id")
     if not cutouts.has_identity:
         if len(identity) != cutouts.number:

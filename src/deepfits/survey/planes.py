@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from scipy import ndimage
 
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.survey.astrometry import pixel_scale_of
+from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
 from deepfits.survey.hdu_roles import number_of, role_of, sky_images
@@ -38,10 +38,6 @@ FEW_PIXELS = 64
 RELATIVE_FACTOR = 2.0
 # 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
 CREDIBLE_DEPTH = (8.0, 36.0)
-# Values that stand for "no data" are in more than this share of the pixels.
-FILL_SHARE = 0.005
-# Where single zeros may be values, blocks of so many pixels a side are none.
-BLOCK = 5
 
 
 @dataclass(kw_only=True)
@@ -137,7 +133,7 @@ class Plane:
         self.zero_point = self._pixels.zero_point
         self._scale = 1.0
         self._constant: float | None = None
-        self._fill: _Fill | None = None
+        self._fill: Fill | None = None
         self._credible = 0.0, math.inf
         self.noise = self._measure()
         if not has_given:
@@ -178,7 +174,7 @@ class Plane:
             image[~is_valid] = 0
         return image, weight
 
-    def _fill_rows(self, fill: _Fill, start: int, stop: int) -> np.ndarray:
+    def _fill_rows(self, fill: Fill, start: int, stop: int) -> np.ndarray:
         """Return which pixels hold a value that stands for no data, ``(stop − start, W)`` bool."""
         margin = BLOCK - 1 if fill.in_blocks else 0
         first, last = max(start - margin, 0), min(stop + margin, self.shape[0])
@@ -296,7 +292,9 @@ class Plane:
         rows = sample_rows(self.shape[0])
         if has_weight:
             self._settle_range(rows)
-        self._settle_fill(rows)
+            self._settle_fill_beside_weights(rows)
+        else:
+            self._settle_fill(rows)
         blocks = [self.rows(start, stop) for start, stop in rows]
         image = np.concatenate([b[0] for b in blocks])
         weight = np.concatenate([b[1] for b in blocks])
@@ -338,38 +336,41 @@ class Plane:
             )
 
     def _settle_fill(self, rows: list[tuple[int, int]]) -> None:
-        """Find values that stand for no data, where no weight says so: 0, or one that repeats far off."""
+        """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
-        has_weight = self._pixels.weight_role is not None
-        if has_weight:
-            weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
-            if not (weight > 0).any():
-                return
-            counts = np.where(weight > 0, counts, np.nan)
         step, is_dithered = quantisation_step(self._image)
         starts = np.concatenate([np.arange(a, b) for a, b in rows])
         steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
-        self._fill = _fill_of(counts, steps, is_dithered)
+        self._fill = find_fill(counts, steps, is_dithered)
         if self._fill is None:
             return
-        self._fill.in_blocks |= has_weight and self._fill.value == 0
         if step is not None and self._fill.half_step is not None:
             self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
-        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows]) & np.isfinite(counts)
-        share, common = marked.mean(), np.unique(counts[counts != 0], return_counts=True)[1]
+        marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
+        share, common = float(marked.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
         single = int(((counts == self._fill.value) & ~marked).sum())
-        if step is None and not has_weight and single > 0.01 * counts.size + 1.5 * max(common, default=0):
+        if step is None and single > 0.01 * counts.size + 1.5 * max(common, default=0):
             self.remarks.append(
                 f"WARNING: {single / counts.size:.0%} of the pixels are exactly 0, more than the steps of "
                 "the counts explain; if they are no data, give a weight or a mask"
             )
         if share == 0:
             self._fill = None
-            return
-        how = ", in blocks" if self._fill.in_blocks else ""
-        but = ", whatever their weights say" if has_weight else ""
+        else:
+            self._tell_fill(self._fill, share)
+
+    def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
+        """Find values that stand for no data where the weights say that there is some."""
+        counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
+        weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
+        self._fill, share = find_fill_beside_weights(counts, weight)
+        if self._fill is not None:
+            self._tell_fill(self._fill, share, ", whatever their weights say")
+
+    def _tell_fill(self, fill: Fill, share: float, more: str = "") -> None:
+        how = ", in blocks" if fill.in_blocks else ""
         self.remarks.append(
-            f"{share:.1%} of the pixels are exactly {self._fill.value:g}{how}: taken as no data{but}"
+            f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data{more}"
         )
 
     def _tell_masked(self, rows: list[tuple[int, int]]) -> None:
@@ -405,72 +406,6 @@ class Plane:
 def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
     """Say that every pixel has data, in few passes: a sum with NaN or infinity in it is not finite."""
     return bool(np.isfinite(image.sum()) and np.isfinite(weight.sum()) and weight.min() > 0)
-
-
-@dataclass(kw_only=True)
-class _Fill:
-    """A value that stands for no data.
-
-    Attributes
-    ----------
-    value
-        As it is stored.
-    half_step
-        Half of the quantisation's step by row of the image, where the value was dithered; None for exact.
-    in_blocks
-        Single pixels may hold the value by chance: only blocks of `BLOCK` pixels a side have no data.
-    """
-
-    value: float
-    half_step: np.ndarray | None = None
-    in_blocks: bool = False
-
-    def holds(self, counts: np.ndarray, first: int) -> np.ndarray:
-        """Return which pixels of some rows, from `first` on, have no data."""
-        if self.half_step is None:
-            is_fill = counts == self.value
-        else:
-            reach = (
-                self.half_step[first : first + len(counts), None]
-                if self.half_step.size > 1
-                else self.half_step
-            )
-            is_fill = np.abs(counts - self.value) <= reach
-        if self.in_blocks and is_fill.any():
-            # The image's edge is no limit of a block.
-            padded = np.pad(is_fill, BLOCK // 2, mode="edge")
-            kept = ndimage.binary_opening(padded, np.ones((BLOCK, BLOCK), bool))
-            is_fill = kept[BLOCK // 2 : -(BLOCK // 2), BLOCK // 2 : -(BLOCK // 2)]
-        return np.asarray(is_fill)
-
-
-def _fill_of(counts: np.ndarray, steps: np.ndarray | None, is_dithered: bool) -> _Fill | None:
-    """Find the value that stands for no data in some rows; None when there is none.
-
-    Zeros are values where the counts come in steps, as integers and quantised floats do: then those alone
-    count that fill blocks. Dithering moves zeros by up to half a step.
-    """
-    finite = counts[np.isfinite(counts)]
-    if not finite.size:
-        return None
-    if steps is not None and is_dithered:
-        near = np.abs(counts) <= 0.5 * steps[:, None]
-        if near.mean() > FILL_SHARE:
-            return _Fill(value=0.0, half_step=0.5 * steps, in_blocks=True)
-    zeros = float((finite == 0).mean())
-    values, numbers = np.unique(finite[finite != 0], return_counts=True)
-    if zeros > FILL_SHARE:
-        is_stepped = bool(values.size) and float(numbers.max()) > 2e-3 * finite.size
-        return _Fill(value=0.0, in_blocks=is_stepped or steps is not None)
-    if not values.size:
-        return None
-    # A value far from all others that repeats: -9999, 1e30, what saturated pixels are cut off at.
-    common = float(values[np.argmax(numbers)])
-    others = finite[finite != common]
-    if numbers.max() <= FILL_SHARE * finite.size or not others.size:
-        return None
-    middle, low, high = np.percentile(others.astype(float), (50, 5, 95))
-    return _Fill(value=common) if abs(common - middle) > 20 * (high - low) > 0 else None
 
 
 def _shortened(numbers: list[int]) -> str:

@@ -70,9 +70,8 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
         if path.suffix == ".npy":
             return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as content:
-            names = {
-                str(n) for n in (d.image, d.weight, d.mask, d.object_id, *(d.columns or ())) if n is not None
-            }
+            named = (d.image, d.weight, d.mask, d.object_id or "object_id", *(d.columns or ()))
+            names = {str(n) for n in named if n is not None}
             sizes = {i.filename: i.file_size for i in content.zip.infolist()}
             if sum(sizes.values()) > MAX_NPZ_RATIO * path.stat().st_size:
                 raise InputError(

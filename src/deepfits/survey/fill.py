@@ -1,0 +1,112 @@
+"""Values that stand for no data where no weight says so: 0, or a value far from all others that repeats.
+
+Shapes: H, W pixels; any number of axes before them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+# Such values are in more than this share of the pixels.
+FILL_SHARE = 0.005
+# Where single zeros may be values, blocks of so many pixels a side are none.
+BLOCK = 5
+
+
+@dataclass(kw_only=True)
+class Fill:
+    """A value that stands for no data.
+
+    Attributes
+    ----------
+    value
+        As it is stored.
+    half_step
+        Half of the quantisation's step by row of the image, where the value was dithered; None for exact.
+    in_blocks
+        Single pixels may hold the value by chance: only blocks of `BLOCK` pixels a side have no data.
+    """
+
+    value: float
+    half_step: np.ndarray | None = None
+    in_blocks: bool = False
+
+    def holds(self, counts: np.ndarray, first: int = 0) -> np.ndarray:
+        """Return which pixels of some rows, ``(..., H, W)`` from `first` on, have no data."""
+        if self.half_step is None:
+            is_fill = counts == self.value
+        else:
+            reach = (
+                self.half_step[first : first + counts.shape[-2], None]
+                if self.half_step.size > 1
+                else self.half_step
+            )
+            is_fill = np.abs(counts - self.value) <= reach
+        if self.in_blocks and is_fill.any():
+            # The image's edge is no limit of a block.
+            half, before = BLOCK // 2, counts.ndim - 2
+            padded = np.pad(is_fill, [(0, 0)] * before + [(half, half)] * 2, mode="edge")
+            kept = ndimage.binary_opening(padded, np.ones((1,) * before + (BLOCK, BLOCK), bool))
+            is_fill = kept[..., half:-half, half:-half]
+        return np.asarray(is_fill)
+
+
+def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False) -> Fill | None:
+    """Find the value that stands for no data; None when there is none.
+
+    Zeros are values where the counts come in steps, as integers and quantised floats do: then those alone
+    count that fill blocks. Dithering moves zeros by up to half a step.
+
+    Parameters
+    ----------
+    counts
+        Some pixels, NaN where something else says that there is no data.
+    steps
+        Of the quantisation, by row.
+    """
+    finite = counts[np.isfinite(counts)]
+    if not finite.size:
+        return None
+    if steps is not None and is_dithered:
+        near = np.abs(counts) <= 0.5 * steps[:, None]
+        if near.mean() > FILL_SHARE:
+            return Fill(value=0.0, half_step=0.5 * steps, in_blocks=True)
+    zeros = float((finite == 0).mean())
+    values, numbers = np.unique(finite[finite != 0], return_counts=True)
+    if zeros > FILL_SHARE:
+        is_stepped = bool(values.size) and float(numbers.max()) > 2e-3 * finite.size
+        return Fill(value=0.0, in_blocks=is_stepped or steps is not None)
+    if not values.size:
+        return None
+    # A value far from all others that repeats: -9999, 1e30, what saturated pixels are cut off at.
+    common = float(values[np.argmax(numbers)])
+    others = finite[finite != common]
+    if numbers.max() <= FILL_SHARE * finite.size or not others.size:
+        return None
+    middle, low, high = np.percentile(others.astype(float), (50, 5, 95))
+    return Fill(value=common) if abs(common - middle) > 20 * (high - low) > 0 else None
+
+
+def find_fill_beside_weights(counts: np.ndarray, weight: np.ndarray) -> tuple[Fill | None, float]:
+    """Find the value that stands for no data where the weights say that there is some, and its share.
+
+    Zeros count where they fill blocks and are rare elsewhere: in sparse counts of photons they are values.
+
+    Parameters
+    ----------
+    counts, weight
+        ``(..., H, W)``.
+    """
+    used = np.where(weight > 0, counts, np.nan)
+    fill = find_fill(used)
+    if fill is None:
+        return None, 0.0
+    fill.in_blocks = fill.value == 0
+    marked = fill.holds(counts) & np.isfinite(used)
+    single = int((used == fill.value).sum() - marked.sum())
+    if not marked.any() or (fill.in_blocks and single > marked.sum()):
+        return None, 0.0
+    return fill, float(marked.mean())
