@@ -1,7 +1,7 @@
-"""The documentation: its tutorials run in a short form, and it names all stages and no page that is not there.
+"""The documentation: its tutorials run in a short form, and it names all stages and no page that is missing.
 
-As they stand, the tutorials run when the site is built (`make docs`), which also fails where a reference leads
-nowhere.
+As they stand, the tutorials run when the site is built (`make docs`), which also fails where a reference does
+not resolve.
 """
 
 import re
