@@ -11,68 +11,40 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
-import deepfits
 from deepfits.files import TEMPORARY_PREFIX
 from tests.helpers.results import assert_same_results
+from tests.helpers.stage_runs import RUNS, TINY, Run
 
 NUM_KILLS = int(os.environ.get("DEEPFITS_NUM_KILLS", "20"))
-TINY = {"width": 16, "latent_size": 8, "num_blocks": 2, "batch_size": 16, "num_evaluated": 16}
-QUICK: dict[str, Any] = {"num_steps": 6, "threads": 1}
-METHODS = {"methods": ("constant", "neighbours", "boosting"), "tuning_trials": 1}
-# What may differ between two runs: when, how fast, with what.
+TRAINING = {"steps": 12, "options": {**TINY, "checkpoint_seconds": 0.1}}
 
-Stage = Callable[[Path, Path], object]
-STAGES: dict[str, Stage] = {
-    "simulate": lambda run, out: deepfits.simulate(out, size=192, num_patches=2, seed=3, exposures=1),
-    "detect": lambda run, out: deepfits.detect(run / "sky", out / "catalogue.parquet"),
-    "cutouts": lambda run, out: deepfits.cutouts(run / "sky", out, shard_size=16, size=16),
-    "train": lambda run, out: deepfits.train(
-        run / "cutouts", out, recipe="tiny", steps=60, threads=1, options=TINY | {"checkpoint_seconds": 0.2}
-    ),
-    "fit": lambda run, out: deepfits.fit(run / "cutouts", run / "model", out, **QUICK),
-    "fit-2-workers": lambda run, out: deepfits.fit(
-        run / "cutouts", run / "model", out, **(QUICK | {"threads": 2}), workers=2
-    ),
-    "inpaint": lambda run, out: deepfits.inpaint(
-        run / "cutouts", run / "model", out, num_calibration=20, **QUICK
-    ),
-    "redshift": lambda run, out: deepfits.redshift(
-        run / "features-both", run / "sky" / "truth.parquet", out, store=run / "cutouts", **METHODS
-    ),
-    "export": lambda run, out: deepfits.export(run / "features-both", out / "all.fits"),
-    "report": lambda run, out: deepfits.report(run, out=out / "report"),
+STAGES: dict[str, Run] = {
+    **{name: run for name, run in RUNS.items() if name != "redshift-beside"},
+    "simulate": partial(RUNS["simulate"], catalogue=None, num_patches=2, exposures=1),
+    "cutouts": partial(RUNS["cutouts"], shard_size=4),
+    "train": partial(RUNS["train"], **TRAINING),
+    "fit-2-workers": partial(RUNS["fit"], threads=2, workers=2),
+    "redshift": partial(RUNS["redshift"], methods=("neighbours", "boosting")),
 }
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """Run every stage once, undisturbed."""
-    run = tmp_path_factory.mktemp("run")
-    deepfits.simulate(run / "sky", size=400, seed=3)
-    STAGES["cutouts"](run, run / "cutouts")
-    STAGES["train"](run, run / "model")
-    STAGES["fit"](run, run / "features-both")
-    return run
-
-
-def _child(stage: Stage, run: Path, out: Path) -> None:
+def _child(stage: Run, base: Path, out: Path) -> None:
     os.setsid()
     torch.set_num_threads(1)
-    stage(run, out)
+    stage(base, out)
 
 
-def _attempt(stage: Stage, run: Path, out: Path, seconds: float | None) -> bool:
+def _attempt(stage: Run, base: Path, out: Path, seconds: float | None) -> bool:
     """Run a stage in a process of its own, killed after `seconds`; say whether it came to its end."""
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(stage, run, out))
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(stage, base, out))
     process.start()
     process.join(seconds)
     if process.exitcode is not None:
@@ -90,19 +62,19 @@ def _attempt(stage: Stage, run: Path, out: Path, seconds: float | None) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", STAGES)
-def test_killed_at_random_moments(run: Path, tmp_path: Path, name: str):
+def test_killed_at_random_moments(base: Path, tmp_path: Path, name: str):
     stage, rng = STAGES[name], np.random.default_rng(sum(map(ord, name)))
     begin = time.perf_counter()
-    assert _attempt(stage, run, tmp_path / "whole", None)
+    assert _attempt(stage, base, tmp_path / "whole", None)
     whole = time.perf_counter() - begin
     out, kills = tmp_path / "killed" / "out", 0
     while kills < NUM_KILLS:
-        if _attempt(stage, run, out, rng.uniform(0.02, whole)):
+        if _attempt(stage, base, out, rng.uniform(0.02, whole)):
             assert_same_results(out, tmp_path / "whole")
             shutil.rmtree(out)
         else:
             kills += 1
-    assert _attempt(stage, run, out, None)
+    assert _attempt(stage, base, out, None)
     assert_same_results(out, tmp_path / "whole")
     left = [path for path in (tmp_path / "killed").rglob("*") if TEMPORARY_PREFIX in path.name]
     assert not left
