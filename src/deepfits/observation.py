@@ -509,17 +509,33 @@ class Sight:
         floor
             ``(B, 1, 1)``, nJy per scene pixel: noise below it changes nothing.
         """
-        area, grid = self.area, self.grid
+        area = self.area
         flux = image * area
         level = flux.square() / 9 + floor.square()
-        shrunk = flux * (level * weight) / (level * weight + area**2)
-        at = (torch.arange(grid.size, device=image.device) - (grid.size - 1) / 2) * math.sqrt(area)
+        return self._interpolate(flux * (level * weight) / (level * weight + area**2))
+
+    def described(self, weight: Tensor, floor: Tensor) -> Tensor:
+        """Say how these data were observed, on the grid of the scenes: ``(N, 2B, S, S)``.
+
+        For each band log(1 + (floor / σ)²), which is 0 where there is no data, then for each band the
+        logarithm of the width of the PSF over the reference's. Parameters as in `on_grid`.
+        """
+        depth = self._interpolate(torch.log1p(floor.square() * weight / self.area**2))
+        share, sigma = self.psf.to(weight).unbind(-1)
+        peak = (share * (self.grid.reference_sigma / sigma).square()).sum(-1)  # over the reference's
+        width = -0.5 * peak.log()[..., None, None]
+        return torch.cat((depth, width.expand_as(depth)), dim=1)
+
+    def _interpolate(self, image: Tensor) -> Tensor:
+        """Bring planes of the data onto the grid of the scenes, the object in the middle."""
+        grid = self.grid
+        at = (torch.arange(grid.size, device=image.device) - (grid.size - 1) / 2) * math.sqrt(self.area)
         data = torch.arange(self.size, device=image.device) - (self.size - 1) / 2
         rows, columns = (
             (1 - (at + shift[:, None] - data[:, None, None]).abs()).clamp_min(0).permute(1, 2, 0)
             for shift in self.shift_pixels.to(image).T
         )  # (N, S, D)
-        return rows[:, None] @ shrunk @ columns[:, None].mT
+        return rows[:, None] @ image @ columns[:, None].mT
 
 
 def centre_shift(x: np.ndarray, y: np.ndarray, size: int) -> np.ndarray:

@@ -51,7 +51,7 @@ def scene() -> Recipe:
     training = dataclasses.replace(
         _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask"
     )
-    return Recipe(model=ModelConfig(width=128), training=training)
+    return Recipe(model=ModelConfig(width=128, sees_observation=True), training=training)
 
 
 def _beyond_the_paper(steps: int) -> TrainingConfig:

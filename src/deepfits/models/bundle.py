@@ -145,7 +145,11 @@ class Model:
                 raise ValueError("a model of scenes must be told how the images were observed")
             floor = torch.tensor(self.normalisation.softening, dtype=image.dtype, device=image.device)
             image = sight.on_grid(image, weight, floor[:, None, None])
-        return self.normalisation.normalise(image)
+        x = self.normalisation.normalise(image)
+        if self.config.sees_observation:
+            assert sight is not None
+            x = torch.cat((x, sight.described(weight, floor[:, None, None])), dim=1)
+        return x
 
     def embed(
         self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None

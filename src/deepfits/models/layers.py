@@ -43,6 +43,9 @@ class ModelConfig:
         Of the group normalisation in discriminator and embedder; 0 leaves it out.
     negative_slope
         Of the LeakyReLU there.
+    sees_observation
+        Discriminator and embedder are also shown how an image was observed, in two planes for each band
+        (`deepfits.observation.Sight.described`); for models of scenes.
     """
 
     num_bands: Annotated[int, Range(ge=1, le=64)] = 5
@@ -53,6 +56,7 @@ class ModelConfig:
     kernel_size: Annotated[int, Range(ge=2, le=16)] = 4
     num_groups: Annotated[int, Range(ge=0, le=8192)] = 4
     negative_slope: Annotated[float, Range(ge=0, lt=1)] = 0.2
+    sees_observation: bool = False
 
     def __post_init__(self) -> None:
         check(self, where="model")
@@ -82,7 +86,10 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        return to_mapping(self)
+        content = to_mapping(self)
+        if not self.sees_observation:  # descriptions of models without it stay as they were
+            del content["sees_observation"]
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str | Path = "model") -> ModelConfig:
@@ -177,7 +184,8 @@ class Encoder(nn.Module):
         super().__init__()
         channels = config.channels[::-1]  # wide images have few channels
         self.config = config
-        self.first = make_down(config.num_bands, channels[0], config)
+        planes = 3 if config.sees_observation else 1
+        self.first = make_down(planes * config.num_bands, channels[0], config)
         self.blocks = nn.Sequential(*(DownBlock(a, b, config) for a, b in pairwise(channels)))
         self.last = spectral_norm(nn.Linear(config.width * config.base_size**2, num_outputs))
 

@@ -157,13 +157,14 @@ def examine(
     sight = held_out.sight
     flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
     x_real, x_generated = model.see(image, weight, sight), model.see(flux, weight, sight)
-    real, generated = radial_features(x_real), radial_features(x_generated)
+    num_bands = image.shape[1]
+    real, generated = radial_features(x_real[:, :num_bands]), radial_features(x_generated[:, :num_bands])
     guess = model.embed(image, weight, sight)
     out: dict[str, Any] = {
         "kernel_distance": kernel_distance(real, generated),
         "spread": (width := spread(real, generated)),
         "collapsed": width < COLLAPSE_SPREAD,
-        "texture": (level := texture(x_real, x_generated)),
+        "texture": (level := texture(x_real[:, :num_bands], x_generated[:, :num_bands])),
         "textured": level > TEXTURE_ALARM,
         "answer_real": float(model.discriminator(x_real).mean()),
         "answer_generated": float(model.discriminator(x_generated).mean()),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
-from deepfits.observation import Sight
+from deepfits.observation import Observation, Sight
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig
@@ -106,7 +106,8 @@ class Trainer:
         image, sight = part(batch.image), self._part_of(batch.sight)
         real = self._see(image, weight, sight)
         clean = self.generator(latent)
-        seen = self.observe(clean, weight, noise, sight)
+        way = None if sight is None else sight.observation()
+        seen = self.observe(clean, weight, noise, sight, way)
 
         self.networks["discriminator"].requires_grad_(True)
         answers = self.discriminator(torch.cat([real, seen.detach()]))
@@ -115,13 +116,13 @@ class Trainer:
 
         self.networks["discriminator"].requires_grad_(False)
         losses["generator"] = generator_loss(self.discriminator(seen))
-        inverted = seen if config.noisy_embedder else clean
+        inverted = seen if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
             inverted = inverted.detach()
         losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(real, image, weight, sight)
+            losses["reconstruction"] = self._reconstruct(real, image, weight, way)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
@@ -142,18 +143,19 @@ class Trainer:
         part = self.engine.part
         draw, latent = self._draw(len(batch.image), step)
         weight, sight = part(batch.weight), self._part_of(batch.sight)
+        way = None if sight is None else sight.observation()
         with torch.no_grad():
             shown = self.generator(latent)
-            if self.config.noisy_embedder:
+            if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
-                shown = self.observe(shown, weight, noise, sight)
+                shown = self.observe(shown, weight, noise, sight, way)
         losses = {"embedder": embedder_loss(latent, self.embedder(shown))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
             real = self._see(image, weight, sight)
-            losses["reconstruction"] = self._reconstruct(real, image, weight, sight)
+            losses["reconstruction"] = self._reconstruct(real, image, weight, way)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._improve(["embedder"], total, step)
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
@@ -169,16 +171,18 @@ class Trainer:
         if self.grid is None:
             return normalise(self.model.normalisation, image)
         assert sight is not None
-        return normalise(self.model.normalisation, sight.on_grid(image, weight, self.softening))
+        x = normalise(self.model.normalisation, sight.on_grid(image, weight, self.softening))
+        if self.model.config.sees_observation:
+            x = torch.cat((x, sight.described(weight, self.softening)), dim=1)
+        return x
 
-    def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+    def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, way: Observation | None) -> Tensor:
         """Return the loss of real images, as networks are shown them and in nJy, against their embedding."""
         again = self.generator(self.embedder(real))
-        if self.grid is None:
+        if way is None:
             residual = (real - again) / self.noise_in_x(weight)
         else:  # in the data's pixels, stretched about each image's own noise, whatever its depth
-            assert sight is not None
-            flux = sight.observation()(self.model.normalisation.denormalise(again))
+            flux = way(self.model.normalisation.denormalise(again))
             sigmas = self.config.softening_sigmas
             unit = sigmas * weight.clamp(min=1e-30).rsqrt()
             residual = sigmas * (arcsinh(image / unit) - arcsinh(flux / unit))
@@ -196,7 +200,12 @@ class Trainer:
         return self.engine.part(self.noises[store].draw(number, draw))
 
     def observe(
-        self, clean: Tensor, weight: Tensor, noise: Tensor | None, sight: Sight | None = None
+        self,
+        clean: Tensor,
+        weight: Tensor,
+        noise: Tensor | None,
+        sight: Sight | None = None,
+        way: Observation | None = None,
     ) -> Tensor:
         """Show generated images as a real image would be seen: with its noise, where it has data.
 
@@ -210,10 +219,13 @@ class Trainer:
             In units of that noise; None for none.
         sight
             For scenes: through which PSF and pixels.
+        way
+            The observation of that sight, if it has been made already.
         """
         normalisation = self.model.normalisation
         if sight is not None and self.grid is not None:
-            flux = sight.observation()(normalisation.denormalise(clean))
+            way = way or sight.observation()
+            flux = way(normalisation.denormalise(clean))
             if noise is not None:
                 flux = flux + weight.clamp(min=1e-30).rsqrt() * noise
             return self._see(torch.where(weight > 0, flux, 0.0), weight, sight)
