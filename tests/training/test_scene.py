@@ -1,5 +1,6 @@
 """Scenes from training to fit: through each object's own PSF and pixels."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,22 @@ def test_noise_is_shrunk_and_missing_data_is_nothing():
     assert (seen[0, 1] == 0).all()
 
 
+def test_networks_are_told_the_noise_and_the_psf():
+    """Half the noise of the floor, no data, and PSFs of one and of three times the reference's width."""
+    sight = make_sight(2)
+    psf = torch.zeros_like(sight.psf)
+    psf[..., 0, 0], psf[..., 1] = 1, sight.grid.reference_sigma
+    psf[1, :, :, 1] *= 3
+    sight = replace(sight, psf=psf)
+    weight = torch.full((2, 2, 12, 12), 4.0) * sight.area**2  # of a floor of 1 in scene pixels
+    weight[:, 1] = 0
+    depth, width = sight.described(weight, torch.ones(2, 1, 1)).chunk(2, dim=1)
+    assert depth[:, 0, 8, 8].numpy() == pytest.approx(math.log(5), rel=1e-5)
+    assert (depth[:, 1] == 0).all()
+    assert width[0].numpy() == pytest.approx(0, abs=1e-6)
+    assert width[1].numpy() == pytest.approx(math.log(3), rel=1e-5)
+
+
 @pytest.mark.parametrize("free", [True, False])
 def test_the_fit_finds_scenes_through_their_own_psfs(free):
     sight = make_sight(5)
@@ -221,11 +238,13 @@ def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
     trainer = Trainer(model, config, NoiseSource(white_autocovariance(2), 12), 0)
     sight = make_sight(64)
     real = torch.zeros(64, 2, 16, 16)
+    real = torch.cat((real, sight.described(torch.ones(64, 2, 12, 12), trainer.softening)), dim=1)
+    way = sight.observation()
     with torch.no_grad():
         perfect = model.render(model.embedder(real), sight)
         noise = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(5))
         weight = torch.full_like(noise, sigma**-2)
-        exact = trainer._reconstruct(real, perfect + sigma * noise, weight, sight)
-        wrong = trainer._reconstruct(real, perfect + sigma * (noise + 5), weight, sight)
+        exact = trainer._reconstruct(real, perfect + sigma * noise, weight, way)
+        wrong = trainer._reconstruct(real, perfect + sigma * (noise + 5), weight, way)
     assert 0.02 < float(exact) <= 1.05  # the stretch takes of the noise where the light is far above it
     assert float(wrong) > 5 * float(exact)

@@ -118,6 +118,11 @@ class Session:
 
     def _check_stores(self) -> None:
         """Refuse stores that cannot train one model."""
+        if self.base is None and self.plan.model.sees_observation and self.grid is None:
+            raise InputError(
+                "sees_observation is for models of scenes: set reference_fwhm_arcsec too, or "
+                "sees_observation=false"
+            )
         if len(self.stores) > 1 and self.grid is None:
             raise InputError(
                 "several stores train a generator of scenes: choose the recipe 'scene', or set "
