@@ -39,10 +39,9 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
-from deepfits.redshifts.paired import paired_differences, paired_table
-from deepfits.redshifts.results import paper_table
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.survey.store import CutoutStore
+from paired import paired_differences, paired_table, paper_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

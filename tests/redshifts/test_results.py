@@ -12,7 +12,6 @@ from deepfits.redshifts.results import (
     latex_table,
     make_row,
     markdown_table,
-    paper_table,
 )
 
 
@@ -60,9 +59,3 @@ def test_latex_has_the_same_figures(row):
     text = latex_table({"rows": [made]})
     assert f"${made['metrics']['sigma_mad']['value']:.3f} \\pm" in text
     assert text.count("&") == 2 * 8
-
-
-def test_paper_is_quoted_as_printed():
-    text = paper_table()
-    assert "| TPOT on fitted latents | 0.633 | -0.024 | 0.130 | 0.389 |" in text
-    assert "other data" in text

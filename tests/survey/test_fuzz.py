@@ -28,7 +28,7 @@ from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store,
 from tests.helpers.gaussian_sky import make_wcs
 
 SHAPE = (24, 40)
-# Thousands of cases: DEEPFITS_FUZZ=2000 python -m pytest tests/test_survey_fuzz.py
+# Thousands of cases: DEEPFITS_FUZZ=2000 python -m pytest tests/survey/test_fuzz.py
 RUNS = settings(
     max_examples=int(os.environ.get("DEEPFITS_FUZZ", "60")),
     deadline=5000,

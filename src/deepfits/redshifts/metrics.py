@@ -138,38 +138,6 @@ def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def measured_difference(
-    z_phot: np.ndarray, other: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
-) -> dict[str, dict[str, float | None]]:
-    """Return by how much the metrics of estimates exceed those of others on the same objects.
-
-    The error is the scatter of the difference over resamples in which both have the same objects: less than
-    that of either metric, as both stumble over the same ones.
-
-    Parameters
-    ----------
-    z_phot, other, z_spec
-        ``(N,)`` each.
-    """
-    z_phot, z_spec = _checked(z_phot, z_spec)
-    other, _ = _checked(other, z_spec)
-    ours, theirs = point_metrics(z_phot, z_spec), point_metrics(other, z_spec)
-    generator = np.random.default_rng(seed)
-    differences: dict[str, list[float]] = {name: [] for name in ours}
-    for _ in range(num_resamples):
-        picked = generator.integers(len(z_spec), size=(1, len(z_spec)))
-        one, two = _metrics(z_phot[picked], z_spec[picked]), _metrics(other[picked], z_spec[picked])
-        for name, values in differences.items():
-            values.append(float(one[name][0] - two[name][0]))
-    return {
-        name: {
-            "value": _finite(ours[name] - theirs[name]),
-            "error": _finite(_standard_deviation(np.array(differences[name]))),
-        }
-        for name in ours
-    }
-
-
 def binned(
     z_phot: np.ndarray,
     z_spec: np.ndarray,

@@ -251,30 +251,6 @@ def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", "Distributions p(z):", "", *lines, "", *definitions]
 
 
-PAPER = (
-    ("Wide ResNet", {"r2": 0.011, "bias": -0.028, "sigma_mad": 0.253, "eta": None}),
-    ("CLAUDS photometric redshifts", {"r2": 0.608, "bias": 0.009, "sigma_mad": 0.059, "eta": 0.450}),
-    ("TPOT on fitted latents", {"r2": 0.633, "bias": -0.024, "sigma_mad": 0.130, "eta": 0.389}),
-)
-"""Table 1 of M19 as printed: other data, so for reference and not for comparison."""
-
-
-def paper_table() -> str:
-    """Return the paper's own figures as Markdown, with what must be said about them."""
-    names = ("r2", "bias", "sigma_mad", "eta")
-    cells = [
-        [method, *("–" if values[name] is None else f"{values[name]:.3f}" for name in names)]
-        for method, values in PAPER
-    ]
-    lines = [
-        "For reference, Table 1 of Murray, Fabbro & Yi (2019) as printed. It is on other data (CLAUDS and "
-        "HSC images with spectroscopic redshifts), and its σ_MAD and η have other definitions than ours.",
-        "",
-        *table_lines(["method", *(_HEADINGS[name] for name in names)], cells),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def latex_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
     """Return the table as a LaTeX ``tabular``."""
     rows = content["rows"]
