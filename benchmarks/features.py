@@ -41,7 +41,9 @@ import torch
 
 import deepfits
 import table1
-from deepfits.fitting.fitter import FitSettings, Fitted, Fitter
+from deepfits.fitting.fitter import Fitted, Fitter
+from deepfits.fitting.objective import AmplitudePrior
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
@@ -60,7 +62,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "embedder": {"mode": "embedder"},
     "plain": {"amplitudes": "none", "prior_strength": 0.0, "neighbours": "keep"},
     "neighbours kept": {"neighbours": "keep"},
-    "common amplitude": {"amplitudes": "fit", "amplitude_sigmas": (1.0, 0.01)},
+    "common amplitude": {"amplitudes": "fit"},
     "prior 0.3": {"prior_strength": 0.3},
     "prior 3": {"prior_strength": 3.0},
     "centre 3 arcsec": {"centre_fwhm_arcsec": 3.0},
@@ -160,7 +162,8 @@ class Objects:
             weight = cutouts.weight.copy()
             if hidden:
                 weight[:, self.info.bands.index(hidden)] = 0
-            fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1)
+            prior = AmplitudePrior(band_sigma=0.01 if name.startswith("common amplitude") else 0.3)
+            fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1, amplitude_prior=prior)
             fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others)
             columns = fitter.features(cutouts.object_id, fitted, {})
             columns["chi2_centre"] = self.central(fitter, fitted, others)

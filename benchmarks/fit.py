@@ -21,10 +21,11 @@ from torch import Tensor
 
 import deepfits
 from deepfits.fitting import fit
-from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.metric import Metric
 from deepfits.fitting.objective import Objective
+from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.solvers import LBFGS, Adam
 from deepfits.fitting.starts import random_starts
 from deepfits.models.bundle import Model

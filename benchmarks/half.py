@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore

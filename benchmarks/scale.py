@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 import deepfits
-from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.scale.cluster import Workers, connect

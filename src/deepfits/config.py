@@ -278,8 +278,10 @@ def _convert_literal(value: Any, valid: tuple[Any, ...], where: str, key: str) -
     for one in valid:
         if type(one) is type(value) and one == value:
             return one
+    close = nearest(str(value), map(str, valid))
+    hint = f"; {close}" if close.startswith("did") else ""
     raise InputError(
-        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}"
+        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}{hint}"
     )
 
 

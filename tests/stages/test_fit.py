@@ -13,7 +13,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
-from deepfits.fitting.fitter import FitSettings
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.photometry import GROWTH_ARCSEC, ab_magnitude, circular_aperture
@@ -329,8 +329,9 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
 
 
 def test_half_precision_is_for_gpus_and_ends_in_float32(sky, tmp_path):
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import Fitter
     from deepfits.fitting.folded import FoldedGenerator
+    from deepfits.fitting.settings import FitSettings
     from deepfits.survey.store import CutoutStore
 
     with pytest.raises(InputError, match="precision='float16' is for GPUs"):

@@ -9,10 +9,11 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
-from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
 from deepfits.recipes import recipe

@@ -17,7 +17,8 @@ import torch
 from deepfits.errors import InputError
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.pictures import add_seeing_and_noise, lay_out, panels, png, strip
-from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import robust_scatter
 from deepfits.reporting.figures import colour_composite, noise_per_band

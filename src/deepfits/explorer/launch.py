@@ -15,7 +15,7 @@ from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.objects import Objects
 from deepfits.files import read_json, require_finished
 from deepfits.fitting.features import DESCRIPTION
-from deepfits.fitting.fitter import FitSettings
+from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.survey.store import CutoutStore
 
@@ -86,8 +86,6 @@ def load(
                 f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
                 "with --model"
             )
-    if "amplitude_sigmas" in known:
-        known["amplitude_sigmas"] = tuple(known["amplitude_sigmas"])
     fit = FitSettings(**{**known, "mode": "both", "uncertainty": False})
     return objects, Drawer(objects, trained, fit)
 

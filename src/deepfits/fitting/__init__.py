@@ -1,6 +1,21 @@
 """The best fit of a latent to an image (M19 §2.3), its uncertainty, and what it predicts."""
 
-from deepfits.fitting.bestfit import fit as fit
-from deepfits.fitting.engine import Fit as Fit
-from deepfits.fitting.engine import Status as Status
-from deepfits.fitting.objective import AmplitudePrior as AmplitudePrior
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepfits.fitting.bestfit import fit as fit
+    from deepfits.fitting.engine import Fit as Fit
+    from deepfits.fitting.engine import Status as Status
+    from deepfits.fitting.objective import AmplitudePrior as AmplitudePrior
+
+_HOME = {"fit": "bestfit", "Fit": "engine", "Status": "engine", "AmplitudePrior": "objective"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for, so that the command line's help need not wait for PyTorch."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -9,15 +9,15 @@ networks nor the survey.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deepfits.errors import InputError, nearest
-from deepfits.fitting.bestfit import SOLVERS, fit
+from deepfits.errors import InputError
+from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, learn_metric
@@ -26,90 +26,13 @@ from deepfits.fitting.own_light import own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
 from deepfits.fitting.scores import latent_distance
+from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
 from deepfits.observation import Observation, SceneGrid, Sight
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 
-MODES = ("embedder", "optimise", "both")
-OBJECTIVES = ("flux", "stretched", "paper")
-AMPLITUDES = ("after", "fit", "none")
-NEIGHBOURS = ("mask", "keep")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitSettings:
-    """Everything that changes a number in the features; `deepfits.stages.fit.fit` says what each means.
-
-    Attributes
-    ----------
-    amplitudes
-        ``"after"``: 1 in the fit, so that the latent carries brightness and colour; at the best latent each
-        band's is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit.
-        ``"none"``: 1 throughout, as in M19. By default ``"after"``, for the paper's objective
-        ``"none"``.
-    prior_strength
-        Of the unit-normal prior on the latent: by default 1 (the maximum a posteriori), for the paper's
-        objective 0.
-    neighbours
-        ``"mask"``: pixels of other objects have no influence; ``"keep"``: they are fitted like all others.
-    """
-
-    mode: str = "both"
-    objective: str = "flux"
-    solver: str = "lbfgs"
-    num_steps: int | None = None
-    tolerance: float | None = None
-    num_starts: int = 1
-    prior_strength: float | None = None
-    amplitudes: str | None = None
-    amplitude_sigmas: tuple[float, float] = (1.0, 0.3)
-    centre_fwhm_arcsec: float | None = None
-    neighbours: str = "mask"
-    uncertainty: bool = True
-    batch_size: int = 64
-    precision: str = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        is_paper = self.objective == "paper"
-        if self.prior_strength is None:
-            object.__setattr__(self, "prior_strength", 0.0 if is_paper else 1.0)
-        if self.amplitudes is None:
-            object.__setattr__(self, "amplitudes", "none" if is_paper else "after")
-        choices = {
-            "amplitudes": AMPLITUDES,
-            "neighbours": NEIGHBOURS,
-            "mode": MODES,
-            "objective": OBJECTIVES,
-            "solver": SOLVERS,
-            "precision": tuple(PRECISIONS),
-        }
-        for name, valid in choices.items():
-            if (value := getattr(self, name)) not in valid:
-                raise InputError(f"fit: {name} {value!r} is unknown; {nearest(str(value), valid)}")
-        if self.amplitudes == "fit" and self.objective != "flux":
-            raise InputError(
-                f"fit: amplitudes are factors on fluxes and mean nothing with objective={self.objective!r}; "
-                "use objective='flux', or amplitudes='after' or 'none'"
-            )
-        if self.num_starts < 1 or self.batch_size < 1:
-            raise InputError("fit: num_starts and batch_size must be at least 1")
-        if self.centre_fwhm_arcsec is not None and not self.centre_fwhm_arcsec > 0:
-            raise InputError(f"fit: centre_fwhm_arcsec must be positive, not {self.centre_fwhm_arcsec}")
-        if not self.strength >= 0:
-            raise InputError(f"fit: prior_strength must not be negative, it is {self.strength}")
-
-    @property
-    def strength(self) -> float:
-        """`prior_strength`, which is settled by now."""
-        assert self.prior_strength is not None
-        return self.prior_strength
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return asdict(self)
 
 
 class Description(Protocol):
@@ -206,6 +129,7 @@ class Fitter:
         info: Description,
         *,
         threads: int | None = None,
+        amplitude_prior: AmplitudePrior | None = None,
     ) -> None:
         self.model, self.settings, self.info = model, settings, info
         self.threads = threads or torch.get_num_threads()
@@ -217,11 +141,9 @@ class Fitter:
         self.in_flux = InFlux(self.inner, model.normalisation)
         self.fast = self._make_fast()
         self.num_latents = self._count_latents()
-        sigmas = AmplitudePrior(
-            common_sigma=settings.amplitude_sigmas[0], band_sigma=settings.amplitude_sigmas[1]
-        )
-        self.prior = sigmas if settings.amplitudes == "fit" else None
-        self.prior_after = sigmas if settings.amplitudes == "after" else None
+        amplitude_prior = amplitude_prior or AmplitudePrior()
+        self.prior = amplitude_prior if settings.amplitudes == "fit" else None
+        self.prior_after = amplitude_prior if settings.amplitudes == "after" else None
         self.objective = Objective(self.in_flux, prior_strength=settings.strength, amplitude_prior=self.prior)
         self.grid: SceneGrid | None = getattr(model, "grid", None)
         self.scene_sums: Tensor | None = None

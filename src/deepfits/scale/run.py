@@ -235,7 +235,7 @@ def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Sha
 
 
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
-    """Hand shards to the workers, a few more at a time than there are hands.
+    """Hand shards to the workers, a few more at a time than there are workers.
 
     The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
     that those of one field, which lie beside each other, are done while it is open.
@@ -249,8 +249,8 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
     while True:
         try:
             with client.as_current():
-                hands = max(1, len(client.nthreads()))
-                for shard in islice(left, max(0, AHEAD * hands - len(flying))):
+                num_workers = max(1, len(client.nthreads()))
+                for shard in islice(left, max(0, AHEAD * num_workers - len(flying))):
                     future = client.submit(attempt_in_worker, work, shard, wanted, pure=False)
                     flying[future] = shard
                 if not flying:

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import require_finished
+from deepfits.fitting.settings import FitSettings
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
@@ -19,7 +20,7 @@ FORMAT = 3
 
 
 @dataclass(frozen=True)
-class FitConfig(Solving):
+class FitConfig(Solving, FitSettings):
     """What `fit` takes.
 
     Parameters
@@ -38,21 +39,8 @@ class FitConfig(Solving):
     cutting
         From coadds: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. Bands and
         size are the model's.
-    mode
-        ``"embedder"`` (its guess, as it is), ``"optimise"`` (fit from random latents) or ``"both"`` (fit from
-        the embedder's guess).
-    neighbours
-        ``"mask"``: the pixels of other objects, as the store says, have no influence; ``"keep"``: they are
-        fitted like all others.
-    uncertainty
-        Compute ``latent_std`` and the errors of the model fluxes; NaN in the features where not. By default
-        in the modes that fit: of the embedder's guess it would take most of the time.
     reconstructions
         Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
-    precision
-        Of the generator's convolutions during the fit, on a GPU: ``"float32"``, ``"float16"`` or
-        ``"bfloat16"``. Residuals, sums and latents are float32 in any case, and each fit is brought to its
-        end in float32 from where half precision has come to.
     """
 
     store: Annotated[str | Path, INPUT]
@@ -62,11 +50,7 @@ class FitConfig(Solving):
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
     cutting: Mapping[str, Any] | None = None
-    mode: Literal["embedder", "optimise", "both"] = "both"
-    neighbours: Literal["mask", "keep"] = "mask"
-    uncertainty: bool | None = None
     reconstructions: bool = False
-    precision: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
 @stage(FitConfig)
@@ -99,7 +83,6 @@ def fit(config: FitConfig) -> Path:
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.fitting import features
-    from deepfits.fitting.fitter import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
     from deepfits.scale.run import run_shards
@@ -107,23 +90,15 @@ def fit(config: FitConfig) -> Path:
     from deepfits.stages.fit_work import FitWork, Selection, absolute, select
     from deepfits.survey.store import CutoutStore
 
-    fits = config.mode != "embedder"
-    uncertainty = fits if config.uncertainty is None else config.uncertainty
-    settings = part_of(config, FitSettings, uncertainty=uncertainty)
-    resolved = {
-        "prior_strength": settings.prior_strength,
-        "amplitudes": settings.amplitudes,
-        "uncertainty": uncertainty,
-    }
-    hands = config.hands()
-    loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
+    settings, pool = part_of(config, FitSettings), config.pool()
+    loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     common: dict[str, Any] = {
         "model": absolute(config.model),
         "model_hash": loaded.fingerprint,
         "out": absolute(config.out),
         "settings": settings,
         "reconstructions": config.reconstructions,
-        "threads": hands.threads_each,
+        "threads": pool.threads_each,
         "device": config.device,
     }
     # The contents of each shard (of its images, from coadds) are in its own digest: only what has changed is
@@ -135,7 +110,7 @@ def fit(config: FitConfig) -> Path:
         cautions = loaded.check(cutouts.info)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
-    with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
+    with claim(config, name="fit", version=FORMAT, inputs=inputs) as results:
         work: FitWork | CoaddWork
         if config.from_coadds:
             source = prepare(
@@ -161,7 +136,7 @@ def fit(config: FitConfig) -> Path:
             results.path,
             title=f"fit ({config.mode})",
             is_done=features.is_done,
-            workers=hands,
+            workers=pool,
             progress=config.progress,
             unreadable=selection.unreadable,
             open_here=lambda: work.open_with(loaded),

@@ -22,7 +22,7 @@ from deepfits.scale.work import Advance, Process, Shard
 from deepfits.stages.fit_work import Selection, fit_and_write, load_model
 
 if TYPE_CHECKING:
-    from deepfits.fitting.fitter import FitSettings
+    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.survey.build import OpenFields, StorePlan
     from deepfits.survey.fields import ImageSet

@@ -13,7 +13,8 @@ from deepfits.errors import InputError
 from deepfits.scale.work import Advance, Process, Shard
 
 if TYPE_CHECKING:
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 

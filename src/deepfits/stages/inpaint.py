@@ -12,6 +12,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import UNREADABLE, contents, read_json, require_finished, write_json
+from deepfits.fitting.settings import FitSettings
 from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
@@ -21,7 +22,7 @@ from deepfits.stages.stage import INPUT, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.fitting.correction import Correction
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import Fitter
     from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
@@ -111,7 +112,7 @@ def inpaint(config: InpaintConfig) -> Path:
     `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
     """
     from deepfits.fitting import features
-    from deepfits.fitting.fitter import FitSettings, Fitter, index_of
+    from deepfits.fitting.fitter import Fitter, index_of
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
     from deepfits.scale.manifest import read_manifest
@@ -120,11 +121,11 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.survey.store import CutoutStore
 
     bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
-    hands = config.hands()
+    pool = config.pool()
     # What is a neighbour is seen in all bands, and the hidden ones may not be seen: all pixels are kept.
     settings = part_of(config, FitSettings, neighbours="keep")
     require_finished(config.store, partial=config.partial)
-    loaded = Model.load(config.model, config.device if hands.is_here else "cpu")
+    loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     cutouts = CutoutStore(config.store, skip_bad=True, where=config.where)
     loaded.check(cutouts.info)
     index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
@@ -154,7 +155,7 @@ def inpaint(config: InpaintConfig) -> Path:
             bands=bands,
             images=config.images,
             calibrations=calibrations.of(bands),
-            threads=hands.threads_each,
+            threads=pool.threads_each,
             device=config.device,
         )
         is_changed = run_shards(
@@ -163,7 +164,7 @@ def inpaint(config: InpaintConfig) -> Path:
             results.path,
             title=f"inpaint {'-'.join(bands)}",
             is_done=features.is_done,
-            workers=hands,
+            workers=pool,
             progress=config.progress,
             unreadable=selection.unreadable,
             open_here=lambda: work.open_with(loaded),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from deepfits.fitting.settings import SolverSettings
 from deepfits.stages.stage import NEUTRAL, Common, part_of
 from deepfits.tables.conditions import as_conditions
 
@@ -64,7 +65,7 @@ class OnWorkers(OnCluster):
     device: Annotated[str, NEUTRAL] = "cpu"
     partial: Annotated[bool, NEUTRAL] = False
 
-    def hands(self) -> Workers:
+    def pool(self) -> Workers:
         """Return who works."""
         from deepfits.scale.cluster import Workers
 
@@ -184,49 +185,14 @@ class Detecting(ReadingOnGrid):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solving(Choosing, OnWorkers):
-    """How a latent is fitted to an image.
+class Solving(Choosing, SolverSettings, OnWorkers):
+    """Which objects are fitted.
 
     Parameters
     ----------
-    objective
-        ``"flux"`` (χ² in nJy), ``"stretched"`` (the same noise, carried into the network's units), or
-        ``"paper"`` (squared differences in the network's units, every valid pixel alike: M19 eq. 2).
-    solver
-        ``"lbfgs"``, ``"lbfgs-plain"`` or ``"adam"`` (the paper's).
-    num_steps
-        The most steps per object.
-    tolerance
-        A fit ends when a step would lower the objective by less than this; see `deepfits.fitting.fit`.
-    num_starts
-        Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
-    prior_strength
-        Of the unit-normal prior on the latent. By default 1, the maximum a posteriori; for the paper's
-        objective 0.
-    amplitudes
-        ``"after"``: 1 in the fit, so that latents carry brightness and colour; at the best latent each band's
-        is solved for once, and multiplies the model's fluxes. ``"fit"``: free in the fit, by variable
-        projection, with ``objective="flux"`` alone. ``"none"``: 1 throughout, as in M19. By default
-        ``"after"``; for the paper's objective ``"none"``.
-    centre_fwhm_arcsec
-        Let the weights fall off from the middle with this width.
     held_out_only, object_ids
         Fit only the objects that training never saw, or only these.
-    batch_size
-        Objects that are fitted side by side.
-    seed
-        Of the random starts, which depend on seed and identity alone.
     """
 
-    objective: Literal["flux", "stretched", "paper"] = "flux"
-    solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
-    num_steps: int | None = None
-    tolerance: float | None = None
-    num_starts: int = 1
-    prior_strength: float | None = None
-    amplitudes: Literal["after", "fit", "none"] | None = None
-    centre_fwhm_arcsec: float | None = None
     held_out_only: bool = False
     object_ids: Sequence[int | str] | None = None
-    batch_size: int = 64
-    seed: int = 0

@@ -24,7 +24,8 @@ from deepfits.tables import from_arrow, identities, positions
 if TYPE_CHECKING:
     import pandas as pd
 
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.fitting.settings import FitSettings
     from deepfits.survey.fields import ImageSet
     from deepfits.survey.store import StoreInfo
 
@@ -88,7 +89,7 @@ class PartitionFit:
             As in `fit`, of each process.
         settings
             Of the fit: ``mode``, ``num_steps``, ``prior_strength`` and the others of
-            `deepfits.fitting.fitter.FitSettings`.
+            `deepfits.fitting.settings.FitSettings`.
 
         Raises
         ------
@@ -96,7 +97,7 @@ class PartitionFit:
             Images that cannot be used, or do not fit the model.
         """
         from deepfits.fitting.features import digest
-        from deepfits.fitting.fitter import FitSettings
+        from deepfits.fitting.settings import FitSettings
         from deepfits.models.bundle import Model
         from deepfits.stages.fit_coadds import cutout_size, describe_images
         from deepfits.stages.fit_work import absolute

@@ -150,7 +150,8 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     """Time the fit of images that the model draws, with noise, on one core of this machine."""
     import torch
 
-    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.fitting.settings import FitSettings
     from deepfits.provenance import hardware
 
     generator = torch.Generator().manual_seed(0)
