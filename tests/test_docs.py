@@ -5,11 +5,14 @@ not resolve.
 """
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cyclopts import CycloptsError
 
+from deepfits.cli import _common, _which, make_app
 from deepfits.stages import MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,3 +109,25 @@ def test_pages_that_code_names_exist():
                 named.setdefault(page, path)
     assert len(named) > 3
     assert {page: path for page, path in named.items() if not (ROOT / page).is_file()} == {}
+
+
+def commands_shown():
+    """Return page and words of each command that stands on a line of its own in a page."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    for page in (p for p in pages if p.name != "cli.md" and "_build" not in p.parts):
+        for block in re.findall(r"^```.*?\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                if re.match(r"\s*deepfits \S", line):
+                    words = shlex.split(line, comments=True)[1:]
+                    yield page.relative_to(ROOT), words[: words.index("2>&1")] if "2>&1" in words else words
+
+
+def test_commands_in_the_documentation_are_understood():
+    app, shown, wrong = make_app(MODULES), list(commands_shown()), []
+    assert len(shown) > 40
+    for page, words in shown:
+        try:
+            app.parse_args(_which(_common(list(words))[2])[1], exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            wrong.append(f"{page}: deepfits {' '.join(words)}: {error}")
+    assert wrong == []
