@@ -54,6 +54,16 @@ def test_markdown_has_every_figure(row):
     assert outside > 0.9
 
 
+def test_the_table_holds_where_all_objects_lie_outside_the_domain():
+    z_spec = np.linspace(0.1, 1, 60)
+    predictions = {"z_phot": 1.5 * z_spec + 0.3, "is_outside_domain": np.ones(60, dtype=bool)}
+    key = RowKey(method="network", features="model", loss="absolute")
+    made = make_row(key, predictions, z_spec, np.full(60, 22.5), num_train=30, seconds=1.0)
+    cells = markdown_table({"rows": [made]}).split("Inside and outside")[1].splitlines()[4].split("|")
+    assert [cell.strip() for cell in cells[4:6]] == ["60", "–"]
+    assert float(cells[6].split("±")[0]) == pytest.approx(1.0)
+
+
 def test_latex_has_the_same_figures(row):
     made, _, _ = row
     text = latex_table({"rows": [made]})

@@ -226,7 +226,10 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         _named(
             row,
             str(row["domain"]["num_outside"]),
-            *(format_metric(row["domain"][which]["eta_15"]) for which in ("inside", "outside")),
+            *(
+                format_metric(row["domain"][which]["eta_15"]) if which in row["domain"] else "–"
+                for which in ("inside", "outside")
+            ),
         )
         for row in rows
         if "outside" in row.get("domain", {})
