@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, results
-from deepfits.stages.parameters import Choosing, Detecting, Images, OnCluster
-from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
@@ -22,7 +22,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class CutoutsConfig(Detecting, Choosing, OnCluster):
+class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
     """What `cutouts` takes.
 
     Parameters
@@ -38,20 +38,9 @@ class CutoutsConfig(Detecting, Choosing, OnCluster):
         detected first, into ``catalogue.parquet`` in the store. For cutouts made elsewhere: columns to add.
     size
         Side of a cutout in pixels.
-    shard_size
-        Objects in one file of the store.
-    survey
-        A name for people to read.
-    psf
-        Of the bands, one or several: ``g=0.8`` (FWHM, arcsec), ``g=0.8:2.5`` (with the index of a Moffat
-        profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
-        is not given it is measured on the field's stars, else read from ``FWHM`` in the header, else said to
-        be unknown.
     keep_duplicates
         Cut all detections of an object that lies on several fields, not the primary one alone. The others are
         counted in ``summary.json``; this holds for catalogues made by `detect`.
-    partial
-        Take a catalogue that is not finished.
     """
 
     images: Annotated[Images, INPUT]
@@ -59,11 +48,7 @@ class CutoutsConfig(Detecting, Choosing, OnCluster):
     _: KW_ONLY
     catalogue: Annotated[str | Path | None, INPUT] = None
     size: int = 32
-    shard_size: int = 2048
-    survey: str = ""
-    psf: Sequence[str] | None = None
     keep_duplicates: bool = False
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(CutoutsConfig)
@@ -95,8 +80,6 @@ def cutouts(config: CutoutsConfig) -> Path:
     from deepfits.survey.parallel import check_workers
 
     check_workers(config.workers)
-    if config.shard_size < 1:
-        raise InputError(f"shard_size must be at least 1, not {config.shard_size}")
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))

@@ -72,6 +72,11 @@ def detect(config: DetectConfig) -> Path:
     --------
     `deepfits detect sky --out catalogue.parquet`
     """
+    return detect_with(config)
+
+
+def detect_with(config: DetectConfig) -> Path:
+    """Do `detect`."""
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.parallel import check_workers
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated
 
-from deepfits.stages.stage import NEUTRAL, Common, stage
+from deepfits.stages.parameters import Partial
+from deepfits.stages.stage import stage
 
 
 @dataclass(frozen=True)
-class ExploreConfig(Common):
+class ExploreConfig(Partial):
     """What `explore` takes.
 
     Parameters
@@ -28,8 +28,6 @@ class ExploreConfig(Common):
         Port to serve on; 0 takes a free one.
     open_browser
         Open the page in a browser.
-    partial
-        Show what there is of stages that are not finished.
     """
 
     run: str | Path
@@ -39,7 +37,6 @@ class ExploreConfig(Common):
     host: str = "127.0.0.1"
     port: int = 8642
     open_browser: bool = True
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(ExploreConfig)

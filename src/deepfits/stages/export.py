@@ -14,7 +14,8 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.progress import Progress
-from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+from deepfits.stages.parameters import Partial
+from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import ENDINGS, format_of, write_table
 from deepfits.tables.reading import INFO
 from deepfits.tables.writing import said_of
@@ -26,7 +27,7 @@ FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
 
 
 @dataclass(frozen=True)
-class ExportConfig(Common):
+class ExportConfig(Partial):
     """What `export` takes.
 
     Parameters
@@ -49,8 +50,6 @@ class ExportConfig(Common):
         across borders are found.
     partition_rows
         HATS: the most objects in a partition.
-    partial
-        Take features that are not finished.
     """
 
     features: Annotated[str | Path, INPUT]
@@ -61,7 +60,6 @@ class ExportConfig(Common):
     half: bool = False
     margin_arcsec: float = 5.0
     partition_rows: int = 200_000
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(ExportConfig)

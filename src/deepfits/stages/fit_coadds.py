@@ -6,7 +6,6 @@ objects in order of y, `shard_size` at a time), so the features are those of tha
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -15,23 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.config import from_mapping
+from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
-from deepfits.stages.fit_work import Selection, fit_and_write, load_model
+from deepfits.stages.fit_work import ModelWork, Selection, fit_and_write
+from deepfits.stages.parameters import Cutting
+from deepfits.stages.stage import part_of
 
 if TYPE_CHECKING:
-    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.survey.build import OpenFields, StorePlan
     from deepfits.survey.fields import ImageSet
     from deepfits.survey.store import StoreInfo
 
 DESCRIPTION = "_coadds.json"
-_READING = ("zero_point", "pixel_scale", "assume_aligned", "bad_planes", "mask_polarity", "weight_scale")
-_DETECTING = ("threshold", "min_pixels", "smoothing_arcsec", "min_snr")
-_DECIDED_HERE = {"images", "out", "catalogue", "bands", "size", "workers", "progress"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,35 +94,27 @@ def prepare(
     """
     from deepfits.survey import build
     from deepfits.survey.catalogue import read_catalogue, read_info
-    from deepfits.survey.fields import image_set
     from deepfits.survey.psf import parse_given
     from deepfits.survey.store import StoreInfo
     from deepfits.tables import choose
 
-    options = _options(cutting)
-    reading = {name: options[name] for name in _READING}
-    chosen = image_set(
-        images,
-        bands=model.info.bands,
-        reference=options["reference_band"],
-        allow_missing=options["allow_missing"],
-        **reading,
+    if "bands" in cutting:
+        raise InputError("cutting: the bands are the model's; leave them out")
+    options = replace(
+        from_mapping(Cutting, dict(cutting), where="cutting"), bands=model.info.bands, progress=progress
     )
-    path = (
-        Path(catalogue)
-        if catalogue is not None
-        else _detect(images, out, options, model.info, workers, progress)
-    )
+    chosen = options.find(images)
+    path = Path(catalogue) if catalogue is not None else _detect(images, out, options, workers)
     if not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
     columns, known = choose(read_catalogue(path), where, path), read_info(path)
-    plan = build.StorePlan(
+    plan = part_of(
+        options,
+        build.StorePlan,
         images=chosen,
         size=cutout_size(model, chosen),
-        shard_size=options["shard_size"],
-        survey=options["survey"],
         catalogue_path=path,
-        psf=parse_given(options["psf"]),
+        psf=parse_given(options.psf),
     )
     with closing(build.OpenFields(chosen)) as fields:
         tasks, _ = build.plan_shards(plan, columns, known, fields)
@@ -203,37 +193,11 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
         return _without_extra(plan, described, tasks, fields)
 
 
-def _options(cutting: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `cutouts` that matter here: its defaults, and what was given."""
-    from deepfits.stages.cutouts import cutouts
+def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Path:
+    from deepfits.stages.detect import DetectConfig, detect_with
 
-    parameters = inspect.signature(cutouts).parameters
-    defaults = {name: p.default for name, p in parameters.items() if name not in _DECIDED_HERE}
-    for name in cutting:
-        if name not in defaults:
-            raise InputError(
-                f"cutting: cutouts has no argument {name!r} to be set here; {nearest(name, defaults)}"
-            )
-    found = {**defaults, **cutting}
-    if not isinstance(found["shard_size"], int) or found["shard_size"] < 1:
-        raise InputError(f"cutting: shard_size must be at least 1, not {found['shard_size']!r}")
-    return found
-
-
-def _detect(
-    images: str | Path, out: Path, options: dict[str, Any], model: StoreInfo, workers: int, progress: Progress
-) -> Path:
-    from deepfits.stages.detect import detect
-
-    given = {name: options[name] for name in (*_READING, *_DETECTING, "reference_band", "allow_missing")}
-    return detect(
-        str(images),
-        out / "catalogue.parquet",
-        bands=list(model.bands),
-        workers=max(1, workers),
-        progress=progress,
-        **given,
-    )
+    path = out / "catalogue.parquet"
+    return detect_with(part_of(options, DetectConfig, images=str(images), out=path, workers=max(1, workers)))
 
 
 def _part(
@@ -273,8 +237,8 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoaddWork:
-    """Cut and fit parts of fields; see `deepfits.stages.fit_work.FitWork`.
+class CoaddWork(ModelWork):
+    """Cut and fit parts of fields.
 
     Attributes
     ----------
@@ -286,25 +250,14 @@ class CoaddWork:
 
     source: CoaddSource = field(compare=False)
     digest: str
-    model: str
-    model_hash: str
-    out: str
-    settings: FitSettings
     reconstructions: bool = False
-    threads: int | None = None
-    device: str = "cpu"
-
-    def open(self, threads: int | None = None) -> Process:
-        """Load the model."""
-        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already. The field last cut from stays open for the next part."""
-        from deepfits.fitting.fitter import Fitter
         from deepfits.survey import build
         from deepfits.survey.store import check_cutouts
 
-        fitter = Fitter(model, self.settings, self.source.info, threads=self.threads or threads)
+        fitter = self.fitter(model, self.source.info, threads)
         fields = build.OpenFields(self.source.plan.images)
 
         def process(shard: Shard, advance: Advance) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,23 +119,21 @@ def absolute(path: str | Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitWork:
-    """Fit the shards of a store, and write ``shard-00000.parquet`` for each.
+class ModelWork(ABC):
+    """What is done to shards with a model: `deepfits.scale.work.Work`.
 
     Attributes
     ----------
-    store, model, out
+    model, out
         Absolute paths.
     model_hash
         Of the model that the run began with.
     """
 
-    store: str
     model: str
     model_hash: str
     out: str
     settings: FitSettings
-    reconstructions: bool = False
     threads: int | None = None
     device: str = "cpu"
 
@@ -142,13 +141,30 @@ class FitWork:
         """Load the model."""
         return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
 
+    @abstractmethod
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already."""
+
+    def fitter(self, model: Model, info: StoreInfo, threads: int | None) -> Fitter:
+        """Make what fits cutouts."""
         from deepfits.fitting.fitter import Fitter
+
+        return Fitter(model, self.settings, info, threads=self.threads or threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWork(ModelWork):
+    """Fit the shards of a store, and write ``shard-00000.parquet`` for each."""
+
+    store: str
+    reconstructions: bool = False
+
+    def open_with(self, model: Model, threads: int | None = None) -> Process:
+        """Use a model that is loaded already."""
         from deepfits.survey.store import read_info
 
         info = read_info(self.store)
-        fitter = Fitter(model, self.settings, info, threads=self.threads or threads)
+        fitter = self.fitter(model, info, threads)
 
         def process(shard: Shard, advance: Advance) -> None:
             cutouts = read_selected(Path(self.store), info, shard)

@@ -17,6 +17,7 @@ from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
+from deepfits.stages.fit_work import ModelWork, absolute, read_selected, select, write_images
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 
@@ -117,7 +118,6 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.provenance import provenance
     from deepfits.scale.manifest import read_manifest
     from deepfits.scale.run import run_shards
-    from deepfits.stages.fit_work import absolute, select
     from deepfits.survey.store import CutoutStore
 
     bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
@@ -213,36 +213,23 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpaintWork:
-    """Predict bands for the shards of a store; see `deepfits.stages.fit_work.FitWork`."""
+class InpaintWork(ModelWork):
+    """Predict bands for the shards of a store."""
 
     store: str
-    model: str
-    model_hash: str
-    out: str
-    settings: FitSettings
     bands: tuple[str, ...]
     images: bool
     calibrations: tuple[Calibration, ...]
-    threads: int | None = None
-    device: str = "cpu"
-
-    def open(self, threads: int | None = None) -> Process:
-        """Load the model."""
-        from deepfits.stages.fit_work import load_model
-
-        return self.open_with(load_model(self.model, self.device, self.model_hash), threads)
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already."""
         from deepfits.fitting import features
-        from deepfits.fitting.fitter import Fitter, index_of
-        from deepfits.stages.fit_work import read_selected, write_images
+        from deepfits.fitting.fitter import index_of
         from deepfits.survey.store import read_info
 
         info = read_info(self.store)
         hidden = index_of(info.bands, self.bands, self.store)
-        fitter = Fitter(model, self.settings, info, threads=self.threads or threads)
+        fitter = self.fitter(model, info, threads)
 
         def process(shard: Shard, advance: Advance) -> None:
             path = Path(self.out) / f"{shard.name}.parquet"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from deepfits.errors import InputError
 from deepfits.fitting.settings import SolverSettings
 from deepfits.stages.stage import NEUTRAL, Common, part_of
 from deepfits.tables.conditions import as_conditions
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 Images = str | Path | Sequence[str | Path]
 PerBand = Sequence[str] | float | Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partial(Common):
+    """What may be missing.
+
+    Parameters
+    ----------
+    partial
+        Take inputs that are not finished: some shards are missing, or still being made.
+    """
+
+    partial: Annotated[bool, NEUTRAL] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +61,7 @@ class OnCluster(InProcesses):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnWorkers(OnCluster):
+class OnWorkers(OnCluster, Partial):
     """Work that is shared out, shard by shard.
 
     Parameters
@@ -57,13 +71,10 @@ class OnWorkers(OnCluster):
     device
         ``"cpu"`` or ``"cuda"``. Workers on this machine take turns among its GPUs; those of a scheduler use
         the one that they were given.
-    partial
-        Take inputs that are not finished: some shards are missing, or still being made.
     """
 
     threads: Annotated[int | None, NEUTRAL] = None
     device: Annotated[str, NEUTRAL] = "cpu"
-    partial: Annotated[bool, NEUTRAL] = False
 
     def pool(self) -> Workers:
         """Return who works."""
@@ -182,6 +193,32 @@ class Detecting(ReadingOnGrid):
     min_pixels: int = 5
     smoothing_arcsec: float | None = None
     min_snr: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting(Detecting):
+    """How objects are cut out.
+
+    Parameters
+    ----------
+    shard_size
+        Objects in one file of the store.
+    survey
+        A name for people to read.
+    psf
+        Of the bands, one or several: ``g=0.8`` (FWHM, arcsec), ``g=0.8:2.5`` (with the index of a Moffat
+        profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
+        is not given it is measured on the field's stars, else read from ``FWHM`` in the header, else said to
+        be unknown.
+    """
+
+    shard_size: int = 2048
+    survey: str = ""
+    psf: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise InputError(f"shard_size must be at least 1, not {self.shard_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

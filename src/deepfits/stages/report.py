@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,8 @@ from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
 from deepfits.splits import is_held_out
-from deepfits.stages.parameters import Choosing
-from deepfits.stages.stage import NEUTRAL, claim, stage
+from deepfits.stages.parameters import Choosing, Partial
+from deepfits.stages.stage import claim, stage
 from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts
 from deepfits.tables import match_identities
 
@@ -54,7 +54,7 @@ _HOW = (
 
 
 @dataclass(frozen=True)
-class ReportConfig(Choosing):
+class ReportConfig(Choosing, Partial):
     """What `report` takes.
 
     Parameters
@@ -72,8 +72,6 @@ class ReportConfig(Choosing):
         Held-out objects that are read from the store, at most; figures of χ² use these.
     title
         Heading of the page.
-    partial
-        Show what there is of stages that are not finished.
     """
 
     run: str | Path
@@ -84,7 +82,6 @@ class ReportConfig(Choosing):
     num_examples: int = 6
     max_objects: int = 4000
     title: str | None = None
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(ReportConfig)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from deepfits.files import contents, require_finished
-from deepfits.stages.parameters import Choosing, Images
+from deepfits.stages.parameters import Choosing, Images, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class TrainConfig(Choosing):
+class TrainConfig(Choosing, Partial):
     """What `train` takes.
 
     Parameters
@@ -64,8 +64,6 @@ class TrainConfig(Choosing):
         Write curves to ``tensorboard/``, if TensorBoard is installed.
     tracker
         ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
-    partial
-        Take a store that is not finished.
     """
 
     store: Annotated[Images, INPUT]
@@ -86,7 +84,6 @@ class TrainConfig(Choosing):
     channels_last: Annotated[bool, NEUTRAL] = False
     tensorboard: Annotated[bool, NEUTRAL] = True
     tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(TrainConfig)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from deepfits.redshifts.options import LearningOptions, Seeded
+from deepfits.stages.parameters import Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, Common
 
 
@@ -33,8 +34,25 @@ class Matching(Common):
     match_radius_arcsec: float = 1.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromFits(Partial):
+    """What redshifts are learned and predicted from.
+
+    Parameters
+    ----------
+    store
+        The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
+        beside the deep features, and neighbours in colour space and template fitting can be had.
+    embedder_features
+        Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
+    """
+
+    store: Annotated[str | Path | None, INPUT] = None
+    embedder_features: Annotated[str | Path | None, INPUT] = None
+
+
 @dataclass(frozen=True)
-class Labelled(Matching, Seeded):
+class Labelled(Matching, FromFits, Seeded):
     """What is learned from.
 
     Parameters
@@ -45,11 +63,6 @@ class Labelled(Matching, Seeded):
         Table with the known redshifts (Parquet, FITS or CSV), and `ra` and `dec`, or `object_id`.
     out
         Directory for the results.
-    store
-        The cutouts that the features come from; with them, boosting on ordinary magnitudes and colours stands
-        beside the deep features, and neighbours in colour space and template fitting can be had.
-    embedder_features
-        Features of the embedder alone (`fit` with mode ``embedder``), as another feature set.
     train_select
         Conditions that only the labels to learn from must satisfy, such as ``"mag_i < 22.5"``: how redshifts
         do where no spectroscopic survey went.
@@ -60,21 +73,16 @@ class Labelled(Matching, Seeded):
         identity, regardless of where they lie.
     photometry
         A file, ``.npz``, that keeps what is measured in the cutouts for the next table of the same objects.
-    partial
-        Take features and stores that are not finished.
     """
 
     features: Annotated[str | Path, INPUT]
     labels: Annotated[str | Path, INPUT]
     out: str | Path
     _: KW_ONLY
-    store: Annotated[str | Path | None, INPUT] = None
-    embedder_features: Annotated[str | Path | None, INPUT] = None
     train_select: Sequence[str] = ()
     max_labels: int | None = None
     block_arcmin: float | None = None
     photometry: Annotated[str | Path | None, NEUTRAL] = None
-    partial: Annotated[bool, NEUTRAL] = False
     num_threads: Annotated[int, NEUTRAL] = 1
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +14,22 @@ from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.predict import labels_used, load_predictor, predict_table
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.stages.parameters import OnCluster
-from deepfits.stages.stage import INPUT, NEUTRAL, claim, stage
+from deepfits.stages.redshifts.parameters import FromFits
+from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, write_table
 
 
 @dataclass(frozen=True)
-class PredictConfig(OnCluster):
+class PredictConfig(FromFits, OnCluster):
     """What `redshift_predict` takes.
 
     Parameters
     ----------
     model
         Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory).
-    features, store, embedder_features
-        Of any objects; what the model's feature set needs.
+    features
+        Of any objects, from `fit`. Give the store and the embedder's features where the model learned from
+        them.
     out
         A table in the format that its ending says (``.parquet``, ``.fits``, ``.csv``): `object_id`, `ra` and
         `dec` where known, `z_phot`, distributions as `quantiles` with
@@ -36,17 +38,11 @@ class PredictConfig(OnCluster):
         a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
         file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
         only what is missing or failed.
-    partial
-        Take features and stores that are not finished.
     """
 
     model: Annotated[str | Path, INPUT]
     features: Annotated[str | Path, INPUT]
     out: str | Path
-    _: KW_ONLY
-    store: Annotated[str | Path | None, INPUT] = None
-    embedder_features: Annotated[str | Path | None, INPUT] = None
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(PredictConfig)
