@@ -1,15 +1,21 @@
 """Ordinary magnitudes from cutouts: exact sums, colours through different seeing, missing pixels."""
 
+import math
+
 import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.observation import moffat_psf
 from deepfits.photometry import asinh_magnitude
 from deepfits.redshifts.features import Source, model_features, model_softening, size_features
 from deepfits.redshifts.photometry import (
+    COMMON_FWHM_ARCSEC,
+    RADII_ARCSEC,
     aperture_names,
     aperture_photometry,
     magnitude_features,
+    matched_photometry,
 )
 
 SIZE = 32
@@ -159,3 +165,35 @@ def test_every_feature_of_the_fit_is_there_once():
     names = model_features(source_of(columns), model_softening(source_of(columns))).names
     assert len(set(names)) == len(names)
     assert {"log_half_light_g", "concentration_r", "amplitude_g"} <= set(names)
+
+
+def observe_gaussian(sigma_galaxy, psf, size, pixel):
+    """Return a Gaussian galaxy of 1000 nJy through a sum of Gaussians and the pixels: ``(H, W)``."""
+    edges = (np.arange(size + 1) - size / 2) * pixel
+    image = np.zeros((size, size))
+    for weight, sigma in np.asarray(psf, dtype=float):
+        steps = np.diff(
+            [0.5 * math.erf(edge / math.hypot(sigma, sigma_galaxy) / math.sqrt(2)) for edge in edges]
+        )
+        image += 1000 * weight * np.outer(steps, steps)
+    return image
+
+
+@pytest.mark.parametrize(("size", "pixel", "fwhm", "beta"), [(32, 0.17, 0.7, 3.0), (14, 0.396, 1.4, 4.5)])
+@pytest.mark.parametrize("sigma_galaxy", [0.01, 0.5])
+def test_fluxes_at_the_common_psf_are_those_of_an_image_that_has_it(size, pixel, fwhm, beta, sigma_galaxy):
+    psf = moffat_psf(fwhm, beta)
+    image = observe_gaussian(sigma_galaxy, psf, size, pixel)[None, None]
+    flux, _ = matched_photometry(image, np.ones_like(image), psf[None, None], pixel_scale_arcsec=pixel)
+    squared = (COMMON_FWHM_ARCSEC / 2.3548) ** 2 + sigma_galaxy**2
+    expected = [1000 * (1 - math.exp(-(radius**2) / 2 / squared)) for radius in RADII_ARCSEC]
+    np.testing.assert_allclose(flux[0, :, 0], expected, rtol=0.015)  # a cutout ends at 2.7 arcsec
+
+
+def test_errors_at_the_common_psf_are_those_of_the_noise_and_a_wider_psf_gives_none():
+    image = np.random.default_rng(2).normal(scale=2.0, size=(1500, 2, 20, 20))
+    psf = np.stack([moffat_psf(0.9), moffat_psf(1.9)])
+    psf = np.broadcast_to(psf, (1500, *psf.shape))
+    flux, error = matched_photometry(image, np.full_like(image, 0.25), psf, pixel_scale_arcsec=0.26)
+    np.testing.assert_allclose((flux / error).std(axis=0)[:, 0], 1.0, atol=0.08)  # known to 1.8%
+    assert np.isnan(flux[:, :, 1]).all()

@@ -37,7 +37,7 @@ def done(inputs, tmp_path_factory):
 
 def test_rows_are_there_and_beat_the_constant(done):
     rows, content = metrics_of(done)
-    names = ["latents", "model", "extended", "magnitudes", "combined"]
+    names = ["latents", "model", "extended", "magnitudes", "combined", "matched"]
     assert list(rows) == ["constant", *(f"boosting-{name}-squared" for name in names)]
     floor = rows["constant"]["metrics"]
     for key, row in rows.items():

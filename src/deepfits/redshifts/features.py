@@ -20,6 +20,13 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     magnitudes in apertures do not say;
 ``all``
     what the best fit gives (``model``), and ``templates``;
+``matched``
+    aperture magnitudes and colours as at a common PSF (`COMMON_FWHM_ARCSEC`): the baseline across surveys;
+``scene``
+    magnitudes, colours, sizes and concentrations of the noise-free scene at its reference PSF, of models that
+    draw scenes;
+``portable``
+    latents, ``scene`` and ``matched``: all that does not know the survey;
 ``embedder``
     the embedder's latents without the fit (a features directory of that mode).
 """
@@ -34,7 +41,12 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.redshifts.photometry import aperture_names, magnitude_features, typical_error
+from deepfits.redshifts.photometry import (
+    aperture_names,
+    magnitude_features,
+    matched_names,
+    typical_error,
+)
 from deepfits.tables import Columns, read_table, require_column
 
 FEATURE_SETS = {
@@ -46,6 +58,9 @@ FEATURE_SETS = {
     "templates": ("magnitudes", "templates"),
     "sizes": ("magnitudes", "templates", "sizes"),
     "all": ("model", "magnitudes", "templates"),
+    "matched": ("matched",),
+    "scene": ("scene",),
+    "portable": ("latents", "scene", "matched"),
     "embedder": ("embedder",),
 }
 """The blocks of features, side by side, that make up each set; see `BLOCKS`."""
@@ -100,6 +115,8 @@ class Source:
         Names of the B bands.
     flux, flux_err
         ``(N, A, B)``, nJy: aperture photometry of the same objects, where the cutouts are at hand.
+    matched_flux, matched_flux_err
+        ``(N, A, B)``, nJy: the same as at a common PSF, where the cutouts' PSFs allow it.
     embedder
         ``(N, L)``: latents of the embedder alone, where they are at hand.
     template_quantiles
@@ -113,6 +130,8 @@ class Source:
     bands: tuple[str, ...]
     flux: np.ndarray | None = None
     flux_err: np.ndarray | None = None
+    matched_flux: np.ndarray | None = None
+    matched_flux_err: np.ndarray | None = None
     embedder: np.ndarray | None = None
     template_quantiles: np.ndarray | None = None
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
@@ -138,6 +157,7 @@ class Source:
         return available_sets(
             self.columns,
             cutouts=self.flux is not None,
+            matched=self.matched_flux is not None,
             templates=self.template_quantiles is not None,
             embedder=self.embedder is not None,
         )
@@ -149,12 +169,16 @@ class Source:
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
 
 
-def available_sets(columns: Columns, *, cutouts: bool, templates: bool, embedder: bool) -> tuple[str, ...]:
+def available_sets(
+    columns: Columns, *, cutouts: bool, matched: bool, templates: bool, embedder: bool
+) -> tuple[str, ...]:
     """Return the names of the feature sets that can be made of columns, and of what else is at hand."""
     has = {
         "latents": True,
         "model": any(name.startswith("flux_model_") for name in columns),
         "magnitudes": cutouts,
+        "matched": matched,
+        "scene": any(name.startswith("flux_scene_") for name in columns),
         "templates": templates and cutouts,
         "sizes": any(name.startswith(SIZES[0]) for name in columns),
         "embedder": embedder,
@@ -369,6 +393,40 @@ def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
     return {name: values for name, values in out.items() if np.isfinite(values).any()}
 
 
+SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
+"""Columns of the scene's noise-free fluxes: inside a 2″ aperture at the reference PSF, and in total."""
+
+
+def _scene_features(source: Source, softening: np.ndarray | None) -> Matrix:
+    columns, bands = source.columns, source.bands
+    assert softening is not None
+    flux = np.stack([_by_band(columns, column, bands) for column in SCENE_FLUXES.values()], axis=1)
+    values, names = magnitude_features(flux, softening, bands, list(SCENE_FLUXES))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        radius = np.log(_by_band(columns, "scene_half_light_arcsec", bands))
+    radius = np.where(np.isfinite(radius), radius, np.nan)
+    shapes = np.hstack([radius, _by_band(columns, "scene_concentration", bands)]).astype(np.float32)
+    more = [f"{name}_{band}" for name in ("scene_log_half_light", "scene_concentration") for band in bands]
+    return Matrix(values=np.hstack([values, shapes]), names=(*names, *more))
+
+
+def _scene_softening(source: Source) -> np.ndarray:
+    kinds = SCENE_FLUXES.values()
+    return np.stack([_model_softening(source.columns, column, source.bands) for column in kinds])
+
+
+def _matched_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
+    assert source.matched_flux is not None
+    assert softening is not None
+    values, names = magnitude_features(source.matched_flux, softening, source.bands, matched_names())
+    return Matrix(values=values, names=tuple(names))
+
+
+def _matched_softening(source: Source) -> np.ndarray:
+    assert source.matched_flux_err is not None
+    return typical_error(source.matched_flux_err)
+
+
 def ordinary_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return aperture magnitudes and colours; the softening is the typical error of the training objects."""
     assert source.flux is not None
@@ -409,6 +467,16 @@ BLOCKS = {
         "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
     ),
     "magnitudes": Block("the cutouts: give the store", ordinary_magnitudes, _ordinary_softening),
+    "matched": Block(
+        "the cutouts, with PSFs that are known and no wider than 1.6 arcsec (FWHM)",
+        _matched_magnitudes,
+        _matched_softening,
+    ),
+    "scene": Block(
+        "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
+        _scene_features,
+        _scene_softening,
+    ),
     "templates": Block(
         "template fitting: give the store, and template_features",
         lambda source, _: _template_features(source),

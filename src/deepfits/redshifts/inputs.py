@@ -20,7 +20,12 @@ from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import LEVELS
-from deepfits.redshifts.photometry import RADII_ARCSEC, aperture_photometry
+from deepfits.redshifts.photometry import (
+    COMMON_FWHM_ARCSEC,
+    RADII_ARCSEC,
+    aperture_photometry,
+    matched_photometry,
+)
 from deepfits.tables import match_identities, require_column, take_rows
 
 if TYPE_CHECKING:
@@ -49,10 +54,10 @@ def complete_source(
     identity = source.columns["object_id"]
     if store is not None:
         info = check_store(store, source.bands)
-        flux, flux_err = _kept(photometry, store, identity, progress)
-        source = replace(
-            source, flux=flux, flux_err=flux_err, bands=info.bands, read_images=partial(store_images, store)
-        )
+        measured = _kept(photometry, store, identity, progress)
+        if not can_match(info):
+            measured |= {"matched_flux": None, "matched_flux_err": None}
+        source = replace(source, bands=info.bands, read_images=partial(store_images, store), **measured)
     if template_filters is not None and source.flux is not None:
         source = replace(source, template_quantiles=_template_quantiles(photometry, source, template_filters))
     if embedder_features is not None:
@@ -78,19 +83,23 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
     return info
 
 
+def can_match(info: StoreInfo) -> bool:
+    """Say whether a store's images can be brought to the common PSF in every band."""
+    return bool((np.asarray(info.fwhm_arcsec) <= COMMON_FWHM_ARCSEC).all())
+
+
 def _kept(
     path: str | Path | None, store: str | Path, identity: np.ndarray, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[str, Any]:
     """Return `store_photometry`, from the file where it has these objects of this store."""
     if path is None:
         return store_photometry(store, identity, progress=progress)
     made_from = _digest(json.dumps(contents(store), sort_keys=True).encode(), identity)
     arrays = _read_kept(path, made_from)
-    if "flux" not in arrays:
-        flux, flux_err = store_photometry(store, identity, progress=progress)
-        arrays = {"flux": flux, "flux_err": flux_err}
+    if "matched_flux" not in arrays:
+        arrays = store_photometry(store, identity, progress=progress)
         _keep(path, made_from, arrays)
-    return arrays["flux"], arrays["flux_err"]
+    return dict(arrays)
 
 
 def _template_quantiles(path: str | Path | None, source: Source, filters: Sequence[str]) -> np.ndarray:
@@ -137,25 +146,28 @@ def _keep(path: str | Path | None, made_from: str, arrays: dict[str, np.ndarray]
 
 def store_photometry(
     store: str | Path, object_id: np.ndarray, *, progress: Progress = silent
-) -> tuple[np.ndarray, np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Measure aperture fluxes of some objects of a cutout store, shard by shard.
 
     Returns
     -------
-    flux, flux_err
-        ``(N, A, B)``, nJy, in the order of `object_id`.
+    dict
+        ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in the order of
+        `object_id`.
 
     Raises
     ------
     InputError
         An object is not in the store.
     """
+    from deepfits.observation import psf_or_moffat
     from deepfits.survey.store import CutoutStore, shard_identities
 
     cutouts = CutoutStore(store)
     info = cutouts.info
-    flux = np.full((len(object_id), len(RADII_ARCSEC) + 1, len(info.bands)), np.nan)
-    flux_err = np.full_like(flux, np.nan)
+    circles, bands = len(RADII_ARCSEC), len(info.bands)
+    flux, flux_err = np.full((2, len(object_id), circles + 1, bands), np.nan)
+    matched, matched_err = np.full((2, len(object_id), circles, bands), np.nan)
     wanted = {one: row for row, one in enumerate(object_id.tolist())}
     is_in_store = np.zeros(len(object_id), dtype=bool)
     with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
@@ -171,6 +183,12 @@ def store_photometry(
                     pixel_scale_arcsec=info.pixel_scale_arcsec,
                     fwhm_arcsec=info.fwhm_arcsec,
                 )
+                matched[rows], matched_err[rows] = matched_photometry(
+                    shard.image[places],
+                    shard.weight[places],
+                    psf_or_moffat(shard.psf, info.fwhm_arcsec, len(shard))[places],
+                    pixel_scale_arcsec=info.pixel_scale_arcsec,
+                )
                 is_in_store[rows] = True
             task.advance(len(identity))
             if is_in_store.all():
@@ -180,7 +198,7 @@ def store_photometry(
             f"{store}: {int((~is_in_store).sum())} objects of the features are not in this store, object_id "
             f"{object_id[~is_in_store][0]} among them; give the store that the features were fitted from"
         )
-    return flux, flux_err
+    return {"flux": flux, "flux_err": flux_err, "matched_flux": matched, "matched_flux_err": matched_err}
 
 
 def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,11 @@ circular apertures
 Gaussian apertures matched to the PSF
     a Gaussian weight in each band whose width, added in squares to that of the band's PSF, is the same in all
     bands: for a Gaussian PSF the colours are then those that one common seeing would give (the idea of GAaP,
-    Kuijken 2008, A&A 482, 1053).
+    Kuijken 2008, A&A 482, 1053);
+circular apertures at a common PSF
+    the sum inside a radius that an image brought to one round Gaussian PSF would have, whatever the survey.
+    Blurring and summing are both linear, so they are one aperture with soft edges on the image as it is,
+    made for each PSF, and errors need no covariance of blurred pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +26,8 @@ from deepfits.photometry import FWHM_PER_SIGMA, aperture_flux, asinh_magnitude, 
 
 RADII_ARCSEC = (0.75, 1.25)
 """Radii of the circular apertures; the second can tell an extended object from a compact one."""
+COMMON_FWHM_ARCSEC = 1.6
+"""Of the common PSF: that of a poor night; sharper images can be blurred, blurred ones not be sharpened."""
 
 
 def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
@@ -83,6 +89,86 @@ def aperture_photometry(
     apertures.append(np.stack([gaussian_aperture(size, sigma, peak) for sigma, peak in gaussians]))
     measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in apertures]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
+
+
+def matched_apertures(
+    psf: np.ndarray,
+    size: int,
+    pixel_scale_arcsec: float,
+    *,
+    fwhm_arcsec: float = COMMON_FWHM_ARCSEC,
+    radii_arcsec: Sequence[float] = RADII_ARCSEC,
+) -> np.ndarray:
+    """Return what pixels count for circular apertures on the image brought to a common PSF, ``(A, H, W)``.
+
+    Parameters
+    ----------
+    psf
+        ``(K, 2)``: a sum of round Gaussians (`deepfits.observation`), without the pixel.
+    """
+    from scipy.special import j1
+
+    number = 4 * size
+    cycles = np.fft.fftfreq(number, pixel_scale_arcsec)
+    squared = (2 * np.pi) ** 2 * (cycles[:, None] ** 2 + cycles**2)
+    weight, sigma = np.asarray(psf, dtype=np.float64).T
+    seen = np.tensordot(weight, np.exp(-0.5 * squared * (sigma**2)[:, None, None]), 1)
+    pixel = np.sinc(cycles * pixel_scale_arcsec)
+    seen *= pixel[:, None] * pixel
+    wanted = np.exp(-0.5 * squared * (fwhm_arcsec / FWHM_PER_SIGMA) ** 2)
+    kernel = wanted * seen / (seen**2 + 1e-8)  # of images to the common PSF; the PSF has no finer scales
+    centre = np.exp(-2j * np.pi * cycles * (size - 1) / 2 * pixel_scale_arcsec)
+    apertures = []
+    for radius in radii_arcsec:
+        at = np.sqrt(squared) * min(radius, size * pixel_scale_arcsec / 2)
+        disc = np.where(at > 0, 2 * j1(at) / np.where(at > 0, at, 1), 1.0)
+        area = np.pi * (min(radius, size * pixel_scale_arcsec / 2) / pixel_scale_arcsec) ** 2
+        apertures.append(area * np.fft.ifft2(kernel * disc * centre[:, None] * centre).real[:size, :size])
+    return np.stack(apertures)
+
+
+def matched_photometry(
+    image: np.ndarray, weight: np.ndarray, psf: np.ndarray, *, pixel_scale_arcsec: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure fluxes in circular apertures as at the common PSF.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    psf
+        ``(N, B, K, 2)``: sums of round Gaussians, NaN where unknown.
+
+    Returns
+    -------
+    flux, flux_err
+        ``(N, A, B)``, nJy; NaN where data are missing, the PSF is unknown, or it is wider than the
+        common one.
+    """
+    from deepfits.observation import fwhm_of
+
+    number, bands, size, _ = image.shape
+    flux = np.full((number, len(RADII_ARCSEC), bands), np.nan)
+    flux_err = np.full_like(flux, np.nan)
+    flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(number * bands, -1)
+    different, back = np.unique(flat, axis=0, return_inverse=True)
+    widths = fwhm_of(different.reshape(len(different), *psf.shape[2:]))
+    for one, width in enumerate(widths):
+        if not width <= COMMON_FWHM_ARCSEC:
+            continue
+        apertures = matched_apertures(different[one].reshape(psf.shape[2:]), size, pixel_scale_arcsec)
+        row, band = np.divmod(np.flatnonzero(back.reshape(-1) == one), bands)
+        pixels, weights = (
+            np.broadcast_to(array[row, band][:, None], (len(row), len(apertures), size, size))
+            for array in (image, weight)
+        )
+        flux[row, :, band], flux_err[row, :, band] = aperture_flux(pixels, weights, apertures, min_valid=0.5)
+    return flux, flux_err
+
+
+def matched_names() -> list[str]:
+    """Return a name for each aperture of `matched_photometry`, with the diameter in arcsec."""
+    return [f"matched{2 * radius:g}".replace(".", "p") for radius in RADII_ARCSEC]
 
 
 def aperture_names(radii_arcsec: Sequence[float] = RADII_ARCSEC) -> list[str]:

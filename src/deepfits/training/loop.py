@@ -186,7 +186,7 @@ class Trainer:
             sigmas = self.config.softening_sigmas
             unit = sigmas * weight.clamp(min=1e-30).rsqrt()
             residual = sigmas * (arcsinh(image / unit) - arcsinh(flux / unit))
-        return reconstruction_loss(residual, weight > 0)
+        return reconstruction_loss(residual, weight > 0, logarithmic=way is not None)
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
         """Return the step's source of random numbers, and this process's part of the latents."""

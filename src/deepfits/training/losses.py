@@ -33,14 +33,17 @@ def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:
     return ((guess - latent) ** 2).mean()
 
 
-def reconstruction_loss(residual: Tensor, is_valid: Tensor) -> Tensor:
+def reconstruction_loss(residual: Tensor, is_valid: Tensor, *, logarithmic: bool = False) -> Tensor:
     """Mean over objects of the mean squared residual over valid pixels, both ``(N, B, H, W)``.
 
     Not in M19. `residual` is in the networks' units divided by the noise near zero flux there: 1 is a perfect
-    reconstruction; after an asinh stretch the cores of bright objects count by their logarithm.
+    reconstruction; after an asinh stretch the cores of bright objects count by their logarithm. With
+    `logarithmic` each object counts by log(1 + its mean): where objects of very different brightness are
+    learned together, the brightest would else drown the embedder's own loss (docs/log.md).
     """
     squares = torch.where(is_valid, residual**2, 0.0).sum(dim=(1, 2, 3))
-    return (squares / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+    each = squares / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)
+    return each.log1p().mean() if logarithmic else each.mean()
 
 
 def fine_structure(x: Tensor) -> Tensor:

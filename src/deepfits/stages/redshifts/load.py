@@ -9,7 +9,7 @@ from typing import Any
 from deepfits.files import contents
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
-from deepfits.redshifts.inputs import check_store, complete_source
+from deepfits.redshifts.inputs import can_match, check_store, complete_source
 from deepfits.redshifts.labels import read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
@@ -40,7 +40,8 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
         pixels=None if info is None else info.size,
         feature_sets=available_sets(
             source.columns,
-            cutouts=config.store is not None,
+            cutouts=info is not None,
+            matched=info is not None and can_match(info),
             templates=templates,
             embedder=config.embedder_features is not None,
         ),

@@ -1,0 +1,179 @@
+"""What is learnt on one survey and used on another: the same galaxies drawn as three surveys.
+
+    python benchmarks/transfer.py --out bench-transfer [--objects 1000] [--model builtin:ugriz]
+
+Galaxies of zCOSMOS-bright with their real magnitudes and redshifts, drawn as CLAUDS+HSC, as Rubin and as a
+shallow survey (0.3 arcsec pixels, seeing 1.3 arcsec), cut at what each detects, and fitted with one model of
+scenes. Small networks learn redshifts from half of the galaxies as one survey shows them, and are judged on
+the other half as each survey shows them; then the halves change places. The sets of features are those of
+`deepfits.redshifts.features`: aperture magnitudes (``magnitudes``), apertures at a common PSF (``matched``),
+model magnitudes at the data's PSF (``model``), the scene at its reference PSF (``scene``), ``latents``, and
+``portable``: latents, scene and matched together.
+
+What is finished under ``--out`` is used again. The last line is one JSON object: per pair of surveys and set
+of features the metrics, and ``worst_ratio``, over all pairs the largest σ_MAD of what was learnt elsewhere
+over σ_MAD of what was learnt on the survey itself, of that set among ``scene``, ``latents`` and ``portable``
+which is best within surveys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deepfits
+import table1
+from deepfits.files import write_json
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
+from deepfits.models.bundle import Model
+from deepfits.provenance import provenance
+from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.redshifts.inputs import complete_source
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
+from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import CutoutStore
+
+SETS = ("magnitudes", "matched", "model", "scene", "latents", "portable")
+OURS = ("scene", "latents", "portable")
+
+
+def main() -> None:
+    """Make skies, fits and the table."""
+    parser = argparse.ArgumentParser(description="What is learnt on one survey and used on another.")
+    parser.add_argument("--out", default="bench-transfer")
+    parser.add_argument("--objects", type=int, default=1000, help="galaxies to draw")
+    parser.add_argument("--model", default="builtin:ugriz")
+    parser.add_argument("--zcosmos", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, out = Model.load(options.model), Path(options.out)
+    surveys = {name: observe(name, survey, model, out, options) for name, survey in make_surveys().items()}
+    common = set.intersection(*(set(one[0].tolist()) for one in surveys.values()))
+    sources, label = {}, np.empty(0)
+    for name, (identity, label_here, source) in surveys.items():
+        rows = np.flatnonzero([one in common for one in identity.tolist()])
+        rows = rows[np.argsort(identity[rows])]
+        sources[name], label = source.take(rows), label_here[rows]
+    print(f"{len(label)} galaxies that every survey detects", flush=True)
+    pairs = {name: judge(name, sources, label) for name in SETS}
+    for name, found in pairs.items():
+        for pair, metrics in found.items():
+            print(f"{name:12} {pair:28}" + "".join(f"{metrics[m]:9.3f}" for m in metrics), flush=True)
+    best = min(OURS, key=lambda name: np.mean([pairs[name][f"{s} -> {s}"]["sigma_mad"] for s in sources]))
+    ratios = {
+        pair: metrics["sigma_mad"]
+        / pairs[best][f"{pair.split(' -> ')[1]} -> {pair.split(' -> ')[1]}"]["sigma_mad"]
+        for pair, metrics in pairs[best].items()
+    }
+    result = {
+        "galaxies": len(label),
+        "metrics": pairs,
+        "best": best,
+        "worst_ratio": max(ratios.values()),
+        "model": model.fingerprint,
+        "provenance": provenance(),
+    }
+    print(json.dumps(result))
+
+
+def make_surveys() -> dict[str, SkySurvey]:
+    """Return the three surveys; the shallow one is two magnitudes above Rubin's ten years."""
+    rubin = SURVEYS["rubin-like"]
+    bands = tuple(replace(band, depth=band.depth - 2, fwhm_arcsec=1.3) for band in rubin.bands)
+    shallow = replace(rubin, name="shallow", bands=bands, pixel_scale_arcsec=0.3)
+    return {"clauds-hsc": SURVEYS["clauds-hsc"], "rubin-like": rubin, "shallow": shallow}
+
+
+def observe(
+    name: str, survey: SkySurvey, model: Model, out: Path, options: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray, Source]:
+    """Draw the galaxies as one survey, detect, cut and fit: identities, redshifts, what features are of."""
+    directory = out / name
+    out.mkdir(parents=True, exist_ok=True)
+    lines = table1.zcosmos_catalogue(out, options).read_text().splitlines()
+    rows = np.sort(np.random.default_rng(5).permutation(len(lines) - 1)[: options.objects]) + 1
+    some = out / "some.csv"
+    if not some.exists():
+        some.write_text("\n".join([lines[0], *(lines[row] for row in rows)]) + "\n")
+    described = out / f"{name}.toml"
+    if not described.exists():
+        described.write_text(to_toml(survey))
+    sky = deepfits.simulate(directory / "sky", size=1026, catalogue=some, survey=described, seed=7)
+    store = CutoutStore(
+        deepfits.cutouts(sky, directory / "cutouts", size=model.cutout_size(survey.pixel_scale_arcsec))
+    )
+    labels = read_labels(directory / "sky" / "truth.parquet", select=["kind == galaxy"])
+    catalogue = store.catalogue(["ra", "dec"])
+    found = match_labels({key: np.asarray(values) for key, values in catalogue.items()}, labels)
+    cutouts = store.take(np.asarray(found.rows))
+    columns = fit(model, cutouts, store, directory / "fits.npz")
+    source = Source(columns=columns, bands=store.info.bands)
+    source = complete_source(source, store=store.directory, photometry=directory / "photometry.npz")
+    truth = np.asarray(found.label_rows)
+    print(f"{name}: {len(truth)} of {len(labels.value)} galaxies detected and fitted", flush=True)
+    return labels.columns["object_id"][truth], labels.value[truth], source
+
+
+def to_toml(survey: SkySurvey) -> str:
+    """Write a survey as `simulate` reads it."""
+    content = survey.to_json()
+    bands = content.pop("bands")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+    for band in bands:
+        lines += ["[[bands]]", *(f"{key} = {json.dumps(value)}" for key, value in band.items())]
+    return "\n".join(lines) + "\n"
+
+
+def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str, np.ndarray]:
+    """Fit all objects with the defaults, or read what was fitted before."""
+    made_by = path.with_suffix(".json")
+    if not path.exists() or json.loads(made_by.read_text()) != model.fingerprint:
+        fitter = Fitter(model, FitSettings(), store.info, threads=1)
+        others = neighbours_of(cutouts, store.info)
+        sight = fitter.sight(cutouts)
+        fitted = fitter.fit(
+            cutouts.object_id, cutouts.image, cutouts.weight, sight=sight, is_neighbour=others
+        )
+        columns = fitter.features(cutouts.object_id, fitted, {})
+        numbers: dict[str, Any] = {key: value for key, value in columns.items() if value.dtype.kind != "U"}
+        np.savez(path, **numbers)
+        write_json(made_by, model.fingerprint)
+    return dict(np.load(path))
+
+
+def judge(features: str, sources: dict[str, Source], label: np.ndarray) -> dict[str, dict[str, float]]:
+    """Learn on each survey from half of the galaxies, and judge the other half on every survey."""
+    half = np.random.default_rng(1).permutation(len(label)) % 2
+    out = {}
+    for learnt, teacher in sources.items():
+        recipe = FeatureRecipe.learn(features, teacher)
+        estimates = {name: np.empty(len(label)) for name in sources}
+        for part in (0, 1):
+            learn, rest = np.flatnonzero(half != part), np.flatnonzero(half == part)
+            config = MLPConfig(num_members=2, num_steps=800)
+            ensemble, _, _ = train_ensemble(recipe.make(teacher).take(learn), label[learn], config)
+            for name, source in sources.items():
+                some = recipe.make(source).take(rest)
+                estimates[name][rest] = ensemble.predict(source.take(rest), some).point
+        for name, estimate in estimates.items():
+            offset = (estimate - label) / (1 + label)
+            out[f"{learnt} -> {name}"] = {
+                "r2": float(1 - np.sum((estimate - label) ** 2) / np.sum((label - label.mean()) ** 2)),
+                "bias": float(offset.mean()),
+                "sigma_mad": float(1.4826 * np.median(np.abs(offset - np.median(offset)))),
+                "eta": float(np.mean(np.abs(offset) > 0.15)),
+            }
+    return out
+
+
+if __name__ == "__main__":
+    main()
