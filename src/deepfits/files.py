@@ -277,7 +277,7 @@ def fingerprint(*paths: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def table_of(path: Path) -> tuple[Path, str | None]:
+def split_table_path(path: Path) -> tuple[Path, str | None]:
     """Return file and table of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
     base, bracket, rest = str(path).rpartition("[")
     is_named = bool(base) and bool(bracket) and rest.endswith("]") and not path.exists()
@@ -299,7 +299,7 @@ def contents(*paths: str | Path) -> dict[str, str]:
     """
     files: dict[str, Path] = {}
     for given in map(Path, paths):
-        path, table = table_of(given)
+        path, table = split_table_path(given)
         if not path.exists():
             raise InputError(f"{path}: no such file or directory; check the path")
         if len(paths) == 1 and path.is_file():

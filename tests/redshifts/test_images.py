@@ -12,7 +12,7 @@ from deepfits.redshifts.networks import (
     NUM_OUTPUTS,
     Architecture,
     NetworkConfig,
-    augmented,
+    augment,
     network_loss,
     train_network,
 )
@@ -99,7 +99,7 @@ def test_estimates_do_not_depend_on_orientation_or_batch():
 
 def test_augmentation_moves_pixels_and_makes_none():
     images = torch.arange(2 * 3 * 6 * 6, dtype=torch.float32).reshape(2, 3, 6, 6).repeat(20, 1, 1, 1)
-    found = augmented(images, torch.Generator().manual_seed(0))
+    found = augment(images, torch.Generator().manual_seed(0))
     assert found.shape == images.shape
     for before, after in zip(images, found, strict=True):
         for band in range(3):

@@ -11,7 +11,7 @@ from deepfits.errors import InputError
 from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.evaluate import read_metrics, redshift_evaluate
-from deepfits.stages.redshifts.load import names_of
+from deepfits.stages.redshifts.load import parse_names
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
 from deepfits.tables import read_table
@@ -181,7 +181,7 @@ def test_a_row_that_cannot_be_made_is_named_before_any_work(inputs, tmp_path, mo
     ["[latents, model]", "latents,model", " latents , model ", ["latents,model"], ["latents", "model"]],
 )
 def test_feature_sets_may_be_written_plainly(given):
-    assert names_of(given) == ["latents", "model"]
+    assert parse_names(given) == ["latents", "model"]
 
 
 def test_features_that_are_not_finished_are_refused_unless_partial(sky, inputs, tmp_path):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from deepfits.sky.defects import IS_BAD, PLANES, Defects, draw_defects, saturation_levels, spoil
+from deepfits.sky.defects import IS_BAD, PLANES, Defects, add_defects, draw_defects, saturation_levels
 from deepfits.sky.drawing import Shapes
 from deepfits.sky.scene import draw_model, draw_objects, draw_strip, make_scene
 from deepfits.sky.surveys import SURVEYS
@@ -30,7 +30,7 @@ def star(x: float, y: float, flux: float) -> Shapes:
 def spoiled(model: np.ndarray, shapes: Shapes, defects: Defects) -> tuple[np.ndarray, np.ndarray]:
     image = model.copy()
     rows = (0, model.shape[1])
-    bits = spoil(image, model, rows, survey=SURVEY, sigma=np.ones(5), shapes=shapes, defects=defects)
+    bits = add_defects(image, model, rows, survey=SURVEY, sigma=np.ones(5), shapes=shapes, defects=defects)
     return image, bits
 
 

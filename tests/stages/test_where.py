@@ -12,7 +12,7 @@ from deepfits.stages.cutouts import cutouts
 from deepfits.stages.fit import fit
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import as_conditions, choose, match_identities, take_rows
-from deepfits.training.data import look_over
+from deepfits.training.data import measure_training_set
 from tests.helpers.drawn_run import make_run
 
 INFO = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.3)
@@ -66,7 +66,11 @@ def test_a_store_shows_what_satisfies_the_conditions_alone(store):
     taken = some.take(np.array([20, 3]))
     assert taken.object_id.tolist() == [wanted[20], wanted[3]]
     np.testing.assert_array_equal(taken.image[1], whole.take(np.array([wanted[3]])).image[0])
-    assert look_over(some).normalisation.mean[0] < 1 < look_over(whole).normalisation.mean[0]
+    assert (
+        measure_training_set(some).normalisation.mean[0]
+        < 1
+        < measure_training_set(whole).normalisation.mean[0]
+    )
     with pytest.raises(InputError, match="no object satisfies"):
         CutoutStore(store, where="mag > 99")
     with pytest.raises(InputError, match=r"'flag'.*'flags'"):

@@ -10,7 +10,7 @@ from astropy.io import fits
 
 from deepfits.errors import InputError
 from deepfits.observation import NUM_GAUSSIANS, fwhm_of, moffat_psf, psf_or_moffat
-from deepfits.survey.psf import find_psf, gaussians_of, parse_given, read_given
+from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, read_psf_option
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 
 
@@ -39,14 +39,14 @@ def test_what_is_unknown_is_said(caplog) -> None:
 
 
 def test_given_psfs(tmp_path) -> None:
-    assert abs(read_given("0.8:2.5", 0.2)["fwhm_arcsec"] - 0.8) < 0.01
+    assert abs(read_psf_option("0.8:2.5", 0.2)["fwhm_arcsec"] - 0.8) < 0.01
     fits.PrimaryHDU(star(0.9, 0.2, 41)).writeto(tmp_path / "psf-r.fits")
-    assert abs(read_given(str(tmp_path / "psf-r.fits"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+    assert abs(read_psf_option(str(tmp_path / "psf-r.fits"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
     for wrong in ("0.8x", "90", str(tmp_path)):
         with pytest.raises(InputError, match="psf"):
-            read_given(wrong, 0.2)
-    assert parse_given(["g=0.8", "r=psf.fits"]) == {"g": "0.8", "r": "psf.fits"}
-    assert parse_given(0.7) == {"": "0.7"}
+            read_psf_option(wrong, 0.2)
+    assert parse_psf_option(["g=0.8", "r=psf.fits"]) == {"g": "0.8", "r": "psf.fits"}
+    assert parse_psf_option(0.7) == {"": "0.7"}
 
 
 def test_psfex_models(tmp_path) -> None:
@@ -59,7 +59,7 @@ def test_psfex_models(tmp_path) -> None:
     table = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
     table.header["PSF_SAMP"] = 0.5
     table.writeto(tmp_path / "g.psf")
-    assert abs(read_given(str(tmp_path / "g.psf"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+    assert abs(read_psf_option(str(tmp_path / "g.psf"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
 
 
 def make_store(directory, psf):

@@ -10,7 +10,7 @@ from deepfits.errors import InputError
 from deepfits.splits import is_held_out
 from deepfits.survey.normalise import measure_normalisation
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
-from deepfits.training.data import Batches, look_over, turn
+from deepfits.training.data import Batches, measure_training_set, turn
 
 INFO = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2)
 
@@ -37,7 +37,7 @@ def ids_of(batch):
 @pytest.mark.parametrize("kind", ["standard", "asinh"])
 def test_normalisation_is_that_of_all_complete_training_images(tmp_path, kind):
     store = make_store(tmp_path, bad=(3, 50, 51))
-    survey = look_over(store, kind=kind)
+    survey = measure_training_set(store, kind=kind)
     ids = store.catalogue([])["object_id"]
     used = ~is_held_out(ids) & ~np.isin(ids, (3, 50, 51))
     cutouts = store.take(np.flatnonzero(used))
@@ -57,7 +57,7 @@ def test_held_out_and_incomplete_objects_are_never_seen(tmp_path):
     ids = store.catalogue([])["object_id"]
     wanted = set(ids[~is_held_out(ids)].tolist())
     for incomplete in (False, True):
-        survey = look_over(store, incomplete=incomplete)
+        survey = measure_training_set(store, incomplete=incomplete)
         batches = Batches(store, survey.rows, 5, seed=0).start(0)
         seen = {int(i) for batch in islice(batches, 100) for i in ids_of(batch)}
         assert seen == (wanted if incomplete else wanted - set(bad))
@@ -66,9 +66,9 @@ def test_held_out_and_incomplete_objects_are_never_seen(tmp_path):
 def test_incomplete_images_have_zero_flux_where_there_is_no_data(tmp_path):
     store = make_store(tmp_path, bad=range(120))
     with pytest.raises(InputError, match="no complete cutout"):
-        look_over(store)
+        measure_training_set(store)
     store = make_store(tmp_path / "b", bad=range(60))
-    rows = look_over(store, incomplete=True).rows
+    rows = measure_training_set(store, incomplete=True).rows
     for batch in islice(Batches(store, rows, 8, seed=0).start(0), 10):
         assert (batch.image[batch.weight == 0] == 0).all()
 
@@ -97,7 +97,7 @@ def test_neighbours_are_hidden_where_that_is_asked_for(tmp_path):
 
 def test_an_epoch_shows_every_object_at_most_once_and_epochs_differ(tmp_path):
     store = make_store(tmp_path)
-    rows = look_over(store).rows
+    rows = measure_training_set(store).rows
     number = sum(len(r) for r in rows)
     batches = Batches(store, rows, 10, seed=1)
     per_epoch = number // 10
@@ -110,7 +110,7 @@ def test_an_epoch_shows_every_object_at_most_once_and_epochs_differ(tmp_path):
 @pytest.mark.parametrize("memory", [4e9, 25 * 1024])
 def test_starting_in_the_middle_is_going_on(tmp_path, memory):
     store = make_store(tmp_path)
-    rows = look_over(store).rows
+    rows = measure_training_set(store).rows
 
     def make():
         return Batches(store, rows, 7, seed=1, symmetries=True, memory_bytes=memory)
@@ -123,7 +123,7 @@ def test_starting_in_the_middle_is_going_on(tmp_path, memory):
 
 def test_a_store_larger_than_memory_is_read_in_groups(tmp_path):
     store = make_store(tmp_path, lengths=(20, 20, 20, 20, 20))
-    rows = look_over(store).rows
+    rows = measure_training_set(store).rows
     object_bytes = 8 * 2 * 8 * 8
     batches = Batches(store, rows, 7, seed=1, memory_bytes=36 * object_bytes)
     groups = batches.groups(0)
@@ -140,7 +140,7 @@ def test_a_store_larger_than_memory_is_read_in_groups(tmp_path):
 def test_too_few_objects_for_a_batch_is_said(tmp_path):
     store = make_store(tmp_path, lengths=(10,))
     with pytest.raises(InputError, match="fewer than a batch of 64"):
-        Batches(store, look_over(store).rows, 64, seed=0)
+        Batches(store, measure_training_set(store).rows, 64, seed=0)
 
 
 def test_turn_makes_the_eight_symmetries():
@@ -153,7 +153,7 @@ def test_turn_makes_the_eight_symmetries():
 
 
 def test_fingerprint_changes_with_objects_and_pixels(tmp_path):
-    survey = look_over(make_store(tmp_path / "a"))
-    assert look_over(make_store(tmp_path / "b")).fingerprint == survey.fingerprint
-    assert look_over(make_store(tmp_path / "c", seed=1)).fingerprint != survey.fingerprint
-    assert look_over(make_store(tmp_path / "d", bad=(1,))).fingerprint != survey.fingerprint
+    survey = measure_training_set(make_store(tmp_path / "a"))
+    assert measure_training_set(make_store(tmp_path / "b")).fingerprint == survey.fingerprint
+    assert measure_training_set(make_store(tmp_path / "c", seed=1)).fingerprint != survey.fingerprint
+    assert measure_training_set(make_store(tmp_path / "d", bad=(1,))).fingerprint != survey.fingerprint

@@ -46,7 +46,7 @@ def test_training_twice_is_training_once(store, tmp_path):
 
 def test_a_finished_model_is_recognised_without_reading_the_store(store, tmp_path, monkeypatch):
     out = train(store, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
-    monkeypatch.setattr("deepfits.training.session.look_over", pytest.fail)
+    monkeypatch.setattr("deepfits.training.session.measure_training_set", pytest.fail)
     assert train(store, out, recipe="tiny", steps=1, options=OPTIONS) == out
 
 
@@ -203,15 +203,15 @@ def test_looks_at_health_leave_numbers_and_pictures(store, tmp_path):
     ]
 
 
-def test_losing_patience_keeps_the_best_model(store, tmp_path, monkeypatch):
+def test_early_stopping_keeps_the_best_model(store, tmp_path, monkeypatch):
     distances = iter([3.0, 1.0, 2.0, 2.5, 0.1])
     seen = []
 
-    def look(self, model):
+    def evaluate(self, model):
         seen.append(model.fingerprint)
         return {"kernel_distance": next(distances), "spread": 1.0, "collapsed": False}
 
-    monkeypatch.setattr(Evaluator, "_examine", look)
+    monkeypatch.setattr(Evaluator, "_examine", evaluate)
     options = OPTIONS | {"evaluate_every": 1, "patience": 2}
     out = train(store, tmp_path / "m", recipe="tiny", steps=50, options=options)
     model = Model.load(out)

@@ -159,7 +159,7 @@ def fit(
         )
         for one in begin
     ]
-    return _spread(_best_of(results), enough, begin.shape[2], image.shape[1], begin.dtype)
+    return _scatter_to_rows(_best_of(results), enough, begin.shape[2], image.shape[1], begin.dtype)
 
 
 def as_observed(
@@ -230,7 +230,7 @@ def _best_of(results: list[Fit]) -> Fit:
     return best
 
 
-def _spread(found: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
+def _scatter_to_rows(found: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
     """Put results back in the rows they belong to; the others have the status `TOO_LITTLE_DATA`."""
     whole = Fit.empty(len(where), length, bands)
     for f in fields(Fit):

@@ -469,7 +469,7 @@ class Fitter:
                 if fitted.sight is None:
                     seen = self.model.normalisation.normalise(image[rows].to(self.device))
                 else:
-                    seen = self.model.see(  # type: ignore[attr-defined]
+                    seen = self.model.network_input(  # type: ignore[attr-defined]
                         image[rows].to(self.device),
                         fitted.weight[rows].to(self.device),
                         fitted.sight[rows].to(self.device),

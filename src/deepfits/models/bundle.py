@@ -137,8 +137,8 @@ class Model:
         flux = self.normalisation.denormalise(self.generator(latent))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
 
-    def see(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
-        """Bring images, in nJy with weights in nJy⁻², to what discriminator and embedder are shown."""
+    def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
+        """Turn images, in nJy with weights in nJy⁻², into the input of discriminator and embedder."""
         image = torch.where(weight > 0, image, 0.0)
         if self.grid is not None:
             if sight is None:
@@ -158,7 +158,7 @@ class Model:
 
         Pixels without data (weight 0) are set to zero flux, whatever stands there.
         """
-        return self.embedder(self.see(self._to_tensor(image), self._to_tensor(weight), sight))
+        return self.embedder(self.network_input(self._to_tensor(image), self._to_tensor(weight), sight))
 
     def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
         like: Tensor = self.embedder.last.bias  # type: ignore[assignment]

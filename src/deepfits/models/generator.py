@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from deepfits.models.layers import ModelConfig, UpBlock, make_up
+from deepfits.models.layers import ModelConfig, UpBlock, upsampling
 
 
 class Generator(nn.Module):
@@ -27,7 +27,7 @@ class Generator(nn.Module):
         self.config = config
         self.first = nn.Linear(config.latent_size, config.width * config.base_size**2)
         self.blocks = nn.Sequential(*(UpBlock(a, b, config) for a, b in pairwise(channels)))
-        self.last = make_up(channels[-1], config.num_bands, config)
+        self.last = upsampling(channels[-1], config.num_bands, config)
 
     def forward(self, latent: Tensor) -> Tensor:
         """Map latents, ``(N, L)``, to images, ``(N, B, H, W)``, in the network's units."""

@@ -97,7 +97,7 @@ class ModelConfig:
         return from_mapping(cls, content, where=where)
 
 
-def make_up(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:
+def upsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:
     """Make a transposed convolution that doubles the sides exactly."""
     padding = (config.kernel_size - 1) // 2
     return nn.ConvTranspose2d(
@@ -110,7 +110,7 @@ def make_up(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2
     )
 
 
-def make_down(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequential:
+def downsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequential:
     """Make a convolution that halves the sides exactly, spectrally normalised, then group normalised."""
     padding = (config.kernel_size - 1) // 2
     convolution = nn.Conv2d(inputs, outputs, config.kernel_size, stride=2, padding=padding)
@@ -130,8 +130,8 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
-        self.main = make_up(inputs, outputs, config)
-        self.pass_through = make_up(inputs, outputs, config)
+        self.main = upsampling(inputs, outputs, config)
+        self.pass_through = upsampling(inputs, outputs, config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Sum the two ways, which are one convolution side by side: they read the same input."""
@@ -150,8 +150,8 @@ class DownBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, config: ModelConfig) -> None:
         super().__init__()
-        self.main = make_down(inputs, outputs, config)
-        self.pass_through = make_down(inputs, outputs, config)
+        self.main = downsampling(inputs, outputs, config)
+        self.pass_through = downsampling(inputs, outputs, config)
         self.negative_slope = config.negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Encoder(nn.Module):
         channels = config.channels[::-1]  # wide images have few channels
         self.config = config
         planes = 3 if config.sees_observation else 1
-        self.first = make_down(planes * config.num_bands, channels[0], config)
+        self.first = downsampling(planes * config.num_bands, channels[0], config)
         self.blocks = nn.Sequential(*(DownBlock(a, b, config) for a, b in pairwise(channels)))
         self.last = spectral_norm(nn.Linear(config.width * config.base_size**2, num_outputs))
 
@@ -204,12 +204,12 @@ def without_allocating(make: Callable[[], Made]) -> Made:
     kind: Any = parametrizations._SpectralNorm
     iterate = kind._power_method
 
-    def only_with_memory(self: Any, weight: Tensor, number: int) -> None:
+    def skip_without_memory(self: Any, weight: Tensor, number: int) -> None:
         if not weight.is_meta:
             iterate(self, weight, number)
 
     # A norm makes 15 iterations when it is made, which take 1.5 s for a network without memory.
-    kind._power_method = only_with_memory
+    kind._power_method = skip_without_memory
     try:
         with torch.device("meta"):
             return make()

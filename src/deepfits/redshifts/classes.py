@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
-from deepfits.redshifts.methods.boosting import early_stopped
+from deepfits.redshifts.methods.boosting import train_with_early_stopping
 
 CLASSIFIER = "classifier.json"
 
@@ -142,7 +142,7 @@ def train_classifier(
     trials = []
     for settings in _TRIALS:
         boosters = [
-            early_stopped(
+            train_with_early_stopping(
                 {**settings, **fixed}, features.values, label, train, test, max_rounds=600, patience=20
             )
             for train, test in parts
@@ -216,7 +216,7 @@ def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
     return float(np.sum(gaps))
 
 
-def measured_classes(
+def class_metrics_with_errors(
     probability: np.ndarray, label: np.ndarray, *, num_resamples: int = 200, seed: int = 0
 ) -> dict[str, dict[str, float | None]]:
     """Return ``{metric: {"value", "error"}}``, errors from resampling the objects."""

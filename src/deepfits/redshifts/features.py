@@ -87,7 +87,7 @@ class Matrix:
     def __post_init__(self) -> None:
         assert self.values.shape[1:] == (len(self.names),)
 
-    def beside(self, other: Matrix) -> Matrix:
+    def hstack(self, other: Matrix) -> Matrix:
         """Return the columns of both."""
         errors = None
         if self.errors is not None or other.errors is not None:
@@ -245,7 +245,7 @@ class FeatureRecipe:
                 f"these objects have the bands {source.bands}, the model was made for {self.bands}"
             )
         blocks = FEATURE_SETS[self.name]
-        return reduce(Matrix.beside, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
+        return reduce(Matrix.hstack, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
 
 
 def read_features(directory: str | Path) -> Columns:
@@ -316,7 +316,7 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
     out = Matrix(values=values, names=(*names, *quality))
     has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
-    return out.beside(size_features(columns, bands)) if has_sizes else out
+    return out.hstack(size_features(columns, bands)) if has_sizes else out
 
 
 def model_softening(source: Source) -> np.ndarray:

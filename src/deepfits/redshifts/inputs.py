@@ -54,7 +54,7 @@ def complete_source(
     identity = source.columns["object_id"]
     if store is not None:
         info = check_store(store, source.bands)
-        measured = _kept(photometry, store, identity, progress)
+        measured = _cached_photometry(photometry, store, identity, progress)
         if not can_match(info):
             measured |= {"matched_flux": None, "matched_flux_err": None}
         source = replace(source, bands=info.bands, read_images=partial(store_images, store), **measured)
@@ -88,17 +88,17 @@ def can_match(info: StoreInfo) -> bool:
     return bool((np.asarray(info.fwhm_arcsec) <= COMMON_FWHM_ARCSEC).all())
 
 
-def _kept(
+def _cached_photometry(
     path: str | Path | None, store: str | Path, identity: np.ndarray, progress: Progress
 ) -> dict[str, Any]:
     """Return `store_photometry`, from the file where it has these objects of this store."""
     if path is None:
         return store_photometry(store, identity, progress=progress)
     made_from = _digest(json.dumps(contents(store), sort_keys=True).encode(), identity)
-    arrays = _read_kept(path, made_from)
+    arrays = _read_cache(path, made_from)
     if "matched_flux" not in arrays:
         arrays = store_photometry(store, identity, progress=progress)
-        _keep(path, made_from, arrays)
+        _write_cache(path, made_from, arrays)
     return dict(arrays)
 
 
@@ -109,13 +109,13 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     names = filters_of(source.bands, filters)
     made_from = _digest(" ".join(names).encode(), source.flux, source.flux_err, source.columns["object_id"])
     path = None if path is None else Path(path).with_suffix(".templates.npz")
-    arrays = _read_kept(path, made_from)
+    arrays = _read_cache(path, made_from)
     if "quantiles" not in arrays:
         fit = TemplateFit(
             bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=LEVELS
         )
         arrays = {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)}
-        _keep(path, made_from, arrays)
+        _write_cache(path, made_from, arrays)
     return arrays["quantiles"]
 
 
@@ -129,7 +129,7 @@ def _digest(*parts: bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _read_kept(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:
+def _read_cache(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:
     """Return what the file holds, nothing where there is none or it is of other objects."""
     if path is None or not Path(path).exists():
         return {}
@@ -137,7 +137,7 @@ def _read_kept(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]
     return arrays if str(arrays.pop("made_from", "")) == made_from else {}
 
 
-def _keep(path: str | Path | None, made_from: str, arrays: dict[str, np.ndarray]) -> None:
+def _write_cache(path: str | Path | None, made_from: str, arrays: dict[str, np.ndarray]) -> None:
     if path is not None:
         everything: dict[str, Any] = {"made_from": np.array(made_from), **arrays}
         with writing(path) as temporary, temporary.open("wb") as handle:

@@ -95,7 +95,7 @@ class Inputs:
     feature_sets: tuple[str, ...]
     options: LearningOptions
 
-    def need_cutouts(self, method: str) -> None:
+    def require_cutouts(self, method: str) -> None:
         """Raise where there are no cutouts."""
         if self.pixels is None:
             raise InputError(f"the method {method} needs the cutouts: give the store")

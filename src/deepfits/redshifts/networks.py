@@ -208,7 +208,7 @@ def _outputs(
     return np.concatenate(parts)
 
 
-def augmented(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Turn, flip and shift each image at random: ``(N, B, H, W)``; a shift repeats the border's pixels."""
     import torch
 
@@ -273,7 +273,7 @@ def train_network(
             for step in range(steps):
                 rows = order[step * config.batch : (step + 1) * config.batch]
                 batch = [
-                    (augmented(one[rows], generator) if one.ndim == 4 else one[rows]).to(config.device)
+                    (augment(one[rows], generator) if one.ndim == 4 else one[rows]).to(config.device)
                     for one in inputs
                 ]
                 loss = network_loss(network(*batch), value[rows].to(config.device), config.loss)

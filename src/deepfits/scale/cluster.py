@@ -155,7 +155,7 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def spread_over(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
+def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
     """Return what does jobs on workers and gives the results as they come; the first error ends it."""
 
     def spread(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:

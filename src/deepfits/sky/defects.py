@@ -83,7 +83,7 @@ def saturation_levels(survey: SkySurvey) -> np.ndarray:
     return np.array(levels)
 
 
-def spoil(
+def add_defects(
     image: np.ndarray,
     model: np.ndarray,
     rows: tuple[int, int],

@@ -34,16 +34,16 @@ from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, require_unique
 
-FAINTEST_GIVEN = 40.0
+FAINTEST_MAGNITUDE = 40.0
 """A magnitude outside 5 to this means that there is none (−99, 99, NaN)."""
 SPACING = 48
 """Objects stand on a grid of this many pixels, each moved at random, so that few overlap."""
-FORM_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")
-OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *FORM_COLUMNS)
+SHAPE_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")
+OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 
 
 @dataclass(frozen=True)
-class Given:
+class CatalogueObjects:
     """Rows that can be drawn.
 
     Attributes
@@ -110,7 +110,7 @@ def from_table(
     survey: SkySurvey,
     rng: np.random.Generator,
     where: object,
-) -> Given:
+) -> CatalogueObjects:
     """Turn a user's table into objects.
 
     Parameters
@@ -140,7 +140,7 @@ def from_table(
 
     mag = np.stack([column(f"mag_{band}") for band in survey.names], axis=1)
     with np.errstate(invalid="ignore"):
-        keep = ((mag > 5) & (mag < FAINTEST_GIVEN)).all(axis=1)
+        keep = ((mag > 5) & (mag < FAINTEST_MAGNITUDE)).all(axis=1)
     if not keep.any():
         raise InputError(f"{where}: no row has a magnitude in every band ({', '.join(survey.names)})")
     rows = {name: np.asarray(columns[theirs])[keep] for name, theirs in found.items()}
@@ -150,7 +150,7 @@ def from_table(
     redshift[(redshift < 0) | (redshift > 9)] = np.nan  # −99, 9.9999 and their like mean none
     kind = _kinds(rows, redshift)
     table = _galaxies(mag, redshift, survey, rng)
-    _use_given_forms(table, rows, number, where)
+    _use_catalogue_shapes(table, rows, number, where)
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
@@ -164,7 +164,7 @@ def from_table(
     flag = _numbers(rows, "z_spec_flag", number, where)
     default = np.where(np.isfinite(table["z_spec"]), 4.0, 0.0)
     table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default) if "z_spec_flag" in rows else default
-    return Given(table, int((~keep).sum()))
+    return CatalogueObjects(table, int((~keep).sum()))
 
 
 def grid_positions(number: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -259,7 +259,7 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
     return template, dust
 
 
-def _use_given_forms(table: Table, rows: Mapping[str, np.ndarray], number: int, where: object) -> None:
+def _use_catalogue_shapes(table: Table, rows: Mapping[str, np.ndarray], number: int, where: object) -> None:
     """Put sizes and shapes of the table in place of the drawn ones, where they are valid numbers."""
     radius = _numbers(rows, "half_light_radius_arcsec", number, where)
     good = (radius > 0) & (radius < 60)

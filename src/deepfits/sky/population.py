@@ -202,7 +202,7 @@ def draw_galaxies(
     """
     laws = laws or PopulationLaws()
     mag = draw_magnitudes(number, limit, rng)
-    kind, redshift, template, dust, absolute = _draw_possible(mag, rng, laws)
+    kind, redshift, template, dust, absolute = _draw_physical(mag, rng, laws)
     grid = colour_grid((COUNT_FILTER, *filters))
     log_flux = grid.at(template, dust, redshift)
     scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
@@ -221,7 +221,7 @@ def draw_galaxies(
     return table
 
 
-def _draw_possible(
+def _draw_physical(
     mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Draw type, redshift, template, dust and absolute magnitude, again where no such galaxy exists."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.clustering import clustered_positions
-from deepfits.sky.defects import Defects, draw_defects, spoil
+from deepfits.sky.defects import Defects, add_defects, draw_defects
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
 from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
@@ -344,7 +344,7 @@ def draw_strip(
     image, variance = observe(scene, model, rows)
     if scene.defects is None:
         return image, variance, np.zeros(image.shape, dtype=np.int32)
-    bits = spoil(
+    bits = add_defects(
         image,
         model,
         rows,

@@ -118,7 +118,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     from deepfits.survey.build import StorePlan, build_store
     from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.psf import parse_given
+    from deepfits.survey.psf import parse_psf_option
 
     out = claimed.path
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
@@ -152,7 +152,9 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 )
         else:
             path = Path(config.catalogue)
-        plan = part_of(config, StorePlan, images=chosen, catalogue_path=path, psf=parse_given(config.psf))
+        plan = part_of(
+            config, StorePlan, images=chosen, catalogue_path=path, psf=parse_psf_option(config.psf)
+        )
         if config.scheduler is not None:  # its workers do not see this machine's unpacked copies
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(

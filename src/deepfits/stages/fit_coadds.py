@@ -94,7 +94,7 @@ def prepare(
     """
     from deepfits.survey import build
     from deepfits.survey.catalogue import read_catalogue, read_info
-    from deepfits.survey.psf import parse_given
+    from deepfits.survey.psf import parse_psf_option
     from deepfits.survey.store import StoreInfo
     from deepfits.tables import choose
 
@@ -114,7 +114,7 @@ def prepare(
         images=chosen,
         size=cutout_size(model, chosen),
         catalogue_path=path,
-        psf=parse_given(options.psf),
+        psf=parse_psf_option(options.psf),
     )
     with closing(build.OpenFields(chosen)) as fields:
         tasks, _ = build.plan_shards(plan, columns, known, fields)

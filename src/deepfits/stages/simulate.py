@@ -19,7 +19,7 @@ from deepfits.progress import Task
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 
 if TYPE_CHECKING:
-    from deepfits.sky.from_catalogue import Given
+    from deepfits.sky.from_catalogue import CatalogueObjects
     from deepfits.sky.layouts import Writer
     from deepfits.sky.scene import Scene
     from deepfits.sky.surveys import SkySurvey
@@ -167,7 +167,7 @@ def _check_arguments(config: SimulateConfig) -> None:
             raise InputError(f"{name} must lie in {low} to {high}, not {value}")
 
 
-def _description(record: dict[str, Any], given: Given | None) -> dict[str, Any]:
+def _description(record: dict[str, Any], given: CatalogueObjects | None) -> dict[str, Any]:
     """Say what a sky is, for ``sky.json``."""
     catalogue = None
     if given is not None:
@@ -191,7 +191,7 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[Given, int]:
+def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
     """Read a user's table; return its objects, and how many patches they need."""
     from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
     from deepfits.tables import matches_conditions, read_table
@@ -211,7 +211,7 @@ def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[Given, int]:
 
 
 def _objects(
-    survey: SkySurvey, size: int, seed: int, patch: int, given: Given | None
+    survey: SkySurvey, size: int, seed: int, patch: int, given: CatalogueObjects | None
 ) -> dict[str, np.ndarray]:
     from deepfits.sky.from_catalogue import grid_positions, objects_per_patch
     from deepfits.sky.scene import draw_objects

@@ -25,7 +25,7 @@ from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import remove_leftovers
 from deepfits.observation import NUM_GAUSSIANS
 from deepfits.progress import Progress, Task
-from deepfits.scale.cluster import Workers, spread_over
+from deepfits.scale.cluster import Workers, map_on_workers
 from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Outcome, Shard, attempt
@@ -39,7 +39,7 @@ from deepfits.survey.fields import Field, ImageSet, open_field
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.noise import sky_doubts
 from deepfits.survey.parallel import in_processes
-from deepfits.survey.psf import find_psf, gaussians_of, read_given
+from deepfits.survey.psf import find_psf, gaussians_of, read_psf_option
 from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
@@ -146,7 +146,7 @@ def build_store(
                 results = in_processes(_run_job, jobs, workers)
             else:
                 jobs = _jobs(plan, todo, columns, store_info, out, len(todo))
-                results = spread_over(Workers(scheduler=scheduler))(_run_job, jobs)
+                results = map_on_workers(Workers(scheduler=scheduler))(_run_job, jobs)
             for outcome in chain.from_iterable(results):
                 bar.advance(by_name[outcome.shard].objects)
                 yield by_name[outcome.shard], outcome
@@ -157,7 +157,7 @@ def build_store(
                 shards,
                 out,
                 title="cut out",
-                is_done=partial(holds_identities, store_info),
+                is_done=partial(has_identities, store_info),
                 workers=Workers(),
                 progress=progress,
                 open_here=lambda: partial(_cut_and_write, fields, columns, plan, store_info, out),
@@ -199,7 +199,7 @@ def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) 
     )
 
 
-def holds_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
+def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
     """Say whether a file is a whole shard of the objects that it was planned for."""
     if not path.exists():
         return False
@@ -451,7 +451,7 @@ def _settled_psf(known: dict[str, Any], plan: StorePlan) -> dict[str, Any]:
     for band in plan.images.bands:
         given = plan.psf.get(band, plan.psf.get(""))
         if given is not None:
-            psf[band] = read_given(given, known["pixel_scale_arcsec"])
+            psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
     return psf
 
 

@@ -101,7 +101,7 @@ class Description:
         return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
 
     @property
-    def tells_mask(self) -> bool:
+    def has_mask(self) -> bool:
         """Say whether the description tells which pixels of a mask are bad."""
         return self.mask_nonzero_is is not None or bool(self.bad_planes)
 
@@ -122,7 +122,7 @@ def read_description(path: str | Path) -> Description:
 
 
 def _check(d: Description) -> None:
-    if d.mask is not None and not d.tells_mask and not d.is_fits:
+    if d.mask is not None and not d.has_mask and not d.is_fits:
         raise InputError(
             f'{d.where}: say what a non-zero mask means: mask_nonzero_is = "bad" or "good"; or which of its '
             "bits are bad: bad_planes = [0, 3]"

@@ -30,7 +30,7 @@ from pathlib import Path
 from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
-from deepfits.survey.fitsfile import holds_image, is_fits_name, opened, peek_headers, stem_of
+from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stem_of
 from deepfits.survey.hdu_roles import sky_images
 
 log = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ def fits_files(directory: Path) -> list[Path]:
 def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
     sources = []
     for path in fits_files(directory):
-        if is_companion(path) or _is_aside(path):
+        if is_companion(path) or _is_no_image_of_a_band(path):
             continue
         if (kind := _kind_of(path)) is not None:
             raise InputError(
@@ -337,10 +337,10 @@ def is_companion(path: Path) -> bool:
     return _kind_of(path) is not None and any(kind is None for _, kind in _family(path))
 
 
-def _is_aside(path: Path) -> bool:
+def _is_no_image_of_a_band(path: Path) -> bool:
     """Say whether a file can be no image of one band: a table, or a map of all bands together."""
     headers = peek_headers(path)
-    if not any(holds_image(header) for header in headers):
+    if not any(has_image(header) for header in headers):
         if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
             log.warning("%s: no image in this file; not used", path)
         elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
@@ -417,7 +417,7 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
 def _band_of(path: Path, stem: str, named: str | None) -> str:
     """Return the band that header and name tell; where they contradict each other, that is an error."""
     headers = peek_headers(path)
-    images = [h for h in headers if holds_image(h)]
+    images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
     if stated is None and named is None:
         if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):

@@ -273,7 +273,7 @@ def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
                     break
                 headers.append(_one_header(stream, start))
                 length = _data_bytes(headers[-1])
-                if opener is not None and (holds_image(headers[-1]) or length > MAX_SKIPPED):
+                if opener is not None and (has_image(headers[-1]) or length > MAX_SKIPPED):
                     break
                 stream.seek(-(-length // 2880) * 2880, os.SEEK_CUR)
     except InputError as error:
@@ -285,7 +285,7 @@ def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
     return headers
 
 
-def holds_image(header: Mapping[str, Any]) -> bool:
+def has_image(header: Mapping[str, Any]) -> bool:
     """Say whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
     if header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE"):
         return header.get("ZIMAGE", False) is True and header.get("ZNAXIS", 0) >= 2

@@ -172,7 +172,7 @@ def check_identity(array: Any, path: Path, number: int) -> np.ndarray:
     return values.astype(np.int64) if values.dtype.kind == "u" else values
 
 
-def settle_weights(cutouts: ForeignCutouts) -> None:
+def resolve_weights(cutouts: ForeignCutouts) -> None:
     """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check."""
     if cutouts.number == 0:
         raise InputError("the file holds no cutout")

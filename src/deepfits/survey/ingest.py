@@ -15,7 +15,7 @@ from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Shard
-from deepfits.survey.build import holds_identities, store_shard
+from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
@@ -76,7 +76,7 @@ def ingest(
             shards,
             out,
             title="read",
-            is_done=partial(holds_identities, info),
+            is_done=partial(has_identities, info),
             workers=Workers(),
             progress=progress,
             open_here=lambda: partial(_one_shard, found, info, out),

@@ -60,7 +60,7 @@ def find_psf(
         Field and band, for messages.
     """
     if given is not None:
-        return read_given(given, pixel_scale)
+        return read_psf_option(given, pixel_scale)
     if stars is not None:
         return record(expand_image(stars, pixel_scale), "the field's stars")
     fwhm = _number(header.get("FWHM"))
@@ -80,7 +80,7 @@ def _number(value: object) -> float | None:
     return float(value) if is_number and math.isfinite(value) else None  # type: ignore[arg-type]
 
 
-def read_given(given: str, pixel_scale: float) -> dict[str, Any]:
+def read_psf_option(given: str, pixel_scale: float) -> dict[str, Any]:
     """Read what a user says of a PSF: see `find_psf`."""
     width, _, index = str(given).partition(":")
     try:
@@ -126,7 +126,7 @@ def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
     raise InputError(f"{path}: no PSF image of up to {MAX_SIDE} pixels and no PSFEx model in this file")
 
 
-def parse_given(psf: object) -> dict[str, str]:
+def parse_psf_option(psf: object) -> dict[str, str]:
     """Read ``["g=0.8", "r=psf-r.fits"]``, ``{"g": 0.8}`` or one value for all bands (under ``""``)."""
     from deepfits.survey.bands import band_name
 

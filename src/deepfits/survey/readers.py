@@ -22,7 +22,7 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import Description, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, settle_weights
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
 
 __all__ = ["open_cutouts", "read_description"]
@@ -61,7 +61,7 @@ def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutout
     if both := [b for b in absent if b in cutouts.bands]:
         raise InputError(f"{description.where}: absent_bands names {both[0]}, which the file has")
     cutouts.absent_bands = absent
-    settle_weights(cutouts)
+    resolve_weights(cutouts)
     return cutouts
 
 
@@ -94,7 +94,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         names["image"] = next((n for n in ("image_flux", "image_array") if n in content), "image_flux")
         names["weight"] = "image_ivar" if "image_ivar" in content else None
         names["mask"] = "image_mask" if "image_mask" in content else None
-        if names["mask"] and not d.tells_mask:
+        if names["mask"] and not d.has_mask:
             raise InputError(
                 f'{d.where}: say what a non-zero image_mask means: mask_nonzero_is = "bad" or "good"; or '
                 "which of its bits are bad: bad_planes = [0, 3]"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.files import parse_json, table_of
+from deepfits.files import parse_json, split_table_path
 from deepfits.tables.sky import POSITIONS, identity_name
 from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
 
@@ -105,7 +105,7 @@ def read(
     InputError
         No such file, no format that is known, several tables that could be meant, or a damaged file.
     """
-    path, selection = table_of(Path(path))
+    path, selection = split_table_path(Path(path))
     if not path.exists():
         raise InputError(f"{path}: no such {what}; check the path")
     if not path.is_dir() and not path.is_file():
@@ -125,7 +125,7 @@ def read(
 
 def exists(path: str | Path) -> bool:
     """Say whether there is such a table, be it one of several in a file."""
-    return table_of(Path(path))[0].exists()
+    return split_table_path(Path(path))[0].exists()
 
 
 def _read_file(

@@ -70,11 +70,11 @@ class TrainingConfig:
     checkpoint_seconds
         Time between two checkpoints.
     evaluate_every
-        Steps between two looks at the health of the model; 0 for the end only.
+        Steps between two evaluations of the model; 0 for the end only.
     num_evaluated
-        Held-out objects to look at.
+        Held-out objects to evaluate with.
     patience
-        Stop after so many looks without a better kernel distance, and keep the best model; 0: never.
+        Stop after so many evaluations without a better kernel distance, and keep the best model; 0: never.
     """
 
     batch_size: Annotated[int, Range(ge=1, le=1 << 20)] = 64
@@ -109,7 +109,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         check(self, where="training")
         if self.patience and not self.evaluate_every:
-            raise InputError("training: patience needs evaluate_every, the steps between two looks")
+            raise InputError("training: patience needs evaluate_every, the steps between two evaluations")
         if self.reference_fwhm_arcsec and (self.noise == "none" or self.normalisation != "asinh"):
             raise InputError(
                 "training: scenes (reference_fwhm_arcsec) need noise, 'white' or 'correlated', and "

@@ -34,7 +34,7 @@ NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What one look over a store finds.
+    """What one pass over a store measures.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Survey:
         return sum(len(rows) for rows in self.rows)
 
 
-def look_over(
+def measure_training_set(
     store: CutoutStore,
     *,
     kind: str = "asinh",

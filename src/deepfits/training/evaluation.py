@@ -47,7 +47,7 @@ class Evaluator:
     fit
         How latents are fitted; None leaves the fits out.
     step
-        Steps done when this training goes on; later looks are forgotten.
+        Steps done when this training goes on; later evaluations are forgotten.
     writes
         Whether this process is the one that writes.
     """
@@ -76,14 +76,14 @@ class Evaluator:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The look with the smallest kernel distance, among those without alarm if there are any."""
+        """The evaluation with the smallest kernel distance, among those without alarm if there are any."""
         good = [row for row in self.history if not row["collapsed"]]
         good = [row for row in good if not row.get("textured")] or good
         return min(good, key=lambda row: row["kernel_distance"], default=None)
 
     @property
-    def has_lost_patience(self) -> bool:
-        """Whether the last looks were all worse than one before them."""
+    def should_stop_early(self) -> bool:
+        """Whether the last `patience` evaluations were all worse than one before them."""
         patience = self.trainer.config.patience
         if not patience or self.best is None:
             return False
@@ -91,10 +91,10 @@ class Evaluator:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The last look; empty before the first."""
+        """The last evaluation; empty before the first."""
         return self.history[-1] if self.history else {}
 
-    def look(self, step: int) -> str:
+    def evaluate(self, step: int) -> str:
         """Examine the model after `step` steps; return a remark for the progress bar."""
         if self.held_out is None:
             return ""
@@ -135,10 +135,10 @@ class Evaluator:
         with writing(self.out / "panels" / f"step-{step:08d}.png") as path:
             imsave(path, np.kron(picture, np.ones((3, 3, 1), dtype=np.uint8)), format="png")
 
-    def conclude(self, step: int) -> tuple[Model, int, dict[str, Any] | None]:
+    def choose_model(self, step: int) -> tuple[Model, int, dict[str, Any] | None]:
         """Return the model to keep, after how many steps it was so, and its metrics."""
         if self.held_out is not None and not (self.history and self.history[-1]["step"] == step):
-            self.look(step)
+            self.evaluate(step)
         if self.held_out is None:
             return self.trainer.finished_model(), step, None
         if self.trainer.config.patience and self.best is not None:

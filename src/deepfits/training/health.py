@@ -156,7 +156,7 @@ def examine(
     image, weight = held_out.image, held_out.weight
     sight = held_out.sight
     flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
-    x_real, x_generated = model.see(image, weight, sight), model.see(flux, weight, sight)
+    x_real, x_generated = model.network_input(image, weight, sight), model.network_input(flux, weight, sight)
     num_bands = image.shape[1]
     real, generated = radial_features(x_real[:, :num_bands]), radial_features(x_generated[:, :num_bands])
     guess = model.embed(image, weight, sight)

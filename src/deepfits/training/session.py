@@ -34,7 +34,14 @@ from deepfits.training.checkpoint import (
     save_checkpoint,
 )
 from deepfits.training.config import TrainingConfig
-from deepfits.training.data import Batch, Batches, MixedBatches, Survey, look_over, measure_for_scenes
+from deepfits.training.data import (
+    Batch,
+    Batches,
+    MixedBatches,
+    Survey,
+    measure_for_scenes,
+    measure_training_set,
+)
 from deepfits.training.engine import EngineConfig, make_engine
 from deepfits.training.evaluation import Evaluator
 from deepfits.training.health import FitFunction
@@ -55,7 +62,7 @@ class Plan:
     store, out
         Where the cutouts are, and where the model goes; several stores train a generator of scenes.
     where
-        Conditions on the stores' catalogues: only objects that satisfy them are looked at.
+        Conditions on the stores' catalogues: only objects that satisfy them are used.
     model, training
         The configuration; bands and size are taken from the store.
     name
@@ -73,7 +80,7 @@ class Plan:
     tracker
         ``"mlflow"`` or ``"wandb"``, to have the numbers there too.
     fit
-        How latents are fitted when the model's health is looked at; None leaves the fits out.
+        How latents are fitted when the model is evaluated; None leaves the fits out.
     """
 
     store: Path | Sequence[Path]
@@ -145,7 +152,7 @@ class Session:
             self._compare(settings)
             if self._is_finished(settings):
                 return self.out
-            surveys = self._look_over(progress)
+            surveys = self._measure_stores(progress)
             settings |= {"data": "-".join(one.fingerprint for one in surveys)}
             self._compare(settings)
             if (self.out / "model.json").exists():
@@ -170,11 +177,11 @@ class Session:
             self._finish(trainer, surveys, evaluator, step)
         return self.out
 
-    def _look_over(self, progress: Progress) -> list[Survey]:
+    def _measure_stores(self, progress: Progress) -> list[Survey]:
         """Look over each store; the normalisation is the same for all."""
         config = self.config
         surveys = [
-            look_over(
+            measure_training_set(
                 store,
                 kind=config.normalisation,
                 softening_sigmas=config.softening_sigmas,
@@ -303,12 +310,12 @@ class Session:
         limit = float("inf") if max_time is None else 60 * max_time
         with (
             self._record(step) as recorder,
-            noticing_signals() as noticed,
+            deferring_signals() as noticed,
             self._show(progress, step, max_time) as task,
         ):
             start = saved = time.monotonic()
             before = self.seconds
-            while step < config.steps and self.seconds < limit and not evaluator.has_lost_patience:
+            while step < config.steps and self.seconds < limit and not evaluator.should_stop_early:
                 store, batch = next(batches)
                 losses = self._step(trainer, batch, step, limit, store)
                 step += 1
@@ -318,7 +325,7 @@ class Session:
                     1 if max_time is None else self.seconds - last, self._log(recorder, step, losses)
                 )
                 if config.evaluate_every and step % config.evaluate_every == 0:
-                    task.advance(0, note=evaluator.look(step))
+                    task.advance(0, note=evaluator.evaluate(step))
                     recorder.show("health", evaluator.last)
                 # What one process notices, all do, in the same step: else the others would wait for ever.
                 agreed = self.engine.average(torch.tensor([self.seconds, float(len(noticed))]))
@@ -389,7 +396,7 @@ class Session:
         def total(name: str) -> int:
             return sum(getattr(one, name) for one in surveys)
 
-        model, step, metrics = evaluator.conclude(step)
+        model, step, metrics = evaluator.choose_model(step)
         model.card = {
             "recipe": self.plan.name,
             "training": self.config.to_json(),
@@ -459,7 +466,7 @@ def using_threads(number: int | None) -> Iterator[None]:
 
 
 @contextmanager
-def noticing_signals() -> Iterator[list[BaseException]]:
+def deferring_signals() -> Iterator[list[BaseException]]:
     """Note Ctrl-C and SIGTERM instead of breaking off in the middle of a step.
 
     Yields a list that stays empty until one comes, and then holds what to raise. A second Ctrl-C breaks off

@@ -177,7 +177,7 @@ def _cross_validate(
     parameters = {**settings, **_fixed(config)}
     losses, rounds, out_of_fold = [], [], np.empty(len(value))
     for train, test in parts:
-        booster = early_stopped(
+        booster = train_with_early_stopping(
             parameters, features, value, train, test, max_rounds=config.max_rounds, patience=config.patience
         )
         losses.append(booster.best_score ** (2 if config.loss == "squared" else 1))
@@ -188,7 +188,7 @@ def _cross_validate(
     return {"settings": settings, "loss": float(np.mean(losses)), "rounds": total}, out_of_fold
 
 
-def early_stopped(
+def train_with_early_stopping(
     parameters: dict[str, Any],
     features: np.ndarray,
     value: np.ndarray,

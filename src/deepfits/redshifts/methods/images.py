@@ -95,7 +95,7 @@ class ImageNetwork(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Ask for the cutouts, and the features that it takes."""
-        inputs.need_cutouts(cls.name)
+        inputs.require_cutouts(cls.name)
         super().check(feature_set, inputs)
 
     @classmethod

@@ -49,7 +49,7 @@ class LephareFit(TemplateFit):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Ask for the program too."""
-        need_lephare()
+        require_lephare()
         super().check(feature_set, inputs)
 
     @classmethod
@@ -60,7 +60,7 @@ class LephareFit(TemplateFit):
 
         LePHARE keeps its own limit of the absolute magnitude, −24.
         """
-        need_lephare()
+        require_lephare()
         own = train_templates(photometry, value, bands, filters=filters)
         fit = cls(**{**vars(own), "validation_pit": LEVELS, "brightest": None})
         some = evenly_spaced(len(value), NUM_CALIBRATION)
@@ -94,7 +94,7 @@ class LephareFit(TemplateFit):
         return redshift[1:], density / density.max(axis=1, keepdims=True)
 
 
-def need_lephare() -> None:
+def require_lephare() -> None:
     """Raise where the program is not installed."""
     if importlib.util.find_spec("lephare") is None:
         raise InputError('the method lephare needs LePHARE: pip install "deepfits[lephare]"')
@@ -121,10 +121,10 @@ def run_lephare(
     InputError
         The program ended without a result; the message has its last words.
     """
-    need_lephare()
+    require_lephare()
     with tempfile.TemporaryDirectory(prefix="lephare-") as folder:
         job = Path(folder)
-        num_plain = lay_out(job, bands, filters)
+        num_plain = write_inputs(job, bands, filters)
         flux, flux_err = photometry.flux * zero_points * _NJY, photometry.flux_err * zero_points * _NJY
         np.savez(job / "photometry.npz", flux=flux, flux_err=flux_err)
         write_json(
@@ -141,7 +141,7 @@ def run_lephare(
         return found["redshift"].astype(np.float64), found["density"].astype(np.float64)
 
 
-def lay_out(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:
+def write_inputs(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:
     """Write what LePHARE reads under ``data/``; return how many templates have no dust.
 
     Stars stand in as black bodies where LePHARE wants them for Vega magnitudes and the Sun's, which nothing

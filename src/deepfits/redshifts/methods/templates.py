@@ -142,7 +142,7 @@ class TemplateFit(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Ask for cutouts, templates, and a filter for each band."""
-        inputs.need_cutouts(cls.name)
+        inputs.require_cutouts(cls.name)
         check_templates(inputs.bands, inputs.options.filters)
 
     @classmethod

@@ -16,17 +16,17 @@ from deepfits.provenance import provenance
 from deepfits.redshifts.classes import (
     DEFINITIONS,
     class_columns,
+    class_metrics_with_errors,
     class_numbers,
     class_table,
     confusion,
-    measured_classes,
     train_classifier,
 )
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe
 from deepfits.redshifts.methods import Boosting
 from deepfits.redshifts.results import read_row
-from deepfits.stages.redshifts.load import inputs_of, load_dataset, names_of, with_measurements
+from deepfits.stages.redshifts.load import inputs_of, load_dataset, parse_names, with_measurements
 from deepfits.stages.redshifts.parameters import Labelled
 from deepfits.stages.stage import NEUTRAL, claim, settings_of, stage
 from deepfits.tables import write_table
@@ -70,7 +70,7 @@ def redshift_classes(config: ClassesConfig) -> Path:
     """
     dataset = load_dataset(config, classes=True)
     inputs = inputs_of(dataset, config)
-    wanted = Boosting.rows(inputs, names_of(config.feature_sets) or None)
+    wanted = Boosting.rows(inputs, parse_names(config.feature_sets) or None)
     for name in wanted:
         Boosting.check(name, inputs)
     label, names = class_numbers(np.array(dataset.classes)[dataset.value.astype(int)], str(config.labels))
@@ -139,7 +139,7 @@ def _row(
         "num_train": len(fitted),
         "num_test": len(test),
         "seconds": round(time.monotonic() - started, 2),
-        "metrics": measured_classes(probability, label[test]),
+        "metrics": class_metrics_with_errors(probability, label[test]),
         "confusion": confusion(probability, label[test], names),
         **classifier.about,
     }

@@ -30,8 +30,8 @@ from deepfits.stages.redshifts.load import (
     fingerprints,
     inputs_of,
     load_dataset,
-    names_of,
-    table_of,
+    parse_names,
+    photoz_table,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
@@ -102,8 +102,8 @@ def make_table(config: CompareConfig) -> Path:
     """Do `redshift`."""
     dataset = load_dataset(config)
     inputs = inputs_of(dataset, config, templates=config.template_features)
-    keys = wanted_rows(config, inputs)
-    given = {**fingerprints(config), **table_of(config.photoz)}
+    keys = plan_rows(config, inputs)
+    given = {**fingerprints(config), **photoz_table(config.photoz)}
     with claim(config, name="redshift compare", inputs=given) as results:
         out = results.path
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
@@ -146,7 +146,7 @@ def _split_columns(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def wanted_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
+def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     """List the rows: the floor, then the methods in the order of `METHODS` for each loss.
 
     Raises
@@ -154,9 +154,9 @@ def wanted_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     InputError
         An unknown name, or a row that cannot be made of what is given, with what it needs.
     """
-    names = _checked(names_of(config.methods), METHODS, "method")
-    losses = _checked(names_of(config.losses), LOSSES, "loss")
-    feature_sets = names_of(config.feature_sets)
+    names = _checked(parse_names(config.methods), METHODS, "method")
+    losses = _checked(parse_names(config.losses), LOSSES, "loss")
+    feature_sets = parse_names(config.feature_sets)
     _checked([one.partition(":")[0] for one in feature_sets if ":" in one], METHODS, "method")
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [

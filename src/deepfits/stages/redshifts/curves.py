@@ -12,7 +12,7 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.progress import noted
 from deepfits.redshifts.results import format_metric, table_lines
 from deepfits.stages.redshifts.compare import CompareConfig, make_table
-from deepfits.stages.redshifts.load import fingerprints, table_of
+from deepfits.stages.redshifts.load import fingerprints, photoz_table
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
 
 NUMBERS = (100, 300, 1000, 3000, 10000)
@@ -49,7 +49,7 @@ def redshift_curves(config: CurvesConfig) -> Path:
     """
     if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
-    given = {**fingerprints(config), **table_of(config.photoz)}
+    given = {**fingerprints(config), **photoz_table(config.photoz)}
     with claim(config, name="redshift curves", inputs=given) as results:
         out, numbers = results.path, sorted(set(config.numbers))
         tables: dict[int, dict[str, Any]] = {}

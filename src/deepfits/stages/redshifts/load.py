@@ -71,13 +71,13 @@ def fingerprints(config: Learning) -> dict[str, Any]:
     return {"model": Model.load(config.model).fingerprint}
 
 
-def names_of(given: str | Sequence[str] | None) -> list[str]:
+def parse_names(given: str | Sequence[str] | None) -> list[str]:
     """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
     parts = [given] if isinstance(given, str) else list(given or ())
     return [name for part in parts for one in part.strip("[] ").split(",") if (name := one.strip(" '\""))]
 
 
-def table_of(photoz: str | None) -> dict[str, Any]:
+def photoz_table(photoz: str | None) -> dict[str, Any]:
     """Return the contents of the table in ``TABLE:COLUMN``."""
     path = "" if photoz is None else photoz.rpartition(":")[0]
     return {"photoz": contents(path)} if path else {}
