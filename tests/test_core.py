@@ -1,6 +1,7 @@
 """The small things everybody needs: whole-or-absent files, errors, held-out objects, lazy imports."""
 
 import ast
+import collections
 import json
 import os
 import re
@@ -161,6 +162,51 @@ def test_parts_import_only_what_they_may(part):
             allowed = _SMALL | _DIRECTIONS[part] | {part}
             is_allowed = inner == "" or any(inner == a or inner.startswith(a + ".") for a in allowed)
             assert is_allowed, f"{path.relative_to(SOURCE)} imports {name}"
+
+
+def _module_graph():
+    """Return which module of the package names which others, inside functions too."""
+    names = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = ("deepfits", *path.relative_to(SOURCE).with_suffix("").parts)
+        names[".".join(parts).removesuffix(".__init__")] = path
+    graph = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                node.body = []
+        used = set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom):
+                wanted = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                wanted = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for one in wanted:
+                while one and one not in names:
+                    one = one.rpartition(".")[0]
+                used |= {one} - {"", name}
+        graph[name] = used
+    return graph
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = _module_graph()
+    assert len(graph) > 150
+    while leaves := {name for name, used in graph.items() if not used & graph.keys()}:
+        graph = {name: used for name, used in graph.items() if name not in leaves}
+    assert not graph
+
+
+def test_no_two_classes_share_a_name():
+    places = collections.defaultdict(list)
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(str(path.relative_to(SOURCE)))
+    assert len(places) > 150
+    shared = {name for name, where in places.items() if len(where) > 1}
+    assert shared <= {"Table"}  # of a file, and of a page
 
 
 def _top_level_imports(path):

@@ -16,7 +16,7 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
 from deepfits.survey.grids import AlignedPlane, Grid
 from deepfits.survey.planes import ReadOptions, open_planes
-from deepfits.survey.stacking import Positions, combine, register
+from deepfits.survey.stacking import PixelPositions, combine, register
 from tests.helpers.gaussian_sky import SCALE, draw, make_truth, make_wcs
 
 SHAPE = (300, 320)
@@ -145,15 +145,15 @@ def test_registration_votes_down_wrong_pairs():
     rng = np.random.default_rng(3)
     x, y = rng.uniform(0, 300, (2, 60))
     flux = np.ones(60)
-    other = Positions(
+    other = PixelPositions(
         x=np.r_[x[:30] + 4.2, rng.uniform(0, 300, 40)],
         y=np.r_[y[:30] - 7.7, rng.uniform(0, 300, 40)],
         flux=np.ones(70) * 2,
     )
-    found = register(other, Positions(x=x, y=y, flux=flux))
+    found = register(other, PixelPositions(x=x, y=y, flux=flux))
     assert (found.dx, found.dy) == pytest.approx((4.2, -7.7), abs=1e-6)
     assert found.flux_ratio == pytest.approx(2)
-    few = Positions(x=x[:5], y=y[:5], flux=flux[:5])
+    few = PixelPositions(x=x[:5], y=y[:5], flux=flux[:5])
     assert register(few, other).num_matched == 0
 
 

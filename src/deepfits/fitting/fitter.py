@@ -35,7 +35,7 @@ PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": to
 POSTERIOR_BATCH = 8
 
 
-class Description(Protocol):
+class StoreDescription(Protocol):
     """What is asked of a store's description (`deepfits.survey.store.StoreInfo` has it)."""
 
     @property
@@ -126,7 +126,7 @@ class Fitter:
         self,
         model: TrainedModel,
         settings: FitSettings,
-        info: Description,
+        info: StoreDescription,
         *,
         threads: int | None = None,
         amplitude_prior: AmplitudePrior | None = None,

@@ -133,7 +133,7 @@ def _hybrid(embedder: Any, num_inputs: int) -> Any:
     import torch
     from torch import nn
 
-    class Hybrid(nn.Module):
+    class HybridNetwork(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.embedder = embedder
@@ -143,7 +143,7 @@ def _hybrid(embedder: Any, num_inputs: int) -> Any:
         def forward(self, images: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
             return self.head(torch.cat([self.embedder(images), features], dim=1))
 
-    return Hybrid()
+    return HybridNetwork()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def train(config: TrainConfig) -> Path:
     from deepfits.recipes import recipe as get_recipe
     from deepfits.recipes import replace
     from deepfits.training.engine import EngineConfig
-    from deepfits.training.session import Plan, Session
+    from deepfits.training.session import Session, TrainingPlan
 
     chosen = replace(get_recipe(config.recipe), config.options or {})
     if config.steps is not None:
@@ -127,7 +127,7 @@ def train(config: TrainConfig) -> Path:
         require_finished(store, partial=config.partial)
     plan = part_of(
         config,
-        Plan,
+        TrainingPlan,
         store=[Path(store) for store in stores],
         out=Path(config.out),
         model=chosen.model,

@@ -13,7 +13,7 @@ import numpy as np
 import sep
 
 from deepfits.survey.detection import subtract_background
-from deepfits.survey.stacking import MOST_SOURCES, Positions, Registration, register
+from deepfits.survey.stacking import MOST_SOURCES, PixelPositions, Registration, register
 
 MAX_SHIFT_PIXELS = 1.0
 
@@ -34,17 +34,19 @@ def band_shifts(field: Bands, reference: str) -> dict[str, Registration]:
     }
 
 
-def _bright(image: np.ndarray, weight: np.ndarray) -> Positions:
+def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
     is_bad = weight <= 0
     if is_bad.all():
-        return Positions(x=np.empty(0), y=np.empty(0), flux=np.empty(0))
+        return PixelPositions(x=np.empty(0), y=np.empty(0), flux=np.empty(0))
     subtract_background(image, is_bad, 128)
     sigma = float(np.median(weight[~is_bad])) ** -0.5
     sep.set_extract_pixstack(1_000_000)
     found = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, deblend_nthresh=1)
     found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
     found = found[np.argsort(-found["flux"])][:MOST_SOURCES]
-    return Positions(x=found["x"].astype(float), y=found["y"].astype(float), flux=found["flux"].astype(float))
+    return PixelPositions(
+        x=found["x"].astype(float), y=found["y"].astype(float), flux=found["flux"].astype(float)
+    )
 
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:

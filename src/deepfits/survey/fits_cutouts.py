@@ -62,7 +62,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
             "bands, or move the files elsewhere"
         )
     points = dict(zip(bands, zero_points(d, len(bands)), strict=True)) if d.zero_point is not None else {}
-    reader = _Reader(d=d, bands=bands, zero_point=points)
+    reader = _FitsCutouts(d=d, bands=bands, zero_point=points)
     first = reader.read(objects[0])
     scale = d.pixel_scale_arcsec or reader.scale
     if scale is None:
@@ -210,7 +210,7 @@ def _band_of_hdu(hdu: Any) -> str | None:
 
 
 @dataclass
-class _Reader:
+class _FitsCutouts:
     """Reads the bands of one object, and holds the pixel scales of all to the first."""
 
     d: Description

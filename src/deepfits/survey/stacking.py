@@ -77,7 +77,7 @@ def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Gr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Positions:
+class PixelPositions:
     """Bright sources of an exposure: pixels of the grid, and fluxes in nJy."""
 
     x: np.ndarray
@@ -85,7 +85,7 @@ class Positions:
     flux: np.ndarray
 
 
-def bright_sources(plane: Plane, grid: Grid) -> Positions:
+def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     """Find the bright sources of an exposure, and where its WCS puts them on the grid."""
     image, weight = plane.read()
     is_bad = weight <= 0
@@ -94,7 +94,7 @@ def bright_sources(plane: Plane, grid: Grid) -> Positions:
     found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
     found = found[np.argsort(-found["flux"])][:MOST_SOURCES]
     x, y = _on_grid(plane, grid, found["x"], found["y"])
-    return Positions(x=x, y=y, flux=found["flux"].astype(float))
+    return PixelPositions(x=x, y=y, flux=found["flux"].astype(float))
 
 
 def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +128,7 @@ class Registration:
 
 
 def register(
-    sources: Positions, reference: Positions, *, radius: float = 15.0, same_band: bool = True
+    sources: PixelPositions, reference: PixelPositions, *, radius: float = 15.0, same_band: bool = True
 ) -> Registration:
     """Measure the shift between two lists of sources that may be off by up to `radius` pixels.
 

@@ -21,8 +21,8 @@ from deepfits.survey.store import CutoutStore
 from deepfits.training.checkpoint import cut_metrics, kept_rows
 from deepfits.training.data import weight_without_neighbours
 from deepfits.training.health import (
+    EvaluationSet,
     FitFunction,
-    HeldOut,
     colour_panel,
     draw_observed,
     examine,
@@ -172,7 +172,7 @@ def load_held_out(
     model: Model | None = None,
     *,
     mask_neighbours: bool = False,
-) -> HeldOut | None:
+) -> EvaluationSet | None:
     """Read complete held-out cutouts, at most `number`; None when there are fewer than 16.
 
     With a model of scenes, also how they were observed.
@@ -197,7 +197,7 @@ def load_held_out(
     if found < 16:
         return None
     pixels, weights = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
-    return HeldOut(pixels, weights, join_sights(sights).to(device) if sights else None)
+    return EvaluationSet(pixels, weights, join_sights(sights).to(device) if sights else None)
 
 
 def _remark(row: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def spread(real: Tensor, generated: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class EvaluationSet:
     """Complete cutouts that are never trained on, in nJy and nJy⁻², ``(N, B, H, W)``."""
 
     image: Tensor
@@ -122,7 +122,7 @@ class HeldOut:
 @torch.no_grad()
 def examine(
     model: Model,
-    held_out: HeldOut,
+    held_out: EvaluationSet,
     noise: NoiseSource,
     *,
     add_noise: bool,
@@ -200,7 +200,7 @@ def draw_observed(
 
 @torch.no_grad()
 def make_panel(
-    model: Model, held_out: HeldOut, *, seed: int = 0, fit: FitFunction | None = None
+    model: Model, held_out: EvaluationSet, *, seed: int = 0, fit: FitFunction | None = None
 ) -> np.ndarray:
     """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
 

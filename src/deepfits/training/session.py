@@ -54,7 +54,7 @@ MEMORY_BYTES = 4e9  # of all stores' images that are held at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class TrainingPlan:
     """What is to be trained, where, and how.
 
     Attributes
@@ -103,9 +103,9 @@ class Plan:
 
 
 class Session:
-    """One training in one directory: see `Plan`."""
+    """One training in one directory: see `TrainingPlan`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: TrainingPlan) -> None:
         self.plan, self.config, self.out = plan, plan.training, plan.out
         paths = [plan.store] if isinstance(plan.store, Path) else list(plan.store)
         self.stores = [CutoutStore(path, where=plan.where) for path in paths]

@@ -15,7 +15,7 @@ from deepfits.stages.stage import claim, stage
 
 
 @dataclass(frozen=True)
-class TrainConfig(Learning):
+class TrainPredictorConfig(Learning):
     """What `redshift_train` takes.
 
     Parameters
@@ -31,8 +31,8 @@ class TrainConfig(Learning):
     loss: str = "squared"
 
 
-@stage(TrainConfig)
-def redshift_train(config: TrainConfig) -> Path:
+@stage(TrainPredictorConfig)
+def redshift_train(config: TrainPredictorConfig) -> Path:
     """Train one method on the labelled objects that are not held out, and store it to be used on others.
 
     Returns
