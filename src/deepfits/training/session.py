@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from deepfits.errors import InputError, NonFiniteLossError, is_out_of_memory
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import write_json, writing
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
@@ -148,15 +148,9 @@ class Session:
         if max_time is not None and not max_time > 0:
             raise InputError(f"max_time must be a positive number of minutes, not {max_time!r}")
         with using_threads(self.plan.threads):
-            settings = self._settings()
-            self._compare(settings)
-            if self._is_finished(settings):
+            if (self.out / "model.json").exists():  # what it was made from, the stage has compared
                 return self.out
             surveys = self._measure_stores(progress)
-            settings |= {"data": "-".join(one.fingerprint for one in surveys)}
-            self._compare(settings)
-            if (self.out / "model.json").exists():
-                return self.out
             self.engine = make_engine(self.plan.engine)
             if self.config.batch_size % self.engine.num_processes:
                 raise InputError(
@@ -166,8 +160,7 @@ class Session:
             if self.engine.rank:
                 progress = silent
             else:
-                settings |= {"files": self._list_files(), "provenance": provenance()}
-                write_json(self.out / "training.json", settings)
+                write_json(self.out / "training.json", self._settings(surveys))
             trainer = self._make_trainer(surveys)
             step = self._restore(trainer)
             evaluator = Evaluator(
@@ -205,18 +198,7 @@ class Session:
             return surveys
         return [dataclasses.replace(survey, normalisation=common) for survey in surveys]
 
-    def _is_finished(self, settings: dict[str, Any]) -> bool:
-        """Say, without reading the store, whether the model is there and made from the very same files."""
-        path = self.out / "training.json"
-        if not (path.exists() and (self.out / "model.json").exists()):
-            return False
-        return read_json(path, what="training description").get("files") == self._list_files()
-
-    def _list_files(self) -> list[list[Any]]:
-        shards = [path for store in self.stores for path in store.shards]
-        return [[p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in shards]
-
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, surveys: list[Survey]) -> dict[str, Any]:
         return {
             "recipe": self.plan.name,
             "model": self.architecture.to_json(),
@@ -224,21 +206,9 @@ class Session:
             "seed": self.plan.seed,
             "embedder_of": self.base.fingerprint if self.base else None,
             **({} if self.plan.where is None else {"where": list(as_conditions(self.plan.where))}),
+            "data": "-".join(one.fingerprint for one in surveys),
+            "provenance": provenance(),
         }
-
-    def _compare(self, settings: dict[str, Any]) -> None:
-        """Refuse to go on with a training of other settings."""
-        path = self.out / "training.json"
-        if not path.exists():
-            return
-        there = read_json(path, what="training description")
-        odd = [key for key, value in settings.items() if there.get(key) != value]
-        if odd:
-            details = [d for key in odd for d in _differences(key, there.get(key), settings[key])]
-            raise InputError(
-                f"{self.out}: a training with other settings is there ({'; '.join(details)}); choose another "
-                "directory, or remove this one to start anew"
-            )
 
     def _make_trainer(self, surveys: list[Survey]) -> Trainer:
         survey = surveys[0]
@@ -439,16 +409,6 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
         else:
             return f"batch_size={size} fits"
     return "not even a single image fits: choose a smaller width"
-
-
-def _differences(key: str, there: Any, here: Any) -> list[str]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        return [
-            f"{name} was {there.get(name)!r}, now {value!r}"
-            for name, value in here.items()
-            if there.get(name) != value
-        ]
-    return [f"{key} was {there!r}, now {here!r}"]
 
 
 @contextmanager
