@@ -158,7 +158,7 @@ def read_text(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26)
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: this {what} is no regular file; check the path")
+            raise InputError(f"{path}: this {what} is not a regular file; check the path")
         if status.st_size > max_bytes:
             raise InputError(
                 f"{path}: this {what} has {status.st_size} bytes, more than the {max_bytes} allowed"
@@ -251,7 +251,7 @@ def _refuse_constant(text: str) -> float:
 
 
 def require_regular(path: Path) -> None:
-    """Refuse what is no file: absent, a broken link, a directory, a FIFO or a device, or not to be read.
+    """Refuse what is not a file: absent, a broken link, a directory, a FIFO or a device, or not to be read.
 
     Asked before a file is opened: a FIFO would wait forever, a device never ends.
     """
@@ -313,7 +313,7 @@ def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
     """Fingerprint files under the names that are given; see `contents`."""
     for path in files.values():
         if not path.is_file():
-            raise InputError(f"{path}: is no regular file; check the path")
+            raise InputError(f"{path}: is not a regular file; check the path")
     is_small = sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
     found = {
         name: f"{path.stat().st_size} {fingerprint(path) if is_small else _sample(path)}"

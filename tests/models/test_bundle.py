@@ -187,7 +187,7 @@ def test_wrong_descriptions_are_refused(saved, tmp_path):
         ("architecture", "negative_slope", "small", "negative_slope must be a finite number"),
         ("info", "bands", "ugr", "model.json: info: bands must be a list of texts, .*, not 'ugr'"),
         ("info", "pixel_scale_arcsec", 0, "info: pixel_scale_arcsec must be a finite number from 1e-06"),
-        ("info", "bands", ["u", "../../g", "<script>"], "'../../g' is no name for a band"),
+        ("info", "bands", ["u", "../../g", "<script>"], "'../../g' is not a name for a band"),
         (
             "normalisation",
             "std",

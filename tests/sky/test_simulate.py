@@ -202,7 +202,7 @@ def test_a_survey_of_ones_own(tmp_path):
         ("saturation = 16", "saturation = 16\ndept = 3", r"mine.toml: bands\[0\]: .*did you mean 'depth'"),
         ("pixel_scale_arcsec = 0.25", "pixel_scale_arcsec = 0", "pixel_scale_arcsec must lie in"),
         ("depth = 24", "depth = nan", r"mine.toml: bands\[0\].depth must be a finite number, not nan"),
-        ("depth = 24", "depth = 1e300", "depth is no magnitude"),
+        ("depth = 24", "depth = 1e300", "depth is not a magnitude"),
         ("depth = 24", "depth = true", "depth must be a finite number, not True"),
         ('name = "mine"', "name = 3", "mine.toml: name must be text, not 3"),
     ):

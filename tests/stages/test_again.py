@@ -245,7 +245,7 @@ def test_features_are_regular_files(tmp_path: Path, read: Callable[[Path], Any],
     assert shard_paths(tmp_path) == [tmp_path / "shard-00000.parquet"]
     assert read_table(tmp_path)["object_id"].tolist() == [7]
     make(tmp_path / "shard-00001.parquet")
-    with pytest.raises(InputError, match=r"shard-00001\.parquet: is no regular file"):
+    with pytest.raises(InputError, match=r"shard-00001\.parquet: is not a regular file"):
         read(tmp_path)
 
 

@@ -170,7 +170,9 @@ def test_no_zero_point(sky):
     with pytest.raises(InputError, match=r"coadd-g\.fits: no zero point in the header .*zero_point=g=27\.0"):
         read_all(sky)
     rewrite(sky / "coadd-g.fits", MAGZERO="unknown")
-    with pytest.raises(InputError, match=r"coadd-g\.fits: MAGZERO = 'unknown' is no plausible AB zero point"):
+    with pytest.raises(
+        InputError, match=r"coadd-g\.fits: MAGZERO = 'unknown' is not a plausible AB zero point"
+    ):
         read_all(sky)
 
 
@@ -242,7 +244,7 @@ def test_compressed_header_that_declares_far_more_than_the_file_holds(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"zero_point": "bright"}, "zero_point: 'bright' is no number"),
+        ({"zero_point": "bright"}, "zero_point: 'bright' is not a number"),
         ({"mask_polarity": "white"}, "mask_polarity: 'white'"),
         ({"weight_scale": "large"}, "weight_scale: 'large'"),
         ({"reference_band": "J"}, "reference_band 'J' is not among the bands g, r"),

@@ -58,7 +58,7 @@ def test_hsc_patches_with_masks_read_from_their_own_cards(tmp_path):
     image, weight = planes["g"]
     np.testing.assert_allclose(image[50:], images["g"][50:] * 57.5440, rtol=1e-5)
     np.testing.assert_allclose(weight[50:], 1 / (0.01 * 57.5440**2), rtol=1e-5)
-    # DETECTED is no defect; NO_DATA and BAD are; bit 13 is CLIPPED in g, and nothing in r.
+    # DETECTED is not a defect; NO_DATA and BAD are; bit 13 is CLIPPED in g, and nothing in r.
     assert [weight[i, i] > 0 for i in (10, 20, 30, 40)] == [True, False, False, False]
     assert [planes["r"][1][i, i] > 0 for i in (10, 20, 30, 40)] == [True, False, True, False]
     assert any("BAD, NO_DATA, CLIPPED" in line for line in remarks["g"])
@@ -182,7 +182,7 @@ def test_explicit_mapping_and_hdu(tmp_path):
     planes, _, _ = read_all(files, zero_point=["31.4", "Ks=23.9"])
     np.testing.assert_allclose(planes["g"][0], one, rtol=1e-6)
     np.testing.assert_allclose(planes["Ks"][0], two * 1000, rtol=1e-6)
-    with pytest.raises(InputError, match=r"HDU 7 is no image; images are in HDUs \[1, 2\]"):
+    with pytest.raises(InputError, match=r"HDU 7 is not an image; images are in HDUs \[1, 2\]"):
         read_all([f"g={tmp_path / 'deep.fits'}[7]"], zero_point=27)
 
 

@@ -559,7 +559,7 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
 @pytest.mark.parametrize(
     ("column", "condition", "word"),
     [
-        (np.array(["A", "4"]), "q >= 3", "'A', which is no number"),
+        (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
         (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
     ],
@@ -704,5 +704,5 @@ def test_parquet_that_declares_far_more_than_it_holds_and_pipes(tmp_path, monkey
     with pytest.raises(InputError, match=r"t\.parquet: declares 2000000 rows in a file of \d+ bytes"):
         tables.read_table(path)
     os.mkfifo(tmp_path / "u.parquet")
-    with pytest.raises(InputError, match=r"u\.parquet: is no regular file"):
+    with pytest.raises(InputError, match=r"u\.parquet: is not a regular file"):
         tables.read_table(tmp_path)

@@ -232,7 +232,7 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
         elif name.endswith((".fits", ".fit", ".fits.gz")):
             image, weight = _read_fits(content)
         else:
-            raise InputError(f"{name}: the ending says no format that is known; use .fits, .npy or .npz")
+            raise InputError(f"{name}: unknown format; use .fits, .npy or .npz")
     except InputError:
         raise
     except Exception as error:  # whatever a damaged file makes a reader do is the file's fault

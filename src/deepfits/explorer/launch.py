@@ -126,7 +126,7 @@ def serve(
             chosen.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"port {port} of {host} cannot be had ({error.strerror}); name another with --port"
+                f"port {port} of {host} is not available ({error.strerror}); name another with --port"
             ) from error
         address = f"http://{host}:{chosen.getsockname()[1]}/" + (f"?token={token}" if token else "")
         log.info("%d objects: %s (Ctrl-C ends it)", len(objects), address)

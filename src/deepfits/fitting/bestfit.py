@@ -118,7 +118,7 @@ def fit(
     image, weight, begin = _check(images, weights, start)
     if sight is not None and (len(sight), sight.size) != (len(image), image.shape[3]):
         raise InputError(
-            f"sight tells of {len(sight)} objects of {sight.size} pixels a side; the images are "
+            f"sight describes {len(sight)} objects of {sight.size} pixels a side; the images are "
             f"{len(image)} of {image.shape[3]}"
         )
     device = torch.device(device) if device is not None else begin.device

@@ -108,7 +108,7 @@ def shard_paths(directory: str | Path) -> list[Path]:
         raise InputError(f"{directory}: no features there; make them with `deepfits fit`")
     for path in paths:
         if not path.is_file():  # opening a pipe would wait forever
-            raise InputError(f"{path}: is no regular file; remove it and fit again")
+            raise InputError(f"{path}: is not a regular file; remove it and fit again")
     return paths
 
 

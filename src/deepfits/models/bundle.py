@@ -340,8 +340,8 @@ class Model:
         latent = self.embed(image, torch.ones_like(image), sight)
         if not (torch.isfinite(image).all() and torch.isfinite(latent).all()):
             raise InputError(
-                f"{directory}: the networks do not draw or embed finite numbers, so this is no usable model; "
-                "copy or train it again"
+                f"{directory}: the networks do not draw or embed finite numbers; copy the model again, or "
+                "train it again"
             )
 
     def _read_weights(self, path: Path, sha256: str) -> None:
@@ -378,7 +378,7 @@ def list_builtin() -> list[str]:
 def _why_absent(directory: Path) -> str:
     if (directory / "checkpoints").is_dir():
         return f"{directory}: this model's training is not finished; run the same `deepfits train` again"
-    return f"{directory}: no model.json there, so this is no model; make one with `deepfits train`"
+    return f"{directory}: no model.json there, so this is not a model; make one with `deepfits train`"
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

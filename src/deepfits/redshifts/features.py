@@ -269,8 +269,8 @@ def read_features(directory: str | Path) -> Columns:
     bands = band_names(columns)
     if len(bands) == 1:
         raise InputError(
-            f"{directory}: these features are of the one band {bands[0]!r}; redshifts need colours, so fit a "
-            "store with at least two bands"
+            f"{directory}: these features are of the single band {bands[0]!r}; redshifts need "
+            "colours, so fit a store with at least two bands"
         )
     return columns
 

@@ -77,7 +77,7 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
 
     info = CutoutStore(store).info
     if len(info.bands) < 2:
-        raise InputError(f"{store}: cutouts of the one band {info.bands[0]!r}; redshifts need colours")
+        raise InputError(f"{store}: cutouts of the single band {info.bands[0]!r}; redshifts need colours")
     if bands and set(bands) != set(info.bands):
         raise InputError(f"{store}: cutouts of the bands {info.bands}, the features are of {tuple(bands)}")
     return info

@@ -180,7 +180,7 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
         if not any(map(_is_number, value.tolist()))
         else "leave such entries empty, or put marks of doubt into a column of their own"
     )
-    raise InputError(f"{path}: column {column!r} holds no numbers but text, such as {str(odd)!r}: {why}")
+    raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
 
 
 def _require_no_unit(unit: str, column: str, path: str | Path) -> None:

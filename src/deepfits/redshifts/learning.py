@@ -74,7 +74,7 @@ class TargetScale:
 
     @classmethod
     def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
-        """Take the scale of training objects; a target that goes below −0.5 is no redshift and has no log."""
+        """Take the scale of training objects; a target below −0.5 is not a redshift and has no log."""
         is_log = loss == "absolute" and float(value.min()) > -0.5
         known = np.log1p(value) if is_log else value
         return cls(centre=float(known.mean()), scale=float(known.std()) or 1.0, is_log=is_log)

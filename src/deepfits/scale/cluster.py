@@ -51,7 +51,7 @@ class Workers:
 
     def __post_init__(self) -> None:
         if not 0 <= self.number <= MAX_WORKERS:
-            raise InputError(f"workers: {self.number} is no number of processes; give 0 to {MAX_WORKERS}")
+            raise InputError(f"workers: {self.number} is not a number of processes; give 0 to {MAX_WORKERS}")
         if self.scheduler is not None and self.number > 1:
             raise InputError(
                 "workers and scheduler: the scheduler has workers of its own; give one of the two"

@@ -55,7 +55,7 @@ class SkyBand:
             raise InputError(f"band name {self.name!r}: use letters, digits and underscores")
         for key in ("depth", "zero_point", "sky_mag", "saturation"):
             if not abs(getattr(self, key)) <= 60:
-                raise InputError(f"band {self.name}: {key} is no magnitude: {getattr(self, key)}")
+                raise InputError(f"band {self.name}: {key} is not a magnitude: {getattr(self, key)}")
         if not 0.05 <= self.fwhm_arcsec <= 20:
             raise InputError(f"band {self.name}: fwhm_arcsec must lie in 0.05 to 20, not {self.fwhm_arcsec}")
 

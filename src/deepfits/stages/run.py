@@ -27,7 +27,7 @@ from deepfits.stages.stage import Common, stage
 log = logging.getLogger(__name__)
 
 STAGES = ("simulate", "stack", "detect", "cutouts", "train", "fit", "inpaint", "redshift", "report")
-# Keys that are no argument of a stage, and what they may be.
+# Keys that are not an argument of a stage, and what they may be.
 _KEYS: dict[str, dict[str, Any]] = {
     "run": {"out": str},
     "images": {"path": str | Sequence[str]},

@@ -181,7 +181,7 @@ def _count(
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
-    """Say what the right ascensions might be, if they are no degrees."""
+    """Say what the right ascensions might be, if they are not degrees."""
     if "ra" not in columns:
         return ""
     field = fields.open(0)

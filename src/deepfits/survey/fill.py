@@ -46,7 +46,7 @@ class Fill:
             )
             is_fill = np.abs(counts - self.value) <= reach
         if self.in_blocks and is_fill.any():
-            # The image's edge is no limit of a block.
+            # The image's edge is not a limit of a block.
             half, before = BLOCK // 2, counts.ndim - 2
             padded = np.pad(is_fill, [(0, 0)] * before + [(half, half)] * 2, mode="edge")
             kept = ndimage.binary_opening(padded, np.ones((1,) * before + (BLOCK, BLOCK), bool))

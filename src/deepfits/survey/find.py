@@ -48,7 +48,7 @@ KINDS = {
     **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std", "munc", "refunc"), "rms"),
     **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
 }
-# Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are no images of the sky.
+# Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are not images of the sky.
 KINDS |= dict.fromkeys(
     (
         *(

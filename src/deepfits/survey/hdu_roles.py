@@ -15,7 +15,7 @@ ROLES = {
     "rms": ("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
     "weight": ("WEIGHT", "WHT", "WGT"),
 }
-# Planes that are no image of the sky either: contexts, exposures, distortions, parts of a variance.
+# Planes that are not images of the sky either: contexts, exposures, distortions, parts of a variance.
 _OTHER = (
     *("CON", "CTX", "EXP", "NEXP", "NIM", "HITS", "WCSDVARR", "D2IMARR"),
     *("POISSON", "RNOISE", "FLAT", "PSF"),

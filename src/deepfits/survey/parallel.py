@@ -35,4 +35,4 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
 def check_workers(workers: int) -> None:
     """Refuse numbers that mean nothing."""
     if not 1 <= workers <= 256:
-        raise InputError(f"workers: {workers} is no number of processes; give 1 to 256")
+        raise InputError(f"workers: {workers} is not a number of processes; give 1 to 256")

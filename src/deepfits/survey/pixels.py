@@ -259,7 +259,9 @@ def _zero_point(
         raise InputError(f"{path}: {error}; {remedy}") from None
     if found is None:
         unit = (
-            f", and BUNIT {str(header['BUNIT'])!r} is no flux" if str(header.get("BUNIT", "")).strip() else ""
+            f", and BUNIT {str(header['BUNIT'])!r} is not a flux"
+            if str(header.get("BUNIT", "")).strip()
+            else ""
         )
         raise InputError(
             f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...){unit}; {remedy}"

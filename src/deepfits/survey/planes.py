@@ -79,7 +79,7 @@ class ReadOptions:
         if self.weight_scale not in ("auto", "absolute", "relative"):
             raise InputError(f"weight_scale: {self.weight_scale!r}; choose auto, absolute or relative")
         if self.pixel_scale is not None and not 1e-3 < self.pixel_scale < 1e4:
-            raise InputError(f"pixel_scale: {self.pixel_scale!r} is no size of a pixel in arcseconds")
+            raise InputError(f"pixel_scale: {self.pixel_scale!r} is not a size of a pixel in arcseconds")
 
 
 class Plane:
@@ -201,7 +201,7 @@ class Plane:
         if self.source.hdu is not None:
             if self.source.hdu not in numbers:
                 raise InputError(
-                    f"{self.path}: HDU {self.source.hdu} is no image; images are in HDUs {numbers}"
+                    f"{self.path}: HDU {self.source.hdu} is not an image; images are in HDUs {numbers}"
                 )
             return self.source.hdu
         found = sky_images(hdus)

@@ -42,7 +42,7 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     path = description.path.resolve()
     if not path.exists():
         raise InputError(
-            f"{description.where}: file {path} does not exist; the path counts from the TOML file"
+            f"{description.where}: file {path} does not exist; the path is relative to the TOML file"
         )
     if not path.is_dir():
         require_regular(path)

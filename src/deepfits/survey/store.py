@@ -73,7 +73,7 @@ class StoreInfo:
             raise InputError(f"a store needs 1 to {MAX_BANDS} different bands, not {self.bands!r}")
         for band in self.bands:  # they stand in columns, file names and pages
             if not 1 <= len(band) <= 64 or not band.isprintable() or "/" in band or "\\" in band:
-                raise InputError(f"{band!r} is no name for a band; use letters, digits and - _ . *")
+                raise InputError(f"{band!r} is not a name for a band; use letters, digits and - _ . *")
         for name in ("fwhm_arcsec", "noise_correlation"):
             values = getattr(self, name) or (np.nan if name == "fwhm_arcsec" else 1.0,) * num_bands
             if len(values) != num_bands:
@@ -276,7 +276,7 @@ class CutoutStore:
     Raises
     ------
     InputError
-        The directory is no store, holds no shard, or a shard does not fit its description; no object
+        The directory is not a store, holds no shard, or a shard does not fit its description; no object
         satisfies the conditions.
 
     Notes

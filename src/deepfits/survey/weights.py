@@ -15,8 +15,8 @@ from deepfits.errors import InputError, nearest
 
 # The first of these that there is says the weights. "weight" is an inverse variance, maybe up to a factor.
 WEIGHT_ROLES = ("ivar", "variance", "rms", "weight", "photon noise")
-# Mask planes whose pixels have no usable flux. DETECTED is no defect; SAT and CR pixels are interpolated in
-# the coadds, and what was interpolated is not data.
+# Mask planes whose pixels have no usable flux. DETECTED is not a defect; SAT and CR pixels are interpolated
+# in the coadds, and what was interpolated is not data.
 BAD_MASK_PLANES = ("BAD", "SAT", "CR", "NO_DATA", "EDGE", "SUSPECT", "CROSSTALK", "UNMASKEDNAN")
 # Bits of the data quality of Webb's and Roman's pipelines, which their headers do not name.
 _JWST_BITS = {
@@ -180,7 +180,7 @@ def mask_rule(
     planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")}
     tellings = _pan_starrs_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
-        raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is no bit number")
+        raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
     has_own_names = bool(planes)
     is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
     if not planes:

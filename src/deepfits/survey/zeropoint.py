@@ -135,7 +135,7 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         for stated in _every(header, key):
             value = _as_float(stated)
             if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1] or value in _PLACEHOLDERS:
-                unusable.append(f"{key} = {stated!r} is no plausible AB zero point")
+                unusable.append(f"{key} = {stated!r} is not a plausible AB zero point")
             else:
                 found.append((value, key))
     if any(value != 0 for value, _ in found):
@@ -184,7 +184,7 @@ def _exposure(header: Mapping[str, Any]) -> float | None:
 
 
 def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | None = None) -> float | None:
-    """Return the zero point of a unit of flux density; None for counts and for what is no unit.
+    """Return the zero point of a unit of flux density; None for counts and for what is not a unit.
 
     Surface brightness becomes flux through the area of a pixel (``PIXAR_SR``, ``PIXAR_A2``, else the WCS's),
     flux per wavelength through the pivot wavelength (``PHOTPLAM``, Å).
@@ -192,7 +192,7 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     Raises
     ------
     InputError
-        A unit that is no flux density, or one whose conversion needs what the header does not say.
+        A unit that is not a flux density, or one whose conversion needs what the header does not say.
     """
     from astropy import units
 
@@ -221,13 +221,13 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
         return float(8.9 - 2.5 * math.log10(flux.value))
     if parsed.is_equivalent(units.Jy / units.beam):
         raise InputError(
-            f"BUNIT {unit!r} is no flux per pixel; divide by the pixels in a beam (BMAJ, BMIN) first"
+            f"BUNIT {unit!r} is not a flux per pixel; divide by the pixels in a beam (BMAJ, BMIN) first"
         )
     if isinstance(parsed, units.function.FunctionUnitBase) or "mag" in text.lower():
         raise InputError(f"BUNIT {unit!r}: magnitudes, not fluxes; convert the image first")
     if _is_dimensionless(parsed):
         return None
-    raise InputError(f"BUNIT {unit!r} is no unit of a flux density per pixel")
+    raise InputError(f"BUNIT {unit!r} is not a unit of a flux density per pixel")
 
 
 def _parsed(text: str) -> Any:
@@ -269,7 +269,7 @@ def _parsed(text: str) -> Any:
         try:
             return units.Unit(text)
         except (ValueError, TypeError):
-            return None  # text that is no unit says nothing
+            return None  # text that is not a unit says nothing
 
 
 def _per_wavelength() -> Any:
@@ -318,13 +318,13 @@ def _as_float(value: Any) -> float:
 def _positive(value: Any, key: str) -> float:
     number = _as_float(value)
     if not (number > 0 and math.isfinite(number)):
-        raise InputError(f"{key} = {value!r} is no positive number")
+        raise InputError(f"{key} = {value!r} is not a positive number")
     return number
 
 
 def _plausible(value: float, key: str) -> float:
     if not PLAUSIBLE[0] <= value <= PLAUSIBLE[1]:
-        raise InputError(f"{key} = {value!r} is no plausible AB zero point")
+        raise InputError(f"{key} = {value!r} is not a plausible AB zero point")
     return value
 
 
@@ -358,7 +358,7 @@ def parse_per_band(values: object, what: str) -> dict[str, float]:
         try:
             out[key] = float(value)
         except (TypeError, ValueError):
-            raise InputError(f"{what}: {value!r} is no number; write for example 27 or u=30") from None
+            raise InputError(f"{what}: {value!r} is not a number; write for example 27 or u=30") from None
         if not math.isfinite(out[key]):
             raise InputError(f"{what}: {value!r} is not finite")
     return out

@@ -162,7 +162,7 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
                 return np.asarray(_OPERATORS[sign](number, value) & np.isfinite(number), dtype=bool)
         if sign not in ("==", "!="):
             raise InputError(
-                f"{where}: condition {condition!r}: the column holds text such as {odd!r}, which is no "
+                f"{where}: condition {condition!r}: the column holds text such as {odd!r}, which is not a "
                 "number; leave those out in the table, or name the values that you want with =="
             )
     if not is_quoted and bare.lower() in ("true", "false") and np.isin(lower[~is_gap], list(_TRUTH)).all():

@@ -109,7 +109,7 @@ def read(
     if not path.exists():
         raise InputError(f"{path}: no such {what}; check the path")
     if not path.is_dir() and not path.is_file():
-        raise InputError(f"{path}: is no regular file")
+        raise InputError(f"{path}: is not a regular file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
@@ -151,7 +151,7 @@ def _read_file(
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
     if ending not in TEXT_ENDINGS or not is_text:
         raise InputError(
-            f"{path}: neither its ending nor its content is that of a table that is known; use .parquet, "
+            f"{path}: not a table in a known format, by its ending or its content; use .parquet, "
             ".fits, .ecsv, .csv, .txt, .vot or .h5"
         )
     text = decode(content or path.read_bytes())
@@ -459,7 +459,7 @@ def _parquet_files(directory: Path) -> list[Path]:
         )
     for file in files:
         if not file.is_file():  # opening a pipe would wait forever
-            raise InputError(f"{file}: is no regular file; remove it and make it again")
+            raise InputError(f"{file}: is not a regular file; remove it and make it again")
     return files
 
 

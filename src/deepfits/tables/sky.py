@@ -115,7 +115,7 @@ def positions(
     Raises
     ------
     InputError
-        An entry that is no angle, a unit that is none, or values that may be degrees or radians alike.
+        An entry that is not an angle, a unit that is none, or values that may be degrees or radians alike.
     """
     pair, frame = _first_pair(columns, POSITIONS), "icrs"
     if pair is None:
@@ -198,7 +198,9 @@ def _degrees(
         return number / _SMALLER_UNITS[unit]
     if unit in _DEGREE_UNITS or "deg" in unit:
         return number
-    raise InputError(f"{where}: column {name!r} has the unit {unit!r}, which is no angle; degrees are needed")
+    raise InputError(
+        f"{where}: column {name!r} has the unit {unit!r}, which is not an angle; degrees are needed"
+    )
 
 
 def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
@@ -228,7 +230,7 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
                     Angle(one, unit=kind)
                 except Exception as error:
                     raise InputError(
-                        f"{where}: column {name!r} holds {one!r}, which is no angle; write degrees, or "
+                        f"{where}: column {name!r} holds {one!r}, which is not an angle; write degrees, or "
                         "10:00:28.6"
                     ) from error
             raise InputError(f"{where}: column {name!r} holds no angles") from None
@@ -244,7 +246,7 @@ def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positio
     try:
         h, m, s, d, arcmin, arcsec = (columns[by_lower[n]].astype(np.float64) for n in needed)
     except ValueError:
-        raise InputError(f"{where}: the columns RAh to DEs hold text that is no number") from None
+        raise InputError(f"{where}: the columns RAh to DEs hold text that is not a number") from None
     sign = np.ones(len(h))
     if "de-" in by_lower:
         sign = np.where(np.char.strip(columns[by_lower["de-"]].astype(str)) == "-", -1.0, 1.0)
@@ -302,7 +304,7 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
             )
         if (there != np.round(there)).any():
             odd = there[there != np.round(there)][0]
-            raise InputError(f"{where}: {name} {odd:g} is no whole number; an identity is one, or text")
+            raise InputError(f"{where}: {name} {odd:g} is not a whole number; an identity is one, or text")
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
         return whole if is_there.all() else np.where(is_there, whole.astype(str), "")

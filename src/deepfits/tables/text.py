@@ -85,7 +85,7 @@ def unpack(path: Path) -> bytes:
             with opened(BytesIO(content)) as handle:
                 found = bytes(handle.read(most + 1))
             if len(found) > most:
-                raise InputError(f"{path}: unpacks to more than {most} bytes; this is no table")
+                raise InputError(f"{path}: unpacks to more than {most} bytes; this is not a table")
             return found
     return content
 

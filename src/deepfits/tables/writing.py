@@ -36,7 +36,7 @@ def format_of(path: str | Path) -> str:
     name = Path(path).name.lower()
     found = next((ENDINGS[e] for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
     if found is None:
-        raise InputError(f"{path}: the ending says no format for a table; use {', '.join(ENDINGS)}")
+        raise InputError(f"{path}: unknown table format; use {', '.join(ENDINGS)}")
     return found
 
 
