@@ -209,6 +209,21 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
                 yield line.rstrip("\n"), None
 
 
+@contextmanager
+def content_of(path: str | Path, *, what: str = "file") -> Iterator[None]:
+    """Use what a file of ours holds, entry by entry; an entry that is absent or of another type names it.
+
+    For records that are only shown. What decides about numbers is declared (`deepfits.config.from_mapping`).
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise InputError(f"{path}: not the {what} that deepfits writes ({told}); make it again") from error
+
+
 def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:
     """Read a NumPy archive (``.npz``) of ours; nothing in it can run code.
 
@@ -447,7 +462,8 @@ def results(
     else:
         claimed.save(finished=False)
     if is_file:
-        remove_leftovers(out.parent, of=out.name)
+        for name in (out.name, record.name):
+            remove_leftovers(out.parent, of=name)
     else:
         remove_leftovers(out)
     try:

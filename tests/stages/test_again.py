@@ -317,3 +317,26 @@ def test_no_space_is_one_line_and_the_next_run_ends_well(
                 subprocess.run(["mount", "-o", options, str(place)], check=True)
             assert run_short_of_space(stage, base, place / "out") == (0, "")
             assert_same_results(place / "out", first(stage))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model/metrics.jsonl", '{"step": 1, "discriminator": {}, "generator": 1, "embedder": 1}', "model: "),
+        ("model/metrics.jsonl", "[" * 100_000, "metrics.jsonl: cannot read"),
+        ("features-both/_features.json", '{"settings": ["a"]}', "_features.json: not the description"),
+        ("provenance.json", '{"versions": null}', "provenance.json: not the provenance"),
+        ("seconds.json", '{"fit": "<script>"}', "seconds.json: fit must be a finite number"),
+    ],
+)
+def test_a_report_of_records_that_others_wrote_is_one_line(
+    base: Path, tmp_path: Path, name: str, content: str, said: str, monkeypatch: pytest.MonkeyPatch
+):
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda *args, **kwargs: None)  # the pictures take their time
+    shutil.copytree(base / "run", tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=said) as caught:
+        RUNS["report"](tmp_path, tmp_path / "out")
+    assert "\n" not in str(caught.value)

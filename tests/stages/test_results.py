@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.files import RECORD, contents, require_finished, results
+from deepfits.files import RECORD, contents, require_finished, results, writing
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, NEUTRAL, documentation, field_names, settings_of
 
@@ -111,3 +111,15 @@ def test_unfinished_inputs_are_refused(tmp_path):
     (out / "_manifest.jsonl").write_text('{"state": "done"}\n{"state": "missing"}\n')
     with pytest.raises(InputError, match="1 of 2 shards"):
         require_finished(out)
+
+
+def test_what_a_killed_run_left_beside_a_file_goes_with_the_next(tmp_path):
+    out = tmp_path / "all.csv"
+    left = ["all.csv", "all.csv.made_from.json", "other.csv"]
+    for number, name in enumerate(left):
+        (tmp_path / f".writing-{number:08x}-{name}").write_text("half")
+    with results(out, "export", inputs={}, settings={}, is_file=True), writing(out) as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".writing-00000002-other.csv", "all.csv", "all.csv.made_from.json",
+    ]  # fmt: skip

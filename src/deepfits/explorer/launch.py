@@ -9,7 +9,9 @@ import webbrowser
 from contextlib import suppress
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
+from deepfits.config import convert, from_mapping
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.objects import Objects
@@ -76,6 +78,7 @@ def load(
     if opened is None:
         return objects, None
     settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
+    settings = convert(settings, dict[str, Any], where=features / DESCRIPTION, key="settings")
     known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
     trained = None
     if model_path is not None:
@@ -86,7 +89,9 @@ def load(
                 f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
                 "with --model"
             )
-    fit = FitSettings(**{**known, "mode": "both", "uncertainty": False})
+    fit = from_mapping(
+        FitSettings, {**known, "mode": "both", "uncertainty": False}, where=features / DESCRIPTION
+    )
     return objects, Drawer(objects, trained, fit)
 
 

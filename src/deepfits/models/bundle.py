@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepfits.config import Range, convert
 from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, write_json, writing
 from deepfits.models.discriminator import Discriminator
@@ -315,9 +316,9 @@ class Model:
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
-            reference = content.get("reference_fwhm_arcsec")
-            if reference is not None and not (isinstance(reference, (int, float)) and 0 < reference < 20):
-                raise InputError(f"{where}: reference_fwhm_arcsec is {reference!r}, not a width; train again")
+            width = Annotated[float, Range(gt=0, lt=20)] | None
+            key = "reference_fwhm_arcsec"
+            reference = convert(content.get(key), width, where=where, key=key)
         except KeyError as error:
             raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
         if info.flux_unit != FLUX_UNIT:

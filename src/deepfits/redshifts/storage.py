@@ -75,7 +75,7 @@ def load(
         raise InputError(f"{path}: not a {what} of this version; train again")
     if stated != _digest(content) or not isinstance(content.get("parts"), dict):
         raise InputError(f"{path}: this {what} is damaged: its hash is another than it says; train again")
-    for part, hashed in content["parts"].items():
+    for part, hashed in {ARRAYS: None, **content["parts"]}.items():
         if Path(part).name != part or not (directory / part).is_file():
             raise InputError(f"{directory / part}: no such file, though {name} names it; train again")
         if fingerprint(directory / part) != hashed:

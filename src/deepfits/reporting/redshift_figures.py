@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from deepfits.config import convert
 from deepfits.files import read_json
 
 COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
@@ -177,6 +178,11 @@ def pit_histograms(directory: str | Path) -> Figure | None:
     return figure
 
 
+def _curves(path: Path) -> list[dict[str, Any]]:
+    content = read_json(path, what="label curves").get("curves")
+    return convert(content, list[dict[str, Any]], where=path, key="curves")
+
+
 def label_curves(directory: str | Path, methods: Sequence[str] | None = None) -> Figure:
     """Draw metrics against the number of labels, from the directory that `redshift_curves` wrote.
 
@@ -185,7 +191,7 @@ def label_curves(directory: str | Path, methods: Sequence[str] | None = None) ->
     methods
         Draw the rows of these alone. Rows that only one table has are left out in any case.
     """
-    curves = read_json(Path(directory) / "curves.json", what="label curves")["curves"]
+    curves = _curves(Path(directory) / "curves.json")
     names = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)

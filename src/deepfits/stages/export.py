@@ -230,12 +230,13 @@ def _write_hats(
     progress: Progress,
 ) -> None:
     """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
-    from deepfits.files import writing
+    from deepfits.files import TEMPORARY_PREFIX, writing
 
     for name in ("ra", "dec"):
         if name not in names:
             raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
-    with writing(out) as temporary, TemporaryDirectory(dir=temporary.parent, prefix=".writing-") as name:
+    left = {"prefix": TEMPORARY_PREFIX, "suffix": f"-{out.name}"}  # by a killed run, for the next to remove
+    with writing(out) as temporary, TemporaryDirectory(dir=temporary.parent, **left) as name:
         scratch = Path(name)
         source = scratch / "source.parquet"
         _write_parquet(paths, source, names, half, progress)

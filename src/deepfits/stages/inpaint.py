@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.files import UNREADABLE, contents, read_json, require_finished, write_json
 from deepfits.fitting.settings import FitSettings
@@ -325,7 +326,9 @@ class Calibrations:
         self._fitter: Fitter | None = None
         self.measured: dict[str, list[dict[str, Any] | None]] = {}
         if path.exists():
-            self.measured = dict(read_json(path, what="calibration")["hidden"])
+            hidden = read_json(path, what="calibration").get("hidden")
+            kind = dict[str, list[dict[str, Any] | None]]
+            self.measured = convert(hidden, kind, where=path, key="hidden")
 
     @property
     def fitter(self) -> Fitter:

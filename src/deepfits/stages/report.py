@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset
 import torch
 
+from deepfits.config import convert
 from deepfits.errors import InputError
-from deepfits.files import parse_json, read_json, read_text, require_finished, write_json
+from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
 from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
@@ -228,7 +229,8 @@ def _training(run: Path, model: Model | None) -> Section:
     path = run / "model" / "metrics.jsonl"
     lines = read_text(path, what="record of the training").splitlines() if path.exists() else []
     metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
-    return sections.training_section(model.card, metrics)
+    with content_of(run / "model", what="record of a training"):
+        return sections.training_section(model.card, metrics)
 
 
 def _read_fits(
@@ -291,7 +293,8 @@ def _how(directory: Path, mode: str) -> str:
     if mode == "embedder" or not path.exists():
         return ""
     settings = read_json(path, what="description of the features").get("settings") or {}
-    words = [f"{key.replace('_', ' ')} {value}" for key, value in settings.items() if key in _HOW and value]
+    with content_of(path, what="description of features"):
+        words = [f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _HOW and value]
     return " Settings: " + ", ".join(words) + "."
 
 
@@ -299,7 +302,8 @@ def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, A
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
         return _absent("Missing bands", "no inpainting", "deepfits inpaint"), {}
-    return inpainting.section(directories, held)
+    with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
+        return inpainting.section(directories, held)
 
 
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
@@ -310,7 +314,8 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
             "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
         )
         return Section(title="Redshifts", paragraphs=[text]), {}
-    return redshift_section.section(path.parent, read_json(path, what="redshift metrics"))
+    with content_of(path, what="redshift metrics"):
+        return redshift_section.section(path.parent, read_json(path, what="redshift metrics"))
 
 
 def _absent(title: str, what: str, command: str) -> Section:
@@ -336,16 +341,17 @@ def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, s
 def _footer(run: Path) -> list[str]:
     path = run / "provenance.json"
     source = read_json(path, what="provenance") if path.exists() else provenance()
-    versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
-    lines = [
-        f"deepfits {source['versions'].get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "
-        f"{source['time_utc']}, {source['hardware']['processor']}, {source['hardware']['cores']} cores",
-        versions,
-        "Method: Murray, Fabbro & Yi (2019), Unsupervised Learning of Deep Features Through Best-Fits for "
-        "Observational Cosmology.",
-    ]
+    with content_of(path, what="provenance"):
+        versions = source["versions"]
+        lines = [
+            f"deepfits {versions.get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "
+            f"{source['time_utc']}, {source['hardware']['processor']}, {source['hardware']['cores']} cores",
+            ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "Method: Murray, Fabbro & Yi (2019), Unsupervised Learning of Deep Features Through Best-Fits "
+            "for Observational Cosmology.",
+        ]
     seconds = run / "seconds.json"
     if seconds.exists():
-        times = read_json(seconds, what="timing")
+        times = convert(read_json(seconds, what="timing"), dict[str, float], where=seconds)
         lines.insert(1, "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in times.items()))
     return lines

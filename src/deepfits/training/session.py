@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from deepfits.config import convert
 from deepfits.errors import InputError, NonFiniteLossError, is_out_of_memory
 from deepfits.files import write_json, writing
 from deepfits.models.bundle import Model
@@ -249,8 +250,9 @@ class Session:
         if not is_same_training(state, trainer.state()):
             raise InputError(f"{self.out}: checkpoints of another model; remove them to start anew")
         trainer.restore(state)
-        self.seconds = float(content["seconds"])
-        return int(content["step"])
+        where = self.out / "checkpoints"
+        self.seconds = convert(content.get("seconds"), float, where=where, key="seconds")
+        return convert(content.get("step"), int, where=where, key="step")
 
     def _train(
         self,
