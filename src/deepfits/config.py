@@ -143,7 +143,7 @@ def check(config: Any, *, where: str) -> None:
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """Return a dataclass as JSON and TOML can hold it: paths as text, tuples as lists, NaN as None."""
-    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+    return {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
 
 
 def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
@@ -167,15 +167,16 @@ def parse_toml(text: str, *, where: str | Path, what: str = "file") -> dict[str,
         raise InputError(f"{where}: this {what} is not valid TOML ({error})") from error
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """Return a value as JSON and TOML can hold it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
     if isinstance(value, enum.Enum):
-        return _plain(value.value)
+        return as_json(value.value)
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): as_json(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
+        return [as_json(one) for one in value]
     if isinstance(value, bool | str | None):
         return value
     if isinstance(value, numbers.Integral):

@@ -63,7 +63,7 @@ class Cost:
     feature_bytes: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Line:
     """One figure of a plan. `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
 
@@ -126,66 +126,34 @@ def make_plan(
     kept = cost.feature_bytes - (2 * 2 * latent_size if half else 0)
     tera = 1e12
     flop = f"{cost.flop / 1e9:.2f} GFLOP an object ({cost.words})"
+    together = "all devices together"
     return [
-        Line(what="objects", value=num_objects, unit="", kind="given"),
-        Line(what="devices", value=num_devices, unit="", kind="given", how=device.words),
+        Line("objects", num_objects, "", "given"),
+        Line("devices", num_devices, "", "given", device.words),
         Line(
-            what="rate of a device",
-            value=rate,
-            unit="objects/s",
-            kind=kind,
-            how=f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
+            "rate of a device", rate, "objects/s", kind,
+            f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
             f"{cost.overhead_seconds * 1e3:.2g} ms an object to read and write (measured)",
         ),
-        Line(what="time", value=seconds / SECONDS_PER_DAY, unit="days", kind=kind),
-        Line(what="device hours", value=seconds / 3600 * num_devices, unit="h", kind=kind),
+        Line("time", seconds / SECONDS_PER_DAY, "days", kind),
+        Line("device hours", seconds / 3600 * num_devices, "h", kind),
         Line(
-            what="devices for one day",
-            value=num_objects / rate / SECONDS_PER_DAY,
-            unit="",
-            kind=kind,
-            how="linear in the number of devices: shards are independent",
+            "devices for one day", num_objects / rate / SECONDS_PER_DAY, "", kind,
+            "linear in the number of devices: shards are independent",
         ),
         Line(
-            what="features",
-            value=num_objects * kept / tera,
-            unit="TB",
-            kind="measured",
-            how=f"{kept:.0f} bytes an object{', latents in 16 bits' if half else ''}",
+            "features", num_objects * kept / tera, "TB", "measured",
+            f"{kept:.0f} bytes an object{', latents in 16 bits' if half else ''}",
         ),
         Line(
-            what="cutout store, if kept",
-            value=num_objects * cutout / tera,
-            unit="TB",
-            kind="given",
-            how=f"{cutout:,} bytes an object: image and weight, {num_bands} bands of {size}×{size}",
+            "cutout store, if kept", num_objects * cutout / tera, "TB", "given",
+            f"{cutout:,} bytes an object: image and weight, {num_bands} bands of {size}×{size}",
         ),
         Line(
-            what="coadds, read once",
-            value=num_objects * coadd / tera,
-            unit="TB",
-            kind="assumed",
-            how=f"{objects_per_arcmin2:g} objects per arcmin², pixels of {pixel_scale_arcsec:g} arcsec",
+            "coadds, read once", num_objects * coadd / tera, "TB", "assumed",
+            f"{objects_per_arcmin2:g} objects per arcmin², pixels of {pixel_scale_arcsec:g} arcsec",
         ),
-        Line(
-            what="reading from a store",
-            value=cutout * rate * num_devices / 1e6,
-            unit="MB/s",
-            kind=kind,
-            how="all devices together",
-        ),
-        Line(
-            what="reading from coadds",
-            value=coadd * rate * num_devices / 1e6,
-            unit="MB/s",
-            kind=kind,
-            how="all devices together",
-        ),
-        Line(
-            what="writing features",
-            value=kept * rate * num_devices / 1e6,
-            unit="MB/s",
-            kind=kind,
-            how="all devices together",
-        ),
-    ]
+        Line("reading from a store", cutout * rate * num_devices / 1e6, "MB/s", kind, together),
+        Line("reading from coadds", coadd * rate * num_devices / 1e6, "MB/s", kind, together),
+        Line("writing features", kept * rate * num_devices / 1e6, "MB/s", kind, together),
+    ]  # fmt: skip

@@ -31,8 +31,6 @@ def clustered_positions(
         Borders of the square, pixels.
     pixel_scale
         Arcseconds.
-    rng
-        Every draw comes from it.
 
     Returns
     -------

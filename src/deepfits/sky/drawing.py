@@ -114,8 +114,6 @@ def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tenso
         Side of the stamps, S.
     fwhm
         Of each band, pixels.
-    beta
-        Of the Moffat profile.
     """
     ky, kx = (k.numpy().astype(float) for k in wave_numbers(size))
     k = np.hypot(ky[:, None], kx[None, :])
@@ -198,8 +196,6 @@ def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float
         ``(B,)`` surface brightness, nJy per pixel, below which light may be lost.
     fwhm
         ``(B,)`` pixels.
-    beta
-        Of the Moffat profile.
 
     Returns
     -------
@@ -251,12 +247,8 @@ def draw_into(
         ``(N,)`` sides of their stamps, from `stamp_sizes`.
     fwhm
         Of each band, pixels.
-    beta
-        Of the Moffat profile.
     first_row
         Row of the scene at which `image` begins.
-    device
-        Where PyTorch draws.
     """
     num_bands = image.shape[0]
     for size in np.unique(sizes):

@@ -47,12 +47,6 @@ def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number:
 
     Parameters
     ----------
-    scene
-        The patch.
-    table
-        Its objects.
-    index
-        Number of the band.
     exposure, number
         Which exposure, of how many.
 

@@ -68,14 +68,10 @@ def resolve_columns(
 
     Parameters
     ----------
-    names
-        Columns of the table.
     survey
         Its bands need ``mag_<band>``.
     mapping
         From our names to the table's, where they differ.
-    where
-        Named in errors.
 
     Returns
     -------
@@ -115,16 +111,10 @@ def from_table(
 
     Parameters
     ----------
-    columns
-        The table.
     found
         From `resolve_columns`.
-    survey
-        Its bands.
     rng
         For what the table does not have.
-    where
-        Named in errors.
 
     Raises
     ------

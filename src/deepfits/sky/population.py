@@ -189,8 +189,6 @@ def draw_galaxies(
         Faintest i magnitude.
     filters
         The survey's, in the order of its bands.
-    rng
-        Every draw comes from it.
     laws
         Free constants; the defaults when None.
 
@@ -295,8 +293,6 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
     ----------
     table
         Needs ``type``, ``mag_absolute_r``, ``z_spec``.
-    rng
-        Every draw comes from it.
 
     Returns
     -------

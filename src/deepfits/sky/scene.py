@@ -189,8 +189,6 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
 
     Parameters
     ----------
-    survey
-        Gives the scale.
     size
         Side of a patch, pixels.
     patch
@@ -309,8 +307,6 @@ def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.
 
     Parameters
     ----------
-    scene
-        The patch.
     model
         ``(B, H, W)`` from `draw_model`, nJy.
     rows

@@ -134,8 +134,6 @@ def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.nda
     wavelength, spectrum
         Observed wavelengths of the filter's own grid, ``(W,)``, and the flux per wavelength there,
         ``(..., W)``.
-    name
-        Of the filter.
 
     Returns
     -------

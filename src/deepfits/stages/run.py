@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from deepfits.config import arguments, convert, read_toml
+from deepfits.config import arguments, as_json, convert, read_toml
 from deepfits.errors import InputError, nearest
 from deepfits.files import write_json
 from deepfits.progress import Progress
@@ -78,7 +78,7 @@ class RunFile:
                 for key, parameter in inspect.signature(load(name)).parameters.items()
                 if parameter.default is not inspect.Parameter.empty and key not in _WIRED[name] | {"progress"}
             }
-            resolved[name] = _plain({**defaults, **given})
+            resolved[name] = as_json({**defaults, **given})
         return resolved
 
 
@@ -279,11 +279,3 @@ def _labels(config: RunFile) -> Path | None:
     if section is not None:
         raise InputError('[redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec')
     return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

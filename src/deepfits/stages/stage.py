@@ -40,6 +40,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
+from deepfits.config import as_json
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, require_finished, results
 from deepfits.progress import Progress, silent
@@ -164,7 +165,9 @@ def claim(
 def settings_of(config: Any) -> dict[str, Any]:
     """Return the fields that change a number, apart from inputs and the place of the result, for JSON."""
     left_out = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
-    return {one.name: _plain(getattr(config, one.name)) for one in fields(config) if one.name not in left_out}
+    return {
+        one.name: as_json(getattr(config, one.name)) for one in fields(config) if one.name not in left_out
+    }
 
 
 def field_names(config: Any, mark: Mark) -> list[str]:
@@ -215,14 +218,3 @@ def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
         section += [name, *textwrap.wrap(said, 100, initial_indent="    ", subsequent_indent="    ")]
     before = "\n".join(lines[:at]).rstrip()
     return "\n".join([before, "", *section, "", *lines[at:]]).rstrip() + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in sorted(value.items())}
-    if isinstance(value, list | tuple | set):
-        return [_plain(one) for one in value]
-    if hasattr(value, "item"):  # a number of NumPy
-        return value.item()
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -65,8 +65,6 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
 
     Parameters
     ----------
-    path
-        The file.
     unpacked
         Directory where an unpacked copy is kept and found again, as long as all of them take less than
         `MAX_KEPT` bytes; None removes it when the file is closed.
