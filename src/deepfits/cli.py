@@ -187,7 +187,7 @@ def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
-    """Settle threads and logging, in which what a stage says names its options."""
+    """Set up threads and logging, in which what a stage says names its options."""
     from rich.logging import RichHandler
 
     from deepfits.console import console

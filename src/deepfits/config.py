@@ -64,7 +64,7 @@ class Range:
     infinite: bool = False
 
     def holds(self, value: float) -> bool:
-        """Say whether a number lies there."""
+        """Return whether a number lies there."""
         if math.isnan(value) or math.isinf(value):
             return self.nan if math.isnan(value) else self.infinite
         return (
@@ -363,7 +363,7 @@ def _either(words: typing.Iterable[str]) -> str:
 
 
 def _describe(annotation: Any, range_: Range) -> str:
-    """Say what a type hint stands for, in words."""
+    """Describe what a type hint stands for, in words."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
         ranges = [one for one in inner[1:] if isinstance(one, Range)]

@@ -28,7 +28,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """Say which valid name a misspelt one most likely meant.
+    """Return which valid name a misspelt one most likely meant.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ _NO_MEMORY = re.compile(
 
 
 def no_space(error: BaseException | None) -> int | None:
-    """Say whether nothing more can be written: the system's number for it, or None.
+    """Return whether nothing more can be written: the system's number for it, or None.
 
     Full disks, used-up quotas, read-only file systems and limits on the size of a file are recognised in the
     error, and in those that led to it, whichever library raised it: Python, NumPy, HDF5, Arrow, safetensors,
@@ -90,7 +90,7 @@ def no_space(error: BaseException | None) -> int | None:
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Say whether memory ran out, on a GPU or on the CPU, whichever library says so."""
+    """Return whether memory ran out, on a GPU or on the CPU, whichever library says so."""
     return any(
         isinstance(one, MemoryError)
         or type(one).__name__ == "OutOfMemoryError"
@@ -109,7 +109,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def explain(error: BaseException) -> str | None:
-    """Say in one line what a person can do about an error; None where it is a defect of ours."""
+    """Describe in one line what a person can do about an error; None where it is a defect of ours."""
     if isinstance(error, InputError):
         return str(error)
     if (number := no_space(error)) is not None:

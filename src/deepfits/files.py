@@ -497,12 +497,12 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
 
 
 def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
-    """Say whether a file is the one that was recorded (or was to be written when the run was killed)."""
+    """Return whether a file is the one that was recorded (or was to be written when the run was killed)."""
     return not out.exists() or "written" not in there or contents(out) == there["written"]
 
 
 def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """Say in a few words what differs first."""
+    """Describe in a few words what differs first."""
     if there.get("stage") != wanted["stage"]:
         return f"results of `deepfits {there.get('stage')}` are there"
     if there.get("version") != wanted["version"]:
@@ -540,7 +540,7 @@ def _short(value: Any) -> str:
 
 
 def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
-    """Take away the record of a result of which nothing was made, and the directories made for it."""
+    """Remove the record of a result of which nothing was made, and the directories made for it."""
     if is_file:
         if not out.exists():
             record.unlink(missing_ok=True)
@@ -553,7 +553,7 @@ def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_fi
 
 
 def require_finished(path: str | Path, *, partial: bool = False) -> bool:
-    """Say whether a result of an earlier stage is whole; refuse one that is not, unless `partial`.
+    """Return whether a result of an earlier stage is whole; refuse one that is not, unless `partial`.
 
     Results without a record (made by others, or written through the library) count as whole.
 

@@ -515,7 +515,7 @@ class Sight:
         return self._interpolate(flux * (level * weight) / (level * weight + area**2))
 
     def described(self, weight: Tensor, floor: Tensor) -> Tensor:
-        """Say how these data were observed, on the grid of the scenes: ``(N, 2B, S, S)``.
+        """Describe how these data were observed, on the grid of the scenes: ``(N, 2B, S, S)``.
 
         For each band log(1 + (floor / σ)²), which is 0 where there is no data, then for each band the
         logarithm of the width of the PSF over the reference's. Parameters as in `on_grid`.

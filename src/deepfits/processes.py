@@ -37,7 +37,7 @@ def _is_top_of_script(frame: FrameType) -> bool:
 
 
 def _is_guarded(path: Path, line: int) -> bool:
-    """Say whether a line stands under an ``if`` that asks for ``__name__``, or in no file at all."""
+    """Return whether a line stands under an ``if`` that asks for ``__name__``, or in no file at all."""
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):

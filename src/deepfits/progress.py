@@ -15,7 +15,7 @@ class Task(Protocol):
     """One piece of long work."""
 
     def advance(self, number: float = 1, note: str = "") -> None:
-        """Say that `number` more units are done; `note` is a short remark beside the bar."""
+        """Report that `number` more units are done; `note` is a short remark beside the bar."""
 
 
 class Progress(Protocol):

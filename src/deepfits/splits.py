@@ -43,5 +43,5 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
 
 
 def is_held_out(object_id: np.ndarray, fraction: float = HELD_OUT_FRACTION) -> np.ndarray:
-    """Say which objects are never trained on: ``(N,)`` bool."""
+    """Return which objects are never trained on: ``(N,)`` bool."""
     return unit_hash(object_id) < fraction

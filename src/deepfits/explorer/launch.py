@@ -1,4 +1,4 @@
-"""Put a run together for the explorer, and serve it."""
+"""Collect a run for the explorer, and serve it."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class Objects:
             return self._cache[name]
 
     def describe(self, name: str) -> ColumnInfo:
-        """Say how a column is to be drawn."""
+        """Describe how a column is to be drawn."""
         values = self.column(name)
         if values.dtype.kind not in "fiub":
             found, counts = np.unique(values.astype(str), return_counts=True)

@@ -92,7 +92,7 @@ _PER_BAND = {
 
 
 def describe(name: str) -> Column:
-    """Say what a column is; columns of a user's own are described by nothing.
+    """Describe what a column is; columns of a user's own are described by nothing.
 
     Examples
     --------

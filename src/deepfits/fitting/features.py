@@ -57,7 +57,7 @@ def finish(
 
 
 def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:
-    """Say whether the description is there."""
+    """Return whether the description is there."""
     return (Path(directory) / description).exists()
 
 
@@ -70,7 +70,7 @@ def write_table(path: str | Path, columns: Mapping[str, np.ndarray], made_from: 
 
 
 def is_done(path: str | Path, made_from: str) -> bool:
-    """Say whether a whole file made from just this is there."""
+    """Return whether a whole file made from just this is there."""
     path = Path(path)
     if not path.exists():
         return False

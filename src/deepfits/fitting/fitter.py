@@ -75,7 +75,7 @@ class TrainedModel(Protocol):
         """What scenes are drawn on; None for a model that draws images."""
 
     def sight(self, cutouts: Any, info: Any) -> Sight | None:
-        """Say how cutouts of a store were observed; None for a model that need not know."""
+        """Describe how cutouts of a store were observed; None for a model that need not know."""
 
     def embed(self, image: Any, weight: Any, sight: Sight | None = None) -> Tensor:
         """Guess latents from images and weights in nJy."""
@@ -163,7 +163,7 @@ class Fitter:
         )
 
     def sight(self, cutouts: Any) -> Sight | None:
-        """Say how cutouts of this store were observed; None for a model that need not know."""
+        """Describe how cutouts of this store were observed; None for a model that need not know."""
         if self.grid is None:
             return None
         found: Sight | None = self.model.sight(cutouts, self.info)

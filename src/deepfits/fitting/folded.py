@@ -33,7 +33,7 @@ QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 def can_fold(module: Any) -> bool:
-    """Say whether a module has the structure that `FoldedGenerator` multiplies out."""
+    """Return whether a module has the structure that `FoldedGenerator` multiplies out."""
     blocks = getattr(module, "blocks", None)
     if not isinstance(blocks, nn.Sequential) or len(blocks) == 0:
         return False

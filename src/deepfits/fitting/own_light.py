@@ -23,7 +23,7 @@ def symmetric(image: np.ndarray) -> np.ndarray:
 
 
 def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
-    """Say which pixels to add up for the galaxy's own light in a noise-free drawing of it.
+    """Return which pixels to add up for the galaxy's own light in a noise-free drawing of it.
 
     Where a neighbour's pixel is brighter than the one opposite, that one stands in for it.
 

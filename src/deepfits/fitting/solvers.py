@@ -34,7 +34,7 @@ class Solver(Protocol):
         """Take the evaluation at ``state["trial"]`` and set the next trial, in place."""
 
     def terminate(self, state: State) -> Tensor:
-        """Say which slots have converged, ``(N,)`` bool."""
+        """Return which slots have converged, ``(N,)`` bool."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Adam:
         state["reference"][fell] = state["best"][fell]
 
     def terminate(self, state: State) -> Tensor:
-        """Say which slots have not improved for `patience` steps."""
+        """Return which slots have not improved for `patience` steps."""
         if not self.patience:
             return torch.zeros_like(state["since"], dtype=torch.bool)
         return state["since"] >= self.patience
@@ -179,7 +179,7 @@ class LBFGS:
         state["trial"] = state["latent"] + state["length"][:, None] * state["direction"]
 
     def terminate(self, state: State) -> Tensor:
-        """Say which slots converged, or cannot go down any further along any direction known."""
+        """Return which slots converged, or cannot go down any further along any direction known."""
         return state["is_done"]
 
     def _remember(self, state: State, gradient: Tensor, accepted: Tensor) -> None:

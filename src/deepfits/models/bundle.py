@@ -117,7 +117,7 @@ class Model:
         return int(self.info.size * self.info.pixel_scale_arcsec / pixel_scale_arcsec + 1e-6)
 
     def sight(self, cutouts: Cutouts, info: StoreInfo) -> Sight | None:
-        """Say how cutouts of a store were observed; None where the model does not need to know.
+        """Describe how cutouts of a store were observed; None where the model does not need to know.
 
         Raises
         ------

@@ -15,7 +15,7 @@ from deepfits.survey.store import Cutouts, StoreInfo
 
 
 def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
-    """Say how cutouts were observed, for scenes on a grid: PSFs from the store, places from x and y.
+    """Describe how cutouts were observed, for scenes on a grid: PSFs from the store, places from x and y.
 
     Raises
     ------

@@ -62,7 +62,7 @@ class Domain:
         return _distance(self.points, self.standard(features) @ self.axes, NUM_NEIGHBOURS) / self.unit
 
     def is_outside(self, features: np.ndarray) -> np.ndarray:
-        """Say where a redshift would be extrapolated: ``(N,)`` bool."""
+        """Return where a redshift would be extrapolated: ``(N,)`` bool."""
         return np.asarray(self.distance(features) > self.limit)
 
 

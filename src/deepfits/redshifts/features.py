@@ -297,7 +297,7 @@ def latents(columns: Columns) -> Matrix:
 
 
 def is_usable(columns: Columns) -> np.ndarray:
-    """Say which objects have a finite latent: ``(N,)`` bool."""
+    """Return which objects have a finite latent: ``(N,)`` bool."""
     return np.asarray(np.isfinite(columns["latent"]).all(axis=1))
 
 

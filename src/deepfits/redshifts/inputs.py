@@ -84,7 +84,7 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
 
 
 def can_match(info: StoreInfo) -> bool:
-    """Say whether a store's images can be brought to the common PSF in every band."""
+    """Return whether a store's images can be brought to the common PSF in every band."""
     return bool((np.asarray(info.fwhm_arcsec) <= COMMON_FWHM_ARCSEC).all())
 
 

@@ -198,7 +198,7 @@ def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
 
 
 def is_text(value: np.ndarray) -> bool:
-    """Say whether a column holds text."""
+    """Return whether a column holds text."""
     return value.dtype.kind in "USO"
 
 
@@ -290,7 +290,7 @@ def match_labels(
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
-    """Say what may be wrong where nothing matches."""
+    """Describe what may be wrong where nothing matches."""
     if match == "position":
         box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
         swapped = [labels.columns[name] for name in ("ra", "dec")]

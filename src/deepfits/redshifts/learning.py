@@ -16,13 +16,13 @@ LOSSES = ("squared", "absolute")
 
 
 def check_loss(loss: str) -> None:
-    """Hold a loss to be one of `LOSSES`."""
+    """Require a loss to be one of `LOSSES`."""
     if loss not in LOSSES:
         raise InputError(f"loss {loss!r} is unknown; {nearest(loss, LOSSES)}")
 
 
 def check_width(features: np.ndarray, number: int) -> None:
-    """Hold features to be as many as a method was trained on."""
+    """Require as many features as a method was trained on."""
     if features.ndim != 2 or features.shape[1] != number:
         raise InputError(f"the model was trained on {number} features, not {features.shape[1:]}")
 

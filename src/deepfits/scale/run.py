@@ -144,7 +144,7 @@ def _refuse_strangers(directory: Path, names: set[str], suffix: str) -> None:
 
 
 def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDone) -> bool:
-    """Say whether the result is there, and bring the manifest up to date."""
+    """Return whether the result is there, and bring the manifest up to date."""
     known = manifest.entries.get(shard.name)
     num_bytes = path.stat().st_size if path.exists() else None
     wanted = ("done", shard.made_from, num_bytes)
@@ -235,7 +235,7 @@ def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Sha
 
 
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
-    """Hand shards to the workers, a few more at a time than there are workers.
+    """Give shards to the workers, a few more at a time than there are workers.
 
     The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
     that those of one field, which lie beside each other, are done while it is open.

@@ -87,7 +87,7 @@ def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
 
 
 def describe(error: BaseException) -> str:
-    """Say an error in one line; where it is not the user's, with the place in the code."""
+    """Describe an error in one line; where it is not the user's, with the place in the code."""
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text

@@ -34,7 +34,7 @@ class CheckConfig(ReadingFields):
 
 @stage(CheckConfig)
 def check(config: CheckConfig) -> Findings:
-    """Say what images are there: a table, and warnings that name the remedy. Writes nothing.
+    """Describe what images are there: a table, and warnings that name the remedy. Writes nothing.
 
     Bands, sizes, units, zero points, pixel scale, seeing, depth, pixels without data, and what looks wrong.
 

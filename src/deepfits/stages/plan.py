@@ -77,7 +77,7 @@ class PlanConfig(Common):
 
 @stage(PlanConfig)
 def plan(config: PlanConfig) -> Plan:
-    """Say how long a survey takes, and what it reads and writes; what is measured and what is estimated.
+    """Estimate how long a survey takes, and what it reads and writes; what is measured and what is estimated.
 
     Returns
     -------

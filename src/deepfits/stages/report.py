@@ -288,7 +288,7 @@ def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResu
 
 
 def _how(directory: Path, mode: str) -> str:
-    """Say how a fit was made, from its own description."""
+    """Describe how a fit was made, from its own description."""
     path = directory / "_features.json"
     if mode == "embedder" or not path.exists():
         return ""

@@ -168,7 +168,7 @@ def _check_arguments(config: SimulateConfig) -> None:
 
 
 def _description(record: dict[str, Any], given: CatalogueObjects | None) -> dict[str, Any]:
-    """Say what a sky is, for ``sky.json``."""
+    """Describe what a sky is, for ``sky.json``."""
     catalogue = None
     if given is not None:
         used = {name: record["settings"][name] for name in ("columns", "where")}

@@ -95,7 +95,7 @@ def _refuse_iraf(cards: fits.Header) -> None:
 
 
 def _without_left_over_distortion(cards: fits.Header) -> list[str]:
-    """Settle which distortion holds where a header has cards of several, or none of those that it calls for.
+    """Decide which distortion holds where a header has cards of several, or none of those that it calls for.
 
     SIP holds where both CTYPE end in -SIP (Shupe et al. 2005, section 2). A plain TAN has no PV2 cards: those
     are SCAMP's, which wcslib reads as what TPV means only when they go beyond the linear terms.

@@ -50,7 +50,7 @@ def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
 
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:
-    """Say which bands lie more than a pixel off, and what to do."""
+    """Return which bands lie more than a pixel off, and what to do."""
     return [
         f"{band} lies ({shift.dx:+.1f}, {shift.dy:+.1f}) pixels off {reference}, going by "
         f"{shift.num_matched} sources; mend its WCS, or `deepfits stack --register apply`"

@@ -158,7 +158,7 @@ def _narrowest(elements: Iterable[str]) -> str | None:
 
 
 def is_known_band(band: str) -> bool:
-    """Say whether a short name is one of those that surveys use."""
+    """Return whether a short name is one of those that surveys use."""
     return band in ORDER or bool(_SPACE.match(band) or _NARROW.match(band))
 
 
@@ -187,7 +187,7 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
 
 
 def _names_a_filter(value: str) -> bool:
-    """Say whether a card's text names a filter: not "N/A", a position in the wheel, or nothing."""
+    """Return whether a card's text names a filter: not "N/A", a position in the wheel, or nothing."""
     text = value.strip().upper()
     return text not in _NO_FILTER and bool(re.search("[A-Z]", text))
 

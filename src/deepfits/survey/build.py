@@ -181,7 +181,7 @@ def _count(
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
-    """Say what the right ascensions might be, if they are not degrees."""
+    """Describe what the right ascensions might be, if they are not degrees."""
     if "ra" not in columns:
         return ""
     field = fields.open(0)
@@ -200,7 +200,7 @@ def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) 
 
 
 def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
-    """Say whether a file is a whole shard of the objects that it was planned for."""
+    """Return whether a file is a whole shard of the objects that it was planned for."""
     if not path.exists():
         return False
     try:
@@ -461,13 +461,13 @@ def _median(values: list[float | None], default: float) -> float:
 
 
 def is_described(known: dict[str, Any] | None) -> bool:
-    """Say whether a catalogue's description of a field holds all that a store needs."""
+    """Return whether a catalogue's description of a field holds all that a store needs."""
     wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy", "psf"}
     return known is not None and wanted <= known.keys()
 
 
 def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | None = None) -> dict[str, Any]:
-    """Say what a field is like, for JSON.
+    """Describe what a field is like, for JSON.
 
     Parameters
     ----------
@@ -502,7 +502,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
 
 
 def warn_of(field_name: str, info: dict[str, Any]) -> None:
-    """Say to the log what is suspicious of a field, as `describe_field` found it."""
+    """Log what is suspicious of a field, as `describe_field` found it."""
     for text in info.get("warnings", []):
         log.warning("WARNING: %s %s", field_name, text)
 
@@ -522,7 +522,7 @@ class _Middle:
         self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nobody asks where these objects are."""
+        """Return no positions: none are needed."""
         return np.full(len(x), np.nan), np.full(len(y), np.nan)
 
 

@@ -97,12 +97,12 @@ class Description:
 
     @property
     def is_fits(self) -> bool:
-        """Say whether the cutouts are FITS files."""
+        """Return whether the cutouts are FITS files."""
         return self.format == "fits" or self.path.is_dir() or is_fits_name(self.path)
 
     @property
     def has_mask(self) -> bool:
-        """Say whether the description tells which pixels of a mask are bad."""
+        """Return whether the description tells which pixels of a mask are bad."""
         return self.mask_nonzero_is is not None or bool(self.bad_planes)
 
 

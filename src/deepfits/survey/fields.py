@@ -158,7 +158,7 @@ class Field:
         return self.reference.pixel_scale
 
     def remarks(self) -> dict[str, list[str]]:
-        """Say what was decided about each band."""
+        """Describe what was decided about each band."""
         out = {}
         for band, plane in self.aligned.items():
             said = list(plane.plane.remarks)

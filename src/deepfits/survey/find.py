@@ -333,12 +333,12 @@ def _kind_of(path: Path) -> str | None:
 
 
 def is_companion(path: Path) -> bool:
-    """Say whether a file holds weights or a mask for another one beside it."""
+    """Return whether a file holds weights or a mask for another one beside it."""
     return _kind_of(path) is not None and any(kind is None for _, kind in _family(path))
 
 
 def _is_no_image_of_a_band(path: Path) -> bool:
-    """Say whether a file can be no image of one band: a table, or a map of all bands together."""
+    """Return whether a file can be no image of one band: a table, or a map of all bands together."""
     headers = peek_headers(path)
     if not any(has_image(header) for header in headers):
         if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
@@ -442,7 +442,7 @@ def _band_of(path: Path, stem: str, named: str | None) -> str:
 
 
 def _may_be_one_band(stated: str, named: str) -> bool:
-    """Say whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
+    """Return whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
     one, other = stated.lower(), named.lower()
     return one.startswith(other) or other.startswith(one)
 

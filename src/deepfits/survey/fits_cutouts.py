@@ -148,7 +148,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
 
 
 def _holds_all_bands(path: Path, known: set[str]) -> bool:
-    """Say whether a file holds a cube or several images, so that its name needs no band."""
+    """Return whether a file holds a cube or several images, so that its name needs no band."""
     with opened(path) as hdus:
         planes = [h for h in hdus if h.is_image and len(h.shape or ()) in (2, 3)]
         if any(len(h.shape) == 3 for h in planes):
@@ -159,7 +159,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
 
 
 def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
-    """Tell what an object's files share, the band, and the object's name: from names, else the header."""
+    """Determine what an object's files share, its band and its name: from names, else the header."""
     shared = "-".join(split_name(stem_of(path))[0])
     folder = path.parent.name if path.parent != root else ""
     if folder and _is_band(folder, known):
@@ -195,7 +195,7 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 
 def _band_of_hdu(hdu: Any) -> str | None:
-    """Tell the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
+    """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
     words = [w for w in hdu.name.replace("-", "_").split("_") if w]
     rest = [w for w in words if role_of(w) is None and w not in ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA")]
     # FITS writes the names of HDUs in capitals: U to Y mean the optical bands, unless the header says so.

@@ -46,7 +46,7 @@ _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7":
 
 
 def is_fits_name(path: Path) -> bool:
-    """Say whether a name looks like a FITS file's."""
+    """Return whether a name looks like a FITS file's."""
     return path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
 
 
@@ -284,7 +284,7 @@ def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
 
 
 def has_image(header: Mapping[str, Any]) -> bool:
-    """Say whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
+    """Return whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
     if header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE"):
         return header.get("ZIMAGE", False) is True and header.get("ZNAXIS", 0) >= 2
     count = header.get("NAXIS", 0)

@@ -238,7 +238,7 @@ def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> Non
 
 
 def _say_masked(cutouts: ForeignCutouts, stop: int) -> None:
-    """Say when the mask takes more than half of the pixels away, or of the middles, where the objects are."""
+    """Warn when the mask removes more than half of the pixels, or of the middles, where the objects are."""
     mask = cutouts.raw(0, stop)[2]
     if mask is None or cutouts.mask is None:
         return

@@ -25,7 +25,7 @@ LEAST_AREA = 0.5
 
 
 def role_of(name: str) -> str | None:
-    """Tell from an HDU's name what it holds: one of `ROLES`, ``other``, or None for an image.
+    """Determine from an HDU's name what it holds: one of `ROLES`, ``other``, or None for an image.
 
     Examples
     --------

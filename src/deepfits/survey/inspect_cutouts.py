@@ -48,12 +48,12 @@ class _Sample:
 
 
 def is_cutouts(path: Path) -> bool:
-    """Say whether a path is a description of cutouts, or a store of them."""
+    """Return whether a path is a description of cutouts, or a store of them."""
     return path.suffix == ".toml" or (path / "store.json").is_file()
 
 
 def is_catalogue(path: Path) -> bool:
-    """Say whether a path is a catalogue: by its name, or a FITS file of tables and no image."""
+    """Return whether a path is a catalogue: by its name, or a FITS file of tables and no image."""
     if path.name.lower().endswith(CATALOGUES):
         return True
     if not path.is_file() or not is_fits_name(path):
@@ -214,7 +214,7 @@ def _centre_warnings(sample: _Sample) -> list[str]:
 
 
 def inspect_catalogue(path: Path, findings: Findings) -> None:
-    """Say what a catalogue holds, and what of it cannot be used."""
+    """Describe what a catalogue holds, and what of it cannot be used."""
     try:
         columns = read_catalogue(path)
     except InputError as error:

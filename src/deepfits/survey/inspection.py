@@ -204,7 +204,7 @@ def depth_of(sigma_njy: float, pixel_scale: float, aperture_arcsec: float = 2.0)
 
 
 def depth_warning(row: Row) -> list[str]:
-    """Say when no image is as shallow or as deep as that."""
+    """Warn when no image is as shallow or as deep as that."""
     if not math.isfinite(row.depth) or PLAUSIBLE_DEPTH[0] < row.depth < PLAUSIBLE_DEPTH[1]:
         return []
     given = f"{row.zero_point:.2f}" if math.isfinite(row.zero_point) else "that of the header"
@@ -231,7 +231,7 @@ def _row_warnings(row: Row, plane: Plane) -> list[str]:
 
 
 def colour_warnings(columns: dict[str, np.ndarray], bands: tuple[str, ...]) -> list[str]:
-    """Say which neighbouring bands give colours that no field of stars and galaxies has."""
+    """Return which neighbouring bands give colours that no field of stars and galaxies has."""
     out = []
     for blue, red in pairwise(bands):
         fluxes = [columns[f"flux_aper_{b}"] for b in (blue, red)]

@@ -59,7 +59,7 @@ def find_neighbours(
     noise_correlation: Sequence[float] = (),
     options: DetectOptions = OPTIONS,
 ) -> np.ndarray:
-    """Say which pixels other objects have, ``(N, H, W)`` bool.
+    """Return which pixels other objects have, ``(N, H, W)`` bool.
 
     Parameters
     ----------

@@ -156,7 +156,7 @@ def some_rows(height: int) -> list[tuple[int, int]]:
 
 
 def sky_doubts(plane: Any) -> list[str]:
-    """Say what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
+    """Describe what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
 
     Parameters
     ----------

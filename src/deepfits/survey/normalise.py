@@ -108,7 +108,7 @@ class Normalisation:
 
 
 def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Say which objects have data in every pixel of every band: ``(N,)`` bool (M19 §3.1)."""
+    """Return which objects have data in every pixel of every band: ``(N,)`` bool (M19 §3.1)."""
     return ((weight > 0) & np.isfinite(image)).all(axis=(1, 2, 3))
 
 

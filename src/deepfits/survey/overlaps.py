@@ -18,7 +18,7 @@ MATCH_PIXELS, MATCH_ARCSEC = 2.0, 0.3
 def primary_detections(
     columns: Mapping[str, np.ndarray], infos: Mapping[str, Mapping[str, Any]]
 ) -> np.ndarray:
-    """Say which detections are primary, ``(N,)`` bool: all but those that another field shows better.
+    """Return which detections are primary, ``(N,)`` bool: all but those that another field shows better.
 
     Detections of two fields are one object when each is the other's nearest, within two pixels. Of these the
     one that lies farther from the edges of its field is primary; the field first by name, where both lie

@@ -73,7 +73,7 @@ class HduPixels:
 
     @property
     def is_asinh(self) -> bool:
-        """Say whether the values are asinh magnitudes."""
+        """Return whether the values are asinh magnitudes."""
         return "BSOFTEN" in self.header and "BOFFSET" in self.header
 
 

@@ -374,7 +374,7 @@ class Plane:
         )
 
     def _tell_masked(self, rows: list[tuple[int, int]]) -> None:
-        """Say when the mask leaves hardly anything, or more than half away."""
+        """Warn when the mask leaves hardly anything, or more than half away."""
         mask, rule = self._pixels.extras.get("mask"), self._pixels.mask
         if rule is None or not isinstance(mask, HduPixels):
             return
@@ -404,7 +404,7 @@ class Plane:
 
 
 def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
-    """Say that every pixel has data, in few passes: a sum with NaN or infinity in it is not finite."""
+    """Return whether every pixel has data, in few passes: a sum with NaN or infinity in it is not finite."""
     return bool(np.isfinite(image.sum()) and np.isfinite(weight.sum()) and weight.min() > 0)
 
 

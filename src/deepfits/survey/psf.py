@@ -42,7 +42,7 @@ def gaussians_of(known: Mapping[str, Any] | None, num_gaussians: int) -> np.ndar
 def find_psf(
     given: str | None, stars: np.ndarray | None, header: Mapping[str, Any], pixel_scale: float, where: str
 ) -> dict[str, Any]:
-    """Settle the PSF of one band of one field.
+    """Decide the PSF of one band of one field.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
 
 
 def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutouts:
-    """Settle what the weights mean, and which bands the store has."""
+    """Decide what the weights mean, and which bands the store has."""
     absent = tuple(band_name(b) for b in description.absent_bands)
     if both := [b for b in absent if b in cutouts.bands]:
         raise InputError(f"{description.where}: absent_bands names {both[0]}, which the file has")

@@ -150,7 +150,7 @@ def mask_rule(
     option: str = "mask_polarity",
     planes_option: str = "bad_planes",
 ) -> MaskRule:
-    """Settle which pixels of a mask are bad.
+    """Decide which pixels of a mask are bad.
 
     Planes that the user names, by the mask's own ``MP_`` cards or by number, come first; then the usual bad
     ones of the ``MP_`` cards; then what the user says of non-zero pixels; then the bits of Webb's pipeline.
@@ -244,7 +244,7 @@ def _by_planes(
 
 
 def _bits_set(sample: np.ndarray) -> str:
-    """Say which bits are set in how many pixels: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
+    """Return which bits are set in how many pixels: `` (set: bit 0 in 3%, bit 2 in 30%)``."""
     values = whole_numbers(sample)
     shares = [(bit, float(((values >> bit) & 1).mean())) for bit in range(32)]
     said = [

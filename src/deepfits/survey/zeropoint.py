@@ -117,7 +117,7 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
 
 
 def is_vega(header: Mapping[str, Any]) -> bool:
-    """Say whether a file comes from a survey whose zero points are in Vega magnitudes as a rule."""
+    """Return whether a file comes from a survey whose zero points are in Vega magnitudes as a rule."""
     says_ab = any("AB" in str(header.get(key, "")).upper() for key in ("PHOTSYS", "MAGSYS", "ZPSYS"))
     origin = " ".join(
         str(header.get(key, "")) for key in ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
@@ -284,7 +284,7 @@ def _is_per_wavelength(unit: str) -> bool:
 
 
 def _is_dimensionless(parsed: Any) -> bool:
-    """Say whether a unit is one of counts, a second or not, or of nothing."""
+    """Return whether a unit is one of counts, a second or not, or of nothing."""
     from astropy import units
 
     counts = (units.adu, units.electron, units.ct, units.DN, units.ph, units.s)

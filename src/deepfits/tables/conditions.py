@@ -53,7 +53,7 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def matches_conditions(columns: Columns, conditions: str | Sequence[str], where: str | Path) -> np.ndarray:
-    """Say which rows satisfy all conditions: ``(N,)`` bool.
+    """Return which rows satisfy all conditions: ``(N,)`` bool.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ def read(
 
 
 def exists(path: str | Path) -> bool:
-    """Say whether there is such a table, be it one of several in a file."""
+    """Return whether there is such a table, be it one of several in a file."""
     return split_table_path(Path(path))[0].exists()
 
 

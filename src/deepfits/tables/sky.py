@@ -330,7 +330,7 @@ def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_
 
 
 def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
-    """Say what right ascensions that lie nowhere near the others might be: hours or radians.
+    """Describe what right ascensions that lie nowhere near the others might be: hours or radians.
 
     Parameters
     ----------

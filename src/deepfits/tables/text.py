@@ -226,7 +226,7 @@ def _split(line: str, delimiter: str | None) -> list[str]:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
-    """Say whether the first line holds names: no number in it, or text above numbers."""
+    """Return whether the first line holds names: no number in it, or text above numbers."""
     is_number = [bool(_PLACE.match(entry)) for entry in first]
     if not any(is_number):
         return any(entry.lower() not in GAPS for entry in first)
@@ -332,7 +332,7 @@ def as_numbers(column: pa.Array) -> np.ndarray:
 
 
 def _has_decimal_commas(values: pa.Array) -> bool:
-    """Say whether commas are decimal ones: 12,345 alone may be thousands."""
+    """Return whether commas are decimal ones: 12,345 alone may be thousands."""
     clear = pc.match_substring_regex(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
     return bool(pc.any(clear).as_py())
 

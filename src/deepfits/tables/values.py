@@ -24,12 +24,12 @@ LOWEST, HIGHEST = -0.01, 20.0
 
 
 def is_redshift_name(name: str) -> bool:
-    """Say whether a column's name is that of a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
+    """Return whether a column's name is that of a redshift: z_spec, Z, zBEST, lp_zBEST, redshift."""
     return bool(_REDSHIFT.search(name))
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
-    """Say which values stand for "there is none": ``(N,)`` bool.
+    """Return which values stand for "there is none": ``(N,)`` bool.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
 
 
 def list_values(values: np.ndarray) -> str:
-    """Say which values there are and how often, the commonest first."""
+    """Return which values there are and how often, the commonest first."""
     unique, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:5]
     told = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)

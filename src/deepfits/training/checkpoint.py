@@ -96,7 +96,7 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 def is_same_training(state: dict[str, Tensor], trainer_state: dict[str, Tensor]) -> bool:
-    """Say whether a checkpoint's networks have the shapes of those about to be trained."""
+    """Return whether a checkpoint's networks have the shapes of those about to be trained."""
     return all(
         name in state and state[name].shape == tensor.shape and state[name].dtype == tensor.dtype
         for name, tensor in trainer_state.items()

@@ -33,7 +33,7 @@ from deepfits.training.shapes import compare_shapes, measure_shapes
 
 
 class Evaluator:
-    """Look at the model now and then, on held-out cutouts.
+    """Evaluate the model at intervals, on held-out cutouts.
 
     Leaves ``evaluations.jsonl``, pictures ``panels/step-00001000.png`` (if Matplotlib is there) and, with
     patience, the best model in ``best/``.

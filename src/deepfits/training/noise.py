@@ -59,7 +59,7 @@ def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def _is_blank(detection: Tensor) -> Tensor:
-    """Say which pixels of a detection image, ``(N, H, W)``, show no source."""
+    """Return which pixels of a detection image, ``(N, H, W)``, show no source."""
     smooth = functional.avg_pool2d(detection, 5, stride=1, padding=2)
     height, width = detection.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")

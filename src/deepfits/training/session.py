@@ -172,7 +172,7 @@ class Session:
         return self.out
 
     def _measure_stores(self, progress: Progress) -> list[Survey]:
-        """Look over each store; the normalisation is the same for all."""
+        """Measure each store; the normalisation is the same for all."""
         config = self.config
         surveys = [
             measure_training_set(

@@ -44,7 +44,7 @@ def method_named(name: str) -> type[Method]:
 
 
 def uses_templates(method: str, feature_set: str) -> bool:
-    """Say whether template fitting gives some of the features that a method learns from."""
+    """Return whether template fitting gives some of the features that a method learns from."""
     keys = STACKS.get(feature_set, ()) if method == Stack.name else ((method, feature_set),)
     return any(
         METHODS[one].takes_features and "templates" in FEATURE_SETS.get(name, ()) for one, name in keys

@@ -245,7 +245,7 @@ class Boosting(Method):
         )
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Ask the trees."""
+        """Evaluate the trees."""
         assert features is not None
         quantiles = None if self.quantiles is None else self.quantiles.predict(features)
         return Estimates(point=self.trees.predict(features.values), quantiles=quantiles)

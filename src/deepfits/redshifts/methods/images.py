@@ -94,14 +94,14 @@ class ImageNetwork(Method):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Ask for the cutouts, and the features that it takes."""
+        """Require the cutouts, and the features that it takes."""
         inputs.require_cutouts(cls.name)
         super().check(feature_set, inputs)
 
     @classmethod
     @abstractmethod
     def start(cls, training: Training, image: np.ndarray, weight: np.ndarray, num_features: int) -> Start:
-        """Say where to start from; `image` and `weight` are those of the training part."""
+        """Return where to start from; `image` and `weight` are those of the training part."""
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Self]:
@@ -203,7 +203,7 @@ class SemiSupervised(ImageNetwork):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Ask for a model of the same bands and size."""
+        """Require a model of the same bands and size."""
         super().check(feature_set, inputs)
         _model_for(cls.name, inputs)
 

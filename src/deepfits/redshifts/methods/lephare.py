@@ -48,7 +48,7 @@ class LephareFit(TemplateFit):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Ask for the program too."""
+        """Require the program too."""
         require_lephare()
         super().check(feature_set, inputs)
 

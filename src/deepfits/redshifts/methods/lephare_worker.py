@@ -99,7 +99,7 @@ def _make_library(lephare: Any, job: Path, options: dict[str, Any]) -> None:
 
 
 def _one(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.ndarray) -> Any:
-    """Hand one object over; LePHARE's context (a bit for each band) leaves out bands without data."""
+    """Pass one object on; LePHARE's context (a bit for each band) leaves out bands without data."""
     has = np.isfinite(flux) & np.isfinite(flux_err) & (flux_err > 0)
     context = int((has * 2 ** np.arange(len(flux))).sum())
     one = lephare.onesource(number, photoz.gridz)

@@ -68,7 +68,7 @@ class Neighbours(Method):
         return Trained(method=neighbours, about={"num_neighbours": neighbours.num})
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Ask the neighbours."""
+        """Average the neighbours."""
         assert features is not None
         quantiles = recalibrated(self.raw_quantiles(features.values), self.validation_pit)
         return Estimates(point=self.point(features.values), quantiles=quantiles)

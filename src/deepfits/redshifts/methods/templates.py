@@ -141,7 +141,7 @@ class TemplateFit(Method):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Ask for cutouts, templates, and a filter for each band."""
+        """Require cutouts, templates, and a filter for each band."""
         inputs.require_cutouts(cls.name)
         check_templates(inputs.bands, inputs.options.filters)
 
@@ -198,7 +198,7 @@ class TemplateFit(Method):
         return np.concatenate(out)
 
     def _is_possible(self, magnitude: np.ndarray) -> np.ndarray:
-        """Say which templates at which redshifts are fainter than the limit, ``(N, T, Z)``."""
+        """Return which templates at which redshifts are fainter than the limit, ``(N, T, Z)``."""
         assert self.brightest is not None
         offsets = absolute_offsets(self.filters[self.bands.index(reference_band(self.bands))], REDSHIFTS)
         return ~(magnitude[:, None, None] + offsets < self.brightest)

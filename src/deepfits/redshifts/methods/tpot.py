@@ -97,7 +97,7 @@ class TpotModel(Method):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Ask for the program too."""
+        """Require the program too."""
         if importlib.util.find_spec("tpot") is None:
             raise InputError(_NOT_INSTALLED)
         super().check(feature_set, inputs)
@@ -117,7 +117,7 @@ class TpotModel(Method):
         return Trained(method=best, about=losses)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Ask the regressor."""
+        """Evaluate the regressor."""
         assert features is not None
         return Estimates(point=self.point(features.values))
 

@@ -32,7 +32,7 @@ def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
 
 
 def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Inputs:
-    """Say what the methods will be given, before it is measured."""
+    """Describe what the methods will be given, before it is measured."""
     source = dataset.source
     info = None if config.store is None else check_store(config.store, source.bands)
     return Inputs(
