@@ -113,6 +113,17 @@ def test_accepts_what_fits_and_cautions_about_seeing(model):
     assert "1.40" in caution
 
 
+def test_other_filters_of_nearly_the_same_passband_are_taken_with_a_note(model):
+    names = ("u*", "HSC-G", "r2")
+    notes = model.check(StoreInfo(bands=names, size=16, pixel_scale_arcsec=0.168))
+    for name, note, here in zip(names, notes, "ugr", strict=True):
+        assert name in note
+        assert f"model's {here}" in note
+    assert len(notes) == 3
+    with pytest.raises(InputError, match="bands HSC-G-u"):
+        model.check(StoreInfo(bands=("HSC-G", "u*", "r"), size=16, pixel_scale_arcsec=0.168))
+
+
 def test_all_reasons_are_given_at_once(model):
     with pytest.raises(InputError, match=r"pixels a side.*pixels of"):
         model.check(StoreInfo(bands=INFO.bands, size=32, pixel_scale_arcsec=0.4))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,6 +43,11 @@ PIXEL_SCALE_TOLERANCE = 0.01
 SEEING_TOLERANCE = 0.25
 NETWORKS = ("generator", "discriminator", "embedder")
 _DTYPES = {"F32", "F16", "BF16"}
+_FILTER = re.compile(
+    r"(?:(?:hsc|megacam|megaprime|cfht|sdss|decam|des|lsst|omegacam|kids|vst|ps1|panstarrs)[-_. ]?)?"
+    r"(?P<letter>[ugrizy])(?:2|'|p|s|star|\*)?",
+    re.IGNORECASE,
+)
 
 
 @dataclass(eq=False)
@@ -188,7 +194,7 @@ class Model:
         Returns
         -------
         list of str
-            Cautions that do not forbid the use: another seeing.
+            Cautions that do not forbid the use: another seeing, other filters of nearly the same passband.
 
         Raises
         ------
@@ -196,7 +202,7 @@ class Model:
             Other bands, size, pixel scale or unit: every reason, each with what to do.
         """
         reasons = []
-        if tuple(info.bands) != tuple(self.info.bands):
+        if [passband(band) for band in info.bands] != [passband(band) for band in self.info.bands]:
             reasons.append(
                 f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
                 "the model's bands in its order (a band without data gets weight 0), or train a model"
@@ -229,9 +235,14 @@ class Model:
         return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}: cut with size={size}"]
 
     def _cautions(self, info: StoreInfo) -> list[str]:
+        others = [
+            f"band {here}: taken for the model's {there}; their passbands are nearly the same, not equal"
+            for here, there in zip(info.bands, self.info.bands, strict=True)
+            if here != there
+        ]
         if self.grid is not None:
-            return []
-        return [
+            return others
+        return others + [
             f"band {band}: seeing {there:.2f} arcsec, the model was trained at {here:.2f}"
             for band, here, there in zip(info.bands, self.info.fwhm_arcsec, info.fwhm_arcsec, strict=True)
             if abs(there / here - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
@@ -358,6 +369,18 @@ class Model:
             }
             module: nn.Module = getattr(self, name)
             module.load_state_dict(state, assign=True)
+
+
+def passband(band: str) -> str:
+    """Return the letter of a filter without its survey and its version: what models know bands by.
+
+    Examples
+    --------
+    >>> [passband(name) for name in ("HSC-I2", "u*", "MegaCam-uS", "g'", "zp", "NB816", "i", "uv")]
+    ['i', 'u', 'u', 'g', 'z', 'NB816', 'i', 'uv']
+    """
+    found = _FILTER.fullmatch(band)
+    return found["letter"].lower() if found else band
 
 
 def resolve(path: str | Path) -> Path:
