@@ -49,9 +49,10 @@ def tiny() -> Recipe:
 def scene() -> Recipe:
     """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixels, on a CPU."""
     training = dataclasses.replace(
-        _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask"
+        _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask", reconstruction=1.0
     )
-    return Recipe(model=ModelConfig(width=128, sees_observation=True), training=training)
+    # Group normalisation would take each image's brightness from the first layer on.
+    return Recipe(model=ModelConfig(width=128, num_groups=0, sees_observation=True), training=training)
 
 
 def _beyond_the_paper(steps: int) -> TrainingConfig:

@@ -61,6 +61,8 @@ def test_losses_are_the_papers_by_hand():
     residual = torch.tensor([[[[1.0, 2.0]]], [[[3.0, 100.0]]]])
     is_valid = torch.tensor([[[[True, True]]], [[[True, False]]]])
     assert reconstruction_loss(residual, is_valid).item() == pytest.approx((2.5 + 9) / 2)
+    each = reconstruction_loss(residual, is_valid, logarithmic=True).item()
+    assert each == pytest.approx((np.log(3.5) + np.log(10)) / 2)
 
 
 def test_a_step_is_three_plain_updates():

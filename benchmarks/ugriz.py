@@ -1,0 +1,147 @@
+"""Train the model of scenes that is to ship for any survey's u g r i z, from nothing.
+
+    python benchmarks/ugriz.py --out ugriz [--minutes 240] [--width 96]
+
+Nine simulated skies from 0.53 to 1.6 arcsec of seeing, 0.168 to 0.396 arcsec a pixel, and five magnitudes of
+depth; each is cut at the positions of the same kinds of objects, whether it shows them or not: stars,
+galaxies and quasars with i < 25.5, the faint ones thinned, so that bright ones are not a handful. (Skies
+like SDSS hold no sources fainter than i = 24; random positions stand for those, which it does not show.)
+Running it again goes on where it was, the training exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+import deepfits
+from deepfits.sky.surveys import SURVEYS, SkySurvey
+from deepfits.tables import read_table, write_table
+from transfer import to_toml
+
+THINNED = ((22.0, 1.0), (23.0, 0.8), (24.0, 0.5), (25.0, 0.3), (25.5, 0.2))
+"""Share of the objects that are kept up to each magnitude."""
+BRIGHTEST = 16.5
+UNSEEN = 0.38
+"""Share of the objects that are fainter than i = 24, after thinning."""
+SCENE_ARCSEC = 5.76
+BLANK_ID = 5_000_000
+
+
+@dataclass(frozen=True)
+class Sky:
+    """One sky: a survey seen better or worse than it is."""
+
+    base: str
+    pixel_arcsec: float
+    beta: float
+    seeing: float
+    shallower: float
+    size: int
+    area: float = 1.0
+
+    def survey(self, name: str) -> SkySurvey:
+        """Return it as a survey of its own."""
+        base = SURVEYS[self.base]
+        bands = tuple(
+            replace(b, depth=b.depth - self.shallower, fwhm_arcsec=b.fwhm_arcsec * self.seeing)
+            for b in base.bands
+        )
+        return replace(
+            base,
+            name=f"train-{name}",
+            bands=bands,
+            pixel_scale_arcsec=self.pixel_arcsec,
+            moffat_beta=self.beta,
+            seeing_scatter=0.05,
+            depth_scatter=0.1,
+        )
+
+
+SKIES = {
+    "a": Sky("clauds-hsc", 0.168, 3.0, 1.0, 0.0, 2000),
+    "b": Sky("clauds-hsc", 0.186, 3.5, 0.8, 0.7, 1800),
+    "c": Sky("rubin-like", 0.2, 3.0, 1.0, 0.0, 1800),
+    "d": Sky("rubin-like", 0.2, 2.5, 0.75, 1.5, 1800),
+    "e": Sky("rubin-like", 0.263, 3.0, 1.25, 1.5, 1500),
+    "f": Sky("clauds-hsc", 0.263, 4.5, 1.5, 2.0, 1500),
+    "g": Sky("clauds-hsc", 0.3, 3.0, 1.7, 1.0, 1300),
+    "h": Sky("sdss-like", 0.396, 3.0, 1.0, -1.0, 1500),
+    "i": Sky("sdss-like", 0.396, 3.5, 0.9, 0.0, 2048, area=0.5),
+}
+
+
+def main() -> None:
+    """Simulate, cut and train."""
+    parser = argparse.ArgumentParser(description="Train the model of scenes for any survey's u g r i z.")
+    parser.add_argument("--out", default="ugriz")
+    parser.add_argument("--minutes", type=float, help="of training in all; its rates fall to zero by then")
+    parser.add_argument("--skies", nargs="+", default=list(SKIES), choices=list(SKIES))
+    parser.add_argument("--width", type=int, default=96, help="channels at the smallest resolution")
+    options = parser.parse_args()
+    out = Path(options.out)
+    stores = [cut(name, SKIES[name], out) for name in options.skies]
+    deepfits.train(
+        stores,
+        out / "model",
+        recipe="scene",
+        options={"width": options.width},
+        max_time=options.minutes,
+        seed=1,
+        threads=1,
+    )
+
+
+def cut(name: str, sky: Sky, out: Path) -> Path:
+    """Make one sky and its cutouts."""
+    survey = sky.survey(name)
+    described = out / f"{name}.toml"
+    if not described.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        described.write_text(to_toml(survey))
+    images = deepfits.simulate(out / name / "sky", survey=described, size=sky.size, seed=100 + ord(name))
+    catalogue = out / name / "objects.parquet"
+    if not catalogue.exists():
+        write_table(catalogue, choose(name, sky, survey, read_table(images / "truth.parquet")))
+    headers = {band: fits.getheader(images / f"coadd-{band}.fits") for band in survey.names}
+    psf = [f"{band}={header['FWHM']:.4f}:{sky.beta}" for band, header in headers.items()]
+    return deepfits.cutouts(
+        images,
+        out / name / "cutouts",
+        catalogue=catalogue,
+        size=int(SCENE_ARCSEC / sky.pixel_arcsec + 1e-6),
+        survey=f"simulated {name}",
+        psf=psf,
+    )
+
+
+def choose(name: str, sky: Sky, survey: SkySurvey, truth: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Choose the objects to cut out: identities, places and magnitudes."""
+    magnitude = np.asarray(truth["mag_i"], dtype=float)
+    kept = np.select([magnitude < top for top, _ in THINNED], [share for _, share in THINNED], 0.0)
+    is_chosen = np.random.default_rng([7, ord(name)]).random(len(magnitude)) < kept
+    width = sky.area * sky.size
+    rows = np.flatnonzero(is_chosen & (magnitude > BRIGHTEST) & (np.asarray(truth["x"]) < width))
+    offset = 10_000_000 * ord(name)
+    chosen = {key: np.asarray(truth[key])[rows] for key in ("x", "y", "mag_i")}
+    chosen["object_id"] = np.asarray(truth["object_id"])[rows] + offset
+    if survey.mag_limit < THINNED[-1][0]:
+        number = int(len(rows) * UNSEEN / (1 - UNSEEN))
+        rng = np.random.default_rng([8, ord(name)])
+        blank = {
+            "x": rng.uniform(0, width, number),
+            "y": rng.uniform(0, sky.size, number),
+            "mag_i": np.full(number, np.nan),
+            "object_id": np.arange(number) + BLANK_ID + offset,
+        }
+        chosen = {key: np.concatenate([chosen[key], blank[key]]) for key in chosen}
+    return chosen
+
+
+if __name__ == "__main__":
+    main()
