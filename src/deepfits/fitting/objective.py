@@ -132,7 +132,7 @@ class Objective:
         else:
             residual = torch.addcmul(image, model, amplitude[:, :, None, None], value=-1)
         weighted = residual * weight
-        loss = residual.mul_(weighted).sum((1, 2, 3))
+        loss = residual.mul_(weighted).sum((1, 2, 3))  # M19 eq. 2: (weight * residual**2).sum((1, 2, 3))
         if self.amplitude_prior is not None:
             off = amplitude - 1
             precision = self.amplitude_prior.precision(off.shape[1], off)
