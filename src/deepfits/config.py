@@ -82,10 +82,6 @@ class Range:
         return " and ".join(part for part in (low, high) if part)
 
 
-PHYSICAL = Range(gt=1e-30, lt=1e30)
-"""Positive, and far from what single precision can hold: a flux, a weight, a scale."""
-
-
 def from_mapping(kind: type[Made], content: Any, *, where: str | Path) -> Made:
     """Make a dataclass from what a file holds.
 

@@ -8,9 +8,10 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.files import read_json
 from deepfits.reporting.redshift_figures import domain_curves
 from deepfits.splits import is_held_out
-from deepfits.stages.redshifts.evaluate import read_metrics, redshift_evaluate
+from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.load import parse_names
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
@@ -415,7 +416,8 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     found = read_table(predictions)
     assert found["is_valid"].all()
     np.testing.assert_array_equal(found["object_id"], sky["object_id"])
-    evaluated = read_metrics(redshift_evaluate(predictions, labels, tmp_path / "evaluated"))
+    directory = redshift_evaluate(predictions, labels, tmp_path / "evaluated")
+    evaluated = read_json(directory / "metrics.json", what="metrics")
     used = 420 - is_held_out(sky["object_id"]).sum()
     assert evaluated["rows"][0]["num_train"] == used
     assert f"labels used for training: {used}." in (tmp_path / "evaluated" / "table.md").read_text()

@@ -76,14 +76,6 @@ def kept_rows(path: Path, step: int) -> dict[str, dict[str, Any]]:
         if row["step"] <= step:
             kept[line] = row
     return kept
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json_lines(line, where=path)
-            if row["step"] <= step:
-                kept[line] = row
-        except (InputError, KeyError, TypeError):
-            break  # the last line of a run that was killed while writing, or damage
-    return kept
 
 
 def cut_metrics(path: Path, step: int) -> None:

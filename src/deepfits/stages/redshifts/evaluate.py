@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
@@ -85,8 +84,3 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
         about = {"target": config.label_column, "counts": known.counts, "provenance": provenance()}
         write_metrics(results.path, [row], about)
     return results.path
-
-
-def read_metrics(directory: str | Path) -> dict[str, Any]:
-    """Return ``metrics.json`` of a redshift directory."""
-    return read_json(Path(directory) / "metrics.json", what="metrics")
