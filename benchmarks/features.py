@@ -1,26 +1,32 @@
 """What latents and fluxes of a fit are worth: the default fit and the former one, on the same objects.
 
-    python benchmarks/features.py --out bench-features [--skies simulated zcosmos] [--objects 600 1400]
+    python benchmarks/features.py --out bench-features [--skies simulated zcosmos] [--objects 400 400]
 
 Two skies at CLAUDS+HSC depth, neither of which the model has seen: the built-in population, crowded
-(galaxies with i < 25), and galaxies of zCOSMOS-bright with their real magnitudes and redshifts. For each fit:
+(galaxies and stars with i < 25), and galaxies of zCOSMOS-bright with their real magnitudes and redshifts. For
+each fit:
 
 ``redshift``
-    R², σ_MAD and η(0.15) of small networks, each object judged by networks that did not learn from it, from
+    R², σ_MAD and η(0.15) of small networks, each object judged by a network that did not learn from it, from
     latents, from what the fit gives, from both with aperture magnitudes, and from aperture magnitudes alone;
-``similar``
-    scatter of g − i, ln half-light radius and redshift between nearest neighbours in latent space at
-    22 < i < 24, in units of that between random pairs;
+``similar``, ``similar_plain``
+    scatter of g − i, ln half-light radius and redshift between nearest neighbours at 22 < i < 24, in units of
+    that between random pairs: by `deepfits.fitting.similarity`, and by the latent's own distance;
 ``repeated``
     fits from random starts: share of the objects whose nearest is their own fit, and the distance to it in
     units of both fits' `latent_std` (1: by chance of the noise alone);
 ``flux``
     of the central galaxy (`flux_model_i`) and of the cutout over truth, by magnitude: median, scatter, share
-    above 1.5, width of the pulls;
-``chi2``
-    median χ² per pixel in the central 2″, neighbours left out, by magnitude;
+    above 1.5, median and width of the pulls;
+``chi2``, ``chi2_model``
+    median χ² per pixel in the central 2″, neighbours left out, by magnitude: by noise alone, and with what
+    the model is known to draw wrong in the variance;
 ``hidden``
     u hidden: bias and scatter of the drawn galaxy's magnitude against truth, at u < 25.5;
+``knows``
+    (simulated sky) R² of size, axis ratio, orientation, bulge fraction, dust and redshift, and the area under
+    the curve for star or galaxy, by kernel ridge regression with half of the objects as labels, from
+    aperture magnitudes, latents, what the fit gives, and all of it;
 ``steps``
     evaluations of one fit.
 
@@ -44,6 +50,7 @@ import table1
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.objective import AmplitudePrior
 from deepfits.fitting.settings import FitSettings
+from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
@@ -69,6 +76,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
 NUM_BOOTSTRAP = 100
+NUM_STARS = 60
 FEWEST = 10
 
 
@@ -77,8 +85,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What latents and fluxes of a fit are worth.")
     parser.add_argument("--out", default="bench-features")
     parser.add_argument("--skies", nargs="+", default=["simulated", "zcosmos"])
-    parser.add_argument("--objects", nargs="+", type=int, default=[600, 1400], help="for each sky")
-    parser.add_argument("--repeated", type=int, default=150, help="objects fitted again")
+    parser.add_argument("--objects", nargs="+", type=int, default=[400, 400], help="for each sky")
+    parser.add_argument("--repeated", type=int, default=60, help="objects fitted again")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=[*FITS, *OTHERS])
     parser.add_argument("--model", default="builtin:clauds-hsc")
     parser.add_argument("--zcosmos", default=None)
@@ -96,7 +104,7 @@ def main() -> None:
 
 def make_sky(sky: str, directory: Path, number: int, options: argparse.Namespace) -> Path:
     """Make images and cutouts."""
-    keywords: dict[str, Any] = {"size": 2050, "num_patches": 1, "seed": 11}
+    keywords: dict[str, Any] = {"size": 2050, "num_patches": 1, "seed": 12}
     if sky == "zcosmos":
         directory.mkdir(parents=True, exist_ok=True)
         lines = table1.zcosmos_catalogue(directory, options).read_text().splitlines()
@@ -114,18 +122,31 @@ class Objects:
     def __init__(self, sky: str, directory: Path, number: int, options: argparse.Namespace) -> None:
         store = CutoutStore(make_sky(sky, directory, number, options))
         select = ["kind == galaxy", *(["mag_i < 25"] if sky == "simulated" else [])]
-        labels = read_labels(directory / "sky" / "truth.parquet", select=select)
+        table = directory / "sky" / "truth.parquet"
+        labels = read_labels(table, select=select)
         catalogue = store.catalogue(["ra", "dec"])
         pairs = match_labels({name: np.asarray(values) for name, values in catalogue.items()}, labels)
         chosen = np.sort(np.random.default_rng(3).permutation(len(pairs.rows))[:number])
         self.directory, self.info = directory, store.info
-        self.cutouts = store.take(np.asarray(pairs.rows)[chosen])
+        taken = np.asarray(pairs.rows)[chosen]
+        self.num_galaxies, stars = len(taken), np.empty(0, dtype=int)
+        if sky == "simulated":
+            known = read_labels(table, column="mag_i", select=["kind == star", "mag_i < 24"])
+            found = match_labels({name: np.asarray(values) for name, values in catalogue.items()}, known)
+            stars = np.setdiff1d(np.asarray(found.rows), taken)[:NUM_STARS]
+        self.cutouts = store.take(np.concatenate([taken, stars]))
         self.others = neighbours_of(self.cutouts, store.info)
         rows = np.asarray(pairs.label_rows)[chosen]
         self.label = labels.value[rows]
         self.truth = {name: values[rows] for name, values in labels.columns.items()}
         self.magnitude = self.truth["mag_i"].astype(float)
         self.model = Model.load(options.model)
+        error = self.model.model_error
+        self.similarity = (
+            Similarity.plain(self.model.config.latent_size)
+            if error is None
+            else Similarity.of(np.array(error["latent_nuisance"]))
+        )
         self.flux, self.flux_err = aperture_photometry(
             self.cutouts.image,
             self.cutouts.weight,
@@ -135,19 +156,23 @@ class Objects:
 
     def figures(self, name: str, settings: dict[str, Any], num_repeated: int) -> dict[str, Any]:
         """Return every figure of one fit."""
-        columns = self.fit(name, settings)
+        everything = self.fit(name, settings)
+        columns = {key: values[: self.num_galaxies] for key, values in everything.items()}
         few = np.flatnonzero((self.magnitude > 22) & (self.magnitude < 24))[:num_repeated]
         again = self.fit(f"{name} again", settings | {"mode": "optimise"}, rows=few)
         no_u = self.fit(f"{name} without u", settings, rows=few, hidden="u")
         sets = ("latents", "model", "combined")
         return {
             "redshift": {one: self.redshift(one, columns) for one in sets},
-            "similar": self.similar(columns["latent"]),
+            "similar": self.similar(self.similarity.coordinates(columns["latent"])),
+            "similar_plain": self.similar(columns["latent"]),
             "repeated": repeated(columns, again, few),
             "flux": {one: self.fluxes(columns, one) for one in ("flux_model", "flux_cutout_model")},
             "chi2": self.by_magnitude(np.median, columns["chi2_centre"]),
+            "chi2_model": self.by_magnitude(np.median, columns["chi2_centre_model"]),
             "hidden": self.hidden(no_u, few),
             "steps": with_error(np.mean, columns["num_steps"]),
+            "knows": self.knows(everything) if len(everything["num_steps"]) > self.num_galaxies else {},
         }
 
     def fit(
@@ -166,30 +191,68 @@ class Objects:
             fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1, amplitude_prior=prior)
             fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others)
             columns = fitter.features(cutouts.object_id, fitted, {})
-            columns["chi2_centre"] = self.central(fitter, fitted, others)
+            for key, share in (("chi2_centre", 0.0), ("chi2_centre_model", 1.0)):
+                columns[key] = self.central(fitter, fitted, others, share)
             numbers: dict[str, Any] = {k: v for k, v in columns.items() if v.dtype.kind != "U"}
             np.savez(path, **numbers)
         return dict(np.load(path))
 
-    def central(self, fitter: Fitter, fitted: Fitted, others: np.ndarray) -> np.ndarray:
-        """Return χ² per pixel within 2″, pixels of neighbours left out whether the fit saw them or not."""
+    def central(self, fitter: Fitter, fitted: Fitted, others: np.ndarray, share: float) -> np.ndarray:
+        """Return χ² per pixel within 2″, pixels of neighbours left out whether the fit saw them or not.
+
+        `share` of what the model is known to draw wrong is part of the variance.
+        """
         circle = circular_aperture(self.info.size, 1 / self.info.pixel_scale_arcsec)
-        weight = fitted.weight.numpy() * ~others[:, None] * circle
-        residual = fitted.image.numpy() - fitter.reconstruct(fitted)
-        return np.asarray((weight * residual**2).sum((1, 2, 3)) / ((weight > 0) * circle).sum((1, 2, 3)))
+        weight, drawn = fitted.weight.numpy() * ~others[:, None], fitter.reconstruct(fitted)
+        wrong = share * np.array(fitter.model_error.light_fraction)[:, None, None] * drawn
+        used = weight / (1 + weight * wrong**2) * circle
+        residual = fitted.image.numpy() - drawn
+        return np.asarray((used * residual**2).sum((1, 2, 3)) / ((weight > 0) * circle).sum((1, 2, 3)))
+
+    def knows(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Say what each set of features knows of the galaxies, with half of them as labels."""
+        source = Source(
+            columns={"object_id": np.arange(len(columns["num_steps"])), **columns},
+            bands=self.info.bands,
+            flux=self.flux,
+            flux_err=self.flux_err,
+        )
+        galaxies, truth = np.arange(self.num_galaxies), self.truth
+        ratio = np.where(truth["bulge_fraction"] > 0.5, truth["bulge_ratio"], truth["disc_ratio"])
+        targets = {
+            "log_half_light": np.log(truth["half_light_radius_arcsec"]),
+            "axis_ratio": ratio,
+            "orientation": (1 - ratio) * np.cos(2 * np.radians(truth["angle"])),
+            "bulge_fraction": truth["bulge_fraction"],
+            "dust": truth["ebv"],
+            "redshift": np.log1p(self.label),
+        }
+        out: dict[str, Any] = {}
+        for name in ("magnitudes", "latents", "model", "combined"):
+            matrix = FeatureRecipe.learn(name, source).make(source).values
+            out[name] = {
+                key: with_error(r2, kernel_ridge(matrix[galaxies], values), values)
+                for key, values in targets.items()
+            }
+            is_star = (np.arange(len(matrix)) >= self.num_galaxies).astype(float)
+            some = np.concatenate([galaxies[self.magnitude < 24], np.flatnonzero(is_star)])
+            score = kernel_ridge(matrix[some], is_star[some])
+            out[name]["star_auc"] = with_error(area_under_curve, score, is_star[some])
+        return out
 
     def redshift(self, features: str, columns: dict[str, np.ndarray]) -> dict[str, Any]:
         """Judge redshifts of two halves, each by networks that learnt from the other."""
         if not columns:
             columns = {"latent": np.zeros((len(self.label), 1))}
-        source = Source(columns=columns, bands=self.info.bands, flux=self.flux, flux_err=self.flux_err)
+        flux, error = (values[: self.num_galaxies] for values in (self.flux, self.flux_err))
+        source = Source(columns=columns, bands=self.info.bands, flux=flux, flux_err=error)
         matrix = FeatureRecipe.learn(features, source).make(source)
         half = np.random.default_rng(1).permutation(len(self.label)) % 2
         found = np.empty(len(self.label))
         for part in (0, 1):
             learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
             ensemble, _, _ = train_ensemble(
-                matrix.take(learn), self.label[learn], MLPConfig(num_members=2, num_steps=800)
+                matrix.take(learn), self.label[learn], MLPConfig(num_members=2, num_steps=400)
             )
             found[judge] = ensemble.predict(source, matrix.take(judge)).point
         offset = (found - self.label) / (1 + self.label)
@@ -230,6 +293,7 @@ class Objects:
             "scatter": self.by_magnitude(scatter, ratio),
             "above_1.5": self.by_magnitude(lambda x: float(np.mean(x > 1.5)), ratio),
             "pull_width": self.by_magnitude(scatter, pull),
+            "pull_median": self.by_magnitude(np.median, pull),
         }
 
     def hidden(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, Any]:
@@ -269,6 +333,34 @@ def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return squared distances between latents, ``(N, M)``."""
     inner = first @ second.T
     return np.asarray((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner)
+
+
+def kernel_ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Predict each object from the half that it is not in: Gaussian kernel, ridge by leave-one-out error."""
+    spread = np.nanstd(features, axis=0)
+    values = np.nan_to_num((features - np.nanmean(features, axis=0)) / np.where(spread > 0, spread, 1))
+    half = np.random.default_rng(2).permutation(len(target)) % 2
+    found = np.empty(len(target))
+    for part in (0, 1):
+        learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
+        own = distances(values[learn], values[learn])
+        mean, best = target[learn].mean(), np.inf
+        for width in (0.5, 1.0, 2.0, 4.0):
+            scale = width * np.median(own)
+            level, vectors = np.linalg.eigh(np.exp(-own / scale))
+            for ridge in (0.003, 0.03, 0.3, 3.0):
+                inverse = (vectors / (level + ridge)) @ vectors.T
+                answer = inverse @ (target[learn] - mean)
+                error = float(np.mean((answer / np.diag(inverse)) ** 2))
+                if error < best:
+                    kernel = np.exp(-distances(values[judge], values[learn]) / scale)
+                    best, found[judge] = error, kernel @ answer + mean
+    return found
+
+
+def area_under_curve(score: np.ndarray, truth: np.ndarray) -> float:
+    """Return how often an object of the class has a higher score than one that is not of it."""
+    return float(np.mean(score[truth == 1][:, None] > score[truth == 0][None, :]))
 
 
 def scatter(values: np.ndarray) -> float:

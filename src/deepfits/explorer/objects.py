@@ -22,6 +22,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.files import read_arrays, read_json, write_json, writing
 from deepfits.fitting.features import read_features, shard_paths
 from deepfits.fitting.scores import anomaly_score, latent_distance
+from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.survey.store import CutoutStore
 from deepfits.tables import match_identities, match_positions, take_rows
@@ -338,7 +339,8 @@ class Objects:
         -------
         rows, distance
             ``(number,)``, nearest first; examples themselves are left out. The distance is the root mean
-            square over the latent's dimensions, averaged over the examples.
+            square over the latent's dimensions, in units of what noise, orientation and place on the pixels
+            do (`deepfits.fitting.similarity`), averaged over the examples.
         """
         given = np.asarray(like)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
@@ -364,11 +366,13 @@ class Objects:
 
     def _distance(self, examples: np.ndarray) -> np.ndarray:
         """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
-        if not hasattr(self, "_squared"):
-            self._squared = np.einsum("nl,nl->n", self.latent, self.latent)
+        if not hasattr(self, "_coordinates"):
+            self._similarity = Similarity.read(self.directory, self.latent.shape[1])
+            self._coordinates = self._similarity.coordinates(self.latent)
+            self._squared = np.einsum("nl,nl->n", self._coordinates, self._coordinates)
         total = np.zeros(len(self), dtype=np.float32)
-        for example in examples:
-            squared = self._squared - 2 * (self.latent @ example) + example @ example
+        for example in self._similarity.coordinates(examples):
+            squared = self._squared - 2 * (self._coordinates @ example) + example @ example
             total += np.sqrt(np.maximum(squared, 0))
         return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
 

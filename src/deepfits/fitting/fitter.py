@@ -21,7 +21,9 @@ from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, learn_metric
+from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
+from deepfits.fitting.oddity import PARTS, residual_figures, score
 from deepfits.fitting.own_light import own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
@@ -106,6 +108,17 @@ class Fitted:
     is_neighbour: Tensor
     sight: Sight | None = None
 
+    def take(self, rows: Tensor, sight: Sight | None = None) -> Fitted:
+        """Return some rows, seen as `sight` says where it is given."""
+        return Fitted(
+            fit=self.fit.select(rows),
+            image=self.image[rows],
+            weight=self.weight[rows],
+            fit_weight=None if self.fit_weight is None else self.fit_weight[rows],
+            is_neighbour=self.is_neighbour[rows],
+            sight=sight if sight is not None or self.sight is None else self.sight[rows],
+        )
+
 
 class Fitter:
     """Fits cutouts with one model and one choice of settings.
@@ -158,6 +171,13 @@ class Fitter:
             self.scene_sums = torch.from_numpy(total_and_aperture(*grid))
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
         self.circles, self.radius_arcsec = growth_circles(info.size, info.pixel_scale_arcsec)
+        content = getattr(model, "model_error", None)
+        bands = len(info.bands)
+        self.model_error = (
+            ModelError.unknown(bands)
+            if content is None
+            else ModelError.from_json(content, bands, f"model {model.fingerprint}")
+        )
         self.metric = (
             self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
         )
@@ -235,7 +255,7 @@ class Fitter:
                 object_id, self.num_latents, seed=settings.seed, num_starts=settings.num_starts
             )
             return torch.from_numpy(draws)
-        guess = self._embed(image, weight, sight)[None]
+        guess = self.embed(image, weight, sight)[None]
         if settings.mode == "embedder" or settings.num_starts == 1:
             return guess
         draws = random_starts(
@@ -243,7 +263,17 @@ class Fitter:
         )
         return torch.cat((guess, torch.from_numpy(draws)))
 
-    def _embed(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+    def draw(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
+        """Draw images in nJy from latents ``(N, L)``, amplitudes of 1: ``(N, B, H, W)``, on the CPU."""
+        parts = []
+        for rows in torch.arange(len(latent)).split(self.settings.batch_size):
+            drawn = self.in_flux(latent[rows].to(self.device))
+            if (observation := self._observation(sight, rows)) is not None:
+                drawn = observation(drawn)
+            parts.append(drawn.cpu())
+        return torch.cat(parts)
+
+    def embed(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
         """Embed in batches of one size, padded, so that a guess depends on its image alone."""
         size = self.settings.batch_size
         parts = []
@@ -402,13 +432,20 @@ class Fitter:
         out["status"] = status_names(found)
         out["num_steps"] = found.num_steps.numpy()
         out["latent_distance"] = latent_distance(found.latent.numpy()).astype(np.float32)
-        out["discriminator_score"] = self._discriminate(fitted)
+        drawn = self.reconstruct(fitted)
+        out["discriminator_score"] = self._discriminate(fitted, drawn)
+        odd = self.oddities(fitted, drawn)
+        out |= {name: odd[name] for name in ("anomaly", "artefact", "anomaly_reason")}
         for index, band in enumerate(bands):
             out[f"amplitude_{band}"] = found.amplitude[:, index].numpy()
             out[f"amplitude_err_{band}"] = measured["amplitude_std"][:, index]
-            for number, name in enumerate(("flux_cutout_model", "flux_aper_model", "flux_model")):
-                out[f"{name}_{band}"] = measured["flux"][:, index, number]
-                out[f"{name}_err_{band}"] = measured["flux_std"][:, index, number]
+            for number, name in enumerate(("flux_cutout_model", *FLUXES)):
+                flux, noise = (measured[one][:, index, number] for one in ("flux", "flux_std"))
+                known = name in FLUXES
+                out[f"{name}_{band}"] = flux
+                out[f"{name}_err_{band}"] = (
+                    self.model_error.flux_error(name, index, flux, noise) if known else noise
+                )
         out |= self._sizes(measured["growth"], self.radius_arcsec)
         if self.scene_sums is not None:
             for index, band in enumerate(bands):
@@ -418,6 +455,53 @@ class Fitter:
             out |= self._sizes(measured["scene_growth"], self.scene_radius_arcsec, "scene_")
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
+
+    def oddities(self, fitted: Fitted, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Say what is odd about the galaxies in the middle, and about the images (`deepfits.fitting.oddity`).
+
+        Parameters
+        ----------
+        drawn
+            Of `reconstruct`, where it is at hand.
+
+        Returns
+        -------
+        dict
+            ``anomaly``, ``artefact`` and ``anomaly_reason``, ``(N,)``, and the figures that make the anomaly.
+            NaN and an empty reason without a fit.
+        """
+        drawn = self.reconstruct(fitted) if drawn is None else drawn
+        number = len(drawn)
+        is_fitted = np.isfinite(drawn).all((1, 2, 3))
+        names = ("anomaly", "artefact", *PARTS)
+        out = {name: np.full(number, np.float32(np.nan)) for name in names}
+        reasons = np.full(number, "", dtype=object)
+        size = self.settings.batch_size
+        rows = np.flatnonzero(is_fitted)
+        for part in np.split(rows, range(size, len(rows), size)) if len(rows) else ():
+            image, weight = fitted.image[part].numpy(), fitted.weight[part]
+            radius = self.total_radius_pixels(torch.from_numpy(drawn[part]), weight)
+            figures = residual_figures(
+                image,
+                weight.numpy(),
+                drawn[part],
+                radius_pixels=radius,
+                fraction=np.array(self.model_error.light_fraction),
+                noise=np.array(self.info.noise_correlation),
+                bands=self.info.bands,
+                pixel_scale_arcsec=self.info.pixel_scale_arcsec,
+            )
+            far = latent_distance(fitted.fit.latent[part].numpy())
+            figures["latent"] = self.model_error.unusual_latent(far, drawn[part].sum((1, 2, 3)))
+            figures["latent_words"] = np.full(len(part), "seldom drawn like this")
+            total, leading = score(figures, self.model_error.usual)
+            for name in (*PARTS, "artefact"):
+                out[name][part] = figures[name]
+            out["anomaly"][part] = total
+            words = np.array([figures[f"{one}_words"][k] for k, one in enumerate(leading)])
+            is_image = (figures["artefact"] > 0) & (figures["artefact"] >= figures["colour"])
+            reasons[part] = np.where(is_image, figures["artefact_words"], words)
+        return out | {"anomaly_reason": reasons.astype(str)}
 
     def _sizes(self, growth: np.ndarray, radius_arcsec: Any, prefix: str = "") -> dict[str, np.ndarray]:
         """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
@@ -433,25 +517,23 @@ class Fitter:
 
     def reconstruct(self, fitted: Fitted) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included: ``(N, B, H, W)``; NaN without a fit."""
-        size = self.settings.batch_size
-        parts = []
-        for first in range(0, len(fitted.image), size):
-            rows = torch.arange(first, min(first + size, len(fitted.image)))
-            drawn = self.in_flux(fitted.fit.latent[rows].to(self.device))
-            if (observation := self._observation(fitted.sight, rows)) is not None:
-                drawn = observation(drawn)
-            drawn = drawn.cpu()
-            parts.append(drawn * fitted.fit.amplitude[rows, :, None, None])
-        return torch.cat(parts).numpy() if parts else np.empty(tuple(fitted.image.shape), dtype=np.float32)
+        if not len(fitted.image):
+            return np.empty(tuple(fitted.image.shape), dtype=np.float32)
+        drawn = self.draw(fitted.fit.latent, fitted.sight)
+        return (drawn * fitted.fit.amplitude[:, :, None, None]).numpy()
 
-    def _totals(self, model: Tensor) -> Tensor:
-        """Return circles that hold the total of each galaxy, ``(N, 1, H, W)``."""
+    def total_radius_pixels(self, model: Tensor, weight: Tensor) -> np.ndarray:
+        """Return the radius of the circle that holds the total of each galaxy, ``(N,)``."""
         size, scale = self.info.size, self.info.pixel_scale_arcsec
-        noise = np.array(self.model.normalisation.softening)  # follows the noise of each band
-        radius = total_radius(model.cpu().numpy(), noise, size, scale)
-        return torch.from_numpy(soft_circles(size, radius / scale))[:, None].to(self.device)
+        radius = total_radius(model.cpu().numpy(), weight.cpu().numpy(), size, scale)
+        return np.asarray(radius / scale)
 
-    def _discriminate(self, fitted: Fitted) -> np.ndarray:
+    def _totals(self, model: Tensor, weight: Tensor) -> Tensor:
+        """Return circles that hold the total of each galaxy, ``(N, 1, H, W)``."""
+        circles = soft_circles(self.info.size, self.total_radius_pixels(model, weight))
+        return torch.from_numpy(circles)[:, None].to(self.device)
+
+    def _discriminate(self, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
         """Return the discriminator's score of the observed images: near 1 is usual; NaN without one.
 
         What has no data or is a neighbour's is filled in with the drawing, so that the score does not see it.
@@ -459,8 +541,7 @@ class Fitter:
         network = getattr(self.model, "discriminator", None)
         if network is None:
             return np.full(len(fitted.image), np.float32(np.nan))
-        drawn = torch.nan_to_num(torch.from_numpy(self.reconstruct(fitted)))
-        image = torch.where(fitted.weight > 0, fitted.image, drawn)
+        image = torch.where(fitted.weight > 0, fitted.image, torch.nan_to_num(torch.from_numpy(drawn)))
         size = self.settings.batch_size
         parts = []
         with torch.no_grad():
@@ -556,7 +637,7 @@ class Fitter:
         own = torch.from_numpy(own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy()))
         own = own.to(self.device)
         if with_galaxy:
-            sums = torch.cat((sums, (own * self._totals(model))[:, :, None]), dim=2)
+            sums = torch.cat((sums, (own * self._totals(model, weight))[:, :, None]), dim=2)
         if not uncertainty:
             out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         else:

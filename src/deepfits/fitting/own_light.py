@@ -9,8 +9,8 @@ import numpy as np
 
 from deepfits.photometry import growth_circles, growth_radii
 
-TOTAL_RADII = 3.0  # half-light radii within which light counts for the total of an object
 SMALLEST_TOTAL_ARCSEC = 1.0
+FEWEST_RADII, MOST_RADII = 2.5, 5.0
 
 
 def symmetric(image: np.ndarray) -> np.ndarray:
@@ -49,24 +49,30 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     return (1.0 - replaced + replaced[..., ::-1, ::-1]).astype(np.float32)
 
 
-def total_radius(model: np.ndarray, spread: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
+def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
     """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
 
-    `TOTAL_RADII` half-light radii of the symmetric part of the drawing, all bands together in units of their
-    noise.
+    2.5 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
+    noise: the more signal a galaxy has, the farther out its wings are known, the less a neighbour's count.
 
     Parameters
     ----------
-    model
-        ``(N, B, H, W)``.
-    spread
-        ``(B,)``: noise of a pixel.
+    model, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
     """
     apertures, radius = growth_circles(size, pixel_scale_arcsec)
-    together = (symmetric(model) / spread[:, None, None]).sum(axis=1)
+    is_valid = weight > 0
+    pixels = is_valid.sum((2, 3))
+    noise2 = (np.where(is_valid, 1 / np.where(is_valid, weight, 1), 0)).sum((2, 3)) / np.maximum(pixels, 1)
+    gain = np.where(pixels > 0, 1 / np.sqrt(np.where(noise2 > 0, noise2, 1)), 0)  # (N, B)
+    together = (symmetric(model) * gain[:, :, None, None]).sum(axis=1)
     half = growth_radii(np.einsum("nhw,khw->nk", together, apertures), radius, [0.5])[:, 0]
     largest = size * pixel_scale_arcsec / np.sqrt(2.0)
-    return np.clip(np.nan_to_num(TOTAL_RADII * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
+    inside = soft_circles(size, np.nan_to_num(half, nan=largest) / pixel_scale_arcsec)
+    num_pixels = np.maximum((pixels > 0).sum(1), 1) * inside.sum((1, 2))
+    signal = (together * inside).sum((1, 2)) / np.sqrt(num_pixels)
+    radii = np.clip(1.0 + 1.4 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
+    return np.clip(np.nan_to_num(radii * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
 
 
 def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:

@@ -70,6 +70,8 @@ class Model:
         The generator draws scenes at this PSF, a round Gaussian, and `info` describes their grid; the data
         may have any PSF that is wider, and any pixels (`deepfits.observation`). None: it draws images as
         they are observed.
+    model_error
+        What the generator draws wrong, as `deepfits.fitting.model_error` has measured it; None: nobody has.
     """
 
     config: ModelConfig
@@ -80,6 +82,7 @@ class Model:
     embedder: Embedder
     card: dict[str, Any] = field(default_factory=dict)
     reference_fwhm_arcsec: float | None = None
+    model_error: dict[str, Any] | None = None
 
     @classmethod
     def make(
@@ -262,11 +265,13 @@ class Model:
 
     def _identity(self) -> dict[str, Any]:
         scene = {} if self.grid is None else {"reference_fwhm_arcsec": self.reference_fwhm_arcsec}
+        error = {} if self.model_error is None else {"model_error": self.model_error}
         return {
             "architecture": self.config.to_json(),
             "info": self.info.to_json(),
             "normalisation": self.normalisation.to_json(),
             **scene,
+            **error,
         }
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -337,6 +342,8 @@ class Model:
         model = without_allocating(lambda: cls.make(config, info, normalisation, reference))
         card = content.get("card")
         model.card = dict(card) if isinstance(card, Mapping) else {}
+        error = content.get("model_error")
+        model.model_error = dict(error) if isinstance(error, Mapping) else None
         model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
         model.eval()._probe(directory)
         return model.to(device)

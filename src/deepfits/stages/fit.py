@@ -16,7 +16,7 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def fit(config: FitConfig) -> Path:
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.fitting import features
+    from deepfits.fitting.model_error import ModelError
+    from deepfits.fitting.similarity import Similarity
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
     from deepfits.scale.run import run_shards
@@ -144,6 +146,9 @@ def fit(config: FitConfig) -> Path:
         if is_changed or not features.is_finished(results.path):
             summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
             _require_a_fit(summary, results.path)
+            if loaded.model_error is not None:
+                error = ModelError.from_json(loaded.model_error, len(loaded.info.bands), str(config.model))
+                Similarity.of(np.array(error.latent_nuisance)).save(results.path)
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
             features.finish(results.path, described, summary, provenance())
     return results.path

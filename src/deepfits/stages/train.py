@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 
 FIT_STEPS = 40
+MAX_MEASURED = 3000
+"""Held-out objects of a store among which those are chosen that a model's errors are learnt from."""
 
 
 FORMAT = 2
@@ -135,6 +138,7 @@ def train(config: TrainConfig) -> Path:
         name=config.recipe,
         engine=part_of(config, EngineConfig),
         fit=_fit,
+        measure_error=measure_model_error,
     )
     session = Session(plan)
     if _rank():  # one process of several claims the directory
@@ -154,6 +158,40 @@ def _rank() -> int:
     return int(
         next((os.environ[name] for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID") if os.environ.get(name)), 0)
     )
+
+
+def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:
+    """Measure how wrong a finished model draws objects that it was not trained on; None with too few of them.
+
+    Of several stores, the median of each number.
+    """
+    import numpy as np
+
+    from deepfits.fitting.fitter import FitSettings, Fitter
+    from deepfits.fitting.model_error import learn_model_error, median_of
+    from deepfits.splits import is_held_out
+    from deepfits.survey.neighbours import find_neighbours
+    from deepfits.survey.store import CutoutStore
+
+    found = []
+    for path in stores:
+        store = CutoutStore(path, skip_bad=True)
+        rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
+        chosen = np.sort(np.random.default_rng(0).permutation(rows)[:MAX_MEASURED])
+        if not len(chosen):
+            continue
+        cutouts = store.take(chosen)
+        fitter = Fitter(dataclasses.replace(model, model_error=None), FitSettings(), store.info)
+        learnt = learn_model_error(
+            fitter,
+            cutouts.image,
+            cutouts.weight,
+            partial(find_neighbours, noise_correlation=store.info.noise_correlation),
+            sight=fitter.sight(cutouts),
+        )
+        if learnt is not None:
+            found.append(learnt)
+    return median_of(found).to_json() if found else None
 
 
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:

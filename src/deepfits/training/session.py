@@ -82,6 +82,9 @@ class TrainingPlan:
         ``"mlflow"`` or ``"wandb"``, to have the numbers there too.
     fit
         How latents are fitted when the model is evaluated; None leaves the fits out.
+    measure_error
+        From the finished model and the stores to what the model gets wrong (`Model.model_error`); None leaves
+        it out.
     """
 
     store: Path | Sequence[Path]
@@ -97,6 +100,7 @@ class TrainingPlan:
     tensorboard: bool = True
     tracker: str | None = None
     fit: FitFunction | None = None
+    measure_error: Callable[[Model, Sequence[Path]], dict[str, Any] | None] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 22:
@@ -369,6 +373,10 @@ class Session:
             return sum(getattr(one, name) for one in surveys)
 
         model, step, metrics = evaluator.choose_model(step)
+        if self.plan.measure_error is not None:
+            store = self.plan.store
+            paths = [store] if isinstance(store, Path) else list(store)
+            model.model_error = self.plan.measure_error(model, paths)
         model.card = {
             "recipe": self.plan.name,
             "training": self.config.to_json(),

@@ -1,0 +1,98 @@
+"""What a model gets wrong: measured on a store, written into the model, and judged by the truth of a sky.
+
+    python benchmarks/model_error.py MODEL STORE [--write DIRECTORY] [--truth STORE TRUTH]
+
+Models of `deepfits train` hold this already; this is for models from before, and for the judgement: pulls and
+biases of `flux_model_<band>` over the true flux by magnitude, with bootstrap errors. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import torch
+
+from deepfits.fitting.fitter import FitSettings, Fitter
+from deepfits.models.bundle import Model
+from deepfits.photometry import flux_of_magnitude, robust_scatter
+from deepfits.provenance import provenance
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.stages.train import measure_model_error
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import CutoutStore
+
+BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
+
+
+def main() -> None:
+    """Measure, write and judge."""
+    parser = argparse.ArgumentParser(description="What a model gets wrong.")
+    parser.add_argument("model")
+    parser.add_argument("store", nargs="+")
+    parser.add_argument("--write", help="a directory for the model with what was measured")
+    parser.add_argument("--truth", nargs=2, metavar=("STORE", "TRUTH"), help="of a sky to judge it by")
+    parser.add_argument("--objects", type=int, default=600)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = Model.load(options.model)
+    model.model_error = measure_model_error(model, options.store)
+    print(json.dumps(model.model_error), flush=True)
+    if options.write:
+        model.save(options.write, dtype="float16")
+    out: dict[str, Any] = {"model_error": model.model_error}
+    if options.truth:
+        out["pulls"] = judge(model, *options.truth, options.objects)
+    print(json.dumps({"figures": out, "provenance": provenance()}))
+
+
+def judge(model: Model, where: str, truth: str, number: int) -> dict[str, Any]:
+    """Compare fluxes of some galaxies of a sky with their truth."""
+    store = CutoutStore(where)
+    labels = read_labels(truth, select=["kind == galaxy", "mag_i < 25"])
+    catalogue = {name: np.asarray(values) for name, values in store.catalogue(["ra", "dec"]).items()}
+    pairs = match_labels(catalogue, labels)
+    chosen = np.sort(np.random.default_rng(3).permutation(len(pairs.rows))[:number])
+    cutouts = store.take(np.asarray(pairs.rows)[chosen])
+    true = {name: values[np.asarray(pairs.label_rows)[chosen]] for name, values in labels.columns.items()}
+    fitter = Fitter(model, FitSettings(), store.info, threads=1)
+    fitted = fitter.fit(
+        cutouts.object_id,
+        cutouts.image,
+        cutouts.weight,
+        is_neighbour=neighbours_of(cutouts, store.info),
+        sight=fitter.sight(cutouts),
+    )
+    columns = fitter.features(cutouts.object_id, fitted, {})
+    out: dict[str, Any] = {}
+    for band in store.info.bands:
+        flux, error = columns[f"flux_model_{band}"], columns[f"flux_model_err_{band}"]
+        expected = flux_of_magnitude(true[f"mag_{band}"].astype(float))
+        for low, high in BINS:
+            inside = (true["mag_i"] >= low) & (true["mag_i"] < high) & np.isfinite(flux)
+            ratio, pull = (flux / expected)[inside], ((flux - expected) / error)[inside]
+            if len(ratio) < 5:
+                continue
+            draws = np.random.default_rng(0).integers(len(pull), size=(100, len(pull)))
+            out[f"{band} {low}-{high}"] = row = {
+                "objects": len(pull),
+                "bias": [round(float(np.median(ratio) - 1), 4), spread(np.median(ratio[draws], axis=1))],
+                "pull_width": [
+                    round(float(robust_scatter(pull)), 3),
+                    spread(robust_scatter(pull[draws], axis=1)),
+                ],
+                "pull_median": round(float(np.median(pull)), 3),
+            }
+            print(f"{band} {low}-{high}: {json.dumps(row)}", flush=True)
+    return out
+
+
+def spread(values: np.ndarray) -> float:
+    """Return a bootstrap error."""
+    return round(float(np.std(values)), 3)
+
+
+if __name__ == "__main__":
+    main()
