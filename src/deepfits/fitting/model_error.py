@@ -191,6 +191,8 @@ def learn_model_error(
     fitted, columns = fit(image[rows], weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
+    if (is_bright & good).sum() < FEWEST:
+        return None
     fraction = _flux_fractions(fitter, fitted, columns, drawn, is_bright & good)
     # Galaxies on the sky of faint objects, turned inside out: their own middle is in the corners.
     sources = np.flatnonzero(is_bright & good)[rng.integers(int((is_bright & good).sum()), size=NUM_DRAWN)]
