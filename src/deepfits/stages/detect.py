@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.errors import InputError
 from deepfits.files import Results
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.survey.sources import DeblendOptions
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
@@ -22,7 +23,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class DetectConfig(Detecting, InProcesses):
+class DetectConfig(Detecting, DeblendOptions, InProcesses):
     """What `detect` takes.
 
     Parameters
@@ -31,10 +32,6 @@ class DetectConfig(Detecting, InProcesses):
         A directory, a FITS file, or a list of these and of ``band=path``; see `deepfits.survey.find`.
     out
         The catalogue: Parquet, or a FITS table when the name ends in ``.fits``.
-    combine
-        How bands make the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
-    deblend_contrast
-        As in SExtractor (DEBLEND_MINCONT).
     background_mesh
         Side of the background's mesh in pixels.
     aperture_arcsec
@@ -44,8 +41,6 @@ class DetectConfig(Detecting, InProcesses):
     images: Annotated[Images, INPUT]
     out: str | Path
     _: KW_ONLY
-    combine: Literal["snr", "chi2"] = "snr"
-    deblend_contrast: float = 0.001
     background_mesh: int = 128
     aperture_arcsec: float = 2.0
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.errors import InputError
 from deepfits.fitting.settings import SolverSettings
-from deepfits.stages.stage import NEUTRAL, Common, part_of
+from deepfits.stages.stage import NEUTRAL, Common
+from deepfits.survey.reading import FieldReadingOptions, ReadingOptions
+from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
 
 if TYPE_CHECKING:
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 Images = str | Path | Sequence[str | Path]
-PerBand = Sequence[str] | float | Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,52 +105,28 @@ class Choosing(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Common):
-    """How images are read.
+class Reading(ReadingOptions, Common):
+    """Which bands are read.
 
     Parameters
     ----------
     bands
         Bands to use, in this order; all by default.
-    zero_point
-        AB zero point where the headers have none: ``27``, or one for each band, ``["u=30", "g=27"]``.
-    pixel_scale
-        Arcseconds per pixel, for images without WCS.
-    bad_planes
-        Names of mask planes whose pixels count as no data.
-    mask_polarity
-        What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
-    weight_scale
-        What weights mean: ``"auto"`` (those that do not agree with the measured noise are relative and are
-        scaled), ``"absolute"`` (inverse variances as they stand) or ``"relative"`` (always scaled).
     """
 
     bands: Sequence[str] | None = None
-    zero_point: PerBand | None = None
-    pixel_scale: float | None = None
-    bad_planes: Sequence[str] | None = None
-    mask_polarity: Literal["bad", "good"] | None = None
-    weight_scale: Literal["auto", "absolute", "relative"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadingFields(Reading):
-    """How images of fields are read, whose bands belong together.
-
-    Parameters
-    ----------
-    assume_aligned
-        Images without WCS: the bands are aligned pixel to pixel.
-    """
-
-    assume_aligned: bool = False
+class ReadingFields(Reading, FieldReadingOptions):
+    """Images of fields, whose bands belong together."""
 
     def find(self, images: Images, **others: Any) -> ImageSet:
-        """Find the fields of images; `others` go to `deepfits.survey.fields.image_set` instead."""
+        """Find the fields of images; `others` go to `deepfits.survey.fields.image_set`."""
         from deepfits.survey.fields import image_set
 
-        paths = [images] if isinstance(images, str | Path) else list(images)
-        return part_of(self, image_set, images=paths, **others)
+        reading = {one.name: getattr(self, one.name) for one in fields(FieldReadingOptions)}
+        return image_set(images, bands=self.bands, **reading, **others)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,19 +146,15 @@ class ReadingOnGrid(ReadingFields):
 
     def find(self, images: Images, **others: Any) -> ImageSet:
         """Find the fields of images."""
-        return super().find(images, reference=self.reference_band, **others)
+        return super().find(images, reference=self.reference_band, allow_missing=self.allow_missing, **others)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Detecting(ReadingOnGrid):
-    """What counts as a source.
+class Detecting(ReadingOnGrid, SourceOptions):
+    """What is detected, and kept.
 
     Parameters
     ----------
-    threshold
-        In standard deviations of the smoothed combined image.
-    min_pixels
-        Connected pixels above the threshold that a source needs.
     smoothing_arcsec
         FWHM of the Gaussian that the image is smoothed with; 2.5 pixels by default.
     min_snr
@@ -189,8 +162,6 @@ class Detecting(ReadingOnGrid):
         keeps everything.
     """
 
-    threshold: float = 4.0
-    min_pixels: int = 5
     smoothing_arcsec: float | None = None
     min_snr: float = 0.0
 

@@ -86,7 +86,7 @@ def stack(config: StackConfig) -> Path:
     from deepfits.photometry import reference_band
     from deepfits.survey.bands import is_known_band, require_bands, sort_bands
     from deepfits.survey.find import find_exposures
-    from deepfits.survey.planes import BAD_MASK_PLANES, ReadOptions, open_plane
+    from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import METHODS, common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
@@ -100,7 +100,7 @@ def stack(config: StackConfig) -> Path:
     require_bands(points, [*exposures, *others], "zero_point")
     options = ReadOptions(
         zero_point=points,
-        bad_planes=BAD_MASK_PLANES if config.bad_planes is None else tuple(config.bad_planes),
+        bad_planes=config.bad_planes,
         mask_polarity=config.mask_polarity,
         weight_scale=config.weight_scale,
     )

@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from deepfits.errors import InputError
 from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.sources import DeblendOptions
 
 COMBINE = ("snr", "chi2")
 # Pixels above the threshold that sep can hold at a time (64 bytes each): more only where it asks for more.
@@ -35,31 +36,21 @@ class Readable(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
-    """What counts as a source.
+class DetectOptions(DeblendOptions):
+    """How sources are detected.
 
     Attributes
     ----------
-    threshold
-        In standard deviations of the smoothed combined image.
-    min_pixels
-        Pixels above the threshold that a source needs.
     smoothing_pixels
         FWHM of the Gaussian that the image is smoothed with: about that of the PSF.
-    deblend_levels, deblend_contrast
-        As in SExtractor (DEBLEND_NTHRESH, DEBLEND_MINCONT).
-    combine
-        ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
+    deblend_levels
+        As in SExtractor (DEBLEND_NTHRESH).
     mesh
         Side of the background's mesh in pixels.
     """
 
-    threshold: float = 4.0
-    min_pixels: int = 5
     smoothing_pixels: float = 2.5
     deblend_levels: int = 32
-    deblend_contrast: float = 0.001
-    combine: str = "snr"
     mesh: int = 128
 
     def __post_init__(self) -> None:

@@ -18,8 +18,7 @@ from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import FieldSources, find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
-from deepfits.survey.planes import BAD_MASK_PLANES, Plane, ReadOptions, open_planes
-from deepfits.survey.zeropoint import parse_per_band
+from deepfits.survey.planes import Plane, ReadOptions, open_planes
 
 # Fields whose planes together are smaller than this are read once and kept.
 CACHE_BYTES = 400 << 20
@@ -74,28 +73,16 @@ def image_set(
     bands: Iterable[str] | None = None,
     reference: str | None = None,
     allow_missing: bool = False,
-    zero_point: object = None,
-    pixel_scale: float | None = None,
-    assume_aligned: bool = False,
-    bad_planes: Iterable[str] | None = None,
-    mask_polarity: str | None = None,
-    weight_scale: str = "auto",
+    **reading: Any,
 ) -> ImageSet:
-    """Find the fields and settle which bands the result has.
+    """Find the fields and decide which bands the result has; `reading` are those of `ReadOptions`.
 
     Raises
     ------
     InputError
         A wanted band that no field has; or a band that some fields lack, unless `allow_missing`.
     """
-    options = ReadOptions(
-        zero_point=parse_per_band(zero_point, "zero_point"),
-        pixel_scale=pixel_scale,
-        assume_aligned=assume_aligned,
-        bad_planes=tuple(bad_planes) if bad_planes is not None else BAD_MASK_PLANES,
-        mask_polarity=mask_polarity,
-        weight_scale=weight_scale,
-    )
+    options = ReadOptions(**reading)
     fields = find_fields(images)
     there = sort_bands(b for one in fields for b in one.bands)
     require_bands(options.zero_point, there, "zero_point")

@@ -28,9 +28,10 @@ from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quie
 from deepfits.survey.hdu_roles import number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band
 
 # Too few to measure noise on.
 FEW_PIXELS = 64
@@ -40,38 +41,24 @@ RELATIVE_FACTOR = 2.0
 CREDIBLE_DEPTH = (8.0, 36.0)
 
 
-@dataclass(kw_only=True)
-class ReadOptions:
-    """How to read planes where the files leave a choice.
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions(FieldReadingOptions):
+    """How planes are read, settled: zero points by band (``""``: all others), and names of bad planes.
 
     Attributes
     ----------
-    zero_point
-        AB zero point per band; the key ``""`` for all others; see `zeropoint.parse_per_band`.
-    pixel_scale
-        Arcseconds, for images without WCS.
-    assume_aligned
-        Images without WCS are aligned pixel to pixel.
-    bad_planes
-        Names, or numbers from 0, of mask planes whose pixels get weight 0.
-    mask_polarity
-        What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
-    weight_scale
-        ``"auto"``: weights that do not agree with the measured noise are relative and are scaled;
-        ``"absolute"``: inverse variances as they stand; ``"relative"``: always scaled.
     unpacked
         Directory to keep unpacked copies of compressed files in, for when they are read again.
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)
-    pixel_scale: float | None = None
-    assume_aligned: bool = False
     bad_planes: tuple[str, ...] = BAD_MASK_PLANES
-    mask_polarity: str | None = None
-    weight_scale: str = "auto"
     unpacked: Path | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "zero_point", parse_per_band(self.zero_point, "zero_point"))
+        planes = BAD_MASK_PLANES if self.bad_planes is None else tuple(self.bad_planes)
+        object.__setattr__(self, "bad_planes", planes)
         if self.mask_polarity not in (None, "bad", "good"):
             raise InputError(
                 f"mask_polarity: {self.mask_polarity!r}; say what non-zero means: 'bad' or 'good'"

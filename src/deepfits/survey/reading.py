@@ -1,0 +1,48 @@
+"""How images are read where the files leave a choice: stated once; the stages inherit from these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PerBand = Sequence[str] | float | Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingOptions:
+    """How images are read.
+
+    Parameters
+    ----------
+    zero_point
+        AB zero point where the headers have none: ``27``, or one for each band, ``["u=30", "g=27"]``.
+    pixel_scale
+        Arcseconds per pixel, for images without WCS.
+    bad_planes
+        Names, or numbers from 0, of mask planes whose pixels count as no data.
+    mask_polarity
+        What a non-zero pixel of a mask without named planes means: ``"bad"`` or ``"good"``.
+    weight_scale
+        What weights mean: ``"auto"`` (those that do not agree with the measured noise are relative and are
+        scaled), ``"absolute"`` (inverse variances as they stand) or ``"relative"`` (always scaled).
+    """
+
+    zero_point: PerBand | None = None
+    pixel_scale: float | None = None
+    bad_planes: Sequence[str] | None = None
+    mask_polarity: Literal["bad", "good"] | None = None
+    weight_scale: Literal["auto", "absolute", "relative"] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldReadingOptions(ReadingOptions):
+    """How images of fields are read, whose bands belong together.
+
+    Parameters
+    ----------
+    assume_aligned
+        Images without WCS: the bands are aligned pixel to pixel.
+    """
+
+    assume_aligned: bool = False

@@ -1,0 +1,38 @@
+"""What counts as a source: stated once; the stages inherit from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What counts as a source.
+
+    Parameters
+    ----------
+    threshold
+        In standard deviations of the smoothed combined image.
+    min_pixels
+        Connected pixels above the threshold that a source needs.
+    """
+
+    threshold: float = 4.0
+    min_pixels: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeblendOptions(SourceOptions):
+    """How bands are combined, and sources that touch are told apart.
+
+    Parameters
+    ----------
+    combine
+        How bands make the detection image: ``"snr"`` (mean signal-to-noise) or ``"chi2"``.
+    deblend_contrast
+        As in SExtractor (DEBLEND_MINCONT).
+    """
+
+    combine: Literal["snr", "chi2"] = "snr"
+    deblend_contrast: float = 0.001
