@@ -7,6 +7,7 @@ import torch
 from deepfits.errors import InputError
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model, list_builtin
 from deepfits.models.card import describe
+from deepfits.observation import Sight
 from deepfits.survey.store import StoreInfo
 
 
@@ -22,7 +23,7 @@ def test_it_is_small_and_knows_what_it_is(name):
     assert "On held-out objects" in text
     assert model.card["metrics"]["chi2_both"] < 1.2
     assert not model.card["metrics"]["collapsed"]
-    assert model.card["data"]["num_used"] > 10_000
+    assert model.card["data"]["num_used"] > 5_000
     with pytest.raises(InputError, match="do not fit the model"):
         model.check(StoreInfo(bands=("g", "r"), size=32, pixel_scale_arcsec=0.4))
 
@@ -46,10 +47,16 @@ def test_its_embedder_inverts_its_generator(name):
     model = Model.load(f"builtin:{name}")
     latent = torch.randn(300, model.config.latent_size, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        image = model.render(latent)
-        guess = model.embed(image, torch.ones_like(image))
-        again = model.render(guess)
-    assert ((guess - latent) ** 2).mean() < 0.9  # 1 is no idea
+        sight = None
+        if model.grid is not None:  # as a deep survey sees them
+            info = model.info
+            one = Sight.nominal(model.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
+            sight = one[torch.zeros(300, dtype=int)]
+        image = model.render(latent, sight)
+        guess = model.embed(image, torch.ones_like(image), sight)
+        again = model.render(guess, sight)
+    # 1 is no idea; of a single galaxy, neighbours hidden, most latents cannot be seen
+    assert ((guess - latent) ** 2).mean() < (0.9 if sight is None else 0.98)
     middle = (slice(None), slice(None), slice(12, 20), slice(12, 20))
     correlation = np.corrcoef(*(x[middle].sum((2, 3)).clamp(min=1).log().flatten() for x in (image, again)))[
         0, 1

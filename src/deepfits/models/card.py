@@ -43,6 +43,17 @@ def describe(model: Model, name: str = "model") -> str:
 
 def _purpose(model: Model) -> str:
     info = model.info
+    if model.grid is not None:
+        side, reference = info.size * info.pixel_scale_arcsec, model.grid.reference_fwhm_arcsec
+        lines = [
+            "For cutouts with",
+            "",
+            f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}",
+            f"- pixels of any size, up to {side:.2f}″ a side",
+            f"- PSFs that are known and wider than about {1.4 * reference:.2f}″: its scenes are drawn at "
+            f"{reference:g}″, on pixels of {info.pixel_scale_arcsec:.4g}″",
+        ]
+        return "\n".join([*lines, "", f"Fingerprint `{model.fingerprint}`."])
     seeing = [
         f"{band} {fwhm:.2f}″"
         for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True)

@@ -1,0 +1,101 @@
+"""The same galaxies in three surveys, and the one scene that each fit finds.
+
+    python benchmarks/transfer.py --out bench-transfer
+    python benchmarks/scene_pictures.py bench-transfer docs/images/scenes.png [--model builtin:ugriz]
+
+Rows: as each survey shows them, what the fit draws for that survey, and the scene at the reference PSF found
+from each survey alone. The galaxies are the brightest with 20 < i < 22.5 that all three detect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
+from deepfits.models.bundle import Model
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import CutoutStore
+from transfer import make_surveys
+
+NUMBER = 10
+BRIGHTEST = 20.0
+
+
+def main() -> None:
+    """Fit and draw."""
+    parser = argparse.ArgumentParser(description="The same galaxies in three surveys, and their scenes.")
+    parser.add_argument("sky", help="directory of benchmarks/transfer.py")
+    parser.add_argument("out", help="PNG")
+    parser.add_argument("--model", default="builtin:ugriz")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = Model.load(options.model)
+    rows, magnitude = {}, {}
+    for name in make_surveys():
+        directory = Path(options.sky) / name
+        store = CutoutStore(directory / "cutouts")
+        labels = read_labels(directory / "sky" / "truth.parquet", select=["kind == galaxy"])
+        places = {key: np.asarray(values) for key, values in store.catalogue(["ra", "dec"]).items()}
+        found = match_labels(places, labels)
+        identity = labels.columns["object_id"][found.label_rows]
+        rows[name] = store, dict(zip(identity.tolist(), np.asarray(found.rows).tolist(), strict=True))
+        magnitude |= dict(zip(labels.columns["object_id"], labels.columns["mag_i"], strict=True))
+    common = set.intersection(*(set(found) for _, found in rows.values()))
+    chosen = sorted((one for one in common if magnitude[one] > BRIGHTEST), key=lambda one: magnitude[one])[
+        :NUMBER
+    ]
+    pictures = []
+    scenes = []
+    for store, found in rows.values():
+        cutouts = store.take(np.array([found[one] for one in chosen]))
+        fitter = Fitter(model, FitSettings(uncertainty=False), store.info, threads=1)
+        sight = fitter.sight(cutouts)
+        fitted = fitter.fit(
+            cutouts.object_id,
+            cutouts.image,
+            cutouts.weight,
+            sight=sight,
+            is_neighbour=neighbours_of(cutouts, store.info),
+        )
+        noise = np.sqrt(1 / np.median(cutouts.weight, axis=(0, 2, 3)))
+        pictures += [colours(one, noise) for one in (cutouts.image, fitter.reconstruct(fitted))]
+        with torch.no_grad():
+            scene = model.render(torch.as_tensor(fitted.fit.latent)).numpy()
+        scenes.append(colours(scene, np.array(model.normalisation.softening) / 3))
+    save(pictures + scenes, list(rows), Path(options.out))
+
+
+def colours(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return pictures, ``(N, H, W, 3)``, of z, r and g, stretched by asinh above the noise."""
+    x = np.arcsinh(image[:, [4, 2, 1]] / (3 * noise[[4, 2, 1], None, None]))
+    top = x.max(axis=(1, 2, 3), keepdims=True)
+    return np.clip(x / top, 0, 1).transpose(0, 2, 3, 1)
+
+
+def save(rows: list[np.ndarray], names: list[str], path: Path) -> None:
+    """Write the pictures of all rows under each other."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    words = [word for name in names for word in (name, "drawn for it")]
+    words += [f"scene from {name}" for name in names]
+    figure, axes = plt.subplots(len(rows), len(rows[0]), figsize=(1.1 * len(rows[0]) + 1.3, 1.1 * len(rows)))
+    for axis_row, row, word in zip(axes, rows, words, strict=True):
+        for axis, picture in zip(axis_row, row, strict=True):
+            axis.imshow(picture, origin="lower", interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        axis_row[0].set_ylabel(word, rotation=0, ha="right", va="center", fontsize=9)
+    figure.subplots_adjust(left=0.16, right=0.995, bottom=0.005, top=0.995, wspace=0.03, hspace=0.03)
+    figure.savefig(path, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
