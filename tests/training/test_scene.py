@@ -245,7 +245,9 @@ def test_reconstruction_counts_noise_alike_at_every_depth(trained, sigma):
         perfect = model.render(model.embedder(real), sight)
         noise = torch.randn(perfect.shape, generator=torch.Generator().manual_seed(5))
         weight = torch.full_like(noise, sigma**-2)
-        exact = trainer._reconstruct(real, perfect + sigma * noise, weight, way)
-        wrong = trainer._reconstruct(real, perfect + sigma * (noise + 5), weight, way)
-    assert 0.02 < float(exact) <= 1.05  # the stretch takes of the noise where the light is far above it
-    assert float(wrong) > 5 * float(exact)
+        exact, wrong = (
+            math.expm1(float(trainer._reconstruct(real, perfect + sigma * (noise + more), weight, way)))
+            for more in (0, 5)
+        )
+    assert 0.02 < exact <= 1.05  # the stretch takes of the noise where the light is far above it
+    assert wrong > 5 * exact
