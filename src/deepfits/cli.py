@@ -32,7 +32,7 @@ RESULTS = {
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
     "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
     "redshift_evaluate": "metrics", "export": "catalogue", "report": "report", "run": "report",
-    "demo": "report",
+    "demo": "report", "show": "pictures", "similar": "pictures", "odd": "pictures",
 }  # fmt: skip
 HELP = """Deep features of galaxies through best fits: from survey images to redshifts.
 
@@ -129,7 +129,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     for threads in {"threads", "num_threads"} & set(inspect.signature(stage).parameters):
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
     result = stage(**given, progress=show_progress)
-    if name.startswith("redshift") and (result / "table.md").is_file():
+    if isinstance(result, Path) and (result / "table.md").is_file():
         print((result / "table.md").read_text(encoding="utf-8"))
     if result is not None:
         print(f"{RESULTS[name]}: {result}" if name in RESULTS else _as_options(str(result), name))

@@ -20,11 +20,22 @@ from cyclopts import Group, Parameter
 
 from deepfits.config import parse_toml
 from deepfits.errors import InputError
+from deepfits.files import read_text
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
 # Conditions and paths may hold commas.
 NOT_SPLIT = {"images", "select", "train_select", "where"}
-REPEATED = {"bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes"}
+REPEATED = {
+    "bands",
+    "methods",
+    "losses",
+    "feature_sets",
+    "columns",
+    "numbers",
+    "object_ids",
+    "bad_planes",
+    "ids",
+}
 MORE_NAMES = {
     "out": ["-o"],
     "bands": ["-b"],
@@ -33,6 +44,7 @@ MORE_NAMES = {
     "method": ["-m"],
     "label_column": ["--target"],
     "options": ["--set"],
+    "ids": ["--object-id"],
 }
 OFF = {"subtract_level": ["--keep-level"], "held_out_only": ["--all"]}
 MAPPINGS = (dict, collections.abc.Mapping)
@@ -104,8 +116,8 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
-    """Read a list: an option that is repeated, or holds commas."""
-    texts = [part for one in tokens for part in _split(one.value)]
+    """Read a list: an option that is repeated, or holds commas, or names a file of values: ``@FILE``."""
+    texts = [part for one in tokens for part in _split(_opened(one.value))]
     return [inner(text) if inner in (int, float) else text for text in texts]
 
 
@@ -135,6 +147,11 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
         elif name in more:
             found[name] = value
     return found
+
+
+def _opened(text: str) -> str:
+    """Return the lines of ``@FILE``, with commas between them; other texts as they are."""
+    return ",".join(read_text(text[1:], what="list").split()) if text.startswith("@") else text
 
 
 def _split(text: str) -> list[str]:

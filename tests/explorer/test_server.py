@@ -3,6 +3,9 @@
 import io
 import json
 import shutil
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,11 +17,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from deepfits.errors import InputError
-from deepfits.explorer.launch import find_parts, load
+from deepfits.explorer.drawing import Drawer
+from deepfits.explorer.joined import find_parts
+from deepfits.explorer.launch import load
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
 from deepfits.fitting.scores import latent_distance
 from deepfits.models.bundle import Model
+from deepfits.models.layers import ModelConfig
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import StoreInfo
 from tests.helpers.drawn_run import NUM, make_run
 
 SEND = {"x-deepfits": "1"}
@@ -281,3 +289,57 @@ def test_what_is_not_there_is_named(tmp_path, run):
     other.save(tmp_path / "other")
     with pytest.raises(InputError, match="is not the model"):
         load(run, model=tmp_path / "other")
+
+
+def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_judged(tmp_path):
+    from deepfits.explorer.redshifts import Distributions
+    from deepfits.files import write_json
+    from deepfits.redshifts.pdf import LEVELS
+    from deepfits.tables import write_table
+
+    assert Distributions.read(tmp_path) is None
+    names = {"a": 0.1, "b": 0.05}
+    rows = [
+        {
+            "key": key,
+            "method": key,
+            "features": "latents",
+            "pdf_metrics": {},
+            "left_out": {"sigma_mad": value},
+        }
+        for key, value in names.items()
+    ]
+    write_json(tmp_path / "metrics.json", {"rows": [{"key": "c", "method": "c", "features": ""}, *rows]})
+    identity = np.array([5, 7])
+    write_table(
+        tmp_path / "predictions.parquet", {"object_id": identity[::-1], "z_spec": np.array([0.7, 0.5])}
+    )
+    quantiles = np.stack([0.5 + 0.1 * LEVELS, 0.7 + 0.2 * LEVELS]).astype(np.float32)
+    for shift, key in enumerate(names):
+        columns = {"object_id": identity, "z_phot": identity / 10, "quantiles": quantiles + 2 - 2 * shift}
+        write_table(tmp_path / "methods" / key / "predictions.parquet", columns)
+    known = Distributions.read(tmp_path)
+    told = known.of(7)
+    assert told["method"] == "b on latents"
+    assert told["z_spec"] == 0.7
+    # uniform between 0.7 and 0.9: a density of 5 everywhere
+    np.testing.assert_allclose(told["density"], 5, rtol=1e-3)
+    np.testing.assert_allclose(told["edges"], quantiles[1], rtol=1e-5)
+    assert known.of(6) is None
+
+
+def test_a_scene_lies_on_the_pixels_of_its_cutout():
+    torch.manual_seed(1)
+    info = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
+    config = ModelConfig(num_bands=2, size=16, latent_size=4, width=16, num_blocks=2)
+    units = Normalisation(kind="asinh", mean=(0.0, 0.0), std=(1.0, 1.0), softening=(1.0, 1.0))
+    model = Model.make(config, info, units, reference_fwhm_arcsec=0.5).eval()
+    features = {"latent": torch.randn(1, 4).numpy(), "amplitude_r": np.array([3.0])}
+    store = SimpleNamespace(info=replace(info, size=8, pixel_scale_arcsec=0.4, fwhm_arcsec=()))
+    drawer = Drawer.__new__(Drawer)
+    drawer.model, drawer.store, drawer._lock = model, store, threading.Lock()
+    drawer.objects = SimpleNamespace(table=features)
+    scene, whole = drawer.scene(0), model.draw(features)[0]
+    assert scene.shape == (2, 8, 8)
+    # pixels of twice the side hold four times the flux of the one in their middle
+    np.testing.assert_allclose(scene, 4 * whole[:, 0::2, 0::2], rtol=1e-5)

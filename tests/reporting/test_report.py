@@ -1,13 +1,25 @@
 """Figures and the page: the right objects, the right pixels, nothing lost."""
 
-import numpy as np
+import base64
+import io
+import json
+from dataclasses import replace
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepfits import plot
 from deepfits.photometry import circular_aperture
-from deepfits.reporting import figures
+from deepfits.pictures import colour_composite
+from deepfits.reporting import figures, redshift_section, sections
+from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, Picture, Section, Table, write_page
 from deepfits.reporting.selection import (
+    FAINT,
     central_flux,
     choose_examples,
+    reduced_chi2,
     signal_to_noise,
 )
 
@@ -57,30 +69,17 @@ def test_colour_composite_knows_red_from_blue():
     noise = np.ones(5)
     red, blue = np.zeros((5, 8, 8)), np.zeros((5, 8, 8))
     red[4, 4, 4], blue[0, 4, 4] = 100, 100
-    picture_red, picture_blue = figures.colour_composite(red, noise), figures.colour_composite(blue, noise)
+    picture_red, picture_blue = colour_composite(red, noise), colour_composite(blue, noise)
     assert picture_red[4, 4, 0] > picture_red[4, 4, 2] + 0.2
     assert picture_blue[4, 4, 2] > picture_blue[4, 4, 0] + 0.2
     assert picture_red.min() >= 0
     assert picture_red.max() <= 1
 
 
-def test_gallery_draws_every_version_of_every_galaxy():
-    rng = np.random.default_rng(1)
-    image = rng.normal(size=(3, 5, 32, 32))
-    hidden = image.copy()
-    hidden[:, 0] = np.nan
-    figure = figures.gallery(
-        [("observed", image), ("given", hidden)], "ugriz", np.ones(5), titles=["a", "b", "c"]
-    )
-    with_pictures = [axes for axes in figure.axes if axes.images]
-    # 3 galaxies × 2 versions × (colour + 5 bands), less the three hidden bands.
-    assert len(with_pictures) == 3 * 2 * 6 - 3
-
-
 def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     picture = Picture(
         name="one",
-        figure=figures.magnitude_histogram(np.array([20.0, 21.0, np.nan]), "i"),
+        figure=figures.single((3, 2), lambda ax: plot.magnitudes(np.array([20.0, 21.0]), "i", ax=ax)),
         caption="A caption",
     )
     table = Table(columns=["a", "b"], rows=[["<script>", "2"]])
@@ -92,3 +91,118 @@ def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
     assert "<script>" not in html
     assert "data:image/png;base64," in html
     assert (tmp_path / "report" / "figures" / "one.png").stat().st_size > 1000
+    assert (tmp_path / "report" / "figures" / "one.pdf").read_bytes().startswith(b"%PDF")
+
+
+def held_out(number=60, seed=0):
+    """Held-out objects of two bands, a third of them faint, and two fits: one good, one blank."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:16, :16]
+    profile = np.exp(-0.5 * ((x - 8) ** 2 + (y - 8) ** 2) / 4)
+    bright = np.geomspace(0.3, 40, number)
+    red = rng.uniform(0.5, 3, number)
+    clean = (bright[:, None] * np.stack([np.ones(number), red], 1))[..., None, None] * profile
+    image = clean + rng.normal(size=clean.shape)
+    weight = np.ones_like(image)
+    latent = np.stack([np.log(bright), np.log(red), 0.01 * rng.normal(size=number)], 1)
+    flux, error = central_flux(image, weight, 0.5, 1.0)
+    signal = signal_to_noise(flux, error)
+    held = sections.HeldOut(
+        object_id=np.arange(number),
+        image=image,
+        weight=weight,
+        own_weight=weight,
+        flux=flux,
+        flux_error=error,
+        signal_to_noise=signal,
+        blank=reduced_chi2(image, 0.0, weight),
+        blank_central=reduced_chi2(image, 0.0, weight * (profile > 0.3)),
+        examples=choose_examples(signal, 4),
+        faint=choose_examples(signal, 2, FAINT),
+        bands=("g", "r"),
+        reference=1,
+        aperture_arcsec=1.0,
+    )
+    chi2 = ((image - clean) ** 2).sum((2, 3))
+    fit = sections.FitResult(
+        chi2=chi2.sum(1),
+        dof=np.full(number, 512),
+        chi2_band=chi2,
+        dof_band=np.full((number, 2), 256),
+        status=np.full(number, "converged"),
+        num_steps=np.full(number, 9),
+        latent=latent,
+        central=reduced_chi2(image, clean, weight * (profile > 0.3)),
+        drawn=dict(enumerate(clean)),
+    )
+    return held, fit
+
+
+def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise():
+    held, fit = held_out()
+    shown = sections.chi2_summary(held, {"both": fit})
+    assert abs(shown["both"]["all"]["median_reduced_chi2"] - 1) < 0.1
+    assert set(shown["both"]) > {"all", "S/N > 100"}
+    assert sum(v["num_objects"] for k, v in shown["both"].items() if k != "all") == 60
+    bright = {mode: one["S/N > 100"] for mode, one in shown.items()}
+    assert bright["blank"]["median_reduced_chi2"] > 3 * bright["both"]["median_reduced_chi2"]
+    assert bright["blank"]["median_reduced_chi2_central"] > 2 * bright["blank"]["median_reduced_chi2"]
+    section = sections.fit_section(held, {"both": fit}, {})
+    assert [picture.name for picture in section.pictures] == ["figure-1", "figure-1-faint", "chi2"]
+    assert section.tables[0].rows[0][0] == "blank"
+
+
+def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
+    held, fit = held_out(number=200)
+    other = replace(fit, latent=fit.latent + 0.1 * np.random.default_rng(1).normal(size=fit.latent.shape))
+    section = sections.latent_section(held, {"optimise": other, "both": fit}, {})
+    prior, repeat, neighbours = section.tables
+    far = np.median(np.sqrt((fit.latent**2).mean(1)))
+    assert float(prior.rows[1][2]) == pytest.approx(far, abs=0.006)
+    assert 0.05 < float(repeat.rows[0][1]) < 0.15
+    assert float(repeat.rows[0][3]) < 0.25
+    assert float(neighbours.rows[0][3]) < 0.4
+    blind = replace(fit, latent=np.random.default_rng(2).normal(size=fit.latent.shape))
+    chance = sections.latent_section(held, {"both": blind}, {}).tables[-1]
+    assert 0.6 < float(chance.rows[0][3]) < 1.5
+
+
+def test_the_map_holds_every_object_and_its_picture():
+    held, fit = held_out(number=70)
+    fit.latent[5] = np.nan
+    made = make_map(held.object_id, fit.latent, held.image, held.weight, {"<b>": held.magnitude})
+    data = json.loads(made.data)
+    assert "<" not in made.data
+    assert data["id"] == [str(n) for n in range(70) if n != 5]
+    place = np.frombuffer(base64.b64decode(data["x"]), "<f4")
+    assert abs(np.corrcoef(place, np.delete(fit.latent[:, 0], 5))[0, 1]) > 0.9
+    colour = np.frombuffer(base64.b64decode(data["columns"]["<b>"]), "<f4")
+    np.testing.assert_allclose(colour, np.delete(held.magnitude, 5), rtol=1e-5)
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(made.sheet)))).astype(float)
+    assert sheet.shape == (2 * 32, 64 * 32, 3)
+    tiles = sheet[:32].reshape(32, 64, 32, 3).mean(axis=(0, 2, 3))
+    brightness = np.delete(held.signal_to_noise, 5)[:64]
+    assert np.corrcoef(tiles, np.log(brightness))[0, 1] > 0.8
+    assert "export{" not in made.engine
+    assert "const createScatterplot = " in made.engine
+
+
+def test_the_headline_of_redshifts_is_chosen_without_the_test_objects():
+    def row(method, features, left_out, tested):
+        metrics = {"sigma_mad": {"value": tested}}
+        judged = None if left_out is None else {"sigma_mad": left_out}
+        return {"method": method, "features": features, "loss": "", "metrics": metrics, "left_out": judged}
+
+    rows = [
+        row("constant", "", 0.001, 0.001),
+        row("boosting", "latents", 0.05, 0.09),
+        row("boosting", "all", 0.06, 0.01),
+        row("boosting", "magnitudes", 0.07, 0.08),
+        row("network", "magnitudes", 0.08, 0.02),
+        row("templates", "", None, 0.005),
+    ]
+    shown = redshift_section._headline(rows)
+    assert shown == {
+        "σ_MAD of redshifts, ours: boosting on latents": "0.090",
+        "σ_MAD of redshifts, best baseline: boosting on magnitudes": "0.080",
+    }

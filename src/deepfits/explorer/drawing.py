@@ -16,12 +16,13 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.explorer.objects import Objects
-from deepfits.explorer.pictures import add_seeing_and_noise, lay_out, panels, png, strip
+from deepfits.explorer.pictures import add_seeing_and_noise, panels
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
+from deepfits.observation import Sight
 from deepfits.photometry import robust_scatter
-from deepfits.reporting.figures import colour_composite, noise_per_band
+from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
 from deepfits.survey.store import Cutouts
 
 MAX_UPLOAD_BYTES = 16 << 20
@@ -77,13 +78,11 @@ class Drawer:
 
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
+        if self.model is None:
+            raise InputError("drawing needs the model: give it with --model")
         rows = np.asarray(rows, dtype=np.int64)
-        drawn = self.render(self.objects.latent[rows], rows)
-        names = [f"amplitude_{band}" for band in self.store.info.bands]
-        if set(names) <= set(self.objects.names):
-            amplitude = np.stack([self.objects.column(name)[rows] for name in names], axis=1)
-            drawn = drawn * amplitude[:, :, None, None]
-        return drawn
+        with self._lock:
+            return self.model.draw(self._latents(), rows, sight=self._sight(rows))
 
     def render(self, latent: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN where a latent is.
@@ -92,28 +91,56 @@ class Drawer:
         """
         if self.model is None:
             raise InputError("drawing needs the model: give it with --model")
-        sight = None
-        if rows is not None and self.model.grid is not None:
-            sight = self.model.sight(self._take(rows), self.store.info)
+        sight = None if rows is None else self._sight(rows)
         with self._lock, torch.no_grad():
             drawn = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
             return self.model.render(drawn, sight).numpy()
 
+    def _sight(self, rows: np.ndarray) -> Sight | None:
+        """Say how objects were observed; only models of scenes ask."""
+        if self.model is None or self.model.grid is None:
+            return None
+        return self.model.sight(self._take(rows), self.store.info)
+
     def panels(self, row: int, *, zoom: int = 3) -> bytes:
         """Return the picture of one object: observed, fitted, residual and drawing, band by band."""
-        image, weight = self._cutouts([row])
+        image, weight = self.images([row])
         if self.model is None or not self.objects.is_fitted[row]:
-            fitted = np.full_like(image[0], np.nan)
+            fitted = scene = np.full_like(image[0], np.nan)
         else:
             fitted = self.fitted([row])[0]
-        return png(panels(image[0], weight[0], fitted, np.nan_to_num(fitted), self.noise), zoom=zoom)
+            scene = self.scene(row) if self.draws_scenes else fitted
+        return png(panels(image[0], weight[0], fitted, np.nan_to_num(scene), self.noise), zoom=zoom)
+
+    @property
+    def draws_scenes(self) -> bool:
+        """Whether the model draws what is there, without the PSF of an observation."""
+        return self.model is not None and self.model.grid is not None
+
+    def scene(self, row: int) -> np.ndarray:
+        """Draw an object without PSF and noise, on the pixels of its cutout, ``(B, H, W)`` in nJy."""
+        assert self.model is not None
+        with self._lock:
+            drawn = self.model.draw(self._latents(), [row])[0]
+        ours, theirs = self.store.info, self.model.info
+        ratio = ours.pixel_scale_arcsec / theirs.pixel_scale_arcsec
+        place = (np.arange(ours.size) - (ours.size - 1) / 2) * ratio + (theirs.size - 1) / 2
+        index = np.clip(np.round(place), 0, theirs.size - 1).astype(int)
+        return drawn[:, index][:, :, index] * ratio**2
+
+    def _latents(self) -> dict[str, np.ndarray]:
+        """Return the columns that drawing needs."""
+        table = self.objects.table
+        wanted = ("latent", *(f"amplitude_{band}" for band in self.store.info.bands))
+        return {name: table[name] for name in wanted if name in table}
 
     def strip(self, rows: Sequence[int], *, columns: int = 8, zoom: int = 2) -> bytes:
         """Return colour composites of objects, in the order given."""
-        image, weight = self._cutouts(rows)
+        image, weight = self.images(rows)
         return png(strip(image, weight, self.noise, columns=columns), zoom=zoom)
 
-    def _cutouts(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    def images(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and weight of objects, ``(N, B, H, W)``, nJy and nJy⁻²."""
         cutouts = self._take(rows)
         return cutouts.image, cutouts.weight
 

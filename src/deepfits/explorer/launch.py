@@ -14,45 +14,15 @@ from typing import Any
 from deepfits.config import convert, from_mapping
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
+from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
-from deepfits.files import read_json, require_finished
+from deepfits.explorer.redshifts import Distributions
+from deepfits.files import read_json
 from deepfits.fitting.features import DESCRIPTION
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.survey.store import CutoutStore
 
 log = logging.getLogger(__name__)
-
-FEATURES = ("features-both", "features-optimise", "features-embedder")
-
-
-def find_parts(
-    run: Path, store: str | Path | None, model: str | Path | None
-) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
-    """Find features, store, model and further tables: of a run directory, or of features given by themselves.
-
-    Raises
-    ------
-    InputError
-        Neither a run with features, nor features.
-    """
-    if (run / DESCRIPTION).exists():
-        features, home = run, run.parent
-    else:
-        home = run
-        there = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
-        if not there:
-            raise InputError(
-                f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
-            )
-        features = there[0]
-    own_store = home / "cutouts"
-    if store is None and (own_store / "store.json").exists():
-        store = own_store
-    if model is None and (home / "model" / "model.json").exists():
-        model = home / "model"
-    tables = {"redshift": home / "redshift" / "predictions.parquet"}
-    return features, Path(store) if store else None, model, {k: v for k, v in tables.items() if v.exists()}
 
 
 def load(
@@ -69,13 +39,11 @@ def load(
     InputError
         Features, store or redshifts that are not finished, unless `partial`.
     """
-    features, store_path, model_path, tables = find_parts(Path(run), store, model)
-    for path in (features, store_path, *(table.parent for table in tables.values())):
-        if path is not None:
-            require_finished(path, partial=partial)
-    opened = CutoutStore(store_path, skip_bad=True) if store_path else None
-    objects = Objects(features, store=opened, tables=tables)
-    if opened is None:
+    features, _, model_path, tables = find_parts(run, store, model)
+    objects = Objects(join(run, store=store, partial=partial))
+    if "redshift" in tables:
+        objects.distributions = Distributions.read(tables["redshift"].parent)
+    if objects.store is None:
         return objects, None
     settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
     settings = convert(settings, dict[str, Any], where=features / DESCRIPTION, key="settings")

@@ -2,15 +2,13 @@
 
 Shapes: N objects, L latent dimensions, K examples.
 
-Columns are read when they are first asked for, so that a million objects are there in seconds. Rows are those
-of the features; catalogue, redshifts and whatever is laid over them are matched to them by identity or by
-position.
+Rows are those of the features; see `deepfits.explorer.joined` for what is matched to them.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,19 +17,25 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.explorer.joined import JoinedTable
+from deepfits.explorer.redshifts import Distributions
 from deepfits.files import read_arrays, read_json, write_json, writing
-from deepfits.fitting.features import read_features, shard_paths
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, reference_band
-from deepfits.survey.store import CutoutStore
-from deepfits.tables import match_identities, match_positions, take_rows
+from deepfits.tables import match_identities, match_positions, matches_conditions, require_column, take_rows
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
 TAGS = ("keep", "discard")
 TAGS_FILE = "_tags.json"
 MAP_FILE = "_map-umap.npz"
+REASONS = {
+    "fitted badly": ("reduced_chi2", 1),
+    "far from the usual latents": ("latent_distance", 1),
+    "unlike the training galaxies": ("discriminator_score", -1),
+}
+_NOT_SHOWN = ("object_id", "latent", "latent_std", "model_hash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,40 +67,25 @@ class Objects:
 
     Parameters
     ----------
-    features
-        Directory that `fit` wrote.
-    store
-        The cutouts they come from; pictures and the catalogue's columns need it.
-    tables
-        More tables with an ``object_id``, such as predicted redshifts: their columns are matched to the rows.
+    table
+        Features, and what is known beside them.
 
     Raises
     ------
     InputError
-        No features there, or no object with a finite latent.
+        No object with a finite latent.
     """
 
-    def __init__(
-        self, features: Path, *, store: CutoutStore | None = None, tables: Mapping[str, Path] | None = None
-    ) -> None:
-        import pyarrow.parquet as pq
-
-        self.directory = Path(features)
-        self.store = store
-        self.object_id = read_features(features, ["object_id"])["object_id"]
-        self.latent = np.ascontiguousarray(read_features(features, ["latent"])["latent"], dtype=np.float32)
+    def __init__(self, table: JoinedTable) -> None:
+        self.table, self.directory, self.store = table, table.directory, table.store
+        self.store_row = table.store_row
+        self.object_id = table["object_id"]
+        self.latent = np.ascontiguousarray(table["latent"], dtype=np.float32)
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
-            raise InputError(f"{features}: no object has a finite latent; fit first")
+            raise InputError(f"{self.directory}: no object has a finite latent; fit first")
+        self.distributions: Distributions | None = None
         self._lock = threading.RLock()
-        self._cache: dict[str, np.ndarray] = {"object_id": self.object_id}
-        self._readers: dict[str, Callable[[], np.ndarray]] = {}
-        for name in pq.read_schema(shard_paths(features)[0]).names:
-            if name not in ("object_id", "latent", "latent_std", "model_hash"):
-                self._readers[name] = lambda name=name: read_features(features, [name])[name]  # type: ignore[misc]
-        self.store_row = self._add_catalogue()
-        for label, path in (tables or {}).items():
-            self._add_by_identity(label, path)
         self._derive()
         self.tags = self._read_tags()
 
@@ -108,7 +97,7 @@ class Objects:
     @property
     def names(self) -> list[str]:
         """Names of all columns, maps first."""
-        return list(self._readers)
+        return [name for name in self.table if name not in _NOT_SHOWN]
 
     def column(self, name: str) -> np.ndarray:
         """Return a column, ``(N,)``.
@@ -118,12 +107,7 @@ class Objects:
         InputError
             There is no such column; the nearest is named.
         """
-        with self._lock:
-            if name not in self._cache:
-                if name not in self._readers:
-                    raise InputError(f"no column {name!r}; {nearest(name, self._readers)}")
-                self._cache[name] = self._readers[name]()
-            return self._cache[name]
+        return self.table[name] if name in self.table else require_column(self.table, name, self.directory)
 
     def describe(self, name: str) -> ColumnInfo:
         """Describe how a column is to be drawn."""
@@ -150,7 +134,7 @@ class Objects:
 
     def facts(self, row: int) -> dict[str, Any]:
         """Return all columns of one object, as JSON can hold them."""
-        return {name: plain(self.column(name)[row]) for name in self._readers}
+        return {name: plain(self.column(name)[row]) for name in self.names}
 
     def rows_of(self, object_ids: Sequence[Any]) -> np.ndarray:
         """Return the rows of identities, −1 where there is none."""
@@ -176,80 +160,55 @@ class Objects:
         InputError
             The features have no positions.
         """
-        if not {"ra", "dec"} <= set(self._readers):
+        if not {"ra", "dec"} <= self.table.keys():
             raise InputError("the features have no ra and dec, so nothing can be matched by position")
         other, separation = match_positions(self.column("ra"), self.column("dec"), ra, dec, radius_arcsec)
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
-                self._put(f"{label}.{name}", take_rows(np.asarray(values), other))
+                self.table.add(f"{label}.{name}", take_rows(np.asarray(values), other))
                 added.append(f"{label}.{name}")
-        self._put(f"{label}.separation_arcsec", separation)
+        self.table.add(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
         return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
 
-    def _put(self, name: str, values: np.ndarray) -> None:
-        with self._lock:
-            self._cache[name] = values
-            self._readers[name] = lambda: values
+    def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return all columns of some rows, and their tags, as they are saved."""
+        columns = {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
+        return {**columns, "tag": self.tag_column()[rows]}
 
-    def _add_catalogue(self) -> np.ndarray | None:
-        """Match the store's rows to the features', and offer its catalogue's columns."""
-        if self.store is None:
-            return None
-        store = self.store
-        identities = store.catalogue(["object_id"])["object_id"]
-        if identities.dtype.kind != self.object_id.dtype.kind:
-            raise InputError(f"{store.directory}: identities are not of the kind that {self.directory} has")
-        rows = match_identities(self.object_id, identities)
-        if (rows < 0).all():
-            raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
-        names = list(store.read_shard(0).select(np.empty(0, dtype=int)).catalogue)
-        for name in names:
-            if name not in self._readers:
-                self._readers[name] = lambda name=name: take_rows(store.catalogue([name])[name], rows)  # type: ignore[misc]
-        return rows
-
-    def _add_by_identity(self, label: str, path: Path) -> None:
-        from deepfits.tables import read_table
-
-        columns = read_table(path)
-        if "object_id" not in columns:
-            raise InputError(f"{path}: has no object_id to match by")
-        identities = columns.pop("object_id")
-        rows = match_identities(self.object_id, identities)
-        for name, values in columns.items():
-            if values.ndim == 1 and values.dtype.kind in "fiubUS":
-                key = name if name not in self._readers else f"{label}.{name}"
-                self._readers[key] = lambda values=values: take_rows(values, rows)  # type: ignore[misc]
+    def satisfying(self, where: str | Sequence[str] | None) -> np.ndarray:
+        """Say which objects satisfy conditions on any columns, ``(N,)`` bool; all without any."""
+        if where is None:
+            return np.ones(len(self), dtype=bool)
+        return matches_conditions(self.table, where, self.directory)
 
     def _derive(self) -> None:
         """Add what astronomers plot first: reduced χ², magnitudes and colours, oddity, the map."""
-        own = set(self._readers)
+        table, own = self.table, set(self.table)
         if {"chi2", "dof"} <= own:
-            self._readers["reduced_chi2"] = lambda: _divide(self.column("chi2"), self.column("dof"))
-        bands = [n.removeprefix("flux_model_") for n in self._readers if n.startswith("flux_model_")]
-        bands = [band for band in bands if not band.startswith("err_")]
+            table.add("reduced_chi2", lambda: _divide(table["chi2"], table["dof"]))
+        names = [name.removeprefix("flux_model_") for name in table if name.startswith("flux_model_")]
+        bands = [name for name in names if not name.startswith("err_")]
         self.bands = tuple(bands)
         for band in bands:
-            self._readers[f"mag_model_{band}"] = lambda band=band: ab_magnitude(  # type: ignore[misc]
-                self.column(f"flux_model_{band}")
-            )
+            table.add(f"mag_model_{band}", lambda band=band: ab_magnitude(table[f"flux_model_{band}"]))  # type: ignore[misc]
         for blue, red in pairwise(bands):
-            self._readers[f"{blue}_minus_{red}"] = lambda blue=blue, red=red: (  # type: ignore[misc]
-                self.column(f"mag_model_{blue}") - self.column(f"mag_model_{red}")
+            table.add(
+                f"{blue}_minus_{red}",
+                lambda blue=blue, red=red: table[f"mag_model_{blue}"] - table[f"mag_model_{red}"],  # type: ignore[misc]
             )
-        self._readers["oddity"] = self._oddity
+        table.add("oddity", (lambda: table["anomaly"]) if "anomaly" in own else self._oddity)
         if "latent_distance" not in own:
-            self._readers["latent_distance"] = lambda: latent_distance(self.latent).astype(np.float32)
+            table.add("latent_distance", lambda: latent_distance(self.latent).astype(np.float32))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
-            self._readers[f"pc{number + 1}"] = lambda number=number: self.components[:, number]  # type: ignore[misc]
+            table.add(f"pc{number + 1}", lambda number=number: self.components[:, number])  # type: ignore[misc]
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
 
     def _oddity(self) -> np.ndarray:
         wanted = ["chi2", "dof", "discriminator_score", *(f"flux_model_{band}" for band in self.bands)]
-        columns = {name: self.column(name) for name in wanted if name in self._readers}
+        columns = {name: self.column(name) for name in wanted if name in self.table}
         return anomaly_score({**columns, "latent": self.latent}).astype(np.float32)
 
     @property
@@ -291,8 +250,8 @@ class Objects:
         """Take a map that `make_umap` left beside the features, if it is of these objects."""
         position = read_arrays(path, what="map").get("position")
         if position is not None and position.dtype.kind == "f" and position.shape == (len(self), 2):
-            self._put("umap1", position[:, 0].astype(np.float32))
-            self._put("umap2", position[:, 1].astype(np.float32))
+            self.table.add("umap1", position[:, 0].astype(np.float32))
+            self.table.add("umap2", position[:, 1].astype(np.float32))
 
     def make_umap(self) -> None:
         """Compute a UMAP of the latents, keep it beside the features, and offer it as two columns.
@@ -323,6 +282,7 @@ class Objects:
         unlike: Sequence[int] = (),
         number: int = 24,
         magnitude_window: float | None = None,
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the objects nearest in the latent, exactly.
 
@@ -334,6 +294,8 @@ class Objects:
             Rows of objects that the answer should be far from: their distance counts against.
         magnitude_window
             Only objects within this many magnitudes of the examples' mean.
+        allowed
+            ``(N,)`` bool: only these.
 
         Returns
         -------
@@ -350,7 +312,7 @@ class Objects:
         distance = self._distance(examples)
         if len(unlike):
             distance = distance - 0.5 * self._distance(self.latent[np.asarray(unlike, dtype=np.int64)])
-        allowed = self.is_fitted.copy()
+        allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
         allowed[np.asarray(unlike, dtype=np.int64)] = False
         if magnitude_window is not None and rows.size:
@@ -376,29 +338,31 @@ class Objects:
             total += np.sqrt(np.maximum(squared, 0))
         return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
 
-    def odd(self, number: int = 48) -> list[dict[str, Any]]:
-        """Rank the oddest objects, and say in which figure each stands out."""
+    def odd(self, number: int = 48, *, allowed: np.ndarray | None = None) -> list[dict[str, Any]]:
+        """Rank the oddest objects (of those allowed), and say what is odd about each."""
         score = np.nan_to_num(self.column("oddity").astype(np.float64), nan=-np.inf)
+        if allowed is not None:
+            score = np.where(allowed, score, -np.inf)
         rows = np.argsort(-score, kind="stable")[:number]
-        reasons = {
-            "fitted badly": ("reduced_chi2", 1),
-            "far from the usual latents": ("latent_distance", 1),
-            "unlike the training galaxies": ("discriminator_score", -1),
-        }
+        rows = rows[np.isfinite(score[rows])]
+        why = self._reasons(rows)
+        return [
+            {"row": int(row), "score": float(score[row]), "why": words}
+            for row, words in zip(rows, why, strict=True)
+        ]
+
+    def _reasons(self, rows: np.ndarray) -> list[str]:
+        """Return in which figures objects stand out: as the fit says it, else the upper two percent."""
+        if "anomaly_reason" in self.table:
+            return [str(one) for one in self.column("anomaly_reason")[rows]]
         ranks = {}
-        for words, (name, sign) in reasons.items():
-            if name in self._readers:
+        for words, (name, sign) in REASONS.items():
+            if name in self.table:
                 values = sign * self.column(name).astype(np.float64)
                 finite = np.sort(values[np.isfinite(values)])
                 ranks[words] = np.searchsorted(finite, values[rows]) / max(1, len(finite))
-        out = []
-        for place, row in enumerate(rows):
-            if np.isfinite(score[row]):
-                why = [words for words, rank in ranks.items() if rank[place] > 0.98]
-                out.append(
-                    {"row": int(row), "score": float(score[row]), "why": ", ".join(why) or "a mixture"}
-                )
-        return out
+        why = [[words for words, rank in ranks.items() if rank[n] > 0.98] for n in range(len(rows))]
+        return [", ".join(words) or "a mixture" for words in why]
 
     # Tags
 

@@ -151,6 +151,7 @@ class _Explorer:
                 "bands": list(self.drawer.store.info.bands) if self.drawer else list(objects.bands),
                 "has_pictures": self.drawer is not None,
                 "has_model": self.drawer is not None and self.drawer.model is not None,
+                "has_scenes": self.drawer is not None and self.drawer.draws_scenes,
                 "num_directions": len(objects.directions[1]),
                 "num_tagged": len(objects.tags),
                 "umap": self.umap_state,
@@ -175,9 +176,10 @@ class _Explorer:
         identity = plain(self.objects.object_id[row])
         latent = [plain(value) for value in self.objects.latent[row].astype(float)]
         tag = self.objects.tags.get(str(self.objects.object_id[row]))
-        return JSONResponse(
-            {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
-        )
+        known = self.objects.distributions
+        pdf = None if known is None else known.of(self.objects.object_id[row])
+        told = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
+        return JSONResponse({**told, "redshift": pdf})
 
     async def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
@@ -312,9 +314,7 @@ def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes
     """
     if kind == "ids":
         return "".join(f"{one}\n" for one in objects.object_id[rows].tolist()).encode(), ".txt", "text/plain"
-    columns = {"object_id": objects.object_id[rows]}
-    columns |= {name: np.asarray(objects.column(name)[rows]) for name in objects.names}
-    columns["tag"] = objects.tag_column()[rows]
+    columns = objects.selection(rows)
     ending = {"votable": ".vot"}.get(kind, f".{kind}")
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
         path = write_table(Path(directory) / f"selection{ending}", columns, describe=describe)

@@ -296,6 +296,7 @@ class Fitter:
         *,
         is_neighbour: np.ndarray | None = None,
         sight: Sight | None = None,
+        start: np.ndarray | None = None,
     ) -> Fitted:
         """Fit images in nJy with weights in nJy⁻², ``(N, B, H, W)``.
 
@@ -305,6 +306,8 @@ class Fitter:
             ``(N, H, W)`` bool: pixels of other objects, for the setting ``neighbours="mask"``; None: none.
         sight
             For a model of scenes: how the images were observed (`Fitter.sight`).
+        start
+            ``(N, L)``: begin with these latents in place of the mode's first start; NaN where none is known.
         """
         settings = self.settings
         weight = torch.as_tensor(weight, dtype=torch.float32)
@@ -315,16 +318,19 @@ class Fitter:
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
         if (sight is None) != (self.grid is None):
             raise ValueError("a model of scenes needs to know how images were observed, and no other does")
-        start = self.starts(object_id, image, weight, sight)
+        begin = self.starts(object_id, image, weight, sight)
+        if start is not None:
+            known = torch.as_tensor(start, dtype=torch.float32)
+            begin[0] = torch.where(torch.isfinite(known).all(1, keepdim=True), known, begin[0])
         data, data_weight, equivalent = self._in_units_of_fit(image, weight)
         if settings.mode == "embedder":
-            result = self._take(start[0], image, weight, sight)
+            result = self._take(begin[0], image, weight, sight)
             if advance is not None:
                 advance(len(image))
         else:
-            result = self._minimise(self.fast, data, data_weight, start, advance, sight)
+            result = self._minimise(self.fast, data, data_weight, begin, advance, sight)
             if self.fast is not self.inner:  # to the end in float32, from where halves have come to
-                rounded, reached = result, torch.where(torch.isfinite(result.latent), result.latent, start[0])
+                rounded, reached = result, torch.where(torch.isfinite(result.latent), result.latent, begin[0])
                 result = self._minimise(self.inner, data, data_weight, reached[None], None, sight)
                 result.num_steps += rounded.num_steps
                 result.loss_start = rounded.loss_start

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,8 @@ from deepfits.models.layers import ModelConfig, without_allocating
 from deepfits.models.sight import sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import FLUX_UNIT, Cutouts, StoreInfo
+from deepfits.survey.store import FLUX_UNIT, Cutouts, CutoutStore, StoreInfo
+from deepfits.tables.matching import match_identities
 
 SCHEMA_VERSION = 1
 SCENE_SCHEMA_VERSION = 2
@@ -42,6 +43,7 @@ BUILTIN_DIRECTORY = Path(__file__).parent / "builtin"
 PIXEL_SCALE_TOLERANCE = 0.01
 SEEING_TOLERANCE = 0.25
 NETWORKS = ("generator", "discriminator", "embedder")
+DRAWN_AT_ONCE = 256
 _DTYPES = {"F32", "F16", "BF16"}
 _FILTER = re.compile(
     r"(?:(?:hsc|megacam|megaprime|cfht|sdss|decam|des|lsst|omegacam|kids|vst|ps1|panstarrs)[-_. ]?)?"
@@ -146,6 +148,86 @@ class Model:
         """
         flux = self.normalisation.denormalise(self.generator(latent))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        features: Mapping[str, np.ndarray],
+        rows: Sequence[int] | np.ndarray | None = None,
+        *,
+        store: CutoutStore | None = None,
+        sight: Sight | None = None,
+    ) -> np.ndarray:
+        """Draw best fits as the features have them, amplitudes included: ``(n, B, H, W)`` in nJy.
+
+        Parameters
+        ----------
+        features
+            Columns, from `deepfits.read_features` or `deepfits.join`.
+        rows
+            Which objects: row numbers, or ``(N,)`` bool; all by default.
+        store
+            The cutouts that were fitted: a model of scenes then draws what their pixels show, through the PSF
+            of each object; without them, the scenes themselves.
+        sight
+            In place of `store`, where it is known how these objects were observed.
+
+        Returns
+        -------
+        ndarray
+            NaN for objects without a fit.
+
+        Raises
+        ------
+        InputError
+            Features of another model, or objects that are not in the store.
+        """
+        chosen = np.arange(len(features["latent"]))
+        if rows is not None:
+            chosen = chosen[np.asarray(rows)]
+        known = features["model_hash"][chosen] if "model_hash" in features else ()
+        for one in np.unique(known).tolist():
+            if one != self.fingerprint:
+                raise InputError(
+                    f"these features were fitted with model {one}, this is {self.fingerprint}; load that one"
+                )
+        if store is not None and self.grid is not None:
+            identity = features["object_id"][chosen]
+            places = match_identities(identity, store.catalogue([])["object_id"])
+            if (places < 0).any():
+                raise InputError(f"{store.directory}: object {identity[places < 0][0]} is not in it")
+            sight = self.sight(store.take(places), store.info)
+        parts = []
+        for first in range(0, len(chosen), DRAWN_AT_ONCE):
+            part = slice(first, first + DRAWN_AT_ONCE)
+            latent = self._to_tensor(features["latent"][chosen[part]])
+            parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
+        shape = (0, len(self.info.bands), self.info.size, self.info.size)
+        drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
+        for index, band in enumerate(self.info.bands):
+            if (name := f"amplitude_{band}") in features:
+                drawn[:, index] *= features[name][chosen, None, None]
+        return drawn
+
+    def _repr_html_(self) -> str:
+        from deepfits.notebook import NUM_PICTURES, describe
+
+        latent = torch.randn(
+            NUM_PICTURES, self.config.latent_size, generator=torch.Generator().manual_seed(0)
+        )
+        with torch.no_grad():
+            pictures = self.render(self._to_tensor(latent)).cpu().numpy()
+        info, data = self.info, self.card.get("data") or {}
+        facts = {
+            "bands": ", ".join(info.bands),
+            "cutouts": f"{info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″",
+            "latent dimensions": self.config.latent_size,
+            "trained on": f"{data['num_used']:,} objects" if "num_used" in data else None,
+            "survey": info.survey,
+            "recipe": self.card.get("recipe"),
+            "fingerprint": self.fingerprint,
+        }
+        return describe("Model: random draws below", facts, pictures)
 
     def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
         """Turn images, in nJy with weights in nJy⁻², into the input of discriminator and embedder."""

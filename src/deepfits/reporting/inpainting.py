@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 
+from deepfits import plot
 from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
 from deepfits.reporting.page import Picture, Section, Table
-from deepfits.reporting.sections import RULE, HeldOut
+from deepfits.reporting.sections import RULE, UNSEEN, HeldOut
 from deepfits.tables import match_identities
 
 MIN_SIGNAL_TO_NOISE = 5.0
@@ -61,7 +62,9 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
         "fitted to the others, and the generator drew the band. No network was trained for this; what the "
         "generator gets systematically wrong is taken out where enough other objects have the band."
     )
-    return Section(title="Missing bands", paragraphs=[text], tables=tables, pictures=pictures), summary
+    return Section(
+        title="Missing bands", paragraphs=[UNSEEN, text], tables=tables, pictures=pictures
+    ), summary
 
 
 def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str) -> Picture:
@@ -71,15 +74,15 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str)
     given[:, hidden] = np.nan
     filled = observed.copy()
     filled[:, hidden] = _images(directory, held.object_id[held.examples], len(hidden), held.image.shape[-2:])
-    figure = figures.gallery(
-        [("observed", observed), ("given", given), ("filled in", filled)],
+    figure = plot.reconstructions(
+        {"observed": observed, "given": given, "filled in": filled},
         held.bands,
-        figures.noise_per_band(held.weight),
-        titles=held.titles(),
+        plot.noise_per_band(held.weight),
+        titles=held.titles(held.examples),
     )
     caption = (
         f"The {', '.join(bands)} band destroyed, and filled in by the best fit to the others (after M19 "
-        f"Fig. 2). What is filled in has no noise: it is the model. {RULE}"
+        f"Fig. 2). What is filled in has no noise: it is the model. {RULE}."
     )
     return Picture(name=f"figure-2{suffix}", figure=figure, caption=caption)
 
@@ -126,7 +129,7 @@ def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[s
         f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in it: median difference "
         f"{bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
     )
-    figure = figures.scatter_with_truth(
+    figure = figures.scatter_with_difference(
         measured, predicted, x_name=f"{band} measured (AB)", y_name=f"{band} predicted (AB)"
     )
     result = {"num_objects": int(difference.size), "bias_mag": bias, "scatter_mag": scatter}

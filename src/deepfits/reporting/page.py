@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from deepfits.files import writing
+from deepfits.reporting.map import Map
 
 DOTS_PER_INCH = 150
 
@@ -43,11 +44,13 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page: paragraphs first, then tables, then pictures."""
+    """A part of the page: paragraphs, tables, commands with what they do, the map, pictures, in order."""
 
     title: str
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
+    commands: Sequence[tuple[str, str]] = ()
+    map: Map | None = None
     pictures: Sequence[Picture] = ()
 
 
@@ -69,7 +72,7 @@ class Page:
 
 
 def write_page(directory: str | Path, page: Page) -> Path:
-    """Write ``index.html`` with all figures inside it, and each figure as PNG under ``figures/``.
+    """Write ``index.html`` with all figures inside it, and each figure as PNG and PDF under ``figures/``.
 
     Returns
     -------
@@ -84,6 +87,8 @@ def write_page(directory: str | Path, page: Page) -> Path:
             picture.figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
             with writing(directory / "figures" / f"{picture.name}.png") as temporary:
                 temporary.write_bytes(buffer.getvalue())
+            with writing(directory / "figures" / f"{picture.name}.pdf") as temporary:
+                picture.figure.savefig(temporary, facecolor="white")
             embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
     html = _template().render(page=page, embedded=embedded)
     target = directory / "index.html"

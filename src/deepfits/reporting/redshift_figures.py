@@ -1,4 +1,4 @@
-"""Pictures of redshifts: estimate against truth, errors against magnitude and redshift, PIT.
+"""Figures of redshifts: estimate against truth, errors against magnitude and redshift, PIT.
 
 Each function takes the directory that the stage `redshift` wrote and returns a matplotlib ``Figure``; no
 global state of matplotlib is touched.
@@ -13,17 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from deepfits import plot
 from deepfits.config import convert
 from deepfits.files import read_json
+from deepfits.plot.style import COLOURS, GRID, INK
 
-COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
-INK = "#1d2733"
-GRID = "#d9dde2"
-_DENSITY = LinearSegmentedColormap.from_list("density", ["#c9d9ec", "#3b6ea8", "#14263d"])
 MAX_PANELS = 4
 
 
@@ -64,35 +60,13 @@ def redshift_scatter(directory: str | Path) -> Figure:
     figure = Figure(figsize=(3.0 * len(rows), 3.7), layout="constrained")
     axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
     for axis, row in zip(axes, rows, strict=True):
-        z_phot = _estimate(predictions, row)
-        _density(axis, z_spec, z_phot, top)
-        line = np.array([0.0, top])
-        axis.plot(line, line, color=INK, linewidth=0.8)
-        for sign in (-1, 1):
-            axis.plot(line, line + sign * 0.15 * (1 + line), color=INK, linewidth=0.6, linestyle=":")
         values = row["metrics"]
-        axis.set_title(label_of(row), fontsize=9)
-        axis.text(
-            0.04,
-            0.96,
-            f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}",
-            transform=axis.transAxes,
-            va="top",
-            fontsize=8,
-        )
-        axis.set_xlabel("z_spec")
-        axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
-    axes[0].set_ylabel("z_phot")
+        note = f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}"
+        z_phot = _estimate(predictions, row)
+        plot.scatter(z_spec, z_phot, title=label_of(row), note=note, top=top, ax=axis)
+        if axis is not axes[0]:
+            axis.set_ylabel("")
     return figure
-
-
-def _density(axis: Axes, x: np.ndarray, y: np.ndarray, top: float) -> None:
-    if len(x) <= 1500:
-        axis.scatter(x, y, s=5, color=COLOURS[0], alpha=0.5, linewidths=0)
-    else:
-        axis.hexbin(
-            x, y, gridsize=60, extent=(0, top, 0, top), bins="log", mincnt=1, cmap=_DENSITY, linewidths=0
-        )
 
 
 def error_curves(directory: str | Path) -> Figure:
@@ -101,19 +75,11 @@ def error_curves(directory: str | Path) -> Figure:
     rows = _shown(metrics["rows"], len(COLOURS))
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col")
-    for number, row in enumerate(rows):
-        colour = COLOURS[number % len(COLOURS)]
-        for column, by in enumerate(("by_magnitude", "by_redshift")):
-            bins = [entry for entry in row[by] if "metrics" in entry]
-            for line, name in enumerate(("sigma_mad", "eta_15")):
-                _curve(axes[line, column], bins, name, colour, label_of(row), number, len(rows))
-    for axis in axes.flat:
-        axis.grid(color=GRID, linewidth=0.6)
-        axis.set_ylim(bottom=0)
-    axes[0, 0].set_ylabel("σ_MAD")
-    axes[1, 0].set_ylabel("fraction above 0.15")
-    axes[1, 0].set_xlabel(metrics["magnitude"])
-    axes[1, 1].set_xlabel("z_spec (the point above 2 is all of z > 2)")
+    names = {"by_magnitude": metrics["magnitude"], "by_redshift": "z_spec (the last point is all of z > 2)"}
+    for column, (by, x) in enumerate(names.items()):
+        curves = {label_of(row): [entry for entry in row[by] if "metrics" in entry] for row in rows}
+        for line, name in enumerate(("sigma_mad", "eta_15")):
+            plot.error_curve(curves, name, x=x if line else "", ax=axes[line, column])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if not handles:
         handles, labels = axes[0, 1].get_legend_handles_labels()
@@ -121,60 +87,26 @@ def error_curves(directory: str | Path) -> Figure:
     return figure
 
 
-def _curve(
-    axis: Axes, bins: Sequence[dict[str, Any]], name: str, colour: str, label: str, number: int, total: int
-) -> None:
-    """Draw one method's values with their errors, shifted a little so that bars do not hide each other."""
-    if not bins:
-        return
-    width = min(entry["high"] - entry["low"] for entry in bins)
-    middle = np.array([entry["low"] + min(entry["high"] - entry["low"], width) / 2 for entry in bins])
-    shift = 0.3 * width * ((number + 0.5) / total - 0.5)
-    values = [entry["metrics"][name] for entry in bins]
-    axis.errorbar(
-        middle + shift,
-        [one["value"] for one in values],
-        yerr=[one["error"] for one in values],
-        color=colour,
-        marker="o",
-        markersize=3.5,
-        linewidth=1.2,
-        label=label,
-    )
-
-
 def pit_histograms(directory: str | Path) -> Figure | None:
     """Draw the PIT values of every method with distributions: flat where p(z) is calibrated.
 
     None when no method has distributions.
     """
-    metrics, predictions = _read(Path(directory))
+    metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
     rows = sorted(rows, key=lambda row: row["pdf_metrics"]["crps"]["value"])[:MAX_PANELS]
     if not rows:
         return None
     figure = Figure(figsize=(3.0 * len(rows), 2.8), layout="constrained")
     axes = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    number, edges = len(predictions["z_spec"]), np.linspace(0, 1, 11)
-    error = (10 / number * 0.9) ** 0.5  # of a bin's density when all is calibrated
     for axis, row in zip(axes, rows, strict=True):
         path = Path(directory) / "methods" / row["key"] / "predictions.parquet"
-        transform = pq.read_table(path, columns=["pit"])["pit"].to_numpy()
-        axis.axhspan(1 - error, 1 + error, color=GRID)
-        axis.hist(transform, bins=edges, density=True, color=COLOURS[0], alpha=0.8)
         values = row["pdf_metrics"]
-        axis.set_title(label_of(row), fontsize=9)
-        axis.text(
-            0.5,
-            0.04,
-            f"68% interval: {values['coverage_68']['value']:.1%}\nCRPS {values['crps']['value']:.4f}",
-            transform=axis.transAxes,
-            ha="center",
-            fontsize=8,
-            color="white",
-        )
-        axis.set_xlabel("PIT")
-    axes[0].set_ylabel("density")
+        note = f"68% interval: {values['coverage_68']['value']:.1%}\nCRPS {values['crps']['value']:.4f}"
+        transform = pq.read_table(path, columns=["pit"])["pit"].to_numpy()
+        plot.pit(transform, title=label_of(row), note=note, ax=axis)
+        if axis is not axes[0]:
+            axis.set_ylabel("")
     return figure
 
 
@@ -191,41 +123,30 @@ def label_curves(directory: str | Path, methods: Sequence[str] | None = None) ->
     methods
         Draw the rows of these alone. Rows that only one table has are left out in any case.
     """
-    curves = _curves(Path(directory) / "curves.json")
-    names = {"r2": "R²", "sigma_mad": "σ_MAD", "eta_15": "fraction above 0.15", "bias": "bias"}
+    curves = curves_of(directory, methods)
     figure = Figure(figsize=(9.0, 6.2), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
+    for axis, name in zip(axes.flat, plot.METRICS, strict=True):
+        plot.label_curves(curves, name, ax=axis)
+    for axis in axes[0]:
+        axis.set_xlabel("")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
+    """Return the points of each method, as `deepfits.plot.label_curves` takes them."""
+    curves = _curves(Path(directory) / "curves.json")
     rows = [row for row in curves[-1]["rows"] if row["method"] != "constant"]
     keys = [row["key"] for row in rows if methods is None or row["method"] in methods]
     times = {key: sum(row["key"] == key for curve in curves for row in curve["rows"]) for key in keys}
     keys = [key for key in keys if times[key] > 1] or keys
-    for number, key in enumerate(keys):
-        found = [(c["num_labels"], r) for c in curves for r in c["rows"] if r["key"] == key]
-        shift = 1.05 ** (number - len(keys) / 2)
-        for axis, name in zip(axes.flat, names, strict=True):
-            values = [row["metrics"][name] for _, row in found]
-            axis.errorbar(
-                [labels * shift for labels, _ in found],
-                [one["value"] for one in values],
-                yerr=[one["error"] for one in values],
-                color=COLOURS[number % len(COLOURS)],
-                linestyle="-" if number < len(COLOURS) else "--",
-                marker="o",
-                markersize=3.5,
-                linewidth=1.2,
-                label=label_of(found[0][1]),
-            )
-    for axis, (name, text) in zip(axes.flat, names.items(), strict=True):
-        axis.set_xscale("log")
-        axis.set_ylabel(text)
-        axis.grid(color=GRID, linewidth=0.6)
-        if name in ("sigma_mad", "eta_15"):
-            axis.set_ylim(bottom=0)
-    for axis in axes[1]:
-        axis.set_xlabel("labels")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
+    found = {
+        key: [{**r, "num_labels": c["num_labels"]} for c in curves for r in c["rows"] if r["key"] == key]
+        for key in keys
+    }
+    return {label_of(points[0]): points for points in found.values()}
 
 
 def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from deepfits.photometry import aperture_flux, circular_aperture
 
-HIGHEST_QUANTILE, LOWEST_QUANTILE = 0.99, 0.35
+BRIGHT, FAINT = (0.99, 0.80), (0.60, 0.20)  # quantiles of signal to noise
 
 
 def central_flux(
@@ -20,12 +20,19 @@ def central_flux(
     return aperture_flux(image, weight, circle)
 
 
+def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarray) -> np.ndarray:
+    """Return χ² per valid pixel of images ``(N, B, H, W)`` against what was drawn, ``(N,)``."""
+    number = (weight > 0).sum(axis=(1, 2, 3))
+    chi2 = ((image - model) ** 2 * weight).sum(axis=(1, 2, 3), dtype=np.float64)
+    return np.where(number > 0, chi2 / np.maximum(number, 1), np.nan)
+
+
 def signal_to_noise(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Return the signal to noise of all bands together, ``(N,)``; NaN where any band is missing."""
     return np.sqrt(np.sum(np.clip(flux / error, 0, None) ** 2, axis=1))
 
 
-def choose_examples(ranking: np.ndarray, number: int) -> np.ndarray:
+def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, float] = BRIGHT) -> np.ndarray:
     """Choose objects at evenly spaced quantiles of `ranking`, from bright to faint.
 
     Parameters
@@ -34,20 +41,22 @@ def choose_examples(ranking: np.ndarray, number: int) -> np.ndarray:
         ``(N,)``, signal to noise; objects with NaN are not eligible.
     number
         How many; fewer are returned where fewer are eligible.
+    quantiles
+        The first and the last.
 
     Returns
     -------
     ndarray
-        Indices, brightest first. The quantiles run from 0.99 down to 0.35.
+        Indices, brightest first.
 
     Examples
     --------
     >>> choose_examples(np.arange(101.0), 3).tolist()
-    [99, 67, 35]
+    [99, 90, 80]
     """
     eligible = np.flatnonzero(np.isfinite(ranking))
     if eligible.size <= number:
         return eligible[np.argsort(-ranking[eligible], kind="stable")]
     order = eligible[np.argsort(ranking[eligible], kind="stable")]
-    quantiles = np.linspace(HIGHEST_QUANTILE, LOWEST_QUANTILE, number)
-    return order[np.unique(np.round(quantiles * (len(order) - 1)).astype(int))[::-1]]
+    places = np.linspace(*quantiles, number) * (len(order) - 1)
+    return order[np.unique(np.round(places).astype(int))[::-1]]

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from deepfits.files import require_finished
 from deepfits.fitting.settings import FitSettings
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+
+if TYPE_CHECKING:
+    from deepfits.models.bundle import Model
 
 FORMAT = 4
 
@@ -39,6 +42,9 @@ class FitConfig(Solving, FitSettings):
     cutting
         From coadds: arguments of `cutouts`, such as ``{"zero_point": 27.0, "shard_size": 1024}``. Bands and
         size are the model's.
+    start
+        Features of another fit with the same generator (fewer bands, other settings): begin with their
+        latents. Objects that they lack begin as `mode` says.
     reconstructions
         Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
     """
@@ -50,6 +56,7 @@ class FitConfig(Solving, FitSettings):
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
     cutting: Mapping[str, Any] | None = None
+    start: Annotated[str | Path | None, INPUT] = None
     reconstructions: bool = False
 
 
@@ -99,10 +106,13 @@ def fit(config: FitConfig) -> Path:
         "model_hash": loaded.fingerprint,
         "out": absolute(config.out),
         "settings": settings,
+        "start": None if config.start is None else absolute(config.start),
         "reconstructions": config.reconstructions,
         "threads": pool.threads_each,
         "device": config.device,
     }
+    if config.start is not None:
+        _check_start(config, loaded)
     # The contents of each shard (of its images, from coadds) are in its own digest: only what has changed is
     # fitted again.
     inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
@@ -152,6 +162,20 @@ def fit(config: FitConfig) -> Path:
             described = {**results.content["settings"], "model_hash": loaded.fingerprint}
             features.finish(results.path, described, summary, provenance())
     return results.path
+
+
+def _check_start(config: FitConfig, model: Model) -> None:
+    """Refuse starts that are no latents of this model's generator."""
+    from deepfits.fitting.features import read_table, shard_paths
+
+    if config.mode == "embedder":
+        raise InputError("mode 'embedder' fits nothing that could begin with start; choose another mode")
+    latent = read_table(shard_paths(str(config.start))[0], ["latent"])["latent"]
+    if latent.shape[1] != model.config.latent_size:
+        raise InputError(
+            f"{config.start}: latents of {latent.shape[1]} numbers, this model's have "
+            f"{model.config.latent_size}; give features that the same model was fitted for"
+        )
 
 
 def _require_a_fit(summary: Mapping[str, Any], out: Path) -> None:

@@ -250,6 +250,7 @@ class CoaddWork(ModelWork):
 
     source: CoaddSource = field(compare=False)
     digest: str
+    start: str | None = None
     reconstructions: bool = False
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
@@ -270,7 +271,13 @@ class CoaddWork(ModelWork):
             )
             check_cutouts(cutouts, self.source.info, shard.name)
             fit_and_write(
-                fitter, cutouts, Path(self.out), shard, advance, reconstructions=self.reconstructions
+                fitter,
+                cutouts,
+                Path(self.out),
+                shard,
+                advance,
+                start=self.start,
+                reconstructions=self.reconstructions,
             )
 
         return process

@@ -154,9 +154,10 @@ class ModelWork(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class FitWork(ModelWork):
-    """Fit the shards of a store, and write ``shard-00000.parquet`` for each."""
+    """Fit the shards of a store (from the latents of `start`), and write ``shard-00000.parquet`` for each."""
 
     store: str
+    start: str | None = None
     reconstructions: bool = False
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
@@ -169,10 +170,31 @@ class FitWork(ModelWork):
         def process(shard: Shard, advance: Advance) -> None:
             cutouts = read_selected(Path(self.store), info, shard)
             fit_and_write(
-                fitter, cutouts, Path(self.out), shard, advance, reconstructions=self.reconstructions
+                fitter,
+                cutouts,
+                Path(self.out),
+                shard,
+                advance,
+                start=self.start,
+                reconstructions=self.reconstructions,
             )
 
         return process
+
+
+def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.ndarray:
+    """Return latents of other features for these objects, ``(N, L)``; NaN where there are none.
+
+    Features of the same store have them in a shard of the same name; only else are all read.
+    """
+    from deepfits.fitting.features import read_features, read_table
+    from deepfits.tables.matching import match_identities, take_rows
+
+    path = Path(directory) / f"{shard}.parquet"
+    columns = read_table(path, ["object_id", "latent"]) if path.is_file() else None
+    if columns is None or (match_identities(object_id, columns["object_id"]) < 0).any():
+        columns = read_features(directory, ["object_id", "latent"])
+    return take_rows(columns["latent"], match_identities(object_id, columns["object_id"]))
 
 
 def fit_and_write(
@@ -182,6 +204,7 @@ def fit_and_write(
     shard: Shard,
     advance: Advance,
     *,
+    start: str | None = None,
     reconstructions: bool = False,
 ) -> None:
     """Fit cutouts and write their features; the table comes last, so that with it all is there."""
@@ -197,6 +220,7 @@ def fit_and_write(
         advance,
         is_neighbour=others,
         sight=fitter.sight(cutouts),
+        start=None if start is None else read_starts(start, shard.name, cutouts.object_id),
     )
     columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
     if reconstructions:

@@ -100,6 +100,7 @@ class Choosing(Common):
     where: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
+        getattr(super(), "__post_init__", lambda: None)()  # of other settings beside it
         if self.where is not None:
             object.__setattr__(self, "where", as_conditions(self.where) or None)
 

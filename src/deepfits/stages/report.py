@@ -14,24 +14,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-import torch
 
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
 from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.models.bundle import Model
-from deepfits.observation import Sight
-from deepfits.photometry import reference_band
+from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
-from deepfits.reporting.selection import central_flux, choose_examples, signal_to_noise
-from deepfits.splits import is_held_out
+from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
+from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import claim, stage
-from deepfits.survey.store import Cutouts, CutoutStore, join_cutouts
-from deepfits.tables import match_identities
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
+from deepfits.tables import match_identities, read_table, take_rows
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,9 @@ EXPLANATIONS = {
     "both": "the latent fitted from the embedder's guess (M19 §2.3).",
 }
 APERTURE_ARCSEC = 1.0
+MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
+DRAWN_AT_ONCE = 250
+NOBODY = np.empty(0, dtype=np.int64)
 _HOW = (
     "solver",
     "objective",
@@ -131,9 +133,11 @@ def report(config: ReportConfig) -> Path:
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
     ):
-        held, shown = _read_held_out(opened, config.num_examples, config.max_objects)
+        held, cutouts = _read_held_out(
+            opened, config.num_examples, config.max_objects, _masks_neighbours(run)
+        )
         num_objects = len(opened)
-        parts = [sections.sky_section(held, num_objects, _read_counts(run))]
+        parts = [sections.sky_section(held, opened.info, num_objects, _read_counts(run), config.where)]
         summary: dict[str, Any] = {
             "num_objects": num_objects,
             "num_held_out_read": len(held.object_id),
@@ -145,19 +149,22 @@ def report(config: ReportConfig) -> Path:
         task.advance()
         fits: dict[str, sections.FitResult] = {}
         if trained is not None:
-            fits = _read_fits(run, trained, held, trained.sight(shown, opened.info))
+            fits = _read_fits(run, trained, held, cutouts, opened.info)
         parts.append(_fits(run, held, fits))
-        summary["fits"] = sections.chi2_summary(held, fits)
+        if fits:
+            parts.append(sections.latent_section(held, fits, _known_redshifts(run, held)))
+        summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, held)
         parts.append(inpainted)
         task.advance()
         redshifts, summary["redshift"] = _redshifts(run)
-        parts.append(redshifts)
+        example = str(held.object_id[held.examples[0]]) if len(held.examples) else None
+        has_redshifts = bool(summary["redshift"])
+        parts += [redshifts, sections.next_section(str(config.run), example, has_redshifts=has_redshifts)]
         page = Page(
             title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
-            subtitle="Deep features of galaxies through best fits. Every figure below was measured on "
-            "objects that the networks never saw.",
+            subtitle="Deep features of galaxies through best fits.",
             headline=_headline(num_objects, summary),
             sections=parts,
             footer=_footer(run),
@@ -169,9 +176,9 @@ def report(config: ReportConfig) -> Path:
 
 
 def _read_held_out(
-    store: CutoutStore, num_examples: int, max_objects: int
+    store: CutoutStore, num_examples: int, max_objects: int, masks_neighbours: bool
 ) -> tuple[sections.HeldOut, Cutouts]:
-    """Read the held-out objects, and once more, with places and PSFs, those that figures show."""
+    """Read the held-out objects, and once more as cutouts, with places and PSFs."""
     parts: list[Cutouts] = []
     left = max_objects
     for shard in store:
@@ -182,24 +189,47 @@ def _read_held_out(
             break
     if not sum(map(len, parts)):
         raise InputError(f"{store.directory}: no held-out object among {len(store)}; a report needs some")
-    image = np.concatenate([p.image for p in parts])
-    weight = np.concatenate([p.weight for p in parts])
+    cutouts = join_cutouts(parts, store.directory)
+    image, weight = cutouts.image, cutouts.weight
     flux, error = central_flux(image, weight, store.info.pixel_scale_arcsec, APERTURE_ARCSEC)
-    ranking = np.where((weight > 0).all(axis=(1, 2, 3)), signal_to_noise(flux, error), np.nan)
-    if not np.isfinite(ranking).any():
-        ranking = np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1)
+    signal = np.sqrt(np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1))
+    is_whole = (weight > 0).all(axis=(1, 2, 3))
+    flags = cutouts.catalogue.get("flags")
+    if flags is not None and flags.dtype.kind in "iu" and (is_whole & (flags == 0)).any():
+        is_whole &= flags == 0
+    ranking = np.where(is_whole, signal, np.nan) if is_whole.any() else signal
+    own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
     held = sections.HeldOut(
-        object_id=np.concatenate([p.object_id for p in parts]),
+        object_id=cutouts.object_id,
         image=image,
         weight=weight,
         flux=flux,
         flux_error=error,
+        signal_to_noise=signal,
+        own_weight=own,
+        blank=reduced_chi2(image, 0.0, own),
+        blank_central=reduced_chi2(image, 0.0, own * _circle(store.info)),
         examples=choose_examples(ranking, num_examples),
+        faint=choose_examples(ranking, num_examples // 2, FAINT) if is_whole.sum() > num_examples else NOBODY,
         bands=store.info.bands,
         reference=store.info.bands.index(reference_band(store.info.bands)),
         aperture_arcsec=APERTURE_ARCSEC,
     )
-    return held, join_cutouts(parts, store.directory).select(held.examples)
+    return held, cutouts
+
+
+def _masks_neighbours(run: Path) -> bool:
+    """Say whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
+    found = [run / f"features-{mode}" / "_features.json" for mode in MODES]
+    settings = [
+        read_json(path, what="description of features")["settings"] for path in found if path.exists()
+    ]
+    return any(one.get("neighbours") == "mask" for one in settings)
+
+
+def _circle(info: StoreInfo) -> np.ndarray:
+    """Return the pixels of the middle, ``(H, W)`` bool."""
+    return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
 
 def _load_model(path: str | Path) -> Model | None:
@@ -234,18 +264,18 @@ def _training(run: Path, model: Model | None) -> Section:
 
 
 def _read_fits(
-    run: Path, model: Model, held: sections.HeldOut, sight: Sight | None
+    run: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
 ) -> dict[str, sections.FitResult]:
     found = {}
     for mode in MODES:
         directory = run / f"features-{mode}"
         if directory.is_dir() and any(directory.glob("shard-*.parquet")):
-            found[mode] = _read_fit(directory, model, held, sight)
+            found[mode] = _read_fit(directory, model, held, cutouts, info)
     return found
 
 
 def _read_fit(
-    directory: Path, model: Model, held: sections.HeldOut, sight: Sight | None
+    directory: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
 ) -> sections.FitResult:
     columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
@@ -266,9 +296,18 @@ def _read_fit(
         return np.stack([column(f"{name}_{band}") for band in held.bands], axis=1)
 
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
-    latent = np.array([table["latent"][int(rows[i])].as_py() for i in held.examples], dtype=np.float32)
-    with torch.no_grad():
-        drawn = model.render(torch.from_numpy(latent), sight).numpy()
+    latent = take_rows(to_numpy(table["latent"]).astype(np.float32), rows)
+    amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
+    drawn: dict[int, np.ndarray] = {}
+    central, circle = np.full(len(rows), np.nan), _circle(info)
+    shown = np.concatenate([held.examples, held.faint])
+    sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
+    for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
+        sight = model.sight(cutouts.select(some), info)
+        images = model.draw({"latent": latent, **amplitude}, some, sight=sight)
+        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
+        if some is shown:
+            drawn = dict(zip(shown.tolist(), images, strict=True))
     return sections.FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
@@ -276,7 +315,9 @@ def _read_fit(
         dof_band=band_columns("dof"),
         status=np.where(rows >= 0, status, "").astype(str),
         num_steps=column("num_steps"),
-        examples=drawn * band_columns("amplitude")[held.examples][:, :, None, None],
+        latent=latent,
+        central=central,
+        drawn=drawn,
     )
 
 
@@ -306,6 +347,15 @@ def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, A
         return inpainting.section(directories, held)
 
 
+def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]:
+    """Return the redshifts of held-out objects, where the run has some."""
+    path = run / "redshift" / "predictions.parquet"
+    if not path.exists():
+        return {}
+    columns = read_table(path, columns=["object_id", "z_spec"])
+    return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
+
+
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     path = run / "redshift" / "metrics.json"
     if not path.exists():
@@ -326,15 +376,15 @@ def _absent(title: str, what: str, command: str) -> Section:
 
 def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     headline = [(f"{num_objects:,}", "objects")]
-    for mode, figures in summary["fits"].items():
-        value = figures["all"]["median_reduced_chi2"]
-        if value is not None:
-            headline.append((f"{value:.2f}", f"median reduced χ², {mode}"))
+    medians = {mode: one["all"]["median_reduced_chi2"] for mode, one in summary["fits"].items()}
+    mode = next(reversed(medians), "blank")
+    if mode != "blank" and medians[mode] is not None:
+        words = f"median reduced χ² (a blank image: {medians['blank']:.2f})"
+        headline.append((f"{medians[mode]:.2f}", words))
     for name, text in summary["inpaint"].get("headline", {}).items():
         headline.append((text, name))
-    best = summary["redshift"].get("best")
-    if best:
-        headline.append((best["text"], f"σ_MAD of redshifts, {best['name']}"))
+    for name, text in summary["redshift"].get("headline", {}).items():
+        headline.append((text, name))
     return headline
 
 

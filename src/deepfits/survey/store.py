@@ -324,6 +324,25 @@ class CutoutStore:
         """Shape of one object: ``(B, H, W)``."""
         return len(self.info.bands), self.info.size, self.info.size
 
+    def _repr_html_(self) -> str:
+        from deepfits.notebook import NUM_PICTURES, describe_columns
+
+        info = self.info
+        seeing = [
+            f"{b} {f:.2f}″" for b, f in zip(info.bands, info.fwhm_arcsec, strict=True) if np.isfinite(f)
+        ]
+        facts = {
+            "conditions": None if self.where is None else _said(self.where),
+            "survey": info.survey,
+            "bands": ", ".join(info.bands),
+            "cutouts": f"{info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″",
+            "seeing": ", ".join(seeing),
+            "damaged shards": len(self.bad) or None,
+        }
+        some = self.take(np.arange(min(NUM_PICTURES, len(self))))
+        columns = {"object_id": some.object_id, **some.catalogue}
+        return describe_columns("Cutouts", str(self.directory), columns, len(self), some.image, **facts)
+
     def _satisfying(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         from deepfits.tables.conditions import matches_conditions
 

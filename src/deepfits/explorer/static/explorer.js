@@ -211,6 +211,7 @@ async function choose(row) {
   }
   line.append(`χ² per degree of freedom ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : ""); box.append(line);
   if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
+  if (object.redshift) box.append(redshift(object.redshift));
   const tags = document.createElement("p");
   for (const [text, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
     const e = document.createElement("button"); e.textContent = text; e.onclick = () => mark(tag); tags.append(e, " ");
@@ -225,11 +226,32 @@ async function choose(row) {
 function pictures(source) {
   const box = document.createElement("div"); box.className = "panels";
   const heads = document.createElement("div"); heads.className = "heads";
-  for (const text of ["observed", "best fit", "residual/σ", "drawn"]) { const e = document.createElement("span"); e.textContent = text; heads.append(e); }
+  for (const text of ["observed", "best fit", "residual/σ", state.about.has_scenes ? "scene" : "drawn"]) { const e = document.createElement("span"); e.textContent = text; heads.append(e); }
   const bands = document.createElement("div"); bands.className = "bands"; bands.style.gridTemplateRows = `repeat(${state.about.bands.length + 1}, 1fr)`;
   for (const text of ["all", ...state.about.bands]) { const e = document.createElement("span"); e.textContent = text; bands.append(e); }
   const image = document.createElement("img"); image.src = source; image.alt = "observed, fitted, residual and drawn images in every band"; image.id = "panels";
   box.append(heads, bands, image); return box;
+}
+function redshift({ method, edges, density, z_spec, z_phot }) {
+  const width = 400, height = 90, top = Math.max(edges.at(-1), z_spec ?? 0) * 1.1, highest = Math.max(...density);
+  const x = (z) => (z / top) * width, y = (p) => height - 14 - (p / highest) * (height - 20);
+  const make = (tag, set, text) => {
+    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(set)) e.setAttribute(name, value);
+    if (text) e.textContent = text;
+    return e;
+  };
+  const steps = density.map((p, n) => `L${x(edges[n])} ${y(p)}L${x(edges[n + 1])} ${y(p)}`).join("");
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, id: "pz", role: "img", "aria-label": "p(z)" });
+  svg.append(make("path", { d: `M${x(edges[0])} ${y(0)}${steps}L${x(edges.at(-1))} ${y(0)}Z`, fill: "#c9d9ec", stroke: "#3b6ea8" }));
+  const mark = (z, name, colour, row) => {
+    if (z === null) return;
+    svg.append(make("line", { x1: x(z), x2: x(z), y1: 0, y2: height - 14, stroke: colour, "stroke-width": 1.5 }),
+      make("text", { x: Math.min(x(z) + 4, width - 90), y: 11 + 13 * row, fill: colour, "font-size": 11 }, `${name} ${show(z)}`));
+  };
+  mark(z_phot, "z_phot", "#3b6ea8", 0); mark(z_spec, "z_spec", "#c8553d", 1);
+  svg.append(make("text", { x: 0, y: height - 2, "font-size": 11, fill: "#5f6b78" }, `p(z), ${method}; z from 0 to ${top.toFixed(1)}`));
+  return svg;
 }
 function facts(values) {
   const first = ["z_spec", "z_phot", "z_median", "z_err68_low", "z_err68_high", "oddity", "latent_distance"];

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from deepfits.errors import InputError, nearest
+from deepfits.photometry import robust_scatter
 from deepfits.progress import noted
 from deepfits.provenance import provenance
 from deepfits.redshifts.dataset import Dataset
@@ -136,6 +137,16 @@ def make_table(config: CompareConfig) -> Path:
     return out
 
 
+def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
+    """Measure a method on the objects that were left out while it learned: what it may be chosen by."""
+    found = predictor.out_of_fold
+    if found is None:
+        return {}
+    value = dataset.value[found.rows]
+    error = (found.point - value) / (1 + value)
+    return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
+
+
 def _split_columns(dataset: Dataset) -> dict[str, Any]:
     return {
         "object_id": dataset.object_id,
@@ -240,7 +251,7 @@ class Comparison:
             dataset.magnitude[test],
             num_train=len(dataset.split.fitted),
             seconds=time.monotonic() - started,
-            about=predictor.about,
+            about={**predictor.about, **_left_out(predictor, dataset)},
         )
         write_row(directory, row, dataset.object_id[test], predictions)
         return row

@@ -1,0 +1,259 @@
+"""One table of all that is known of a run's objects: features, catalogue, redshifts, truth.
+
+Rows are those of the features; columns are read when they are first asked for, so that a million objects are
+there in seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from deepfits.errors import InputError, nearest
+from deepfits.files import read_json, require_finished
+from deepfits.fitting.features import DESCRIPTION, shard_paths
+from deepfits.fitting.features import read_features as read_columns
+from deepfits.survey.store import CutoutStore
+from deepfits.tables import match_identities, match_positions, positions, read, take_rows, with_our_names
+
+FEATURES = ("features-both", "features-optimise", "features-embedder")
+RADIUS_ARCSEC = 1.0
+_KINDS = "fiubUS"
+log = logging.getLogger(__name__)
+
+
+class JoinedTable(Mapping[str, np.ndarray]):
+    """Columns of features, and beside them those of their catalogue and of other tables.
+
+    Parameters
+    ----------
+    features
+        Directory that `fit` wrote.
+    store
+        The cutouts that they come from, which hold the catalogue's columns.
+    tables
+        More tables, each under a name; see `add_table`. A column whose name is taken is ``name.column``.
+    radius_arcsec
+        Within which positions match.
+
+    Raises
+    ------
+    InputError
+        No features there; a store or a table of other objects.
+
+    Examples
+    --------
+    >>> table = JoinedTable("run/features-both", tables={"mine": "spectra.csv"})  # doctest: +SKIP
+    >>> bright = table["mag_i"] < 22  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        features: str | Path,
+        *,
+        store: CutoutStore | str | Path | None = None,
+        tables: Mapping[str, str | Path] | None = None,
+        radius_arcsec: float = RADIUS_ARCSEC,
+    ) -> None:
+        import pyarrow.parquet as pq
+
+        self.directory = Path(features)
+        self._lock = threading.RLock()
+        self._read: dict[str, np.ndarray] = {}
+        self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        for name in pq.read_schema(shard_paths(features)[0]).names:
+            self.add(name, lambda name=name: read_columns(features, [name])[name])  # type: ignore[misc]
+        self.store = CutoutStore(store) if isinstance(store, str | Path) else store
+        self.store_row = None if self.store is None else self._add_catalogue(self.store)
+        for label, path in (tables or {}).items():
+            self.add_table(label, path, radius_arcsec)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with self._lock:
+            if name not in self._read:
+                if name not in self._readers:
+                    raise KeyError(f"no column {name!r}; {nearest(name, self._readers)}")
+                self._read[name] = self._readers[name]()
+            return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    @property
+    def num_rows(self) -> int:
+        """How many objects there are."""
+        return len(self["object_id"])
+
+    def add(self, name: str, values: np.ndarray | Callable[[], np.ndarray]) -> None:
+        """Add a column, or what reads it; one of the same name is replaced."""
+        with self._lock:
+            self._read.pop(name, None)
+            self._readers[name] = values if callable(values) else lambda: values
+
+    def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
+        """Offer the catalogue's columns, and return where the objects stand in the store."""
+        rows = match_identities(self["object_id"], store.catalogue([])["object_id"])
+        if (rows < 0).all():
+            raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
+        for name in store.read_shard(0).select(np.empty(0, dtype=int)).catalogue:
+            if name not in self._readers:
+                self.add(name, lambda name=name: take_rows(store.catalogue([name])[name], rows))  # type: ignore[misc]
+        return rows
+
+    def add_table(self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC) -> None:
+        """Match another table's rows to the objects, and add its columns.
+
+        By position, one to one, where both have one (a detected catalogue and a spectroscopic one rarely
+        share a numbering), unless rows of the same ``object_id`` lie at the same place; else by
+        ``object_id``.
+        """
+        table = read(path)
+        columns = with_our_names(table)
+        sky = positions(table.columns, table.units, path)
+        rows = np.full(self.num_rows, -1)
+        if "object_id" in columns:
+            rows = match_identities(self["object_id"], columns["object_id"])
+        if sky is not None and {"ra", "dec"} <= self._readers.keys():
+            there, _ = match_positions(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
+            back, _ = match_positions(sky.ra, sky.dec, self["ra"], self["dec"], radius_arcsec)
+            is_mutual = (there >= 0) & (back[there] == np.arange(len(there)))
+            if 2 * (rows[is_mutual] == there[is_mutual]).sum() <= is_mutual.sum():
+                rows = np.where(is_mutual, there, -1)
+        if (rows < 0).all():
+            raise InputError(f"{path}: no row is of an object of {self.directory}, by object_id or position")
+        for name, values in columns.items():
+            if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
+                key = name if name not in self._readers else f"{label}.{name}"
+                self.add(key, lambda values=values: take_rows(values, rows))  # type: ignore[misc]
+
+    def _repr_html_(self) -> str:
+        return _html("Joined table", self, self.directory)
+
+
+class Features(dict[str, np.ndarray]):
+    """Columns of features, ``(N,)`` or ``(N, L)`` each, which show themselves in notebooks.
+
+    Attributes
+    ----------
+    directory
+        Where they were read from.
+    """
+
+    directory: Path
+
+    def _repr_html_(self) -> str:
+        return _html("Features", self, self.directory)
+
+
+def read_features(directory: str | Path, columns: list[str] | None = None) -> Features:
+    """Read the columns of features (all, or those named); ``latent`` and ``latent_std`` are ``(N, L)``.
+
+    Raises
+    ------
+    InputError
+        No features there, or a column that they do not have.
+    """
+    found = Features(read_columns(directory, columns))
+    found.directory = Path(directory)
+    return found
+
+
+def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str:
+    """Describe columns of features for a notebook, with the first galaxies of their cutouts."""
+    from deepfits.notebook import NUM_PICTURES, describe_columns
+
+    facts, pictures = {}, None
+    with suppress(InputError):  # neither is needed
+        summary = read_json(directory / DESCRIPTION, what="description of features")["summary"]
+        facts = {"median reduced χ²": summary["median_reduced_chi2"], "status": summary["status"]}
+        store_path = find_parts(directory)[1] or Path(str(summary["store"]))
+        store = CutoutStore(store_path, skip_bad=True)
+        pictures = store.take(np.arange(min(NUM_PICTURES, len(store)))).image
+    number = len(next(iter(columns.values()), ()))
+    return describe_columns(title, str(directory), columns, number, pictures, **facts)
+
+
+def find_parts(
+    run: str | Path, store: str | Path | None = None, model: str | Path | None = None
+) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
+    """Find features, store, model and further tables: of a run directory, or of features given by themselves.
+
+    Raises
+    ------
+    InputError
+        Neither a run with features, nor features.
+    """
+    run = Path(run)
+    if (run / DESCRIPTION).exists():
+        features, home = run, run.parent
+    else:
+        home = run
+        there = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
+        if not there:
+            raise InputError(
+                f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
+            )
+        features = there[0]
+    own_store = home / "cutouts"
+    if store is None and (own_store / "store.json").exists():
+        store = own_store
+    if model is None and (home / "model" / "model.json").exists():
+        model = home / "model"
+    tables = {"redshift": home / "redshift" / "predictions.parquet", "truth": home / "sky" / "truth.parquet"}
+    return features, Path(store) if store else None, model, {k: v for k, v in tables.items() if v.exists()}
+
+
+def join(
+    run: str | Path,
+    *,
+    store: str | Path | None = None,
+    tables: Mapping[str, str | Path] | None = None,
+    radius_arcsec: float = RADIUS_ARCSEC,
+    partial: bool = False,
+) -> JoinedTable:
+    """Return one table of features, catalogue, predicted redshifts, truth, and tables of your own.
+
+    Parameters
+    ----------
+    run
+        A run directory, or features that `fit` wrote.
+    store
+        Their cutouts, where they lie elsewhere than in the run.
+    tables
+        More tables, each under a name.
+    radius_arcsec
+        Within which positions match.
+    partial
+        Take features, cutouts or redshifts that are not finished.
+
+    Returns
+    -------
+    JoinedTable
+        A mapping of columns, each read when it is first asked for: ``pandas.DataFrame(dict(table))`` without
+        the latents, ``astropy.table.Table(dict(table))`` with them.
+    """
+    features, store_path, _, found = find_parts(run, store)
+    for path in (features, store_path, *(one.parent for one in found.values())):
+        if path is not None:
+            require_finished(path, partial=partial)
+    opened = None if store_path is None else CutoutStore(store_path, skip_bad=True)
+    joined = JoinedTable(features, store=opened)
+    for label, path in found.items():
+        try:
+            joined.add_table(label, path, radius_arcsec)
+        except InputError as error:  # what was merely found in the run need not fit
+            log.warning("left out: %s", error)
+    for label, path in (tables or {}).items():
+        joined.add_table(label, path, radius_arcsec)
+    return joined

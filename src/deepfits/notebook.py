@@ -1,0 +1,57 @@
+"""How tables, models and stores show themselves in notebooks: what, how many, from where, some pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from html import escape
+from importlib.util import find_spec
+
+import numpy as np
+
+from deepfits.pictures import colour_composite, lay_out, png
+
+NUM_PICTURES = 10
+MAX_NAMES = 60
+
+
+def describe(title: str, facts: Mapping[str, object], pictures: np.ndarray | None = None) -> str:
+    """Return a small table of facts, and a strip of galaxies under it.
+
+    Parameters
+    ----------
+    pictures
+        ``(N, B, H, W)`` in nJy; None for no strip.
+    """
+    rows = "".join(
+        f'<tr><th style="text-align:left">{escape(name)}</th>'
+        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        for name, value in facts.items()
+        if value not in (None, "")
+    )
+    picture = ""
+    if pictures is not None and len(pictures) and find_spec("PIL") is not None:
+        edge = np.concatenate((pictures[:, :, :2], pictures[:, :, -2:]), axis=2)
+        noise = np.maximum(edge.std(axis=(0, 2, 3)), 0.02 * np.abs(pictures).max(axis=(0, 2, 3)))
+        strip = lay_out([colour_composite(one, noise)[::-1] for one in pictures], len(pictures))
+        code = base64.b64encode(png(strip, zoom=2)).decode()
+        picture = f'<img alt="galaxies" style="image-rendering:pixelated" src="data:image/png;base64,{code}">'
+    return f"<div><b>{escape(title)}</b><table>{rows}</table>{picture}</div>"
+
+
+def describe_columns(
+    title: str,
+    where: str,
+    columns: Mapping[str, np.ndarray],
+    number: int,
+    pictures: np.ndarray | None = None,
+    **facts: object,
+) -> str:
+    """Describe a table of columns: how many rows, from where, and what the columns are."""
+    names = list(columns)
+    more = f", and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    said = {
+        "objects": f"{number:,}", "from": where, **facts,
+        "columns": ", ".join(names[:MAX_NAMES]) + more,
+    }  # fmt: skip
+    return describe(title, said, pictures)

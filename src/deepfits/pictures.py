@@ -1,0 +1,130 @@
+"""Pictures of galaxies as arrays of colours, and as PNG: what figures, pages and notebooks show.
+
+Shapes: N objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+
+MISSING = (0.86, 0.87, 0.89)
+GAP = 2
+RESIDUAL_SIGMA = 5.0
+
+# Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
+_BALANCE = {"blue": 2.2, "green": 1.1, "red": 0.9}
+
+
+def noise_per_band(weight: np.ndarray) -> np.ndarray:
+    """Return the median pixel noise of each band in nJy, ``(B,)``; NaN for a band without data.
+
+    Parameters
+    ----------
+    weight
+        ``(N, B, H, W)``, nJy⁻².
+    """
+    out = np.full(weight.shape[1], np.nan)
+    for band in range(weight.shape[1]):
+        valid = weight[:, band][weight[:, band] > 0]
+        if valid.size:
+            out[band] = float(np.median(valid)) ** -0.5
+    return out
+
+
+def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float = 8.0) -> np.ndarray:
+    """Combine all bands into a colour picture, after Lupton et al. (2004): hue does not saturate.
+
+    Parameters
+    ----------
+    image
+        ``(B, H, W)``, nJy.
+    noise
+        ``(B,)``, nJy per pixel: sets where the stretch turns from linear to logarithmic.
+    softening
+        That point, in units of the noise.
+
+    Returns
+    -------
+    ndarray
+        ``(H, W, 3)`` in [0, 1].
+    """
+    image = np.where(np.isfinite(image), image, 0)
+    # The thirds of the bands, blue first, without bands that have no noise figure (no data).
+    thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3
+    layers = []
+    for name, which in zip(("blue", "green", "red"), thirds, strict=True):
+        good = which[np.isfinite(noise[which])]
+        layers.append(_BALANCE[name] * image[good].mean(axis=0) if good.size else np.zeros(image.shape[1:]))
+    rgb = np.stack(layers[::-1], axis=-1)
+    scale = softening * float(np.nanmedian(noise))
+    intensity = rgb.mean(axis=-1)
+    stretched = np.arcsinh(intensity / scale) / np.arcsinh(60.0)
+    rgb = np.clip(rgb, 0, None) * (stretched / np.where(intensity > 0, intensity, np.inf))[..., None]
+    return np.clip(0.06 + rgb / np.maximum(1, rgb.max(axis=-1, keepdims=True)), 0, 1)
+
+
+def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:
+    """Map flux to [0, 1] by an asinh: −2σ is 0, `top` (nJy) is 1. NaN stays NaN."""
+    low = np.arcsinh(-2.0 / 3.0)
+    high = np.arcsinh(max(top, 5 * noise) / (3 * noise))
+    return np.clip((np.arcsinh(image / (3 * noise)) - low) / (high - low), 0, 1)
+
+
+def significance(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return (image − fit) in units of the noise, whatever the shape; NaN where there is no data."""
+    return np.where(weight > 0, (image - fitted) * np.sqrt(weight), np.nan)
+
+
+def combined(sigma: np.ndarray) -> np.ndarray:
+    """Join residuals of all bands, ``(B, H, W)`` in σ, to ``(H, W)`` of unit variance; NaN without data."""
+    number = np.isfinite(sigma).sum(axis=0)
+    return np.where(number > 0, np.nansum(sigma, axis=0) / np.sqrt(np.maximum(1, number)), np.nan)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """Map [0, 1] to grey, ``(..., 3)``; NaN to the colour of missing data."""
+    return np.where(np.isnan(values)[..., None], MISSING, np.nan_to_num(values)[..., None])
+
+
+def diverging(values: np.ndarray) -> np.ndarray:
+    """Map [−1, 1] to blue, white, red; NaN to the colour of missing data."""
+    clipped = np.clip(np.nan_to_num(values), -1, 1)[..., None]
+    red, blue = np.array([0.78, 0.2, 0.15]), np.array([0.15, 0.35, 0.75])
+    colour = 1 - np.abs(clipped) * (1 - np.where(clipped > 0, red, blue))
+    return np.where(np.isnan(values)[..., None], MISSING, colour)
+
+
+def strip(images: np.ndarray, weights: np.ndarray, noise: np.ndarray, *, columns: int = 8) -> np.ndarray:
+    """Lay out colour composites of objects ``(N, B, H, W)`` in rows of `columns`."""
+    tiles = [
+        colour_composite(np.where(weight > 0, image, 0), noise)
+        for image, weight in zip(images, weights, strict=True)
+    ]
+    return lay_out(tiles, columns)
+
+
+def lay_out(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Put tiles ``(H, W, 3)`` of one size beside and under each other on white."""
+    height, width = tiles[0].shape[:2]
+    lines = -(-len(tiles) // columns)
+    columns = min(columns, len(tiles))
+    out = np.ones((lines * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3))
+    for number, tile in enumerate(tiles):
+        y, x = divmod(number, columns)
+        top, left = y * (height + GAP), x * (width + GAP)
+        out[top : top + height, left : left + width] = tile
+    return out
+
+
+def png(picture: np.ndarray, *, zoom: int = 1) -> bytes:
+    """Encode ``(H, W, 3)`` in [0, 1] as PNG, each pixel `zoom` pixels wide."""
+    from PIL import Image
+
+    data = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    data = np.repeat(np.repeat(data, zoom, axis=0), zoom, axis=1)
+    buffer = BytesIO()
+    Image.fromarray(data).save(buffer, format="PNG", optimize=False, compress_level=4)
+    return buffer.getvalue()

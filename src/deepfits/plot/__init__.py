@@ -1,0 +1,48 @@
+"""Figures of galaxies, fits and redshifts, on axes of your own.
+
+Each function takes arrays and matplotlib's axes (or, where it needs several, a figure or a subfigure), and
+makes its own where none are given. The report's figures are made by these very functions.
+
+    features = deepfits.read_features("run/features-both")
+    deepfits.plot.latent_map(features["latent"], colour=features["chi2"])
+"""
+
+from __future__ import annotations
+
+from deepfits.pictures import colour_composite, noise_per_band, significance
+from deepfits.plot.curves import (
+    METRICS,
+    chi2_by_signal,
+    chi2_histogram,
+    error_curve,
+    label_curves,
+    latent_map,
+    losses,
+    magnitudes,
+    pit,
+    scatter,
+    scatter_with_difference,
+)
+from deepfits.plot.pictures import composite, contact_sheet, reconstructions, residuals, tiles
+
+__all__ = [
+    "METRICS",
+    "chi2_by_signal",
+    "chi2_histogram",
+    "colour_composite",
+    "composite",
+    "contact_sheet",
+    "error_curve",
+    "label_curves",
+    "latent_map",
+    "losses",
+    "magnitudes",
+    "noise_per_band",
+    "pit",
+    "reconstructions",
+    "residuals",
+    "scatter",
+    "scatter_with_difference",
+    "significance",
+    "tiles",
+]

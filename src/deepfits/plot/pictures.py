@@ -1,0 +1,231 @@
+"""Pictures of galaxies on axes.
+
+Shapes: N objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from deepfits.photometry import robust_scatter
+from deepfits.pictures import (
+    MISSING,
+    RESIDUAL_SIGMA,
+    colour_composite,
+    combined,
+    diverging,
+    lay_out,
+    noise_per_band,
+    significance,
+    stretch,
+)
+from deepfits.plot.style import INK, bare, own_axes, own_figure
+
+CELL_INCHES = 0.82
+
+
+def composite(
+    image: np.ndarray,
+    noise: np.ndarray | None = None,
+    *,
+    weight: np.ndarray | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Show all bands of a galaxy, ``(B, H, W)`` in nJy, as one colour picture.
+
+    Parameters
+    ----------
+    noise
+        ``(B,)`` nJy per pixel, which sets the stretch; by default from `weight`, else from the image's edges.
+    weight
+        ``(B, H, W)`` nJy⁻².
+    """
+    ax = own_axes(ax, (2.5, 2.5))
+    bare(ax)
+    if noise is None and weight is not None:
+        noise = noise_per_band(weight[None])
+    elif noise is None:
+        edge = np.concatenate((image[:, :3], image[:, -3:]), axis=1).reshape(len(image), -1)
+        noise = robust_scatter(edge)
+    if not np.isfinite(image).any():
+        ax.set_facecolor(MISSING)
+        return ax
+    shown = image if weight is None else np.where(weight > 0, image, 0)
+    ax.imshow(colour_composite(shown, noise), origin="lower", interpolation="nearest")
+    return ax
+
+
+def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: Axes | None = None) -> Axes:
+    """Show (image − fit) in units of the noise, band beside band: blue −5, white 0, red +5.
+
+    Parameters
+    ----------
+    image, fitted, weight
+        ``(B, H, W)``, nJy and nJy⁻².
+    """
+    ax = own_axes(ax, (1.5 * len(image), 1.6))
+    bare(ax)
+    sigma = significance(image, fitted, weight) / RESIDUAL_SIGMA
+    tiles_ = [diverging(band)[::-1] for band in sigma]
+    ax.imshow(lay_out(tiles_, len(tiles_)), interpolation="nearest")
+    return ax
+
+
+def reconstructions(
+    rows: Mapping[str, np.ndarray],
+    bands: Sequence[str],
+    noise: np.ndarray,
+    *,
+    residual: np.ndarray | None = None,
+    titles: Sequence[str] | None = None,
+    notes: Mapping[str, Sequence[str]] | None = None,
+    per_line: int = 2,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
+    """Show several versions of the same galaxies under each other, as M19 Figs. 1 and 2.
+
+    Parameters
+    ----------
+    rows
+        Label and images ``(N, B, H, W)`` in nJy of each version; NaN where there is nothing to show. The
+        first sets the stretch of each band, for all alike.
+    bands
+        Their names.
+    noise
+        ``(B,)`` nJy per pixel.
+    residual
+        ``(N, B, H, W)`` in units of the noise, for a last row; see `significance`.
+    titles
+        One line above each galaxy.
+    notes
+        For a row's label, a short text per galaxy under the label (a χ², say).
+    per_line
+        Galaxies side by side.
+    """
+    images = list(rows.values())
+    number, columns = len(images[0]), len(bands) + 1
+    lines, per_line = -(-number // per_line), min(per_line, number)
+    depth = len(rows) + (residual is not None)
+    size = (per_line * (columns * CELL_INCHES + 1.35), lines * (depth * CELL_INCHES + 0.62) + 0.1)
+    figure = own_figure(figure, size)
+    margin = 0.62 / size[1]  # room for a title, whatever the height
+    outer = figure.add_gridspec(
+        lines,
+        per_line,
+        hspace=0.17,
+        wspace=0.24,
+        left=0.95 / size[0],
+        right=0.995,
+        top=1 - margin,
+        bottom=0.01,
+    )
+    for index in range(number):
+        spot = outer[index // per_line, index % per_line]
+        inner = spot.subgridspec(depth, columns, hspace=0.04, wspace=0.04)
+        tops = [_top(images[0][index, band]) for band in range(len(bands))]
+        for line, (label, several) in enumerate(rows.items()):
+            for column in range(columns):
+                ax = _cell(figure, inner[line, column], line, column, bands)
+                if column == 0:
+                    composite(several[index], noise, ax=ax)
+                    _name(ax, label, notes, index)
+                else:
+                    _band(ax, several[index, column - 1], float(noise[column - 1]), tops[column - 1])
+        if residual is not None:
+            sigma = residual[index]
+            for column, values in enumerate([combined(sigma), *sigma]):
+                ax = _cell(figure, inner[depth - 1, column], depth - 1, column, bands)
+                ax.imshow(diverging(values / RESIDUAL_SIGMA), origin="lower", interpolation="nearest")
+                if column == 0:
+                    _name(ax, "residual", {"residual": [f"±{RESIDUAL_SIGMA:g} σ"] * number}, index)
+        if titles is not None:
+            above = figure.add_subplot(spot)
+            above.axis("off")
+            above.set_title(titles[index], size=8.5, pad=13, color=INK, weight="bold")
+    return figure
+
+
+def _top(image: np.ndarray) -> float:
+    return float(np.nanpercentile(image, 99.7)) if np.isfinite(image).any() else 0.0
+
+
+def _cell(figure: Any, spot: Any, line: int, column: int, bands: Sequence[str]) -> Axes:
+    ax: Axes = figure.add_subplot(spot)
+    bare(ax)
+    if line == 0:
+        ax.set_title("colour" if column == 0 else bands[column - 1], size=8, pad=2)
+    return ax
+
+
+def _name(ax: Axes, label: str, notes: Mapping[str, Sequence[str]] | None, index: int) -> None:
+    note = notes[label][index] if notes and label in notes else ""
+    text = label + (f"\n{note}" if note else "")
+    ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7.5)
+
+
+def _band(ax: Axes, image: np.ndarray, noise: float, top: float) -> None:
+    if not np.isfinite(image).any():
+        ax.set_facecolor(MISSING)
+        ax.text(0.5, 0.5, "no data", ha="center", va="center", size=6.5, transform=ax.transAxes)
+        return
+    noise = noise if np.isfinite(noise) else max(1e-9, float(np.nanstd(image)))
+    ax.imshow(
+        stretch(image, noise, top or 5 * noise),
+        origin="lower", interpolation="nearest", cmap="magma", vmin=0, vmax=1,
+    )  # fmt: skip
+
+
+def tiles(
+    image: np.ndarray,
+    weight: np.ndarray,
+    captions: Sequence[str],
+    *,
+    fitted: np.ndarray | None = None,
+    noise: np.ndarray | None = None,
+    columns: int = 4,
+    figure: Figure | SubFigure | None = None,
+) -> Figure | SubFigure:
+    """Show many galaxies in colour with a caption each: image and, beside it, best fit and residual.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    fitted
+        Best fits, ``(N, B, H, W)`` in nJy; NaN without one.
+    noise
+        ``(B,)`` nJy per pixel; by default of these images.
+    """
+    noise = noise_per_band(weight) if noise is None else noise
+    lines, columns = -(-len(image) // columns), min(columns, len(image))
+    wide = 1 if fitted is None else 3
+    figure = own_figure(figure, (columns * (wide * 1.0 + 0.25), lines * 1.5))
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.02, wspace=0.08, hspace=0.35)
+    axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for ax in axes:
+        bare(ax)
+    for index, ax in enumerate(axes[: len(image)]):
+        shown = [colour_composite(np.where(weight[index] > 0, image[index], 0), noise)]
+        if fitted is not None:
+            sigma = significance(image[index], fitted[index], weight[index])
+            missing = np.broadcast_to(np.asarray(MISSING), shown[0].shape)
+            has_fit = bool(np.isfinite(fitted[index]).any())
+            shown.append(colour_composite(fitted[index], noise) if has_fit else missing)
+            shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
+        ax.imshow(lay_out([one[::-1] for one in shown], wide), interpolation="nearest")
+        ax.set_xlabel(captions[index], size=7, labelpad=2)
+    return figure
+
+
+def contact_sheet(image: np.ndarray, noise: np.ndarray, *, columns: int = 16, ax: Axes | None = None) -> Axes:
+    """Show many galaxies, ``(N, B, H, W)`` in nJy, close together in colour."""
+    ax = own_axes(ax, (9, 9 * -(-len(image) // columns) / columns))
+    bare(ax)
+    pictures = [colour_composite(one, noise)[::-1] for one in image]
+    ax.imshow(lay_out(pictures, columns), interpolation="nearest")
+    return ax

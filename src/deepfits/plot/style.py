@@ -1,0 +1,60 @@
+"""Colours and axes that all figures share."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
+INK = "#1d2733"
+GRID = "#d9dde2"
+
+
+def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """Return the axes that were given, or new ones of pyplot's."""
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.subplots(figsize=size, layout="constrained")[1]
+    return ax
+
+
+def own_figure(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Any:
+    """Return the figure that was given, or a new one, which notebooks show as the value of a cell."""
+    return Figure(figsize=size) if figure is None else figure
+
+
+def label(ax: Axes, x: str, y: str, title: str = "") -> None:
+    """Name the axes, and take the frame off above and at the right."""
+    ax.set_xlabel(x, size=9)
+    ax.set_ylabel(y, size=9)
+    if title:
+        ax.set_title(title, size=9)
+    ax.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def plain_logarithm(ax: Axes, which: str) -> None:
+    """Make an axis logarithmic (where anything on it is positive), with ticks that read 0.5, 2 and 10."""
+    if not math.isfinite(getattr(ax.dataLim, f"minpos{which}")):
+        return
+    getattr(ax, f"set_{which}scale")("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = sorted(getattr(ax, f"get_{which}lim")())
+    within = high / low < 100
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if within else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def bare(ax: Axes) -> None:
+    """Leave the picture alone: no ticks, no frame."""
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)

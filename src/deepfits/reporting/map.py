@@ -1,0 +1,118 @@
+"""The report's small interactive map: some thousand objects, with their pictures on hover, inside the page.
+
+Shapes: N held-out objects, B bands, H, W pixels, M objects on the map.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from io import BytesIO
+
+import numpy as np
+
+from deepfits.pictures import colour_composite, noise_per_band
+from deepfits.splits import unit_hash
+
+MAX_OBJECTS = 3000
+TILE = 32  # pixels of a picture's side
+ACROSS = 64  # pictures in a row of the sheet
+_EXPORT = re.compile(r"export\s*\{\s*([\w$]+) as default\s*\};?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Map:
+    """A map, ready for the page.
+
+    Attributes
+    ----------
+    data
+        JSON: columns as base64 of float32, identities, what they are called.
+    sheet
+        JPEG of all pictures side by side, base64.
+    """
+
+    data: str
+    sheet: str
+
+    @property
+    def engine(self) -> str:
+        """What draws the points: the explorer's engine, with a name in place of its export."""
+        source = resources.files("deepfits") / "explorer" / "static" / "regl-scatterplot.js"
+        return _EXPORT.sub(r"const createScatterplot = \1;", source.read_text("utf-8"))
+
+    @property
+    def script(self) -> str:
+        """What makes a map of the engine."""
+        return (resources.files("deepfits.reporting") / "templates" / "map.js").read_text("utf-8")
+
+
+def principal_components(latent: np.ndarray) -> np.ndarray:
+    """Return the two principal components of latents ``(N, L)``, each in [−1, 1]; NaN where a latent is."""
+    good = np.isfinite(latent).all(axis=1)
+    out = np.full((len(latent), 2), np.nan)
+    centred = latent[good] - latent[good].mean(axis=0)
+    place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
+    # The middle 98 percent fill the map; the few beyond stand at its rim.
+    out[good] = np.clip(0.95 * place / np.percentile(np.abs(place), 98, axis=0), -1, 1)
+    return out
+
+
+def make_map(
+    object_id: np.ndarray,
+    latent: np.ndarray,
+    image: np.ndarray,
+    weight: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+) -> Map | None:
+    """Make the map of objects with a fit; None with fewer than three.
+
+    Parameters
+    ----------
+    latent
+        ``(N, L)``.
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    columns
+        ``(N,)`` each, by what points can be coloured, the first at the beginning.
+    """
+    place = principal_components(latent) if len(latent) > 2 else np.empty((0, 2))
+    rows = np.flatnonzero(np.isfinite(place).all(axis=1)) if len(place) else np.empty(0, dtype=int)
+    if len(rows) < 3:
+        return None
+    rows = np.sort(rows[np.argsort(unit_hash(object_id[rows], "map"))[:MAX_OBJECTS]])
+    data = {
+        "id": [str(one) for one in object_id[rows].tolist()],
+        "x": _packed(place[rows, 0]),
+        "y": _packed(place[rows, 1]),
+        "columns": {name: _packed(values[rows]) for name, values in columns.items()},
+        "tile": TILE,
+        "across": ACROSS,
+    }
+    sheet = _sheet(image[rows], weight[rows], noise_per_band(weight))
+    return Map(data=json.dumps(data).replace("<", "\\u003c"), sheet=sheet)
+
+
+def _packed(values: np.ndarray) -> str:
+    return base64.b64encode(np.asarray(values, dtype="<f4").tobytes()).decode()
+
+
+def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
+    """Return all pictures, ``TILE`` pixels wide, on one sheet as JPEG in base64."""
+    from PIL import Image
+
+    lines = -(-len(image) // ACROSS)
+    sheet = Image.new("RGB", (ACROSS * TILE, lines * TILE), "white")
+    for number, (one, known) in enumerate(zip(image, weight, strict=True)):
+        colours = colour_composite(np.where(known > 0, one, 0), noise)[::-1]
+        tile = Image.fromarray((np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8))
+        if tile.size != (TILE, TILE):
+            tile = tile.resize((TILE, TILE), Image.Resampling.BOX)
+        sheet.paste(tile, (TILE * (number % ACROSS), TILE * (number // ACROSS)))
+    buffer = BytesIO()
+    sheet.save(buffer, format="JPEG", quality=88)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,300 @@
+"""The stages `show`, `similar` and `odd`: pictures and a table of some objects of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.stages.parameters import Choosing, Partial
+from deepfits.stages.stage import claim, stage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from deepfits.explorer.drawing import Drawer
+    from deepfits.explorer.objects import Objects
+
+SHOWN = (
+    "object_id", "ra", "dec", "reduced_chi2", "status", "oddity", "z_spec", "z_phot", "z_median", "flags",
+    "tag",
+)  # fmt: skip
+DOTS_PER_INCH = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looking(Partial):
+    """What is looked at, and where pictures go.
+
+    Parameters
+    ----------
+    store
+        The cutouts of the features, where they lie elsewhere than in the run.
+    model
+        The model of the features, where it lies elsewhere; without one the images are shown alone.
+    out
+        Directory for the pictures (PNG and PDF) and the table (CSV); by default ``show/``, ``similar/`` or
+        ``odd/`` beside the features. What an earlier call left there is replaced.
+    columns
+        Of the table that is printed; the file has all of them.
+    """
+
+    store: str | Path | None = None
+    model: str | Path | None = None
+    out: str | Path | None = None
+    columns: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class ShowConfig(Looking):
+    """What `show` takes.
+
+    Parameters
+    ----------
+    run
+        A run directory, or the directory of features that `fit` wrote.
+    ids
+        Identities of the objects, in the order in which they are shown.
+    """
+
+    run: str | Path
+    _: KW_ONLY
+    ids: Sequence[int | str]
+
+
+@dataclass(frozen=True)
+class SimilarConfig(Looking, Choosing):
+    """What `similar` takes.
+
+    Parameters
+    ----------
+    run
+        A run directory, or the directory of features that `fit` wrote.
+    ids
+        Identities of the examples; of several, objects near all of them are found.
+    unlike
+        Identities of objects that the answer should be far from.
+    number
+        How many objects.
+    magnitude_window
+        Only objects within this many magnitudes of the examples' mean.
+    """
+
+    run: str | Path
+    _: KW_ONLY
+    ids: Sequence[int | str]
+    unlike: Sequence[int | str] = ()
+    number: int = 24
+    magnitude_window: float | None = None
+
+
+@dataclass(frozen=True)
+class OddConfig(Looking, Choosing):
+    """What `odd` takes.
+
+    Parameters
+    ----------
+    run
+        A run directory, or the directory of features that `fit` wrote.
+    number
+        How many objects.
+    """
+
+    run: str | Path
+    _: KW_ONLY
+    number: int = 24
+
+
+@stage(ShowConfig)
+def show(config: ShowConfig) -> Path:
+    """Show objects of a run: image, best fit and residual in every band, and what is known of them.
+
+    Returns
+    -------
+    Path
+        The directory with ``show.png``, ``show.pdf``, ``objects.csv`` (all columns of features, catalogue,
+        redshifts and truth) and ``table.md`` (what is printed).
+
+    Raises
+    ------
+    InputError
+        No features or cutouts there, or an identity that is not among them.
+
+    Examples
+    --------
+    `deepfits show demo --id 1203 --id 77`
+    """
+    from deepfits import plot
+
+    objects, drawer = _load(config)
+    rows = _rows(objects, config.ids)
+    image, weight, fitted = _pixels(drawer, rows)
+    shown = {"observed": np.where(weight > 0, image, np.nan)}
+    residual, notes = None, None
+    if fitted is not None:
+        shown["best fit"], residual = fitted, plot.significance(image, fitted, weight)
+        notes = {"best fit": [f"χ²ᵣ {value:.2f}" for value in objects.column("reduced_chi2")[rows]]}
+    titles = [str(one) for one in objects.object_id[rows].tolist()]
+    figure = plot.reconstructions(
+        shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
+    )
+    return _write(config, "show", figure, objects, rows, {})
+
+
+@stage(SimilarConfig)
+def similar(config: SimilarConfig) -> Path:
+    """Find the objects that are most like some examples: the nearest in the latent, among all of a run.
+
+    Returns
+    -------
+    Path
+        The directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``. The examples
+        come first; ``distance`` is the root mean square over the latent's dimensions.
+
+    Raises
+    ------
+    InputError
+        No features or cutouts there, an identity that is not among them, or an example without a fit.
+
+    Examples
+    --------
+    `deepfits similar demo --id 1203`
+
+    Among those as bright: `deepfits similar demo --id 1203 --magnitude-window 0.5`
+    """
+    objects, drawer = _load(config)
+    examples = _rows(objects, config.ids)
+    found, distance = objects.neighbours(
+        examples,
+        unlike=_rows(objects, config.unlike),
+        number=config.number,
+        magnitude_window=config.magnitude_window,
+        allowed=objects.satisfying(config.where),
+    )
+    rows = np.concatenate([examples, found])
+    away = np.concatenate([np.zeros(len(examples)), distance])
+    names = objects.object_id[rows].tolist()
+    words = [*["example"] * len(examples), *(f"{one:.2f}" for one in distance)]
+    captions = [f"{name}   {word}" for name, word in zip(names, words, strict=True)]
+    return _write_tiles(config, "similar", objects, drawer, rows, captions, {"distance": away})
+
+
+@stage(OddConfig)
+def odd(config: OddConfig) -> Path:
+    """Show the oddest objects of a run, ranked by a score that does not follow brightness, and why they are.
+
+    Returns
+    -------
+    Path
+        The directory with ``odd.png``, ``odd.pdf``, ``objects.csv`` and ``table.md``, the oddest first.
+
+    Raises
+    ------
+    InputError
+        No features or cutouts there, or no object that satisfies the conditions.
+
+    Examples
+    --------
+    `deepfits odd demo --where "flags == 0"`
+    """
+    objects, drawer = _load(config)
+    allowed = objects.satisfying(config.where)
+    found = objects.odd(config.number, allowed=allowed)
+    if not found:
+        raise InputError(f"{objects.directory}: no object to rank; loosen the conditions")
+    rows = np.array([one["row"] for one in found])
+    why = [one["why"] for one in found]
+    names = objects.object_id[rows].tolist()
+    captions = [f"{name}\n{words}" for name, words in zip(names, why, strict=True)]
+    return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
+
+
+def _load(config: Any) -> tuple[Objects, Drawer]:
+    from deepfits.explorer.launch import load
+
+    objects, drawer = load(config.run, store=config.store, model=config.model, partial=config.partial)
+    if drawer is None:
+        raise InputError(f"{objects.directory}: pictures need the cutouts: say where they are (store=...)")
+    return objects, drawer
+
+
+def _rows(objects: Objects, ids: Sequence[int | str]) -> np.ndarray:
+    rows = objects.rows_of(list(ids))
+    if (rows < 0).any():
+        absent = [str(one) for one, row in zip(ids, rows, strict=True) if row < 0]
+        raise InputError(
+            f"{objects.directory}: has no object_id {', '.join(absent[:5])}; its own are such as "
+            f"{objects.object_id[0]}"
+        )
+    return rows
+
+
+def _pixels(drawer: Drawer, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    image, weight = drawer.images(rows)
+    return image, weight, None if drawer.model is None else drawer.fitted(rows)
+
+
+def _write_tiles(
+    config: Any,
+    name: str,
+    objects: Objects,
+    drawer: Drawer,
+    rows: np.ndarray,
+    captions: Sequence[str],
+    more: Mapping[str, np.ndarray],
+) -> Path:
+    from deepfits import plot
+
+    image, weight, fitted = _pixels(drawer, rows)
+    figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
+    return _write(config, name, figure, objects, rows, more)
+
+
+def _write(
+    config: Any,
+    name: str,
+    figure: Figure,
+    objects: Objects,
+    rows: np.ndarray,
+    more: Mapping[str, np.ndarray],
+) -> Path:
+    """Write pictures and tables."""
+    from deepfits.files import writing
+    from deepfits.tables import require_column, write_table
+
+    out = objects.directory.parent / name if config.out is None else Path(config.out)
+    columns = {**objects.selection(rows), **more}
+    wanted = [one for one in SHOWN if one in columns]
+    wanted += [f"mag_model_{band}" for band in objects.bands if f"mag_model_{band}" in columns]
+    wanted = [*(config.columns or wanted), *(one for one in more if one not in (config.columns or ()))]
+    printed = {one: require_column(columns, one, objects.directory) for one in wanted}
+    with claim(config, name=name, out=out, renew=True):
+        for ending in ("png", "pdf"):
+            with writing(out / f"{name}.{ending}") as temporary:
+                figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white", bbox_inches="tight")
+        write_table(out / "objects.csv", columns)
+        with writing(out / "table.md") as temporary:
+            temporary.write_text(_markdown(printed), encoding="utf-8")
+    return out
+
+
+def _markdown(columns: Mapping[str, np.ndarray]) -> str:
+    """Return columns as a table in Markdown, aligned."""
+    cells = [[name, *(_cell(one, name) for one in values.tolist())] for name, values in columns.items()]
+    widths = [max(map(len, column)) for column in cells]
+    lines = [
+        "| " + " | ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + " |"
+        for line in zip(*cells, strict=True)
+    ]
+    rule = "|" + "|".join("-" * (width + 1) + ":" for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:], ""])
+
+
+def _cell(value: Any, name: str) -> str:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.5f}" if name in ("ra", "dec") else f"{value:.4g}"
+    return str(value)

@@ -1,0 +1,98 @@
+"""Figures on axes of one's own: the right pixels and points, and nothing drawn elsewhere."""
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from deepfits import plot
+from deepfits.pictures import MISSING, combined, diverging, significance
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(3, 3)).add_subplot()
+
+
+def test_residuals_in_sigma_have_unit_variance_whatever_the_weights():
+    rng = np.random.default_rng(1)
+    weight = rng.uniform(0.1, 9, size=(4, 64, 64))
+    weight[1, :, :8] = 0
+    image = 3 + rng.normal(size=weight.shape) / np.sqrt(np.where(weight > 0, weight, 1))
+    sigma = significance(image, np.full_like(image, 3), weight)
+    assert np.isnan(sigma[1, :, :8]).all()
+    # 64 × 64 draws: the standard deviation is good to 1.1 percent
+    assert abs(np.nanstd(combined(sigma)) - 1) < 0.05
+    np.testing.assert_allclose(combined(sigma)[:, :8], sigma[[0, 2, 3], :, :8].sum(0) / np.sqrt(3))
+    assert diverging(np.array([-1.0, np.nan, 1.0]))[0, 2] > diverging(np.array([1.0]))[0, 2]
+    np.testing.assert_allclose(diverging(np.array([np.nan]))[0], MISSING)
+
+
+def test_composite_shows_the_image_the_right_way_up(ax):
+    image = np.zeros((3, 16, 16))
+    image[:, 2, 5] = 500
+    plot.composite(image, np.ones(3), ax=ax)
+    shown = ax.images[0].get_array().sum(axis=-1)
+    assert np.unravel_index(shown.argmax(), shown.shape) == (2, 5)
+    assert ax.images[0].origin == "lower"
+
+
+def test_reconstructions_show_versions_bands_and_residuals():
+    rng = np.random.default_rng(2)
+    image, hidden = rng.normal(size=(3, 5, 16, 16)), rng.normal(size=(3, 5, 16, 16))
+    hidden[:, 0] = np.nan
+    figure = plot.reconstructions({"observed": image, "given": hidden}, "ugriz", np.ones(5), residual=image)
+    # 3 galaxies × 3 rows × (colour + 5 bands), less the three hidden bands
+    assert sum(len(axes.images) for axes in figure.axes) == 3 * 3 * 6 - 3
+    parts = Figure(figsize=(8, 8)).subfigures(2)
+    assert plot.reconstructions({"observed": image[:1]}, "ugriz", np.ones(5), figure=parts[1]) is parts[1]
+    assert not parts[0].axes
+
+
+def test_scatter_states_what_its_points_have(ax):
+    rng = np.random.default_rng(3)
+    z_spec = rng.uniform(0, 2, 500)
+    z_phot = z_spec + 0.05 * (1 + z_spec) * rng.normal(size=500)
+    z_phot[:25] += 1.5
+    plot.scatter(z_spec, z_phot, ax=ax)
+    text = ax.texts[0].get_text()
+    assert 0.045 < float(text.split()[1]) < 0.06
+    assert abs(float(text.split()[-1]) - 0.05) < 0.01
+    assert len(ax.collections[0].get_offsets()) == 500
+
+
+def test_logarithmic_ticks_read_as_numbers(ax):
+    plot.chi2_histogram({"both": np.random.default_rng(4).chisquare(100, 400) / 60}, ax=ax)
+    ax.figure.canvas.draw()
+    shown = [label.get_text() for label in ax.get_xticklabels() if label.get_text()]
+    assert "1" in shown
+    assert "2" in shown
+    assert not any("10^" in text or "times" in text for text in shown)
+
+
+def test_nothing_to_show_is_an_empty_figure(ax):
+    plot.chi2_by_signal(np.full(4, 3.0), {"both": np.full(4, np.nan)}, ax=ax)
+    plot.magnitudes(np.full(3, np.nan), "i", ax=ax)
+    ax.figure.canvas.draw()
+    assert ax.get_ylabel() == "objects per 0.5 mag"
+
+
+def test_a_map_of_latents_finds_the_direction_that_varies_most(ax):
+    rng = np.random.default_rng(5)
+    latent = rng.normal(size=(300, 6)) * np.array([1, 1, 9, 1, 4, 1])
+    latent[7] = np.nan
+    plot.latent_map(latent, colour=latent[:, 2], name="x", ax=ax)
+    shown = ax.collections[0].get_offsets().data
+    known = np.delete(latent, 7, axis=0)
+    assert shown.shape == (299, 2)
+    assert abs(np.corrcoef(shown[:, 0], known[:, 2])[0, 1]) > 0.99
+    assert abs(np.corrcoef(shown[:, 1], known[:, 4])[0, 1]) > 0.99
+
+
+def test_without_axes_they_are_made():
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    ax = plot.pit(np.random.default_rng(6).random(200))
+    assert len(ax.patches) >= 10
+    plt.close("all")

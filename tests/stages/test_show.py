@@ -1,0 +1,135 @@
+"""Pictures and tables of some objects, from the command line and from Python."""
+
+import csv
+import shutil
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.tables import write_table
+from tests.helpers.drawn_run import NUM, make_run
+
+FIRST = 2**60
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def rows_of(path):
+    with (path / "objects.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_draw_applies_amplitudes(run):
+    features = deepfits.read_features(run / "features-both")
+    model, store = deepfits.Model.load(run / "model"), deepfits.CutoutStore(run / "cutouts")
+    drawn = model.draw(features, [9, 3])
+    cutouts = store.take(np.array([9, 3]))
+    weight = np.where(neighbours_of(cutouts, store.info)[:, None], 0, cutouts.weight)
+    chi2 = ((cutouts.image - drawn) ** 2 * weight).sum((1, 2, 3))
+    np.testing.assert_allclose(chi2, features["chi2"][[9, 3]], rtol=1e-3)
+    assert model.draw(features).shape == (NUM, *store.shape)
+    assert model.draw(features, features["object_id"] < 0).shape == (0, *store.shape)
+    with pytest.raises(InputError, match="fitted with model abc"):
+        model.draw({**features, "model_hash": np.full(NUM, "abc")}, [0])
+
+
+def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
+    out = deepfits.show(run, ids=[FIRST + 7, str(FIRST + 3)], out=tmp_path / "show")
+    found = rows_of(out)
+    assert [one["object_id"] for one in found] == [str(FIRST + 7), str(FIRST + 3)]
+    assert float(found[1]["z_spec"]) == pytest.approx(3 / 50)
+    assert (out / "table.md").read_text().splitlines()[2].startswith(f"| {FIRST + 7}")
+    picture = matplotlib.image.imread(out / "show.png")
+    assert picture[..., :3].std() > 0.1
+    assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(InputError, match=f"has no object_id 12; its own are such as {FIRST}"):
+        deepfits.show(run, ids=[12])
+
+
+def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
+    out = deepfits.similar(run, ids=[FIRST + 4], number=5, where="z_spec < 0.5", out=tmp_path / "similar")
+    latent = deepfits.read_features(run / "features-both")["latent"].astype(float)
+    distance = np.sqrt(((latent - latent[4]) ** 2).mean(1))
+    distance[[4, *range(25, NUM)]] = np.inf
+    found = rows_of(out)
+    wanted = [4, *np.argsort(distance)[:5].tolist()]
+    assert [int(one["object_id"]) - FIRST for one in found] == wanted
+    assert float(found[3]["distance"]) == pytest.approx(distance[wanted[3]], rel=1e-3)
+
+
+def test_odd_says_why_and_obeys_conditions(run, tmp_path):
+    out = deepfits.odd(run, number=6, where=["z_spec >= 0.2"], out=tmp_path / "odd")
+    found = rows_of(out)
+    assert len(found) == 6
+    assert all(float(one["z_spec"]) >= 0.2 for one in found)
+    assert all(one["why"] for one in found)
+    score = [float(one["oddity"]) for one in found]
+    assert score == sorted(score, reverse=True)
+
+
+def test_tables_are_joined_by_place_where_numbers_mean_something_else(run, tmp_path):
+    place = {
+        "object_id": np.arange(NUM) + FIRST,
+        "ra": 150 + np.arange(NUM)[::-1] / 100,
+        "dec": np.full(NUM, 2.0),
+    }
+    write_table(tmp_path / "truth.parquet", {**place, "true": np.arange(NUM)[::-1]})
+    write_table(tmp_path / "own.parquet", {"object_id": np.arange(5) + FIRST, "z_spec": np.arange(5) + 1})
+    table = deepfits.join(run, tables={"truth": tmp_path / "truth.parquet", "own": tmp_path / "own.parquet"})
+    assert table["true"].tolist() == list(range(NUM))
+    np.testing.assert_allclose(table["z_spec"], np.arange(NUM) / 50)
+    np.testing.assert_allclose(table["own.z_spec"][:5], np.arange(5) + 1)
+    assert np.isnan(table["own.z_spec"][5:]).all()
+    assert table["latent"].shape == (NUM, 8)
+    write_table(tmp_path / "none.csv", {"object_id": np.array([1, 2]), "x": np.array([1, 2])})
+    with pytest.raises(InputError, match=r"none\.csv: no row is of an object"):
+        deepfits.join(run, tables={"none": tmp_path / "none.csv"})
+
+
+def test_they_show_themselves_in_notebooks(run):
+    features = deepfits.read_features(run / "features-both")
+    for shown in (
+        features,
+        deepfits.join(run),
+        deepfits.CutoutStore(run / "cutouts"),
+        deepfits.Model.load(run / "model"),
+    ):
+        html = shown._repr_html_()
+        assert "data:image/png;base64," in html
+        assert "g, r, i" in html or f"{NUM}" in html
+    features["<script>"] = features["chi2"]
+    assert "<script>" not in features._repr_html_()
+
+
+def test_a_model_says_what_it_is_and_what_it_fits(run, tmp_path):
+    told = deepfits.model(run / "model", store=run / "cutouts")
+    assert "bands g, r, i" in told
+    assert "nothing stands against it" in told
+    assert "builtin:clauds-hsc" in deepfits.model()
+    shutil.copytree(run / "cutouts", tmp_path / "other")
+    path = tmp_path / "other" / "store.json"
+    path.write_text(path.read_text().replace('"i"', '"z"'))
+    with pytest.raises(InputError, match="the model knows g-r-i"):
+        deepfits.model(run / "model", store=tmp_path / "other")
+
+
+def test_a_fit_begins_with_the_latents_of_another(run, tmp_path):
+    wanted = [FIRST + n for n in range(6)]
+    common = {"threads": 1, "object_ids": wanted, "amplitudes": "fit", "prior_strength": 0.0}
+    given = (run / "cutouts", run / "model")
+    again = deepfits.fit(*given, tmp_path / "again", start=run / "features-both", uncertainty=False, **common)
+    found, before = deepfits.read_features(again), deepfits.read_features(run / "features-both")
+    # begun where the other came to: it is at its end at once
+    np.testing.assert_allclose(found["loss_start"], before["loss"][:6], rtol=1e-3)
+    assert (found["num_steps"] < before["num_steps"][:6]).all()
+    with pytest.raises(InputError, match="start"):
+        deepfits.fit(*given, tmp_path / "again", uncertainty=False, **common)
+    with pytest.raises(InputError, match="mode 'embedder' fits nothing"):
+        deepfits.fit(*given, tmp_path / "none", mode="embedder", start=run / "features-both")
