@@ -27,6 +27,7 @@ from deepfits.stages import MODULES, load
 
 INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141  # as if the signal had ended the command
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         status = make_app([name] if name else [])(
             tokens or ["--help"], exit_on_error=False, print_error=False
         )
+        _end_output()
     except CycloptsError as error:
         command = " ".join(["deepfits", *(words_of(name) if name else [])])
         _fail(f"{_plain(str(error))} See `{command} --help`.", INPUT_ERROR_STATUS)
@@ -153,6 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
         _fail_missing_module(error)
+    except BrokenPipeError:  # whoever read what is printed has had enough
+        _end_output(keep=False)
+        sys.exit(BROKEN_PIPE_STATUS)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to go on from here", INTERRUPTED_STATUS)
     except Exception as error:
@@ -160,6 +165,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         _fail(_as_options(line, name), INPUT_ERROR_STATUS)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _end_output(*, keep: bool = True) -> None:
+    """Write what is still to be printed; where that fails, let it not fail once more at Python's end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if keep:
+            raise
 
 
 def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:

@@ -440,7 +440,7 @@ def results(
     wanted = json.loads(
         json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})
     )
-    there = read_json(record, what="record of a result") if record.exists() else None
+    there = _read_record(record)
     if there is None:
         _refuse_foreign(out, is_file=is_file)
     elif difference := _difference(out, there, wanted):
@@ -477,6 +477,15 @@ def results(
 
 def _record_of(out: Path, *, is_file: bool) -> Path:
     return out.with_name(f"{out.name}.made_from.json") if is_file else out / RECORD
+
+
+def _read_record(record: Path) -> dict[str, Any] | None:
+    if not record.exists():
+        return None
+    content = read_json(record, what="record of a result")
+    if not all(isinstance(content.get(key, {}), dict) for key in ("inputs", "settings", "written")):
+        raise InputError(f"{record}: not the record of a result; remove it together with the result")
+    return content
 
 
 def _refuse_foreign(out: Path, *, is_file: bool) -> None:
@@ -564,7 +573,7 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
     """
     path = Path(path)
     record = _record_of(path, is_file=not path.is_dir())
-    content = read_json(record, what="record of a result") if record.exists() else {}
+    content = _read_record(record) or {}
     states = Counter(_states(path)) if path.is_dir() else Counter[str]()
     if content.get("finished", True) and states.total() == states["done"]:
         return True

@@ -1,6 +1,8 @@
 """One claim on every result: what differs is refused by name, and nothing foreign is replaced."""
 
 import json
+import math
+import re
 from dataclasses import fields, replace
 
 import pytest
@@ -123,3 +125,21 @@ def test_what_a_killed_run_left_beside_a_file_goes_with_the_next(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".writing-00000002-other.csv", "all.csv", "all.csv.made_from.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_numbers_that_are_none_are_refused_by_every_stage(name, value):
+    stage, config = load(name), config_of(name)
+    given = {key: getattr(config, key) for key in REQUIRED if hasattr(config, key)}
+    for key in [one.name for one in fields(config) if re.search(r"\bfloat\b", str(one.type))]:
+        with pytest.raises(InputError, match=rf"{name}: {key} must be a finite number"):
+            stage(**given | {key: value})
+
+
+@pytest.mark.parametrize("content", ['{"inputs": []}', '{"settings": 1}', '{"written": "x"}', "[" * 10**5])
+def test_a_record_that_is_none_is_named(tmp_path, content):
+    (tmp_path / RECORD).write_text(content)
+    for read in (require_finished, lambda path: results(path, "fit", inputs={}, settings={}).__enter__()):
+        with pytest.raises(InputError, match=r"_made_from\.json: .*record of a result"):
+            read(tmp_path)

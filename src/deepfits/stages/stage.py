@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -90,7 +91,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
             try:
-                return work(config(*args, **kwargs))
+                return work(_finite(config(*args, **kwargs), name))
             except InputError as error:  # it says what to do; where in here it arose helps nobody
                 raise error.with_traceback(None) from None
 
@@ -104,6 +105,14 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
         return call
 
     return decorate
+
+
+def _finite(config: C, name: str) -> C:
+    """Refuse NaN and infinity, which no comparison stops, which no record can hold and which nobody means."""
+    for key, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{name}: {key} must be a finite number, not {value}")
+    return config
 
 
 def claim(
