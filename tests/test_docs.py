@@ -63,8 +63,7 @@ def own_images(found):
 
 
 def redshifts(found):
-    point = found["estimates"].point[found["same"]]  # template fitting, without a label
-    assert np.corrcoef(np.log1p(point), np.log1p(found["z_spec"]))[0, 1] > 0.3
+    assert found["measured"]["sigma_mad"] < 0.1  # template fitting, without a label; a constant has 0.25
     assert (found["curves"] / "curves.json").is_file()
 
 
