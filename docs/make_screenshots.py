@@ -31,14 +31,13 @@ PATIENCE_MS = 240_000
 
 def save(page: Page, name: str) -> None:
     """Save what is in the window as a small PNG."""
-    picture = Image.open(io.BytesIO(page.screenshot()))
-    picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(IMAGES / name, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(IMAGES / name, optimize=True)
     print(IMAGES / name)
 
 
 @contextmanager
 def served(run: Path) -> Iterator[tuple[str, str]]:
-    """Serve a run's explorer; give its address and the identity of a bright galaxy."""
+    """Serve a run's explorer; give its address and the identity of a bright galaxy that is fitted well."""
     objects, drawer = load(run)
     app = make_app(objects, drawer, title="demo")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
@@ -47,7 +46,8 @@ def served(run: Path) -> Iterator[tuple[str, str]]:
     while not server.started:
         time.sleep(0.05)
     address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    yield address, str(objects.object_id[np.argsort(objects.brightness)[len(objects) // 12]])
+    bright = np.argsort(objects.brightness)[len(objects) // 40 : len(objects) // 12]
+    yield address, str(objects.object_id[bright[np.nanargmin(objects.column("reduced_chi2")[bright])]])
     server.should_exit = True
     thread.join()
 

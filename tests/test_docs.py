@@ -4,6 +4,7 @@ As they stand, the tutorials run when the site is built (`make docs`), which als
 not resolve.
 """
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_pages_that_code_names_exist():
                 named.setdefault(page, path)
     assert len(named) > 3
     assert {page: path for page, path in named.items() if not (ROOT / page).is_file()} == {}
+
+
+def test_names_that_the_documentation_imports_exist():
+    code = r"^```(?:python|\{code-cell\} ipython3)\n(.*?)^```"
+    wanted = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for block in re.findall(code, page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
+            for module, names in re.findall(r"^from (deepfits[\w.]*) import ([\w, ]+)", block, re.MULTILINE):
+                wanted |= {(page.name, module, name.strip()) for name in names.split(",")}
+            wanted |= {
+                (page.name, "deepfits", name) for name in re.findall(r"\bdeepfits\.([a-z_]+)\(", block)
+            }
+    assert len(wanted) > 25
+    missing = [one for one in sorted(wanted) if not hasattr(importlib.import_module(one[1]), one[2])]
+    assert missing == []
 
 
 def commands_shown():
