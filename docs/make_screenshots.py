@@ -47,6 +47,7 @@ def served(run: Path) -> Iterator[tuple[str, str]]:
         time.sleep(0.05)
     address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
     bright = np.argsort(objects.brightness)[len(objects) // 40 : len(objects) // 12]
+    bright = bright[objects.column("flags")[bright] == 0]
     yield address, str(objects.object_id[bright[np.nanargmin(objects.column("reduced_chi2")[bright])]])
     server.should_exit = True
     thread.join()
