@@ -9,6 +9,7 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.fitting.similarity import Similarity
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import write_table
 from tests.helpers.drawn_run import NUM, make_run
@@ -55,7 +56,8 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
 
 def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
     out = deepfits.similar(run, ids=[FIRST + 4], number=5, where="z_spec < 0.5", out=tmp_path / "similar")
-    latent = deepfits.read_features(run / "features-both")["latent"].astype(float)
+    latent = deepfits.read_features(run / "features-both")["latent"]
+    latent = Similarity.read(run / "features-both", latent.shape[1]).coordinates(latent).astype(float)
     distance = np.sqrt(((latent - latent[4]) ** 2).mean(1))
     distance[[4, *range(25, NUM)]] = np.inf
     found = rows_of(out)

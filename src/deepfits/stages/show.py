@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from deepfits.explorer.objects import Objects
 
 SHOWN = (
-    "object_id", "ra", "dec", "reduced_chi2", "status", "oddity", "z_spec", "z_phot", "z_median", "flags",
-    "tag",
+    "object_id", "ra", "dec", "reduced_chi2", "status", "oddity", "artefact", "z_spec", "z_phot", "z_median",
+    "flags", "tag",
 )  # fmt: skip
 DOTS_PER_INCH = 150
 
@@ -153,7 +153,8 @@ def similar(config: SimilarConfig) -> Path:
     -------
     Path
         The directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``. The examples
-        come first; ``distance`` is the root mean square over the latent's dimensions.
+        come first; ``distance`` is the root mean square over the latent's dimensions, in units of what noise,
+        orientation and place on the pixels do to it.
 
     Raises
     ------
