@@ -58,7 +58,8 @@ def principal_components(latent: np.ndarray) -> np.ndarray:
     centred = latent[good] - latent[good].mean(axis=0)
     place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
     # The middle 98 percent fill the map; the few beyond stand at its rim.
-    out[good] = np.clip(0.95 * place / np.percentile(np.abs(place), 98, axis=0), -1, 1)
+    low, high = np.percentile(place, [1, 99], axis=0)
+    out[good] = np.clip(0.9 * (2 * (place - low) / np.maximum(high - low, 1e-9) - 1), -0.98, 0.98)
     return out
 
 
