@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -397,7 +398,7 @@ def test_zero_points_of_surveys_in_vega_are_called_out(tmp_path, sky):
 )
 def test_units(unit, point):
     if point < -2.5:
-        with pytest.raises(InputError, match="no plausible"):
+        with pytest.raises(InputError, match="plausible AB zero point"):
             zero_point_of_header({"BUNIT": unit})
     else:
         assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(point, abs=0.01)
@@ -408,6 +409,7 @@ def test_names_of_filters():
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
         "HSC-I2": "i", "f814w": "F814W", "W-C-RC": "R", "W-S-Z+": "z", "PANSTARRS_y": "y", "J": "J",
+        "VR DECam c0007 6300.0 2600.0": "VR", "i2.MP9703": "i", "Open + g": "g", "g DES": "g",
     }  # fmt: skip
     assert {name: band_name(name) for name in names} == names
     assert band_of_header({"TELESCOP": "WISE", "BAND": 2}) == "W2"
@@ -420,3 +422,18 @@ def test_what_belongs_together_by_name():
     assert split_name("t-image-g")[0] != split_name("t-image-Z")[0]
     assert split_name("x_z.weight") == (("x", "z"), "weight")
     assert split_name("weight") == (("weight",), None)
+
+
+def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplog):
+    coadd(tmp_path, sky.astype(np.float32), role="rms", values=full(SIGMA))
+    assert not any("WARNING" in text for text in read(tmp_path)[2])
+    assert not caplog.text
+    fits.setval(tmp_path / "coadd-r.rms.fits", "CRPIX1", value=100.0)
+    for name in ("coadd-g.fits.part", "coadd-i.asdf", "coadd-z.fits~"):
+        (tmp_path / name).write_bytes(b"half of one")
+    assert any(
+        "coadd-r.rms.fits: by its WCS this rms lies 10 pixels off" in text for text in read(tmp_path)[2]
+    )
+    assert all(name in caplog.text for name in ("coadd-g.fits.part", "coadd-i.asdf", "coadd-z.fits~"))
+    with pytest.raises(InputError, match="catalogue must be a path, not Table; write it into a file"):
+        deepfits.cutouts(tmp_path, tmp_path / "store", catalogue=Table({"ra": [150.0], "dec": [2.0]}))

@@ -34,6 +34,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import textwrap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -91,7 +92,9 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             except TypeError as error:
                 raise TypeError(f"{name}() {error}") from None
             try:
-                return work(_finite(config(*args, **kwargs), name))
+                given = _finite(config(*args, **kwargs), name)
+                _require_paths(given, name)
+                return work(given)
             except InputError as error:  # it says what to do; where in here it arose helps nobody
                 raise error.with_traceback(None) from None
 
@@ -113,6 +116,17 @@ def _finite(config: C, name: str) -> C:
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{name}: {key} must be a finite number, not {value}")
     return config
+
+
+def _require_paths(config: Any, name: str) -> None:
+    """Refuse tables and arrays where a file is read."""
+    for key in field_names(config, INPUT):
+        value = getattr(config, key)
+        several = value if isinstance(value, list | tuple) else [value]
+        if odd := [one for one in several if not isinstance(one, str | os.PathLike | None)]:
+            raise InputError(
+                f"{name}: {key} must be a path, not {type(odd[0]).__name__}; write it into a file first"
+            )
 
 
 def claim(

@@ -29,7 +29,7 @@ _INSTRUMENTS = (
     r"OmegaCAM|OCAM|VST|DES)[-_ .]?)+"
 )
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
-_NUMBERED = re.compile(r"^([ugrizyY])(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
+_NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
 _INFRARED = re.compile(
     r"^(?:(?:VISTA|VIKING|VIRCAM|UKIDSS|WFCAM|WIRCam|UltraVISTA|NISP|NIR|2MASS)[-_ .]?)?"
     r"(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$",
@@ -65,7 +65,22 @@ _SYSTEMS = (
         "ptf",
         "mould",
     ),
-    *("harris", "filter", "band", "prime", "vista", "wircam", "megacam", "megaprime", "subaru", "suprimecam"),
+    *(
+        "des",
+        "kids",
+        "open",
+        "clear",
+        "harris",
+        "filter",
+        "band",
+        "prime",
+        "vista",
+        "wircam",
+        "megacam",
+        "megaprime",
+        "subaru",
+        "suprimecam",
+    ),
     *(
         "ps1",
         "panstarrs",
@@ -141,9 +156,11 @@ def band_name(text: str) -> str:
         return {"ks": "Ks"}.get(match[1].lower(), match[1].upper())
     if match := _NARROW.match(text):
         return match[1].upper()
+    if match := re.match(r"^(\S+) DECam\b", text):
+        return match[1]
     if found := _narrowest(re.split(r"[;,+/& ]+", text)):
         return found
-    words = [w for w in re.split(r"[-_ .,;']+", text) if w]
+    words = [w for w in re.split(r"[-_ .,;'+]+", text) if w]
     rest = [w for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
     if len(rest) == 1 and len(words) > 1 and _SINGLE.match(rest[0]):
         is_lower = any(w.lower() in _LOWER_CASE for w in words) and rest[0] in "UGRIZY"

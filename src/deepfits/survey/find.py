@@ -69,6 +69,11 @@ KINDS |= dict.fromkeys(
     ),
     "other",
 )
+# Images that are not whole, or of formats that are not read, by the endings of their names.
+_NO_IMAGE = re.compile(
+    r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
+    re.IGNORECASE,
+)
 _IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int", "maic", "refimg")
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
@@ -246,6 +251,8 @@ def fits_files(directory: Path) -> list[Path]:
     for path in sorted(directory.iterdir()):
         if _UNREADABLE.search(path.name) and path.is_file():
             raise InputError(f"{path}: this kind of compression is not read; unpack it, or move it elsewhere")
+        if _NO_IMAGE.search(path.name) and path.is_file():
+            log.warning("WARNING: %s: not used: no whole FITS file by its name", path)
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)

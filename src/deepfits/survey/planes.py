@@ -21,13 +21,13 @@ from astropy.io import fits
 
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.survey.astrometry import pixel_scale_of
+from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
 from deepfits.survey.hdu_roles import number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, measure_noise, sample_rows
-from deepfits.survey.pixels import HduPixels, calibrated
+from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
@@ -35,6 +35,8 @@ from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band
 
 # Too few to measure noise on.
 FEW_PIXELS = 64
+# Pixels between image and weights, by their WCS, that are no rounding.
+FAR_APART = 2.0
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
 # 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
@@ -248,7 +250,29 @@ class Plane:
             mine = number_of(hdus, self._image)
             number = mine if mine in numbers else numbers[0]
             extras[kind] = HduPixels(hdu=beside[number], path=path)
+            notes += self._apart(hdus, beside, beside[number], path, kind)
         return extras
+
+    def _apart(
+        self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
+    ) -> list[str]:
+        """Say when the WCS of weights or a mask is not that of the image."""
+        ours, theirs = (
+            celestial_wcs(file, hdu, header_of(file, hdu))[0]
+            for file, hdu in ((hdus, self._image), (beside, plane))
+        )
+        if ours is None or theirs is None:
+            return []
+        x, y = (np.array([0.5 * (length - 1)]) for length in self._image.shape[:-3:-1])
+        off = math.hypot(
+            *(float(v[0]) - float(u[0]) for v, u in zip(map_pixels(ours, theirs, x, y), (x, y), strict=True))
+        )
+        if off < FAR_APART:
+            return []
+        return [
+            f"WARNING: {path.name}: by its WCS this {kind} lies {off:.0f} pixels off the image; does it "
+            "belong to it?"
+        ]
 
     def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
         """Find weights and mask in the image's own file: by name, of the same version (HST's EXTVER)."""
