@@ -13,6 +13,7 @@ from deepfits.progress import Progress
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.sources import DeblendOptions
+from deepfits.tables import format_of
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
@@ -76,6 +77,7 @@ def detect_with(config: DetectConfig) -> Path:
     from deepfits.survey.parallel import check_workers
 
     check_workers(config.workers)
+    format_of(config.out)  # before the work
     options = part_of(config, DetectOptions, mesh=config.background_mesh)
     chosen = config.find(config.images)
     files = chosen.settings()["files"]
