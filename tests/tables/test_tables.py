@@ -219,6 +219,13 @@ def test_one_catalogue_in_many_ways(tmp_path_factory, way):
         holds(tmp_path_factory.mktemp("way"), way)
 
 
+@pytest.mark.parametrize("ending", HAVE_UNITS)
+def test_hours_are_hours_whatever_a_format_calls_them(tmp_path, ending):
+    """In a VOTable astropy calls them ``15deg``."""
+    way = {"ending": ending, "place": "hours", "identity": "names", "name": "ID", "big_endian": False}
+    holds(tmp_path, way | {"masked": True, "order": range(4), "rows": range(NUM), "sentinel": -1.0, "bad": 3})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))

@@ -239,7 +239,7 @@ def require_bands(given: Iterable[str], there: Collection[str], option: str) -> 
     """
     if strange := [band for band in given if band and band not in there]:
         raise InputError(
-            f"{option}: no band {strange[0]!r} among {', '.join(there)}; {nearest(strange[0], there)}"
+            f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], there)}"
         )
 
 

@@ -55,7 +55,6 @@ _DEGREE_UNITS = (
     "°",
     "degr",
 )
-_SMALLER_UNITS = {"arcmin": 60.0, "arcsec": 3600.0, "mas": 3.6e6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,13 +193,25 @@ def _degrees(
         return number * 15 if is_longitude else number
     if unit in _RADIAN_UNITS:
         return np.degrees(number)
-    if unit in _SMALLER_UNITS:
-        return number / _SMALLER_UNITS[unit]
-    if unit in _DEGREE_UNITS or "deg" in unit:
+    if unit in _DEGREE_UNITS:
+        return number
+    if (factor := _degrees_of(unit)) is not None:
+        return number * factor
+    if "deg" in unit and not re.match(r"\d", unit):
         return number
     raise InputError(
         f"{where}: column {name!r} has the unit {unit!r}, which is not an angle; degrees are needed"
     )
+
+
+def _degrees_of(unit: str) -> float | None:
+    """Return how many degrees a unit is, ``15deg`` too, which is astropy's for hours; None for no angle."""
+    from astropy import units
+
+    try:
+        return float(units.Unit(unit).to(units.deg))
+    except (ValueError, TypeError):  # no unit, or of something else
+        return None
 
 
 def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hours: bool) -> np.ndarray:
