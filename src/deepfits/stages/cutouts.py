@@ -79,7 +79,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     """
     from deepfits.survey.bands import require_bands
     from deepfits.survey.parallel import check_workers
-    from deepfits.survey.psf import parse_given
+    from deepfits.survey.psf import parse_psf_option
 
     check_workers(config.workers)
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
@@ -89,7 +89,7 @@ def cutouts(config: CutoutsConfig) -> Path:
         raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
     # The workers of a scheduler may stand elsewhere.
     chosen = config.find(config.images if config.scheduler is None else absolute_images(images))
-    require_bands(parse_given(config.psf), chosen.bands, "psf")
+    require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
     files = chosen.settings()["files"]
     with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
         _cut(config, chosen, claimed)
