@@ -41,7 +41,7 @@ def main() -> None:
     model.model_error = measure_model_error(model, options.store)
     print(json.dumps(model.model_error), flush=True)
     if options.write:
-        model.save(options.write, dtype="float16")
+        model.save(options.write)
     out: dict[str, Any] = {"model_error": model.model_error}
     if options.truth:
         out["pulls"] = judge(model, *options.truth, options.objects)
