@@ -32,7 +32,7 @@ def scatter(
     top: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Show estimated against spectroscopic redshifts, ``(N,)`` each; dotted: |Δz| = 0.15 (1 + z).
+    """Show estimated against spectroscopic redshifts, ``(N,)`` each; dotted: Δz = ±0.15 (1 + z).
 
     Parameters
     ----------
