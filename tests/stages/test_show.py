@@ -11,7 +11,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
 from deepfits.survey.neighbours import neighbours_of
-from deepfits.tables import write_table
+from deepfits.tables import read_table, write_table
 from tests.helpers.drawn_run import NUM, make_run
 
 FIRST = 2**60
@@ -135,3 +135,17 @@ def test_a_fit_begins_with_the_latents_of_another(run, tmp_path):
         deepfits.fit(*given, tmp_path / "again", uncertainty=False, **common)
     with pytest.raises(InputError, match="mode 'embedder' fits nothing"):
         deepfits.fit(*given, tmp_path / "none", mode="embedder", start=run / "features-both")
+
+
+def test_catalogue_and_spectra_are_exported_beside_the_features(run, tmp_path):
+    write_table(tmp_path / "spectra.csv", {"object_id": np.arange(9) + FIRST, "quality": np.arange(9)})
+    given = {"store": run / "cutouts", "tables": {"spectra": tmp_path / "spectra.csv"}}
+    for ending in ("parquet", "fits"):
+        path = tmp_path / f"all.{ending}"
+        deepfits.export(run / "features-both", path, where="quality > 5 and z_spec > 0", **given)
+        found = read_table(path)
+        assert (found["object_id"] - FIRST).tolist() == [6, 7, 8]
+        np.testing.assert_allclose(found["z_spec"], np.array([6, 7, 8]) / 50)
+        assert found["latent"].shape == (3, 8)
+    with pytest.raises(InputError, match="no HATS"):
+        deepfits.export(run / "features-both", tmp_path / "hats", **given)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +13,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.files import contents
 from deepfits.progress import Progress
-from deepfits.stages.parameters import Partial
+from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import ENDINGS, format_of, write_table
+from deepfits.tables import ENDINGS, format_of, matches_conditions, require_column, write_table
 from deepfits.tables.reading import INFO
 from deepfits.tables.writing import said_of
 
@@ -27,7 +28,7 @@ FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
 
 
 @dataclass(frozen=True)
-class ExportConfig(Partial):
+class ExportConfig(Choosing, Partial):
     """What `export` takes.
 
     Parameters
@@ -42,6 +43,11 @@ class ExportConfig(Partial):
         without an ending is a HATS directory.
     columns
         Which ones, in this order; all by default.
+    store
+        The cutouts that the features come from: the catalogue's columns are joined to them.
+    tables
+        More tables to join, ``NAME=PATH`` each: spectra, labels, another catalogue. They match by position or
+        identity (`deepfits.join`); a column whose name is taken is ``NAME.column``.
     half
         Write latents and their errors as 16-bit floats: half the bytes (its cost: docs/how-to/scale.md).
         Parquet and HATS only.
@@ -57,6 +63,8 @@ class ExportConfig(Partial):
     _: KW_ONLY
     format: Literal["parquet", "fits", "votable", "ecsv", "csv", "hdf5", "hats"] | None = None
     columns: Sequence[str] | None = None
+    store: Annotated[str | Path | None, INPUT] = None
+    tables: Mapping[str, str | Path] | None = None
     half: bool = False
     margin_arcsec: float = 5.0
     partition_rows: int = 200_000
@@ -69,7 +77,8 @@ def export(config: ExportConfig) -> Path:
     Returns
     -------
     Path
-        `out`. Parquet and HATS are written shard by shard; the others hold everything in memory once.
+        `out`. Parquet and HATS are written shard by shard; the others, and what is joined or chosen, hold
+        everything in memory once.
 
     Raises
     ------
@@ -81,24 +90,53 @@ def export(config: ExportConfig) -> Path:
     --------
     `deepfits export run/features-both --out galaxies.fits`
 
+    With the catalogue and spectra, of some objects: `deepfits export run/features-both --out bright.fits
+    --store run/cutouts --tables spectra=spectra.csv --where "mag_i < 22"`
+
     For LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
     out, half, progress = Path(config.out), config.half, config.progress
     chosen = _format(out, config.format)
     if half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
+    is_joined = bool(config.store or config.tables or config.where)
+    if is_joined and (half or chosen == "hats" or not Path(config.features).is_dir()):
+        raise InputError(
+            "export: joining and choosing needs a directory of features, no HATS and no 16-bit floats; "
+            "export to Parquet first"
+        )
     paths = _paths(Path(config.features))
-    names = _names(paths[0], config.columns)
-    with claim(config, name="export", settings={"format": chosen}, is_file=True, renew=True) as results:
+    names = _names(paths[0], None if is_joined else config.columns)
+    inputs = {"tables": {label: contents(path) for label, path in (config.tables or {}).items()} or None}
+    with claim(
+        config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
+    ) as results:
         if results.is_finished:
             return out
-        if chosen == "parquet":
+        if is_joined:
+            _write_joined(config, out)
+        elif chosen == "parquet":
             _write_parquet(paths, out, names, half, progress)
         elif chosen == "hats":
             _write_hats(paths, out, names, half, config.margin_arcsec, config.partition_rows, progress)
         else:
             _write_table(paths, out, names, progress)
     return out
+
+
+def _write_joined(config: ExportConfig, out: Path) -> None:
+    """Write the columns of features, catalogue and further tables, of the objects that are chosen."""
+    from deepfits.explorer.joined import JoinedTable
+    from deepfits.fitting.columns import describe
+
+    table = JoinedTable(config.features, store=config.store, tables=config.tables)
+    rows = np.arange(table.num_rows)
+    if config.where is not None:
+        rows = rows[matches_conditions(table, config.where, config.features)]
+    if not len(rows):
+        raise InputError(f"{config.features}: no object satisfies the conditions; loosen them")
+    columns = {name: require_column(table, name, config.features)[rows] for name in config.columns or table}
+    write_table(out, columns, info=_MADE_BY, describe=describe)
 
 
 def _format(out: Path, format: str | None) -> str:
