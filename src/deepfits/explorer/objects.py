@@ -264,7 +264,7 @@ class Objects:
         try:
             import umap
         except ImportError as error:
-            raise InputError("UMAP needs umap-learn: pip install umap-learn") from error
+            raise InputError("UMAP needs umap-learn: pip install 'deepfits[umap]'") from error
         position = np.full((len(self), 2), np.nan, dtype=np.float32)
         position[self.is_fitted] = umap.UMAP(random_state=1, n_jobs=1).fit_transform(
             self.latent[self.is_fitted]

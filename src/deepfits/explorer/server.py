@@ -280,7 +280,9 @@ class _Explorer:
             try:
                 import umap  # noqa: F401
             except ImportError:
-                raise InputError("UMAP needs umap-learn: pip install umap-learn, then start again") from None
+                raise InputError(
+                    "UMAP needs umap-learn: pip install 'deepfits[umap]', then start again"
+                ) from None
             self.umap_state = "running"
             threading.Thread(target=self._make_umap, daemon=True).start()
         return JSONResponse({"state": self.umap_state})
