@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+MINUTES ?= 9
 # Threads that wait asleep do not slow others down on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-slow test-real lint types docs wheel table1 bench-table1 clean
+.PHONY: help env demo test test-slow test-real lint types docs wheel gpu table1 bench-table1 clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +52,9 @@ docs: $(READY)  ## Build the documentation into docs/_build/html
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+gpu:  ## Measure everything that waits for a GPU, into gpu/gpu.json (MINUTES=9); any Python with PyTorch will do
+	$(PYTHON) benchmarks/gpu.py --minutes $(MINUTES) --out gpu
 
 bench-%: $(READY)  ## Run a benchmark: make bench-fit, bench-train, ...; JSON on the last line
 	$(BIN)/python benchmarks/$*.py

@@ -1,0 +1,114 @@
+"""Galaxies drawn where they are needed: on the device, from a table that travels, without files.
+
+Shapes: N objects, B bands, S side of a stamp, K = S/2 + 1.
+
+Profiles and their transforms are those of `deepfits.sky.drawing`: an exponential disc and a Spergel bulge,
+through the survey's PSF and pixels. Every cutout has its galaxy in the middle, on average half a neighbour,
+and correlated noise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.training.noise import NoiseSource
+
+TABLE = Path(__file__).with_name("gpu_population.npz")
+SIZE = 32
+DISC_SCALE = 1.6783469900166605
+BULGE_POWER = -0.4
+NEIGHBOUR_CHANCE = 0.25  # of each of two
+NEAREST, FARTHEST = 5.0, 20.0  # pixels
+MAG_STEPS = 1000.0
+
+
+@dataclass
+class Drawn:
+    """Cutouts: ``image`` and ``weight`` in nJy and nJy⁻², ``(N, B, 32, 32)``, and ``z_spec``, ``(N,)``."""
+
+    image: Tensor
+    weight: Tensor
+    z_spec: Tensor
+    flux: Tensor
+
+
+class DeviceSky:
+    """Draws cutouts of galaxies on a device."""
+
+    def __init__(self, device: torch.device | str, table: Path = TABLE) -> None:
+        self.device = torch.device(device)
+        with np.load(table) as held:
+            self.columns: dict[str, Any] = {name: held[name] for name in held.files}
+
+        def tensor(name: str) -> Tensor:
+            return torch.as_tensor(np.asarray(self.columns[name], dtype=np.float32), device=device)
+
+        self.flux, self.bulge = (10 ** (0.4 * (31.4 - tensor(n) / MAG_STEPS)) for n in ("mag", "bulge_mag"))
+        self.disc_radius, self.bulge_radius = tensor("disc_radius"), tensor("bulge_radius")
+        self.disc_ratio, self.bulge_ratio = tensor("disc_ratio"), tensor("bulge_ratio")
+        self.z_spec, self.transfer, self.sigma = tensor("z_spec"), tensor("transfer"), tensor("sigma")
+        self.bulge_scale = float(self.columns["bulge_scale"])
+        self.bands = tuple(str(band) for band in self.columns["bands"])
+        self.pixel_scale_arcsec = float(self.columns["pixel_scale_arcsec"])
+        self.noise = NoiseSource(np.asarray(self.columns["autocovariance"], dtype=float), SIZE)
+        side = self.transfer.shape[1]
+        self.ky = 2 * math.pi * torch.fft.fftfreq(side, device=self.device)
+        self.kx = 2 * math.pi * torch.fft.rfftfreq(side, device=self.device)
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    def draw(self, number: int, draw: torch.Generator) -> Drawn:
+        """Draw cutouts with noise; the generator has to be on the device."""
+        rows = torch.randint(len(self), (number,), generator=draw, device=self.device)
+        spectrum = self._spectrum(rows, self._uniform((number, 2), draw) - 0.5, draw)
+        for _ in range(2):
+            there = self._uniform((number,), draw) < NEIGHBOUR_CHANCE
+            radius = NEAREST + (FARTHEST - NEAREST) * self._uniform((number,), draw).sqrt()
+            angle = 2 * math.pi * self._uniform((number,), draw)
+            at = torch.stack((radius * angle.sin(), radius * angle.cos()), dim=1)
+            others = torch.randint(len(self), (number,), generator=draw, device=self.device)
+            spectrum += self._spectrum(others, at, draw) * there[:, None, None, None]
+        side = self.transfer.shape[1]
+        stamps = torch.fft.irfft2(spectrum, s=(side, side))
+        first = (side - SIZE) // 2
+        clean = stamps[:, :, first : first + SIZE, first : first + SIZE]
+        sigma = self.sigma[:, None, None] * (1 + 0.1 * (self._uniform((number, 1, 1, 1), draw) - 0.5))
+        image = clean + sigma * self.noise.draw(number, draw)
+        weight = (sigma**-2).expand_as(image).contiguous()
+        return Drawn(image.contiguous(), weight, self.z_spec[rows], self.flux[rows])
+
+    def _uniform(self, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=draw, device=self.device)
+
+    def _spectrum(self, rows: Tensor, at: Tensor, draw: torch.Generator) -> Tensor:
+        """Return transforms ``(N, B, S, K)`` of galaxies at ``(N, 2)`` pixels (y, x) from the middle."""
+        angle = math.pi * self._uniform((len(rows),), draw)
+        return self.spectrum(rows, at, angle)
+
+    def spectrum(self, rows: Tensor, at: Tensor, angle: Tensor) -> Tensor:
+        """Return transforms, ``(N, B, S, K)``, at given angles of the major axes."""
+        u = self._squared(self.disc_radius[rows] / DISC_SCALE, self.disc_ratio[rows], angle)
+        disc = torch.rsqrt(1 + u) ** 3
+        u = self._squared(self.bulge_radius[rows] / self.bulge_scale, self.bulge_ratio[rows], angle)
+        bulge = torch.exp(BULGE_POWER * torch.log1p(u))
+        of_bulge = self.bulge[rows][:, :, None, None]
+        of_disc = self.flux[rows][:, :, None, None] - of_bulge
+        shift = at + self.transfer.shape[1] // 2
+        phase = shift[:, :1, None] * self.ky[:, None] + shift[:, 1:, None] * self.kx
+        turn = torch.polar(torch.ones_like(phase), -phase)
+        return (of_disc * disc[:, None] + of_bulge * bulge[:, None]) * self.transfer * turn[:, None]
+
+    def _squared(self, radius: Tensor, ratio: Tensor, angle: Tensor) -> Tensor:
+        """Return k²r² where the ellipse is a circle, ``(N, S, K)``."""
+        c, s, a2, b2 = angle.cos(), angle.sin(), radius**2, (radius * ratio) ** 2
+        xx, yy, xy = a2 * c**2 + b2 * s**2, a2 * s**2 + b2 * c**2, 2 * (a2 - b2) * c * s
+        kx, ky = self.kx, self.ky[:, None]
+        return xx[:, None, None] * kx**2 + yy[:, None, None] * ky**2 + xy[:, None, None] * kx * ky
