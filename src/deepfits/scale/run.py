@@ -19,12 +19,14 @@ from deepfits.scale.manifest import Entry, Manifest
 from deepfits.scale.work import (
     OtherCodeError,
     Outcome,
+    Parts,
     Process,
     Shard,
     Work,
     attempt,
     attempt_in_worker,
     describe,
+    overlapped,
 )
 
 if TYPE_CHECKING:
@@ -230,6 +232,9 @@ def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Sha
         with lock:
             task.advance(number)
 
+    if isinstance(process, Parts):
+        yield from overlapped(process, todo, advance)
+        return
     for shard in todo:
         yield shard, attempt(process, shard, advance)
 

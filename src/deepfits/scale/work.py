@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
@@ -49,6 +50,29 @@ class Shard:
 Process = Callable[[Shard, Advance], None]
 
 
+@dataclass(frozen=True)
+class Parts:
+    """A process in three parts, of which the first and the last wait for disks: see `run_shards`.
+
+    Attributes
+    ----------
+    read
+        Returns what is worked on.
+    work
+        Returns what is written.
+    write
+        Writes the result, whole or not at all.
+    """
+
+    read: Callable[[Shard], Any]
+    work: Callable[[Shard, Any, Advance], Any]
+    write: Callable[[Shard, Any], None]
+
+    def __call__(self, shard: Shard, advance: Advance) -> None:
+        """Do one after the other."""
+        self.write(shard, self.work(shard, self.read(shard), advance))
+
+
 class Work(Hashable, Protocol):
     """What is to be done with every shard. Hashable, and small when pickled."""
 
@@ -78,12 +102,57 @@ def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
     try:
         process(shard, advance)
     except Exception as error:
-        log.debug("%s failed", shard.name, exc_info=True)
-        seconds = time.perf_counter() - begin
-        return Outcome(
-            shard=shard.name, seconds=seconds, reason=describe(error), stops=no_space(error) is not None
-        )
+        return failure(shard, error, time.perf_counter() - begin)
     return Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
+
+
+def failure(shard: Shard, error: Exception, seconds: float) -> Outcome:
+    """Return the outcome of a shard that an error ended."""
+    log.debug("%s failed", shard.name, exc_info=error)
+    return Outcome(
+        shard=shard.name, seconds=seconds, reason=describe(error), stops=no_space(error) is not None
+    )
+
+
+def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Iterator[tuple[Shard, Outcome]]:
+    """Do shards one after the other, the next being read and the last being written meanwhile.
+
+    Outcomes come in order, each when its result is written. Three shards are in memory at most. Whoever stops
+    listening, or an interrupt, waits for the file that is being written and begins no other.
+    """
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        coming: Future[Any] | None = reader.submit(parts.read, shards[0])
+        writing: tuple[Shard, float, Future[None]] | None = None
+        for number, shard in enumerate(shards):
+            begin, error, done = time.perf_counter(), None, None
+            assert coming is not None
+            read, coming = coming, None
+            wait([read])
+            if number + 1 < len(shards):
+                coming = reader.submit(parts.read, shards[number + 1])
+            try:
+                done = parts.work(shard, read.result(), advance)
+            except Exception as found:
+                error = found
+            del read
+            if writing is not None:
+                yield _written(*writing)
+                writing = None
+            if error is None:
+                writing = shard, begin, writer.submit(parts.write, shard, done)
+            else:
+                yield shard, failure(shard, error, time.perf_counter() - begin)
+            done = None
+        if writing is not None:
+            yield _written(*writing)
+
+
+def _written(shard: Shard, begin: float, result: Future[None]) -> tuple[Shard, Outcome]:
+    try:
+        result.result()
+    except Exception as error:
+        return shard, failure(shard, error, time.perf_counter() - begin)
+    return shard, Outcome(shard=shard.name, seconds=time.perf_counter() - begin)
 
 
 def describe(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
-from deepfits.stages.fit_work import ModelWork, Selection, fit_and_write
+from deepfits.stages.fit_work import ModelWork, Selection, fit_cutouts, write_found
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 
@@ -270,14 +270,9 @@ class CoaddWork(ModelWork):
                 fields.open(part.field_index), task, part.columns, self.source.plan, self.source.info
             )
             check_cutouts(cutouts, self.source.info, shard.name)
-            fit_and_write(
-                fitter,
-                cutouts,
-                Path(self.out),
-                shard,
-                advance,
-                start=self.start,
-                reconstructions=self.reconstructions,
+            found = fit_cutouts(
+                fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
             )
+            write_found(found, Path(self.out), shard)
 
         return process

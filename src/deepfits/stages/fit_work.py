@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.scale.work import Advance, Process, Shard
+from deepfits.scale.work import Advance, Parts, Process, Shard
 
 if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
@@ -167,19 +167,16 @@ class FitWork(ModelWork):
         info = read_info(self.store)
         fitter = self.fitter(model, info, threads)
 
-        def process(shard: Shard, advance: Advance) -> None:
-            cutouts = read_selected(Path(self.store), info, shard)
-            fit_and_write(
-                fitter,
-                cutouts,
-                Path(self.out),
-                shard,
-                advance,
-                start=self.start,
-                reconstructions=self.reconstructions,
+        def work(shard: Shard, cutouts: Cutouts, advance: Advance) -> Found:
+            return fit_cutouts(
+                fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
             )
 
-        return process
+        return Parts(
+            lambda shard: read_selected(Path(self.store), info, shard),
+            work,
+            lambda shard, found: write_found(found, Path(self.out), shard),
+        )
 
 
 def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.ndarray:
@@ -197,21 +194,27 @@ def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.
     return take_rows(columns["latent"], match_identities(object_id, columns["object_id"]))
 
 
-def fit_and_write(
+@dataclass(frozen=True)
+class Found:
+    """What is written of a shard: the columns, and the images that were drawn, if they are wanted."""
+
+    columns: dict[str, np.ndarray]
+    planes: dict[str, np.ndarray]
+    bands: Sequence[str]
+
+
+def fit_cutouts(
     fitter: Fitter,
     cutouts: Cutouts,
-    out: Path,
     shard: Shard,
     advance: Advance,
     *,
     start: str | None = None,
     reconstructions: bool = False,
-) -> None:
-    """Fit cutouts and write their features; the table comes last, so that with it all is there."""
-    from deepfits.fitting import features
+) -> Found:
+    """Fit cutouts, and return their features."""
     from deepfits.survey.neighbours import neighbours_of
 
-    path = out / f"{shard.name}.parquet"
     others = neighbours_of(cutouts, fitter.info)
     fitted = fitter.fit(
         cutouts.object_id,
@@ -223,11 +226,21 @@ def fit_and_write(
         start=None if start is None else read_starts(start, shard.name, cutouts.object_id),
     )
     columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
+    planes = {}
     if reconstructions:
         drawn = fitter.reconstruct(fitted)
         planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
-        write_images(path.with_suffix(".h5"), cutouts.object_id, planes, fitter.info.bands)
-    features.write_table(path, columns, shard.made_from)
+    return Found(columns, planes, fitter.info.bands)
+
+
+def write_found(found: Found, out: Path, shard: Shard) -> None:
+    """Write features; the table comes last, so that with it all is there."""
+    from deepfits.fitting import features
+
+    path = out / f"{shard.name}.parquet"
+    if found.planes:
+        write_images(path.with_suffix(".h5"), found.columns["object_id"], found.planes, found.bands)
+    features.write_table(path, found.columns, shard.made_from)
 
 
 def write_images(
