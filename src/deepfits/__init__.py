@@ -1,10 +1,10 @@
 """deepfits: deep features of galaxies through best fits (after Murray, Fabbro & Yi 2019).
 
 Each stage of the method is one function here and one command of ``deepfits``, with the same name and the
-same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `fit`, `inpaint`, `redshift`,
-`export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. Beside them stand
-what they leave on disk (`Model`, `CutoutStore`, `read_features`, `join`) and figures (`plot`). Importing the
-package loads none of them; the first use does.
+same arguments: `simulate`, `stack`, `check`, `detect`, `cutouts`, `train`, `teach`, `fit`, `inpaint`,
+`redshift`, `export`, `plan`, `report`, `explore`, `show`, `similar`, `odd`, `model`, `run` and `demo`. Beside
+them stand what they leave on disk (`Model`, `CutoutStore`, `read_features`, `join`) and figures (`plot`).
+Importing the package loads none of them; the first use does.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from deepfits.stages.show import similar as similar
     from deepfits.stages.simulate import simulate as simulate
     from deepfits.stages.stack import stack as stack
+    from deepfits.stages.teach import teach as teach
     from deepfits.stages.train import train as train
     from deepfits.survey.store import CutoutStore as CutoutStore
 

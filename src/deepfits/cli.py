@@ -30,6 +30,7 @@ INTERRUPTED_STATUS = 130
 BROKEN_PIPE_STATUS = 141  # as if the signal had ended the command
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
+    "teach": "model",
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
     "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
     "redshift_evaluate": "metrics", "export": "catalogue", "report": "report", "run": "report",

@@ -512,7 +512,7 @@ class Sight:
         area = self.area
         flux = image * area
         level = flux.square() / 9 + floor.square()
-        return self._interpolate(flux * (level * weight) / (level * weight + area**2))
+        return self.interpolate(flux * (level * weight) / (level * weight + area**2))
 
     def described(self, weight: Tensor, floor: Tensor) -> Tensor:
         """Describe how these data were observed, on the grid of the scenes: ``(N, 2B, S, S)``.
@@ -520,14 +520,14 @@ class Sight:
         For each band log(1 + (floor / σ)²), which is 0 where there is no data, then for each band the
         logarithm of the width of the PSF over the reference's. Parameters as in `on_grid`.
         """
-        depth = self._interpolate(torch.log1p(floor.square() * weight / self.area**2))
+        depth = self.interpolate(torch.log1p(floor.square() * weight / self.area**2))
         share, sigma = self.psf.to(weight).unbind(-1)
         peak = (share * (self.grid.reference_sigma / sigma).square()).sum(-1)  # over the reference's
         width = -0.5 * peak.log()[..., None, None]
         return torch.cat((depth, width.expand_as(depth)), dim=1)
 
-    def _interpolate(self, image: Tensor) -> Tensor:
-        """Bring planes of the data onto the grid of the scenes, the object in the middle."""
+    def interpolate(self, image: Tensor) -> Tensor:
+        """Bring planes of the data, ``(N, C, D, D)``, onto the grid of the scenes, ``(N, C, S, S)``."""
         grid = self.grid
         at = (torch.arange(grid.size, device=image.device) - (grid.size - 1) / 2) * math.sqrt(self.area)
         data = torch.arange(self.size, device=image.device) - (self.size - 1) / 2

@@ -33,32 +33,36 @@ class Recipe:
 
 def paper() -> Recipe:
     """M19 §2: 64 latents, 1024 channels, 5 bands of 32×32 pixels, plain training."""
-    return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000))
+    return Recipe(model=ModelConfig(), training=TrainingConfig(batch_size=64, steps=300_000, aid_steps=5_000))
 
 
 def small() -> Recipe:
     """Return the recipe for a CPU and an hour."""
-    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000))
+    return Recipe(model=ModelConfig(width=128), training=_beyond_the_paper(steps=25_000, aid_steps=5_000))
 
 
 def tiny() -> Recipe:
     """Return the recipe for a CPU and a few minutes."""
-    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000))
+    return Recipe(model=ModelConfig(width=64), training=_beyond_the_paper(steps=5_000, aid_steps=500))
 
 
 def scene() -> Recipe:
     """Return the recipe for scenes at a reference PSF, from stores of any seeing and pixels, on a CPU."""
     training = dataclasses.replace(
-        _beyond_the_paper(steps=25_000), reference_fwhm_arcsec=0.4, neighbours="mask", reconstruction=1.0
+        _beyond_the_paper(steps=25_000, aid_steps=5_000),
+        reference_fwhm_arcsec=0.4,
+        neighbours="mask",
+        reconstruction=1.0,
     )
     # Group normalisation would take each image's brightness from the first layer on.
     return Recipe(model=ModelConfig(width=128, num_groups=0, sees_observation=True), training=training)
 
 
-def _beyond_the_paper(steps: int) -> TrainingConfig:
+def _beyond_the_paper(steps: int, aid_steps: int) -> TrainingConfig:
     """Return what measured best on small budgets (docs/log.md)."""
     return TrainingConfig(
         steps=steps,
+        aid_steps=aid_steps,
         batch_size=32,
         learning_rate=1e-3,
         reconstruction=0.5,

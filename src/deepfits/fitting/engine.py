@@ -23,6 +23,8 @@ from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
 from deepfits.observation import Sight
 
+POWER_BATCH = 256
+
 Advance = Callable[[int], None]
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -139,7 +141,8 @@ class _Pool:
     ) -> None:
         self.objective, self.solver, self.sight = objective, solver, sight
         self.source = image, weight, start
-        power = torch.stack([(i * i * w).sum() for i, w in zip(image, weight, strict=True)])
+        parts = zip(image.split(POWER_BATCH), weight.split(POWER_BATCH), strict=True)
+        power = torch.cat([(i * i * w).sum((1, 2, 3)) for i, w in parts])
         self.queue = power.cpu().argsort(descending=True, stable=True)
         self.next = min(num_slots, len(image))
         first = self.queue[torch.arange(num_slots).clamp_max(self.next - 1)]  # spare slots repeat an object

@@ -8,8 +8,9 @@ networks nor the survey.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,12 +21,13 @@ from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status, in_threads
 from deepfits.fitting.folded import FoldedGenerator, can_fold
-from deepfits.fitting.metric import Metric, learn_metric
+from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.oddity import PARTS, residual_figures, score
 from deepfits.fitting.own_light import own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
+from deepfits.fitting.refinement import Refine, Refinement
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.settings import FitSettings
@@ -144,6 +146,7 @@ class Fitter:
         threads: int | None = None,
         amplitude_prior: AmplitudePrior | None = None,
     ) -> None:
+        settings = settings.resolved(getattr(model, "aids", None) is not None)
         self.model, self.settings, self.info = model, settings, info
         self.threads = threads or torch.get_num_threads()
         self.device = next(model.generator.parameters()).device
@@ -178,6 +181,7 @@ class Fitter:
             if content is None
             else ModelError.from_json(content, bands, f"model {model.fingerprint}")
         )
+        self.refinement = self._make_refinement()
         self.metric = (
             self._make_metric() if settings.solver == "lbfgs" and settings.mode != "embedder" else None
         )
@@ -224,7 +228,20 @@ class Fitter:
         fwhm = self.settings.centre_fwhm_arcsec
         return None if fwhm is None else fwhm / self.info.pixel_scale_arcsec
 
-    def _make_metric(self) -> Metric:
+    def _make_refinement(self) -> Refinement | None:
+        if not self.settings.passes:
+            return None
+        network: Refine = self.model.aids.refiner  # type: ignore[attr-defined]
+        if self.settings.objective == "flux":
+            return Refinement(network, self.objective, self.model.normalisation)
+        return Refinement(network, Objective(self.inner, prior_strength=self.settings.strength), None)
+
+    def _make_metric(self) -> Metric | TaughtMetric:
+        in_flux = self.settings.objective == "flux"
+        aids = getattr(self.model, "aids", None)
+        if aids is not None and self.prior is None and self._centre_fwhm_pixels is None:
+            logarithm: Callable[[Tensor], Tensor] = partial(aids.metric, in_flux=in_flux)
+            return TaughtMetric(logarithm)
         weight = torch.ones(len(self.info.bands), 1, 1)
         renderer: Renderer = self.inner
         if self.grid is not None:
@@ -232,7 +249,7 @@ class Fitter:
             assert nominal is not None
             renderer = Observed(self.in_flux, nominal.observation().to(self.device))
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
-        elif self.settings.objective == "flux":  # the softening follows the noise of each band
+        elif in_flux:  # the softening follows the noise of each band
             renderer = self.in_flux
             weight = torch.tensor(self.model.normalisation.softening)[:, None, None] ** -2
         if self._centre_fwhm_pixels is not None:
@@ -248,7 +265,37 @@ class Fitter:
     def starts(
         self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
     ) -> Tensor:
-        """Return where the fits start, ``(S, N, L)``."""
+        """Return where the fits start, ``(S, N, L)``, from images in nJy and weights in nJy⁻²."""
+        starts = self._guesses(object_id, image, weight, sight)
+        if self.refinement is None:
+            return starts
+        data, data_weight, _ = self._in_units_of_fit(image, weight)
+        if self._centre_fwhm_pixels is not None:
+            data_weight = data_weight * centre_weight(self.info.size, self._centre_fwhm_pixels)
+        return torch.stack([self._refine(one, data, data_weight, sight) for one in starts])
+
+    def _refine(self, start: Tensor, data: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+        """Improve starts in batches of one size, padded, so that each depends on its object alone."""
+        refinement, passes, size = self.refinement, self.settings.passes, self.settings.batch_size
+        assert refinement is not None
+        assert passes is not None
+        out = torch.empty_like(start)
+
+        def work(first: int) -> None:
+            rows = torch.arange(first, first + size).clamp_max(len(start) - 1)
+            seen = None if sight is None else sight[rows].to(self.device)
+            latent, image, used = (t[rows].to(self.device) for t in (start, data, weight))
+            observation = None if seen is None else seen.observation()
+            found = refinement(latent, image, used, passes, seen, observation)
+            out[first : first + size] = found[: len(start) - first].cpu()
+
+        threads = self.threads if self.device.type == "cpu" else 1
+        in_threads(work, range(0, len(start), size), threads)
+        return out
+
+    def _guesses(
+        self, object_id: np.ndarray, image: Tensor, weight: Tensor, sight: Sight | None = None
+    ) -> Tensor:
         settings = self.settings
         if settings.mode == "optimise":
             draws = random_starts(

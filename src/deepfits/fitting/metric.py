@@ -7,11 +7,13 @@ JᵀWJ says how much. It is the metric in which a fit converges fast, but at an 
 much as some thirty steps of the fit. So it is computed for latents drawn from the prior, and its logarithm is
 described as an affine function of the latent, whose exponential is positive definite whatever the latent.
 All of it comes from the generator, never from the objects that are fitted, so no object's result depends on
-its neighbours.
+its neighbours. A finished model may bring a small network for the logarithm instead (`TaughtMetric`), which
+follows it closer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +28,7 @@ RIDGE = 0.02  # of the mean diagonal: keeps directions that change nothing finit
 SHRINKAGE = 0.3  # of the slopes, in units of what the reference latents weigh
 MAX_RADIUS = 1.5  # root mean square per latent beyond which the slopes are not followed
 SQUARINGS = 5
-CHUNK = 4  # rows of one exponential: few objects come at a time, and a fixed number keeps the bits
+CHUNKS = {"cpu": 8, "cuda": 512}  # rows of one exponential: few come at a time; a fixed number keeps the bits
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,12 @@ class Metric:
     @classmethod
     def constant(cls, matrix: Tensor, ridge: float = RIDGE) -> Metric:
         """Make the metric that is `matrix`, ``(L, L)``, everywhere, with a ridge."""
-        return cls(_logarithm(matrix[None], ridge)[0])
+        return cls(logarithm_of(matrix[None], ridge)[0])
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the same for every latent."""
+        return self.slopes is None
 
     def inverse(self, latent: Tensor) -> Tensor:
         """Return the inverse at each latent, ``(N, L, L)``; an object's depends on its latent alone, bitwise.
@@ -58,14 +65,39 @@ class Metric:
         if self.slopes is None:
             return torch.linalg.matrix_exp(-self.centre).to(latent).repeat(len(latent), 1, 1)
         centre, slopes = self.centre.to(latent), self.slopes.to(latent).flatten(1)
-        radius = latent.square().mean(1, keepdim=True).sqrt()
-        near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
-        parts = []
-        for first in range(0, len(near), CHUNK):
-            rows = torch.arange(first, first + CHUNK, device=near.device).clamp_max(len(near) - 1)
-            exponent = centre + (near[rows] @ slopes).view(CHUNK, *centre.shape)
-            parts.append(_exponential(-exponent)[: len(near) - first])
-        return torch.cat(parts) if parts else latent.new_zeros(0, *centre.shape)
+        return _inverse(lambda near: centre + (near @ slopes).view(-1, *centre.shape), latent)
+
+
+@dataclass(frozen=True)
+class TaughtMetric:
+    """The logarithm of the Gauss–Newton half-Hessian by a network that came with the model.
+
+    Attributes
+    ----------
+    logarithm
+        From latents ``(N, L)`` to symmetric matrices ``(N, L, L)``.
+    """
+
+    logarithm: Callable[[Tensor], Tensor]
+    is_constant = False
+
+    def inverse(self, latent: Tensor) -> Tensor:
+        """Return the inverse at each latent, ``(N, L, L)``, as `Metric.inverse` does."""
+        with torch.no_grad():
+            return _inverse(self.logarithm, latent)
+
+
+def _inverse(logarithm: Callable[[Tensor], Tensor], latent: Tensor) -> Tensor:
+    """Return exp(−logarithm), always so many rows at once, no farther out than the logarithm is known."""
+    number, length = latent.shape
+    chunk = CHUNKS.get(latent.device.type, CHUNKS["cuda"])
+    radius = latent.square().mean(1, keepdim=True).sqrt()
+    near = latent * (MAX_RADIUS / radius.clamp_min(MAX_RADIUS))
+    parts = []
+    for first in range(0, number, chunk):
+        rows = torch.arange(first, first + chunk, device=near.device).clamp_max(number - 1)
+        parts.append(_exponential(-logarithm(near[rows]))[: number - first])
+    return torch.cat(parts) if parts else latent.new_zeros(0, length, length)
 
 
 def _exponential(matrix: Tensor) -> Tensor:
@@ -78,7 +110,7 @@ def _exponential(matrix: Tensor) -> Tensor:
     return (out + out.mT) / 2
 
 
-def _logarithm(matrix: Tensor, ridge: float) -> Tensor:
+def logarithm_of(matrix: Tensor, ridge: float = RIDGE) -> Tensor:
     """Take the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge of their mean diagonals."""
     matrix = matrix.double()
     eye = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
@@ -141,7 +173,7 @@ def learn_metric(
         matrix = gauss_newton(derivative, pixels).double().cpu()
         size = matrix.diagonal(dim1=1, dim2=2).mean(1)
         usable = torch.isfinite(matrix).all((1, 2)) & (size > 0)
-        logarithms.append(_logarithm(matrix[usable], ridge))
+        logarithms.append(logarithm_of(matrix[usable], ridge))
         used.append(part[usable])
     target, at = torch.cat(logarithms), torch.cat(used)
     if not len(target):

@@ -57,11 +57,14 @@ class Evaluation:
         ``(N, L)``.
     amplitude
         ``(N, B)``; 1 where amplitudes are not free.
+    drawn
+        ``(N, B, H, W)``: as the data would be, amplitudes left aside.
     """
 
     loss: Tensor
     gradient: Tensor
     amplitude: Tensor
+    drawn: Tensor
 
 
 class Objective:
@@ -112,17 +115,23 @@ class Objective:
         if self.prior_strength:
             loss = loss + self.prior_strength * (latent * latent).sum(1)
             gradient = gradient + 2 * self.prior_strength * latent
-        return Evaluation(loss, gradient, amplitude)
+        return Evaluation(loss, gradient, amplitude, model)
 
     def value(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
+        return self.look(latent, image, weight, observation)[:2]
+
+    def look(
+        self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Evaluate loss and amplitudes, and return what is drawn, ``(N, B, H, W)``, amplitudes left aside."""
         model = self.renderer(latent)
         if observation is not None:
             model = observation(model)
         loss, amplitude, _ = self._compare(model, image, weight)
-        return loss + self.prior_strength * (latent * latent).sum(1), amplitude
+        return loss + self.prior_strength * (latent * latent).sum(1), amplitude, model
 
     def _compare(self, model: Tensor, image: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return loss, amplitudes, and the residuals times their weights."""

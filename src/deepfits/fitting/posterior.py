@@ -134,25 +134,34 @@ def laplace(
         )
         bread = torch.linalg.inv(half_hessian)
         covariance = bread @ scatter @ bread
-    if solved_after is not None:
-        covariance = _with_amplitudes(
-            covariance, half_hessian, derivative, drawn, amplitude, used, weight, solved_after
-        )
-        derivative = derivative * amplitude[:, None, :, None, None]
-        is_free = True
     model = drawn * amplitude[:, :, None, None]
     sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
     flux = torch.einsum("nbhw,nbkhw->nbk", model, sums)
-    variance = _of_sums(derivative, drawn if is_free else None, covariance, sums).to(flux.dtype)
+    if solved_after is None:
+        slopes = _along(derivative, sums)
+    else:  # all sums over the derivatives' pixels at once
+        weighted = torch.stack((drawn * weight, drawn * used), dim=2)
+        slopes = _along(derivative, torch.cat((sums, weighted), dim=2))
+        covariance = _with_amplitudes(
+            covariance, half_hessian, slopes[..., -2], slopes[..., -1], drawn, amplitude, weight, solved_after
+        )
+        slopes = slopes[..., :-2] * amplitude.double()[:, None, :, None]
+        is_free = True
+    variance = _of_sums(slopes, drawn if is_free else None, covariance, sums).to(flux.dtype)
     scene_flux = scene_std = None
     if scene_sums is not None:
         rings = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
+        slopes = _along(of_scene, rings)
         if is_free:
-            of_scene = of_scene * amplitude[:, None, :, None, None]
+            slopes = slopes * amplitude.double()[:, None, :, None]
         scene_flux = torch.einsum("nbhw,nbkhw->nbk", scene * amplitude[:, :, None, None], rings)
-        of_sums = _of_sums(of_scene, scene if is_free else None, covariance, rings)
+        of_sums = _of_sums(slopes, scene if is_free else None, covariance, rings)
         scene_std = of_sums.to(flux.dtype).clamp_min(0).sqrt()
-    pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance) if with_pixels else None
+    pixel_std = None
+    if with_pixels:
+        if solved_after is not None:
+            derivative = derivative * amplitude[:, None, :, None, None]
+        pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance)
     return Posterior(
         covariance,
         latent.shape[1],
@@ -165,12 +174,20 @@ def laplace(
     )
 
 
-def _of_sums(derivative: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
-    """Return the variances of sums over pixels, ``(N, B, K)``, given each object's ``(N, B, K, H, W)``.
+def _along(derivative: Tensor, planes: Tensor) -> Tensor:
+    """Sum derivatives, ``(N, L, B, H, W)``, times planes, ``(N, B, K, H, W)``, over pixels: ``(N, L, B, K)``.
 
     In float64: the rounding of float32 would tell where in its batch an object stands.
     """
-    slopes = torch.einsum("nlbhw,nbkhw->nlbk", derivative.double(), sums.double())
+    of_band = derivative.double().transpose(1, 2).flatten(3)  # (N, B, L, H·W)
+    return (of_band @ planes.double().flatten(3).mT).transpose(1, 2)
+
+
+def _of_sums(slopes: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
+    """Return the variances of sums over pixels, ``(N, B, K)``, given each object's ``(N, B, K, H, W)``.
+
+    `slopes`, ``(N, L, B, K)``, are their derivatives.
+    """
     if drawn is not None:
         own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
         slopes = torch.cat((slopes, _per_band(own.double())), dim=1)  # (N, P, B, K)
@@ -180,28 +197,28 @@ def _of_sums(derivative: Tensor, drawn: Tensor | None, covariance: Tensor, sums:
 def _with_amplitudes(
     covariance: Tensor,
     half_hessian: Tensor,
-    derivative: Tensor,
+    along_drawn: Tensor,
+    along_used: Tensor,
     drawn: Tensor,
     amplitude: Tensor,
-    used: Tensor,
     weight: Tensor,
     prior: AmplitudePrior,
 ) -> Tensor:
     """Add amplitudes that were solved for at the latent to its covariance: ``(N, L + B, L + B)``.
 
-    In float64, so that rounding does not tell where in its batch an object stands.
+    In float64, so that rounding does not tell where in its batch an object stands. `along_drawn` and
+    `along_used`, ``(N, L, B)``, are the derivatives' products with the drawing, by the weights of the noise
+    and of the fit.
     """
     dtype = covariance.dtype
-    covariance, half_hessian, derivative, drawn, amplitude, used, weight = (
-        t.double() for t in (covariance, half_hessian, derivative, drawn, amplitude, used, weight)
+    covariance, half_hessian, drawn, amplitude, weight = (
+        t.double() for t in (covariance, half_hessian, drawn, amplitude, weight)
     )
-    weighted = drawn * weight
-    own = (weighted * drawn).sum((2, 3))  # of the noise in mᵀWε, and D
+    own = (drawn * weight * drawn).sum((2, 3))  # of the noise in mᵀWε, and D
     precision = prior.precision(own.shape[1], own)
     inverse = torch.linalg.inv(torch.diag_embed(own) + precision)  # (N, B, B)
-    follows = -(amplitude[:, None] * torch.einsum("nlbhw,nbhw->nlb", derivative, weighted)).mT  # (N, B, L)
-    shared = torch.einsum("nlbhw,nbhw->nlb", derivative, used * drawn)
-    both = torch.linalg.solve(half_hessian, shared)  # of the latent with mᵀWε, (N, L, B)
+    follows = -(amplitude[:, None] * along_drawn).mT  # (N, B, L)
+    both = torch.linalg.solve(half_hessian, along_used)  # of the latent with mᵀWε, (N, L, B)
     through = follows @ both
     amplitudes = torch.diag_embed(own) + precision + through + through.mT + follows @ covariance @ follows.mT
     amplitudes = inverse @ amplitudes @ inverse

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_type_hints
 
 from deepfits.config import Range, convert
 from deepfits.errors import InputError
+
+PASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,10 @@ class SolverSettings:
         The most steps per object.
     tolerance
         A fit ends when a step would lower the objective by less than this; see `deepfits.fitting.fit`.
+    passes
+        Of the model's refiner, which improves each start before the fit. By default 2 in mode ``"both"``
+        where the model has one (`teach`), else 0. In mode ``"embedder"`` they improve the guess that is the
+        result.
     num_starts
         Starts per object, the best of which is kept. In mode ``"both"`` the first is the embedder's guess.
     prior_strength
@@ -46,6 +52,7 @@ class SolverSettings:
     solver: Literal["lbfgs", "lbfgs-plain", "adam"] = "lbfgs"
     num_steps: int | None = None
     tolerance: float | None = None
+    passes: Annotated[int, Range(ge=0)] | None = None
     num_starts: Annotated[int, Range(ge=1)] = 1
     prior_strength: Annotated[float, Range(ge=0)] | None = None
     amplitudes: Literal["after", "fit", "none"] | None = None
@@ -101,3 +108,21 @@ class FitSettings(SolverSettings):
         """`prior_strength`, which is settled by now."""
         assert self.prior_strength is not None
         return self.prior_strength
+
+    def resolved(self, has_refiner: bool) -> FitSettings:
+        """Settle what depends on the model: `passes`.
+
+        Raises
+        ------
+        InputError
+            Passes of a refiner that the model does not have.
+        """
+        passes = self.passes
+        if passes is None:
+            passes = PASSES if has_refiner and (self.mode, self.solver) == ("both", "lbfgs") else 0
+        if passes and not has_refiner:
+            raise InputError(
+                f"fit: passes={passes}, but this model has no refiner; teach it one with `deepfits teach`, "
+                "or leave passes out"
+            )
+        return replace(self, passes=passes)

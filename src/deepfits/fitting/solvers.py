@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from deepfits.fitting.metric import Metric
+from deepfits.fitting.metric import Metric, TaughtMetric
 
 State = dict[str, Tensor]
 
@@ -126,7 +126,7 @@ class LBFGS:
     """
 
     num_steps: int = 100
-    metric: Metric | None = None
+    metric: Metric | TaughtMetric | None = None
     memory: int = 12
     tolerance: float = 7e-5
     sufficient_decrease: float = 1e-4
@@ -212,7 +212,7 @@ class LBFGS:
 
     def _move_metric(self, state: State) -> None:
         """Take the metric anew where an object has come far from where its metric was taken."""
-        if self.metric is None or self.metric.slopes is None:
+        if self.metric is None or self.metric.is_constant:
             return
         away = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
         rows = away.nonzero()[:, 0]

@@ -2,9 +2,10 @@
 
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
-A model is a directory: ``weights.safetensors`` and ``model.json``. Neither can run code when it is read, and
-every size and type in them is checked against the description before memory is taken. ``model.json`` is
-written last and holds the hash of the weights, so a directory with it is whole.
+A model is a directory: ``weights.safetensors`` and ``model.json``, and ``aids.safetensors`` where networks
+that help a fit were taught (`deepfits.models.aids`). None of them can run code when it is read, and every
+size and type in them is checked against the description before memory is taken. ``model.json`` is written
+last and holds the hashes of the weights, so a directory with it is whole.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from deepfits.config import Range, convert
 from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, write_json, writing
+from deepfits.models.aids import Aids, AidsConfig
 from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
 from deepfits.models.generator import Generator
@@ -74,6 +76,8 @@ class Model:
         they are observed.
     model_error
         What the generator draws wrong, as `deepfits.fitting.model_error` has measured it; None: nobody has.
+    aids
+        What helps a fit, or None.
     """
 
     config: ModelConfig
@@ -85,6 +89,7 @@ class Model:
     card: dict[str, Any] = field(default_factory=dict)
     reference_fwhm_arcsec: float | None = None
     model_error: dict[str, Any] | None = None
+    aids: Aids | None = None
 
     @classmethod
     def make(
@@ -258,15 +263,18 @@ class Model:
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to a device, and return the model."""
-        for name in NETWORKS:
-            getattr(self, name).to(device)
+        for network in self._all_networks():
+            network.to(device)
         return self
 
     def eval(self) -> Model:
         """Freeze the networks for use, and return the model: no gradients for the weights."""
-        for name in NETWORKS:
-            getattr(self, name).eval().requires_grad_(False)
+        for network in self._all_networks():
+            network.eval().requires_grad_(False)
         return self
+
+    def _all_networks(self) -> list[nn.Module]:
+        return [*(getattr(self, name) for name in NETWORKS), *([] if self.aids is None else [self.aids])]
 
     def check(self, info: StoreInfo) -> list[str]:
         """Refuse cutouts that the model was not made for.
@@ -340,7 +348,7 @@ class Model:
         Computed once: ask after the last change to the weights.
         """
         digest = hashlib.sha256(json.dumps(self._identity(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
+        for name, tensor in sorted((self.state_dict() | self._aids_state()).items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -364,19 +372,26 @@ class Model:
             for key, tensor in getattr(self, name).state_dict().items()
         }
 
+    def _aids_state(self) -> dict[str, Tensor]:
+        return {} if self.aids is None else {f"aids.{k}": t for k, t in self.aids.state_dict().items()}
+
     def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
         """Write the model; ``model.json`` comes last, so that a directory with it is whole."""
         from safetensors.torch import save_file
 
         directory = Path(directory)
-        to = getattr(torch, dtype)
-        tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in self.state_dict().items()}
-        with writing(directory / "weights.safetensors") as path:
-            save_file(tensors, path)
+        to, hashes = getattr(torch, dtype), {}
+        for name, state in (("weights", self.state_dict()), ("aids", self._aids_state())):
+            if state:
+                tensors = {k: t.detach().cpu().to(to).contiguous() for k, t in state.items()}
+                with writing(directory / f"{name}.safetensors") as path:
+                    save_file(tensors, path)
+                hashes[f"{name}_sha256"] = fingerprint(directory / f"{name}.safetensors")
         content = {
             "schema_version": SCHEMA_VERSION if self.grid is None else SCENE_SCHEMA_VERSION,
             **self._identity(),
-            "weights_sha256": fingerprint(directory / "weights.safetensors"),
+            **({} if self.aids is None else {"aids": self.aids.config.to_json()}),
+            **hashes,
             "card": self.card,
         }
         write_json(directory / "model.json", content)
@@ -414,6 +429,9 @@ class Model:
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
+            aids = content.get("aids")
+            if aids is not None:
+                aids = AidsConfig.from_json(aids, f"{where}: aids")
             width = Annotated[float, Range(gt=0, lt=20)] | None
             key = "reference_fwhm_arcsec"
             reference = convert(content.get(key), width, where=where, key=key)
@@ -427,6 +445,9 @@ class Model:
         error = content.get("model_error")
         model.model_error = dict(error) if isinstance(error, Mapping) else None
         model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
+        if aids is not None:
+            model.aids = without_allocating(lambda: Aids(config, aids))
+            model._read_aids(directory / "aids.safetensors", str(content.get("aids_sha256")))
         model.eval()._probe(directory)
         return model.to(device)
 
@@ -446,18 +467,32 @@ class Model:
             )
 
     def _read_weights(self, path: Path, sha256: str) -> None:
-        expected = {key: tuple(tensor.shape) for key, tensor in self.state_dict().items()}
-        tensors = read_tensors(path, expected)
-        if fingerprint(path) != sha256:
-            raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
+        tensors = _read_whole(path, self.state_dict(), sha256)
         for name in NETWORKS:
-            state = {  # copies: a view of a file that later changes would crash
-                key.removeprefix(f"{name}."): tensor.to(torch.float32, copy=True)
-                for key, tensor in tensors.items()
-                if key.startswith(f"{name}.")
-            }
             module: nn.Module = getattr(self, name)
-            module.load_state_dict(state, assign=True)
+            module.load_state_dict(_within(tensors, name), assign=True)
+
+    def _read_aids(self, path: Path, sha256: str) -> None:
+        assert self.aids is not None
+        tensors = _read_whole(path, self._aids_state(), sha256)
+        self.aids.load_state_dict(_within(tensors, "aids"), assign=True)
+
+
+def _read_whole(path: Path, like: Mapping[str, Tensor], sha256: str) -> dict[str, Tensor]:
+    """Read the tensors of a file that has to be the one that was described."""
+    tensors = read_tensors(path, {key: tuple(tensor.shape) for key, tensor in like.items()})
+    if fingerprint(path) != sha256:
+        raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
+    return tensors
+
+
+def _within(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return one network's tensors as copies: a view of a file that later changes would crash."""
+    return {
+        key.removeprefix(f"{name}."): tensor.to(torch.float32, copy=True)
+        for key, tensor in tensors.items()
+        if key.startswith(f"{name}.")
+    }
 
 
 def passband(band: str) -> str:

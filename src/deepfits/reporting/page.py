@@ -34,7 +34,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageTable:
+class Table:
     """A table with its caption: cells are text already."""
 
     columns: Sequence[str]
@@ -48,7 +48,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
-    tables: Sequence[PageTable] = ()
+    tables: Sequence[Table] = ()
     commands: Sequence[tuple[str, str]] = ()
     map: Map | None = None
     pictures: Sequence[Picture] = ()

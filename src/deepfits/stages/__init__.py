@@ -16,6 +16,7 @@ MODULES = {
     "detect": "detect",
     "cutouts": "cutouts",
     "train": "train",
+    "teach": "teach",
     "fit": "fit",
     "inpaint": "inpaint",
     "redshift": "redshifts.compare",

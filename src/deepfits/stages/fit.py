@@ -99,8 +99,10 @@ def fit(config: FitConfig) -> Path:
     from deepfits.stages.fit_work import FitWork, Selection, absolute, select
     from deepfits.survey.store import CutoutStore
 
-    settings, pool = part_of(config, FitSettings), config.pool()
+    pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
+    settings = part_of(config, FitSettings).resolved(loaded.aids is not None)
+    resolved = {"passes": settings.passes}
     common: dict[str, Any] = {
         "model": absolute(config.model),
         "model_hash": loaded.fingerprint,
@@ -122,7 +124,7 @@ def fit(config: FitConfig) -> Path:
         cautions = loaded.check(cutouts.info)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
-    with claim(config, name="fit", version=FORMAT, inputs=inputs) as results:
+    with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: FitWork | CoaddWork
         if config.from_coadds:
             source = prepare(

@@ -65,6 +65,9 @@ class TrainingConfig:
         and the pixels of the real image beside it (`deepfits.observation`); 0: it draws images, as in M19.
     scene_size, scene_pixel_arcsec
         The grid of the scenes.
+    aid_steps
+        Steps of teaching what helps a fit (`deepfits.training.teaching`) when the model is
+        finished, at most as many as the training had; fewer than 100: none.
     log_every
         Steps between two lines of ``metrics.jsonl``.
     checkpoint_seconds
@@ -100,6 +103,7 @@ class TrainingConfig:
     reference_fwhm_arcsec: Annotated[float, Range(ge=0, le=10)] = 0.0
     scene_size: Annotated[int, Range(ge=4, le=4096)] = 32
     scene_pixel_arcsec: Annotated[float, Range(gt=0, le=10)] = 0.18
+    aid_steps: Annotated[int, Range(ge=0, le=10_000_000)] = 0
     log_every: Annotated[int, Range(ge=1)] = 50
     checkpoint_seconds: Annotated[float, Range(ge=0)] = 60.0
     evaluate_every: Annotated[int, Range(ge=0)] = 0
@@ -130,6 +134,8 @@ class TrainingConfig:
                 del content[name]
         if self.neighbours == "keep":
             del content["neighbours"]
+        if not self.aid_steps:
+            del content["aid_steps"]
         return content
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
 from deepfits.observation import Observation, Sight
+from deepfits.stretch import arcsinh, normalise
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig
@@ -26,7 +27,6 @@ from deepfits.training.losses import (
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource
-from deepfits.training.units import arcsinh, normalise
 
 SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
 

@@ -50,7 +50,9 @@ from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import NoRecorder, Recorder
+from deepfits.training.teaching import Teaching, teach_aids
 
+LEAST_AID_STEPS = 100  # fewer teach nothing that helps
 MEMORY_BYTES = 4e9  # of all stores' images that are held at once
 
 
@@ -172,7 +174,7 @@ class Session:
                 self.store, self.out, trainer, fit=self.plan.fit, step=step, writes=not self.engine.rank
             )
             step = self._train(trainer, surveys, evaluator, step, max_time, progress)
-            self._finish(trainer, surveys, evaluator, step)
+            self._finish(trainer, surveys, evaluator, step, progress)
         return self.out
 
     def _measure_stores(self, progress: Progress) -> list[Survey]:
@@ -365,7 +367,14 @@ class Session:
         if not self.engine.rank:
             save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
-    def _finish(self, trainer: Trainer, surveys: list[Survey], evaluator: Evaluator, step: int) -> None:
+    def _finish(
+        self,
+        trainer: Trainer,
+        surveys: list[Survey],
+        evaluator: Evaluator,
+        step: int,
+        progress: Progress,
+    ) -> None:
         if self.engine.rank:
             return
 
@@ -399,6 +408,11 @@ class Session:
             "noise_autocovariance": trainer.noise.autocovariance.tolist(),
             "provenance": provenance(),
         }
+        if (steps := min(self.config.aid_steps, step)) >= LEAST_AID_STEPS:
+            teaching = Teaching(steps=steps, num_reference=min(Teaching.num_reference, 2 * steps))
+            model.aids, model.card["aids"] = teach_aids(
+                model.to(self.engine.device), self.stores, teaching, seed=self.plan.seed, progress=progress
+            )
         with writing(self.out / "README.md") as path:
             path.write_text(describe(model, f"Model `{self.out.name}`"), encoding="utf-8")
         model.save(self.out)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from deepfits.stretch import arcsinh, normalise
 from deepfits.survey.normalise import Normalisation
-from deepfits.training.units import arcsinh, normalise
 
 
 def test_arcsinh_is_pytorchs_over_its_range():

@@ -1,13 +1,38 @@
-"""The normalisation again, faster: PyTorch's asinh runs one number at a time on a CPU (a tenth of a step)."""
+"""The stretch of the networks' units, fast: PyTorch's asinh runs one number at a time on a CPU."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from deepfits.survey.normalise import Normalisation
+
+class Normalising(Protocol):
+    """What is asked of a normalisation (`deepfits.survey.normalise.Normalisation` has it)."""
+
+    @property
+    def kind(self) -> str:
+        """``"standard"`` or ``"asinh"``."""
+
+    @property
+    def mean(self) -> Sequence[float]:
+        """Per band."""
+
+    @property
+    def std(self) -> Sequence[float]:
+        """Per band."""
+
+    @property
+    def softening(self) -> Sequence[float]:
+        """Per band, nJy."""
+
+    def normalise(self, flux: Any) -> Any:
+        """Map nJy to the networks' units."""
+
+    def slope(self, flux: Any) -> Any:
+        """Return dx/dflux in nJy⁻¹."""
 
 
 class _Arcsinh(torch.autograd.Function):
@@ -39,10 +64,11 @@ def arcsinh(x: Tensor) -> Tensor:
     return result
 
 
-def normalise(normalisation: Normalisation, flux: Tensor) -> Tensor:
+def normalise(normalisation: Normalising, flux: Tensor) -> Tensor:
     """Map nJy, ``(..., B, H, W)``, to the networks' units, as `Normalisation.normalise` does."""
     if normalisation.kind != "asinh":
-        return normalisation.normalise(flux)
+        same: Tensor = normalisation.normalise(flux)
+        return same
     mean, std, softening = (
         torch.tensor(values, dtype=flux.dtype, device=flux.device)[:, None, None]
         for values in (normalisation.mean, normalisation.std, normalisation.softening)

@@ -1,0 +1,141 @@
+"""Two networks that help a fit, taught when a model is finished and kept with it.
+
+Shapes: N objects, L latent dimensions, B bands, S pixels.
+
+The refiner looks at an image, at what a latent draws, and at what is left, and says how to change the latent
+(Marino, Yue & Mandt 2018; Alaluf, Patashnik & Cohen-Or 2021). The metric says how images change with the
+latent, for the solver (`deepfits.fitting.metric`). Neither changes what is minimised: where they err, the fit
+takes longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.models.layers import ModelConfig
+
+VIEWS = 4
+"""What the refiner is shown of each band: the image, the drawing, what is left, the weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AidsConfig:
+    """What the two networks look like.
+
+    Attributes
+    ----------
+    width
+        Channels of the refiner's first convolution, doubled by each that follows.
+    hidden, metric_hidden
+        Width of the layers that are not convolutions, of the refiner and of the metric.
+    """
+
+    width: Annotated[int, Range(ge=1, le=1024)] = 24
+    hidden: Annotated[int, Range(ge=1, le=8192)] = 512
+    metric_hidden: Annotated[int, Range(ge=1, le=8192)] = 320
+
+    def __post_init__(self) -> None:
+        check(self, where="aids")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return to_mapping(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str | Path = "aids") -> AidsConfig:
+        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        return from_mapping(cls, content, where=where)
+
+
+class Refiner(nn.Module):
+    """From views of objects, ``(N, 4 B, S, S)``, and their latents to steps of the latents, ``(N, L)``.
+
+    Strided convolutions down to the generator's smallest resolution, then two layers with the latent beside.
+    The last is zero at first, so that an untaught refiner changes nothing.
+    """
+
+    def __init__(self, model: ModelConfig, config: AidsConfig) -> None:
+        super().__init__()
+        channels = [VIEWS * model.num_bands, *(config.width * 2**n for n in range(model.num_blocks + 1))]
+        size, padding = model.kernel_size, (model.kernel_size - 1) // 2
+        layers = [nn.Conv2d(a, b, size, stride=2, padding=padding) for a, b in pairwise(channels)]
+        self.convolutions = nn.ModuleList(layers)
+        self.first = nn.Linear(channels[-1] * model.base_size**2 + model.latent_size, config.hidden)
+        self.last = nn.Linear(config.hidden, model.latent_size)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, views: Tensor, latent: Tensor) -> Tensor:
+        """Say by how much to change each latent."""
+        x = views
+        for convolution in self.convolutions:
+            x = nn.functional.leaky_relu(convolution(x), 0.2)
+        x = torch.cat((x.flatten(1), latent), dim=1)
+        step: Tensor = self.last(nn.functional.leaky_relu(self.first(x), 0.2))
+        return step
+
+
+class Logarithm(nn.Module):
+    """From latents, ``(N, L)``, to upper triangles of logarithms of Gauss–Newton matrices.
+
+    An affine map, and a network for what it leaves, whose last layer is zero at first.
+    """
+
+    def __init__(self, length: int, hidden: int) -> None:
+        super().__init__()
+        outputs = length * (length + 1) // 2
+        self.affine = nn.Linear(length, outputs)
+        self.beyond = nn.Sequential(
+            *(nn.Linear(length, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()),
+            nn.Linear(hidden, outputs),
+        )
+        for parameter in self.beyond[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Return upper triangles, ``(N, L (L + 1) / 2)``."""
+        out: Tensor = self.affine(latent) + self.beyond(latent)
+        return out
+
+
+class MetricNetwork(nn.Module):
+    """From latents, ``(N, L)``, to logarithms of Gauss–Newton matrices, symmetric ``(N, L, L)``.
+
+    One for χ² in flux, and one for squares in the networks' units.
+    """
+
+    def __init__(self, model: ModelConfig, config: AidsConfig) -> None:
+        super().__init__()
+        self.length = model.latent_size
+        self.in_flux, self.in_units = (Logarithm(self.length, config.metric_hidden) for _ in range(2))
+
+    def part(self, in_flux: bool) -> Logarithm:
+        """Return the network of one kind of objective."""
+        return self.in_flux if in_flux else self.in_units
+
+    def forward(self, latent: Tensor, *, in_flux: bool) -> Tensor:
+        """Return the matrices for an objective in flux, or in the networks' units."""
+        packed = self.part(in_flux)(latent)
+        row, column = torch.triu_indices(self.length, self.length, device=packed.device)
+        out = packed.new_empty(len(packed), self.length, self.length)
+        out[:, row, column] = packed
+        out[:, column, row] = packed
+        return out
+
+
+class Aids(nn.Module):
+    """Both of them."""
+
+    def __init__(self, model: ModelConfig, config: AidsConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or AidsConfig()
+        self.refiner = Refiner(model, self.config)
+        self.metric = MetricNetwork(model, self.config)
