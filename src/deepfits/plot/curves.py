@@ -242,7 +242,7 @@ def chi2_by_signal(
     ax.axhline(1, color=INK, lw=0.7, ls=":")
     plain_logarithm(ax, "x")
     plain_logarithm(ax, "y")
-    label(ax, "signal to noise", f"{y_name}: median, 16–84%")
+    label(ax, "signal to noise", y_name)
     ax.legend(frameon=False, fontsize=8)
     return ax
 

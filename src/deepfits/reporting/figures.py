@@ -44,8 +44,8 @@ def chi2(
     figure = Figure(figsize=(10.2, 2.9), layout="constrained")
     axes = figure.subplots(1, 3)
     plot.chi2_histogram(reduced, ax=axes[0])
-    plot.chi2_by_signal(signal_to_noise, reduced, ax=axes[1], y_name="reduced χ², whole cutout")
-    plot.chi2_by_signal(signal_to_noise, central, ax=axes[2], y_name="reduced χ², middle")
+    plot.chi2_by_signal(signal_to_noise, reduced, ax=axes[1], y_name="χ²ᵣ of the cutout")
+    plot.chi2_by_signal(signal_to_noise, central, ax=axes[2], y_name="χ²ᵣ of the middle")
     return figure
 
 

@@ -15,6 +15,7 @@ from io import BytesIO
 
 import numpy as np
 
+from deepfits.photometry import robust_scatter
 from deepfits.pictures import colour_composite, noise_per_band
 from deepfits.splits import unit_hash
 
@@ -52,11 +53,14 @@ class Map:
 
 
 def principal_components(latent: np.ndarray) -> np.ndarray:
-    """Return the two principal components of latents ``(N, L)``, each in [−1, 1]; NaN where a latent is."""
+    """Return two principal components of latents ``(N, L)``, stretched to [−1, 1]; NaN where a latent is."""
     good = np.isfinite(latent).all(axis=1)
     out = np.full((len(latent), 2), np.nan)
     centred = latent[good] - latent[good].mean(axis=0)
     place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
+    # Bright galaxies lie far out: beyond the scatter of most, distances are logarithmic.
+    apart = place - np.median(place, axis=0)
+    place = np.arcsinh(apart / (2 * np.maximum(robust_scatter(apart, axis=0), 1e-9)))
     # The middle 98 percent fill the map; the few beyond stand at its rim.
     low, high = np.percentile(place, [1, 99], axis=0)
     out[good] = np.clip(0.9 * (2 * (place - low) / np.maximum(high - low, 1e-9) - 1), -0.98, 0.98)

@@ -252,8 +252,8 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
             name="chi2",
             figure=figures.chi2(held.signal_to_noise, reduced, central),
             caption="Reduced χ², in nJy with inverse-variance weights: over all valid pixels of the cutout, "
-            f"and {CENTRE} against signal to noise. Blank: an image with nothing on it. Most pixels are "
-            "empty, so that the whole cutout says little of faint galaxies.",
+            f"and {CENTRE} against signal to noise (median, 16 to 84%). Blank: an image with nothing on it. "
+            "Most pixels are empty, so that the whole cutout says little of faint galaxies.",
         )
     )
     paragraphs = [UNSEEN, *(f"{mode}: {explanations[mode]}" for mode in fits if mode in explanations)]
