@@ -222,7 +222,7 @@ class Objects:
         targets = {
             "log_half_light": np.log(truth["half_light_radius_arcsec"]),
             "axis_ratio": ratio,
-            "orientation": (1 - ratio) * np.cos(2 * np.radians(truth["angle"])),
+            "orientation": (1 - ratio) * np.cos(2 * truth["angle"]),
             "bulge_fraction": truth["bulge_fraction"],
             "dust": truth["ebv"],
             "redshift": np.log1p(self.label),
