@@ -5,7 +5,7 @@ Shapes: N objects, B bands, H = W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,7 +182,11 @@ def model_error(
     def is_wide(fraction: float) -> bool:
         return bool(SIGMA_PER_MAD * np.median(off / np.sqrt(noise + fraction**2 * flux2)) > 1)
 
-    low, high = 0.0, MAX_MODEL_ERROR
+    return smallest_wide_enough(is_wide, 0.0, MAX_MODEL_ERROR)
+
+
+def smallest_wide_enough(is_wide: Callable[[float], bool], low: float, high: float) -> float:
+    """Return the smallest error that leaves the pulls no longer too wide, by bisection."""
     if not is_wide(low):
         return low
     while high - low > 1e-3:

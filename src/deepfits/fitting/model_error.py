@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from deepfits.errors import InputError
-from deepfits.fitting.inpainting import model_error
+from deepfits.fitting.inpainting import model_error, smallest_wide_enough
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
 from deepfits.fitting.own_light import own_light, soft_circles, symmetric
 from deepfits.fitting.similarity import learn_nuisance
@@ -308,21 +308,11 @@ def _blend(flux: np.ndarray, noise: np.ndarray, truth: np.ndarray, fraction: flo
     if rows.sum() < FEWEST:
         return 0.0
     off, flux, noise = (flux - truth)[rows], flux[rows], noise[rows]
-    return _smallest(
+    return smallest_wide_enough(
         lambda one: bool(robust_scatter(off / _total_error(flux, noise, one, fraction)) > 1),
         0.0,
         LARGEST_BLEND,
     )
-
-
-def _smallest(is_wide: Callable[[float], bool], low: float, high: float) -> float:
-    """Return the smallest number that is not too small, by bisection."""
-    if not is_wide(low):
-        return low
-    while high - low > 1e-3:
-        middle = (low + high) / 2
-        low, high = (middle, high) if is_wide(middle) else (low, middle)
-    return high
 
 
 def _light_fractions(
@@ -343,7 +333,7 @@ def _light_fractions(
         there = inside[:, band]
         off, known, drawn = (one[:, band][there] for one in (left, spread, light))
         # One residual in twenty lies beyond two standard deviations.
-        return _smallest(
+        return smallest_wide_enough(
             lambda f: bool((np.abs(over(off, known + (f * drawn) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0
         )
 

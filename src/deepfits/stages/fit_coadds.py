@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
-from deepfits.stages.fit_work import ModelWork, Selection, fit_cutouts, write_found
+from deepfits.stages.fit_work import ModelWork, Selection, fit_cutouts, write_fitted
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 
@@ -273,6 +273,6 @@ class CoaddWork(ModelWork):
             found = fit_cutouts(
                 fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
             )
-            write_found(found, Path(self.out), shard)
+            write_fitted(found, Path(self.out), shard)
 
         return process

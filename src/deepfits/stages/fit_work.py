@@ -167,7 +167,7 @@ class FitWork(ModelWork):
         info = read_info(self.store)
         fitter = self.fitter(model, info, threads)
 
-        def work(shard: Shard, cutouts: Cutouts, advance: Advance) -> Found:
+        def work(shard: Shard, cutouts: Cutouts, advance: Advance) -> FittedShard:
             return fit_cutouts(
                 fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
             )
@@ -175,7 +175,7 @@ class FitWork(ModelWork):
         return Parts(
             lambda shard: read_selected(Path(self.store), info, shard),
             work,
-            lambda shard, found: write_found(found, Path(self.out), shard),
+            lambda shard, found: write_fitted(found, Path(self.out), shard),
         )
 
 
@@ -195,7 +195,7 @@ def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.
 
 
 @dataclass(frozen=True)
-class Found:
+class FittedShard:
     """What is written of a shard: the columns, and the images that were drawn, if they are wanted."""
 
     columns: dict[str, np.ndarray]
@@ -211,7 +211,7 @@ def fit_cutouts(
     *,
     start: str | None = None,
     reconstructions: bool = False,
-) -> Found:
+) -> FittedShard:
     """Fit cutouts, and return their features."""
     from deepfits.survey.neighbours import neighbours_of
 
@@ -230,10 +230,10 @@ def fit_cutouts(
     if reconstructions:
         drawn = fitter.reconstruct(fitted)
         planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
-    return Found(columns, planes, fitter.info.bands)
+    return FittedShard(columns, planes, fitter.info.bands)
 
 
-def write_found(found: Found, out: Path, shard: Shard) -> None:
+def write_fitted(found: FittedShard, out: Path, shard: Shard) -> None:
     """Write features; the table comes last, so that with it all is there."""
     from deepfits.fitting import features
 
