@@ -14,7 +14,7 @@ from deepfits.photometry import circular_aperture
 from deepfits.pictures import colour_composite
 from deepfits.reporting import figures, redshift_section, sections
 from deepfits.reporting.map import make_map
-from deepfits.reporting.page import Page, Picture, Section, Table, write_page
+from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
 from deepfits.reporting.selection import (
     FAINT,
     central_flux,
@@ -82,7 +82,7 @@ def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):
         figure=figures.single((3, 2), lambda ax: plot.magnitudes(np.array([20.0, 21.0]), "i", ax=ax)),
         caption="A caption",
     )
-    table = Table(columns=["a", "b"], rows=[["<script>", "2"]])
+    table = PageTable(columns=["a", "b"], rows=[["<script>", "2"]])
     section = Section(title="Part", paragraphs=["Some words."], tables=[table], pictures=[picture])
     page = Page(title="T", subtitle="S", headline=[("12", "objects")], sections=[section], footer=["end"])
     path = write_page(tmp_path / "report", page)

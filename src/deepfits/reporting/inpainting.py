@@ -19,7 +19,7 @@ from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
-from deepfits.reporting.page import Picture, Section, Table
+from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.sections import RULE, UNSEEN, HeldOut
 from deepfits.tables import match_identities
 
@@ -136,7 +136,7 @@ def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[s
     return Picture(name=f"inpaint-{band}", figure=figure, caption=caption), result
 
 
-def _validation_table(validation: Mapping[str, Any]) -> Table:
+def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     methods = list(validation["bands"][0]["methods"])
     rows = []
     for entry in validation["bands"]:
@@ -146,7 +146,7 @@ def _validation_table(validation: Mapping[str, Any]) -> Table:
             cells.append(f"{_signed(found['bias_mag'])} / {_plain(found['scatter_mag'])}")
         rows.append([*cells, _signed(entry["pull_median"]), _plain(entry["pull_width"])])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
-    return Table(
+    return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
         rows=rows,
         caption="Each band hidden in turn and predicted from the others: bias / scatter in magnitudes. "

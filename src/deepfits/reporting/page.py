@@ -34,7 +34,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PageTable:
     """A table with its caption: cells are text already."""
 
     columns: Sequence[str]
@@ -48,7 +48,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
-    tables: Sequence[Table] = ()
+    tables: Sequence[PageTable] = ()
     commands: Sequence[tuple[str, str]] = ()
     map: Map | None = None
     pictures: Sequence[Picture] = ()

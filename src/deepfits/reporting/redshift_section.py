@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.reporting import redshift_figures
-from deepfits.reporting.page import Picture, Section, Table
+from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.sections import UNSEEN
 
 COLUMNS = {
@@ -34,7 +34,7 @@ def section(directory: Path, metrics: Mapping[str, Any]) -> tuple[Section, dict[
         Its ``metrics.json``.
     """
     rows = metrics["rows"]
-    table = Table(
+    table = PageTable(
         columns=["method", "features", "loss", *COLUMNS.values()],
         rows=[
             [row["method"], row["features"], row["loss"], *(_cell(row["metrics"][name]) for name in COLUMNS)]

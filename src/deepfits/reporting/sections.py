@@ -16,7 +16,7 @@ from deepfits import plot
 from deepfits.photometry import ab_magnitude, robust_scatter
 from deepfits.reporting import figures
 from deepfits.reporting.map import make_map
-from deepfits.reporting.page import Picture, Section, Table
+from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.selection import choose_examples
 from deepfits.survey.store import StoreInfo
 from deepfits.tables import as_conditions
@@ -166,7 +166,7 @@ def sky_section(
         ]
         for b, band in enumerate(held.bands)
     ]
-    table = Table(
+    table = PageTable(
         columns=[
             "band",
             "PSF (FWHM)",
@@ -221,7 +221,7 @@ def training_section(card: Mapping[str, Any], metrics: Sequence[Mapping[str, Any
     }
     rows = [[name, _fact(value)] for name, value in facts.items() if value is not None]
     caption = "Spread: of generated images against that of real ones; near 0 the generator has collapsed."
-    tables = [Table(columns=["", ""], rows=rows, caption=caption)] if rows else []
+    tables = [PageTable(columns=["", ""], rows=rows, caption=caption)] if rows else []
     return Section(title="Training", tables=tables, pictures=pictures)
 
 
@@ -314,7 +314,7 @@ def latent_section(
     )
 
 
-def _prior_table(fits: Mapping[str, FitResult]) -> Table:
+def _prior_table(fits: Mapping[str, FitResult]) -> PageTable:
     rows = []
     for mode, fit in fits.items():
         far = np.sqrt(np.mean(np.square(fit.latent, dtype=np.float64), axis=1))
@@ -326,10 +326,10 @@ def _prior_table(fits: Mapping[str, FitResult]) -> Table:
         "Distance of latents from the middle of the prior, as a root mean square: a draw of the prior has "
         f"1.00 ± {(2 * size) ** -0.5:.2f}; far above it the generator was never trained."
     )
-    return Table(columns=["from the prior", "16%", "median", "84%"], rows=rows, caption=caption)
+    return PageTable(columns=["from the prior", "16%", "median", "84%"], rows=rows, caption=caption)
 
 
-def _repeat_table(fits: Mapping[str, FitResult]) -> list[Table]:
+def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
     """Compare the latents of the same objects from two starts with those of different objects."""
     if not {"optimise", "both"} <= fits.keys():
         return []
@@ -349,7 +349,7 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[Table]:
         f"{np.median(difference):+.1f}",
     ]
     return [
-        Table(
+        PageTable(
             columns=["objects", "between two starts", "between objects", "ratio", "Δχ²"],
             rows=[row],
             caption="How repeatable latents are: median root mean square difference between the latents of "
@@ -359,7 +359,7 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[Table]:
     ]
 
 
-def _neighbour_table(held: HeldOut, latent: np.ndarray) -> list[Table]:
+def _neighbour_table(held: HeldOut, latent: np.ndarray) -> list[PageTable]:
     """Compare measured colours of nearest neighbours in the latent with those of any two objects."""
     bright = np.isfinite(latent).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
     rows = np.flatnonzero(bright)
@@ -378,7 +378,7 @@ def _neighbour_table(held: HeldOut, latent: np.ndarray) -> list[Table]:
         far = robust_scatter(colour - np.roll(colour, len(colour) // 2))
         cells.append([f"{blue} − {red}", f"{near:.3f}", f"{far:.3f}", f"{near / far:.2f}"])
     return [
-        Table(
+        PageTable(
             columns=["colour", "nearest neighbours", "any two", "ratio"],
             rows=cells,
             caption="Scatter (1.4826 MAD, magnitudes) of the difference between the measured colours of two "
@@ -430,7 +430,7 @@ def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]
     }
 
 
-def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[str, np.ndarray]) -> Table:
+def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[str, np.ndarray]) -> PageTable:
     ranges = _signal_ranges(held)
     rows = []
     for mode, values in reduced.items():
@@ -443,7 +443,7 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
             cells += [_number(_median(fit.num_steps), "{:.0f}")]
             cells += [f"{np.mean(done == 'converged'):.0%}" if done.size else ""]
         rows.append([*cells, *[""] * (len(ranges) + len(held.bands) + 3 - len(cells))])
-    return Table(
+    return PageTable(
         columns=["whole cutout", *_range_names(ranges), *held.bands, "steps", "converged"],
         rows=rows,
         caption="Median reduced χ² of held-out objects (how many in brackets), in ranges of signal to noise "
@@ -451,7 +451,7 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
     )
 
 
-def _central_table(held: HeldOut, central: Mapping[str, np.ndarray]) -> Table:
+def _central_table(held: HeldOut, central: Mapping[str, np.ndarray]) -> PageTable:
     measured = np.isfinite(next(reversed(central.values())))
     ranges = {name: which & measured for name, which in _signal_ranges(held).items()}
     ranges = {name: which for name, which in ranges.items() if which.sum() >= MIN_IN_BIN}
@@ -459,7 +459,7 @@ def _central_table(held: HeldOut, central: Mapping[str, np.ndarray]) -> Table:
         [mode, *(_number(_median(values[which])) for which in ranges.values())]
         for mode, values in central.items()
     ]
-    return Table(
+    return PageTable(
         columns=[CENTRE, *_range_names(ranges)],
         rows=rows,
         caption=f"The same {CENTRE}, where the galaxy is.",

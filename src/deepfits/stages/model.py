@@ -9,7 +9,7 @@ from deepfits.stages.stage import Common, stage
 
 
 @dataclass(frozen=True)
-class ModelConfig(Common):
+class ModelCardConfig(Common):
     """What `model` takes.
 
     Parameters
@@ -26,8 +26,8 @@ class ModelConfig(Common):
     store: str | Path | None = None
 
 
-@stage(ModelConfig)
-def model(config: ModelConfig) -> str:
+@stage(ModelCardConfig)
+def model(config: ModelCardConfig) -> str:
     """Say what a model is: its cutouts, networks, training, and measures on held-out objects.
 
     Returns

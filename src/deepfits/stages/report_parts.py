@@ -1,0 +1,357 @@
+"""What `report` reads, measures and shows.
+
+Shapes: N held-out objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+
+from deepfits.config import convert
+from deepfits.errors import InputError
+from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
+from deepfits.fitting.features import shard_paths, to_numpy
+from deepfits.models.bundle import Model
+from deepfits.photometry import circular_aperture, reference_band
+from deepfits.provenance import provenance
+from deepfits.reporting import inpainting, redshift_section, sections
+from deepfits.reporting.page import Page, Section, write_page
+from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
+from deepfits.splits import is_held_out, unit_hash
+from deepfits.stages.stage import claim
+from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
+from deepfits.tables import match_identities, read_table, take_rows
+
+if TYPE_CHECKING:
+    from deepfits.stages.report import ReportConfig
+
+log = logging.getLogger(__name__)
+
+MODES = ("embedder", "optimise", "both")
+EXPLANATIONS = {
+    "embedder": "the embedder's guess of the latent, from one pass of a network.",
+    "optimise": "the latent fitted from a random start.",
+    "both": "the latent fitted from the embedder's guess (M19 §2.3).",
+}
+APERTURE_ARCSEC = 1.0
+MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
+DRAWN_AT_ONCE = 250
+NOBODY = np.empty(0, dtype=np.int64)
+_HOW = (
+    "solver",
+    "objective",
+    "num_steps",
+    "prior_strength",
+    "amplitudes",
+    "centre_fwhm_arcsec",
+    "neighbours",
+    "num_starts",
+)
+
+
+def write_report(config: ReportConfig) -> Path:
+    """Read what a run left, measure, and write the page."""
+    run = Path(config.run)
+    store, model = (
+        run / name if given is None else Path(given)
+        for name, given in (("cutouts", config.store), ("model", config.model))
+    )
+    target = run / "report" if config.out is None else Path(config.out)
+    if not run.is_dir():
+        raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
+    for path in (
+        store,
+        model,
+        *sorted(run.glob("features-*")),
+        *sorted(run.glob("inpaint-*")),
+        run / "redshift",
+    ):
+        if path.exists():
+            require_finished(path, partial=config.partial)
+    opened = CutoutStore(store, skip_bad=True, where=config.where)
+    for reason in opened.bad.values():
+        log.warning("%s", reason)
+    with (
+        claim(config, name="report", out=target, renew=True),
+        config.progress("report", total=5, unit="parts") as task,
+    ):
+        held, cutouts = _read_held_out(
+            opened, config.num_examples, config.max_objects, _masks_neighbours(run)
+        )
+        num_objects = len(opened)
+        parts = [sections.sky_section(held, opened.info, num_objects, _read_counts(run), config.where)]
+        summary: dict[str, Any] = {
+            "num_objects": num_objects,
+            "num_held_out_read": len(held.object_id),
+            "examples": [str(held.object_id[i]) for i in held.examples],
+        }
+        task.advance()
+        trained = _load_model(model)
+        parts.append(_training(run, trained))
+        task.advance()
+        fits: dict[str, sections.FitResult] = {}
+        if trained is not None:
+            fits = _read_fits(run, trained, held, cutouts, opened.info)
+        parts.append(_fits(run, held, fits))
+        if fits:
+            parts.append(sections.latent_section(held, fits, _known_redshifts(run, held)))
+        summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
+        task.advance()
+        inpainted, summary["inpaint"] = _inpainting(run, held)
+        parts.append(inpainted)
+        task.advance()
+        redshifts, summary["redshift"] = _redshifts(run)
+        example = str(held.object_id[held.examples[0]]) if len(held.examples) else None
+        has_redshifts = bool(summary["redshift"])
+        parts += [redshifts, sections.next_section(str(config.run), example, has_redshifts=has_redshifts)]
+        page = Page(
+            title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
+            subtitle="Deep features of galaxies through best fits.",
+            headline=_headline(num_objects, summary),
+            sections=parts,
+            footer=_footer(run),
+        )
+        path = write_page(target, page)
+        write_json(target / "summary.json", summary)
+        task.advance()
+    return path
+
+
+def _read_held_out(
+    store: CutoutStore, num_examples: int, max_objects: int, masks_neighbours: bool
+) -> tuple[sections.HeldOut, Cutouts]:
+    """Read the held-out objects, and once more as cutouts, with places and PSFs."""
+    parts: list[Cutouts] = []
+    left = max_objects
+    for shard in store:
+        chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
+        parts.append(shard.select(chosen))
+        left -= len(chosen)
+        if left <= 0:
+            break
+    if not sum(map(len, parts)):
+        raise InputError(f"{store.directory}: no held-out object among {len(store)}; a report needs some")
+    cutouts = join_cutouts(parts, store.directory)
+    image, weight = cutouts.image, cutouts.weight
+    flux, error = central_flux(image, weight, store.info.pixel_scale_arcsec, APERTURE_ARCSEC)
+    signal = np.sqrt(np.nansum(np.clip(flux / error, 0, None) ** 2, axis=1))
+    is_whole = (weight > 0).all(axis=(1, 2, 3))
+    flags = cutouts.catalogue.get("flags")
+    if flags is not None and flags.dtype.kind in "iu" and (is_whole & (flags == 0)).any():
+        is_whole &= flags == 0
+    ranking = np.where(is_whole, signal, np.nan) if is_whole.any() else signal
+    own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
+    held = sections.HeldOut(
+        object_id=cutouts.object_id,
+        image=image,
+        weight=weight,
+        flux=flux,
+        flux_error=error,
+        signal_to_noise=signal,
+        own_weight=own,
+        blank=reduced_chi2(image, 0.0, own),
+        blank_central=reduced_chi2(image, 0.0, own * _circle(store.info)),
+        examples=choose_examples(ranking, num_examples),
+        faint=choose_examples(ranking, num_examples // 2, FAINT) if is_whole.sum() > num_examples else NOBODY,
+        bands=store.info.bands,
+        reference=store.info.bands.index(reference_band(store.info.bands)),
+        aperture_arcsec=APERTURE_ARCSEC,
+    )
+    return held, cutouts
+
+
+def _masks_neighbours(run: Path) -> bool:
+    """Say whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
+    found = [run / f"features-{mode}" / "_features.json" for mode in MODES]
+    settings = [
+        read_json(path, what="description of features")["settings"] for path in found if path.exists()
+    ]
+    return any(one.get("neighbours") == "mask" for one in settings)
+
+
+def _circle(info: StoreInfo) -> np.ndarray:
+    """Return the pixels of the middle, ``(H, W)`` bool."""
+    return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
+
+
+def _load_model(path: str | Path) -> Model | None:
+    try:
+        return Model.load(path)
+    except InputError as error:
+        log.warning("%s", error)
+        return None
+
+
+def _read_counts(run: Path) -> dict[str, Any]:
+    """Return what the stage `cutouts` counted, where it left a note of it."""
+    path = run / "cutouts" / "summary.json"
+    if not path.exists():
+        return {}
+    content = read_json(path, what="summary of the cutouts")
+    return {
+        k.removeprefix("num_").replace("_", " ") + " objects": v
+        for k, v in content.items()
+        if isinstance(v, int) and k.startswith("num_") and k != "num_objects"
+    }
+
+
+def _training(run: Path, model: Model | None) -> Section:
+    if model is None:
+        return _absent("Training", "no finished model", "deepfits train")
+    path = run / "model" / "metrics.jsonl"
+    lines = read_text(path, what="record of the training").splitlines() if path.exists() else []
+    metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
+    with content_of(run / "model", what="record of a training"):
+        return sections.training_section(model.card, metrics)
+
+
+def _read_fits(
+    run: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
+) -> dict[str, sections.FitResult]:
+    found = {}
+    for mode in MODES:
+        directory = run / f"features-{mode}"
+        if directory.is_dir() and any(directory.glob("shard-*.parquet")):
+            found[mode] = _read_fit(directory, model, held, cutouts, info)
+    return found
+
+
+def _read_fit(
+    directory: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
+) -> sections.FitResult:
+    columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
+    per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
+    files = pa.dataset.dataset(shard_paths(directory))
+    present = [name for name in (*columns, *per_band) if name in files.schema.names]
+    table = files.to_table(
+        columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist())
+    )
+    rows = match_identities(held.object_id, to_numpy(table["object_id"]))
+    if (rows < 0).all():
+        raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")
+
+    def column(name: str) -> np.ndarray:
+        values = table[name].to_numpy().astype(float) if name in present else np.ones(len(table))
+        return np.where(rows >= 0, values[rows], np.nan)
+
+    def band_columns(name: str) -> np.ndarray:
+        return np.stack([column(f"{name}_{band}") for band in held.bands], axis=1)
+
+    status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
+    latent = take_rows(to_numpy(table["latent"]).astype(np.float32), rows)
+    amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
+    drawn: dict[int, np.ndarray] = {}
+    central, circle = np.full(len(rows), np.nan), _circle(info)
+    shown = np.concatenate([held.examples, held.faint])
+    sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
+    for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
+        sight = model.sight(cutouts.select(some), info)
+        images = model.draw({"latent": latent, **amplitude}, some, sight=sight)
+        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
+        if some is shown:
+            drawn = dict(zip(shown.tolist(), images, strict=True))
+    return sections.FitResult(
+        chi2=column("chi2"),
+        dof=column("dof"),
+        chi2_band=band_columns("chi2"),
+        dof_band=band_columns("dof"),
+        status=np.where(rows >= 0, status, "").astype(str),
+        num_steps=column("num_steps"),
+        latent=latent,
+        central=central,
+        drawn=drawn,
+    )
+
+
+def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
+    if not fits:
+        return _absent("Best fits", "no features", "deepfits fit")
+    how = {mode: EXPLANATIONS[mode] + _how(run / f"features-{mode}", mode) for mode in fits}
+    return sections.fit_section(held, fits, how)
+
+
+def _how(directory: Path, mode: str) -> str:
+    """Describe how a fit was made, from its own description."""
+    path = directory / "_features.json"
+    if mode == "embedder" or not path.exists():
+        return ""
+    settings = read_json(path, what="description of the features").get("settings") or {}
+    with content_of(path, what="description of features"):
+        words = [f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _HOW and value]
+    return " Settings: " + ", ".join(words) + "."
+
+
+def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
+    directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
+    if not directories:
+        return _absent("Missing bands", "no inpainting", "deepfits inpaint"), {}
+    with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
+        return inpainting.section(directories, held)
+
+
+def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]:
+    """Return the redshifts of held-out objects, where the run has some."""
+    path = run / "redshift" / "predictions.parquet"
+    if not path.exists():
+        return {}
+    columns = read_table(path, columns=["object_id", "z_spec"])
+    return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
+
+
+def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
+    path = run / "redshift" / "metrics.json"
+    if not path.exists():
+        text = (
+            "No redshifts were given for these objects, so none are predicted and no redshift is shown here. "
+            "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
+        )
+        return Section(title="Redshifts", paragraphs=[text]), {}
+    with content_of(path, what="redshift metrics"):
+        return redshift_section.section(path.parent, read_json(path, what="redshift metrics"))
+
+
+def _absent(title: str, what: str, command: str) -> Section:
+    return Section(
+        title=title, paragraphs=[f"There is {what} in this run directory; make it with {command}."]
+    )
+
+
+def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    headline = [(f"{num_objects:,}", "objects")]
+    medians = {mode: one["all"]["median_reduced_chi2"] for mode, one in summary["fits"].items()}
+    mode = next(reversed(medians), "blank")
+    if mode != "blank" and medians[mode] is not None:
+        words = f"median reduced χ² (a blank image: {medians['blank']:.2f})"
+        headline.append((f"{medians[mode]:.2f}", words))
+    for name, text in summary["inpaint"].get("headline", {}).items():
+        headline.append((text, name))
+    for name, text in summary["redshift"].get("headline", {}).items():
+        headline.append((text, name))
+    return headline
+
+
+def _footer(run: Path) -> list[str]:
+    path = run / "provenance.json"
+    source = read_json(path, what="provenance") if path.exists() else provenance()
+    with content_of(path, what="provenance"):
+        versions = source["versions"]
+        lines = [
+            f"deepfits {versions.get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "
+            f"{source['time_utc']}, {source['hardware']['processor']}, {source['hardware']['cores']} cores",
+            ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "Method: Murray, Fabbro & Yi (2019), Unsupervised Learning of Deep Features Through Best-Fits "
+            "for Observational Cosmology.",
+        ]
+    seconds = run / "seconds.json"
+    if seconds.exists():
+        times = convert(read_json(seconds, what="timing"), dict[str, float], where=seconds)
+        lines.insert(1, "Seconds: " + ", ".join(f"{name} {value:.0f}" for name, value in times.items()))
+    return lines
