@@ -129,7 +129,7 @@ _DIRECTIONS = {
     "survey": {"scale"},  # the loop over shards
     "sky": set(),
     "models": {"survey.store", "survey.normalise"},
-    "training": {"survey.store", "survey.normalise", "models", "fitting"},
+    "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
     "fitting": set(),
     "redshifts": {"survey.store", "survey.normalise", "models"},
     "reporting": {"survey.store"},
