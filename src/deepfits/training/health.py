@@ -175,7 +175,8 @@ def examine(
         with torch.enable_grad():
             latents["both"] = fit(model, image, weight, guess, sight)
     for mode, found in latents.items():
-        chi2 = ((image - model.render(found, sight)) ** 2 * weight).mean(dim=(2, 3))  # (N, B)
+        squares = ((image - model.render(found, sight)) ** 2 * weight).sum(dim=(2, 3))
+        chi2 = squares / (weight > 0).sum(dim=(2, 3)).clamp(min=1)  # (N, B)
         out[f"chi2_{mode}"] = float(chi2.mean(dim=1).median())
         for number, band in enumerate(model.info.bands):
             out[f"chi2_{mode}_{band}"] = float(chi2[:, number].median())
