@@ -244,9 +244,9 @@ def join(
         the latents, ``astropy.table.Table(dict(table))`` with them.
     """
     features, store_path, _, found = find_parts(run, store)
-    for path in (features, store_path, *(one.parent for one in found.values())):
-        if path is not None:
-            require_finished(path, partial=partial)
+    for part in (features, store_path, *(one.parent for one in found.values())):
+        if part is not None:
+            require_finished(part, partial=partial)
     opened = None if store_path is None else CutoutStore(store_path, skip_bad=True)
     joined = JoinedTable(features, store=opened)
     for label, path in found.items():
@@ -254,6 +254,6 @@ def join(
             joined.add_table(label, path, radius_arcsec)
         except InputError as error:  # what was merely found in the run need not fit
             log.warning("left out: %s", error)
-    for label, path in (tables or {}).items():
-        joined.add_table(label, path, radius_arcsec)
+    for label, table in (tables or {}).items():
+        joined.add_table(label, table, radius_arcsec)
     return joined

@@ -279,7 +279,7 @@ class Objects:
         self,
         like: Sequence[int] | np.ndarray,
         *,
-        unlike: Sequence[int] = (),
+        unlike: Sequence[int] | np.ndarray = (),
         number: int = 24,
         magnitude_window: float | None = None,
         allowed: np.ndarray | None = None,

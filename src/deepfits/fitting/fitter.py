@@ -637,7 +637,7 @@ class Fitter:
             pixels ``model`` and ``pixel_std`` ``(N, B, H, W)``.
             NaN for objects without a fit, and for errors where none were asked for.
         """
-        uncertainty = self.settings.uncertainty if uncertainty is None else uncertainty
+        with_errors = bool(self.settings.uncertainty) if uncertainty is None else uncertainty
         number, bands = fitted.image.shape[:2]
         num_sums = len(sums) + with_galaxy
         nan = np.float32(np.nan)
@@ -661,7 +661,7 @@ class Fitter:
         usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
 
         def work(rows: Tensor) -> None:
-            found = self._measure_batch(fitted, rows, sums, with_pixels, uncertainty, with_galaxy)
+            found = self._measure_batch(fitted, rows, sums, with_pixels, with_errors, with_galaxy)
             for name, values in found.items():
                 out[name][rows.numpy()] = values.cpu().numpy()
 

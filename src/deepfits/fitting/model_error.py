@@ -198,9 +198,8 @@ def learn_model_error(
     sources = np.flatnonzero(is_bright & good)[rng.integers(int((is_bright & good).sum()), size=NUM_DRAWN)]
     faint = np.flatnonzero(whole & (signal < np.median(signal[whole])))
     skies = rng.choice(faint, NUM_DRAWN, replace=len(faint) < NUM_DRAWN)
-    goal = np.exp(
-        rng.uniform(*np.log(np.maximum(np.percentile(signal[whole], PERCENTILES), 5)), size=NUM_DRAWN)
-    )
+    low, high = np.log(np.maximum(np.percentile(signal[whole], PERCENTILES), 5))
+    goal = np.exp(rng.uniform(low, high, size=NUM_DRAWN))
     scale = np.minimum(goal / signal[rows[sources]], 1.0)[:, None, None, None]
     seen = None if sight is None else sight[torch.from_numpy(skies)]
     galaxy = scale * _alone(fitter, fitted, sources, seen)
@@ -223,9 +222,15 @@ def learn_model_error(
         )
         for kind in FLUXES
     }
-    data = tuple(pixels.numpy() for pixels in (fitted.image, fitted.weight))
     radius = fitter.total_radius_pixels(torch.from_numpy(np.nan_to_num(drawn)), fitted.weight)
-    light = _light_fractions(*data, np.nan_to_num(drawn), radius, correlation, is_bright & good)
+    light = _light_fractions(
+        fitted.image.numpy(),
+        fitted.weight.numpy(),
+        np.nan_to_num(drawn),
+        radius,
+        correlation,
+        is_bright & good,
+    )
     distance, total = columns["latent_distance"], sum(columns[f"flux_model_{band}"] for band in bands)
     trend = _trend(np.log(np.maximum(total, 1.0))[good], distance[good])
     typical = np.nanmedian(

@@ -442,8 +442,8 @@ class Model:
         model = without_allocating(lambda: cls.make(config, info, normalisation, reference))
         card = content.get("card")
         model.card = dict(card) if isinstance(card, Mapping) else {}
-        error = content.get("model_error")
-        model.model_error = dict(error) if isinstance(error, Mapping) else None
+        measured = content.get("model_error")
+        model.model_error = dict(measured) if isinstance(measured, Mapping) else None
         model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
         if aids is not None:
             model.aids = without_allocating(lambda: Aids(config, aids))

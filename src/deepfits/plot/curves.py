@@ -175,13 +175,15 @@ def latent_map(
         place = centred @ np.linalg.svd(centred.T @ centred)[0][:, :2]
     size = float(np.clip(6000 / max(1, len(good)), 3, 20))
     if colour is None:
-        ax.scatter(*place.T, s=size, color=COLOURS[0], alpha=0.4, linewidths=0)
+        ax.scatter(place[:, 0], place[:, 1], s=size, color=COLOURS[0], alpha=0.4, linewidths=0)
     else:
         shown = np.asarray(colour, dtype=float)[good]
         finite = shown[np.isfinite(shown) & ((shown > 0) | (not logarithmic))]
         low, high = np.percentile(finite, [1, 99]) if finite.size else (0.0, 1.0)
         scale: dict[str, Any] = {"norm": LogNorm(low, high)} if logarithmic else {"vmin": low, "vmax": high}
-        points = ax.scatter(*place.T, c=shown, s=size, alpha=0.6, linewidths=0, cmap="viridis", **scale)
+        points = ax.scatter(
+            place[:, 0], place[:, 1], c=shown, s=size, alpha=0.6, linewidths=0, cmap="viridis", **scale
+        )
         bar = ax.figure.colorbar(points, ax=ax, label=name)
         bar.ax.tick_params(labelsize=8)
     label(ax, "first component", "second component")

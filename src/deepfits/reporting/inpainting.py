@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+from matplotlib.figure import Figure
 
 from deepfits import plot
 from deepfits.errors import InputError
@@ -84,7 +85,7 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str)
         f"The {', '.join(bands)} band destroyed, and filled in by the best fit to the others (after M19 "
         f"Fig. 2). What is filled in has no noise: it is the model. {RULE}."
     )
-    return Picture(name=f"figure-2{suffix}", figure=figure, caption=caption)
+    return Picture(name=f"figure-2{suffix}", figure=cast(Figure, figure), caption=caption)
 
 
 def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple[int, ...]) -> np.ndarray:

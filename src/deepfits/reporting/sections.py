@@ -452,7 +452,7 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
 
 
 def _central_table(held: HeldOut, central: Mapping[str, np.ndarray]) -> PageTable:
-    measured = np.isfinite(next(reversed(central.values())))
+    measured = np.isfinite(list(central.values())[-1])
     ranges = {name: which & measured for name, which in _signal_ranges(held).items()}
     ranges = {name: which for name, which in ranges.items() if which.sum() >= MIN_IN_BIN}
     rows = [

@@ -273,8 +273,11 @@ def _write_hats(
     for name in ("ra", "dec"):
         if name not in names:
             raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
-    left = {"prefix": TEMPORARY_PREFIX, "suffix": f"-{out.name}"}  # by a killed run, for the next to remove
-    with writing(out) as temporary, TemporaryDirectory(dir=temporary.parent, **left) as name:
+    suffix = f"-{out.name}"  # what a killed run leaves is known by its name, and the next removes it
+    with (
+        writing(out) as temporary,
+        TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name,
+    ):
         scratch = Path(name)
         source = scratch / "source.parquet"
         _write_parquet(paths, source, names, half, progress)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -142,7 +142,7 @@ def show(config: ShowConfig) -> Path:
     figure = plot.reconstructions(
         shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
     )
-    return _write(config, "show", figure, objects, rows, {})
+    return _write(config, "show", cast("Figure", figure), objects, rows, {})
 
 
 @stage(SimilarConfig)
@@ -252,7 +252,7 @@ def _write_tiles(
 
     image, weight, fitted = _pixels(drawer, rows)
     figure = plot.tiles(image, weight, captions, fitted=fitted, noise=drawer.noise)
-    return _write(config, name, figure, objects, rows, more)
+    return _write(config, name, cast("Figure", figure), objects, rows, more)
 
 
 def _write(

@@ -88,6 +88,7 @@ def stack(config: StackConfig) -> Path:
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import METHODS, common_grid
+    from deepfits.survey.weights import BAD_MASK_PLANES
     from deepfits.survey.zeropoint import parse_per_band
 
     if config.method not in METHODS:
@@ -100,7 +101,7 @@ def stack(config: StackConfig) -> Path:
     require_bands(points, [*exposures, *others], "zero_point")
     options = ReadOptions(
         zero_point=points,
-        bad_planes=config.bad_planes,
+        bad_planes=BAD_MASK_PLANES if config.bad_planes is None else tuple(config.bad_planes),
         mask_polarity=config.mask_polarity,
         weight_scale=config.weight_scale,
     )

@@ -163,8 +163,9 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
 
 def _every(header: Mapping[str, Any], key: str) -> list[Any]:
     """Return all values of a card that a header has several times, of which astropy shows the first."""
-    number = header.count(key) if isinstance(header, fits.Header) else 1
-    return [header[key, n] for n in range(number)] if number > 1 else [header[key]]
+    if not isinstance(header, fits.Header):
+        return [header[key]]
+    return [header[key, number] for number in range(header.count(key))]
 
 
 def _of_the_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) -> list[tuple[float, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,9 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(out)
 
 
-def matches_conditions(columns: Columns, conditions: str | Sequence[str], where: str | Path) -> np.ndarray:
+def matches_conditions(
+    columns: Mapping[str, np.ndarray], conditions: str | Sequence[str], where: str | Path
+) -> np.ndarray:
     """Return which rows satisfy all conditions: ``(N,)`` bool.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -578,7 +578,7 @@ def _lists(column: Any) -> np.ndarray | None:
     return out
 
 
-def require_column(columns: Columns, name: str, where: str | Path) -> np.ndarray:
+def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:
     """Return a column, or say which one was most likely meant."""
     if name not in columns:
         likely = [one for one in columns if one.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []

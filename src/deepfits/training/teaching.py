@@ -275,7 +275,7 @@ class _Lessons:
         rng = np.random.default_rng([seed, 8])
         rows = np.flatnonzero(~is_held_out(store.catalogue([])["object_id"]))
         cutouts = store.take(np.sort(rng.permutation(rows)[:number]))
-        cutouts = cutouts.select((cutouts.weight > 0).any(axis=(1, 2, 3)))
+        cutouts = cutouts.select(np.flatnonzero((cutouts.weight > 0).any(axis=(1, 2, 3))))
         if not len(cutouts):
             raise InputError(f"{store.directory}: no object to teach with; cut more objects")
         self.sight = model.sight(cutouts, store.info)
