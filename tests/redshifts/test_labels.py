@@ -56,7 +56,7 @@ def test_useless_labels_are_left_out_and_counted(table, tmp_path):
     ("column", "select", "word"),
     [
         ("z_spek", [], "did you mean 'z_spec'"),
-        ("kind", [], "holds no numbers"),
+        ("kind", [], "holds text, not numbers"),
         ("z_spec", ["z_spec_flag > 100"], "none of 6 rows"),
         ("z_spec", ["z_spec_flag"], "COLUMN OP VALUE"),
         ("z_spec", ["z_spec_flag >= good"], "'good' is none"),

@@ -110,7 +110,7 @@ def test_killed_run_goes_on(done, inputs, tmp_path, monkeypatch):
         deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
     assert not (tmp_path / "out" / "metrics.json").exists()
     deepfits.redshift(features, labels, tmp_path / "out", store=store, **FAST)
-    assert len(trained) == 2 + 5
+    assert len(trained) == 2 + 6
     one, other = (metrics_of(out)[0] for out in (done, tmp_path / "out"))
     for key in one:
         assert one[key]["metrics"] == other[key]["metrics"]
@@ -255,7 +255,7 @@ def test_what_is_measured_in_the_cutouts_is_kept(inputs, tmp_path):
     (tmp_path / "kept.npz").write_bytes(b"nothing of the kind")
     for key, row in metrics_of(one)[0].items():
         assert row["metrics"] == metrics_of(two)[0][key]["metrics"]
-    with pytest.raises(InputError, match="not a file of photometry"):
+    with pytest.raises(InputError, match="damaged file of photometry"):
         deepfits.redshift(features, labels, tmp_path / "four", store=store, **keywords)
 
 
@@ -292,10 +292,10 @@ def test_wrong_input_is_named(sky, inputs, tmp_path, changes, keywords, word):
 
 def test_one_band_is_refused(sky, inputs, tmp_path):
     features = write_features(tmp_path / "features", sky, bands=("i",))
-    with pytest.raises(InputError, match="one band 'i'"):
+    with pytest.raises(InputError, match="the single band 'i'"):
         deepfits.redshift(features, inputs[1], tmp_path / "out", **FAST)
     store = write_store(tmp_path / "store", sky, bands=("i",))
-    with pytest.raises(InputError, match="one band 'i'"):
+    with pytest.raises(InputError, match="the single band 'i'"):
         deepfits.redshift(inputs[0], inputs[1], tmp_path / "out", store=store, **FAST)
 
 

@@ -62,7 +62,7 @@ def test_measured_here():
     ("objects", "options", "message"),
     [
         (0, {}, "objects must be positive"),
-        (float("inf"), {}, "objects must be positive"),
+        (float("inf"), {}, "objects must be a finite number"),
         (1e6, {"device": "h20"}, "did you mean 'h200'"),
         (1e6, {"num_devices": 0}, "num_devices must be positive"),
     ],

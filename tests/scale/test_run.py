@@ -98,7 +98,7 @@ def test_a_failure_names_its_shard_and_stops_no_other(tmp_path):
     states = {e.shard: (e.state, e.reason) for e in read_manifest(tmp_path)}
     assert states["shard-00009"] == ("failed", "no such thing")
     assert states["shard-00001"][0] == "failed"
-    assert "KeyError: 'a defect' (test_scale_run.py:" in states["shard-00001"][1]
+    assert "KeyError: 'a defect' (test_run.py:" in states["shard-00001"][1]
     assert sorted(p.stem for p in tmp_path.glob("*.txt")) == ["shard-00000", "shard-00002", "shard-00003"]
     assert run_toy(tmp_path, shards_of(4))
     assert [e.state for e in read_manifest(tmp_path)] == ["done"] * 4
@@ -155,7 +155,7 @@ def test_the_manifest_of_many_shards_costs_little(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": -1}, "no number of processes"),
+        ({"workers": -1}, "not a number of processes"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "give one of the two"),
         ({"scheduler": "nowhere.json"}, "no such scheduler file"),
         ({"scheduler": "not an address"}, "no Dask scheduler answers"),

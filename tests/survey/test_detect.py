@@ -160,8 +160,9 @@ def test_bands_whose_wcs_disagree_are_said_by_detection_and_cutting(tmp_path, ca
     shape = (300, 320)
     truth = make_truth(np.random.default_rng(30), 55, shape)
     sky = write_plain(tmp_path / "sky", truth, shape, rng=np.random.default_rng(31), bands="gri")
-    with fits.open(sky / "coadd-g.fits", mode="update") as hdus:
-        hdus[0].header["CRPIX1"] += 2.6
+    for name in ("coadd-g.fits", "coadd-g.weight.fits"):
+        with fits.open(sky / name, mode="update") as hdus:
+            hdus[0].header["CRPIX1"] += 2.6
     catalogue = deepfits.detect(sky, tmp_path / "c.parquet")
     said = [r.message for r in caplog.records if "pixels off i" in r.message]
     assert len(said) == 1

@@ -474,7 +474,7 @@ def test_identities_are_kept(values, expected):
     [
         (np.array([2.0**53, 1]), "no longer exact"),
         (np.array([2.0**25, 1], dtype=np.float32), "no longer exact"),
-        (np.array([1.5]), "no whole number"),
+        (np.array([1.5]), "whole number"),
         (np.array([True]), "whole numbers or text"),
     ],
 )

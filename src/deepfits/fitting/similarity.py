@@ -90,7 +90,7 @@ class Similarity:
         Examples
         --------
         >>> apart = Similarity.of(np.diag([100.0, 1.0])).coordinates(np.array([[1.0, 0.0], [0.0, 1.0]]))
-        >>> np.abs(apart).max(1).round(2).tolist()
+        >>> np.abs(apart.astype(float)).max(1).round(2).tolist()
         [0.1, 0.82]
         """
         length = len(nuisance)

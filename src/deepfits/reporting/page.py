@@ -88,7 +88,7 @@ def write_page(directory: str | Path, page: Page) -> Path:
             with writing(directory / "figures" / f"{picture.name}.png") as temporary:
                 temporary.write_bytes(buffer.getvalue())
             with writing(directory / "figures" / f"{picture.name}.pdf") as temporary:
-                picture.figure.savefig(temporary, facecolor="white")
+                picture.figure.savefig(temporary, facecolor="white", metadata={"CreationDate": None})
             embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
     html = _template().render(page=page, embedded=embedded)
     target = directory / "index.html"

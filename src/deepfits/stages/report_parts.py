@@ -171,10 +171,12 @@ def _read_held_out(
 def _masks_neighbours(run: Path) -> bool:
     """Say whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
     found = [run / f"features-{mode}" / "_features.json" for mode in MODES]
-    settings = [
-        read_json(path, what="description of features")["settings"] for path in found if path.exists()
-    ]
-    return any(one.get("neighbours") == "mask" for one in settings)
+    for path in filter(Path.exists, found):
+        description = read_json(path, what="description of features")
+        with content_of(path, what="description of features"):
+            if description["settings"].get("neighbours") == "mask":
+                return True
+    return False
 
 
 def _circle(info: StoreInfo) -> np.ndarray:

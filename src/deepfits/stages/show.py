@@ -276,7 +276,13 @@ def _write(
     with claim(config, name=name, out=out, renew=True):
         for ending in ("png", "pdf"):
             with writing(out / f"{name}.{ending}") as temporary:
-                figure.savefig(temporary, dpi=DOTS_PER_INCH, facecolor="white", bbox_inches="tight")
+                figure.savefig(
+                    temporary,
+                    dpi=DOTS_PER_INCH,
+                    facecolor="white",
+                    bbox_inches="tight",
+                    metadata={"CreationDate": None} if ending == "pdf" else None,
+                )
         write_table(out / "objects.csv", columns)
         with writing(out / "table.md") as temporary:
             temporary.write_text(_markdown(printed), encoding="utf-8")
