@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 WORKERS ?= 2
+NOTEBOOKS ?= cache
 MINUTES ?= 9
 # Threads that wait asleep do not slow others down on a shared machine.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -47,8 +48,8 @@ lint: $(READY)  ## Check style
 types: $(READY)  ## Check types
 	$(BIN)/mypy
 
-docs: $(READY)  ## Build the documentation into docs/_build/html
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+docs: $(READY)  ## Build the documentation into docs/_build/html (NOTEBOOKS=off: without running the tutorials)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -D nb_execution_mode=$(NOTEBOOKS) docs docs/_build/html
 
 wheel: $(READY)  ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
