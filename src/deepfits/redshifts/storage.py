@@ -51,7 +51,11 @@ def save(value: Any, directory: str | Path, name: str = "predictor.json") -> Non
         save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary)
     for part, booster in trees.items():
         with writing(directory / part) as temporary:
-            booster.save_model(temporary)
+            # Their own save_model() says nothing of a disk that fills up on the way.
+            if part.endswith(".ubj"):
+                temporary.write_bytes(booster.save_raw("ubj"))
+            else:
+                temporary.write_text(booster.model_to_string(), encoding="utf-8")
     parts = {part: fingerprint(directory / part) for part in (ARRAYS, *trees)}
     whole = {"schema_version": SCHEMA_VERSION, "content": content, "parts": parts}
     write_json(directory / name, {**whole, "content_hash": _digest(whole)})
