@@ -25,7 +25,7 @@ from deepfits.scale.work import OtherCodeError, Shard, call_in_worker
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
 from deepfits.survey.store import CutoutStore
-from tests.helpers.small_model import make_model, make_store
+from tests.helpers.small_model import make_model
 
 LENGTHS = (24, 24, 1, 0, 24, 24)
 QUICK = {"num_steps": 8, "uncertainty": False, "threads": 1}
@@ -34,20 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("sky")
-    make_store(directory / "store", make_model(directory / "model"), LENGTHS)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky, tmp_path_factory):
-    return read_features(
-        fit(sky / "store", sky / "model", tmp_path_factory.mktemp("whole") / "features", **QUICK)
-    )
 
 
 @pytest.fixture(scope="module")

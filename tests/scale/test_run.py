@@ -22,7 +22,6 @@ from deepfits.scale.run import run_shards
 from deepfits.scale.work import Shard
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
-from tests.helpers.small_model import make_model, make_store
 
 LENGTHS = (12, 1, 0, 12, 12)
 QUICK = {"num_steps": 4, "uncertainty": False, "threads": 1}
@@ -164,20 +163,6 @@ def test_the_manifest_of_many_shards_costs_little(tmp_path):
 def test_impossible_workers_are_refused(sky, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
         fit(sky / "store", sky / "model", tmp_path / "x", **QUICK, **options)
-
-
-@pytest.fixture(scope="module")
-def sky(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("sky")
-    make_store(directory / "store", make_model(directory / "model"), LENGTHS)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def undisturbed(sky, tmp_path_factory):
-    return read_features(
-        fit(sky / "store", sky / "model", tmp_path_factory.mktemp("whole") / "features", **QUICK)
-    )
 
 
 def assert_same(directory, undisturbed):

@@ -416,10 +416,7 @@ def _scene_softening(source: Source) -> np.ndarray:
 
 
 def _matched_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
-    assert source.matched_flux is not None
-    assert softening is not None
-    values, names = magnitude_features(source.matched_flux, softening, source.bands, matched_names())
-    return Matrix(values=values, names=tuple(names))
+    return _magnitudes(source.matched_flux, softening, source.bands, matched_names())
 
 
 def _matched_softening(source: Source) -> np.ndarray:
@@ -429,9 +426,15 @@ def _matched_softening(source: Source) -> np.ndarray:
 
 def ordinary_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return aperture magnitudes and colours; the softening is the typical error of the training objects."""
-    assert source.flux is not None
+    return _magnitudes(source.flux, softening, source.bands, aperture_names())
+
+
+def _magnitudes(
+    flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
+) -> Matrix:
+    assert flux is not None
     assert softening is not None
-    values, names = magnitude_features(source.flux, softening, source.bands, aperture_names())
+    values, names = magnitude_features(flux, softening, bands, apertures)
     return Matrix(values=values, names=tuple(names))
 
 
