@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
-from deepfits.explorer.launch import load
 from deepfits.explorer.server import make_app
-from tests.helpers.drawn_run import NUM, make_run
+from tests.helpers.drawn_run import NUM
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -23,16 +22,6 @@ FLAGS = [
     "--disable-component-update", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
 ]  # fmt: skip
 PATIENCE_MS = 120_000
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def loaded(run):
-    return load(run)
 
 
 @pytest.fixture(scope="module")

@@ -27,19 +27,9 @@ from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
-from tests.helpers.drawn_run import NUM, make_run
+from tests.helpers.drawn_run import NUM
 
 SEND = {"x-deepfits": "1"}
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def loaded(run):
-    return load(run)
 
 
 @pytest.fixture

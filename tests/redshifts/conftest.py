@@ -1,5 +1,6 @@
 """The same small inputs for every test of redshifts."""
 
+import numpy as np
 import pytest
 
 from tests.helpers.redshift_inputs import make_sky, write_features, write_labels, write_store
@@ -32,3 +33,12 @@ def embedder(inputs, tmp_path_factory):
     config = ModelConfig(num_bands=3, size=16, latent_size=8, width=16, num_blocks=2, num_groups=2)
     model = Model.make(config, CutoutStore(inputs[2]).info, Normalisation(kind="asinh", **constants))
     return model.save(tmp_path_factory.mktemp("model") / "model")
+
+
+@pytest.fixture
+def redshifts():
+    """Estimates with broad tails, and what is true."""
+    generator = np.random.default_rng(3)
+    z_spec = generator.gamma(2.0, 0.4, size=2000)
+    z_phot = z_spec + 0.05 * (1 + z_spec) * generator.standard_t(2, size=2000) + 0.01
+    return z_phot, z_spec

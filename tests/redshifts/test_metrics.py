@@ -13,14 +13,6 @@ from deepfits.redshifts.metrics import (
 )
 
 
-@pytest.fixture
-def redshifts():
-    generator = np.random.default_rng(3)
-    z_spec = generator.gamma(2.0, 0.4, size=2000)
-    z_phot = z_spec + 0.05 * (1 + z_spec) * generator.standard_t(2, size=2000) + 0.01
-    return z_phot, z_spec
-
-
 def test_by_hand():
     # Δz: 0, 0, 0, 0.1, -0.5 -> median 0, |Δz| median 0, mean -0.08
     z_spec = np.array([1.0, 1.0, 1.0, 1.0, 3.0])

@@ -7,14 +7,6 @@ from benchmarks.paired import measured_difference, paper_table
 from deepfits.redshifts.metrics import measured
 
 
-@pytest.fixture
-def redshifts():
-    generator = np.random.default_rng(3)
-    z_spec = generator.gamma(2.0, 0.4, size=2000)
-    z_phot = z_spec + 0.05 * (1 + z_spec) * generator.standard_t(2, size=2000) + 0.01
-    return z_phot, z_spec
-
-
 def test_difference_of_the_same_estimates_is_exactly_zero(redshifts):
     z_phot, z_spec = redshifts
     for entry in measured_difference(z_phot, z_phot, z_spec, num_resamples=50).values():

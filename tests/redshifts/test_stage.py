@@ -381,37 +381,13 @@ def test_distributions_are_stored_with_their_estimates(complete):
 @pytest.mark.parametrize(("method", "feature_set"), [("boosting", "combined"), ("neighbours", "magnitudes")])
 def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, method, feature_set):
     features, labels, store = inputs
-    model = redshift_train(
-        features,
-        labels,
-        tmp_path / "model",
-        method=method,
-        feature_set=feature_set,
-        store=store,
-        tuning_trials=1,
-    )
+    options = {"method": method, "feature_set": feature_set, "store": store, "tuning_trials": 1}
+    model = redshift_train(features, labels, tmp_path / "model", **options)
     stamp = (model / "predictor.json").stat().st_mtime_ns
-    redshift_train(
-        features,
-        labels,
-        tmp_path / "model",
-        method=method,
-        feature_set=feature_set,
-        store=store,
-        tuning_trials=1,
-    )
+    redshift_train(features, labels, tmp_path / "model", **options)
     assert (model / "predictor.json").stat().st_mtime_ns == stamp
     with pytest.raises(InputError, match='made with loss = "squared"'):
-        redshift_train(
-            features,
-            labels,
-            model,
-            method=method,
-            feature_set=feature_set,
-            store=store,
-            loss="absolute",
-            tuning_trials=1,
-        )
+        redshift_train(features, labels, model, loss="absolute", **options)
     predictions = redshift_predict(model, features, tmp_path / "z.parquet", store=store)
     found = read_table(predictions)
     assert found["is_valid"].all()

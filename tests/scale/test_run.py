@@ -2,9 +2,7 @@
 
 import json
 import os
-import resource
 import subprocess
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from deepfits.scale.run import run_shards
 from deepfits.scale.work import Shard
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
+from tests.helpers.limits import largest_file
 
 LENGTHS = (12, 1, 0, 12, 12)
 QUICK = {"num_steps": 4, "uncertainty": False, "threads": 1}
@@ -217,17 +216,6 @@ def test_inpainting_goes_on_after_a_corrupt_shard(sky, tmp_path):
     with pytest.raises(ShardsFailedError, match="shard-00000"):
         inpaint(store, sky / "model", tmp_path / "i", bands=("r",), num_steps=3, threads=1)
     assert len(read_features(tmp_path / "i")["object_id"]) == sum(LENGTHS[1:])
-
-
-@contextmanager
-def largest_file(num_bytes):
-    """Let no file grow beyond this: writing then fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_no_space_stops_the_run_and_leaves_nothing_half_written(sky, undisturbed, tmp_path):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -21,20 +19,10 @@ from safetensors.torch import save_file
 from deepfits.errors import InputError, explain, is_out_of_memory, no_space
 from deepfits.files import remove_leftovers, writing
 from deepfits.stages.fit import fit
+from tests.helpers.limits import largest_file
 from tests.helpers.small_model import make_model, make_store
 
 BIG = np.random.default_rng(1).normal(size=200_000)
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """Let no file grow beyond this: writing then fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def _hdf5(path: Path) -> None:

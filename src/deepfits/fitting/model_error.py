@@ -253,7 +253,7 @@ def learn_model_error(
 
 
 def median_of(errors: Sequence[ModelError]) -> ModelError:
-    """Return the median of each number: of a model that serves several surveys."""
+    """Return the median of each number, and the mean of matrices: of a model that serves several surveys."""
 
     def middle(values: Sequence[Any]) -> Any:
         if isinstance(values[0], tuple) and values[0] and isinstance(values[0][0], tuple):

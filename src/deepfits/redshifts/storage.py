@@ -51,7 +51,7 @@ def save(value: Any, directory: str | Path, name: str = "predictor.json") -> Non
         save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary)
     for part, booster in trees.items():
         with writing(directory / part) as temporary:
-            # Their own save_model() says nothing of a disk that fills up on the way.
+            # Their own save_model() may say nothing of a disk that is full at the end of the file.
             if part.endswith(".ubj"):
                 temporary.write_bytes(booster.save_raw("ubj"))
             else:
