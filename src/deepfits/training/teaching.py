@@ -68,7 +68,7 @@ class Teaching:
 
 def teach_aids(
     model: Model,
-    stores: Sequence[CutoutStore],
+    stores: Sequence[CutoutStore | Lessons],
     teaching: Teaching | None = None,
     *,
     seed: int = 0,
@@ -81,7 +81,7 @@ def teach_aids(
     model
         On the device to work on; it stays as it is.
     stores
-        Of real cutouts, as the model takes them; held-out objects are left alone.
+        Of real cutouts, as the model takes them; held-out objects are left alone. Or the examples themselves.
     teaching
         How.
     seed
@@ -211,7 +211,7 @@ def _teach_refiner(
     model: Model,
     inner: Renderer,
     network: Refiner,
-    stores: Sequence[CutoutStore],
+    stores: Sequence[CutoutStore | Lessons],
     teaching: Teaching,
     seed: int,
     advance: Callable[[int], None],
@@ -219,14 +219,15 @@ def _teach_refiner(
     in_flux = InFlux(inner, model.normalisation)
     flux = Refinement(network, Objective(in_flux, prior_strength=1.0), model.normalisation)
     paper = Refinement(network, Objective(inner), None)
-    lessons = [_Lessons(model, store, teaching.batch_size, seed, EXAMPLES // len(stores)) for store in stores]
+    number = EXAMPLES // len(stores)
+    lessons = [s if isinstance(s, Lessons) else Lessons.of_store(model, s, seed, number) for s in stores]
     share = np.array([len(one) for one in lessons], dtype=float)
     optimiser = torch.optim.Adam(network.parameters(), teaching.learning_rate, fused=True)
     history = []
     for step in range(teaching.steps):
         rng = np.random.default_rng([seed, 7, step])
         chosen = int(rng.choice(len(lessons), p=share / share.sum()))
-        image, weight, sight = lessons[chosen].draw(rng)
+        image, weight, sight = lessons[chosen].draw(model, teaching.batch_size, rng)
         with torch.no_grad():
             latent = model.embed(image, weight, sight)
         refinement = flux
@@ -265,50 +266,71 @@ def _passes(
     return total, said
 
 
-class _Lessons:
-    """Real objects of one store, and drawn ones seen as they are, some with data hidden."""
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """Real objects of one survey, to be mixed with drawn ones that are seen as they are, some data hidden.
 
-    def __init__(self, model: Model, store: CutoutStore, batch_size: int, seed: int, number: int) -> None:
+    Attributes
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻²; 0 flux where the weight is 0.
+    noise
+        Where the noise of the drawn ones comes from.
+    sight
+        How they were observed, for a model of scenes.
+    is_neighbour
+        ``(N, H, W)``, the pixels of other objects, if it is known.
+    """
+
+    image: Tensor
+    weight: Tensor
+    noise: NoiseSource
+    sight: Sight | None = None
+    is_neighbour: Tensor | None = None
+
+    @classmethod
+    def of_store(cls, model: Model, store: CutoutStore, seed: int, number: int) -> Lessons:
+        """Take some objects of a store, none of those that are held out."""
         model.check(store.info)
-        self.model, self.batch_size = model, batch_size
-        self.device = next(model.generator.parameters()).device
         rng = np.random.default_rng([seed, 8])
         rows = np.flatnonzero(~is_held_out(store.catalogue([])["object_id"]))
         cutouts = store.take(np.sort(rng.permutation(rows)[:number]))
         cutouts = cutouts.select(np.flatnonzero((cutouts.weight > 0).any(axis=(1, 2, 3))))
         if not len(cutouts):
             raise InputError(f"{store.directory}: no object to teach with; cut more objects")
-        self.sight = model.sight(cutouts, store.info)
-        self.weight = torch.from_numpy(cutouts.weight)
-        self.image = torch.where(self.weight > 0, torch.from_numpy(cutouts.image), 0)
-        others = cutouts.is_neighbour
-        self.is_neighbour = None if others is None else torch.from_numpy(others)
+        weight, others = torch.from_numpy(cutouts.weight), cutouts.is_neighbour
         whole = is_complete(cutouts.image, cutouts.weight)
         covariance = white_autocovariance(len(store.info.bands))
         if whole.any():
             covariance = measure_autocovariance(cutouts.image[whole], cutouts.weight[whole])
-        self.noise = NoiseSource(covariance, store.info.size)
+        return cls(
+            image=torch.where(weight > 0, torch.from_numpy(cutouts.image), 0),
+            weight=weight,
+            noise=NoiseSource(covariance, store.info.size),
+            sight=model.sight(cutouts, store.info),
+            is_neighbour=None if others is None else torch.from_numpy(others),
+        )
 
     def __len__(self) -> int:
         return len(self.image)
 
     @torch.no_grad()
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Sight | None]:
-        """Return images in nJy, weights, and how they were observed; the second half is drawn."""
-        number, model = self.batch_size, self.model
+    def draw(
+        self, model: Model, number: int, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Sight | None]:
+        """Return images in nJy, weights, and how they were observed, where the model is; half are drawn."""
+        device = next(model.generator.parameters()).device
         rows = torch.from_numpy(rng.integers(len(self), size=number))
         which = torch.from_numpy(rng.integers(NUM_SYMMETRIES, size=number))
         image, weight = (turn(t[rows], which) for t in (self.image, self.weight))
-        weight = self._hide(weight, rows, which, rng).to(self.device)
-        image, sight = image.to(self.device), None
+        weight = self._hide(weight, rows, which, rng).to(device)
+        image, sight = image.to(device), None
         if self.sight is not None:  # a PSF is round, so the place alone turns
             sight = self.sight[rows.to(self.sight.psf.device)]
             sight = replace(sight, shift_pixels=turn_shift(sight.shift_pixels, which.to(sight.psf.device)))
-        draw = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
+        draw = torch.Generator(device).manual_seed(int(rng.integers(1 << 62)))
         half = slice(number // 2, None)
-        latent = torch.randn(
-            number - number // 2, model.config.latent_size, generator=draw, device=self.device
-        )
+        latent = torch.randn(number - number // 2, model.config.latent_size, generator=draw, device=device)
         drawn = model.render(latent, None if sight is None else sight[half])
         noise = self.noise.draw(len(latent), draw) * weight[half].clamp(min=1e-30).rsqrt()
         image[half] = drawn + noise

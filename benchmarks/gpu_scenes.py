@@ -1,0 +1,507 @@
+"""Train the model of scenes that ships, on a GPU, from galaxies that are drawn as it goes.
+
+    python benchmarks/gpu_scenes.py --prepare objects.npz          # where the whole package is installed
+    python benchmarks/gpu_scenes.py --objects objects.npz --out ugriz --width 128 --minutes 8
+
+The table holds galaxies, stars and quasars as three kinds of surveys see them, bright ones more often than
+the sky has them. Each step draws its own from it, as one of `NUM_SKIES` surveys would see them: pixels,
+seeing, PSF, depth and correlation of the noise are drawn at random for each survey (seed 0), seeing and depth
+of each object about its survey's. Every cutout holds its object off the middle by up to half a pixel, and on
+average half a neighbour, whose pixels get weight 0 where it outshines both noise and object. ``--store`` adds
+real cutouts, a tenth of the batches. Shapes: N objects, B bands, S side of a stamp, D of a cutout.
+
+Started again with the same ``--out``, it goes on from its last checkpoint. At the end it teaches what helps a
+fit, and writes the model. ``--teach MODEL`` teaches a model of images (the simulated sky that it knows).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
+
+from deepfits.fitting.bestfit import fit  # noqa: E402
+from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
+from deepfits.fitting.rendering import InFlux  # noqa: E402
+from deepfits.models.bundle import Model  # noqa: E402
+from deepfits.models.card import describe  # noqa: E402
+from deepfits.observation import SceneGrid, Sight, all_above_reference, moffat_psf  # noqa: E402
+from deepfits.provenance import provenance  # noqa: E402
+from deepfits.recipes import recipe  # noqa: E402
+from deepfits.survey.store import CutoutStore  # noqa: E402
+from deepfits.training.data import Batch, Batches, measure_training_set  # noqa: E402
+from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
+from deepfits.training.health import EvaluationSet, examine  # noqa: E402
+from deepfits.training.loop import Trainer  # noqa: E402
+from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
+from deepfits.training.teaching import Lessons, Teaching, teach_aids  # noqa: E402
+from gpu_sky import BULGE_POWER, DISC_SCALE, FARTHEST, NEAREST, NEIGHBOUR_CHANCE, SIZE, DeviceSky  # noqa: E402
+
+SCENE_ARCSEC = 5.76
+SURVEYS = ("clauds-hsc", "sdss-like", "rubin-like")
+BRIGHTEST, FAINTEST, SLOPE = 16.5, 25.5, 0.15
+SHARES = {"galaxies": 0.80, "stars": 0.17, "quasars": 0.03}
+MAG_STEPS = 1000.0
+NUM_SKIES = 40
+PIXELS = (0.168, 0.187, 0.2, 0.2, 0.214, 0.238, 0.263, 0.263, 0.3, 0.339, 0.396, 0.396)
+BETAS = (2.5, 3.0, 3.0, 3.5, 4.5)
+SEEING = (0.58, 1.7)
+NUM_WIDTHS = 48
+DEEPEST = np.array([3.6, 2.8, 3.2, 5.6, 9.5])  # noise of the deepest surveys, nJy per pixel of an arcsecond
+SHALLOWEST = np.array([750.0, 270.0, 390.0, 620.0, 2500.0])  # and of SDSS
+CORRELATED = 0.12  # of neighbouring pixels where images were resampled
+REAL_SHARE = 0.1
+
+
+def prepare(path: Path, number: int, seed: int) -> None:
+    """Draw the table: magnitudes in steps of a thousandth, sizes and shapes in half precision."""
+    from deepfits.sky.points import draw_quasars, draw_stars
+    from deepfits.sky.population import PopulationLaws, draw_galaxies
+    from deepfits.sky.surveys import find_survey
+
+    rng = np.random.default_rng(seed)
+    filters = tuple(band.filter for name in SURVEYS for band in find_survey(name).bands)
+    usual, wide = PopulationLaws(), PopulationLaws(
+        smooth_scatter=0.22, ultraviolet_scatter=0.15, oddity=0.7, calibration_scatter=0.04, dust_early=0.06,
+        dust_late=0.18,
+    )  # fmt: skip
+    parts = []
+    for laws in (usual, wide):
+        drawn = draw_galaxies(25 * number, FAINTEST, filters, rng, laws)
+        parts.append(_thin(drawn, int(SHARES["galaxies"] * number / 2), rng))
+    for name, draw_points in (("stars", draw_stars), ("quasars", draw_quasars)):
+        drawn = draw_points(20 * number, FAINTEST - 0.5, filters, rng)
+        chosen = _thin(drawn, int(SHARES[name] * number), rng)
+        flux = chosen["flux"] * 10 ** (0.4 * rng.normal(0, 0.04, chosen["flux"].shape))
+        nothing = np.zeros(len(flux))
+        chosen |= {
+            "flux": flux,
+            "bulge_flux": 0 * flux,
+            "disc_ratio": nothing + 1,
+            "bulge_ratio": nothing + 1,
+        }
+        chosen |= {"disc_radius_arcsec": nothing, "bulge_radius_arcsec": nothing}
+        parts.append(chosen)
+    columns = (
+        "flux",
+        "bulge_flux",
+        "disc_radius_arcsec",
+        "bulge_radius_arcsec",
+        "disc_ratio",
+        "bulge_ratio",
+        "share",
+    )
+    table = {name: np.concatenate([part[name] for part in parts]) for name in columns}
+
+    def steps(flux: np.ndarray) -> np.ndarray:
+        mag = 31.4 - 2.5 * np.log10(np.maximum(flux, 1e-9))
+        return (
+            np.clip(np.rint(MAG_STEPS * mag), 0, 65535).astype(np.uint16).reshape(len(mag), len(SURVEYS), -1)
+        )
+
+    halves = {name: table[name].astype(np.float16) for name in columns[2:6]}
+    np.savez_compressed(
+        path,
+        mag=steps(table["flux"]),
+        bulge_mag=steps(table["bulge_flux"]),
+        share=table["share"].astype(np.float32),
+        **halves,
+    )
+    print(f"{path}: {len(table['share'])} objects, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def _thin(table: dict[str, np.ndarray], number: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Choose objects whose counts rise by `SLOPE` a magnitude; `share` is how many each stands for."""
+    mag = table["mag_count"]
+    counts, edges = np.histogram(mag, np.linspace(BRIGHTEST, FAINTEST, 37))
+    of_bin = np.clip(np.digitize(mag, edges) - 1, 0, len(counts) - 1)
+    wanted = 10 ** (SLOPE * (mag - FAINTEST)) / np.maximum(counts[of_bin], 1)
+    wanted[(mag < BRIGHTEST) | (mag > FAINTEST)] = 0
+    chosen = rng.choice(
+        len(mag), size=min(number, int((wanted > 0).sum())), replace=False, p=wanted / wanted.sum()
+    )
+    out = {name: column[chosen] for name, column in table.items()}
+    share = 1 / wanted[chosen]
+    return out | {"share": share / share.mean()}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How one simulated survey sees: filters, pixels, PSFs to choose from, noise."""
+
+    filters: int
+    pixel_arcsec: float
+    size: int
+    stamp: int
+    beta: float
+    psf: Tensor  # (widths, K, 2), above the reference
+    transfer: Tensor  # (widths, S, S/2 + 1)
+    width: Tensor  # (B,), the usual one's number
+    sigma: Tensor  # (B,), nJy per pixel
+    noise: NoiseSource
+
+
+class Skies:
+    """Draws cutouts as many surveys see them."""
+
+    def __init__(
+        self, objects: Path, grid: SceneGrid, device: torch.device, num_skies: int = NUM_SKIES
+    ) -> None:
+        self.grid, self.device = grid, device
+        with np.load(objects) as held:
+            columns = {name: held[name] for name in held.files}
+
+        def tensor(name: str) -> Tensor:
+            return torch.as_tensor(np.asarray(columns[name], dtype=np.float32), device=device)
+
+        self.flux, self.bulge = (10 ** (0.4 * (31.4 - tensor(n) / MAG_STEPS)) for n in ("mag", "bulge_mag"))
+        self.bulge = torch.where(tensor("bulge_mag") >= 53_000, 0, self.bulge)
+        self.disc_radius, self.bulge_radius = tensor("disc_radius_arcsec"), tensor("bulge_radius_arcsec")
+        self.disc_ratio, self.bulge_ratio = tensor("disc_ratio"), tensor("bulge_ratio")
+        self.natural = torch.multinomial(
+            tensor("share"), 1 << 18, True, generator=torch.Generator(device).manual_seed(0)
+        )
+        with np.load(HERE / "gpu_population.npz") as held:
+            self.bulge_scale = float(held["bulge_scale"])
+        rng = np.random.default_rng(0)
+        self.widths = np.geomspace(SEEING[0], SEEING[1] * 1.25, NUM_WIDTHS)
+        expanded = {beta: self._expand(beta) for beta in sorted(set(BETAS))}
+        self.surveys = [self._make_survey(rng, expanded) for _ in range(num_skies)]
+
+    def _expand(self, beta: float) -> np.ndarray:
+        psf = np.stack([moffat_psf(width, beta) for width in self.widths])
+        return all_above_reference(psf[None], self.grid, [str(n) for n in range(len(psf))])[0]
+
+    def _make_survey(self, rng: np.random.Generator, expanded: dict[float, np.ndarray]) -> Survey:
+        pixel, beta = float(rng.choice(PIXELS)), float(rng.choice(BETAS))
+        least = max(SEEING[0], 2.4 * pixel)
+        seeing = math.exp(rng.uniform(math.log(least), math.log(SEEING[1]))) * np.array(
+            [1.12, 1.06, 1.0, 0.96, 0.95]
+        )
+        width = np.clip(
+            np.searchsorted(self.widths, seeing * np.exp(rng.normal(0, 0.06, 5))), 2, NUM_WIDTHS - 3
+        )
+        depth = rng.uniform(0, 1) + rng.normal(0, 0.05, 5)
+        sigma = pixel * DEEPEST ** (1 - depth) * SHALLOWEST**depth
+        stamp = int(next(s for s in (56, 64, 80, 96, 128) if s * pixel >= 20 or s == 128))
+        covariance = white_autocovariance(5)
+        if pixel < 0.35 and rng.random() < 0.7:
+            middle = covariance.shape[1] // 2
+            for y, x, share in ((0, 1, 1), (1, 0, 1), (1, 1, 0.2)):
+                for sign in (-1, 1):
+                    covariance[:, middle + sign * y, middle + x] = covariance[
+                        :, middle - y, middle + sign * x
+                    ] = share * CORRELATED
+        size = int(SCENE_ARCSEC / pixel + 1e-6)
+        return Survey(
+            filters=int(rng.integers(len(SURVEYS))), pixel_arcsec=pixel, size=size, stamp=stamp, beta=beta,
+            psf=torch.as_tensor(expanded[beta], device=self.device),
+            transfer=self._transfer(stamp, pixel, beta).to(self.device),
+            width=torch.as_tensor(width, device=self.device),
+            sigma=torch.as_tensor(sigma, dtype=torch.float32, device=self.device),
+            noise=NoiseSource(covariance, size),
+        )  # fmt: skip
+
+    def _transfer(self, stamp: int, pixel: float, beta: float) -> Tensor:
+        """Return what PSF and pixel do to each wave number, for all widths."""
+        from scipy.special import gamma, kv
+
+        ky, kx = 2 * np.pi * np.fft.fftfreq(stamp)[:, None], 2 * np.pi * np.fft.rfftfreq(stamp)
+        u = np.linspace(1e-4, 40, 8000)  # in units of the scale radius
+        known = 2 * (u / 2) ** (beta - 1) * kv(beta - 1, u) / gamma(beta - 1)
+        radius = self.widths / pixel / (2 * math.sqrt(2 ** (1 / beta) - 1))
+        k = np.hypot(ky, kx)
+        pixels = np.sinc(ky / (2 * np.pi)) * np.sinc(kx / (2 * np.pi))
+        return torch.from_numpy(
+            np.stack([np.interp(k * r, u, known, right=0) * pixels for r in radius])
+        ).float()
+
+    def draw(self, which: int, number: int, draw: torch.Generator) -> tuple[Batch, Tensor, Tensor]:
+        """Draw cutouts of one survey; also the pixels of neighbours, and each object's own flux."""
+        survey, device = self.surveys[which], self.device
+        side, size, pixel = survey.stamp, survey.size, survey.pixel_arcsec
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(shape, generator=draw, device=device)
+
+        width = survey.width + torch.randint(
+            -2, 3, (number, len(survey.width)), generator=draw, device=device
+        )
+        transfer = survey.transfer[width]  # (N, B, S, K)
+        rows = torch.randint(len(self.flux), (number,), generator=draw, device=device)
+        # An even cutout has its middle between pixels, and pixel (S/2, S/2) lies half a pixel off it.
+        middle = side // 2 - (0.5 if size % 2 == 0 else 0.0)
+        shift = uniform(number, 2) - 0.5
+        own = self._stamps(rows, shift + middle, math.pi * uniform(number), survey, transfer)
+        others = torch.zeros_like(own)
+        for _ in range(2):
+            there = (uniform(number) < NEIGHBOUR_CHANCE).float()
+            radius = (NEAREST + (FARTHEST - NEAREST) * uniform(number).sqrt()) * 0.168 / pixel
+            angle = 2 * math.pi * uniform(number)
+            at = torch.stack((radius * angle.sin(), radius * angle.cos()), dim=1) + middle
+            chosen = self.natural[torch.randint(len(self.natural), (number,), generator=draw, device=device)]
+            stamps = self._stamps(chosen, at, math.pi * uniform(number), survey, transfer)
+            others += stamps * there[:, None, None, None]
+        first = (side - size) // 2 if size % 2 == 0 else side // 2 - size // 2
+        window = slice(first, first + size)
+        own, others = own[:, :, window, window], others[:, :, window, window]
+        sigma = survey.sigma[:, None, None] * (1 + 0.2 * (uniform(number, 1, 1, 1) - 0.5))
+        image = own + others + sigma * survey.noise.draw(number, draw)
+        level = (others / sigma).sum(1) / math.sqrt(own.shape[1])
+        is_other = (level > 1) & ((others / sigma).sum(1) > (own / sigma).sum(1))
+        is_other = functional.max_pool2d(is_other[:, None].float(), 3, 1, 1)[:, 0] > 0
+        weight = (sigma**-2).expand_as(image).contiguous()
+        sight = Sight(self.grid, survey.psf[width], shift, size, pixel)
+        return Batch(image.contiguous(), weight, sight), is_other, self.flux[rows, survey.filters]
+
+    def _stamps(self, rows: Tensor, at: Tensor, angle: Tensor, survey: Survey, transfer: Tensor) -> Tensor:
+        side, pixel = survey.stamp, survey.pixel_arcsec
+        ky = 2 * math.pi * torch.fft.fftfreq(side, device=self.device)[:, None]
+        kx = 2 * math.pi * torch.fft.rfftfreq(side, device=self.device)
+        c, s = angle.cos(), angle.sin()
+
+        def squared(radius: Tensor, ratio: Tensor) -> Tensor:
+            a2, b2 = radius**2, (radius * ratio) ** 2
+            xx, yy, xy = a2 * c**2 + b2 * s**2, a2 * s**2 + b2 * c**2, 2 * (a2 - b2) * c * s
+            return xx[:, None, None] * kx**2 + yy[:, None, None] * ky**2 + xy[:, None, None] * kx * ky
+
+        disc = (
+            torch.rsqrt(1 + squared(self.disc_radius[rows] / (DISC_SCALE * pixel), self.disc_ratio[rows]))
+            ** 3
+        )
+        u = squared(self.bulge_radius[rows] / (self.bulge_scale * pixel), self.bulge_ratio[rows])
+        bulge = torch.exp(BULGE_POWER * torch.log1p(u))
+        of_bulge = self.bulge[rows, survey.filters][:, :, None, None]
+        of_disc = self.flux[rows, survey.filters][:, :, None, None] - of_bulge
+        phase = at[:, :1, None] * ky + at[:, 1:, None] * kx
+        turn = torch.polar(torch.ones_like(phase), -phase)
+        spectrum = (of_disc * disc[:, None] + of_bulge * bulge[:, None]) * transfer * turn[:, None]
+        return torch.fft.irfft2(spectrum, s=(side, side))
+
+    def batch(self, which: int, number: int, seed: int) -> Batch:
+        """Draw a batch with neighbours masked, as trainings take it."""
+        drawn, is_other, _ = self.draw(which, number, torch.Generator(self.device).manual_seed(seed))
+        weight = torch.where(is_other[:, None], 0, drawn.weight)
+        return Batch(torch.where(weight > 0, drawn.image, 0), weight, drawn.sight)
+
+
+def train(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Train, teach, look, and write."""
+    begin = time.monotonic()
+    base = Model.load("builtin:ugriz")
+    assert base.grid is not None
+    small = recipe("scene")
+    batch, out = arguments.batch, Path(arguments.out)
+    config = replace(
+        small.training, batch_size=batch, steps=10**7, aid_steps=0, symmetries=False, ema=0.998,
+        learning_rate=arguments.rate,
+    )  # fmt: skip
+    skies = Skies(Path(arguments.objects), base.grid, device, arguments.skies)
+    torch.manual_seed(arguments.seed)
+    info = dataclasses.replace(base.info, survey="simulated surveys with seeing of 0.58″ to 1.7″")
+    shape = replace(base.config, width=arguments.width)
+    model = Model.make(shape, info, base.normalisation, base.reference_fwhm_arcsec)
+    engine = Engine(EngineConfig(device=str(device), precision="tf32"))
+    torch.backends.cudnn.allow_tf32 = True
+    stores = [CutoutStore(path) for path in arguments.store]
+    real, noises = [], [survey.noise for survey in skies.surveys]
+    for store in stores:
+        seen = measure_training_set(store, seed=arguments.seed)
+        noises.append(NoiseSource(seen.autocovariance, store.info.size))
+        size = min(batch, seen.num_used)
+        part = Batches(
+            store,
+            seen.rows,
+            size,
+            seed=arguments.seed,
+            symmetries=True,
+            device=device,
+            grid=base.grid,
+            mask_neighbours=True,
+        )
+        real.append(part.start(0))
+    trainer = Trainer(model, config, noises, arguments.seed, engine)
+    step, before, checkpoint = 0, 0.0, out / "training.pt"
+    out.mkdir(parents=True, exist_ok=True)
+    if checkpoint.exists():
+        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        trainer.restore(held["state"])
+        step, before = held["step"], held["seconds"]
+    print(f"width {arguments.width}: ready after {time.monotonic() - begin:.1f} s", flush=True)
+    total, limit = (
+        60 * arguments.total_minutes if arguments.total_minutes else 60 * arguments.minutes,
+        60 * arguments.minutes,
+    )
+    start, first = time.monotonic(), step
+    while (passed := time.monotonic() - start) < limit:
+        rng = np.random.default_rng([arguments.seed, 9, step])
+        fraction = min(1.0, (before + passed) / total)
+        if stores and rng.random() < REAL_SHARE:
+            chosen = int(rng.integers(len(stores)))
+            losses = trainer.step(next(real[chosen]), step, fraction, store=len(skies.surveys) + chosen)
+        else:
+            chosen = int(rng.integers(len(skies.surveys)))
+            losses = trainer.step(
+                skies.batch(chosen, batch, (arguments.seed << 40) + step), step, fraction, store=chosen
+            )
+        step += 1
+        if step % 500 == 0 or step in (1, 10):
+            said = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
+            print(
+                f"{arguments.width}: step {step}, {(step - first) * batch / passed:,.0f} images/s, {said}",
+                flush=True,
+            )
+    seconds = before + time.monotonic() - start
+    finished = trainer.finished_model().to(device)
+    if arguments.total_minutes and before + limit < total - 1:
+        torch.save({"state": trainer.state(), "step": step, "seconds": seconds}, checkpoint)
+    finished.card = {
+        "recipe": "scene",
+        "training": config.to_json(),
+        "engine": dataclasses.asdict(engine.config) | {"num_processes": 1},
+        "steps": step,
+        "seed": arguments.seed,
+        "seconds": round(seconds, 1),
+        "embedder_of": None,
+        "data": {
+            "fingerprint": "drawn as it went",
+            "survey": info.survey,
+            "num_used": step * batch,
+            "num_complete": step * batch,
+            "num_incomplete": 0,
+            "num_held_out": 0,
+        },
+        "noise_autocovariance": skies.surveys[0].noise.autocovariance.tolist(),
+        "provenance": provenance(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+    }
+    finished.card["metrics"] = look(finished, skies)
+    print(f"{arguments.width}: {json.dumps(finished.card['metrics'])}", flush=True)
+    finished.save(out)
+    lessons = []
+    for number in range(min(8, len(skies.surveys))):
+        drawn, others, _ = skies.draw(
+            number, arguments.examples, torch.Generator(device).manual_seed(77 + number)
+        )
+        lessons.append(
+            Lessons(
+                drawn.image.cpu(), drawn.weight.cpu(), skies.surveys[number].noise, drawn.sight, others.cpu()
+            )
+        )
+    teach(finished, lessons, arguments, out)
+
+
+def teach(model: Model, lessons: list[Lessons], arguments: argparse.Namespace, out: Path) -> None:
+    """Teach refiner and metric, and write the model with them."""
+    begin = time.monotonic()
+    steps = arguments.aid_steps
+    teaching = Teaching(steps=steps, num_reference=min(8000, 2 * steps), batch_size=64)
+    model.aids, model.card["aids"] = teach_aids(model, lessons, teaching, seed=arguments.seed)
+    print(
+        f"{out.name}: taught in {time.monotonic() - begin:.1f} s: {json.dumps(model.card['aids'])}",
+        flush=True,
+    )
+    (out / "README.md").write_text(describe(model, f"Model `{out.name}`"), encoding="utf-8")
+    model.save(out)
+    model.save(out / "half", dtype="float16")
+
+
+def look(model: Model, skies: Skies) -> dict[str, Any]:
+    """Measure health, and χ² of best fits by magnitude, on objects that no step has drawn."""
+
+    def best(model: Model, image: Tensor, weight: Tensor, guess: Tensor, sight: Sight | None) -> Tensor:
+        renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
+        found = fit(
+            renderer,
+            image,
+            weight,
+            guess,
+            sight=sight,
+            num_steps=60,
+            batch_size=len(image),
+            prior_strength=1.0,
+            device=image.device,
+        )
+        return found.latent.to(image.device).nan_to_num()
+
+    found: dict[str, Any] = {}
+    flux, chi2 = [], []
+    for number in range(min(6, len(skies.surveys))):
+        drawn, others, own = skies.draw(number, 256, torch.Generator(skies.device).manual_seed(7 + number))
+        weight = torch.where(others[:, None], 0, drawn.weight)
+        image = torch.where(weight > 0, drawn.image, 0)
+        guess = model.embed(image, weight, drawn.sight)
+        latent = best(model, image, weight, guess, drawn.sight)
+        squares = ((image - model.render(latent, drawn.sight)) ** 2 * weight).sum((1, 2, 3))
+        chi2.append(squares / (weight > 0).sum((1, 2, 3)))
+        flux.append(own[:, 3])
+        if number == 0:
+            held = EvaluationSet(image, weight, drawn.sight)
+            found = examine(model, held, skies.surveys[0].noise, add_noise=True, fit=best)
+    mag, all_chi2 = 31.4 - 2.5 * torch.cat(flux).log10(), torch.cat(chi2)
+    for low, high in ((16.5, 18.5), (18.5, 20), (20, 22), (22, 25.5)):
+        inside = (mag >= low) & (mag < high)
+        found[f"chi2_{low}_{high}"] = float(all_chi2[inside].nanmedian()) if bool(inside.any()) else None
+    return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
+
+
+def teach_images(arguments: argparse.Namespace, device: torch.device) -> None:
+    """Teach a model of images that was trained on the simulated CLAUDS+HSC sky."""
+    model, sky = Model.load(arguments.teach, device).eval(), DeviceSky(device)
+    lessons = []
+    for number in range(arguments.examples * 8 // 256):
+        drawn = sky.draw(256, torch.Generator(device).manual_seed(number))
+        lessons.append((drawn.image.cpu(), drawn.weight.cpu()))
+    image, weight = (torch.cat(parts) for parts in zip(*lessons, strict=True))
+    assert image.shape[-1] == SIZE
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    teach(model, [Lessons(image, weight, sky.noise)], arguments, out)
+
+
+def main() -> None:
+    """Prepare, train or teach."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prepare", type=Path)
+    parser.add_argument("--number", type=int, default=60_000)
+    parser.add_argument("--objects")
+    parser.add_argument("--store", nargs="*", default=[])
+    parser.add_argument("--teach")
+    parser.add_argument("--out")
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument(
+        "--total-minutes", type=float, help="of all calls; the learning rates fall to zero by then"
+    )
+    parser.add_argument("--aid-steps", type=int, default=5000)
+    parser.add_argument("--examples", type=int, default=2048)
+    parser.add_argument("--skies", type=int, default=NUM_SKIES)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    if arguments.prepare:
+        prepare(arguments.prepare, arguments.number, arguments.seed)
+    elif arguments.teach:
+        teach_images(arguments, torch.device(arguments.device))
+    else:
+        train(arguments, torch.device(arguments.device))
+
+
+if __name__ == "__main__":
+    main()
