@@ -114,6 +114,14 @@ def test_options_are_written_as_ever(app):
     assert app.parse_args(["plan", "--objects", "2e10"])[1].arguments["objects"] == 2e10
 
 
+def test_properties_are_the_commands_of_redshifts(app):
+    for words in (["train"], ["compare"]):
+        given = app.parse_args(["property", *words, "f", "l", "-o", "x", "--target", "size"])[1].arguments
+        assert given["label_column"] == "size"
+    assert "--target" in run_cli("property", "train", "--help").stdout
+    assert_one_clear_line(run_cli("property", "f", "l", "--out", "x"), "--target")
+
+
 def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     done = run_cli("cutouts", tmp_path, "--out", tmp_path / "o", "--zero-point", "u=x")
     assert_one_clear_line(done, "--zero-point")

@@ -58,13 +58,22 @@ Interrupted? Run the same command again: it goes on from there.
 Before the command: `--threads N` (for numerical work; the cores of this process by default) and `-v` (say
 more). Lists are given by repeating an option, or with commas: `--band u,g,r`.
 """
-REDSHIFT_HELP = """Predict redshifts from features and a few labels (M19 §3.3).
+REDSHIFT_HELP = """Predict redshifts, or any other property, from features and a few labels (M19 §3.3).
 
 Example: `deepfits redshift run/features-both spectra.csv --out run/redshift --store run/cutouts`
 
 compares all methods on held-out objects (the command `compare`, which may be left out). `train`, `predict`
 and `evaluate` do the steps one by one, for objects that have no label.
+
+`--target` names another column of the labels: a size, an axis ratio, a stellar mass, or a class (star,
+galaxy, quasar). `deepfits property` is the same command under a name that says so:
+
+    deepfits property run/features-both truth.csv --target bulge_fraction --out run/bulges
+    deepfits property train run/features-both truth.csv --target kind --out run/kind
+    deepfits property predict run/kind other/features-both --out other/kind.parquet
 """
+GROUP = ("redshift", "property")
+NAMING = {"--target", "--label-column", "-h", "--help"}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -81,7 +90,7 @@ def make_app(wanted: Iterable[str]) -> App:
         "result_action": "return_value",
     }
     app = App(name="deepfits", help=HELP, version=__version__, version_flags=["--version"], **options)
-    redshift = App(name="redshift", help=REDSHIFT_HELP, version_flags=[], **options)
+    redshift = App(name=GROUP, help=REDSHIFT_HELP, version_flags=[], **options)
     app.command(redshift)
     wanted = set(wanted)
     for name in MODULES:
@@ -141,6 +150,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: what a user did wrong is one line and status 2, an interruption status 130."""
     signal.signal(signal.SIGTERM, _interrupt)
+    name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
         name, tokens = _which(tokens)
@@ -195,9 +205,17 @@ def _common(argv: list[str]) -> tuple[int | None, bool, list[str]]:
 
 def _which(tokens: list[str]) -> tuple[str | None, list[str]]:
     """Return the stage that is meant, and the words with the default command of ``redshift`` put in."""
-    if tokens[:1] == ["redshift"] and len(tokens) > 1 and tokens[1] not in ("-h", "--help"):
+    if tokens and tokens[0] in GROUP and len(tokens) > 1 and tokens[1] not in ("-h", "--help"):
         if f"redshift_{tokens[1]}" not in MODULES and tokens[1] != "compare":
-            tokens = ["redshift", "compare", *tokens[1:]]
+            tokens = [tokens[0], "compare", *tokens[1:]]
+        if (
+            tokens[0] == GROUP[1]
+            and tokens[1] != "predict"
+            and not NAMING & {t.split("=")[0] for t in tokens}
+        ):
+            raise InputError(
+                f"deepfits property {tokens[1]}: say which column of the labels: --target COLUMN"
+            )
         return ("redshift" if tokens[1] == "compare" else f"redshift_{tokens[1]}"), tokens
     return (tokens[0] if tokens and tokens[0] in MODULES and tokens[0] != "redshift" else None), tokens
 

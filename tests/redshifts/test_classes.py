@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import deepfits
 from deepfits.errors import InputError
 from deepfits.redshifts.classes import Classifier, class_metrics, class_numbers, confusion
 from deepfits.splits import is_held_out
@@ -95,8 +96,29 @@ def test_wrong_classes_are_named(inputs, tmp_path):
         class_numbers(np.arange(500), "labels")
     with pytest.raises(InputError, match="no such classifier"):
         Classifier.load(tmp_path)
-    text = write_labels(tmp_path / "text.parquet", sky, kind=kind)
-    import deepfits
-
+    text = write_labels(tmp_path / "text.parquet", sky, z_spec=kind, kind=kind)
     with pytest.raises(InputError, match="a class, not a redshift"):
-        deepfits.redshift(features, text, tmp_path / "redshift", label_column="kind")
+        deepfits.redshift(features, text, tmp_path / "redshift")
+    with pytest.raises(InputError, match="kind names classes, which are learned by boosting alone"):
+        deepfits.redshift(features, text, tmp_path / "redshift", label_column="kind", methods=["network"])
+    with pytest.raises(InputError, match="not by network"):
+        deepfits.redshift_train(
+            features, text, tmp_path / "model", label_column="kind", method="network", feature_set="latents"
+        )
+
+
+def test_a_class_is_a_target_as_any_other(inputs, tmp_path):
+    features, labels, sky, kind = inputs
+    asked = {"label_column": "kind"}
+    out = deepfits.redshift(features, labels, tmp_path / "out", feature_sets=("latents",), **asked)
+    row = json.loads((out / "metrics.json").read_text())["rows"][0]
+    model = deepfits.redshift_train(features, labels, tmp_path / "model", feature_set="latents", **asked)
+    found = deepfits.redshift_predict(model, features, tmp_path / "classes.parquet")
+    judged = deepfits.redshift_evaluate(found, labels, tmp_path / "judged", **asked)
+    again = json.loads((judged / "metrics.json").read_text())["rows"][0]
+    assert again["num_test"] == is_held_out(sky["object_id"]).sum()
+    assert again["metrics"]["auc"]["value"] == pytest.approx(row["metrics"]["auc"]["value"])
+    assert again["metrics"]["auc"]["value"] > 0.65  # a tenth are mistaken on purpose
+    more = write_labels(tmp_path / "more.parquet", sky, kind=np.where(np.arange(len(kind)) % 9, kind, "new"))
+    with pytest.raises(InputError, match="no probability of the class 'new'"):
+        deepfits.redshift_evaluate(found, more, tmp_path / "more", **asked)

@@ -411,6 +411,32 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     assert evaluated["rows"][0]["pdf_metrics"]["crps"] == row["pdf_metrics"]["crps"]
 
 
+def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
+    features, _, _ = inputs
+    size = 10 + 20 * np.sqrt(sky["z_spec"])  # beyond what a redshift can be
+    labels = write_labels(tmp_path / "sizes.parquet", sky, size=size)
+    asked = {"label_column": "size", "loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
+    model = redshift_train(features, labels, tmp_path / "model", **asked)
+    found = redshift_predict(model, features, tmp_path / "sizes.fits")
+    predicted = read_table(found)
+    assert {"size_predicted", "size_median", "size_err68_low", "quantiles"} <= set(predicted)
+    assert not {name for name in predicted if name.startswith("z_")}
+    test = is_held_out(sky["object_id"])
+    off = predicted["size_predicted"][test] - size[test]
+    metrics = metrics_of(redshift_evaluate(found, labels, tmp_path / "judged", label_column="size"))
+    row = next(iter(metrics[0].values()))["metrics"]
+    assert row["rmse"]["value"] == pytest.approx(np.sqrt(np.mean(off**2)), rel=1e-3)
+    assert row["bias"]["value"] == pytest.approx(np.mean(off), abs=1e-3)  # of the error as it is
+    assert row["r2"]["value"] > 0.5
+    assert "eta_15" not in row
+    fast = FAST | {"label_column": "size", "feature_sets": ("latents",)}
+    out = deepfits.redshift(features, labels, tmp_path / "out", **fast)
+    joined = read_table(out / "predictions.parquet")
+    assert {"size", "size_predicted_boosting_latents_squared"} <= set(joined)
+    with pytest.raises(InputError, match="templates predicts redshifts alone, not size"):
+        deepfits.redshift(features, labels, tmp_path / "no", methods=["templates"], label_column="size")
+
+
 def test_predictions_flag_what_has_no_latent(inputs, sky, tmp_path):
     features, labels, _ = inputs
     model = redshift_train(features, labels, tmp_path / "model", feature_set="latents", tuning_trials=1)

@@ -15,6 +15,7 @@ import numpy as np
 from deepfits.files import read_json
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.tables import match_identities, read_table, take_rows
+from deepfits.tables.values import is_redshift_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,10 @@ class Distributions:
         """Read them from what `redshift` wrote; None where no method gives any."""
         if not (directory / "metrics.json").exists():
             return None
-        rows = read_json(directory / "metrics.json", what="redshift metrics")["rows"]
-        rows = [row for row in rows if "pdf_metrics" in row]
+        metrics = read_json(directory / "metrics.json", what="redshift metrics")
+        if not is_redshift_name(metrics["target"]):
+            return None
+        rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
         if not rows:
             return None
         row = min(rows, key=lambda one: (one.get("left_out") or {}).get("sigma_mad", np.inf))

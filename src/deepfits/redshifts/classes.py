@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import write_json, writing
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
@@ -249,11 +250,19 @@ def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) 
     ]
 
 
+def write_classes(out: Path, content: Mapping[str, Any]) -> None:
+    """Write ``metrics.json`` and ``table.md``."""
+    write_json(out / "metrics.json", {**content, "definitions": DEFINITIONS})
+    with writing(out / "table.md") as temporary:
+        temporary.write_text(class_table(content), encoding="utf-8")
+
+
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
     from deepfits.redshifts.results import format_metric, table_lines
 
     rows = content["rows"]
+    used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
     names = [one["class"] for one in best["confusion"]]
     metrics = [
@@ -264,7 +273,7 @@ def class_table(content: Mapping[str, Any]) -> str:
         for one in best["confusion"]
     ]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels used for training: {rows[0]['num_train']}.",
+        f"{rows[0]['num_test']} held-out objects; labels used for training: {used}.",
         "",
         *table_lines(["features", *DEFINITIONS], metrics),
         "",

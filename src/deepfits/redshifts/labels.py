@@ -153,7 +153,8 @@ def _with_ours(table: tables.Table) -> Columns:
     return columns
 
 
-def _is_number(text: object) -> bool:
+def is_number(text: object) -> bool:
+    """Return whether text is a number, or stands for none."""
     try:
         float(str(text))
     except ValueError:
@@ -174,10 +175,10 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
     if not is_text(number):
         return number
-    odd = next((one for one in value.tolist() if not _is_number(one)), value[0])
+    odd = next((one for one in value.tolist() if not is_number(one)), value[0])
     why = (
         "a class, not a redshift; leave such entries empty if they mean that there is none"
-        if not any(map(_is_number, value.tolist()))
+        if not any(map(is_number, value.tolist()))
         else "leave such entries empty, or put marks of doubt into a column of their own"
     )
     raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.tables.values import HIGHEST
 
 LOSSES = ("squared", "absolute")
 """R² and σ_MAD trade against each other through the loss: ``squared`` serves R², ``absolute`` σ_MAD."""
@@ -74,8 +75,8 @@ class TargetScale:
 
     @classmethod
     def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
-        """Take the scale of training objects; a target below −0.5 is not a redshift and has no log."""
-        is_log = loss == "absolute" and float(value.min()) > -0.5
+        """Take the scale of training objects; values that no redshift has are taken without a logarithm."""
+        is_log = loss == "absolute" and float(value.min()) > -0.5 and float(value.max()) < HIGHEST
         known = np.log1p(value) if is_log else value
         return cls(centre=float(known.mean()), scale=float(known.std()) or 1.0, is_log=is_log)
 

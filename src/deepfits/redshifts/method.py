@@ -25,6 +25,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
+from deepfits.tables.values import is_redshift_name
 
 if TYPE_CHECKING:
     from deepfits.redshifts.predictor import Predictor
@@ -88,12 +89,15 @@ class Inputs:
         Of the cutouts, or else of the features; pixels of a cutout's side, None where there are no cutouts.
     feature_sets
         Those that can be made.
+    target
+        The column that is learned.
     """
 
     bands: tuple[str, ...]
     pixels: int | None
     feature_sets: tuple[str, ...]
     options: LearningOptions
+    target: str = "z_spec"
 
     def require_cutouts(self, method: str) -> None:
         """Raise where there are no cutouts."""
@@ -165,12 +169,15 @@ class Method(ABC):
         Whether there is one row of it for each loss.
     flags_domain
         Whether objects outside the domain of the training objects' features are flagged.
+    only_redshifts
+        Whether it knows what a redshift is, and can learn no other target.
     """
 
     name: ClassVar[str]
     takes_features: ClassVar[bool] = True
     has_loss: ClassVar[bool] = True
     flags_domain: ClassVar[bool] = True
+    only_redshifts: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -197,6 +204,8 @@ class Method(ABC):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Raise `InputError`, with the remedy, where the method could not learn from what will be given."""
+        if cls.only_redshifts and not is_redshift_name(inputs.target):
+            raise InputError(f"the method {cls.name} predicts redshifts alone, not {inputs.target}")
         if cls.takes_features:
             if feature_set not in FEATURE_SETS:
                 raise InputError(

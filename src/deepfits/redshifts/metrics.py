@@ -30,6 +30,16 @@ DEFINITIONS = {
     "eta_rail": "fraction of objects with |Δz| > max(0.06, 3 σ_IQR) (RAIL)",
 }
 """What each metric is, in words; the keys are those of `point_metrics`."""
+PROPERTY_DEFINITIONS = {
+    "r2": "1 − Σδ² / Σ(true − mean true)², with δ = predicted − true",
+    "bias": "mean of δ",
+    "bias_median": "median of δ",
+    "sigma_mad": "1.4826 × median of |δ − median δ|",
+    "eta": "fraction of objects with |δ| > 5 σ_MAD",
+    "rmse": "square root of the mean of δ²",
+    "sigma_iqr": "interquartile range of δ / 1.349",
+}
+"""The same for targets other than redshifts, whose errors are not divided by 1 + z."""
 
 MIN_OBJECTS = 2
 
@@ -39,13 +49,15 @@ def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
     return (z_phot - z_spec) / (1.0 + z_spec)
 
 
-def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, float]:
+def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> dict[str, float]:
     """Return every metric of `DEFINITIONS` for point estimates.
 
     Parameters
     ----------
     z_phot, z_spec
         ``(N,)``, finite, at least two objects.
+    is_redshift
+        Else those of `PROPERTY_DEFINITIONS`.
 
     Raises
     ------
@@ -59,7 +71,8 @@ def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, float]:
     (1.0, 0.0)
     """
     z_phot, z_spec = _checked(z_phot, z_spec)
-    return {name: float(values[0]) for name, values in _metrics(z_phot[None], z_spec[None]).items()}
+    found = _metrics(z_phot[None], z_spec[None], is_redshift)
+    return {name: float(values[0]) for name, values in found.items()}
 
 
 def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,10 +88,10 @@ def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.nda
     return z_phot, z_spec
 
 
-def _metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, np.ndarray]:
+def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[str, np.ndarray]:
     """Compute all metrics along the last axis: ``(R, N)`` to ``(R,)`` each."""
     error = z_phot - z_spec
-    dz = delta_z(z_phot, z_spec)
+    dz = delta_z(z_phot, z_spec) if is_redshift else error
     variance = ((z_spec - z_spec.mean(-1, keepdims=True)) ** 2).sum(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = np.where(variance > 0, 1.0 - (error**2).sum(-1) / variance, np.nan)
@@ -86,7 +99,7 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, np.ndarray]:
     sigma_mad = 1.4826 * np.median(np.abs(dz - q50[..., None]), axis=-1)
     sigma_iqr = (q75 - q25) / 1.349
     size = np.abs(dz)
-    return {
+    found = {
         "r2": r2,
         "bias": dz.mean(-1),
         "bias_median": q50,
@@ -98,10 +111,16 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray) -> dict[str, np.ndarray]:
         "sigma_iqr": sigma_iqr,
         "eta_rail": (size > np.maximum(0.06, 3.0 * sigma_iqr)[..., None]).mean(-1),
     }
+    return {name: found[name] for name in (DEFINITIONS if is_redshift else PROPERTY_DEFINITIONS)}
 
 
 def bootstrap_errors(
-    z_phot: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
+    z_phot: np.ndarray,
+    z_spec: np.ndarray,
+    *,
+    num_resamples: int = 300,
+    seed: int = 0,
+    is_redshift: bool = True,
 ) -> dict[str, float]:
     """Return the standard error of every metric, from resampling the objects with replacement.
 
@@ -116,7 +135,7 @@ def bootstrap_errors(
     for start in range(0, num_resamples, rows_at_once):
         rows = min(rows_at_once, num_resamples - start)
         picked = generator.integers(number, size=(rows, number))
-        parts.append(_metrics(z_phot[picked], z_spec[picked]))
+        parts.append(_metrics(z_phot[picked], z_spec[picked], is_redshift))
     return {name: _standard_deviation(np.concatenate([part[name] for part in parts])) for name in parts[0]}
 
 
@@ -126,11 +145,16 @@ def _standard_deviation(values: np.ndarray) -> float:
 
 
 def measured(
-    z_phot: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300, seed: int = 0
+    z_phot: np.ndarray,
+    z_spec: np.ndarray,
+    *,
+    num_resamples: int = 300,
+    seed: int = 0,
+    is_redshift: bool = True,
 ) -> dict[str, dict[str, float | None]]:
     """Return ``{metric: {"value": ..., "error": ...}}`` ready for JSON (NaN becomes None)."""
-    values = point_metrics(z_phot, z_spec)
-    errors = bootstrap_errors(z_phot, z_spec, num_resamples=num_resamples, seed=seed)
+    values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
+    errors = bootstrap_errors(z_phot, z_spec, num_resamples=num_resamples, seed=seed, is_redshift=is_redshift)
     return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
 
 

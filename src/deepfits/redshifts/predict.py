@@ -16,6 +16,7 @@ from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.inputs import complete_source
 from deepfits.redshifts.methods.stack import Stack
+from deepfits.redshifts.naming import as_written
 from deepfits.redshifts.predictor import Predictor
 from deepfits.tables import Columns
 
@@ -46,7 +47,7 @@ def predict_table(
         if isinstance(predictor, Classifier):
             predictions = class_columns(predictor.predict(source), predictor.names)
         else:
-            predictions = predictor.predict(source)
+            predictions = as_written(predictor.predict(source), predictor.target)
         task.advance(len(usable))
     table: dict[str, Any] = {n: columns[n] for n in ("object_id", "ra", "dec") if n in columns}
     table |= {name: _at_all_rows(values, usable) for name, values in predictions.items()}

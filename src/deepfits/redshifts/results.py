@@ -7,8 +7,9 @@ and ``predictions.parquet`` of each method), and, joined from those, ``predictio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
 from deepfits.redshifts import pdf
-from deepfits.redshifts.metrics import DEFINITIONS, binned, measured
+from deepfits.redshifts.metrics import DEFINITIONS, PROPERTY_DEFINITIONS, binned, measured
+from deepfits.redshifts.naming import ESTIMATE, as_written, written_name
 from deepfits.redshifts.pdf import pdf_metrics
 from deepfits.tables import read_table, write_table
+from deepfits.tables.values import is_redshift_name
 
 MIN_OBJECTS_APART = 5
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
+PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
 _HEADINGS = {
     "r2": "R²",
     "bias": "bias",
@@ -79,9 +83,12 @@ def make_row(
     *,
     num_train: int | None,
     seconds: float,
+    target: str = "z_spec",
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure one method on the test objects: all of them, and in bins of magnitude and redshift.
+
+    Of other targets than redshifts there are no bins of redshift, and no outliers beyond 0.15 (1 + z).
 
     Parameters
     ----------
@@ -91,7 +98,7 @@ def make_row(
     """
     has = np.isfinite(predictions["z_phot"])
     z_phot, z_spec, magnitude = predictions["z_phot"][has], z_spec[has], magnitude[has]
-    edges = magnitude_edges(magnitude)
+    edges, measure = magnitude_edges(magnitude), partial(measured, is_redshift=is_redshift_name(target))
     row = {
         "key": str(key),
         "method": key.method,
@@ -101,32 +108,40 @@ def make_row(
         "num_test": len(z_spec),
         "num_missing": int((~has).sum()),
         "seconds": round(seconds, 2),
-        "metrics": measured(z_phot, z_spec),
-        "by_redshift": binned(z_phot, z_spec, z_spec, redshift_edges(z_spec)),
-        "by_magnitude": binned(z_phot, z_spec, magnitude, edges) if len(edges) else [],
+        "metrics": measure(z_phot, z_spec),
+        "by_magnitude": binned(z_phot, z_spec, magnitude, edges, metrics=measure) if len(edges) else [],
         **(about or {}),
     }
+    if is_redshift_name(target):
+        row["by_redshift"] = binned(z_phot, z_spec, z_spec, redshift_edges(z_spec))
     if "quantiles" in predictions:
         row["pdf_metrics"] = pdf_metrics(predictions["quantiles"][has].astype(np.float64), z_spec)
     if "is_outside_domain" in predictions:
-        row["domain"] = _by_domain(z_phot, z_spec, predictions["is_outside_domain"][has])
+        row["domain"] = _by_domain(z_phot, z_spec, predictions["is_outside_domain"][has], measure)
     return row
 
 
-def _by_domain(z_phot: np.ndarray, z_spec: np.ndarray, is_outside: np.ndarray) -> dict[str, Any]:
+def _by_domain(
+    z_phot: np.ndarray, z_spec: np.ndarray, is_outside: np.ndarray, measure: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
     """Return the metrics of flagged and unflagged objects apart: what the flag is good for."""
     out: dict[str, Any] = {"num_outside": int(is_outside.sum())}
     for name, which in (("inside", ~is_outside), ("outside", is_outside)):
         if which.sum() >= MIN_OBJECTS_APART:
-            out[name] = measured(z_phot[which], z_spec[which])
+            out[name] = measure(z_phot[which], z_spec[which])
     return out
 
 
 def write_row(
-    directory: Path, row: dict[str, Any], object_id: np.ndarray, predictions: Mapping[str, np.ndarray]
+    directory: Path,
+    row: dict[str, Any],
+    object_id: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
+    target: str = "z_spec",
 ) -> None:
     """Store one method's predictions, then its row: the row stands for the method being done."""
-    write_table(directory / "predictions.parquet", {"object_id": object_id, **predictions})
+    columns = {"object_id": object_id, **as_written(predictions, target)}
+    write_table(directory / "predictions.parquet", columns)
     write_json(directory / "row.json", row)
 
 
@@ -136,28 +151,41 @@ def read_row(directory: Path) -> dict[str, Any] | None:
     return read_json(path, what="row of a table") if path.exists() else None
 
 
-def join_predictions(out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
+def join_predictions(
+    out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray], target: str = "z_spec"
+) -> None:
     """Write ``predictions.parquet``: the test objects with one column ``z_phot_<key>`` for each method."""
     joined: dict[str, Any] = dict(columns)
+    name = written_name(ESTIMATE, target)
     for key in keys:
         path = out / "methods" / key / "predictions.parquet"
-        table = read_table(path, what="predictions", columns=["object_id", "z_phot"])
+        table = read_table(path, what="predictions", columns=["object_id", name])
         if not np.array_equal(table["object_id"], columns["object_id"]):
             raise InputError(
                 f"{out / 'methods' / key}: predictions of other objects; remove this directory and run again"
             )
-        joined[f"z_phot_{key.replace('-', '_')}"] = table["z_phot"]
+        joined[f"{name}_{key.replace('-', '_')}"] = table[name]
     write_table(out / "predictions.parquet", joined)
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
     """Write ``metrics.json`` and ``table.md``."""
-    content = {**about, "definitions": {**DEFINITIONS, **pdf.DEFINITIONS}, "rows": list(rows)}
+    content = {**about, "definitions": _definitions(about.get("target", "z_spec")), "rows": list(rows)}
     write_json(out / "metrics.json", content)
     with writing(out / "table.md") as temporary:
         temporary.write_text(markdown_table(content), encoding="utf-8")
     with writing(out / "table.tex") as temporary:
         temporary.write_text(latex_table(content), encoding="utf-8")
+
+
+def _definitions(target: str) -> dict[str, str]:
+    if is_redshift_name(target):
+        return {**DEFINITIONS, **pdf.DEFINITIONS}
+    return {**PROPERTY_DEFINITIONS, **{k: v.replace("z_spec", target) for k, v in pdf.DEFINITIONS.items()}}
+
+
+def _columns(content: Mapping[str, Any]) -> Sequence[str]:
+    return COLUMNS if is_redshift_name(content.get("target", "z_spec")) else PROPERTY_COLUMNS
 
 
 def format_metric(entry: Mapping[str, float | None]) -> str:
@@ -190,21 +218,23 @@ def _named(row: Mapping[str, Any], *cells: str) -> list[str]:
     return [*(row[name] or "–" for name in _NAMES), *cells]
 
 
-def markdown_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
+def markdown_table(content: Mapping[str, Any]) -> str:
     """Return the table as Markdown, with the counts above and the definitions below."""
-    rows = content["rows"]
+    rows, columns, target = content["rows"], _columns(content), content.get("target", "z_spec")
+    definitions, of = _definitions(target), "" if is_redshift_name(target) else f" of {target}"
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     cells = [_named(row, *(format_metric(row["metrics"][name]) for name in columns)) for row in rows]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels used for training: {used}.",
+        f"{rows[0]['num_test']} held-out objects; labels{of} used for training: {used}.",
         "",
         *table_lines([*_NAMES, *(_HEADINGS[name] for name in columns)], cells, num_text=3),
         "",
         "Errors: standard deviation over bootstrap resamples of the held-out objects.",
         "",
-        *(f"- {_HEADINGS[name]}: {DEFINITIONS[name]}" for name in columns),
+        *(f"- {_HEADINGS[name]}: {definitions[name]}" for name in columns),
     ]
-    return "\n".join([*lines, *_pdf_table(rows), *_high_table(rows), *_domain_table(rows)]) + "\n"
+    more = [*_high_table(rows), *_domain_table(rows)] if is_redshift_name(target) else []
+    return "\n".join([*lines, *_pdf_table(rows, definitions), *more]) + "\n"
 
 
 def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -240,7 +270,7 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["", "Inside and outside the training domain:", "", *table_lines(heads, cells, num_text=3)]
 
 
-def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
     """Return the lines of the table of distributions, for the methods that give them."""
     cells = [
         _named(row, *(format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS))
@@ -250,13 +280,13 @@ def _pdf_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not cells:
         return []
     lines = table_lines([*_NAMES, *_PDF_HEADINGS.values()], cells, num_text=3)
-    definitions = [f"- {head}: {pdf.DEFINITIONS[name]}" for name, head in _PDF_HEADINGS.items()]
-    return ["", "Distributions p(z):", "", *lines, "", *definitions]
+    told = [f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items()]
+    return ["", "Distributions p(z):", "", *lines, "", *told]
 
 
-def latex_table(content: Mapping[str, Any], columns: Sequence[str] = COLUMNS) -> str:
+def latex_table(content: Mapping[str, Any]) -> str:
     """Return the table as a LaTeX ``tabular``."""
-    rows = content["rows"]
+    rows, columns = content["rows"], _columns(content)
     heads = [*_NAMES, *(_LATEX[name] for name in columns)]
     lines = [
         r"\begin{tabular}{lll" + "r" * len(columns) + "}",

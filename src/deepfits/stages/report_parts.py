@@ -29,6 +29,7 @@ from deepfits.stages.stage import claim
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
 from deepfits.tables import match_identities, read_table, take_rows
+from deepfits.tables.values import is_redshift_name
 
 if TYPE_CHECKING:
     from deepfits.stages.report import ReportConfig
@@ -304,7 +305,9 @@ def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]
     path = run / "redshift" / "predictions.parquet"
     if not path.exists():
         return {}
-    columns = read_table(path, columns=["object_id", "z_spec"])
+    columns = read_table(path)
+    if "z_spec" not in columns:  # of another property
+        return {}
     return {"z_spec": take_rows(columns["z_spec"], match_identities(held.object_id, columns["object_id"]))}
 
 
@@ -317,7 +320,11 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
         )
         return Section(title="Redshifts", paragraphs=[text]), {}
     with content_of(path, what="redshift metrics"):
-        return redshift_section.section(path.parent, read_json(path, what="redshift metrics"))
+        metrics = read_json(path, what="redshift metrics")
+        if not is_redshift_name(metrics["target"]):
+            text = f"{path.parent} holds predictions of {metrics['target']}: see table.md there."
+            return Section(title="Redshifts", paragraphs=[text]), {}
+        return redshift_section.section(path.parent, metrics)
 
 
 def _absent(title: str, what: str, command: str) -> Section:

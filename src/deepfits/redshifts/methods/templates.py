@@ -131,6 +131,7 @@ class TemplateFit(Method):
     name: ClassVar[str] = "templates"
     takes_features: ClassVar[bool] = False
     has_loss: ClassVar[bool] = False
+    only_redshifts: ClassVar[bool] = True
 
     bands: tuple[str, ...]
     filters: tuple[str, ...]
@@ -142,6 +143,7 @@ class TemplateFit(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Require cutouts, templates, and a filter for each band."""
+        super().check(feature_set, inputs)
         inputs.require_cutouts(cls.name)
         check_templates(inputs.bands, inputs.options.filters)
 

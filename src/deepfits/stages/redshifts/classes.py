@@ -11,16 +11,16 @@ from typing import Annotated, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import write_json, writing
+from deepfits.files import write_json
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import (
-    DEFINITIONS,
+    Classifier,
     class_columns,
     class_metrics_with_errors,
     class_numbers,
-    class_table,
     confusion,
     train_classifier,
+    write_classes,
 )
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe
@@ -68,17 +68,21 @@ def redshift_classes(config: ClassesConfig) -> Path:
     --------
     Stars and galaxies: `deepfits redshift classes run/features-both kinds.csv --out run/classes`
     """
+    return make_classes(config)
+
+
+def make_classes(config: ClassesConfig) -> Path:
+    """Do `redshift_classes`."""
     dataset = load_dataset(config, classes=True)
     inputs = inputs_of(dataset, config)
     wanted = Boosting.rows(inputs, parse_names(config.feature_sets) or None)
     for name in wanted:
         Boosting.check(name, inputs)
-    label, names = class_numbers(np.array(dataset.classes)[dataset.value.astype(int)], str(config.labels))
-    fitted, test = dataset.split.fitted, dataset.split.test
-    if len(np.unique(label[fitted])) < len(names) or len(np.unique(label[test])) < 2:
+    label, names = classes_of(dataset, config)
+    test = dataset.split.test
+    if len(np.unique(label[test])) < 2:
         raise InputError(
-            f"column {config.label_column!r}: a class has no object to learn from, or the held-out objects "
-            "are of one class; give more labels"
+            f"column {config.label_column!r}: the held-out objects are of one class; give more labels"
         )
     with claim(config, name="redshift classes") as results:
         out = results.path
@@ -95,15 +99,38 @@ def redshift_classes(config: ClassesConfig) -> Path:
             "target": config.label_column,
             "classes": list(names),
             "counts": dataset.counts,
-            "definitions": DEFINITIONS,
             "rows": rows,
             "settings": settings_of(config),
             "provenance": provenance(),
         }
-        write_json(out / "metrics.json", content)
-        with writing(out / "table.md") as temporary:
-            temporary.write_text(class_table(content), encoding="utf-8")
+        write_classes(out, content)
     return out
+
+
+def classes_of(dataset: Dataset, config: Labelled) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the number of each object's class, ``(N,)``, and the names; each has objects to learn from."""
+    label, names = class_numbers(np.array(dataset.classes)[dataset.value.astype(int)], str(config.labels))
+    if len(np.unique(label[dataset.split.fitted])) < len(names):
+        raise InputError(
+            f"column {config.label_column!r}: a class has no object to learn from; give more labels"
+        )
+    return label, names
+
+
+def learn_classes(
+    config: Labelled, feature_set: str, dataset: Dataset, label: np.ndarray, names: Sequence[str]
+) -> Classifier:
+    """Train on one feature set."""
+    recipe, fitted = FeatureRecipe.learn(feature_set, dataset.source), dataset.split.fitted
+    return train_classifier(
+        recipe.make(dataset.source).take(fitted),
+        label[fitted],
+        names,
+        recipe,
+        target=config.label_column,
+        seed=config.seed,
+        num_threads=config.num_threads,
+    )
 
 
 def _place(out: Path, name: str) -> Path:
@@ -119,18 +146,8 @@ def _row(
     if done is not None:
         return done
     started = time.monotonic()
-    recipe = FeatureRecipe.learn(name, dataset.source)
     fitted, test = dataset.split.fitted, dataset.split.test
-    matrix = recipe.make(dataset.source)
-    classifier = train_classifier(
-        matrix.take(fitted),
-        label[fitted],
-        names,
-        recipe,
-        target=target,
-        seed=config.seed,
-        num_threads=config.num_threads,
-    )
+    classifier = learn_classes(config, name, dataset, label, names)
     classifier.save(directory)
     probability = classifier.predict(dataset.source.take(test))
     row = {

@@ -16,7 +16,8 @@ from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.inputs import photoz_column
 from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Inputs
-from deepfits.redshifts.methods import METHODS, Constant
+from deepfits.redshifts.methods import METHODS, Boosting, Constant
+from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.redshifts.results import (
@@ -27,17 +28,20 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
+from deepfits.stages.redshifts.classes import ClassesConfig, make_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
     inputs_of,
+    is_of_classes,
     load_dataset,
     parse_names,
     photoz_table,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
-from deepfits.stages.stage import NEUTRAL, claim, settings_of, stage
+from deepfits.stages.stage import NEUTRAL, claim, part_of, settings_of, stage
 from deepfits.tables import write_table
+from deepfits.tables.values import is_redshift_name
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,10 @@ class CompareConfig(Learning):
 
 @stage(CompareConfig)
 def redshift(config: CompareConfig) -> Path:
-    """Predict redshifts of held-out objects by every method, and measure how good they are.
+    """Predict redshifts, or another property, of held-out objects by every method, and say how good they are.
+
+    `label_column` may be any column of the labels. Columns of numbers are learned as redshifts are; of names,
+    classes are learned as by `redshift_classes`.
 
     A row that is done is kept, so that a later run may ask for more methods; with other inputs or settings
     it is refused. What a row needs (a model, cutouts, a program) is asked for before anything is measured.
@@ -95,12 +102,16 @@ def redshift(config: CompareConfig) -> Path:
     Examples
     --------
     All methods side by side: `deepfits redshift compare run/features-both spectra.csv --out run/redshift`
+
+    Sizes: `deepfits property compare run/features-both truth.csv --target half_light_arcsec --out run/sizes`
     """
     return make_table(config)
 
 
 def make_table(config: CompareConfig) -> Path:
     """Do `redshift`."""
+    if is_of_classes(config.labels, config.label_column):
+        return _make_classes(config)
     dataset = load_dataset(config)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
@@ -110,7 +121,7 @@ def make_table(config: CompareConfig) -> Path:
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
         if any(read_row(comparison.place(key)) is None for key in keys):
             comparison.dataset = with_measurements(dataset, config, templates=config.template_features)
-        write_table(out / "split.parquet", _split_columns(dataset))
+        write_table(out / "split.parquet", _split_columns(dataset, config.label_column))
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
             for key in keys:
@@ -122,10 +133,10 @@ def make_table(config: CompareConfig) -> Path:
         test = dataset.split.test
         columns = {
             "object_id": dataset.object_id[test],
-            "z_spec": dataset.value[test],
+            truth_name(config.label_column): dataset.value[test],
             "magnitude": dataset.magnitude[test],
         }
-        join_predictions(out, [row["key"] for row in rows], columns)
+        join_predictions(out, [row["key"] for row in rows], columns, config.label_column)
         about = {
             "target": config.label_column,
             "magnitude": dataset.magnitude_name,
@@ -137,21 +148,34 @@ def make_table(config: CompareConfig) -> Path:
     return out
 
 
+def _make_classes(config: CompareConfig) -> Path:
+    """Make the table of a target that is a class."""
+    if Boosting.name not in parse_names(config.methods) or config.photoz or config.template_features:
+        raise InputError(
+            f"{config.labels}: {config.label_column} names classes, which are learned by boosting alone, "
+            "without photoz and template_features"
+        )
+    names = _named_for(Boosting.name, parse_names(config.feature_sets))
+    return make_classes(part_of(config, ClassesConfig, feature_sets=names))
+
+
 def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     """Measure a method on the objects that were left out while it learned: what it may be chosen by."""
     found = predictor.out_of_fold
     if found is None:
         return {}
     value = dataset.value[found.rows]
-    error = (found.point - value) / (1 + value)
+    error = found.point - value
+    if is_redshift_name(predictor.target):
+        error = error / (1 + value)
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
 
 
-def _split_columns(dataset: Dataset) -> dict[str, Any]:
+def _split_columns(dataset: Dataset, target: str) -> dict[str, Any]:
     return {
         "object_id": dataset.object_id,
         "part": dataset.split.names(len(dataset.object_id)),
-        "z_spec": dataset.value,
+        truth_name(target): dataset.value,
         "magnitude": dataset.magnitude,
         "separation_arcsec": dataset.separation_arcsec,
     }
@@ -251,9 +275,10 @@ class Comparison:
             dataset.magnitude[test],
             num_train=len(dataset.split.fitted),
             seconds=time.monotonic() - started,
+            target=self.config.label_column,
             about={**predictor.about, **_left_out(predictor, dataset)},
         )
-        write_row(directory, row, dataset.object_id[test], predictions)
+        write_row(directory, row, dataset.object_id[test], predictions, self.config.label_column)
         return row
 
     def column(self, photoz: str) -> dict[str, Any]:
@@ -261,7 +286,8 @@ class Comparison:
         key, dataset = RowKey(method="column", features=photoz.rpartition(":")[2]), self.dataset
         test = dataset.split.test
         estimate = photoz_column(photoz, dataset, self.config.match_radius_arcsec)[test]
+        target = self.config.label_column
         value, magnitude = dataset.value[test], dataset.magnitude[test]
-        row = make_row(key, {"z_phot": estimate}, value, magnitude, num_train=0, seconds=0.0)
-        write_row(self.place(key), row, dataset.object_id[test], {"z_phot": estimate})
+        row = make_row(key, {"z_phot": estimate}, value, magnitude, num_train=0, seconds=0.0, target=target)
+        write_row(self.place(key), row, dataset.object_id[test], {"z_phot": estimate}, target)
         return row

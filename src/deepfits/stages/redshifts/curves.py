@@ -12,7 +12,7 @@ from deepfits.files import read_json, write_json, writing
 from deepfits.progress import noted
 from deepfits.redshifts.results import format_metric, table_lines
 from deepfits.stages.redshifts.compare import CompareConfig, make_table
-from deepfits.stages.redshifts.load import fingerprints, photoz_table
+from deepfits.stages.redshifts.load import fingerprints, is_of_classes, photoz_table
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
 
 NUMBERS = (100, 300, 1000, 3000, 10000)
@@ -47,6 +47,11 @@ def redshift_curves(config: CurvesConfig) -> Path:
     --------
     From 100 to 10,000 labels: `deepfits redshift curves run/features-both spectra.csv --out run/curves`
     """
+    if is_of_classes(config.labels, config.label_column):
+        raise InputError(
+            f"{config.labels}: {config.label_column} names classes, of which there are no curves; make "
+            "tables with other max_labels"
+        )
     if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
     given = {**fingerprints(config), **photoz_table(config.photoz)}
@@ -88,7 +93,7 @@ def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> 
     heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
     by_key = [{row["key"]: row for row in curve["rows"]} for curve in curves]
     lines: list[str] = []
-    for name in ("r2", "bias", "sigma_mad", "eta", "eta_15"):
+    for name in (one for one in ("r2", "bias", "sigma_mad", "eta", "eta_15") if one in definitions):
         cells = [
             [key, *(format_metric(rows[key]["metrics"][name]) if key in rows else "–" for rows in by_key)]
             for key in by_key[-1]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
+from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
+from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
 from deepfits.splits import is_held_out
+from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import identities, read, require_column
@@ -26,7 +30,8 @@ class EvaluateConfig(Matching):
     Parameters
     ----------
     predictions
-        File that `redshift_predict` wrote, or any table with `object_id` and `z_phot`.
+        File that `redshift_predict` wrote, or any table with `object_id` and `z_phot`: of another target
+        `<target>_predicted`, of one that names classes `class` and `p_<class>`.
     labels
         Table with the known redshifts.
     out
@@ -55,11 +60,12 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     --------
     How good they are: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
     """
-    table = read(config.predictions, what="predictions")
-    columns = table.columns
-    known = read_labels(config.labels, column=config.label_column, select=config.select)
+    table, target = read(config.predictions, what="predictions"), config.label_column
+    columns, classes = table.columns, is_of_classes(config.labels, target)
+    known = read_labels(config.labels, column=target, select=config.select, classes=classes)
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
-    require_column(columns, "z_phot", config.predictions)
+    estimate = "class" if classes else written_name(ESTIMATE, target)
+    guess = require_column(columns, estimate, config.predictions)
     pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
     keep = np.ones(len(pairs.rows), dtype=bool)
     if config.held_out_only:
@@ -70,17 +76,48 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
             f"{config.predictions}: {len(rows)} held-out objects have a label; at least {MIN_OBJECTS} are "
             "needed"
         )
-    with claim(config, name="redshift evaluate", renew=True) as results:
-        with config.progress("evaluate", total=len(rows), unit="objects") as task:
+    about = {"target": target, "counts": known.counts, "provenance": provenance()}
+    name, used = Path(config.predictions).stem, table.info.get("num_train")
+    found = {column: values[rows] for column, values in columns.items()}
+    with (
+        claim(config, name="redshift evaluate", renew=True) as results,
+        config.progress("evaluate", total=len(rows), unit="objects") as task,
+    ):
+        if classes:
+            truth = np.array(known.classes)[known.value[label_rows].astype(int)]
+            row = _row_of_classes(found, truth, config)
+            row |= {"key": name, "features": name, "num_train": used}
+            write_classes(results.path, {**about, "rows": [row]})
+        else:
             row = make_row(
-                RowKey(method=Path(config.predictions).stem),
-                {name: values[rows] for name, values in columns.items()},
+                RowKey(method=name),
+                {**found, ESTIMATE: guess[rows]},
                 known.value[label_rows],
                 np.full(len(rows), np.nan),
-                num_train=table.info.get("num_train"),
+                num_train=used,
                 seconds=0.0,
+                target=target,
             )
-            task.advance(len(rows))
-        about = {"target": config.label_column, "counts": known.counts, "provenance": provenance()}
-        write_metrics(results.path, [row], about)
+            write_metrics(results.path, [row], about)
+        task.advance(len(rows))
     return results.path
+
+
+def _row_of_classes(
+    columns: Mapping[str, np.ndarray], truth: np.ndarray, config: EvaluateConfig
+) -> dict[str, Any]:
+    """Measure probabilities of classes."""
+    known = tuple(name.removeprefix("p_") for name in columns if name.startswith("p_"))
+    if absent := sorted(set(truth.tolist()) - set(known)):
+        raise InputError(
+            f"{config.predictions}: no probability of the class {absent[0]!r} (p_{absent[0]}), which "
+            f"{config.labels} has; train with labels of all classes, or leave it out with select"
+        )
+    probability = np.stack([columns[f"p_{name}"] for name in known], axis=1).astype(np.float64)
+    has = np.isfinite(probability).all(axis=1)
+    probability, label = probability[has], np.array([known.index(name) for name in truth[has].tolist()])
+    return {
+        "num_test": len(label),
+        "metrics": class_metrics_with_errors(probability, label),
+        "confusion": confusion(probability, label, known),
+    }

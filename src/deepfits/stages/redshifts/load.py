@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deepfits.files import contents
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
 from deepfits.redshifts.inputs import can_match, check_store, complete_source
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import is_number, is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
+from deepfits.tables import read, require_column
+from deepfits.tables.values import is_redshift_name
 
 
 def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
@@ -29,6 +32,14 @@ def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
         block_arcmin=config.block_arcmin,
         train_select=config.train_select,
     )
+
+
+def is_of_classes(path: str | Path, column: str) -> bool:
+    """Return whether a target is a class: a column of names, and no redshift."""
+    if is_redshift_name(column):
+        return False
+    value = require_column(read(path, what="table of labels", wanted=(column,)).columns, column, path)
+    return is_text(value) and not any(map(is_number, value.tolist()))
 
 
 def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Inputs:
@@ -46,6 +57,7 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
             embedder=config.embedder_features is not None,
         ),
         options=part_of(config, LearningOptions),
+        target=config.label_column,
     )
 
 

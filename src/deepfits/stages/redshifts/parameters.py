@@ -19,7 +19,7 @@ class Matching(Common):
     Parameters
     ----------
     label_column
-        The target.
+        The target: any column of the labels, of numbers or of names of classes.
     select
         Conditions on the labels, such as ``"z_spec_flag >= 3"``; all must hold.
     match

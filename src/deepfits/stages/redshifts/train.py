@@ -5,11 +5,19 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
+from deepfits.errors import InputError
 from deepfits.progress import noted
 from deepfits.redshifts.learning import check_loss
-from deepfits.redshifts.methods import METHODS, method_named, uses_templates
+from deepfits.redshifts.methods import METHODS, Boosting, method_named, uses_templates
 from deepfits.redshifts.predictor import Predictor, train_predictor
-from deepfits.stages.redshifts.load import fingerprints, inputs_of, load_dataset, with_measurements
+from deepfits.stages.redshifts.classes import classes_of, learn_classes
+from deepfits.stages.redshifts.load import (
+    fingerprints,
+    inputs_of,
+    is_of_classes,
+    load_dataset,
+    with_measurements,
+)
 from deepfits.stages.redshifts.parameters import Learning
 from deepfits.stages.stage import claim, stage
 
@@ -49,8 +57,12 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     Examples
     --------
     A model for objects without labels: `deepfits redshift train run/features-both spectra.csv --out run/z`
+
+    Stars and galaxies: `deepfits property train run/features-both truth.csv --target kind --out run/kind`
     """
     check_loss(config.loss)
+    if is_of_classes(config.labels, config.label_column):
+        return _train_classes(config)
     kind, templates = method_named(config.method), uses_templates(config.method, config.feature_set)
     dataset = load_dataset(config)
     inputs = inputs_of(dataset, config, templates=templates)
@@ -85,4 +97,23 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
             )
             predictor.save(results.path)
             task.advance(1, config.method)
+    return results.path
+
+
+def _train_classes(config: TrainPredictorConfig) -> Path:
+    """Train on a target that is a class."""
+    if config.method != Boosting.name:
+        raise InputError(
+            f"{config.labels}: {config.label_column} names classes, which are learned by boosting alone, not "
+            f"by {config.method}"
+        )
+    dataset = load_dataset(config, classes=True)
+    Boosting.check(config.feature_set, inputs_of(dataset, config))
+    label, names = classes_of(dataset, config)
+    with claim(config, name="redshift train", inputs=fingerprints(config)) as results:
+        if not results.is_finished:
+            with config.progress("train classes", total=1, unit="methods") as task:
+                dataset = with_measurements(dataset, config)
+                learn_classes(config, config.feature_set, dataset, label, names).save(results.path)
+                task.advance(1, config.method)
     return results.path

@@ -1,0 +1,44 @@
+"""What the columns of predictions are called: redshifts by their usual names, other targets by their own.
+
+Inside, every method says `z_phot`, `z_mean`, `z_err68_low` and so on, whatever it has learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepfits.tables.values import is_redshift_name
+
+ESTIMATE = "z_phot"
+
+
+def truth_name(target: str) -> str:
+    """Return what the known values are called.
+
+    Examples
+    --------
+    >>> truth_name("zBEST"), truth_name("axis_ratio")
+    ('z_spec', 'axis_ratio')
+    """
+    return "z_spec" if is_redshift_name(target) else target
+
+
+def written_name(name: str, target: str) -> str:
+    """Return what a column of predictions is called in files.
+
+    Examples
+    --------
+    >>> [written_name(name, "axis_ratio") for name in ("z_phot", "z_err68_low", "quantiles")]
+    ['axis_ratio_predicted', 'axis_ratio_err68_low', 'quantiles']
+    >>> written_name("z_phot", "z_spec")
+    'z_phot'
+    """
+    if is_redshift_name(target) or not name.startswith("z_"):
+        return name
+    return f"{target}_predicted" if name == ESTIMATE else f"{target}{name[1:]}"
+
+
+def as_written(columns: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """Return columns under their names in files."""
+    return {written_name(name, target): values for name, values in columns.items()}
