@@ -80,7 +80,7 @@ def plain_adam(generator: nn.Module, image: Tensor, weight: Tensor, start: Tenso
     """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen."""
     latent = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([latent], lr=0.25)
-    best = torch.full((len(start),), torch.inf)
+    best = torch.full((len(start),), torch.inf, device=start.device)
     begin = time.perf_counter()
     for _ in range(num_steps):
         optimiser.zero_grad()

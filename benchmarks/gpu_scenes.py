@@ -34,6 +34,7 @@ from torch.nn import functional
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+from deepfits.errors import NonFiniteLossError  # noqa: E402
 from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
@@ -350,14 +351,17 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     while (passed := time.monotonic() - start) < limit:
         rng = np.random.default_rng([arguments.seed, 9, step])
         fraction = min(1.0, (before + passed) / total)
-        if stores and rng.random() < REAL_SHARE:
-            chosen = int(rng.integers(len(stores)))
-            losses = trainer.step(next(real[chosen]), step, fraction, store=len(skies.surveys) + chosen)
-        else:
-            chosen = int(rng.integers(len(skies.surveys)))
-            losses = trainer.step(
-                skies.batch(chosen, batch, (arguments.seed << 40) + step), step, fraction, store=chosen
-            )
+        try:
+            if stores and rng.random() < REAL_SHARE:
+                chosen = int(rng.integers(len(stores)))
+                store, images = len(skies.surveys) + chosen, next(real[chosen])
+            else:
+                store = int(rng.integers(len(skies.surveys)))
+                images = skies.batch(store, batch, (arguments.seed << 40) + step)
+            losses = trainer.step(images, step, fraction, store=store)
+        except NonFiniteLossError as error:  # what there is may serve
+            print(f"{arguments.width}: ENDED EARLY: {error}", flush=True)
+            break
         step += 1
         if step % 500 == 0 or step in (1, 10):
             said = ", ".join(f"{n[:4]} {float(v):.3f}" for n, v in losses.items())
