@@ -143,7 +143,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     if isinstance(result, Path) and (result / "table.md").is_file():
         print((result / "table.md").read_text(encoding="utf-8"))
     if result is not None:
-        print(f"{RESULTS[name]}: {result}" if name in RESULTS else _as_options(str(result), name))
+        print(f"{RESULTS[name]}: {result}" if name in RESULTS else _shown(_as_options(str(result), name)))
     return int(getattr(result, "is_fatal", False))
 
 
@@ -245,8 +245,13 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
 
 
 def _say_options(record: logging.LogRecord, name: str | None) -> bool:
-    record.msg, record.args = _as_options(record.getMessage(), name), ()
+    record.msg, record.args = _shown(_as_options(record.getMessage(), name)), ()
     return True
+
+
+def _shown(text: str) -> str:
+    """Return text without what terminals obey: names in files of others may hold it."""
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
 
 
 def _as_options(message: str, name: str | None) -> str:
@@ -267,7 +272,7 @@ def _plain(text: str) -> str:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"deepfits: {message}", file=sys.stderr)
+    print(f"deepfits: {_shown(message)}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -80,6 +80,8 @@ def writing(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir() and final.is_dir():
             shutil.rmtree(final)
         os.replace(temporary, final)
+    except InputError as error:  # whoever writes knows the temporary name alone
+        raise InputError(str(error).replace(temporary.name, final.name)) from error
     except Exception as error:  # each library has its own words for a full disk
         if (number := no_space(error)) is None:
             raise
@@ -436,6 +438,8 @@ def results(
         with other settings or by another version. The first that differs is named.
     """
     out = Path(out)
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out}: a link to {os.readlink(out)}, which does not exist; restore or remove it")
     record = _record_of(out, is_file=is_file)
     wanted = json.loads(
         json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})
@@ -553,9 +557,11 @@ def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_fi
     if is_file:
         if not out.exists():
             record.unlink(missing_ok=True)
-    elif out.is_dir() and all(p.is_file() and p.name.startswith(("_", ".")) for p in out.iterdir()):
-        for path in out.iterdir():
-            path.unlink(missing_ok=True)
+    elif out.is_dir():
+        ours = [path for path in out.iterdir() if not path.name.startswith(".")]  # what is hidden may not be
+        if all(path.is_file() and path.name.startswith("_") for path in ours):
+            for path in ours:
+                path.unlink(missing_ok=True)
     for path in new_parents:
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()

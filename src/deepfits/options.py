@@ -47,6 +47,7 @@ MORE_NAMES = {
     "ids": ["--object-id"],
 }
 OFF = {"subtract_level": ["--keep-level"], "held_out_only": ["--all"]}
+_BRACKETS, _QUOTES = re.compile(r"\[([^][]*)\]"), re.compile(r"(['\"])(.*)\1")
 MAPPINGS = (dict, collections.abc.Mapping)
 
 
@@ -117,7 +118,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
     """Read a list: an option that is repeated, or holds commas, or names a file of values: ``@FILE``."""
-    texts = [part for one in tokens for part in _split(_opened(one.value))]
+    texts = [part for one in tokens for part in _values(one.value)]
     return [inner(text) if inner in (int, float) else text for text in texts]
 
 
@@ -149,15 +150,19 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
     return found
 
 
-def _opened(text: str) -> str:
-    """Return the lines of ``@FILE``, with commas between them; other texts as they are."""
-    return ",".join(read_text(text[1:], what="list").split()) if text.startswith("@") else text
+def _values(text: str) -> list[str]:
+    """Return the values in a text, or of ``@FILE``: its lines, or what stands in a single one."""
+    if not text.startswith("@"):
+        return _split(text)
+    lines = [line.strip() for line in read_text(text[1:], what="list").splitlines() if line.strip()]
+    return lines if len(lines) > 1 else [part for one in lines for part in _split(one)]
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas; brackets and quotes do no harm."""
-    parts = [one.strip().strip("'\"") for one in text.strip().strip("[]").split(",")]
-    return [one for one in parts if one]
+    """Split at commas; brackets around all, and quotes around each, do no harm."""
+    inner = _BRACKETS.fullmatch(text.strip())
+    parts = [one.strip() for one in (inner[1] if inner else text).split(",")]
+    return [found[2] if (found := _QUOTES.fullmatch(one)) else one for one in parts if one]
 
 
 def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -43,6 +43,14 @@ def picture(answer):
     return np.asarray(Image.open(io.BytesIO(answer.content)))
 
 
+def test_a_column_may_hold_a_slash(run):
+    objects, drawer = load(run)
+    objects.table.add("chi2/dof?", np.arange(NUM) * 1.0)
+    client = TestClient(make_app(objects, drawer, title="t"), base_url="http://127.0.0.1")
+    sent = client.get("/api/column/chi2%2Fdof%3F")
+    np.testing.assert_array_equal(np.frombuffer(sent.content, "<f4"), np.arange(NUM))
+
+
 def test_columns_are_those_of_features_and_catalogue(client, run):
     about = client.get("/api/about").json()
     assert about["num_objects"] == NUM

@@ -149,6 +149,8 @@ CASES = [
     Again("redshift-evaluate", column("predicted.parquet", "z_phot", shifted)),
     Again("redshift-evaluate", options={"held_out_only": False}),
     Again("teach", options={"seed": 5}, said="seed"),
+    Again("teach", pixels("store"), said="another store"),
+    Again("teach", other_model, said="another model"),
     Again("export", column("features-both", "chi2", shifted)),
     Again("export", options={"columns": ["object_id", "chi2"]}),
     Again("report", column("run/features-both", "chi2", lambda chi2: 2 * chi2)),
@@ -197,6 +199,7 @@ def test_what_differs_is_refused_by_name_or_counts(
 
 UNFINISHED = [
     ("train", "store"),
+    ("teach", "store"),
     ("fit", "store"),
     ("inpaint", "store"),
     ("redshift", "features"),

@@ -77,7 +77,7 @@ def make_app(
     routes = [
         Route("/", _guarded(explorer.page, token)),
         Route("/api/about", _guarded(explorer.about, token)),
-        Route("/api/column/{name}", _guarded(explorer.column, token)),
+        Route("/api/column/{name:path}", _guarded(explorer.column, token)),
         Route("/api/object/{row:int}", _guarded(explorer.object, token)),
         Route("/api/panels/{row:int}.png", _guarded(explorer.panels, token)),
         Route("/api/strip.png", _guarded(explorer.strip, token)),

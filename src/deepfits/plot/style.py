@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = ("#3b6ea8", "#c8553d", "#3f8f6b", "#8a6bb1", "#b8892b", "#5f6b78", "#222222", "#d17fae")
@@ -26,6 +28,14 @@ def own_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
 def own_figure(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Any:
     """Return the figure that was given, or a new one, which notebooks show as the value of a cell."""
     return Figure(figsize=size) if figure is None else figure
+
+
+def save(figure: Figure, target: Any, **options: Any) -> None:
+    """Write a figure, its texts as they are: an identity with dollar signs in it is no formula."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with rc_context({"text.parse_math": False}):
+        figure.savefig(target, facecolor="white", **options)
 
 
 def label(ax: Axes, x: str, y: str, title: str = "") -> None:

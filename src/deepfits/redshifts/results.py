@@ -295,7 +295,7 @@ def latex_table(content: Mapping[str, Any]) -> str:
         r"\hline",
     ]
     for row in rows:
-        cells = [row[name].replace("_", r"\_") or "--" for name in _NAMES]
+        cells = [row[name].translate(_ESCAPED) or "--" for name in _NAMES]
         for name in columns:
             text = format_metric(row["metrics"][name]).replace("–", "--")
             cells.append("$" + text.replace(" ± ", r" \pm ") + "$")
@@ -304,6 +304,12 @@ def latex_table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+_ESCAPED = str.maketrans(
+    {
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        **{one: f"\\{one}" for one in "&%$#_{}"},
+    }
+)  # fmt: skip
 _LATEX = {
     "r2": "$R^2$",
     "bias": "bias",

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from matplotlib.figure import Figure
 
 from deepfits.files import writing
+from deepfits.plot.style import save
 from deepfits.reporting.map import Map
 
 DOTS_PER_INCH = 150
@@ -84,11 +85,11 @@ def write_page(directory: str | Path, page: Page) -> Path:
     for section in page.sections:
         for picture in section.pictures:
             buffer = BytesIO()
-            picture.figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, facecolor="white")
+            save(picture.figure, buffer, format="png", dpi=DOTS_PER_INCH)
             with writing(directory / "figures" / f"{picture.name}.png") as temporary:
                 temporary.write_bytes(buffer.getvalue())
             with writing(directory / "figures" / f"{picture.name}.pdf") as temporary:
-                picture.figure.savefig(temporary, facecolor="white", metadata={"CreationDate": None})
+                save(picture.figure, temporary, metadata={"CreationDate": None})
             embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
     html = _template().render(page=page, embedded=embedded)
     target = directory / "index.html"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def load_model(model: str, device: str, model_hash: str) -> Model:
 
 def absolute(path: str | Path) -> str:
     """Return a path that means the same in every process; ``builtin:`` models stay as they are."""
-    return str(path) if str(path).startswith("builtin:") else str(Path(path).resolve())
+    return str(path) if str(path).startswith("builtin:") else os.path.realpath(path)
 
 
 @dataclass(frozen=True, kw_only=True)

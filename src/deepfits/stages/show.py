@@ -24,6 +24,7 @@ SHOWN = (
     "flags", "tag",
 )  # fmt: skip
 DOTS_PER_INCH = 150
+WIDEST_CELL = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +266,7 @@ def _write(
 ) -> Path:
     """Write pictures and tables."""
     from deepfits.files import writing
+    from deepfits.plot.style import save
     from deepfits.tables import require_column, write_table
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
@@ -276,10 +278,10 @@ def _write(
     with claim(config, name=name, out=out, renew=True):
         for ending in ("png", "pdf"):
             with writing(out / f"{name}.{ending}") as temporary:
-                figure.savefig(
+                save(
+                    figure,
                     temporary,
                     dpi=DOTS_PER_INCH,
-                    facecolor="white",
                     bbox_inches="tight",
                     metadata={"CreationDate": None} if ending == "pdf" else None,
                 )
@@ -304,4 +306,5 @@ def _markdown(columns: Mapping[str, np.ndarray]) -> str:
 def _cell(value: Any, name: str) -> str:
     if isinstance(value, float):
         return "" if np.isnan(value) else f"{value:.5f}" if name in ("ra", "dec") else f"{value:.4g}"
-    return str(value)
+    text = " ".join(str(value).split()).replace("|", r"\|")
+    return text if len(text) <= WIDEST_CELL else f"{text[: WIDEST_CELL - 1]}…"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ def stack(config: StackConfig) -> Path:
         raise InputError(f"method: {config.method!r}; choose one of {', '.join(METHODS)}")
     if config.register not in ("report", "apply", "none"):
         raise InputError(f"register: {config.register!r}; choose report, apply or none")
+    _require_apart(config)
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # those that are not stacked now
@@ -132,6 +134,17 @@ def stack(config: StackConfig) -> Path:
             report[band] = _one_band(band, found, target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
+
+
+def _require_apart(config: StackConfig) -> None:
+    """Refuse to write coadds among the exposures, where the next run would stack them too."""
+    out = os.path.realpath(config.out)
+    for place in [config.images] if isinstance(config.images, str | Path) else config.images:
+        if Path(place).is_dir() and Path(out).is_relative_to(os.path.realpath(place)):
+            raise InputError(
+                f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "
+                "another place"
+            )
 
 
 def _is_there(out: Path, band: str) -> bool:

@@ -119,10 +119,12 @@ def _finite(config: C, name: str) -> C:
 
 
 def _require_paths(config: Any, name: str) -> None:
-    """Refuse tables and arrays where a file is read."""
-    for key in field_names(config, INPUT):
-        value = getattr(config, key)
+    """Refuse tables and arrays where a file is read, and empty text, which would mean the directory here."""
+    for key in ["out", *field_names(config, INPUT)]:
+        value = getattr(config, key, None)
         several = value if isinstance(value, list | tuple) else [value]
+        if "" in several:
+            raise InputError(f"{name}: {key} is empty; name a path")
         if odd := [one for one in several if not isinstance(one, str | os.PathLike | None)]:
             raise InputError(
                 f"{name}: {key} must be a path, not {type(odd[0]).__name__}; write it into a file first"
@@ -168,11 +170,13 @@ def claim(
     partial = bool(getattr(config, "partial", False))
     given, is_whole = dict(inputs or {}), True
     for key in field_names(config, INPUT):
-        path = getattr(config, key)
-        if isinstance(path, str | Path) and Path(path).exists():
-            is_whole &= require_finished(path, partial=partial)
+        value = getattr(config, key)
+        paths = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+        for path in paths:
+            if Path(path).exists():
+                is_whole &= require_finished(path, partial=partial)
         if key not in given:
-            given[key] = None if path is None else contents(path)
+            given[key] = contents(*paths) if paths else None
     return results(
         config.out if out is None else out,
         name,

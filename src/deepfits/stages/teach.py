@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from deepfits.files import require_finished, writing
+from deepfits.files import writing
 from deepfits.stages.parameters import Images
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
@@ -82,8 +82,6 @@ def teach(config: TeachConfig) -> Path:
     from deepfits.training.teaching import Teaching, teach_aids
 
     stores = [config.store] if isinstance(config.store, str | Path) else list(config.store)
-    for store in stores:
-        require_finished(store, partial=config.partial)
     model = Model.load(config.model, EngineConfig(device=config.device).kind)
     teaching = part_of(config, Teaching)
     with (

@@ -30,6 +30,7 @@ SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
 FLUX_UNIT = "nJy"
 NEIGHBOURS = "is_neighbour"
+_SLASH = "%2F"  # of a column such as chi2/dof: in HDF5 names a slash parts groups
 MAX_SIDE = 4096
 MAX_BANDS = 64
 MAX_GAUSSIANS = 32
@@ -198,7 +199,7 @@ def write_shard(path: str | Path, cutouts: Cutouts, info: StoreInfo) -> None:
             file.create_dataset(NEIGHBOURS, data=others, **(packing if len(others) else {}))
         group = file.create_group("catalogue")
         for name, column in {"object_id": cutouts.object_id, **cutouts.catalogue}.items():
-            group.create_dataset(name, data=_to_hdf5(column))
+            group.create_dataset(name.replace("/", _SLASH), data=_to_hdf5(column))
 
 
 def _packing(weight: np.ndarray) -> dict[str, Any]:
@@ -530,17 +531,15 @@ def _read_catalogue(file: h5py.File, path: Path, columns: list[str] | None) -> d
     group = local_object(file, "catalogue", path)
     if not isinstance(group, h5py.Group):
         raise InputError(f"{path}: no catalogue in this shard; remove it and cut again")
-    names = [
-        "object_id",
-        *(c for c in (columns if columns is not None else group) if c != "object_id"),
-    ]
+    there = [name.replace(_SLASH, "/") for name in group]
+    names = ["object_id", *(c for c in (columns if columns is not None else there) if c != "object_id")]
     out: dict[str, np.ndarray] = {}
     shape = None
     for name in names:
-        data = local_object(group, name, path)
+        data = local_object(group, name.replace("/", _SLASH), path)
         shape = getattr(data, "shape", None) if name == "object_id" else shape
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.ndim != 1:
-            raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(group)}")
+            raise InputError(f"{path}: the catalogue has no column {name!r}; it has {sorted(there)}")
         out[name] = read_column(data)
     if out["object_id"].dtype.kind not in "iuU":
         raise InputError(

@@ -164,6 +164,7 @@ class Session:
                     f"batch_size {self.config.batch_size} cannot be shared by {self.engine.num_processes} "
                     "processes; choose a multiple"
                 )
+            batches = self._batches(surveys)
             if self.engine.rank:
                 progress = silent
             else:
@@ -173,7 +174,7 @@ class Session:
             evaluator = Evaluator(
                 self.store, self.out, trainer, fit=self.plan.fit, step=step, writes=not self.engine.rank
             )
-            step = self._train(trainer, surveys, evaluator, step, max_time, progress)
+            step = self._train(trainer, batches.start(step), evaluator, step, max_time, progress)
             self._finish(trainer, surveys, evaluator, step, progress)
         return self.out
 
@@ -260,15 +261,7 @@ class Session:
         self.seconds = convert(content.get("seconds"), float, where=where, key="seconds")
         return convert(content.get("step"), int, where=where, key="step")
 
-    def _train(
-        self,
-        trainer: Trainer,
-        surveys: list[Survey],
-        evaluator: Evaluator,
-        step: int,
-        max_time: float | None,
-        progress: Progress,
-    ) -> int:
+    def _batches(self, surveys: list[Survey]) -> MixedBatches:
         config = self.config
         parts = [
             Batches(
@@ -284,7 +277,18 @@ class Session:
             )
             for store, survey in zip(self.stores, surveys, strict=True)
         ]
-        batches = MixedBatches(parts, self.plan.seed).start(step)
+        return MixedBatches(parts, self.plan.seed)
+
+    def _train(
+        self,
+        trainer: Trainer,
+        batches: Iterator[tuple[int, Batch]],
+        evaluator: Evaluator,
+        step: int,
+        max_time: float | None,
+        progress: Progress,
+    ) -> int:
+        config = self.config
         limit = float("inf") if max_time is None else 60 * max_time
         with (
             self._record(step) as recorder,
