@@ -14,7 +14,6 @@ from deepfits.cli import main
 from deepfits.errors import InputError
 from deepfits.files import RECORD, results, writing
 from deepfits.plot.style import save
-from deepfits.redshifts.results import latex_table
 from deepfits.reporting.map import make_map
 from deepfits.stages.fit import fit
 from deepfits.stages.show import _markdown
@@ -60,15 +59,6 @@ def test_tables_in_text_have_a_line_for_each_object():
     assert len({len(line) for line in lines}) == 1
     assert len(lines[0]) < 100
     assert r"a\|b c" in lines[10]
-
-
-def test_latex_shows_names_and_obeys_none():
-    names = {"method": r"\input{/etc/passwd}", "features": "a & b%_$", "prediction": ""}
-    metrics = {"r2": {"value": 0.5, "error": 0.1}}
-    text = latex_table({"rows": [{**dict.fromkeys(("method", "features", "loss", "target"), ""), **names,
-                                  "metrics": metrics}]}, columns=["r2"])  # fmt: skip
-    assert r"\textbackslash{}input\{/etc/passwd\}" in text
-    assert r"a \& b\%\_\$" in text
 
 
 def test_messages_hold_nothing_that_a_terminal_obeys(tmp_path, capsys):
