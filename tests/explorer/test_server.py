@@ -307,7 +307,8 @@ def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_j
         }
         for key, value in names.items()
     ]
-    write_json(tmp_path / "metrics.json", {"rows": [{"key": "c", "method": "c", "features": ""}, *rows]})
+    rows.insert(0, {"key": "c", "method": "c", "features": ""})
+    write_json(tmp_path / "metrics.json", {"target": "z_spec", "rows": rows})
     identity = np.array([5, 7])
     write_table(
         tmp_path / "predictions.parquet", {"object_id": identity[::-1], "z_spec": np.array([0.7, 0.5])}

@@ -69,3 +69,9 @@ def test_latex_has_the_same_figures(row):
     text = latex_table({"rows": [made]})
     assert f"${made['metrics']['sigma_mad']['value']:.3f} \\pm" in text
     assert text.count("&") == 2 * 8
+
+
+def test_latex_shows_names_and_obeys_none(row):
+    made, _, _ = row
+    text = latex_table({"rows": [{**made, "method": r"\input{/etc/passwd}", "features": "a & b%_$"}]})
+    assert r"\textbackslash{}input\{/etc/passwd\} & a \& b\%\_\$" in text

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.files import read_json
+from deepfits.files import content_of, read_json
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
@@ -44,13 +44,12 @@ class Distributions:
         if not (directory / "metrics.json").exists():
             return None
         metrics = read_json(directory / "metrics.json", what="redshift metrics")
-        if not is_redshift_name(metrics["target"]):
-            return None
-        rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
-        if not rows:
-            return None
-        row = min(rows, key=lambda one: (one.get("left_out") or {}).get("sigma_mad", np.inf))
-        own = read_table(directory / "methods" / row["key"] / "predictions.parquet")
+        with content_of(directory / "metrics.json", what="table of redshifts"):
+            rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
+            if not is_redshift_name(metrics["target"]) or not rows:
+                return None
+            row = min(rows, key=lambda one: (one.get("left_out") or {}).get("sigma_mad", np.inf))
+            own = read_table(directory / "methods" / row["key"] / "predictions.parquet")
         known = read_table(directory / "predictions.parquet", columns=["object_id", "z_spec"])
         places = match_identities(own["object_id"], known["object_id"])
         return cls(
