@@ -133,7 +133,7 @@ _DIRECTIONS = {
     "fitting": set(),
     "redshifts": {"survey.store", "survey.normalise", "models"},
     "reporting": {"survey.store"},
-    "explorer": {"survey.store", "models", "fitting", "reporting", "redshifts.pdf"},
+    "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},
     "scale": set(),
 }
 _BARE_NODE = {"torch", "numpy", "h5py", "pyarrow", "safetensors", "lightning"}

@@ -40,7 +40,7 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float =
     Parameters
     ----------
     image
-        ``(B, H, W)``, nJy.
+        ``(B, H, W)``, nJy; NaN where there is no data: a pixel that lacks all bands of a colour is grey.
     noise
         ``(B,)``, nJy per pixel: sets where the stretch turns from linear to logarithmic.
     softening
@@ -51,19 +51,22 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float =
     ndarray
         ``(H, W, 3)`` in [0, 1].
     """
-    image = np.where(np.isfinite(image), image, 0)
-    # The thirds of the bands, blue first, without bands that have no noise figure (no data).
+    # The thirds of the bands, blue first, without bands that have no data or no noise figure.
     thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3
-    layers = []
+    is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
+    layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
     for name, which in zip(("blue", "green", "red"), thirds, strict=True):
-        good = which[np.isfinite(noise[which])]
-        layers.append(_BALANCE[name] * image[good].mean(axis=0) if good.size else np.zeros(image.shape[1:]))
+        number = is_known[which].sum(axis=0)
+        total = np.where(is_known[which], image[which], 0).sum(axis=0)
+        layers.append(_BALANCE[name] * total / np.maximum(number, 1))
+        is_grey |= (number == 0) & (number.any() or not is_known.any())
     rgb = np.stack(layers[::-1], axis=-1)
     scale = softening * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
     stretched = np.arcsinh(intensity / scale) / np.arcsinh(60.0)
     rgb = np.clip(rgb, 0, None) * (stretched / np.where(intensity > 0, intensity, np.inf))[..., None]
-    return np.clip(0.06 + rgb / np.maximum(1, rgb.max(axis=-1, keepdims=True)), 0, 1)
+    seen = np.clip(0.06 + rgb / np.maximum(1, rgb.max(axis=-1, keepdims=True)), 0, 1)
+    return np.where(is_grey[..., None], MISSING, seen)
 
 
 def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:
@@ -98,23 +101,23 @@ def diverging(values: np.ndarray) -> np.ndarray:
 
 
 def strip(images: np.ndarray, weights: np.ndarray, noise: np.ndarray, *, columns: int = 8) -> np.ndarray:
-    """Lay out colour composites of objects ``(N, B, H, W)`` in rows of `columns`."""
+    """Lay out colour composites of objects ``(N, B, H, W)`` in rows of `columns`, without gaps."""
     tiles = [
-        colour_composite(np.where(weight > 0, image, 0), noise)
+        colour_composite(np.where(weight > 0, image, np.nan), noise)[::-1]
         for image, weight in zip(images, weights, strict=True)
     ]
-    return lay_out(tiles, columns)
+    return lay_out(tiles, columns, gap=0)
 
 
-def lay_out(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
+def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.ndarray:
     """Put tiles ``(H, W, 3)`` of one size beside and under each other on white."""
     height, width = tiles[0].shape[:2]
     lines = -(-len(tiles) // columns)
     columns = min(columns, len(tiles))
-    out = np.ones((lines * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3))
+    out = np.ones((lines * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for number, tile in enumerate(tiles):
         y, x = divmod(number, columns)
-        top, left = y * (height + GAP), x * (width + GAP)
+        top, left = y * (height + gap), x * (width + gap)
         out[top : top + height, left : left + width] = tile
     return out
 

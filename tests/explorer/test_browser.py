@@ -111,7 +111,7 @@ def test_a_click_shows_the_right_object(page, loaded):
         "x.drawImage(i, 0, 0);"
         "return Array.from(x.getImageData(0, 54, 48, 48).data).filter((_, n) => n % 4 === 0); }"
     )
-    shown = np.array(drawn, dtype=float).reshape(48, 48)[1::3, 1::3]
+    shown = np.array(drawn, dtype=float).reshape(48, 48)[1::3, 1::3][::-1]  # row 0 is below
     image = loaded[1].store.take(np.array([row])).image[0, 0]
     order = shown.ravel()[np.argsort(image.ravel())]
     assert len(np.unique(order)) > 10
@@ -175,6 +175,7 @@ def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
     page.click("#overlay-go")
     page.wait_for_function("document.getElementById('message').textContent.startsWith('2 objects match')")
     assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5]
+    page.click("nav >> text=Fit")
     np.save(tmp_path / "cutout.npy", loaded[1].store.take(np.array([11])).image[0])
     page.set_input_files("#upload-file", tmp_path / "cutout.npy")
     page.wait_for_selector("#upload-result img")

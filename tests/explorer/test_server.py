@@ -81,6 +81,18 @@ def test_neighbours_are_those_of_a_plain_search(client, loaded):
     np.testing.assert_allclose(answer["distance"], np.sort(distance)[:5], rtol=1e-4)
 
 
+def test_what_is_nearer_to_an_unlike_one_is_left_out(client, loaded):
+    latent = loaded[0].latent.astype(np.float64)
+    apart = [np.sqrt(((latent - latent[row]) ** 2).mean(1)) for row in (4, 9, 20)]
+    asked = {"like": [4], "unlike": [9, 20], "number": NUM}
+    answer = client.post("/api/neighbours", json=asked, headers=SEND).json()
+    expected = np.flatnonzero((apart[0] < apart[1]) & (apart[0] < apart[2]) & (apart[0] > 0))
+    assert 0 < len(expected) < NUM - 3
+    assert answer["rows"] == expected[np.argsort(apart[0][expected])].tolist()
+    filtered = client.post("/api/neighbours", json={**asked, "where": ["z_spec <= 0.4"]}, headers=SEND).json()
+    assert filtered["rows"] == [row for row in answer["rows"] if row <= 20]
+
+
 def test_neighbours_at_the_same_brightness_are_as_bright(client, loaded):
     magnitude = loaded[0].brightness
     known = np.flatnonzero(np.isfinite(magnitude))
@@ -106,7 +118,7 @@ def test_pictures_show_the_object(client, loaded):
     assert panels.shape == (3 * (4 * 18 - 2), 3 * (4 * 18 - 2), 3)
     missing = panels[3 * 18 : 3 * 34, : 3 * 16].reshape(-1, 3)
     assert (missing == missing[0]).all(), "the missing band is shown as missing"
-    r_band = panels[3 * 36 : 3 * 52, : 3 * 16 : 3][::3, :, 0].astype(float)
+    r_band = panels[3 * 36 : 3 * 52, : 3 * 16 : 3][::3, :, 0].astype(float)[::-1]  # row 0 is below
     observed = drawer.store.take(np.array([7])).image[0, 1]
     in_order = r_band.ravel()[np.argsort(observed.ravel())]
     assert (np.diff(in_order) >= 0).all(), "brighter pixels are shown brighter, each at its place"
@@ -115,7 +127,8 @@ def test_pictures_show_the_object(client, loaded):
         latent_distance(objects.latent)[7], objects.column("latent_distance")[7], rtol=1e-5
     )
     strip = picture(client.get("/api/strip.png", params={"rows": "1,2,3", "columns": 3}))
-    assert not (strip[:, :32] == strip[:, 36:68]).all()
+    assert strip.shape == (32, 96, 3)
+    assert not (strip[:, :32] == strip[:, 32:64]).all()
 
 
 def test_walks_change_what_is_drawn_and_start_where_they_should(client):
@@ -167,7 +180,7 @@ def test_a_saved_selection_holds_just_what_was_selected(client, kind, loaded, tm
 def test_tags_lie_beside_the_features(client, run):
     client.post("/api/tag", json={"rows": [1, 3], "tag": "discard"}, headers=SEND)
     again = load(run)[0]
-    assert again.tag_column().tolist() == ["", "discard", "", "discard", *[""] * (NUM - 4)]
+    assert again.column("tag").tolist() == ["", "discard", "", "discard", *[""] * (NUM - 4)]
     client.post("/api/tag", json={"rows": [1, 3], "tag": None}, headers=SEND)
     assert not load(run)[0].tags
     assert "error" in client.post("/api/tag", json={"rows": [1], "tag": "x"}, headers=SEND).json()
@@ -217,9 +230,11 @@ def test_a_dropped_cutout_is_fitted_and_its_missing_band_filled_in(client, loade
     answer = client.post(f"/api/upload?name=x.{form}", content=buffer.getvalue(), headers=SEND).json()
     if form == "npz":  # with its weight; elsewhere the noise is measured at the edges, which hold light here
         assert 0.3 < answer["reduced_chi2"] < 3
-    assert list(answer["predicted_njy"]) == ["g"]
-    assert np.isfinite(answer["predicted_njy"]["g"])
-    assert answer["predicted_njy"]["g"] != 0
+    assert answer["missing"] == ["g"]
+    flux, error = answer["fluxes"]["g"]
+    assert np.isfinite(flux)
+    assert flux != 0
+    assert error > 0
     assert 11 in answer["rows"][:3], "the object itself is among the nearest"
 
 
@@ -325,6 +340,26 @@ def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_j
     np.testing.assert_allclose(told["density"], 5, rtol=1e-3)
     np.testing.assert_allclose(told["edges"], quantiles[1], rtol=1e-5)
     assert known.of(6) is None
+
+
+def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(loaded, client, monkeypatch):
+    objects = loaded[0]
+    every = client.get("/api/odd").json()["objects"]
+    score = objects.column("oddity")
+    assert [one["row"] for one in every] == np.argsort(-score, kind="stable").tolist()
+    few = client.get("/api/odd", params={"where": ["z_spec <= 0.2", "z_spec >= 0.1"], "number": 4}).json()
+    expected = [one["row"] for one in every if 5 <= one["row"] <= 10][:4]
+    assert [one["row"] for one in few["objects"]] == expected
+    blinded = every[0]["row"]
+    take = objects.store.take
+
+    def without_middle(rows):
+        cutouts = take(rows)
+        cutouts.weight[np.asarray(rows) == objects.store_row[blinded], 1, 7:9, 7:9] = 0
+        return cutouts
+
+    monkeypatch.setattr(objects.store, "take", without_middle)
+    assert client.get("/api/odd").json()["objects"] == every[1:]
 
 
 def test_a_scene_lies_on_the_pixels_of_its_cutout():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepfits import plot
 from deepfits.photometry import circular_aperture
-from deepfits.pictures import colour_composite
+from deepfits.pictures import MISSING, colour_composite
 from deepfits.reporting import figures, redshift_section, sections
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
@@ -74,6 +74,19 @@ def test_colour_composite_knows_red_from_blue():
     assert picture_blue[4, 4, 2] > picture_blue[4, 4, 0] + 0.2
     assert picture_red.min() >= 0
     assert picture_red.max() <= 1
+
+
+def test_colour_composite_is_grey_where_a_colour_was_not_observed():
+    image = np.full((5, 8, 8), 30.0)
+    whole = colour_composite(image, np.ones(5))
+    image[4, 2], image[0, 4], image[2:4, 6] = np.nan, np.nan, np.nan
+    picture = colour_composite(image, np.ones(5))
+    is_grey = (np.abs(picture - MISSING) < 1e-6).all(axis=2)
+    # z alone makes red; of u and g, and of r and i, one remains or none
+    assert np.flatnonzero(is_grey.all(axis=1)).tolist() == [2, 6]
+    np.testing.assert_allclose(picture[4], whole[4])
+    image[4] = np.nan  # a band that is missing everywhere leaves the others' colours
+    assert not (np.abs(colour_composite(image, np.ones(5))[0] - MISSING) < 1e-6).all()
 
 
 def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):

@@ -1,5 +1,7 @@
 """Catalogues that others read: Parquet, FITS, VOTable and HATS, with units and UCDs."""
 
+import shutil
+
 import duckdb
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from astropy.io.votable.ucd import check_ucd
 from astropy.table import Table
 
 from deepfits.errors import InputError
+from deepfits.explorer.tags import write_tags
 from deepfits.fitting.columns import describe
 from deepfits.fitting.features import write_table as write_features
 from deepfits.stages.export import export
@@ -215,3 +218,18 @@ def test_the_ending_decides_and_foreign_files_stay(features, columns, tmp_path, 
     with pytest.raises(InputError, match="is there already and deepfits did not write it"):
         export(features, foreign)
     assert foreign.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.fits", "some.parquet"])
+def test_tags_of_the_explorer_are_a_column(features, columns, tmp_path, name):
+    tagged = tmp_path / "features"
+    shutil.copytree(features, tagged)
+    where = {"where": "ra > 100"} if name == "some.parquet" else {}
+    assert "tag" not in read_table(export(tagged, tmp_path / f"before-{name}", **where))
+    write_tags(tagged, {"9": "keep", "380": "discard"})
+    found = read_table(export(tagged, tmp_path / name, **where))
+    wanted = {9: "keep", 380: "discard"}
+    assert found["tag"].tolist() == [wanted.get(one, "") for one in found["object_id"].tolist()]
+    assert (found["tag"] == "discard").sum() == 1
+    kept = export(tagged, tmp_path / "kept.csv", where="tag == keep", columns=["object_id", "tag"])
+    assert read_table(kept)["object_id"].tolist() == [9]

@@ -9,7 +9,8 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +24,11 @@ from deepfits.models.bundle import Model
 from deepfits.observation import Sight
 from deepfits.photometry import robust_scatter
 from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
+from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import Cutouts
+
+if TYPE_CHECKING:
+    from deepfits.explorer.coadds import Coadds
 
 MAX_UPLOAD_BYTES = 16 << 20
 NOISE_SAMPLE = 256
@@ -32,24 +37,46 @@ EDGE_PIXELS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """A cutout that was dropped onto the page, fitted.
+    """A cutout that was dropped onto the page, or cut at a position, fitted.
 
     Attributes
     ----------
-    latent
-        ``(L,)``.
-    reduced_chi2
-        Of the best fit.
+    features
+        Its columns, of one row each, as `deepfits fit` would write them.
+    cutouts
+        The cutout.
     picture
         PNG of its panels.
-    predicted_njy
-        For each band without data: what the fit draws there, summed over the cutout.
+    missing
+        Bands without data, which the fit fills in.
     """
 
-    latent: np.ndarray
-    reduced_chi2: float
+    features: dict[str, np.ndarray]
+    cutouts: Cutouts
     picture: bytes
-    predicted_njy: dict[str, float]
+    missing: tuple[str, ...]
+
+    @property
+    def latent(self) -> np.ndarray:
+        """``(L,)``."""
+        return np.asarray(self.features["latent"][0])
+
+    @property
+    def reduced_chi2(self) -> float:
+        """Of the best fit."""
+        return float(self.features["chi2"][0] / max(1, self.features["dof"][0]))
+
+    def fluxes(self) -> dict[str, tuple[float, float]]:
+        """Return the galaxy's flux and its error in each band, nJy, drawn where there is no data."""
+        known, start = self.features, "flux_model_err_"
+        return {
+            name.removeprefix(start): (
+                float(known[name.replace("_err_", "_")][0]),
+                float(known[name][0]),
+            )
+            for name in known
+            if name.startswith(start)
+        }
 
 
 class Drawer:
@@ -63,10 +90,18 @@ class Drawer:
         The model that made the features; None where there is none: pictures then show the images alone.
     settings
         How the features were fitted, for cutouts dropped onto the page.
+    images
+        The images that the cutouts came from, for positions dropped onto the page.
     """
 
-    def __init__(self, objects: Objects, model: Model | None, settings: FitSettings) -> None:
-        self.objects, self.model, self.settings = objects, model, settings
+    def __init__(
+        self,
+        objects: Objects,
+        model: Model | None,
+        settings: FitSettings,
+        images: str | Path | Sequence[str | Path] | None = None,
+    ) -> None:
+        self.objects, self.model, self.settings, self.images_path = objects, model, settings, images
         store = objects.store
         if store is None:
             raise InputError("pictures need the cutouts: give the store")
@@ -75,6 +110,7 @@ class Drawer:
         self.noise = noise_per_band(store.take(np.unique(sample)).weight)
         self._lock = threading.Lock()
         self._fitter: Fitter | None = None
+        self._coadds: Coadds | None = None
 
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
@@ -122,6 +158,11 @@ class Drawer:
         assert self.model is not None
         with self._lock:
             drawn = self.model.draw(self._latents(), [row])[0]
+        return self._on_pixels(drawn)
+
+    def _on_pixels(self, drawn: np.ndarray) -> np.ndarray:
+        """Bring a scene onto the pixels of the cutouts, ``(B, H, W)``."""
+        assert self.model is not None
         ours, theirs = self.store.info, self.model.info
         ratio = ours.pixel_scale_arcsec / theirs.pixel_scale_arcsec
         place = (np.arange(ours.size) - (ours.size - 1) / 2) * ratio + (theirs.size - 1) / 2
@@ -156,33 +197,88 @@ class Drawer:
         row: int | None,
         offsets: Sequence[float],
         *,
+        end: int | None = None,
+        way: float = 0.0,
         fwhm_arcsec: float = 0.0,
         noise: float = 0.0,
         zoom: int = 6,
     ) -> bytes:
-        """Draw a galaxy at steps along the principal directions, from an object (None: the middle of all)."""
+        """Draw a galaxy at steps along the principal directions, from an object (None: the middle of all).
+
+        Parameters
+        ----------
+        end, way
+            Another object, and how far towards it the walk begins: 0 at the first, 1 at the other.
+        """
         middle, directions = self.objects.directions
         start = middle if row is None else self.objects.latent[row]
+        if end is not None:
+            start = (1 - way) * start + way * self.objects.latent[end]
         number = min(len(offsets), len(directions))
         latent = start + np.asarray(offsets[:number], dtype=np.float32) @ directions[:number]
         return self._drawn(latent[None], fwhm_arcsec, noise, columns=1, zoom=zoom)
 
-    def between(self, first: int, second: int, number: int = 8, *, zoom: int = 2) -> bytes:
+    def between(
+        self,
+        first: int,
+        second: int,
+        number: int = 8,
+        *,
+        fwhm_arcsec: float = 0.0,
+        noise: float = 0.0,
+        zoom: int = 2,
+    ) -> bytes:
         """Draw what lies between two objects, on a straight line in the latent."""
         step = np.linspace(0, 1, number, dtype=np.float32)[:, None]
         latent = (1 - step) * self.objects.latent[first] + step * self.objects.latent[second]
-        return self._drawn(latent, 0.0, 0.0, columns=number, zoom=zoom)
+        return self._drawn(latent, fwhm_arcsec, noise, columns=number, zoom=zoom)
 
     def _drawn(
         self, latent: np.ndarray, fwhm_arcsec: float, noise: float, *, columns: int, zoom: int
     ) -> bytes:
+        if not np.isfinite(latent).all():
+            raise InputError("an object has no fit, so nothing is drawn of it")
         seen = add_seeing_and_noise(
             self.render(latent),
-            fwhm_pixels=fwhm_arcsec / self.store.info.pixel_scale_arcsec,
+            fwhm_pixels=fwhm_arcsec / self.drawn_pixel_arcsec,
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        return png(lay_out([colour_composite(one, self.noise) for one in seen], columns), zoom=zoom)
+        return png(lay_out([colour_composite(one, self.noise)[::-1] for one in seen], columns), zoom=zoom)
+
+    @property
+    def drawn_pixel_arcsec(self) -> float:
+        """Pixel of what is drawn from a latent alone."""
+        info = self.model.info if self.model is not None and self.draws_scenes else self.store.info
+        return info.pixel_scale_arcsec
+
+    @property
+    def drawn_fwhm_arcsec(self) -> float | None:
+        """Seeing of what is drawn from a latent alone (median of the bands); None where it is not known."""
+        if self.model is not None and self.draws_scenes:
+            return self.model.reference_fwhm_arcsec
+        known = np.array(self.store.info.fwhm_arcsec, dtype=float)
+        return float(np.nanmedian(known)) if np.isfinite(known).any() else None
+
+    def fit_position(self, ra: float, dec: float) -> Dropped:
+        """Cut the object at a position out of the images that the run came from, and fit it.
+
+        Raises
+        ------
+        InputError
+            No images, others than those of the run, or no image reaches there.
+        """
+        if self.images_path is None:
+            raise InputError(
+                f"the images of {self.store.directory} are not known: start with --images DIRECTORY, the one "
+                "that was given to `deepfits cutouts`"
+            )
+        with self._lock:
+            if self._coadds is None:
+                from deepfits.explorer.coadds import Coadds
+
+                self._coadds = Coadds.open(self.images_path, self.store)
+            return self._fit(self._coadds.cut(ra, dec))
 
     def fit_dropped(self, image: np.ndarray, weight: np.ndarray | None) -> Dropped:
         """Fit a cutout ``(B, H, W)`` in nJy; a band that is all NaN or zero is missing.
@@ -194,8 +290,6 @@ class Drawer:
         InputError
             Another shape than the model's.
         """
-        if self.model is None:
-            raise InputError("fitting needs the model: give it with --model")
         expected = self.store.shape
         if image.shape != expected:
             raise InputError(
@@ -204,25 +298,43 @@ class Drawer:
             )
         image = image.astype(np.float32)
         weight = weight_from_edges(image) if weight is None else weight.astype(np.float32)
+        if weight.shape != expected:
+            raise InputError(f"the weight has the shape {weight.shape}, its image {expected}")
         is_valid = (weight > 0) & np.isfinite(image) & np.isfinite(weight)
-        weight, image = np.where(is_valid, weight, 0), np.where(is_valid, image, 0)
+        dropped = Cutouts(
+            object_id=np.array([0]),
+            image=np.where(is_valid, image, 0).astype(np.float32)[None],
+            weight=np.where(is_valid, weight, 0).astype(np.float32)[None],
+        )
         with self._lock:
-            if self._fitter is None:
-                self._fitter = Fitter(self.model, self.settings, self.store.info)
-            pixels, weights = torch.from_numpy(image[None]), torch.from_numpy(weight[None].astype(np.float32))
-            dropped = Cutouts(object_id=np.array([0]), image=image[None], weight=weight[None])
-            found = self._fitter.fit(np.array([0]), pixels, weights, sight=self._fitter.sight(dropped))
-            columns = self._fitter.features(np.array([0]), found, {})
-            fitted = self._fitter.reconstruct(found)[0]
+            return self._fit(dropped)
+
+    def _fit(self, cutouts: Cutouts) -> Dropped:
+        """Fit one cutout as `deepfits fit` does."""
+        if self.model is None:
+            raise InputError("fitting needs the model: give it with --model")
+        if self._fitter is None:
+            self._fitter = Fitter(self.model, self.settings, self.store.info)
+        fitter = self._fitter
+        found = fitter.fit(
+            cutouts.object_id,
+            cutouts.image,
+            cutouts.weight,
+            is_neighbour=neighbours_of(cutouts, self.store.info),
+            sight=fitter.sight(cutouts),
+        )
+        columns = fitter.features(cutouts.object_id, found, cutouts.catalogue)
         if columns["status"][0] == "too_little_data":
             raise InputError("this cutout has too few valid pixels to be fitted")
-        picture = png(panels(image, weight, fitted, fitted, self.noise), zoom=3)
-        missing = [b for b, band in enumerate(self.store.info.bands) if not is_valid[b].any()]
+        fitted = fitter.reconstruct(found)[0]
+        image, weight = cutouts.image[0], cutouts.weight[0]
+        scene = self._on_pixels(self.model.draw(columns, [0])[0]) if self.draws_scenes else fitted
+        bands = self.store.info.bands
         return Dropped(
-            latent=columns["latent"][0],
-            reduced_chi2=float(columns["chi2"][0] / max(1, columns["dof"][0])),
-            picture=picture,
-            predicted_njy={self.store.info.bands[b]: float(fitted[b].sum()) for b in missing},
+            features=columns,
+            cutouts=cutouts,
+            picture=png(panels(image, weight, fitted, scene, self.noise), zoom=3),
+            missing=tuple(bands[b] for b in range(len(bands)) if not (weight[b] > 0).any()),
         )
 
 

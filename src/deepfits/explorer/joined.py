@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import read_json, require_finished
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
@@ -68,6 +69,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         for name in pq.read_schema(shard_paths(features)[0]).names:
             self.add(name, lambda name=name: read_columns(features, [name])[name])  # type: ignore[misc]
+        if tags := read_tags(self.directory):
+            self.add("tag", lambda: tag_column(tags, self["object_id"]))
         self.store = CutoutStore(store) if isinstance(store, str | Path) else store
         self.store_row = None if self.store is None else self._add_catalogue(self.store)
         for label, path in (tables or {}).items():

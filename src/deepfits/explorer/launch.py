@@ -13,6 +13,7 @@ from typing import Any
 
 from deepfits.config import convert, from_mapping
 from deepfits.errors import InputError
+from deepfits.explorer.coadds import find_images
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
@@ -30,6 +31,7 @@ def load(
     *,
     store: str | Path | None = None,
     model: str | Path | None = None,
+    images: str | Path | None = None,
     partial: bool = False,
 ) -> tuple[Objects, Drawer | None]:
     """Return the objects of a run, and their drawer (None without a store).
@@ -57,10 +59,9 @@ def load(
                 f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
                 "with --model"
             )
-    fit = from_mapping(
-        FitSettings, {**known, "mode": "both", "uncertainty": False}, where=features / DESCRIPTION
-    )
-    return objects, Drawer(objects, trained, fit)
+    fit = from_mapping(FitSettings, {**known, "mode": "both"}, where=features / DESCRIPTION)
+    home = features.parent if features == Path(run) else Path(run)
+    return objects, Drawer(objects, trained, fit, images or find_images(home))
 
 
 def serve(
@@ -68,9 +69,11 @@ def serve(
     *,
     store: str | Path | None = None,
     model: str | Path | None = None,
+    images: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 8642,
     open_browser: bool = True,
+    samp: bool = False,
     partial: bool = False,
 ) -> None:
     """Serve the explorer until it is interrupted."""
@@ -83,8 +86,10 @@ def serve(
             f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
         ) from error
 
-    objects, drawer = load(run, store=store, model=model, partial=partial)
+    objects, drawer = load(run, store=store, model=model, images=images, partial=partial)
     is_local = host in ("127.0.0.1", "localhost", "::1")
+    if samp and not is_local:
+        raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
     token = None if is_local else secrets.token_urlsafe(24)
     app = make_app(
         objects,
@@ -92,6 +97,7 @@ def serve(
         title=f"deepfits: {Path(run).resolve().name}",
         hosts=None if is_local else ["*"],
         token=token,
+        is_samp=samp,
     )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as chosen:
         chosen.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

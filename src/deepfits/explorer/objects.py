@@ -19,7 +19,9 @@ import numpy as np
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.joined import JoinedTable
 from deepfits.explorer.redshifts import Distributions
-from deepfits.files import read_arrays, read_json, write_json, writing
+from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
+from deepfits.files import read_arrays, writing
+from deepfits.fitting.columns import describe
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, reference_band
@@ -27,13 +29,32 @@ from deepfits.tables import match_identities, match_positions, matches_condition
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
-TAGS = ("keep", "discard")
-TAGS_FILE = "_tags.json"
+MIDDLE_PIXELS = 4
 MAP_FILE = "_map-umap.npz"
 REASONS = {
     "fitted badly": ("reduced_chi2", 1),
     "far from the usual latents": ("latent_distance", 1),
     "unlike the training galaxies": ("discriminator_score", -1),
+}
+_WORDS = {
+    "reduced_chi2": "χ² of the best fit per valid pixel; 1: as good as the noise allows",
+    "oddity": "How odd the galaxy in the middle is; 0: as most, 3: one in fifty",
+    "umap1": "Map of the latents by UMAP",
+    "umap2": "Map of the latents by UMAP",
+    "tag": "What you tagged it as",
+    "z_spec": "Spectroscopic redshift, where the run has one",
+    "truth.z_spec": "True redshift of the simulated galaxy",
+    "snr": "Signal to noise of the detection",
+    "flags": "Of the detection: 0 is undisturbed",
+    "star_score": "How like a star; 1: a point",
+    "magnitude": "AB magnitude in the reference band of the table of redshifts",
+}
+_STARTS = {
+    "pc": "Principal component {} of the latents",
+    "mag_model_": "AB magnitude of the galaxy by the best fit, band {}",
+    "mag_auto_": "AB magnitude of the detection, band {}",
+    "z_phot_": "Photometric redshift by the method {}; only of objects that no method learned from",
+    "fraction_valid_": "Share of the cutout's pixels that were observed, band {}",
 }
 _NOT_SHOWN = ("object_id", "latent", "latent_std", "model_hash")
 
@@ -87,7 +108,8 @@ class Objects:
         self.distributions: Distributions | None = None
         self._lock = threading.RLock()
         self._derive()
-        self.tags = self._read_tags()
+        self.tags = read_tags(self.directory)
+        self._offer_tags()
 
     def __len__(self) -> int:
         return len(self.object_id)
@@ -174,8 +196,19 @@ class Objects:
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, and their tags, as they are saved."""
-        columns = {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
-        return {**columns, "tag": self.tag_column()[rows]}
+        return {name: np.asarray(self.column(name)[rows]) for name in ("object_id", *self.names)}
+
+    def place(self, row: int) -> tuple[float, float]:
+        """Return where an object is, in degrees.
+
+        Raises
+        ------
+        InputError
+            It is not known.
+        """
+        if not {"ra", "dec"} <= self.table.keys() or not np.isfinite(self.column("ra")[row]):
+            raise InputError(f"the position of {self.object_id[row]} is not known")
+        return float(self.column("ra")[row]), float(self.column("dec")[row])
 
     def satisfying(self, where: str | Sequence[str] | None) -> np.ndarray:
         """Say which objects satisfy conditions on any columns, ``(N,)`` bool; all without any."""
@@ -291,7 +324,8 @@ class Objects:
         like
             Rows of the examples, or a latent ``(L,)`` or ``(K, L)`` of float.
         unlike
-            Rows of objects that the answer should be far from: their distance counts against.
+            Rows of objects that the answer should be unlike: what is nearer to one of them than to the
+            examples is left out.
         magnitude_window
             Only objects within this many magnitudes of the examples' mean.
         allowed
@@ -310,11 +344,10 @@ class Objects:
         if not np.isfinite(examples).all():
             raise InputError("an example has no fit, so nothing is near it")
         distance = self._distance(examples)
-        if len(unlike):
-            distance = distance - 0.5 * self._distance(self.latent[np.asarray(unlike, dtype=np.int64)])
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
-        allowed[np.asarray(unlike, dtype=np.int64)] = False
+        for one in np.asarray(unlike, dtype=np.int64):
+            allowed &= self._distance(self.latent[[one]]) > distance
         if magnitude_window is not None and rows.size:
             apart = np.abs(self.brightness - np.nanmean(self.brightness[rows]))
             allowed &= apart <= magnitude_window
@@ -339,17 +372,39 @@ class Objects:
         return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
 
     def odd(self, number: int = 48, *, allowed: np.ndarray | None = None) -> list[dict[str, Any]]:
-        """Rank the oddest objects (of those allowed), and say what is odd about each."""
+        """Rank the oddest objects (of those allowed), and say what is odd about each.
+
+        Objects whose middle was not observed in a band that was (a saturated star, a trail) are left out:
+        what is drawn there is nobody's.
+        """
         score = np.nan_to_num(self.column("oddity").astype(np.float64), nan=-np.inf)
         if allowed is not None:
             score = np.where(allowed, score, -np.inf)
-        rows = np.argsort(-score, kind="stable")[:number]
-        rows = rows[np.isfinite(score[rows])]
+        order = np.argsort(-score, kind="stable")
+        order, found = order[np.isfinite(score[order])], np.empty(0, dtype=np.int64)
+        for first in range(0, len(order), 4 * number):
+            part = order[first : first + 4 * number]
+            found = np.concatenate([found, part[self._has_middle(part)]])
+            if len(found) >= number:
+                break
+        rows = found[:number]
         why = self._reasons(rows)
         return [
             {"row": int(row), "score": float(score[row]), "why": words}
             for row, words in zip(rows, why, strict=True)
         ]
+
+    def _has_middle(self, rows: np.ndarray) -> np.ndarray:
+        """Say of which objects the middle was observed in all bands that have data, ``(n,)`` bool."""
+        if self.store is None or self.store_row is None:
+            return np.ones(len(rows), dtype=bool)
+        there = self.store_row[rows] >= 0
+        weight = self.store.take(self.store_row[rows[there]]).weight
+        low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
+        middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
+        out = np.ones(len(rows), dtype=bool)
+        out[there] = ((middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))).all(1)
+        return out
 
     def _reasons(self, rows: np.ndarray) -> list[str]:
         """Return in which figures objects stand out: as the fit says it, else the upper two percent."""
@@ -377,22 +432,23 @@ class Objects:
                     self.tags.pop(key, None)
                 else:
                     self.tags[key] = tag
-            write_json(self.directory / TAGS_FILE, {"tags": self.tags})
+            write_tags(self.directory, self.tags)
+            self._offer_tags()
 
-    def _read_tags(self) -> dict[str, str]:
-        path = self.directory / TAGS_FILE
-        if not path.exists():
-            return {}
-        tags = read_json(path, what="file of tags").get("tags")
-        if not isinstance(tags, dict) or not all(value in TAGS for value in tags.values()):
-            raise InputError(f"{path}: holds no tags that can be read; remove it to start anew")
-        return dict(tags)
+    def _offer_tags(self) -> None:
+        self.table.add("tag", lambda: tag_column(self.tags, self.object_id))
 
-    def tag_column(self) -> np.ndarray:
-        """Return the tag of each object, '' where it has none."""
-        if not self.tags:
-            return np.full(len(self), "")
-        return np.array([self.tags.get(str(one), "") for one in self.object_id.tolist()])
+
+def words(name: str) -> str:
+    """Say in words what a column is, with its unit; '' of a column of a user's own."""
+    known = describe(name)
+    text = _WORDS.get(name) or known.words
+    for start, said in _STARTS.items():
+        if not text and name.startswith(start):
+            text = said.format(name.removeprefix(start))
+    if not text and "_minus_" in name:
+        text = "Colour by the best fit, AB magnitudes"
+    return f"{text} [{known.unit}]" if text and known.unit else text
 
 
 def plain(value: Any) -> Any:

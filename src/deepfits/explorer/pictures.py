@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.pictures import (
-    MISSING,
     RESIDUAL_SIGMA,
     colour_composite,
+    combined,
     diverging,
     grey,
     lay_out,
@@ -30,22 +30,21 @@ def panels(
     Parameters
     ----------
     image, weight, fitted, scene
-        ``(B, H, W)``, nJy and nJy⁻². The first row of the picture holds the colour composites.
+        ``(B, H, W)``, nJy and nJy⁻². The first row of the picture has all bands together.
     noise
         ``(B,)``, nJy per pixel.
 
     Returns
     -------
     ndarray
-        ``((B + 1) (H + GAP), 4 (W + GAP), 3)`` in [0, 1].
+        ``((B + 1) (H + GAP), 4 (W + GAP), 3)`` in [0, 1]; the first row of pixels is at the bottom.
     """
     is_valid = weight > 0
     residual = significance(image, fitted, weight)
-    known = np.where(is_valid.any(axis=(1, 2)), noise, np.nan)
     first = [
-        colour_composite(np.where(is_valid, image, 0), known),
+        colour_composite(np.where(is_valid, image, np.nan), noise),
         colour_composite(fitted, noise),
-        np.broadcast_to(np.asarray(MISSING), (*image.shape[1:], 3)),
+        diverging(combined(residual) / RESIDUAL_SIGMA),
         colour_composite(scene, noise),
     ]
     rows = [first]
@@ -60,7 +59,7 @@ def panels(
                 grey(stretch(scene[band], level, top)),
             ]
         )
-    return lay_out([tile for row in rows for tile in row], 4)
+    return lay_out([tile[::-1] for row in rows for tile in row], 4)
 
 
 def add_seeing_and_noise(

@@ -5,8 +5,9 @@ Shapes: T objects with a redshift, Q quantiles.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from deepfits.files import content_of, read_json
 from deepfits.redshifts.pdf import LEVELS
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
 
@@ -26,6 +28,8 @@ class Distributions:
     ----------
     method
         What it is called.
+    directory
+        Where it lies.
     object_id, z_spec, z_phot
         ``(T,)``.
     quantiles
@@ -33,6 +37,7 @@ class Distributions:
     """
 
     method: str
+    directory: Path
     object_id: np.ndarray
     z_spec: np.ndarray
     z_phot: np.ndarray
@@ -54,6 +59,7 @@ class Distributions:
         places = match_identities(own["object_id"], known["object_id"])
         return cls(
             method=" on ".join(part for part in (row["method"], row["features"]) if part),
+            directory=directory / "methods" / row["key"],
             object_id=own["object_id"],
             z_spec=take_rows(known["z_spec"], places),
             z_phot=own["z_phot"],
@@ -63,11 +69,34 @@ class Distributions:
     def of(self, object_id: Any) -> Mapping[str, Any] | None:
         """Return the density of one object as a staircase between its quantiles, None where it has none."""
         row = int(match_identities(np.array([object_id]), self.object_id)[0])
-        if row < 0 or not np.isfinite(self.quantiles[row]).all():
+        if row < 0:
             return None
-        edges = np.sort(self.quantiles[row])
+        return self._staircase(self.quantiles[row], self.z_phot[row], self.z_spec[row])
+
+    def predict(self, features: Mapping[str, np.ndarray], cutouts: Cutouts, info: StoreInfo) -> Any:
+        """Return the same for an object that is in no table, from its features and its cutout.
+
+        Raises
+        ------
+        InputError
+            The method learned from something that this object does not have.
+        """
+        from deepfits.redshifts.predict import load_predictor, predict_table
+
+        with tempfile.TemporaryDirectory(prefix="deepfits-") as name:
+            write_shard(create_store(name, info) / shard_name(0), replace(cutouts, catalogue={}), info)
+            found = predict_table(load_predictor(self.directory), dict(features), store=name)
+        if "quantiles" not in found:
+            return None
+        return self._staircase(found["quantiles"][0].astype(float), float(found["z_phot"][0]), np.nan)
+
+    def _staircase(self, quantiles: np.ndarray, z_phot: float, z_spec: float) -> Mapping[str, Any] | None:
+        if not np.isfinite(quantiles).all():
+            return None
+        edges = np.sort(quantiles)
         density = np.diff(LEVELS) / np.maximum(np.diff(edges), 1e-4)
-        known = {"z_spec": self.z_spec[row], "z_phot": self.z_phot[row]}
+        low, high = np.interp([0.16, 0.84], LEVELS, edges)
+        known = {"z_spec": z_spec, "z_phot": z_phot, "low": low, "high": high}
         return {
             "method": self.method,
             "edges": edges.tolist(),

@@ -7,9 +7,11 @@ foreign page cannot send; and on any other address than this machine's a token i
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hmac
 import json
+import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
@@ -30,8 +32,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from deepfits.errors import InputError
-from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, read_dropped
-from deepfits.explorer.objects import Objects, plain
+from deepfits.explorer import samp
+from deepfits.explorer.coadds import read_place
+from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, Dropped, read_dropped
+from deepfits.explorer.objects import Objects, plain, words
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
 from deepfits.tables import positions, read, write_table
@@ -58,6 +62,7 @@ def make_app(
     title: str,
     hosts: list[str] | None = None,
     token: str | None = None,
+    is_samp: bool = False,
 ) -> Starlette:
     """Return the application that serves one run.
 
@@ -71,8 +76,10 @@ def make_app(
         Names under which it may be asked; this machine's own by default.
     token
         Asked for in the address (``?token=…``) at the first visit, kept in a cookie then.
+    is_samp
+        Whether the page may hand things to other programs on this machine.
     """
-    explorer = _Explorer(objects, drawer, title)
+    explorer = _Explorer(objects, drawer, title, is_samp)
     static = StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))
     routes = [
         Route("/", _guarded(explorer.page, token)),
@@ -90,6 +97,8 @@ def make_app(
         Route("/api/tag", _guarded(explorer.tag, token), methods=["POST"]),
         Route("/api/overlay", _guarded(explorer.overlay, token), methods=["POST"]),
         Route("/api/upload", _guarded(explorer.upload, token), methods=["POST"]),
+        Route("/api/position", _guarded(explorer.position, token), methods=["POST"]),
+        Route("/api/samp", _guarded(explorer.samp, token), methods=["POST"]),
         Route("/api/umap", _guarded(explorer.umap, token), methods=["POST"]),
         Mount("/static", static),
     ]
@@ -132,8 +141,9 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
 class _Explorer:
     """Answers the page's requests."""
 
-    def __init__(self, objects: Objects, drawer: Drawer | None, title: str) -> None:
-        self.objects, self.drawer, self.title = objects, drawer, title
+    def __init__(self, objects: Objects, drawer: Drawer | None, title: str, is_samp: bool) -> None:
+        self.objects, self.drawer, self.title, self.is_samp = objects, drawer, title, is_samp
+        self._sent: Path | None = None
         self.umap_state = "done" if "umap1" in objects.names else "absent"
 
     async def page(self, request: Request) -> Response:
@@ -141,13 +151,14 @@ class _Explorer:
         return Response(html, media_type="text/html")
 
     async def about(self, request: Request) -> Response:
-        objects = self.objects
+        objects, drawer = self.objects, self.drawer
         return JSONResponse(
             {
                 "title": self.title,
                 "num_objects": len(objects),
                 "num_fitted": int(objects.is_fitted.sum()),
                 "columns": objects.names,
+                "words": {name: said for name in objects.names if (said := words(name))},
                 "bands": list(self.drawer.store.info.bands) if self.drawer else list(objects.bands),
                 "has_pictures": self.drawer is not None,
                 "has_model": self.drawer is not None and self.drawer.model is not None,
@@ -155,7 +166,9 @@ class _Explorer:
                 "num_directions": len(objects.directions[1]),
                 "num_tagged": len(objects.tags),
                 "umap": self.umap_state,
-                "pixel_scale_arcsec": self.drawer.store.info.pixel_scale_arcsec if self.drawer else None,
+                "has_images": drawer is not None and drawer.images_path is not None,
+                "samp": self.is_samp,
+                "drawn_fwhm_arcsec": None if drawer is None else drawer.drawn_fwhm_arcsec,
             }
         )
 
@@ -193,20 +206,26 @@ class _Explorer:
 
     async def walk(self, request: Request) -> Response:
         asked = request.query_params
-        row = self._row(int(asked["row"])) if asked.get("row") else None
+        row, end = (self._row(int(asked[one])) if asked.get(one) else None for one in ("row", "end"))
         offsets = [_bounded(one, 20) for one in asked.get("offsets", "0").split(",")]
-        fwhm, noise = _bounded(asked.get("fwhm", "0"), 10), _bounded(asked.get("noise", "0"), 100)
+        way = _bounded(asked.get("way", "0"), 2)
         return await self._png(
-            lambda: self._drawer().walk(row, offsets, fwhm_arcsec=max(0.0, fwhm), noise=max(0.0, noise))
+            lambda: self._drawer().walk(row, offsets, end=end, way=way, **_seeing_and_noise(asked))
         )
 
     async def between(self, request: Request) -> Response:
-        first, second = (self._row(int(request.query_params[name])) for name in ("first", "second"))
-        return await self._png(self._drawer().between, first, second)
+        asked = request.query_params
+        first, second = (self._row(int(asked[name])) for name in ("first", "second"))
+        return await self._png(lambda: self._drawer().between(first, second, **_seeing_and_noise(asked)))
 
     async def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
-        return JSONResponse({"objects": await run_in_threadpool(self.objects.odd, number)})
+        where = request.query_params.getlist("where") or None
+
+        def rank() -> list[dict[str, Any]]:
+            return self.objects.odd(number, allowed=self.objects.satisfying(where))
+
+        return JSONResponse({"objects": await run_in_threadpool(rank)})
 
     async def find(self, request: Request) -> Response:
         """Find an object by its identity."""
@@ -219,13 +238,16 @@ class _Explorer:
         asked = await _json(request)
         like = [self._row(one) for one in asked["like"]]
         unlike = [self._row(one) for one in asked.get("unlike", [])]
-        window = asked.get("magnitude_window")
+        window, where = asked.get("magnitude_window"), asked.get("where") or None
+        if where is not None and not (isinstance(where, list) and all(isinstance(one, str) for one in where)):
+            raise InputError("conditions must be a list of texts")
         rows, distance = await run_in_threadpool(
             lambda: self.objects.neighbours(
                 like,
                 unlike=unlike,
                 number=max(1, min(1000, int(asked.get("number", 24)))),
                 magnitude_window=None if window is None else float(window),
+                allowed=self.objects.satisfying(where),
             )
         )
         return JSONResponse({"rows": rows.tolist(), "distance": distance.tolist()})
@@ -233,9 +255,7 @@ class _Explorer:
     async def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
         asked = await _json(request)
-        rows = np.array([self._row(one) for one in asked["rows"][:MAX_ROWS]], dtype=np.int64)
-        if not rows.size:
-            raise InputError("nothing is selected")
+        rows = self._rows(asked["rows"])
         kind = asked.get("format", "csv")
         if kind not in SAVE_FORMATS:
             raise InputError(f"format {kind!r} is unknown; use one of {', '.join(SAVE_FORMATS)}")
@@ -259,20 +279,64 @@ class _Explorer:
         return JSONResponse({**result, "rows": result["rows"].tolist()})
 
     async def upload(self, request: Request) -> Response:
-        """Fit a dropped cutout; answer its picture, χ², what is missing, and its neighbours."""
+        """Fit a dropped cutout."""
         name, content = await _file(request)
         image, weight = await run_in_threadpool(read_dropped, name, content)
-        fitted = await run_in_threadpool(self._drawer().fit_dropped, image, weight)
-        rows, distance = self.objects.neighbours(fitted.latent, number=24)
-        return JSONResponse(
-            {
-                "reduced_chi2": plain(fitted.reduced_chi2),
-                "predicted_njy": {k: plain(v) for k, v in fitted.predicted_njy.items()},
-                "picture": "data:image/png;base64," + base64.b64encode(fitted.picture).decode(),
+        return await self._fitted(self._drawer().fit_dropped, image, weight)
+
+    async def position(self, request: Request) -> Response:
+        """Cut out what lies at a position, and fit it."""
+        asked = await _json(request)
+        return await self._fitted(self._drawer().fit_position, *read_place(str(asked["place"])[:200]))
+
+    async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
+        """Answer a fit: picture, χ², fluxes and what is missing, redshift, nearest objects."""
+
+        def work() -> dict[str, Any]:
+            found, objects = fit(*inputs), self.objects
+            redshift, why = None, ""
+            if objects.distributions is not None:
+                try:
+                    redshift = objects.distributions.predict(
+                        found.features, found.cutouts, self._drawer().store.info
+                    )
+                except InputError as error:  # the fit is worth showing without
+                    why = f"no redshift: {error}"
+            rows, distance = objects.neighbours(found.latent, number=24)
+            return {
+                "reduced_chi2": plain(found.reduced_chi2),
+                "status": str(found.features["status"][0]),
+                "fluxes": {band: [plain(one) for one in pair] for band, pair in found.fluxes().items()},
+                "missing": list(found.missing),
+                "redshift": redshift,
+                "why": why,
+                "picture": "data:image/png;base64," + base64.b64encode(found.picture).decode(),
                 "rows": rows.tolist(),
                 "distance": distance.tolist(),
             }
-        )
+
+        return JSONResponse(await run_in_threadpool(work))
+
+    async def samp(self, request: Request) -> Response:
+        """Hand the selection to those who read tables, or one position to those who show the sky."""
+        asked = await _json(request)
+        if not self.is_samp:
+            raise InputError("SAMP is off: start the explorer with --samp")
+        rows = self._rows(asked["rows"])
+        if asked.get("what") == "position":
+            names = await run_in_threadpool(samp.send_position, *self.objects.place(int(rows[0])))
+        else:
+            names = await run_in_threadpool(self._send_table, rows)
+        return JSONResponse({"sent_to": names})
+
+    def _send_table(self, rows: np.ndarray) -> list[str]:
+        """Leave the table where the other program finds it, until the explorer ends."""
+        if self._sent is None:
+            self._sent = Path(tempfile.mkdtemp(prefix="deepfits-samp-"))
+            atexit.register(shutil.rmtree, self._sent, ignore_errors=True)
+        path = self._sent / f"selection-{len(list(self._sent.iterdir())) + 1}.vot"
+        path.write_bytes(selection_file(self.objects, rows, "votable")[0])
+        return samp.send_table(path, f"{self.title}: {len(rows)} selected")
 
     async def umap(self, request: Request) -> Response:
         """Begin a UMAP in the background, or say how it stands."""
@@ -304,6 +368,11 @@ class _Explorer:
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.objects):
             raise InputError(f"row {row!r} is outside the {len(self.objects)} objects")
         return row
+
+    def _rows(self, rows: Any) -> np.ndarray:
+        if not isinstance(rows, list) or not rows:
+            raise InputError("nothing is selected")
+        return np.array([self._row(one) for one in rows[:MAX_ROWS]], dtype=np.int64)
 
     async def _png(self, draw: Callable[..., bytes], *inputs: Any) -> Response:
         return Response(await run_in_threadpool(draw, *inputs), media_type="image/png")
@@ -361,6 +430,11 @@ async def _body(request: Request) -> bytes:
         if len(out) > MAX_UPLOAD_BYTES:
             raise InputError(f"more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
     return bytes(out)
+
+
+def _seeing_and_noise(asked: Any) -> dict[str, float]:
+    fwhm, noise = _bounded(asked.get("fwhm", "0"), 10), _bounded(asked.get("noise", "0"), 100)
+    return {"fwhm_arcsec": max(0.0, fwhm), "noise": max(0.0, noise)}
 
 
 def _bounded(text: str, largest: float) -> float:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import spectral_norm
+from torch.overrides import TorchFunctionMode
 
 from deepfits.config import Range, check, from_mapping, to_mapping
 from deepfits.errors import InputError
@@ -202,16 +203,31 @@ def count_parameters(module: nn.Module) -> int:
 def without_allocating(make: Callable[[], Made]) -> Made:
     """Make something whose tensors have shapes but no memory, to compare a file with before reading it."""
     kind: Any = parametrizations._SpectralNorm
-    iterate = kind._power_method
+    iterate, divide = kind._power_method, kind.forward
 
     def skip_without_memory(self: Any, weight: Tensor, number: int) -> None:
         if not weight.is_meta:
             iterate(self, weight, number)
 
-    # A norm makes 15 iterations when it is made, which take 1.5 s for a network without memory.
-    kind._power_method = skip_without_memory
+    def same_without_memory(self: Any, weight: Tensor) -> Tensor:
+        return weight if weight.is_meta else divide(self, weight)
+
+    # A norm is computed when it is made, which takes seconds for a network without memory.
+    kind._power_method, kind.forward = skip_without_memory, same_without_memory
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Unfilled():
             return make()
     finally:
-        kind._power_method = iterate
+        kind._power_method, kind.forward = iterate, divide
+
+
+class _Unfilled(TorchFunctionMode):
+    """Compute nothing for tensors without memory: PyTorch loads its compiler for that, which takes 3 s."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_", "normalize")):
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)

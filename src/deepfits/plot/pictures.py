@@ -55,7 +55,7 @@ def composite(
     if not np.isfinite(image).any():
         ax.set_facecolor(MISSING)
         return ax
-    shown = image if weight is None else np.where(weight > 0, image, 0)
+    shown = image if weight is None else np.where(weight > 0, image, np.nan)
     ax.imshow(colour_composite(shown, noise), origin="lower", interpolation="nearest")
     return ax
 
@@ -210,7 +210,7 @@ def tiles(
     for ax in axes:
         bare(ax)
     for index, ax in enumerate(axes[: len(image)]):
-        shown = [colour_composite(np.where(weight[index] > 0, image[index], 0), noise)]
+        shown = [colour_composite(np.where(weight[index] > 0, image[index], np.nan), noise)]
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
             missing = np.broadcast_to(np.asarray(MISSING), shown[0].shape)

@@ -113,7 +113,7 @@ def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
     lines = -(-len(image) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * TILE, lines * TILE), "white")
     for number, (one, known) in enumerate(zip(image, weight, strict=True)):
-        colours = colour_composite(np.where(known > 0, one, 0), noise)[::-1]
+        colours = colour_composite(np.where(known > 0, one, np.nan), noise)[::-1]
         tile = Image.fromarray((np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8))
         if tile.size != (TILE, TILE):
             tile = tile.resize((TILE, TILE), Image.Resampling.BOX)

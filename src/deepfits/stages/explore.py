@@ -22,21 +22,28 @@ class ExploreConfig(Partial):
         The cutouts of the features, where they lie elsewhere; pictures need them.
     model
         The model of the features, where it lies elsewhere; drawing needs it.
+    images
+        The images that the cutouts were cut from, where they lie elsewhere than in the run: positions that
+        are asked for are cut out of them and fitted.
     host
         Address to serve on. On another one than this machine's own, the page asks for a token.
     port
         Port to serve on; 0 takes a free one.
     open_browser
         Open the page in a browser.
+    samp
+        Let the page hand selections to a TOPCAT and positions to an Aladin that run on this machine.
     """
 
     run: str | Path
     _: KW_ONLY
     store: str | Path | None = None
     model: str | Path | None = None
+    images: str | Path | None = None
     host: str = "127.0.0.1"
     port: int = 8642
     open_browser: bool = True
+    samp: bool = False
 
 
 @stage(ExploreConfig)
@@ -65,8 +72,10 @@ def explore(config: ExploreConfig) -> None:
         config.run,
         store=config.store,
         model=config.model,
+        images=config.images,
         host=config.host,
         port=config.port,
         open_browser=config.open_browser,
+        samp=config.samp,
         partial=config.partial,
     )

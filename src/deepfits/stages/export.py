@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import contents
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Choosing, Partial
@@ -74,6 +75,8 @@ class ExportConfig(Choosing, Partial):
 def export(config: ExportConfig) -> Path:
     """Write features as one catalogue that others read: any format of tables or HATS, with units and UCDs.
 
+    Tags that were set in the explorer are a column ``tag``.
+
     Returns
     -------
     Path
@@ -95,6 +98,8 @@ def export(config: ExportConfig) -> Path:
 
     For LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
+    from deepfits.fitting.features import digest
+
     out, half, progress = Path(config.out), config.half, config.progress
     chosen = _format(out, config.format)
     if half and chosen not in ("parquet", "hats"):
@@ -106,8 +111,12 @@ def export(config: ExportConfig) -> Path:
             "export to Parquet first"
         )
     paths = _paths(Path(config.features))
-    names = _names(paths[0], None if is_joined else config.columns)
-    inputs = {"tables": {label: contents(path) for label, path in (config.tables or {}).items()} or None}
+    tags = read_tags(Path(config.features)) if Path(config.features).is_dir() else {}
+    names = _names(paths[0], None if is_joined else config.columns, also=("tag",) if tags else ())
+    inputs = {
+        "tables": {label: contents(path) for label, path in (config.tables or {}).items()} or None,
+        "tags": digest(sorted(tags.items())) if tags else None,
+    }
     with claim(
         config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
     ) as results:
@@ -116,11 +125,11 @@ def export(config: ExportConfig) -> Path:
         if is_joined:
             _write_joined(config, out)
         elif chosen == "parquet":
-            _write_parquet(paths, out, names, half, progress)
+            _write_parquet(paths, out, names, tags, half, progress)
         elif chosen == "hats":
-            _write_hats(paths, out, names, half, config.margin_arcsec, config.partition_rows, progress)
+            _write_hats(paths, out, names, tags, half, config.margin_arcsec, config.partition_rows, progress)
         else:
-            _write_table(paths, out, names, progress)
+            _write_table(paths, out, names, tags, progress)
     return out
 
 
@@ -161,10 +170,10 @@ def _paths(features: Path) -> list[Path]:
     return [features] if features.is_file() else shard_paths(features)
 
 
-def _names(path: Path, wanted: Sequence[str] | None) -> list[str]:
+def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> list[str]:
     import pyarrow.parquet as pq
 
-    there = _reading(path, lambda: pq.read_schema(path)).names
+    there = [*_reading(path, lambda: pq.read_schema(path)).names, *also]
     for name in wanted or ():
         if name not in there:
             raise InputError(f"{path}: no column {name!r}; {nearest(name, there)}")
@@ -180,15 +189,24 @@ def _reading(path: Path, read: Any) -> Any:
         raise InputError(f"{path}: cannot read this table ({error}); make it again") from error
 
 
-def _tables(paths: list[Path], names: list[str], half: bool) -> Iterator[Any]:
+def _tables(
+    paths: list[Path], names: list[str], tags: Mapping[str, str], half: bool = False
+) -> Iterator[Any]:
     """Yield the tables of the shards that hold objects, described, one after the other."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from deepfits.fitting.features import to_numpy
 
     schema = None
     for path in paths:
 
         def read(path: Path = path) -> Any:
-            return pq.read_table(path, columns=names)
+            if "tag" not in names:
+                return pq.read_table(path, columns=names)
+            there = pq.read_table(path, columns=list({"object_id", *names} - {"tag"}))
+            tag = tag_column(tags, to_numpy(there["object_id"]))
+            return there.append_column("tag", pa.array(tag.tolist(), pa.string())).select(names)
 
         table = _described(_reading(path, read), half)
         schema = schema or table.schema
@@ -223,7 +241,14 @@ def _halved(column: Any) -> Any:
     return pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(half), joined.type.list_size)])
 
 
-def _write_parquet(paths: list[Path], out: Path, names: list[str], half: bool, progress: Progress) -> None:
+def _write_parquet(
+    paths: list[Path],
+    out: Path,
+    names: list[str],
+    tags: Mapping[str, str],
+    half: bool,
+    progress: Progress,
+) -> None:
     import pyarrow.parquet as pq
 
     from deepfits.files import writing
@@ -231,7 +256,7 @@ def _write_parquet(paths: list[Path], out: Path, names: list[str], half: bool, p
     with writing(out) as temporary, progress("export", total=len(paths), unit="shards") as task:
         writer = None
         try:
-            for table in _tables(paths, names, half):
+            for table in _tables(paths, names, tags, half):
                 writer = writer or pq.ParquetWriter(temporary, table.schema)
                 writer.write_table(table)
                 task.advance(1)
@@ -242,14 +267,16 @@ def _write_parquet(paths: list[Path], out: Path, names: list[str], half: bool, p
                 writer.close()
 
 
-def _write_table(paths: list[Path], out: Path, names: list[str], progress: Progress) -> None:
+def _write_table(
+    paths: list[Path], out: Path, names: list[str], tags: Mapping[str, str], progress: Progress
+) -> None:
     """Write what is held in memory as a whole."""
     from deepfits.fitting.columns import describe
     from deepfits.fitting.features import to_numpy
 
     with progress("export", total=len(paths), unit="shards") as task:
         parts = []
-        for table in _tables(paths, names, half=False):
+        for table in _tables(paths, names, tags):
             parts.append({name: to_numpy(table[name]) for name in names})
             task.advance(1)
         if not parts:
@@ -262,6 +289,7 @@ def _write_hats(
     paths: list[Path],
     out: Path,
     names: list[str],
+    tags: Mapping[str, str],
     half: bool,
     margin_arcsec: float,
     partition_rows: int,
@@ -280,7 +308,7 @@ def _write_hats(
     ):
         scratch = Path(name)
         source = scratch / "source.parquet"
-        _write_parquet(paths, source, names, half, progress)
+        _write_parquet(paths, source, names, tags, half, progress)
         with progress("HATS", total=1, unit="catalogues") as task:
             _import(source, scratch, out.name, names, margin_arcsec, partition_rows)
             task.advance(1)

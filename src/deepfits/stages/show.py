@@ -78,7 +78,8 @@ class SimilarConfig(Looking, Choosing):
     ids
         Identities of the examples; of several, objects near all of them are found.
     unlike
-        Identities of objects that the answer should be far from.
+        Identities of objects that the answer should be unlike: what is nearer to one of them than to the
+        examples is left out.
     number
         How many objects.
     magnitude_window

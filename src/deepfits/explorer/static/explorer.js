@@ -5,7 +5,7 @@ import createScatterplot from "/static/regl-scatterplot.js";
 const $ = (id) => document.getElementById(id);
 const state = {
   about: null, columns: new Map(), selection: [], at: 0, row: null,
-  like: [], unlike: [], found: [], odd: [], otherEnd: null, filters: [], offsets: [], token: 0,
+  like: [], unlike: [], found: [], odd: [], farEnd: null, filters: [], offsets: [], token: 0,
 };
 window.deepfits = state; // for tests and the curious
 
@@ -124,6 +124,7 @@ function visible(px, py) {
   for (let n = 0; n < px.length; n++) {
     if (Number.isFinite(px[n]) && Number.isFinite(py[n]) && tests.every((f) => f.values[n] >= f.low && f.values[n] <= f.high)) rows.push(n);
   }
+  state.shownRows = rows;
   state.shown = rows.length === px.length ? null : new Set(rows);
   return rows;
 }
@@ -135,10 +136,11 @@ function ticks() {
     const marks = [];
     for (let value = Math.ceil(Math.min(low, high) / step) * step; value <= Math.max(low, high); value += step) {
       const fraction = (value - low) / (high - low), at = side === "left" ? fraction * box.width : (1 - fraction) * box.height;
+      if (side === "top" && (at < 24 || at > box.height - 22)) continue;
       const mark = document.createElement("span");
       mark.style[side] = `${at}px`; mark.textContent = Number(value.toPrecision(4)).toString(); marks.push(mark);
     }
-    const label = document.createElement("span"); label.className = "name"; label.textContent = name; marks.push(label);
+    const label = document.createElement("span"); label.className = "name"; label.textContent = name; label.title = state.about.words[name] ?? ""; marks.push(label);
     $(id).replaceChildren(...marks);
   }
 }
@@ -147,7 +149,7 @@ function legend(c, logarithmic) {
   const box = $("legend"); box.replaceChildren();
   if (!c) return;
   const add = (tag, text) => { const e = document.createElement(tag); e.textContent = text; box.append(e); return e; };
-  add("b", c.info.name + (logarithmic ? " (log)" : ""));
+  add("b", c.info.name + (logarithmic ? " (log)" : "")).title = state.about.words[c.info.name] ?? "";
   if (c.info.kind === "category") {
     c.info.categories.forEach((name, n) => {
       const e = document.createElement("span"), dot = document.createElement("i");
@@ -162,8 +164,9 @@ function legend(c, logarithmic) {
 function show(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  return Number.isInteger(value) ? String(value) : Number(value.toPrecision(5)).toString();
+  return Number.isInteger(value) ? String(value) : Number(value.toPrecision(4)).toString();
 }
+const make = (tag, set = {}, ...inside) => { const e = Object.assign(document.createElement(tag), set); e.append(...inside); return e; };
 function count() {
   const { num_objects: all } = state.about, shown = state.numShown ?? all;
   const format = (n) => n.toLocaleString("en");
@@ -207,111 +210,176 @@ async function choose(row) {
     const aladin = document.createElement("a"); aladin.href = `https://aladin.cds.unistra.fr/AladinLite/?target=${encodeURIComponent(text)}&fov=0.02`;
     aladin.textContent = "Aladin"; aladin.target = "_blank"; aladin.rel = "noreferrer";
     const copy = document.createElement("button"); copy.textContent = "copy"; copy.onclick = () => navigator.clipboard.writeText(text);
-    line.append(`ra, dec ${text} `, copy, " ", aladin, " · ");
+    line.append(`ra, dec ${text} `, copy, " ", aladin, " ");
+    if (state.about.samp) line.append(make("button", { textContent: "point there", title: "Through SAMP, in an Aladin or TOPCAT that runs on this machine", onclick: attempt(() => samp("position", [row])) }), " ");
   }
-  line.append(`χ² per degree of freedom ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : ""); box.append(line);
+  line.append(`χ² per pixel ${show(f.reduced_chi2)}, ${f.status ?? ""}`, object.tag ? ` · ${object.tag}` : ""); box.append(line);
   if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
-  if (object.redshift) box.append(redshift(object.redshift));
+  box.append(...perBand(f));
+  if (object.redshift) box.append(...redshift(object.redshift));
   const tags = document.createElement("p");
+  tags.append(make("button", { textContent: "More like this", className: "main", onclick: () => { state.like = []; state.unlike = []; tab("like"); return findLike(); } }), " ");
   for (const [text, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
     const e = document.createElement("button"); e.textContent = text; e.onclick = () => mark(tag); tags.append(e, " ");
   }
-  box.append(tags, facts(f));
-  const more = document.createElement("details"), summary = document.createElement("summary"); summary.textContent = "latent";
-  const text = document.createElement("p"); text.className = "why"; text.textContent = object.latent.map((v) => v === null ? "–" : v.toFixed(3)).join("  ");
-  more.append(summary, text); box.append(more);
+  box.append(tags, facts(f, FIRST));
+  box.append(make("details", {}, make("summary", { textContent: `all ${Object.keys(f).length} columns` }), facts(f)));
+  box.append(make("details", {}, make("summary", { textContent: "latent" }), make("p", { className: "why", textContent: object.latent.map((v) => v === null ? "–" : v.toFixed(3)).join("  ") })));
   $("object").replaceChildren(box);
   if (!$("tab-draw").hidden) walk();
 }
-function pictures(source) {
+const FIRST = ["z_spec", "truth.z_spec", "kind", "snr", "flags", "star_score", "oddity", "anomaly_reason", "artefact", "latent_distance", "tag"];
+// Flux and χ² of the fit in each band, drawn where there are no data.
+function perBand(f) {
+  const rows = state.about.bands.filter((band) => f[`flux_model_${band}`] !== undefined && f[`flux_model_${band}`] !== null);
+  if (!rows.length) return [];
+  return [fluxes(Object.fromEntries(rows.map((band) => [band, [f[`flux_model_${band}`], f[`flux_model_err_${band}`] ?? null]])), rows.filter((band) => f[`dof_${band}`] === 0),
+    (band) => f[`dof_${band}`] > 0 ? show(f[`chi2_${band}`] / f[`dof_${band}`]) : "–")];
+}
+function fluxes(known, missing, chi2) {
+  const table = make("table", { className: "bands-table" }), head = table.insertRow();
+  for (const text of ["band", "flux of the fit, nJy", "AB mag", ...(chi2 ? ["χ²/pixel"] : [])]) head.append(make("th", { textContent: text }));
+  for (const [band, [flux, error]] of Object.entries(known)) {
+    const line = table.insertRow(), mag = flux > 0 ? (31.4 - 2.5 * Math.log10(flux)).toFixed(2) : "–";
+    const err = flux > 0 && error > 0 ? ` ± ${(1.0857 * error / flux).toFixed(2)}` : "";
+    for (const text of [band + (missing.includes(band) ? " (filled in)" : ""), show(flux) + (error === null ? "" : ` ± ${Number(error.toPrecision(2))}`), mag + err, ...(chi2 ? [chi2(band)] : [])]) line.insertCell().textContent = text;
+    if (missing.includes(band)) line.className = "filled";
+  }
+  return table;
+}
+function pictures(source, id = "panels") {
   const box = document.createElement("div"); box.className = "panels";
   const heads = document.createElement("div"); heads.className = "heads";
   for (const text of ["observed", "best fit", "residual/σ", state.about.has_scenes ? "scene" : "drawn"]) { const e = document.createElement("span"); e.textContent = text; heads.append(e); }
   const bands = document.createElement("div"); bands.className = "bands"; bands.style.gridTemplateRows = `repeat(${state.about.bands.length + 1}, 1fr)`;
   for (const text of ["all", ...state.about.bands]) { const e = document.createElement("span"); e.textContent = text; bands.append(e); }
-  const image = document.createElement("img"); image.src = source; image.alt = "observed, fitted, residual and drawn images in every band"; image.id = "panels";
+  const image = document.createElement("img"); image.src = source; image.alt = "observed, fitted, residual and drawn images in every band"; image.id = id;
   box.append(heads, bands, image); return box;
 }
-function redshift({ method, edges, density, z_spec, z_phot }) {
-  const width = 400, height = 90, top = Math.max(edges.at(-1), z_spec ?? 0) * 1.1, highest = Math.max(...density);
-  const x = (z) => (z / top) * width, y = (p) => height - 14 - (p / highest) * (height - 20);
-  const make = (tag, set, text) => {
+function redshift({ method, edges, density, z_spec, z_phot, low, high }) {
+  const width = 400, height = 110, foot = 18, top = Math.max(edges.at(-1), z_spec ?? 0) * 1.08, highest = Math.max(...density);
+  const x = (z) => (z / top) * width, y = (p) => height - foot - (p / highest) * (height - foot - 6);
+  const draw = (tag, set, text) => {
     const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(set)) e.setAttribute(name, value);
     if (text) e.textContent = text;
     return e;
   };
   const steps = density.map((p, n) => `L${x(edges[n])} ${y(p)}L${x(edges[n + 1])} ${y(p)}`).join("");
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, id: "pz", role: "img", "aria-label": "p(z)" });
-  svg.append(make("path", { d: `M${x(edges[0])} ${y(0)}${steps}L${x(edges.at(-1))} ${y(0)}Z`, fill: "#c9d9ec", stroke: "#3b6ea8" }));
-  const mark = (z, name, colour, row) => {
-    if (z === null) return;
-    svg.append(make("line", { x1: x(z), x2: x(z), y1: 0, y2: height - 14, stroke: colour, "stroke-width": 1.5 }),
-      make("text", { x: Math.min(x(z) + 4, width - 90), y: 11 + 13 * row, fill: colour, "font-size": 11 }, `${name} ${show(z)}`));
-  };
-  mark(z_phot, "z_phot", "#3b6ea8", 0); mark(z_spec, "z_spec", "#c8553d", 1);
-  svg.append(make("text", { x: 0, y: height - 2, "font-size": 11, fill: "#5f6b78" }, `p(z), ${method}; z from 0 to ${top.toFixed(1)}`));
-  return svg;
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, id: "pz", role: "img", "aria-label": "p(z)" });
+  svg.append(draw("path", { d: `M${x(edges[0])} ${y(0)}${steps}L${x(edges.at(-1))} ${y(0)}Z`, fill: "#c9d9ec", stroke: "#3b6ea8" }));
+  for (const [z, colour] of [[z_phot, "#3b6ea8"], [z_spec, "#c8553d"]]) {
+    if (z !== null) svg.append(draw("line", { x1: x(z), x2: x(z), y1: 0, y2: height - foot, stroke: colour, "stroke-width": 1.5 }));
+  }
+  svg.append(draw("line", { x1: 0, x2: width, y1: height - foot, y2: height - foot, stroke: "#5f6b78" }));
+  const step = [0.1, 0.2, 0.5, 1, 2, 5].find((one) => top / one <= 8) ?? 10;
+  for (let z = 0; z < top; z += step) svg.append(draw("text", { x: Math.max(x(z), 6), y: height - 5, "font-size": 11, fill: "#5f6b78", "text-anchor": "middle" }, Number(z.toFixed(2)).toString()));
+  svg.append(draw("text", { x: width - 2, y: height - 5, "font-size": 11, fill: "#5f6b78", "text-anchor": "end" }, "z"));
+  const words = make("p", { className: "why", title: `z_phot and p(z) by the method that did best on objects left out while it learned (${method}); half of the true redshifts should lie where p(z) has half its area` });
+  const said = (text, colour) => make("b", { textContent: text, style: `color: ${colour}` });
+  words.append(said(`z_phot ${show(z_phot)}`, "#3b6ea8"), ` (68%: ${show(low)} to ${show(high)}), by ${method}`);
+  if (z_spec !== null) words.append("; ", said(`z_spec ${show(z_spec)}`, "#c8553d"), ", not learned from");
+  return [svg, words];
 }
-function facts(values) {
-  const first = ["z_spec", "z_phot", "z_median", "z_err68_low", "z_err68_high", "oddity", "latent_distance"];
-  const names = Object.keys(values), order = [...first.filter((n) => names.includes(n)), ...names.filter((n) => !first.includes(n))];
+function facts(values, wanted = Object.keys(values)) {
   const table = document.createElement("table");
-  for (const name of order) {
-    if (values[name] === null) continue;
+  for (const name of wanted) {
+    if (values[name] === null || values[name] === undefined || values[name] === "") continue;
     const line = table.insertRow(); line.insertCell().textContent = name; line.insertCell().textContent = show(values[name]);
+    line.title = state.about.words[name] ?? "";
   }
   return table;
 }
 const mark = attempt(async (tag) => {
   if (state.row === null) return;
   state.about.num_tagged = (await (await post("/api/tag", { rows: [state.row], tag })).json()).num_tagged;
-  count(); await choose(state.row);
+  state.columns.delete("tag"); count(); await choose(state.row);
+  if ($("colour").value === "tag") await draw();
 });
 
 // Tiles of galaxies
 
-function tiles(rows, box, notes = []) {
-  const grid = document.createElement("div"); grid.className = "tiles";
-  const perLine = 6, size = rows.length;
-  const sheet = state.about.has_pictures && size ? `/api/strip.png?columns=${perLine}&rows=${rows.slice(0, 96).join(",")}` : null;
-  const columns = Math.min(perLine, size), lines = Math.ceil(size / columns);
-  rows.slice(0, 96).forEach((row, n) => {
-    const tile = document.createElement("button"); tile.className = "tile"; tile.title = notes[n] ?? `row ${row}`; tile.dataset.row = row;
-    if (sheet) {
-      tile.style.backgroundImage = `url("${sheet}")`; tile.style.backgroundSize = `${columns * 100}% ${lines * 100}%`;
-      const x = columns > 1 ? ((n % columns) / (columns - 1)) * 100 : 0, y = lines > 1 ? (Math.floor(n / columns) / (lines - 1)) * 100 : 0;
-      tile.style.backgroundPosition = `${x}% ${y}%`;
-    } else { tile.textContent = row; }
+// A picture cut from one sheet of many, which the server draws at once.
+function sheet(rows) {
+  const perLine = 8, columns = Math.min(perLine, rows.length), lines = Math.ceil(rows.length / columns);
+  const source = state.about.has_pictures && rows.length ? `/api/strip.png?columns=${perLine}&rows=${rows.join(",")}` : null;
+  return (n) => {
+    const tile = make("button", { className: "tile" }); tile.dataset.row = rows[n];
+    if (!source) { tile.textContent = rows[n]; return tile; }
+    tile.style.backgroundImage = `url("${source}")`; tile.style.backgroundSize = `${columns * 100}% ${lines * 100}%`;
+    const x = columns > 1 ? ((n % columns) / (columns - 1)) * 100 : 0, y = lines > 1 ? (Math.floor(n / columns) / (lines - 1)) * 100 : 0;
+    tile.style.backgroundPosition = `${x}% ${y}%`;
+    return tile;
+  };
+}
+function tiles(rows, box, notes = [], dress = null) {
+  const shown = rows.slice(0, 96), cut = sheet(shown), grid = make("div", { className: "tiles" });
+  shown.forEach((row, n) => {
+    const tile = cut(n), holder = make("div", { className: "holder" }, tile); tile.title = notes[n] ?? `row ${row}`;
     tile.onclick = attempt(() => { tab("object"); return select(rows, row); });
-    grid.append(tile);
+    if (dress) holder.append(...dress(row));
+    grid.append(holder);
   });
   box.replaceChildren(grid);
 }
 function examples() {
-  const names = (rows) => rows.map((row) => `#${row}`).join(", ");
-  $("examples").textContent = (state.like.length ? `like ${names(state.like)}` : "like the chosen object") + (state.unlike.length ? `, less like ${names(state.unlike)}` : "");
+  const box = $("examples"), own = state.like.length ? state.like : state.row === null ? [] : [state.row], all = [...own, ...state.unlike], cut = sheet(all);
+  box.replaceChildren();
+  all.forEach((row, n) => {
+    const tile = cut(n), holder = make("div", { className: "holder" }, tile); tile.title = "leave it out";
+    holder.append(make("span", { className: "why", textContent: n < own.length ? "like" : "less like" }));
+    tile.onclick = () => { state.like = state.like.filter((one) => one !== row); state.unlike = state.unlike.filter((one) => one !== row); return findLike(); };
+    box.append(holder);
+  });
+}
+// What the filters say, as conditions that the server understands.
+function conditions() {
+  return state.filters.flatMap((f) => f.text !== undefined ? [`${f.name} == ${JSON.stringify(f.text)}`]
+    : [...(f.low > -Infinity ? [`${f.name} >= ${f.low}`] : []), ...(f.high < Infinity ? [`${f.name} <= ${f.high}`] : [])]);
 }
 const findLike = attempt(async () => {
-  const like = state.like.length ? state.like : state.row === null ? [] : [state.row];
-  if (!like.length) throw new Error("choose an object first");
+  if (!state.like.length && state.row !== null) state.like = [state.row];
+  examples();
+  if (!state.like.length) throw new Error("choose an object first");
   const window = $("like-bright").checked ? Number($("like-window").value) : null;
-  const answer = await (await post("/api/neighbours", { like, unlike: state.unlike, number: 48, magnitude_window: window })).json();
+  const answer = await (await post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() })).json();
   state.found = answer.rows;
-  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(3)}`));
+  const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
+  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(3)}`), (row) => [
+    make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
+    make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
+  ]);
 });
 const rankOdd = attempt(async () => {
-  state.odd = (await (await ask("/api/odd?number=48")).json()).objects;
-  tiles(state.odd.map((o) => o.row), $("odd-list"), state.odd.map((o) => `${o.why} (${o.score.toFixed(1)})`));
+  const query = new URLSearchParams([["number", 48], ...conditions().map((one) => ["where", one])]);
+  state.odd = (await (await ask(`/api/odd?${query}`)).json()).objects;
+  const rows = state.odd.map((o) => o.row), cut = sheet(rows), list = make("div", { className: "cards" });
+  state.odd.forEach((o, n) => {
+    const tile = cut(n); tile.onclick = attempt(() => { tab("object"); return select(rows, o.row); });
+    list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
+  });
+  $("odd-list").replaceChildren(list);
+  if (!rows.length) say("no object among those that the filters show");
 });
 
 // Drawing
 
+function seeing() {
+  const own = state.about.drawn_fwhm_arcsec ?? 0, wanted = Number($("draw-fwhm").value);
+  return { fwhm: Math.sqrt(Math.max(0, wanted ** 2 - own ** 2)).toFixed(3), noise: $("draw-noise").value };
+}
 function walk() {
   if (!state.about.has_model) return;
-  const query = new URLSearchParams({ offsets: state.offsets.map((v) => v.toFixed(2)).join(","), fwhm: $("draw-fwhm").value, noise: $("draw-noise").value });
+  const query = new URLSearchParams({ offsets: state.offsets.map((v) => v.toFixed(2)).join(","), ...seeing() });
   if (state.row !== null) query.set("row", state.row);
+  if (state.farEnd !== null && state.row !== null) { query.set("end", state.farEnd); query.set("way", $("draw-way").value); }
   $("walk").src = `/api/walk.png?${query}`;
+  $("draw-what").textContent = state.row === null ? "from the middle of all" : `from ${state.object?.object_id ?? ""}`;
+  const unknown = state.about.drawn_fwhm_arcsec === null;
+  $("draw-fwhm").nextElementSibling.textContent = `${unknown ? "+" : ""}${Number($("draw-fwhm").value).toFixed(2)}″`;
+  $("draw-noise").nextElementSibling.textContent = `${$("draw-noise").value} ×`;
+  $("draw-noise").title = "in units of the images' own noise";
+  $("draw-way").nextElementSibling.textContent = Number($("draw-way").value).toFixed(2);
 }
 function sliders() {
   state.offsets = Array(state.about.num_directions).fill(0);
@@ -326,18 +394,37 @@ function sliders() {
 // Filters
 
 function filterRow() {
-  const box = document.createElement("span"), pick = $("x").cloneNode(true), low = document.createElement("input"), high = document.createElement("input"), off = document.createElement("button");
-  pick.id = ""; low.type = high.type = "number"; low.step = high.step = "any"; low.placeholder = "from"; high.placeholder = "to"; off.textContent = "×";
-  const own = { name: pick.value, low: -Infinity, high: Infinity };
-  const apply = attempt(async () => {
-    own.name = pick.value; await column(own.name);
-    own.low = low.value === "" ? -Infinity : Number(low.value); own.high = high.value === "" ? Infinity : Number(high.value);
-    if (!state.filters.includes(own)) state.filters.push(own);
-    await draw();
+  const own = { name: $("colour").value || $("x").value, low: -Infinity, high: Infinity };
+  const pick = $("x").cloneNode(true), off = make("button", { textContent: "×", title: "take the filter off" }), values = make("span");
+  const box = make("span", { className: "filter" }, pick, values, off);
+  pick.id = ""; pick.value = own.name;
+  const apply = attempt(async () => { if (!state.filters.includes(own)) state.filters.push(own); await draw(); });
+  const prepare = attempt(async () => {
+    own.name = pick.value; own.low = -Infinity; own.high = Infinity; delete own.text;
+    const { info } = await column(own.name);
+    if (info.kind === "category") {
+      const choice = make("select", {}, new Option("(any)", ""), ...info.categories.map((name, n) => new Option(name || "(empty)", n)));
+      choice.onchange = () => {
+        const code = choice.value === "" ? null : Number(choice.value);
+        own.low = code ?? -Infinity; own.high = code ?? Infinity;
+        if (code === null) delete own.text; else own.text = info.categories[code];
+        return apply();
+      };
+      values.replaceChildren(choice);
+    } else {
+      const [low, high] = [["from", info.low], ["to", info.high]].map(([placeholder, value]) => make("input", { type: "number", step: "any", placeholder, title: `1 in 100 lies beyond ${show(value)}` }));
+      low.onchange = high.onchange = () => {
+        own.low = low.value === "" ? -Infinity : Number(low.value); own.high = high.value === "" ? Infinity : Number(high.value);
+        return apply();
+      };
+      values.replaceChildren(low, high);
+    }
+    if (state.filters.includes(own)) await draw();
   });
-  pick.onchange = low.onchange = high.onchange = apply;
+  pick.onchange = prepare;
   off.onclick = attempt(async () => { state.filters = state.filters.filter((f) => f !== own); box.remove(); await draw(); });
-  box.append(pick, low, high, off); $("filters").append(box);
+  $("filters").insertBefore(box, $("filter-add"));
+  return prepare();
 }
 
 // Starting
@@ -346,6 +433,7 @@ function tab(name) {
   for (const button of document.querySelectorAll("nav button")) button.classList.toggle("on", button.dataset.tab === name);
   for (const section of document.querySelectorAll("aside > section")) section.hidden = section.id !== `tab-${name}`;
   if (name === "draw") walk();
+  if (name === "like") examples();
 }
 function mode(name) {
   for (const id of ["pan", "lasso", "box"]) $(id).classList.toggle("on", id === name);
@@ -354,7 +442,7 @@ function mode(name) {
 function fill(names) {
   for (const [id, wanted] of [["x", ["umap1", "pc1"]], ["y", ["umap2", "pc2"]], ["colour", ["g_minus_r", "g_minus_i", "reduced_chi2"]]]) {
     const before = $(id).value, choices = id === "colour" ? ["", ...names] : names;
-    $(id).replaceChildren(...choices.map((name) => new Option(name || "(one colour)", name)));
+    $(id).replaceChildren(...choices.map((name) => make("option", { textContent: name || "(one colour)", value: name, title: state.about.words[name] ?? "" })));
     $(id).value = choices.includes(before) && before ? before : wanted.find((name) => choices.includes(name)) ?? choices[0];
   }
 }
@@ -363,18 +451,42 @@ async function refresh() { state.about = await (await ask("/api/about")).json();
 async function send(path, file) {
   return (await ask(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "x-deepfits": "1" }, body: file })).json();
 }
+function fitted(answer, what) {
+  const box = make("div"), near = make("div");
+  box.append(make("h2", { textContent: what }), make("p", { textContent: `χ² per pixel ${show(answer.reduced_chi2)}, ${answer.status}` + (answer.missing.length ? `; filled in: ${answer.missing.join(", ")}` : "") }));
+  box.append(pictures(answer.picture, "fit-panels"), fluxes(answer.fluxes, answer.missing));
+  if (answer.redshift) box.append(...redshift(answer.redshift));
+  if (answer.why) box.append(make("p", { className: "why", textContent: answer.why }));
+  box.append(make("p", { textContent: "Nearest objects of the run:" }), near);
+  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(3)}`));
+}
 const upload = attempt(async (file) => {
   if (!file) return;
-  const answer = await send("/api/upload", file), box = document.createElement("div"), text = document.createElement("p");
-  text.textContent = `χ² per degree of freedom ${show(answer.reduced_chi2)}` + Object.entries(answer.predicted_njy).map(([band, flux]) => `; ${band} filled in: ${show(flux)} nJy in the cutout`).join("");
-  const near = document.createElement("div"); box.append(text, pictures(answer.picture), "Nearest objects:", near);
-  $("upload-result").replaceChildren(box); tiles(answer.rows, near);
+  tab("fit"); say("fitting …");
+  const answer = await send("/api/upload", file);
+  say(""); fitted(answer, file.name);
 });
+const atPosition = attempt(async (place) => {
+  tab("fit"); $("position-text").value = place; say("cutting out and fitting …");
+  const answer = await (await post("/api/position", { place })).json();
+  say(""); fitted(answer, place);
+});
+async function samp(what, rows) {
+  if (!rows.length) throw new Error("nothing is selected");
+  const { sent_to: names } = await (await post("/api/samp", { what, rows })).json();
+  say(`sent to ${names.join(", ")}`);
+}
 
 async function start() {
   await refresh();
   $("title").textContent = document.title = state.about.title;
-  sliders(); filterRow();
+  sliders(); await filterRow();
+  $("bands").textContent = state.about.bands.join(", ");
+  $("samp-table").hidden = !state.about.samp;
+  if (state.about.columns.includes("star_score")) $("odd-hint").append(" A filter on star_score leaves the stars out.");
+  if (!state.about.has_images) $("position-hint").textContent = "The images are not known: start with --images DIRECTORY, the one that was given to `deepfits cutouts`.";
+  const own = state.about.drawn_fwhm_arcsec ?? 0;
+  Object.assign($("draw-fwhm"), { min: own, max: own + 2, value: own }); $("draw-fwhm").value = own;
   const mapped = attempt(async () => { const c = $("colour").value && await column($("colour").value); if (c) $("log").checked = c.info.is_skewed; await draw(); });
   $("x").onchange = $("y").onchange = attempt(draw); $("colour").onchange = mapped; $("log").onchange = attempt(draw);
   $("pan").onclick = () => mode("pan"); $("lasso").onclick = () => mode("lasso"); $("box").onclick = () => mode("box");
@@ -391,17 +503,22 @@ async function start() {
   });
   for (const button of document.querySelectorAll("nav button")) button.onclick = () => tab(button.dataset.tab);
   $("find").onsubmit = attempt(async (event) => { event.preventDefault(); const { row } = await (await ask(`/api/find?id=${encodeURIComponent($("find-id").value)}`)).json(); tab("object"); await select([row]); });
-  $("like-add").onclick = () => { if (state.row !== null && !state.like.includes(state.row)) state.like.push(state.row); examples(); };
-  $("unlike-add").onclick = () => { if (state.row !== null && !state.unlike.includes(state.row)) state.unlike.push(state.row); examples(); };
-  $("like-clear").onclick = () => { state.like = []; state.unlike = []; examples(); };
+  $("like-clear").onclick = () => { state.like = []; state.unlike = []; return findLike(); };
+  $("filter-add").onclick = filterRow;
+  $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown"));
   $("like-go").onclick = findLike; $("like-select").onclick = attempt(() => select(state.found));
   $("odd-go").onclick = rankOdd; $("odd-select").onclick = attempt(() => select(state.odd.map((o) => o.row)));
-  for (const id of ["draw-fwhm", "draw-noise"]) $(id).oninput = () => { $(id).nextElementSibling.textContent = $(id).value; walk(); };
-  $("draw-reset").onclick = () => { sliders(); walk(); };
-  $("between-set").onclick = () => { state.otherEnd = state.row; say(state.otherEnd === null ? "choose an object first" : ""); };
-  $("between-go").onclick = attempt(async () => {
-    if (state.otherEnd === null || state.row === null) throw new Error("choose an object, set it as the other end, then choose another");
-    const image = document.createElement("img"); image.src = `/api/between.png?first=${state.otherEnd}&second=${state.row}`; image.alt = "drawn galaxies between the two"; $("between").replaceChildren(image);
+  for (const id of ["draw-fwhm", "draw-noise", "draw-way"]) $(id).oninput = walk;
+  $("draw-reset").onclick = () => { $("draw-fwhm").value = own; $("draw-noise").value = 0; $("draw-way").value = 0; sliders(); walk(); };
+  $("between-set").onclick = attempt(() => {
+    if (state.row === null) throw new Error("choose an object first");
+    state.farEnd = state.row; $("draw-way").disabled = $("between-go").disabled = false;
+    $("far-end").replaceChildren(make("div", { className: "holder" }, sheet([state.farEnd])(0)), make("span", { className: "why", textContent: `far end: ${state.object.object_id}; now choose another object to start from` }));
+  });
+  $("between-go").onclick = attempt(() => {
+    if (state.row === null) throw new Error("choose an object to start from");
+    const query = new URLSearchParams({ first: state.row, second: state.farEnd, ...seeing() });
+    $("between").replaceChildren(make("img", { src: `/api/between.png?${query}`, alt: "drawn galaxies between the two" }));
   });
   $("save").onclick = attempt(async () => {
     if (!state.selection.length) throw new Error("nothing is selected");
@@ -415,11 +532,24 @@ async function start() {
     state.columns.clear(); await refresh(); await select(answer.rows); await draw();
     say(`${answer.matched} objects match one of the ${answer.total} positions; they are selected`);
   });
+  $("samp-table").onclick = attempt(() => samp("table", state.selection));
+  for (const button of document.querySelectorAll(".select-tag")) button.onclick = attempt(async () => {
+    const { info, values } = await column("tag"), code = info.categories.indexOf(button.dataset.tag);
+    const rows = code < 0 ? [] : [...values.keys()].filter((row) => values[row] === code);
+    if (!rows.length) throw new Error(`no object is tagged ${button.dataset.tag}`);
+    await select(rows);
+  });
   $("upload-file").onchange = () => upload($("upload-file").files[0]);
-  const drop = $("drop");
-  for (const name of ["dragover", "drop"]) document.addEventListener(name, (event) => event.preventDefault());
-  drop.ondragover = () => drop.classList.add("over"); drop.ondragleave = () => drop.classList.remove("over");
-  drop.ondrop = (event) => { drop.classList.remove("over"); upload(event.dataTransfer.files[0]); };
+  $("position").onsubmit = (event) => { event.preventDefault(); return atPosition($("position-text").value); };
+  const over = (is) => $("drop").classList.toggle("over", is);
+  document.addEventListener("dragover", (event) => { event.preventDefault(); over(true); });
+  document.addEventListener("dragleave", () => over(false));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault(); over(false);
+    const file = event.dataTransfer.files[0], text = event.dataTransfer.getData("text/plain");
+    if (file) return upload(file);
+    if (text) return atPosition(text.trim());
+  });
   plot.subscribe("select", attempt(({ points }) => select(points, points[0], false)));
   plot.subscribe("deselect", () => { state.selection = []; count(); bar(); });
   plot.subscribe("view", ticks);
