@@ -140,7 +140,7 @@ function ticks() {
       const mark = document.createElement("span");
       mark.style[side] = `${at}px`; mark.textContent = Number(value.toPrecision(4)).toString(); marks.push(mark);
     }
-    const label = document.createElement("span"); label.className = "name"; label.textContent = name; label.title = state.about.words[name] ?? ""; marks.push(label);
+    const label = document.createElement("span"); label.className = "name"; label.textContent = name; marks.push(label);
     $(id).replaceChildren(...marks);
   }
 }
