@@ -216,6 +216,7 @@ class Objects:
             bands=self.info.bands,
             flux=self.flux,
             flux_err=self.flux_err,
+            similarity=self.similarity.matrix,
         )
         galaxies, truth = np.arange(self.num_galaxies), self.truth
         ratio = np.where(truth["bulge_fraction"] > 0.5, truth["bulge_ratio"], truth["disc_ratio"])
@@ -245,7 +246,13 @@ class Objects:
         if not columns:
             columns = {"latent": np.zeros((len(self.label), 1))}
         flux, error = (values[: self.num_galaxies] for values in (self.flux, self.flux_err))
-        source = Source(columns=columns, bands=self.info.bands, flux=flux, flux_err=error)
+        source = Source(
+            columns=columns,
+            bands=self.info.bands,
+            flux=flux,
+            flux_err=error,
+            similarity=self.similarity.matrix,
+        )
         matrix = FeatureRecipe.learn(features, source).make(source)
         half = np.random.default_rng(1).permutation(len(self.label)) % 2
         found = np.empty(len(self.label))

@@ -1,14 +1,23 @@
 """Ordinary magnitudes from cutouts: exact sums, colours through different seeing, missing pixels."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.fitting.similarity import Similarity
 from deepfits.observation import moffat_psf
 from deepfits.photometry import asinh_magnitude
-from deepfits.redshifts.features import Source, model_features, model_softening, size_features
+from deepfits.redshifts.features import (
+    FeatureRecipe,
+    Source,
+    model_features,
+    model_softening,
+    size_features,
+)
+from deepfits.redshifts.methods.neighbours import train_neighbours
 from deepfits.redshifts.photometry import (
     COMMON_FWHM_ARCSEC,
     RADII_ARCSEC,
@@ -197,3 +206,39 @@ def test_errors_at_the_common_psf_are_those_of_the_noise_and_a_wider_psf_gives_n
     flux, error = matched_photometry(image, np.full_like(image, 0.25), psf, pixel_scale_arcsec=0.26)
     np.testing.assert_allclose((flux / error).std(axis=0)[:, 0], 1.0, atol=0.08)  # known to 1.8%
     assert np.isnan(flux[:, :, 1]).all()
+
+
+def mixed_latents(number=400, length=12):
+    """Make latents in which one direction tells the value, and their units."""
+    generator = np.random.default_rng(5)
+    turn = np.linalg.qr(generator.normal(size=(length, length)))[0]
+    noise = np.concatenate([[0.05], np.full(length - 1, 1.0)])
+    value = generator.normal(size=number)
+    latent = noise * generator.normal(size=(number, length))
+    latent[:, 0] += value
+    nuisance = (turn * noise**2) @ turn.T
+    return (latent @ turn.T).astype("f4"), value, Similarity.of(nuisance).matrix
+
+
+def test_latents_are_in_units_of_what_tells_nothing():
+    latent, value, matrix = mixed_latents()
+    columns = {**make_columns(400), "latent": latent, "latent_std": np.full_like(latent, 0.5)}
+    known = replace(source_of(columns), similarity=matrix)
+    recipe = FeatureRecipe.learn("extended", known)
+    made = recipe.make(source_of(columns))  # of objects beside which no matrix lies
+    np.testing.assert_allclose(made.values[:, :12], latent @ matrix, rtol=1e-5)
+    errors = np.tile(0.5 * np.sqrt((matrix**2).sum(axis=0)), (400, 1))
+    np.testing.assert_allclose(made.errors[:, :12], errors, rtol=1e-5)
+    assert made.is_latent.tolist() == [True] * 12 + [False] * (len(made.names) - 12)
+    assert FeatureRecipe.learn("model", known).similarity is None
+    off = {}
+    for name, source in (("plain", source_of(columns)), ("in units", known)):
+        matrix_of = FeatureRecipe.learn("latents", source).make(source)
+        train, test = np.arange(200), np.arange(200, 400)
+        asked = train_neighbours(
+            *(matrix_of.values[train], value[train], matrix_of.values[train], value[train]),
+            together=matrix_of.is_latent,
+        )
+        off[name] = np.std(asked.point(matrix_of.values[test]) - value[test])
+    # by plain distance eleven directions of noise stand against one that tells
+    assert off["in units"] < 0.3 < 0.5 < off["plain"]

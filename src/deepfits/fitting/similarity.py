@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
 if TYPE_CHECKING:
+    import torch
+
     from deepfits.fitting.fitter import Fitter
 
 FILE = "_similarity.json"
@@ -47,6 +48,8 @@ def learn_nuisance(fitter: Fitter, latent: np.ndarray, noise: np.ndarray, *, see
     noise
         ``(B,)``: of a pixel, nJy.
     """
+    import torch
+
     rng = torch.Generator().manual_seed(seed)
     chosen = torch.from_numpy(np.ascontiguousarray(latent[:MOST_DRAWN], dtype=np.float32))
     sight = fitter.nominal_sight(len(chosen))
@@ -65,6 +68,8 @@ def learn_nuisance(fitter: Fitter, latent: np.ndarray, noise: np.ndarray, *, see
 
 def shifted(images: torch.Tensor, by: list[float]) -> torch.Tensor:
     """Shift images, ``(N, B, H, H)``, by parts of a pixel down and right, through the Fourier plane."""
+    import torch
+
     size = images.shape[3]
     down, right = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None, :]
     phase = torch.exp(-2j * torch.pi * (down * by[0] + right * by[1]))

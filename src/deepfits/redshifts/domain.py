@@ -44,9 +44,9 @@ class Domain:
     limit: float
 
     @classmethod
-    def learn(cls, features: np.ndarray) -> Domain:
-        """Learn from the labelled objects, ``(T, K)``."""
-        standard = Standard.learn(features)
+    def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Domain:
+        """Learn from the labelled objects, ``(T, K)``; see `Standard.learn`."""
+        standard = Standard.learn(features, together)
         values = standard(features)
         _, singular, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
         number = min(NUM_AXES, int((singular > 1e-6 * singular[0]).sum()))

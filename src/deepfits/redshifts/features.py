@@ -3,7 +3,7 @@
 Shapes: N objects, B bands, L latent dimensions, K features.
 
 ``latents``
-    the fitted latent alone, as in M19 §3.3;
+    the fitted latent alone, as in M19 §3.3, in units of what noise, orientation and place do to it;
 ``model``
     what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, χ² per degree of
     freedom and the mean uncertainty of the latent;
@@ -64,6 +64,8 @@ FEATURE_SETS = {
     "embedder": ("embedder",),
 }
 """The blocks of features, side by side, that make up each set; see `BLOCKS`."""
+LATENTS = {"latents", "embedder"}
+"""Blocks of latents, in units of what noise, orientation and place do to them where these are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,11 @@ class Matrix:
 
     def __post_init__(self) -> None:
         assert self.values.shape[1:] == (len(self.names),)
+
+    @property
+    def is_latent(self) -> np.ndarray:
+        """``(K,)`` bool: latents, whose scales mean something beside each other."""
+        return np.array([name.startswith(("latent_", "embedder_")) for name in self.names])
 
     def hstack(self, other: Matrix) -> Matrix:
         """Return the columns of both."""
@@ -119,6 +126,9 @@ class Source:
         ``(N, A, B)``, nJy: the same as at a common PSF, where the cutouts' PSFs allow it.
     embedder
         ``(N, L)``: latents of the embedder alone, where they are at hand.
+    similarity
+        ``(L, L)``, where it is known: latents times this are in units of what noise, orientation and place do
+        to them (`deepfits.fitting.similarity`).
     template_quantiles
         ``(N, Q)``: quantiles of template fitting with zero points of 1, where they are wanted.
     read_images
@@ -133,6 +143,7 @@ class Source:
     matched_flux: np.ndarray | None = None
     matched_flux_err: np.ndarray | None = None
     embedder: np.ndarray | None = None
+    similarity: np.ndarray | None = None
     template_quantiles: np.ndarray | None = None
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
 
@@ -164,7 +175,7 @@ class Source:
 
     def take(self, rows: np.ndarray) -> Source:
         """Return some rows."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "similarity"}
         taken = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
 
@@ -206,11 +217,14 @@ class FeatureRecipe:
     softening
         nJy, of the asinh magnitudes of a block, as learned from the training objects: ``(A, B)`` for A kinds
         of flux.
+    similarity
+        ``(L, L)``, of sets with latents where it is known; see `Source`.
     """
 
     name: str
     bands: tuple[str, ...]
     softening: dict[str, np.ndarray] = field(default_factory=dict)
+    similarity: np.ndarray | None = None
 
     @classmethod
     def learn(cls, name: str, source: Source) -> FeatureRecipe:
@@ -229,6 +243,7 @@ class FeatureRecipe:
             name=name,
             bands=source.bands,
             softening={block: value for block, value in learned.items() if value is not None},
+            similarity=source.similarity if LATENTS & {*FEATURE_SETS[name]} else None,
         )
 
     def make(self, source: Source) -> Matrix:
@@ -244,7 +259,7 @@ class FeatureRecipe:
             raise InputError(
                 f"these objects have the bands {source.bands}, the model was made for {self.bands}"
             )
-        blocks = FEATURE_SETS[self.name]
+        blocks, source = FEATURE_SETS[self.name], replace(source, similarity=self.similarity)
         return reduce(Matrix.hstack, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
 
 
@@ -285,15 +300,24 @@ def band_names(columns: Columns) -> tuple[str, ...]:
     return ()
 
 
-def latents(columns: Columns) -> Matrix:
-    """Return the fitted latents, with their errors where the fit has them."""
-    values, errors = columns["latent"].astype(np.float32), columns.get("latent_std")
-    has_errors = errors is not None and np.isfinite(errors).any()
-    return Matrix(
-        values=values,
-        names=tuple(f"latent_{number}" for number in range(values.shape[1])),
-        errors=errors if has_errors else None,
-    )
+def latents(source: Source) -> Matrix:
+    """Return the fitted latents, with their errors where the fit has them, in the units of `similarity`."""
+    errors = source.columns.get("latent_std")
+    if errors is None or not np.isfinite(errors).any():
+        errors = None
+    elif source.similarity is not None:
+        errors = np.sqrt(errors.astype(np.float32) ** 2 @ source.similarity**2)
+    values = _in_units(source.columns["latent"], source)
+    return Matrix(values=values, names=_numbered("latent", values), errors=errors)
+
+
+def _in_units(latent: np.ndarray, source: Source) -> np.ndarray:
+    values = latent.astype(np.float32)
+    return values if source.similarity is None else values @ source.similarity
+
+
+def _numbered(name: str, values: np.ndarray) -> tuple[str, ...]:
+    return tuple(f"{name}_{number}" for number in range(values.shape[1]))
 
 
 def is_usable(columns: Columns) -> np.ndarray:
@@ -451,8 +475,8 @@ def _template_features(source: Source) -> Matrix:
 
 def _embedder_latents(source: Source) -> Matrix:
     assert source.embedder is not None
-    values = source.embedder.astype(np.float32)
-    return Matrix(values=values, names=tuple(f"embedder_{number}" for number in range(values.shape[1])))
+    values = _in_units(source.embedder, source)
+    return Matrix(values=values, names=_numbered("embedder", values))
 
 
 @dataclass(frozen=True)
@@ -465,7 +489,7 @@ class Block:
 
 
 BLOCKS = {
-    "latents": Block("a features directory", lambda source, _: latents(source.columns)),
+    "latents": Block("a features directory", lambda source, _: latents(source)),
     "model": Block(
         "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
     ),

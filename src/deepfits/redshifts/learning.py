@@ -46,11 +46,18 @@ class Standard:
     scale: np.ndarray
 
     @classmethod
-    def learn(cls, features: np.ndarray) -> Standard:
-        """Learn from training objects, ``(N, K)``; a feature that none of them has stays as it is."""
+    def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Standard:
+        """Learn from training objects, ``(N, K)``; a feature that none of them has stays as it is.
+
+        Those that are `together` ``(K,)`` have one scale, their median: of latents in units of what tells
+        nothing, those that vary most tell most, and would be made as small as the others.
+        """
         known = np.isfinite(features).any(axis=0)
         low, centre, high = np.nanquantile(np.where(known, features, 0.0), [0.16, 0.5, 0.84], axis=0)
-        return cls(centre=centre, scale=np.where(high > low, (high - low) / 2, 1.0))
+        scale = np.where(high > low, (high - low) / 2, 1.0)
+        if together is not None and together.any():
+            scale[together] = np.median(scale[together])
+        return cls(centre=centre, scale=scale)
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Return standardised features, ``(N, K)``."""

@@ -135,7 +135,7 @@ def train_predictor(
         recipe = FeatureRecipe.learn(feature_set, dataset.source)
         features = recipe.make(dataset.source)
         if method.flags_domain:
-            domain = Domain.learn(features.take(dataset.split.fitted).values)
+            domain = Domain.learn(features.take(dataset.split.fitted).values, features.is_latent)
     training = Training(
         dataset=dataset,
         feature_set=feature_set,

@@ -25,7 +25,7 @@ from deepfits.errors import InputError
 from deepfits.files import fingerprint, read_json, write_json, writing
 
 T = TypeVar("T")
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ARRAYS = "arrays.safetensors"
 _TREES = {"xgboost": ".ubj", "lightgbm": ".txt"}
 _MAX_DEPTH = 40

@@ -64,7 +64,8 @@ class Neighbours(Method):
         train, validation = (
             (training.features.take(rows).values, value[rows]) for rows in (split.train, split.validation)
         )
-        neighbours = train_neighbours(*train, *validation, loss=training.loss)
+        together = training.features.is_latent
+        neighbours = train_neighbours(*train, *validation, loss=training.loss, together=together)
         return Trained(method=neighbours, about={"num_neighbours": neighbours.num})
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
@@ -111,9 +112,10 @@ def train_neighbours(
     validation_value: np.ndarray,
     *,
     loss: str = "squared",
+    together: np.ndarray | None = None,
 ) -> Neighbours:
     """Choose how many neighbours to ask on the validation part, recalibrate there, then keep all objects."""
-    standard = Standard.learn(train)
+    standard = Standard.learn(train, together)
     start = Neighbours(
         standard=standard,
         points=standard(train),

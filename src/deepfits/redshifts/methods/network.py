@@ -115,7 +115,7 @@ def train_ensemble(
     """
     import torch
 
-    standard = Standard.learn(features.values)
+    standard = Standard.learn(features.values, features.is_latent)
     inputs = standardised(standard, features.values)
     settings = {"channels": config.channels, "dropout": config.dropout}
     architecture = Architecture(kind="mlp", settings=settings, num_features=inputs.shape[1])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.files import contents
+from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
 from deepfits.redshifts.inputs import can_match, check_store, complete_source
@@ -22,7 +23,7 @@ from deepfits.tables.values import is_redshift_name
 
 def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
     """Read, join and split. Nothing is measured yet."""
-    return make_dataset(
+    dataset = make_dataset(
         read_features(config.features),
         read_labels(config.labels, column=config.label_column, select=config.select, classes=classes),
         match=config.match,
@@ -32,6 +33,10 @@ def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
         block_arcmin=config.block_arcmin,
         train_select=config.train_select,
     )
+    length = dataset.source.columns["latent"].shape[1]
+    place = Path(config.features)
+    similarity = Similarity.read(place if place.is_dir() else place.parent, length).matrix
+    return replace(dataset, source=replace(dataset.source, similarity=similarity))
 
 
 def is_of_classes(path: str | Path, column: str) -> bool:
