@@ -141,7 +141,7 @@ def sky_section(
     held: HeldOut,
     info: StoreInfo,
     num_objects: int,
-    counts: Mapping[str, Any],
+    counts: Mapping[str, int],
     where: Sequence[str] | str | None = None,
 ) -> Section:
     """Show what the cutouts look like, and of which survey they are."""
@@ -177,11 +177,11 @@ def sky_section(
         ],
         rows=rows,
         caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels "
-        "as independent. " + " ".join(f"{k}: {v}." for k, v in counts.items()),
+        "as independent." + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
     )
     sheet = Picture(
         name="contact-sheet",
-        figure=figures.contact_sheet(held.image[order], noise),
+        figure=figures.contact_sheet(np.where(held.weight[order] > 0, held.image[order], np.nan), noise),
         caption=f"{len(order)} of the brighter half of the held-out objects, from high to low signal to "
         "noise; all bands in one colour picture each.",
     )

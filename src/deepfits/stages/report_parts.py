@@ -193,17 +193,20 @@ def _load_model(path: str | Path) -> Model | None:
         return None
 
 
-def _read_counts(run: Path) -> dict[str, Any]:
-    """Return what the stage `cutouts` counted, where it left a note of it."""
+_COUNTS = {
+    "num_incomplete": "objects lack data in some pixel or band",
+    "num_outside_every_image": "lie outside every image",
+    "num_duplicates_left_out": "were left out as duplicates",
+}
+
+
+def _read_counts(run: Path) -> dict[str, int]:
+    """Return what the stage `cutouts` counted, in words, where it left a note of it."""
     path = run / "cutouts" / "summary.json"
     if not path.exists():
         return {}
     content = read_json(path, what="summary of the cutouts")
-    return {
-        k.removeprefix("num_").replace("_", " ") + " objects": v
-        for k, v in content.items()
-        if isinstance(v, int) and k.startswith("num_") and k != "num_objects"
-    }
+    return {words: content[name] for name, words in _COUNTS.items() if isinstance(content.get(name), int)}
 
 
 def _training(run: Path, model: Model | None) -> Section:
