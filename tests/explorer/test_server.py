@@ -54,7 +54,7 @@ def test_a_column_may_hold_a_slash(run):
 def test_columns_are_those_of_features_and_catalogue(client, run):
     about = client.get("/api/about").json()
     assert about["num_objects"] == NUM
-    assert {"chi2", "z_spec", "reduced_chi2", "pc1", "oddity", "g_minus_r"} <= set(about["columns"])
+    assert {"chi2", "z_spec", "reduced_chi2", "pc1", "anomaly", "g_minus_r"} <= set(about["columns"])
     answer = client.get("/api/column/z_spec")
     np.testing.assert_allclose(np.frombuffer(answer.content, "<f4"), np.arange(NUM) / 50, rtol=1e-6)
     table = pq.read_table(run / "features-both" / "shard-00000.parquet")
@@ -345,7 +345,7 @@ def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_j
 def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(loaded, client, monkeypatch):
     objects = loaded[0]
     every = client.get("/api/odd").json()["objects"]
-    score = objects.column("oddity")
+    score = objects.column("anomaly")
     assert [one["row"] for one in every] == np.argsort(-score, kind="stable").tolist()
     few = client.get("/api/odd", params={"where": ["z_spec <= 0.2", "z_spec >= 0.1"], "number": 4}).json()
     expected = [one["row"] for one in every if 5 <= one["row"] <= 10][:4]

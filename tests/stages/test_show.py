@@ -72,7 +72,7 @@ def test_odd_says_why_and_obeys_conditions(run, tmp_path):
     assert len(found) == 6
     assert all(float(one["z_spec"]) >= 0.2 for one in found)
     assert all(one["why"] for one in found)
-    score = [float(one["oddity"]) for one in found]
+    score = [float(one["anomaly"]) for one in found]
     assert score == sorted(score, reverse=True)
 
 

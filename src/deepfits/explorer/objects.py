@@ -38,7 +38,6 @@ REASONS = {
 }
 _WORDS = {
     "reduced_chi2": "χ² of the best fit per valid pixel; 1: as good as the noise allows",
-    "oddity": "How odd the galaxy in the middle is; 0: as most, 3: one in fifty",
     "umap1": "Map of the latents by UMAP",
     "umap2": "Map of the latents by UMAP",
     "tag": "What you tagged it as",
@@ -217,7 +216,7 @@ class Objects:
         return matches_conditions(self.table, where, self.directory)
 
     def _derive(self) -> None:
-        """Add what astronomers plot first: reduced χ², magnitudes and colours, oddity, the map."""
+        """Add what astronomers plot first: reduced χ², magnitudes and colours, anomaly, the map."""
         table, own = self.table, set(self.table)
         if {"chi2", "dof"} <= own:
             table.add("reduced_chi2", lambda: _divide(table["chi2"], table["dof"]))
@@ -231,7 +230,8 @@ class Objects:
                 f"{blue}_minus_{red}",
                 lambda blue=blue, red=red: table[f"mag_model_{blue}"] - table[f"mag_model_{red}"],  # type: ignore[misc]
             )
-        table.add("oddity", (lambda: table["anomaly"]) if "anomaly" in own else self._oddity)
+        if "anomaly" not in own:
+            table.add("anomaly", self._anomaly)
         if "latent_distance" not in own:
             table.add("latent_distance", lambda: latent_distance(self.latent).astype(np.float32))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
@@ -239,7 +239,7 @@ class Objects:
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
 
-    def _oddity(self) -> np.ndarray:
+    def _anomaly(self) -> np.ndarray:
         wanted = ["chi2", "dof", "discriminator_score", *(f"flux_model_{band}" for band in self.bands)]
         columns = {name: self.column(name) for name in wanted if name in self.table}
         return anomaly_score({**columns, "latent": self.latent}).astype(np.float32)
@@ -377,7 +377,7 @@ class Objects:
         Objects whose middle was not observed in a band that was (a saturated star, a trail) are left out:
         what is drawn there is nobody's.
         """
-        score = np.nan_to_num(self.column("oddity").astype(np.float64), nan=-np.inf)
+        score = np.nan_to_num(self.column("anomaly").astype(np.float64), nan=-np.inf)
         if allowed is not None:
             score = np.where(allowed, score, -np.inf)
         order = np.argsort(-score, kind="stable")

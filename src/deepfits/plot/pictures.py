@@ -204,8 +204,8 @@ def tiles(
     noise = noise_per_band(weight) if noise is None else noise
     lines, columns = -(-len(image) // columns), min(columns, len(image))
     wide = 1 if fitted is None else 3
-    figure = own_figure(figure, (columns * (wide * 1.0 + 0.25), lines * 1.5))
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.02, wspace=0.08, hspace=0.35)
+    figure = own_figure(figure, (columns * (wide * 1.0 + 0.25), lines * 1.65))
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.995, bottom=0.02, wspace=0.08, hspace=0.45)
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for ax in axes:
         bare(ax)

@@ -19,6 +19,36 @@ COLUMNS = {
     "eta_15": "η (0.15)",
     "eta_05": "η (0.05)",
 }
+METHODS = {
+    "constant": "the same redshift for all, the floor",
+    "boosting": "XGBoost trees",
+    "network": "small neural networks",
+    "tpot": "pipelines found by TPOT, as in M19",
+    "neighbours": "the nearest labelled objects in colour space",
+    "templates": "classical fitting of galaxy spectra, with zero points from the labels",
+    "lephare": "the same spectra through LePHARE",
+    "stack": "several methods joined",
+    "column": "estimates of your own",
+    "wide_resnet": "a network on the images, from scratch",
+    "scratch": "the embedder's network on the images, without its training",
+    "semi_supervised": "the embedder, fine-tuned with the labels",
+    "hybrid": "the embedder beside aperture magnitudes",
+}
+FEATURES = {
+    "latents": "the best fits' latents",
+    "model": "magnitudes, sizes and χ² of the best fits",
+    "extended": "latents and model",
+    "embedder": "the embedder's latents, without a fit",
+    "magnitudes": "ordinary aperture magnitudes",
+    "combined": "latents, model and magnitudes",
+    "templates": "magnitudes, and what template fitting makes of them",
+    "sizes": "templates, with sizes from the best fits",
+    "all": "model and templates",
+    "matched": "magnitudes at a common PSF",
+    "scene": "magnitudes and sizes of the noise-free scenes",
+    "portable": "latents, scene and matched",
+    "fits": "methods with and without the best fits",
+}
 OUR_METHODS = ("semi_supervised", "hybrid")
 OTHER_FEATURES = ("", "magnitudes", "templates")  # what anyone can measure without the model
 
@@ -64,7 +94,19 @@ def section(directory: Path, metrics: Mapping[str, Any]) -> tuple[Section, dict[
         ],
         "headline": _headline(rows),
     }
-    return Section(title="Redshifts", paragraphs=[UNSEEN, text], tables=[table], pictures=pictures), summary
+    paragraphs = [UNSEEN, text, *_words(rows)]
+    return Section(title="Redshifts", paragraphs=paragraphs, tables=[table], pictures=pictures), summary
+
+
+def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the methods and features of a table are."""
+    out = []
+    for what, known in (("method", METHODS), ("features", FEATURES)):
+        there = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
+        if there:
+            title = "Methods" if what == "method" else "Features"
+            out.append(f"{title}: " + "; ".join(f"{name}, {known[name]}" for name in there) + ".")
+    return out
 
 
 def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
     from deepfits.explorer.objects import Objects
 
 SHOWN = (
-    "object_id", "ra", "dec", "reduced_chi2", "status", "oddity", "artefact", "z_spec", "z_phot", "z_median",
-    "flags", "tag",
+    "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_median", "flags",
+    "tag",
 )  # fmt: skip
 DOTS_PER_INCH = 150
-WIDEST_CELL = 60
+WIDEST_CELL = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +203,7 @@ def odd(config: OddConfig) -> Path:
 
     Examples
     --------
-    `deepfits odd demo --where "flags == 0"`
+    Galaxies alone: `deepfits odd demo --where "star_score < 0.5"`
     """
     objects, drawer = _load(config)
     allowed = objects.satisfying(config.where)
@@ -212,7 +213,7 @@ def odd(config: OddConfig) -> Path:
     rows = np.array([one["row"] for one in found])
     why = [one["why"] for one in found]
     names = objects.object_id[rows].tolist()
-    captions = [f"{name}\n{words}" for name, words in zip(names, why, strict=True)]
+    captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, why, strict=True)]
     return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
 
 
@@ -267,13 +268,15 @@ def _write(
 ) -> Path:
     """Write pictures and tables."""
     from deepfits.files import writing
+    from deepfits.photometry import reference_band
     from deepfits.plot.style import save
     from deepfits.tables import require_column, write_table
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
-    wanted = [one for one in SHOWN if one in columns]
-    wanted += [f"mag_model_{band}" for band in objects.bands if f"mag_model_{band}" in columns]
+    wanted = [one for one in SHOWN if one in columns and _says_something(columns[one])]
+    if objects.bands:
+        wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
     wanted = [*(config.columns or wanted), *(one for one in more if one not in (config.columns or ()))]
     printed = {one: require_column(columns, one, objects.directory) for one in wanted}
     with claim(config, name=name, out=out, renew=True):
@@ -290,6 +293,11 @@ def _write(
         with writing(out / "table.md") as temporary:
             temporary.write_text(_markdown(printed), encoding="utf-8")
     return out
+
+
+def _says_something(values: np.ndarray) -> bool:
+    """Say whether any object has a value."""
+    return bool(np.isfinite(values).any() if values.dtype.kind == "f" else (values != "").any())
 
 
 def _markdown(columns: Mapping[str, np.ndarray]) -> str:

@@ -228,7 +228,7 @@ async function choose(row) {
   $("object").replaceChildren(box);
   if (!$("tab-draw").hidden) walk();
 }
-const FIRST = ["z_spec", "truth.z_spec", "kind", "snr", "flags", "star_score", "oddity", "anomaly_reason", "artefact", "latent_distance", "tag"];
+const FIRST = ["z_spec", "truth.z_spec", "kind", "snr", "flags", "star_score", "anomaly", "anomaly_reason", "artefact", "latent_distance", "tag"];
 // Flux and χ² of the fit in each band, drawn where there are no data.
 function perBand(f) {
   const rows = state.about.bands.filter((band) => f[`flux_model_${band}`] !== undefined && f[`flux_model_${band}`] !== null);
