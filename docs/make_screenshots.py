@@ -59,7 +59,7 @@ def photograph_explorer(browser: Browser, run: Path) -> None:
         page = browser.new_page(viewport=SIZE)
         page.set_default_timeout(PATIENCE_MS)
         page.goto(address)
-        page.wait_for_function("window.deepfits && window.deepfits.ready")
+        page.wait_for_function("window.deepfits?.complete")
         page.select_option("#colour", "g_minus_r")
         page.fill("#find-id", identity)
         page.press("#find-id", "Enter")

@@ -60,7 +60,7 @@ def page(browser, address):
         lambda r: elsewhere.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None,
     )
     page.goto(address)
-    page.wait_for_function("window.deepfits && window.deepfits.ready")
+    page.wait_for_function("window.deepfits?.complete")
     page.said = said
     yield page
     page.close()
@@ -263,7 +263,7 @@ def test_a_phone_shows_all_of_it(browser, address):
     page = browser.new_page(viewport={"width": 390, "height": 800})
     page.set_default_timeout(PATIENCE_MS)
     page.goto(address)
-    page.wait_for_function("window.deepfits && window.deepfits.ready")
+    page.wait_for_function("window.deepfits?.complete")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.title() == "a <b>run</b>"
     page.close()

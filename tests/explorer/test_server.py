@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import threading
+from concurrent.futures import Future
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from starlette.testclient import TestClient
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
-from deepfits.explorer.launch import load
+from deepfits.explorer.launch import load, serve
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
 from deepfits.fitting.scores import latent_distance
@@ -289,6 +290,27 @@ def test_a_token_is_asked_for(loaded):
     assert client.get("/?token=wrong").status_code == 403
     assert client.get("/?token=secret").status_code == 200
     assert client.get("/api/about").json()["num_objects"] == NUM
+
+
+def test_pictures_wait_for_the_model_and_the_map_does_not(loaded):
+    on_its_way = Future()
+    with TestClient(make_app(loaded[0], on_its_way, title="x"), base_url="http://127.0.0.1") as client:
+        assert client.get("/api/about").json()["has_pictures"]
+        assert client.get("/api/column/pc1").status_code == 200
+        threading.Timer(0.2, on_its_way.set_result, [loaded[1]]).start()
+        told = client.get("/api/drawer").json()
+        assert on_its_way.done()
+        assert told["has_model"]
+        assert not told["has_images"]
+        assert picture(client.get("/api/panels/3.png")).std() > 0
+
+
+def test_a_wrong_model_ends_the_explorer(run, tmp_path):
+    torch.manual_seed(9)
+    right = Model.load(run / "model")
+    Model.make(right.config, right.info, right.normalisation).save(tmp_path / "other")
+    with pytest.raises(InputError, match="is not the model"):
+        serve(run, model=tmp_path / "other", port=0, open_browser=False)
 
 
 def test_what_is_not_there_is_named(tmp_path, run):

@@ -5,12 +5,11 @@ Shapes: N objects, B bands, H, W pixels, L latent dimensions.
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +17,11 @@ import torch
 from deepfits.errors import InputError
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.pictures import add_seeing_and_noise, panels
+from deepfits.explorer.uploads import weight_from_edges
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
-from deepfits.photometry import robust_scatter
 from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import Cutouts
@@ -30,9 +29,7 @@ from deepfits.survey.store import Cutouts
 if TYPE_CHECKING:
     from deepfits.explorer.coadds import Coadds
 
-MAX_UPLOAD_BYTES = 16 << 20
 NOISE_SAMPLE = 256
-EDGE_PIXELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,78 +333,3 @@ class Drawer:
             picture=png(panels(image, weight, fitted, scene, self.noise), zoom=3),
             missing=tuple(bands[b] for b in range(len(bands)) if not (weight[b] > 0).any()),
         )
-
-
-def weight_from_edges(image: np.ndarray) -> np.ndarray:
-    """Return inverse variances ``(B, H, W)`` from the robust scatter of the outer pixels of each band."""
-    edge = np.ones(image.shape[-2:], dtype=bool)
-    edge[EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS] = False
-    out = np.zeros(image.shape, dtype=np.float32)
-    for band, pixels in enumerate(image):
-        outer = pixels[edge & np.isfinite(pixels)]
-        if outer.size:
-            sigma = float(robust_scatter(outer))
-            if sigma > 0:
-                out[band] = np.where(np.isfinite(pixels), sigma**-2, 0)
-    return out
-
-
-def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a cutout and, where it has one, its weight from an uploaded file: ``.npy``, ``.npz`` or FITS.
-
-    A FITS file holds a cube, or an image HDU for each band; an HDU named WEIGHT (or IVAR) of the cube's shape
-    is its weight. In an ``.npz`` the arrays are ``image`` and, if there is one, ``weight``.
-
-    Raises
-    ------
-    InputError
-        Too large, another format, damaged, or no image in it.
-    """
-    if len(content) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{name}: {len(content)} bytes are more than the {MAX_UPLOAD_BYTES} allowed")
-    try:
-        if name.endswith((".npy", ".npz")):
-            image, weight = _read_numpy(name, content)
-        elif name.endswith((".fits", ".fit", ".fits.gz")):
-            image, weight = _read_fits(content)
-        else:
-            raise InputError(f"{name}: unknown format; use .fits, .npy or .npz")
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes a reader do is the file's fault
-        raise InputError(f"{name}: cannot be read ({error})") from error
-    if image.ndim != 3 or image.dtype.kind not in "fiu":
-        raise InputError(f"{name}: holds an array of shape {image.shape}; bands, height and width are needed")
-    return image, weight
-
-
-def _read_numpy(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    found: Any = np.load(io.BytesIO(content), allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found, None
-    if sum(one.file_size for one in found.zip.infolist()) > MAX_UPLOAD_BYTES:
-        raise InputError(f"{name}: unpacks to more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
-    if "image" not in found:
-        raise InputError(f"{name}: has no array `image`; it has {sorted(found)}")
-    return found["image"], found.get("weight")
-
-
-def _read_fits(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    from astropy.io import fits
-
-    images, weight = [], None
-    with fits.open(io.BytesIO(content), memmap=False, lazy_load_hdus=False) as file:
-        for hdu in file:
-            if not isinstance(hdu, fits.PrimaryHDU | fits.ImageHDU | fits.CompImageHDU):
-                continue
-            shape = hdu.shape
-            if not shape or np.prod([float(n) for n in shape]) * 8 > MAX_UPLOAD_BYTES:
-                continue
-            data = np.asarray(hdu.data)
-            if hdu.name.upper() in ("WEIGHT", "IVAR"):
-                weight = data
-            else:
-                images.append(data)
-    if not images:
-        raise InputError("no image in this FITS file")
-    return (images[0] if images[0].ndim == 3 else np.stack(images)), weight

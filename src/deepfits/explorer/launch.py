@@ -6,22 +6,23 @@ import logging
 import secrets
 import socket
 import webbrowser
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from threading import Timer
-from typing import Any
+from threading import Thread, Timer
+from typing import TYPE_CHECKING, Any
 
 from deepfits.config import convert, from_mapping
 from deepfits.errors import InputError
 from deepfits.explorer.coadds import find_images
-from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.redshifts import Distributions
 from deepfits.files import read_json
 from deepfits.fitting.features import DESCRIPTION
-from deepfits.fitting.settings import FitSettings
-from deepfits.models.bundle import Model
+
+if TYPE_CHECKING:
+    from deepfits.explorer.drawing import Drawer
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +42,41 @@ def load(
     InputError
         Features, store or redshifts that are not finished, unless `partial`.
     """
-    features, _, model_path, tables = find_parts(run, store, model)
+    objects = _load_objects(run, store, model, partial)
+    return objects, load_drawer(objects, run, model=model, images=images)
+
+
+def _load_objects(
+    run: str | Path, store: str | Path | None, model: str | Path | None, partial: bool
+) -> Objects:
+    tables = find_parts(run, store, model)[3]
     objects = Objects(join(run, store=store, partial=partial))
     if "redshift" in tables:
         objects.distributions = Distributions.read(tables["redshift"].parent)
+    return objects
+
+
+def load_drawer(
+    objects: Objects,
+    run: str | Path,
+    *,
+    model: str | Path | None = None,
+    images: str | Path | None = None,
+) -> Drawer | None:
+    """Return what draws objects: PyTorch and the model take seconds to load. None without a store.
+
+    Raises
+    ------
+    InputError
+        A model that did not make the features.
+    """
     if objects.store is None:
-        return objects, None
+        return None
+    from deepfits.explorer.drawing import Drawer
+    from deepfits.fitting.settings import FitSettings
+    from deepfits.models.bundle import Model
+
+    features, _, model_path, _ = find_parts(run, objects.store.directory, model)
     settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
     settings = convert(settings, dict[str, Any], where=features / DESCRIPTION, key="settings")
     known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
@@ -61,7 +91,7 @@ def load(
             )
     fit = from_mapping(FitSettings, {**known, "mode": "both"}, where=features / DESCRIPTION)
     home = features.parent if features == Path(run) else Path(run)
-    return objects, Drawer(objects, trained, fit, images or find_images(home))
+    return Drawer(objects, trained, fit, images or find_images(home))
 
 
 def serve(
@@ -86,11 +116,12 @@ def serve(
             f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
         ) from error
 
-    objects, drawer = load(run, store=store, model=model, images=images, partial=partial)
     is_local = host in ("127.0.0.1", "localhost", "::1")
     if samp and not is_local:
         raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
     token = None if is_local else secrets.token_urlsafe(24)
+    objects = _load_objects(run, store, model, partial)
+    drawer: Future[Drawer | None] = Future()
     app = make_app(
         objects,
         drawer,
@@ -112,5 +143,17 @@ def serve(
         if open_browser and is_local:
             Timer(0.5, webbrowser.open, [address]).start()
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        server = uvicorn.Server(config)
+
+        def prepare() -> None:
+            try:
+                drawer.set_result(load_drawer(objects, run, model=model, images=images))
+            except Exception as error:  # ends the server, and is raised below
+                drawer.set_exception(error)
+                server.should_exit = True
+
+        Thread(target=prepare, daemon=True).start()
         with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
-            uvicorn.Server(config).run(sockets=[chosen])
+            server.run(sockets=[chosen])
+        if drawer.done():
+            drawer.result()

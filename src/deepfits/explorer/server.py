@@ -7,6 +7,7 @@ foreign page cannot send; and on any other address than this machine's a token i
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import base64
 import hmac
@@ -15,10 +16,11 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from concurrent.futures import Future
+from functools import partial, wraps
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from starlette.applications import Starlette
@@ -34,11 +36,14 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
-from deepfits.explorer.drawing import MAX_UPLOAD_BYTES, Drawer, Dropped, read_dropped
 from deepfits.explorer.objects import Objects, plain, words
+from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
 from deepfits.tables import positions, read, write_table
+
+if TYPE_CHECKING:
+    from deepfits.explorer.drawing import Drawer, Dropped
 
 MAX_ROWS = 2_000_000
 MAX_PICTURES = 96
@@ -57,7 +62,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 def make_app(
     objects: Objects,
-    drawer: Drawer | None,
+    drawer: Drawer | Future[Drawer | None] | None,
     *,
     title: str,
     hosts: list[str] | None = None,
@@ -69,7 +74,8 @@ def make_app(
     Parameters
     ----------
     objects, drawer
-        What is explored, and what draws it; without a drawer there are no pictures.
+        What is explored, and what draws it, which may still be on its way; without a drawer there are no
+        pictures.
     title
         Heading of the page.
     hosts
@@ -84,6 +90,7 @@ def make_app(
     routes = [
         Route("/", _guarded(explorer.page, token)),
         Route("/api/about", _guarded(explorer.about, token)),
+        Route("/api/drawer", _guarded(explorer.about_drawer, token)),
         Route("/api/column/{name:path}", _guarded(explorer.column, token)),
         Route("/api/object/{row:int}", _guarded(explorer.object, token)),
         Route("/api/panels/{row:int}.png", _guarded(explorer.panels, token)),
@@ -141,7 +148,9 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
 class _Explorer:
     """Answers the page's requests."""
 
-    def __init__(self, objects: Objects, drawer: Drawer | None, title: str, is_samp: bool) -> None:
+    def __init__(
+        self, objects: Objects, drawer: Drawer | Future[Drawer | None] | None, title: str, is_samp: bool
+    ) -> None:
         self.objects, self.drawer, self.title, self.is_samp = objects, drawer, title, is_samp
         self._sent: Path | None = None
         self.umap_state = "done" if "umap1" in objects.names else "absent"
@@ -151,7 +160,7 @@ class _Explorer:
         return Response(html, media_type="text/html")
 
     async def about(self, request: Request) -> Response:
-        objects, drawer = self.objects, self.drawer
+        objects, store = self.objects, self.objects.store
         return JSONResponse(
             {
                 "title": self.title,
@@ -159,15 +168,24 @@ class _Explorer:
                 "num_fitted": int(objects.is_fitted.sum()),
                 "columns": objects.names,
                 "words": {name: said for name in objects.names if (said := words(name))},
-                "bands": list(self.drawer.store.info.bands) if self.drawer else list(objects.bands),
-                "has_pictures": self.drawer is not None,
-                "has_model": self.drawer is not None and self.drawer.model is not None,
-                "has_scenes": self.drawer is not None and self.drawer.draws_scenes,
+                "bands": list(objects.bands if store is None else store.info.bands),
+                "has_pictures": store is not None,
                 "num_directions": len(objects.directions[1]),
                 "num_tagged": len(objects.tags),
                 "umap": self.umap_state,
-                "has_images": drawer is not None and drawer.images_path is not None,
                 "samp": self.is_samp,
+            }
+        )
+
+    async def about_drawer(self, request: Request) -> Response:
+        """Say what can be drawn, as soon as the model is there."""
+        drawer = None if self.objects.store is None else await self._drawer()
+        has_model = drawer is not None and drawer.model is not None
+        return JSONResponse(
+            {
+                "has_model": has_model,
+                "has_scenes": drawer is not None and drawer.draws_scenes,
+                "has_images": has_model and drawer is not None and drawer.images_path is not None,
                 "drawn_fwhm_arcsec": None if drawer is None else drawer.drawn_fwhm_arcsec,
             }
         )
@@ -196,27 +214,27 @@ class _Explorer:
 
     async def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
-        return await self._png(self._drawer().panels, row)
+        return await self._png((await self._drawer()).panels, row)
 
     async def strip(self, request: Request) -> Response:
         text = request.query_params["rows"]
         rows = [self._row(int(one)) for one in text.split(",")[:MAX_PICTURES]]
         columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
-        return await self._png(lambda: self._drawer().strip(rows, columns=columns))
+        return await self._png(partial((await self._drawer()).strip, rows, columns=columns))
 
     async def walk(self, request: Request) -> Response:
         asked = request.query_params
         row, end = (self._row(int(asked[one])) if asked.get(one) else None for one in ("row", "end"))
         offsets = [_bounded(one, 20) for one in asked.get("offsets", "0").split(",")]
         way = _bounded(asked.get("way", "0"), 2)
-        return await self._png(
-            lambda: self._drawer().walk(row, offsets, end=end, way=way, **_seeing_and_noise(asked))
-        )
+        walk = (await self._drawer()).walk
+        return await self._png(partial(walk, row, offsets, end=end, way=way, **_seeing_and_noise(asked)))
 
     async def between(self, request: Request) -> Response:
         asked = request.query_params
         first, second = (self._row(int(asked[name])) for name in ("first", "second"))
-        return await self._png(lambda: self._drawer().between(first, second, **_seeing_and_noise(asked)))
+        between = (await self._drawer()).between
+        return await self._png(partial(between, first, second, **_seeing_and_noise(asked)))
 
     async def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
@@ -282,12 +300,13 @@ class _Explorer:
         """Fit a dropped cutout."""
         name, content = await _file(request)
         image, weight = await run_in_threadpool(read_dropped, name, content)
-        return await self._fitted(self._drawer().fit_dropped, image, weight)
+        return await self._fitted((await self._drawer()).fit_dropped, image, weight)
 
     async def position(self, request: Request) -> Response:
         """Cut out what lies at a position, and fit it."""
         asked = await _json(request)
-        return await self._fitted(self._drawer().fit_position, *read_place(str(asked["place"])[:200]))
+        place = read_place(str(asked["place"])[:200])
+        return await self._fitted((await self._drawer()).fit_position, *place)
 
     async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
         """Answer a fit: picture, χ², fluxes and what is missing, redshift, nearest objects."""
@@ -295,10 +314,10 @@ class _Explorer:
         def work() -> dict[str, Any]:
             found, objects = fit(*inputs), self.objects
             redshift, why = None, ""
-            if objects.distributions is not None:
+            if objects.distributions is not None and objects.store is not None:
                 try:
                     redshift = objects.distributions.predict(
-                        found.features, found.cutouts, self._drawer().store.info
+                        found.features, found.cutouts, objects.store.info
                     )
                 except InputError as error:  # the fit is worth showing without
                     why = f"no redshift: {error}"
@@ -359,7 +378,9 @@ class _Explorer:
             self.umap_state = "failed"
             raise
 
-    def _drawer(self) -> Drawer:
+    async def _drawer(self) -> Drawer:
+        if isinstance(self.drawer, Future):
+            self.drawer = await asyncio.wrap_future(self.drawer)
         if self.drawer is None:
             raise InputError("pictures need the cutouts: start the explorer with --store")
         return self.drawer

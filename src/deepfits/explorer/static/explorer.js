@@ -446,7 +446,7 @@ function fill(names) {
     $(id).value = choices.includes(before) && before ? before : wanted.find((name) => choices.includes(name)) ?? choices[0];
   }
 }
-async function refresh() { state.about = await (await ask("/api/about")).json(); fill(state.about.columns); count(); }
+async function refresh() { state.about = { ...state.about, ...await (await ask("/api/about")).json() }; fill(state.about.columns); count(); }
 
 async function send(path, file) {
   return (await ask(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "x-deepfits": "1" }, body: file })).json();
@@ -484,9 +484,6 @@ async function start() {
   $("bands").textContent = state.about.bands.join(", ");
   $("samp-table").hidden = !state.about.samp;
   if (state.about.columns.includes("star_score")) $("odd-hint").append(" A filter on star_score leaves the stars out.");
-  if (!state.about.has_images) $("position-hint").textContent = "The images are not known: start with --images DIRECTORY, the one that was given to `deepfits cutouts`.";
-  const own = state.about.drawn_fwhm_arcsec ?? 0;
-  Object.assign($("draw-fwhm"), { min: own, max: own + 2, value: own }); $("draw-fwhm").value = own;
   const mapped = attempt(async () => { const c = $("colour").value && await column($("colour").value); if (c) $("log").checked = c.info.is_skewed; await draw(); });
   $("x").onchange = $("y").onchange = attempt(draw); $("colour").onchange = mapped; $("log").onchange = attempt(draw);
   $("pan").onclick = () => mode("pan"); $("lasso").onclick = () => mode("lasso"); $("box").onclick = () => mode("box");
@@ -509,7 +506,7 @@ async function start() {
   $("like-go").onclick = findLike; $("like-select").onclick = attempt(() => select(state.found));
   $("odd-go").onclick = rankOdd; $("odd-select").onclick = attempt(() => select(state.odd.map((o) => o.row)));
   for (const id of ["draw-fwhm", "draw-noise", "draw-way"]) $(id).oninput = walk;
-  $("draw-reset").onclick = () => { $("draw-fwhm").value = own; $("draw-noise").value = 0; $("draw-way").value = 0; sliders(); walk(); };
+  $("draw-reset").onclick = () => { $("draw-fwhm").value = $("draw-fwhm").min; $("draw-noise").value = 0; $("draw-way").value = 0; sliders(); walk(); };
   $("between-set").onclick = attempt(() => {
     if (state.row === null) throw new Error("choose an object first");
     state.farEnd = state.row; $("draw-way").disabled = $("between-go").disabled = false;
@@ -567,5 +564,11 @@ async function start() {
   examples();
   await mapped();
   state.ready = true;
+  Object.assign(state.about, await (await ask("/api/drawer")).json()); // the model takes longer to load than the map
+  if (!state.about.has_images) $("position-hint").textContent = "The images are not known: start with --images DIRECTORY, the one that was given to `deepfits cutouts`.";
+  const own = state.about.drawn_fwhm_arcsec ?? 0;
+  Object.assign($("draw-fwhm"), { min: own, max: own + 2 }); $("draw-fwhm").value = own;
+  if (!$("tab-draw").hidden) walk();
+  state.complete = true;
 }
 start().catch((error) => say(error.message));
