@@ -171,7 +171,11 @@ def test_every_feature_of_the_fit_is_there_once():
     for band in "gr":
         for name in ("flux_model", "chi2", "dof", "amplitude", "half_light_arcsec", "concentration"):
             columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
-    names = model_features(source_of(columns), model_softening(source_of(columns))).names
+    columns |= {"spread": np.array([0.0, 0.02, np.nan]), "spread_err": np.array([0.001, 0.01, np.nan])}
+    made = model_features(source_of(columns), model_softening(source_of(columns)))
+    names = made.names
+    np.testing.assert_allclose(made.values[:, names.index("spread")], [0, np.arcsinh(2), np.nan], rtol=1e-6)
+    assert made.values[1, names.index("spread_sigma")] == pytest.approx(np.arcsinh(2), rel=0.02)
     assert len(set(names)) == len(names)
     assert {"log_half_light_g", "concentration_r", "amplitude_g"} <= set(names)
 

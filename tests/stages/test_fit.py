@@ -70,6 +70,7 @@ def fitted(sky, tmp_path_factory):
 def test_features_say_what_the_page_says(fitted, sky):
     columns = read_features(fitted)
     expected = ["object_id", "ra", "latent", "latent_std", "chi2", "dof", "loss", "status", "num_steps"]
+    expected += ["spread", "spread_err"]
     for band in BANDS:
         expected += [f"{n}_{band}" for n in ("chi2", "dof", "amplitude", "amplitude_err")]
         expected += [f"flux_model_{band}", f"flux_model_err_{band}", f"flux_aper_model_{band}"]
@@ -81,6 +82,7 @@ def test_features_say_what_the_page_says(fitted, sky):
     assert (columns["model_hash"] == Model.load(sky[1]).fingerprint).all()
     summary = json.loads((fitted / "_features.json").read_text())["summary"]
     assert summary["num_objects"] == 2 * NUM
+    assert np.isnan(columns["spread"]).all()  # of a store that knows no seeing
 
 
 def test_the_documented_lines_read_what_fit_writes(fitted):

@@ -320,7 +320,7 @@ class Drawer:
             is_neighbour=neighbours_of(cutouts, self.store.info),
             sight=fitter.sight(cutouts),
         )
-        columns = fitter.features(cutouts.object_id, found, cutouts.catalogue)
+        columns = fitter.features(cutouts.object_id, found, cutouts.catalogue, cutouts.psf)
         if columns["status"][0] == "too_little_data":
             raise InputError("this cutout has too few valid pixels to be fitted")
         fitted = fitter.reconstruct(found)[0]

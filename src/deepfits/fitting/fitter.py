@@ -20,6 +20,7 @@ from torch import Tensor
 from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status, in_threads
+from deepfits.fitting.extent import spread
 from deepfits.fitting.folded import FoldedGenerator, can_fold
 from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.model_error import FLUXES, ModelError
@@ -32,7 +33,7 @@ from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Rendere
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
-from deepfits.observation import Observation, SceneGrid, Sight
+from deepfits.observation import Observation, SceneGrid, Sight, psf_or_moffat
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -57,6 +58,10 @@ class StoreDescription(Protocol):
     @property
     def noise_correlation(self) -> tuple[float, ...]:
         """True noise over stated noise in a large aperture, per band."""
+
+    @property
+    def fwhm_arcsec(self) -> tuple[float, ...]:
+        """Seeing, per band; NaN where unknown."""
 
 
 class TrainedModel(Protocol):
@@ -467,9 +472,19 @@ class Fitter:
         return None if sight is None else sight[rows].to(self.device).observation()
 
     def features(
-        self, object_id: np.ndarray, fitted: Fitted, catalogue: dict[str, np.ndarray]
+        self,
+        object_id: np.ndarray,
+        fitted: Fitted,
+        catalogue: dict[str, np.ndarray],
+        psf: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return the columns of the features, as `docs/reference/files.md` has them."""
+        """Return the columns of the features, as `docs/reference/files.md` has them.
+
+        Parameters
+        ----------
+        psf
+            ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
+        """
         found, bands = fitted.fit, self.info.bands
         measured = self.measure(fitted, sums=self.sums, with_pixels=False, with_galaxy=True)
         out: dict[str, np.ndarray] = {"object_id": object_id}
@@ -500,6 +515,13 @@ class Fitter:
                     self.model_error.flux_error(name, index, flux, noise) if known else noise
                 )
         out |= self._sizes(measured["growth"], self.radius_arcsec)
+        out["spread"], out["spread_err"] = spread(
+            fitted.image.numpy(),
+            (fitted.weight * ~fitted.is_neighbour[:, None]).numpy(),
+            psf_or_moffat(psf, self.info.fwhm_arcsec, len(object_id)),
+            self.info.pixel_scale_arcsec,
+            np.array(self.info.noise_correlation),
+        )
         if self.scene_sums is not None:
             for index, band in enumerate(bands):
                 for number, name in enumerate(("flux_scene", "flux_aper_scene")):

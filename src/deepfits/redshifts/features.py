@@ -5,8 +5,8 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 ``latents``
     the fitted latent alone, as in M19 §3.3, in units of what noise, orientation and place do to it;
 ``model``
-    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, χ² per degree of
-    freedom and the mean uncertainty of the latent;
+    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, whether the
+    object is larger than the PSF, χ² per degree of freedom and the mean uncertainty of the latent;
 ``extended``
     both;
 ``magnitudes``
@@ -340,7 +340,10 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
     out = Matrix(values=values, names=(*names, *quality))
     has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
-    return out.hstack(size_features(columns, bands)) if has_sizes else out
+    if has_sizes:
+        out = out.hstack(size_features(columns, bands))
+    has_spread = np.isfinite(columns.get("spread", np.nan)).any()
+    return out.hstack(spread_features(columns)) if has_spread else out
 
 
 def model_softening(source: Source) -> np.ndarray:
@@ -365,6 +368,8 @@ def _model_fluxes(columns: Columns, bands: Sequence[str]) -> dict[str, str]:
     }
 
 
+SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002
+"""A faint galaxy's spread, and how well that of a bright star is known, whose PSF is not known exactly."""
 SIZES = ("half_light_arcsec", "concentration")
 """Columns of the drawn galaxies' radii: the logarithm of the first is a feature, and the second."""
 
@@ -385,6 +390,15 @@ def size_features(columns: Columns, bands: Sequence[str]) -> Matrix:
         values = np.hstack([np.log(radius), concentration])
     names = [f"{name}_{band}" for name in ("log_half_light", SIZES[1]) for band in bands]
     return Matrix(values=np.where(np.isfinite(values), values, np.nan).astype(np.float32), names=tuple(names))
+
+
+def spread_features(columns: Columns) -> Matrix:
+    """Return whether objects are larger than the PSF, as a figure and in units of its error."""
+    value, error = (columns[name].astype(np.float64) for name in ("spread", "spread_err"))
+    certain = np.hypot(error, SPREAD_FLOOR)
+    made = np.column_stack([np.arcsinh(value / SPREAD_UNIT), np.arcsinh(value / certain)])
+    made = np.where(np.isfinite(made), made, np.nan).astype(np.float32)
+    return Matrix(values=made, names=("spread", "spread_sigma"))
 
 
 def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:

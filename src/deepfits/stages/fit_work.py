@@ -226,7 +226,7 @@ def fit_cutouts(
         sight=fitter.sight(cutouts),
         start=None if start is None else read_starts(start, shard.name, cutouts.object_id),
     )
-    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
+    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue, cutouts.psf)
     planes = {}
     if reconstructions:
         drawn = fitter.reconstruct(fitted)

@@ -227,7 +227,7 @@ class _Cutter:
                     is_neighbour=others,
                     sight=fitter.sight(cutouts),
                 )
-                parts.append(fitter.features(cutouts.object_id, fitted, {}))
+                parts.append(fitter.features(cutouts.object_id, fitted, {}, cutouts.psf))
                 rows.append(task.rows)
         place = np.full(len(columns["ra"]), -1)
         if rows:
