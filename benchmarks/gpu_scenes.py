@@ -38,7 +38,7 @@ from deepfits.errors import NonFiniteLossError  # noqa: E402
 from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
-from deepfits.models.bundle import Model  # noqa: E402
+from deepfits.models.bundle import NETWORKS, Model  # noqa: E402
 from deepfits.models.card import describe  # noqa: E402
 from deepfits.observation import SceneGrid, Sight, all_above_reference, moffat_psf  # noqa: E402
 from deepfits.provenance import provenance  # noqa: E402
@@ -310,12 +310,17 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     config = replace(
         small.training, batch_size=batch, steps=10**7, aid_steps=0, symmetries=False, ema=0.998,
         learning_rate=arguments.rate,
+        hidden_bands=0.1,
     )  # fmt: skip
     skies = Skies(Path(arguments.objects), base.grid, device, arguments.skies)
     torch.manual_seed(arguments.seed)
     info = dataclasses.replace(base.info, survey="simulated surveys with seeing of 0.58″ to 1.7″")
     shape = replace(base.config, width=arguments.width)
     model = Model.make(shape, info, base.normalisation, base.reference_fwhm_arcsec)
+    if arguments.start:
+        known = Model.load(arguments.start)
+        for name in NETWORKS:
+            getattr(model, name).load_state_dict(getattr(known, name).state_dict())
     engine = Engine(EngineConfig(device=str(device), precision="tf32"))
     torch.backends.cudnn.allow_tf32 = True
     stores = [CutoutStore(path) for path in arguments.store]
@@ -483,6 +488,7 @@ def main() -> None:
     parser.add_argument("--prepare", type=Path)
     parser.add_argument("--number", type=int, default=60_000)
     parser.add_argument("--objects")
+    parser.add_argument("--start", help="a model of this width to start from")
     parser.add_argument("--store", nargs="*", default=[])
     parser.add_argument("--teach")
     parser.add_argument("--out")

@@ -220,3 +220,17 @@ def test_state_is_everything_the_next_step_needs():
     assert other.step(batch, 3) == trainer.step(batch, 3)
     for name, tensor in trainer.state().items():
         assert torch.equal(other.state()[name], tensor), name
+
+
+def test_hidden_bands_are_shown_to_the_embedder_as_bands_without_data():
+    trainer = make_trainer(hidden_bands=0.4, noise="white", normalisation="asinh")
+    x = torch.randn(200, 2, 4, 4, generator=torch.Generator().manual_seed(1))
+    hidden = trainer._hide(x, torch.Generator().manual_seed(2))
+    nothing = UNITS.normalise(np.zeros((1, 2, 1, 1)))
+    is_hidden = torch.isclose(hidden, torch.as_tensor(nothing, dtype=x.dtype)).all(3).all(2)
+    assert 0.3 < is_hidden.float().mean() < 0.5
+    assert torch.equal(hidden[~is_hidden], x[~is_hidden])
+    losses = trainer.step(make_batch(), 0)
+    plain = make_trainer(noise="white", normalisation="asinh").step(make_batch(), 0)
+    assert losses["embedder"] != plain["embedder"]
+    assert losses["discriminator"] == plain["discriminator"]

@@ -51,6 +51,9 @@ class TrainingConfig:
     reconstruction
         Strength of an additional loss: weighted squares between real images and what the generator makes of
         their embedding, for generator and embedder.
+    hidden_bands
+        Chance of each band of each image to be hidden from the embedder, as a survey without that band would
+        show it; the reconstruction is still held against all of it, so that the guess fills the band in.
     refine
         Training an embedder alone: start from the embedder of the finished model, not from a new one. With a
         large `reconstruction` its guesses come nearer to the best fits.
@@ -97,6 +100,7 @@ class TrainingConfig:
     neighbours: Literal["mask", "keep"] = "keep"
     ema: Annotated[float, Range(ge=0, lt=1)] = 0.0
     reconstruction: Annotated[float, Range(ge=0, le=1e12)] = 0.0
+    hidden_bands: Annotated[float, Range(ge=0, lt=1)] = 0.0
     refine: bool = False
     smoothness: Annotated[float, Range(ge=0, le=1e12)] = 0.0
     latent_gradient: Annotated[float, Range(ge=0, le=1e12)] = 0.0
@@ -134,8 +138,9 @@ class TrainingConfig:
                 del content[name]
         if self.neighbours == "keep":
             del content["neighbours"]
-        if not self.aid_steps:
-            del content["aid_steps"]
+        for name in ("aid_steps", "hidden_bands"):
+            if not content[name]:
+                del content[name]
         return content
 
     @property

@@ -119,10 +119,10 @@ class Trainer:
         inverted = seen if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
             inverted = inverted.detach()
-        losses["embedder"] = embedder_loss(latent, self.embedder(inverted))
+        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(inverted, draw)))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(real, image, weight, way)
+            losses["reconstruction"] = self._reconstruct(self._hide(real, draw), image, weight, way)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
@@ -149,12 +149,12 @@ class Trainer:
             if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
                 shown = self.observe(shown, weight, noise, sight, way)
-        losses = {"embedder": embedder_loss(latent, self.embedder(shown))}
+        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(shown, draw)))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
-            real = self._see(image, weight, sight)
+            real = self._hide(self._see(image, weight, sight), draw)
             losses["reconstruction"] = self._reconstruct(real, image, weight, way)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._improve(["embedder"], total, step)
@@ -175,6 +175,17 @@ class Trainer:
         if self.model.config.sees_observation:
             x = torch.cat((x, sight.described(weight, self.softening)), dim=1)
         return x
+
+    def _hide(self, x: Tensor, draw: torch.Generator) -> Tensor:
+        """Hide bands at random from what an embedder is shown, as it is shown bands without data."""
+        if not self.config.hidden_bands:
+            return x
+        bands = self.model.config.num_bands
+        chance = torch.rand(len(x) * self.engine.num_processes, bands, generator=draw, device=self.device)
+        is_hidden = self.engine.part(chance) < self.config.hidden_bands
+        blank = torch.zeros_like(x[:1])  # noise and PSF are described by 0 there
+        blank[:, :bands] = normalise(self.model.normalisation, blank[:, :bands])
+        return torch.where(is_hidden.repeat(1, x.shape[1] // bands)[:, :, None, None], blank, x)
 
     def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, way: Observation | None) -> Tensor:
         """Return the loss of real images, as networks are shown them and in nJy, against their embedding."""
