@@ -241,7 +241,7 @@ function fluxes(known, missing, chi2) {
   for (const text of ["band", "flux of the fit, nJy", "AB mag", ...(chi2 ? ["χ²/pixel"] : [])]) head.append(make("th", { textContent: text }));
   for (const [band, [flux, error]] of Object.entries(known)) {
     const line = table.insertRow(), mag = flux > 0 ? (31.4 - 2.5 * Math.log10(flux)).toFixed(2) : "–";
-    const err = flux > 0 && error > 0 ? ` ± ${(1.0857 * error / flux).toFixed(2)}` : "";
+    const sigma = (1.0857 * error) / flux, err = flux > 0 && error > 0 ? ` ± ${sigma.toFixed(sigma < 0.02 ? 3 : 2)}` : "";
     for (const text of [band + (missing.includes(band) ? " (filled in)" : ""), show(flux) + (error === null ? "" : ` ± ${Number(error.toPrecision(2))}`), mag + err, ...(chi2 ? [chi2(band)] : [])]) line.insertCell().textContent = text;
     if (missing.includes(band)) line.className = "filled";
   }
@@ -351,7 +351,8 @@ const findLike = attempt(async () => {
   ]);
 });
 const rankOdd = attempt(async () => {
-  const query = new URLSearchParams([["number", 48], ...conditions().map((one) => ["where", one])]);
+  const isStarless = state.about.columns.includes("star_score") && $("odd-stars").checked, where = [...conditions(), ...(isStarless ? ["star_score < 0.5"] : [])];
+  const query = new URLSearchParams([["number", 48], ...where.map((one) => ["where", one])]);
   state.odd = (await (await ask(`/api/odd?${query}`)).json()).objects;
   const rows = state.odd.map((o) => o.row), cut = sheet(rows), list = make("div", { className: "cards" });
   state.odd.forEach((o, n) => {
@@ -483,7 +484,7 @@ async function start() {
   sliders(); await filterRow();
   $("bands").textContent = state.about.bands.join(", ");
   $("samp-table").hidden = !state.about.samp;
-  if (state.about.columns.includes("star_score")) $("odd-hint").append(" A filter on star_score leaves the stars out.");
+  $("odd-stars-label").hidden = !state.about.columns.includes("star_score");
   const mapped = attempt(async () => { const c = $("colour").value && await column($("colour").value); if (c) $("log").checked = c.info.is_skewed; await draw(); });
   $("x").onchange = $("y").onchange = attempt(draw); $("colour").onchange = mapped; $("log").onchange = attempt(draw);
   $("pan").onclick = () => mode("pan"); $("lasso").onclick = () => mode("lasso"); $("box").onclick = () => mode("box");
