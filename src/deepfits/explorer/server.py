@@ -199,7 +199,8 @@ class _Explorer:
             return self.objects.as_float32(name).astype("<f4").tobytes(), json.dumps(vars(info))
 
         body, info = await run_in_threadpool(read)
-        return Response(body, media_type="application/octet-stream", headers={"X-Column": info})
+        headers = {"X-Column": info, "Content-Encoding": "identity"}  # floats hardly pack
+        return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def object(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])

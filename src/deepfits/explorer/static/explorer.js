@@ -60,6 +60,7 @@ function linear() {
   scale.copy = () => linear().domain(domain).range(range);
   return scale;
 }
+let begun = ask("/api/about"); // on its way while the plot sets itself up
 const xScale = linear(), yScale = linear();
 const plot = createScatterplot({
   canvas: $("canvas"), width: "auto", height: "auto", backgroundColor: "#ffffff", pointSize: 3, pointSizeSelected: 4,
@@ -447,7 +448,7 @@ function fill(names) {
     $(id).value = choices.includes(before) && before ? before : wanted.find((name) => choices.includes(name)) ?? choices[0];
   }
 }
-async function refresh() { state.about = { ...state.about, ...await (await ask("/api/about")).json() }; fill(state.about.columns); count(); }
+async function refresh() { const answer = begun ?? ask("/api/about"); begun = null; state.about = { ...state.about, ...await (await answer).json() }; fill(state.about.columns); count(); }
 
 async function send(path, file) {
   return (await ask(`${path}${path.includes("?") ? "&" : "?"}name=${encodeURIComponent(file.name)}`, { method: "POST", headers: { "x-deepfits": "1" }, body: file })).json();
