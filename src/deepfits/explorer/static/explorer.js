@@ -174,6 +174,8 @@ function count() {
   $("count").textContent = `${format(all)} objects` + (shown < all ? `, ${format(shown)} shown` : "") +
     (state.selection.length ? `, ${format(state.selection.length)} selected` : "") +
     (state.about.num_tagged ? `, ${format(state.about.num_tagged)} tagged` : "");
+  $("save-what").textContent = state.selection.length ? `${format(state.selection.length)} selected, with all their columns and tags.`
+    : "Nothing is selected: draw a lasso or a box on the map, or press “Select what is shown”.";
 }
 
 // An object
@@ -219,7 +221,7 @@ async function choose(row) {
   box.append(...perBand(f));
   if (object.redshift) box.append(...redshift(object.redshift));
   const tags = document.createElement("p");
-  tags.append(make("button", { textContent: "More like this", className: "main", onclick: () => { state.like = []; state.unlike = []; tab("like"); return findLike(); } }), " ");
+  tags.append(make("button", { textContent: "More like this", className: "main", onclick: () => { state.like = []; state.unlike = []; state.found = []; return tab("like"); } }), " ");
   for (const [text, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
     const e = document.createElement("button"); e.textContent = text; e.onclick = () => mark(tag); tags.append(e, " ");
   }
@@ -435,13 +437,16 @@ function tab(name) {
   for (const button of document.querySelectorAll("nav button")) button.classList.toggle("on", button.dataset.tab === name);
   for (const section of document.querySelectorAll("aside > section")) section.hidden = section.id !== `tab-${name}`;
   if (name === "draw") walk();
+  if (name === "like" && state.row !== null && !state.found.length) return findLike();
   if (name === "like") examples();
+  if (name === "odd" && !state.odd.length) return rankOdd();
 }
 function mode(name) {
   for (const id of ["pan", "lasso", "box"]) $(id).classList.toggle("on", id === name);
   plot.set({ mouseMode: name === "pan" ? "panZoom" : "lasso", lassoType: name === "box" ? "rectangle" : "freeform" });
 }
-function fill(names) {
+function fill(known) {
+  const isMap = (name) => /^(pc|umap)\d+$/.test(name), names = [...known].sort((a, b) => isMap(b) - isMap(a) || a.localeCompare(b));
   for (const [id, wanted] of [["x", ["umap1", "pc1"]], ["y", ["umap2", "pc2"]], ["colour", ["g_minus_r", "g_minus_i", "reduced_chi2"]]]) {
     const before = $(id).value, choices = id === "colour" ? ["", ...names] : names;
     $(id).replaceChildren(...choices.map((name) => make("option", { textContent: name || "(one colour)", value: name, title: state.about.words[name] ?? "" })));
