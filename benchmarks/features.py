@@ -39,6 +39,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.redshifts.knowledge import known, properties_of, r2, squared_distances, with_error
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.photometry import aperture_photometry
@@ -75,7 +77,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "centre 3 arcsec": {"centre_fwhm_arcsec": 3.0},
 }
 BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
-NUM_BOOTSTRAP = 100
 NUM_STARS = 60
 FEWEST = 10
 
@@ -218,27 +219,20 @@ class Objects:
             flux_err=self.flux_err,
             similarity=self.similarity.matrix,
         )
-        galaxies, truth = np.arange(self.num_galaxies), self.truth
-        ratio = np.where(truth["bulge_fraction"] > 0.5, truth["bulge_ratio"], truth["disc_ratio"])
-        targets = {
-            "log_half_light": np.log(truth["half_light_radius_arcsec"]),
-            "axis_ratio": ratio,
-            "orientation": (1 - ratio) * np.cos(2 * truth["angle"]),
-            "bulge_fraction": truth["bulge_fraction"],
-            "dust": truth["ebv"],
-            "redshift": np.log1p(self.label),
+        number = len(columns["num_steps"])
+        truth = {
+            name: np.concatenate([values, np.resize(values, number - self.num_galaxies)])
+            for name, values in {**self.truth, "z_spec": self.label}.items()
         }
+        truth["kind"] = np.where(np.arange(number) < self.num_galaxies, "galaxy", "star")
+        bright = np.concatenate([self.magnitude, np.zeros(number - self.num_galaxies)]) < 24
+        half = np.random.default_rng(2).permutation(number) % 2 == 0
         out: dict[str, Any] = {}
-        for name in ("magnitudes", "latents", "model", "combined"):
-            matrix = FeatureRecipe.learn(name, source).make(source).values
-            out[name] = {
-                key: with_error(r2, kernel_ridge(matrix[galaxies], values), values)
-                for key, values in targets.items()
-            }
-            is_star = (np.arange(len(matrix)) >= self.num_galaxies).astype(float)
-            some = np.concatenate([galaxies[self.magnitude < 24], np.flatnonzero(is_star)])
-            score = kernel_ridge(matrix[some], is_star[some])
-            out[name]["star_auc"] = with_error(area_under_curve, score, is_star[some])
+        for one in properties_of(truth):
+            if one.is_class:
+                one = replace(one, value=np.where(bright, one.value, np.nan))
+            for row in known(source, [one], half, num_labels=(number,)):
+                out.setdefault(row["features"], {}).update(row["found"])
         return out
 
     def redshift(self, features: str, columns: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -274,7 +268,7 @@ class Objects:
         chosen = np.flatnonzero(
             (self.magnitude > 22) & (self.magnitude < 24) & np.isfinite(latent).all(axis=1)
         )
-        away = distances(latent[chosen], latent[chosen])
+        away = squared_distances(latent[chosen], latent[chosen])
         np.fill_diagonal(away, np.inf)
         nearest = chosen[away.argmin(axis=1)]
         random = np.random.default_rng(0).permutation(chosen)
@@ -327,7 +321,7 @@ def repeated(
     """Compare fits from random starts with those from the embedder's guess."""
     good = np.isfinite(columns["latent"]).all(axis=1)
     place = np.cumsum(good) - 1
-    away = distances(again["latent"], columns["latent"][good])
+    away = squared_distances(again["latent"], columns["latent"][good])
     variance = again["latent_std"] ** 2 + columns["latent_std"][rows] ** 2
     sigmas = np.sqrt(np.mean((again["latent"] - columns["latent"][rows]) ** 2 / variance, axis=1))
     return {
@@ -336,56 +330,9 @@ def repeated(
     }
 
 
-def distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return squared distances between latents, ``(N, M)``."""
-    inner = first @ second.T
-    return np.asarray((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner)
-
-
-def kernel_ridge(features: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Predict each object from the half that it is not in: Gaussian kernel, ridge by leave-one-out error."""
-    spread = np.nanstd(features, axis=0)
-    values = np.nan_to_num((features - np.nanmean(features, axis=0)) / np.where(spread > 0, spread, 1))
-    half = np.random.default_rng(2).permutation(len(target)) % 2
-    found = np.empty(len(target))
-    for part in (0, 1):
-        learn, judge = np.flatnonzero(half != part), np.flatnonzero(half == part)
-        own = distances(values[learn], values[learn])
-        mean, best = target[learn].mean(), np.inf
-        for width in (0.5, 1.0, 2.0, 4.0):
-            scale = width * np.median(own)
-            level, vectors = np.linalg.eigh(np.exp(-own / scale))
-            for ridge in (0.003, 0.03, 0.3, 3.0):
-                inverse = (vectors / (level + ridge)) @ vectors.T
-                answer = inverse @ (target[learn] - mean)
-                error = float(np.mean((answer / np.diag(inverse)) ** 2))
-                if error < best:
-                    kernel = np.exp(-distances(values[judge], values[learn]) / scale)
-                    best, found[judge] = error, kernel @ answer + mean
-    return found
-
-
-def area_under_curve(score: np.ndarray, truth: np.ndarray) -> float:
-    """Return how often an object of the class has a higher score than one that is not of it."""
-    return float(np.mean(score[truth == 1][:, None] > score[truth == 0][None, :]))
-
-
 def scatter(values: np.ndarray) -> float:
     """Return 1.4826 × the median absolute deviation from the median."""
     return float(1.4826 * np.median(np.abs(values - np.median(values))))
-
-
-def r2(found: np.ndarray, truth: np.ndarray) -> float:
-    """Return R² of estimates."""
-    return float(1 - np.sum((found - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
-
-
-def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float]:
-    """Return a figure and its bootstrap error over the objects."""
-    rng, number = np.random.default_rng(0), len(arrays[0])
-    draws = [rng.integers(number, size=number) for _ in range(NUM_BOOTSTRAP)]
-    values = [float(figure(*(one[rows] for one in arrays))) for rows in draws]
-    return [round(float(figure(*arrays)), 4), round(float(np.std(values)), 4)]
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise()
 def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     held, fit = held_out(number=200)
     other = replace(fit, latent=fit.latent + 0.1 * np.random.default_rng(1).normal(size=fit.latent.shape))
-    section = sections.latent_section(held, {"optimise": other, "both": fit}, {})
+    section = sections.latent_section(held, {"optimise": other, "both": fit}, {}, fit.latent)
     prior, repeat, neighbours = section.tables
     far = np.median(np.sqrt((fit.latent**2).mean(1)))
     assert float(prior.rows[1][2]) == pytest.approx(far, abs=0.006)
@@ -176,7 +176,7 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     assert float(repeat.rows[0][3]) < 0.25
     assert float(neighbours.rows[0][3]) < 0.4
     blind = replace(fit, latent=np.random.default_rng(2).normal(size=fit.latent.shape))
-    chance = sections.latent_section(held, {"both": blind}, {}).tables[-1]
+    chance = sections.latent_section(held, {"both": blind}, {}, blind.latent).tables[-1]
     assert 0.6 < float(chance.rows[0][3]) < 1.5
 
 

@@ -188,7 +188,7 @@ def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
         completeness.append(hits / is_one.sum())
         scores.append(2 * hits / (is_one.sum() + is_guess.sum()))
         if not is_one.all():
-            areas.append(_area(probability[:, one], is_one))
+            areas.append(area_under_curve(probability[:, one], is_one))
     return {
         "accuracy": float((guess == label).mean()),
         "balanced_accuracy": float(np.mean(completeness)),
@@ -199,8 +199,8 @@ def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
     }
 
 
-def _area(score: np.ndarray, is_one: np.ndarray) -> float:
-    """Return the chance that an object of the class has a higher score than another one; ties count half."""
+def area_under_curve(score: np.ndarray, is_one: np.ndarray) -> float:
+    """Return the chance that an object of a class has a higher score than one of another; ties count half."""
     from scipy.stats import rankdata
 
     number = int(is_one.sum())

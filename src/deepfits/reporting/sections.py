@@ -278,7 +278,11 @@ def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.nda
 
 
 def latent_section(
-    held: HeldOut, fits: Mapping[str, FitResult], columns: Mapping[str, np.ndarray]
+    held: HeldOut,
+    fits: Mapping[str, FitResult],
+    columns: Mapping[str, np.ndarray],
+    place: np.ndarray,
+    knows: Sequence[PageTable] = (),
 ) -> Section:
     """Show the latents: a map, how repeatable they are, how far from the prior, and what neighbours share.
 
@@ -286,6 +290,10 @@ def latent_section(
     ----------
     columns
         ``(N,)`` each, by what the map can be coloured besides brightness and χ².
+    place
+        ``(N, L)``: coordinates of the latents between which distances are taken.
+    knows
+        Tables of what they know, where the truth is at hand.
     """
     mode = list(fits)[-1]
     last = fits[mode]
@@ -303,7 +311,7 @@ def latent_section(
         ),
         caption="The same map, as a figure.",
     )
-    tables = [_prior_table(fits), *_repeat_table(fits), *_neighbour_table(held, last.latent)]
+    tables = [_prior_table(fits), *_repeat_table(fits), *_neighbour_table(held, place), *knows]
     made = make_map(held.object_id, last.latent, held.image, held.weight, shown)
     return Section(
         title="Latents",
@@ -359,13 +367,13 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
     ]
 
 
-def _neighbour_table(held: HeldOut, latent: np.ndarray) -> list[PageTable]:
+def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
     """Compare measured colours of nearest neighbours in the latent with those of any two objects."""
-    bright = np.isfinite(latent).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
+    bright = np.isfinite(coordinates).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
     rows = np.flatnonzero(bright)
     if len(rows) < 4 * MIN_IN_BIN or len(held.bands) < 2:
         return []
-    place = latent[rows].astype(np.float64)
+    place = coordinates[rows].astype(np.float64)
     square = (place**2).sum(axis=1)
     distance = square[:, None] + square[None] - 2 * place @ place.T
     np.fill_diagonal(distance, np.inf)

@@ -18,6 +18,7 @@ from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
 from deepfits.fitting.features import shard_paths, to_numpy
+from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
@@ -25,6 +26,7 @@ from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
 from deepfits.splits import is_held_out, unit_hash
+from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
@@ -103,7 +105,12 @@ def write_report(config: ReportConfig) -> Path:
             fits = _read_fits(run, trained, held, cutouts, opened.info)
         parts.append(_fits(run, held, fits))
         if fits:
-            parts.append(sections.latent_section(held, fits, _known_redshifts(run, held)))
+            mode = list(fits)[-1]
+            tables, summary["knows"] = knowledge(run, run / f"features-{mode}", opened)
+            place = Similarity.read(run / f"features-{mode}", fits[mode].latent.shape[1])
+            columns = _known_redshifts(run, held)
+            coordinates = place.coordinates(fits[mode].latent)
+            parts.append(sections.latent_section(held, fits, columns, coordinates, tables))
         summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, held)

@@ -1,0 +1,224 @@
+"""What features know of galaxies whose properties are true by construction: sizes, shapes, types, redshifts.
+
+Shapes: N objects, K features, T targets, M labels, J objects that are judged.
+
+One learner for everything, kernel ridge regression, whose few settings follow from the labels alone: what is
+compared are features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepfits.redshifts.classes import area_under_curve
+from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.redshifts.learning import Standard
+from deepfits.tables import Columns
+
+SETS = {
+    "magnitudes": "aperture magnitudes",
+    "latents": "latents",
+    "model": "what the fit gives",
+    "extended": "latents, what the fit gives",
+    "combined": "all",
+}
+NUM_LABELS = (300, 3000)
+NUM_BOOTSTRAP = 100
+CLASS = " or galaxy"
+MIN_OF_A_CLASS = 20
+WIDTHS, RIDGES = (0.5, 1.0, 2.0, 4.0), (0.003, 0.03, 0.3, 3.0)
+MOST_TO_CHOOSE = 1000
+LIMIT = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Property:
+    """Something true of objects.
+
+    Attributes
+    ----------
+    name
+        For a table.
+    value
+        ``(N,)``; NaN of objects that have none. Of a class 1 or 0.
+    is_class
+        Whether the figure is the area under the ROC curve; else it is R².
+    """
+
+    name: str
+    value: np.ndarray
+    is_class: bool = False
+
+
+def properties_of(truth: Columns) -> list[Property]:
+    """Return what the truth of a simulated sky says; see `deepfits simulate`.
+
+    Radius and redshift are logarithms, and the orientation is (1 − axis ratio) · cos 2θ, which is that of
+    galaxies that have one.
+    """
+    kind = truth["kind"]
+    is_galaxy = kind == "galaxy"
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(truth["bulge_fraction"] > 0.5, truth["bulge_ratio"], truth["disc_ratio"])
+        values = {
+            "half-light radius": np.log(truth["half_light_radius_arcsec"]),
+            "axis ratio": ratio,
+            "orientation": (1 - ratio) * np.cos(2 * truth["angle"]),
+            "bulge fraction": truth["bulge_fraction"],
+            "dust": truth["ebv"],
+            "redshift": np.log1p(truth["z_spec"]),
+        }
+    out = [Property(name=name, value=np.where(is_galaxy, one, np.nan)) for name, one in values.items()]
+    for name in ("star", "quasar"):
+        if (kind == name).sum() >= MIN_OF_A_CLASS:
+            value = np.where(is_galaxy | (kind == name), kind == name, np.nan)
+            out.append(Property(name=f"{name}{CLASS}", value=value, is_class=True))
+    return out
+
+
+def known(
+    source: Source,
+    properties: Sequence[Property],
+    is_judged: np.ndarray,
+    *,
+    num_labels: Sequence[int] = NUM_LABELS,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return for each number of labels and each set of features how well each property is predicted.
+
+    Parameters
+    ----------
+    is_judged
+        ``(N,)`` bool: objects to judge by; labels are drawn from the others, fewer where there are fewer.
+
+    Returns
+    -------
+    list
+        ``{"features", "num_labels", "num_judged", "found": {name: [value, bootstrap error]}}``.
+    """
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(~is_judged))
+    judged, out = np.flatnonzero(is_judged), []
+    for number in sorted({min(one, len(order)) for one in num_labels}):
+        labelled = order[:number]
+        for name in SETS:
+            if name in source.available():
+                matrix = FeatureRecipe.learn(name, source).make(source)
+                standard = Standard.learn(matrix.values[labelled], matrix.is_latent)
+                features = np.clip(standard(matrix.values), -LIMIT, LIMIT)
+                found = _figures(features, properties, labelled, judged)
+                row = {"features": name, "num_labels": number, "num_judged": len(judged)}
+                out.append({**row, "found": found})
+    return out
+
+
+def _figures(
+    features: np.ndarray, properties: Sequence[Property], labelled: np.ndarray, judged: np.ndarray
+) -> dict[str, list[float | None]]:
+    """Learn and judge the properties; those that the same objects have are learned together."""
+    out: dict[str, list[float | None]] = {one.name: [None, None] for one in properties}
+    groups: dict[bytes, list[Property]] = {}
+    for one in properties:
+        groups.setdefault(np.isfinite(one.value).tobytes(), []).append(one)
+    for group in groups.values():
+        has = np.isfinite(group[0].value)
+        learn, judge = labelled[has[labelled]], judged[has[judged]]
+        if min(len(learn), len(judge)) < MIN_OF_A_CLASS:
+            continue
+        value = np.stack([one.value for one in group], axis=1)
+        answer = kernel_ridge(features[learn], value[learn], features[judge])
+        for number, one in enumerate(group):
+            truth = value[judge, number]
+            if np.ptp(truth) > 0 and np.ptp(value[learn, number]) > 0:
+                out[one.name] = with_error(_area if one.is_class else r2, answer[:, number], truth)
+    return out
+
+
+def _area(score: np.ndarray, truth: np.ndarray) -> float:
+    return area_under_curve(score, truth > 0.5) if 0 < truth.mean() < 1 else np.nan
+
+
+def kernel_ridge(features: np.ndarray, target: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Predict targets: Gaussian kernel; its width and the ridge by the leave-one-out error of the labels.
+
+    Parameters
+    ----------
+    features, target
+        ``(M, K)`` and ``(M, T)``, of the labels, in random order; settings are chosen by the first 1,000, for
+        each of T targets.
+    asked
+        ``(J, K)``.
+
+    Returns
+    -------
+    ndarray
+        ``(J, T)``.
+
+    Notes
+    -----
+    Source: leave-one-out errors of ridge regression, Hastie, Tibshirani & Friedman (2009), eq. 7.64.
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    some = slice(MOST_TO_CHOOSE)
+    own, mean = squared_distances(features[some], features[some]), target.mean(axis=0)
+    typical = np.median(own)
+    least, chosen = np.full(target.shape[1], np.inf), np.zeros((target.shape[1], 2))
+    for width in WIDTHS:
+        level, vectors = np.linalg.eigh(np.exp(-own / (width * typical)))
+        turned = vectors.T @ (target[some] - mean)
+        for ridge in RIDGES:
+            inverse = 1 / (level + ridge)
+            off = vectors @ (inverse[:, None] * turned) / ((vectors**2) @ inverse)[:, None]
+            error = np.mean(off**2, axis=0)
+            chosen[error < least] = width, ridge
+            least = np.minimum(error, least)
+    out = np.empty((len(asked), target.shape[1]))
+    within, across = squared_distances(features, features), squared_distances(asked, features)
+    for width, ridge in np.unique(chosen, axis=0):
+        columns = (chosen == (width, ridge)).all(axis=1)
+        kernel = np.exp(-within / (width * typical))
+        kernel[np.diag_indices_from(kernel)] += ridge
+        answer = cho_solve(cho_factor(kernel, overwrite_a=True), (target - mean)[:, columns])
+        out[:, columns] = np.exp(-across / (width * typical)) @ answer + mean[columns]
+    return out
+
+
+def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return ``(N, M)``."""
+    inner = first @ second.T
+    return np.maximum((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner, 0)
+
+
+def r2(found: np.ndarray, truth: np.ndarray) -> float:
+    """Return R² of estimates."""
+    return float(1 - np.sum((found - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
+
+
+def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float | None]:
+    """Return a figure and its bootstrap error over the objects."""
+    rng, number = np.random.default_rng(0), len(arrays[0])
+    draws = [rng.integers(number, size=number) for _ in range(NUM_BOOTSTRAP)]
+    values = [float(figure(*(one[rows] for one in arrays))) for rows in draws]
+    return [round(float(figure(*arrays)), 4), round(float(np.nanstd(values)), 4)]
+
+
+def _cell(value: float | None, error: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def table_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return the columns and the cells of a table of `known`."""
+    names = list(rows[0]["found"]) if rows else []
+    cells = [
+        [
+            SETS[row["features"]],
+            f"{row['num_labels']:,}",
+            *(_cell(*one, 3 if name.endswith(CLASS) else 2) for name, one in row["found"].items()),
+        ]
+        for row in rows
+    ]
+    return ["features", "labels", *names], cells

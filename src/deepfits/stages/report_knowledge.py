@@ -1,0 +1,64 @@
+"""What features know of the galaxies of a simulated sky: a table of the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.fitting.features import read_features
+from deepfits.fitting.similarity import Similarity
+from deepfits.photometry import reference_band
+from deepfits.redshifts.features import Source
+from deepfits.redshifts.knowledge import NUM_LABELS, known, properties_of, table_rows
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.photometry import aperture_photometry
+from deepfits.reporting.page import PageTable
+from deepfits.splits import is_held_out
+from deepfits.survey.store import CutoutStore
+from deepfits.tables import match_identities
+
+KNOWN_TO_MAG = 24.0
+MIN_JUDGED, MOST_JUDGED = 50, 2000
+
+
+def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
+    """Say what features know of the galaxies of a simulated sky, where its truth is at hand."""
+    path = run / "sky" / "truth.parquet"
+    if not path.exists():
+        return [], []
+    columns = read_features(features)
+    usable = np.isfinite(columns["latent"]).all(axis=1)
+    columns = {name: values[usable] for name, values in columns.items()}
+    bright = f"mag_{reference_band(store.info.bands)} < {KNOWN_TO_MAG:g}"
+    truth = read_labels(path, column="half_light_radius_arcsec", select=[bright])
+    pairs = match_labels(columns, truth)
+    held = is_held_out(columns["object_id"][pairs.rows])
+    few = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
+    rows, label_rows, held = pairs.rows[few], pairs.label_rows[few], held[few]
+    if held.sum() < MIN_JUDGED or (~held).sum() < MIN_JUDGED:
+        return [], []
+    columns = {name: values[rows] for name, values in columns.items()}
+    place = match_identities(columns["object_id"], store.catalogue([])["object_id"])
+    cutouts = store.take(place)
+    info = store.info
+    flux, flux_err = aperture_photometry(
+        cutouts.image,
+        cutouts.weight,
+        pixel_scale_arcsec=info.pixel_scale_arcsec,
+        fwhm_arcsec=info.fwhm_arcsec,
+    )
+    similarity = Similarity.read(features, columns["latent"].shape[1]).matrix
+    source = Source(columns=columns, bands=info.bands, flux=flux, flux_err=flux_err, similarity=similarity)
+    known_columns = {name: values[label_rows] for name, values in truth.columns.items()}
+    known_columns[truth.target] = truth.value[label_rows]
+    found = known(source, properties_of(known_columns), held)
+    heads, cells = table_rows(found)
+    caption = (
+        f"What features know of {found[0]['num_judged']:,} held-out objects with {bright}, by kernel ridge "
+        "regression: R² (1: all, 0: nothing; below 0: worse than the mean), for classes the area under the "
+        "ROC curve (0.5: nothing). Radius and redshift are logarithms, the orientation is (1 − axis ratio) "
+        "cos 2θ; ± is the standard deviation over bootstrap resamples."
+    )
+    return [PageTable(columns=heads, rows=cells, caption=caption)], found
