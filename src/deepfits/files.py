@@ -287,8 +287,9 @@ def require_regular(path: Path) -> None:
 def fingerprint(*paths: str | Path) -> str:
     """Return the first 16 hexadecimal digits of the SHA-256 of the files' contents, in the order given."""
     digest = hashlib.sha256()
-    for path in paths:
-        with Path(path).open("rb") as handle:
+    for path in map(Path, paths):
+        require_regular(path)
+        with path.open("rb") as handle:
             while block := handle.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:16]

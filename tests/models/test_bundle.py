@@ -1,6 +1,7 @@
 """Models on disk: what is saved comes back, and nothing else is accepted."""
 
 import json
+import os
 import pickle
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deepfits.errors import InputError
+from deepfits.files import fingerprint
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
@@ -165,6 +167,16 @@ def test_damaged_or_foreign_weights_are_refused(model, saved):
     refused("no such file")
     path.write_bytes(good)
     assert Model.load(saved).fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_weights_are_a_regular_file(saved, make):
+    (saved / "weights.safetensors").unlink()
+    make(saved / "weights.safetensors")
+    with pytest.raises(InputError, match=r"weights\.safetensors: a "):
+        Model.load(saved)
+    with pytest.raises(InputError, match=r"weights\.safetensors: a "):
+        fingerprint(saved / "weights.safetensors")
 
 
 def test_a_monstrous_description_takes_no_memory(saved):

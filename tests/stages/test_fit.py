@@ -259,6 +259,24 @@ def test_selection_and_threads_change_no_number(fitted, sky, tmp_path):
     assert 0 < len(held["object_id"]) < 2 * NUM
 
 
+def test_every_network_works_on_one_core_whatever_the_threads(sky, tmp_path, monkeypatch):
+    """How a sum is shared out among cores shows in its last bits."""
+    model = Model.load(sky[1])
+    monkeypatch.setattr(Model, "load", lambda path, device="cpu": model)
+    before, cores = torch.get_num_threads(), []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: cores.append(torch.get_num_threads())
+    )
+    torch.set_num_threads(3)
+    try:
+        fit(*sky[:2], tmp_path / "features", num_steps=2, num_starts=2, threads=3)
+    finally:
+        torch.set_num_threads(before)
+        hook.remove()
+    assert len(cores) > 20
+    assert set(cores) == {1}
+
+
 @pytest.mark.parametrize("objective", ["flux", "stretched", "paper"])
 def test_objectives_fit(objective, sky, tmp_path):
     out = fit(

@@ -138,6 +138,10 @@ def test_numbers_that_are_none_are_refused_by_every_stage(name, value):
     for key in [one.name for one in fields(config) if re.search(r"\bfloat\b", str(one.type))]:
         with pytest.raises(InputError, match=rf"{name}: {key} must be a finite number"):
             stage(**given | {key: value})
+    for key in [one.name for one in fields(config) if re.search(r"Mapping|\bdict", str(one.type))]:
+        for nested in ([1.0, value], {"g": value}, {"a": [{"b": (value,)}]}):
+            with pytest.raises(InputError, match=rf"{name}: {key} must be a finite number"):
+                stage(**given | {key: nested})
 
 
 @pytest.mark.parametrize("content", ['{"inputs": []}', '{"settings": 1}', '{"written": "x"}', "[" * 10**5])

@@ -275,7 +275,7 @@ def test_compressed_files_are_unpacked_once_for_detection_and_cutting(tmp_path, 
     np.testing.assert_array_equal(store.take(rows).image, other.take(rows).image)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, workers):
     images = deepfits.simulate(tmp_path / "sky", size=200, num_patches=3, seed=4)
     catalogue = deepfits.detect(images, tmp_path / "found.parquet")

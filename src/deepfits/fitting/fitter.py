@@ -317,27 +317,34 @@ class Fitter:
 
     def draw(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
         """Draw images in nJy from latents ``(N, L)``, amplitudes of 1: ``(N, B, H, W)``, on the CPU."""
-        parts = []
-        for rows in torch.arange(len(latent)).split(self.settings.batch_size):
+
+        def draw(rows: Tensor) -> Tensor:
             drawn = self.in_flux(latent[rows].to(self.device))
-            if (observation := self._observation(sight, rows)) is not None:
-                drawn = observation(drawn)
-            parts.append(drawn.cpu())
-        return torch.cat(parts)
+            observation = self._observation(sight, rows)
+            return drawn if observation is None else observation(drawn)
+
+        if not len(latent):
+            return torch.empty(0, len(self.info.bands), self.info.size, self.info.size)
+        return self._in_batches(draw, len(latent))
 
     def embed(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
-        """Embed in batches of one size, padded, so that a guess depends on its image alone."""
+        """Return the embedder's latents, ``(N, L)``."""
+        if not len(image):
+            return torch.empty(0, self.num_latents)
+        seen = (image, weight) if sight is None else (image, weight, sight)
+        return self._in_batches(lambda rows: self.model.embed(*(one[rows] for one in seen)), len(image))
+
+    def _in_batches(self, work: Callable[[Tensor], Tensor], number: int) -> Tensor:
+        """Do `work` on rows in padded batches, on one core each: a row alone decides its result."""
         size = self.settings.batch_size
-        parts = []
-        with torch.no_grad():
-            for first in range(0, len(image), size):
-                rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
-                if sight is None:
-                    guess = self.model.embed(image[rows], weight[rows])
-                else:
-                    guess = self.model.embed(image[rows], weight[rows], sight[rows])
-                parts.append(guess[: min(size, len(image) - first)].float().cpu())
-        return torch.cat(parts) if parts else torch.empty(0, self.num_latents)
+
+        def batch(first: int) -> Tensor:
+            with torch.no_grad():
+                done = work(torch.arange(first, first + size).clamp_max(number - 1))
+            return done[: min(size, number - first)].float().cpu()
+
+        threads = self.threads if self.device.type == "cpu" else 1
+        return torch.cat(in_threads(batch, range(0, number, size), threads))
 
     def fit(
         self,
@@ -617,21 +624,19 @@ class Fitter:
         if network is None:
             return np.full(len(fitted.image), np.float32(np.nan))
         image = torch.where(fitted.weight > 0, fitted.image, torch.nan_to_num(torch.from_numpy(drawn)))
-        size = self.settings.batch_size
-        parts = []
-        with torch.no_grad():
-            for first in range(0, len(image), size):
-                rows = torch.arange(first, first + size).clamp_max(len(image) - 1)
-                if fitted.sight is None:
-                    seen = self.model.normalisation.normalise(image[rows].to(self.device))
-                else:
-                    seen = self.model.network_input(  # type: ignore[attr-defined]
-                        image[rows].to(self.device),
-                        fitted.weight[rows].to(self.device),
-                        fitted.sight[rows].to(self.device),
-                    )
-                parts.append(network(seen).view(-1)[: min(size, len(image) - first)].cpu().numpy())
-        return np.concatenate(parts) if parts else np.empty(0, dtype=np.float32)
+
+        def score(rows: Tensor) -> Tensor:
+            if fitted.sight is None:
+                seen = self.model.normalisation.normalise(image[rows].to(self.device))
+            else:
+                seen = self.model.network_input(  # type: ignore[attr-defined]
+                    image[rows].to(self.device),
+                    fitted.weight[rows].to(self.device),
+                    fitted.sight[rows].to(self.device),
+                )
+            return network(seen).view(-1)
+
+        return self._in_batches(score, len(image)).numpy() if len(image) else np.empty(0, dtype=np.float32)
 
     def measure(
         self,

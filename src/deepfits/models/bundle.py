@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from deepfits.config import Range, convert
 from deepfits.errors import InputError
-from deepfits.files import fingerprint, read_json, write_json, writing
+from deepfits.files import fingerprint, read_json, require_regular, write_json, writing
 from deepfits.models.aids import Aids, AidsConfig
 from deepfits.models.discriminator import Discriminator
 from deepfits.models.embedder import Embedder
@@ -539,6 +539,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     """
     from safetensors import SafetensorError, safe_open
 
+    require_regular(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
@@ -553,8 +554,6 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
                         f"{path}: {name} is {part.get_dtype()} of shape {found}, expected floats of {shape}"
                     )
             tensors = {name: file.get_tensor(name) for name in expected}
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; copy the model again") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: damaged weights ({error}); copy or train the model again") from error
     for name, tensor in tensors.items():

@@ -36,7 +36,7 @@ import inspect
 import math
 import os
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -113,9 +113,19 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
 def _finite(config: C, name: str) -> C:
     """Refuse NaN and infinity, which no comparison stops, which no record can hold and which nobody means."""
     for key, value in vars(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name}: {key} must be a finite number, not {value}")
+        for number in _floats(value):
+            if not math.isfinite(number):
+                raise InputError(f"{name}: {key} must be a finite number, not {number}")
     return config
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """Yield the floats in a value, however deep in lists and mappings."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, Mapping | list | tuple | set | frozenset):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _floats(one)
 
 
 def _require_paths(config: Any, name: str) -> None:
