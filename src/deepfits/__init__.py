@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from deepfits.stages.redshifts.curves import redshift_curves as redshift_curves
     from deepfits.stages.redshifts.evaluate import redshift_evaluate as redshift_evaluate
     from deepfits.stages.redshifts.predict import redshift_predict as redshift_predict
+    from deepfits.stages.redshifts.pretrain import redshift_pretrain as redshift_pretrain
     from deepfits.stages.redshifts.train import redshift_train as redshift_train
     from deepfits.stages.report import report as report
     from deepfits.stages.run import demo as demo

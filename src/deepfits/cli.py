@@ -33,7 +33,8 @@ RESULTS = {
     "teach": "model",
     "fit": "features", "inpaint": "predictions", "redshift": "redshifts", "redshift_curves": "label curves",
     "redshift_classes": "classes", "redshift_train": "redshift model", "redshift_predict": "predictions",
-    "redshift_evaluate": "metrics", "export": "catalogue", "report": "report", "run": "report",
+    "redshift_evaluate": "metrics", "redshift_pretrain": "redshift head", "export": "catalogue",
+    "report": "report", "run": "report",
     "demo": "report", "show": "pictures", "similar": "pictures", "odd": "pictures",
 }  # fmt: skip
 HELP = """Deep features of galaxies through best fits: from survey images to redshifts.

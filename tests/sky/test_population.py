@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from deepfits.errors import InputError
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import (
     EARLY,
@@ -161,3 +162,37 @@ def test_quasars_are_rare_and_reach_far():
     assert (quasars["z_spec"] > 3).mean() > 0.03
     assert np.isfinite(quasars["flux"]).all()
     assert (quasars["flux"] > 0).all()
+
+
+def test_laws_of_nothing_change_nothing_and_others_do_what_they_say(tmp_path):
+    """Extra laws draw no random numbers where they are off; each moves what it names, the right way."""
+
+    def drawn(**laws):
+        return draw_galaxies(6000, 24.0, FILTERS, np.random.default_rng(4), PopulationLaws(**laws))
+
+    plain = drawn()
+    assert drawn(redshift_scale=1.3)["z_spec"].mean() > 1.2 * plain["z_spec"].mean()
+    assert (drawn(early_share=0.3)["type"] == 0).mean() < 0.5 * (plain["type"] == 0).mean()
+
+    def blue(table):
+        return float(np.median(np.log(table["flux"][:, 1] / table["flux"][:, 3])))
+
+    assert blue(drawn(template_offset=0.5)) > blue(plain) + 0.05
+    shifted = drawn(zero_point_scatter=0.1)
+    ratio = shifted["flux"] / plain["flux"]
+    np.testing.assert_allclose(ratio, ratio[:1] * np.ones((6000, 1)), rtol=1e-6)
+    assert 0.01 < np.abs(np.log(ratio[0])).max() < 0.4
+    lines = drawn(line_strength=1.0)["flux"] / plain["flux"]
+    early = plain["type"] == 0
+    np.testing.assert_allclose(lines[early], 1, rtol=1e-9)
+    # Hα of an irregular galaxy at z ≈ 0.15 lies in i: beside it all other bands are fainter at the same i
+    near = (plain["type"] == 2) & (np.abs(plain["z_spec"] - 0.16) < 0.04)
+    assert np.median(lines[near, 4]) < 0.99
+    path = tmp_path / "mine.toml"
+    path.write_text("redshift_scale = 1.3\n")
+    assert PopulationLaws.read(path) == PopulationLaws(redshift_scale=1.3)
+    path.write_text("smooth_scatter = -1.0\n")
+    with pytest.raises(InputError, match="smooth_scatter"):
+        PopulationLaws.read(path)
+    one, two = (PopulationLaws.randomised(np.random.default_rng(n)) for n in (1, 2))
+    assert one != two

@@ -14,7 +14,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
 from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
-from deepfits.redshifts.split import Split, split_objects
+from deepfits.redshifts.split import MIN_TEST, MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
 
 
@@ -51,6 +51,12 @@ class Dataset:
     counts: dict[str, int | str]
     classes: tuple[str, ...] = ()
 
+    @property
+    def model_hash(self) -> str:
+        """Of the model that the features were fitted with; '' where they do not say."""
+        hashes = self.source.columns.get("model_hash")
+        return "" if hashes is None else str(hashes[0])
+
 
 def make_dataset(
     features: Columns,
@@ -62,6 +68,8 @@ def make_dataset(
     seed: int = 0,
     block_arcmin: float | None = None,
     train_select: Sequence[str] = (),
+    fewest: int = MIN_TRAIN,
+    fewest_to_test: int = MIN_TEST,
 ) -> Dataset:
     """Join features and labels, drop objects without a finite latent, and split.
 
@@ -78,7 +86,7 @@ def make_dataset(
     pairs = match_labels(columns, labels, match=match, radius_arcsec=radius_arcsec)
     columns = {name: values[pairs.rows] for name, values in columns.items()}
     value = labels.value[pairs.label_rows]
-    if np.ptp(value) == 0:
+    if np.ptp(value) == 0 and len(value) >= MIN_TRAIN:
         raise InputError(
             f"{labels.where}: all {len(value)} matched labels are {value[0]:g}; "
             "there is nothing to learn from them"
@@ -95,6 +103,8 @@ def make_dataset(
         dec=columns.get("dec"),
         block_arcmin=block_arcmin,
         is_trainable=matches_conditions(known, train_select, labels.where) if train_select else None,
+        fewest=fewest,
+        fewest_to_test=fewest_to_test,
     )
     counts: dict[str, int | str] = {
         **{f"labels_{name}": number for name, number in (labels.counts | pairs.counts).items()},

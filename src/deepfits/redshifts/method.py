@@ -25,6 +25,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
+from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.tables.values import is_redshift_name
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ class Inputs:
         Those that can be made.
     target
         The column that is learned.
+    model_hash
+        Of the model that the features were fitted with.
     """
 
     bands: tuple[str, ...]
@@ -98,6 +101,7 @@ class Inputs:
     feature_sets: tuple[str, ...]
     options: LearningOptions
     target: str = "z_spec"
+    model_hash: str = ""
 
     def require_cutouts(self, method: str) -> None:
         """Raise where there are no cutouts."""
@@ -171,6 +175,10 @@ class Method(ABC):
         Whether objects outside the domain of the training objects' features are flagged.
     only_redshifts
         Whether it knows what a redshift is, and can learn no other target.
+    fewest_labels
+        To learn from.
+    reads_scenes
+        Whether it takes the light of scenes as it stands in the features of one model, without a feature set.
     """
 
     name: ClassVar[str]
@@ -178,6 +186,8 @@ class Method(ABC):
     has_loss: ClassVar[bool] = True
     flags_domain: ClassVar[bool] = True
     only_redshifts: ClassVar[bool] = False
+    fewest_labels: ClassVar[int] = MIN_TRAIN
+    reads_scenes: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

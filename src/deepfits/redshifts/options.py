@@ -46,6 +46,9 @@ class LearningOptions(Seeded):
         Passes and time that each network on images may take.
     device
         Where networks on images are trained.
+    head
+        What was taught before there were labels, from `redshift_pretrain`; by default the head that came with
+        the model of the features.
     """
 
     model: str | Path | None = None
@@ -57,3 +60,4 @@ class LearningOptions(Seeded):
     network_epochs: int = 60
     network_minutes: float = 60.0
     device: str = "cpu"
+    head: str | Path | None = None

@@ -14,7 +14,9 @@ import numpy as np
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
+from deepfits.redshifts.head import HEAD, Head
 from deepfits.redshifts.inputs import complete_source
+from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
 from deepfits.redshifts.naming import as_written
 from deepfits.redshifts.predictor import Predictor
@@ -22,7 +24,16 @@ from deepfits.tables import Columns
 
 
 def load_predictor(model: str | Path) -> Predictor | Classifier:
-    """Read a trained method, whichever kind it is."""
+    """Read a trained method, whichever kind it is; a head is one that has learned from no label."""
+    if (Path(model) / HEAD).exists():
+        head = Head.load(model)
+        return Predictor(
+            method=Pretrained(head=head),
+            loss="absolute",
+            target="z_spec",
+            model_hash=head.model_hash,
+            about={"num_train": 0},
+        )
     return Classifier.load(model) if (Path(model) / CLASSIFIER).exists() else Predictor.load(model)
 
 

@@ -71,8 +71,8 @@ class Predictor:
             The objects' features are not those that the method was trained on.
         """
         features = None
+        self._check_model(source)
         if self.recipe is not None:
-            self._check_model(source)
             features = self.recipe.make(source)
         estimates = self.method.predict(source, features)
         out = {"z_phot": estimates.point}
@@ -146,14 +146,13 @@ def train_predictor(
         progress=progress,
     )
     trained = method.fit(training)
-    hashes = dataset.source.columns.get("model_hash")
     return Predictor(
         method=trained.method,
         loss=loss if method.has_loss else "",
         target=target,
         recipe=recipe,
         domain=domain,
-        model_hash="" if hashes is None or recipe is None else str(hashes[0]),
+        model_hash=dataset.model_hash if recipe is not None or method.reads_scenes else "",
         filters=tuple(options.filters),
         out_of_fold=trained.out_of_fold,
         about={"num_train": len(training.rows), **trained.about},

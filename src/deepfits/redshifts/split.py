@@ -52,6 +52,8 @@ def split_objects(
     dec: np.ndarray | None = None,
     block_arcmin: float | None = None,
     is_trainable: np.ndarray | None = None,
+    fewest: int = MIN_TRAIN,
+    fewest_to_test: int = MIN_TEST,
 ) -> Split:
     """Divide labelled objects.
 
@@ -68,6 +70,8 @@ def split_objects(
         a training one never lie in the same square.
     is_trainable
         ``(N,)`` bool: whose labels may be learned from; test objects may be any.
+    fewest, fewest_to_test
+        Objects to train and to test on that are enough.
 
     Raises
     ------
@@ -81,13 +85,13 @@ def split_objects(
         is_test, is_free = is_test & in_test_block, is_free & ~in_test_block
     test, free = np.flatnonzero(is_test), np.flatnonzero(is_free)
     order = np.argsort(unit_hash(object_id[free], salt=f"labels-{seed}"), kind="stable")
-    if max_labels is not None and max_labels < MIN_TRAIN:
-        raise InputError(f"max_labels is {max_labels}; at least {MIN_TRAIN} are needed to train anything")
+    if max_labels is not None and max_labels < fewest:
+        raise InputError(f"max_labels is {max_labels}; at least {fewest} are needed to train this")
     used = free[order[:max_labels]]
-    if len(used) < MIN_TRAIN or len(test) < MIN_TEST:
+    if len(used) < fewest or len(test) < fewest_to_test:
         raise InputError(
             f"too few labels: {len(used)} objects to train on and {len(test)} held-out ones to test on; at "
-            f"least {MIN_TRAIN} and {MIN_TEST} are needed. Give more labels, or a larger match radius"
+            f"least {fewest} and {fewest_to_test} are needed. Give more labels, or a larger match radius"
         )
     is_validation = _stratified(used, value, magnitude, object_id, seed)
     return Split(

@@ -33,6 +33,8 @@ METHODS = {
     "scratch": "the embedder's network on the images, without its training",
     "semi_supervised": "the embedder, fine-tuned with the labels",
     "hybrid": "the embedder beside aperture magnitudes",
+    "pretrained": "learned from simulated galaxies, without any label",
+    "adapted": "learned from simulated galaxies, then adapted to the labels",
 }
 FEATURES = {
     "latents": "the best fits' latents",
@@ -49,7 +51,7 @@ FEATURES = {
     "portable": "latents, scene and matched",
     "fits": "methods with and without the best fits",
 }
-OUR_METHODS = ("semi_supervised", "hybrid")
+OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
 OTHER_FEATURES = ("", "magnitudes", "templates")  # what anyone can measure without the model
 
 

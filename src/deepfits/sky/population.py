@@ -6,13 +6,16 @@ Shapes: N objects, B bands. A population is a `Table`: a dictionary of columns o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
+from deepfits.config import check, from_mapping, read_toml
+from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.sky.spectra import colour_grid, filter_centre
+from deepfits.sky.spectra import colour_grid, filter_centre, load_filter
 
 Table = dict[str, np.ndarray]
 
@@ -51,6 +54,22 @@ class PopulationLaws:
         Independent deviation in each band, magnitudes.
     dust_early, dust_late
         Mean of the exponential law of E(B−V).
+    early_share, spiral_share
+        Factors of the shares of early and spiral galaxies in Benítez (2000).
+    redshift_scale
+        Factor of the redshifts of that law: more or fewer distant galaxies of a magnitude.
+    template_offset
+        Added to the place in the sequence of templates: bluer where it is positive.
+    line_strength
+        Emission lines that the templates do not have, of spirals and irregulars: equivalent widths at rest in
+        units of `LINES`, on average; they scatter by a factor of 2.
+    common_scatter
+        Standard deviation in magnitudes of a smooth deviation from the templates that all galaxies of a type
+        share: templates that are wrong.
+    passband_shift
+        Standard deviation of a shift of each passband, as a share of its wavelength, and
+    zero_point_scatter
+        of each band's zero point, in magnitudes, the same for all galaxies of a draw.
     """
 
     smooth_scatter: float = 0.11
@@ -60,6 +79,59 @@ class PopulationLaws:
     calibration_scatter: float = 0.02
     dust_early: float = 0.03
     dust_late: float = 0.12
+    early_share: float = 1.0
+    spiral_share: float = 1.0
+    redshift_scale: float = 1.0
+    template_offset: float = 0.0
+    line_strength: float = 0.0
+    common_scatter: float = 0.0
+    passband_shift: float = 0.0
+    zero_point_scatter: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, where="population")
+        for field in fields(self):
+            value, can_be_negative = getattr(self, field.name), field.name == "template_offset"
+            if not math.isfinite(value) or abs(value) > 10 or (value < 0 and not can_be_negative):
+                raise InputError(f"population: {field.name} is {value}; it must lie in 0 to 10")
+        if not (self.smooth_length >= 0.02 and self.redshift_scale > 0):
+            raise InputError("population: smooth_length must be at least 0.02, redshift_scale above 0")
+
+    @classmethod
+    def randomised(cls, rng: np.random.Generator) -> PopulationLaws:
+        """Draw a population as the real one might be: what learns from many of them believes in none."""
+        return cls(
+            smooth_scatter=rng.uniform(0.05, 0.13),
+            ultraviolet_scatter=rng.uniform(0.04, 0.12),
+            smooth_length=rng.uniform(0.12, 0.3),
+            oddity=rng.uniform(0.3, 0.7),
+            calibration_scatter=rng.uniform(0.005, 0.03),
+            dust_early=rng.uniform(0.01, 0.06),
+            dust_late=rng.uniform(0.06, 0.2),
+            early_share=rng.uniform(0.6, 1.4),
+            spiral_share=rng.uniform(0.6, 1.3),
+            redshift_scale=rng.uniform(0.85, 1.25),
+            template_offset=rng.normal(0, 0.1),
+            line_strength=rng.uniform(0, 1),
+            common_scatter=rng.uniform(0, 0.06),
+            passband_shift=0.005,
+            zero_point_scatter=0.025,
+        )
+
+    @classmethod
+    def read(cls, path: str | Path) -> PopulationLaws:
+        """Read a TOML file of the same keys; what it does not name has its default."""
+        return from_mapping(cls, read_toml(path, what="population"), where=path)
+
+
+LINES = ((3728.0, 40.0), (4861.0, 15.0), (4996.0, 60.0), (6563.0, 80.0))
+"""Emission lines ([O II], Hβ, [O III] at 4959 and 5007 Å together, Hα): wavelength and equivalent width at
+rest, Å, of an irregular galaxy of line strength 1; a spiral has a third."""
+LINE_SCATTER = 0.7
+"""Standard deviation of ln of the lines' strength between galaxies."""
+
+
+DEFAULT_LAWS = PopulationLaws()
 
 
 def cumulative_counts(mag: np.ndarray | float) -> np.ndarray:
@@ -80,16 +152,18 @@ def draw_magnitudes(number: int, limit: float, rng: np.random.Generator) -> np.n
     return np.interp(rng.uniform(counts[0], counts[-1], number), counts, nodes)
 
 
-def draw_types(mag: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_types(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws = DEFAULT_LAWS) -> np.ndarray:
     """Draw early, spiral or irregular (Benítez 2000, eq. 23): ``(N,)`` int."""
     depth = np.maximum(mag - 20, 0)
-    early = 0.35 * np.exp(-0.45 * depth)
-    spiral = 0.50 * np.exp(-0.147 * depth)
+    early = laws.early_share * 0.35 * np.exp(-0.45 * depth)
+    spiral = laws.spiral_share * 0.50 * np.exp(-0.147 * depth)
     u = rng.random(len(mag))
     return np.where(u < early, EARLY, np.where(u < early + spiral, SPIRAL, IRREGULAR))
 
 
-def draw_redshifts(mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_redshifts(
+    mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator, laws: PopulationLaws = DEFAULT_LAWS
+) -> np.ndarray:
     """Draw redshifts: p(z) ∝ z^α exp(−(z/z_m)^α) with z_m = z_o + k_m (m − 20) (Benítez 2000, eq. 24).
 
     Brighter than 20, where that paper's law ends, z_m falls as the distance of a standard candle does;
@@ -101,7 +175,7 @@ def draw_redshifts(mag: np.ndarray, kind: np.ndarray, rng: np.random.Generator) 
     scale = (z_o + k_m * np.clip(mag - 20, 0, FAINTEST_EVOLUTION - 20)) * 10 ** (
         0.2 * np.minimum(mag - 20, 0)
     )
-    redshift = scale * rng.gamma((alpha + 1) / alpha) ** (1 / alpha)
+    redshift = laws.redshift_scale * scale * rng.gamma((alpha + 1) / alpha) ** (1 / alpha)
     return np.maximum(redshift, 0.003)
 
 
@@ -198,13 +272,16 @@ def draw_galaxies(
         ``mag_count`` (i), ``type``, ``z_spec``, ``template``, ``ebv``, ``mag_absolute_r``, ``flux`` and
         ``bulge_flux`` ``(N, B)`` in nJy, and the columns of `draw_structure`.
     """
-    laws = laws or PopulationLaws()
+    laws = laws or DEFAULT_LAWS
     mag = draw_magnitudes(number, limit, rng)
     kind, redshift, template, dust, absolute = _draw_physical(mag, rng, laws)
     grid = colour_grid((COUNT_FILTER, *filters))
     log_flux = grid.at(template, dust, redshift)
     scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
-    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * draw_deviations(filters, redshift, laws, rng))
+    deviation = draw_deviations(filters, redshift, laws, rng) + _systematics(
+        filters, kind, template, dust, redshift, laws, rng
+    )
+    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * deviation)
     table = {
         "mag_count": mag,
         "type": kind,
@@ -228,9 +305,9 @@ def _draw_physical(
     redraw = np.arange(len(mag))
     for _ in range(MAX_REDRAWS):
         some = mag[redraw]
-        k = draw_types(some, rng)
-        z = draw_redshifts(some, k, rng)
-        t = draw_templates(k, rng)
+        k = draw_types(some, rng, laws)
+        z = draw_redshifts(some, k, rng, laws)
+        t = np.clip(draw_templates(k, rng) + laws.template_offset, 0.0, 5.0)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
         a = absolute_magnitudes(some, z, t, e)
         kind[redraw] = k
@@ -283,6 +360,57 @@ def draw_deviations(
     out -= seen_through(COUNT_FILTER)[:, None]
     for band, name in enumerate(filters):
         out[:, band] += seen_through(name)
+    return out
+
+
+def _systematics(
+    filters: tuple[str, ...],
+    kind: np.ndarray,
+    template: np.ndarray,
+    dust: np.ndarray,
+    redshift: np.ndarray,
+    laws: PopulationLaws,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw what a whole draw of galaxies has in common, and emission lines: ``(N, B)`` magnitudes.
+
+    Positive where brighter. As in `draw_deviations` the band of the counts keeps its magnitude. Laws of 0
+    draw nothing.
+    """
+    out = np.zeros((len(redshift), len(filters)))
+    names = (COUNT_FILTER, *filters)
+    if laws.common_scatter:
+        nodes = np.linspace(math.log(900.0), math.log(11_000.0), 10)
+        curves = laws.common_scatter * rng.normal(size=(3, len(nodes)))
+        seen = np.empty((len(redshift), len(names)))
+        for band, name in enumerate(names):
+            at = math.log(filter_centre(name)) - np.log1p(redshift)
+            each = np.stack([np.interp(at, nodes, curve) for curve in curves])
+            seen[:, band] = each[kind, np.arange(len(kind))]
+        out += seen[:, 1:] - seen[:, :1]
+    if laws.passband_shift:
+        shift = laws.passband_shift * rng.normal(size=len(filters))
+        grid, step = colour_grid(names), 0.01
+        # A passband redder by a share sees what it would see of the galaxy a little nearer.
+        slope = (
+            grid.at(template, dust, np.maximum((1 + redshift) * (1 - step) - 1, 0.0))
+            - grid.at(template, dust, redshift)
+        )[:, 1:] / step
+        out += 2.5 * np.clip(slope, -4, 4) * shift
+    if laws.zero_point_scatter:
+        out += laws.zero_point_scatter * rng.normal(size=len(filters))
+    if laws.line_strength:
+        strength = laws.line_strength * np.array([0.0, 1 / 3, 1.0])[kind]
+        strength = strength * np.exp(LINE_SCATTER * rng.normal(size=len(kind)) - LINE_SCATTER**2 / 2)
+        gain = np.ones((len(redshift), len(names)))
+        for band, name in enumerate(names):
+            wavelength, response = load_filter(name)
+            width = response.sum() * (wavelength[1] - wavelength[0])
+            for line, equivalent in LINES:
+                share = np.interp(line * (1 + redshift), wavelength, response, left=0.0, right=0.0) / width
+                gain[:, band] += strength * equivalent * (1 + redshift) * share
+        seen = 2.5 * np.log10(gain)
+        out += seen[:, 1:] - seen[:, :1]
     return out
 
 

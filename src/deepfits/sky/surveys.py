@@ -5,6 +5,7 @@ B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,15 @@ class SkySurvey:
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
         return to_mapping(self)
+
+    def to_toml(self) -> str:
+        """Return it as `find_survey` reads it from a file."""
+        content = self.to_json()
+        bands = content.pop("bands")
+        lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
+        for band in bands:
+            lines += ["[[bands]]", *(f"{key} = {json.dumps(value)}" for key, value in band.items())]
+        return "\n".join(lines) + "\n"
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], where: str | Path) -> SkySurvey:

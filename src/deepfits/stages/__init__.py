@@ -23,6 +23,7 @@ MODULES = {
     "redshift_curves": "redshifts.curves",
     "redshift_classes": "redshifts.classes",
     "redshift_train": "redshifts.train",
+    "redshift_pretrain": "redshifts.pretrain",
     "redshift_predict": "redshifts.predict",
     "redshift_evaluate": "redshifts.evaluate",
     "export": "export",

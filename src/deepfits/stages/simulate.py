@@ -21,6 +21,7 @@ from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 if TYPE_CHECKING:
     from deepfits.sky.from_catalogue import CatalogueObjects
     from deepfits.sky.layouts import Writer
+    from deepfits.sky.population import PopulationLaws
     from deepfits.sky.scene import Scene
     from deepfits.sky.surveys import SkySurvey
 
@@ -56,6 +57,9 @@ class SimulateConfig(Common):
         Where the table names its columns differently: ``["mag_u=u_photz", "z_spec=zpec"]``.
     where
         Draw the rows of the table that satisfy these: ``["cc >= 3"]``.
+    population
+        A TOML file with constants of the built-in population that are to be others, such as
+        ``redshift_scale = 1.2``; see `deepfits.sky.population.PopulationLaws`.
     layout
         ``"plain"``, or ``"hsc"`` for files as the HSC pipeline writes them.
     defects
@@ -78,6 +82,7 @@ class SimulateConfig(Common):
     catalogue: Annotated[str | Path | None, INPUT] = None
     columns: Sequence[str] | None = None
     where: Sequence[str] | None = None
+    population: Annotated[str | Path | None, INPUT] = None
     layout: Literal["plain", "hsc"] = "plain"
     defects: bool = True
     exposures: int = 0
@@ -114,7 +119,7 @@ def simulate(config: SimulateConfig) -> Path:
     Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
     from deepfits.sky.layouts import LAYOUTS, open_patch, patch_files
-    from deepfits.sky.population import PopulationLaws
+    from deepfits.sky.population import DEFAULT_LAWS, PopulationLaws
     from deepfits.sky.scene import make_scene, strips
     from deepfits.sky.surveys import find_survey
 
@@ -127,7 +132,12 @@ def simulate(config: SimulateConfig) -> Path:
         given, num_patches = _read_given(config, survey)
     elif config.columns or config.where:
         raise InputError("columns and where choose from a table: give catalogue too")
-    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(PopulationLaws())}
+    if config.catalogue is not None and config.population is not None:
+        raise InputError(
+            "population is of the built-in galaxies, which a catalogue replaces: give one of them"
+        )
+    laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
+    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
     size, exposures, alone = config.size, config.exposures, num_patches == 1
     tables = []
     each = len(strips(size)) * (1 + exposures * len(survey.bands))
@@ -140,7 +150,7 @@ def simulate(config: SimulateConfig) -> Path:
         write_json(out / "sky.json", _description(results.content, given))
         for patch in range(num_patches):
             files = patch_files(out, config.layout, survey.bands, patch, alone=alone)
-            table = _objects(survey, size, config.seed, patch, given)
+            table = _objects(survey, size, config.seed, patch, given, laws)
             scene = make_scene(survey, size, config.seed, patch, table, defects=config.defects)
             tables.append(_truth(table, scene, files.name))
             if all(path.exists() for path in files.paths):
@@ -211,13 +221,18 @@ def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObj
 
 
 def _objects(
-    survey: SkySurvey, size: int, seed: int, patch: int, given: CatalogueObjects | None
+    survey: SkySurvey,
+    size: int,
+    seed: int,
+    patch: int,
+    given: CatalogueObjects | None,
+    laws: PopulationLaws,
 ) -> dict[str, np.ndarray]:
     from deepfits.sky.from_catalogue import grid_positions, objects_per_patch
     from deepfits.sky.scene import draw_objects
 
     if given is None:
-        return draw_objects(survey, size, seed, patch)
+        return draw_objects(survey, size, seed, patch, laws)
     per_patch = objects_per_patch(size)
     part = slice(patch * per_patch, (patch + 1) * per_patch)
     table = {name: column[part] for name, column in given.table.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 from deepfits.errors import InputError, nearest
 from deepfits.redshifts.features import FEATURE_SETS
 from deepfits.redshifts.method import Method
+from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.boosting import Boosting
 from deepfits.redshifts.methods.constant import Constant
 from deepfits.redshifts.methods.images import Hybrid, Scratch, SemiSupervised, WideResNetOnImages
 from deepfits.redshifts.methods.lephare import LephareFit
 from deepfits.redshifts.methods.neighbours import Neighbours
 from deepfits.redshifts.methods.network import MLPEnsemble
+from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import STACKS as STACKS
 from deepfits.redshifts.methods.stack import Stack
 from deepfits.redshifts.methods.templates import TemplateFit
@@ -31,6 +33,8 @@ METHODS: dict[str, type[Method]] = {
         Stack,
         TemplateFit,
         LephareFit,
+        Pretrained,
+        Adapted,
     )
 }
 """In the order of the table."""

@@ -28,6 +28,7 @@ from deepfits.redshifts.results import (
     write_metrics,
     write_row,
 )
+from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.stages.redshifts.classes import ClassesConfig, make_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
@@ -56,7 +57,9 @@ class CompareConfig(Learning):
         same templates through LePHARE), and from the images ``"wide_resnet"`` (50 layers, from scratch; slow
         without a GPU), ``"semi_supervised"`` (the model's embedder, fine-tuned with the labels),
         ``"scratch"`` (the same network without the model's weights) and ``"hybrid"`` (the embedder beside
-        aperture magnitudes); ``"stack"`` joins several. The constant is always there, as the floor.
+        aperture magnitudes); ``"stack"`` joins several. From fits of a model that draws scenes,
+        ``"pretrained"``: what simulated galaxies taught, without any label; and ``"adapted"``: the same,
+        adapted to the labels. The constant is always there, as the floor.
     feature_sets
         Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
         ``magnitudes``, ``combined``, ``templates``, ``sizes``, ``all``, ``embedder``; ``boosting:all`` for
@@ -112,7 +115,9 @@ def make_table(config: CompareConfig) -> Path:
     """Do `redshift`."""
     if is_of_classes(config.labels, config.label_column):
         return _make_classes(config)
-    dataset = load_dataset(config)
+    names = [name for name in parse_names(config.methods) if name in METHODS]
+    fewest = max((METHODS[name].fewest_labels for name in names), default=MIN_TRAIN)
+    dataset = load_dataset(config, fewest=fewest)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
     given = {**fingerprints(config), **photoz_table(config.photoz)}

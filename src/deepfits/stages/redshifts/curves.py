@@ -82,6 +82,8 @@ def redshift_curves(config: CurvesConfig) -> Path:
 def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
     """Write ``curves.json`` and ``curves.md`` from tables (`metrics.json`) by their number of labels."""
     curves = [{"num_labels": used, "rows": table["rows"]} for used, table in sorted(tables.items())]
+    if without := [row for row in curves[0]["rows"] if row["num_train"] == 0]:
+        curves.insert(0, {"num_labels": 0, "rows": without})
     definitions = next(iter(tables.values()))["definitions"]
     write_json(out / "curves.json", {"definitions": definitions, "curves": curves})
     with writing(out / "curves.md") as temporary:

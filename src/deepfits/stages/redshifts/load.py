@@ -15,14 +15,23 @@ from deepfits.redshifts.inputs import can_match, check_store, complete_source
 from deepfits.redshifts.labels import is_number, is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
+from deepfits.redshifts.split import MIN_TEST, MIN_TRAIN
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
 from deepfits.tables.values import is_redshift_name
 
 
-def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
-    """Read, join and split. Nothing is measured yet."""
+def load_dataset(
+    config: Labelled, *, classes: bool = False, fewest: int = MIN_TRAIN, fewest_to_test: int = MIN_TEST
+) -> Dataset:
+    """Read, join and split. Nothing is measured yet.
+
+    Parameters
+    ----------
+    fewest, fewest_to_test
+        Objects to train and to test on that are enough.
+    """
     dataset = make_dataset(
         read_features(config.features),
         read_labels(config.labels, column=config.label_column, select=config.select, classes=classes),
@@ -32,6 +41,8 @@ def load_dataset(config: Labelled, *, classes: bool = False) -> Dataset:
         seed=config.seed,
         block_arcmin=config.block_arcmin,
         train_select=config.train_select,
+        fewest=fewest,
+        fewest_to_test=fewest_to_test,
     )
     length = dataset.source.columns["latent"].shape[1]
     place = Path(config.features)
@@ -63,6 +74,7 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
         ),
         options=part_of(config, LearningOptions),
         target=config.label_column,
+        model_hash=dataset.model_hash,
     )
 
 

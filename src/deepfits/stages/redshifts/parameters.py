@@ -93,3 +93,4 @@ class Learning(Labelled, LearningOptions):
     _: KW_ONLY
     model: Annotated[str | Path | None, INPUT] = None
     device: Annotated[str, NEUTRAL] = "cpu"
+    head: Annotated[str | Path | None, INPUT] = None

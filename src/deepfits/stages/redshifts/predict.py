@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,15 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import contents
 from deepfits.redshifts.features import is_usable, read_features
+from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
 from deepfits.redshifts.predict import labels_used, load_predictor, predict_table
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, write_table
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class PredictConfig(FromFits, OnCluster):
     Parameters
     ----------
     model
-        Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory).
+        Directory that `redshift_train` wrote (or one of ``methods/`` of a `redshift` directory), or a head
+        from `redshift_pretrain`. With no labels, leave it out: the features alone are predicted for by the
+        head that came with their model.
     features
         Of any objects, from `fit`. Give the store and the embedder's features where the model learned from
         them.
@@ -41,8 +47,8 @@ class PredictConfig(FromFits, OnCluster):
     """
 
     model: Annotated[str | Path, INPUT]
-    features: Annotated[str | Path, INPUT]
-    out: str | Path
+    features: Annotated[str | Path | None, INPUT] = None
+    out: str | Path | None = None
 
 
 @stage(PredictConfig)
@@ -66,7 +72,12 @@ def redshift_predict(config: PredictConfig) -> Path:
     One table: `deepfits redshift predict run/redshift-model run/features-both --out run/redshifts.parquet`
 
     Many shards: `deepfits redshift predict MODEL FEATURES --out run/redshifts --workers 4` (a directory)
+
+    Without any label: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
     """
+    if config.out is None:
+        raise InputError("redshift_predict: give `out`, a table such as z.parquet, or a directory")
+    config = with_head(config)
     out = Path(config.out)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)
@@ -85,6 +96,21 @@ def redshift_predict(config: PredictConfig) -> Path:
             )
             write_table(out, table, info=labels_used(predictor))
     return out
+
+
+def with_head(config: PredictConfig) -> PredictConfig:
+    """Return the same with the head of the features' model, where no model is given."""
+    if config.features is not None:
+        return config
+    features = config.model
+    if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
+        raise InputError(f"{features}: is a redshift model; name the features to predict for too")
+    hashes = read_features(features).get("model_hash")
+    if hashes is None:
+        raise InputError(f"{features}: does not say which model it was fitted with; fit again")
+    place = head_directory(str(hashes[0]))
+    log.info(disclaimer(Head.load(place)))
+    return replace(config, model=place, features=features)
 
 
 def _predict_shards(config: PredictConfig, out: Path) -> Path:

@@ -29,7 +29,8 @@ class TrainPredictorConfig(Learning):
     Parameters
     ----------
     method, feature_set, loss
-        One of each; see `redshift`. The feature set of `stack` is ``fits``, ``deep`` or ``templates``;
+        One of each; see `redshift`. The method ``adapted`` takes any number of labels, and no feature set.
+        The feature set of `stack` is ``fits``, ``deep`` or ``templates``;
         networks on images have none, but for `hybrid`.
     """
 
@@ -64,7 +65,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
     if is_of_classes(config.labels, config.label_column):
         return _train_classes(config)
     kind, templates = method_named(config.method), uses_templates(config.method, config.feature_set)
-    dataset = load_dataset(config)
+    dataset = load_dataset(config, fewest=kind.fewest_labels, fewest_to_test=0)
     inputs = inputs_of(dataset, config, templates=templates)
     kind.check(config.feature_set, inputs)
     with claim(config, name="redshift train", inputs=fingerprints(config)) as results:

@@ -1,0 +1,198 @@
+"""How many labels a redshift takes: a head taught on simulated galaxies, adapted, beside every baseline.
+
+    python benchmarks/labels.py --out bench-labels [--quick] [--head HEAD]
+
+Two skies, fitted with ``builtin:ugriz``: galaxies of zCOSMOS-bright with their real magnitudes and redshifts,
+drawn as CLAUDS+HSC, and a simulated sky of another seed and another population than any that taught the head.
+On each, with 0, 30, 100, 300, 1,000, 3,000 and 10,000 labels, the same held-out galaxies are predicted by the
+methods ``pretrained`` (no label) and ``adapted``, and by the baselines: networks on aperture magnitudes, on
+apertures at a common PSF, on template fitting and on the scene itself, stacks of baselines, and template
+fitting alone. ``--quick`` takes 2,500 galaxies a sky and three numbers of labels.
+
+What is finished under ``--out`` is used again. The last line is one JSON object: for each sky and number of
+labels, for each metric its value and error for ``adapted`` and for whichever baseline is best in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deepfits
+import table1
+from deepfits.files import read_json
+from deepfits.models.bundle import Model
+from deepfits.provenance import provenance
+
+NUMBERS = (0, 30, 100, 300, 1000, 3000, 10000)
+QUICK = {"numbers": (0, 100, 1000), "objects": 2500}
+BASELINES = {
+    "network": ("magnitudes", "matched", "templates", "scene"),
+    "stack": ("templates",),
+    "templates": (),
+}
+"""Methods, and the sets of features that each learns from."""
+QUICK_BASELINES: dict[str, tuple[str, ...]] = {"network": ("matched", "templates"), "templates": ()}
+LARGER = ("r2",)
+"""Metrics of which more is better; of coverage_68 nearer to 0.68 is."""
+METRICS = ("r2", "sigma_mad", "eta_15", "bias")
+PDF_METRICS = ("crps", "coverage_68")
+POPULATION = """smooth_scatter = 0.09
+ultraviolet_scatter = 0.09
+smooth_length = 0.2
+dust_late = 0.09
+early_share = 0.8
+spiral_share = 1.15
+redshift_scale = 1.12
+template_offset = 0.1
+line_strength = 0.5
+common_scatter = 0.03
+zero_point_scatter = 0.02
+passband_shift = 0.004
+"""
+"""The other population of the simulated sky."""
+FAINTEST = 24.5
+
+
+def main() -> None:
+    """Make skies, fits and tables."""
+    parser = argparse.ArgumentParser(description="Redshifts against the number of labels.")
+    parser.add_argument("--out", default="bench-labels")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
+    parser.add_argument("--numbers", nargs="+", type=int, default=None, help="of labels")
+    parser.add_argument("--objects", type=int, default=None, help="galaxies of each sky, at most")
+    parser.add_argument("--model", default="builtin:ugriz")
+    parser.add_argument("--head", default=None, help="by default the one that came with the model")
+    parser.add_argument("--methods", nargs="+", default=None, help="of those above; by default all")
+    parser.add_argument("--zcosmos", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    quick: dict[str, Any] = QUICK if options.quick else {"numbers": NUMBERS, "objects": 15000}
+    numbers = options.numbers or quick["numbers"]
+    found = {}
+    for sky in options.skies:
+        inputs = make_sky(sky, Path(options.out) / sky, options.objects or quick["objects"], options)
+        found[sky] = tables(sky, inputs, Path(options.out) / sky, numbers, options)
+    print(json.dumps({"benchmark": "labels", "skies": found, "provenance": provenance()}))
+
+
+def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Go from galaxies to fits for one sky."""
+    out.mkdir(parents=True, exist_ok=True)
+    keywords: dict[str, Any] = {"size": 2050}
+    select = ["kind == galaxy"]
+    if sky == "zcosmos":
+        lines = table1.zcosmos_catalogue(out, options).read_text().splitlines()
+        rows = np.sort(np.random.default_rng(5).permutation(len(lines) - 1)[:objects]) + 1
+        keywords["catalogue"] = out / f"some-{len(rows)}.csv"
+        keywords["catalogue"].write_text("\n".join([lines[0], *(lines[row] for row in rows)]) + "\n")
+        keywords["seed"] = 7
+    else:
+        population = out / "population.toml"
+        population.write_text(POPULATION)
+        select.append(f"mag_i < {FAINTEST}")
+        keywords |= {"population": population, "seed": 77, "num_patches": -(-objects // 850)}
+    print(f"{sky}: simulating and cutting", flush=True)
+    images = deepfits.simulate(out / f"sky-{objects}", workers=1, **keywords)
+    size = Model.load(options.model).cutout_size(0.168)
+    inputs: dict[str, Any] = {"labels": images / "truth.parquet", "select": select}
+    inputs["store"] = deepfits.cutouts(images, out / f"cutouts-{objects}", size=size)
+    identities = table1.labelled_objects(inputs)[:objects]
+    print(f"{sky}: fitting {len(identities)} galaxies", flush=True)
+    inputs["features"] = deepfits.fit(
+        inputs["store"],
+        options.model,
+        out / f"features-{objects}",
+        object_ids=identities,
+        threads=1,
+        progress=table1.Told(sky),
+    )
+    return inputs
+
+
+def tables(
+    sky: str, inputs: dict[str, Any], out: Path, numbers: tuple[int, ...], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Make a table for each number of labels."""
+    baselines = QUICK_BASELINES if options.quick else BASELINES
+    chosen = options.methods or ["pretrained", "adapted", *baselines]
+    sets = [f"{method}:{name}" for method, names in baselines.items() for name in names]
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for number in sorted(numbers):
+        if number == 0:
+            continue
+        methods = [m for m in chosen if number >= 100 or m in ("pretrained", "adapted", "templates")]
+        table = deepfits.redshift(
+            inputs["features"],
+            inputs["labels"],
+            out / f"labels-{number:05d}-{Path(inputs['features']).name}",
+            store=inputs["store"],
+            select=inputs["select"],
+            methods=methods,
+            feature_sets=sets,
+            losses=["absolute"],
+            template_features=True,
+            max_labels=number,
+            head=options.head,
+            photometry=out / f"photometry-{Path(inputs['features']).name}.npz",
+            num_threads=1,
+            progress=table1.Told(sky),
+        )
+        rows[number] = read_json(table / "metrics.json")["rows"]
+        if number == min(one for one in numbers if one) and 0 in numbers:
+            rows[0] = [row for row in rows[number] if row["method"] in ("pretrained", "constant")]
+    return {str(number): compared(sky, number, rows[number]) for number in sorted(rows)}
+
+
+def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Set our row against the best baseline of each metric, and say so."""
+    ours = next((row for row in rows if row["method"] == ("adapted" if number else "pretrained")), None)
+    others = [row for row in rows if row["method"] not in ("adapted", "pretrained", "constant")]
+    for row in rows:
+        cells = "".join(
+            f"{value_of(row, name)[0]:9.3f}" for name in (*METRICS, *PDF_METRICS) if has(row, name)
+        )
+        print(f"{sky:10} {number:6} {row['key']:30}{cells}", flush=True)
+    out: dict[str, Any] = {"num_train": None if ours is None else ours["num_train"], "metrics": {}}
+    for name in (*METRICS, *PDF_METRICS):
+        entry: dict[str, Any] = {}
+        if ours is not None:
+            entry["adapted"] = dict(zip(("value", "error"), value_of(ours, name), strict=True))
+        rivals = [row for row in others if has(row, name)]
+        if rivals:
+            best = min(rivals, key=lambda row: rank(name, value_of(row, name)[0]))
+            entry["baseline"] = dict(zip(("value", "error"), value_of(best, name), strict=True))
+            entry["baseline"]["row"] = best["key"]
+        out["metrics"][name] = entry
+    high = [row["by_redshift"][-1] for row in rows if row is ours]
+    if high and "metrics" in high[0]:
+        out["eta_15_beyond_2"] = high[0]["metrics"]["eta_15"]
+    return out
+
+
+def has(row: dict[str, Any], name: str) -> bool:
+    """Say whether a row has a metric."""
+    return name in row["metrics"] or name in row.get("pdf_metrics", {})
+
+
+def value_of(row: dict[str, Any], name: str) -> tuple[float, float]:
+    """Return a metric and its error."""
+    entry = row["metrics"].get(name) or row["pdf_metrics"][name]
+    return entry["value"], entry["error"]
+
+
+def rank(name: str, value: float) -> float:
+    """Return what is least for the best."""
+    if name in LARGER:
+        return -value
+    return abs(value - 0.68) if name == "coverage_68" else abs(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Redshifts without labels: a head that was taught on simulated galaxies, as it is.
+
+Shapes: N objects, Q quantile levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.redshifts.features import Matrix, Source, check_available
+from deepfits.redshifts.head import CLASSES, Head, head_directory, point_of, quantiles_of
+from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
+from deepfits.redshifts.scene_light import SceneLight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Method):
+    """A head that has seen no label.
+
+    Attributes
+    ----------
+    head
+        The networks.
+    loss
+        ``"squared"``: the estimate is the mean of p(z); ``"absolute"``: the median.
+    """
+
+    name: ClassVar[str] = "pretrained"
+    takes_features: ClassVar[bool] = False
+    only_redshifts: ClassVar[bool] = True
+    reads_scenes: ClassVar[bool] = True
+    fewest_labels: ClassVar[int] = 1
+
+    head: Head
+    loss: str = "absolute"
+
+    @classmethod
+    def check(cls, feature_set: str, inputs: Inputs) -> None:
+        """Require fits of scenes, and a head for their model."""
+        check_available("scene", inputs.feature_sets)
+        find_head(inputs.options.head, inputs.model_hash)
+
+    @classmethod
+    def fit(cls, training: Training) -> Trained[Pretrained]:
+        """Take the head as it is."""
+        head = find_head(training.options.head, training.dataset.model_hash)
+        return Trained(method=cls(head=head, loss=training.loss), about={"num_train": 0})
+
+    def predict(self, source: Source, features: Matrix | None) -> Estimates:
+        """Return p(z), the estimate that the loss asks for, the domain and the class."""
+        light = SceneLight.of(source, self.head.bands)
+        density, kinds = self.head.densities(light)
+        return Estimates(
+            point=point_of(density, self.loss),
+            quantiles=quantiles_of(density),
+            columns=told_by(self.head, light, kinds),
+        )
+
+
+def told_by(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the domain of the simulated galaxies, and the classes."""
+    distance = head.domain.distance(head.inputs(light))
+    return {
+        "domain_distance": distance,
+        "is_outside_domain": distance > head.domain.limit,
+        "class": np.array(CLASSES)[kinds.argmax(axis=1)],
+        **{f"p_{name}": kinds[:, place] for place, name in enumerate(CLASSES)},
+    }
+
+
+def find_head(head: str | Path | None, model_hash: str) -> Head:
+    """Return the head that is named, or the one that came with the model of the features.
+
+    Raises
+    ------
+    InputError
+        None came with it, or the one that is named was taught on fits of another model.
+    """
+    if head is None:
+        return Head.load(head_directory(model_hash))
+    found = Head.load(head)
+    if found.model_hash != model_hash:
+        raise InputError(
+            f"{head}: taught on fits of model {found.model_hash}, the features are of model {model_hash}; "
+            "fit with that one, or teach a head for this one (`deepfits redshift pretrain`)"
+        )
+    return found

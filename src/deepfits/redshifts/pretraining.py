@@ -1,0 +1,282 @@
+"""Examples for a head: galaxies of simulated skies, drawn, observed, detected and fitted as real ones are.
+
+Shapes: N objects, B bands.
+
+Fits are dear, galaxies are cheap. So some thousands are fitted, on skies of different populations, seeing,
+depth and pixels; and many more are drawn from ever new populations and *grafted*: each takes over what image,
+noise, neighbours and fit did to a fitted galaxy of nearly the same fluxes and size (its donor).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import read_arrays, writing
+from deepfits.photometry import flux_of_magnitude
+from deepfits.redshifts.features import Source
+from deepfits.redshifts.head import CLASSES, Examples
+from deepfits.redshifts.scene_light import SceneLight
+from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
+from deepfits.sky.population import (
+    BRIGHTEST,
+    PopulationLaws,
+    cumulative_counts,
+    draw_galaxies,
+)
+from deepfits.sky.surveys import SURVEYS, SkySurvey
+
+FAINTEST = 25.5
+"""i magnitude of what is taught at most; a survey less deep ends where it shows no more."""
+BELOW_DEPTH = 0.7
+MATCH_ARCSEC = 1.0
+NUM_DONORS = 6
+FARTHEST_DONOR = 1.2
+"""Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
+SIZE_SOFTENING_ARCSEC = 0.3
+BRIGHT_SIGMA = 5.0
+MAX_SIZE, MIN_SIZE = 2000, 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointing:
+    """One sky of the many that a head is taught on."""
+
+    survey: SkySurvey
+    laws: PopulationLaws
+    size: int
+
+    @property
+    def limit(self) -> float:
+        """The faintest i magnitude that is taught here."""
+        names = [name for name in ("i", "r", "z", "g") if name in self.survey.names]
+        depth = next(
+            (b.depth for b in self.survey.bands if names and b.name == names[0]), self.survey.bands[-1].depth
+        )
+        return float(np.clip(depth - BELOW_DEPTH, 19.0, FAINTEST))
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """Of its bands."""
+        return tuple(band.filter for band in self.survey.bands)
+
+
+def draw_pointing(
+    surveys: Sequence[SkySurvey], number: int, objects: int, rng: np.random.Generator, narrowest: float
+) -> Pointing:
+    """Draw what a sky is like: a survey seen better or worse than it is, and a population.
+
+    Parameters
+    ----------
+    number
+        Of the pointing: the surveys take turns.
+    objects
+        How many galaxies it should hold down to its limit, about.
+    narrowest
+        Of a PSF in arcsec: the model draws none sharper.
+    """
+    base = surveys[number % len(surveys)]
+    seeing, deeper = rng.uniform(0.85, 1.5), rng.uniform(-1.5, 0.3)
+    bands = tuple(
+        replace(
+            band,
+            depth=float(band.depth + deeper + rng.normal(0, 0.2)),
+            fwhm_arcsec=float(max(band.fwhm_arcsec * seeing * np.exp(rng.normal(0, 0.06)), narrowest)),
+        )
+        for band in base.bands
+    )
+    survey = replace(
+        base,
+        name=f"{base.name}-{number}",
+        bands=bands,
+        moffat_beta=float(rng.uniform(2.5, 4.5)),
+        pixel_scale_arcsec=base.pixel_scale_arcsec,
+    )
+    pointing = Pointing(survey=survey, laws=PopulationLaws.randomised(rng), size=MIN_SIZE)
+    area = objects / float(cumulative_counts(pointing.limit) - cumulative_counts(BRIGHTEST))
+    side = np.sqrt(area) * 60 / survey.pixel_scale_arcsec
+    return replace(pointing, size=int(np.clip(side, MIN_SIZE, MAX_SIZE)))
+
+
+def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return for each detection the row of the true object that it shows, −1 for none: ``(N,)``.
+
+    Of several within `MATCH_ARCSEC` the brightest, unless it is farther off.
+    """
+    from scipy.spatial import cKDTree
+
+    shrink = np.cos(np.radians(np.mean(truth["dec"])))
+    places = [np.stack([one["ra"] * shrink, one["dec"]], axis=1) * 3600 for one in (truth, columns)]
+    tree = cKDTree(places[0])
+    brightness = -0.4 * np.log(10) * np.asarray(truth["mag_i" if "mag_i" in truth else first_mag(truth)])
+    out = np.full(len(places[1]), -1)
+    for row, (place, near) in enumerate(
+        zip(places[1], tree.query_ball_point(places[1], MATCH_ARCSEC), strict=True)
+    ):
+        if near:
+            distance = np.hypot(*(places[0][near] - place).T)
+            out[row] = near[int(np.argmax(brightness[near] - (distance / 0.5) ** 2))]
+    return out
+
+
+def first_mag(truth: Mapping[str, np.ndarray]) -> str:
+    """Return the name of a magnitude of the truth."""
+    return next(name for name in truth if name.startswith("mag_") and name != "mag_absolute_r")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """Objects of one pointing with their truth.
+
+    Attributes
+    ----------
+    examples
+        N of them.
+    flux
+        ``(N, B)``, nJy: true totals.
+    radius
+        ``(N,)``, arcsec: true half-light radius, 0 of points.
+    """
+
+    examples: Examples
+    flux: np.ndarray
+    radius: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        columns: Mapping[str, np.ndarray],
+        truth: Mapping[str, np.ndarray],
+        rows: np.ndarray,
+        bands: Sequence[str],
+    ) -> Fitted:
+        """Join features and the true objects, row by row; objects without a fit are left out."""
+        light = SceneLight.of(Source(columns=dict(columns), bands=tuple(bands)), bands)
+        kind = np.array([CLASSES.index(str(one)) for one in np.asarray(truth["kind"])[rows]])
+        redshift = np.asarray(truth["z_spec"], dtype=float)[rows]
+        keep = np.flatnonzero(np.isfinite(light.flux).any(axis=1) & np.isfinite(redshift))
+        flux = np.stack(
+            [flux_of_magnitude(np.asarray(truth[f"mag_{band}"], dtype=float)[rows]) for band in bands], axis=1
+        )
+        examples = Examples(light=light, redshift=redshift, kind=kind, weight=np.ones(len(rows)))
+        return cls(
+            examples=examples.take(keep),
+            flux=flux[keep],
+            radius=np.asarray(truth["half_light_radius_arcsec"], dtype=float)[rows][keep],
+        )
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file."""
+        light = self.examples.light
+        arrays: dict[str, Any] = {one.name: getattr(light, one.name) for one in fields(light)}
+        arrays |= {name: getattr(self.examples, name) for name in ("redshift", "kind", "weight")}
+        with writing(path) as temporary, temporary.open("wb") as handle:
+            np.savez(handle, true_flux=self.flux, true_radius=self.radius, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Fitted:
+        """Read back `save`."""
+        held = read_arrays(path, what="file of examples")
+        light = SceneLight(**{one.name: held[one.name] for one in fields(SceneLight)})
+        others = {name: held[name] for name in ("redshift", "kind", "weight")}
+        return cls(
+            examples=Examples(light=light, **others), flux=held["true_flux"], radius=held["true_radius"]
+        )
+
+
+def grafted(
+    fitted: Sequence[Fitted],
+    pointings: Sequence[Pointing],
+    number: int,
+    rng: np.random.Generator,
+    laws: PopulationLaws | None = None,
+) -> Examples:
+    """Draw many objects of ever new populations, and let each be measured as its donor was.
+
+    Parameters
+    ----------
+    laws
+        The one population to draw from; by default a new one for each chunk.
+    """
+    from scipy.spatial import cKDTree
+
+    trees, noises = [], []
+    for one in fitted:
+        noise = np.nanmedian(one.examples.light.flux_err, axis=0)
+        noise = np.where(np.isfinite(noise) & (noise > 0), noise, 1.0)
+        noises.append(noise)
+        trees.append(cKDTree(_place(one.flux, one.radius, noise)))
+    parts: list[Examples] = []
+    have, chunk, most = 0, 1500, 0
+    while have < number:
+        which = most % len(fitted)
+        most += 1
+        if most > 200 + 20 * number / chunk:
+            raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
+        chance = laws or PopulationLaws.randomised(rng)
+        pointing, one = pointings[which], fitted[which]
+        low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
+        limit = low + (high - low) * np.sqrt(rng.random())
+        flux, radius, redshift, kind = _draw(chunk, limit, pointing.filters, chance, rng)
+        distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
+        pick = rng.integers(NUM_DONORS, size=len(near))
+        rows = np.arange(len(near))
+        donor, distance = near[rows, pick], distance[rows, pick]
+        good = np.flatnonzero((distance < FARTHEST_DONOR) & (donor < len(one.flux)))
+        light = as_donor(one.examples.light.take(donor[good]), one.flux[donor[good]], flux[good])
+        parts.append(
+            Examples(light=light, redshift=redshift[good], kind=kind[good], weight=np.ones(len(good)))
+        )
+        have += len(good)
+    return Examples.join(parts).take(np.arange(number))
+
+
+def _place(flux: np.ndarray, radius: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Return where objects lie among others: logarithms of fluxes above the noise, and of the size."""
+    return np.column_stack([np.arcsinh(flux / (2 * noise)), np.log(radius + SIZE_SOFTENING_ARCSEC)])
+
+
+def _draw(
+    number: int, limit: float, filters: tuple[str, ...], laws: PopulationLaws, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Draw galaxies, stars and quasars as they occur: fluxes, radii, redshifts and kinds."""
+    counts = np.array([float(cumulative_counts(limit)), star_counts(limit), quasar_counts(limit)])
+    numbers = rng.multinomial(number, counts / counts.sum())
+    galaxies = draw_galaxies(int(numbers[0]), limit, filters, rng, laws)
+    stars = draw_stars(int(numbers[1]), limit, filters, rng)
+    quasars = draw_quasars(int(numbers[2]), limit, filters, rng)
+    flux = np.concatenate([one["flux"] for one in (galaxies, stars, quasars)])
+    points = np.zeros(int(numbers[1:].sum()))
+    radius = np.concatenate([galaxies["half_light_radius_arcsec"], points])
+    redshift = np.concatenate([galaxies["z_spec"], np.zeros(numbers[1]), quasars["z_spec"]])
+    return flux, radius, redshift, np.repeat(np.arange(3), numbers)
+
+
+def as_donor(light: SceneLight, donor_flux: np.ndarray, flux: np.ndarray) -> SceneLight:
+    """Return what would have been measured had the donors had other fluxes.
+
+    In a band where the donor is bright, its measurement is scaled; where it is lost in the noise, the
+    difference is added, times the share of the light that was measured.
+    """
+
+    def moved(measured: np.ndarray, error: np.ndarray) -> np.ndarray:
+        is_known = np.isfinite(measured) & (error > 0)
+        weight = 1 / np.where(is_known, error, np.inf) ** 2
+        measured = np.where(weight > 0, measured, 0.0)
+        share = (weight * measured * donor_flux).sum(1) / np.maximum((weight * donor_flux**2).sum(1), 1e-30)
+        added = measured + np.clip(share, 0, 1.5)[:, None] * (flux - donor_flux)
+        is_bright = donor_flux > BRIGHT_SIGMA * error
+        out = np.where(is_bright, measured * flux / donor_flux, added)
+        return np.where(weight > 0, out, np.nan)
+
+    return replace(light, flux=moved(light.flux, light.flux_err), total=moved(light.total, light.total_err))
+
+
+def default_surveys() -> list[SkySurvey]:
+    """Return the surveys that a head for any survey is taught on, the deep ones more often."""
+    return [SURVEYS[name] for name in ("clauds-hsc", "rubin-like", "clauds-hsc", "sdss-like", "rubin-like")]

@@ -1,0 +1,150 @@
+"""What a head sees of an object: its light at the reference PSF, with errors, whatever the survey.
+
+Shapes: N objects, B bands, K inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.photometry import REFERENCE_BANDS
+from deepfits.redshifts.features import Source
+
+if TYPE_CHECKING:
+    import torch
+
+FLOOR = 0.01
+"""Share of a flux that its error is at least: no generator draws better."""
+EDGE = 12.0
+"""Logarithms of errors and fluxes relative to the reference band are held to this."""
+NUM_PER_BAND = 6
+"""Inputs for each band: see `head_inputs`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneLight:
+    """Measurements of the best fit's scene; NaN where a band has no data.
+
+    Attributes
+    ----------
+    flux, flux_err
+        ``(N, B)``, nJy: inside 2″.
+    total, total_err
+        ``(N, B)``, nJy.
+    radius, concentration
+        ``(N, B)``: half-light radius in arcsec.
+    """
+
+    flux: np.ndarray
+    flux_err: np.ndarray
+    total: np.ndarray
+    total_err: np.ndarray
+    radius: np.ndarray
+    concentration: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.flux)
+
+    @property
+    def is_valid(self) -> np.ndarray:
+        """Where a band was observed: ``(N, B)``."""
+        return np.asarray(np.isfinite(self.flux) & np.isfinite(self.flux_err) & (self.flux_err > 0))
+
+    def take(self, rows: np.ndarray) -> SceneLight:
+        """Return some rows."""
+        return SceneLight(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+
+    @classmethod
+    def join(cls, parts: Sequence[SceneLight]) -> SceneLight:
+        """Return objects one after the other."""
+        names = [one.name for one in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
+
+    @classmethod
+    def of(cls, source: Source, bands: Sequence[str]) -> SceneLight:
+        """Take what features have in these bands; a band that they do not have is missing.
+
+        A band without a pixel of data (``dof_<band>`` of 0) is missing too, though the scene has light there.
+
+        Raises
+        ------
+        InputError
+            Features without scenes, or with fewer than two of the bands.
+        """
+        columns, number = source.columns, len(source)
+        there = [band for band in bands if f"flux_aper_scene_{band}" in columns]
+        if len(there) < 2:
+            raise InputError(
+                f"these features have light at the reference PSF (flux_aper_scene_<band>) in {there} of the "
+                f"bands {list(bands)}, and two are needed: fit with a model that draws scenes (builtin:ugriz)"
+            )
+
+        def column(name: str) -> np.ndarray:
+            out = np.full((number, len(bands)), np.nan)
+            for place, band in enumerate(bands):
+                if f"{name}_{band}" in columns:
+                    out[:, place] = columns[f"{name}_{band}"]
+                    if f"dof_{band}" in columns:
+                        out[~(columns[f"dof_{band}"] > 0), place] = np.nan
+            return out
+
+        found = cls(
+            flux=column("flux_aper_scene"),
+            flux_err=column("flux_aper_scene_err"),
+            total=column("flux_scene"),
+            total_err=column("flux_scene_err"),
+            radius=column("scene_half_light_arcsec"),
+            concentration=column("scene_concentration"),
+        )
+        if not np.isfinite(found.flux_err).any():
+            raise InputError(
+                "these features have no errors, which a head asks for: fit with uncertainty=True"
+            )
+        return found
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Return the measurements for `head_inputs`, ``(N, B)`` float32 each; NaN where there is none."""
+        import torch
+
+        valid = self.is_valid
+        arrays = (self.flux, self.flux_err, self.total, self.total_err, self.radius, self.concentration)
+        return [torch.as_tensor(np.where(valid, one, np.nan), dtype=torch.float32) for one in arrays]
+
+
+def reference_order(bands: Sequence[str]) -> list[int]:
+    """Return the bands' places in the order in which they serve as the reference."""
+    first = [bands.index(band) for band in REFERENCE_BANDS if band in bands]
+    return first + [place for place in range(len(bands)) if place not in first]
+
+
+def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Tensor:
+    """Return what a head's networks see, ``(N, 1 + 6 B)``, NaN where missing.
+
+    The logarithm of the flux in the reference band (the first one of `order` with data); and for each band
+    the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms of
+    total over aperture and of the radius, and the concentration. A logarithm of a flux f with error e is
+    asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable in the fluxes.
+    """
+    import torch
+
+    flux, error, total, total_error, radius, concentration = parts
+    valid = torch.isfinite(flux)
+    error = torch.sqrt(error**2 + (FLOOR * flux) ** 2)
+    total_error = torch.sqrt(total_error**2 + (FLOOR * total) ** 2)
+    light = torch.asinh(flux / (2 * error)) + torch.log(error)
+    whole = torch.asinh(total / (2 * total_error)) + torch.log(total_error)
+    reference = torch.full_like(light[:, 0], torch.nan)
+    for place in order:
+        reference = torch.where(torch.isfinite(reference), reference, light[:, place])
+    relative = (light - reference[:, None]).clamp(-EDGE, EDGE)
+    noise = (torch.log(error) - reference[:, None]).clamp(-EDGE, EDGE)
+    growth = (whole - light).clamp(-3, 3)
+    size = torch.log(radius.clamp(0.02, 30.0))
+    return torch.cat(
+        [reference[:, None], relative, noise, valid.to(light.dtype), growth, size, concentration], dim=1
+    )

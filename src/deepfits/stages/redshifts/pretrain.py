@@ -1,0 +1,223 @@
+"""The stage `redshift_pretrain`: a head for redshifts without labels, taught on simulated skies."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.files import writing
+from deepfits.progress import noted
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+
+FORMAT = 1
+SHARPEST = 1.45
+"""Of the PSFs, in units of the reference PSF's width."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Common):
+    """What `redshift_pretrain` takes.
+
+    Parameters
+    ----------
+    out
+        Directory of the head.
+    model
+        A model that draws scenes, with which the real objects are fitted too: from `train`, or
+        ``builtin:NAME``.
+    survey
+        Whose filters, depths and seeing: ``clauds-hsc``, ``rubin-like``, ``sdss-like``, or a TOML file (see
+        the page on the simulated sky). By default all three in turn, for one head that serves any survey.
+    population
+        A TOML file with constants of the one population to teach; by default every sky and every few
+        galaxies have another one.
+    num_skies
+        Skies to draw and to cut.
+    num_fitted
+        Objects to fit on each, at most.
+    num_examples
+        Further objects to draw, which take over what image and fit did to a fitted one like them.
+    steps
+        Of training of each network.
+    num_members
+        Networks that are averaged.
+    seed
+        The same seed gives the same head.
+    """
+
+    out: str | Path
+    _: KW_ONLY
+    model: Annotated[str | Path, INPUT] = "builtin:ugriz"
+    survey: str | Path | None = None
+    population: Annotated[str | Path | None, INPUT] = None
+    num_skies: int = 10
+    num_fitted: int = 500
+    num_examples: int = 150_000
+    steps: int = 6000
+    num_members: int = 3
+    seed: int = 0
+    num_threads: Annotated[int, NEUTRAL] = 1
+    device: Annotated[str, NEUTRAL] = "cpu"
+
+
+@stage(PretrainConfig)
+def redshift_pretrain(config: PretrainConfig) -> Path:
+    """Teach redshifts on simulated skies: for `redshift predict` without labels, or with few.
+
+    Skies of ever other populations, seeing and depth are drawn, their galaxies detected, cut out and fitted
+    with the model as real ones are, and many more galaxies drawn beside them; small networks learn p(z) and
+    the class of an object from its light at the reference PSF with errors. Interrupted, it goes on from the
+    last sky that is done.
+
+    Returns
+    -------
+    Path
+        `out`, the head: ``head.json`` and its arrays; ``skies/`` beside them can be removed.
+
+    Raises
+    ------
+    InputError
+        A model that draws no scenes, or a survey with other bands than the model's.
+
+    Examples
+    --------
+    For your own filters: `deepfits redshift pretrain --survey mine.toml --out run/head`
+    """
+    from deepfits.models.bundle import Model
+    from deepfits.redshifts.head import Examples, teach
+    from deepfits.redshifts.pretraining import default_surveys, draw_pointing, grafted
+    from deepfits.sky.population import PopulationLaws
+    from deepfits.sky.surveys import find_survey
+
+    for name, low in (
+        ("num_skies", 1),
+        ("num_fitted", 30),
+        ("num_examples", 0),
+        ("steps", 1),
+        ("num_members", 1),
+    ):
+        if getattr(config, name) < low:
+            raise InputError(f"{name} must be at least {low}, not {getattr(config, name)}")
+    model = Model.load(config.model)
+    if model.grid is None:
+        raise InputError(
+            f"{config.model}: this model draws images as one survey shows them, and a head serves all: take "
+            "one that draws scenes (builtin:ugriz, or `deepfits train --recipe scene`)"
+        )
+    surveys = default_surveys() if config.survey is None else [find_survey(config.survey)]
+    for survey in surveys:
+        if set(survey.names) != set(model.info.bands):
+            raise InputError(
+                f"survey {survey.name!r} has the bands {survey.names}, the model {config.model} draws "
+                f"{model.info.bands}; name the bands of one as those of the other"
+            )
+    laws = None if config.population is None else PopulationLaws.read(config.population)
+    described = {"survey": [survey.to_json() for survey in surveys]}
+    given = {"model": model.fingerprint}
+    with claim(config, name="redshift pretrain", version=FORMAT, settings=described, inputs=given) as results:
+        if results.is_finished:
+            return results.path
+        narrowest = SHARPEST * model.grid.reference_fwhm_arcsec
+        pointings = [
+            draw_pointing(
+                surveys, number, config.num_fitted, np.random.default_rng((config.seed, number)), narrowest
+            )
+            for number in range(config.num_skies)
+        ]
+        if laws is not None:
+            pointings = [replace(one, laws=laws) for one in pointings]
+        fitted = []
+        with config.progress("skies", total=len(pointings), unit="skies") as task:
+            for number, pointing in enumerate(pointings):
+                where = results.path / "skies" / f"sky-{number:02d}"
+                fitted.append(_sky(pointing, where, number, model, config, task))
+                task.advance(1)
+        rng = np.random.default_rng((config.seed, config.num_skies))
+        parts = [one.examples for one in fitted]
+        if config.num_examples:
+            parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
+        head = teach(
+            Examples.join(parts),
+            model.info.bands,
+            model_hash=model.fingerprint,
+            steps=config.steps,
+            num_members=config.num_members,
+            seed=config.seed,
+            about={
+                "surveys": [survey.name for survey in surveys],
+                "num_fitted": int(sum(len(one.examples) for one in fitted)),
+                "num_drawn": int(config.num_examples),
+                "faintest_i": float(max(one.limit for one in pointings)),
+            },
+            progress=config.progress,
+        )
+        head.save(results.path)
+    return results.path
+
+
+def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainConfig, task: Any) -> Any:
+    """Make one sky, and fit its objects; what is done is read."""
+    from deepfits.fitting.features import read_features
+    from deepfits.redshifts.pretraining import Fitted, match_truth
+    from deepfits.stages.cutouts import cutouts
+    from deepfits.stages.fit import fit
+    from deepfits.stages.simulate import simulate
+    from deepfits.survey.store import CutoutStore
+    from deepfits.tables import read_table
+
+    done = where / "examples.npz"
+    if done.exists():
+        return Fitted.load(done)
+    where.mkdir(parents=True, exist_ok=True)
+    survey, population = where / "survey.toml", where / "population.toml"
+    _write(survey, pointing.survey.to_toml())
+    _write(population, "".join(f"{key} = {value!r}\n" for key, value in vars(pointing.laws).items()))
+    progress = noted(config.progress, task, f"sky {number + 1}")
+    sky = simulate(
+        where / "sky",
+        survey=survey,
+        population=population,
+        size=pointing.size,
+        seed=1000 * config.seed + number,
+        workers=config.num_threads,
+        progress=progress,
+    )
+    size = model.cutout_size(pointing.survey.pixel_scale_arcsec)
+    store = CutoutStore(cutouts(sky, where / "cutouts", size=size, progress=progress))
+    columns = {name: np.asarray(values) for name, values in store.catalogue(["ra", "dec"]).items()}
+    truth = read_table(where / "sky" / "truth.parquet")
+    rows = match_truth(columns, truth)
+    magnitude = np.asarray(
+        truth["mag_i" if "mag_i" in truth else f"mag_{pointing.survey.names[-1]}"], dtype=float
+    )
+    is_wanted = (rows >= 0) & (magnitude[rows] < pointing.limit + 0.5)
+    order = np.random.default_rng((config.seed, number, 1)).permutation(np.flatnonzero(is_wanted))
+    chosen = np.sort(order[: config.num_fitted])
+    identity = columns["object_id"][chosen]
+    fits = fit(
+        store.directory,
+        config.model,
+        where / "fits",
+        object_ids=identity.tolist(),
+        threads=config.num_threads,
+        device=config.device,
+        progress=progress,
+    )
+    features = read_features(fits)
+    place = {one: row for one, row in zip(identity.tolist(), rows[chosen].tolist(), strict=True)}
+    true = np.array([place[one] for one in features["object_id"].tolist()])
+    found = Fitted.of(features, truth, true, model.info.bands)
+    found.save(done)
+    for part in ("sky", "cutouts", "fits"):
+        shutil.rmtree(where / part)
+    return found
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

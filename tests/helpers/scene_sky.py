@@ -1,0 +1,60 @@
+"""Features as fits of scenes give them, made of drawn galaxies and noise: what heads are tested on."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepfits.fitting.features import to_arrow
+from deepfits.redshifts.features import Source
+from deepfits.redshifts.head import Examples
+from deepfits.redshifts.scene_light import SceneLight
+from deepfits.sky.population import DEFAULT_LAWS, draw_galaxies
+
+BANDS = ("u", "g", "r", "i", "z")
+FILTERS = ("cfht_megacam-u", "hsc2017-g", "hsc2017-r2", "hsc2017-i2", "hsc2017-z")
+SIGMA = np.array([12.0, 10.0, 14.0, 18.0, 28.0])
+"""nJy."""
+MODEL_HASH = "0123456789abcdef"
+
+
+def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=SIGMA):
+    """Draw galaxies and return the columns of their features, with ``z_spec`` and ``mag_i`` beside them.
+
+    `offset` is added to the magnitudes, one for each band.
+    """
+    rng = np.random.default_rng(seed)
+    table = draw_galaxies(number, limit, FILTERS, rng, laws)
+    flux = table["flux"] * 10 ** (-0.4 * np.broadcast_to(offset, 5))
+    columns = {
+        "object_id": np.arange(number, dtype=np.int64),
+        "ra": 150 + 0.01 * (np.arange(number) % 100),
+        "dec": 2 + 0.01 * (np.arange(number) // 100),
+        "latent": rng.normal(size=(number, 2)).astype(np.float32),
+        "model_hash": np.full(number, MODEL_HASH),
+    }
+    radius = table["half_light_radius_arcsec"]
+    for place, band in enumerate(BANDS):
+        noise = sigma[place] * rng.normal(size=(2, number))
+        columns[f"dof_{band}"] = np.full(number, 1000)
+        columns[f"chi2_{band}"] = np.full(number, 1000.0)
+        columns[f"flux_model_{band}"] = columns[f"flux_scene_{band}"] = flux[:, place] + 1.5 * noise[0]
+        columns[f"flux_scene_err_{band}"] = np.full(number, 1.5 * sigma[place])
+        columns[f"flux_aper_scene_{band}"] = flux[:, place] * np.exp(-0.2 * radius) + noise[1]
+        columns[f"flux_aper_scene_err_{band}"] = np.full(number, sigma[place])
+        columns[f"scene_half_light_arcsec_{band}"] = np.hypot(radius, 0.2)
+        columns[f"scene_concentration_{band}"] = 2.7 + 0.1 * rng.normal(size=number)
+    return columns | {"z_spec": table["z_spec"], "mag_i": table["mag_count"]}
+
+
+def examples_of(columns):
+    """Return the galaxies as examples."""
+    light = SceneLight.of(Source(columns=columns, bands=BANDS), BANDS)
+    return Examples.galaxies(light, columns["z_spec"])
+
+
+def write_scene_features(directory, columns):
+    """Write a features directory."""
+    directory.mkdir()
+    kept = {name: values for name, values in columns.items() if name not in ("z_spec", "mag_i")}
+    pq.write_table(pa.table({n: to_arrow(v) for n, v in kept.items()}), directory / "shard-00000.parquet")
+    return directory

@@ -1,0 +1,317 @@
+"""Heads: taught on drawn galaxies, used without labels, adapted to some."""
+
+import numpy as np
+import pytest
+
+import deepfits
+from deepfits.errors import InputError
+from deepfits.files import read_json
+from deepfits.photometry import robust_scatter
+from deepfits.redshifts.features import Source
+from deepfits.redshifts.head import (
+    CELL,
+    CENTRES,
+    NUM_CELLS,
+    Examples,
+    Head,
+    fit_zero_points,
+    head_loss,
+    point_of,
+    quantiles_of,
+    teach,
+)
+from deepfits.redshifts.pdf import LEVELS, MEDIAN
+from deepfits.redshifts.pretraining import Fitted, Pointing, as_donor, draw_pointing, grafted, match_truth
+from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
+from deepfits.sky.population import PopulationLaws, draw_galaxies
+from deepfits.sky.surveys import SURVEYS, find_survey
+from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.train import redshift_train
+from deepfits.tables import read_table
+from tests.helpers.scene_sky import (
+    BANDS,
+    FILTERS,
+    MODEL_HASH,
+    SIGMA,
+    examples_of,
+    scene_sky,
+    write_scene_features,
+)
+
+OFFSET = (0.2, -0.15, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def head():
+    rng = np.random.default_rng(5)
+    parts = [
+        examples_of(scene_sky(700, 50 + n, limit=23.5, laws=PopulationLaws.randomised(rng))) for n in range(8)
+    ]
+    return teach(
+        Examples.join(parts), BANDS, model_hash=MODEL_HASH, steps=400, num_members=1, channels=64, batch=256
+    )
+
+
+@pytest.fixture(scope="module")
+def columns():
+    return scene_sky(900, 3, offset=OFFSET)
+
+
+@pytest.fixture(scope="module")
+def files(head, columns, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("heads")
+    head.save(directory / "head")
+    features = write_scene_features(directory / "features", columns)
+    table = np.column_stack([columns[name] for name in ("object_id", "z_spec", "mag_i")])
+    header = "object_id,z_spec,mag_i"
+    np.savetxt(directory / "labels.csv", table, delimiter=",", header=header, comments="", fmt="%.6g")
+    return directory, features
+
+
+def scatter(estimate, truth):
+    return robust_scatter((estimate - truth) / (1 + truth))
+
+
+def test_inputs_know_no_scale_and_are_linear_in_the_noise():
+    """The same galaxy ten times as bright has the same relative inputs; a lost band changes no other's."""
+    light = examples_of(scene_sky(50, 1)).light
+    parts = [one.double() for one in light.tensors()]
+    order = reference_order(BANDS)
+    one = head_inputs(parts, order)
+    other = head_inputs([10 * part for part in parts[:4]] + parts[4:], order)
+    np.testing.assert_allclose((other - one)[:, 0], np.log(10), rtol=1e-6)
+    np.testing.assert_allclose((other - one)[:, 1:], 0, atol=1e-6)
+    lost = [part.clone() for part in parts]
+    for part in lost:
+        part[:, 0] = np.nan
+    without = head_inputs(lost, order)
+    assert without[:, 1].isnan().all()
+    assert (without[:, 11] == 0).all()
+    kept = [k for k in range(one.shape[1]) if (k - 1) % 5]
+    np.testing.assert_array_equal(without[:, kept], one[:, kept])
+    # where i is lost r takes its place: nothing is missing but i itself
+    for part in (*parts, *lost):
+        part[:, 3] = np.nan
+    assert head_inputs(parts, order)[:, 0].isfinite().all()
+
+
+def test_densities_give_quantiles_and_both_estimates():
+    density = np.zeros((1, NUM_CELLS))
+    density[0, [20, 21, 22]] = 0.25, 0.5, 0.25
+    assert quantiles_of(density)[0, MEDIAN] == pytest.approx(np.expm1(CENTRES[21]), rel=1e-4)
+    expected = np.array([0.25, 0.5, 0.25]) @ np.expm1(CENTRES[20:23])
+    assert point_of(density, "squared")[0] == pytest.approx(expected)
+    low, high = np.interp([LEVELS[0], LEVELS[-1]], [0, 0.25, 0.75, 1], CELL * np.arange(20, 24))
+    assert quantiles_of(density)[0, [0, -1]] == pytest.approx(np.expm1([low, high]))
+
+
+def test_loss_is_least_at_the_truth_and_ignores_redshifts_of_stars():
+    import torch
+
+    at = torch.tensor([0.5, 0.5])
+    logits = torch.full((2, NUM_CELLS + 3), -20.0)
+    logits[:, int(0.5 / CELL)] = 0.0
+    logits[:, NUM_CELLS] = 0.0
+    kind, weight = torch.tensor([0, 0]), torch.ones(2)
+    right = head_loss(logits, at, kind, weight, 1.0)
+    wrong = head_loss(logits, at + 0.3, kind, weight, 1.0)
+    # CRPS of a wrong certainty is its distance
+    assert float(wrong - head_loss(logits, at + 0.1, kind, weight, 1.0)) > 20 * 0.19
+    assert right < 2
+    stars = torch.tensor([0, 1])
+    moved = torch.tensor([0.5, 1.5])
+    assert head_loss(logits, moved, stars, weight, 1.0) == head_loss(logits, at, stars, weight, 1.0)
+
+
+def test_without_labels_it_sees_redshifts(head):
+    columns = scene_sky(800, 9)
+    light = examples_of(columns).light
+    estimate = point_of(head.densities(light)[0], "absolute")
+    truth = columns["z_spec"]
+    assert scatter(estimate, truth) < 0.4 * scatter(np.full(len(truth), np.median(truth)), truth)
+    density, kinds = head.densities(light)
+    np.testing.assert_allclose(density.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(kinds.sum(axis=1), 1, atol=1e-5)
+
+
+def test_noise_and_missing_bands_widen_the_distribution(head):
+    columns = scene_sky(600, 9)
+    light = examples_of(columns).light
+
+    def width(of):
+        quantiles = np.log1p(quantiles_of(head.densities(of)[0]))
+        return np.median(quantiles[:, -3] - quantiles[:, 2])
+
+    worse = examples_of(scene_sky(600, 9, sigma=8 * SIGMA)).light
+    assert width(worse) > 1.04 * width(light)
+    columns |= {"dof_u": np.zeros(600), "dof_z": np.zeros(600)}
+    fewer = SceneLight.of(Source(columns=columns, bands=BANDS), BANDS)
+    assert not fewer.is_valid[:, [0, 4]].any()
+    assert width(fewer) > 1.04 * width(light)
+
+
+def test_zero_points_are_found_through_the_networks(head, columns):
+    examples = examples_of(columns)
+    found = fit_zero_points(head, examples)
+    # the prior of 0.05 mag and a coarse head leave some of it
+    colour = found.zero_points[0] - found.zero_points[1]
+    assert 0.3 * (OFFSET[0] - OFFSET[1]) < colour < 1.2 * (OFFSET[0] - OFFSET[1])
+    # no label, no evidence: the prior keeps them near zero
+    one = fit_zero_points(head, examples.take(np.arange(1)))
+    assert np.abs(one.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
+
+
+def test_head_on_disk_is_the_same(head, files, columns):
+    directory, _ = files
+    again = Head.load(directory / "head")
+    light = examples_of(columns).light
+    np.testing.assert_array_equal(again.densities(light)[0], head.densities(light)[0])
+    assert again.bands == BANDS
+    assert len(again.replay) > 100
+
+
+def test_table_adapts_and_is_never_worse(files, columns):
+    directory, features = files
+    out = deepfits.redshift(
+        features,
+        directory / "labels.csv",
+        directory / "table",
+        methods=["pretrained", "adapted"],
+        losses=["absolute"],
+        max_labels=90,
+        head=directory / "head",
+        match="id",
+    )
+    rows = {row["method"]: row for row in read_json(out / "metrics.json")["rows"]}
+    before, after = (rows[name]["metrics"] for name in ("pretrained", "adapted"))
+    assert rows["pretrained"]["num_train"] == 0
+    assert rows["adapted"]["num_train"] == 90
+    for name in ("sigma_mad", "eta_15"):
+        assert after[name]["value"] < before[name]["value"] + 0.5 * before[name]["error"]
+    assert after["r2"]["value"] > before["r2"]["value"]
+    assert rows["adapted"]["weights"].keys() == {"pretrained", "zero_points", "tuned"}
+    assert 0.5 < rows["adapted"]["pdf_metrics"]["coverage_68"]["value"] < 0.85
+    found = read_table(out / "methods" / "adapted-absolute" / "predictions.parquet")
+    assert (found["p_galaxy"] > 0.3).mean() > 0.9
+
+
+def test_three_spectra_are_enough(files):
+    directory, features = files
+    lines = (directory / "labels.csv").read_text().splitlines()
+    (directory / "few.csv").write_text("\n".join(lines[:5]) + "\n")
+    model = redshift_train(
+        features,
+        directory / "few.csv",
+        directory / "few",
+        method="adapted",
+        head=directory / "head",
+        match="id",
+    )
+    found = read_table(redshift_predict(model, features, directory / "few.parquet"))
+    assert np.isfinite(found["z_phot"]).all()
+    assert np.ptp(found["z_phot"]) > 0.2
+
+
+def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path, caplog):
+    """Features alone are enough where a head came with their model."""
+    import shutil
+
+    directory, features = files
+    monkeypatch.setattr("deepfits.models.bundle.BUILTIN_DIRECTORY", tmp_path)
+    with pytest.raises(InputError, match="redshift pretrain --model MODEL"):
+        redshift_predict(features, out=tmp_path / "z.parquet")
+    shutil.copytree(directory / "head", tmp_path / "mine" / "head")
+    with caplog.at_level("INFO", logger="deepfits"):
+        found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
+    assert "no spectrum of this survey" in caplog.text
+    assert scatter(found["z_phot"], columns["z_spec"]) < 0.15
+    again = read_table(redshift_predict(directory / "head", features, tmp_path / "again.parquet"))
+    np.testing.assert_array_equal(again["quantiles"], found["quantiles"])
+    with pytest.raises(InputError, match="give `out`"):
+        redshift_predict(features)
+    with pytest.raises(InputError, match="name the features"):
+        redshift_predict(directory / "head", out=tmp_path / "no.parquet")
+
+
+def test_other_models_features_are_refused(files, columns, tmp_path):
+    directory, _ = files
+    other = columns | {"model_hash": np.full(len(columns["z_spec"]), "another")}
+    features = write_scene_features(tmp_path / "features", other)
+    with pytest.raises(InputError, match="another"):
+        redshift_predict(directory / "head", features, tmp_path / "z.parquet")
+    for name in [name for name in other if "scene" in name]:
+        other.pop(name)
+    plain = write_scene_features(tmp_path / "plain", other)
+    with pytest.raises(InputError, match="draws scenes"):
+        deepfits.redshift(
+            plain,
+            directory / "labels.csv",
+            tmp_path / "out",
+            methods=["adapted"],
+            head=directory / "head",
+            match="id",
+        )
+
+
+def test_grafted_objects_are_measured_as_their_donors_were():
+    """Where fits lose a tenth of the light and noise is known, so are grafted galaxies of other colours."""
+    rng = np.random.default_rng(1)
+    survey = SURVEYS["clauds-hsc"]
+    table = draw_galaxies(4000, 23.0, FILTERS, rng)
+    error = np.broadcast_to(8 * SIGMA, table["flux"].shape)
+    noise = error * rng.normal(size=error.shape)
+    measured = 0.9 * table["flux"] + noise
+    radius = np.broadcast_to(table["half_light_radius_arcsec"][:, None], measured.shape)
+    light = SceneLight(
+        flux=measured,
+        flux_err=error,
+        total=measured,
+        total_err=error,
+        radius=radius,
+        concentration=radius,
+    )
+    fitted = Fitted(
+        examples=Examples.galaxies(light, table["z_spec"]),
+        flux=table["flux"],
+        radius=table["half_light_radius_arcsec"],
+    )
+    pointing = Pointing(survey=survey, laws=PopulationLaws(), size=500)
+    found = grafted([fitted], [pointing], 3000, rng, PopulationLaws())
+    galaxy = found.kind == 0
+    assert len(found) == 3000
+    assert galaxy.mean() > 0.7
+    np.testing.assert_array_equal(found.light.flux_err, np.broadcast_to(8 * SIGMA, (3000, 5)))
+
+    assert np.corrcoef(np.log(found.light.flux[galaxy, 3].clip(1)), found.redshift[galaxy])[0, 1] < -0.1
+    # what is measured of other fluxes is nine tenths of these, and the noise is the donors' own
+    flux = table["flux"] * np.exp(0.3 * rng.normal(size=measured.shape))
+    moved = as_donor(light, table["flux"], flux).flux
+    pull = (moved - 0.9 * flux) / error
+    is_faint = table["flux"] < 5 * error
+    assert is_faint.sum() > 200
+    assert abs(pull[is_faint].mean()) < 0.3
+    assert pull[is_faint].std() == pytest.approx(1, abs=0.2)
+    is_bright = table["flux"] > 100 * error
+    np.testing.assert_allclose(moved[is_bright], 0.9 * flux[is_bright], rtol=0.04)
+
+
+def test_pointings_vary_and_detections_find_their_truth():
+    rng = np.random.default_rng(2)
+    one, two = (draw_pointing([SURVEYS["sdss-like"]], n, 200, rng, 0.58) for n in (0, 1))
+    assert one.laws != two.laws
+    assert one.survey.bands != two.survey.bands
+    assert 500 <= one.size <= 2000
+    assert one.limit < 24
+    truth = {
+        "ra": np.array([150.0, 150.0, 150.1]),
+        "dec": np.array([2.0, 2.0 + 0.5 / 3600, 2.0]),
+        "mag_i": np.array([24.0, 20.0, 22.0]),
+    }
+    seen = {"ra": np.array([150.0, 150.1, 150.2]), "dec": np.array([2.0, 2.0, 2.0])}
+    assert match_truth(seen, truth).tolist() == [1, 2, -1]
+
+
+def test_survey_as_toml_is_read_back(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(SURVEYS["rubin-like"].to_toml())
+    assert find_survey(path) == SURVEYS["rubin-like"]
