@@ -6,6 +6,7 @@ import pytest
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.models.bundle import Model
 from deepfits.photometry import robust_scatter
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import (
@@ -14,7 +15,9 @@ from deepfits.redshifts.head import (
     NUM_CELLS,
     Examples,
     Head,
+    disclaimer,
     fit_zero_points,
+    head_directory,
     head_loss,
     point_of,
     quantiles_of,
@@ -25,6 +28,7 @@ from deepfits.redshifts.pretraining import Fitted, Pointing, as_donor, draw_poin
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.surveys import SURVEYS, find_survey
+from deepfits.stages.redshifts.curves import write_curves
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
 from deepfits.tables import read_table
@@ -191,6 +195,10 @@ def test_table_adapts_and_is_never_worse(files, columns):
     assert after["r2"]["value"] > before["r2"]["value"]
     assert rows["adapted"]["weights"].keys() == {"pretrained", "zero_points", "tuned"}
     assert 0.5 < rows["adapted"]["pdf_metrics"]["coverage_68"]["value"] < 0.85
+    write_curves(out, {90: read_json(out / "metrics.json")})
+    curves = read_json(out / "curves.json")["curves"]
+    assert [curve["num_labels"] for curve in curves] == [0, 90]
+    assert curves[0]["rows"] == [rows["pretrained"]]
     found = read_table(out / "methods" / "adapted-absolute" / "predictions.parquet")
     assert (found["p_galaxy"] > 0.3).mean() > 0.9
 
@@ -231,6 +239,24 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
         redshift_predict(features)
     with pytest.raises(InputError, match="name the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
+
+
+def test_a_head_ships_with_the_model_of_scenes(tmp_path):
+    """It knows redshifts of galaxies that it was not taught on, at the depth of a survey that it was."""
+    model = Model.load("builtin:ugriz")
+    columns = scene_sky(600, 12)
+    columns["model_hash"] = np.full(600, model.fingerprint)
+    features = write_scene_features(tmp_path / "features", columns)
+    found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
+    assert scatter(found["z_phot"], columns["z_spec"]) < 0.09
+    assert (found["class"] == "galaxy").mean() > 0.9
+    assert found["is_outside_domain"].mean() < 0.2
+    inside = (found["z_err68_low"] < columns["z_spec"]) & (columns["z_spec"] < found["z_err68_high"])
+    assert 0.5 < inside.mean() < 0.9
+    head = Head.load(head_directory(model.fingerprint))
+    assert "real redshifts" in disclaimer(head)
+    size = sum(path.stat().st_size for path in head_directory(model.fingerprint).iterdir())
+    assert size < 4e6
 
 
 def test_other_models_features_are_refused(files, columns, tmp_path):

@@ -77,11 +77,11 @@ def redshift_predict(config: PredictConfig) -> Path:
     """
     if config.out is None:
         raise InputError("redshift_predict: give `out`, a table such as z.parquet, or a directory")
-    config = with_head(config)
-    out = Path(config.out)
+    out, config = Path(config.out), with_head(config)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)
     format_of(out)  # before the work
+    assert config.features is not None
     predictor, columns = load_predictor(config.model), read_features(config.features)
     if not is_usable(columns).any():
         raise InputError(f"{config.features}: no object has a finite latent")
@@ -119,6 +119,7 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     from deepfits.scale.cluster import Workers
     from deepfits.scale.run import run_shards
 
+    assert config.features is not None
     if out.suffix:
         raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
     load_predictor(config.model)  # what is wrong with it is said once

@@ -58,7 +58,7 @@ class PretrainConfig(Common):
     num_skies: int = 10
     num_fitted: int = 500
     num_examples: int = 150_000
-    steps: int = 6000
+    steps: int = 4000
     num_members: int = 3
     seed: int = 0
     num_threads: Annotated[int, NEUTRAL] = 1
