@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 HEAD = "head.json"
+FORMAT = 3
+"""Of a head on disk: others than of redshift models, so that heads that ship stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240
 LARGEST = float(np.log1p(6.5))
@@ -190,12 +192,12 @@ class Head:
 
     def save(self, directory: str | Path) -> None:
         """Write ``head.json`` and its arrays; see `deepfits.redshifts.storage`."""
-        storage.save(self, directory, HEAD)
+        storage.save(self, directory, HEAD, version=FORMAT)
 
     @classmethod
     def load(cls, directory: str | Path) -> Head:
         """Read back `save`."""
-        return storage.load(cls, directory, HEAD, what="redshift head")
+        return storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
 
 
 def head_directory(model_hash: str) -> Path:

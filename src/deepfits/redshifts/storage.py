@@ -31,13 +31,17 @@ _TREES = {"xgboost": ".ubj", "lightgbm": ".txt"}
 _MAX_DEPTH = 40
 
 
-def save(value: Any, directory: str | Path, name: str = "predictor.json") -> None:
+def save(
+    value: Any, directory: str | Path, name: str = "predictor.json", *, version: int = SCHEMA_VERSION
+) -> None:
     """Write a dataclass and everything in it; an earlier one is replaced.
 
     Parameters
     ----------
     name
         Of the JSON file.
+    version
+        Of what is stored.
     """
     from safetensors.numpy import save_file
 
@@ -57,12 +61,17 @@ def save(value: Any, directory: str | Path, name: str = "predictor.json") -> Non
             else:
                 temporary.write_text(booster.model_to_string(), encoding="utf-8")
     parts = {part: fingerprint(directory / part) for part in (ARRAYS, *trees)}
-    whole = {"schema_version": SCHEMA_VERSION, "content": content, "parts": parts}
+    whole = {"schema_version": version, "content": content, "parts": parts}
     write_json(directory / name, {**whole, "content_hash": _digest(whole)})
 
 
 def load(
-    cls: type[T], directory: str | Path, name: str = "predictor.json", *, what: str = "redshift model"
+    cls: type[T],
+    directory: str | Path,
+    name: str = "predictor.json",
+    *,
+    what: str = "redshift model",
+    version: int = SCHEMA_VERSION,
 ) -> T:
     """Read back `save`.
 
@@ -75,7 +84,7 @@ def load(
     path = directory / name
     content = read_json(path, what=f"{what} ({name})")
     stated = content.pop("content_hash", None)
-    if content.get("schema_version") != SCHEMA_VERSION:
+    if content.get("schema_version") != version:
         raise InputError(f"{path}: not a {what} of this version; train again")
     if stated != _digest(content) or not isinstance(content.get("parts"), dict):
         raise InputError(f"{path}: this {what} is damaged: its hash is another than it says; train again")
