@@ -83,10 +83,10 @@ class Examples:
     def join(cls, parts: Sequence[Examples]) -> Examples:
         """Return examples one after the other."""
         names = ("redshift", "kind", "weight")
-        return cls(
-            light=SceneLight.join([part.light for part in parts]),
-            **{name: np.concatenate([getattr(part, name) for part in parts]) for name in names},
-        )
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
+        }
+        return cls(light=SceneLight.join([part.light for part in parts]), **joined)
 
     @classmethod
     def galaxies(cls, light: SceneLight, redshift: np.ndarray) -> Examples:
@@ -440,11 +440,11 @@ def fit_zero_points(
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = rate * one_cycle(step / steps, 0.1)
         inputs = head._standardised(head._corrected(batches.parts, start + shift))
-        loss = sum(
+        each = [
             head_loss(network(inputs), batches.log, batches.kind, batches.weight, 0.3)
             for network in head.networks
-        )
-        loss = loss / len(head.networks) + (shift**2).sum() / (2 * prior**2 * len(rows))
+        ]
+        loss = torch.stack(each).mean() + (shift**2).sum() / (2 * prior**2 * len(rows))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -530,7 +530,7 @@ def fine_tuned(
 
 def as_float32(examples: Examples) -> Examples:
     """Return the same, smaller on disk."""
-    light = {name: value.astype(np.float32) for name, value in vars(examples.light).items()}
+    light: dict[str, Any] = {n: value.astype(np.float32) for n, value in vars(examples.light).items()}
     return replace(
         examples,
         light=SceneLight(**light),

@@ -183,7 +183,7 @@ class Fitted:
         """Read back `save`."""
         held = read_arrays(path, what="file of examples")
         light = SceneLight(**{one.name: held[one.name] for one in fields(SceneLight)})
-        others = {name: held[name] for name in ("redshift", "kind", "weight")}
+        others: dict[str, Any] = {name: held[name] for name in ("redshift", "kind", "weight")}
         return cls(
             examples=Examples(light=light, **others), flux=held["true_flux"], radius=held["true_radius"]
         )
