@@ -27,6 +27,17 @@ SETS = {
     "combined": "all",
 }
 NUM_LABELS = (300, 3000)
+NEEDED = (
+    "half_light_radius_arcsec",
+    "kind",
+    "z_spec",
+    "bulge_fraction",
+    "bulge_ratio",
+    "disc_ratio",
+    "angle",
+    "ebv",
+)
+"""Columns of the truth."""
 NUM_BOOTSTRAP = 100
 CLASS = " or galaxy"
 MIN_OF_A_CLASS = 20

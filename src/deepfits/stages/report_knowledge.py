@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from deepfits.fitting.features import read_features
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import reference_band
 from deepfits.redshifts.features import Source
-from deepfits.redshifts.knowledge import NUM_LABELS, known, properties_of, table_rows
+from deepfits.redshifts.knowledge import NEEDED, NUM_LABELS, known, properties_of, table_rows
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.photometry import aperture_photometry
 from deepfits.reporting.page import PageTable
@@ -25,14 +26,16 @@ MIN_JUDGED, MOST_JUDGED = 50, 2000
 
 def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
     """Say what features know of the galaxies of a simulated sky, where its truth is at hand."""
-    path = run / "sky" / "truth.parquet"
-    if not path.exists():
+    path, magnitude = run / "sky" / "truth.parquet", f"mag_{reference_band(store.info.bands)}"
+    if not path.exists() or not {*NEEDED, magnitude} <= set(pq.read_schema(path).names):
         return [], []
     columns = read_features(features)
+    identity = store.catalogue([])["object_id"]
     usable = np.isfinite(columns["latent"]).all(axis=1)
+    usable &= match_identities(columns["object_id"], identity) >= 0
     columns = {name: values[usable] for name, values in columns.items()}
-    bright = f"mag_{reference_band(store.info.bands)} < {KNOWN_TO_MAG:g}"
-    truth = read_labels(path, column="half_light_radius_arcsec", select=[bright])
+    bright = f"{magnitude} < {KNOWN_TO_MAG:g}"
+    truth = read_labels(path, column=NEEDED[0], select=[bright])
     pairs = match_labels(columns, truth)
     held = is_held_out(columns["object_id"][pairs.rows])
     few = np.concatenate([np.flatnonzero(held)[:MOST_JUDGED], np.flatnonzero(~held)[: max(NUM_LABELS)]])
@@ -40,8 +43,7 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     if held.sum() < MIN_JUDGED or (~held).sum() < MIN_JUDGED:
         return [], []
     columns = {name: values[rows] for name, values in columns.items()}
-    place = match_identities(columns["object_id"], store.catalogue([])["object_id"])
-    cutouts = store.take(place)
+    cutouts = store.take(match_identities(columns["object_id"], identity))
     info = store.info
     flux, flux_err = aperture_photometry(
         cutouts.image,
