@@ -1,10 +1,7 @@
 """The whole way: from a simulated sky, and from real frames, to the report."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import h5py
@@ -15,6 +12,7 @@ import pytest
 import deepfits
 from deepfits.splits import is_held_out
 from deepfits.survey.store import CutoutStore
+from tests.helpers.command import Command, run_cli
 from tests.helpers.real_data import REAL_DATA
 
 SMALL_RUN = """
@@ -35,10 +33,6 @@ methods = ["boosting"]
 feature_sets = ["latents", "magnitudes"]
 tuning_trials = 2
 """
-
-
-def _threads_one():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -138,11 +132,6 @@ def test_a_report_without_redshifts_says_so_and_invents_none(small_run, tmp_path
     assert "σ_MAD" not in html
 
 
-def _listen_to_ctrl_c():
-    """Undo what a shell does to programs that it starts in the background: they ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def _kill_when(process, condition, sig):
     deadline = time.monotonic() + 120
     while not condition():
@@ -150,7 +139,7 @@ def _kill_when(process, condition, sig):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(sig)
-    return process.wait(timeout=60)
+    return process.wait(timeout=60).returncode
 
 
 @pytest.fixture(scope="module")
@@ -164,20 +153,16 @@ def undisturbed(small_run, tmp_path_factory):
 def test_an_interrupted_fit_goes_on_and_ends_the_same(small_run, undisturbed, tmp_path, sig):
     out = small_run.parents[1]
     command = [
-        *(sys.executable, "-c", "from deepfits.cli import main; main()"),
         *("fit", str(out / "cutouts"), str(out / "model"), "--out", str(tmp_path / "features")),
         *("--solver", "adam", "--num-steps", "40"),
     ]
     shards = sorted(p.name for p in undisturbed.glob("shard-*"))
     first = tmp_path / "features" / shards[0]
-    process = subprocess.Popen(
-        command, env=_threads_one(), stderr=subprocess.DEVNULL, preexec_fn=_listen_to_ctrl_c
-    )
-    status = _kill_when(process, first.exists, sig)
+    status = _kill_when(Command(*command), first.exists, sig)
     assert status == (130 if sig == signal.SIGINT else -signal.SIGKILL)
     assert sorted(p.name for p in (tmp_path / "features").glob("shard-*")) < shards
     written = first.stat().st_mtime_ns
-    subprocess.run(command, env=_threads_one(), check=True, capture_output=True)
+    run_cli(*command).check_returncode()
     assert first.stat().st_mtime_ns == written
     for name in shards:
         resumed, whole = (pq.read_table(d / name) for d in (tmp_path / "features", undisturbed))
@@ -198,14 +183,7 @@ def test_sdss_frames_stage_by_stage(tmp_path):
         (frames / path.name).symlink_to(path)
 
     def deepfits_command(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-c", "from deepfits.cli import main; main()", *map(str, arguments)],
-            cwd=tmp_path,
-            env=_threads_one(),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_cli(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 
     deepfits_command("cutouts", "frames", "--out", "run/cutouts")

@@ -27,6 +27,7 @@ from deepfits.stages import MODULES, load
 
 INPUT_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
+INTERRUPTED = "interrupted; run the same command again to go on from here"
 BROKEN_PIPE_STATUS = 141  # as if the signal had ended the command
 RESULTS = {
     "simulate": "sky", "stack": "coadds", "detect": "catalogue", "cutouts": "cutout store", "train": "model",
@@ -89,6 +90,7 @@ def make_app(wanted: Iterable[str]) -> App:
         "help_format": "markdown",
         "help_flags": ["--help", "-h"],
         "result_action": "return_value",
+        "suppress_keyboard_interrupt": False,  # `main` says how to go on
     }
     app = App(name="deepfits", help=HELP, version=__version__, version_flags=["--version"], **options)
     redshift = App(name=GROUP, help=REDSHIFT_HELP, version_flags=[], **options)
@@ -171,7 +173,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         _end_output(keep=False)
         sys.exit(BROKEN_PIPE_STATUS)
     except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on from here", INTERRUPTED_STATUS)
+        _fail(INTERRUPTED, INTERRUPTED_STATUS)
+    except SystemExit as end:  # a training that was told to end has kept a checkpoint
+        if end.code != 128 + signal.SIGTERM:
+            raise
+        _fail(INTERRUPTED, 128 + signal.SIGTERM)
     except Exception as error:
         if (line := explain(error)) is None:
             raise

@@ -115,7 +115,8 @@ def explain(error: BaseException) -> str | None:
     if (number := no_space(error)) is not None:
         names = [one.filename for one in _causes(error) if isinstance(one, OSError) and _names_file(one)]
         place = f"{names[0]}: " if names else ""
-        return f"{place}{os.strerror(number)}; make space, or write elsewhere, and run the same command again"
+        remedy = "" if number == errno.EROFS else "make space, or "
+        return f"{place}{os.strerror(number)}; {remedy}write elsewhere, and run the same command again"
     if is_out_of_memory(error):
         text = " ".join(str(error).split())[:200]
         return (

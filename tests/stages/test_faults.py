@@ -93,6 +93,10 @@ def test_no_space_is_found_in_what_led_to_an_error():
     ("error", "line"),
     [
         (InputError("say it"), "say it"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "a"),
+            "a: Read-only file system; write elsewhere, and",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "a"), "a: Permission denied; check the path"),
         (OSError("half a file\nor less"), "cannot read or write: half a file or less"),
         (MemoryError(), "out of memory (MemoryError); use fewer"),

@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+import deepfits
 from deepfits.files import TEMPORARY_PREFIX
 from tests.helpers.results import assert_same_results
 from tests.helpers.stage_runs import RUNS, TINY, Run
@@ -32,6 +33,7 @@ STAGES: dict[str, Run] = {
     "cutouts": partial(RUNS["cutouts"], shard_size=4),
     "train": partial(RUNS["train"], **TRAINING),
     "fit-2-workers": partial(RUNS["fit"], threads=2, workers=2),
+    "show": lambda base, out: deepfits.show(base / "run", ids=[100, 101], out=out),
     "redshift": partial(RUNS["redshift"], methods=("neighbours", "boosting")),
 }
 

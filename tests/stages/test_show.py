@@ -9,10 +9,12 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.files import require_finished
 from deepfits.fitting.similarity import Similarity
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
 from tests.helpers.drawn_run import NUM, make_run
+from tests.helpers.results import assert_same_results
 
 FIRST = 2**60
 
@@ -52,6 +54,23 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match=f"has no object_id 12; its own are such as {FIRST}"):
         deepfits.show(run, ids=[12])
+
+
+def test_pictures_that_were_interrupted_are_made_whole_by_the_next_call(run, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    out, whole = tmp_path / "show", deepfits.show(run, ids=[FIRST + 7], out=tmp_path / "whole")
+    deepfits.show(run, ids=[FIRST + 3], out=out)
+    with monkeypatch.context() as patch:
+        patch.setattr("deepfits.tables.write_table", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            deepfits.show(run, ids=[FIRST + 7], out=out)
+    with pytest.raises(InputError, match="show: is not finished"):
+        require_finished(out)
+    assert require_finished(deepfits.show(run, ids=[FIRST + 7], out=out))
+    assert_same_results(out, whole)
+    assert not list(out.glob(".writing-*"))
 
 
 def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
