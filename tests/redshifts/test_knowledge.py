@@ -50,8 +50,10 @@ def test_what_is_held_is_found_and_what_is_not_is_not():
     assert [one.name for one in properties][-1] == "star or galaxy"
     assert np.isnan(properties[0].value[is_star]).all()
     rows = known(source, properties, np.arange(number) < 300, num_labels=(100, 3000))
-    assert [(row["features"], row["num_labels"]) for row in rows] == [("latents", 100), ("latents", 300)]
-    found = rows[1]["found"]
+    assert [(row["features"], row["num_labels"]) for row in rows] == [
+        (name, number) for number in (100, 300) for name in ("latents", "oriented")
+    ]
+    found = rows[2]["found"]
     assert found["half-light radius"][0] > 0.95
     assert found["star or galaxy"][0] > 0.97
     for name in ("axis ratio", "dust", "redshift"):
@@ -59,7 +61,7 @@ def test_what_is_held_is_found_and_what_is_not_is_not():
         assert 0 < found[name][1] < 0.1
     heads, cells = table_rows(rows)
     assert heads[:3] == ["features", "labels", "half-light radius"]
-    assert cells[1][0] == "latents"
+    assert [one[0] for one in cells[:2]] == ["latents", "latents as they are"]
     few = Property(name="rare", value=np.where(np.arange(number) < 10, 1.0, np.nan))
     assert known(source, [few], np.arange(number) < 300)[0]["found"] == {"rare": [None, None]}
 

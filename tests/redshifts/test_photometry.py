@@ -235,6 +235,7 @@ def test_latents_are_in_units_of_what_tells_nothing():
     np.testing.assert_allclose(made.errors[:, :12], errors, rtol=1e-5)
     assert made.is_latent.tolist() == [True] * 12 + [False] * (len(made.names) - 12)
     assert FeatureRecipe.learn("model", known).similarity is None
+    np.testing.assert_array_equal(FeatureRecipe.learn("oriented", known).make(known).values, latent)
     off = {}
     for name, source in (("plain", source_of(columns)), ("in units", known)):
         matrix_of = FeatureRecipe.learn("latents", source).make(source)

@@ -4,6 +4,9 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 
 ``latents``
     the fitted latent alone, as in M19 §3.3, in units of what noise, orientation and place do to it;
+``oriented``
+    the latents as they were fitted, in which orientation and what depends on it (axis ratios) weigh as much
+    as anything else;
 ``model``
     what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, whether the
     object is larger than the PSF, χ² per degree of freedom and the mean uncertainty of the latent;
@@ -51,6 +54,7 @@ from deepfits.tables import Columns, read_table, require_column
 
 FEATURE_SETS = {
     "latents": ("latents",),
+    "oriented": ("oriented",),
     "model": ("model",),
     "extended": ("latents", "model"),
     "magnitudes": ("magnitudes",),
@@ -186,6 +190,7 @@ def available_sets(
     """Return the names of the feature sets that can be made of columns, and of what else is at hand."""
     has = {
         "latents": True,
+        "oriented": True,
         "model": any(name.startswith("flux_model_") for name in columns),
         "magnitudes": cutouts,
         "matched": matched,
@@ -504,6 +509,7 @@ class Block:
 
 BLOCKS = {
     "latents": Block("a features directory", lambda source, _: latents(source)),
+    "oriented": Block("a features directory", lambda source, _: latents(replace(source, similarity=None))),
     "model": Block(
         "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
     ),

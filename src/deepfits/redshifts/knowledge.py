@@ -22,6 +22,7 @@ from deepfits.tables import Columns
 SETS = {
     "magnitudes": "aperture magnitudes",
     "latents": "latents",
+    "oriented": "latents as they are",
     "model": "what the fit gives",
     "extended": "latents, what the fit gives",
     "combined": "all",

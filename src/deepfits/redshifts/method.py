@@ -209,7 +209,11 @@ class Method(ABC):
         """
         if not cls.takes_features:
             return [""]
-        return list(inputs.feature_sets) if wanted is None else list(wanted)
+        if wanted is not None:
+            return list(wanted)
+        # no redshift depends on how a galaxy lies
+        left_out = {"oriented"} if is_redshift_name(inputs.target) else set()
+        return [name for name in inputs.feature_sets if name not in left_out]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:

@@ -61,7 +61,7 @@ class CompareConfig(Learning):
         ``"pretrained"``: what simulated galaxies taught, without any label; and ``"adapted"``: the same,
         adapted to the labels. The constant is always there, as the floor.
     feature_sets
-        Use these alone for boosting and small networks: ``latents``, ``model``, ``extended``,
+        Use these alone for boosting and small networks: ``latents``, ``oriented``, ``model``, ``extended``,
         ``magnitudes``, ``combined``, ``templates``, ``sizes``, ``all``, ``embedder``; ``boosting:all`` for
         one alone, and ``stack:fits`` for stacks. A list, or text such as ``latents,model``.
     losses
