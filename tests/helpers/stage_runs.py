@@ -130,6 +130,6 @@ RUNS: dict[str, Run] = {
     "redshift-evaluate": lambda d, out, **options: redshift_evaluate(
         d / "predicted.parquet", d / "labels.parquet", out, **options
     ),
-    "export": lambda d, out, **options: export(d / "features-both", out / "all.csv", **options),
+    "export": lambda d, out, **options: export(d / "features-both", out / "all.parquet", **options),
     "report": lambda d, out, **options: deepfits.report(d / "run", out=out, **{"num_examples": 1, **options}),
 }

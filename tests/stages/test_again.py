@@ -112,16 +112,22 @@ CASES = [
     Again("cutouts", column("catalogue.parquet", "ra", lambda ra: ra + 1e-4), said="another catalogue"),
     Again("cutouts", options={"size": 12}, said="size = 16, now 12"),
     Again("cutouts", options={"psf": ["0.9"]}, said="psf = null"),
+    Again("cutouts", options={"min_snr": 50.0}, said="min_snr"),
     Again("train", pixels("store"), said="another store"),
     Again("train", options={"seed": 5}, said="seed"),
+    Again("train", options={"where": "dec > 0.5"}, said="where = null"),
     Again("fit", pixels("store")),
     Again("fit", other_model, said="another model"),
     Again("fit", options={"num_steps": 3}, said="num_steps = 2, now 3"),
+    Again("fit", options={"where": "dec > 0.5"}, said="where = null"),
+    Again("fit", options={"object_ids": [100, 101]}, said="object_ids = null"),
+    Again("fit-coadds", options={"where": "ra > 0"}, said="where = null"),
     Again("fit-coadds", pixels("sky", "coadd-r.fits")),
     Again("fit-coadds", column("catalogue.parquet", "ra", lambda ra: ra + 1e-5)),
     Again("fit-coadds", options={"cutting": {"shard_size": 5}}, said="cutting = null"),
     Again("inpaint", pixels("store"), said="another store"),
     Again("inpaint", other_model, said="another model"),
+    Again("inpaint", options={"where": "dec > 0.5"}, said="where = null"),
     Again("inpaint", options={"bands": "r"}, said='bands = "g", now "r"'),
     Again("redshift", latents("features"), said="another features"),
     Again("redshift", column("labels.parquet", "z_spec", shifted), said="another labels"),
@@ -153,6 +159,8 @@ CASES = [
     Again("teach", other_model, said="another model"),
     Again("export", column("features-both", "chi2", shifted)),
     Again("export", options={"columns": ["object_id", "chi2"]}),
+    Again("export", options={"where": "chi2 > 700"}),
+    Again("export", options={"half": True}),
     Again("report", column("run/features-both", "chi2", lambda chi2: 2 * chi2)),
 ]
 
@@ -230,7 +238,8 @@ def test_inputs_that_are_not_finished_are_refused(base: Path, tmp_path: Path, st
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [("export", "all.csv"), ("report", "index.html"), ("redshift-predict", "z.parquet")]
+    ("stage", "name"),
+    [("export", "all.parquet"), ("report", "index.html"), ("redshift-predict", "z.parquet")],
 )
 def test_foreign_files_are_never_replaced(base: Path, tmp_path: Path, stage: str, name: str):
     out = tmp_path / "out"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from deepfits.errors import InputError
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_fields
-from deepfits.survey.fitsfile import opened
+from deepfits.survey.fitsfile import opened, peek_headers
 from deepfits.survey.planes import ReadOptions, open_planes
 from tests.helpers.gaussian_sky import make_truth, make_wcs, write_plain
 
@@ -271,3 +273,15 @@ def test_store_is_not_put_among_other_files(sky):
 def test_detection_options_are_checked():
     with pytest.raises(InputError, match="must be positive"):
         DetectOptions(mesh=0)
+
+
+def test_a_header_that_was_written_anew_is_read_anew_whatever_its_time(tmp_path):
+    path = tmp_path / "i.fits"
+    fits.PrimaryHDU(np.ones((8, 8), "f4"), fits.Header({"FILTER": "i"})).writeto(path)
+    assert peek_headers(path)[0]["FILTER"] == "i"
+    before = path.stat()
+    time.sleep(0.02)  # the clock of a file system has steps
+    path.write_bytes(path.read_bytes().replace(b"'i       '", b"'r       '"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert peek_headers(path)[0]["FILTER"] == "r"

@@ -30,7 +30,7 @@ from pathlib import Path
 from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
-from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stem_of
+from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import sky_images
 
 log = logging.getLogger(__name__)
@@ -310,11 +310,11 @@ _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
 
 @cache
-def _kinds_in(directory: Path, stamp: int) -> _Kinds:
+def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     """Return what the FITS files of a directory share with their weights, and what they hold.
 
     A word such as "psf" or "model" in the name of a file without an image beside it says nothing: the file is
-    an image. `stamp` is the directory's time of change.
+    an image. `stamp` is the directory's.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
     kinds: _Kinds = {path: split_name(stem_of(path)) for path in names}
@@ -328,14 +328,14 @@ def _kinds_in(directory: Path, stamp: int) -> _Kinds:
 
 def _family(path: Path) -> list[tuple[Path, str | None]]:
     """Return the files that share a name with this one, and what they hold."""
-    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    kinds = _kinds_in(path.parent, stamp(path.parent))
     key = kinds.get(path, split_name(stem_of(path)))[0]
     return [(other, kind) for other, (its, kind) in kinds.items() if its == key]
 
 
 def _kind_of(path: Path) -> str | None:
     """Return what a file holds by its name; None for an image."""
-    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    kinds = _kinds_in(path.parent, stamp(path.parent))
     return kinds.get(path, split_name(stem_of(path)))[1]
 
 
@@ -358,7 +358,7 @@ def _is_no_image_of_a_band(path: Path) -> bool:
     key, kind = split_name(stem_of(path))
     if kind is None or band_of_name(stem_of(path))[0] is not None:
         return False
-    kinds = _kinds_in(path.parent, path.parent.stat().st_mtime_ns)
+    kinds = _kinds_in(path.parent, stamp(path.parent))
     serves_all = any(len(other) == len(key) + 1 and set(key) < set(other) for other, _ in kinds.values())
     if serves_all:
         log.warning("%s: %s of no single band; not used", path, kind)

@@ -135,8 +135,7 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
         return path
     kept = None
     if keep is not None:
-        status = path.stat()
-        label = os.fsencode(path.resolve()) + f" {status.st_size} {status.st_mtime_ns}".encode()
+        label = os.fsencode(path.resolve()) + f" {stamp(path)}".encode()
         kept = keep / f"{hashlib.blake2b(label, digest_size=16).hexdigest()}.fits"
         if kept.exists():
             return kept
@@ -254,13 +253,21 @@ def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(path)
     require_regular(path)
+    return _peeked(path, stamp(path))
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes with a file or a directory, for what is remembered while a process runs.
+
+    The time of change is the system's own: the time of modification can be set, by copying or by hand.
+    """
     status = path.stat()
-    return _peeked(path, status.st_size, status.st_mtime_ns)
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)
-def _peeked(path: Path, size: int, stamp: int) -> list[dict[str, Any]]:
-    """Read the headers; again only when size or time of the file have changed."""
+def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Read the headers; again only when the file has changed."""
     headers: list[dict[str, Any]] = []
     try:
         opener = _OPENERS.get(_first(path))
