@@ -219,3 +219,14 @@ def test_ours_in_the_headline_is_chosen_without_the_test_objects_and_the_baselin
         "σ_MAD of redshifts, ours: boosting on latents": "0.090",
         "σ_MAD of redshifts, best baseline: templates": "0.005",
     }
+
+
+def test_all_methods_and_features_of_redshifts_are_said_in_words():
+    from deepfits.redshifts.features import FEATURE_SETS
+    from deepfits.redshifts.methods import METHODS
+
+    assert set(METHODS) <= set(redshift_section.METHODS)
+    assert set(FEATURE_SETS) <= set(redshift_section.FEATURES)
+    said = redshift_section._words([{"method": "stack", "features": "fits"}])
+    assert said[0] == f"Methods: stack, {redshift_section.METHODS['stack']}."
+    assert said[1].startswith("Features: fits, ")
