@@ -38,6 +38,7 @@ METHODS = {
 }
 FEATURES = {
     "latents": "the best fits' latents",
+    "oriented": "the latents as they were fitted, orientation and all",
     "model": "magnitudes, sizes and χ² of the best fits",
     "extended": "latents and model",
     "embedder": "the embedder's latents, without a fit",
