@@ -1,5 +1,7 @@
 """Heads: taught on drawn galaxies, used without labels, adapted to some."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -265,6 +267,8 @@ def test_other_models_features_are_refused(files, columns, tmp_path):
     features = write_scene_features(tmp_path / "features", other)
     with pytest.raises(InputError, match="another"):
         redshift_predict(directory / "head", features, tmp_path / "z.parquet")
+    replace(Head.load(directory / "head"), also_for=("another",)).save(tmp_path / "tried")
+    assert redshift_predict(tmp_path / "tried", features, tmp_path / "z.parquet").exists()
     for name in [name for name in other if "scene" in name]:
         other.pop(name)
     plain = write_scene_features(tmp_path / "plain", other)

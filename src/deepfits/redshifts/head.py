@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError, NonFiniteLossError
-from deepfits.files import read_json
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 HEAD = "head.json"
-FORMAT = 3
+FORMAT = 4
 """Of a head on disk: others than of redshift models, so that heads that ship stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240
@@ -124,6 +123,8 @@ class Head:
         Where the simulated galaxies lie.
     about
         How it was taught, and how well it did.
+    also_for
+        Further models, by their hashes, whose fits it was tried on and serves as well.
     """
 
     bands: tuple[str, ...]
@@ -136,6 +137,11 @@ class Head:
     replay: Examples
     domain: Domain
     about: dict[str, Any] = field(default_factory=dict)
+    also_for: tuple[str, ...] = ()
+
+    def serves(self, model_hash: str) -> bool:
+        """Return whether it may be used with the fits of a model."""
+        return model_hash in (self.model_hash, *self.also_for)
 
     @cached_property
     def networks(self) -> list[Any]:
@@ -211,7 +217,7 @@ def head_directory(model_hash: str) -> Path:
     from deepfits.models.bundle import BUILTIN_DIRECTORY
 
     for place in sorted(BUILTIN_DIRECTORY.glob(f"*/head/{HEAD}")):
-        if read_json(place, what="redshift head")["content"]["model_hash"] == model_hash:
+        if Head.load(place.parent).serves(model_hash):
             return place.parent
     raise InputError(
         f"no head came with model {model_hash}, which these features were fitted with; fit with "

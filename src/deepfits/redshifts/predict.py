@@ -31,7 +31,6 @@ def load_predictor(model: str | Path) -> Predictor | Classifier:
             method=Pretrained(head=head),
             loss="absolute",
             target="z_spec",
-            model_hash=head.model_hash,
             about={"num_train": 0},
         )
     return Classifier.load(model) if (Path(model) / CLASSIFIER).exists() else Predictor.load(model)

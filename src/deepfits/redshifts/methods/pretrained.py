@@ -53,6 +53,9 @@ class Pretrained(Method):
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Return p(z), the estimate that the loss asks for, the domain and the class."""
+        hashes = source.columns.get("model_hash", np.empty(0, dtype=str))
+        for one in np.unique(hashes).tolist():
+            _require_model(self.head, str(one), "this head")
         light = SceneLight.of(source, self.head.bands)
         density, kinds = self.head.densities(light)
         return Estimates(
@@ -84,9 +87,14 @@ def find_head(head: str | Path | None, model_hash: str) -> Head:
     if head is None:
         return Head.load(head_directory(model_hash))
     found = Head.load(head)
-    if found.model_hash != model_hash:
-        raise InputError(
-            f"{head}: taught on fits of model {found.model_hash}, the features are of model {model_hash}; "
-            "fit with that one, or teach a head for this one (`deepfits redshift pretrain`)"
-        )
+    _require_model(found, model_hash, str(head))
     return found
+
+
+def _require_model(head: Head, model_hash: str, name: str) -> None:
+    """Raise where the features are of a model that a head does not serve."""
+    if not head.serves(model_hash):
+        raise InputError(
+            f"{name}: taught on fits of model {head.model_hash}, the features are of model {model_hash}; fit "
+            "with that one, or teach a head for this one (`deepfits redshift pretrain`)"
+        )
