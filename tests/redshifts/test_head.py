@@ -1,5 +1,6 @@
 """Heads: taught on drawn galaxies, used without labels, adapted to some."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
-from deepfits.models.bundle import Model
+from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
 from deepfits.photometry import robust_scatter
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import (
@@ -224,8 +225,6 @@ def test_three_spectra_are_enough(files):
 
 def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path, caplog):
     """Features alone are enough where a head came with their model."""
-    import shutil
-
     directory, features = files
     monkeypatch.setattr("deepfits.models.bundle.BUILTIN_DIRECTORY", tmp_path)
     with pytest.raises(InputError, match="redshift pretrain --model MODEL"):
@@ -269,6 +268,13 @@ def test_other_models_features_are_refused(files, columns, tmp_path):
         redshift_predict(directory / "head", features, tmp_path / "z.parquet")
     replace(Head.load(directory / "head"), also_for=("another",)).save(tmp_path / "tried")
     assert redshift_predict(tmp_path / "tried", features, tmp_path / "z.parquet").exists()
+    # beside a model a head serves that model, and says that it was taught on another
+    shutil.copytree(BUILTIN_DIRECTORY / "ugriz", tmp_path / "model")
+    shutil.copytree(directory / "head", tmp_path / "model" / "head", dirs_exist_ok=True)
+    beside = Head.load(tmp_path / "model" / "head")
+    assert beside.serves(Model.load("builtin:ugriz").fingerprint)
+    assert MODEL_HASH in disclaimer(beside)
+    assert not beside.serves("another")
     for name in [name for name in other if "scene" in name]:
         other.pop(name)
     plain = write_scene_features(tmp_path / "plain", other)

@@ -202,8 +202,15 @@ class Head:
 
     @classmethod
     def load(cls, directory: str | Path) -> Head:
-        """Read back `save`."""
-        return storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
+        """Read back `save`; a head that lies in a model's directory serves that model."""
+        found = storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
+        model = Path(directory).resolve().parent
+        if not (model / "model.json").exists():
+            return found
+        from deepfits.models.bundle import Model
+
+        beside = Model.load(model).fingerprint
+        return found if found.serves(beside) else replace(found, also_for=(*found.also_for, beside))
 
 
 def head_directory(model_hash: str) -> Path:
@@ -231,6 +238,10 @@ def disclaimer(head: Head) -> str:
     lines = [
         "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
     ]
+    if head.also_for:
+        lines.append(
+            f"The head was taught on fits of another model, {head.model_hash}, and serves this one too."
+        )
     if measured := head.about.get("real"):
         lines.append(f"How well such predictions did on real redshifts: {measured}")
     lines.append(
