@@ -325,6 +325,7 @@ def test_inpainting_predicts_the_hidden_band(fitted, sky, tmp_path):
         tmp_path / "i",
         bands=("r",),
         num_starts=4,
+        num_calibration=12,
         validate=True,
         threads=1,
         amplitudes="none",
@@ -394,7 +395,7 @@ def test_validation_against_truth(sky, tmp_path):
     pq.write_table(pa.table({**places, **magnitudes}), tmp_path / "truth.parquet")
     out = inpaint(
         sky[0], sky[1], tmp_path / "t", bands=("i",), validate=True, truth=tmp_path / "truth.parquet",
-        images=False, num_starts=4, held_out_only=True,
+        images=False, num_starts=2, num_calibration=12, held_out_only=True,
     )  # fmt: skip
     assert not list(out.glob("*.h5"))
     for row in json.loads((out / "validation.json").read_text())["bands"]:
