@@ -11,7 +11,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
 from deepfits.photometry import robust_scatter
-from deepfits.redshifts.features import Source
+from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.head import (
     CELL,
     CENTRES,
@@ -26,7 +26,10 @@ from deepfits.redshifts.head import (
     quantiles_of,
     teach,
 )
+from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.pdf import LEVELS, MEDIAN
+from deepfits.redshifts.predict import template_filters
+from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.pretraining import Fitted, Pointing, as_donor, draw_pointing, grafted, match_truth
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
@@ -258,6 +261,22 @@ def test_a_head_ships_with_the_model_of_scenes(tmp_path):
     assert "real redshifts" in disclaimer(head)
     size = sum(path.stat().st_size for path in head_directory(model.fingerprint).iterdir())
     assert size < 4e6
+
+
+def test_templates_are_fitted_where_adapted_learned_from_them(head):
+    recipes = tuple(FeatureRecipe(name=name, bands=BANDS) for name in ("scene", "all"))
+    method = Adapted(
+        heads=(head, head),
+        residual=None,
+        recipes=recipes,
+        weights=np.array([0.5, 0.5]),
+        validation_pit=LEVELS,
+        labelled=None,
+    )
+    predictor = Predictor(method=method, loss="absolute", target="z_spec", filters=FILTERS)
+    assert template_filters(predictor) == FILTERS
+    plain = replace(predictor, method=replace(method, recipes=recipes[:1]))
+    assert template_filters(plain) is None
 
 
 def test_other_models_features_are_refused(files, columns, tmp_path):

@@ -16,6 +16,7 @@ from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
 from deepfits.redshifts.inputs import complete_source
+from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
 from deepfits.redshifts.naming import as_written
@@ -50,7 +51,7 @@ def predict_table(
         Source(columns={name: values[usable] for name, values in columns.items()}, bands=band_names(columns)),
         store=store,
         embedder_features=embedder_features,
-        template_filters=_template_filters(predictor),
+        template_filters=template_filters(predictor),
         progress=progress,
     )
     with progress("redshifts", total=len(usable), unit="objects") as task:
@@ -69,15 +70,14 @@ def labels_used(predictor: Predictor | Classifier) -> dict[str, Any]:
     return {"num_train": predictor.about.get("num_train")}
 
 
-def _template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
+def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
     """Return the filters of the templates that a method's features come from, None where it has none."""
     method = None if isinstance(predictor, Classifier) else predictor.method
     for one in method.members if isinstance(method, Stack) else (predictor,):
-        if (
-            isinstance(one, Predictor)
-            and one.recipe is not None
-            and "templates" in FEATURE_SETS[one.recipe.name]
-        ):
+        if not isinstance(one, Predictor):
+            continue
+        recipes = one.method.recipes if isinstance(one.method, Adapted) else (one.recipe,)
+        if any(recipe is not None and "templates" in FEATURE_SETS[recipe.name] for recipe in recipes):
             return one.filters
     return None
 
