@@ -404,7 +404,8 @@ class Objects:
         low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
         middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
         out = np.ones(len(rows), dtype=bool)
-        out[there] = ((middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))).all(1)
+        is_seen = (middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))  # (n, B)
+        out[there] = np.all(is_seen, axis=1)
         return out
 
     def _reasons(self, rows: np.ndarray) -> list[str]:

@@ -228,14 +228,16 @@ class _Explorer:
         row, end = (self._row(int(asked[one])) if asked.get(one) else None for one in ("row", "end"))
         offsets = [_bounded(one, 20) for one in asked.get("offsets", "0").split(",")]
         way = _bounded(asked.get("way", "0"), 2)
+        fwhm, noise = _seeing_and_noise(asked)
         walk = (await self._drawer()).walk
-        return await self._png(partial(walk, row, offsets, end=end, way=way, **_seeing_and_noise(asked)))
+        return await self._png(partial(walk, row, offsets, end=end, way=way, fwhm_arcsec=fwhm, noise=noise))
 
     async def between(self, request: Request) -> Response:
         asked = request.query_params
         first, second = (self._row(int(asked[name])) for name in ("first", "second"))
+        fwhm, noise = _seeing_and_noise(asked)
         between = (await self._drawer()).between
-        return await self._png(partial(between, first, second, **_seeing_and_noise(asked)))
+        return await self._png(partial(between, first, second, fwhm_arcsec=fwhm, noise=noise))
 
     async def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
@@ -454,9 +456,9 @@ async def _body(request: Request) -> bytes:
     return bytes(out)
 
 
-def _seeing_and_noise(asked: Any) -> dict[str, float]:
+def _seeing_and_noise(asked: Any) -> tuple[float, float]:
     fwhm, noise = _bounded(asked.get("fwhm", "0"), 10), _bounded(asked.get("noise", "0"), 100)
-    return {"fwhm_arcsec": max(0.0, fwhm), "noise": max(0.0, noise)}
+    return max(0.0, fwhm), max(0.0, noise)
 
 
 def _bounded(text: str, largest: float) -> float:

@@ -331,8 +331,13 @@ class Fitter:
         """Return the embedder's latents, ``(N, L)``."""
         if not len(image):
             return torch.empty(0, self.num_latents)
-        seen = (image, weight) if sight is None else (image, weight, sight)
-        return self._in_batches(lambda rows: self.model.embed(*(one[rows] for one in seen)), len(image))
+
+        def guess(rows: Tensor) -> Tensor:
+            if sight is None:
+                return self.model.embed(image[rows], weight[rows])
+            return self.model.embed(image[rows], weight[rows], sight[rows])
+
+        return self._in_batches(guess, len(image))
 
     def _in_batches(self, work: Callable[[Tensor], Tensor], number: int) -> Tensor:
         """Do `work` on rows in padded batches, on one core each: a row alone decides its result."""

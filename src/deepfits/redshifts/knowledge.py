@@ -229,7 +229,10 @@ def table_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[
         [
             SETS[row["features"]],
             f"{row['num_labels']:,}",
-            *(_cell(*one, 3 if name.endswith(CLASS) else 2) for name, one in row["found"].items()),
+            *(
+                _cell(value, error, 3 if name.endswith(CLASS) else 2)
+                for name, (value, error) in row["found"].items()
+            ),
         ]
         for row in rows
     ]

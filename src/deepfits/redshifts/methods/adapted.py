@@ -105,9 +105,9 @@ class Adapted(Method):
         examples = Examples.galaxies(light, np.clip(value, 0, None))
         number = len(value)
         if number < FEWEST_TO_JUDGE:
-            heads = (head, fit_zero_points(head, examples))
+            few = (head, fit_zero_points(head, examples))
             method = cls(
-                heads=tuple(one.without_replay() for one in heads),
+                heads=tuple(one.without_replay() for one in few),
                 residual=None,
                 recipes=(),
                 weights=np.array([0.0, 1.0]),
@@ -119,7 +119,8 @@ class Adapted(Method):
         rng = np.random.default_rng(options.seed)
         parts = folds(number, min(NUM_FOLDS, number), rng)
         heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
-        residual, recipes = None, ()
+        residual: MLPEnsemble | None = None
+        recipes: tuple[FeatureRecipe, ...] = ()
         if number >= FEWEST_FOR_RESIDUALS:
             recipes = _recipes(source)
             matrix = _residual_features(heads[1], some, recipes)
