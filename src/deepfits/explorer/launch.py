@@ -74,21 +74,19 @@ def load_drawer(
         return None
     from deepfits.explorer.drawing import Drawer
     from deepfits.fitting.settings import FitSettings
-    from deepfits.models.bundle import Model
+    from deepfits.models.bundle import Model, find_builtin
 
     features, _, model_path, _ = find_parts(run, objects.store.directory, model)
     settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
     settings = convert(settings, dict[str, Any], where=features / DESCRIPTION, key="settings")
     known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
-    trained = None
-    if model_path is not None:
-        trained = Model.load(model_path)
-        wanted = settings.get("model_hash")
-        if wanted and wanted != trained.fingerprint:
-            raise InputError(
-                f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
-                "with --model"
-            )
+    wanted = settings.get("model_hash")
+    trained = find_builtin(str(wanted)) if model_path is None else Model.load(model_path)
+    if trained is not None and wanted and wanted != trained.fingerprint:
+        raise InputError(
+            f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "
+            "with --model"
+        )
     fit = from_mapping(FitSettings, {**known, "mode": "both"}, where=features / DESCRIPTION)
     home = features.parent if features == Path(run) else Path(run)
     return Drawer(objects, trained, fit, images or find_images(home))

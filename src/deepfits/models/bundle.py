@@ -523,6 +523,12 @@ def list_builtin() -> list[str]:
     return sorted(p.parent.name for p in BUILTIN_DIRECTORY.glob("*/model.json"))
 
 
+def find_builtin(fingerprint: str) -> Model | None:
+    """Load the model that came with the package and has this fingerprint; None if none has."""
+    models = (Model.load(f"{BUILTIN_PREFIX}{name}") for name in list_builtin())
+    return next((model for model in models if model.fingerprint == fingerprint), None)
+
+
 def _why_absent(directory: Path) -> str:
     if (directory / "checkpoints").is_dir():
         return f"{directory}: this model's training is not finished; run the same `deepfits train` again"

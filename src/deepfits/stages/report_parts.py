@@ -17,9 +17,9 @@ import pyarrow.dataset
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
-from deepfits.fitting.features import shard_paths, to_numpy
+from deepfits.fitting.features import DESCRIPTION, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
-from deepfits.models.bundle import Model
+from deepfits.models.bundle import Model, find_builtin
 from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
@@ -97,7 +97,7 @@ def write_report(config: ReportConfig) -> Path:
             "examples": [str(held.object_id[i]) for i in held.examples],
         }
         task.advance()
-        trained = _load_model(model)
+        trained = _load_model(run, model)
         parts.append(_training(run, trained))
         task.advance()
         fits: dict[str, sections.FitResult] = {}
@@ -192,7 +192,14 @@ def _circle(info: StoreInfo) -> np.ndarray:
     return circular_aperture(info.size, max(APERTURE_ARCSEC / info.pixel_scale_arcsec, 2.0)) > 0.5
 
 
-def _load_model(path: str | Path) -> Model | None:
+def _load_model(run: Path, path: Path) -> Model | None:
+    """Load the run's model, or the one that came with the package and made its features."""
+    for features in sorted(run.glob("features-*")) if not path.exists() else ():
+        where = features / DESCRIPTION
+        settings = read_json(where, what="description of features").get("settings", {})
+        settings = convert(settings, dict[str, Any], where=where, key="settings")
+        if found := find_builtin(str(settings.get("model_hash"))):
+            return found
     try:
         return Model.load(path)
     except InputError as error:
