@@ -9,6 +9,7 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.explorer.launch import load
 from deepfits.files import require_finished
 from deepfits.fitting.similarity import Similarity
 from deepfits.survey.neighbours import neighbours_of
@@ -54,6 +55,17 @@ def test_show_draws_the_objects_that_are_asked_for(run, tmp_path):
     assert (out / "show.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(InputError, match=f"has no object_id 12; its own are such as {FIRST}"):
         deepfits.show(run, ids=[12])
+
+
+def test_features_of_a_model_that_came_with_the_package_are_drawn_with_it(run, tmp_path, monkeypatch):
+    builtin = tmp_path / "builtin"
+    monkeypatch.setattr("deepfits.models.bundle.BUILTIN_DIRECTORY", builtin)
+    alone = tmp_path / "run"
+    shutil.copytree(run, alone, ignore=lambda directory, names: {"model"} & set(names))
+    builtin.mkdir()
+    assert load(alone)[1].model is None
+    shutil.copytree(run / "model", builtin / "mine")
+    assert load(alone)[1].model.fingerprint == deepfits.Model.load(run / "model").fingerprint
 
 
 def test_pictures_that_were_interrupted_are_made_whole_by_the_next_call(run, tmp_path, monkeypatch):
