@@ -30,12 +30,19 @@ from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.pdf import LEVELS, MEDIAN
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
-from deepfits.redshifts.pretraining import Fitted, Pointing, as_donor, draw_pointing, grafted, match_truth
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.surveys import SURVEYS, find_survey
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.stages.redshifts.predict import redshift_predict
+from deepfits.stages.redshifts.pretraining import (
+    FittedSky,
+    Pointing,
+    as_donor,
+    draw_pointing,
+    grafted,
+    match_truth,
+)
 from deepfits.stages.redshifts.train import redshift_train
 from deepfits.tables import read_table
 from tests.helpers.scene_sky import (
@@ -325,7 +332,7 @@ def test_grafted_objects_are_measured_as_their_donors_were():
         radius=radius,
         concentration=radius,
     )
-    fitted = Fitted(
+    fitted = FittedSky(
         examples=Examples.galaxies(light, table["z_spec"]),
         flux=table["flux"],
         radius=table["half_light_radius_arcsec"],

@@ -170,6 +170,7 @@ def test_every_stage_that_leaves_results_is_here():
 
     without_results = {"check", "explore", "model", "plan", "run", "demo"}
     without_results |= {"show", "similar", "odd"}  # what they leave is made anew every time
+    without_results |= {"redshift-pretrain"}  # draws skies for minutes: tests/redshifts/test_head.py, slow
     assert {name.replace("_", "-") for name in MODULES} - without_results <= set(RUNS)
     assert {case.stage for case in CASES} == set(RUNS)
 

@@ -213,7 +213,7 @@ def test_the_ccds_of_a_camera_are_exposures_and_no_coadd(tmp_path, sky):
     assert [(s.hdu, s.path.name[18:21]) for s in found["r"]] == [(1, "ooi"), (2, "ooi"), (3, "ooi")]
     with pytest.raises(InputError, match=r"holds 3 images of the sky, in HDUs 1, 2, 3; name the one"):
         deepfits.detect(tmp_path, tmp_path / "c.parquet")
-    coadds = deepfits.stack(tmp_path, tmp_path / "coadds")
+    coadds = deepfits.stack(tmp_path, tmp_path.with_name(f"{tmp_path.name}-coadds"))
     stacked = fits.getdata(coadds / "coadd-r.fits")
     assert stacked.shape[1] > 3 * SHAPE[1]
     weight = fits.getdata(coadds / "coadd-r.weight.fits")

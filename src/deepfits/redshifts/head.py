@@ -288,7 +288,7 @@ def weights_of(network: Any) -> dict[str, np.ndarray]:
     return {k: v.detach().cpu().numpy().astype(np.float16) for k, v in network.state_dict().items()}
 
 
-class Batches:
+class Minibatches:
     """Examples as tensors, disturbed anew in every batch: noisier, and with bands missing."""
 
     def __init__(self, examples: Examples, seed: int) -> None:
@@ -403,7 +403,7 @@ def teach(
     members = []
     with progress("teach a head", total=num_members * steps, unit="steps") as task:
         for number in range(num_members):
-            batches = Batches(examples, seed + number)
+            batches = Minibatches(examples, seed + number)
             with torch.random.fork_rng():
                 torch.manual_seed(seed + number)
                 network = built(len(centre), channels)
@@ -448,7 +448,7 @@ def fit_zero_points(
     import torch
 
     rows = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
-    batches = Batches(examples.take(rows), 0)
+    batches = Minibatches(examples.take(rows), 0)
     start = torch.as_tensor(head.zero_points, dtype=torch.float32)
     shift = torch.zeros(len(head.bands), requires_grad=True)
     optimiser = torch.optim.Adam([shift], lr=rate)
@@ -502,9 +502,9 @@ def fine_tuned(
 
     torch_seed = config.seed + number
     network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
-    real, others = Batches(train, torch_seed), Batches(head.replay, torch_seed)
+    real, others = Minibatches(train, torch_seed), Minibatches(head.replay, torch_seed)
     inputs = torch.as_tensor(head.inputs(left_out.light))
-    truth = Batches(left_out, 0)
+    truth = Minibatches(left_out, 0)
     told = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
 

@@ -94,7 +94,7 @@ class Choosing(Common):
     ----------
     where
         Conditions on the columns of the catalogue, all of which must hold: ``"flags == 0"``,
-        ``"mag_i < 22"``, ``"kind == galaxy"``. Objects without a value are left out.
+        ``"mag_auto_i < 22"``, ``"field == A"``. Objects without a value are left out.
     """
 
     where: Sequence[str] | str | None = None

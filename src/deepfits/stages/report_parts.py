@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
+import pyarrow.parquet as pq
 
 from deepfits.config import convert
 from deepfits.errors import InputError
@@ -226,6 +227,9 @@ def _read_counts(run: Path) -> dict[str, int]:
 def _training(run: Path, model: Model | None) -> Section:
     if model is None:
         return _absent("Training", "no finished model", "deepfits train")
+    if not (run / "model").exists() and find_builtin(model.fingerprint):
+        text = f"The model came with the package; nothing was trained on these images ({model.info.survey})."
+        return Section(title="Training", paragraphs=[text])
     path = run / "model" / "metrics.jsonl"
     lines = read_text(path, what="record of the training").splitlines() if path.exists() else []
     metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
@@ -331,8 +335,18 @@ def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     path = run / "redshift" / "metrics.json"
     if not path.exists():
+        predicted = []
+        for table in sorted(run.glob("*.parquet")):
+            with content_of(table, what="table"):
+                predicted += [table.name] if "z_phot" in pq.read_schema(table).names else []
         text = (
-            "No redshifts were given for these objects, so none are predicted and no redshift is shown here. "
+            f"Predictions of redshifts are in {', '.join(predicted)}; how good they are, only redshifts that "
+            "are known can say. "
+            if predicted
+            else "No redshifts were given for these objects, so none are predicted and no redshift is shown "
+            "here. "
+        )
+        text += (
             "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
         )
         return Section(title="Redshifts", paragraphs=[text]), {}

@@ -144,7 +144,7 @@ def run(config: RunConfig) -> Path:
 
 @stage(DemoConfig)
 def demo(config: DemoConfig) -> Path:
-    """Show the whole method on a simulated sky, in about ten minutes on two cores.
+    """Show the whole method on a simulated sky, in a quarter to half an hour on two cores.
 
     Returns
     -------

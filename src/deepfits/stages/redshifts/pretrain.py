@@ -48,6 +48,10 @@ class PretrainConfig(Common):
         Networks that are averaged.
     seed
         The same seed gives the same head.
+    num_threads
+        Cores for drawing and fitting; changes no number.
+    device
+        ``"cpu"`` or ``"cuda"``, for the fits.
     """
 
     out: str | Path
@@ -90,9 +94,9 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     """
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples, teach
-    from deepfits.redshifts.pretraining import default_surveys, draw_pointing, grafted
     from deepfits.sky.population import PopulationLaws
     from deepfits.sky.surveys import find_survey
+    from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointing, grafted
 
     for name, low in (
         ("num_skies", 1),
@@ -163,16 +167,16 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
 def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainConfig, task: Any) -> Any:
     """Make one sky, and fit its objects; what is done is read."""
     from deepfits.fitting.features import read_features
-    from deepfits.redshifts.pretraining import Fitted, match_truth
     from deepfits.stages.cutouts import cutouts
     from deepfits.stages.fit import fit
+    from deepfits.stages.redshifts.pretraining import FittedSky, match_truth
     from deepfits.stages.simulate import simulate
     from deepfits.survey.store import CutoutStore
     from deepfits.tables import read_table
 
     done = where / "examples.npz"
     if done.exists():
-        return Fitted.load(done)
+        return FittedSky.load(done)
     where.mkdir(parents=True, exist_ok=True)
     survey, population = where / "survey.toml", where / "population.toml"
     _write(survey, pointing.survey.to_toml())
@@ -211,7 +215,7 @@ def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainCo
     features = read_features(fits)
     place = {one: row for one, row in zip(identity.tolist(), rows[chosen].tolist(), strict=True)}
     true = np.array([place[one] for one in features["object_id"].tolist()])
-    found = Fitted.of(features, truth, true, model.info.bands)
+    found = FittedSky.of(features, truth, true, model.info.bands)
     found.save(done)
     for part in ("sky", "cutouts", "fits"):
         shutil.rmtree(where / part)

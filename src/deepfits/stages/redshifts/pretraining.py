@@ -130,7 +130,7 @@ def first_mag(truth: Mapping[str, np.ndarray]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class FittedSky:
     """Objects of one pointing with their truth.
 
     Attributes
@@ -154,7 +154,7 @@ class Fitted:
         truth: Mapping[str, np.ndarray],
         rows: np.ndarray,
         bands: Sequence[str],
-    ) -> Fitted:
+    ) -> FittedSky:
         """Join features and the true objects, row by row; objects without a fit are left out."""
         light = SceneLight.of(Source(columns=dict(columns), bands=tuple(bands)), bands)
         kind = np.array([CLASSES.index(str(one)) for one in np.asarray(truth["kind"])[rows]])
@@ -179,7 +179,7 @@ class Fitted:
             np.savez(handle, true_flux=self.flux, true_radius=self.radius, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> Fitted:
+    def load(cls, path: Path) -> FittedSky:
         """Read back `save`."""
         held = read_arrays(path, what="file of examples")
         light = SceneLight(**{one.name: held[one.name] for one in fields(SceneLight)})
@@ -190,7 +190,7 @@ class Fitted:
 
 
 def grafted(
-    fitted: Sequence[Fitted],
+    fitted: Sequence[FittedSky],
     pointings: Sequence[Pointing],
     number: int,
     rng: np.random.Generator,
