@@ -10,16 +10,15 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread, Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from deepfits.config import convert, from_mapping
+from deepfits.config import from_mapping
 from deepfits.errors import InputError
 from deepfits.explorer.coadds import find_images
 from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.redshifts import Distributions
-from deepfits.files import read_json
-from deepfits.fitting.features import DESCRIPTION
+from deepfits.fitting.features import DESCRIPTION, read_settings
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer
@@ -77,11 +76,10 @@ def load_drawer(
     from deepfits.models.bundle import Model, find_builtin
 
     features, _, model_path, _ = find_parts(run, objects.store.directory, model)
-    settings = read_json(features / DESCRIPTION, what="description of features").get("settings", {})
-    settings = convert(settings, dict[str, Any], where=features / DESCRIPTION, key="settings")
+    settings = read_settings(features)
     known = {name: settings[name] for name in FitSettings.__dataclass_fields__ if name in settings}
     wanted = settings.get("model_hash")
-    trained = find_builtin(str(wanted)) if model_path is None else Model.load(model_path)
+    trained = find_builtin(wanted) if model_path is None else Model.load(model_path)
     if trained is not None and wanted and wanted != trained.fingerprint:
         raise InputError(
             f"{model_path}: is not the model that {features} was fitted with ({wanted}); give that one "

@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepfits.config import convert
 from deepfits.errors import InputError
-from deepfits.files import write_json, writing
+from deepfits.files import read_json, write_json, writing
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
@@ -54,6 +55,13 @@ def finish(
         "provenance": dict(provenance),
     }
     write_json(Path(directory) / description, content)
+
+
+def read_settings(directory: str | Path) -> dict[str, Any]:
+    """Return what the features of a directory were made with, from its description."""
+    path = Path(directory) / DESCRIPTION
+    settings = read_json(path, what="description of features").get("settings")
+    return convert(settings, dict[str, Any], where=path, key="settings")
 
 
 def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> bool:

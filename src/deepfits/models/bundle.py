@@ -523,8 +523,10 @@ def list_builtin() -> list[str]:
     return sorted(p.parent.name for p in BUILTIN_DIRECTORY.glob("*/model.json"))
 
 
-def find_builtin(fingerprint: str) -> Model | None:
+def find_builtin(fingerprint: str | None) -> Model | None:
     """Load the model that came with the package and has this fingerprint; None if none has."""
+    if fingerprint is None:
+        return None
     models = (Model.load(f"{BUILTIN_PREFIX}{name}") for name in list_builtin())
     return next((model for model in models if model.fingerprint == fingerprint), None)
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
-from deepfits.fitting.features import DESCRIPTION, shard_paths, to_numpy
+from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import Model, find_builtin
 from deepfits.photometry import circular_aperture, reference_band
@@ -179,13 +179,8 @@ def _read_held_out(
 
 def _masks_neighbours(run: Path) -> bool:
     """Say whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
-    found = [run / f"features-{mode}" / "_features.json" for mode in MODES]
-    for path in filter(Path.exists, found):
-        description = read_json(path, what="description of features")
-        with content_of(path, what="description of features"):
-            if description["settings"].get("neighbours") == "mask":
-                return True
-    return False
+    found = [run / f"features-{mode}" for mode in MODES]
+    return any(read_settings(d).get("neighbours") == "mask" for d in found if is_finished(d))
 
 
 def _circle(info: StoreInfo) -> np.ndarray:
@@ -196,10 +191,7 @@ def _circle(info: StoreInfo) -> np.ndarray:
 def _load_model(run: Path, path: Path) -> Model | None:
     """Load the run's model, or the one that came with the package and made its features."""
     for features in sorted(run.glob("features-*")) if not path.exists() else ():
-        where = features / DESCRIPTION
-        settings = read_json(where, what="description of features").get("settings", {})
-        settings = convert(settings, dict[str, Any], where=where, key="settings")
-        if found := find_builtin(str(settings.get("model_hash"))):
+        if found := find_builtin(read_settings(features).get("model_hash")):
             return found
     try:
         return Model.load(path)
@@ -304,12 +296,10 @@ def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResu
 
 def _how(directory: Path, mode: str) -> str:
     """Describe how a fit was made, from its own description."""
-    path = directory / "_features.json"
-    if mode == "embedder" or not path.exists():
+    if mode == "embedder" or not is_finished(directory):
         return ""
-    settings = read_json(path, what="description of the features").get("settings") or {}
-    with content_of(path, what="description of features"):
-        words = [f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _HOW and value]
+    settings = read_settings(directory)
+    words = [f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _HOW and value]
     return " Settings: " + ", ".join(words) + "."
 
 
