@@ -43,6 +43,7 @@ from deepfits.models.card import describe  # noqa: E402
 from deepfits.observation import SceneGrid, Sight, all_above_reference, moffat_psf  # noqa: E402
 from deepfits.provenance import provenance  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
+from deepfits.sky.drawing import moffat_radius, moffat_transfer  # noqa: E402
 from deepfits.survey.store import CutoutStore  # noqa: E402
 from deepfits.training.data import Batch, Batches, measure_training_set  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
@@ -50,7 +51,15 @@ from deepfits.training.health import EvaluationSet, examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
 from deepfits.training.teaching import Lessons, Teaching, teach_aids  # noqa: E402
-from gpu_sky import BULGE_POWER, DISC_SCALE, FARTHEST, NEAREST, NEIGHBOUR_CHANCE, SIZE, DeviceSky  # noqa: E402
+from gpu_sky import (  # noqa: E402
+    DISC_SCALE,
+    FARTHEST,
+    NEAREST,
+    NEIGHBOUR_CHANCE,
+    SIZE,
+    DeviceSky,
+    spectra,
+)
 
 SCENE_ARCSEC = 5.76
 SURVEYS = ("clauds-hsc", "sdss-like", "rubin-like")
@@ -219,12 +228,10 @@ class Skies:
 
     def _transfer(self, stamp: int, pixel: float, beta: float) -> Tensor:
         """Return what PSF and pixel do to each wave number, for all widths."""
-        from scipy.special import gamma, kv
-
         ky, kx = 2 * np.pi * np.fft.fftfreq(stamp)[:, None], 2 * np.pi * np.fft.rfftfreq(stamp)
         u = np.linspace(1e-4, 40, 8000)  # in units of the scale radius
-        known = 2 * (u / 2) ** (beta - 1) * kv(beta - 1, u) / gamma(beta - 1)
-        radius = self.widths / pixel / (2 * math.sqrt(2 ** (1 / beta) - 1))
+        known = moffat_transfer(u, 1 / moffat_radius(1, beta), beta)
+        radius = moffat_radius(1, beta) * self.widths / pixel
         k = np.hypot(ky, kx)
         pixels = np.sinc(ky / (2 * np.pi)) * np.sinc(kx / (2 * np.pi))
         return torch.from_numpy(
@@ -270,27 +277,15 @@ class Skies:
         return Batch(image.contiguous(), weight, sight), is_other, self.flux[rows, survey.filters]
 
     def _stamps(self, rows: Tensor, at: Tensor, angle: Tensor, survey: Survey, transfer: Tensor) -> Tensor:
-        side, pixel = survey.stamp, survey.pixel_arcsec
-        ky = 2 * math.pi * torch.fft.fftfreq(side, device=self.device)[:, None]
-        kx = 2 * math.pi * torch.fft.rfftfreq(side, device=self.device)
-        c, s = angle.cos(), angle.sin()
-
-        def squared(radius: Tensor, ratio: Tensor) -> Tensor:
-            a2, b2 = radius**2, (radius * ratio) ** 2
-            xx, yy, xy = a2 * c**2 + b2 * s**2, a2 * s**2 + b2 * c**2, 2 * (a2 - b2) * c * s
-            return xx[:, None, None] * kx**2 + yy[:, None, None] * ky**2 + xy[:, None, None] * kx * ky
-
-        disc = (
-            torch.rsqrt(1 + squared(self.disc_radius[rows] / (DISC_SCALE * pixel), self.disc_ratio[rows]))
-            ** 3
+        pixel, side = survey.pixel_arcsec, survey.stamp
+        spectrum = spectra(
+            (self.flux[rows, survey.filters], self.bulge[rows, survey.filters]),
+            (self.disc_radius[rows] / (DISC_SCALE * pixel), self.disc_ratio[rows]),
+            (self.bulge_radius[rows] / (self.bulge_scale * pixel), self.bulge_ratio[rows]),
+            at,
+            angle,
+            transfer,
         )
-        u = squared(self.bulge_radius[rows] / (self.bulge_scale * pixel), self.bulge_ratio[rows])
-        bulge = torch.exp(BULGE_POWER * torch.log1p(u))
-        of_bulge = self.bulge[rows, survey.filters][:, :, None, None]
-        of_disc = self.flux[rows, survey.filters][:, :, None, None] - of_bulge
-        phase = at[:, :1, None] * ky + at[:, 1:, None] * kx
-        turn = torch.polar(torch.ones_like(phase), -phase)
-        spectrum = (of_disc * disc[:, None] + of_bulge * bulge[:, None]) * transfer * turn[:, None]
         return torch.fft.irfft2(spectrum, s=(side, side))
 
     def batch(self, which: int, number: int, seed: int) -> Batch:

@@ -58,9 +58,6 @@ class DeviceSky:
         self.bands = tuple(str(band) for band in self.columns["bands"])
         self.pixel_scale_arcsec = float(self.columns["pixel_scale_arcsec"])
         self.noise = NoiseSource(np.asarray(self.columns["autocovariance"], dtype=float), SIZE)
-        side = self.transfer.shape[1]
-        self.ky = 2 * math.pi * torch.fft.fftfreq(side, device=self.device)
-        self.kx = 2 * math.pi * torch.fft.rfftfreq(side, device=self.device)
 
     def __len__(self) -> int:
         return len(self.flux)
@@ -95,20 +92,49 @@ class DeviceSky:
 
     def spectrum(self, rows: Tensor, at: Tensor, angle: Tensor) -> Tensor:
         """Return transforms, ``(N, B, S, K)``, at given angles of the major axes."""
-        u = self._squared(self.disc_radius[rows] / DISC_SCALE, self.disc_ratio[rows], angle)
-        disc = torch.rsqrt(1 + u) ** 3
-        u = self._squared(self.bulge_radius[rows] / self.bulge_scale, self.bulge_ratio[rows], angle)
-        bulge = torch.exp(BULGE_POWER * torch.log1p(u))
-        of_bulge = self.bulge[rows][:, :, None, None]
-        of_disc = self.flux[rows][:, :, None, None] - of_bulge
-        shift = at + self.transfer.shape[1] // 2
-        phase = shift[:, :1, None] * self.ky[:, None] + shift[:, 1:, None] * self.kx
-        turn = torch.polar(torch.ones_like(phase), -phase)
-        return (of_disc * disc[:, None] + of_bulge * bulge[:, None]) * self.transfer * turn[:, None]
+        return spectra(
+            (self.flux[rows], self.bulge[rows]),
+            (self.disc_radius[rows] / DISC_SCALE, self.disc_ratio[rows]),
+            (self.bulge_radius[rows] / self.bulge_scale, self.bulge_ratio[rows]),
+            at + self.transfer.shape[1] // 2,
+            angle,
+            self.transfer,
+        )
 
-    def _squared(self, radius: Tensor, ratio: Tensor, angle: Tensor) -> Tensor:
-        """Return k²r² where the ellipse is a circle, ``(N, S, K)``."""
+
+def spectra(
+    flux: tuple[Tensor, Tensor],
+    disc: tuple[Tensor, Tensor],
+    bulge: tuple[Tensor, Tensor],
+    at: Tensor,
+    angle: Tensor,
+    transfer: Tensor,
+) -> Tensor:
+    """Return transforms, ``(N, B, S, K)``, of galaxies.
+
+    Parameters
+    ----------
+    flux
+        Of the whole and of the bulge, ``(N, B)``.
+    disc, bulge
+        Scale radius along the major axis in pixels, and axis ratio, ``(N,)``.
+    at, angle
+        Pixels (y, x) of the stamp, ``(N, 2)``, and direction of the major axis, ``(N,)``.
+    transfer
+        Of PSF and pixels, ``(S, K)`` for all objects, or one for each band, or for each object and band.
+    """
+    side, device = transfer.shape[-2], transfer.device
+    ky = 2 * math.pi * torch.fft.fftfreq(side, device=device)[:, None]
+    kx = 2 * math.pi * torch.fft.rfftfreq(side, device=device)
+
+    def squared(radius: Tensor, ratio: Tensor) -> Tensor:  # k²r² where the ellipse is a circle, (N, S, K)
         c, s, a2, b2 = angle.cos(), angle.sin(), radius**2, (radius * ratio) ** 2
         xx, yy, xy = a2 * c**2 + b2 * s**2, a2 * s**2 + b2 * c**2, 2 * (a2 - b2) * c * s
-        kx, ky = self.kx, self.ky[:, None]
         return xx[:, None, None] * kx**2 + yy[:, None, None] * ky**2 + xy[:, None, None] * kx * ky
+
+    of_bulge = flux[1][:, :, None, None]
+    of_disc = flux[0][:, :, None, None] - of_bulge
+    profile = of_disc * torch.rsqrt(1 + squared(*disc))[:, None] ** 3
+    profile = profile + of_bulge * torch.exp(BULGE_POWER * torch.log1p(squared(*bulge)))[:, None]
+    phase = at[:, :1, None] * ky + at[:, 1:, None] * kx
+    return profile * transfer * torch.polar(torch.ones_like(phase), -phase)[:, None]

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import sep
-from scipy import ndimage
 
-from deepfits.survey.detection import DetectOptions, gaussian_kernel
 from deepfits.survey.store import Cutouts
+
+if TYPE_CHECKING:
+    from deepfits.survey.detection import DetectOptions
 
 GROWTH = 2
 """Pixels by which the segments of neighbours are grown: their wings go on below the threshold."""
@@ -28,7 +28,7 @@ REACH = 2.5
 """Pixels: the segment of the object itself comes this near to the middle."""
 FARTHEST_PEAK = 5.0
 """Pixels: and has its peak this near, which the wing of a bright neighbour has not."""
-OPTIONS = DetectOptions(threshold=3.0, deblend_contrast=0.003)
+THRESHOLD, DEBLEND_CONTRAST = 3.0, 0.003
 _DISC = np.hypot(*np.mgrid[-GROWTH : GROWTH + 1, -GROWTH : GROWTH + 1]) <= GROWTH + 0.3
 
 
@@ -57,7 +57,6 @@ def find_neighbours(
     weight: np.ndarray,
     *,
     noise_correlation: Sequence[float] = (),
-    options: DetectOptions = OPTIONS,
 ) -> np.ndarray:
     """Return which pixels other objects have, ``(N, H, W)`` bool.
 
@@ -77,6 +76,11 @@ def find_neighbours(
     >>> bool(found[8, 26]), bool(found[15, 15]), bool(found[25, 5])
     (True, False, False)
     """
+    import sep  # a machine that only trains may lack it: stores of today know their neighbours
+
+    from deepfits.survey.detection import DetectOptions, gaussian_kernel
+
+    options = DetectOptions(threshold=THRESHOLD, deblend_contrast=DEBLEND_CONTRAST)
     number = len(image)
     kernel = gaussian_kernel(options.smoothing_pixels)
     kernel /= kernel.sum()
@@ -104,6 +108,9 @@ def _others(
     combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions, kernel: np.ndarray, sigma: float
 ) -> np.ndarray:
     """Return the pixels of all segments but the central one, grown: ``(H, W)`` bool."""
+    import sep
+    from scipy import ndimage
+
     sources, segments = sep.extract(
         combined,
         options.threshold * sigma,

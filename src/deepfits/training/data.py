@@ -358,12 +358,9 @@ def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
 
 def weight_without_neighbours(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
     """Return the weights with 0 for the pixels of other objects, ``(N, B, H, W)``."""
-    others = cutouts.is_neighbour
-    if others is None:  # older stores: measured on the cutouts, which needs sep
-        from deepfits.survey.neighbours import neighbours_of
+    from deepfits.survey.neighbours import neighbours_of
 
-        others = neighbours_of(cutouts, info)
-    return np.where(others[:, None], np.float32(0), cutouts.weight)
+    return np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), cutouts.weight)
 
 
 def turn(image: Tensor, which: Tensor) -> Tensor:
