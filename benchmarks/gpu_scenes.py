@@ -211,11 +211,8 @@ class Skies:
         covariance = white_autocovariance(5)
         if pixel < 0.35 and rng.random() < 0.7:
             middle = covariance.shape[1] // 2
-            for y, x, share in ((0, 1, 1), (1, 0, 1), (1, 1, 0.2)):
-                for sign in (-1, 1):
-                    covariance[:, middle + sign * y, middle + x] = covariance[
-                        :, middle - y, middle + sign * x
-                    ] = share * CORRELATED
+            near = np.array([[0.2, 1, 0.2], [1, 0, 1], [0.2, 1, 0.2]]) * CORRELATED
+            covariance[:, middle - 1 : middle + 2, middle - 1 : middle + 2] += near
         size = int(SCENE_ARCSEC / pixel + 1e-6)
         return Survey(
             filters=int(rng.integers(len(SURVEYS))), pixel_arcsec=pixel, size=size, stamp=stamp, beta=beta,
