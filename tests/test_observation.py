@@ -113,8 +113,7 @@ def test_two_terms_are_nearly_all() -> None:
 def test_slots_are_replaced() -> None:
     observe, other = make_mixed(), make_mixed()
     scene = torch.randn(3, 2, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    row = Observation([m[2:4] for m in other.rows], [m[2:4] for m in other.columns], 2)  # object 1
-    observe.put(torch.tensor([2]), row)
+    observe.put(torch.tensor([2]), other[1:2])
     moved = observe(scene[[1, 1, 1]])
     assert torch.equal(moved[2], moved[1])
     assert not torch.allclose(moved[0], moved[1])
@@ -122,7 +121,7 @@ def test_slots_are_replaced() -> None:
 
 def test_one_observation_for_all() -> None:
     whole = make_mixed()
-    first = Observation([m[:2] for m in whole.rows], [m[:2] for m in whole.columns], 2)
+    first = whole[:1]
     scene = torch.randn(1, 2, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     found = first(scene.repeat(3, 1, 1, 1))
     assert torch.allclose(found, whole(scene.repeat(3, 1, 1, 1))[:1].expand_as(found), rtol=1e-12)
