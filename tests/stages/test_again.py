@@ -339,7 +339,7 @@ def test_no_space_is_one_line_and_the_next_run_ends_well(
     [
         ("model/metrics.jsonl", '{"step": 1, "discriminator": {}, "generator": 1, "embedder": 1}', "model: "),
         ("model/metrics.jsonl", "[" * 100_000, "metrics.jsonl: cannot read"),
-        ("features-both/_features.json", '{"settings": ["a"]}', "_features.json: settings must be names with"),
+        ("features-both/_features.json", '{"settings": ["a"]}', "_features.json: settings must be names"),
         ("provenance.json", '{"versions": null}', "provenance.json: not the provenance"),
         ("seconds.json", '{"fit": "<script>"}', "seconds.json: fit must be a finite number"),
     ],
