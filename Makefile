@@ -33,7 +33,7 @@ demo: $(READY)  ## Simulate a sky and run every stage on it; ends with the repor
 	$(BIN)/deepfits demo demo
 
 test: $(READY)  ## Run the tests (WORKERS=1 for one process)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 test-slow: $(READY)  ## Run the tests that take longer
 	$(BIN)/python -m pytest -m slow

@@ -12,6 +12,7 @@ from tests.helpers.real_data import REAL_DATA
 
 
 @pytest.mark.real
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not (REAL_DATA / "sdss").is_dir(), reason=f"no SDSS frames in {REAL_DATA / 'sdss'}")
 def test_sdss_frames_stage_by_stage(tmp_path):

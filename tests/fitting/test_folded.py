@@ -18,6 +18,10 @@ CONFIGS = [
 ]
 
 
+FITTED = ModelConfig(width=32, latent_size=12)
+"""Few latents: a fit looks at the slopes of hundreds of galaxies along each of them."""
+
+
 def make(config: ModelConfig) -> Generator:
     torch.manual_seed(5)
     return Generator(config).double().eval().requires_grad_(False)
@@ -84,11 +88,11 @@ def test_flux_stays_finite_far_outside():
 
 
 def test_fits_are_the_same_through_either():
-    generator = make(CONFIGS[0]).float()
+    generator = make(FITTED).float()
     torch.manual_seed(7)
-    truth = torch.randn(6, 64)
+    truth = torch.randn(6, FITTED.latent_size)
     image = generator(truth) + 0.01 * torch.randn(6, 5, 32, 32)
-    weight, start = torch.full_like(image, 1e4), truth + 0.3 * torch.randn(6, 64)
+    weight, start = torch.full_like(image, 1e4), truth + 0.3 * torch.randn_like(truth)
     fast = fit(FoldedGenerator(generator), image, weight, start, tolerance=1e-4, num_steps=200)
     slow = fit(generator, image, weight, start, tolerance=1e-4, num_steps=200)
     # Paths may part in the last bits; both end in the minimum, within the tolerance of the solver.
@@ -202,11 +206,11 @@ def test_a_zero_cotangent_has_a_zero_gradient_in_half_precision():
 
 
 def test_fits_in_half_precision_come_close():
-    generator = make(CONFIGS[0]).float()
+    generator = make(FITTED).float()
     draw = torch.Generator().manual_seed(4)
-    image = generator(torch.randn(12, 64, generator=draw))
+    image = generator(torch.randn(12, FITTED.latent_size, generator=draw))
     image = image + 0.3 * image.std() * torch.randn(image.shape, generator=draw)
-    weight, start = torch.ones_like(image), torch.zeros(12, 64)
+    weight, start = torch.ones_like(image), torch.zeros(12, FITTED.latent_size)
     half = fit(FoldedGenerator(generator, inner_dtype=torch.float16), image, weight, start)
     exact = fit(generator, image, weight, start)
     loss = ((image - generator(half.latent)) ** 2).sum((1, 2, 3))
