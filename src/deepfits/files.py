@@ -480,6 +480,12 @@ def results(
         raise
 
 
+def read_record(out: str | Path) -> dict[str, Any]:
+    """Return what a result was made from and by which stage; empty where nothing says so."""
+    out = Path(out)
+    return _read_record(_record_of(out, is_file=not out.is_dir())) or {}
+
+
 def _record_of(out: Path, *, is_file: bool) -> Path:
     return out.with_name(f"{out.name}.made_from.json") if is_file else out / RECORD
 
@@ -579,8 +585,7 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
         It is not whole; the message says how far it is and how to finish it.
     """
     path = Path(path)
-    record = _record_of(path, is_file=not path.is_dir())
-    content = _read_record(record) or {}
+    content = read_record(path)
     states = Counter(_states(path)) if path.is_dir() else Counter[str]()
     if content.get("finished", True) and states.total() == states["done"]:
         return True

@@ -21,16 +21,21 @@ from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
 from deepfits.explorer.launch import load, serve
+from deepfits.explorer.objects import alike
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
+from deepfits.files import write_json
 from deepfits.fitting.scores import latent_distance
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
+from deepfits.redshifts.pdf import LEVELS
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
+from deepfits.tables import write_table
 from tests.helpers.drawn_run import NUM
 
 SEND = {"x-deepfits": "1"}
+FIRST = 2**60
 
 
 @pytest.fixture
@@ -77,9 +82,12 @@ def test_neighbours_are_those_of_a_plain_search(client, loaded):
     latent = loaded[0].latent.astype(np.float64)
     answer = client.post("/api/neighbours", json={"like": [4, 9], "number": 5}, headers=SEND).json()
     distance = np.mean([np.sqrt(((latent - latent[k]) ** 2).mean(1)) for k in (4, 9)], axis=0)
-    distance[[4, 9]] = np.inf
+    distance[[4, 9]] = np.nan
     assert answer["rows"] == np.argsort(distance)[:5].tolist()
-    np.testing.assert_allclose(answer["distance"], np.sort(distance)[:5], rtol=1e-4)
+    # fewer objects than the scale asks for: 1 is the median of all others of known brightness
+    expected = np.sort(distance)[:5] / np.nanmedian(distance[np.isfinite(loaded[0].brightness)])
+    np.testing.assert_allclose(answer["distance"], expected, rtol=1e-4)
+    assert ("hardly nearer" in answer["warning"]) == (expected[0] >= 0.8)
 
 
 def test_what_is_nearer_to_an_unlike_one_is_left_out(client, loaded):
@@ -328,9 +336,6 @@ def test_what_is_not_there_is_named(tmp_path, run):
 
 def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_judged(tmp_path):
     from deepfits.explorer.redshifts import Distributions
-    from deepfits.files import write_json
-    from deepfits.redshifts.pdf import LEVELS
-    from deepfits.tables import write_table
 
     assert Distributions.read(tmp_path) is None
     names = {"a": 0.1, "b": 0.05}
@@ -364,8 +369,46 @@ def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_j
     assert known.of(6) is None
 
 
+def test_predictions_of_a_run_are_found_joined_and_shown(run, tmp_path):
+    whole = tmp_path / "run"
+    shutil.copytree(run, whole)
+    quantiles = np.array(LEVELS, dtype=np.float32) + np.arange(NUM)[:, None]
+    columns = {"object_id": FIRST + np.arange(NUM), "z_phot": np.arange(NUM) + 0.5, "quantiles": quantiles}
+    few = {name: values[:3] for name, values in columns.items()}
+    write_table(whole / "z.parquet", few)
+    assert "z_phot" not in load(whole)[0].names, "of a table without a record nobody knows what it is"
+    write_json(whole / "z.parquet.made_from.json", {"stage": "redshift predict", "finished": True})
+    client = TestClient(make_app(*load(whole), title="t"), base_url="http://127.0.0.1")
+    found = np.frombuffer(client.get("/api/column/z_phot").content, "<f4")
+    np.testing.assert_allclose(found[:3], [0.5, 1.5, 2.5])
+    assert np.isnan(found[3:]).all()
+    told = client.get("/api/object/2").json()["redshift"]
+    assert told["method"] == "z.parquet"
+    np.testing.assert_allclose([told["low"], told["high"]], [2.16, 2.84], atol=1e-6)
+    unknown = client.get("/api/object/7").json()
+    assert unknown["redshift"] is None
+    assert "not among those of z.parquet (3 objects)" in unknown["why"]
+    assert client.get("/api/about").json()["words"]["z_phot"].endswith("from z")
+    # what is named comes before what was found
+    elsewhere = {**columns, "z_phot": np.arange(NUM) + 0.25}
+    write_table(tmp_path / "mine.parquet", elsewhere)
+    objects = load(whole, predictions=[tmp_path / "mine.parquet"])[0]
+    assert objects.redshift(7)[0]["method"] == "mine.parquet"
+    assert objects.column("mine.z_phot")[7] == 7.25
+
+
+def test_nothing_alike_is_said(loaded):
+    objects = loaded[0]
+    far = np.full((1, objects.latent.shape[1]), 30.0, dtype=np.float32)
+    distance = objects.neighbours(far)[1]
+    assert distance[0] > 0.8
+    assert f"the nearest, at {distance[0]:.2f}" in alike(distance)
+    assert alike(np.array([0.5])) == ""
+
+
 def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(loaded, client, monkeypatch):
     objects = loaded[0]
+    monkeypatch.setitem(objects.table._read, "anomaly_reason", np.full(NUM, "structure in all bands"))
     every = client.get("/api/odd").json()["objects"]
     score = objects.column("anomaly")
     assert [one["row"] for one in every] == np.argsort(-score, kind="stable").tolist()
@@ -381,7 +424,33 @@ def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(l
         return cutouts
 
     monkeypatch.setattr(objects.store, "take", without_middle)
-    assert client.get("/api/odd").json()["objects"] == every[1:]
+    told = client.get("/api/odd").json()
+    assert told["objects"] == every[1:]
+    assert told["left_out"] == "1 saturated or not observed in the middle"
+    assert len(client.get("/api/odd?everything=1").json()["objects"]) == NUM
+
+
+def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
+    objects = load(run)[0]
+    score = np.arange(NUM) * 1.0
+    reason = np.where(
+        np.arange(NUM) == 37, "PSF of r: residual round about the middle", "seldom drawn like this"
+    )
+    for name, values in {
+        "anomaly": score,
+        "flags": np.where(score == 39, 4, 0),
+        "star_score": np.where(score == 38, 0.9, 0.1),
+        "anomaly_reason": reason,
+        "r_minus_i": np.where(score == 36, 9.0, np.sin(score)),
+    }.items():
+        objects.table.add(name, values)
+    found = objects.odd(3)
+    assert found.rows.tolist() == [36, 35, 34]
+    assert found.left_out == "1 flagged, 1 stars, 1 artefacts"
+    assert found.why[0].startswith("seldom drawn like this: redder in r − i than all")
+    assert objects.odd(3, everything=True).rows.tolist() == [39, 38, 37]
+    objects.table.add("flags", np.full(NUM, 4))  # a survey that flags everything says nothing by it
+    assert objects.odd(1).rows.tolist() == [39]
 
 
 def test_a_scene_lies_on_the_pixels_of_its_cutout():

@@ -94,7 +94,10 @@ def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
     found = rows_of(out)
     wanted = [4, *np.argsort(distance)[:5].tolist()]
     assert [int(one["object_id"]) - FIRST for one in found] == wanted
-    assert float(found[3]["distance"]) == pytest.approx(distance[wanted[3]], rel=1e-3)
+    objects = load(run)[0]
+    others = np.isfinite(objects.brightness) & (np.arange(NUM) != 4)
+    typical = np.median(np.sqrt(((latent - latent[4]) ** 2).mean(1))[others])
+    assert float(found[3]["distance"]) == pytest.approx(distance[wanted[3]] / typical, rel=1e-3)
 
 
 def test_odd_says_why_and_obeys_conditions(run, tmp_path):
@@ -178,5 +181,19 @@ def test_catalogue_and_spectra_are_exported_beside_the_features(run, tmp_path):
         assert (found["object_id"] - FIRST).tolist() == [6, 7, 8]
         np.testing.assert_allclose(found["z_spec"], np.array([6, 7, 8]) / 50)
         assert found["latent"].shape == (3, 8)
-    with pytest.raises(InputError, match="no HATS"):
-        deepfits.export(run / "features-both", tmp_path / "hats", **given)
+
+
+def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
+    out = deepfits.export(run, tmp_path / "all.parquet", where="reduced_chi2 > 0 and z_spec < 0.2")
+    found = read_table(out)
+    assert (found["object_id"] - FIRST).tolist() == list(range(10))
+    assert {"latent", "z_spec", "anomaly"} <= found.keys()
+    assert "reduced_chi2" not in found
+    out = deepfits.export(run, tmp_path / "few.csv", columns=["object_id", "g_minus_r"])
+    assert list(read_table(out)) == ["object_id", "g_minus_r"]
+    with pytest.raises(
+        InputError, match=r"no column 'z_spek' among those of features, .*: 'z_spec' \(catalogue\)"
+    ):
+        deepfits.export(run, tmp_path / "none.csv", columns=["z_spek"])
+    with pytest.raises(InputError, match="cutouts has it: name the run"):
+        deepfits.export(run / "features-both", tmp_path / "none.csv", where="z_spec < 1")

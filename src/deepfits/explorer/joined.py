@@ -1,4 +1,4 @@
-"""One table of all that is known of a run's objects: features, catalogue, redshifts, truth.
+"""One table of all that is known of a run's objects: features, catalogue, predictions, truth, tags.
 
 Rows are those of the features; columns are read when they are first asked for, so that a million objects are
 there in seconds.
@@ -6,6 +6,7 @@ there in seconds.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,16 +15,17 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import read_json, require_finished
+from deepfits.files import read_json, read_record, require_finished
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
-from deepfits.survey.store import CutoutStore
+from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import match_identities, match_positions, positions, read, take_rows, with_our_names
 
 FEATURES = ("features-both", "features-optimise", "features-embedder")
 RADIUS_ARCSEC = 1.0
+TRUTH = Path("sky") / "truth.parquet"
 _KINDS = "fiubUS"
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
         More tables, each under a name; see `add_table`. A column whose name is taken is ``name.column``.
     radius_arcsec
         Within which positions match.
+
+    Attributes
+    ----------
+    origin
+        Which table each column is from, for messages.
 
     Raises
     ------
@@ -67,10 +74,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._lock = threading.RLock()
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
+        self.origin: dict[str, str] = {}
         for name in pq.read_schema(shard_paths(features)[0]).names:
-            self.add(name, lambda name=name: read_columns(features, [name])[name])  # type: ignore[misc]
+            self.add(name, lambda name=name: read_columns(features, [name])[name], "features")  # type: ignore[misc]
         if tags := read_tags(self.directory):
-            self.add("tag", lambda: tag_column(tags, self["object_id"]))
+            self.add("tag", lambda: tag_column(tags, self["object_id"]), "tags")
         self.store = CutoutStore(store) if isinstance(store, str | Path) else store
         self.store_row = None if self.store is None else self._add_catalogue(self.store)
         for label, path in (tables or {}).items():
@@ -80,7 +88,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         with self._lock:
             if name not in self._read:
                 if name not in self._readers:
-                    raise KeyError(f"no column {name!r}; {nearest(name, self._readers)}")
+                    raise KeyError(self.missing(name))
                 self._read[name] = self._readers[name]()
             return self._read[name]
 
@@ -98,20 +106,31 @@ class JoinedTable(Mapping[str, np.ndarray]):
         """How many objects there are."""
         return len(self["object_id"])
 
-    def add(self, name: str, values: np.ndarray | Callable[[], np.ndarray]) -> None:
+    def add(self, name: str, values: np.ndarray | Callable[[], np.ndarray], origin: str = "") -> None:
         """Add a column, or what reads it; one of the same name is replaced."""
         with self._lock:
             self._read.pop(name, None)
             self._readers[name] = values if callable(values) else lambda: values
+            self.origin[name] = origin
+
+    def missing(self, name: str) -> str:
+        """Say that there is no such column, which come near, and where columns come from."""
+        folded = {one.lower(): one for one in self._readers}
+        close = [folded[one] for one in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+        of = {one: f"{one!r}" + (f" ({self.origin[one]})" if self.origin[one] else "") for one in close}
+        there = ", ".join(dict.fromkeys(one for one in self.origin.values() if one))
+        near = f"; the nearest: {', '.join(of.values())}" if of else ""
+        hint = _elsewhere(self, name) or "a table that has it can be joined (--tables NAME=PATH of export)"
+        return f"{self.directory}: no column {name!r} among those of {there}{near}; {hint}"
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
         """Offer the catalogue's columns, and return where the objects stand in the store."""
         rows = match_identities(self["object_id"], store.catalogue([])["object_id"])
         if (rows < 0).all():
             raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
-        for name in store.read_shard(0).select(np.empty(0, dtype=int)).catalogue:
+        for name in shard_catalogue(store.shards[0]):
             if name not in self._readers:
-                self.add(name, lambda name=name: take_rows(store.catalogue([name])[name], rows))  # type: ignore[misc]
+                self.add(name, lambda name=name: take_rows(store.catalogue([name])[name], rows), "catalogue")  # type: ignore[misc]
         return rows
 
     def add_table(self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC) -> None:
@@ -138,7 +157,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = name if name not in self._readers else f"{label}.{name}"
-                self.add(key, lambda values=values: take_rows(values, rows))  # type: ignore[misc]
+                self.add(key, lambda values=values: take_rows(values, rows), label)  # type: ignore[misc]
 
     def _repr_html_(self) -> str:
         return _html("Joined table", self, self.directory)
@@ -192,6 +211,9 @@ def find_parts(
 ) -> tuple[Path, Path | None, str | Path | None, dict[str, Path]]:
     """Find features, store, model and further tables: of a run directory, or of features given by themselves.
 
+    The tables are those of labelled objects (``redshift/predictions.parquet``), all that `deepfits redshift
+    predict` and `property predict` left in the run, under any name, and the truth of a simulated sky.
+
     Raises
     ------
     InputError
@@ -213,8 +235,32 @@ def find_parts(
         store = own_store
     if model is None and (home / "model" / "model.json").exists():
         model = home / "model"
-    tables = {"redshift": home / "redshift" / "predictions.parquet", "truth": home / "sky" / "truth.parquet"}
-    return features, Path(store) if store else None, model, {k: v for k, v in tables.items() if v.exists()}
+    labelled = sorted(home.glob("*/predictions.parquet"), key=lambda path: path.parent.name != "redshift")
+    tables = {path.parent.name: path for path in labelled} | find_predictions(home)
+    if (home / TRUTH).exists():
+        tables["truth"] = home / TRUTH
+    return features, Path(store) if store else None, model, tables
+
+
+def find_predictions(home: Path) -> dict[str, Path]:
+    """Find what `redshift predict` or `property predict` left in a run: tables, and directories of them."""
+    tables = [path for path in sorted(home.glob("*")) if not path.name.startswith((".", "_"))]
+    return {path.stem: path for path in tables if read_record(path).get("stage") == "redshift predict"}
+
+
+def _elsewhere(table: JoinedTable, name: str) -> str:
+    """Say which part of the run that features lie in has a column that was not joined, '' where none has."""
+    import pyarrow.parquet as pq
+
+    with suppress(InputError):
+        _, store, _, tables = find_parts(table.directory)
+        has = {path: pq.read_schema(path).names for path in tables.values() if path.suffix == ".parquet"}
+        if store is not None and table.store is None:
+            has[store] = list(shard_catalogue(CutoutStore(store, skip_bad=True).shards[0]))
+        for path, names in has.items():
+            if name in names:
+                return f"{path} has it: name the run, {table.directory.parent}, in place of its features"
+    return ""
 
 
 def join(
@@ -247,12 +293,20 @@ def join(
         the latents, ``astropy.table.Table(dict(table))`` with them.
     """
     features, store_path, _, found = find_parts(run, store)
-    for part in (features, store_path, *(one.parent for one in found.values())):
+    home = features.parent
+    for part in (
+        features,
+        store_path,
+        *(one if one.parent == home else one.parent for one in found.values()),
+    ):
         if part is not None:
             require_finished(part, partial=partial)
     opened = None if store_path is None else CutoutStore(store_path, skip_bad=True)
     joined = JoinedTable(features, store=opened)
+    given = {Path(path).resolve() for path in (tables or {}).values()}
     for label, path in found.items():
+        if path.resolve() in given:
+            continue
         try:
             joined.add_table(label, path, radius_arcsec)
         except InputError as error:  # what was merely found in the run need not fit

@@ -6,6 +6,7 @@ import logging
 import secrets
 import socket
 import webbrowser
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from deepfits.errors import InputError
 from deepfits.explorer.coadds import find_images
 from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
-from deepfits.explorer.redshifts import Distributions
+from deepfits.explorer.redshifts import find_distributions
 from deepfits.fitting.features import DESCRIPTION, read_settings
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def load(
     store: str | Path | None = None,
     model: str | Path | None = None,
     images: str | Path | None = None,
+    predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> tuple[Objects, Drawer | None]:
     """Return the objects of a run, and their drawer (None without a store).
@@ -41,17 +43,23 @@ def load(
     InputError
         Features, store or redshifts that are not finished, unless `partial`.
     """
-    objects = _load_objects(run, store, model, partial)
+    objects = _load_objects(run, store, model, predictions, partial)
     return objects, load_drawer(objects, run, model=model, images=images)
 
 
 def _load_objects(
-    run: str | Path, store: str | Path | None, model: str | Path | None, partial: bool
+    run: str | Path,
+    store: str | Path | None,
+    model: str | Path | None,
+    predictions: Sequence[str | Path],
+    partial: bool,
 ) -> Objects:
-    tables = find_parts(run, store, model)[3]
-    objects = Objects(join(run, store=store, partial=partial))
-    if "redshift" in tables:
-        objects.distributions = Distributions.read(tables["redshift"].parent)
+    features, _, _, tables = find_parts(run, store, model)
+    given = {Path(one).stem: Path(one) for one in predictions}
+    objects = Objects(join(run, store=store, tables=given, partial=partial))
+    tables.pop("truth", None)
+    model_hash = read_settings(features).get("model_hash")
+    objects.distributions = find_distributions(features, given | tables, model_hash)
     return objects
 
 
@@ -100,6 +108,7 @@ def serve(
     port: int = 8642,
     open_browser: bool = True,
     samp: bool = False,
+    predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> None:
     """Serve the explorer until it is interrupted."""
@@ -116,7 +125,7 @@ def serve(
     if samp and not is_local:
         raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
     token = None if is_local else secrets.token_urlsafe(24)
-    objects = _load_objects(run, store, model, partial)
+    objects = _load_objects(run, store, model, predictions, partial)
     drawer: Future[Drawer | None] = Future()
     app = make_app(
         objects,

@@ -18,6 +18,7 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.joined import JoinedTable
+from deepfits.explorer.oddity import Ranking, rank
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
@@ -28,13 +29,10 @@ from deepfits.tables import match_identities, match_positions, matches_condition
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
-MIDDLE_PIXELS = 4
+NUM_AS_BRIGHT = 200
+UNLIKE = 0.8
+"""Distance from which on nothing is alike; 95 in 100 objects of drawn skies have a nearest within 0.66."""
 MAP_FILE = "_map-umap.npz"
-REASONS = {
-    "fitted badly": ("reduced_chi2", 1),
-    "far from the usual latents": ("latent_distance", 1),
-    "unlike the training galaxies": ("discriminator_score", -1),
-}
 _WORDS = {
     "reduced_chi2": "χ² of the best fit per valid pixel; 1: as good as the noise allows",
     "umap1": "Map of the latents by UMAP",
@@ -81,6 +79,24 @@ class ColumnInfo:
     categories: tuple[str, ...] = ()
 
 
+class ByBrightness:
+    """Objects in order of brightness, to compare one with those about as bright."""
+
+    def __init__(self, brightness: np.ndarray, allowed: np.ndarray) -> None:
+        rows = np.flatnonzero(allowed & np.isfinite(brightness))
+        self.rows = rows[np.argsort(brightness[rows], kind="stable")]
+        self.brightness = brightness[self.rows]
+        self.every = np.flatnonzero(allowed)
+
+    def near(self, brightness: float, number: int) -> np.ndarray:
+        """Return so many rows next in brightness; where it is not known, rows spread over all."""
+        if not np.isfinite(brightness) or not len(self.rows):
+            return self.every[np.unique(np.linspace(0, len(self.every) - 1, number).astype(int))]
+        place = int(np.searchsorted(self.brightness, brightness)) - number // 2
+        first = min(max(place, 0), max(len(self.rows) - number, 0))
+        return self.rows[first : first + number]
+
+
 class Objects:
     """All objects with features, and what is known of them.
 
@@ -103,8 +119,9 @@ class Objects:
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
             raise InputError(f"{self.directory}: no object has a finite latent; fit first")
-        self.distributions: Distributions | None = None
+        self.distributions: list[Distributions] = []
         self._lock = threading.RLock()
+        self._in_order: tuple[np.ndarray, ByBrightness] | None = None
         self._derive()
         self.tags = read_tags(self.directory)
         self._offer_tags()
@@ -127,7 +144,7 @@ class Objects:
         InputError
             There is no such column; the nearest is named.
         """
-        return self.table[name] if name in self.table else require_column(self.table, name, self.directory)
+        return require_column(self.table, name, self.directory)
 
     def describe(self, name: str) -> ColumnInfo:
         """Describe how a column is to be drawn."""
@@ -155,6 +172,19 @@ class Objects:
     def facts(self, row: int) -> dict[str, Any]:
         """Return all columns of one object, as JSON can hold them."""
         return {name: plain(self.column(name)[row]) for name in self.names}
+
+    def redshift(self, row: int) -> tuple[Mapping[str, Any] | None, str]:
+        """Return p(z) of an object, by what was judged if that knows it; or None, and why."""
+        if not self.distributions:
+            return None, ""
+        for one in self.distributions:
+            if (found := one.of(self.object_id[row])) is not None:
+                return found, ""
+        known = ", ".join(f"{one.method} ({len(one.object_id):,} objects)" for one in self.distributions)
+        return None, (
+            f"no p(z): this object is not among those of {known}; `deepfits redshift predict` predicts for "
+            "all objects of the run"
+        )
 
     def rows_of(self, object_ids: Sequence[Any]) -> np.ndarray:
         """Return the rows of identities, −1 where there is none."""
@@ -315,6 +345,7 @@ class Objects:
         number: int = 24,
         magnitude_window: float | None = None,
         allowed: np.ndarray | None = None,
+        brightness: float = np.nan,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find the objects nearest in the latent, exactly.
 
@@ -329,26 +360,32 @@ class Objects:
             Only objects within this many magnitudes of the examples' mean.
         allowed
             ``(N,)`` bool: only these.
+        brightness
+            AB magnitude in the reference band, of a latent that is no object's.
 
         Returns
         -------
         rows, distance
             ``(number,)``, nearest first; examples themselves are left out. The distance is the root mean
             square over the latent's dimensions, in units of what noise, orientation and place on the pixels
-            do (`deepfits.fitting.similarity`), averaged over the examples.
+            do (`deepfits.fitting.similarity`), averaged over the examples, over its median to objects about
+            as bright as the examples: 1 is as far as a random one, and from `UNLIKE` on nothing is alike.
         """
         given = np.asarray(like)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
         examples = self.latent[rows] if rows.size else np.atleast_2d(given).astype(np.float32)
         if not np.isfinite(examples).all():
             raise InputError("an example has no fit, so nothing is near it")
+        if rows.size:
+            brightness = float(_mean(self.brightness[rows]))
         distance = self._distance(examples)
+        typical = self._typical(distance, rows, brightness)
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
         for one in np.asarray(unlike, dtype=np.int64):
             allowed &= self._distance(self.latent[[one]]) > distance
         if magnitude_window is not None and rows.size:
-            apart = np.abs(self.brightness - np.nanmean(self.brightness[rows]))
+            apart = np.abs(self.brightness - brightness)
             allowed &= apart <= magnitude_window
         distance = np.where(allowed, distance, np.inf)
         number = min(number, int(allowed.sum()))
@@ -356,7 +393,13 @@ class Objects:
             return np.empty(0, dtype=np.int64), np.empty(0)
         nearest_rows = np.argpartition(distance, number - 1)[:number]
         order = nearest_rows[np.argsort(distance[nearest_rows], kind="stable")]
-        return order, distance[order].astype(np.float64)
+        return order, distance[order].astype(np.float64) / typical
+
+    def _typical(self, distance: np.ndarray, examples: np.ndarray, brightness: float) -> float:
+        """Return the median distance from examples to objects as bright."""
+        others = self.by_brightness(self.is_fitted).near(brightness, NUM_AS_BRIGHT + len(examples))
+        others = others[~np.isin(others, examples)]
+        return float(np.median(distance[others])) or 1.0 if len(others) else 1.0
 
     def _distance(self, examples: np.ndarray) -> np.ndarray:
         """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
@@ -372,54 +415,23 @@ class Objects:
             total += np.sqrt(np.maximum(squared, 0))
         return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
 
-    def odd(self, number: int = 48, *, allowed: np.ndarray | None = None) -> list[dict[str, Any]]:
+    def by_brightness(self, allowed: np.ndarray) -> ByBrightness:
+        """Return the objects of those allowed ``(N,)`` in order of brightness; the last order is kept."""
+        with self._lock:
+            if self._in_order is None or not np.array_equal(self._in_order[0], allowed):
+                self._in_order = (allowed.copy(), ByBrightness(self.brightness, allowed))
+            return self._in_order[1]
+
+    def odd(
+        self, number: int = 48, *, allowed: np.ndarray | None = None, everything: bool = False
+    ) -> Ranking:
         """Rank the oddest objects (of those allowed), and say what is odd about each.
 
-        Objects whose middle was not observed in a band that was (a saturated star, a trail) are left out:
-        what is drawn there is nobody's.
+        Flagged objects, stars, artefacts and objects whose middle is saturated or was not observed are left
+        out and counted, unless `everything` is to be ranked.
         """
-        score = np.nan_to_num(self.column("anomaly").astype(np.float64), nan=-np.inf)
-        if allowed is not None:
-            score = np.where(allowed, score, -np.inf)
-        order = np.argsort(-score, kind="stable")
-        order, found = order[np.isfinite(score[order])], np.empty(0, dtype=np.int64)
-        for first in range(0, len(order), 4 * number):
-            part = order[first : first + 4 * number]
-            found = np.concatenate([found, part[self._has_middle(part)]])
-            if len(found) >= number:
-                break
-        rows = found[:number]
-        why = self._reasons(rows)
-        return [
-            {"row": int(row), "score": float(score[row]), "why": words}
-            for row, words in zip(rows, why, strict=True)
-        ]
-
-    def _has_middle(self, rows: np.ndarray) -> np.ndarray:
-        """Say of which objects the middle was observed in all bands that have data, ``(n,)`` bool."""
-        if self.store is None or self.store_row is None:
-            return np.ones(len(rows), dtype=bool)
-        there = self.store_row[rows] >= 0
-        weight = self.store.take(self.store_row[rows[there]]).weight
-        low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
-        middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
-        out = np.ones(len(rows), dtype=bool)
-        is_seen = (middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))  # (n, B)
-        out[there] = np.all(is_seen, axis=1)
-        return out
-
-    def _reasons(self, rows: np.ndarray) -> list[str]:
-        """Return in which figures objects stand out: as the fit says it, else the upper two percent."""
-        if "anomaly_reason" in self.table:
-            return [str(one) for one in self.column("anomaly_reason")[rows]]
-        ranks = {}
-        for words, (name, sign) in REASONS.items():
-            if name in self.table:
-                values = sign * self.column(name).astype(np.float64)
-                finite = np.sort(values[np.isfinite(values)])
-                ranks[words] = np.searchsorted(finite, values[rows]) / max(1, len(finite))
-        why = [[words for words, rank in ranks.items() if rank[n] > 0.98] for n in range(len(rows))]
-        return [", ".join(words) or "a mixture" for words in why]
+        every = np.ones(len(self), dtype=bool)
+        return rank(self, number, every if allowed is None else allowed, everything=everything)
 
     # Tags
 
@@ -439,6 +451,15 @@ class Objects:
 
     def _offer_tags(self) -> None:
         self.table.add("tag", lambda: tag_column(self.tags, self.object_id))
+
+
+def alike(distance: np.ndarray) -> str:
+    """Say whether the nearest found are alike at all, '' if they are."""
+    if not len(distance) or distance[0] < UNLIKE:
+        return ""
+    near = "no nearer" if distance[0] >= 1 else "hardly nearer"
+    where = f"the nearest, at {distance[0]:.2f}, is {near} than a random one as bright (1)"
+    return f"nothing here is much like it: {where}"
 
 
 def words(name: str) -> str:
@@ -462,6 +483,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
         return str(value)
     return value
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of what is finite; NaN of nothing."""
+    good = values[np.isfinite(values)]
+    return float(good.mean()) if len(good) else float("nan")
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:

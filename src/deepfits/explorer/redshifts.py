@@ -1,4 +1,4 @@
-"""The p(z) of single objects, from a run's table of redshifts.
+"""The p(z) of single objects, from a run's table of redshifts, or from predictions.
 
 Shapes: T objects with a redshift, Q quantiles.
 """
@@ -6,18 +6,56 @@ Shapes: T objects with a redshift, Q quantiles.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepfits.files import content_of, read_json
+from deepfits.errors import InputError
+from deepfits.files import content_of, contents, read_json, read_record
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
+
+
+def find_distributions(
+    features: Path, tables: Mapping[str, Path], model_hash: str | None
+) -> list[Distributions]:
+    """Return what knows p(z) of a run's objects, what was judged on labelled objects first.
+
+    Parameters
+    ----------
+    features
+        Of the objects.
+    tables
+        Of predictions, as `deepfits.explorer.joined.find_parts` finds them, or others.
+    model_hash
+        Of the model that made the features.
+    """
+    found = []
+    for path in tables.values():
+        if path.name == "predictions.parquet" and (path.parent / "metrics.json").exists():
+            found.append(Distributions.read(path.parent))
+        else:
+            find = partial(_find_model, path, features.parent, model_hash)
+            found.append(Distributions.of_predictions(path, find))
+    return [one for one in found if one is not None]
+
+
+def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
+    """Find what predicted, by its contents: in the run, or the head that came with the features' model."""
+    from deepfits.redshifts.head import HEAD, head_directory
+
+    made_with = read_record(predictions).get("inputs", {}).get("model")
+    places = [path.parent for name in ("predictor.json", HEAD) for path in home.rglob(name)]
+    with suppress(InputError):
+        places += [head_directory(model_hash)] if model_hash else []
+    return next((place for place in places if contents(place) == made_with), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +66,8 @@ class Distributions:
     ----------
     method
         What it is called.
-    directory
-        Where it lies.
+    find_model
+        Where what predicts lies; None where it is not known.
     object_id, z_spec, z_phot
         ``(T,)``.
     quantiles
@@ -37,7 +75,7 @@ class Distributions:
     """
 
     method: str
-    directory: Path
+    find_model: Callable[[], Path | None]
     object_id: np.ndarray
     z_spec: np.ndarray
     z_phot: np.ndarray
@@ -59,9 +97,27 @@ class Distributions:
         places = match_identities(own["object_id"], known["object_id"])
         return cls(
             method=" on ".join(part for part in (row["method"], row["features"]) if part),
-            directory=directory / "methods" / row["key"],
+            find_model=lambda: directory / "methods" / row["key"],
             object_id=own["object_id"],
             z_spec=take_rows(known["z_spec"], places),
+            z_phot=own["z_phot"],
+            quantiles=np.asarray(own["quantiles"], dtype=np.float64),
+        )
+
+    @classmethod
+    def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Distributions | None:
+        """Take them from a table that `redshift predict` wrote; None where it holds none."""
+        own = read_table(path)
+        if (
+            not {"object_id", "quantiles", "z_phot"} <= own.keys()
+            or own["quantiles"].shape[1:] != LEVELS.shape
+        ):
+            return None
+        return cls(
+            method=path.name,
+            find_model=find_model,
+            object_id=own["object_id"],
+            z_spec=np.full(len(own["object_id"]), np.nan),
             z_phot=own["z_phot"],
             quantiles=np.asarray(own["quantiles"], dtype=np.float64),
         )
@@ -69,9 +125,7 @@ class Distributions:
     def of(self, object_id: Any) -> Mapping[str, Any] | None:
         """Return the density of one object as a staircase between its quantiles, None where it has none."""
         row = int(match_identities(np.array([object_id]), self.object_id)[0])
-        if row < 0:
-            return None
-        return self._staircase(self.quantiles[row], self.z_phot[row], self.z_spec[row])
+        return None if row < 0 else self._staircase(self.quantiles[row], self.z_phot[row], self.z_spec[row])
 
     def predict(self, features: Mapping[str, np.ndarray], cutouts: Cutouts, info: StoreInfo) -> Any:
         """Return the same for an object that is in no table, from its features and its cutout.
@@ -83,9 +137,11 @@ class Distributions:
         """
         from deepfits.redshifts.predict import load_predictor, predict_table
 
+        if (model := self.find_model()) is None:
+            raise InputError(f"what predicted {self.method} is not in the run")
         with tempfile.TemporaryDirectory(prefix="deepfits-") as name:
             write_shard(create_store(name, info) / shard_name(0), replace(cutouts, catalogue={}), info)
-            found = predict_table(load_predictor(self.directory), dict(features), store=name)
+            found = predict_table(load_predictor(model), dict(features), store=name)
         if "quantiles" not in found:
             return None
         return self._staircase(found["quantiles"][0].astype(float), float(found["z_phot"][0]), np.nan)

@@ -36,10 +36,12 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
-from deepfits.explorer.objects import Objects, plain, words
+from deepfits.explorer.objects import Objects, alike, plain, words
+from deepfits.explorer.oddity import Ranking
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
+from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.tables import positions, read, write_table
 
 if TYPE_CHECKING:
@@ -167,7 +169,7 @@ class _Explorer:
                 "num_objects": len(objects),
                 "num_fitted": int(objects.is_fitted.sum()),
                 "columns": objects.names,
-                "words": {name: said for name in objects.names if (said := words(name))},
+                "words": {name: said for name in objects.names if (said := self._words(name))},
                 "bands": list(objects.bands if store is None else store.info.bands),
                 "has_pictures": store is not None,
                 "num_directions": len(objects.directions[1]),
@@ -176,6 +178,11 @@ class _Explorer:
                 "samp": self.is_samp,
             }
         )
+
+    def _words(self, name: str) -> str:
+        """Say what a column is, and which table it is from."""
+        origin = self.objects.table.origin[name]
+        return "; ".join(part for part in (words(name), f"from {origin}" if origin else "") if part)
 
     async def about_drawer(self, request: Request) -> Response:
         """Say what can be drawn, as soon as the model is there."""
@@ -208,10 +215,9 @@ class _Explorer:
         identity = plain(self.objects.object_id[row])
         latent = [plain(value) for value in self.objects.latent[row].astype(float)]
         tag = self.objects.tags.get(str(self.objects.object_id[row]))
-        known = self.objects.distributions
-        pdf = None if known is None else known.of(self.objects.object_id[row])
+        pdf, why = self.objects.redshift(row)
         told = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
-        return JSONResponse({**told, "redshift": pdf})
+        return JSONResponse({**told, "redshift": pdf, "why": why})
 
     async def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
@@ -242,11 +248,15 @@ class _Explorer:
     async def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
         where = request.query_params.getlist("where") or None
+        everything = request.query_params.get("everything") == "1"
 
-        def rank() -> list[dict[str, Any]]:
-            return self.objects.odd(number, allowed=self.objects.satisfying(where))
+        def rank() -> Ranking:
+            return self.objects.odd(number, allowed=self.objects.satisfying(where), everything=everything)
 
-        return JSONResponse({"objects": await run_in_threadpool(rank)})
+        found = await run_in_threadpool(rank)
+        each = zip(found.rows.tolist(), found.score.tolist(), found.why, strict=True)
+        told = [dict(zip(("row", "score", "why"), one, strict=True)) for one in each]
+        return JSONResponse({"objects": told, "left_out": found.left_out})
 
     async def find(self, request: Request) -> Response:
         """Find an object by its identity."""
@@ -271,7 +281,9 @@ class _Explorer:
                 allowed=self.objects.satisfying(where),
             )
         )
-        return JSONResponse({"rows": rows.tolist(), "distance": distance.tolist()})
+        return JSONResponse(
+            {"rows": rows.tolist(), "distance": distance.tolist(), "warning": alike(distance)}
+        )
 
     async def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
@@ -317,14 +329,17 @@ class _Explorer:
         def work() -> dict[str, Any]:
             found, objects = fit(*inputs), self.objects
             redshift, why = None, ""
-            if objects.distributions is not None and objects.store is not None:
+            if objects.distributions and objects.store is not None:
                 try:
-                    redshift = objects.distributions.predict(
-                        found.features, found.cutouts, objects.store.info
-                    )
+                    best = objects.distributions[0]
+                    redshift = best.predict(found.features, found.cutouts, objects.store.info)
                 except InputError as error:  # the fit is worth showing without
                     why = f"no redshift: {error}"
-            rows, distance = objects.neighbours(found.latent, number=24)
+            flux = (
+                found.fluxes().get(reference_band(objects.bands), (np.nan,))[0] if objects.bands else np.nan
+            )
+            brightness = float(ab_magnitude(np.array(flux)))
+            rows, distance = objects.neighbours(found.latent, number=24, brightness=brightness)
             return {
                 "reduced_chi2": plain(found.reduced_chi2),
                 "status": str(found.features["status"][0]),
@@ -335,6 +350,7 @@ class _Explorer:
                 "picture": "data:image/png;base64," + base64.b64encode(found.picture).decode(),
                 "rows": rows.tolist(),
                 "distance": distance.tolist(),
+                "warning": alike(distance),
             }
 
         return JSONResponse(await run_in_threadpool(work))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ class ExploreConfig(Partial):
     Parameters
     ----------
     run
-        A run directory (its ``features-both/``, ``cutouts/``, ``model/`` and ``redshift/`` are found), or the
-        directory of features that `fit` wrote.
+        A run directory (its ``features-both/``, ``cutouts/``, ``model/`` and ``redshift/`` are found, and
+        what `redshift predict` and `property predict` wrote into it), or the directory of features that `fit`
+        wrote.
     store
         The cutouts of the features, where they lie elsewhere; pictures need them.
     model
@@ -40,6 +42,7 @@ class ExploreConfig(Partial):
     store: str | Path | None = None
     model: str | Path | None = None
     images: str | Path | None = None
+    predictions: Sequence[str | Path] = ()
     host: str = "127.0.0.1"
     port: int = 8642
     open_browser: bool = True
@@ -77,5 +80,6 @@ def explore(config: ExploreConfig) -> None:
         port=config.port,
         open_browser=config.open_browser,
         samp=config.samp,
+        predictions=config.predictions,
         partial=config.partial,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +15,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.explorer.joined import JoinedTable, find_parts, join
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import contents
+from deepfits.files import TEMPORARY_PREFIX, contents
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
@@ -35,7 +38,9 @@ class ExportConfig(Choosing, Partial):
     Parameters
     ----------
     features
-        Directory that `fit`, `inpaint` or `redshift_predict` wrote, or one Parquet file.
+        A run directory: features, catalogue, predictions, truth and tags become one table, as the explorer
+        has it. Or, by itself, what `fit`, `inpaint` or `redshift_predict` wrote: a directory, or one Parquet
+        file.
     out
         The file; for HATS, the directory.
     format
@@ -43,9 +48,11 @@ class ExportConfig(Choosing, Partial):
         as the name of `out` ends (``.parquet``, ``.fits``, ``.vot``, ``.ecsv``, ``.csv``, ``.h5``). A name
         without an ending is a HATS directory.
     columns
-        Which ones, in this order; all by default.
+        Which ones, in this order; all by default. Of a run also what the explorer makes of them, which is
+        left out otherwise: ``reduced_chi2``, ``mag_model_<band>``, colours such as ``g_minus_r``.
     store
-        The cutouts that the features come from: the catalogue's columns are joined to them.
+        The cutouts that the features come from, where they lie elsewhere than in the run: the catalogue's
+        columns are joined to them.
     tables
         More tables to join, ``NAME=PATH`` each: spectra, labels, another catalogue. They match by position or
         identity (`deepfits.join`); a column whose name is taken is ``NAME.column``.
@@ -73,7 +80,7 @@ class ExportConfig(Choosing, Partial):
 
 @stage(ExportConfig)
 def export(config: ExportConfig) -> Path:
-    """Write features as one catalogue that others read: any format of tables or HATS, with units and UCDs.
+    """Write a run, or features, as one catalogue that others read: any table or HATS, with units and UCDs.
 
     Tags that were set in the explorer are a column ``tag``.
 
@@ -91,12 +98,12 @@ def export(config: ExportConfig) -> Path:
 
     Examples
     --------
-    `deepfits export run/features-both --out galaxies.fits`
+    All that a run knows of its objects: `deepfits export run --out galaxies.fits`
 
-    With the catalogue and spectra, of some objects: `deepfits export run/features-both --out bright.fits
-    --store run/cutouts --tables spectra=spectra.csv --where "mag_i < 22"`
+    Of some of them, with spectra: `deepfits export run --out bright.vot --tables spectra=spectra.csv --where
+    "mag_auto_i < 22"`
 
-    For LSDB: `deepfits export run/features-both --out galaxies --format hats`
+    The features alone, for LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
     from deepfits.fitting.features import digest
 
@@ -104,27 +111,39 @@ def export(config: ExportConfig) -> Path:
     chosen = _format(out, config.format)
     if half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
-    is_joined = bool(config.store or config.tables or config.where)
-    if is_joined and (half or chosen == "hats" or not Path(config.features).is_dir()):
-        raise InputError(
-            "export: joining and choosing needs a directory of features, no HATS and no 16-bit floats; "
-            "export to Parquet first"
-        )
-    paths = _paths(Path(config.features))
-    tags = read_tags(Path(config.features)) if Path(config.features).is_dir() else {}
-    names = _names(paths[0], None if is_joined else config.columns, also=("tag",) if tags else ())
-    inputs = {
-        "tables": {label: contents(path) for label, path in (config.tables or {}).items()} or None,
+    given = Path(config.features)
+    is_run = given.is_dir() and next(given.glob("shard-*.parquet"), None) is None
+    is_joined = is_run or bool(config.store or config.tables or config.where)
+    if is_joined and not given.is_dir():
+        raise InputError(f"{given}: joining and choosing needs a run, or a directory of features")
+    features, tables = given, dict(config.tables or {})
+    inputs: dict[str, Any] = {}
+    if is_run:
+        features, store, _, found = find_parts(given, config.store)
+        inputs = {"features": contents(features), "store": contents(store) if store else None}
+        tables = found | tables
+    tags = read_tags(features) if features.is_dir() else {}
+    inputs |= {
+        "tables": {label: contents(path) for label, path in tables.items()} or None,
         "tags": digest(sorted(tags.items())) if tags else None,
     }
-    with claim(
-        config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
-    ) as results:
+    if not is_joined:
+        paths = _paths(features)
+        names = _names(paths[0], config.columns, also=("tag",) if tags else ())
+    with (
+        claim(
+            config, name="export", inputs=inputs, settings={"format": chosen}, is_file=True, renew=True
+        ) as results,
+        ExitStack() as stack,
+    ):
         if results.is_finished:
             return out
         if is_joined:
-            _write_joined(config, out)
-        elif chosen == "parquet":
+            # what a killed run leaves is known by its name, and the next removes it
+            scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
+            paths = [_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
+            names, tags = _names(paths[0], None, also=()), {}
+        if chosen == "parquet":
             _write_parquet(paths, out, names, tags, half, progress)
         elif chosen == "hats":
             _write_hats(paths, out, names, tags, half, config.margin_arcsec, config.partition_rows, progress)
@@ -133,19 +152,23 @@ def export(config: ExportConfig) -> Path:
     return out
 
 
-def _write_joined(config: ExportConfig, out: Path) -> None:
+def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
     """Write the columns of features, catalogue and further tables, of the objects that are chosen."""
-    from deepfits.explorer.joined import JoinedTable
-    from deepfits.fitting.columns import describe
+    from deepfits.explorer.objects import Objects
 
-    table = JoinedTable(config.features, store=config.store, tables=config.tables)
-    rows = np.arange(table.num_rows)
+    if is_run:
+        table = join(config.features, store=config.store, tables=config.tables, partial=config.partial)
+    else:
+        table = JoinedTable(config.features, store=config.store, tables=config.tables)
+    names, rows = list(config.columns or table), np.arange(table.num_rows)
+    if "latent" in table:
+        Objects(table)  # offers what it makes of them: magnitudes, colours
     if config.where is not None:
         rows = rows[matches_conditions(table, config.where, config.features)]
     if not len(rows):
         raise InputError(f"{config.features}: no object satisfies the conditions; loosen them")
-    columns = {name: require_column(table, name, config.features)[rows] for name in config.columns or table}
-    write_table(out, columns, info=_MADE_BY, describe=describe)
+    write_table(path, {name: require_column(table, name, config.features)[rows] for name in names})
+    return path
 
 
 def _format(out: Path, format: str | None) -> str:
@@ -296,7 +319,7 @@ def _write_hats(
     progress: Progress,
 ) -> None:
     """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
-    from deepfits.files import TEMPORARY_PREFIX, writing
+    from deepfits.files import writing
 
     for name in ("ra", "dec"):
         if name not in names:
@@ -343,10 +366,21 @@ def _import(
     )
     if margin_arcsec > 0:
         arguments = arguments.add_margin(margin_threshold=margin_arcsec, is_default=True)
+    # hats-import opens the catalogue again for its margin, and says by warnings what it finds: the collection
+    # that is being written, and that it goes through all of it; nobody can do anything about either
     here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with warnings.catch_warnings(), Client(**here, set_as_default=False) as client, client.as_current():
-        warnings.filterwarnings("ignore", "Computing partitions from catalog")  # of a margin just written
-        pipeline_with_client(arguments, client)
+        warnings.filterwarnings("ignore", "Computing partitions from catalog")
+        root = logging.getLogger()
+        root.addFilter(_is_ours)
+        try:
+            pipeline_with_client(arguments, client)
+        finally:
+            root.removeFilter(_is_ours)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return "Looking for catalog" not in record.getMessage()
 
 
 def _finest_order(source: Path, partition_rows: int) -> int:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
-import pyarrow.parquet as pq
 
 from deepfits.config import convert
 from deepfits.errors import InputError
+from deepfits.explorer.joined import find_predictions
 from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
@@ -325,10 +325,7 @@ def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]
 def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
     path = run / "redshift" / "metrics.json"
     if not path.exists():
-        predicted = []
-        for table in sorted(run.glob("*.parquet")):
-            with content_of(table, what="table"):
-                predicted += [table.name] if "z_phot" in pq.read_schema(table).names else []
+        predicted = [path.name for path in find_predictions(run).values()]
         text = (
             f"Predictions of redshifts are in {', '.join(predicted)}; how good they are, only redshifts that "
             "are known can say. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from deepfits.explorer.drawing import Drawer
     from deepfits.explorer.objects import Objects
+
+log = logging.getLogger(__name__)
 
 SHOWN = (
     "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_median", "flags",
@@ -43,12 +46,15 @@ class Looking(Partial):
         ``odd/`` beside the features. What an earlier call left there is replaced.
     columns
         Of the table that is printed; the file has all of them.
+    predictions
+        Tables that `redshift predict` or `property predict` wrote elsewhere than into the run, to be joined.
     """
 
     store: str | Path | None = None
     model: str | Path | None = None
     out: str | Path | None = None
     columns: Sequence[str] | None = None
+    predictions: Sequence[str | Path] = ()
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,15 @@ class OddConfig(Looking, Choosing):
         A run directory, or the directory of features that `fit` wrote.
     number
         How many objects.
+    everything
+        Rank flagged objects, stars, artefacts, and what is saturated or was not observed in the middle too;
+        otherwise they are set apart, and counted.
     """
 
     run: str | Path
     _: KW_ONLY
     number: int = 24
+    everything: bool = False
 
 
 @stage(ShowConfig)
@@ -156,8 +166,9 @@ def similar(config: SimilarConfig) -> Path:
     -------
     Path
         The directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``. The examples
-        come first; ``distance`` is the root mean square over the latent's dimensions, in units of what noise,
-        orientation and place on the pixels do to it.
+        come first; ``distance`` is that of the latents, in which what noise, orientation and place on the
+        pixels do counts little: 1 is the median distance to objects as bright as the examples. Nearest ones
+        from 0.8 on are hardly alike, and a warning says so.
 
     Raises
     ------
@@ -170,6 +181,8 @@ def similar(config: SimilarConfig) -> Path:
 
     Among those as bright: `deepfits similar demo --id 1203 --magnitude-window 0.5`
     """
+    from deepfits.explorer.objects import alike
+
     objects, drawer = _load(config)
     examples = _rows(objects, config.ids)
     found, distance = objects.neighbours(
@@ -179,17 +192,19 @@ def similar(config: SimilarConfig) -> Path:
         magnitude_window=config.magnitude_window,
         allowed=objects.satisfying(config.where),
     )
+    if words := alike(distance):
+        log.warning("%s", words)
     rows = np.concatenate([examples, found])
     away = np.concatenate([np.zeros(len(examples)), distance])
     names = objects.object_id[rows].tolist()
-    words = [*["example"] * len(examples), *(f"{one:.2f}" for one in distance)]
-    captions = [f"{name}   {word}" for name, word in zip(names, words, strict=True)]
+    marks = [*["example"] * len(examples), *(f"{one:.2f}" for one in distance)]
+    captions = [f"{name}   {mark}" for name, mark in zip(names, marks, strict=True)]
     return _write_tiles(config, "similar", objects, drawer, rows, captions, {"distance": away})
 
 
 @stage(OddConfig)
 def odd(config: OddConfig) -> Path:
-    """Show the oddest objects of a run, ranked by a score that does not follow brightness, and why they are.
+    """Show the oddest galaxies of a run, ranked by a score that does not follow brightness, and why they are.
 
     Returns
     -------
@@ -203,15 +218,22 @@ def odd(config: OddConfig) -> Path:
 
     Examples
     --------
-    Galaxies alone: `deepfits odd demo --where "star_score < 0.5"`
+    `deepfits odd demo --where "snr > 20"`
+
+    With stars, blends and saturated objects: `deepfits odd demo --everything`
     """
     objects, drawer = _load(config)
     allowed = objects.satisfying(config.where)
-    found = objects.odd(config.number, allowed=allowed)
-    if not found:
-        raise InputError(f"{objects.directory}: no object to rank; loosen the conditions")
-    rows = np.array([one["row"] for one in found])
-    why = [one["why"] for one in found]
+    found = objects.odd(config.number, allowed=allowed, everything=config.everything)
+    apart = f"set apart: {found.left_out}; everything=True ranks them too"
+    if not len(found.rows):
+        raise InputError(
+            f"{objects.directory}: no object to rank; "
+            + (apart if found.left_out else "loosen the conditions")
+        )
+    if found.left_out:
+        log.info("%s", apart)
+    rows, why = found.rows, found.why
     names = objects.object_id[rows].tolist()
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, why, strict=True)]
     return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
@@ -220,7 +242,13 @@ def odd(config: OddConfig) -> Path:
 def _load(config: Any) -> tuple[Objects, Drawer]:
     from deepfits.explorer.launch import load
 
-    objects, drawer = load(config.run, store=config.store, model=config.model, partial=config.partial)
+    objects, drawer = load(
+        config.run,
+        store=config.store,
+        model=config.model,
+        predictions=config.predictions,
+        partial=config.partial,
+    )
     if drawer is None:
         raise InputError(f"{objects.directory}: pictures need the cutouts: say where they are (store=...)")
     return objects, drawer

@@ -581,6 +581,8 @@ def _lists(column: Any) -> np.ndarray | None:
 def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:
     """Return a column, or say which one was most likely meant."""
     if name not in columns:
+        if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
+            raise InputError(missing(name))
         likely = [one for one in columns if one.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
         hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
         raise InputError(f"{where}: no column {name!r}; {hint}")

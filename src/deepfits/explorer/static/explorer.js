@@ -220,6 +220,7 @@ async function choose(row) {
   if (state.about.has_pictures) box.append(pictures(`/api/panels/${row}.png`));
   box.append(...perBand(f));
   if (object.redshift) box.append(...redshift(object.redshift));
+  else if (object.why) box.append(make("p", { className: "why", id: "no-redshift", textContent: object.why }));
   const tags = document.createElement("p");
   tags.append(make("button", { textContent: "More like this", className: "main", onclick: () => { state.like = []; state.unlike = []; state.found = []; return tab("like"); } }), " ");
   for (const [text, tag] of [["Keep (k)", "keep"], ["Discard (d)", "discard"], ["No tag (u)", null]]) {
@@ -231,7 +232,7 @@ async function choose(row) {
   $("object").replaceChildren(box);
   if (!$("tab-draw").hidden) walk();
 }
-const FIRST = ["z_spec", "truth.z_spec", "kind", "snr", "flags", "star_score", "anomaly", "anomaly_reason", "artefact", "latent_distance", "tag"];
+const FIRST = ["z_phot", "z_spec", "truth.z_spec", "kind", "snr", "flags", "star_score", "anomaly", "anomaly_reason", "artefact", "latent_distance", "tag"];
 // Flux and χ² of the fit in each band, drawn where there are no data.
 function perBand(f) {
   const rows = state.about.bands.filter((band) => f[`flux_model_${band}`] !== undefined && f[`flux_model_${band}`] !== null);
@@ -348,15 +349,17 @@ const findLike = attempt(async () => {
   const answer = await (await post("/api/neighbours", { like: state.like, unlike: state.unlike, number: 48, magnitude_window: window, where: conditions() })).json();
   state.found = answer.rows;
   const more = (to, row) => () => { if (!to.includes(row)) to.push(row); return findLike(); };
-  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(3)}`), (row) => [
+  $("like-warning").textContent = answer.warning;
+  tiles(answer.rows, $("like-strip"), answer.distance.map((d) => `distance ${d.toFixed(2)} (a random one as bright: 1)`), (row) => [
     make("button", { className: "more", textContent: "+", title: "more like that", onclick: more(state.like, row) }),
     make("button", { className: "less", textContent: "−", title: "less like that", onclick: more(state.unlike, row) }),
   ]);
 });
 const rankOdd = attempt(async () => {
-  const isStarless = state.about.columns.includes("star_score") && $("odd-stars").checked, where = [...conditions(), ...(isStarless ? ["star_score < 0.5"] : [])];
-  const query = new URLSearchParams([["number", 48], ...where.map((one) => ["where", one])]);
-  state.odd = (await (await ask(`/api/odd?${query}`)).json()).objects;
+  const query = new URLSearchParams([["number", 48], ["everything", $("odd-everything").checked ? 1 : 0], ...conditions().map((one) => ["where", one])]);
+  const answer = await (await ask(`/api/odd?${query}`)).json();
+  state.odd = answer.objects;
+  $("odd-apart").textContent = answer.left_out ? `Set apart: ${answer.left_out}.` : "";
   const rows = state.odd.map((o) => o.row), cut = sheet(rows), list = make("div", { className: "cards" });
   state.odd.forEach((o, n) => {
     const tile = cut(n); tile.onclick = attempt(() => { tab("object"); return select(rows, o.row); });
@@ -464,8 +467,8 @@ function fitted(answer, what) {
   box.append(pictures(answer.picture, "fit-panels"), fluxes(answer.fluxes, answer.missing));
   if (answer.redshift) box.append(...redshift(answer.redshift));
   if (answer.why) box.append(make("p", { className: "why", textContent: answer.why }));
-  box.append(make("p", { textContent: "Nearest objects of the run:" }), near);
-  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(3)}`));
+  box.append(make("p", { textContent: "Nearest objects of the run:" }), make("p", { className: "warning", textContent: answer.warning }), near);
+  $("upload-result").replaceChildren(box); tiles(answer.rows, near, answer.distance.map((d) => `distance ${d.toFixed(2)} (a random one as bright: 1)`));
 }
 const upload = attempt(async (file) => {
   if (!file) return;
@@ -490,7 +493,6 @@ async function start() {
   sliders(); await filterRow();
   $("bands").textContent = state.about.bands.join(", ");
   $("samp-table").hidden = !state.about.samp;
-  $("odd-stars-label").hidden = !state.about.columns.includes("star_score");
   const mapped = attempt(async () => { const c = $("colour").value && await column($("colour").value); if (c) $("log").checked = c.info.is_skewed; await draw(); });
   $("x").onchange = $("y").onchange = attempt(draw); $("colour").onchange = mapped; $("log").onchange = attempt(draw);
   $("pan").onclick = () => mode("pan"); $("lasso").onclick = () => mode("lasso"); $("box").onclick = () => mode("box");
@@ -511,7 +513,7 @@ async function start() {
   $("filter-add").onclick = filterRow;
   $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown"));
   $("like-go").onclick = findLike; $("like-select").onclick = attempt(() => select(state.found));
-  $("odd-go").onclick = rankOdd; $("odd-select").onclick = attempt(() => select(state.odd.map((o) => o.row)));
+  $("odd-go").onclick = $("odd-everything").onchange = rankOdd; $("odd-select").onclick = attempt(() => select(state.odd.map((o) => o.row)));
   for (const id of ["draw-fwhm", "draw-noise", "draw-way"]) $(id).oninput = walk;
   $("draw-reset").onclick = () => { $("draw-fwhm").value = $("draw-fwhm").min; $("draw-noise").value = 0; $("draw-way").value = 0; sliders(); walk(); };
   $("between-set").onclick = attempt(() => {

@@ -1,0 +1,225 @@
+"""The oddest objects of a run: what is left out of the ranking, and what is odd about each of the others.
+
+Shapes: N objects of the run, n of those looked at, B bands, H = W pixels.
+
+The score is the fit's (`deepfits.fitting.oddity`). What leads it is often no galaxy: stars, blends that the
+detection has flagged, saturated cores, artefacts. They are set apart, counted, and ranked only if asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepfits.photometry import reference_band
+
+if TYPE_CHECKING:
+    from deepfits.explorer.objects import Objects
+
+NUM_AS_BRIGHT = 200
+"""Objects next in brightness that colours and sizes are compared with."""
+FEWEST_OTHERS = 20
+RARE, RAREST = 0.9, 0.99
+"""Share of them that has to lie on one side: for what is seldom drawn, and for what is odd otherwise."""
+FEWEST_SIGMA = 3.0
+"""Significance of the fluxes of a colour that is worth naming."""
+MOSTLY = 0.8
+"""Share of objects with flags from which on flags are no sign of trouble (some surveys flag everything)."""
+MIDDLE_PIXELS = 4
+HOLE, PLATEAU_PIXELS, PLATEAU = 0.3, 5, 0.005
+CLIPPED_SIGMA, BRIGHT_SIGMA = 10.0, 200.0
+SELDOM = "seldom drawn like this"
+_OF_THE_IMAGE = ("artefact", "PSF of")
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The oddest objects.
+
+    Attributes
+    ----------
+    rows, score
+        ``(n,)``, the oddest first.
+    why
+        What is odd about each.
+    apart
+        How many were left out, by reason; each object counts once. The last is counted among those that would
+        have been shown.
+    """
+
+    rows: np.ndarray
+    score: np.ndarray
+    why: list[str]
+    apart: dict[str, int]
+
+    @property
+    def left_out(self) -> str:
+        """Say what was left out, '' if nothing."""
+        return ", ".join(f"{number:,} {what}" for what, number in self.apart.items() if number)
+
+
+def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool = False) -> Ranking:
+    """Rank the oddest objects of those allowed ``(N,)``; with `everything` none with a score is set apart."""
+    score = np.nan_to_num(objects.column("anomaly").astype(np.float64), nan=-np.inf)
+    pool, apart = allowed & np.isfinite(score), {}
+    for what, is_apart in {} if everything else suspects(objects).items():
+        apart[what] = int((pool & is_apart).sum())
+        pool = pool & ~is_apart
+    candidates = np.flatnonzero(pool)
+    candidates = candidates[np.argsort(-score[candidates], kind="stable")]
+    rows, num_damaged = np.empty(0, dtype=np.int64), 0
+    for first in range(0, len(candidates), 4 * number):
+        part = candidates[first : first + 4 * number]
+        is_good = np.ones(len(part), dtype=bool) if everything else ~damaged(objects, part)
+        is_looked_at = np.cumsum(is_good) - is_good < number - len(rows)  # until there are enough
+        rows = np.concatenate([rows, part[is_good & is_looked_at]])
+        num_damaged += int((~is_good & is_looked_at).sum())
+        if len(rows) == number:
+            break
+    if not everything:
+        apart["saturated or not observed in the middle"] = num_damaged
+    return Ranking(rows=rows, score=score[rows], why=reasons(objects, rows, pool), apart=apart)
+
+
+def suspects(objects: Objects) -> dict[str, np.ndarray]:
+    """Return what catalogue and fit say against objects, ``(N,)`` bool each."""
+    known = {name: objects.column(name) for name in SUSPECT_COLUMNS if name in objects.table}
+    out = {}
+    flags = known.get("flags")
+    if flags is not None and flags.dtype.kind in "iuf":
+        is_flagged = np.nan_to_num(flags) != 0
+        if is_flagged.mean() < MOSTLY:
+            out["flagged"] = is_flagged
+    is_star = np.zeros(len(objects), dtype=bool)
+    if "star_score" in known and known["star_score"].dtype.kind in "fiu":
+        is_star |= known["star_score"] >= 0.5
+    if "class" in known and known["class"].dtype.kind in "UO":
+        is_star |= np.char.lower(known["class"].astype(str)) == "star"
+    if "star_score" in known or "class" in known:
+        out["stars"] = is_star
+    if "anomaly_reason" in known:
+        out["artefacts"] = np.array([str(one).startswith(_OF_THE_IMAGE) for one in known["anomaly_reason"]])
+    return out
+
+
+SUSPECT_COLUMNS = ("flags", "star_score", "class", "anomaly_reason")
+
+
+def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
+    """Say of which objects the middle was not observed in a band that was, or is saturated: ``(n,)`` bool."""
+    out = np.zeros(len(rows), dtype=bool)
+    if objects.store is None or objects.store_row is None:
+        return out
+    there = objects.store_row[rows] >= 0
+    cutouts = objects.store.take(objects.store_row[rows[there]])
+    weight, info = cutouts.weight, objects.store.info
+    low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
+    middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
+    is_seen = (middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))  # (n, B)
+    known = info.fwhm_arcsec or (np.nan,) * len(info.bands)
+    fwhm_pixels = np.array(known, dtype=float) / info.pixel_scale_arcsec
+    out[there] = ~is_seen.all(1) | saturated(cutouts.image, weight, fwhm_pixels)
+    return out
+
+
+def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) -> np.ndarray:
+    """Say of which objects the middle looks as no source does through the PSF, ``(n,)`` bool.
+
+    Saturation leaves a hole (a pixel much fainter than both that it lies between, which a PSF wider than two
+    pixels smooths away: only bands of which it is known to be are asked) or, where it was clipped, a plateau.
+
+    Parameters
+    ----------
+    image, weight
+        ``(n, B, H, W)``.
+    fwhm_pixels
+        ``(B,)``; NaN where it is not known.
+
+    Examples
+    --------
+    >>> away = np.hypot(*np.mgrid[-7:8, -7:8])
+    >>> star = 1e4 * np.exp(-((away / 1.5) ** 2) / 2)
+    >>> images = np.stack([star, np.where(away < 1, 0.2 * star, star), np.minimum(star, 6e3)])[:, None]
+    >>> saturated(images, np.ones_like(images), np.array([3.5])).tolist()
+    [False, True, True]
+    """
+    half = image.shape[-1] // 2
+    reach = min(half - 1, max(MIDDLE_PIXELS, round(1.5 * float(np.nanmax([*fwhm_pixels, 0.0])))))
+    box = slice(half - reach - 1, half + reach + 1 + image.shape[-1] % 2)
+    pixels, weight = image[..., box, box].astype(float), weight[..., box, box].astype(float)
+    is_valid = weight > 0
+    variance = np.where(is_valid, 1 / np.where(is_valid, weight, 1), np.inf)
+    out, is_sampled = np.zeros(len(image), dtype=bool), fwhm_pixels >= 2
+    for axis in (2, 3):
+        before, here, after = (
+            [np.take(one, np.arange(n, one.shape[axis] - 2 + n), axis) for one in (pixels, variance)]
+            for n in range(3)
+        )
+        lower = np.minimum(before[0], after[0])
+        spread = np.sqrt(here[1] + np.maximum(before[1], after[1]))
+        is_hole = (lower - here[0] > HOLE * lower) & (lower - here[0] > CLIPPED_SIGMA * spread)
+        out |= is_hole[:, is_sampled].any((1, 2, 3))
+    top = np.where(is_valid, pixels, -np.inf).max((2, 3), keepdims=True, initial=-np.inf)
+    is_top = is_valid & (pixels >= (1 - PLATEAU) * top) & (pixels > BRIGHT_SIGMA * np.sqrt(variance))
+    return np.asarray(out | (is_top.sum((2, 3)) >= PLATEAU_PIXELS).any(1))
+
+
+def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
+    """Say what is odd about objects: what the fit says of the residual, and rare colours and sizes."""
+    said = [""] * len(rows)
+    if "anomaly_reason" in objects.table:
+        said = [str(one) for one in objects.column("anomaly_reason")[rows]]
+    out = []
+    for words, row in zip(said, rows.tolist(), strict=True):
+        is_seldom = words in ("", SELDOM)
+        rare = unusual(objects, row, pool, RARE if is_seldom else RAREST)
+        if is_seldom and not rare:
+            rare = ["no colour or size stands out"]
+        start = f"{words}: " if words == SELDOM else f"{words}; " if words and rare else words
+        out.append(start + ", ".join(rare))
+    return out
+
+
+def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[str]:
+    """Name the colours and sizes of an object that at least this share of those as bright does not reach."""
+    others = objects.by_brightness(pool).near(objects.brightness[row], NUM_AS_BRIGHT + 1)
+    others = others[others != row]
+    found = []
+    for name, (more, less) in _compared(objects, row).items():
+        values, own = objects.column(name)[others].astype(float), float(objects.column(name)[row])
+        values = values[np.isfinite(values)]
+        if not np.isfinite(own) or len(values) < FEWEST_OTHERS:
+            continue
+        below, above = float((values < own).mean()), float((values > own).mean())
+        reached, words = (below, more) if below > above else (above, less)
+        if reached >= share:
+            scale = np.median(np.abs(values - np.median(values))) or 1.0
+            among = f"all {len(values)}" if reached == 1 else f"{100 * reached:.3g}% of those"
+            found.append((abs(own - np.median(values)) / scale, f"{words} than {among} as bright"))
+    return [words for _, words in sorted(found, reverse=True)[:2]]
+
+
+def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
+    """Return the columns that are worth comparing for an object, and the words for more and less of each."""
+    out = {}
+    is_seen = {band: _significance(objects, row, band) >= FEWEST_SIGMA for band in objects.bands}
+    for blue, red in pairwise(objects.bands):
+        if is_seen[blue] and is_seen[red]:
+            said = f"in {blue} − {red}"
+            out[f"{blue}_minus_{red}"] = (f"redder {said}", f"bluer {said}")
+    band = reference_band(objects.bands) if objects.bands else ""
+    sizes = {
+        f"half_light_arcsec_{band}": ("larger", "smaller"),
+        f"concentration_{band}": ("more concentrated", "less concentrated"),
+    }
+    return out | {name: words for name, words in sizes.items() if name in objects.table}
+
+
+def _significance(objects: Objects, row: int, band: str) -> float:
+    name = f"flux_model_err_{band}"
+    if name not in objects.table:
+        return np.inf
+    return float(objects.column(f"flux_model_{band}")[row] / objects.column(name)[row])
