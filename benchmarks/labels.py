@@ -68,7 +68,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
     parser.add_argument("--numbers", nargs="+", type=int, default=None, help="of labels")
-    parser.add_argument("--objects", type=int, default=None, help="galaxies of each sky, at most")
+    parser.add_argument("--objects", type=int, default=None, help="galaxies to draw on each sky, at most")
+    parser.add_argument("--fits", type=int, default=None, help="galaxies to fit of each; by default all")
     parser.add_argument("--model", default="builtin:ugriz")
     parser.add_argument("--head", default=None, help="by default the one that came with the model")
     parser.add_argument("--record", default=None, help="a head to write the result without labels into")
@@ -120,12 +121,12 @@ def make_sky(sky: str, out: Path, objects: int, options: argparse.Namespace) -> 
     size = Model.load(options.model).cutout_size(0.168)
     inputs: dict[str, Any] = {"labels": images / "truth.parquet", "select": select}
     inputs["store"] = deepfits.cutouts(images, out / f"cutouts-{objects}", size=size)
-    identities = table1.labelled_objects(inputs)[:objects]
+    identities = table1.labelled_objects(inputs)[: options.fits or objects]
     print(f"{sky}: fitting {len(identities)} galaxies", flush=True)
     inputs["features"] = deepfits.fit(
         inputs["store"],
         options.model,
-        out / f"features-{objects}",
+        out / f"features-{len(identities)}",
         object_ids=identities,
         threads=1,
         progress=table1.Told(sky),

@@ -30,6 +30,8 @@ modes = ["embedder", "optimise", "both"]
 methods = ["boosting"]
 feature_sets = ["latents", "magnitudes"]
 tuning_trials = 2
+scenes = "builtin:ugriz"
+scene_labels = 10
 """
 
 
@@ -53,6 +55,7 @@ def test_every_stage_leaves_its_files(small_run):
         "features-optimise/_features.json",
         "features-both/_features.json",
         "redshift/metrics.json",
+        "scenes/redshift/metrics.json",
         "report/index.html",
         "report/figures/figure-1.png",
         "report/figures/figure-2.png",
@@ -93,6 +96,16 @@ def test_the_report_says_what_was_measured(small_run):
     metrics = json.loads((small_run.parents[1] / "redshift" / "metrics.json").read_text())
     first = metrics["rows"][0]["metrics"]["sigma_mad"]["value"]
     assert f"{first:.3f}" in html
+    scenes = json.loads((small_run.parents[1] / "scenes" / "redshift" / "metrics.json").read_text())["rows"]
+    by_method = {row["method"]: row for row in scenes}
+    assert by_method["adapted"]["num_train"] == 10
+    # without any label redshifts of the same objects are better than of methods that learned from them
+    assert by_method["pretrained"]["num_test"] == metrics["rows"][0]["num_test"]
+    without, constant = (
+        one["metrics"]["sigma_mad"]["value"] for one in (by_method["pretrained"], metrics["rows"][0])
+    )
+    assert without < 0.7 * constant
+    assert "without any label: pretrained" in html
 
 
 def test_running_again_changes_nothing(small_run):

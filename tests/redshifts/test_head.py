@@ -18,7 +18,9 @@ from deepfits.redshifts.head import (
     NUM_CELLS,
     Examples,
     Head,
+    TuneConfig,
     disclaimer,
+    fine_tuned,
     fit_zero_points,
     head_directory,
     head_loss,
@@ -30,7 +32,7 @@ from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.pdf import LEVELS, MEDIAN
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
-from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
+from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.surveys import SURVEYS, find_survey
 from deepfits.stages.redshifts.curves import write_curves
@@ -173,9 +175,44 @@ def test_zero_points_are_found_through_the_networks(head, columns):
     # the prior of 0.05 mag and a coarse head leave some of it
     colour = found.zero_points[0] - found.zero_points[1]
     assert 0.3 * (OFFSET[0] - OFFSET[1]) < colour < 1.2 * (OFFSET[0] - OFFSET[1])
+    # a band that an object lacks tells nothing, and all others still do
+    light = replace(examples.light, flux=examples.light.flux.copy())
+    light.flux[:, 4], light.flux[::7, 3] = np.nan, np.nan
+    fewer = fit_zero_points(head, replace(examples, light=light)).zero_points
+    assert fewer[4] == 0
+    assert 0.3 * (OFFSET[0] - OFFSET[1]) < fewer[0] - fewer[1] < 1.2 * (OFFSET[0] - OFFSET[1])
     # no label, no evidence: the prior keeps them near zero
     one = fit_zero_points(head, examples.take(np.arange(1)))
     assert np.abs(one.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
+
+
+def test_inputs_can_be_hidden_to_find_what_they_bring():
+    examples = examples_of(scene_sky(200, 1))
+    seen, hidden = (
+        teach(examples, BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
+        for unseen in ((), ("error", "radius"))
+    )
+    is_hidden = np.array([name.startswith(("error_", "radius_")) for name in input_names(BANDS)])
+    assert is_hidden.sum() == 10
+    one, other = (head.inputs(examples.light) for head in (seen, hidden))
+    np.testing.assert_array_equal(other, np.where(is_hidden, 0, one))
+    assert (one[:, is_hidden] != 0).any(axis=0).all()
+
+
+def test_no_label_left_out_has_a_say_in_the_network_that_speaks_of_it(head, columns):
+    examples = examples_of(columns)
+    train, left_out = examples.take(np.arange(80)), examples.take(np.arange(80, 120))
+    wrong = left_out.redshift.copy()
+    wrong[::2] = 5.9
+    config = TuneConfig(epochs=6, patience=6)
+    one, other = (
+        fine_tuned(head, 0, train, replace(left_out, redshift=redshift), config)[1]
+        for redshift in (left_out.redshift, wrong)
+    )
+    np.testing.assert_array_equal(one[::2], other[::2])
+    assert np.abs(one[1::2] - other[1::2]).max() > 0.01
+    assert scatter(quantiles_of(one)[:, MEDIAN], left_out.redshift) < 0.1
+    np.testing.assert_allclose(one.sum(axis=1), 1, atol=1e-5)
 
 
 def test_head_on_disk_is_the_same(head, files, columns):

@@ -24,7 +24,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.networks import one_cycle
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
-from deepfits.redshifts.scene_light import SceneLight, head_inputs, reference_order
+from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +167,12 @@ class Head:
             self.zero_points if zero_points is None else zero_points, dtype=torch.float32
         )
         factor = 10 ** (0.4 * zero_points)
-        return [one * factor for one in parts[:4]] + list(parts[4:])
+        # the gradient of a band that is missing is 0, and not NaN
+        known = [torch.isfinite(one) for one in parts[:4]]
+        return [
+            torch.where(is_known, torch.where(is_known, one, 0.0) * factor, torch.nan)
+            for is_known, one in zip(known, parts[:4], strict=True)
+        ] + list(parts[4:])
 
     def _standardised(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         import torch
@@ -374,10 +379,17 @@ def teach(
     rate: float = 2e-3,
     num_replay: int = 4000,
     seed: int = 0,
+    unseen: Sequence[str] = (),
     about: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Head:
-    """Teach a head on simulated objects."""
+    """Teach a head on simulated objects.
+
+    Parameters
+    ----------
+    unseen
+        Inputs to hide from the networks, of `scene_light.INPUTS`: to find out what they bring.
+    """
     import torch
 
     rng = np.random.default_rng(seed)
@@ -387,6 +399,8 @@ def teach(
     low, centre, high = np.nanquantile(values, [0.16, 0.5, 0.84], axis=0)
     centre = np.nan_to_num(centre).astype(np.float32)
     scale = np.nan_to_num(np.where(high > low, (high - low) / 2, 1.0), nan=1.0).astype(np.float32)
+    hidden = [place for place, one in enumerate(input_names(bands)) if one.partition("_")[0] in unseen]
+    scale[hidden] = np.inf
     places = rng.permutation(len(examples))
     head = Head(
         bands=tuple(bands),
@@ -493,10 +507,18 @@ class TuneConfig:
 
 def fine_tuned(
     head: Head, number: int, train: Examples, left_out: Examples, config: TuneConfig
-) -> dict[str, np.ndarray]:
-    """Train one member of a head further, and return its weights at the best loss of what is left out.
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Train one member of a head further, and keep its weights at the best loss of what is left out.
 
     The untrained member is among those that are compared.
+
+    Returns
+    -------
+    weights
+        Of the trained network.
+    density
+        ``(V, G)``: p on the cells for the V left out. Each half of them is told by the weights that suit the
+        other half best, so that no object had a say in when the network that speaks of it stopped.
     """
     import torch
 
@@ -507,12 +529,31 @@ def fine_tuned(
     truth = Minibatches(left_out, 0)
     told = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    halves = (slice(0, None, 2), slice(1, None, 2))
+    least = {"first": np.inf, "second": np.inf, "all": np.inf}
+    density = torch.zeros(len(truth), NUM_CELLS)
+    weights, since = weights_of(network), 0
 
-    def left() -> float:
+    def is_best() -> bool:
+        """Compare the network as it stands with the best so far; say whether it is the best for all."""
+        nonlocal weights
         with torch.no_grad():
-            return float(head_loss(network(inputs), truth.log, truth.kind, truth.weight, 0.1))
+            output = network(inputs)
 
-    best, weights, since = left(), weights_of(network), 0
+        def is_less(name: str, rows: slice) -> bool:
+            loss = head_loss(output[rows], truth.log[rows], truth.kind[rows], truth.weight[rows], 0.1).item()
+            found, least[name] = loss < least[name], min(loss, least[name])
+            return found
+
+        for name, judges, spoken_of in (("first", *halves), ("second", *halves[::-1])):
+            if is_less(name, judges):
+                density[spoken_of] = torch.softmax(output[spoken_of, :NUM_CELLS], 1)
+        found = is_less("all", slice(None))
+        if found:
+            weights = weights_of(network)
+        return found
+
+    is_best()
     steps = max(8, len(real) // config.batch)
     for epoch in range(config.epochs):
         for step in range(steps):
@@ -537,12 +578,10 @@ def fine_tuned(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
-        since += 1
-        if (found := left()) < best:
-            best, weights, since = found, weights_of(network), 0
+        since = 0 if is_best() else since + 1
         if since >= config.patience:
             break
-    return weights
+    return weights, density.double().numpy()
 
 
 def as_float32(examples: Examples) -> Examples:

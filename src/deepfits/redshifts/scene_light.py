@@ -22,7 +22,7 @@ FLOOR = 0.01
 """Share of a flux that its error is at least: no generator draws better."""
 EDGE = 12.0
 """Logarithms of errors and fluxes relative to the reference band are held to this."""
-NUM_PER_BAND = 6
+INPUTS = ("flux", "error", "observed", "growth", "radius", "concentration")
 """Inputs for each band: see `head_inputs`."""
 
 
@@ -120,6 +120,11 @@ def reference_order(bands: Sequence[str]) -> list[int]:
     """Return the bands' places in the order in which they serve as the reference."""
     first = [bands.index(band) for band in REFERENCE_BANDS if band in bands]
     return first + [place for place in range(len(bands)) if place not in first]
+
+
+def input_names(bands: Sequence[str]) -> list[str]:
+    """Return names of the inputs of `head_inputs`, in their order."""
+    return ["reference", *(f"{name}_{band}" for name in INPUTS for band in bands)]
 
 
 def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Tensor:

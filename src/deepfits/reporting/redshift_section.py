@@ -53,10 +53,12 @@ FEATURES = {
     "fits": "methods with and without the best fits",
 }
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
-OTHER_FEATURES = ("", "magnitudes", "templates")  # what anyone can measure without the model
+OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # what anyone can measure without the model
 
 
-def section(directory: Path, metrics: Mapping[str, Any]) -> tuple[Section, dict[str, Any]]:
+def section(
+    directory: Path, metrics: Mapping[str, Any], scenes: Mapping[str, Any] | None = None
+) -> tuple[Section, dict[str, Any]]:
     """Return the section on redshifts, and the figures in it.
 
     Parameters
@@ -65,12 +67,20 @@ def section(directory: Path, metrics: Mapping[str, Any]) -> tuple[Section, dict[
         What the stage `redshift` wrote.
     metrics
         Its ``metrics.json``.
+    scenes
+        The same of fits of another model, one that draws scenes.
     """
-    rows = metrics["rows"]
+    rows = [*metrics["rows"]]
+    if scenes is not None:
+        rows += [row for row in scenes["rows"] if row["method"] != "constant"]
     table = PageTable(
-        columns=["method", "features", "loss", *COLUMNS.values()],
+        columns=["method", "features", "loss", "labels", *COLUMNS.values()],
         rows=[
-            [row["method"], row["features"], row["loss"], *(_cell(row["metrics"][name]) for name in COLUMNS)]
+            [
+                *(row[name] for name in ("method", "features", "loss")),
+                f"{row['num_train']:,}",
+                *(_cell(row["metrics"][name]) for name in COLUMNS),
+            ]
             for row in rows
         ],
         caption="± is the standard deviation over bootstrap resamples of the held-out objects. "
@@ -81,6 +91,11 @@ def section(directory: Path, metrics: Mapping[str, Any]) -> tuple[Section, dict[
         f"{rows[0]['num_test']:,} held-out objects with a redshift, the same for every row; trained on "
         f"{rows[0]['num_train']:,} labels."
     )
+    if scenes is not None:
+        text += (
+            " The last rows are of fits of the same objects with a model that draws scenes, whose head was "
+            "taught on simulated galaxies: what there is before any spectrum, and with a few."
+        )
     pictures = [
         Picture(name=f"redshift-{name}", figure=figure, caption=caption)
         for name, figure, caption in redshift_figures.all_figures(directory)
@@ -115,16 +130,20 @@ def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return our best method and the best baseline.
 
-    Ours is chosen without the test objects, by those left out while it learned (`left_out` in its row). The
+    Ours is chosen without the test objects, by those left out while it learned (`left_out` in its row), among
+    those that learned from all labels. The
     baseline is whichever did best on the test objects themselves: a choice that can only favour it.
     """
-    judged = [row for row in rows if row.get("left_out") and is_ours(row)]
+    most = max(row["num_train"] for row in rows)
+    judged = [row for row in rows if row.get("left_out") and is_ours(row) and row["num_train"] == most]
     others = [row for row in rows if row["method"] != "constant" and not is_ours(row)]
     best = {}
     if judged:
         best["ours"] = min(judged, key=lambda row: row["left_out"]["sigma_mad"])
     if others:
         best["best baseline"] = min(others, key=lambda row: row["metrics"]["sigma_mad"]["value"])
+    if without := next((row for row in rows if row["method"] == "pretrained"), None):
+        best["without any label"] = without
     return {
         f"σ_MAD of redshifts, {words}: {_name(row)}": f"{row['metrics']['sigma_mad']['value']:.3f}"
         for words, row in best.items()

@@ -342,7 +342,9 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
         if not is_redshift_name(metrics["target"]):
             text = f"{path.parent} holds predictions of {metrics['target']}: see table.md there."
             return Section(title="Redshifts", paragraphs=[text]), {}
-        return redshift_section.section(path.parent, metrics)
+        more = run / "scenes" / "redshift" / "metrics.json"
+        scenes = read_json(more, what="redshift metrics") if more.exists() else None
+        return redshift_section.section(path.parent, metrics, scenes)
 
 
 def _absent(title: str, what: str, command: str) -> Section:

@@ -32,7 +32,7 @@ _KEYS: dict[str, dict[str, Any]] = {
     "run": {"out": str},
     "images": {"path": str | Sequence[str]},
     "fit": {"modes": Sequence[Literal["embedder", "optimise", "both"]]},
-    "redshift": {"labels": str},
+    "redshift": {"labels": str, "scenes": str, "scene_labels": int},
 }
 # What `run` itself decides for each stage, so that a file cannot say it twice.
 _WIRED = {
@@ -259,7 +259,23 @@ def _run(config: RunFile, progress: Progress) -> Path:
         sections.setdefault("redshift", {})
         embedder = features.get("embedder")
         call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
+        if "scenes" in sections["redshift"]:
+            _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     return call("report", out)
+
+
+def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:
+    """Predict the same test objects by the head of a model of scenes: without labels, and with a few."""
+    from deepfits.stages.redshifts.load import objects_to_fit
+
+    how = {
+        name: section[name] for name in ("label_column", "select", "train_select", "seed") if name in section
+    }
+    how["max_labels"] = section.get("scene_labels")
+    wanted = objects_to_fit(store, labels, **how)
+    features = call("fit", store, section["scenes"], out / "features", object_ids=wanted)
+    heads = {"methods": ["pretrained", "adapted"], "feature_sets": None, "template_features": False}
+    call("redshift", features, labels, out / "redshift", **how, **heads)
 
 
 def _options_of(mode: str) -> dict[str, bool]:

@@ -210,10 +210,9 @@ def _adapted_heads(
             if is_tuned:
                 some = train[np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]]
                 config = TuneConfig(seed=seed + place)
-                member = fine_tuned(one, place, examples.take(some), examples.take(test), config)
+                member, density = fine_tuned(one, place, examples.take(some), examples.take(test), config)
                 members.append(member)
-                alone = replace(one, members=(member,))
-                tuned[test] = quantiles_of(alone.densities(examples.light.take(test))[0])
+                tuned[test] = quantiles_of(density)
             task.advance(1)
     left_out.append(shifted)
     if not is_tuned:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deepfits.files import contents
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
@@ -48,6 +50,41 @@ def load_dataset(
     place = Path(config.features)
     similarity = Similarity.read(place if place.is_dir() else place.parent, length).matrix
     return replace(dataset, source=replace(dataset.source, similarity=similarity))
+
+
+def objects_to_fit(
+    store: str | Path,
+    labels: str | Path,
+    *,
+    label_column: str = "z_spec",
+    select: Sequence[str] = (),
+    max_labels: int | None = None,
+    **others: Any,
+) -> list[Any]:
+    """Return the identities of the cutouts that a table of redshifts needs: to test on, and to learn from.
+
+    Parameters
+    ----------
+    max_labels
+        To learn from, at most: those that a table with as many labels learns from.
+    **others
+        Of `make_dataset`.
+    """
+    from deepfits.survey.store import CutoutStore
+
+    columns = {
+        name: np.asarray(values) for name, values in CutoutStore(store).catalogue(["ra", "dec"]).items()
+    }
+    columns["latent"] = np.zeros((len(columns["object_id"]), 1))
+    dataset = make_dataset(
+        columns,
+        read_labels(labels, column=label_column, select=select),
+        max_labels=max_labels,
+        fewest=1,
+        **others,
+    )
+    rows = np.sort(np.concatenate([dataset.split.test, dataset.split.fitted]))
+    return list(dataset.object_id[rows].tolist())
 
 
 def is_of_classes(path: str | Path, column: str) -> bool:

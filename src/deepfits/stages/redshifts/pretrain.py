@@ -96,7 +96,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     from deepfits.redshifts.head import Examples, teach
     from deepfits.sky.population import PopulationLaws
     from deepfits.sky.surveys import find_survey
-    from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointing, grafted
+    from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointings, grafted
 
     for name, low in (
         ("num_skies", 1),
@@ -127,12 +127,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         if results.is_finished:
             return results.path
         narrowest = SHARPEST * model.grid.reference_fwhm_arcsec
-        pointings = [
-            draw_pointing(
-                surveys, number, config.num_fitted, np.random.default_rng((config.seed, number)), narrowest
-            )
-            for number in range(config.num_skies)
-        ]
+        pointings = draw_pointings(surveys, config.num_skies, config.num_fitted, config.seed, narrowest)
         if laws is not None:
             pointings = [replace(one, laws=laws) for one in pointings]
         fitted = []

@@ -103,6 +103,16 @@ def draw_pointing(
     return replace(pointing, size=int(np.clip(side, MIN_SIZE, MAX_SIZE)))
 
 
+def draw_pointings(
+    surveys: Sequence[SkySurvey], number: int, objects: int, seed: int, narrowest: float
+) -> list[Pointing]:
+    """Draw what several skies are like, each from its own random numbers; see `draw_pointing`."""
+    return [
+        draw_pointing(surveys, one, objects, np.random.default_rng((seed, one)), narrowest)
+        for one in range(number)
+    ]
+
+
 def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return for each detection the row of the true object that it shows, −1 for none: ``(N,)``.
 

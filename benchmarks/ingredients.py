@@ -1,0 +1,208 @@
+"""What each ingredient of a head brings to redshifts without labels.
+
+    python benchmarks/ingredients.py --out bench-labels [--objects N] [--fits N]
+
+Heads are taught as `deepfits redshift pretrain` teaches them, smaller ones, each without one ingredient: some
+inputs, the grafted galaxies, their many populations. The skies that they learn from are those of
+``OUT/head`` (made by `redshift pretrain` where they are not there); two are left out, and their galaxies
+decide. Beside them stand the skies of ``benchmarks/labels.py`` under the same ``--out``: a simulated one of
+another population, and zCOSMOS with its real redshifts, which decide nothing.
+
+Latents, χ² and posterior widths of a fit belong to that fit, so no drawn galaxy can take them over. What they
+would bring is measured by networks on fits alone: of the simulated sky's galaxies, without and with them.
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import deepfits
+import labels
+import table1
+from deepfits.models.bundle import Model
+from deepfits.photometry import robust_scatter
+from deepfits.provenance import provenance
+from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
+from deepfits.redshifts.head import Examples, Head, quantiles_of, teach
+from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
+from deepfits.redshifts.metrics import delta_z
+from deepfits.redshifts.pdf import MEDIAN, pdf_metrics
+from deepfits.redshifts.scene_light import SceneLight
+from deepfits.sky.population import PopulationLaws
+from deepfits.splits import is_held_out
+from deepfits.stages.redshifts.pretrain import SHARPEST
+from deepfits.stages.redshifts.pretraining import FittedSky, default_surveys, draw_pointings, grafted
+
+NUM_SKIES, NUM_FITTED = 10, 500
+LEFT_OUT = (7, 9)
+"""Skies that no head learns from: one of CLAUDS+HSC, one of Rubin."""
+NUM_DRAWN, STEPS = 60_000, 2_500
+HEADS: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "no radii and concentrations": {"unseen": ("radius", "concentration")},
+    "neither these nor total fluxes": {"unseen": ("radius", "concentration", "growth")},
+    "no errors as inputs": {"unseen": ("error",)},
+    "grafted galaxies of one population": {"laws": PopulationLaws()},
+    "a quarter of the grafted galaxies": {"drawn": NUM_DRAWN // 4},
+    "fitted galaxies alone": {"drawn": 0},
+}
+NETWORKS = {
+    "scene": (),
+    "scene, χ², posterior widths": ("log_chi2_dof", "log_latent_std"),
+    "scene, latents": ("latent_",),
+    "scene, χ², posterior widths, latents": ("log_chi2_dof", "log_latent_std", "latent_"),
+}
+"""Beginnings of the names of features beside those of the scene."""
+COLUMNS = ("σ_MAD", "η (0.15)", "CRPS", "68%")
+
+
+def main() -> None:
+    """Teach, judge, print."""
+    parser = argparse.ArgumentParser(description="What each ingredient of a head brings.")
+    parser.add_argument("--out", default="bench-labels")
+    parser.add_argument("--skies", nargs="+", default=["zcosmos", "simulated"])
+    parser.add_argument("--objects", type=int, nargs="+", default=[15000], help="of each sky, to draw")
+    parser.add_argument("--fits", type=int, nargs="+", default=[None], help="of each sky, at most")
+    parser.add_argument("--model", default="builtin:ugriz")
+    parser.add_argument("--zcosmos", default=None)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    skies = {}
+    for place, sky in enumerate(options.skies):
+        objects, options_fits = (one[min(place, len(one) - 1)] for one in (options.objects, options.fits))
+        one = argparse.Namespace(**{**vars(options), "fits": options_fits})
+        skies[sky] = labelled(labels.make_sky(sky, Path(options.out) / sky, objects, one))
+    found = {"heads": heads(skies, options), "networks": networks(skies)}
+    print(json.dumps({"benchmark": "ingredients", **found, "provenance": provenance()}))
+
+
+def labelled(inputs: dict[str, Any]) -> tuple[Source, np.ndarray]:
+    """Return fits with a known redshift, and the redshifts."""
+    columns = read_features(inputs["features"])
+    columns = {name: values[np.isfinite(columns["latent"]).all(axis=1)] for name, values in columns.items()}
+    known = read_labels(inputs["labels"], select=inputs["select"])
+    pairs = match_labels(columns, known)
+    columns = {name: values[pairs.rows] for name, values in columns.items()}
+    return Source(columns=columns, bands=band_names(columns)), known.value[pairs.label_rows]
+
+
+def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespace) -> dict[str, Any]:
+    """Teach a head without each ingredient."""
+    model = Model.load(options.model)
+    assert model.grid is not None
+    out = deepfits.redshift_pretrain(
+        Path(options.out) / "head",
+        model=options.model,
+        num_skies=NUM_SKIES,
+        num_fitted=NUM_FITTED,
+        progress=table1.Told("skies"),
+    )
+    places = [out / "skies" / f"sky-{number:02d}" / "examples.npz" for number in range(NUM_SKIES)]
+    every = [FittedSky.load(place) for place in places]
+    narrowest = SHARPEST * model.grid.reference_fwhm_arcsec
+    pointings = draw_pointings(default_surveys(), NUM_SKIES, NUM_FITTED, 0, narrowest)
+    kept = [number for number in range(NUM_SKIES) if number not in LEFT_OUT]
+    fitted = [every[number] for number in kept]
+    aside = Examples.join([every[number].examples for number in LEFT_OUT])
+    aside = aside.take(np.flatnonzero(aside.kind == 0))
+    tests = {"left out": (aside.light, aside.redshift)}
+    tests |= {
+        name: (SceneLight.of(source, model.info.bands), value) for name, (source, value) in skies.items()
+    }
+
+    def one(unseen: tuple[str, ...] = (), drawn: int = NUM_DRAWN, laws: Any = None) -> Head:
+        parts = [one.examples for one in fitted]
+        if drawn:
+            rng = np.random.default_rng(3)
+            parts.append(grafted(fitted, [pointings[number] for number in kept], drawn, rng, laws))
+        return teach(
+            Examples.join(parts),
+            model.info.bands,
+            model_hash=model.fingerprint,
+            steps=STEPS if drawn else STEPS // 2,
+            num_members=1,
+            unseen=unseen,
+        )
+
+    def judged(head: Head) -> Callable[[str], list[float]]:
+        return lambda name: judge(quantiles_of(head.densities(tests[name][0])[0]), tests[name][1])
+
+    return table("head", HEADS, lambda name: judged(one(**HEADS[name])), tests)
+
+
+def networks(skies: dict[str, tuple[Source, np.ndarray]]) -> dict[str, Any]:
+    """Train networks on fits of the simulated sky, with and without latents."""
+    if "simulated" not in skies:
+        return {}
+    source, value = skies["simulated"]
+    is_test = is_held_out(source.columns["object_id"])
+    train = source.take(np.flatnonzero(~is_test))
+    tests = {"left out": (source.take(np.flatnonzero(is_test)), value[is_test])}
+    tests |= {name: pair for name, pair in skies.items() if name != "simulated"}
+    recipes = [FeatureRecipe.learn(name, train) for name in ("scene", "extended")]
+
+    def features(of: Source, more: tuple[str, ...]) -> Matrix:
+        scene, others = (recipe.make(of) for recipe in recipes)
+        wanted = [place for place, name in enumerate(others.names) if more and name.startswith(more)]
+        values = np.hstack([scene.values, others.values[:, wanted]])
+        return Matrix(values=values, names=(*scene.names, *(others.names[place] for place in wanted)))
+
+    def judged(name: str) -> Callable[[str], list[float]]:
+        more = NETWORKS[name]
+        ensemble, _, _ = train_ensemble(features(train, more), value[~is_test], MLPConfig())
+
+        def on(test: str) -> list[float]:
+            told = ensemble.predict(tests[test][0], features(tests[test][0], more)).quantiles
+            assert told is not None
+            return judge(told, tests[test][1])
+
+        return on
+
+    return table("networks on fits", NETWORKS, judged, tests)
+
+
+def judge(quantiles: np.ndarray, redshift: np.ndarray) -> list[float]:
+    """Return the figures of `COLUMNS`."""
+    error = delta_z(quantiles[:, MEDIAN], redshift)
+    metrics = pdf_metrics(quantiles, redshift, num_resamples=2)
+    return [
+        float(robust_scatter(error)),
+        float((np.abs(error) > 0.15).mean()),
+        metrics["crps"]["value"],
+        metrics["coverage_68"]["value"],
+    ]
+
+
+def table(
+    title: str,
+    rows: dict[str, Any],
+    made: Callable[[str], Callable[[str], list[float]]],
+    tests: dict[str, tuple[Any, np.ndarray]],
+) -> dict[str, Any]:
+    """Print a table, row by row, and return its figures."""
+    cells = [f"{name} ({len(value):,}): {', '.join(COLUMNS)}" for name, (_, value) in tests.items()]
+    print(f"\n| {title} | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}", flush=True)
+    out = {}
+    for row in rows:
+        of = made(row)
+        out[row] = {name: dict(zip(COLUMNS, of(name), strict=True)) for name in tests}
+        cells = [
+            f"{one['σ_MAD']:.4f}, {100 * one['η (0.15)']:.1f}%, {one['CRPS']:.4f}, {100 * one['68%']:.0f}%"
+            for one in out[row].values()
+        ]
+        print(f"| {row} | {' | '.join(cells)} |", flush=True)
+    return out
+
+
+if __name__ == "__main__":
+    main()
