@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
 from deepfits.options import documentation, from_text, name_value, options_of
+from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
 
 INPUT_ERROR_STATUS = 2
@@ -76,7 +77,6 @@ galaxy, quasar). `deepfits property` is the same command under a name that says 
 """
 GROUP = ("redshift", "property")
 NAMING = {"--target", "--label-column", "-h", "--help"}
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def words_of(name: str) -> list[str]:
@@ -233,12 +233,11 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
 
     from deepfits.console import console
 
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         if threads is not None:
             os.environ[variable] = str(threads)
         else:
-            os.environ.setdefault(variable, str(available))
+            os.environ.setdefault(variable, str(available_cores()))
     # Threads that wait in a loop slow each other down many times where cores are shared
     # (docs/decisions/04-threads-wait-asleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar, Union, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, cast
 
 from deepfits.errors import InputError, nearest
 from deepfits.files import read_text
@@ -35,6 +35,17 @@ _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _SHOWN = 60
 
 Made = TypeVar("Made")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """What a field of a configuration is: see `deepfits.stages.stage`."""
+
+    name: str
+
+
+INPUT = Mark("input")
+NEUTRAL = Mark("neutral")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +151,19 @@ def check(config: Any, *, where: str) -> None:
 def to_mapping(config: Any) -> dict[str, Any]:
     """Return a dataclass as JSON and TOML can hold it: paths as text, tuples as lists, NaN as None."""
     return {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+class Stored:
+    """A dataclass that is kept as JSON or TOML."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold; NaN becomes None."""
+        return to_mapping(self)
+
+    @classmethod
+    def from_json(cls, content: Any, where: str | Path = "") -> Self:
+        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
+        return from_mapping(cls, content, where=where)
 
 
 def read_toml(path: str | Path, *, what: str = "file") -> dict[str, Any]:
@@ -253,7 +277,7 @@ def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = 
         if isinstance(value, annotation):
             return value
         return annotation(_convert_literal(value, tuple(e.value for e in annotation), where, key))
-    known = isinstance(container, type)
+    known = isinstance(container, type) and not getattr(container, "_is_protocol", False)
     return _accept(value, not known or isinstance(value, container), annotation, where, key)
 
 

@@ -13,6 +13,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -50,6 +51,22 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names)}"
+
+
+def in_a_line(error: object, most: int = 160) -> str:
+    """Return what an error says, in one line of at most so many letters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str], told: str, remedy: str = "fetch it again") -> Iterator[None]:
+    """Turn whatever libraries raise on a damaged file into an error that names it and says what to do."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many kinds
+        raise InputError(f"{path}: {told} ({in_a_line(error)}); {remedy}") from error
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -118,15 +135,12 @@ def explain(error: BaseException) -> str | None:
         remedy = "" if number == errno.EROFS else "make space, or "
         return f"{place}{os.strerror(number)}; {remedy}write elsewhere, and run the same command again"
     if is_out_of_memory(error):
-        text = " ".join(str(error).split())[:200]
-        return (
-            f"out of memory ({text or type(error).__name__}); use fewer workers, or smaller batches or shards"
-        )
+        return f"out of memory ({in_a_line(error)}); use fewer workers, or smaller batches or shards"
     if isinstance(error, OSError):
         if _names_file(error):
             where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
             return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"
-        return f"cannot read or write: {' '.join(str(error).split())}"
+        return f"cannot read or write: {in_a_line(error)}"
     return None
 
 

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfits.errors import InputError, no_space
+from deepfits.errors import InputError, in_a_line, naming, no_space
 
 if TYPE_CHECKING:
     import h5py
@@ -222,7 +222,7 @@ def content_of(path: str | Path, *, what: str = "file") -> Iterator[None]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        told = f"{type(error).__name__}: {in_a_line(error, 120)}"
         raise InputError(f"{path}: not the {what} that deepfits writes ({told}); make it again") from error
 
 
@@ -237,17 +237,15 @@ def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, 
     import numpy as np
 
     require_regular(Path(path))
-    try:
-        with Path(path).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            declared = sum(one.file_size for one in file.zip.infolist())
-            if declared > max(1000 * Path(path).stat().st_size, 1 << 26):
-                raise InputError(f"{path}: declares {declared} bytes, far more than the file has; remove it")
-            return {name: file[name] for name in file.files}
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
-        told = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: damaged {what} ({told}); remove it") from error
+    with (
+        naming(path, f"damaged {what}", "remove it"),
+        Path(path).open("rb") as handle,
+        np.load(handle, allow_pickle=False) as file,
+    ):
+        declared = sum(one.file_size for one in file.zip.infolist())
+        if declared > max(1000 * Path(path).stat().st_size, 1 << 26):
+            raise InputError(f"{path}: declares {declared} bytes, far more than the file has; remove it")
+        return {name: file[name] for name in file.files}
 
 
 def _whole(text: str) -> int:

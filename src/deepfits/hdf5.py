@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import require_regular
 
 _MAX_LINKS = 16
@@ -37,14 +37,8 @@ def opened(
         No regular file, or whatever HDF5 makes of a damaged one, at any access.
     """
     require_regular(Path(path))
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # h5py raises many kinds
-        told = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: damaged {what} ({told}); {remedy}") from error
+    with naming(path, f"damaged {what}", remedy), h5py.File(path, "r") as file:
+        yield file
 
 
 def read_column(data: h5py.Dataset) -> np.ndarray:

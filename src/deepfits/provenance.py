@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from deepfits.processes import available_cores
 
 _PACKAGES = (
     "deepfits",
@@ -72,10 +73,9 @@ def hardware() -> dict[str, Any]:
                 break
     except OSError:
         pass  # not Linux: the platform's own word has to do
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": name,
-        "cores": cores,
+        "cores": available_cores(),
         "machine": platform.machine(),
         "system": platform.system(),
     }

@@ -113,7 +113,7 @@ def test_a_damaged_field_stops_no_other(images, model, through_a_store, tmp_path
     ("options", "message"),
     [
         ({"cutting": {"zeropoint": 27}}, "did you mean 'zero_point'"),
-        ({"cutting": {"shard_size": 0}}, "shard_size must be at least 1"),
+        ({"cutting": {"shard_size": 0}}, "shard_size must be a whole number from 1"),
         ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
     ],
 )

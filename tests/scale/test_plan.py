@@ -61,10 +61,10 @@ def test_measured_here():
 @pytest.mark.parametrize(
     ("objects", "options", "message"),
     [
-        (0, {}, "objects must be positive"),
+        (0, {}, "objects must be a finite number above 0"),
         (float("inf"), {}, "objects must be a finite number"),
         (1e6, {"device": "h20"}, "did you mean 'h200'"),
-        (1e6, {"num_devices": 0}, "num_devices must be positive"),
+        (1e6, {"num_devices": 0}, "num_devices must be a whole number from 1"),
     ],
 )
 def test_impossible_plans_are_refused(objects, options, message):

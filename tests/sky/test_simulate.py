@@ -171,10 +171,10 @@ def test_nothing_stands_under_a_final_name_when_drawing_fails(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 10}, "size must lie in"),
+        ({"size": 10}, "size must be a whole number from 64"),
         ({"num_patches": 0}, "num_patches"),
         ({"seed": -1}, "seed"),
-        ({"layout": "odd"}, "layout 'odd'"),
+        ({"layout": "odd"}, "layout must be 'plain' or 'hsc', not 'odd'"),
         ({"survey": "clouds-hsc"}, "did you mean 'clauds-hsc'"),
         ({"survey": "nowhere.toml"}, "no such survey file"),
     ],
@@ -200,10 +200,14 @@ def test_a_survey_of_ones_own(tmp_path):
     text = path.read_text()
     for line, other, message in (
         ("saturation = 16", "saturation = 16\ndept = 3", r"mine.toml: bands\[0\]: .*did you mean 'depth'"),
-        ("pixel_scale_arcsec = 0.25", "pixel_scale_arcsec = 0", "pixel_scale_arcsec must lie in"),
-        ("depth = 24", "depth = nan", r"mine.toml: bands\[0\].depth must be a finite number, not nan"),
-        ("depth = 24", "depth = 1e300", "depth is not a magnitude"),
-        ("depth = 24", "depth = true", "depth must be a finite number, not True"),
+        (
+            "pixel_scale_arcsec = 0.25",
+            "pixel_scale_arcsec = 0",
+            "pixel_scale_arcsec must be a finite number from 0.01",
+        ),
+        ("depth = 24", "depth = nan", r"mine.toml: bands\[0\].depth must be a finite number .*, not nan"),
+        ("depth = 24", "depth = 1e300", r"bands\[0\].depth must be a finite number from -60"),
+        ("depth = 24", "depth = true", "depth must be a finite number .*, not True"),
         ('name = "mine"', "name = 3", "mine.toml: name must be text, not 3"),
     ):
         path.write_text(text.replace(line, other))

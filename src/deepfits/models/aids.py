@@ -10,16 +10,14 @@ takes longer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.config import Range, Stored, check
 from deepfits.models.layers import ModelConfig
 
 VIEWS = 4
@@ -27,7 +25,7 @@ VIEWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class AidsConfig:
+class AidsConfig(Stored):
     """What the two networks look like.
 
     Attributes
@@ -44,15 +42,6 @@ class AidsConfig:
 
     def __post_init__(self) -> None:
         check(self, where="aids")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return to_mapping(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path = "aids") -> AidsConfig:
-        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
-        return from_mapping(cls, content, where=where)
 
 
 class Refiner(nn.Module):

@@ -5,10 +5,9 @@ Shapes: N objects, C channels, H, W pixels. An `UpBlock` doubles the sides, a `D
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import torch
@@ -17,14 +16,14 @@ from torch.nn.utils import parametrizations
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.overrides import TorchFunctionMode
 
-from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 
 Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Stored):
     """What the networks look like. The defaults are the paper's (M19 §2.1), kernel size 4 apart (not given).
 
     Attributes
@@ -87,15 +86,10 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        content = to_mapping(self)
+        content = super().to_json()
         if not self.sees_observation:  # descriptions of models without it stay as they were
             del content["sees_observation"]
         return content
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path = "model") -> ModelConfig:
-        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
-        return from_mapping(cls, content, where=where)
 
 
 def upsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.ConvTranspose2d:

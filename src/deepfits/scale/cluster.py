@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from deepfits.errors import InputError
-from deepfits.processes import require_main_guard
+from deepfits.processes import THREAD_VARIABLES, available_cores, require_main_guard
 from deepfits.provenance import code
 from deepfits.scale.work import call_in_worker
 
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 256
 CONNECT_SECONDS = 20.0
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +66,7 @@ class Workers:
         """Threads of one local worker; None where the worker itself knows (or this process does)."""
         if self.scheduler is not None or self.is_here:
             return self.threads if self.is_here else None
-        return max(1, (self.threads or _available_cores()) // self.number)
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, (self.threads or available_cores()) // self.number)
 
 
 @contextmanager
@@ -136,7 +131,7 @@ def local_cluster(workers: Workers) -> Iterator[Any]:
 
 def _environments(workers: Workers) -> list[dict[str, str]]:
     """Return the environment of each local worker."""
-    common = dict.fromkeys(_THREAD_VARIABLES, str(workers.threads_each))
+    common = dict.fromkeys(THREAD_VARIABLES, str(workers.threads_each))
     common["OMP_WAIT_POLICY"] = "PASSIVE"  # docs/decisions/04-threads-wait-asleep.md
     gpus = _gpus() if workers.device.startswith("cuda") else []
     return [

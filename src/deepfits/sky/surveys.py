@@ -6,16 +6,16 @@ B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from deepfits.config import check, from_mapping, read_toml, to_mapping
+from deepfits.config import Range, Stored, check, read_toml
 from deepfits.errors import InputError, nearest
 
 DEPTH_APERTURE_ARCSEC = 2.0
 """Diameter of the aperture in which depths are given."""
+_Magnitude = Annotated[float, Range(ge=-60, le=60)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +44,20 @@ class SkyBand:
 
     name: str
     filter: str
-    depth: float
-    fwhm_arcsec: float
-    zero_point: float
-    sky_mag: float
-    saturation: float
+    depth: _Magnitude
+    fwhm_arcsec: Annotated[float, Range(ge=0.05, le=20)]
+    zero_point: _Magnitude
+    sky_mag: _Magnitude
+    saturation: _Magnitude
 
     def __post_init__(self) -> None:
         check(self, where="band")
         if not self.name.isidentifier():
             raise InputError(f"band name {self.name!r}: use letters, digits and underscores")
-        for key in ("depth", "zero_point", "sky_mag", "saturation"):
-            if not abs(getattr(self, key)) <= 60:
-                raise InputError(f"band {self.name}: {key} is not a magnitude: {getattr(self, key)}")
-        if not 0.05 <= self.fwhm_arcsec <= 20:
-            raise InputError(f"band {self.name}: fwhm_arcsec must lie in 0.05 to 20, not {self.fwhm_arcsec}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkySurvey:
+class SkySurvey(Stored):
     """A survey.
 
     Attributes
@@ -86,12 +81,12 @@ class SkySurvey:
 
     name: str
     bands: tuple[SkyBand, ...]
-    pixel_scale_arcsec: float
-    moffat_beta: float = 3.0
-    noise_correlation: float = 1.2
-    mag_limit: float = 28.0
-    seeing_scatter: float = 0.05
-    depth_scatter: float = 0.05
+    pixel_scale_arcsec: Annotated[float, Range(ge=0.01, le=10)]
+    moffat_beta: Annotated[float, Range(ge=1.5, le=20)] = 3.0
+    noise_correlation: Annotated[float, Range(ge=1, le=1.8)] = 1.2
+    mag_limit: Annotated[float, Range(ge=20, le=30)] = 28.0
+    seeing_scatter: Annotated[float, Range(ge=0, le=0.5)] = 0.05
+    depth_scatter: Annotated[float, Range(ge=0, le=1)] = 0.05
 
     def __post_init__(self) -> None:
         check(self, where="survey")
@@ -100,27 +95,11 @@ class SkySurvey:
             raise InputError(
                 f"survey {self.name!r} needs one or more bands with different names, not {names}"
             )
-        if not 0.01 <= self.pixel_scale_arcsec <= 10:
-            raise InputError(f"survey {self.name!r}: pixel_scale_arcsec must lie in 0.01 to 10")
-        if not 1.5 <= self.moffat_beta <= 20:
-            raise InputError(f"survey {self.name!r}: moffat_beta must lie in 1.5 to 20")
-        if not 1 <= self.noise_correlation <= 1.8:
-            raise InputError(f"survey {self.name!r}: noise_correlation must lie in 1 to 1.8")
-        if not 20 <= self.mag_limit <= 30:
-            raise InputError(f"survey {self.name!r}: mag_limit must lie in 20 to 30")
-        if not (0 <= self.seeing_scatter <= 0.5 and 0 <= self.depth_scatter <= 1):
-            raise InputError(
-                f"survey {self.name!r}: seeing_scatter lies in 0 to 0.5, depth_scatter in 0 to 1"
-            )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the bands."""
         return tuple(band.name for band in self.bands)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return to_mapping(self)
 
     def to_toml(self) -> str:
         """Return it as `find_survey` reads it from a file."""
@@ -130,11 +109,6 @@ class SkySurvey:
         for band in bands:
             lines += ["[[bands]]", *(f"{key} = {json.dumps(value)}" for key, value in band.items())]
         return "\n".join(lines) + "\n"
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path) -> SkySurvey:
-        """Read back `to_json`, or a user's TOML; `where` is named in errors."""
-        return from_mapping(cls, content, where=where)
 
 
 def _bands(*rows: tuple[str, str, float, float, float, float, float]) -> tuple[SkyBand, ...]:

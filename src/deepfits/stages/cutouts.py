@@ -78,10 +78,8 @@ def cutouts(config: CutoutsConfig) -> Path:
     `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits --band g --band r --band i`
     """
     from deepfits.survey.bands import require_bands
-    from deepfits.survey.parallel import check_workers
     from deepfits.survey.psf import parse_psf_option
 
-    check_workers(config.workers)
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))

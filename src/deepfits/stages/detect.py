@@ -74,9 +74,7 @@ def detect(config: DetectConfig) -> Path:
 def detect_with(config: DetectConfig) -> Path:
     """Do `detect`."""
     from deepfits.survey.detection import DetectOptions
-    from deepfits.survey.parallel import check_workers
 
-    check_workers(config.workers)
     format_of(config.out)  # before the work
     options = part_of(config, DetectOptions, mesh=config.background_mesh)
     chosen = config.find(config.images)

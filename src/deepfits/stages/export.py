@@ -21,11 +21,10 @@ from deepfits.files import TEMPORARY_PREFIX, contents
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import ENDINGS, format_of, matches_conditions, require_column, write_table
+from deepfits.tables import format_of, matches_conditions, require_column, write_table
 from deepfits.tables.reading import INFO
 from deepfits.tables.writing import said_of
 
-FORMATS = (*sorted(set(ENDINGS.values())), "hats")
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
 FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
@@ -173,8 +172,6 @@ def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
 
 def _format(out: Path, format: str | None) -> str:
     """Return what is to be written; the ending and the format that is named must not contradict."""
-    if format is not None and format not in FORMATS:
-        raise InputError(f"export: format {format!r} is unknown; {nearest(format, FORMATS)}")
     if not out.suffix:
         return format or "hats"
     if format == "hats":

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from deepfits.errors import InputError
+from deepfits.config import Range
 from deepfits.fitting.settings import SolverSettings
 from deepfits.stages.stage import NEUTRAL, Common
-from deepfits.survey.reading import FieldReadingOptions, ReadingOptions
+from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
 
@@ -44,7 +44,7 @@ class InProcesses(Common):
         Processes on this machine that work at the same time, each on parts of its own. Changes no number.
     """
 
-    workers: Annotated[int, NEUTRAL] = 1
+    workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class OnWorkers(OnCluster, Partial):
         the one that they were given.
     """
 
-    threads: Annotated[int | None, NEUTRAL] = None
+    threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
     device: Annotated[str, NEUTRAL] = "cpu"
 
     def pool(self) -> Workers:
@@ -184,13 +184,9 @@ class Cutting(Detecting):
         be unknown.
     """
 
-    shard_size: int = 2048
+    shard_size: Annotated[int, Range(ge=1)] = 2048
     survey: str = ""
-    psf: Sequence[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise InputError(f"shard_size must be at least 1, not {self.shard_size}")
+    psf: PerBand | Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.config import Range
+from deepfits.processes import torch_threads
 from deepfits.progress import Progress
 from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
 from deepfits.stages.stage import Common, stage
@@ -66,12 +67,12 @@ class PlanConfig(Common):
         Keep latents in 16 bits (`export`).
     """
 
-    objects: float
+    objects: Annotated[float, Range(gt=0)]
     _: KW_ONLY
     device: str = "cpu-core"
-    num_devices: int = 1
+    num_devices: Annotated[int, Range(ge=1)] = 1
     model: str | Path = "builtin:clauds-hsc"
-    objects_per_arcmin2: float = 50.0
+    objects_per_arcmin2: Annotated[float, Range(gt=0)] = 50.0
     half: bool = False
 
 
@@ -95,10 +96,6 @@ def plan(config: PlanConfig) -> Plan:
     """
     from deepfits.models.bundle import Model
 
-    for name in ("objects", "num_devices", "objects_per_arcmin2"):
-        value = getattr(config, name)
-        if not 0 < value < np.inf:
-            raise InputError(f"plan: {name} must be positive, not {value}")
     loaded = Model.load(config.model)
     cost = cost_of(loaded)
     is_measured = config.device == "measured"
@@ -162,17 +159,12 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     weight = (sigma**-2).expand_as(image).contiguous()
     identity = np.arange(MEASURED_OBJECTS)
     fitter = Fitter(model, FitSettings(), model.info, threads=1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with progress("measure", total=MEASURED_OBJECTS, unit="objects") as task:
-            begin = time.perf_counter()
-            fitted = fitter.fit(identity, image, weight, sight=fitter.nominal_sight(MEASURED_OBJECTS))
-            fitter.features(identity, fitted, {})
-            seconds = time.perf_counter() - begin
-            task.advance(MEASURED_OBJECTS)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(1), progress("measure", total=MEASURED_OBJECTS, unit="objects") as task:
+        begin = time.perf_counter()
+        fitted = fitter.fit(identity, image, weight, sight=fitter.nominal_sight(MEASURED_OBJECTS))
+        fitter.features(identity, fitted, {})
+        seconds = time.perf_counter() - begin
+        task.advance(MEASURED_OBJECTS)
     name = hardware()["processor"]
     return Device(
         name="measured",

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import KW_ONLY, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import remove_leftovers, write_json, writing
 from deepfits.photometry import ab_magnitude
+from deepfits.processes import available_cores, torch_threads
 from deepfits.progress import Task
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 
@@ -76,17 +76,17 @@ class SimulateConfig(Common):
     out: str | Path
     _: KW_ONLY
     survey: str | Path = "clauds-hsc"
-    size: int = 2000
-    num_patches: int = 1
-    seed: int = 1
+    size: Annotated[int, Range(ge=64, le=30_000)] = 2000
+    num_patches: Annotated[int, Range(ge=1, le=1000)] = 1
+    seed: Annotated[int, Range(ge=0, lt=2**31)] = 1
     catalogue: Annotated[str | Path | None, INPUT] = None
     columns: Sequence[str] | None = None
     where: Sequence[str] | None = None
     population: Annotated[str | Path | None, INPUT] = None
     layout: Literal["plain", "hsc"] = "plain"
     defects: bool = True
-    exposures: int = 0
-    workers: Annotated[int | None, NEUTRAL] = None
+    exposures: Annotated[int, Range(ge=0, le=100)] = 0
+    workers: Annotated[int | None, NEUTRAL, Range(ge=1, le=1024)] = None
     device: Annotated[str, NEUTRAL] = "cpu"
 
 
@@ -118,15 +118,12 @@ def simulate(config: SimulateConfig) -> Path:
 
     Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
-    from deepfits.sky.layouts import LAYOUTS, open_patch, patch_files
+    from deepfits.sky.layouts import open_patch, patch_files
     from deepfits.sky.population import DEFAULT_LAWS, PopulationLaws
     from deepfits.sky.scene import make_scene, strips
     from deepfits.sky.surveys import find_survey
 
     survey = find_survey(config.survey)
-    _check_arguments(config)
-    if config.layout not in LAYOUTS:
-        raise InputError(f"layout {config.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
     given, num_patches = None, config.num_patches
     if config.catalogue is not None:
         given, num_patches = _read_given(config, survey)
@@ -144,7 +141,7 @@ def simulate(config: SimulateConfig) -> Path:
     with (
         claim(config, name="simulate", version=FORMAT, settings=resolved) as results,
         config.progress("simulate", total=num_patches * each, unit="strips") as task,
-        _one_torch_thread(),
+        torch_threads(1),  # of each worker: many of many threads get in each other's way
     ):
         out = results.path
         write_json(out / "sky.json", _description(results.content, given))
@@ -164,19 +161,6 @@ def simulate(config: SimulateConfig) -> Path:
     return out
 
 
-def _check_arguments(config: SimulateConfig) -> None:
-    for name, low, high in (
-        ("size", 64, 30000),
-        ("num_patches", 1, 1000),
-        ("seed", 0, 2**31 - 1),
-        ("workers", 1, 1024),
-        ("exposures", 0, 100),
-    ):
-        value = getattr(config, name)
-        if value is not None and not low <= value <= high:
-            raise InputError(f"{name} must lie in {low} to {high}, not {value}")
-
-
 def _description(record: dict[str, Any], given: CatalogueObjects | None) -> dict[str, Any]:
     """Describe what a sky is, for ``sky.json``."""
     catalogue = None
@@ -186,19 +170,6 @@ def _description(record: dict[str, Any], given: CatalogueObjects | None) -> dict
         catalogue = {"contents": record["inputs"]["catalogue"], **used, **counts}
     chosen = {k: v for k, v in record["settings"].items() if k not in ("columns", "where")}
     return {"schema_version": FORMAT, **chosen, "catalogue": catalogue}
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Let each worker's PyTorch use one thread: many workers with many threads each get in their own way."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
@@ -248,8 +219,7 @@ def _draw(scene: Scene, write: Writer, config: SimulateConfig, task: Task) -> No
     def one(rows: tuple[int, int]) -> None:
         write(rows[0], *draw_strip(scene, rows, config.device))
 
-    number = config.workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
-    with ThreadPoolExecutor(number) as pool:
+    with ThreadPoolExecutor(config.workers or available_cores()) as pool:
         futures = [pool.submit(one, rows) for rows in strips(scene.size)]
         try:
             for future in futures:

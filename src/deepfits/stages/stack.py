@@ -14,7 +14,7 @@ from deepfits.files import contents_of, read_json, write_json
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Images, Reading
-from deepfits.stages.stage import INPUT, claim, stage
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 
 # Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
@@ -88,25 +88,15 @@ def stack(config: StackConfig) -> Path:
     from deepfits.survey.bands import is_known_band, require_bands, sort_bands
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import ReadOptions, open_plane
-    from deepfits.survey.stacking import METHODS, common_grid
-    from deepfits.survey.weights import BAD_MASK_PLANES
+    from deepfits.survey.stacking import common_grid
     from deepfits.survey.zeropoint import parse_per_band
 
-    if config.method not in METHODS:
-        raise InputError(f"method: {config.method!r}; choose one of {', '.join(METHODS)}")
-    if config.register not in ("report", "apply", "none"):
-        raise InputError(f"register: {config.register!r}; choose report, apply or none")
     _require_apart(config)
     exposures = find_exposures(config.images, bands=config.bands)
     points = parse_per_band(config.zero_point, "zero_point")
     others = [] if config.bands is None else filter(is_known_band, points)  # those that are not stacked now
     require_bands(points, [*exposures, *others], "zero_point")
-    options = ReadOptions(
-        zero_point=points,
-        bad_planes=BAD_MASK_PLANES if config.bad_planes is None else tuple(config.bad_planes),
-        mask_polarity=config.mask_polarity,
-        weight_scale=config.weight_scale,
-    )
+    options = part_of(config, ReadOptions, zero_point=points, pixel_scale=None)
     files = {
         f"{band}/{exposure}/{number}/{path.name}": path
         for band, found in exposures.items()

@@ -42,21 +42,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
-from deepfits.config import as_json
+from deepfits.config import INPUT, NEUTRAL, Mark, as_json, check
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, require_finished, results
 from deepfits.progress import Progress, silent
-
-
-@dataclass(frozen=True)
-class Mark:
-    """What a field of a configuration is."""
-
-    name: str
-
-
-INPUT = Mark("input")
-NEUTRAL = Mark("neutral")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +83,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             try:
                 given = _finite(config(*args, **kwargs), name)
                 _require_paths(given, name)
+                check(given, where=name)
                 return work(given)
             except InputError as error:  # it says what to do; where in here it arose helps nobody
                 raise error.with_traceback(None) from None

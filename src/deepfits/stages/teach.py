@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 from deepfits.files import writing
-from deepfits.stages.parameters import Images
-from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
+from deepfits.processes import torch_threads
+from deepfits.stages.parameters import Images, Partial
+from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.training.settings import Draws, OnDevice, Teaching
 
 
 @dataclass(frozen=True)
-class TeachConfig(Common):
+class TeachConfig(Teaching, Draws, OnDevice, Partial):
     """What `teach` takes.
 
     Parameters
@@ -23,34 +25,12 @@ class TeachConfig(Common):
         Cutouts as the model was trained on; several for a model of scenes. Held-out objects are left alone.
     out
         Directory for the model with its aids.
-    steps
-        Of the refiner, and as many of the metric.
-    num_reference
-        Latents at which the metric is computed.
-    batch_size, learning_rate
-        Of the refiner's steps.
-    seed
-        Decides every draw.
-    threads
-        Processor threads for PyTorch; its own choice by default.
-    device
-        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
-    partial
-        Take a store that is not finished.
     """
 
     model: Annotated[str | Path, INPUT]
     store: Annotated[Images, INPUT]
     out: str | Path
     _: KW_ONLY
-    steps: int = 5000
-    num_reference: int = 8000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    seed: int = 0
-    threads: Annotated[int | None, NEUTRAL] = None
-    device: Annotated[str, NEUTRAL] = "auto"
-    partial: Annotated[bool, NEUTRAL] = False
 
 
 @stage(TeachConfig)
@@ -78,15 +58,14 @@ def teach(config: TeachConfig) -> Path:
     from deepfits.models.card import describe
     from deepfits.survey.store import CutoutStore
     from deepfits.training.engine import EngineConfig
-    from deepfits.training.session import using_threads
-    from deepfits.training.teaching import Teaching, teach_aids
+    from deepfits.training.teaching import teach_aids
 
     stores = [config.store] if isinstance(config.store, str | Path) else list(config.store)
     model = Model.load(config.model, EngineConfig(device=config.device).kind)
     teaching = part_of(config, Teaching)
     with (
         claim(config, name="teach", inputs={"model": model.fingerprint}) as results,
-        using_threads(config.threads),
+        torch_threads(config.threads),
     ):
         if not (results.path / "model.json").exists():
             taught = replace(model, card=dict(model.card))

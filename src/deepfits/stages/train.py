@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
+from deepfits.config import Range
 from deepfits.files import contents, require_finished
 from deepfits.stages.parameters import Choosing, Images, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
+from deepfits.training.settings import EngineSettings, TrainingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +32,7 @@ FORMAT = 2
 
 
 @dataclass(frozen=True)
-class TrainConfig(Choosing, Partial):
+class TrainConfig(TrainingSettings, EngineSettings, Choosing, Partial):
     """What `train` takes.
 
     Parameters
@@ -47,26 +49,8 @@ class TrainConfig(Choosing, Partial):
         Number of steps, in place of the recipe's.
     max_time
         Stop after this many minutes of training, earlier runs of the same training counted in.
-    seed
-        Decides the networks' start, the order of the images, and every draw.
-    threads
-        Processor threads for PyTorch; its own choice by default.
     options
         Fields of the recipe's configurations of model and training to replace, such as ``{"ema": 0.99}``.
-    embedder_only
-        A finished model (or ``builtin:NAME``): train a new embedder for its generator, and nothing else.
-    device
-        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
-    num_devices, num_nodes
-        Several devices share each batch, through Lightning Fabric.
-    precision
-        ``"float32"``, ``"tf32"`` or ``"bf16"``, where the device has it.
-    compile, channels_last
-        For speed, where the hardware likes it.
-    tensorboard
-        Write curves to ``tensorboard/``, if TensorBoard is installed.
-    tracker
-        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
     """
 
     store: Annotated[Images, INPUT]
@@ -74,19 +58,8 @@ class TrainConfig(Choosing, Partial):
     _: KW_ONLY
     recipe: str = "small"
     steps: int | None = None
-    max_time: Annotated[float | None, NEUTRAL] = None
-    seed: int = 0
-    threads: Annotated[int | None, NEUTRAL] = None
+    max_time: Annotated[float | None, NEUTRAL, Range(gt=0)] = None
     options: Mapping[str, Any] | None = None
-    embedder_only: Annotated[str | Path | None, INPUT] = None
-    device: Annotated[str, NEUTRAL] = "auto"
-    num_devices: Annotated[int, NEUTRAL] = 1
-    num_nodes: Annotated[int, NEUTRAL] = 1
-    precision: Literal["float32", "tf32", "bf16"] = "float32"
-    compile: Annotated[bool, NEUTRAL] = False
-    channels_last: Annotated[bool, NEUTRAL] = False
-    tensorboard: Annotated[bool, NEUTRAL] = True
-    tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
 
 
 @stage(TrainConfig)

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
 import sep
 from scipy import ndimage
 
+from deepfits.config import Range, check
 from deepfits.errors import InputError
 from deepfits.survey.noise import clipped_statistics
 from deepfits.survey.sources import DeblendOptions
 
-COMBINE = ("snr", "chi2")
 # Pixels above the threshold that sep can hold at a time (64 bytes each): more only where it asks for more.
 PIXSTACK = 1_000_000
 MOST_PIXSTACK = 64_000_000
@@ -49,15 +49,12 @@ class DetectOptions(DeblendOptions):
         Side of the background's mesh in pixels.
     """
 
-    smoothing_pixels: float = 2.5
+    smoothing_pixels: Annotated[float, Range(gt=0)] = 2.5
     deblend_levels: int = 32
-    mesh: int = 128
+    mesh: Annotated[int, Range(ge=8)] = 128
 
     def __post_init__(self) -> None:
-        if self.combine not in COMBINE:
-            raise InputError(f"combine: {self.combine!r}; choose one of {', '.join(COMBINE)}")
-        if not (self.threshold > 0 and self.min_pixels >= 1 and self.smoothing_pixels > 0 and self.mesh >= 8):
-            raise InputError("detection: threshold, min_pixels, smoothing_pixels and mesh must be positive")
+        check(self, where="detection")
 
 
 def subtract_background(image: np.ndarray, is_bad: np.ndarray, mesh: int) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from astropy import log
 from astropy.io import fits
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, in_a_line, naming
 from deepfits.files import require_regular
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
@@ -85,19 +85,12 @@ def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUL
 
 
 def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
-    with quiet():
-        try:
-            hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
-            number = 0
-            while number < MAX_HDUS and _has(hdus, number):
-                number += 1
-            _check_sizes(path, hdus, plain.stat().st_size)
-        except InputError:
-            raise
-        except (
-            Exception
-        ) as error:  # astropy raises many kinds on damaged files: all mean the same to the user
-            raise InputError(f"{path}: not a readable FITS file ({_short(error)}); fetch it again") from error
+    with quiet(), naming(path, "not a readable FITS file"):
+        hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
+        number = 0
+        while number < MAX_HDUS and _has(hdus, number):
+            number += 1
+        _check_sizes(path, hdus, plain.stat().st_size)
     return hdus
 
 
@@ -151,18 +144,13 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
                     raise InputError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes; not a survey image")
                 target.write(block)
     except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: truncated or damaged ({_short(error)}); fetch it again") from error
+        raise InputError(f"{path}: truncated or damaged ({in_a_line(error)}); fetch it again") from error
     if kept is None or written + sum(p.stat().st_size for p in kept.parent.iterdir()) > MAX_KEPT:
         return out
     partial = kept.with_suffix(f".{os.getpid()}.part")  # another process may unpack the same file now
     shutil.move(out, partial)
     partial.replace(kept)
     return kept
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text[:160]
 
 
 @contextmanager
@@ -189,14 +177,9 @@ def _is_plane(shape: tuple[int, ...]) -> bool:
 
 def read_rows(hdu: Any, path: Path, start: int, stop: int, *, layer: int | None = None) -> np.ndarray:
     """Read some rows of an image, or of a layer of a cube, as they are stored (with BSCALE and BZERO)."""
-    with quiet():
-        try:
-            before = (0,) * (len(hdu.shape) - 2) if layer is None else (layer,)
-            rows = np.asarray(hdu.section[(*before, slice(start, stop))])
-        except Exception as error:  # a damaged tile or a broken scale card: astropy raises many kinds
-            raise InputError(
-                f"{path}: cannot read rows {start} to {stop} ({_short(error)}); fetch it again"
-            ) from error
+    with quiet(), naming(path, f"cannot read rows {start} to {stop}"):  # a damaged tile, a broken scale card
+        before = (0,) * (len(hdu.shape) - 2) if layer is None else (layer,)
+        rows = np.asarray(hdu.section[(*before, slice(start, stop))])
     if rows.shape != (stop - start, hdu.shape[-1]) or rows.dtype.kind not in "iuf":
         raise InputError(
             f"{path}: rows {start} to {stop} came as {rows.shape} of {rows.dtype}; fetch it again"
@@ -284,7 +267,7 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
     except InputError as error:
         raise InputError(f"{path}: {error}; fetch it again") from None
     except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: not a readable FITS file ({_short(error)}); fetch it again") from error
+        raise InputError(f"{path}: not a readable FITS file ({in_a_line(error)}); fetch it again") from error
     if not headers:
         raise InputError(f"{path}: an empty file; fetch it again")
     return headers
@@ -310,7 +293,7 @@ def _data_bytes(header: Mapping[str, Any]) -> int:
         groups, extra = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
         length = abs(int(header.get("BITPIX", 8))) // 8 * groups * (extra + pixels)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"unreadable header ({_short(error)})") from error
+        raise InputError(f"unreadable header ({in_a_line(error)})") from error
     if not 0 <= length < 1 << 50:
         raise InputError(f"a header that declares {length} bytes")
     return length
@@ -336,5 +319,5 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
                     header = fits.Header.fromstring(text.decode("ascii", errors="replace"))
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards
-                    raise InputError(f"unreadable header ({_short(error)})") from error
+                    raise InputError(f"unreadable header ({in_a_line(error)})") from error
     raise InputError("no end of the header")

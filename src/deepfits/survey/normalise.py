@@ -15,15 +15,13 @@ Works on NumPy arrays and PyTorch tensors alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 import torch
 
-from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -34,7 +32,7 @@ MAX_STRETCHED = 50.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalisation:
+class Normalisation(Stored):
     """The map from nJy to a network's units, and back.
 
     Attributes
@@ -96,15 +94,6 @@ class Normalisation:
             dtype = like.dtype if like.dtype.kind == "f" else np.dtype(float)
             mean, std, softening = (np.asarray(v, dtype=dtype)[:, None, None] for v in values)
         return mean, std, softening
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return to_mapping(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path = "normalisation") -> Normalisation:
-        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
-        return from_mapping(cls, content, where=where)
 
 
 def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:

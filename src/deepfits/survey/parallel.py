@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-from deepfits.errors import InputError
 from deepfits.processes import require_main_guard
 
 Job = TypeVar("Job")
@@ -30,9 +29,3 @@ def in_processes(function: Callable[[Job], Result], jobs: Iterable[Job], workers
         finally:
             for future in futures:
                 future.cancel()
-
-
-def check_workers(workers: int) -> None:
-    """Refuse numbers that mean nothing."""
-    if not 1 <= workers <= 256:
-        raise InputError(f"workers: {workers} is not a number of processes; give 1 to 256")

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from deepfits.errors import InputError
+from deepfits.config import check
+from deepfits.errors import InputError, naming
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
@@ -54,21 +55,14 @@ class ReadOptions(FieldReadingOptions):
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)
-    bad_planes: tuple[str, ...] = BAD_MASK_PLANES
+    bad_planes: tuple[str | int, ...] = BAD_MASK_PLANES
     unpacked: Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "zero_point", parse_per_band(self.zero_point, "zero_point"))
         planes = BAD_MASK_PLANES if self.bad_planes is None else tuple(self.bad_planes)
         object.__setattr__(self, "bad_planes", planes)
-        if self.mask_polarity not in (None, "bad", "good"):
-            raise InputError(
-                f"mask_polarity: {self.mask_polarity!r}; say what non-zero means: 'bad' or 'good'"
-            )
-        if self.weight_scale not in ("auto", "absolute", "relative"):
-            raise InputError(f"weight_scale: {self.weight_scale!r}; choose auto, absolute or relative")
-        if self.pixel_scale is not None and not 1e-3 < self.pixel_scale < 1e4:
-            raise InputError(f"pixel_scale: {self.pixel_scale!r} is not a size of a pixel in arcseconds")
+        check(self, where="reading")
 
 
 class Plane:
@@ -426,14 +420,8 @@ def _shortened(numbers: list[int]) -> str:
 
 def open_plane(source: ImageSource, options: ReadOptions, stack: ExitStack) -> Plane:
     """Open one plane; whatever astropy raises on damaged headers becomes an error that names the file."""
-    with quiet():
-        try:
-            return Plane(source, options, stack)
-        except InputError:
-            raise
-        except Exception as error:  # astropy parses cards when they are asked for, and raises many kinds
-            text = " ".join(str(error).split())[:160]
-            raise InputError(f"{source.path}: damaged header ({text}); fetch it again") from error
+    with quiet(), naming(source.path, "damaged header"):  # cards are parsed when they are asked for
+        return Plane(source, options, stack)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import require_regular
 from deepfits.hdf5 import LocalGroup, opened
 from deepfits.photometry import njy_per_count
@@ -66,24 +66,16 @@ def _settled(cutouts: ForeignCutouts, description: Description) -> ForeignCutout
 
 
 def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
-    try:
+    with naming(path, "not a readable NumPy file"):
         if path.suffix == ".npy":
             return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as content:
-            named = (d.image, d.weight, d.mask, d.object_id or "object_id", *(d.columns or ()))
-            names = {str(n) for n in named if n is not None}
-            sizes = {i.filename: i.file_size for i in content.zip.infolist()}
-            if sum(sizes.values()) > MAX_NPZ_RATIO * path.stat().st_size:
-                raise InputError(
-                    f"{path}: declares {sum(sizes.values())} bytes in a file of {path.stat().st_size}"
-                )
-            if d.columns is None:
-                names |= set(content.files)
-            return {name: content[name] for name in names if name in content.files}
-    except InputError:
-        raise
-    except Exception as error:  # a damaged archive: zipfile, zlib and numpy raise many kinds
-        raise InputError(f"{path}: not a readable NumPy file ({str(error)[:160]})") from error
+            columns = content.files if d.columns is None else d.columns
+            named = (d.image, d.weight, d.mask, d.object_id or "object_id", *columns)
+            declared = sum(one.file_size for one in content.zip.infolist())
+            if declared > MAX_NPZ_RATIO * path.stat().st_size:
+                raise InputError(f"{path}: declares {declared} bytes in a file of {path.stat().st_size}")
+            return {name: content[name] for name in set(map(str, named)) & set(content.files)}
 
 
 def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
@@ -176,10 +168,8 @@ def _slab(array: Any, axes: str, start: int, stop: int, path: Path) -> np.ndarra
     """Read some objects, with the axes in our order; a mask without bands gets one for all."""
     letters = axes if len(array.shape) == 4 else axes.replace("B", "")
     index = tuple(slice(start, stop) if a == "N" else slice(None) for a in letters)
-    try:
+    with naming(path, f"cannot read objects {start} to {stop}"):  # a damaged chunk
         part = np.asarray(array[index])
-    except Exception as error:  # a damaged chunk: HDF5 filters raise many kinds
-        raise InputError(f"{path}: cannot read objects {start} to {stop} ({str(error)[:160]})") from error
     order = [letters.index(a) for a in "NBHW" if a in letters]
     part = part.transpose(order)
     return part if part.ndim == 4 else part[:, None]

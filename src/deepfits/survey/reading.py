@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-PerBand = Sequence[str] | float | Mapping[str, float]
+from deepfits.config import Range
+
+PerBand = Sequence[str] | str | float | Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +31,8 @@ class ReadingOptions:
     """
 
     zero_point: PerBand | None = None
-    pixel_scale: float | None = None
-    bad_planes: Sequence[str] | None = None
+    pixel_scale: Annotated[float, Range(gt=1e-3, lt=1e4)] | None = None
+    bad_planes: Sequence[str | int] | None = None
     mask_polarity: Literal["bad", "good"] | None = None
     weight_scale: Literal["auto", "absolute", "relative"] = "auto"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from deepfits.config import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +20,8 @@ class SourceOptions:
         Connected pixels above the threshold that a source needs.
     """
 
-    threshold: float = 4.0
-    min_pixels: int = 5
+    threshold: Annotated[float, Range(gt=0)] = 4.0
+    min_pixels: Annotated[int, Range(ge=1)] = 5
 
 
 @dataclass(frozen=True, kw_only=True)

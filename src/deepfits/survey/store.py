@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import h5py
 import numpy as np
 
-from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
@@ -37,7 +37,7 @@ MAX_GAUSSIANS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreInfo:
+class StoreInfo(Stored):
     """What all cutouts of a store share.
 
     Attributes
@@ -81,12 +81,8 @@ class StoreInfo:
                 raise InputError(f"{name} has {len(values)} values for {num_bands} bands")
             object.__setattr__(self, name, tuple(float(v) for v in values))
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold (NaN becomes null)."""
-        return to_mapping(self)
-
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path) -> StoreInfo:
+    def from_json(cls, content: Any, where: str | Path = "") -> Self:
         """Read back `to_json`; `where` is named in errors."""
         if not isinstance(content, Mapping):
             raise InputError(f"{where} must be names with values, not {content!r:.60}")
@@ -96,7 +92,7 @@ class StoreInfo:
                 f"{READABLE_SCHEMAS[0]} to {READABLE_SCHEMAS[-1]}: make it again with `deepfits cutouts`"
             )
         known = {f.name for f in fields(cls)}
-        return from_mapping(cls, {k: v for k, v in content.items() if k in known}, where=where)
+        return super().from_json({k: v for k, v in content.items() if k in known}, where)
 
 
 @dataclass(frozen=True, kw_only=True)

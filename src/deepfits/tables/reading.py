@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, naming, nearest
 from deepfits.files import parse_json, split_table_path
 from deepfits.tables.sky import POSITIONS, identity_name
 from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
@@ -110,17 +110,11 @@ def read(
         raise InputError(f"{path}: no such {what}; check the path")
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{path}: is not a regular file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
-            if path.is_dir():
-                return _read_parquet(_parquet_files(path), path, columns)
-            return _read_file(path, selection, columns, wanted)
-    except InputError:
-        raise
-    except Exception as error:  # the libraries raise many kinds on damaged files
-        told = " ".join(str(error).split())[:160]
-        raise InputError(f"{path}: cannot read this {what} ({told})") from error
+    with naming(path, f"cannot read this {what}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
+        if path.is_dir():
+            return _read_parquet(_parquet_files(path), path, columns)
+        return _read_file(path, selection, columns, wanted)
 
 
 def exists(path: str | Path) -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from deepfits.config import Range, check, from_mapping, to_mapping
+from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 from deepfits.observation import SceneGrid
 
@@ -15,7 +13,7 @@ _OF_SCENES = ("reference_fwhm_arcsec", "scene_size", "scene_pixel_arcsec")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
+class TrainingConfig(Stored):
     """How networks are trained. The defaults are plain M19 §2.2; each option can be switched on alone.
 
     Attributes
@@ -132,7 +130,7 @@ class TrainingConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return a dictionary that JSON can hold."""
-        content = to_mapping(self)
+        content = super().to_json()
         if not self.reference_fwhm_arcsec:  # descriptions of trainings without these stay as they were
             for name in _OF_SCENES:
                 del content[name]
@@ -153,8 +151,3 @@ class TrainingConfig:
             pixel_scale_arcsec=self.scene_pixel_arcsec,
             reference_fwhm_arcsec=self.reference_fwhm_arcsec,
         )
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], where: str | Path = "training") -> TrainingConfig:
-        """Read back `to_json`, with errors that name `where`, the key and what is expected."""
-        return from_mapping(cls, content, where=where)

@@ -13,46 +13,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from deepfits.config import check
 from deepfits.errors import InputError
-
-PRECISIONS = ("float32", "tf32", "bf16")
+from deepfits.training.settings import EngineSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """Where and how exactly to compute. Changes the numbers within rounding, bf16 apart.
-
-    Attributes
-    ----------
-    device
-        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
-    num_devices, num_nodes
-        More than one needs Lightning Fabric (``pip install 'deepfits[training]'``).
-    precision
-        ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
-        weights in float32.
-    compile
-        Let ``torch.compile`` translate the networks.
-    channels_last
-        Hold images with the bands innermost.
-    """
-
-    device: str = "auto"
-    num_devices: int = 1
-    num_nodes: int = 1
-    precision: str = "float32"
-    compile: bool = False
-    channels_last: bool = False
+class EngineConfig(EngineSettings):
+    """Where and how exactly to compute, on a device that is there."""
 
     def __post_init__(self) -> None:
+        check(self, where="training")
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise InputError(f"device must be 'auto', 'cpu' or 'cuda', not {self.device!r}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device {self.device!r}: PyTorch sees no GPU here; use device='cpu'")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision must be one of {PRECISIONS}, not {self.precision!r}")
-        if min(self.num_devices, self.num_nodes) < 1:
-            raise InputError("num_devices and num_nodes must be at least 1")
 
     @property
     def kind(self) -> str:

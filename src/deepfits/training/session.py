@@ -24,6 +24,7 @@ from deepfits.files import write_json, writing
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
+from deepfits.processes import torch_threads
 from deepfits.progress import Progress, Task, silent
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore
@@ -50,15 +51,16 @@ from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
 from deepfits.training.records import NoRecorder, Recorder
-from deepfits.training.teaching import Teaching, teach_aids
+from deepfits.training.settings import Teaching, TrainingSettings
+from deepfits.training.teaching import teach_aids
 
 LEAST_AID_STEPS = 100  # fewer teach nothing that helps
 MEMORY_BYTES = 4e9  # of all stores' images that are held at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """What is to be trained, where, and how.
+class TrainingPlan(TrainingSettings):
+    """What is to be trained, where, and how: the settings, and what they come to.
 
     Attributes
     ----------
@@ -70,18 +72,8 @@ class TrainingPlan:
         The configuration; bands and size are taken from the store.
     name
         What the configuration is called.
-    seed
-        Decides everything random.
     engine
         Where it is computed.
-    threads
-        For PyTorch, while this runs.
-    embedder_only
-        A finished model: train a new embedder for its generator, and nothing else.
-    tensorboard
-        Write curves for TensorBoard, if it is installed.
-    tracker
-        ``"mlflow"`` or ``"wandb"``, to have the numbers there too.
     fit
         How latents are fitted when the model is evaluated; None leaves the fits out.
     measure_error
@@ -95,18 +87,9 @@ class TrainingPlan:
     training: TrainingConfig
     where: str | Sequence[str] | None = None
     name: str = "custom"
-    seed: int = 0
     engine: EngineConfig = dataclasses.field(default_factory=EngineConfig)
-    threads: int | None = None
-    embedder_only: str | Path | None = None
-    tensorboard: bool = True
-    tracker: str | None = None
     fit: FitFunction | None = None
     measure_error: Callable[[Model, Sequence[Path]], dict[str, Any] | None] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < 1 << 22:
-            raise InputError(f"seed must be from 0 to {(1 << 22) - 1}, not {self.seed!r}")
 
 
 class Session:
@@ -152,9 +135,7 @@ class Session:
 
     def run(self, *, max_time: float | None = None, progress: Progress = silent) -> Path:
         """Train to the end, or until `max_time` minutes are over, and write the model."""
-        if max_time is not None and not max_time > 0:
-            raise InputError(f"max_time must be a positive number of minutes, not {max_time!r}")
-        with using_threads(self.plan.threads):
+        with torch_threads(self.plan.threads):
             if (self.out / "model.json").exists():  # what it was made from, the stage has compared
                 return self.out
             surveys = self._measure_stores(progress)
@@ -437,20 +418,6 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
         else:
             return f"batch_size={size} fits"
     return "not even a single image fits: choose a smaller width"
-
-
-@contextmanager
-def using_threads(number: int | None) -> Iterator[None]:
-    """Let PyTorch use `number` threads for a while."""
-    before = torch.get_num_threads()
-    if number is not None:
-        if number < 1:
-            raise InputError(f"threads must be a positive whole number, not {number!r}")
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

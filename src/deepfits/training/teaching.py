@@ -35,6 +35,7 @@ from deepfits.survey.store import CutoutStore
 from deepfits.symmetries import NUM_SYMMETRIES
 from deepfits.training.data import turn, turn_shift
 from deepfits.training.noise import NoiseSource, measure_autocovariance, white_autocovariance
+from deepfits.training.settings import Teaching
 
 NUM_PASSES = 2
 EXAMPLES = 8192  # real objects that are held in memory
@@ -44,26 +45,6 @@ SHRINKAGE = 0.02  # of the slopes, in units of what the references weigh
 METRIC_BATCH = 128
 METRIC_RATE = 1e-3
 HIDDEN_SHARE = 0.2  # of the objects: without a band, or with holes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teaching:
-    """How aids are taught.
-
-    Attributes
-    ----------
-    steps
-        Of the refiner; the metric's are as many.
-    num_reference
-        Latents at which the metric is computed, each by a Jacobian.
-    batch_size, learning_rate
-        Of the refiner's steps.
-    """
-
-    steps: int = 5000
-    num_reference: int = 8000
-    batch_size: int = 32
-    learning_rate: float = 1e-3
 
 
 def teach_aids(
