@@ -130,7 +130,7 @@ _DIRECTIONS = {
     "sky": set(),
     "models": {"survey.store", "survey.normalise"},
     "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
-    "fitting": set(),
+    "fitting": {"survey.store", "survey.normalise"},
     "redshifts": {"survey.store", "survey.normalise", "models"},
     "reporting": {"survey.store"},
     "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},

@@ -139,7 +139,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     for key in more:
         if key not in valid:
             raise InputError(f"--set {key}: deepfits.{name} has no such argument; {nearest(key, valid)}")
-    given = from_text(stage, given, more)
+    given |= from_text(stage, given, more)
     for threads in {"threads", "num_threads"} & set(inspect.signature(stage).parameters):
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
     result = stage(**given, progress=show_progress)

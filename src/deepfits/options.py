@@ -137,12 +137,12 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a stage's arguments: mappings from ``name=value``, lists in ``--set`` from text."""
-    found = dict(given)
+    """Return the arguments that are read from text: mappings (``name=value``), and all in ``--set``."""
+    found: dict[str, Any] = {}
     for name, hint in get_type_hints(stage).items():
         kinds = [get_origin(one) for one in _alternatives(hint) if one is not NoneType]
-        if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(found.get(name), list):
-            found[name] = name_value(found[name], option_names(name)[0])
+        if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(given.get(name), list):
+            found[name] = name_value(given[name], option_names(name)[0])
         if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):
             found[name] = _split(value)
         elif name in more:

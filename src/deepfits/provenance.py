@@ -13,17 +13,7 @@ from typing import Any
 
 from deepfits.processes import available_cores
 
-_PACKAGES = (
-    "deepfits",
-    "numpy",
-    "torch",
-    "astropy",
-    "h5py",
-    "pyarrow",
-    "scikit-learn",
-    "xgboost",
-    "tpot",
-)
+_PACKAGES = ("deepfits", "numpy", "torch", "astropy", "h5py", "pyarrow", "scikit-learn", "xgboost", "tpot")
 
 
 def versions() -> dict[str, str]:

@@ -21,19 +21,19 @@ def star(fwhm: float, pixel: float, side: int = 25) -> np.ndarray:
 
 
 def test_stars_are_believed_before_the_header() -> None:
-    found = find_psf(None, star(0.8, 0.168), {"FWHM": 1.5}, 0.168, "field x, band g")
+    found = find_psf(star(0.8, 0.168), {"FWHM": 1.5}, 0.168, "field x, band g")
     assert abs(found["fwhm_arcsec"] / 0.8 - 1) < 0.03  # the pixel is taken out
     assert "stars" in found["source"]
 
 
 def test_the_header_is_read_where_there_are_no_stars() -> None:
-    found = find_psf(None, None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2, "field x, band g")
+    found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2, "field x, band g")
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
 
 
 def test_what_is_unknown_is_said(caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        found = find_psf(None, None, {}, 0.2, "field x, band g")
+        found = find_psf(None, {}, 0.2, "field x, band g")
     assert "field x, band g: the PSF is unknown" in caplog.text
     assert np.isnan(gaussians_of(found, NUM_GAUSSIANS)).all()
 

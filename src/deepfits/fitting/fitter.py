@@ -2,8 +2,8 @@
 
 Shapes: N objects, S starts, L latent dimensions, B bands, H = W pixels.
 
-A model is known here only by what is asked of it (`TrainedModel`), so that this part imports neither the
-networks nor the survey.
+A model is known here only by what is asked of it (`TrainedModel`), so that this part does not import the
+networks.
 """
 
 from __future__ import annotations
@@ -35,33 +35,11 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
 from deepfits.observation import Observation, SceneGrid, Sight, psf_or_moffat
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import StoreInfo
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
-
-
-class StoreDescription(Protocol):
-    """What is asked of a store's description (`deepfits.survey.store.StoreInfo` has it)."""
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands."""
-
-    @property
-    def size(self) -> int:
-        """Side in pixels."""
-
-    @property
-    def pixel_scale_arcsec(self) -> float:
-        """Side of a pixel."""
-
-    @property
-    def noise_correlation(self) -> tuple[float, ...]:
-        """True noise over stated noise in a large aperture, per band."""
-
-    @property
-    def fwhm_arcsec(self) -> tuple[float, ...]:
-        """Seeing, per band; NaN where unknown."""
 
 
 class TrainedModel(Protocol):
@@ -72,7 +50,7 @@ class TrainedModel(Protocol):
         """From latents to images in the network's units."""
 
     @property
-    def normalisation(self) -> Any:
+    def normalisation(self) -> Normalisation:
         """Between nJy and the network's units."""
 
     @property
@@ -146,7 +124,7 @@ class Fitter:
         self,
         model: TrainedModel,
         settings: FitSettings,
-        info: StoreDescription,
+        info: StoreInfo,
         *,
         threads: int | None = None,
         amplitude_prior: AmplitudePrior | None = None,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from deepfits.fitting.objective import Objective
 from deepfits.observation import Observation, Sight
-from deepfits.stretch import Normalising, arcsinh, normalise
+from deepfits.survey.normalise import Normalisation, arcsinh, normalise
 
 Refine = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,7 +35,7 @@ class Refinement:
         Of the networks, where the objective is in flux; None where it is in the networks' units.
     """
 
-    def __init__(self, network: Refine, objective: Objective, units: Normalising | None) -> None:
+    def __init__(self, network: Refine, objective: Objective, units: Normalisation | None) -> None:
         self.network, self.objective, self.units = network, objective, units
 
     @torch.no_grad()

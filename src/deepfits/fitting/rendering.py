@@ -10,7 +10,7 @@ that know their own derivative, such as `deepfits.fitting.folded.FoldedGenerator
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from deepfits.observation import Observation
+from deepfits.survey.normalise import Normalisation
 
 Render = Callable[[Tensor], Tensor]
 Pullback = Callable[[Tensor], Tensor]
@@ -38,26 +39,6 @@ class Renderer(Protocol):
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Draw images, and give their derivatives, ``(N, L, B, H, W)``."""
-
-
-class Units(Protocol):
-    """What `InFlux` needs of a normalisation (`deepfits.survey.normalise.Normalisation` has it)."""
-
-    def denormalise(self, x: Tensor) -> Tensor:
-        """Map a network's units to fluxes."""
-
-    def slope(self, flux: Tensor) -> Tensor:
-        """Return dx/dflux at `flux`."""
-
-
-@runtime_checkable
-class Stretch(Units, Protocol):
-    """A normalisation that names its constants: with ``kind == "asinh"``, sinh is kept from overflowing."""
-
-    kind: str
-    mean: Sequence[float]
-    std: Sequence[float]
-    softening: Sequence[float]
 
 
 class Differentiated:
@@ -135,12 +116,12 @@ class InFlux:
     `STRETCH_LIMIT` the map goes on along its tangent, so that loss and gradient stay finite and point back.
     """
 
-    def __init__(self, renderer: Renderer, units: Units) -> None:
+    def __init__(self, renderer: Renderer, units: Normalisation) -> None:
         self.renderer, self.units = renderer, units
 
     def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux and dflux/dx."""
-        if not isinstance(self.units, Stretch) or self.units.kind != "asinh":
+        if self.units.kind != "asinh":
             flux = self.units.denormalise(x)
             return flux, 1 / self.units.slope(flux)
         mean, std, softening = (

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 
 from deepfits.files import writing
-from deepfits.sky.defects import IS_BAD, draw_defects
-from deepfits.sky.images import band_header, counts_per_njy, create_fits, write_rows
-from deepfits.sky.layouts import Writer
+from deepfits.sky.defects import draw_defects
+from deepfits.sky.layouts import Writer, pair_writer
 from deepfits.sky.noise import aperture_factor, pixel_sigma
 from deepfits.sky.population import Table
 from deepfits.sky.scene import Conditions, Scene, choose_stamps, patch_name, to_shapes
@@ -108,19 +107,11 @@ def _rotated(wcs: Any, size: int, scale: float, rotation: float, shift: np.ndarr
 @contextmanager
 def open_exposure(paths: tuple[Path, Path], scene: Scene) -> Iterator[Writer]:
     """Make an exposure's files under temporary names, and give what writes strips into them."""
-    counts = np.float32(counts_per_njy(scene.survey.bands[0]))
     with writing(paths[0]) as image_path, writing(paths[1]) as weight_path:
-        header = band_header(scene, 0)
-        image_at = create_fits(image_path, [(header, ">f4")], scene.size)[0]
-        header = header.copy()
-        header["BUNIT"] = "count**-2"
-        weight_at = create_fits(weight_path, [(header, ">f4")], scene.size)[0]
+        write_pair = pair_writer([image_path, weight_path], scene, 0)
 
         def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
-            struck = _cosmic_rays(scene, first_row, image.shape[1:])
-            weight = np.where((bits[0] & IS_BAD) != 0, np.float32(0), 1 / (variance[0] * counts**2))
-            write_rows(image_path, image_at, first_row, (image[0] + struck) * counts, ">f4")
-            write_rows(weight_path, weight_at, first_row, weight, ">f4")
+            write_pair(first_row, image + _cosmic_rays(scene, first_row, image.shape[1:]), variance, bits)
 
         yield write
 

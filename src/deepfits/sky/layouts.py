@@ -19,7 +19,6 @@ from deepfits.sky.images import band_header, counts_per_njy, create_fits, write_
 from deepfits.sky.scene import Scene, patch_name
 from deepfits.sky.surveys import SkyBand
 
-LAYOUTS = ("plain", "hsc")
 TRACT = 9813
 """Of the simulated field in the HSC layout: the tract of the COSMOS field."""
 
@@ -75,7 +74,7 @@ def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator
                 stack.enter_context(writing(path))
                 for path in patch_files(out, layout, (band,), scene.patch, alone=alone).paths
             ]
-            kind = _pair_writer if len(paths) == 2 else _hsc_writer
+            kind = pair_writer if len(paths) == 2 else _hsc_writer
             writers.append(kind(paths, scene, index))
 
         def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
@@ -85,7 +84,7 @@ def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator
         yield write
 
 
-def _pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
+def pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     """Write an image and its inverse variance, 0 where a pixel is bad, into a file each."""
     counts = np.float32(counts_per_njy(scene.survey.bands[index]))
     header = band_header(scene, index)

@@ -337,9 +337,7 @@ def draw_deviations(
     """
     nodes = np.arange(math.log(600.0), math.log(12_000.0), 0.5 * laws.smooth_length)
     amplitude = np.interp(
-        nodes,
-        np.log([ULTRAVIOLET_BELOW, OPTICAL_ABOVE]),
-        [laws.ultraviolet_scatter, laws.smooth_scatter],
+        nodes, np.log([ULTRAVIOLET_BELOW, OPTICAL_ABOVE]), [laws.ultraviolet_scatter, laws.smooth_scatter]
     )
     distance = np.subtract.outer(nodes, nodes) / laws.smooth_length
     covariance = np.exp(-0.5 * distance**2) + 1e-8 * np.eye(len(nodes))

@@ -19,13 +19,7 @@ from deepfits.sky.defects import Defects, add_defects, draw_defects
 from deepfits.sky.drawing import Shapes, draw_into, stamp_sizes
 from deepfits.sky.noise import aperture_factor, kernel_weight, pixel_sigma, unit_noise
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
-from deepfits.sky.population import (
-    BRIGHTEST,
-    PopulationLaws,
-    Table,
-    cumulative_counts,
-    draw_galaxies,
-)
+from deepfits.sky.population import BRIGHTEST, PopulationLaws, Table, cumulative_counts, draw_galaxies
 from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkySurvey
 
 STRIP_ROWS = 256
@@ -204,10 +198,7 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crval = FIELD_CENTRE
-    wcs.wcs.crpix = [
-        (size + 1) / 2 - column * (size + PATCH_GAP),
-        (size + 1) / 2 - row * (size + PATCH_GAP),
-    ]
+    wcs.wcs.crpix = [(size + 1) / 2 - column * (size + PATCH_GAP), (size + 1) / 2 - row * (size + PATCH_GAP)]
     scale = survey.pixel_scale_arcsec / 3600
     wcs.wcs.cd = [[-scale, 0.0], [0.0, scale]]
     wcs.wcs.cunit = ["deg", "deg"]

@@ -52,12 +52,7 @@ def check(config: CheckConfig) -> Findings:
     --------
     `deepfits check coadds/`
     """
-    from deepfits.survey.inspect_cutouts import (
-        inspect_catalogue,
-        inspect_cutouts,
-        is_catalogue,
-        is_cutouts,
-    )
+    from deepfits.survey.inspect_cutouts import inspect_catalogue, inspect_cutouts, is_catalogue, is_cutouts
     from deepfits.survey.inspection import Findings
 
     findings = Findings()
@@ -85,8 +80,7 @@ def _what_is_said(findings: Findings) -> Iterator[None]:
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
         for text in dict.fromkeys(said):
-            is_warning = text.startswith("WARNING: ")
-            (findings.warnings if is_warning else findings.remarks).append(text.removeprefix("WARNING: "))
+            findings.note(text)
 
 
 def _inspect_images(config: CheckConfig, findings: Findings) -> None:

@@ -144,12 +144,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
                 is_file=True,
             ) as catalogue:
                 detect_in(
-                    chosen,
-                    catalogue,
-                    options,
-                    **measuring,
-                    workers=config.workers,
-                    progress=config.progress,
+                    chosen, catalogue, options, **measuring, workers=config.workers, progress=config.progress
                 )
         else:
             path = Path(config.catalogue)

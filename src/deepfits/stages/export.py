@@ -262,12 +262,7 @@ def _halved(column: Any) -> Any:
 
 
 def _write_parquet(
-    paths: list[Path],
-    out: Path,
-    names: list[str],
-    tags: Mapping[str, str],
-    half: bool,
-    progress: Progress,
+    paths: list[Path], out: Path, names: list[str], tags: Mapping[str, str], half: bool, progress: Progress
 ) -> None:
     import pyarrow.parquet as pq
 
@@ -322,10 +317,7 @@ def _write_hats(
         if name not in names:
             raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
     suffix = f"-{out.name}"  # what a killed run leaves is known by its name, and the next removes it
-    with (
-        writing(out) as temporary,
-        TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name,
-    ):
+    with writing(out) as temporary, TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name:
         scratch = Path(name)
         source = scratch / "source.parquet"
         _write_parquet(paths, source, names, tags, half, progress)

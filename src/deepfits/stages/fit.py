@@ -94,9 +94,8 @@ def fit(config: FitConfig) -> Path:
     from deepfits.fitting.similarity import Similarity
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
-    from deepfits.scale.run import run_shards
     from deepfits.stages.fit_coadds import CoaddWork, prepare
-    from deepfits.stages.fit_work import FitWork, Selection, absolute, select
+    from deepfits.stages.fit_work import FitWork, Selection, absolute, run_work, select
     from deepfits.survey.store import CutoutStore
 
     pool = config.pool()
@@ -144,17 +143,7 @@ def fit(config: FitConfig) -> Path:
             work = CoaddWork(source=alone, digest=features.digest(source.settings()), **common)
         else:
             work = FitWork(store=absolute(config.store), **common)
-        is_changed = run_shards(
-            work,
-            selection.shards,
-            results.path,
-            title=f"fit ({config.mode})",
-            is_done=features.is_done,
-            workers=pool,
-            progress=config.progress,
-            unreadable=selection.unreadable,
-            open_here=lambda: work.open_with(loaded),
-        )
+        is_changed = run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
         if is_changed or not features.is_finished(results.path):
             summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
             _require_a_fit(summary, results.path)

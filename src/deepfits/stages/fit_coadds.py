@@ -201,10 +201,7 @@ def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Pa
 
 
 def _part(
-    task: Any,
-    columns: dict[str, np.ndarray],
-    held_out_only: bool,
-    object_ids: Sequence[int | str] | None,
+    task: Any, columns: dict[str, np.ndarray], held_out_only: bool, object_ids: Sequence[int | str] | None
 ) -> Part:
     from deepfits.splits import is_held_out
 

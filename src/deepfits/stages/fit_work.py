@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -178,6 +178,24 @@ class FitWork(ModelWork):
             work,
             lambda shard, found: write_fitted(found, Path(self.out), shard),
         )
+
+
+def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> bool:
+    """Do the shards that are not done, with a model that is loaded; return whether anything was done."""
+    from deepfits.fitting import features
+    from deepfits.scale.run import run_shards
+
+    return run_shards(
+        work,
+        selection.shards,
+        out,
+        title=title,
+        is_done=features.is_done,
+        workers=config.pool(),
+        progress=config.progress,
+        unreadable=selection.unreadable,
+        open_here=lambda: work.open_with(model),
+    )
 
 
 def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.ndarray:

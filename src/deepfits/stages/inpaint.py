@@ -18,7 +18,7 @@ from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
-from deepfits.stages.fit_work import ModelWork, absolute, read_selected, select, write_images
+from deepfits.stages.fit_work import ModelWork, absolute, read_selected, run_work, select, write_images
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 
@@ -118,7 +118,6 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
     from deepfits.scale.manifest import read_manifest
-    from deepfits.scale.run import run_shards
     from deepfits.survey.store import CutoutStore
 
     bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
@@ -159,17 +158,7 @@ def inpaint(config: InpaintConfig) -> Path:
             threads=pool.threads_each,
             device=config.device,
         )
-        is_changed = run_shards(
-            work,
-            selection.shards,
-            results.path,
-            title=f"inpaint {'-'.join(bands)}",
-            is_done=features.is_done,
-            workers=pool,
-            progress=config.progress,
-            unreadable=selection.unreadable,
-            open_here=lambda: work.open_with(loaded),
-        )
+        is_changed = run_work(config, work, selection, loaded, results.path, f"inpaint {'-'.join(bands)}")
         if config.validate and not (results.path / "validation.json").exists():
             _validate(
                 calibrations, cutouts, results.path, config.max_validation, config.truth, config.progress

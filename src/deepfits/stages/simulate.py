@@ -192,12 +192,7 @@ def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObj
 
 
 def _objects(
-    survey: SkySurvey,
-    size: int,
-    seed: int,
-    patch: int,
-    given: CatalogueObjects | None,
-    laws: PopulationLaws,
+    survey: SkySurvey, size: int, seed: int, patch: int, given: CatalogueObjects | None, laws: PopulationLaws
 ) -> dict[str, np.ndarray]:
     from deepfits.sky.from_catalogue import grid_positions, objects_per_patch
     from deepfits.sky.scene import draw_objects
@@ -231,11 +226,7 @@ def _draw(scene: Scene, write: Writer, config: SimulateConfig, task: Task) -> No
 
 
 def _draw_exposures(
-    out: Path,
-    scene: Scene,
-    table: dict[str, np.ndarray],
-    config: SimulateConfig,
-    task: Task,
+    out: Path, scene: Scene, table: dict[str, np.ndarray], config: SimulateConfig, task: Task
 ) -> None:
     from deepfits.sky.exposures import exposure_paths, make_exposure, open_exposure
     from deepfits.sky.scene import strips
@@ -273,18 +264,9 @@ def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, 
     for index, band in enumerate(scene.survey.names):
         columns[f"mag_{band}"] = ab_magnitude(one["flux"][:, index])
     for name in (
-        "half_light_radius_arcsec",
-        "disc_radius_arcsec",
-        "bulge_radius_arcsec",
-        "bulge_fraction",
-        "disc_ratio",
-        "bulge_ratio",
-        "angle",
-        "type",
-        "template",
-        "ebv",
-        "mag_absolute_r",
-    ):
+        "half_light_radius_arcsec", "disc_radius_arcsec", "bulge_radius_arcsec", "bulge_fraction",
+        "disc_ratio", "bulge_ratio", "angle", "type", "template", "ebv", "mag_absolute_r",
+    ):  # fmt: skip
         columns[name] = one[name]
     return columns
 

@@ -185,12 +185,7 @@ def _registrations(
 
 
 def _one_band(
-    band: str,
-    found: list[Any],
-    target: Any,
-    shifts: dict[Any, Any],
-    config: StackConfig,
-    out: Path,
+    band: str, found: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
 ) -> dict[str, Any]:
     """Stack one band strip by strip, and write coadd and weights."""
     import numpy as np

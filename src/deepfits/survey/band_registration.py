@@ -12,8 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import sep
 
-from deepfits.survey.detection import subtract_background
-from deepfits.survey.stacking import MOST_SOURCES, PixelPositions, Registration, register
+from deepfits.survey.stacking import PixelPositions, Registration, find_bright, register
 
 MAX_SHIFT_PIXELS = 1.0
 
@@ -38,15 +37,10 @@ def _bright(image: np.ndarray, weight: np.ndarray) -> PixelPositions:
     is_bad = weight <= 0
     if is_bad.all():
         return PixelPositions(x=np.empty(0), y=np.empty(0), flux=np.empty(0))
-    subtract_background(image, is_bad, 128)
     sigma = float(np.median(weight[~is_bad])) ** -0.5
     sep.set_extract_pixstack(1_000_000)
-    found = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, deblend_nthresh=1)
-    found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
-    found = found[np.argsort(-found["flux"])][:MOST_SOURCES]
-    return PixelPositions(
-        x=found["x"].astype(float), y=found["y"].astype(float), flux=found["flux"].astype(float)
-    )
+    found = find_bright(image, weight, sigma, deblend_nthresh=1)
+    return PixelPositions(**{name: found[name].astype(float) for name in ("x", "y", "flux")})
 
 
 def shift_warnings(shifts: dict[str, Registration], reference: str) -> list[str]:

@@ -51,51 +51,11 @@ _NO_FILTER = {
 }
 # Words beside the letter: systems, telescopes and cameras whose letters mean what they say ...
 _SYSTEMS = (
-    *(
-        "johnson",
-        "john",
-        "cousins",
-        "cous",
-        "bessell",
-        "bessel",
-        "bess",
-        "gunn",
-        "kpno",
-        "ctio",
-        "ptf",
-        "mould",
-    ),
-    *(
-        "des",
-        "kids",
-        "open",
-        "clear",
-        "harris",
-        "filter",
-        "band",
-        "prime",
-        "vista",
-        "wircam",
-        "megacam",
-        "megaprime",
-        "subaru",
-        "suprimecam",
-    ),
-    *(
-        "ps1",
-        "panstarrs",
-        "sdss",
-        "sloan",
-        "ztf",
-        "decam",
-        "lsst",
-        "hsc",
-        "cfht",
-        "eso",
-        "uvista",
-        "ultravista",
-    ),
-)
+    "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",
+    "mould", "des", "kids", "open", "clear", "harris", "filter", "band", "prime", "vista", "wircam",
+    "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
+    "lsst", "hsc", "cfht", "eso", "uvista", "ultravista",
+)  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
 _SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
@@ -103,16 +63,8 @@ _SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
-    **{
-        "Rc": "R",
-        "Ic": "I",
-        "R2": "r",
-        "I2": "i",
-        "Kshort": "Ks",
-        "K-short": "Ks",
-        "K_short": "Ks",
-        "Kband": "K",
-    },
+    **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
+    **dict.fromkeys(("Kshort", "K-short", "K_short"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
     **{"nd": "NUV", "fd": "FUV"},
 }

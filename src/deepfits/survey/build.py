@@ -53,6 +53,7 @@ from deepfits.survey.store import (
 from deepfits.tables import place_hint
 
 SCALE_TOLERANCE = 0.01
+MIDDLE_ROWS = 1024
 MAX_OFFSET_PIXELS = 0.5
 """Between a catalogue's pixels and its sky positions."""
 WARNING = "WARNING: "
@@ -192,10 +193,7 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
 def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) -> Shard:
     """Describe a shard of a store, which is known again by the identities of its objects."""
     return Shard(
-        name=Path(shard_name(number)).stem,
-        objects=objects,
-        made_from=_digest(object_id),
-        content=content,
+        name=Path(shard_name(number)).stem, objects=objects, made_from=_digest(object_id), content=content
     )
 
 
@@ -474,7 +472,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
     found
         What detection found, for the PSF; measured on the middle thousand rows when None.
     """
-    middle = _Middle(field)
+    middle = MiddleOfField(field)
     if found is None:
         found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
     fwhm = found.fwhm_arcsec
@@ -489,7 +487,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},
         "psf": {
             band: find_psf(
-                None, found.star_images.get(band), plane.plane.header, scale, f"{field.name}, band {band}"
+                found.star_images.get(band), plane.plane.header, scale, f"{field.name}, band {band}"
             )
             for band, plane in field.aligned.items()
         },
@@ -507,18 +505,13 @@ def warn_of(field_name: str, info: dict[str, Any]) -> None:
         log.warning("WARNING: %s %s", field_name, text)
 
 
-def middle_of(field: Field) -> _Middle:
-    """Return the middle thousand rows of a field, as a field of its own."""
-    return _Middle(field)
+class MiddleOfField:
+    """The middle thousand rows of a field, as a field of its own."""
 
-
-class _Middle:
-    """The middle rows of a field, as a field of its own."""
-
-    def __init__(self, field: Field, rows: int = 1024) -> None:
+    def __init__(self, field: Field) -> None:
         self.name, self.pixel_scale = field.name, field.pixel_scale
-        start = max((field.shape[0] - rows) // 2, 0)
-        stop = min(start + rows, field.shape[0])
+        start = max((field.shape[0] - MIDDLE_ROWS) // 2, 0)
+        stop = min(start + MIDDLE_ROWS, field.shape[0])
         self.planes = {band: _Strip(plane, start, stop) for band, plane in field.planes.items()}
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

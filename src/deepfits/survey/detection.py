@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import sep
@@ -126,6 +126,20 @@ def gaussian_kernel(fwhm: float) -> np.ndarray:
     return np.outer(profile, profile).astype(np.float32)
 
 
+def sep_arguments(options: DetectOptions, kernel: np.ndarray, is_empty: np.ndarray) -> dict[str, Any]:
+    """Return how `sep.extract` is to extract and deblend."""
+    return {
+        "mask": is_empty,
+        "minarea": options.min_pixels,
+        "filter_kernel": kernel,
+        "filter_type": "conv",
+        "deblend_nthresh": options.deblend_levels,
+        "deblend_cont": options.deblend_contrast,
+        "clean": True,
+        "segmentation_map": True,
+    }
+
+
 def find_sources(
     combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -138,16 +152,7 @@ def find_sources(
     """
     kernel = gaussian_kernel(options.smoothing_pixels)
     sigma = smoothed_sigma(combined, is_empty, kernel)
-    arguments = {
-        "mask": is_empty,
-        "minarea": options.min_pixels,
-        "filter_kernel": kernel,
-        "filter_type": "conv",
-        "deblend_nthresh": options.deblend_levels,
-        "deblend_cont": options.deblend_contrast,
-        "clean": True,
-        "segmentation_map": True,
-    }
+    arguments = sep_arguments(options, kernel, is_empty)
     sep.set_sub_object_limit(8192)
     pixstack = PIXSTACK
     while True:

@@ -13,7 +13,13 @@ import numpy as np
 
 from deepfits.photometry import ab_magnitude
 from deepfits.survey.detection import DetectOptions, combined_image, find_sources, subtract_background
-from deepfits.survey.photometry import Apertures, half_light_radius, make_apertures, measure_band
+from deepfits.survey.photometry import (
+    Apertures,
+    half_light_radius,
+    make_apertures,
+    measure_band,
+    not_measured,
+)
 from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image
 from deepfits.survey.stars import star_score, stellar_radius
 
@@ -111,7 +117,7 @@ def extract(
                 sky, band, apertures, segmentation, stars, options, aperture_arcsec
             )
         else:
-            measured, star[band] = _no_band(len(sources)), None
+            measured, star[band] = not_measured(len(sources)), None
         flags |= measured.pop("flags")
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
         columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
@@ -156,11 +162,6 @@ def _one_band(
         noise_correlation=plane.noise_correlation,
     )
     return measured, star
-
-
-def _no_band(number: int) -> dict[str, np.ndarray]:
-    names = ("flux", "flux_err", "flux_aper", "flux_aper_err")
-    return {n: np.full(number, np.nan) for n in names} | {"flags": np.zeros(number, np.int32)}
 
 
 def _snr(

@@ -49,26 +49,11 @@ KINDS = {
     **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
 }
 # Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are not images of the sky.
-KINDS |= dict.fromkeys(
-    (
-        *(
-            "depth",
-            "galdepth",
-            "nexp",
-            "psfsize",
-            "chi2",
-            "model",
-            "blobmodel",
-            "resid",
-            "exp",
-            "expwt",
-            "num",
-        ),
-        *("ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub"),
-        *("cov", "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual"),
-    ),
-    "other",
-)
+KINDS |= dict.fromkeys((
+    "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
+    "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
+    "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual",
+), "other")  # fmt: skip
 # Images that are not whole, or of formats that are not read, by the endings of their names.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
@@ -122,9 +107,7 @@ class FieldSources:
         return tuple(self.images)
 
 
-def find_fields(
-    images: str | Path | Iterable[str | Path], *, bands: Iterable[str] | None = None
-) -> list[FieldSources]:
+def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
     """Find the fields in a directory, a file, or a list of them.
 
     Parameters
@@ -132,8 +115,6 @@ def find_fields(
     images
         A directory (and its subdirectories, one level), a FITS file, or a list of these; in a list,
         ``band=path`` says what band a file is, and ``path[2]`` which HDU.
-    bands
-        Take these alone; a field that lacks one is an error.
 
     Returns
     -------
@@ -143,15 +124,12 @@ def find_fields(
     Raises
     ------
     InputError
-        Nothing found, no band to be told, two files for one band of a field, or a wanted band missing.
+        Nothing found, no band to be told, or two files for one band of a field.
     """
     sources = [s for item in _as_list(images) for s in _sources_of(item)]
     if not sources:
         raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
-    fields = _group(sources)
-    if bands is not None:
-        fields = [_only(one, [band_name(b) for b in bands]) for one in fields]
-    return fields
+    return _group(sources)
 
 
 def find_exposures(
@@ -272,16 +250,11 @@ def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSour
         sources.append(_source(path))
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
-        sources = [_renamed(s, field_name) for s in sources]
+        sources = [replace(s, field=field_name) for s in sources]
     elif field_name is not None:
-        sources = [
-            s if s.layout in ("hsc", "sdss") else _renamed(s, _join(field_name, s.field)) for s in sources
-        ]
-    return [_renamed(s, directory.resolve().name) if not s.field else s for s in sources]
-
-
-def _join(directory: str, name: str) -> str:
-    return f"{directory}-{name}" if name else directory
+        joined = [replace(s, field="-".join(filter(None, (field_name, s.field)))) for s in sources]
+        sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
+    return [s if s.field else replace(s, field=directory.resolve().name) for s in sources]
 
 
 def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
@@ -454,10 +427,6 @@ def _may_be_one_band(stated: str, named: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def _renamed(source: ImageSource, name: str) -> ImageSource:
-    return replace(source, field=name)
-
-
 def _group(sources: list[ImageSource]) -> list[FieldSources]:
     groups: dict[str, dict[str, ImageSource]] = defaultdict(dict)
     for source in sources:
@@ -471,13 +440,3 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
-
-
-def _only(one: FieldSources, bands: list[str]) -> FieldSources:
-    missing = [b for b in bands if b not in one.images]
-    if missing:
-        raise InputError(
-            f"field {one.name!r}: no image in band {missing[0]}; it has {', '.join(one.bands)}. Add the "
-            "file, or say which one it is with band=path"
-        )
-    return FieldSources(name=one.name, images={b: one.images[b] for b in bands})

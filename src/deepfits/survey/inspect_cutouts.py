@@ -17,14 +17,15 @@ from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name, quiet
 from deepfits.survey.foreign_cutouts import FEW_PIXELS, ForeignCutouts
-from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_of, depth_warning
-from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning
+from deepfits.survey.noise import clipped_statistics, depth_of
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.reading import TEXT_ENDINGS
 from deepfits.tables.values import is_no_value, is_redshift_name, list_values
 
 SAMPLE = 400
+APERTURE_PIXELS = 3.0
 CATALOGUES = (".parquet", ".pq", ".cat", ".vot", ".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS))
 # The noise at the rims, with neighbours in it, over what the weights say.
 PLAUSIBLE_RATIO = (0.6, 2.5)
@@ -77,10 +78,7 @@ def inspect_cutouts(path: Path, findings: Findings) -> None:
             description = read_description(path)
             with open_cutouts(description) as found:
                 for text in found.remarks:
-                    is_warning = text.startswith("WARNING: ")
-                    (findings.warnings if is_warning else findings.remarks).append(
-                        f"{path.name}: {text.removeprefix('WARNING: ')}"
-                    )
+                    findings.note(text, f"{path.name}: ")
                 points = description.zero_point
                 each = points if isinstance(points, tuple) else (points,) * len(found.bands)
                 named = tuple(math.nan if p is None else float(p) for p in each)
@@ -155,8 +153,11 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
         )
         findings.rows.append(row)
         findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
-    findings.warnings += [f"{sample.name}: {w}" for w in _centre_warnings(sample)]
-    findings.warnings += [f"{sample.name}: {w}" for w in _colours(sample)]
+    flux, error = aperture_flux(sample.image, sample.weight, circular_aperture(width, APERTURE_PIXELS))
+    columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
+    columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
+    doubts = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]
+    findings.warnings += [f"{sample.name}: {w}" for w in doubts]
 
 
 def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
@@ -179,22 +180,8 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     return out
 
 
-def _apertures(sample: _Sample, radius: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fluxes about the middles and their errors, ``(N, B)``; NaN where pixels lack."""
-    circle = circular_aperture(sample.image.shape[-1], radius)
-    return aperture_flux(sample.image, sample.weight, circle)
-
-
-def _colours(sample: _Sample) -> list[str]:
-    flux, error = _apertures(sample)
-    columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
-    columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
-    return colour_warnings(columns, sample.bands)
-
-
-def _centre_warnings(sample: _Sample) -> list[str]:
+def _centre_warnings(sample: _Sample, flux: np.ndarray, error: np.ndarray) -> list[str]:
     """Stack the brighter cutouts: the light must lie in the middle, in all bands."""
-    flux, error = _apertures(sample)
     with np.errstate(invalid="ignore", divide="ignore"):
         snr = flux / error
     out = []

@@ -13,15 +13,15 @@ from itertools import pairwise
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.photometry import NJY_ZERO_POINT, reference_band
+from deepfits.photometry import reference_band
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import sort_bands
-from deepfits.survey.build import middle_of
+from deepfits.survey.build import MiddleOfField
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, describe
 from deepfits.survey.find import FieldSources
-from deepfits.survey.noise import sky_doubts, some_rows
+from deepfits.survey.noise import depth_of, sky_doubts, some_rows
 from deepfits.survey.planes import Plane, open_planes
 
 # 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
@@ -63,22 +63,20 @@ class Findings:
     warnings: list[str] = field(default_factory=list)
     is_fatal: bool = False
 
+    def note(self, text: str, of: str = "") -> None:
+        """Add a remark, or a warning where the text begins so; `of` stands before it."""
+        is_warning = text.startswith("WARNING: ")
+        (self.warnings if is_warning else self.remarks).append(of + text.removeprefix("WARNING: "))
+
     def refuse(self, error: InputError) -> None:
         """Note what makes images or cutouts unusable: `deepfits check` then ends with status 1."""
         self.warnings.append(str(error))
         self.is_fatal = True
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                *(_table(self.rows) if self.rows else []),
-                *(f"note: {r}" for r in self.remarks),
-                *self._warnings(),
-            ]
-        )
-
-    def _warnings(self) -> list[str]:
-        return [f"WARNING: {w}" for w in self.warnings] or ["nothing suspicious"]
+        notes = [f"note: {r}" for r in self.remarks]
+        warnings = [f"WARNING: {w}" for w in self.warnings] or ["nothing suspicious"]
+        return "\n".join([*(_table(self.rows) if self.rows else []), *notes, *warnings])
 
 
 def _table(rows: list[Row]) -> list[str]:
@@ -146,7 +144,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
 
 def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
-    middle = middle_of(one)
+    middle = MiddleOfField(one)
     found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
     notes: dict[str, list[str]] = {}
     suspicious: dict[str, list[str]] = {}
@@ -184,23 +182,11 @@ def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
         pixel_scale_arcsec=plane.pixel_scale,
         zero_point=plane.zero_point,
         fwhm_arcsec=fwhm,
-        depth=depth(plane),
+        depth=depth_of(plane.noise.sigma * max(plane.noise.correlation, 1.0), plane.pixel_scale),
         noise_njy=plane.noise.sigma,
         fraction_empty=float(np.mean(empty)),
         weights=plane.weight_kind,
     )
-
-
-def depth(plane: Plane, aperture_arcsec: float = 2.0) -> float:
-    """Return the AB magnitude of 5σ in a circular aperture, from the measured noise and its correlation."""
-    correlated = plane.noise.sigma * max(plane.noise.correlation, 1.0)
-    return depth_of(correlated, plane.pixel_scale, aperture_arcsec)
-
-
-def depth_of(sigma_njy: float, pixel_scale: float, aperture_arcsec: float = 2.0) -> float:
-    """Return the AB magnitude of 5σ in a circular aperture for white noise of the pixels."""
-    pixels = math.pi * (0.5 * aperture_arcsec / pixel_scale) ** 2
-    return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
 def depth_warning(row: Row) -> list[str]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepfits.survey.store import Cutouts
+from deepfits.survey.store import Cutouts, StoreInfo
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
@@ -32,31 +32,20 @@ THRESHOLD, DEBLEND_CONTRAST = 3.0, 0.003
 _DISC = np.hypot(*np.mgrid[-GROWTH : GROWTH + 1, -GROWTH : GROWTH + 1]) <= GROWTH + 0.3
 
 
-class Noisy(Protocol):
-    """What is asked of a store's description: see `deepfits.survey.store.StoreInfo`."""
-
-    @property
-    def noise_correlation(self) -> tuple[float, ...]:
-        """True noise over stated noise in large apertures, per band."""
-
-
-def neighbours_of(cutouts: Cutouts, info: Noisy) -> np.ndarray:
+def neighbours_of(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
     """Return which pixels other objects have, ``(N, H, W)`` bool: as the store says, else measured."""
     if cutouts.is_neighbour is not None:
         return cutouts.is_neighbour
     return find_neighbours(cutouts.image, cutouts.weight, noise_correlation=info.noise_correlation)
 
 
-def with_neighbours(cutouts: Cutouts, info: Noisy) -> Cutouts:
+def with_neighbours(cutouts: Cutouts, info: StoreInfo) -> Cutouts:
     """Return the cutouts with `is_neighbour`, as stores keep it."""
     return replace(cutouts, is_neighbour=neighbours_of(cutouts, info))
 
 
 def find_neighbours(
-    image: np.ndarray,
-    weight: np.ndarray,
-    *,
-    noise_correlation: Sequence[float] = (),
+    image: np.ndarray, weight: np.ndarray, *, noise_correlation: Sequence[float] = ()
 ) -> np.ndarray:
     """Return which pixels other objects have, ``(N, H, W)`` bool.
 
@@ -111,18 +100,10 @@ def _others(
     import sep
     from scipy import ndimage
 
-    sources, segments = sep.extract(
-        combined,
-        options.threshold * sigma,
-        mask=is_empty,
-        minarea=options.min_pixels,
-        filter_kernel=kernel,
-        filter_type="conv",
-        deblend_nthresh=options.deblend_levels,
-        deblend_cont=options.deblend_contrast,
-        clean=True,
-        segmentation_map=True,
-    )
+    from deepfits.survey.detection import sep_arguments
+
+    arguments = sep_arguments(options, kernel, is_empty)
+    sources, segments = sep.extract(combined, options.threshold * sigma, **arguments)
     # The middle of an even side is the corner of four pixels: an object lies in one of them.
     y, x = (np.arange(side) - (side - 1) / 2 for side in segments.shape)
     is_middle = np.hypot(y[:, None], x[None, :]) <= REACH

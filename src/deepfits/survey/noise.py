@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.photometry import NJY_ZERO_POINT
+
 MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
@@ -148,6 +150,12 @@ def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float, side: int
     sums = view.reshape(height // side, side, width // side, side).sum(axis=(1, 3)).ravel()
     _, spread = clipped_statistics(sums, clip=2.5)
     return spread / (sigma * side)
+
+
+def depth_of(sigma_njy: float, pixel_scale: float) -> float:
+    """Return the AB magnitude of 5σ in a circular aperture of 2″ for white noise of the pixels."""
+    pixels = math.pi / pixel_scale**2
+    return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
 def some_rows(height: int) -> list[tuple[int, int]]:

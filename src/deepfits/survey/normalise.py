@@ -16,7 +16,7 @@ Works on NumPy arrays and PyTorch tensors alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -94,6 +94,46 @@ class Normalisation(Stored):
             dtype = like.dtype if like.dtype.kind == "f" else np.dtype(float)
             mean, std, softening = (np.asarray(v, dtype=dtype)[:, None, None] for v in values)
         return mean, std, softening
+
+
+class _Arcsinh(torch.autograd.Function):
+    """asinh by a vectorised logarithm: sign(x) log1p(a + a² / (1 + √(1 + a²))) with a = the absolute of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        a = x.abs()
+        root = (a * a).add_(1).sqrt_().add_(1)
+        return torch.log1p(a + (a / root) * a).mul_(x.sign())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (x * x).add_(1).rsqrt_()
+
+
+def arcsinh(x: torch.Tensor) -> torch.Tensor:
+    """Return asinh(x), exact to rounding for absolute values up to 10¹⁸ in float32.
+
+    Examples
+    --------
+    >>> x = torch.tensor([-3.0, 0.0, 1e-6, 200.0])
+    >>> torch.allclose(arcsinh(x), torch.asinh(x), rtol=1e-6)
+    True
+    """
+    result: torch.Tensor = _Arcsinh.apply(x)
+    return result
+
+
+def normalise(normalisation: Normalisation, flux: torch.Tensor) -> torch.Tensor:
+    """Map nJy, ``(..., B, H, W)``, to the networks' units, as `Normalisation.normalise` does, but fast.
+
+    PyTorch's own asinh runs one number at a time on a CPU.
+    """
+    if normalisation.kind != "asinh":
+        return normalisation.normalise(flux)
+    mean, std, softening = normalisation._constants(flux)
+    return (arcsinh(flux / softening) - mean) / std
 
 
 def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -64,6 +64,12 @@ def make_apertures(
     )
 
 
+def not_measured(number: int) -> dict[str, np.ndarray]:
+    """Return what `measure_band` does, for sources in a band without data."""
+    names = ("flux", "flux_err", "flux_aper", "flux_aper_err")
+    return {n: np.full(number, np.nan) for n in names} | {"flags": np.zeros(number, np.int32)}
+
+
 def measure_band(
     image: np.ndarray,
     weight: np.ndarray,
@@ -96,14 +102,7 @@ def measure_band(
     common = {"var": variance, "mask": is_bad, "seg_id": apertures.number, "segmap": segmentation}
     p = apertures
     if not len(p.x):
-        none = np.empty(0)
-        return {
-            "flux": none,
-            "flux_err": none,
-            "flux_aper": none,
-            "flux_aper_err": none,
-            "flags": none.astype(np.int32),
-        }
+        return not_measured(0)
     total, error, flags = sep.sum_ellipse(image, p.x, p.y, p.a, p.b, p.theta, p.kron, subpix=5, **common)
     fixed, fixed_error, fixed_flags = sep.sum_circle(image, p.x, p.y, radius, subpix=5, **common)
     flags = (flags | fixed_flags).astype(np.int32)

@@ -21,11 +21,7 @@ from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fitsfile import quiet, read_rows
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule, inverse_variance, mask_rule
-from deepfits.survey.zeropoint import (
-    zero_point_doubts,
-    zero_point_of_header,
-    zero_point_of_unit,
-)
+from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header, zero_point_of_unit
 
 _LARGE = 1e15
 _SAMPLE_ROWS = 256

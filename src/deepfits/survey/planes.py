@@ -21,13 +21,12 @@ from astropy.io import fits
 
 from deepfits.config import check
 from deepfits.errors import InputError, naming
-from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
 from deepfits.survey.hdu_roles import number_of, role_of, sky_images
-from deepfits.survey.noise import Noise, measure_noise, sample_rows
+from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
@@ -217,8 +216,7 @@ class Plane:
 
     def _check_depth(self) -> None:
         """Refuse a header's zero point that makes the image shallower or deeper than any."""
-        pixels = math.pi / self.pixel_scale**2
-        depth = NJY_ZERO_POINT - 2.5 * math.log10(5 * self.noise.sigma * math.sqrt(pixels))
+        depth = depth_of(self.noise.sigma, self.pixel_scale)
         if not CREDIBLE_DEPTH[0] < depth < CREDIBLE_DEPTH[1]:
             words = next((r for r in self.remarks if r.startswith("zero point")), "the zero point")
             raise InputError(

@@ -40,15 +40,12 @@ def gaussians_of(known: Mapping[str, Any] | None, num_gaussians: int) -> np.ndar
 
 
 def find_psf(
-    given: str | None, stars: np.ndarray | None, header: Mapping[str, Any], pixel_scale: float, where: str
+    stars: np.ndarray | None, header: Mapping[str, Any], pixel_scale: float, where: str
 ) -> dict[str, Any]:
-    """Decide the PSF of one band of one field.
+    """Decide the PSF of one band of one field, where the user does not say it.
 
     Parameters
     ----------
-    given
-        What the user says: a FWHM in arcseconds, with the index of a Moffat profile after a colon where it is
-        not 3 (``0.8:2.5``), or the path of a PSF image or of a PSFEx model (``.psf``).
     stars
         The image of the field's stars, from `deepfits.survey.seeing.star_image`; None where there are too
         few.
@@ -59,8 +56,6 @@ def find_psf(
     where
         Field and band, for messages.
     """
-    if given is not None:
-        return read_psf_option(given, pixel_scale)
     if stars is not None:
         return record(expand_image(stars, pixel_scale), "the field's stars")
     fwhm = _number(header.get("FWHM"))
@@ -81,7 +76,11 @@ def _number(value: object) -> float | None:
 
 
 def read_psf_option(given: str, pixel_scale: float) -> dict[str, Any]:
-    """Read what a user says of a PSF: see `find_psf`."""
+    """Read what a user says of a PSF.
+
+    A FWHM in arcseconds, with the index of a Moffat profile after a colon where it is not 3 (``0.8:2.5``), or
+    the path of a PSF image or of a PSFEx model (``.psf``).
+    """
     width, _, index = str(given).partition(":")
     try:
         fwhm, beta = float(width), float(index or USUAL_BETA)

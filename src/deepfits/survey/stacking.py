@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sep
@@ -87,14 +88,18 @@ class PixelPositions:
 
 def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     """Find the bright sources of an exposure, and where its WCS puts them on the grid."""
-    image, weight = plane.read()
-    is_bad = weight <= 0
-    subtract_background(image, is_bad, 128)
-    found = sep.extract(image, 8 * plane.noise.sigma, mask=is_bad, minarea=5)
-    found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
-    found = found[np.argsort(-found["flux"])][:MOST_SOURCES]
+    found = find_bright(*plane.read(), plane.noise.sigma)
     x, y = _on_grid(plane, grid, found["x"], found["y"])
     return PixelPositions(x=x, y=y, flux=found["flux"].astype(float))
+
+
+def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any) -> np.ndarray:
+    """Find bright, round, unblended sources, as sep's table; `more` goes to ``sep.extract``."""
+    is_bad = weight <= 0
+    subtract_background(image, is_bad, 128)
+    found = sep.extract(image, 8 * sigma, mask=is_bad, minarea=5, **more)
+    found = found[(found["flag"] == 0) & (found["a"] / np.maximum(found["b"], 1e-3) < 3)]
+    return found[np.argsort(-found["flux"])][:MOST_SOURCES]
 
 
 def _on_grid(plane: Plane, grid: Grid, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

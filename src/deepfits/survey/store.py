@@ -155,7 +155,7 @@ def create_store(directory: str | Path, info: StoreInfo) -> Path:
     directory = Path(directory)
     path = directory / "store.json"
     if path.exists():
-        there = StoreInfo.from_json(read_json(path, what="store description"), path)
+        there = read_info(directory)
         if (there.bands, there.size) != (info.bands, info.size):
             raise InputError(
                 f"{directory}: a store with bands {there.bands} and size {there.size} is there already; "
@@ -283,11 +283,7 @@ class CutoutStore:
     """
 
     def __init__(
-        self,
-        directory: str | Path,
-        *,
-        skip_bad: bool = False,
-        where: str | Sequence[str] | None = None,
+        self, directory: str | Path, *, skip_bad: bool = False, where: str | Sequence[str] | None = None
     ) -> None:
         self.directory, self.where = Path(directory), where
         self.info = read_info(directory)
@@ -456,11 +452,7 @@ def shard_identities(path: str | Path, info: StoreInfo) -> np.ndarray:
 
 
 def read_shard(
-    path: str | Path,
-    info: StoreInfo,
-    *,
-    columns: list[str] | None = None,
-    rows: np.ndarray | None = None,
+    path: str | Path, info: StoreInfo, *, columns: list[str] | None = None, rows: np.ndarray | None = None
 ) -> Cutouts:
     """Read one shard, or some rows of it (increasing and unique).
 

@@ -8,15 +8,7 @@ from __future__ import annotations
 
 from deepfits.tables.conditions import as_conditions, choose, matches_conditions
 from deepfits.tables.matching import match_identities, match_positions, take_rows
-from deepfits.tables.reading import (
-    Table,
-    exists,
-    from_arrow,
-    from_astropy,
-    read,
-    read_table,
-    require_column,
-)
+from deepfits.tables.reading import Table, exists, from_arrow, from_astropy, read, read_table, require_column
 from deepfits.tables.sky import (
     Positions,
     identities,

@@ -15,26 +15,13 @@ from deepfits.tables.reading import require_column
 from deepfits.tables.text import GAPS, Columns
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
+    **{">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt},
+    **{"==": operator.eq, "!=": operator.ne},
 }
 _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
 _WHOLE = re.compile(r"^[+-]?\d+$")
-_TRUTH = {
-    "true": True,
-    "t": True,
-    "yes": True,
-    "1": True,
-    "false": False,
-    "f": False,
-    "no": False,
-    "0": False,
-}
+_TRUTH = dict.fromkeys(("true", "t", "yes", "1"), True) | dict.fromkeys(("false", "f", "no", "0"), False)
 
 
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -19,37 +19,14 @@ from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, un
 INFO = "deepfits"
 """Key of what our own tables say of themselves, as JSON."""
 TEXT_ENDINGS = (
-    "csv",
-    "tsv",
-    "txt",
-    "dat",
-    "cat",
-    "ecsv",
-    "tab",
-    "tbl",
-    "asc",
-    "ascii",
-    "lis",
-    "list",
-    "mrt",
-    "reg",
-)
+    "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
+)  # fmt: skip
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _LIKELY_REDSHIFTS = (
-    "z_spec",
-    "zspec",
-    "z",
-    "specz",
-    "spec_z",
-    "redshift",
-    "z_best",
-    "zbest",
-    "z_specz",
-    "zs",
-    "z_true",
-)
+    "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

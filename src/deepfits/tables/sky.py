@@ -43,18 +43,8 @@ _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
 _RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
-    "",
-    "deg",
-    "degree",
-    "degrees",
-    "dms",
-    "d:m:s",
-    '"d:m:s"',
-    "angle[deg]",
-    "dd:mm:ss",
-    "°",
-    "degr",
-)
+    "", "deg", "degree", "degrees", "dms", "d:m:s", '"d:m:s"', "angle[deg]", "dd:mm:ss", "°", "degr",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

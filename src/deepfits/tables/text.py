@@ -25,22 +25,9 @@ from deepfits.errors import InputError
 Columns = dict[str, np.ndarray]
 
 GAPS = (
-    "",
-    "nan",
-    "null",
-    "n/a",
-    "na",
-    "none",
-    "--",
-    "-",
-    "---",
-    "...",
-    "masked",
-    "\\n",
-    "indef",
-    "<na>",
+    "", "nan", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
     "#n/a",
-)
+)  # fmt: skip
 """What stands in a column of numbers where there is none; upper and lower case are the same."""
 IDENTITIES = (
     "object_id", "objectid", "id", "source_id", "sourceid", "number", "objid", "obj_id", "coadd_object_id",

@@ -95,10 +95,7 @@ class FabricEngine(Engine):
             ) from None
         accelerator = "cpu" if self.device.type == "cpu" else "cuda"
         self.fabric = Fabric(
-            accelerator=accelerator,
-            devices=config.num_devices,
-            num_nodes=config.num_nodes,
-            strategy="ddp",
+            accelerator=accelerator, devices=config.num_devices, num_nodes=config.num_nodes, strategy="ddp"
         )
         self.fabric.launch()
         self.device = self.fabric.device

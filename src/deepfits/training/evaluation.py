@@ -99,7 +99,17 @@ class Evaluator:
         if self.held_out is None:
             return ""
         model = self.trainer.finished_model()
-        row = {"step": step, **self._examine(model)}
+        row = {
+            "step": step,
+            **examine(
+                model,
+                self.held_out,
+                self.trainer.noise,
+                add_noise=self.trainer.config.noise != "none",
+                seed=self.trainer.seed,
+                fit=self.fit,
+            ),
+        }
         if not all(math.isfinite(v) for v in row.values()):
             row = {k: v if math.isfinite(v) else None for k, v in row.items()} | {"collapsed": True}
         self.history.append(row)
@@ -112,17 +122,6 @@ class Evaluator:
         with (self.out / "evaluations.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         return _remark(row)
-
-    def _examine(self, model: Model) -> dict[str, Any]:
-        assert self.held_out is not None
-        return examine(
-            model,
-            self.held_out,
-            self.trainer.noise,
-            add_noise=self.trainer.config.noise != "none",
-            seed=self.trainer.seed,
-            fit=self.fit,
-        )
 
     def _save_panel(self, model: Model, step: int) -> None:
         assert self.held_out is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
 from deepfits.observation import Observation, Sight
-from deepfits.stretch import arcsinh, normalise
+from deepfits.survey.normalise import arcsinh, normalise
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig

@@ -29,12 +29,7 @@ from deepfits.progress import Progress, Task, silent
 from deepfits.provenance import provenance
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.conditions import as_conditions
-from deepfits.training.checkpoint import (
-    is_same_training,
-    list_checkpoints,
-    load_checkpoint,
-    save_checkpoint,
-)
+from deepfits.training.checkpoint import is_same_training, list_checkpoints, load_checkpoint, save_checkpoint
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import (
     Batch,
@@ -177,11 +172,7 @@ class Session:
             common = self.base.normalisation
         elif self.grid is not None:
             common = measure_for_scenes(
-                self.stores,
-                surveys,
-                self.grid,
-                softening_sigmas=config.softening_sigmas,
-                seed=self.plan.seed,
+                self.stores, surveys, self.grid, softening_sigmas=config.softening_sigmas, seed=self.plan.seed
             )
         else:
             return surveys
@@ -353,12 +344,7 @@ class Session:
             save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
     def _finish(
-        self,
-        trainer: Trainer,
-        surveys: list[Survey],
-        evaluator: Evaluator,
-        step: int,
-        progress: Progress,
+        self, trainer: Trainer, surveys: list[Survey], evaluator: Evaluator, step: int, progress: Progress
     ) -> None:
         if self.engine.rank:
             return

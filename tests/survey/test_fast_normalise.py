@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from deepfits.stretch import arcsinh, normalise
-from deepfits.survey.normalise import Normalisation
+from deepfits.survey.normalise import Normalisation, arcsinh, normalise
 
 
 def test_arcsinh_is_pytorchs_over_its_range():

@@ -1,0 +1,101 @@
+"""What a training is told beside its recipe: stated once, for the stages, which inherit from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from deepfits.config import INPUT, NEUTRAL, Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Random numbers, and threads.
+
+    Parameters
+    ----------
+    seed
+        Decides every draw, the networks' start and the order of the images.
+    threads
+        Processor threads for PyTorch; its own choice by default.
+    """
+
+    seed: Annotated[int, Range(ge=0, lt=1 << 22)] = 0
+    threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnDevice:
+    """Where it is computed.
+
+    Parameters
+    ----------
+    device
+        ``"auto"`` (a GPU if there is one), ``"cpu"`` or ``"cuda"``.
+    """
+
+    device: Annotated[str, NEUTRAL] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings(OnDevice):
+    """How fast, and how exactly, it is computed.
+
+    Parameters
+    ----------
+    num_devices, num_nodes
+        Several devices share each batch, through Lightning Fabric (``pip install 'deepfits[training]'``).
+    precision
+        ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
+        weights in float32. All others here change the numbers within rounding.
+    compile
+        Let ``torch.compile`` translate the networks.
+    channels_last
+        Hold images with the bands innermost.
+    """
+
+    num_devices: Annotated[int, NEUTRAL, Range(ge=1)] = 1
+    num_nodes: Annotated[int, NEUTRAL, Range(ge=1)] = 1
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
+    compile: Annotated[bool, NEUTRAL] = False
+    channels_last: Annotated[bool, NEUTRAL] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Draws):
+    """What is trained, and where it is recorded.
+
+    Parameters
+    ----------
+    embedder_only
+        A finished model (or ``builtin:NAME``): train a new embedder for its generator, and nothing else.
+    tensorboard
+        Write curves to ``tensorboard/``, if TensorBoard is installed.
+    tracker
+        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
+    """
+
+    embedder_only: Annotated[str | Path | None, INPUT] = None
+    tensorboard: Annotated[bool, NEUTRAL] = True
+    tracker: Annotated[Literal["mlflow", "wandb"] | None, NEUTRAL] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teaching:
+    """How aids are taught.
+
+    Parameters
+    ----------
+    steps
+        Of the refiner, and as many of the metric.
+    num_reference
+        Latents at which the metric is computed, each by a Jacobian.
+    batch_size, learning_rate
+        Of the refiner's steps.
+    """
+
+    steps: int = 5000
+    num_reference: int = 8000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
