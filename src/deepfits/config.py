@@ -153,6 +153,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return {f.name: as_json(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
 
 
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return what a type hint allows, without marks, unions opened."""
+    while typing.get_origin(hint) is Annotated:
+        hint = typing.get_args(hint)[0]
+    is_union = typing.get_origin(hint) in (Union, types.UnionType)
+    return tuple(b for a in typing.get_args(hint) for b in alternatives(a)) if is_union else (hint,)
+
+
 class Stored:
     """A dataclass that is kept as JSON or TOML."""
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
-from deepfits.config import parse_toml
+from deepfits.config import alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
 
@@ -93,8 +93,8 @@ def option_names(name: str) -> list[str]:
 
 def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
     """Return the type that stands on a command line for one of Python, and how it is read from text."""
-    kinds = [one for one in _alternatives(hint) if one is not NoneType]
-    optional = None if NoneType in _alternatives(hint) else ...
+    kinds = [one for one in alternatives(hint) if one is not NoneType]
+    optional = None if NoneType in alternatives(hint) else ...
     if len(kinds) == 1 and get_origin(kinds[0]) in MAPPINGS:
         return list[str] | None, None
     lists = [one for one in kinds if get_origin(one) in (list, tuple, collections.abc.Sequence)]
@@ -105,15 +105,6 @@ def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
         return (kind if optional is ... else kind | None), reads
     kind = str if kinds[:1] == [str] or Path in kinds else kinds[0]
     return (kind if optional is ... else kind | None), None
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    """Return what a type hint allows, without marks, unions opened."""
-    while get_origin(hint) is Annotated:
-        hint = get_args(hint)[0]
-    is_union = get_origin(hint) not in (None, Literal, list, tuple, dict) and len(get_args(hint)) > 1
-    is_union = is_union and not (isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping))
-    return tuple(b for a in get_args(hint) for b in _alternatives(a)) if is_union else (hint,)
 
 
 def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
@@ -140,7 +131,7 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
     """Return the arguments that are read from text: mappings (``name=value``), and all in ``--set``."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(stage).items():
-        kinds = [get_origin(one) for one in _alternatives(hint) if one is not NoneType]
+        kinds = [get_origin(one) for one in alternatives(hint) if one is not NoneType]
         if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(given.get(name), list):
             found[name] = name_value(given[name], option_names(name)[0])
         if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):

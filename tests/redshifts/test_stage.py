@@ -279,7 +279,7 @@ def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
         ({}, {"select": ["mag_i < 20.1"]}, "too few labels"),
         ({}, {"methods": ["bosting"]}, "did you mean 'boosting'"),
         ({}, {"losses": ["cubic"]}, "valid names are: absolute, squared"),
-        ({}, {"match": "name"}, "choose one of"),
+        ({}, {"match": "name"}, "match must be 'auto'"),
         ({}, {"max_labels": 5}, "at least 30"),
     ],
 )

@@ -153,7 +153,7 @@ def test_the_manifest_of_many_shards_costs_little(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": -1}, "not a number of processes"),
+        ({"workers": -1}, "workers must be a whole number from 0"),
         ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "give one of the two"),
         ({"scheduler": "nowhere.json"}, "no such scheduler file"),
         ({"scheduler": "not an address"}, "no Dask scheduler answers"),

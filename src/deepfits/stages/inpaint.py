@@ -78,7 +78,7 @@ class InpaintConfig(Solving):
     model: Annotated[str | Path, INPUT]
     out: str | Path
     _: KW_ONLY
-    bands: Sequence[str] = ("u",)
+    bands: Sequence[str] | str = ("u",)
     validate: bool = False
     max_validation: int = 2000
     num_calibration: int = 1500

@@ -36,13 +36,13 @@ import inspect
 import math
 import os
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hints
 
-from deepfits.config import INPUT, NEUTRAL, Mark, as_json, check
+from deepfits.config import INPUT, NEUTRAL, Mark, alternatives, as_json, check
 from deepfits.errors import InputError
 from deepfits.files import Results, contents, require_finished, results
 from deepfits.progress import Progress, silent
@@ -83,6 +83,7 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
             try:
                 given = _finite(config(*args, **kwargs), name)
                 _require_paths(given, name)
+                _single_texts(given)
                 check(given, where=name)
                 return work(given)
             except InputError as error:  # it says what to do; where in here it arose helps nobody
@@ -116,6 +117,15 @@ def _floats(value: Any) -> Iterator[float]:
     elif isinstance(value, Mapping | list | tuple | set | frozenset):
         for one in value.values() if isinstance(value, Mapping) else value:
             yield from _floats(one)
+
+
+def _single_texts(config: Any) -> None:
+    """Take one text for a list of one, where lists are declared: ``bands="u"``."""
+    for key, hint in get_type_hints(type(config), include_extras=True).items():
+        if isinstance(value := getattr(config, key, None), str):
+            kinds = [get_origin(one) for one in alternatives(hint)]
+            if str not in alternatives(hint) and Sequence in kinds:
+                object.__setattr__(config, key, (value,))
 
 
 def _require_paths(config: Any, name: str) -> None:
