@@ -7,7 +7,6 @@ are kept as magnitudes in steps of a thousandth, sizes and shapes in half precis
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -15,11 +14,10 @@ from deepfits.models.bundle import Model
 from deepfits.sky.drawing import bulge_scale, psf_transfer
 from deepfits.sky.population import draw_galaxies
 from deepfits.sky.surveys import find_survey
+from gpu_sky import TABLE, mag_steps
 
-TABLE = Path(__file__).with_name("gpu_population.npz")
 STAMP = 64
 FAINTEST_MAG = 25.3
-MAG_STEPS = 1000
 
 
 def main() -> None:
@@ -36,14 +34,10 @@ def main() -> None:
     model = Model.load("builtin:clauds-hsc")
     sigma = np.array(model.normalisation.softening) / model.card["training"]["softening_sigmas"]
 
-    def steps(flux: np.ndarray) -> np.ndarray:
-        mag = 31.4 - 2.5 * np.log10(np.maximum(flux, 1e-9))
-        return np.clip(np.rint(MAG_STEPS * mag), 0, 65535).astype(np.uint16)
-
     np.savez_compressed(
         TABLE,
-        mag=steps(table["flux"]),
-        bulge_mag=steps(table["bulge_flux"]),
+        mag=mag_steps(table["flux"]),
+        bulge_mag=mag_steps(table["bulge_flux"]),
         disc_radius=(table["disc_radius_arcsec"] / scale).astype(np.float16),
         bulge_radius=(table["bulge_radius_arcsec"] / scale).astype(np.float16),
         disc_ratio=table["disc_ratio"].astype(np.float16),

@@ -50,14 +50,16 @@ from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
 from deepfits.training.health import EvaluationSet, examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
-from deepfits.training.teaching import Lessons, Teaching, teach_aids  # noqa: E402
+from deepfits.training.teaching import Teaching, TeachingSet, teach_aids  # noqa: E402
 from gpu_sky import (  # noqa: E402
     DISC_SCALE,
     FARTHEST,
+    MAG_STEPS,
     NEAREST,
     NEIGHBOUR_CHANCE,
     SIZE,
     DeviceSky,
+    mag_steps,
     spectra,
 )
 
@@ -65,7 +67,6 @@ SCENE_ARCSEC = 5.76
 SURVEYS = ("clauds-hsc", "sdss-like", "rubin-like")
 BRIGHTEST, FAINTEST, SLOPE = 16.5, 25.5, 0.15
 SHARES = {"galaxies": 0.80, "stars": 0.17, "quasars": 0.03}
-MAG_STEPS = 1000.0
 NUM_SKIES = 40
 PIXELS = (0.168, 0.187, 0.2, 0.2, 0.214, 0.238, 0.263, 0.263, 0.3, 0.339, 0.396, 0.396)
 BETAS = (2.5, 3.0, 3.0, 3.5, 4.5)
@@ -117,17 +118,12 @@ def prepare(path: Path, number: int, seed: int) -> None:
     )
     table = {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
-    def steps(flux: np.ndarray) -> np.ndarray:
-        mag = 31.4 - 2.5 * np.log10(np.maximum(flux, 1e-9))
-        return (
-            np.clip(np.rint(MAG_STEPS * mag), 0, 65535).astype(np.uint16).reshape(len(mag), len(SURVEYS), -1)
-        )
-
+    shape = (len(table["share"]), len(SURVEYS), -1)
     halves = {name: table[name].astype(np.float16) for name in columns[2:6]}
     np.savez_compressed(
         path,
-        mag=steps(table["flux"]),
-        bulge_mag=steps(table["bulge_flux"]),
+        mag=mag_steps(table["flux"]).reshape(shape),
+        bulge_mag=mag_steps(table["bulge_flux"]).reshape(shape),
         share=table["share"].astype(np.float32),
         **halves,
     )
@@ -399,14 +395,14 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
             number, arguments.examples, torch.Generator(device).manual_seed(77 + number)
         )
         lessons.append(
-            Lessons(
+            TeachingSet(
                 drawn.image.cpu(), drawn.weight.cpu(), skies.surveys[number].noise, drawn.sight, others.cpu()
             )
         )
     teach(finished, lessons, arguments, out)
 
 
-def teach(model: Model, lessons: list[Lessons], arguments: argparse.Namespace, out: Path) -> None:
+def teach(model: Model, lessons: list[TeachingSet], arguments: argparse.Namespace, out: Path) -> None:
     """Teach refiner and metric, and write the model with them."""
     begin = time.monotonic()
     steps = arguments.aid_steps
@@ -471,7 +467,7 @@ def teach_images(arguments: argparse.Namespace, device: torch.device) -> None:
     assert image.shape[-1] == SIZE
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)
-    teach(model, [Lessons(image, weight, sky.noise)], arguments, out)
+    teach(model, [TeachingSet(image, weight, sky.noise)], arguments, out)
 
 
 def main() -> None:

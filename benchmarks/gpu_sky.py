@@ -29,6 +29,12 @@ NEAREST, FARTHEST = 5.0, 20.0  # pixels
 MAG_STEPS = 1000.0
 
 
+def mag_steps(flux: np.ndarray) -> np.ndarray:
+    """Return AB magnitudes of fluxes in nJy, as steps that fit into 16 bits."""
+    mag = 31.4 - 2.5 * np.log10(np.maximum(flux, 1e-9))
+    return np.clip(np.rint(MAG_STEPS * mag), 0, 65535).astype(np.uint16)
+
+
 @dataclass
 class Drawn:
     """Cutouts: ``image`` and ``weight`` in nJy and nJy⁻², ``(N, B, 32, 32)``, and ``z_spec``, ``(N,)``."""

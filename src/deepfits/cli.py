@@ -243,14 +243,14 @@ def _set_up(threads: int | None, verbose: bool, name: str | None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=console, show_path=False, show_level=False, markup=False, highlighter=None)
     handler.setFormatter(logging.Formatter("%(message)s", datefmt="%H:%M:%S"))
-    handler.addFilter(lambda record: _say_options(record, name))
+    handler.addFilter(lambda record: _reword_options(record, name))
     logger = logging.getLogger("deepfits")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.propagate = False
 
 
-def _say_options(record: logging.LogRecord, name: str | None) -> bool:
+def _reword_options(record: logging.LogRecord, name: str | None) -> bool:
     record.msg, record.args = _shown(_as_options(record.getMessage(), name)), ()
     return True
 

@@ -59,14 +59,14 @@ def in_a_line(error: object, most: int = 160) -> str:
 
 
 @contextmanager
-def naming(path: str | os.PathLike[str], told: str, remedy: str = "fetch it again") -> Iterator[None]:
+def naming(path: str | os.PathLike[str], problem: str, remedy: str = "fetch it again") -> Iterator[None]:
     """Turn whatever libraries raise on a damaged file into an error that names it and says what to do."""
     try:
         yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many kinds
-        raise InputError(f"{path}: {told} ({in_a_line(error)}); {remedy}") from error
+        raise InputError(f"{path}: {problem} ({in_a_line(error)}); {remedy}") from error
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}

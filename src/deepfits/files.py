@@ -222,8 +222,8 @@ def content_of(path: str | Path, *, what: str = "file") -> Iterator[None]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        told = f"{type(error).__name__}: {in_a_line(error, 120)}"
-        raise InputError(f"{path}: not the {what} that deepfits writes ({told}); make it again") from error
+        problem = f"{type(error).__name__}: {in_a_line(error, 120)}"
+        raise InputError(f"{path}: not the {what} that deepfits writes ({problem}); make it again") from error
 
 
 def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:

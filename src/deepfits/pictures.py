@@ -110,7 +110,7 @@ def strip(images: np.ndarray, weights: np.ndarray, noise: np.ndarray, *, columns
 
 
 def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.ndarray:
-    """Put tiles ``(H, W, 3)`` of one size beside and under each other on white."""
+    """Lay tiles ``(H, W, 3)`` of one size out as a grid on white."""
     height, width = tiles[0].shape[:2]
     lines = -(-len(tiles) // columns)
     columns = min(columns, len(tiles))

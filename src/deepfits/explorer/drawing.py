@@ -130,7 +130,7 @@ class Drawer:
             return self.model.render(drawn, sight).numpy()
 
     def _sight(self, rows: np.ndarray) -> Sight | None:
-        """Say how objects were observed; only models of scenes ask."""
+        """Return how objects were observed; only models of scenes ask."""
         if self.model is None or self.model.grid is None:
             return None
         return self.model.sight(self._take(rows), self.store.info)

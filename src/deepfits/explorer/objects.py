@@ -239,7 +239,7 @@ class Objects:
         return float(self.column("ra")[row]), float(self.column("dec")[row])
 
     def satisfying(self, where: str | Sequence[str] | None) -> np.ndarray:
-        """Say which objects satisfy conditions on any columns, ``(N,)`` bool; all without any."""
+        """Return which objects satisfy conditions on any columns, ``(N,)`` bool; all without any."""
         if where is None:
             return np.ones(len(self), dtype=bool)
         return matches_conditions(self.table, where, self.directory)
@@ -463,7 +463,7 @@ def alike(distance: np.ndarray) -> str:
 
 
 def words(name: str) -> str:
-    """Say in words what a column is, with its unit; '' of a column of a user's own."""
+    """Describe a column, with its unit; '' of a column of a user's own."""
     known = describe(name)
     text = _WORDS.get(name) or known.words
     for start, said in _STARTS.items():

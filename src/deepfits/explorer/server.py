@@ -185,7 +185,7 @@ class _Explorer:
         return "; ".join(part for part in (words(name), f"from {origin}" if origin else "") if part)
 
     async def about_drawer(self, request: Request) -> Response:
-        """Say what can be drawn, as soon as the model is there."""
+        """Return what can be drawn, as soon as the model is there."""
         drawer = None if self.objects.store is None else await self._drawer()
         has_model = drawer is not None and drawer.model is not None
         return JSONResponse(
@@ -356,7 +356,7 @@ class _Explorer:
         return JSONResponse(await run_in_threadpool(work))
 
     async def samp(self, request: Request) -> Response:
-        """Hand the selection to those who read tables, or one position to those who show the sky."""
+        """Send the selection to applications for tables, or one position to those that show the sky."""
         asked = await _json(request)
         if not self.is_samp:
             raise InputError("SAMP is off: start the explorer with --samp")

@@ -165,7 +165,7 @@ def fit(
 def as_observed(
     renderer: Renderer, sight: Sight, num_bands: int, device: torch.device | str | None = None
 ) -> Observed:
-    """See scenes as these pixels would at a nominal PSF, the same for all objects: for a metric."""
+    """Observe scenes as these pixels would at a nominal PSF, the same for all objects: for a metric."""
     nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
     return Observed(renderer, nominal.observation().to(device or "cpu"))
 

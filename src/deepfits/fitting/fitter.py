@@ -522,7 +522,7 @@ class Fitter:
         return out
 
     def oddities(self, fitted: Fitted, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Say what is odd about the galaxies in the middle, and about the images (`deepfits.fitting.oddity`).
+        """Return what is odd about the middle galaxies and the images (`deepfits.fitting.oddity`).
 
         Parameters
         ----------

@@ -169,7 +169,7 @@ def _of_one_band(
     away: np.ndarray,
     bands: Sequence[str],
 ) -> tuple[str, float, int, str]:
-    """Say what kind the highest peak of a band is: kind, height, place and words."""
+    """Classify the highest peak of a band: kind, height, place and words."""
     height = float(each[band].flat[place] * inside.flat[place])
     heights = each.reshape(len(each), -1)[:, place] * np.sign(height)
     if is_sharp:
@@ -182,7 +182,7 @@ def _of_one_band(
 
 
 def _is_sharp(pixels: np.ndarray, filtered: np.ndarray, place: int) -> bool:
-    """Say whether a peak is sharper than the PSF, from its significance without and with K."""
+    """Return whether a peak is sharper than the PSF, from its significance without and with K."""
     row, column = divmod(place, len(pixels))
     pixel = np.abs(pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]).max()
     return bool(pixel > FEWEST_SIGMA and abs(filtered.flat[place]) < SHARPEST * pixel)

@@ -63,7 +63,7 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, views: Tensor, latent: Tensor) -> Tensor:
-        """Say by how much to change each latent."""
+        """Return by how much to change each latent."""
         x = views
         for convolution in self.convolutions:
             x = nn.functional.leaky_relu(convolution(x), 0.2)

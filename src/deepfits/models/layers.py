@@ -116,7 +116,7 @@ def downsampling(inputs: int, outputs: int, config: ModelConfig) -> nn.Sequentia
 
 
 def _joined(name: str, *modules: nn.Module, dim: int = 0) -> Tensor:
-    """Put the weights or biases of modules behind each other."""
+    """Concatenate the weights or biases of modules."""
     return torch.cat([getattr(module, name) for module in modules], dim=dim)
 
 

@@ -39,7 +39,7 @@ def sight_of(cutouts: Cutouts, info: StoreInfo, grid: SceneGrid) -> Sight:
 
 
 def join_sights(parts: list[Sight]) -> Sight:
-    """Put sights of one store behind each other."""
+    """Concatenate sights of one store."""
     return replace(
         parts[0],
         psf=torch.cat([part.psf for part in parts]),

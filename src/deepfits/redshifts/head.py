@@ -239,7 +239,7 @@ def head_directory(model_hash: str) -> Path:
 
 
 def disclaimer(head: Head) -> str:
-    """Say what predictions of a head are worth."""
+    """Measure the predictions of a head."""
     lines = [
         "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
     ]
@@ -527,7 +527,7 @@ def fine_tuned(
     real, others = Minibatches(train, torch_seed), Minibatches(head.replay, torch_seed)
     inputs = torch.as_tensor(head.inputs(left_out.light))
     truth = Minibatches(left_out, 0)
-    told = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
+    predicted = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     halves = (slice(0, None, 2), slice(1, None, 2))
     least = {"first": np.inf, "second": np.inf, "all": np.inf}
@@ -572,7 +572,7 @@ def fine_tuned(
             output = network(head._standardised(parts))
             mine, sim = output[: len(rows)], output[len(rows) :]
             loss = head_loss(mine, real.log[rows], real.kind[rows], real.weight[rows], 0.3)
-            gap = torch.cumsum(torch.softmax(sim[:, :NUM_CELLS], 1) - told[again], 1)
+            gap = torch.cumsum(torch.softmax(sim[:, :NUM_CELLS], 1) - predicted[again], 1)
             loss = loss + config.replay * 20 * CELL * (gap**2).sum(1).mean()
             optimiser.zero_grad()
             loss.backward()

@@ -112,11 +112,11 @@ def read_labels(
     }
     if (is_selected & is_code).any():
         counts["impossible"] = int((is_selected & is_code).sum())
-        told = list_values(number[is_selected & is_code])
+        codes = list_values(number[is_selected & is_code])
         log.warning(
             "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; one that is real "
             "counts when it is written otherwise (9.9901)",
-            *(path, counts["impossible"], len(value), column, told),
+            *(path, counts["impossible"], len(value), column, codes),
         )
     zeros = int((is_selected & (number == 0)).sum())
     if zeros > max(2, 0.01 * is_selected.sum()) and is_redshift_name(column) and not classes:
@@ -277,9 +277,9 @@ def match_labels(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches one of "
             f"{len(features['object_id'])} objects {how}; check that they are of the same sky{hint}"
         )
-    told = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in found.counts.items())
-    if told:
-        log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), told)
+    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in found.counts.items())
+    if reasons:
+        log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), reasons)
     apart = np.nanmedian(found.separation_arcsec) if np.isfinite(found.separation_arcsec).any() else 0.0
     if found.by == "position" and apart > radius_arcsec / 2:
         log.warning(

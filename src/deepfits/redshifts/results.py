@@ -280,8 +280,8 @@ def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]
     if not cells:
         return []
     lines = table_lines([*_NAMES, *_PDF_HEADINGS.values()], cells, num_text=3)
-    told = [f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items()]
-    return ["", "Distributions p(z):", "", *lines, "", *told]
+    explained = [f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items()]
+    return ["", "Distributions p(z):", "", *lines, "", *explained]
 
 
 def latex_table(content: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ def section(
 
 
 def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what the methods and features of a table are."""
+    """Describe the methods and features of a table."""
     out = []
     for what, known in (("method", METHODS), ("features", FEATURES)):
         there = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
@@ -151,7 +151,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def is_ours(row: Mapping[str, Any]) -> bool:
-    """Say whether a row uses the model: its latents, what it draws, or its embedder."""
+    """Return whether a row uses the model: its latents, what it draws, or its embedder."""
     return row["method"] in OUR_METHODS or row["features"] not in OTHER_FEATURES
 
 

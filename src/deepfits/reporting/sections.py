@@ -397,7 +397,7 @@ def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
 
 
 def next_section(run: str, example: str | None, *, has_redshifts: bool) -> Section:
-    """Say what can be done with the results."""
+    """Return what can be done with the results."""
     features, store = f"{run}/features-both", f"{run}/cutouts"
     labels = f"deepfits redshift {features} spectra.csv --out {run}/redshift --store {store}"
     commands = [

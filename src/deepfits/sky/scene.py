@@ -144,7 +144,7 @@ _STRUCTURE = (
 
 
 def join(parts: dict[str, Table]) -> Table:
-    """Put galaxies, stars and quasars under each other, with their ``kind``."""
+    """Concatenate galaxies, stars and quasars, with their ``kind``."""
     names = list(parts["galaxy"])
     out: Table = {}
     for name in names:

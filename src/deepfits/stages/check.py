@@ -58,7 +58,7 @@ def check(config: CheckConfig) -> Findings:
     findings = Findings()
     images = config.images
     names = [images] if isinstance(images, str | Path) else list(images)
-    with _what_is_said(findings):
+    with _add_logged(findings):
         if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
             for name in map(Path, names):
                 (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
@@ -68,7 +68,7 @@ def check(config: CheckConfig) -> Findings:
 
 
 @contextmanager
-def _what_is_said(findings: Findings) -> Iterator[None]:
+def _add_logged(findings: Findings) -> Iterator[None]:
     """Add what the readers say to the log to the findings, which else would be that nothing is suspicious."""
     logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
     said: list[str] = []

@@ -145,7 +145,7 @@ def _all_fields(
     """Detect field by field; a finished field is kept beside `out` until all are."""
     import numpy as np
 
-    from deepfits.survey.build import warn_of
+    from deepfits.survey.build import log_warnings
     from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
     from deepfits.survey.overlaps import primary_detections
     from deepfits.survey.parallel import in_processes
@@ -165,7 +165,7 @@ def _all_fields(
                 write_catalogue(
                     _parts(out) / f"{name}.parquet", columns, {"settings": settings, "field": info}
                 )
-            warn_of(name, info)
+            log_warnings(name, info)
             done[name] = columns, info
             task.advance(1, f"{name}: {len(columns['object_id'])} sources")
     parts = [done[sources.name][0] for sources in chosen.fields]

@@ -23,7 +23,7 @@ from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
 from deepfits.tables.reading import INFO
-from deepfits.tables.writing import said_of
+from deepfits.tables.writing import field_metadata
 
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
@@ -246,7 +246,7 @@ def _described(table: Any, half: bool) -> Any:
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std"):
             column = _halved(column)
-        fields.append(pa.field(field.name, column.type, metadata=said_of(field.name, describe)))
+        fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
         arrays.append(column)
     return pa.table(arrays, schema=pa.schema(fields, metadata={INFO: json.dumps(_MADE_BY)}))
 

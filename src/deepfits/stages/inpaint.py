@@ -393,7 +393,7 @@ def _calibrate(
 
 
 def _in_turn(advance: Advance) -> Advance:
-    """Let several threads tell their progress."""
+    """Let several threads report their progress."""
     lock = Lock()
 
     def locked(number: int) -> None:

@@ -28,7 +28,7 @@ class ModelCardConfig(Common):
 
 @stage(ModelCardConfig)
 def model(config: ModelCardConfig) -> str:
-    """Say what a model is: its cutouts, networks, training, and measures on held-out objects.
+    """Describe a model: its cutouts, networks, training, and measures on held-out objects.
 
     Returns
     -------

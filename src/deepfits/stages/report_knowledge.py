@@ -25,7 +25,7 @@ MIN_JUDGED, MOST_JUDGED = 50, 2000
 
 
 def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageTable], list[dict[str, Any]]]:
-    """Say what features know of the galaxies of a simulated sky, where its truth is at hand."""
+    """Report what features know of the galaxies of a simulated sky, where its truth is at hand."""
     path, magnitude = run / "sky" / "truth.parquet", f"mag_{reference_band(store.info.bands)}"
     if not path.exists() or not {*NEEDED, magnitude} <= set(pq.read_schema(path).names):
         return [], []

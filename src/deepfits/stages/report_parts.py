@@ -178,7 +178,7 @@ def _read_held_out(
 
 
 def _masks_neighbours(run: Path) -> bool:
-    """Say whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
+    """Return whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
     found = [run / f"features-{mode}" for mode in MODES]
     return any(read_settings(d).get("neighbours") == "mask" for d in found if is_finished(d))
 

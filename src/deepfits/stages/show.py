@@ -302,7 +302,7 @@ def _write(
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
-    wanted = [one for one in SHOWN if one in columns and _says_something(columns[one])]
+    wanted = [one for one in SHOWN if one in columns and _has_values(columns[one])]
     if objects.bands:
         wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
     wanted = [*(config.columns or wanted), *(one for one in more if one not in (config.columns or ()))]
@@ -323,8 +323,8 @@ def _write(
     return out
 
 
-def _says_something(values: np.ndarray) -> bool:
-    """Say whether any object has a value."""
+def _has_values(values: np.ndarray) -> bool:
+    """Return whether any object has a value."""
     return bool(np.isfinite(values).any() if values.dtype.kind == "f" else (values != "").any())
 
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from astropy import log
 from astropy.io import fits
 from astropy.wcs import WCS
 from astropy.wcs.utils import pixel_to_pixel, proj_plane_pixel_area, proj_plane_pixel_scales
 
-from deepfits.survey.fitsfile import quiet
+from deepfits.survey.fitsfile import quiet, quiet_log
 
 # What astropy mends in headers without moving anything: dates, spellings of units and of keywords.
 _HARMLESS = re.compile(
@@ -61,7 +58,7 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         remarks += _settle_matrix(cards)
     except _UnusableWCSError as error:
         return None, [f"the WCS in the header cannot be used ({error})"]
-    with warnings.catch_warnings(record=True) as caught, _quiet_log():
+    with warnings.catch_warnings(record=True) as caught, quiet_log():
         warnings.simplefilter("always")
         try:
             wcs = WCS(cards, fobj=hdus, naxis=2)
@@ -173,17 +170,6 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
     if not np.allclose(steps, 1):
         raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
     return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
-
-
-@contextmanager
-def _quiet_log() -> Iterator[None]:
-    """Silence astropy's log while headers are read; warnings stay as they are."""
-    level = log.level
-    log.setLevel("ERROR")
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _line(error: object) -> str:

@@ -413,7 +413,7 @@ def describe_store(
         known = info.get("fields", {}).get(name)
         if not is_described(known):
             known = describe_field(opened.open(index), plan.images.bands)
-            warn_of(name, known)
+            log_warnings(name, known)
         fields[name] = known
     scales = [one["pixel_scale_arcsec"] for one in fields.values()]
     scale = float(np.median(scales))
@@ -499,7 +499,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
     }
 
 
-def warn_of(field_name: str, info: dict[str, Any]) -> None:
+def log_warnings(field_name: str, info: dict[str, Any]) -> None:
     """Log what is suspicious of a field, as `describe_field` found it."""
     for text in info.get("warnings", []):
         log.warning("WARNING: %s %s", field_name, text)

@@ -154,16 +154,22 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings that odd but usable headers raise in astropy, and what it says to its own log."""
+def quiet_log() -> Iterator[None]:
+    """Silence astropy's log while headers are read; warnings stay as they are."""
     level = log.level
-    with warnings.catch_warnings():
+    log.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings that odd but usable headers raise in astropy, and its log."""
+    with warnings.catch_warnings(), quiet_log():
         warnings.simplefilter("ignore")
-        log.setLevel("ERROR")
-        try:
-            yield
-        finally:
-            log.setLevel(level)
+        yield
 
 
 def image_hdus(hdus: fits.HDUList) -> list[int]:

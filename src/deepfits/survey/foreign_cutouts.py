@@ -183,7 +183,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     image, weight = cutouts.read(0, stop, None)
     if _settle_fill(cutouts, stop, weight):
         image, weight = cutouts.read(0, stop, None)
-    _say_masked(cutouts, stop)
+    _warn_if_masked(cutouts, stop)
     rim = np.zeros(image.shape[-2:], bool)
     margin = max(min(image.shape[-2:]) // 8, 1)
     rim[:] = True
@@ -237,7 +237,7 @@ def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> Non
         )
 
 
-def _say_masked(cutouts: ForeignCutouts, stop: int) -> None:
+def _warn_if_masked(cutouts: ForeignCutouts, stop: int) -> None:
     """Warn when the mask removes more than half of the pixels, or of the middles, where the objects are."""
     mask = cutouts.raw(0, stop)[2]
     if mask is None or cutouts.mask is None:

@@ -285,5 +285,5 @@ def _gain(positions: np.ndarray, step: tuple[int, float]) -> np.ndarray:
 
 
 def align(planes: dict[str, Plane], reference: str) -> dict[str, AlignedPlane]:
-    """See all bands on the grid of the reference band."""
+    """Return all bands on the grid of the reference band."""
     return {band: AlignedPlane(plane, planes[reference]) for band, plane in planes.items()}

@@ -248,7 +248,7 @@ class Plane:
     def _apart(
         self, hdus: fits.HDUList, beside: fits.HDUList, plane: Any, path: Path, kind: str
     ) -> list[str]:
-        """Say when the WCS of weights or a mask is not that of the image."""
+        """Warn when the WCS of weights or a mask is not that of the image."""
         ours, theirs = (
             celestial_wcs(file, hdu, header_of(file, hdu))[0]
             for file, hdu in ((hdus, self._image), (beside, plane))
@@ -307,7 +307,7 @@ class Plane:
             raise InputError(
                 f"{self.path}: no pixel with data (all NaN, 0, masked or of weight 0); leave this file out"
             )
-        self._tell_masked(rows)
+        self._warn_if_masked(rows)
         noise = measure_noise(image, weight > 0)
         if noise is None and has_weight and (weight > 0).sum() < FEW_PIXELS:
             self.remarks.append("WARNING: hardly any pixel has data; check the polarity of the mask")
@@ -360,7 +360,7 @@ class Plane:
         if share == 0:
             self._fill = None
         else:
-            self._tell_fill(self._fill, share)
+            self._note_fill(self._fill, share)
 
     def _settle_fill_beside_weights(self, rows: list[tuple[int, int]]) -> None:
         """Find values that stand for no data where the weights say that there is some."""
@@ -368,15 +368,15 @@ class Plane:
         weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
         self._fill, share = find_fill_beside_weights(counts, weight)
         if self._fill is not None:
-            self._tell_fill(self._fill, share, ", whatever their weights say")
+            self._note_fill(self._fill, share, ", whatever their weights say")
 
-    def _tell_fill(self, fill: Fill, share: float, more: str = "") -> None:
+    def _note_fill(self, fill: Fill, share: float, more: str = "") -> None:
         how = ", in blocks" if fill.in_blocks else ""
         self.remarks.append(
             f"{share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data{more}"
         )
 
-    def _tell_masked(self, rows: list[tuple[int, int]]) -> None:
+    def _warn_if_masked(self, rows: list[tuple[int, int]]) -> None:
         """Warn when the mask leaves hardly anything, or more than half away."""
         mask, rule = self._pixels.extras.get("mask"), self._pixels.mask
         if rule is None or not isinstance(mask, HduPixels):

@@ -305,7 +305,9 @@ class CutoutStore:
             self._rows.append(rows)
             self.lengths.append(length if rows is None else len(rows))
         if where is not None and not len(self) and not self.bad:
-            raise InputError(f"{self.directory}: no object satisfies {_said(where)}; loosen the conditions")
+            raise InputError(
+                f"{self.directory}: no object satisfies {_in_words(where)}; loosen the conditions"
+            )
         if not self.shards and not self.bad:
             raise InputError(f"{self.directory}: the store holds no shard; run `deepfits cutouts` to the end")
 
@@ -325,7 +327,7 @@ class CutoutStore:
             f"{b} {f:.2f}″" for b, f in zip(info.bands, info.fwhm_arcsec, strict=True) if np.isfinite(f)
         ]
         facts = {
-            "conditions": None if self.where is None else _said(self.where),
+            "conditions": None if self.where is None else _in_words(self.where),
             "survey": info.survey,
             "bands": ", ".join(info.bands),
             "cutouts": f"{info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″",
@@ -390,12 +392,12 @@ class CutoutStore:
         return joined.select(back)
 
 
-def _said(where: str | Sequence[str]) -> str:
+def _in_words(where: str | Sequence[str]) -> str:
     return where if isinstance(where, str) else " and ".join(where)
 
 
 def join_cutouts(parts: list[Cutouts], where: Path) -> Cutouts:
-    """Put objects of one store behind each other; `where` is named in errors."""
+    """Concatenate objects of one store; `where` is named in errors."""
     return Cutouts(
         object_id=np.concatenate([p.object_id for p in parts]),
         image=np.concatenate([p.image for p in parts]),

@@ -178,13 +178,13 @@ def mask_rule(
         A plane that the mask has not, or nothing that tells what its values mean.
     """
     planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")}
-    tellings = _pan_starrs_planes(header)
+    declared = _pan_starrs_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
     has_own_names = bool(planes)
     is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
     if not planes:
-        planes = dict(_JWST_BITS) if is_webb else tellings
+        planes = dict(_JWST_BITS) if is_webb else declared
     names = [str(name) for name in bad_planes]
     if tuple(bad_planes) != BAD_MASK_PLANES and names:
         known = planes or (_JWST_BITS if any(name in _JWST_BITS for name in names) else {})

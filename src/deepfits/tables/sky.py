@@ -147,7 +147,7 @@ def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: 
         (~is_number, f"without {names[0]} or {names[-1]}"),
         (is_number & ~is_place, "with dec beyond ±90 or ra beyond 360 (are they degrees, and not swapped?)"),
     )
-    told = ", ".join(f"{int(mask.sum())} objects {what}" for mask, what in lost if mask.any())
+    reasons = ", ".join(f"{int(mask.sum())} objects {what}" for mask, what in lost if mask.any())
     one, other = np.where(is_place, one, np.nan), np.where(is_place, other, np.nan)
     if frame != "icrs" and is_place.any():
         from astropy.coordinates import FK4, Galactic, SkyCoord
@@ -156,7 +156,7 @@ def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: 
         sky = SkyCoord(one[is_place], other[is_place], unit="deg", frame=system).icrs
         one[is_place], other[is_place] = sky.ra.deg, sky.dec.deg
     with np.errstate(invalid="ignore"):
-        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names, lost=told)
+        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names, lost=reasons)
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:

@@ -74,5 +74,5 @@ def list_values(values: np.ndarray) -> str:
     """Return which values there are and how often, the commonest first."""
     unique, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:5]
-    told = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)
-    return told + (", …" if len(unique) > 5 else "")
+    listed = ", ".join(f"{unique[i]:g} ({counts[i]} times)" for i in order)
+    return listed + (", …" if len(unique) > 5 else "")

@@ -95,12 +95,12 @@ def to_arrow_table(
             flat = pa.array(np.ascontiguousarray(values).reshape(-1))
             array = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
         arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata=said_of(name, describe)))
+        fields.append(pa.field(name, array.type, metadata=field_metadata(name, describe)))
     metadata = {INFO: json.dumps(info)} if info is not None else None
     return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
 
 
-def said_of(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
+def field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str, str] | None:
     """Return unit, UCD and description of a column as Parquet's metadata."""
     if describe is None:
         return None

@@ -33,7 +33,7 @@ NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
+class TrainingSet:
     """What one pass over a store measures.
 
     Attributes
@@ -72,7 +72,7 @@ def measure_training_set(
     incomplete: bool = False,
     seed: int = 0,
     progress: Progress = silent,
-) -> Survey:
+) -> TrainingSet:
     """Choose the objects to train on, and measure normalisation and noise over them.
 
     Two passes over the store, one shard in memory at a time: the noise first, because the asinh stretch is
@@ -112,7 +112,7 @@ def measure_training_set(
         softening = softening_sigmas / np.sqrt(np.median(np.concatenate(weights), axis=0))
         normalisation = _measure(store, complete, kind, softening, task)
     digest.update(repr(normalisation.to_json()).encode())
-    return Survey(
+    return TrainingSet(
         rows=tuple(used),
         num_complete=counts["complete"],
         num_incomplete=counts["incomplete"],
@@ -156,7 +156,7 @@ def _measure(store, rows, kind, softening, task) -> Normalisation:  # type: igno
 
 def measure_for_scenes(
     stores: Sequence[CutoutStore],
-    surveys: Sequence[Survey],
+    surveys: Sequence[TrainingSet],
     grid: SceneGrid,
     *,
     softening_sigmas: float,

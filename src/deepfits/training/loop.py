@@ -104,7 +104,7 @@ class Trainer:
         draw, latent = self._draw(len(batch.image), step)
         weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw, store)
         image, sight = part(batch.image), self._part_of(batch.sight)
-        real = self._see(image, weight, sight)
+        real = self._observe(image, weight, sight)
         clean = self.generator(latent)
         way = None if sight is None else sight.observation()
         seen = self.observe(clean, weight, noise, sight, way)
@@ -112,7 +112,7 @@ class Trainer:
         self.networks["discriminator"].requires_grad_(True)
         answers = self.discriminator(torch.cat([real, seen.detach()]))
         losses = {"discriminator": discriminator_loss(*answers.chunk(2))}
-        self._improve(["discriminator"], losses["discriminator"], step)
+        self._optimise(["discriminator"], losses["discriminator"], step)
 
         self.networks["discriminator"].requires_grad_(False)
         losses["generator"] = generator_loss(self.discriminator(seen))
@@ -128,8 +128,8 @@ class Trainer:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
             losses["smoothness"] = smoothness_loss(clean / level * self.is_sampled)
             total = total + config.smoothness * losses["smoothness"]
-        self._improve(["generator", "embedder"], total, step)
-        self._follow()
+        self._optimise(["generator", "embedder"], total, step)
+        self._update_average()
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
     def step_embedder(
@@ -154,10 +154,10 @@ class Trainer:
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
-            real = self._hide(self._see(image, weight, sight), draw)
+            real = self._hide(self._observe(image, weight, sight), draw)
             losses["reconstruction"] = self._reconstruct(real, image, weight, way)
             total = total + self.config.reconstruction * losses["reconstruction"]
-        self._improve(["embedder"], total, step)
+        self._optimise(["embedder"], total, step)
         return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
 
     def _part_of(self, sight: Sight | None) -> Sight | None:
@@ -166,7 +166,7 @@ class Trainer:
             return None
         return replace(sight, psf=part(sight.psf), shift_pixels=part(sight.shift_pixels))
 
-    def _see(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
+    def _observe(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
         """Bring images in nJy to what the networks are shown."""
         if self.grid is None:
             return normalise(self.model.normalisation, image)
@@ -239,7 +239,7 @@ class Trainer:
             flux = way(normalisation.denormalise(clean))
             if noise is not None:
                 flux = flux + weight.clamp(min=1e-30).rsqrt() * noise
-            return self._see(torch.where(weight > 0, flux, 0.0), weight, sight)
+            return self._observe(torch.where(weight > 0, flux, 0.0), weight, sight)
         if noise is not None:
             flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
             clean = normalise(normalisation, flux)
@@ -252,7 +252,7 @@ class Trainer:
         slope = self.model.normalisation.slope(torch.zeros_like(weight))
         return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
 
-    def _improve(self, names: list[str], loss: Tensor, step: int) -> None:
+    def _optimise(self, names: list[str], loss: Tensor, step: int) -> None:
         if not torch.isfinite(self.engine.average(loss.detach())):
             raise NonFiniteLossError(
                 f"the loss of the {' and '.join(names)} became {loss.item()} in step {step}"
@@ -271,7 +271,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.rates[name] * factor
 
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """Let the averaged generator follow the trained one."""
         if self.config.ema:
             pairs = zip(self.average.parameters(), self.model.generator.parameters(), strict=True)

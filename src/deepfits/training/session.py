@@ -35,7 +35,7 @@ from deepfits.training.data import (
     Batch,
     Batches,
     MixedBatches,
-    Survey,
+    TrainingSet,
     measure_for_scenes,
     measure_training_set,
 )
@@ -154,7 +154,7 @@ class Session:
             self._finish(trainer, surveys, evaluator, step, progress)
         return self.out
 
-    def _measure_stores(self, progress: Progress) -> list[Survey]:
+    def _measure_stores(self, progress: Progress) -> list[TrainingSet]:
         """Measure each store; the normalisation is the same for all."""
         config = self.config
         surveys = [
@@ -178,7 +178,7 @@ class Session:
             return surveys
         return [dataclasses.replace(survey, normalisation=common) for survey in surveys]
 
-    def _settings(self, surveys: list[Survey]) -> dict[str, Any]:
+    def _settings(self, surveys: list[TrainingSet]) -> dict[str, Any]:
         return {
             "recipe": self.plan.name,
             "model": self.architecture.to_json(),
@@ -190,7 +190,7 @@ class Session:
             "provenance": provenance(),
         }
 
-    def _make_trainer(self, surveys: list[Survey]) -> Trainer:
+    def _make_trainer(self, surveys: list[TrainingSet]) -> Trainer:
         survey = surveys[0]
         torch.manual_seed(self.plan.seed)
         info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
@@ -233,7 +233,7 @@ class Session:
         self.seconds = convert(content.get("seconds"), float, where=where, key="seconds")
         return convert(content.get("step"), int, where=where, key="step")
 
-    def _batches(self, surveys: list[Survey]) -> MixedBatches:
+    def _batches(self, surveys: list[TrainingSet]) -> MixedBatches:
         config = self.config
         parts = [
             Batches(
@@ -344,7 +344,12 @@ class Session:
             save_checkpoint(self.out / "checkpoints", step, trainer.state(), {"seconds": self.seconds})
 
     def _finish(
-        self, trainer: Trainer, surveys: list[Survey], evaluator: Evaluator, step: int, progress: Progress
+        self,
+        trainer: Trainer,
+        surveys: list[TrainingSet],
+        evaluator: Evaluator,
+        step: int,
+        progress: Progress,
     ) -> None:
         if self.engine.rank:
             return

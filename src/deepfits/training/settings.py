@@ -1,4 +1,4 @@
-"""What a training is told beside its recipe: stated once, for the stages, which inherit from these."""
+"""Settings of a training beside its recipe: stated once, for the stages, which inherit from these."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ HIDDEN_SHARE = 0.2  # of the objects: without a band, or with holes
 
 def teach_aids(
     model: Model,
-    stores: Sequence[CutoutStore | Lessons],
+    stores: Sequence[CutoutStore | TeachingSet],
     teaching: Teaching | None = None,
     *,
     seed: int = 0,
@@ -151,7 +151,7 @@ def _teach_metric(
         for step in range(teaching.steps):
             which = torch.randint(len(at), (METRIC_BATCH,), generator=draw).to(device)
             off = part.beyond(at[which]) - aim[which]
-            _improve(optimiser, (off * off * times).sum(1).mean(), METRIC_RATE, step / teaching.steps)
+            _optimise(optimiser, (off * off * times).sum(1).mean(), METRIC_RATE, step / teaching.steps)
             advance(1)
         total = ((target[unseen] - target[seen].mean(0)) ** 2 * times).sum()
         affine = 1 - float((rest[unseen] ** 2 * times).sum() / total)
@@ -175,7 +175,7 @@ def _affine(latent: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return slopes.T.to(target), (mean - centre @ slopes).to(target)
 
 
-def _improve(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, fraction: float) -> None:
+def _optimise(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, fraction: float) -> None:
     """Take a step with a learning rate that rises at first and then falls along a cosine."""
     if not torch.isfinite(loss):
         raise NonFiniteLossError(
@@ -192,7 +192,7 @@ def _teach_refiner(
     model: Model,
     inner: Renderer,
     network: Refiner,
-    stores: Sequence[CutoutStore | Lessons],
+    stores: Sequence[CutoutStore | TeachingSet],
     teaching: Teaching,
     seed: int,
     advance: Callable[[int], None],
@@ -201,14 +201,14 @@ def _teach_refiner(
     flux = Refinement(network, Objective(in_flux, prior_strength=1.0), model.normalisation)
     paper = Refinement(network, Objective(inner), None)
     number = EXAMPLES // len(stores)
-    lessons = [s if isinstance(s, Lessons) else Lessons.of_store(model, s, seed, number) for s in stores]
-    share = np.array([len(one) for one in lessons], dtype=float)
+    sets = [s if isinstance(s, TeachingSet) else TeachingSet.of_store(model, s, seed, number) for s in stores]
+    share = np.array([len(one) for one in sets], dtype=float)
     optimiser = torch.optim.Adam(network.parameters(), teaching.learning_rate, fused=True)
     history = []
     for step in range(teaching.steps):
         rng = np.random.default_rng([seed, 7, step])
-        chosen = int(rng.choice(len(lessons), p=share / share.sum()))
-        image, weight, sight = lessons[chosen].draw(model, teaching.batch_size, rng)
+        chosen = int(rng.choice(len(sets), p=share / share.sum()))
+        image, weight, sight = sets[chosen].draw(model, teaching.batch_size, rng)
         with torch.no_grad():
             latent = model.embed(image, weight, sight)
         refinement = flux
@@ -217,7 +217,7 @@ def _teach_refiner(
             weight = (weight > 0).to(weight.dtype)
             image = torch.where(weight > 0, image, 0)
         loss, said = _passes(refinement, latent, image, weight, sight)
-        _improve(optimiser, loss, teaching.learning_rate, step / teaching.steps)
+        _optimise(optimiser, loss, teaching.learning_rate, step / teaching.steps)
         history.append(said)
         advance(1)
     last = np.mean(history[-max(2, teaching.steps // 100) :], axis=0)
@@ -248,7 +248,7 @@ def _passes(
 
 
 @dataclass(frozen=True, eq=False)
-class Lessons:
+class TeachingSet:
     """Real objects of one survey, to be mixed with drawn ones that are seen as they are, some data hidden.
 
     Attributes
@@ -270,7 +270,7 @@ class Lessons:
     is_neighbour: Tensor | None = None
 
     @classmethod
-    def of_store(cls, model: Model, store: CutoutStore, seed: int, number: int) -> Lessons:
+    def of_store(cls, model: Model, store: CutoutStore, seed: int, number: int) -> TeachingSet:
         """Take some objects of a store, none of those that are held out."""
         model.check(store.info)
         rng = np.random.default_rng([seed, 8])

@@ -115,7 +115,7 @@ class Adapted(Method):
                 labelled=None,
                 loss=training.loss,
             )
-            return Trained(method=method, about=_said(method))
+            return Trained(method=method, about=_about(method))
         rng = np.random.default_rng(options.seed)
         parts = folds(number, min(NUM_FOLDS, number), rng)
         heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
@@ -141,7 +141,7 @@ class Adapted(Method):
         )
         final = recalibrated(mixed, method.validation_pit)
         found = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
-        return Trained(method=method, out_of_fold=found, about=_said(method))
+        return Trained(method=method, out_of_fold=found, about=_about(method))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; away from the labels the simpler ones alone."""
@@ -180,7 +180,7 @@ def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
     return np.asarray(quantiles[:, MEDIAN])
 
 
-def _said(method: Adapted) -> dict[str, Any]:
+def _about(method: Adapted) -> dict[str, Any]:
     names = ["pretrained", "zero_points", "tuned"][: len(method.heads)]
     names += ["residual"] if method.residual is not None else []
     head = method.heads[1]
@@ -230,8 +230,10 @@ def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
 
 def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe, ...]) -> Matrix:
     """Return what the head says, and other features."""
-    told = np.log1p(quantiles_of(head.densities(SceneLight.of(source, head.bands))[0]))
-    out = Matrix(values=told.astype(np.float32), names=tuple(f"head_{n}" for n in range(told.shape[1])))
+    quantiles = np.log1p(quantiles_of(head.densities(SceneLight.of(source, head.bands))[0]))
+    out = Matrix(
+        values=quantiles.astype(np.float32), names=tuple(f"head_{n}" for n in range(quantiles.shape[1]))
+    )
     for recipe in recipes:
         out = out.hstack(recipe.make(source))
     return out

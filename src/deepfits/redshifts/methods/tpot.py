@@ -200,12 +200,12 @@ def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None
         ) as process,
     ):
         try:
-            started = told = time.monotonic()
+            started = reported = time.monotonic()
             while process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.2)
                 now = min(time.monotonic(), started + 60 * config.minutes)
-                task.advance(now - told)
-                told = now
+                task.advance(now - reported)
+                reported = now
         finally:
             status = process.poll()
             with contextlib.suppress(ProcessLookupError):
