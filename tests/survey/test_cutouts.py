@@ -228,7 +228,7 @@ def test_processes_make_the_same_store(truth, tmp_path):
         np.testing.assert_array_equal(first.weight, second.weight)
         for name, column in first.catalogue.items():
             np.testing.assert_array_equal(column, second.catalogue[name])
-    with pytest.raises(InputError, match="workers: 0"):
+    with pytest.raises(InputError, match="workers must be a whole number from 1"):
         deepfits.cutouts(tmp_path / "sky", tmp_path / "three", workers=0)
 
 

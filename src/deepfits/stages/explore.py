@@ -27,6 +27,8 @@ class ExploreConfig(Partial):
     images
         The images that the cutouts were cut from, where they lie elsewhere than in the run: positions that
         are asked for are cut out of them and fitted.
+    predictions
+        Predictions of redshifts or properties that lie elsewhere than in the run.
     host
         Address to serve on. On another one than this machine's own, the page asks for a token.
     port

@@ -44,7 +44,7 @@ class InProcesses(Common):
         Processes on this machine that work at the same time, each on parts of its own. Changes no number.
     """
 
-    workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1
+    workers: Annotated[int, NEUTRAL, Range(ge=1, le=256)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,7 @@ class OnWorkers(OnCluster, Partial):
         the one that they were given.
     """
 
+    workers: Annotated[int, NEUTRAL, Range(ge=0, le=256)] = 1  # 0: this process, too
     threads: Annotated[int | None, NEUTRAL, Range(ge=1)] = None
     device: Annotated[str, NEUTRAL] = "cpu"
 
