@@ -79,6 +79,7 @@ FIT_DIRECTORIES = {
     "features": "features-both",
     "plain_features": "features-plain",
 }
+WITH_TEMPLATES = ("templates", "sizes", "all", "fits", "deep")
 PLAIN = {"methods": ["boosting", "network", "tpot"], "feature_sets": ["latents"]}
 """What is learnt from the latents of plain fits: the paper's own way, in a table of its own."""
 BUDGETS = ("network_minutes", "wide_resnet_width", "tpot_minutes", "tuning_trials")
@@ -194,6 +195,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--curve-methods", nargs="+", default=list(METHODS))
     parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS))
+    parser.add_argument("--fits", nargs="+", default=list(FITS), choices=list(FITS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
     parser.add_argument("--patches", type=int, default=9)
     parser.add_argument("--size", type=int, default=2050)
@@ -272,7 +274,7 @@ def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[s
             device=arguments.device,
         )
     labelled = labelled_objects(inputs)
-    for name, settings in FITS.items():
+    for name, settings in ((name, FITS[name]) for name in arguments.fits):
         print(f"{sky}: fitting {len(labelled)} objects, {settings}", flush=True)
         is_main = name == "features"
         inputs[name] = deepfits.fit(
@@ -379,13 +381,13 @@ def make_table(
         out,
         **{
             "store": inputs["store"],
-            "embedder_features": inputs["embedder_features"],
+            "embedder_features": inputs.get("embedder_features"),
             "model": inputs["model"],
             "select": inputs["select"],
             "methods": methods,
             "feature_sets": arguments.feature_sets,
             "losses": arguments.losses,
-            "template_features": True,
+            "template_features": any(one.split(":")[1] in WITH_TEMPLATES for one in arguments.feature_sets),
             "photometry": out.parent / "photometry.npz",
             "tpot_minutes": arguments.tpot_minutes,
             "tuning_trials": arguments.tuning_trials,
