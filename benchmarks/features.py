@@ -30,7 +30,8 @@ each fit:
 ``steps``
     evaluations of one fit.
 
-Every figure has a bootstrap error over the objects. What is finished under ``--out`` is used again. The last
+Every figure has a bootstrap error over the objects. Models of scenes (``--model builtin:ugriz``) are fitted
+to the same cutouts. What is finished under ``--out`` is used again. The last
 line is one JSON object.
 """
 
@@ -180,7 +181,7 @@ class Objects:
         self, name: str, settings: dict[str, Any], *, rows: np.ndarray | None = None, hidden: str = ""
     ) -> dict[str, np.ndarray]:
         """Fit some objects, or read what was fitted before."""
-        path = self.directory / f"{name.replace(' ', '-')}.npz"
+        path = self.directory / f"fits-{self.model.fingerprint}" / f"{name.replace(' ', '-')}.npz"
         if not path.exists():
             print(f"{self.directory.name}: fitting {name}", flush=True)
             cutouts = self.cutouts if rows is None else self.cutouts.select(rows)
@@ -190,11 +191,13 @@ class Objects:
                 weight[:, self.info.bands.index(hidden)] = 0
             prior = AmplitudePrior(band_sigma=0.01 if name.startswith("common amplitude") else 0.3)
             fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1, amplitude_prior=prior)
-            fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others)
+            sight = fitter.sight(cutouts)
+            fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others, sight=sight)
             columns = fitter.features(cutouts.object_id, fitted, {})
             for key, share in (("chi2_centre", 0.0), ("chi2_centre_model", 1.0)):
                 columns[key] = self.central(fitter, fitted, others, share)
             numbers: dict[str, Any] = {k: v for k, v in columns.items() if v.dtype.kind != "U"}
+            path.parent.mkdir(exist_ok=True)
             np.savez(path, **numbers)
         return dict(np.load(path))
 

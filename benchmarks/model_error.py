@@ -65,7 +65,7 @@ def judge(model: Model, where: str, truth: str, number: int) -> dict[str, Any]:
         is_neighbour=neighbours_of(cutouts, store.info),
         sight=fitter.sight(cutouts),
     )
-    columns = fitter.features(cutouts.object_id, fitted, {})
+    columns = fitter.features(cutouts.object_id, fitted, {}, cutouts.psf)
     out: dict[str, Any] = {}
     for band in store.info.bands:
         flux, error = columns[f"flux_model_{band}"], columns[f"flux_model_err_{band}"]

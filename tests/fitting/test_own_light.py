@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from deepfits.fitting.own_light import own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import enclosed, own_light, soft_circles, total_radius
+from deepfits.observation import moffat_psf
 
 
 def galaxy(x: float, y: float, flux: float, size: int = 32, sigma: float = 2.0) -> np.ndarray:
@@ -20,11 +21,29 @@ def test_total_of_the_galaxy_is_its_own_beside_a_neighbour():
     model = np.stack([alone, both])
     weight = np.ones_like(model)
     radius = total_radius(model, weight, 32, scale)
-    assert ((radius > 2.4 * 1.1774 * 2.0 * scale) & (radius < 3.6 * 1.1774 * 2.0 * scale)).all()
+    assert ((radius > 2.2 * 1.1774 * 2.0 * scale) & (radius < 3.6 * 1.1774 * 2.0 * scale)).all()
     assert (total_radius(model, 1e4 * weight, 32, scale) > 1.3 * radius).all()  # wings that are known
     used = own_light(model, is_neighbour) * soft_circles(32, radius / scale)[:, None]
-    np.testing.assert_allclose((used * model).sum((2, 3)), np.tile(fluxes, (2, 1)), rtol=0.02)
+    inside = enclosed(np.tile([1.0, 2.0 * scale], (2, 2, 1, 1)), radius)
+    np.testing.assert_allclose((used * model).sum((2, 3)) / inside, np.tile(fluxes, (2, 1)), rtol=0.02)
     assert both.sum() > 3 * fluxes.sum()
+
+
+def test_the_wings_of_a_neighbour_beyond_its_pixels_are_not_the_galaxys():
+    """Pixels of a neighbour that end at 15% of its peak leave much of its light: most of it is taken away."""
+    alone, beside = galaxy(15.5, 15.5, 100.0), galaxy(23.5, 15.5, 300.0)
+    model = (alone + beside)[None, None]
+    is_neighbour = (beside > 0.15 * beside.max())[None]
+    left = ((own_light(model, is_neighbour) * model).sum() - 100) / 300
+    assert 0 < left < 0.05 < beside[~is_neighbour[0]].sum() / 300
+
+
+def test_what_the_psf_puts_beyond_a_circle_is_known():
+    psf = np.stack([moffat_psf(0.7), moffat_psf(1.1), moffat_psf(np.nan)])[None]
+    scale = np.array([0.7, 1.1]) / (2 * np.sqrt(2 ** (1 / 3) - 1))  # Moffat of index 3
+    np.testing.assert_allclose(
+        enclosed(psf, np.array([1.6]))[0], [*(1 - (1 + (1.6 / scale) ** 2) ** -2), 1], atol=0.001
+    )
 
 
 def test_soft_circles_have_the_area_of_circles():

@@ -26,7 +26,7 @@ from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.oddity import PARTS, residual_figures, score
-from deepfits.fitting.own_light import own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import enclosed, own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.refinement import Refine, Refinement
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
@@ -103,6 +103,23 @@ class Fitted:
             is_neighbour=self.is_neighbour[rows],
             sight=sight if sight is not None or self.sight is None else self.sight[rows],
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFluxes:
+    """Fluxes of the galaxies in the middle, of each kind in `deepfits.fitting.model_error.FLUXES`.
+
+    Attributes
+    ----------
+    flux, noise
+        ``(N, B, 2)``, nJy: values, and their errors by noise alone.
+    removed
+        ``(N, B)``: drawn light inside the total's circle that was taken for neighbours'.
+    """
+
+    flux: np.ndarray
+    noise: np.ndarray
+    removed: np.ndarray
 
 
 class Fitter:
@@ -477,6 +494,8 @@ class Fitter:
         """
         found, bands = fitted.fit, self.info.bands
         measured = self.measure(fitted, sums=self.sums, with_pixels=False, with_galaxy=True)
+        psf = psf_or_moffat(psf, self.info.fwhm_arcsec, len(object_id))
+        light = self.own_fluxes(measured, psf)
         out: dict[str, np.ndarray] = {"object_id": object_id}
         out |= {name: catalogue[name] for name in ("ra", "dec") if name in catalogue}
         out["latent"] = found.latent.numpy()
@@ -497,18 +516,19 @@ class Fitter:
         for index, band in enumerate(bands):
             out[f"amplitude_{band}"] = found.amplitude[:, index].numpy()
             out[f"amplitude_err_{band}"] = measured["amplitude_std"][:, index]
-            for number, name in enumerate(("flux_cutout_model", *FLUXES)):
-                flux, noise = (measured[one][:, index, number] for one in ("flux", "flux_std"))
-                known = name in FLUXES
+            out[f"flux_cutout_model_{band}"] = measured["flux"][:, index, 0]
+            out[f"flux_cutout_model_err_{band}"] = measured["flux_std"][:, index, 0]
+            for number, name in enumerate(FLUXES):
+                flux, noise = (one[:, index, number] for one in (light.flux, light.noise))
                 out[f"{name}_{band}"] = flux
-                out[f"{name}_err_{band}"] = (
-                    self.model_error.flux_error(name, index, flux, noise) if known else noise
+                out[f"{name}_err_{band}"] = self.model_error.flux_error(
+                    name, index, flux, noise, light.removed[:, index]
                 )
         out |= self._sizes(measured["growth"], self.radius_arcsec)
         out["spread"], out["spread_err"] = spread(
             fitted.image.numpy(),
             (fitted.weight * ~fitted.is_neighbour[:, None]).numpy(),
-            psf_or_moffat(psf, self.info.fwhm_arcsec, len(object_id)),
+            psf,
             self.info.pixel_scale_arcsec,
             np.array(self.info.noise_correlation),
         )
@@ -520,6 +540,19 @@ class Fitter:
             out |= self._sizes(measured["scene_growth"], self.scene_radius_arcsec, "scene_")
         out["model_hash"] = np.full(len(object_id), self.model.fingerprint)
         return out
+
+    def own_fluxes(self, measured: dict[str, np.ndarray], psf: np.ndarray) -> OwnFluxes:
+        """Return the fluxes of the galaxies in the middle, as `measure` has found them ``with_galaxy``.
+
+        Parameters
+        ----------
+        psf
+            ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
+        """
+        inside = enclosed(psf, measured["total_radius"] * self.info.pixel_scale_arcsec)
+        share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
+        flux, noise = (measured[name][:, :, 1:] / share for name in ("flux", "flux_std"))
+        return OwnFluxes(flux=flux, noise=noise, removed=measured["removed"])
 
     def oddities(self, fitted: Fitted, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return what is odd about the middle galaxies and the images (`deepfits.fitting.oddity`).
@@ -593,11 +626,6 @@ class Fitter:
         radius = total_radius(model.cpu().numpy(), weight.cpu().numpy(), size, scale)
         return np.asarray(radius / scale)
 
-    def _totals(self, model: Tensor, weight: Tensor) -> Tensor:
-        """Return circles that hold the total of each galaxy, ``(N, 1, H, W)``."""
-        circles = soft_circles(self.info.size, self.total_radius_pixels(model, weight))
-        return torch.from_numpy(circles)[:, None].to(self.device)
-
     def _discriminate(self, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
         """Return the discriminator's score of the observed images: near 1 is usual; NaN without one.
 
@@ -637,13 +665,14 @@ class Fitter:
         sums
             ``(K, H, W)``: what to sum over the pixels.
         with_galaxy
-            Also the galaxy's own light (`deepfits.fitting.own_light`), as one more sum.
+            Also the galaxy's own light (`deepfits.fitting.own_light`), as one more sum, and its circle.
 
         Returns
         -------
         dict
             ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)``, ``growth`` ``(N, B, C)``
-            (flux in `circles`), ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; with
+            (flux in `circles`), ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; with the galaxy
+            ``total_radius`` ``(N,)`` in pixels and ``removed`` ``(N, B)``, light taken for neighbours'; with
             pixels ``model`` and ``pixel_std`` ``(N, B, H, W)``.
             NaN for objects without a fit, and for errors where none were asked for.
         """
@@ -660,6 +689,8 @@ class Fitter:
             "amplitude_std": np.full((number, bands), nan),
             "growth": np.full((number, bands, len(self.circles)), nan),
         }
+        if with_galaxy:
+            out |= {"total_radius": np.full(number, nan), "removed": np.full((number, bands), nan)}
         if self.scene_sums is not None:
             out |= {
                 "scene_flux": np.full((number, bands, len(self.scene_sums)), nan),
@@ -700,7 +731,9 @@ class Fitter:
         own = torch.from_numpy(own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy()))
         own = own.to(self.device)
         if with_galaxy:
-            sums = torch.cat((sums, (own * self._totals(model, weight))[:, :, None]), dim=2)
+            radius = self.total_radius_pixels(model, weight)
+            circle = torch.from_numpy(soft_circles(self.info.size, radius))[:, None].to(self.device)
+            sums = torch.cat((sums, (own * circle)[:, :, None]), dim=2)
         if not uncertainty:
             out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         else:
@@ -738,6 +771,9 @@ class Fitter:
             rings = torch.from_numpy(self.scene_circles).to(self.device)
             out["scene_growth"] = torch.einsum("nbhw,khw->nbk", scene, rings)
             out["scene_flux"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_sums.to(scene))
+        if with_galaxy:
+            out["total_radius"] = torch.from_numpy(radius)
+            out["removed"] = ((1 - own) * circle * model).sum((2, 3))
         if with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}

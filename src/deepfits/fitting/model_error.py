@@ -5,12 +5,14 @@ Shapes: N objects, B bands, H = W pixels.
 The Laplace approximation knows what pixel noise does to a flux. It knows nothing of a generator that cannot
 draw this galaxy, of light beyond the total's aperture, and of what other objects add. So errors of fluxes are
 
-    error² = σ² + g_b² · σ · flux + (f_b · flux)²,
+    error² = (1 + c_b²) σ² + g_b² · σ · flux + (h_b · removed)² + (f_b · flux)²,
 
-with the error σ by noise, for each kind of flux and each band. Bright galaxies, whose noise counts for
-nothing, show what the drawing is wrong by, f: their model fluxes against the light in the image. Galaxies
-that are drawn again onto the sky of other cutouts and fitted there, neighbours and all, show what others
-add, g: more in the larger apertures of brighter galaxies, though not in proportion to their flux.
+with the error σ by noise, for each kind of flux and each band. Galaxies that are drawn again onto the sky of
+other cutouts and fitted there, neighbours and all, show what others add: c what lies undetected in every
+circle, g what brighter galaxies' larger circles hold besides, and h what is left where a neighbour's light
+was taken away, in units of what was (`deepfits.fitting.own_light`). So a galaxy by itself has smaller errors
+than one in a crowd. Bright galaxies, whose noise counts for nothing, show what the drawing is wrong by, f:
+their model fluxes against the light in the image.
 
 The same bright galaxies say what share of the light is drawn wrong pixel by pixel, and all of them what
 figures of `deepfits.fitting.oddity` ordinary galaxies have.
@@ -19,7 +21,7 @@ figures of `deepfits.fitting.oddity` ordinary galaxies have.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,15 +30,19 @@ import torch
 from deepfits.errors import InputError
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
-from deepfits.fitting.own_light import own_light, soft_circles, symmetric
+from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
+from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
+from deepfits.observation import psf_or_moffat
 from deepfits.photometry import aperture_flux, robust_scatter
 
 if TYPE_CHECKING:
-    from deepfits.fitting.fitter import Fitted, Fitter
+    from deepfits.fitting.fitter import Fitted, Fitter, OwnFluxes
     from deepfits.observation import Sight
 
 FLUXES = ("flux_aper_model", "flux_model")
+TERMS = ("flux_fraction", "flux_noise", "flux_blend", "flux_removed")
+"""What adds to the variance by noise, in the order of `_terms`."""
 FEWEST = 40
 """Bright galaxies without which nothing is learnt."""
 BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
@@ -44,7 +50,9 @@ BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
 PERCENTILES = (20.0, 97.0)
 """Of the signal to noise of all objects: between these galaxies are drawn again."""
-LARGEST_BLEND = 5.0
+LARGEST_SCALE = 5.0
+STUDENT = 3.0
+"""Degrees of freedom of the likelihood."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +61,8 @@ class ModelError:
 
     Attributes
     ----------
-    flux_fraction, flux_blend
-        For each kind of flux, f and g of each band.
+    flux_fraction, flux_noise, flux_blend, flux_removed
+        For each kind of flux, f, c, g and h of each band.
     light_fraction
         ``B``: share of the light that is drawn wrong, on the scale of the PSF.
     usual
@@ -68,7 +76,9 @@ class ModelError:
     """
 
     flux_fraction: dict[str, tuple[float, ...]]
+    flux_noise: dict[str, tuple[float, ...]]
     flux_blend: dict[str, tuple[float, ...]]
+    flux_removed: dict[str, tuple[float, ...]]
     light_fraction: tuple[float, ...]
     usual: dict[str, tuple[float, float]]
     latent_trend: tuple[float, float, float, float]
@@ -78,8 +88,7 @@ class ModelError:
     def unknown(cls, num_bands: int) -> ModelError:
         """Return what is assumed where nobody has measured it: fluxes that know the noise alone."""
         return cls(
-            flux_fraction={kind: (0.0,) * num_bands for kind in FLUXES},
-            flux_blend={kind: (0.0,) * num_bands for kind in FLUXES},
+            **{term: {kind: (0.0,) * num_bands for kind in FLUXES} for term in TERMS},
             light_fraction=(0.05,) * num_bands,
             usual={
                 "structure": (2.2, 0.8),
@@ -90,9 +99,12 @@ class ModelError:
             latent_trend=(1.0, 0.0, 0.0, 0.0),
         )
 
-    def flux_error(self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Return the whole error of fluxes, ``(N,)``, from the one that noise makes."""
-        return _total_error(flux, noise, self.flux_blend[kind][band], self.flux_fraction[kind][band])
+    def flux_error(
+        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, removed: np.ndarray
+    ) -> np.ndarray:
+        """Return the whole error of fluxes, ``(N,)``, from that by noise and from what was taken away."""
+        terms = tuple(getattr(self, term)[kind][band] ** 2 for term in TERMS)
+        return np.sqrt(noise**2 + np.tensordot(terms, _terms(flux, noise, removed), 1)).astype(flux.dtype)
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
         """Return how much longer than usual latents are, ``(N,)``; `flux` is the sum of all bands."""
@@ -121,9 +133,12 @@ class ModelError:
 
         try:
             nuisance = content["latent_nuisance"]
+            none = {kind: (0.0,) * num_bands for kind in FLUXES}  # terms that older models have not measured
             return cls(
-                flux_fraction={kind: numbers(content["flux_fraction"][kind], num_bands) for kind in FLUXES},
-                flux_blend={kind: numbers(content["flux_blend"][kind], num_bands) for kind in FLUXES},
+                **{
+                    term: {kind: numbers(content.get(term, none)[kind], num_bands) for kind in FLUXES}
+                    for term in TERMS
+                },
                 light_fraction=numbers(content["light_fraction"], num_bands),
                 usual={part: numbers(content["usual"][part], 2) for part in PARTS},  # type: ignore[misc]
                 latent_trend=numbers(content["latent_trend"], 4),  # type: ignore[arg-type]
@@ -142,6 +157,7 @@ def learn_model_error(
     find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
     sight: Sight | None = None,
+    psf: np.ndarray | None = None,
     seed: int = 0,
 ) -> ModelError | None:
     """Measure how wrong a model draws the galaxies of a survey.
@@ -156,6 +172,8 @@ def learn_model_error(
         From images and weights to the pixels of other objects, ``(N, H, W)`` bool.
     sight
         For a model of scenes.
+    psf
+        ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
 
     Returns
     -------
@@ -178,22 +196,23 @@ def learn_model_error(
     rows = np.concatenate([bright, rng.permutation(others)[:NUM_ORDINARY]])
     is_bright = np.arange(len(rows)) < len(bright)
 
-    def fit(
-        pixels: np.ndarray, inverse: np.ndarray, which: np.ndarray
-    ) -> tuple[Fitted, dict[str, np.ndarray]]:
-        number = np.arange(len(pixels))
-        seen = None if sight is None else sight[torch.from_numpy(which)]
-        fitted = fitter.fit(
-            number, pixels, inverse, is_neighbour=find_neighbours(pixels, inverse), sight=seen
-        )
-        return fitted, fitter.features(number, fitted, {})
+    psf = psf_or_moffat(psf, fitter.info.fwhm_arcsec, len(image))
 
-    fitted, columns = fit(image[rows], weight[rows], rows)
+    def fit(pixels: np.ndarray, inverse: np.ndarray, which: np.ndarray) -> Fitted:
+        others = find_neighbours(pixels, inverse)
+        seen = None if sight is None else sight[torch.from_numpy(which)]
+        return fitter.fit(np.arange(len(pixels)), pixels, inverse, is_neighbour=others, sight=seen)
+
+    def fluxes(fitted: Fitted, which: np.ndarray) -> OwnFluxes:
+        return fitter.own_fluxes(
+            fitter.measure(fitted, sums=fitter.sums, with_pixels=False, with_galaxy=True), psf[which]
+        )
+
+    fitted = fit(image[rows], weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
         return None
-    fraction = _flux_fractions(fitter, fitted, columns, drawn, is_bright & good)
     # Galaxies on the sky of faint objects, turned inside out: their own middle is in the corners.
     sources = np.flatnonzero(is_bright & good)[rng.integers(int((is_bright & good).sum()), size=NUM_DRAWN)]
     faint = np.flatnonzero(whole & (signal < np.median(signal[whole])))
@@ -205,23 +224,22 @@ def learn_model_error(
     galaxy = scale * _alone(fitter, fitted, sources, seen)
     half = image.shape[3] // 2
     sky, inverse = (np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (image, weight))
-    _, again = fit((sky + galaxy).astype(np.float32), inverse, skies)
+    again = fluxes(fit((sky + galaxy).astype(np.float32), inverse, skies), skies)
     under = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
     is_seen = under < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else the middle is another object's
-    truth = {"flux_aper_model": np.einsum("nbhw,hw->nb", galaxy, circle), "flux_model": galaxy.sum((2, 3))}
+    truth = np.stack(
+        [np.einsum("nbhw,hw->nb", galaxy, circle), galaxy.sum((2, 3)) / _in_cutout(fitter, psf[skies])],
+        axis=2,
+    )
+    by_others = {kind: _by_others(again, truth, number, is_seen) for number, kind in enumerate(FLUXES)}
     bands, correlation = fitter.info.bands, np.array(fitter.info.noise_correlation)
-    blend = {
-        kind: tuple(
-            _blend(
-                again[f"{kind}_{band}"][is_seen],
-                again[f"{kind}_err_{band}"][is_seen],
-                truth[kind][is_seen, number],
-                fraction[kind][number],
-            )
-            for number, band in enumerate(bands)
-        )
-        for kind in FLUXES
-    }
+    unknown = ModelError.unknown(len(bands))
+    crowded = replace(
+        unknown,
+        **{term: {kind: by_others[kind][term] for kind in FLUXES} for term in TERMS[1:]},
+    )
+    own = fluxes(fitted, rows)
+    fraction = _flux_fractions(fitter, fitted, crowded, own, drawn, psf[rows], is_bright & good)
     radius = fitter.total_radius_pixels(torch.from_numpy(np.nan_to_num(drawn)), fitted.weight)
     light = _light_fractions(
         fitted.image.numpy(),
@@ -231,25 +249,22 @@ def learn_model_error(
         correlation,
         is_bright & good,
     )
-    distance, total = columns["latent_distance"], sum(columns[f"flux_model_{band}"] for band in bands)
-    trend = _trend(np.log(np.maximum(total, 1.0))[good], distance[good])
+    latent = fitted.fit.latent.numpy()[good]
+    total = own.flux[good, :, 1].sum(axis=1)
+    trend = _trend(np.log(np.maximum(total, 1.0)), latent_distance(latent))
     typical = np.nanmedian(
         np.where(weight[rows] > 0, weight[rows], np.nan).reshape(len(rows), len(bands), -1), axis=2
     )
-    nuisance = learn_nuisance(
-        fitter, columns["latent"][good], np.nanmedian(typical, axis=0) ** -0.5, seed=seed
-    )
-    unknown = ModelError(
+    nuisance = learn_nuisance(fitter, latent, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
+    fitter.model_error = replace(
+        crowded,
         flux_fraction=fraction,
-        flux_blend=blend,
         light_fraction=light,
-        usual=ModelError.unknown(len(bands)).usual,
         latent_trend=trend,
         latent_nuisance=tuple(tuple(float(f"{one:.4g}") for one in row) for row in nuisance),
     )
-    fitter.model_error = unknown
     figures = fitter.oddities(fitted)
-    return ModelError(**{**vars(unknown), "usual": {p: _usual(figures[p][good]) for p in PARTS}})
+    return replace(fitter.model_error, usual={part: _usual(figures[part][good]) for part in PARTS})
 
 
 def median_of(errors: Sequence[ModelError]) -> ModelError:
@@ -266,33 +281,47 @@ def median_of(errors: Sequence[ModelError]) -> ModelError:
 
 
 def _flux_fractions(
-    fitter: Fitter, fitted: Fitted, columns: dict[str, np.ndarray], drawn: np.ndarray, rows: np.ndarray
+    fitter: Fitter,
+    fitted: Fitted,
+    crowded: ModelError,
+    own: OwnFluxes,
+    drawn: np.ndarray,
+    psf: np.ndarray,
+    rows: np.ndarray,
 ) -> dict[str, tuple[float, ...]]:
-    """Compare model fluxes of bright galaxies with the light in their images."""
+    """Compare model fluxes of bright galaxies with the light in their images: what others add is known."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]
     pixels = np.where(weight > 0, image, drawn[rows])
     variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), 0)
     size = image.shape[3]
-    own = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
+    used = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
+    inside = _in_cutout(fitter, psf[rows])[..., None, None]
     sums = {
         "flux_aper_model": np.broadcast_to(fitter.sums[1].numpy(), image.shape),
-        "flux_model": own * soft_circles(size, np.array([(size - 1) / 2]))[:, None],
+        "flux_model": used * soft_circles(size, np.array([(size - 1) / 2]))[:, None] / inside,
     }
     out = {}
-    for kind, over_pixels in sums.items():
+    for number, (kind, over_pixels) in enumerate(sums.items()):
         measured = (pixels * over_pixels).sum((2, 3))
         error = np.sqrt((variance * over_pixels**2).sum((2, 3)))
+        flux, noise = (one[rows, :, number] for one in (own.flux, own.noise))
         found = [
             model_error(
-                columns[f"{kind}_{band}"][rows],
-                columns[f"{kind}_err_{band}"][rows],
-                measured[:, number],
-                error[:, number],
+                flux[:, band],
+                crowded.flux_error(kind, band, flux[:, band], noise[:, band], own.removed[rows, band]),
+                measured[:, band],
+                error[:, band],
             )
-            for number, band in enumerate(fitter.info.bands)
+            for band in range(len(fitter.info.bands))
         ]
         out[kind] = tuple(float(one or 0.0) for one in found)
     return out
+
+
+def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
+    """Return the share of a point source's light in the largest circle of a cutout, ``(N, B)``."""
+    radius = fitter.info.size / 2 * fitter.info.pixel_scale_arcsec
+    return enclosed(psf, np.full(len(psf), radius))
 
 
 def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None) -> np.ndarray:
@@ -302,22 +331,58 @@ def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 
 
-def _total_error(flux: np.ndarray, noise: np.ndarray, blend: float, fraction: float) -> np.ndarray:
-    """Return the whole error of fluxes, ``(N,)``."""
-    return np.sqrt(noise**2 + blend**2 * noise * np.abs(flux) + (fraction * flux) ** 2)
+def _terms(flux: np.ndarray, noise: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """Return what the squares of f, c, g and h multiply, ``(4, ...)``."""
+    return np.stack([flux**2, noise**2, noise * np.abs(flux), removed**2])
 
 
-def _blend(flux: np.ndarray, noise: np.ndarray, truth: np.ndarray, fraction: float) -> float:
-    """Return the g with which the pulls of galaxies drawn again are 1 wide."""
-    rows = np.isfinite(flux + noise + truth)
-    if rows.sum() < FEWEST:
-        return 0.0
-    off, flux, noise = (flux - truth)[rows], flux[rows], noise[rows]
-    return smallest_wide_enough(
-        lambda one: bool(robust_scatter(off / _total_error(flux, noise, one, fraction)) > 1),
-        0.0,
-        LARGEST_BLEND,
-    )
+def _by_others(
+    again: OwnFluxes, truth: np.ndarray, kind: int, is_seen: np.ndarray
+) -> dict[str, tuple[float, ...]]:
+    """Return c, g and h of each band with which the pulls of galaxies drawn again are 1 wide.
+
+    How large they are beside each other is learnt from all bands together, by the likelihood of Student's
+    distribution, which a few blends do not sway; then each band has its own scale.
+    """
+    flux, noise, true = (one[is_seen, :, kind] for one in (again.flux, again.noise, truth))
+    off, terms = flux - true, _terms(flux, noise, again.removed[is_seen])[1:]
+    known = np.isfinite(off) & np.isfinite(noise)
+    squares = _likeliest(off[known], noise[known], terms[:, known])
+    more = np.tensordot(squares, terms, 1)
+
+    def scale(band: int) -> float:
+        there = known[:, band]
+        if there.sum() < FEWEST:
+            return 0.0
+        x, variance, added = (one[there, band] for one in (off, noise**2, more))
+        return smallest_wide_enough(
+            lambda k: bool(robust_scatter(x / np.sqrt(variance + k**2 * added)) > 1), 0.0, LARGEST_SCALE
+        )
+
+    scales = [scale(band) for band in range(flux.shape[1])]
+    return {
+        term: tuple(float(k * np.sqrt(square)) for k in scales)
+        for term, square in zip(TERMS[1:], squares, strict=True)
+    }
+
+
+def _likeliest(off: np.ndarray, noise: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Return the factors of `terms`, ``(3, n)``, whose sum with the noise makes `off` likeliest."""
+    from scipy.optimize import minimize
+
+    if off.size < FEWEST:
+        return np.zeros(len(terms))
+
+    def loss(logarithms: np.ndarray) -> float:
+        variance = noise**2 + np.exp(logarithms) @ terms
+        heavy = (1 + STUDENT) / 2 * np.log1p(off**2 / variance / STUDENT)
+        return float(np.mean(0.5 * np.log(variance) + heavy))
+
+    tried = [
+        minimize(loss, np.full(len(terms), start), method="L-BFGS-B", bounds=[(-16.0, 5.0)] * len(terms))
+        for start in (0.0, -3.0)
+    ]
+    return np.exp(min(tried, key=lambda one: one.fun).x)
 
 
 def _light_fractions(

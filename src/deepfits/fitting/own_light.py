@@ -1,6 +1,6 @@
 """The light of the galaxy in the middle of a noise-free drawing: its own, whatever is drawn around it.
 
-Shapes: N objects, B bands, H = W pixels.
+Shapes: N objects, B bands, H = W pixels, K Gaussians of a PSF.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import numpy as np
 from deepfits.photometry import growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
-FEWEST_RADII, MOST_RADII = 2.5, 5.0
+FEWEST_RADII, MOST_RADII = 2.25, 4.5
+WINGS = 2
+"""Pixels beyond the pixels of a neighbour in which its light is still looked for."""
 
 
 def symmetric(image: np.ndarray) -> np.ndarray:
@@ -25,7 +27,7 @@ def symmetric(image: np.ndarray) -> np.ndarray:
 def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     """Return which pixels to add up for the galaxy's own light in a noise-free drawing of it.
 
-    Where a neighbour's pixel is brighter than the one opposite, that one stands in for it.
+    Where a pixel of a neighbour, or of its wings, is brighter than the one opposite, that one stands in.
 
     Parameters
     ----------
@@ -45,14 +47,18 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     >>> own_light(np.array([[[[1.0, 9.0]]]]), np.array([[[False, True]]]))
     array([[[[2., 0.]]]], dtype=float32)
     """
-    replaced = is_neighbour[:, None] & (model > model[..., ::-1, ::-1])
+    from scipy import ndimage
+
+    disc = np.hypot(*np.mgrid[-WINGS : WINGS + 1, -WINGS : WINGS + 1]) <= WINGS + 0.3
+    near = ndimage.binary_dilation(is_neighbour, disc[None])
+    replaced = near[:, None] & (model > model[..., ::-1, ::-1])
     return (1.0 - replaced + replaced[..., ::-1, ::-1]).astype(np.float32)
 
 
 def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
     """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
 
-    2.5 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
+    2.25 to 4.5 half-light radii of the symmetric part of the drawing, all bands together in units of their
     noise: the more signal a galaxy has, the farther out its wings are known, the less a neighbour's count.
 
     Parameters
@@ -71,7 +77,7 @@ def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_a
     inside = soft_circles(size, np.nan_to_num(half, nan=largest) / pixel_scale_arcsec)
     num_pixels = np.maximum((pixels > 0).sum(1), 1) * inside.sum((1, 2))
     signal = (together * inside).sum((1, 2)) / np.sqrt(num_pixels)
-    radii = np.clip(1.0 + 1.4 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
+    radii = np.clip(0.9 + 1.26 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
     return np.clip(np.nan_to_num(radii * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
 
 
@@ -80,3 +86,27 @@ def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     offset = np.arange(size) - (size - 1) / 2
     away = np.hypot(offset[:, None], offset[None, :])
     return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
+
+
+def enclosed(psf: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
+    """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 without a PSF.
+
+    The least that an aperture loses, in each band by its own seeing.
+
+    Parameters
+    ----------
+    psf
+        ``(N, B, K, 2)``: shares and standard deviations, arcsec, of Gaussians; NaN where unknown.
+    radius_arcsec
+        ``(N,)``.
+
+    Examples
+    --------
+    >>> psf = np.array([[[[1.0, 0.5]], [[np.nan, np.nan]]]])
+    >>> enclosed(psf, np.array([1.0])).round(4)
+    array([[0.8647, 1.    ]])
+    """
+    share, sigma = psf[..., 0], psf[..., 1]
+    with np.errstate(divide="ignore", over="ignore"):
+        inside = (share * -np.expm1(-(radius_arcsec[:, None, None] ** 2) / (2 * sigma**2))).sum(2)
+    return np.where(np.isfinite(inside), inside, 1.0)

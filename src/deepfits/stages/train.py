@@ -161,6 +161,7 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
             cutouts.weight,
             partial(find_neighbours, noise_correlation=store.info.noise_correlation),
             sight=fitter.sight(cutouts),
+            psf=cutouts.psf,
         )
         if learnt is not None:
             found.append(learnt)
