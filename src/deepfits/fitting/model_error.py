@@ -5,14 +5,14 @@ Shapes: N objects, B bands, H = W pixels.
 The Laplace approximation knows what pixel noise does to a flux. It knows nothing of a generator that cannot
 draw this galaxy, of light beyond the total's aperture, and of what other objects add. So errors of fluxes are
 
-    error² = (1 + c_b²) σ² + g_b² · σ · flux + (h_b · removed)² + (f_b · flux)²,
+    error² = σ² + g_b² · σ · flux + (h · removed)² + (f_b · flux)²,
 
-with the error σ by noise, for each kind of flux and each band. Galaxies that are drawn again onto the sky of
-other cutouts and fitted there, neighbours and all, show what others add: c what lies undetected in every
-circle, g what brighter galaxies' larger circles hold besides, and h what is left where a neighbour's light
-was taken away, in units of what was (`deepfits.fitting.own_light`). So a galaxy by itself has smaller errors
-than one in a crowd. Bright galaxies, whose noise counts for nothing, show what the drawing is wrong by, f:
-their model fluxes against the light in the image.
+with the error σ by noise, for each kind of flux and each band. Of what was taken away as neighbours' light
+(`deepfits.fitting.own_light`) a share h = `UNSURE` is uncertain, so that a galaxy by itself has smaller
+errors than one in a crowd. Bright galaxies, whose noise counts for nothing, show what the drawing is wrong
+by, f: their model fluxes against the light in the image. Galaxies that are drawn again onto the sky of other
+cutouts and fitted there, neighbours and all, show what is left of others, g: more in the larger circles of
+brighter galaxies, though not in proportion to their flux.
 
 The same bright galaxies say what share of the light is drawn wrong pixel by pixel, and all of them what
 figures of `deepfits.fitting.oddity` ordinary galaxies have.
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from deepfits.observation import Sight
 
 FLUXES = ("flux_aper_model", "flux_model")
-TERMS = ("flux_fraction", "flux_noise", "flux_blend", "flux_removed")
-"""What adds to the variance by noise, in the order of `_terms`."""
+UNSURE = 0.8
+"""Share of the light taken for neighbours' that is uncertain: likeliest by the truth of a simulated sky."""
 FEWEST = 40
 """Bright galaxies without which nothing is learnt."""
 BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
@@ -50,9 +50,9 @@ BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
 PERCENTILES = (20.0, 97.0)
 """Of the signal to noise of all objects: between these galaxies are drawn again."""
-LARGEST_SCALE = 5.0
-STUDENT = 3.0
-"""Degrees of freedom of the likelihood."""
+LARGEST_BLEND = 5.0
+LARGEST_DIMMING = 3.0
+"""By how much a galaxy is dimmed at most before it is drawn again: faint ones are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class ModelError:
 
     Attributes
     ----------
-    flux_fraction, flux_noise, flux_blend, flux_removed
-        For each kind of flux, f, c, g and h of each band.
+    flux_fraction, flux_blend
+        For each kind of flux, f and g of each band.
     light_fraction
         ``B``: share of the light that is drawn wrong, on the scale of the PSF.
     usual
@@ -76,9 +76,7 @@ class ModelError:
     """
 
     flux_fraction: dict[str, tuple[float, ...]]
-    flux_noise: dict[str, tuple[float, ...]]
     flux_blend: dict[str, tuple[float, ...]]
-    flux_removed: dict[str, tuple[float, ...]]
     light_fraction: tuple[float, ...]
     usual: dict[str, tuple[float, float]]
     latent_trend: tuple[float, float, float, float]
@@ -88,7 +86,8 @@ class ModelError:
     def unknown(cls, num_bands: int) -> ModelError:
         """Return what is assumed where nobody has measured it: fluxes that know the noise alone."""
         return cls(
-            **{term: {kind: (0.0,) * num_bands for kind in FLUXES} for term in TERMS},
+            flux_fraction={kind: (0.0,) * num_bands for kind in FLUXES},
+            flux_blend={kind: (0.0,) * num_bands for kind in FLUXES},
             light_fraction=(0.05,) * num_bands,
             usual={
                 "structure": (2.2, 0.8),
@@ -103,8 +102,7 @@ class ModelError:
         self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, removed: np.ndarray
     ) -> np.ndarray:
         """Return the whole error of fluxes, ``(N,)``, from that by noise and from what was taken away."""
-        terms = tuple(getattr(self, term)[kind][band] ** 2 for term in TERMS)
-        return np.sqrt(noise**2 + np.tensordot(terms, _terms(flux, noise, removed), 1)).astype(flux.dtype)
+        return _total_error(flux, noise, removed, self.flux_blend[kind][band], self.flux_fraction[kind][band])
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
         """Return how much longer than usual latents are, ``(N,)``; `flux` is the sum of all bands."""
@@ -133,12 +131,9 @@ class ModelError:
 
         try:
             nuisance = content["latent_nuisance"]
-            none = {kind: (0.0,) * num_bands for kind in FLUXES}  # terms that older models have not measured
             return cls(
-                **{
-                    term: {kind: numbers(content.get(term, none)[kind], num_bands) for kind in FLUXES}
-                    for term in TERMS
-                },
+                flux_fraction={kind: numbers(content["flux_fraction"][kind], num_bands) for kind in FLUXES},
+                flux_blend={kind: numbers(content["flux_blend"][kind], num_bands) for kind in FLUXES},
                 light_fraction=numbers(content["light_fraction"], num_bands),
                 usual={part: numbers(content["usual"][part], 2) for part in PARTS},  # type: ignore[misc]
                 latent_trend=numbers(content["latent_trend"], 4),  # type: ignore[arg-type]
@@ -214,11 +209,11 @@ def learn_model_error(
     if (is_bright & good).sum() < FEWEST:
         return None
     # Galaxies on the sky of faint objects, turned inside out: their own middle is in the corners.
-    sources = np.flatnonzero(is_bright & good)[rng.integers(int((is_bright & good).sum()), size=NUM_DRAWN)]
     faint = np.flatnonzero(whole & (signal < np.median(signal[whole])))
     skies = rng.choice(faint, NUM_DRAWN, replace=len(faint) < NUM_DRAWN)
     low, high = np.log(np.maximum(np.percentile(signal[whole], PERCENTILES), 5))
     goal = np.exp(rng.uniform(low, high, size=NUM_DRAWN))
+    sources = np.array([rng.choice(_as_bright(signal[rows], good, one)) for one in goal])
     scale = np.minimum(goal / signal[rows[sources]], 1.0)[:, None, None, None]
     seen = None if sight is None else sight[torch.from_numpy(skies)]
     galaxy = scale * _alone(fitter, fitted, sources, seen)
@@ -231,15 +226,10 @@ def learn_model_error(
         [np.einsum("nbhw,hw->nb", galaxy, circle), galaxy.sum((2, 3)) / _in_cutout(fitter, psf[skies])],
         axis=2,
     )
-    by_others = {kind: _by_others(again, truth, number, is_seen) for number, kind in enumerate(FLUXES)}
     bands, correlation = fitter.info.bands, np.array(fitter.info.noise_correlation)
-    unknown = ModelError.unknown(len(bands))
-    crowded = replace(
-        unknown,
-        **{term: {kind: by_others[kind][term] for kind in FLUXES} for term in TERMS[1:]},
-    )
     own = fluxes(fitted, rows)
-    fraction = _flux_fractions(fitter, fitted, crowded, own, drawn, psf[rows], is_bright & good)
+    fraction = _flux_fractions(fitter, fitted, own, drawn, psf[rows], is_bright & good)
+    again = replace(again, **{name: values[is_seen] for name, values in vars(again).items()})
     radius = fitter.total_radius_pixels(torch.from_numpy(np.nan_to_num(drawn)), fitted.weight)
     light = _light_fractions(
         fitted.image.numpy(),
@@ -256,9 +246,12 @@ def learn_model_error(
         np.where(weight[rows] > 0, weight[rows], np.nan).reshape(len(rows), len(bands), -1), axis=2
     )
     nuisance = learn_nuisance(fitter, latent, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
-    fitter.model_error = replace(
-        crowded,
+    fitter.model_error = ModelError(
         flux_fraction=fraction,
+        flux_blend={
+            kind: _blend(again, truth[is_seen], number, fraction[kind]) for number, kind in enumerate(FLUXES)
+        },
+        usual=ModelError.unknown(len(bands)).usual,
         light_fraction=light,
         latent_trend=trend,
         latent_nuisance=tuple(tuple(float(f"{one:.4g}") for one in row) for row in nuisance),
@@ -283,13 +276,12 @@ def median_of(errors: Sequence[ModelError]) -> ModelError:
 def _flux_fractions(
     fitter: Fitter,
     fitted: Fitted,
-    crowded: ModelError,
     own: OwnFluxes,
     drawn: np.ndarray,
     psf: np.ndarray,
     rows: np.ndarray,
 ) -> dict[str, tuple[float, ...]]:
-    """Compare model fluxes of bright galaxies with the light in their images: what others add is known."""
+    """Compare model fluxes of bright galaxies with the light in their images."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]
     pixels = np.where(weight > 0, image, drawn[rows])
     variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), 0)
@@ -308,7 +300,7 @@ def _flux_fractions(
         found = [
             model_error(
                 flux[:, band],
-                crowded.flux_error(kind, band, flux[:, band], noise[:, band], own.removed[rows, band]),
+                noise[:, band],
                 measured[:, band],
                 error[:, band],
             )
@@ -324,6 +316,12 @@ def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
     return enclosed(psf, np.full(len(psf), radius))
 
 
+def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:
+    """Return which galaxies, dimmed to a signal to noise, are not too large for it; else the brightest."""
+    found = np.flatnonzero(good & (signal >= goal) & (signal <= LARGEST_DIMMING * goal))
+    return found if len(found) else np.flatnonzero(good & (signal == signal[good].max()))
+
+
 def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None) -> np.ndarray:
     """Draw galaxies without whatever else is drawn around them, ``(N, B, H, W)``: their symmetric part."""
     drawn = fitter.reconstruct(fitted.take(torch.from_numpy(rows), sight))
@@ -331,58 +329,32 @@ def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 
 
-def _terms(flux: np.ndarray, noise: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """Return what the squares of f, c, g and h multiply, ``(4, ...)``."""
-    return np.stack([flux**2, noise**2, noise * np.abs(flux), removed**2])
+def _total_error(
+    flux: np.ndarray, noise: np.ndarray, removed: np.ndarray, blend: float, fraction: float
+) -> np.ndarray:
+    """Return the whole error of fluxes, ``(N,)``."""
+    return np.sqrt(
+        noise**2 + blend**2 * noise * np.abs(flux) + (UNSURE * removed) ** 2 + (fraction * flux) ** 2
+    )
 
 
-def _by_others(
-    again: OwnFluxes, truth: np.ndarray, kind: int, is_seen: np.ndarray
-) -> dict[str, tuple[float, ...]]:
-    """Return c, g and h of each band with which the pulls of galaxies drawn again are 1 wide.
+def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
+    """Return the g of each band with which the pulls of galaxies drawn again are 1 wide."""
+    flux, noise, true = (one[:, :, kind] for one in (own.flux, own.noise, truth))
 
-    How large they are beside each other is learnt from all bands together, by the likelihood of Student's
-    distribution, which a few blends do not sway; then each band has its own scale.
-    """
-    flux, noise, true = (one[is_seen, :, kind] for one in (again.flux, again.noise, truth))
-    off, terms = flux - true, _terms(flux, noise, again.removed[is_seen])[1:]
-    known = np.isfinite(off) & np.isfinite(noise)
-    squares = _likeliest(off[known], noise[known], terms[:, known])
-    more = np.tensordot(squares, terms, 1)
-
-    def scale(band: int) -> float:
-        there = known[:, band]
-        if there.sum() < FEWEST:
+    def one(band: int) -> float:
+        x, sigma, off = (values[:, band] for values in (flux, noise, flux - true))
+        rows = np.isfinite(x + sigma + off)
+        if rows.sum() < FEWEST:
             return 0.0
-        x, variance, added = (one[there, band] for one in (off, noise**2, more))
+        parts = x[rows], sigma[rows], own.removed[rows, band]
         return smallest_wide_enough(
-            lambda k: bool(robust_scatter(x / np.sqrt(variance + k**2 * added)) > 1), 0.0, LARGEST_SCALE
+            lambda g: bool(robust_scatter(off[rows] / _total_error(*parts, g, fraction[band])) > 1),
+            0.0,
+            LARGEST_BLEND,
         )
 
-    scales = [scale(band) for band in range(flux.shape[1])]
-    return {
-        term: tuple(float(k * np.sqrt(square)) for k in scales)
-        for term, square in zip(TERMS[1:], squares, strict=True)
-    }
-
-
-def _likeliest(off: np.ndarray, noise: np.ndarray, terms: np.ndarray) -> np.ndarray:
-    """Return the factors of `terms`, ``(3, n)``, whose sum with the noise makes `off` likeliest."""
-    from scipy.optimize import minimize
-
-    if off.size < FEWEST:
-        return np.zeros(len(terms))
-
-    def loss(logarithms: np.ndarray) -> float:
-        variance = noise**2 + np.exp(logarithms) @ terms
-        heavy = (1 + STUDENT) / 2 * np.log1p(off**2 / variance / STUDENT)
-        return float(np.mean(0.5 * np.log(variance) + heavy))
-
-    tried = [
-        minimize(loss, np.full(len(terms), start), method="L-BFGS-B", bounds=[(-16.0, 5.0)] * len(terms))
-        for start in (0.0, -3.0)
-    ]
-    return np.exp(min(tried, key=lambda one: one.fun).x)
+    return tuple(one(band) for band in range(flux.shape[1]))
 
 
 def _light_fractions(

@@ -10,7 +10,7 @@ import numpy as np
 from deepfits.photometry import growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
-FEWEST_RADII, MOST_RADII = 2.25, 4.5
+FEWEST_RADII, MOST_RADII = 2.1, 5.0
 WINGS = 2
 """Pixels beyond the pixels of a neighbour in which its light is still looked for."""
 
@@ -58,7 +58,7 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
 def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
     """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
 
-    2.25 to 4.5 half-light radii of the symmetric part of the drawing, all bands together in units of their
+    2.1 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
     noise: the more signal a galaxy has, the farther out its wings are known, the less a neighbour's count.
 
     Parameters
@@ -77,7 +77,7 @@ def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_a
     inside = soft_circles(size, np.nan_to_num(half, nan=largest) / pixel_scale_arcsec)
     num_pixels = np.maximum((pixels > 0).sum(1), 1) * inside.sum((1, 2))
     signal = (together * inside).sum((1, 2)) / np.sqrt(num_pixels)
-    radii = np.clip(0.9 + 1.26 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
+    radii = np.clip(0.8 + 1.4 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
     return np.clip(np.nan_to_num(radii * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
 
 
