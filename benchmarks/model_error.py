@@ -1,9 +1,10 @@
 """What a model gets wrong: measured on a store, written into the model, and judged by the truth of a sky.
 
-    python benchmarks/model_error.py MODEL STORE [--write DIRECTORY] [--truth STORE TRUTH]
+    python benchmarks/model_error.py MODEL [STORE ...] [--write DIRECTORY] [--truth STORE TRUTH]
 
-Models of `deepfits train` hold this already; this is for models from before, and for the judgement: pulls and
-biases of `flux_model_<band>` over the true flux by magnitude, with bootstrap errors. The last line is JSON.
+Models of `deepfits train` hold this already (without a STORE it is taken as it is); this is for models from
+before, and for the judgement: pulls and biases of `flux_model_<band>` over the true flux by magnitude, with
+bootstrap errors. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -31,14 +32,15 @@ def main() -> None:
     """Measure, write and judge."""
     parser = argparse.ArgumentParser(description="What a model gets wrong.")
     parser.add_argument("model")
-    parser.add_argument("store", nargs="+")
+    parser.add_argument("store", nargs="*")
     parser.add_argument("--write", help="a directory for the model with what was measured")
     parser.add_argument("--truth", nargs=2, metavar=("STORE", "TRUTH"), help="of a sky to judge it by")
     parser.add_argument("--objects", type=int, default=600)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = Model.load(options.model)
-    model.model_error = measure_model_error(model, options.store)
+    if options.store:
+        model.model_error = measure_model_error(model, options.store)
     print(json.dumps(model.model_error), flush=True)
     if options.write:
         model.save(options.write)

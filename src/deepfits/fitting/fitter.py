@@ -33,7 +33,7 @@ from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Rendere
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
-from deepfits.observation import Observation, SceneGrid, Sight, psf_or_moffat
+from deepfits.observation import Observation, SceneGrid, Sight, fwhm_of, psf_or_moffat
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
@@ -549,7 +549,7 @@ class Fitter:
         psf
             ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
         """
-        inside = enclosed(psf, measured["total_radius"] * self.info.pixel_scale_arcsec)
+        inside = enclosed(fwhm_of(psf), measured["total_radius"] * self.info.pixel_scale_arcsec)
         share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
         flux, noise = (measured[name][:, :, 1:] / share for name in ("flux", "flux_std"))
         return OwnFluxes(flux=flux, noise=noise, removed=measured["removed"])

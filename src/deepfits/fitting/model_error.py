@@ -33,7 +33,7 @@ from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, regi
 from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
-from deepfits.observation import psf_or_moffat
+from deepfits.observation import fwhm_of, psf_or_moffat
 from deepfits.photometry import aperture_flux, robust_scatter
 
 if TYPE_CHECKING:
@@ -313,7 +313,7 @@ def _flux_fractions(
 def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
     """Return the share of a point source's light in the largest circle of a cutout, ``(N, B)``."""
     radius = fitter.info.size / 2 * fitter.info.pixel_scale_arcsec
-    return enclosed(psf, np.full(len(psf), radius))
+    return enclosed(fwhm_of(psf), np.full(len(psf), radius))
 
 
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The light of the galaxy in the middle of a noise-free drawing: its own, whatever is drawn around it.
 
-Shapes: N objects, B bands, H = W pixels, K Gaussians of a PSF.
+Shapes: N objects, B bands, H = W pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from deepfits.photometry import growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
+MOFFAT_INDEX = 3.0
 WINGS = 2
 """Pixels beyond the pixels of a neighbour in which its light is still looked for."""
 
@@ -88,25 +89,25 @@ def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
 
 
-def enclosed(psf: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
-    """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 without a PSF.
+def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
+    """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 where it is unknown.
 
-    The least that an aperture loses, in each band by its own seeing.
+    The least that an aperture loses, in each band by its own seeing: of Moffat's profile, since a measured PSF
+    ends with its stamp, before its wings do.
 
     Parameters
     ----------
-    psf
-        ``(N, B, K, 2)``: shares and standard deviations, arcsec, of Gaussians; NaN where unknown.
+    fwhm_arcsec
+        ``(N, B)``; NaN where unknown.
     radius_arcsec
         ``(N,)``.
 
     Examples
     --------
-    >>> psf = np.array([[[[1.0, 0.5]], [[np.nan, np.nan]]]])
-    >>> enclosed(psf, np.array([1.0])).round(4)
-    array([[0.8647, 1.    ]])
+    >>> enclosed(np.array([[0.7, np.nan]]), np.array([1.4])).round(3)
+    array([[0.961, 1.   ]])
     """
-    share, sigma = psf[..., 0], psf[..., 1]
-    with np.errstate(divide="ignore", over="ignore"):
-        inside = (share * -np.expm1(-(radius_arcsec[:, None, None] ** 2) / (2 * sigma**2))).sum(2)
+    scale = fwhm_arcsec / (2 * np.sqrt(2 ** (1 / MOFFAT_INDEX) - 1))
+    with np.errstate(divide="ignore"):
+        inside = 1 - (1 + (radius_arcsec[:, None] / scale) ** 2) ** (1 - MOFFAT_INDEX)
     return np.where(np.isfinite(inside), inside, 1.0)
