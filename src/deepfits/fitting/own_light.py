@@ -92,8 +92,8 @@ def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
 def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
     """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 where it is unknown.
 
-    The least that an aperture loses, in each band by its own seeing: of Moffat's profile, since a measured PSF
-    ends with its stamp, before its wings do.
+    The least that an aperture loses, in each band by its own seeing. Of Moffat's profile: a measured PSF ends
+    with its stamp, before its wings do.
 
     Parameters
     ----------
