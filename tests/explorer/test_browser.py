@@ -222,11 +222,18 @@ def test_filters_hide_objects(page):
 
 def test_a_catalogue_is_laid_over_and_a_cutout_fitted(page, loaded, tmp_path):
     page.click("nav >> text=Save")
-    (tmp_path / "mine.csv").write_text("ra,dec,mine\n150.02,2.0,7\n150.05,2.0,8\n")
+    (tmp_path / "mine.csv").write_text(
+        "ra,dec,mine\n150.02,2.0,7\n150.05,2.0,8\n150.3,2.0,9\n150.205,2.0,9\n"
+    )
     page.set_input_files("#overlay-file", tmp_path / "mine.csv")
     page.click("#overlay-go")
-    page.wait_for_function("document.getElementById('message').textContent.startsWith('2 objects match')")
-    assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5]
+    page.wait_for_function("document.getElementById('message').textContent.startsWith('3 objects match')")
+    assert sorted(page.evaluate("window.deepfits.selection")) == [2, 5, 30]
+    assert page.inner_text("#unmatched-what").startswith("1 positions match no object")
+    page.click("#unmatched-show")
+    lit = "() => { const c = document.getElementById('marks'); return c.getContext('2d')"
+    lit += ".getImageData(0, 0, c.width, c.height).data.some((one) => one > 0); }"
+    page.wait_for_function(lit)
     page.click("nav >> text=Fit")
     np.save(tmp_path / "cutout.npy", loaded[1].store.take(np.array([11])).image[0])
     page.set_input_files("#upload-file", tmp_path / "cutout.npy")

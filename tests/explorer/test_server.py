@@ -218,6 +218,8 @@ def test_another_catalogue_is_matched_by_position(client, run):
     answer = client.post("/api/overlay?name=mine.csv&radius=1", content=text, headers=SEND).json()
     assert answer["rows"] == [2, 3]
     assert answer["matched"] == 2
+    assert (answer["total"], answer["num_unmatched"], answer["unmatched"]) == (4, 1, [[10.0, 10.0]])
+    assert client.get("/api/unmatched").text.split() == ["mine,ra,dec", "9,10.0,10.0"]
     column = np.frombuffer(client.get("/api/column/mine.mine").content, "<f4")
     assert column[2] == 7
     assert column[3] == 8

@@ -42,8 +42,13 @@ def test_reconstructions_show_versions_bands_and_residuals():
     image, hidden = rng.normal(size=(3, 5, 16, 16)), rng.normal(size=(3, 5, 16, 16))
     hidden[:, 0] = np.nan
     figure = plot.reconstructions({"observed": image, "given": hidden}, "ugriz", np.ones(5), residual=image)
-    # 3 galaxies × 3 rows × (colour + 5 bands), less the three hidden bands
-    assert sum(len(axes.images) for axes in figure.axes) == 3 * 3 * 6 - 3
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert [one.shape for one in shown] == 3 * [(3 * 18 - 2, 6 * 18 - 2, 3)]
+    assert [text.get_text() for text in figure.axes[0].texts].count("no data") == 1
+    r_band = np.asarray(shown[1])[:16, 3 * 18 : 3 * 18 + 16].sum(-1)[::-1]  # drawn with row 0 below
+    order = r_band.ravel()[np.argsort(image[1, 2].ravel())]
+    assert (np.diff(order) >= -1e-9).all(), "brighter pixels are shown brighter, each at its place"
+    assert len(np.unique(order)) > 20
     parts = Figure(figsize=(8, 8)).subfigures(2)
     assert plot.reconstructions({"observed": image[:1]}, "ugriz", np.ones(5), figure=parts[1]) is parts[1]
     assert not parts[0].axes

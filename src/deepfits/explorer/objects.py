@@ -203,7 +203,8 @@ class Objects:
         Returns
         -------
         dict
-            ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added.
+            ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added, and
+            ``unmatched``: rows of the catalogue at whose position there is no object.
 
         Raises
         ------
@@ -220,7 +221,10 @@ class Objects:
                 added.append(f"{label}.{name}")
         self.table.add(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
-        return {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
+        back, _ = match_positions(ra, dec, self.column("ra"), self.column("dec"), radius_arcsec)
+        unmatched = np.flatnonzero((back < 0) & np.isfinite(ra) & np.isfinite(dec))
+        told = {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
+        return {**told, "unmatched": unmatched}
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, and their tags, as they are saved."""

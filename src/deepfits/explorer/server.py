@@ -15,7 +15,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from functools import partial, wraps
 from importlib import resources
@@ -42,13 +42,14 @@ from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
 from deepfits.photometry import ab_magnitude, reference_band
-from deepfits.tables import positions, read, write_table
+from deepfits.tables import positions, read, with_our_names, write_table
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer, Dropped
 
 MAX_ROWS = 2_000_000
 MAX_PICTURES = 96
+MAX_MARKS = 20_000
 SAVE_FORMATS = ("csv", "parquet", "fits", "votable", "ids")
 HEADER = "x-deepfits"
 COOKIE = "deepfits-token"
@@ -105,6 +106,7 @@ def make_app(
         Route("/api/save", _guarded(explorer.save, token), methods=["POST"]),
         Route("/api/tag", _guarded(explorer.tag, token), methods=["POST"]),
         Route("/api/overlay", _guarded(explorer.overlay, token), methods=["POST"]),
+        Route("/api/unmatched", _guarded(explorer.unmatched, token)),
         Route("/api/upload", _guarded(explorer.upload, token), methods=["POST"]),
         Route("/api/position", _guarded(explorer.position, token), methods=["POST"]),
         Route("/api/samp", _guarded(explorer.samp, token), methods=["POST"]),
@@ -155,6 +157,7 @@ class _Explorer:
     ) -> None:
         self.objects, self.drawer, self.title, self.is_samp = objects, drawer, title, is_samp
         self._sent: Path | None = None
+        self._unmatched: dict[str, np.ndarray] = {}
         self.umap_state = "done" if "umap1" in objects.names else "absent"
 
     async def page(self, request: Request) -> Response:
@@ -308,8 +311,19 @@ class _Explorer:
     async def overlay(self, request: Request) -> Response:
         name, content = await _file(request)
         radius = _bounded(request.query_params.get("radius", "1"), 3600)
-        result = await run_in_threadpool(_overlay, self.objects, name, content, radius)
-        return JSONResponse({**result, "rows": result["rows"].tolist()})
+        result, self._unmatched = await run_in_threadpool(_overlay, self.objects, name, content, radius)
+        places = np.stack([self._unmatched[axis][:MAX_MARKS] for axis in ("ra", "dec")], axis=1)
+        number = len(self._unmatched["ra"])
+        told = {"rows": result["rows"].tolist(), "num_unmatched": number, "unmatched": places.tolist()}
+        return JSONResponse({**result, **told})
+
+    async def unmatched(self, request: Request) -> Response:
+        """Send the rows of the last overlay at whose position there is no object, as CSV."""
+        if not len(self._unmatched.get("ra", ())):
+            raise InputError("no position of an overlay matches nothing")
+        body = await run_in_threadpool(_table_file, self._unmatched, ".csv")
+        headers = {"Content-Disposition": 'attachment; filename="deepfits-unmatched.csv"'}
+        return Response(body, media_type="application/octet-stream", headers=headers)
 
     async def upload(self, request: Request) -> Response:
         """Fit a dropped cutout."""
@@ -425,15 +439,20 @@ def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes
     """
     if kind == "ids":
         return "".join(f"{one}\n" for one in objects.object_id[rows].tolist()).encode(), ".txt", "text/plain"
-    columns = objects.selection(rows)
     ending = {"votable": ".vot"}.get(kind, f".{kind}")
+    return _table_file(objects.selection(rows), ending), ending, "application/octet-stream"
+
+
+def _table_file(columns: Mapping[str, np.ndarray], ending: str) -> bytes:
+    """Return columns as the content of a table file."""
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
-        path = write_table(Path(directory) / f"selection{ending}", columns, describe=describe)
-        return path.read_bytes(), ending, "application/octet-stream"
+        return write_table(Path(directory) / f"table{ending}", columns, describe=describe).read_bytes()
 
 
-def _overlay(objects: Objects, name: str, content: bytes, radius_arcsec: float) -> dict[str, Any]:
-    """Read an uploaded catalogue with the package's own reader, and match it."""
+def _overlay(
+    objects: Objects, name: str, content: bytes, radius_arcsec: float
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read an uploaded catalogue, and match it; return what came of it, and the rows without a match."""
     with tempfile.TemporaryDirectory(prefix="deepfits-") as directory:
         path = Path(directory) / ("catalogue" + "".join(Path(name).suffixes[-2:])[-16:])
         path.write_bytes(content)
@@ -447,7 +466,9 @@ def _overlay(objects: Objects, name: str, content: bytes, radius_arcsec: float) 
             f"{name}: has no positions that are recognised (ra and dec); it has {sorted(table.columns)}"
         )
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
-    return objects.overlay(label, found.ra, found.dec, table.columns, radius_arcsec)
+    told = objects.overlay(label, found.ra, found.dec, table.columns, radius_arcsec)
+    rows = told.pop("unmatched")
+    return told, {name: np.asarray(values)[rows] for name, values in with_our_names(table).items()}
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -6,14 +6,15 @@ Shapes: N objects, B bands, H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from deepfits.photometry import robust_scatter
 from deepfits.pictures import (
+    GAP,
     MISSING,
     RESIDUAL_SIGMA,
     colour_composite,
@@ -124,29 +125,34 @@ def reconstructions(
         top=1 - margin,
         bottom=0.01,
     )
+    # One picture a galaxy: hundreds of axes would take most of the time of a report.
+    high, wide = np.array(images[0].shape[-2:]) + GAP
     for index in range(number):
-        spot = outer[index // per_line, index % per_line]
-        inner = spot.subgridspec(depth, columns, hspace=0.04, wspace=0.04)
+        ax = figure.add_subplot(outer[index // per_line, index % per_line])
+        bare(ax)
         tops = [_top(images[0][index, band]) for band in range(len(bands))]
+        cells, names = [], []
         for line, (label, several) in enumerate(rows.items()):
-            for column in range(columns):
-                ax = _cell(figure, inner[line, column], line, column, bands)
-                if column == 0:
-                    composite(several[index], noise, ax=ax)
-                    _name(ax, label, notes, index)
-                else:
-                    _band(ax, several[index, column - 1], float(noise[column - 1]), tops[column - 1])
+            cells.append(colour_composite(several[index], noise))
+            for band, image in enumerate(several[index]):
+                cells.append(_band(image, float(noise[band]), tops[band]))
+                if not np.isfinite(image).any():
+                    middle = ((band + 1) * wide + wide / 2, line * high + high / 2)
+                    ax.text(*middle, "no data", ha="center", va="center", size=6.5)
+            names.append(label + (f"\n{notes[label][index]}" if notes and label in notes else ""))
         if residual is not None:
             sigma = residual[index]
-            for column, values in enumerate([combined(sigma), *sigma]):
-                ax = _cell(figure, inner[depth - 1, column], depth - 1, column, bands)
-                ax.imshow(diverging(values / RESIDUAL_SIGMA), origin="lower", interpolation="nearest")
-                if column == 0:
-                    _name(ax, "residual", {"residual": [f"±{RESIDUAL_SIGMA:g} σ"] * number}, index)
+            cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(sigma), *sigma)]
+            names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
+        ax.imshow(lay_out([one[::-1] for one in cells], columns), interpolation="nearest")
+        for column, name in enumerate(("colour", *bands)):
+            place = (column * wide + wide / 2, 0)
+            ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
+        for line, name in enumerate(names):
+            place = (0, line * high + high / 2)
+            ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
         if titles is not None:
-            above = figure.add_subplot(spot)
-            above.axis("off")
-            above.set_title(titles[index], size=8.5, pad=13, color=INK, weight="bold")
+            ax.set_title(titles[index], size=8.5, pad=15, color=INK, weight="bold")
     return figure
 
 
@@ -154,30 +160,13 @@ def _top(image: np.ndarray) -> float:
     return float(np.nanpercentile(image, 99.7)) if np.isfinite(image).any() else 0.0
 
 
-def _cell(figure: Any, spot: Any, line: int, column: int, bands: Sequence[str]) -> Axes:
-    ax: Axes = figure.add_subplot(spot)
-    bare(ax)
-    if line == 0:
-        ax.set_title("colour" if column == 0 else bands[column - 1], size=8, pad=2)
-    return ax
-
-
-def _name(ax: Axes, label: str, notes: Mapping[str, Sequence[str]] | None, index: int) -> None:
-    note = notes[label][index] if notes and label in notes else ""
-    text = label + (f"\n{note}" if note else "")
-    ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7.5)
-
-
-def _band(ax: Axes, image: np.ndarray, noise: float, top: float) -> None:
+def _band(image: np.ndarray, noise: float, top: float) -> np.ndarray:
+    """Return one band as colours, ``(H, W, 3)``; without data it is grey."""
     if not np.isfinite(image).any():
-        ax.set_facecolor(MISSING)
-        ax.text(0.5, 0.5, "no data", ha="center", va="center", size=6.5, transform=ax.transAxes)
-        return
+        return np.full((*image.shape, 3), MISSING)
     noise = noise if np.isfinite(noise) else max(1e-9, float(np.nanstd(image)))
-    ax.imshow(
-        stretch(image, noise, top or 5 * noise),
-        origin="lower", interpolation="nearest", cmap="magma", vmin=0, vmax=1,
-    )  # fmt: skip
+    shown = stretch(image, noise, top or 5 * noise)
+    return np.where(np.isfinite(shown)[..., None], colormaps["magma"](np.nan_to_num(shown))[..., :3], MISSING)
 
 
 def tiles(

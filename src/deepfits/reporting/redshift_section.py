@@ -52,6 +52,7 @@ FEATURES = {
     "portable": "latents, scene and matched",
     "fits": "methods with and without the best fits",
 }
+OURS, BASELINE = "ours", "baseline"
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
 OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # what anyone can measure without the model
 
@@ -74,16 +75,19 @@ def section(
     if scenes is not None:
         rows += [row for row in scenes["rows"] if row["method"] != "constant"]
     table = PageTable(
-        columns=["method", "features", "loss", "labels", *COLUMNS.values()],
+        columns=["", "method", "features", "loss", "labels", *COLUMNS.values()],
         rows=[
             [
+                _whose(row),
                 *(row[name] for name in ("method", "features", "loss")),
                 f"{row['num_train']:,}",
                 *(_cell(row["metrics"][name]) for name in COLUMNS),
             ]
             for row in rows
         ],
-        caption="± is the standard deviation over bootstrap resamples of the held-out objects. "
+        caption=f"{OURS}: uses the model (its latents, what it draws, or its embedder); {BASELINE}: what "
+        "anyone can do without it. ± is the standard deviation over bootstrap resamples of the held-out "
+        "objects. "
         + ". ".join(f"{head}: {metrics['definitions'][name]}" for name, head in COLUMNS.items())
         + ".",
     )
@@ -153,6 +157,10 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def is_ours(row: Mapping[str, Any]) -> bool:
     """Return whether a row uses the model: its latents, what it draws, or its embedder."""
     return row["method"] in OUR_METHODS or row["features"] not in OTHER_FEATURES
+
+
+def _whose(row: Mapping[str, Any]) -> str:
+    return "" if row["method"] == "constant" else OURS if is_ours(row) else BASELINE
 
 
 def _name(row: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ import createScatterplot from "/static/regl-scatterplot.js";
 const $ = (id) => document.getElementById(id);
 const state = {
   about: null, columns: new Map(), selection: [], at: 0, row: null,
-  like: [], unlike: [], found: [], odd: [], farEnd: null, filters: [], offsets: [], token: 0,
+  like: [], unlike: [], found: [], odd: [], farEnd: null, marks: [], filters: [], offsets: [], token: 0,
 };
 window.deepfits = state; // for tests and the curious
 
@@ -144,6 +144,20 @@ function ticks() {
     const label = document.createElement("span"); label.className = "name"; label.textContent = name; marks.push(label);
     $(id).replaceChildren(...marks);
   }
+  crosses();
+}
+// Positions of an overlay at which there is no object, where the axes are the sky.
+function crosses() {
+  const canvas = $("marks"), box = $("plot").getBoundingClientRect(), pen = canvas.getContext("2d");
+  canvas.width = box.width; canvas.height = box.height;
+  if ($("x").value !== "ra" || $("y").value !== "dec") return;
+  const [left, right] = xScale.domain(), [low, high] = yScale.domain();
+  pen.strokeStyle = "#c8553d"; pen.beginPath();
+  for (const [ra, dec] of state.marks) {
+    const x = ((ra - left) / (right - left)) * box.width, y = (1 - (dec - low) / (high - low)) * box.height;
+    pen.moveTo(x - 4, y - 4); pen.lineTo(x + 4, y + 4); pen.moveTo(x - 4, y + 4); pen.lineTo(x + 4, y - 4);
+  }
+  pen.stroke();
 }
 
 function legend(c, logarithmic) {
@@ -481,6 +495,10 @@ const atPosition = attempt(async (place) => {
   const answer = await (await post("/api/position", { place })).json();
   say(""); fitted(answer, place);
 });
+async function keep(answer) {
+  const name = /filename="(.+)"/.exec(answer.headers.get("content-disposition"))[1], link = document.createElement("a");
+  link.href = URL.createObjectURL(await answer.blob()); link.download = name; link.click(); URL.revokeObjectURL(link.href);
+}
 async function samp(what, rows) {
   if (!rows.length) throw new Error("nothing is selected");
   const { sent_to: names } = await (await post("/api/samp", { what, rows })).json();
@@ -528,15 +546,18 @@ async function start() {
   });
   $("save").onclick = attempt(async () => {
     if (!state.selection.length) throw new Error("nothing is selected");
-    const answer = await post("/api/save", { rows: state.selection, format: $("save-format").value });
-    const name = /filename="(.+)"/.exec(answer.headers.get("content-disposition"))[1], link = document.createElement("a");
-    link.href = URL.createObjectURL(await answer.blob()); link.download = name; link.click(); URL.revokeObjectURL(link.href);
+    await keep(await post("/api/save", { rows: state.selection, format: $("save-format").value }));
   });
+  $("unmatched-save").onclick = attempt(async () => keep(await ask("/api/unmatched")));
+  $("unmatched-show").onclick = attempt(() => { $("x").value = "ra"; $("y").value = "dec"; return draw(); });
   $("overlay-go").onclick = attempt(async () => {
     const file = $("overlay-file").files[0]; if (!file) throw new Error("choose a catalogue first");
     const answer = await send(`/api/overlay?radius=${Number($("overlay-radius").value)}`, file);
-    state.columns.clear(); await refresh(); await select(answer.rows); await draw();
-    say(`${answer.matched} objects match one of the ${answer.total} positions; they are selected`);
+    state.columns.clear(); state.marks = answer.unmatched; await refresh(); await select(answer.rows); await draw();
+    const format = (n) => n.toLocaleString("en"), shown = answer.unmatched.length < answer.num_unmatched ? ` (the first ${format(answer.unmatched.length)} of them)` : "";
+    $("unmatched").hidden = !answer.num_unmatched;
+    $("unmatched-what").textContent = `${format(answer.num_unmatched)} positions match no object; where the axes are ra and dec they are crosses${shown}.`;
+    say(`${format(answer.matched)} objects match one of the ${format(answer.total)} positions; they are selected`);
   });
   $("samp-table").onclick = attempt(() => samp("table", state.selection));
   for (const button of document.querySelectorAll(".select-tag")) button.onclick = attempt(async () => {
