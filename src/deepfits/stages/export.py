@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 
 from deepfits.errors import InputError, nearest
-from deepfits.explorer.joined import JoinedTable, find_parts, join
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import TEMPORARY_PREFIX, contents
 from deepfits.progress import Progress
@@ -118,6 +117,8 @@ def export(config: ExportConfig) -> Path:
     features, tables = given, dict(config.tables or {})
     inputs: dict[str, Any] = {}
     if is_run:
+        from deepfits.explorer.joined import find_parts
+
         features, store, _, found = find_parts(given, config.store)
         inputs = {"features": contents(features), "store": contents(store) if store else None}
         tables = found | tables
@@ -153,6 +154,7 @@ def export(config: ExportConfig) -> Path:
 
 def _joined(config: ExportConfig, is_run: bool, path: Path) -> Path:
     """Write the columns of features, catalogue and further tables, of the objects that are chosen."""
+    from deepfits.explorer.joined import JoinedTable, join
     from deepfits.explorer.objects import Objects
 
     if is_run:
