@@ -184,10 +184,10 @@ def test_the_odd_say_why_and_obey_the_filters(page, loaded):
     page.click("#odd-go")
     page.wait_for_selector("#odd-list .card")
     expected = loaded[0].odd(allowed=np.arange(NUM) < 10)
-    assert page.evaluate("window.deepfits.odd.map((one) => one.row)") == [one["row"] for one in expected]
+    assert page.evaluate("window.deepfits.odd.map((one) => one.row)") == expected.rows.tolist()
     said = page.inner_text("#odd-list .card >> nth=0")
-    assert said == f"{expected[0]['score']:.1f}: {expected[0]['why']}"
-    assert expected[0]["why"]
+    assert said == f"{expected.score[0]:.1f}: {expected.why[0]}"
+    assert expected.why[0]
 
 
 def test_a_walk_between_two_galaxies_ends_at_the_other(page, loaded):
