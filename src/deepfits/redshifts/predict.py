@@ -73,7 +73,8 @@ def labels_used(predictor: Predictor | Classifier) -> dict[str, Any]:
 def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
     """Return the filters of the templates that a method's features come from, None where it has none."""
     method = None if isinstance(predictor, Classifier) else predictor.method
-    for one in method.members if isinstance(method, Stack) else (predictor,):
+    members = method.members if isinstance(method, (Stack, Adapted)) else ()
+    for one in (predictor, *members):
         if not isinstance(one, Predictor):
             continue
         recipes = one.method.recipes if isinstance(one.method, Adapted) else (one.recipe,)

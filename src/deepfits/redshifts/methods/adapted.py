@@ -11,7 +11,9 @@ In stages, each built on the one before, and each judged on labels it had not le
 ``tuned``
     that head, trained further, with simulated examples between the real ones;
 ``residual``
-    small networks on what the zero-pointed head says and on every other feature there is.
+    small networks on what the zero-pointed head says and on every other feature there is;
+``network`` on `MEMBERS`
+    small networks that know nothing of the head: the best that labels alone would give.
 
 The answer is a mixture of the stages, with weights that the labels left out choose, and that lean towards the
 simpler stages while labels are few. Where no label is near, the two simpler ones answer alone.
@@ -39,6 +41,7 @@ from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trai
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained, find_head, told_by
 from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
 
 NUM_FOLDS = 5
@@ -46,16 +49,18 @@ FEWEST_TO_JUDGE = 10
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
-CERTAIN = 40
+CERTAIN = 100
 """Labels that recalibration counts as if they had been seen and were as predicted."""
 CAUTION = 0.02
-PRICES = (0.0, 0.25, 1.0, 2.0)
+PRICES = (0.0, 0.25, 1.0, 2.0, 2.0, 2.0, 2.0)
 """What each stage must gain to have all the weight: `CAUTION` times this, in units of the loss of the first,
 at 100 labels; less with more labels, as one over their number."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 SETS = ("all", "templates", "magnitudes", "matched")
 """What residuals are learned from besides the scene: the first that can be had."""
+MEMBERS = ("scene", "matched", "templates")
+"""What networks without the head learn from, where it can be had."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,8 @@ class Adapted(Method):
         As it was taught, with zero points, and tuned where labels sufficed.
     residual, recipes
         Networks on other features, and how these are made; None where labels did not suffice.
+    members
+        Networks without the head.
     weights
         ``(M,)``: how much each stage counts near the labels.
     validation_pit
@@ -89,6 +96,7 @@ class Adapted(Method):
     validation_pit: np.ndarray
     labelled: Domain | None
     loss: str = "absolute"
+    members: tuple[Predictor, ...] = ()
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -121,12 +129,17 @@ class Adapted(Method):
         heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
         residual: MLPEnsemble | None = None
         recipes: tuple[FeatureRecipe, ...] = ()
+        members: tuple[Predictor, ...] = ()
         if number >= FEWEST_FOR_RESIDUALS:
             recipes = _recipes(source)
             matrix = _residual_features(heads[1], some, recipes)
             config = MLPConfig(loss="absolute", seed=options.seed)
             residual, _, quantiles = train_ensemble(matrix, value, config, progress=training.progress)
             left_out.append(quantiles)
+            if training.member is not None:
+                there = [name for name in MEMBERS if name in source.available()]
+                members = tuple(training.member("network", name) for name in there)
+                left_out += [_left_out(member, training.rows) for member in members]
         weights = _weights(left_out, value, number)
         mixed = _mixed(weights, left_out)
         transform = pit(mixed, value)
@@ -135,9 +148,10 @@ class Adapted(Method):
             residual=residual,
             recipes=recipes,
             weights=weights,
-            validation_pit=np.sort(np.concatenate([transform, (np.arange(CERTAIN) + 0.5) / CERTAIN])),
+            validation_pit=_for_recalibration(transform),
             labelled=Domain.learn(head.inputs(light)) if number >= FEWEST_TO_TUNE else None,
             loss=training.loss,
+            members=members,
         )
         final = recalibrated(mixed, method.validation_pit)
         found = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
@@ -155,6 +169,7 @@ class Adapted(Method):
             found = self.residual.predict(source, matrix).quantiles
             assert found is not None
             stages.append(found)
+        stages += [member.predict(source)["quantiles"] for member in self.members]
         near = np.ones(len(light))
         if self.labelled is not None:
             distance = self.labelled.distance(self.heads[0].inputs(light))
@@ -183,6 +198,7 @@ def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
 def _about(method: Adapted) -> dict[str, Any]:
     names = ["pretrained", "zero_points", "tuned"][: len(method.heads)]
     names += ["residual"] if method.residual is not None else []
+    names += [f"network on {member.recipe.name}" for member in method.members if member.recipe is not None]
     head = method.heads[1]
     return {
         "weights": dict(zip(names, method.weights.tolist(), strict=True)),
@@ -219,6 +235,22 @@ def _adapted_heads(
         return (head, zeroed), left_out
     left_out.append(tuned)
     return (head, zeroed, replace(zeroed, members=tuple(members))), left_out
+
+
+def _left_out(member: Predictor, rows: np.ndarray) -> np.ndarray:
+    found = member.out_of_fold
+    assert found is not None
+    assert found.quantiles is not None
+    return np.asarray(found.at(rows).quantiles)
+
+
+def _for_recalibration(transform: np.ndarray) -> np.ndarray:
+    """Return the PIT to recalibrate with: of widths alone, and with `CERTAIN` labels that were as predicted.
+
+    The PIT and its mirror image leave medians as they are: a few labels must not shift every estimate.
+    """
+    certain = np.repeat((np.arange(CERTAIN) + 0.5) / CERTAIN, 2)
+    return np.sort(np.concatenate([transform, 1 - transform, certain]))
 
 
 def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
