@@ -114,14 +114,15 @@ def export(config: ExportConfig) -> Path:
     is_joined = is_run or bool(config.store or config.tables or config.where)
     if is_joined and not given.is_dir():
         raise InputError(f"{given}: joining and choosing needs a run, or a directory of features")
-    features, tables = given, dict(config.tables or {})
+    features = given
+    tables: dict[str, str | Path] = dict(config.tables or {})
     inputs: dict[str, Any] = {}
     if is_run:
         from deepfits.explorer.joined import find_parts
 
         features, store, _, found = find_parts(given, config.store)
         inputs = {"features": contents(features), "store": contents(store) if store else None}
-        tables = found | tables
+        tables = {**found, **tables}
     tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,

@@ -268,7 +268,7 @@ def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, o
     """Predict the same test objects by the head of a model of scenes: without labels, and with a few."""
     from deepfits.stages.redshifts.load import objects_to_fit
 
-    how = {
+    how: dict[str, Any] = {
         name: section[name] for name in ("label_column", "select", "train_select", "seed") if name in section
     }
     how["max_labels"] = section.get("scene_labels")
