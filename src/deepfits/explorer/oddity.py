@@ -118,10 +118,10 @@ def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
     weight, info = cutouts.weight, objects.store.info
     low = (weight.shape[-1] - MIDDLE_PIXELS) // 2
     middle = weight[..., low : low + MIDDLE_PIXELS, low : low + MIDDLE_PIXELS]
-    is_seen: np.ndarray = (middle > 0).all((2, 3)) | ~(weight > 0).any((2, 3))  # (n, B)
+    is_seen = np.all(middle > 0, axis=(2, 3)) | ~np.any(weight > 0, axis=(2, 3))  # (n, B)
     known = info.fwhm_arcsec or (np.nan,) * len(info.bands)
     fwhm_pixels = np.array(known, dtype=float) / info.pixel_scale_arcsec
-    out[there] = ~is_seen.all(1) | saturated(cutouts.image, weight, fwhm_pixels)
+    out[there] = ~np.all(is_seen, axis=1) | saturated(cutouts.image, weight, fwhm_pixels)
     return out
 
 

@@ -225,7 +225,7 @@ def _tables(
     for path in paths:
 
         def read(path: Path = path) -> Any:
-            if "tag" not in names:
+            if not tags or "tag" not in names:
                 return pq.read_table(path, columns=names)
             there = pq.read_table(path, columns=list({"object_id", *names} - {"tag"}))
             tag = tag_column(tags, to_numpy(there["object_id"]))
