@@ -43,6 +43,16 @@ def test_systematic_errors_are_taken_out():
     assert abs(np.median(2.5 * np.log10(mended / true[:, BAND]))) < 0.01
 
 
+def test_a_generator_that_is_off_by_magnitudes_is_mended():
+    drawn, measured, error, _ = make_fluxes(1000)
+    drawn[:, BAND] *= 10 ** (-0.4 * 3)
+    found = learn_correction(drawn, measured, error, (BAND,), BAND)
+    drawn, measured, _, true = make_fluxes(500, seed=1)
+    drawn[:, BAND] *= 10 ** (-0.4 * 3)
+    mended = drawn[:, BAND] * found.factor(drawn, measured)
+    assert abs(np.median(2.5 * np.log10(mended / true[:, BAND]))) < 0.02
+
+
 def test_the_hidden_band_is_not_read():
     drawn, measured, error, _ = make_fluxes(500)
     found = learn_correction(drawn, measured, error, (BAND, 3), BAND)

@@ -21,7 +21,7 @@ import numpy as np
 from deepfits.photometry import POGSON, asinh_magnitude
 
 MIN_PER_TERM = 8  # objects for each term: with fewer the quadratic terms are left out, then everything
-LIMIT_MAG = 1.5
+LIMIT_MAG = 5.0  # more than a generator is off in a band whose real colours it has not learnt
 RANGE = (0.5, 99.5)  # per cent of the objects learnt from; beyond these a term stays where it was
 RIDGE = 1e-3
 FLOOR_MAG = 0.1  # added to the noise of each magnitude: no object counts more than this allows
