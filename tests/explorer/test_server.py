@@ -444,6 +444,8 @@ def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
         "star_score": np.where(score == 38, 0.9, 0.1),
         "anomaly_reason": reason,
         "r_minus_i": np.where(score == 36, 9.0, np.sin(score)),
+        **{f"flux_model_{band}": np.full(NUM, 50.0) for band in "ri"},  # bright enough for a colour
+        **{f"flux_model_err_{band}": np.ones(NUM) for band in "ri"},
     }.items():
         objects.table.add(name, values)
     found = objects.odd(3)

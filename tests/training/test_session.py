@@ -17,7 +17,6 @@ from deepfits.models.bundle import Model
 from deepfits.stages.train import train
 from deepfits.survey.store import CutoutStore, shard_name, write_shard
 from deepfits.training.config import TrainingConfig
-from deepfits.training.evaluation import Evaluator
 from deepfits.training.loop import Trainer
 from tests.helpers.trainings import INFO, OPTIONS, StopAt, losses
 
@@ -207,11 +206,11 @@ def test_early_stopping_keeps_the_best_model(store, tmp_path, monkeypatch):
     distances = iter([3.0, 1.0, 2.0, 2.5, 0.1])
     seen = []
 
-    def evaluate(self, model):
+    def examine(model, *_, **__):
         seen.append(model.fingerprint)
         return {"kernel_distance": next(distances), "spread": 1.0, "collapsed": False}
 
-    monkeypatch.setattr(Evaluator, "_examine", evaluate)
+    monkeypatch.setattr("deepfits.training.evaluation.examine", examine)
     options = OPTIONS | {"evaluate_every": 1, "patience": 2}
     out = train(store, tmp_path / "m", recipe="tiny", steps=50, options=options)
     model = Model.load(out)

@@ -104,8 +104,8 @@ def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    >>> enclosed(np.array([[0.7, np.nan]]), np.array([1.4])).round(3)
-    array([[0.961, 1.   ]])
+    >>> enclosed(np.array([[0.7, np.nan]]), np.array([1.4])).round(2)
+    array([[0.96, 1.  ]])
     """
     scale = fwhm_arcsec / (2 * np.sqrt(2 ** (1 / MOFFAT_INDEX) - 1))
     with np.errstate(divide="ignore"):
