@@ -35,6 +35,7 @@ from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.surveys import SURVEYS, find_survey
+from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.pretraining import (
@@ -268,6 +269,25 @@ def test_three_spectra_are_enough(files):
     found = read_table(redshift_predict(model, features, directory / "few.parquet"))
     assert np.isfinite(found["z_phot"]).all()
     assert np.ptp(found["z_phot"]) > 0.2
+    # intervals are as wide as the head alone says
+    alone = read_table(redshift_predict(directory / "head", features, directory / "alone.parquet"))
+    width, wanted = (one["z_err68_high"] - one["z_err68_low"] for one in (found, alone))
+    assert np.median(width / wanted) == pytest.approx(1, abs=0.15)
+    # and one wrong redshift moves hardly anything
+    trained = next(
+        line for line in lines[1:] if not is_held_out(np.array([int(float(line.split(",")[0]))]))[0]
+    )
+    (directory / "wrong.csv").write_text(f"{lines[0]}\n{trained.split(',')[0]},4.5,21\n")
+    wrong = redshift_train(
+        features,
+        directory / "wrong.csv",
+        directory / "wrong",
+        method="adapted",
+        head=directory / "head",
+        match="id",
+    )
+    misled = read_table(redshift_predict(wrong, features, directory / "misled.parquet"))
+    assert np.median(np.abs(misled["quantiles"][:, MEDIAN] - alone["quantiles"][:, MEDIAN]) / wanted) < 0.1
 
 
 def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path, caplog):

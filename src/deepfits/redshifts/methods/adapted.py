@@ -46,6 +46,7 @@ from deepfits.redshifts.scene_light import SceneLight
 
 NUM_FOLDS = 5
 FEWEST_TO_JUDGE = 10
+"""Labels from which on some are left out to judge by; of fewer, each gives zero points a tenth of the weight."""
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
@@ -118,8 +119,8 @@ class Adapted(Method):
                 heads=tuple(one.without_replay() for one in few),
                 residual=None,
                 recipes=(),
-                weights=np.array([0.0, 1.0]),
-                validation_pit=LEVELS,
+                weights=np.array([1 - number / FEWEST_TO_JUDGE, number / FEWEST_TO_JUDGE]),
+                validation_pit=_for_recalibration(np.empty(0)),
                 labelled=None,
                 loss=training.loss,
             )
