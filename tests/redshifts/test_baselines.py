@@ -22,7 +22,7 @@ from deepfits.redshifts.methods.templates import (
     train_templates,
 )
 from deepfits.redshifts.metrics import point_metrics
-from deepfits.redshifts.pdf import LEVELS, pdf_metrics
+from deepfits.redshifts.pdf import AS_PREDICTED, pdf_metrics
 from deepfits.redshifts.spectra import (
     REST_WAVELENGTH,
     WAVELENGTH,
@@ -52,7 +52,7 @@ def test_neighbours_are_those_of_scikit_learn():
         value=value,
         num=7,
         loss="squared",
-        validation_pit=LEVELS,
+        validation_pit=AS_PREDICTED,
     )
     theirs = KNeighborsRegressor(
         7, weights=lambda d: 1 / (d + 0.1 * np.median(d, axis=1, keepdims=True) + 1e-9)
@@ -164,7 +164,7 @@ def make_photometry(number, seed=0, offsets=(1.0,) * 5, signal_to_noise=40.0):
 def test_templates_find_the_redshifts_they_made():
     photometry, value = make_photometry(300)
     fit = TemplateFit(
-        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=AS_PREDICTED
     )
     found = point_metrics(fit.estimates(photometry).point, value)
     assert found["sigma_mad"] < 0.04
@@ -176,7 +176,7 @@ def test_templates_find_the_redshifts_they_made():
 
 def test_less_light_makes_redshifts_worse():
     fit = TemplateFit(
-        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=AS_PREDICTED
     )
     spread = []
     for signal_to_noise in (40.0, 8.0):
@@ -190,7 +190,7 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     offsets = (1.15, 0.95, 1.0, 1.03, 0.9)
     test, value = make_photometry(300, 1, offsets=offsets)
     fit = train_templates(*make_photometry(300, offsets=offsets), BANDS)
-    plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=LEVELS)
+    plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=AS_PREDICTED)
     mended, spoiled = (point_metrics(one.estimates(test).point, value)["sigma_mad"] for one in (fit, plain))
     assert mended < 0.6 * spoiled
     fit.save(tmp_path)
@@ -220,7 +220,7 @@ def test_a_limit_of_absolute_magnitude_forbids_distant_bright_galaxies():
     photometry, _ = make_photometry(60)
     bright = replace(photometry, magnitude=np.full(60, 19.0))
     names = filters_of(BANDS, None)
-    plain = TemplateFit(bands=BANDS, filters=names, zero_points=np.ones(5), validation_pit=LEVELS)
+    plain = TemplateFit(bands=BANDS, filters=names, zero_points=np.ones(5), validation_pit=AS_PREDICTED)
     limited = replace(plain, brightest=-24.0)
     grid = np.array(REDSHIFTS)
     is_distant = grid > 3.0  # where no template of i = 19 is fainter than -24
@@ -261,7 +261,7 @@ def test_chi_square_is_least_at_its_amplitude():
 def test_bands_without_data_have_no_influence():
     photometry, _ = make_photometry(40)
     fit = TemplateFit(
-        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=LEVELS
+        bands=BANDS, filters=filters_of(BANDS, None), zero_points=np.ones(5), validation_pit=AS_PREDICTED
     )
     flux, other = photometry.flux.copy(), photometry.flux.copy()
     flux[:, 0], other[:, 0] = np.nan, np.nan

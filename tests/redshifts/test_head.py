@@ -29,7 +29,7 @@ from deepfits.redshifts.head import (
     teach,
 )
 from deepfits.redshifts.methods.adapted import Adapted
-from deepfits.redshifts.pdf import LEVELS, MEDIAN
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
@@ -334,7 +334,7 @@ def test_templates_are_fitted_where_adapted_learned_from_them(head):
         residual=None,
         recipes=recipes,
         weights=np.array([0.5, 0.5]),
-        validation_pit=LEVELS,
+        validation_pit=AS_PREDICTED,
         labelled=None,
     )
     predictor = Predictor(method=method, loss="absolute", target="z_spec", filters=FILTERS)

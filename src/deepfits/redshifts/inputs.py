@@ -19,7 +19,7 @@ from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
-from deepfits.redshifts.pdf import LEVELS
+from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import (
     COMMON_FWHM_ARCSEC,
     RADII_ARCSEC,
@@ -112,7 +112,7 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     arrays = _read_cache(path, made_from)
     if "quantiles" not in arrays:
         fit = TemplateFit(
-            bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=LEVELS
+            bands=source.bands, filters=names, zero_points=np.ones(len(names)), validation_pit=AS_PREDICTED
         )
         arrays = {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)}
         _write_cache(path, made_from, arrays)

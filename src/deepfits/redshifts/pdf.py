@@ -16,6 +16,8 @@ from deepfits.errors import InputError
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Of the stored quantiles; those of the 68% and 95% intervals and the median are among them."""
+AS_PREDICTED = np.empty(0)
+"""PIT values of no object: distributions that stay as they were predicted."""
 MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
 """Place of the median."""
 
@@ -223,8 +225,16 @@ def recalibrated(
     quantiles
         ``(N, Q)``.
     validation_pit
-        ``(V,)``, the PIT of validation objects before recalibration.
+        ``(V,)``, the PIT of validation objects before recalibration; with none (`AS_PREDICTED`) all stay.
+
+    Examples
+    --------
+    >>> quantiles = np.linspace(0.2, 0.8, len(LEVELS))[None]
+    >>> bool((recalibrated(quantiles, AS_PREDICTED) == quantiles).all())
+    True
     """
+    if not len(validation_pit):
+        return quantiles
     number = len(validation_pit)
     ordered = np.concatenate([[0.0], np.sort(validation_pit), [1.0]])
     shares = np.concatenate([[0.0], (np.arange(number) + 0.5) / number, [1.0]])

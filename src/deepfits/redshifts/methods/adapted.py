@@ -40,13 +40,13 @@ from deepfits.redshifts.learning import folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained, find_head, told_by
-from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sorted_quantiles
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
 
 NUM_FOLDS = 5
 FEWEST_TO_JUDGE = 10
-"""Labels from which on some are left out to judge by; of fewer, each gives zero points a tenth of the weight."""
+"""Labels from which on some are left out to judge by; of fewer, each gives zero points a tenth of the say."""
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
@@ -120,7 +120,7 @@ class Adapted(Method):
                 residual=None,
                 recipes=(),
                 weights=np.array([1 - number / FEWEST_TO_JUDGE, number / FEWEST_TO_JUDGE]),
-                validation_pit=_for_recalibration(np.empty(0)),
+                validation_pit=AS_PREDICTED,
                 labelled=None,
                 loss=training.loss,
             )

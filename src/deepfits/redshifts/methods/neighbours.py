@@ -17,7 +17,7 @@ import numpy as np
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import Standard
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
-from deepfits.redshifts.pdf import LEVELS, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sorted_quantiles
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
 MIN_FOR_QUANTILES = 25
@@ -122,7 +122,7 @@ def train_neighbours(
         value=train_value,
         num=NUM_NEIGHBOURS[0],
         loss=loss,
-        validation_pit=LEVELS,
+        validation_pit=AS_PREDICTED,
     )
 
     def error(num: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.learning import check_width, folds
-from deepfits.redshifts.pdf import LEVELS, mixture, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, mixture, pit, recalibrated, sorted_quantiles
 
 _SETTINGS = {
     "objective": "reg:quantileerror",
@@ -97,7 +97,7 @@ def train_quantiles(
     rounds: int | None = None
     for train, test in folds(len(value), num_folds, np.random.default_rng(seed)):
         booster, rounds = _train(parameters, features.values, value, train, test, rounds)
-        trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=LEVELS)
+        trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
         out_of_fold[test] = trees.predict(features.take(test), raw=True)
     assert rounds is not None
     everything = np.arange(len(value))

@@ -18,7 +18,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
-from deepfits.redshifts.pdf import LEVELS, MEDIAN, from_grid, pit, recalibrated
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, from_grid, pit, recalibrated
 from deepfits.redshifts.spectra import (
     FILTERS,
     absolute_offsets,
@@ -276,7 +276,7 @@ def train_templates(
                 bands=tuple(bands),
                 filters=names,
                 zero_points=zero_points,
-                validation_pit=LEVELS,
+                validation_pit=AS_PREDICTED,
                 error_floor=floor,
                 brightest=brightest,
             )
