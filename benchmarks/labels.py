@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--head", default=None, help="by default the one that came with the model")
     parser.add_argument("--record", default=None, help="a head to write the result without labels into")
     parser.add_argument("--methods", nargs="+", default=None, help="of those above; by default all")
+    parser.add_argument("--figures", default=None, help="directory for pictures of the curves")
     parser.add_argument("--zcosmos", default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -165,7 +166,38 @@ def tables(
         rows[number] = read_json(table / "metrics.json")["rows"]
         if number == min(one for one in numbers if one) and 0 in numbers:
             rows[0] = [row for row in rows[number] if row["method"] in ("pretrained", "constant")]
+    if options.figures:
+        draw(rows, Path(options.figures) / f"labels-{sky}.png")
     return {str(number): compared(sky, number, rows[number]) for number in sorted(rows)}
+
+
+def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
+    """Show the metrics of every row against the number of labels; the head without labels is a level line."""
+    from matplotlib.figure import Figure
+
+    from deepfits.plot import label_curves
+
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for number in sorted(set(rows) - {0}):
+        for row in rows[number]:
+            if row["method"] not in ("constant", "pretrained"):
+                name = " on ".join(row["key"].removesuffix("-absolute").split("-", 1))
+                curves.setdefault(name, []).append(
+                    {"num_labels": row["num_train"], "metrics": row["metrics"]}
+                )
+    curves = dict(sorted(curves.items(), key=lambda one: one[0] != "adapted"))
+    first = next(row for row in rows[min(rows)] if row["method"] == "pretrained")
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for ax, metric in zip(figure.subplots(1, 3), ("sigma_mad", "eta_15", "r2"), strict=True):
+        label_curves(curves, metric, ax=ax)
+        value, error = value_of(first, metric)
+        ax.axhline(value, color="0.4", linestyle=":", label="the head, no labels")
+        ax.axhspan(value - error, value + error, color="0.4", alpha=0.12, linewidth=0)
+    ax.set_ylim(max(ax.get_ylim()[0], 0.2), 1)
+    handles, names = ax.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
 
 
 def compared(sky: str, number: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
