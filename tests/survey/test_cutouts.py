@@ -205,6 +205,20 @@ def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
     assert json.loads((store.directory / "summary.json").read_text())["num_without_data"]["u"] == second.sum()
 
 
+def test_a_band_that_no_field_has_is_there_without_data(truth, tmp_path, caplog):
+    write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(3), bands="grz")
+    wanted = {"bands": tuple("ugriz"), "size": 16}
+    with pytest.raises(InputError, match="no image in band u .*allow_missing"):
+        deepfits.cutouts(tmp_path / "sky", tmp_path / "store", **wanted)
+    made = deepfits.cutouts(tmp_path / "sky", tmp_path / "store", allow_missing=True, **wanted)
+    store = CutoutStore(made)
+    assert store.info.bands == tuple("ugriz")
+    weight = store.take(np.arange(len(store))).weight
+    assert not weight[:, [0, 3]].any()
+    assert weight[:, [1, 2, 4]].any(axis=(2, 3)).all(axis=1).mean() > 0.9
+    assert "no image in band i" in caplog.text
+
+
 def test_wild_pixels_of_weight_zero_never_enter(truth, tmp_path):
     hole = np.s_[100:140, 100:200]
     write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(4), bad=[("r", hole)])

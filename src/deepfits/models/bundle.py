@@ -298,7 +298,8 @@ class Model:
         if [passband(band) for band in info.bands] != [passband(band) for band in self.info.bands]:
             reasons.append(
                 f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
-                "the model's bands in its order (a band without data gets weight 0), or train a model"
+                f"bands={','.join(self.info.bands)} and allow_missing (weight 0 where there is no data), or "
+                "train a model"
             )
         if self.grid is not None:
             reasons += self._beyond_the_scene(info)

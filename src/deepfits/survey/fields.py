@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from deepfits.survey.find import FieldSources, find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
 from deepfits.survey.planes import Plane, ReadOptions, open_planes
+
+log = logging.getLogger(__name__)
 
 # Fields whose planes together are smaller than this are read once and kept.
 CACHE_BYTES = 400 << 20
@@ -80,7 +83,7 @@ def image_set(
     Raises
     ------
     InputError
-        A wanted band that no field has; or a band that some fields lack, unless `allow_missing`.
+        A band that some or all fields lack, unless `allow_missing`.
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)
@@ -89,16 +92,16 @@ def image_set(
     wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
     for band in wanted:
         lacking = [one for one in fields if band not in one.images]
-        if len(lacking) == len(fields) or (lacking and not allow_missing):
+        if lacking and not allow_missing:
             names = ", ".join(repr(one.name) for one in lacking[:3])
             where = next(iter(lacking[0].images.values())).path.parent
-            more = (
-                "" if len(lacking) == len(fields) else ", or allow_missing to keep its objects with weight 0"
-            )
             raise InputError(
                 f"{where}: no image in band {band} for field {names} (it has "
-                f"{', '.join(lacking[0].bands)}); add the file, say which one it is with {band}=PATH{more}"
+                f"{', '.join(lacking[0].bands)}); add the file, say which one it is with {band}=PATH, or "
+                "allow_missing to keep its objects with weight 0"
             )
+        if len(lacking) == len(fields):
+            log.warning("WARNING: no image in band %s: its weight is 0 everywhere", band)
     if reference is not None and band_name(reference) not in there:
         raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")
     kept = [replace(one, images={b: one.images[b] for b in wanted if b in one.images}) for one in fields]
