@@ -208,7 +208,7 @@ def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
 def test_a_band_that_no_field_has_is_there_without_data(truth, tmp_path, caplog):
     write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(3), bands="grz")
     wanted = {"bands": tuple("ugriz"), "size": 16}
-    with pytest.raises(InputError, match="no image in band u .*allow_missing"):
+    with pytest.raises(InputError, match=r"no image in band u .*allow_missing"):
         deepfits.cutouts(tmp_path / "sky", tmp_path / "store", **wanted)
     made = deepfits.cutouts(tmp_path / "sky", tmp_path / "store", allow_missing=True, **wanted)
     store = CutoutStore(made)
