@@ -496,6 +496,13 @@ class Sight:
         """Area of a scene pixel in data pixels."""
         return (self.grid.pixel_scale_arcsec / self.pixel_scale_arcsec) ** 2
 
+    @property
+    def is_inside(self) -> Tensor:
+        """Which pixels of the data have their middle in the scene, ``(D, D)`` bool."""
+        away = (torch.arange(self.size) - (self.size - 1) / 2).abs() * self.pixel_scale_arcsec
+        row = away <= self.grid.size * self.grid.pixel_scale_arcsec / 2
+        return row[:, None] & row
+
     def on_grid(self, image: Tensor, weight: Tensor, floor: Tensor) -> Tensor:
         """Bring data onto the grid of the scenes, for networks that see every survey: ``(N, B, S, S)``.
 

@@ -221,6 +221,30 @@ def test_features_of_the_scene_stand_beside_those_of_the_data(stores, trained):
         Fitter(model, FitSettings(objective="paper"), store.info)
 
 
+def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
+    model, store = Model.load(trained), CutoutStore(stores[1])
+    cutouts = store.take(np.arange(8))
+    pad = ((0, 0), (0, 0), (4, 4), (4, 4))
+    wide = replace(
+        cutouts,
+        image=np.pad(cutouts.image, pad, constant_values=1e4),
+        weight=np.pad(cutouts.weight, pad, constant_values=10.0),
+    )
+    found = []
+    for one, info in ((cutouts, store.info), (wide, replace(store.info, size=store.info.size + 8))):
+        fitter = Fitter(model, FitSettings(), info, threads=1)
+        found.append(fitter.fit(one.object_id, one.image, one.weight, sight=fitter.sight(one)))
+    assert (found[1].weight > 0).sum() == (found[0].weight > 0).sum()
+    # an observation keeps the main terms of its PSF over the whole cutout: equal to a thousandth
+    torch.testing.assert_close(found[1].fit.loss_start, found[0].fit.loss_start, rtol=3e-3, atol=0)
+    torch.testing.assert_close(found[1].fit.loss, found[0].fit.loss, rtol=1e-2, atol=0)
+    assert (found[0].fit.loss < 0.9 * found[0].fit.loss_start).any()
+    cautions = model.check(replace(store.info, size=store.info.size + 8))
+    assert "beyond gets weight 0" in cautions[-1]
+    with pytest.raises(InputError, match="cut with size=10"):
+        model.check(replace(store.info, size=store.info.size + 8), to_train=True)
+
+
 def test_unknown_and_sharp_psfs_are_refused(stores, trained):
     model = Model.load(trained)
     store = CutoutStore(stores[0])

@@ -374,6 +374,8 @@ class Fitter:
         if settings.neighbours == "mask" and is_neighbour is not None:
             others = torch.as_tensor(is_neighbour)
             weight = torch.where(others[:, None], 0, weight)
+        if sight is not None:
+            weight = torch.where(sight.is_inside.to(weight.device), weight, 0)
         image = torch.where(weight > 0, torch.as_tensor(image, dtype=torch.float32), 0)
         if (sight is None) != (self.grid is None):
             raise ValueError("a model of scenes needs to know how images were observed, and no other does")

@@ -276,13 +276,15 @@ class Model:
     def _all_networks(self) -> list[nn.Module]:
         return [*(getattr(self, name) for name in NETWORKS), *([] if self.aids is None else [self.aids])]
 
-    def check(self, info: StoreInfo) -> list[str]:
+    def check(self, info: StoreInfo, *, to_train: bool = False) -> list[str]:
         """Refuse cutouts that the model was not made for.
 
         Parameters
         ----------
         info
             The store's description.
+        to_train
+            Refuse cutouts larger than the scenes too; fits give what lies beyond weight 0.
 
         Returns
         -------
@@ -301,9 +303,10 @@ class Model:
                 f"bands={','.join(self.info.bands)} and allow_missing (weight 0 where there is no data), or "
                 "train a model"
             )
-        if self.grid is not None:
-            reasons += self._beyond_the_scene(info)
-        elif info.size != self.info.size:
+        beyond = [] if self.grid is None else self._beyond_the_scene(info)
+        if to_train and beyond:
+            reasons += [f"{one}: cut with size={self.cutout_size(info.pixel_scale_arcsec)}" for one in beyond]
+        elif self.grid is None and info.size != self.info.size:
             reasons.append(
                 f"{info.size} pixels a side, the model draws {self.info.size}: cut with size={self.info.size}"
             )
@@ -319,14 +322,13 @@ class Model:
             )
         if reasons:
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
-        return self._cautions(info)
+        return self._cautions(info) + [f"{one}: what lies beyond gets weight 0" for one in beyond]
 
     def _beyond_the_scene(self, info: StoreInfo) -> list[str]:
         side, scene = (one.size * one.pixel_scale_arcsec for one in (info, self.info))
         if side <= scene + info.pixel_scale_arcsec:
             return []
-        size = int(scene / info.pixel_scale_arcsec)
-        return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}: cut with size={size}"]
+        return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"]
 
     def _cautions(self, info: StoreInfo) -> list[str]:
         others = [

@@ -98,7 +98,7 @@ class Session:
         self.base = Model.load(plan.embedder_only) if plan.embedder_only is not None else None
         if self.base is not None:
             for store in self.stores:
-                self.base.check(store.info)
+                self.base.check(store.info, to_train=True)
         self.grid = self.base.grid if self.base is not None else self.config.grid
         self._check_stores()
         self.architecture = dataclasses.replace(

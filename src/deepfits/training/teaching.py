@@ -272,7 +272,7 @@ class TeachingSet:
     @classmethod
     def of_store(cls, model: Model, store: CutoutStore, seed: int, number: int) -> TeachingSet:
         """Take some objects of a store, none of those that are held out."""
-        model.check(store.info)
+        model.check(store.info, to_train=True)
         rng = np.random.default_rng([seed, 8])
         rows = np.flatnonzero(~is_held_out(store.catalogue([])["object_id"]))
         cutouts = store.take(np.sort(rng.permutation(rows)[:number]))
