@@ -9,6 +9,7 @@ from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import Examples
 from deepfits.redshifts.scene_light import SceneLight
 from deepfits.sky.population import DEFAULT_LAWS, draw_galaxies
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
 BANDS = ("u", "g", "r", "i", "z")
 FILTERS = ("cfht_megacam-u", "hsc2017-g", "hsc2017-r2", "hsc2017-i2", "hsc2017-z")
@@ -57,4 +58,18 @@ def write_scene_features(directory, columns):
     directory.mkdir()
     kept = {name: values for name, values in columns.items() if name not in ("z_spec", "mag_i")}
     pq.write_table(pa.table({n: to_arrow(v) for n, v in kept.items()}), directory / "shard-00000.parquet")
+    return directory
+
+
+def write_scene_store(directory, columns, *, size=16):
+    """Write cutouts of round galaxies of the same fluxes, with some noise."""
+    info = StoreInfo(bands=BANDS, size=size, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * 5)
+    create_store(directory, info)
+    offset = np.arange(size) - (size - 1) / 2
+    profile = np.exp(-(offset[:, None] ** 2 + offset**2) / (2 * 2.0**2)) / (2 * np.pi * 2.0**2)
+    flux = np.stack([columns[f"flux_model_{band}"] for band in BANDS], axis=1)
+    sigma = np.broadcast_to(SIGMA[:, None, None] / 15, (*flux.shape, size, size))
+    image = flux[:, :, None, None] * profile + sigma * np.random.default_rng(9).normal(size=sigma.shape)
+    shard = Cutouts(object_id=columns["object_id"], image=image.astype("f4"), weight=sigma**-2.0)
+    write_shard(directory / shard_name(0), shard, info)
     return directory

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 import deepfits
 from deepfits.errors import InputError
@@ -28,8 +29,8 @@ from deepfits.redshifts.head import (
     quantiles_of,
     teach,
 )
-from deepfits.redshifts.methods.adapted import Adapted
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN
+from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pit, recalibrated, sorted_quantiles
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
@@ -47,7 +48,7 @@ from deepfits.stages.redshifts.pretraining import (
     match_truth,
 )
 from deepfits.stages.redshifts.train import redshift_train
-from deepfits.tables import read_table
+from deepfits.tables import match_identities, read_table
 from tests.helpers.scene_sky import (
     BANDS,
     FILTERS,
@@ -56,8 +57,10 @@ from tests.helpers.scene_sky import (
     examples_of,
     scene_sky,
     write_scene_features,
+    write_scene_store,
 )
 
+LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 OFFSET = (0.2, -0.15, 0.0, 0.0, 0.0)
 
 
@@ -325,6 +328,51 @@ def test_a_head_ships_with_the_model_of_scenes(tmp_path):
     assert "real redshifts" in disclaimer(head)
     size = sum(path.stat().st_size for path in head_directory(model.fingerprint).iterdir())
     assert size < 4e6
+
+
+def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, columns):
+    directory, features = files
+    store = write_scene_store(directory / "store", columns)
+    found = {}
+    for name, given in (("with", {"store": store}), ("without", {})):
+        table = deepfits.redshift(
+            features,
+            directory / "labels.csv",
+            directory / f"adapted-{name}",
+            methods=["adapted"],
+            losses=["absolute"],
+            max_labels=25,
+            head=directory / "head",
+            match="id",
+            **given,
+        )
+        found[name] = {row["method"]: row for row in read_json(table / "metrics.json")["rows"]}["adapted"]
+    assert found["with"]["weights"]["templates"] > 0.1
+    assert "templates" not in found["without"]["weights"]
+    better, worse = (found[name]["pdf_metrics"]["crps"]["value"] for name in ("with", "without"))
+    assert better < 0.98 * worse
+    # on disk it is the same, and says what it needs
+    model = directory / "adapted-with" / "methods" / "adapted-absolute"
+    again = read_table(redshift_predict(model, features, directory / "with.parquet", store=store))
+    held_out = read_table(model / "predictions.parquet")
+    place = match_identities(held_out["object_id"], again["object_id"])
+    np.testing.assert_allclose(again["quantiles"][place], held_out["quantiles"], atol=1e-5)
+    with pytest.raises(InputError, match="give the store"):
+        redshift_predict(model, features, directory / "no.parquet")
+
+
+def test_a_hundred_labels_mend_widths_and_leave_medians():
+    rng = np.random.default_rng(2)
+    quantiles = sorted_quantiles(1 + 0.1 * norm.ppf(LEVELS) + np.zeros((2000, 1)))
+    for scale in (0.7, 1.0, 1.4):
+        held = []
+        for _ in range(20):
+            labels = pit(quantiles[:100], 1 + 0.1 * scale * rng.normal(size=100))
+            mended = recalibrated(quantiles, _for_recalibration(labels))
+            np.testing.assert_allclose(mended[:, MEDIAN], 1.0, atol=2e-3)
+            value = 1 + 0.1 * scale * rng.normal(size=2000)
+            held.append(((value > mended[:, LOW]) & (value < mended[:, HIGH])).mean())
+        assert np.mean(held) == pytest.approx(0.68, abs=0.05)
 
 
 def test_templates_are_fitted_where_adapted_learned_from_them(head):

@@ -10,6 +10,8 @@ In stages, each built on the one before, and each judged on labels it had not le
     a zero point for each band, learned through the networks;
 ``tuned``
     that head, trained further, with simulated examples between the real ones;
+``templates``
+    template fitting with zero points and an error floor of its own, where the cutouts' photometry is there;
 ``residual``
     small networks on what the zero-pointed head says and on every other feature there is;
 ``network`` on `MEMBERS`
@@ -21,6 +23,7 @@ simpler stages while labels are few. Where no label is near, the two simpler one
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -40,6 +43,7 @@ from deepfits.redshifts.learning import folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained, find_head, told_by
+from deepfits.redshifts.methods.templates import Photometry, TemplateFit, can_fit_templates
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sorted_quantiles
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
@@ -50,12 +54,13 @@ FEWEST_TO_JUDGE = 10
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
-CERTAIN = 100
+CERTAIN = 25
 """Labels that recalibration counts as if they had been seen and were as predicted."""
 CAUTION = 0.02
-PRICES = (0.0, 0.25, 1.0, 2.0, 2.0, 2.0, 2.0)
+PRICES = {"pretrained": 0.0, "zero_points": 0.25, "tuned": 0.5, "templates": 1.0}
 """What each stage must gain to have all the weight: `CAUTION` times this, in units of the loss of the first,
-at 100 labels; less with more labels, as one over their number."""
+at 100 labels; less with more labels, as one over their number. `PRICE` is that of the others."""
+PRICE = 2.0
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 SETS = ("all", "templates", "magnitudes", "matched")
@@ -72,6 +77,8 @@ class Adapted(Method):
     ----------
     heads
         As it was taught, with zero points, and tuned where labels sufficed.
+    templates
+        Template fitting; None where there was no photometry.
     residual, recipes
         Networks on other features, and how these are made; None where labels did not suffice.
     members
@@ -98,6 +105,7 @@ class Adapted(Method):
     labelled: Domain | None
     loss: str = "absolute"
     members: tuple[Predictor, ...] = ()
+    templates: TemplateFit | None = None
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -124,10 +132,13 @@ class Adapted(Method):
                 labelled=None,
                 loss=training.loss,
             )
-            return Trained(method=method, about=_about(method))
+            return Trained(method=method, about=_about(method, ("pretrained", "zero_points")))
         rng = np.random.default_rng(options.seed)
         parts = folds(number, min(NUM_FOLDS, number), rng)
         heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
+        templates: TemplateFit | None = None
+        if source.flux is not None and can_fit_templates(source.bands, options.filters):
+            templates, left_out["templates"] = _template_fit(some, value, parts, options.filters)
         residual: MLPEnsemble | None = None
         recipes: tuple[FeatureRecipe, ...] = ()
         members: tuple[Predictor, ...] = ()
@@ -136,13 +147,14 @@ class Adapted(Method):
             matrix = _residual_features(heads[1], some, recipes)
             config = MLPConfig(loss="absolute", seed=options.seed)
             residual, _, quantiles = train_ensemble(matrix, value, config, progress=training.progress)
-            left_out.append(quantiles)
+            left_out["residual"] = quantiles
             if training.member is not None:
                 there = [name for name in MEMBERS if name in source.available()]
                 members = tuple(training.member("network", name) for name in there)
-                left_out += [_left_out(member, training.rows) for member in members]
-        weights = _weights(left_out, value, number)
-        mixed = _mixed(weights, left_out)
+                for name, member in zip(there, members, strict=True):
+                    left_out[f"network on {name}"] = _left_out(member, training.rows)
+        weights = _weights(left_out, value)
+        mixed = _mixed(weights, list(left_out.values()))
         transform = pit(mixed, value)
         method = cls(
             heads=tuple(one.without_replay() for one in heads),
@@ -153,10 +165,11 @@ class Adapted(Method):
             labelled=Domain.learn(head.inputs(light)) if number >= FEWEST_TO_TUNE else None,
             loss=training.loss,
             members=members,
+            templates=templates,
         )
         final = recalibrated(mixed, method.validation_pit)
         found = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
-        return Trained(method=method, out_of_fold=found, about=_about(method))
+        return Trained(method=method, out_of_fold=found, about=_about(method, left_out))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; away from the labels the simpler ones alone."""
@@ -165,6 +178,8 @@ class Adapted(Method):
         for one in self.heads:
             density, kinds = one.densities(light)
             stages.append(quantiles_of(density))
+        if self.templates is not None:
+            stages.append(self.templates.raw_quantiles(Photometry.of(source)))
         if self.residual is not None:
             matrix = _residual_features(self.heads[1], source, self.recipes)
             found = self.residual.predict(source, matrix).quantiles
@@ -196,10 +211,7 @@ def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
     return np.asarray(quantiles[:, MEDIAN])
 
 
-def _about(method: Adapted) -> dict[str, Any]:
-    names = ["pretrained", "zero_points", "tuned"][: len(method.heads)]
-    names += ["residual"] if method.residual is not None else []
-    names += [f"network on {member.recipe.name}" for member in method.members if member.recipe is not None]
+def _about(method: Adapted, names: Iterable[str]) -> dict[str, Any]:
     head = method.heads[1]
     return {
         "weights": dict(zip(names, method.weights.tolist(), strict=True)),
@@ -213,12 +225,12 @@ def _adapted_heads(
     parts: list[tuple[np.ndarray, np.ndarray]],
     seed: int,
     training: Training,
-) -> tuple[tuple[Head, ...], list[np.ndarray]]:
+) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
     """Return the stages of the head, and their estimates of labels left out, ``(V, Q)`` each."""
     number = len(examples)
     is_tuned = number >= FEWEST_TO_TUNE
-    left_out = [quantiles_of(head.densities(examples.light)[0])]
-    shifted, tuned = np.empty_like(left_out[0]), np.empty_like(left_out[0])
+    first = quantiles_of(head.densities(examples.light)[0])
+    shifted, tuned = np.empty_like(first), np.empty_like(first)
     members, zeroed = [], fit_zero_points(head, examples)
     with training.progress("adapt", total=len(parts), unit="folds") as task:
         for place, (train, test) in enumerate(parts):
@@ -231,11 +243,22 @@ def _adapted_heads(
                 members.append(member)
                 tuned[test] = quantiles_of(density)
             task.advance(1)
-    left_out.append(shifted)
+    left_out = {"pretrained": first, "zero_points": shifted}
     if not is_tuned:
         return (head, zeroed), left_out
-    left_out.append(tuned)
-    return (head, zeroed, replace(zeroed, members=tuple(members))), left_out
+    return (head, zeroed, replace(zeroed, members=tuple(members))), left_out | {"tuned": tuned}
+
+
+def _template_fit(
+    source: Source, value: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], filters: Sequence[str]
+) -> tuple[TemplateFit, np.ndarray]:
+    """Return template fitting learned from all labels, and the quantiles of labels left out, ``(V, Q)``."""
+    photometry = Photometry.of(source)
+    left_out = np.empty((len(value), len(LEVELS)))
+    for train, test in parts:
+        fit = TemplateFit.learn(photometry.take(train), value[train], source.bands, filters)
+        left_out[test] = fit.raw_quantiles(photometry.take(test))
+    return TemplateFit.learn(photometry, value, source.bands, filters), left_out
 
 
 def _left_out(member: Predictor, rows: np.ndarray) -> np.ndarray:
@@ -282,18 +305,18 @@ def pinball(quantiles: np.ndarray, value: np.ndarray) -> np.ndarray:
     return np.maximum(LEVELS * above, (LEVELS - 1) * above).mean(axis=1)
 
 
-def _weights(stages: list[np.ndarray], value: np.ndarray, number: int) -> np.ndarray:
+def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1: the least loss of labels left out, and caution.
 
     Caution is a price on later stages that falls as one over the number of labels.
     """
     from scipy.optimize import minimize
 
-    count = len(stages)
+    count, number = len(left_out), len(value)
     some = np.unique(np.linspace(0, len(value) - 1, min(NUM_TO_WEIGH, len(value))).astype(int))
-    stages, value = [one[some] for one in stages], value[some]
+    stages, value = [one[some] for one in left_out.values()], value[some]
     scale = float(pinball(stages[0], value).mean())
-    price = CAUTION * 100 / number * np.array(PRICES[:count])
+    price = CAUTION * 100 / number * np.array([PRICES.get(name, PRICE) for name in left_out])
 
     def loss(free: np.ndarray) -> float:
         weights = np.exp(free - free.max())

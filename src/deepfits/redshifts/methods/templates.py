@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -236,6 +237,12 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tu
     if unknown:
         raise InputError(f"no filter is known for band {unknown[0]!r}; give one speclite name for each band")
     return tuple(FILTERS[band] for band in bands)
+
+
+def can_fit_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> bool:
+    """Say whether what templates need is installed, and the filter of every band given or known."""
+    is_installed = all(find_spec(name) is not None for name in ("galsim", "speclite"))
+    return is_installed and (bool(filters) or all(band in FILTERS for band in bands))
 
 
 def check_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> None:
