@@ -11,7 +11,8 @@ In stages, each built on the one before, and each judged on labels it had not le
 ``tuned``
     that head, trained further, with simulated examples between the real ones;
 ``templates``
-    template fitting with zero points and an error floor of its own, where the cutouts' photometry is there;
+    template fitting with zero points and an error floor of its own, where the cutouts' photometry is there
+    and labels do not suffice for the networks below;
 ``residual``
     small networks on what the zero-pointed head says and on every other feature there is;
 ``network`` on `MEMBERS`
@@ -57,7 +58,7 @@ MOST_TO_TUNE = 6000
 CERTAIN = 25
 """Labels that recalibration counts as if they had been seen and were as predicted."""
 CAUTION = 0.02
-PRICES = {"pretrained": 0.0, "zero_points": 0.25, "tuned": 0.5, "templates": 1.0}
+PRICES = {"pretrained": 0.0, "zero_points": 0.25, "tuned": 0.5}
 """What each stage must gain to have all the weight: `CAUTION` times this, in units of the loss of the first,
 at 100 labels; less with more labels, as one over their number. `PRICE` is that of the others."""
 PRICE = 2.0
@@ -78,7 +79,7 @@ class Adapted(Method):
     heads
         As it was taught, with zero points, and tuned where labels sufficed.
     templates
-        Template fitting; None where there was no photometry.
+        Template fitting; None where there was no photometry, and with many labels.
     residual, recipes
         Networks on other features, and how these are made; None where labels did not suffice.
     members
@@ -137,12 +138,13 @@ class Adapted(Method):
         parts = folds(number, min(NUM_FOLDS, number), rng)
         heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
         templates: TemplateFit | None = None
-        if source.flux is not None and can_fit_templates(source.bands, options.filters):
+        has_few = number < FEWEST_FOR_RESIDUALS
+        if has_few and source.flux is not None and can_fit_templates(source.bands, options.filters):
             templates, left_out["templates"] = _template_fit(some, value, parts, options.filters)
         residual: MLPEnsemble | None = None
         recipes: tuple[FeatureRecipe, ...] = ()
         members: tuple[Predictor, ...] = ()
-        if number >= FEWEST_FOR_RESIDUALS:
+        if not has_few:
             recipes = _recipes(source)
             matrix = _residual_features(heads[1], some, recipes)
             config = MLPConfig(loss="absolute", seed=options.seed)
@@ -314,21 +316,19 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
 
     count, number = len(left_out), len(value)
     some = np.unique(np.linspace(0, len(value) - 1, min(NUM_TO_WEIGH, len(value))).astype(int))
-    stages, value = [one[some] for one in left_out.values()], value[some]
+    stages, value = np.array([one[some] for one in left_out.values()]), value[some]
     scale = float(pinball(stages[0], value).mean())
     price = CAUTION * 100 / number * np.array([PRICES.get(name, PRICE) for name in left_out])
 
-    def loss(free: np.ndarray) -> float:
-        weights = np.exp(free - free.max())
-        weights /= weights.sum()
-        return float(pinball(_mixed(weights, stages), value).mean() / scale + price @ weights)
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        mixed = np.clip(np.einsum("m,mnq->nq", weights, stages), -0.5, None)
+        slope = np.where(np.clip(value, 0, None)[:, None] > mixed, LEVELS, LEVELS - 1)
+        gradient = -np.einsum("nq,mnq->m", slope / (1 + mixed), stages) / slope.size
+        return float(pinball(mixed, value).mean() / scale + price @ weights), gradient / scale + price
 
-    found = min(
-        (
-            minimize(loss, 2.0 * np.eye(count)[first], method="Nelder-Mead", options={"maxiter": 150})
-            for first in range(count)
-        ),
-        key=lambda one: float(one.fun),
+    is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
+    found = minimize(
+        loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one
     )
-    weights = np.exp(found.x - found.x.max())
+    weights = np.clip(found.x, 0, None)
     return np.asarray(weights / weights.sum())
