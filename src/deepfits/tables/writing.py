@@ -186,8 +186,8 @@ def _write_fits(
 
     if strange := [name for name in table.colnames if not (name.isascii() and name.isprintable())]:
         raise InputError(
-            f"{path.name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it out "
-            "(columns=...), or choose .parquet or .ecsv"
+            f"{path.name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it "
+            "out (columns=...), or choose .parquet or .ecsv"
         )
     try:
         hdu = fits.table_to_hdu(table)
