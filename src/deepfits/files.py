@@ -599,8 +599,13 @@ def require_finished(path: str | Path, *, partial: bool = False) -> bool:
 
 
 def _states(directory: Path) -> Iterator[str]:
-    """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing."""
+    """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing.
+
+    What is done but lies there no more is ``missing``.
+    """
     name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
+    there = {path.name.partition(".")[0] for path in directory.iterdir()}
     for _, line in json_lines(directory / name):
         if isinstance(line, dict) and isinstance(line.get("state"), str):
-            yield line["state"]
+            is_gone = line["state"] == "done" and "shard" in line and line["shard"] not in there
+            yield "missing" if is_gone else line["state"]

@@ -118,6 +118,17 @@ def test_unfinished_inputs_are_refused(tmp_path):
         require_finished(out)
 
 
+def test_a_shard_that_was_taken_away_is_missed(tmp_path):
+    for name in ("shard-00000.parquet", "shard-00001.parquet"):
+        (tmp_path / name).write_text("x")
+    lines = [json.dumps({"shard": f"shard-0000{n}", "state": "done"}) for n in range(2)]
+    (tmp_path / "_manifest.jsonl").write_text("\n".join(lines))
+    assert require_finished(tmp_path)
+    (tmp_path / "shard-00001.parquet").unlink()
+    with pytest.raises(InputError, match="1 of 2 shards"):
+        require_finished(tmp_path)
+
+
 def test_what_a_killed_run_left_beside_a_file_goes_with_the_next(tmp_path):
     out = tmp_path / "all.csv"
     left = ["all.csv", "all.csv.made_from.json", "other.csv"]

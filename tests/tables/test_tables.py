@@ -390,6 +390,15 @@ def test_several_tables_in_a_file(tmp_path):
         read_labels(path, column="Z_SPEC")
 
 
+def test_names_beyond_ascii_are_refused_by_fits_alone(tmp_path):
+    columns = {"σ_z": np.array([0.25, 0.5])}
+    with pytest.raises(InputError, match=r"out\.fits: FITS holds names of ASCII alone, not column 'σ_z'"):
+        tables.write_table(tmp_path / "out.fits", columns)
+    for ending in ("csv", "ecsv", "vot", "h5", "parquet"):
+        path = tables.write_table(tmp_path / f"out.{ending}", columns)
+        assert list(tables.read(path).columns["σ_z"]) == [0.25, 0.5]
+
+
 def test_mixin_columns_of_ecsv(tmp_path):
     path = tmp_path / "photutils.ecsv"
     QTable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,9 @@ def write_astropy(
     elif format == "votable":
         from astropy.io import votable
 
-        file = votable.from_table(table)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is made; the name stays
+            file = votable.from_table(table)
         if info is not None:
             next(file.iter_tables()).description = json.dumps(info)
         file.set_all_tables_format("binary2")
@@ -181,6 +184,11 @@ def _write_fits(
 ) -> None:
     from astropy.io import fits
 
+    if strange := [name for name in table.colnames if not (name.isascii() and name.isprintable())]:
+        raise InputError(
+            f"{path.name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it "
+            "out (columns=...), or choose .parquet or .ecsv"
+        )
     try:
         hdu = fits.table_to_hdu(table)
     except UnicodeEncodeError as error:
