@@ -13,6 +13,7 @@ from astropy.nddata.utils import NoOverlapError
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.observation import fwhm_of
 from deepfits.scale.manifest import read_manifest
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
 from deepfits.survey.cutting import copy_windows, cut
@@ -203,6 +204,19 @@ def test_missing_band_is_kept_with_weight_zero_when_allowed(truth, tmp_path):
     assert chosen.weight[~second, 0].any(axis=(1, 2)).all()
     assert np.isnan(chosen.catalogue["flux_u"][second]).all()
     assert json.loads((store.directory / "summary.json").read_text())["num_without_data"]["u"] == second.sum()
+
+
+def test_the_width_of_a_given_psf_is_that_of_the_store(sky, tmp_path):
+    measured = CutoutStore(deepfits.cutouts(sky, tmp_path / "measured"))
+    given = CutoutStore(deepfits.cutouts(sky, tmp_path / "given", psf=["g=1.3"]))
+    g = given.info.bands.index("g")
+    others = np.arange(len(given.info.bands)) != g
+    assert given.info.fwhm_arcsec[g] == pytest.approx(1.3, rel=0.02)
+    assert measured.info.fwhm_arcsec[g] != pytest.approx(1.3, rel=0.05)
+    np.testing.assert_array_equal(
+        np.array(given.info.fwhm_arcsec)[others], np.array(measured.info.fwhm_arcsec)[others]
+    )
+    assert fwhm_of(given.read_shard(0).psf[:, g]) == pytest.approx(1.3, rel=0.02)
 
 
 def test_a_band_that_no_field_has_is_there_without_data(truth, tmp_path, caplog):

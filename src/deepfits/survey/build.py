@@ -423,12 +423,13 @@ def describe_store(
             "scale: make one store for each, or bring them to one grid with `deepfits stack`"
         )
     bands = plan.images.bands
+    psf = {name: _settled_psf(one, plan) for name, one in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
         pixel_scale_arcsec=scale,
         fwhm_arcsec=tuple(
-            _median([one["fwhm_arcsec"].get(b) for one in fields.values()], np.nan) for b in bands
+            _median([_width(one, psf[name], b, plan) for name, one in fields.items()], np.nan) for b in bands
         ),
         noise_correlation=tuple(
             _median([one["noise_correlation"].get(b) for one in fields.values()], 1.0) for b in bands
@@ -437,7 +438,7 @@ def describe_store(
         extra={
             "settings": plan.settings(),
             "fields": fields,
-            "psf": {name: _settled_psf(one, plan) for name, one in fields.items()},
+            "psf": psf,
             "sub_pixel_policy": _POLICY,
         },
     )
@@ -451,6 +452,13 @@ def _settled_psf(known: dict[str, Any], plan: StorePlan) -> dict[str, Any]:
         if given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
     return psf
+
+
+def _width(known: dict[str, Any], psf: dict[str, Any], band: str, plan: StorePlan) -> float | None:
+    """Return the FWHM in a band of a field: of a PSF that was given, else of its stars, else of its header."""
+    stated: float | None = psf.get(band, {}).get("fwhm_arcsec")
+    is_given = bool({band, ""} & plan.psf.keys())
+    return stated if is_given else known["fwhm_arcsec"].get(band) or stated
 
 
 def _median(values: list[float | None], default: float) -> float:
