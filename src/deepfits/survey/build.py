@@ -455,7 +455,7 @@ def _settled_psf(known: dict[str, Any], plan: StorePlan) -> dict[str, Any]:
 
 
 def _width(known: dict[str, Any], psf: dict[str, Any], band: str, plan: StorePlan) -> float | None:
-    """Return the FWHM in a band of a field: of a PSF that was given, else of its stars, else of its header."""
+    """Return the FWHM in a band of a field: of a PSF that was given, of its stars, or of its header."""
     stated: float | None = psf.get(band, {}).get("fwhm_arcsec")
     is_given = bool({band, ""} & plan.psf.keys())
     return stated if is_given else known["fwhm_arcsec"].get(band) or stated
