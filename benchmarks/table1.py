@@ -194,7 +194,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--curve-methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS))
+    parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS), help="METHOD:SET")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=list(FITS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
     parser.add_argument("--patches", type=int, default=9)
