@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import multiprocessing
 import os
@@ -33,14 +34,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing
+from deepfits.plot.style import COLOURS, GRID, INK
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.reporting.redshift_figures import all_figures, label_curves, label_of
 from deepfits.stages.redshifts.curves import write_curves
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import read_table
 from paired import paired_differences, paired_table, paper_table
 
 if TYPE_CHECKING:
@@ -431,15 +436,50 @@ def make_domain(out: Path, arguments: argparse.Namespace) -> None:
     make_table(inputs, out / "redshift-bright", small, ["network"], **DOMAIN)
     print("\n## simulated: labels brighter than i = 22.5, tests to 24\n")
     print((out / "redshift-bright" / "table.md").read_text(), flush=True)
-    from deepfits.reporting.redshift_figures import domain_curves
-
     save(domain_curves(out / "redshift-bright"), "simulated-domain", out, arguments)
+
+
+def domain_curves(directory: Path) -> Figure:
+    """Draw the fraction of outliers in bins of magnitude, inside and outside the training domain apart.
+
+    A panel for each method that has a flag.
+    """
+    metrics = read_json(directory / "metrics.json")
+    predictions = read_table(directory / "predictions.parquet")
+    rows = [row for row in metrics["rows"] if "domain" in row]
+    magnitude, z_spec = predictions["magnitude"], predictions["z_spec"]
+    edges = np.arange(np.floor(2 * np.nanmin(magnitude)) / 2, np.nanmax(magnitude) + 0.5, 0.5)
+    figure = Figure(figsize=(3.6 * max(len(rows), 1), 3.4), layout="constrained")
+    axes = figure.subplots(1, max(len(rows), 1), sharey=True, squeeze=False)[0]
+    for axis, row in zip(axes, rows, strict=False):
+        own = read_table(directory / "methods" / row["key"] / "predictions.parquet")
+        is_outside = own["is_outside_domain"]
+        is_bad = np.abs(predictions[f"z_phot_{row['key'].replace('-', '_')}"] - z_spec) / (1 + z_spec) > 0.15
+        for number, (name, which) in enumerate((("inside", ~is_outside), ("outside", is_outside))):
+            points = []
+            for low, high in itertools.pairwise(edges):
+                inside = which & (magnitude >= low) & (magnitude < high)
+                if inside.sum() >= 10:
+                    share = is_bad[inside].mean()
+                    error = np.sqrt(max(share * (1 - share), 0.01) / inside.sum())
+                    points.append(((low + high) / 2, share, error))
+            if points:
+                middle, share, error = np.array(points).T
+                axis.errorbar(middle, share, yerr=error, color=COLOURS[number], marker="o", label=name)
+        share = [is_outside[(magnitude >= low) & (magnitude < low + 0.5)] for low in edges[:-1]]
+        flagged = [part.mean() if len(part) else np.nan for part in share]
+        axis.plot(edges[:-1] + 0.25, flagged, color=INK, linestyle=":", label="share outside")
+        axis.set_title(label_of(row), fontsize=9)
+        axis.set_xlabel(metrics["magnitude"])
+        axis.grid(color=GRID, linewidth=0.6)
+    axes[0].set_ylabel("fraction above 0.15")
+    axes[0].set_ylim(0, 0.8)
+    axes[-1].legend(fontsize=8, frameon=False)
+    return figure
 
 
 def draw(sky: str, out: Path, number: int, arguments: argparse.Namespace) -> None:
     """Draw the table of most labels, and the curves."""
-    from deepfits.reporting.redshift_figures import all_figures, label_curves
-
     for name, figure, _ in all_figures(out / f"redshift-{number:05d}"):
         save(figure, f"{sky}-{name}", out, arguments)
     for name, methods in CURVES.items():

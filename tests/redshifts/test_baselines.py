@@ -126,8 +126,8 @@ def test_domain_flags_what_lies_elsewhere(tmp_path):
     domain = Domain.learn(generator.normal(size=(1000, 12)))
     inside, outside = generator.normal(size=(400, 12)), generator.normal(size=(100, 12)) + 6
     # 1% by construction, a little more for objects that were not among the labelled
-    assert domain.is_outside(inside).mean() < 0.05
-    assert domain.is_outside(outside).all()
+    assert (domain.distance(inside) > domain.limit).mean() < 0.05
+    assert (domain.distance(outside) > domain.limit).all()
     assert np.median(domain.distance(inside)) == pytest.approx(1.0, abs=0.15)
     storage.save(domain, tmp_path)
     back = storage.load(Domain, tmp_path)

@@ -20,7 +20,6 @@ from deepfits.reporting.selection import (
     central_flux,
     choose_examples,
     reduced_chi2,
-    signal_to_noise,
 )
 
 
@@ -56,13 +55,6 @@ def test_examples_go_from_bright_to_faint_and_skip_missing():
     # The choice is a property of the objects, not of their order.
     order = rng.permutation(500)
     np.testing.assert_array_equal(order[choose_examples(ranking[order], 6)], chosen)
-
-
-def test_signal_to_noise_adds_in_quadrature_and_misses_nothing_silently():
-    flux, error = np.array([[3.0, 4.0], [3.0, np.nan]]), np.ones((2, 2))
-    out = signal_to_noise(flux, error)
-    assert out[0] == 5.0
-    assert np.isnan(out[1])
 
 
 def test_colour_composite_knows_red_from_blue():
@@ -119,7 +111,7 @@ def held_out(number=60, seed=0):
     weight = np.ones_like(image)
     latent = np.stack([np.log(bright), np.log(red), 0.01 * rng.normal(size=number)], 1)
     flux, error = central_flux(image, weight, 0.5, 1.0)
-    signal = signal_to_noise(flux, error)
+    signal = np.sqrt(np.sum((flux / error).clip(0) ** 2, axis=1))
     held = sections.HeldOut(
         object_id=np.arange(number),
         image=image,

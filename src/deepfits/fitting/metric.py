@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepfits.fitting.objective import Objective
 from deepfits.fitting.rendering import Renderer
 
 REFERENCES_PER_LATENT = 8
@@ -192,16 +191,3 @@ def project_out(derivative: Tensor, image: Tensor, weight: Tensor) -> Tensor:
     norm = (weighted * image).sum((2, 3)).clamp_min(torch.finfo(image.dtype).tiny)
     along = torch.einsum("nlbhw,nbhw->nlb", derivative, weighted) / norm[:, None]
     return derivative - along[..., None, None] * image[:, None]
-
-
-def curvature(objective: Objective, latent: Tensor, image: Tensor, weight: Tensor) -> Tensor:
-    """Return the Gauss–Newton half-Hessian of each object's loss in the latent, ``(N, L, L)``.
-
-    Amplitudes, where they are free, are projected out, their prior left aside.
-    """
-    model, derivative = objective.renderer.jacobian(latent)
-    if objective.amplitude_prior is not None:
-        amplitude = objective.amplitudes(model, image, weight)
-        derivative = project_out(derivative, model, weight) * amplitude[:, None, :, None, None]
-    eye = torch.eye(latent.shape[1], dtype=latent.dtype, device=latent.device)
-    return gauss_newton(derivative, weight) + objective.prior_strength * eye

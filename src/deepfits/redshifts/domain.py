@@ -61,10 +61,6 @@ class Domain:
         """Return the distance to the labelled objects, ``(N,)``, in units of their own median."""
         return _distance(self.points, self.standard(features) @ self.axes, NUM_NEIGHBOURS) / self.unit
 
-    def is_outside(self, features: np.ndarray) -> np.ndarray:
-        """Return where a redshift would be extrapolated: ``(N,)`` bool."""
-        return np.asarray(self.distance(features) > self.limit)
-
 
 def _distance(training: np.ndarray, points: np.ndarray, number: int) -> np.ndarray:
     from scipy.spatial import cKDTree

@@ -6,7 +6,6 @@ global state of matplotlib is touched.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from deepfits import plot
 from deepfits.config import convert
 from deepfits.files import read_json
-from deepfits.plot.style import COLOURS, GRID, INK
+from deepfits.plot.style import COLOURS
 
 MAX_PANELS = 4
 
@@ -173,41 +172,3 @@ def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
         )
         figures.append(("pit", histograms, caption))
     return figures
-
-
-def domain_curves(directory: str | Path) -> Figure:
-    """Draw the fraction of outliers in bins of magnitude, inside and outside the training domain apart.
-
-    A panel for each method that has a flag.
-    """
-    metrics, predictions = _read(Path(directory))
-    rows = [row for row in metrics["rows"] if "domain" in row]
-    magnitude, z_spec = predictions["magnitude"], predictions["z_spec"]
-    edges = np.arange(np.floor(2 * np.nanmin(magnitude)) / 2, np.nanmax(magnitude) + 0.5, 0.5)
-    figure = Figure(figsize=(3.6 * max(len(rows), 1), 3.4), layout="constrained")
-    axes = figure.subplots(1, max(len(rows), 1), sharey=True, squeeze=False)[0]
-    for axis, row in zip(axes, rows, strict=False):
-        path = Path(directory) / "methods" / row["key"] / "predictions.parquet"
-        is_outside = pq.read_table(path, columns=["is_outside_domain"])["is_outside_domain"].to_numpy()
-        is_bad = np.abs(_estimate(predictions, row) - z_spec) / (1 + z_spec) > 0.15
-        for number, (name, which) in enumerate((("inside", ~is_outside), ("outside", is_outside))):
-            points = []
-            for low, high in itertools.pairwise(edges):
-                inside = which & (magnitude >= low) & (magnitude < high)
-                if inside.sum() >= 10:
-                    share = is_bad[inside].mean()
-                    error = np.sqrt(max(share * (1 - share), 0.01) / inside.sum())
-                    points.append(((low + high) / 2, share, error))
-            if points:
-                middle, share, error = np.array(points).T
-                axis.errorbar(middle, share, yerr=error, color=COLOURS[number], marker="o", label=name)
-        share = [is_outside[(magnitude >= low) & (magnitude < low + 0.5)] for low in edges[:-1]]
-        flagged = [one.mean() if len(one) else np.nan for one in share]
-        axis.plot(edges[:-1] + 0.25, flagged, color=INK, linestyle=":", label="share outside")
-        axis.set_title(label_of(row), fontsize=9)
-        axis.set_xlabel(metrics["magnitude"])
-        axis.grid(color=GRID, linewidth=0.6)
-    axes[0].set_ylabel("fraction above 0.15")
-    axes[0].set_ylim(0, 0.8)
-    axes[-1].legend(fontsize=8, frameon=False)
-    return figure

@@ -27,11 +27,6 @@ def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarra
     return np.where(number > 0, chi2 / np.maximum(number, 1), np.nan)
 
 
-def signal_to_noise(flux: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Return the signal to noise of all bands together, ``(N,)``; NaN where any band is missing."""
-    return np.sqrt(np.sum(np.clip(flux / error, 0, None) ** 2, axis=1))
-
-
 def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, float] = BRIGHT) -> np.ndarray:
     """Choose objects at evenly spaced quantiles of `ranking`, from bright to faint.
 

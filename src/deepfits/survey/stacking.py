@@ -32,7 +32,6 @@ from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, Grid
 from deepfits.survey.planes import Plane
 
-METHODS = ("clipped", "mean", "median")
 AMPLITUDE_FRACTION = 0.3
 MAX_GRID_PIXELS = 1 << 29
 # The grid may be so many times what the exposures cover, if none overlaps another.
@@ -177,7 +176,7 @@ def combine(
     image, weight
         ``(E, R, W)`` float32.
     method
-        One of `METHODS`.
+        ``"clipped"``, ``"mean"`` or ``"median"``.
     clip
         In standard deviations.
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-KINDS = ("uniform", "normal", "orthogonal")
 NORMAL_STD = 0.02
 
 
