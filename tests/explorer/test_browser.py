@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import uvicorn
 
+from deepfits.explorer.oddity import rank
 from deepfits.explorer.server import make_app
 from tests.helpers.drawn_run import NUM
 
@@ -183,7 +184,7 @@ def test_the_odd_say_why_and_obey_the_filters(page, loaded):
     page.click("nav >> text=Odd")
     page.click("#odd-go")
     page.wait_for_selector("#odd-list .card")
-    expected = loaded[0].odd(allowed=np.arange(NUM) < 10)
+    expected = rank(loaded[0], 48, np.arange(NUM) < 10)
     assert page.evaluate("window.deepfits.odd.map((one) => one.row)") == expected.rows.tolist()
     said = page.inner_text("#odd-list .card >> nth=0")
     assert said == f"{expected.score[0]:.1f}: {expected.why[0]}"

@@ -22,6 +22,7 @@ from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
 from deepfits.explorer.launch import load, serve
 from deepfits.explorer.objects import alike
+from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
 from deepfits.files import write_json
@@ -448,13 +449,14 @@ def test_stars_flagged_objects_and_artefacts_do_not_lead_the_odd_ones(run):
         **{f"flux_model_err_{band}": np.ones(NUM) for band in "ri"},
     }.items():
         objects.table.add(name, values)
-    found = objects.odd(3)
+    everyone = np.ones(NUM, dtype=bool)
+    found = rank(objects, 3, everyone)
     assert found.rows.tolist() == [36, 35, 34]
     assert found.left_out == "1 flagged, 1 stars, 1 artefacts"
     assert found.why[0].startswith("seldom drawn like this: redder in r − i than all")
-    assert objects.odd(3, everything=True).rows.tolist() == [39, 38, 37]
+    assert rank(objects, 3, everyone, everything=True).rows.tolist() == [39, 38, 37]
     objects.table.add("flags", np.full(NUM, 4))  # a survey that flags everything says nothing by it
-    assert objects.odd(1).rows.tolist() == [39]
+    assert rank(objects, 1, everyone).rows.tolist() == [39]
 
 
 def test_a_scene_lies_on_the_pixels_of_its_cutout():

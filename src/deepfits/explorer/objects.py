@@ -18,7 +18,6 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.joined import JoinedTable
-from deepfits.explorer.oddity import Ranking, rank
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
@@ -425,17 +424,6 @@ class Objects:
             if self._in_order is None or not np.array_equal(self._in_order[0], allowed):
                 self._in_order = (allowed.copy(), ByBrightness(self.brightness, allowed))
             return self._in_order[1]
-
-    def odd(
-        self, number: int = 48, *, allowed: np.ndarray | None = None, everything: bool = False
-    ) -> Ranking:
-        """Rank the oddest objects (of those allowed), and say what is odd about each.
-
-        Flagged objects, stars, artefacts and objects whose middle is saturated or was not observed are left
-        out and counted, unless `everything` is to be ranked.
-        """
-        every = np.ones(len(self), dtype=bool)
-        return rank(self, number, every if allowed is None else allowed, everything=everything)
 
     # Tags
 

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from deepfits.explorer.objects import Objects
 from deepfits.photometry import reference_band
-
-if TYPE_CHECKING:
-    from deepfits.explorer.objects import Objects
 
 NUM_AS_BRIGHT = 200
 """Objects next in brightness that colours and sizes are compared with."""
@@ -62,7 +59,11 @@ class Ranking:
 
 
 def rank(objects: Objects, number: int, allowed: np.ndarray, *, everything: bool = False) -> Ranking:
-    """Rank the oddest objects of those allowed ``(N,)``; with `everything` none with a score is set apart."""
+    """Rank the oddest objects of those allowed, ``(N,)`` bool, and say what is odd about each.
+
+    Flagged objects, stars, artefacts and objects whose middle is saturated or was not observed are left out
+    and counted, unless `everything` is to be ranked.
+    """
     score = np.nan_to_num(objects.column("anomaly").astype(np.float64), nan=-np.inf)
     pool, apart = allowed & np.isfinite(score), {}
     for what, is_apart in {} if everything else suspects(objects).items():

@@ -37,7 +37,7 @@ from deepfits.errors import InputError
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
 from deepfits.explorer.objects import Objects, alike, plain, words
-from deepfits.explorer.oddity import Ranking
+from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
 from deepfits.fitting.columns import describe
@@ -252,14 +252,11 @@ class _Explorer:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
         where = request.query_params.getlist("where") or None
         everything = request.query_params.get("everything") == "1"
-
-        def rank() -> Ranking:
-            return self.objects.odd(number, allowed=self.objects.satisfying(where), everything=everything)
-
-        found = await run_in_threadpool(rank)
-        each = zip(found.rows.tolist(), found.score.tolist(), found.why, strict=True)
-        told = [dict(zip(("row", "score", "why"), one, strict=True)) for one in each]
-        return JSONResponse({"objects": told, "left_out": found.left_out})
+        allowed = await run_in_threadpool(self.objects.satisfying, where)
+        ranking = await run_in_threadpool(rank, self.objects, number, allowed, everything=everything)
+        columns = zip(ranking.rows.tolist(), ranking.score.tolist(), ranking.why, strict=True)
+        told = [{"row": row, "score": score, "why": why} for row, score, why in columns]
+        return JSONResponse({"objects": told, "left_out": ranking.left_out})
 
     async def find(self, request: Request) -> Response:
         """Find an object by its identity."""

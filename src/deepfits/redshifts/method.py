@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
@@ -27,9 +27,6 @@ from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_avai
 from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.tables.values import is_redshift_name
-
-if TYPE_CHECKING:
-    from deepfits.redshifts.predictor import Predictor
 
 M = TypeVar("M", bound="Method")
 
@@ -122,7 +119,7 @@ class Training:
     loss
         One of `LOSSES`.
     member
-        Returns another method, trained on a feature set: what a stack joins.
+        Returns the `Predictor` of another method, trained on a feature set: what a stack joins.
     """
 
     dataset: Dataset
@@ -130,7 +127,7 @@ class Training:
     features: Matrix | None = None
     loss: str = "squared"
     options: LearningOptions = field(default_factory=LearningOptions)
-    member: Callable[[str, str], Predictor] | None = None
+    member: Callable[[str, str], Any] | None = None
     progress: Progress = silent
 
     @cached_property

@@ -222,18 +222,18 @@ def odd(config: OddConfig) -> Path:
 
     With stars, blends and saturated objects: `deepfits odd demo --everything`
     """
+    from deepfits.explorer.oddity import rank
+
     objects, drawer = _load(config)
     allowed = objects.satisfying(config.where)
-    found = objects.odd(config.number, allowed=allowed, everything=config.everything)
-    apart = f"set apart: {found.left_out}; everything=True ranks them too"
-    if not len(found.rows):
-        raise InputError(
-            f"{objects.directory}: no object to rank; "
-            + (apart if found.left_out else "loosen the conditions")
-        )
-    if found.left_out:
+    ranking = rank(objects, config.number, allowed, everything=config.everything)
+    apart = f"set apart: {ranking.left_out}; everything=True ranks them too"
+    if not len(ranking.rows):
+        remedy = apart if ranking.left_out else "loosen the conditions"
+        raise InputError(f"{objects.directory}: no object to rank; {remedy}")
+    if ranking.left_out:
         log.info("%s", apart)
-    rows, why = found.rows, found.why
+    rows, why = ranking.rows, ranking.why
     names = objects.object_id[rows].tolist()
     captions = [f"{name}\n{textwrap.fill(words, 44)}" for name, words in zip(names, why, strict=True)]
     return _write_tiles(config, "odd", objects, drawer, rows, captions, {"why": np.array(why)})
