@@ -111,7 +111,7 @@ def _listed(name: str) -> Callable[[], None]:
 
     origin = (find_spec("deepfits.stages") or sys).submodule_search_locations[0]  # type: ignore[index]
     tree = ast.parse((Path(origin) / f"{MODULES[name].replace('.', '/')}.py").read_text(encoding="utf-8"))
-    function = next(one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == name)
+    function = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
     call.__doc__ = (ast.get_docstring(function) or "").partition("\n\n")[0]
     return call
 
@@ -122,10 +122,10 @@ def _command(name: str) -> Callable[..., int]:
     shown = options_of(stage)
 
     def call(*args: Any, **given: Any) -> int:
-        return _run(name, stage, {**dict(zip((one.name for one in shown), args, strict=False)), **given})
+        return _run(name, stage, {**dict(zip((p.name for p in shown), args, strict=False)), **given})
 
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-    call.__annotations__ = {one.name: one.annotation for one in shown}
+    call.__annotations__ = {p.name: p.annotation for p in shown}
     call.__doc__ = documentation(stage)[0]
     return call
 
@@ -257,7 +257,7 @@ def _reword_options(record: logging.LogRecord, name: str | None) -> bool:
 
 def _shown(text: str) -> str:
     """Return text without what terminals obey: names in files of others may hold it."""
-    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in text)
+    return "".join(letter if letter.isprintable() or letter == "\n" else "\ufffd" for letter in text)
 
 
 def _as_options(message: str, name: str | None) -> str:

@@ -202,9 +202,9 @@ def as_json(value: Any) -> Any:
     if isinstance(value, enum.Enum):
         return as_json(value.value)
     if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
+        return {str(key): as_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(one) for one in value]
+        return [as_json(entry) for entry in value]
     if isinstance(value, bool | str | None):
         return value
     if isinstance(value, numbers.Integral):
@@ -251,7 +251,7 @@ def _convert_items(valid: Mapping[str, Any], content: Any, where: str, key: str)
 def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = Range()) -> Any:
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        ranges = [one for one in inner[1:] if isinstance(one, Range)]
+        ranges = [mark for mark in inner[1:] if isinstance(mark, Range)]
         return _convert(value, inner[0], where, key, ranges[0] if ranges else range_)
     if origin is Union or origin is types.UnionType:
         return _convert_union(value, annotation, where, key, range_)
@@ -276,8 +276,8 @@ def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = 
             raise _wrong(annotation, value, where, key)
         of = inner[1] if len(inner) == 2 else Any
         return {
-            _convert(name, inner[0] if inner else Any, where, key): _convert(one, of, where, _join(key, name))
-            for name, one in value.items()
+            _convert(name, inner[0] if inner else Any, where, key): _convert(v, of, where, _join(key, name))
+            for name, v in value.items()
         }
     if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
         return value if isinstance(value, annotation) else _build(annotation, value, where, key)
@@ -304,13 +304,13 @@ def _convert_number(value: Any, annotation: type, where: str, key: str, range_: 
 
 
 def _convert_literal(value: Any, valid: tuple[Any, ...], where: str, key: str) -> Any:
-    for one in valid:
-        if type(one) is type(value) and one == value:
-            return one
+    for choice in valid:
+        if type(choice) is type(value) and choice == value:
+            return choice
     close = nearest(str(value), map(str, valid))
     hint = f"; {close}" if close.startswith("did") else ""
     raise InputError(
-        f"{_place(where, key)} must be {_either(repr(one) for one in valid)}, not {_show(value)}{hint}"
+        f"{_place(where, key)} must be {_either(repr(choice) for choice in valid)}, not {_show(value)}{hint}"
     )
 
 
@@ -325,8 +325,8 @@ def _convert_list(value: Any, annotation: Any, where: str, key: str, range_: Ran
     else:
         kinds = [inner[0] if inner else Any] * len(value)
     made = [
-        _convert(one, kind, where, f"{key}[{index}]", range_)
-        for index, (one, kind) in enumerate(zip(value, kinds, strict=True))
+        _convert(entry, kind, where, f"{key}[{index}]", range_)
+        for index, (entry, kind) in enumerate(zip(value, kinds, strict=True))
     ]
     if container in _LISTS:  # what was given stays, where nothing had to be changed
         return value if all(a is b for a, b in zip(made, value, strict=True)) else made
@@ -394,12 +394,12 @@ def _describe(annotation: Any, range_: Range) -> str:
     """Describe what a type hint stands for, in words."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        ranges = [one for one in inner[1:] if isinstance(one, Range)]
+        ranges = [mark for mark in inner[1:] if isinstance(mark, Range)]
         return _describe(inner[0], ranges[0] if ranges else range_)
     if origin is Union or origin is types.UnionType:
-        return _either(dict.fromkeys(_describe(one, range_) for one in inner if one is not type(None)))
+        return _either(dict.fromkeys(_describe(m, range_) for m in inner if m is not type(None)))
     if origin is Literal:
-        return _either(repr(one) for one in inner)
+        return _either(repr(choice) for choice in inner)
     container = origin or annotation
     if annotation in (int, float):
         word = "a whole number" if annotation is int else "a number" if range_.nan else "a finite number"

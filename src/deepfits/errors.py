@@ -95,10 +95,10 @@ def no_space(error: BaseException | None) -> int | None:
     >>> no_space(RuntimeError("I/O error: No space left on device (os error 28)"))
     28
     """
-    for one in _causes(error):
-        number = one.errno if isinstance(one, OSError) else None
+    for cause in _causes(error):
+        number = cause.errno if isinstance(cause, OSError) else None
         if number is None:
-            text = str(one)
+            text = str(cause)
             found = _NUMBER.search(text)
             number = int(found[1]) if found else errno.ENOSPC if _FEWER_BYTES.search(text) else None
         if number in _NO_SPACE:
@@ -109,11 +109,11 @@ def no_space(error: BaseException | None) -> int | None:
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether memory ran out, on a GPU or on the CPU, whichever library says so."""
     return any(
-        isinstance(one, MemoryError)
-        or type(one).__name__ == "OutOfMemoryError"
-        or (isinstance(one, OSError) and one.errno == errno.ENOMEM)
-        or (isinstance(one, RuntimeError) and _NO_MEMORY.search(str(one)) is not None)
-        for one in _causes(error)
+        isinstance(cause, MemoryError)
+        or type(cause).__name__ == "OutOfMemoryError"
+        or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM)
+        or (isinstance(cause, RuntimeError) and _NO_MEMORY.search(str(cause)) is not None)
+        for cause in _causes(error)
     )
 
 
@@ -130,7 +130,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, InputError):
         return str(error)
     if (number := no_space(error)) is not None:
-        names = [one.filename for one in _causes(error) if isinstance(one, OSError) and _names_file(one)]
+        names = [e.filename for e in _causes(error) if isinstance(e, OSError) and _names_file(e)]
         place = f"{names[0]}: " if names else ""
         remedy = "" if number == errno.EROFS else "make space, or "
         return f"{place}{os.strerror(number)}; {remedy}write elsewhere, and run the same command again"

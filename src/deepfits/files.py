@@ -242,7 +242,7 @@ def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, 
         Path(path).open("rb") as handle,
         np.load(handle, allow_pickle=False) as file,
     ):
-        declared = sum(one.file_size for one in file.zip.infolist())
+        declared = sum(member.file_size for member in file.zip.infolist())
         if declared > max(1000 * Path(path).stat().st_size, 1 << 26):
             raise InputError(f"{path}: declares {declared} bytes, far more than the file has; remove it")
         return {name: file[name] for name in file.files}
@@ -320,8 +320,8 @@ def contents(*paths: str | Path) -> dict[str, str]:
             raise InputError(f"{path}: no such file or directory; check the path")
         if len(paths) == 1 and path.is_file():
             return contents_of({CONTENTS if table is None else f"table {table}": path})
-        for name, one in _data_files(path) if path.is_dir() else [(given.name, path)]:
-            files[name if name not in files else f"{given}" if one is path else f"{one}"] = one
+        for name, file in _data_files(path) if path.is_dir() else [(given.name, path)]:
+            files[name if name not in files else f"{given}" if file is path else f"{file}"] = file
     return contents_of(files)
 
 
@@ -456,7 +456,7 @@ def results(
         raise InputError(
             f"{out}: this file is not the one that deepfits wrote there; choose another name, or remove it"
         )
-    new_parents = [one for one in (out, *out.parents) if not one.exists()]
+    new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
     is_kept = there is not None and bool(there.get("finished")) and out.exists()
     claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
     if is_kept:
@@ -528,28 +528,28 @@ def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) 
     for kind in ("inputs", "settings"):
         before, now = there.get(kind, {}), wanted[kind]
         for name in [*now, *(key for key in before if key not in now)]:
-            one, two = before.get(name), now.get(name)
-            if one == two:
+            old, new = before.get(name), now.get(name)
+            if old == new:
                 continue
             if kind == "settings":
-                if isinstance(one, dict) and isinstance(two, dict):
-                    key = next(key for key in [*two, *one] if one.get(key) != two.get(key))
-                    name, one, two = f"{name}.{key}", one.get(key), two.get(key)
-                return f"made with {name} = {_short(one)}, now {_short(two)}"
-            if isinstance(one, dict) and isinstance(two, dict):
-                odd = next((key for key in [*two, *one] if _is_other(one.get(key), two.get(key))), None)
+                if isinstance(old, dict) and isinstance(new, dict):
+                    key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+                    name, old, new = f"{name}.{key}", old.get(key), new.get(key)
+                return f"made with {name} = {_short(old)}, now {_short(new)}"
+            if isinstance(old, dict) and isinstance(new, dict):
+                odd = next((key for key in [*new, *old] if _is_other(old.get(key), new.get(key))), None)
                 if odd is None:
                     continue
                 if odd == CONTENTS:
                     return f"made from another {name} (its contents have changed)"
-                how = "changed" if odd in one and odd in two else "new" if odd in two else "gone"
+                how = "changed" if odd in old and odd in new else "new" if odd in new else "gone"
                 return f"made from another {name} ({odd} is {how})"
             return f"made from another {name}"
     return None
 
 
-def _is_other(one: object, two: object) -> bool:
-    return one != two and UNREADABLE not in (one, two)
+def _is_other(before: object, now: object) -> bool:
+    return before != now and UNREADABLE not in (before, now)
 
 
 def _short(value: Any) -> str:

@@ -79,7 +79,8 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         more = Annotated[list[str] | None, Parameter(name="--set", show=False)]
         shown.append(inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more))
     return sorted(
-        shown, key=lambda one: (one.kind, one.kind is one.KEYWORD_ONLY and one.default is not one.empty)
+        shown,
+        key=lambda p: (p.kind, p.kind is p.KEYWORD_ONLY and p.default is not p.empty),
     )
 
 
@@ -88,16 +89,16 @@ def option_names(name: str) -> list[str]:
     names = [name]
     if name in REPEATED:
         names.insert(0, name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s"))
-    return [*(f"--{one.replace('_', '-')}" for one in names), *MORE_NAMES.get(name, [])]
+    return [*(f"--{alias.replace('_', '-')}" for alias in names), *MORE_NAMES.get(name, [])]
 
 
 def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
     """Return the type that stands on a command line for one of Python, and how it is read from text."""
-    kinds = [one for one in alternatives(hint) if one is not NoneType]
+    kinds = [kind for kind in alternatives(hint) if kind is not NoneType]
     optional = None if NoneType in alternatives(hint) else ...
     if len(kinds) == 1 and get_origin(kinds[0]) in MAPPINGS:
         return list[str] | None, None
-    lists = [one for one in kinds if get_origin(one) in (list, tuple, collections.abc.Sequence)]
+    lists = [kind for kind in kinds if get_origin(kind) in (list, tuple, collections.abc.Sequence)]
     if lists:
         inner = get_args(lists[0])[0]
         kind: Any = list[inner if inner in (int, float) or get_origin(inner) is Literal else str]  # type: ignore[misc]
@@ -109,17 +110,17 @@ def _type(name: str, hint: Any) -> tuple[Any, Callable[..., Any] | None]:
 
 def _read_list(inner: Any, _: Any, tokens: Sequence[Any]) -> list[Any]:
     """Read a list: an option that is repeated, or holds commas, or names a file of values: ``@FILE``."""
-    texts = [part for one in tokens for part in _values(one.value)]
+    texts = [part for token in tokens for part in _values(token.value)]
     return [inner(text) if inner in (int, float) else text for text in texts]
 
 
 def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
     """Read ``name=value`` pairs; the values as TOML has them, else as text."""
     settings: dict[str, Any] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    for pair in given:
+        name, equals, value = pair.partition("=")
         if not equals or not name:
-            raise InputError(f"{option} {one}: write it as name=value, for example {option} width=256")
+            raise InputError(f"{option} {pair}: write it as name=value, for example {option} width=256")
         try:
             settings[name.strip()] = parse_toml(f"value = {value}", where=option, what="value")["value"]
         except InputError:  # plain text
@@ -131,7 +132,7 @@ def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[st
     """Return the arguments that are read from text: mappings (``name=value``), and all in ``--set``."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(stage).items():
-        kinds = [get_origin(one) for one in alternatives(hint) if one is not NoneType]
+        kinds = [get_origin(kind) for kind in alternatives(hint) if kind is not NoneType]
         if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(given.get(name), list):
             found[name] = name_value(given[name], option_names(name)[0])
         if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):
@@ -146,14 +147,14 @@ def _values(text: str) -> list[str]:
     if not text.startswith("@"):
         return _split(text)
     lines = [line.strip() for line in read_text(text[1:], what="list").splitlines() if line.strip()]
-    return lines if len(lines) > 1 else [part for one in lines for part in _split(one)]
+    return lines if len(lines) > 1 else [part for line in lines for part in _split(line)]
 
 
 def _split(text: str) -> list[str]:
     """Split at commas; brackets around all, and quotes around each, do no harm."""
     inner = _BRACKETS.fullmatch(text.strip())
-    parts = [one.strip() for one in (inner[1] if inner else text).split(",")]
-    return [found[2] if (found := _QUOTES.fullmatch(one)) else one for one in parts if one]
+    parts = [part.strip() for part in (inner[1] if inner else text).split(",")]
+    return [found[2] if (found := _QUOTES.fullmatch(part)) else part for part in parts if part]
 
 
 def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:

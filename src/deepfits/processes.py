@@ -68,5 +68,5 @@ def _is_guarded(path: Path, line: int) -> bool:
     for node in tree.body:
         if node.lineno <= line <= (node.end_lineno or node.lineno):
             test = node.test if isinstance(node, ast.If) else ast.Tuple([])
-            return any(isinstance(one, ast.Name) and one.id == "__name__" for one in ast.walk(test))
+            return any(isinstance(node, ast.Name) and node.id == "__name__" for node in ast.walk(test))
     return False

@@ -35,8 +35,8 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
     True
     """
     out = np.empty(len(object_id))
-    for index, one in enumerate(np.asarray(object_id).tolist()):
-        text = one.decode() if isinstance(one, bytes) else str(one)
+    for index, identity in enumerate(np.asarray(object_id).tolist()):
+        text = identity.decode() if isinstance(identity, bytes) else str(identity)
         digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
         out[index] = (int.from_bytes(digest, "big") >> 11) / 2.0**53
     return out

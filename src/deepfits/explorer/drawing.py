@@ -241,7 +241,7 @@ class Drawer:
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        return png(lay_out([colour_composite(one, self.noise)[::-1] for one in seen], columns), zoom=zoom)
+        return png(lay_out([colour_composite(image, self.noise)[::-1] for image in seen], columns), zoom=zoom)
 
     @property
     def drawn_pixel_arcsec(self) -> float:

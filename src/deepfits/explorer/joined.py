@@ -115,11 +115,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
     def missing(self, name: str) -> str:
         """Say that there is no such column, which come near, and where columns come from."""
-        folded = {one.lower(): one for one in self._readers}
-        close = [folded[one] for one in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
-        of = {one: f"{one!r}" + (f" ({self.origin[one]})" if self.origin[one] else "") for one in close}
-        there = ", ".join(dict.fromkeys(one for one in self.origin.values() if one))
-        near = f"; the nearest: {', '.join(of.values())}" if of else ""
+        folded = {column.lower(): column for column in self._readers}
+        close = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
+        named = [f"{n!r}" + (f" ({self.origin[n]})" if self.origin[n] else "") for n in close]
+        there = ", ".join(dict.fromkeys(origin for origin in self.origin.values() if origin))
+        near = f"; the nearest: {', '.join(named)}" if named else ""
         hint = _elsewhere(self, name) or "a table that has it can be joined (--tables NAME=PATH of export)"
         return f"{self.directory}: no column {name!r} among those of {there}{near}; {hint}"
 
@@ -297,7 +297,7 @@ def join(
     for part in (
         features,
         store_path,
-        *(one if one.parent == home else one.parent for one in found.values()),
+        *(path if path.parent == home else path.parent for path in found.values()),
     ):
         if part is not None:
             require_finished(part, partial=partial)

@@ -55,7 +55,7 @@ def _load_objects(
     partial: bool,
 ) -> Objects:
     features, _, _, tables = find_parts(run, store, model)
-    given = {Path(one).stem: Path(one) for one in predictions}
+    given = {Path(path).stem: Path(path) for path in predictions}
     objects = Objects(join(run, store=store, tables=given, partial=partial))
     tables.pop("truth", None)
     model_hash = read_settings(features).get("model_hash")

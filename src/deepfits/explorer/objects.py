@@ -176,10 +176,10 @@ class Objects:
         """Return p(z) of an object, by what was judged if that knows it; or None, and why."""
         if not self.distributions:
             return None, ""
-        for one in self.distributions:
-            if (found := one.of(self.object_id[row])) is not None:
+        for distribution in self.distributions:
+            if (found := distribution.of(self.object_id[row])) is not None:
                 return found, ""
-        known = ", ".join(f"{one.method} ({len(one.object_id):,} objects)" for one in self.distributions)
+        known = ", ".join(f"{d.method} ({len(d.object_id):,} objects)" for d in self.distributions)
         return None, (
             f"no p(z): this object is not among those of {known}; `deepfits redshift predict` predicts for "
             "all objects of the run"
@@ -385,8 +385,8 @@ class Objects:
         typical = self._typical(distance, rows, brightness)
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
-        for one in np.asarray(unlike, dtype=np.int64):
-            allowed &= self._distance(self.latent[[one]]) > distance
+        for row in np.asarray(unlike, dtype=np.int64):
+            allowed &= self._distance(self.latent[[row]]) > distance
         if magnitude_window is not None and rows.size:
             apart = np.abs(self.brightness - brightness)
             allowed &= apart <= magnitude_window

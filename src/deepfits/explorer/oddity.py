@@ -102,7 +102,9 @@ def suspects(objects: Objects) -> dict[str, np.ndarray]:
     if "star_score" in known or "class" in known:
         out["stars"] = is_star
     if "anomaly_reason" in known:
-        out["artefacts"] = np.array([str(one).startswith(_OF_THE_IMAGE) for one in known["anomaly_reason"]])
+        out["artefacts"] = np.array(
+            [str(reason).startswith(_OF_THE_IMAGE) for reason in known["anomaly_reason"]]
+        )
     return out
 
 
@@ -156,7 +158,7 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
     out, is_sampled = np.zeros(len(image), dtype=bool), fwhm_pixels >= 2
     for axis in (2, 3):
         before, here, after = (
-            [np.take(one, np.arange(n, one.shape[axis] - 2 + n), axis) for one in (pixels, variance)]
+            [np.take(array, np.arange(n, array.shape[axis] - 2 + n), axis) for array in (pixels, variance)]
             for n in range(3)
         )
         lower = np.minimum(before[0], after[0])
@@ -172,7 +174,7 @@ def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
     """Say what is odd about objects: what the fit says of the residual, and rare colours and sizes."""
     said = [""] * len(rows)
     if "anomaly_reason" in objects.table:
-        said = [str(one) for one in objects.column("anomaly_reason")[rows]]
+        said = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
     out = []
     for words, row in zip(said, rows.tolist(), strict=True):
         is_seldom = words in ("", SELDOM)

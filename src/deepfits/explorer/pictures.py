@@ -54,7 +54,7 @@ def panels(
         pair = [np.where(is_valid[band], image[band], np.nan), fitted[band]]
         rows.append(
             [
-                *(grey(stretch(one, level, top)) for one in pair),
+                *(grey(stretch(pixels, level, top)) for pixels in pair),
                 diverging(residual[band] / RESIDUAL_SIGMA),
                 grey(stretch(scene[band], level, top)),
             ]

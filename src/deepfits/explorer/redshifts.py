@@ -44,7 +44,7 @@ def find_distributions(
         else:
             find = partial(_find_model, path, features.parent, model_hash)
             found.append(Distributions.of_predictions(path, find))
-    return [one for one in found if one is not None]
+    return [distribution for distribution in found if distribution is not None]
 
 
 def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
@@ -91,7 +91,7 @@ class Distributions:
             rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
             if not is_redshift_name(metrics["target"]) or not rows:
                 return None
-            row = min(rows, key=lambda one: (one.get("left_out") or {}).get("sigma_mad", np.inf))
+            row = min(rows, key=lambda row: (row.get("left_out") or {}).get("sigma_mad", np.inf))
             own = read_table(directory / "methods" / row["key"] / "predictions.parquet")
         known = read_table(directory / "predictions.parquet", columns=["object_id", "z_spec"])
         places = match_identities(own["object_id"], known["object_id"])

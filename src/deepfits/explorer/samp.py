@@ -53,7 +53,7 @@ def _notify(client: Any, mtype: str, params: dict[str, str]) -> list[str]:
     """Send a message to all who understand it, and return their names."""
     receivers = client.get_subscribed_clients(mtype)
     client.notify_all({"samp.mtype": mtype, "samp.params": params})
-    return [client.get_metadata(one).get("samp.name", one) for one in receivers]
+    return [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
 
 
 def send_table(path: Path, name: str) -> list[str]:

@@ -228,14 +228,14 @@ class _Explorer:
 
     async def strip(self, request: Request) -> Response:
         text = request.query_params["rows"]
-        rows = [self._row(int(one)) for one in text.split(",")[:MAX_PICTURES]]
+        rows = [self._row(int(row)) for row in text.split(",")[:MAX_PICTURES]]
         columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
         return await self._png(partial((await self._drawer()).strip, rows, columns=columns))
 
     async def walk(self, request: Request) -> Response:
         asked = request.query_params
-        row, end = (self._row(int(asked[one])) if asked.get(one) else None for one in ("row", "end"))
-        offsets = [_bounded(one, 20) for one in asked.get("offsets", "0").split(",")]
+        row, end = (self._row(int(asked[name])) if asked.get(name) else None for name in ("row", "end"))
+        offsets = [_bounded(offset, 20) for offset in asked.get("offsets", "0").split(",")]
         way = _bounded(asked.get("way", "0"), 2)
         fwhm, noise = _seeing_and_noise(asked)
         walk = (await self._drawer()).walk
@@ -267,10 +267,10 @@ class _Explorer:
 
     async def neighbours(self, request: Request) -> Response:
         asked = await _json(request)
-        like = [self._row(one) for one in asked["like"]]
-        unlike = [self._row(one) for one in asked.get("unlike", [])]
+        like = [self._row(row) for row in asked["like"]]
+        unlike = [self._row(row) for row in asked.get("unlike", [])]
         window, where = asked.get("magnitude_window"), asked.get("where") or None
-        if where is not None and not (isinstance(where, list) and all(isinstance(one, str) for one in where)):
+        if where is not None and not (isinstance(where, list) and all(isinstance(c, str) for c in where)):
             raise InputError("conditions must be a list of texts")
         rows, distance = await run_in_threadpool(
             lambda: self.objects.neighbours(
@@ -301,7 +301,7 @@ class _Explorer:
 
     async def tag(self, request: Request) -> Response:
         asked = await _json(request)
-        rows = [self._row(one) for one in asked["rows"]]
+        rows = [self._row(row) for row in asked["rows"]]
         await run_in_threadpool(self.objects.tag, rows, asked.get("tag"))
         return JSONResponse({"num_tagged": len(self.objects.tags)})
 
@@ -354,7 +354,7 @@ class _Explorer:
             return {
                 "reduced_chi2": plain(found.reduced_chi2),
                 "status": str(found.features["status"][0]),
-                "fluxes": {band: [plain(one) for one in pair] for band, pair in found.fluxes().items()},
+                "fluxes": {band: [plain(value) for value in pair] for band, pair in found.fluxes().items()},
                 "missing": list(found.missing),
                 "redshift": redshift,
                 "why": why,
@@ -423,7 +423,7 @@ class _Explorer:
     def _rows(self, rows: Any) -> np.ndarray:
         if not isinstance(rows, list) or not rows:
             raise InputError("nothing is selected")
-        return np.array([self._row(one) for one in rows[:MAX_ROWS]], dtype=np.int64)
+        return np.array([self._row(row) for row in rows[:MAX_ROWS]], dtype=np.int64)
 
     async def _png(self, draw: Callable[..., bytes], *inputs: Any) -> Response:
         return Response(await run_in_threadpool(draw, *inputs), media_type="image/png")
@@ -435,7 +435,8 @@ def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes
     ``ids`` is a plain list of identities, one a line, as ``--object-ids`` takes it.
     """
     if kind == "ids":
-        return "".join(f"{one}\n" for one in objects.object_id[rows].tolist()).encode(), ".txt", "text/plain"
+        lines = "".join(f"{identity}\n" for identity in objects.object_id[rows].tolist())
+        return lines.encode(), ".txt", "text/plain"
     ending = {"votable": ".vot"}.get(kind, f".{kind}")
     return _table_file(objects.selection(rows), ending), ending, "application/octet-stream"
 

@@ -44,4 +44,6 @@ def tag_column(tags: Mapping[str, str], object_id: np.ndarray) -> np.ndarray:
     >>> tag_column({"7": "keep"}, np.array([3, 7])).tolist()
     ['', 'keep']
     """
-    return np.array([tags.get(str(one), "") for one in object_id.tolist()], dtype=f"U{max(map(len, TAGS))}")
+    return np.array(
+        [tags.get(str(identity), "") for identity in object_id.tolist()], dtype=f"U{max(map(len, TAGS))}"
+    )

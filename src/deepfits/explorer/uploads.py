@@ -64,7 +64,7 @@ def _read_numpy(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | Non
     found: Any = np.load(io.BytesIO(content), allow_pickle=False)
     if isinstance(found, np.ndarray):
         return found, None
-    if sum(one.file_size for one in found.zip.infolist()) > MAX_UPLOAD_BYTES:
+    if sum(member.file_size for member in found.zip.infolist()) > MAX_UPLOAD_BYTES:
         raise InputError(f"{name}: unpacks to more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
     if "image" not in found:
         raise InputError(f"{name}: has no array `image`; it has {sorted(found)}")

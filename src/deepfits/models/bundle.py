@@ -191,10 +191,11 @@ class Model:
         if rows is not None:
             chosen = chosen[np.asarray(rows)]
         known = features["model_hash"][chosen] if "model_hash" in features else ()
-        for one in np.unique(known).tolist():
-            if one != self.fingerprint:
+        for model_hash in np.unique(known).tolist():
+            if model_hash != self.fingerprint:
                 raise InputError(
-                    f"these features were fitted with model {one}, this is {self.fingerprint}; load that one"
+                    f"these features were fitted with model {model_hash}, this is {self.fingerprint}; load "
+                    "that one"
                 )
         if store is not None and self.grid is not None:
             identity = features["object_id"][chosen]
@@ -305,7 +306,8 @@ class Model:
             )
         beyond = [] if self.grid is None else self._beyond_the_scene(info)
         if to_train and beyond:
-            reasons += [f"{one}: cut with size={self.cutout_size(info.pixel_scale_arcsec)}" for one in beyond]
+            size = self.cutout_size(info.pixel_scale_arcsec)
+            reasons += [f"{reason}: cut with size={size}" for reason in beyond]
         elif self.grid is None and info.size != self.info.size:
             reasons.append(
                 f"{info.size} pixels a side, the model draws {self.info.size}: cut with size={self.info.size}"
@@ -322,10 +324,10 @@ class Model:
             )
         if reasons:
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
-        return self._cautions(info) + [f"{one}: what lies beyond gets weight 0" for one in beyond]
+        return self._cautions(info) + [f"{reason}: what lies beyond gets weight 0" for reason in beyond]
 
     def _beyond_the_scene(self, info: StoreInfo) -> list[str]:
-        side, scene = (one.size * one.pixel_scale_arcsec for one in (info, self.info))
+        side, scene = (store.size * store.pixel_scale_arcsec for store in (info, self.info))
         if side <= scene + info.pixel_scale_arcsec:
             return []
         return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"]

@@ -95,8 +95,8 @@ def label_curves(
         values = [point["metrics"][metric] for point in points]
         ax.errorbar(
             [point["num_labels"] * 1.05 ** (number - len(curves) / 2) for point in points],
-            [one["value"] for one in values],
-            yerr=[one["error"] for one in values],
+            [estimate["value"] for estimate in values],
+            yerr=[estimate["error"] for estimate in values],
             color=COLOURS[number % len(COLOURS)],
             linestyle="-" if number < len(COLOURS) else "--",
             marker="o",
@@ -129,13 +129,13 @@ def error_curve(
         if not bins:
             continue
         # Shifted a little, so that bars do not hide each other; the last bin may be open.
-        width = min(one["high"] - one["low"] for one in bins)
-        middle = np.array([one["low"] + min(one["high"] - one["low"], width) / 2 for one in bins])
-        values = [one["metrics"][metric] for one in bins]
+        width = min(group["high"] - group["low"] for group in bins)
+        middle = np.array([group["low"] + min(group["high"] - group["low"], width) / 2 for group in bins])
+        values = [group["metrics"][metric] for group in bins]
         ax.errorbar(
             middle + 0.3 * width * ((number + 0.5) / len(curves) - 0.5),
-            [one["value"] for one in values],
-            yerr=[one["error"] for one in values],
+            [estimate["value"] for estimate in values],
+            yerr=[estimate["error"] for estimate in values],
             color=COLOURS[number % len(COLOURS)],
             marker="o",
             markersize=3.5,

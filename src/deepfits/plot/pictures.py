@@ -144,7 +144,7 @@ def reconstructions(
             sigma = residual[index]
             cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(sigma), *sigma)]
             names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
-        ax.imshow(lay_out([one[::-1] for one in cells], columns), interpolation="nearest")
+        ax.imshow(lay_out([cell[::-1] for cell in cells], columns), interpolation="nearest")
         for column, name in enumerate(("colour", *bands)):
             place = (column * wide + wide / 2, 0)
             ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
@@ -206,7 +206,7 @@ def tiles(
             has_fit = bool(np.isfinite(fitted[index]).any())
             shown.append(colour_composite(fitted[index], noise) if has_fit else missing)
             shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
-        ax.imshow(lay_out([one[::-1] for one in shown], wide), interpolation="nearest")
+        ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
         ax.set_xlabel(captions[index], size=7, labelpad=2)
     return figure
 
@@ -215,6 +215,6 @@ def contact_sheet(image: np.ndarray, noise: np.ndarray, *, columns: int = 16, ax
     """Show many galaxies, ``(N, B, H, W)`` in nJy, close together in colour."""
     ax = own_axes(ax, (9, 9 * -(-len(image) // columns) / columns))
     bare(ax)
-    pictures = [colour_composite(one, noise)[::-1] for one in image]
+    pictures = [colour_composite(galaxy, noise)[::-1] for galaxy in image]
     ax.imshow(lay_out(pictures, columns), interpolation="nearest")
     return ax

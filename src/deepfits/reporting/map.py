@@ -91,7 +91,7 @@ def make_map(
         return None
     rows = np.sort(rows[np.argsort(unit_hash(object_id[rows], "map"))[:MAX_OBJECTS]])
     data = {
-        "id": [str(one) for one in object_id[rows].tolist()],
+        "id": [str(identity) for identity in object_id[rows].tolist()],
         "x": _packed(place[rows, 0]),
         "y": _packed(place[rows, 1]),
         "columns": {name: _packed(values[rows]) for name, values in columns.items()},
@@ -112,8 +112,8 @@ def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
 
     lines = -(-len(image) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * TILE, lines * TILE), "white")
-    for number, (one, known) in enumerate(zip(image, weight, strict=True)):
-        colours = colour_composite(np.where(known > 0, one, np.nan), noise)[::-1]
+    for number, (pixels, known) in enumerate(zip(image, weight, strict=True)):
+        colours = colour_composite(np.where(known > 0, pixels, np.nan), noise)[::-1]
         tile = Image.fromarray((np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8))
         if tile.size != (TILE, TILE):
             tile = tile.resize((TILE, TILE), Image.Resampling.BOX)

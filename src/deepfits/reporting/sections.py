@@ -134,7 +134,7 @@ class FitResult:
 
     def images(self, which: np.ndarray) -> np.ndarray:
         """Return the fitted images of objects that figures show, ``(n, B, H, W)``."""
-        return np.stack([self.drawn[int(one)] for one in which])
+        return np.stack([self.drawn[int(index)] for index in which])
 
 
 def sky_section(
@@ -328,7 +328,7 @@ def _prior_table(fits: Mapping[str, FitResult]) -> PageTable:
         far = np.sqrt(np.mean(np.square(fit.latent, dtype=np.float64), axis=1))
         far = far[np.isfinite(far)]
         cells = np.percentile(far, [16, 50, 84]) if far.size else np.full(3, np.nan)
-        rows.append([mode, *(_number(float(one), "{:.2f}") for one in cells)])
+        rows.append([mode, *(_number(float(cell), "{:.2f}") for cell in cells)])
     size = next(iter(fits.values())).latent.shape[1]
     caption = (
         "Distance of latents from the middle of the prior, as a root mean square: a draw of the prior has "
@@ -341,13 +341,13 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
     """Compare the latents of the same objects from two starts with those of different objects."""
     if not {"optimise", "both"} <= fits.keys():
         return []
-    one, two = fits["optimise"].latent, fits["both"].latent
-    good = np.isfinite(one).all(axis=1) & np.isfinite(two).all(axis=1)
+    first, second = fits["optimise"].latent, fits["both"].latent
+    good = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
     if good.sum() < 2 * MIN_IN_BIN:
         return []
-    one, two = one[good], two[good]
-    same = np.sqrt(np.mean((one - two) ** 2, axis=1))
-    other = np.sqrt(np.mean((one - np.roll(two, len(two) // 2, axis=0)) ** 2, axis=1))
+    first, second = first[good], second[good]
+    same = np.sqrt(np.mean((first - second) ** 2, axis=1))
+    other = np.sqrt(np.mean((first - np.roll(second, len(second) // 2, axis=0)) ** 2, axis=1))
     difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
     row = [
         f"{int(good.sum()):,}",

@@ -192,8 +192,8 @@ def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
     threads = get_worker().state.nthreads
     with _one_at_a_time:
 
-        def process(one: Shard, advance: Advance) -> None:
-            _opened(work, threads)(one, advance)
+        def process(shard: Shard, advance: Advance) -> None:
+            _opened(work, threads)(shard, advance)
 
         return attempt(process, shard, lambda number: None)
 

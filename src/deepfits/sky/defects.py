@@ -148,8 +148,8 @@ def _saturate(
     first, last = rows
     full = model > levels[:, None, None]
     is_point = (shapes.disc_radius == 0) & (shapes.bulge_flux == 0).all(axis=1)
-    for band, one in enumerate(survey.bands):
-        limit = flux_of_magnitude(one.saturation)
+    for band, sky_band in enumerate(survey.bands):
+        limit = flux_of_magnitude(sky_band.saturation)
         for index in np.flatnonzero(is_point & (shapes.disc_flux[:, band] > limit)):
             ratio = shapes.disc_flux[index, band] / limit
             half = int(BLEED_PIXELS * math.sqrt(ratio))

@@ -87,9 +87,9 @@ def _inspect_images(config: CheckConfig, findings: Findings) -> None:
     from deepfits.survey.inspection import inspect_field
 
     chosen = config.find(config.images, allow_missing=True)
-    single = [one for one in chosen.fields if len(one.images) == 1]
+    single = [field for field in chosen.fields if len(field.images) == 1]
     if len(chosen.bands) > 1 and len(single) == len(chosen.fields):
-        few = " ".join(f"{s.band}={s.path.name}" for one in single[:2] for s in one.images.values())
+        few = " ".join(f"{s.band}={s.path.name}" for field in single[:2] for s in field.images.values())
         findings.warnings.append(
             f"{len(single)} fields of one band each; if they are bands of one field, name them: {few} ..."
         )

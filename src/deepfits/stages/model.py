@@ -56,6 +56,6 @@ def model(config: ModelCardConfig) -> str:
     parts = [describe(loaded, f"Model {config.model}").rstrip()]
     if config.store is not None:
         cautions = loaded.check(read_info(config.store))
-        lines = [f"- {one}" for one in cautions or ["nothing stands against it"]]
+        lines = [f"- {caution}" for caution in cautions or ["nothing stands against it"]]
         parts.append("\n".join([f"## Fits {config.store}", "", *lines]))
     return "\n\n".join(parts)

@@ -127,7 +127,7 @@ class ReadingFields(Reading, FieldReadingOptions):
         """Find the fields of images; `others` go to `deepfits.survey.fields.image_set`."""
         from deepfits.survey.fields import image_set
 
-        reading = {one.name: getattr(self, one.name) for one in fields(FieldReadingOptions)}
+        reading = {f.name: getattr(self, f.name) for f in fields(FieldReadingOptions)}
         return image_set(images, bands=self.bands, **reading, **others)
 
 

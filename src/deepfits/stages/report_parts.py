@@ -355,7 +355,7 @@ def _absent(title: str, what: str, command: str) -> Section:
 
 def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     headline = [(f"{num_objects:,}", "objects")]
-    medians = {mode: one["all"]["median_reduced_chi2"] for mode, one in summary["fits"].items()}
+    medians = {mode: fit["all"]["median_reduced_chi2"] for mode, fit in summary["fits"].items()}
     mode = next(reversed(medians), "blank")
     if mode != "blank" and medians[mode] is not None:
         words = f"median reduced χ² (a blank image: {medians['blank']:.2f})"

@@ -151,7 +151,7 @@ def show(config: ShowConfig) -> Path:
     if fitted is not None:
         shown["best fit"], residual = fitted, plot.significance(image, fitted, weight)
         notes = {"best fit": [f"χ²ᵣ {value:.2f}" for value in objects.column("reduced_chi2")[rows]]}
-    titles = [str(one) for one in objects.object_id[rows].tolist()]
+    titles = [str(identity) for identity in objects.object_id[rows].tolist()]
     figure = plot.reconstructions(
         shown, drawer.store.info.bands, drawer.noise, residual=residual, titles=titles, notes=notes
     )
@@ -197,7 +197,7 @@ def similar(config: SimilarConfig) -> Path:
     rows = np.concatenate([examples, found])
     away = np.concatenate([np.zeros(len(examples)), distance])
     names = objects.object_id[rows].tolist()
-    marks = [*["example"] * len(examples), *(f"{one:.2f}" for one in distance)]
+    marks = [*["example"] * len(examples), *(f"{value:.2f}" for value in distance)]
     captions = [f"{name}   {mark}" for name, mark in zip(names, marks, strict=True)]
     return _write_tiles(config, "similar", objects, drawer, rows, captions, {"distance": away})
 
@@ -257,7 +257,7 @@ def _load(config: Any) -> tuple[Objects, Drawer]:
 def _rows(objects: Objects, ids: Sequence[int | str]) -> np.ndarray:
     rows = objects.rows_of(list(ids))
     if (rows < 0).any():
-        absent = [str(one) for one, row in zip(ids, rows, strict=True) if row < 0]
+        absent = [str(identity) for identity, row in zip(ids, rows, strict=True) if row < 0]
         raise InputError(
             f"{objects.directory}: has no object_id {', '.join(absent[:5])}; its own are such as "
             f"{objects.object_id[0]}"
@@ -302,11 +302,11 @@ def _write(
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
-    wanted = [one for one in SHOWN if one in columns and _has_values(columns[one])]
+    wanted = [name for name in SHOWN if name in columns and _has_values(columns[name])]
     if objects.bands:
         wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
-    wanted = [*(config.columns or wanted), *(one for one in more if one not in (config.columns or ()))]
-    printed = {one: require_column(columns, one, objects.directory) for one in wanted}
+    wanted = [*(config.columns or wanted), *(name for name in more if name not in (config.columns or ()))]
+    printed = {name: require_column(columns, name, objects.directory) for name in wanted}
     with claim(config, name=name, out=out, renew=True):
         for ending in ("png", "pdf"):
             with writing(out / f"{name}.{ending}") as temporary:
@@ -330,7 +330,7 @@ def _has_values(values: np.ndarray) -> bool:
 
 def _markdown(columns: Mapping[str, np.ndarray]) -> str:
     """Return columns as a table in Markdown, aligned."""
-    cells = [[name, *(_cell(one, name) for one in values.tolist())] for name, values in columns.items()]
+    cells = [[name, *(_cell(value, name) for value in values.tolist())] for name, values in columns.items()]
     widths = [max(map(len, column)) for column in cells]
     lines = [
         "| " + " | ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) + " |"

@@ -238,36 +238,36 @@ def _draw_exposures(
             if all(path.exists() for path in paths):
                 task.advance(len(strips(scene.size)), "is there")
                 continue
-            one = make_exposure(scene, table, index, exposure, number)
-            with open_exposure(paths, one) as write:
-                _draw(one, write, config, task)
+            image = make_exposure(scene, table, index, exposure, number)
+            with open_exposure(paths, image) as write:
+                _draw(image, write, config, task)
 
 
 def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, np.ndarray]:
     """Return the columns of ``truth.parquet`` for the objects whose centre lies on a patch."""
     x, y = table["x"], table["y"]
-    inside = (x >= -0.5) & (x < scene.size - 0.5) & (y >= -0.5) & (y < scene.size - 0.5)
-    one = {name: column[inside] for name, column in table.items()}
-    number = int(inside.sum())
-    ra, dec = scene.wcs.all_pix2world(one["x"], one["y"], 0)
+    is_inside = (x >= -0.5) & (x < scene.size - 0.5) & (y >= -0.5) & (y < scene.size - 0.5)
+    inside = {name: column[is_inside] for name, column in table.items()}
+    number = int(is_inside.sum())
+    ra, dec = scene.wcs.all_pix2world(inside["x"], inside["y"], 0)
     columns: dict[str, np.ndarray] = {
-        "object_id": one["object_id"],
+        "object_id": inside["object_id"],
         "ra": ra,
         "dec": dec,
-        "x": one["x"],
-        "y": one["y"],
+        "x": inside["x"],
+        "y": inside["y"],
         "patch": np.full(number, patch),
-        "kind": one["kind"],
-        "z_spec": one["z_spec"],
-        "z_spec_flag": one["z_spec_flag"] if "z_spec_flag" in one else np.full(number, CERTAIN, dtype=float),
+        "kind": inside["kind"],
+        "z_spec": inside["z_spec"],
+        "z_spec_flag": inside.get("z_spec_flag", np.full(number, CERTAIN, dtype=float)),
     }
     for index, band in enumerate(scene.survey.names):
-        columns[f"mag_{band}"] = ab_magnitude(one["flux"][:, index])
+        columns[f"mag_{band}"] = ab_magnitude(inside["flux"][:, index])
     for name in (
         "half_light_radius_arcsec", "disc_radius_arcsec", "bulge_radius_arcsec", "bulge_fraction",
         "disc_ratio", "bulge_ratio", "angle", "type", "template", "ebv", "mag_absolute_r",
     ):  # fmt: skip
-        columns[name] = one[name]
+        columns[name] = inside[name]
     return columns
 
 

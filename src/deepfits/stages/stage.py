@@ -115,15 +115,15 @@ def _floats(value: Any) -> Iterator[float]:
     if isinstance(value, float):
         yield value
     elif isinstance(value, Mapping | list | tuple | set | frozenset):
-        for one in value.values() if isinstance(value, Mapping) else value:
-            yield from _floats(one)
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _floats(entry)
 
 
 def _single_texts(config: Any) -> None:
     """Take one text for a list of one, where lists are declared: ``bands="u"``."""
     for key, hint in get_type_hints(type(config), include_extras=True).items():
         if isinstance(value := getattr(config, key, None), str):
-            kinds = [get_origin(one) for one in alternatives(hint)]
+            kinds = [get_origin(kind) for kind in alternatives(hint)]
             if str not in alternatives(hint) and Sequence in kinds:
                 object.__setattr__(config, key, (value,))
 
@@ -135,7 +135,7 @@ def _require_paths(config: Any, name: str) -> None:
         several = value if isinstance(value, list | tuple) else [value]
         if "" in several:
             raise InputError(f"{name}: {key} is empty; name a path")
-        if odd := [one for one in several if not isinstance(one, str | os.PathLike | None)]:
+        if odd := [entry for entry in several if not isinstance(entry, str | os.PathLike | None)]:
             raise InputError(
                 f"{name}: {key} must be a path, not {type(odd[0]).__name__}; write it into a file first"
             )
@@ -202,28 +202,26 @@ def claim(
 def settings_of(config: Any) -> dict[str, Any]:
     """Return the fields that change a number, apart from inputs and the place of the result, for JSON."""
     left_out = {"out", *field_names(config, INPUT), *field_names(config, NEUTRAL)}
-    return {
-        one.name: as_json(getattr(config, one.name)) for one in fields(config) if one.name not in left_out
-    }
+    return {f.name: as_json(getattr(config, f.name)) for f in fields(config) if f.name not in left_out}
 
 
 def field_names(config: Any, mark: Mark) -> list[str]:
     """Return the names of the fields with a mark, in order."""
     hints = get_type_hints(config if isinstance(config, type) else type(config), include_extras=True)
-    return [one.name for one in fields(config) if mark in getattr(hints[one.name], "__metadata__", ())]
+    return [f.name for f in fields(config) if mark in getattr(hints[f.name], "__metadata__", ())]
 
 
 def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
     """Make a `kind` (a dataclass) of the fields of the same names; `others` come beside or instead."""
-    names = {one.name for one in fields(config)} & set(inspect.signature(kind).parameters)
+    names = {f.name for f in fields(config)} & set(inspect.signature(kind).parameters)
     return kind(**{**{name: getattr(config, name) for name in names}, **others})
 
 
 def documentation(config: Any) -> dict[str, str]:
     """Return what the docstrings of a configuration and its bases say of each field, in their order."""
     found: dict[str, str] = {}
-    for one in reversed(config.__mro__):
-        text = inspect.cleandoc(one.__dict__.get("__doc__") or "")
+    for kind in reversed(config.__mro__):
+        text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         _, _, section = text.partition("Parameters\n----------\n")
         names: list[str] = []
         for line in section.splitlines():
@@ -241,8 +239,8 @@ def documentation(config: Any) -> dict[str, str]:
 def _signature(config: Any, returned: Any) -> inspect.Signature:
     """Return a configuration's signature: positional fields first, and its own before those of its bases."""
     there = inspect.signature(config).parameters
-    order = dict.fromkeys(name for one in config.__mro__ for name in inspect.get_annotations(one))
-    parameters = sorted((there[name] for name in order if name in there), key=lambda one: one.kind)
+    order = dict.fromkeys(name for kind in config.__mro__ for name in inspect.get_annotations(kind))
+    parameters = sorted((there[name] for name in order if name in there), key=lambda p: p.kind)
     return inspect.Signature(parameters, return_annotation=returned)
 
 

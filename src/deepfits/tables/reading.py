@@ -207,11 +207,11 @@ def plain(values: Any) -> np.ndarray:
     if array.ndim != 1:
         raise TypeError
     if kind == "O":
-        if not all(one is None or isinstance(one, (str, bytes)) for one in array):
+        if not all(value is None or isinstance(value, (str, bytes)) for value in array):
             raise TypeError
-        array = np.array(["" if one is None else _decoded(one) for one in array], dtype=str)
+        array = np.array(["" if value is None else _decoded(value) for value in array], dtype=str)
     elif kind == "S":
-        array = np.array([_decoded(one) for one in array.tolist()], dtype=str)
+        array = np.array([_decoded(value) for value in array.tolist()], dtype=str)
     if array.dtype.kind == "U":
         array = np.char.strip(array) if len(array) else array
         return array if is_gap is None else np.where(is_gap, "", array)
@@ -256,11 +256,11 @@ def _choose(
     candidates: list[_Candidate], path: Path, selection: str | None, wanted: Sequence[str]
 ) -> _Candidate:
     """Return the table that is meant: the one that is named, or the only one that could be."""
-    keys = [one.key for one in candidates]
+    keys = [candidate.key for candidate in candidates]
     if not candidates:
         raise InputError(f"{path}: holds no table")
     if selection is not None:
-        chosen = [one for one in candidates if one.key.lower().strip("/") == selection.lower().strip("/")]
+        chosen = [c for c in candidates if c.key.lower().strip("/") == selection.lower().strip("/")]
         if not chosen and selection.isdigit() and 0 < int(selection) <= len(candidates):
             chosen = [candidates[int(selection) - 1]]
         if not chosen:
@@ -273,7 +273,7 @@ def _choose(
         lambda c: any({a, b} <= {n.lower() for n in c.names} for a, b in POSITIONS),
         lambda c: identity_name(c.names) is not None,
     ):
-        fitting = [one for one in left if test(one)]
+        fitting = [candidate for candidate in left if test(candidate)]
         left = fitting or left
     if len(left) > 1:
         raise InputError(
@@ -333,13 +333,13 @@ def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Seq
                 )
     tables = list(votable.parse(BytesIO(content), verify="ignore").iter_tables())
     candidates = [
-        _Candidate(str(one.name or one.ID or number), [f.name for f in one.fields], len(one.array))
-        for number, one in enumerate(tables, 1)
+        _Candidate(str(table.name or table.ID or number), [f.name for f in table.fields], len(table.array))
+        for number, table in enumerate(tables, 1)
     ]
     chosen = candidates.index(_choose(candidates, path, selection, wanted))
-    one = tables[chosen]
-    table = from_astropy(one.to_table(use_names_over_ids=True), str(path))
-    return replace(table, info=_as_info(one.description))
+    meant = tables[chosen]
+    table = from_astropy(meant.to_table(use_names_over_ids=True), str(path))
+    return replace(table, info=_as_info(meant.description))
 
 
 def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
@@ -388,19 +388,19 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
         for name in group:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
-            one = local_object(group, name, path)
-            if isinstance(one, h5py.Group):
-                if one.id not in seen:
+            member = local_object(group, name, path)
+            if isinstance(member, h5py.Group):
+                if member.id not in seen:
                     if depth >= 8:
                         raise InputError(f"{path}: {key}{name} lies too deep; put the table further up")
-                    look(one, f"{key}{name}/", depth + 1)
+                    look(member, f"{key}{name}/", depth + 1)
                 continue
-            if not isinstance(one, h5py.Dataset):
+            if not isinstance(member, h5py.Dataset):
                 continue
-            if one.dtype.names and one.ndim == 1:
-                out.append(_Candidate(f"{key}{name}", list(one.dtype.names), len(one)))
-            elif one.ndim in (1, 2) and not name.endswith("__table_column_meta__"):
-                columns[name] = len(one)
+            if member.dtype.names and member.ndim == 1:
+                out.append(_Candidate(f"{key}{name}", list(member.dtype.names), len(member)))
+            elif member.ndim in (1, 2) and not name.endswith("__table_column_meta__"):
+                columns[name] = len(member)
         if columns:
             lengths = list(columns.values())
             common = max(set(lengths), key=lengths.count)
@@ -440,28 +440,28 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
 
     parts = []
     for file in files:
-        one = pq.ParquetFile(file)
-        declared, size = one.metadata.num_rows * one.metadata.num_columns * 8, file.stat().st_size
+        part = pq.ParquetFile(file)
+        declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
-            raise InputError(f"{file}: declares {one.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_without_dictionaries(one.read(columns=list(columns) if columns else None)))
+            raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
+        parts.append(_without_dictionaries(part.read(columns=list(columns) if columns else None)))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
     table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="default")
     out: Columns = {}
     units: dict[str, str] = {}
     unused: dict[str, str] = {}
-    for one in table.schema:
-        if one.name.startswith("__index_level_"):
+    for entry in table.schema:
+        if entry.name.startswith("__index_level_"):
             continue  # pandas' index without a name
-        values = from_arrow(table.column(one.name))
+        values = from_arrow(table.column(entry.name))
         if values is None:
-            unused[one.name] = str(one.type)
+            unused[entry.name] = str(entry.type)
             continue
-        out[one.name] = values
-        unit = (one.metadata or {}).get(b"unit")
+        out[entry.name] = values
+        unit = (entry.metadata or {}).get(b"unit")
         if unit:
-            units[one.name] = unit.decode()
+            units[entry.name] = unit.decode()
     info = _as_info((table.schema.metadata or {}).get(INFO.encode(), b"{}"))
     return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
 
@@ -470,12 +470,12 @@ def _without_dictionaries(table: Any) -> Any:
     """Turn categories into their values, and all kinds of text into one."""
     import pyarrow as pa
 
-    for index, one in enumerate(table.schema):
-        kind = one.type.value_type if pa.types.is_dictionary(one.type) else one.type
+    for index, entry in enumerate(table.schema):
+        kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
             kind = pa.large_string()
-        if kind != one.type:
-            table = table.set_column(index, one.with_type(kind), table.column(index).cast(kind))
+        if kind != entry.type:
+            table = table.set_column(index, entry.with_type(kind), table.column(index).cast(kind))
     return table
 
 
@@ -505,16 +505,18 @@ def from_arrow(column: Any) -> np.ndarray | None:
         or types.is_binary(kind)
         or types.is_large_binary(kind)
     ):
-        return plain(np.array(["" if one is None else one for one in column.to_pylist()], dtype=object))
+        return plain(np.array(["" if value is None else value for value in column.to_pylist()], dtype=object))
     if types.is_null(kind):
         return np.full(len(column), np.nan)
     if types.is_decimal(kind):
         values = column.to_pylist()
         if kind.scale > 0:
-            return np.array([np.nan if one is None else float(one) for one in values])
+            return np.array([np.nan if value is None else float(value) for value in values])
         from deepfits.tables.text import as_numbers
 
-        return as_numbers(pa.array(["" if one is None else f"{int(one)}" for one in values], pa.string()))
+        return as_numbers(
+            pa.array(["" if value is None else f"{int(value)}" for value in values], pa.string())
+        )
     if types.is_boolean(kind):
         return truth_with_gaps(np.array(column.fill_null(False).to_numpy(zero_copy_only=False)), gap)
     if types.is_integer(kind):
@@ -554,7 +556,7 @@ def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Pa
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))
-        likely = [one for one in columns if one.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
+        likely = [c for c in columns if c.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
         hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
         raise InputError(f"{where}: no column {name!r}; {hint}")
     return columns[name]

@@ -85,11 +85,11 @@ def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
 def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     names = list(names)
     by_lower = {name.lower(): name for name in reversed(names)}
-    for one, other in pairs:
-        if one in names and other in names:
-            return one, other
-        if one in by_lower and other in by_lower:
-            return by_lower[one], by_lower[other]
+    for longitude, latitude in pairs:
+        if longitude in names and latitude in names:
+            return longitude, latitude
+        if longitude in by_lower and latitude in by_lower:
+            return by_lower[longitude], by_lower[latitude]
     return None
 
 
@@ -118,18 +118,18 @@ def positions(
             return None  # L and B are as often magnitudes
     if pair is None:
         return None
-    one, other = (
+    longitude, latitude = (
         _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
     )
-    if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(one, other):
+    if pair[0].lower() == "coord_ra" and not _unit(pair[0], units) and _may_be_radians(longitude, latitude):
         raise InputError(
             f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, both lie within 2π and π/2; say "
             "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
         )
     if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
         log.warning("WARNING: %s: %s and %s were written in single precision: good to 0.03″", where, *pair)
-    return _checked(one, other, pair, frame)
+    return _checked(longitude, latitude, pair, frame)
 
 
 def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
@@ -137,26 +137,32 @@ def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
         return not ((np.abs(ra) > 2 * np.pi) | (np.abs(dec) > np.pi / 2)).any()
 
 
-def _checked(one: np.ndarray, other: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
+def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...], frame: str) -> Positions:
     with np.errstate(invalid="ignore"):
         is_place = (
-            np.isfinite(one) & np.isfinite(other) & (np.abs(other) <= 90) & (one >= -360) & (one <= 360)
+            np.isfinite(longitude)
+            & np.isfinite(latitude)
+            & (np.abs(latitude) <= 90)
+            & (longitude >= -360)
+            & (longitude <= 360)
         )
-        is_number = np.isfinite(one) & np.isfinite(other)
+        is_number = np.isfinite(longitude) & np.isfinite(latitude)
     lost = (
         (~is_number, f"without {names[0]} or {names[-1]}"),
         (is_number & ~is_place, "with dec beyond ±90 or ra beyond 360 (are they degrees, and not swapped?)"),
     )
     reasons = ", ".join(f"{int(mask.sum())} objects {what}" for mask, what in lost if mask.any())
-    one, other = np.where(is_place, one, np.nan), np.where(is_place, other, np.nan)
+    longitude, latitude = np.where(is_place, longitude, np.nan), np.where(is_place, latitude, np.nan)
     if frame != "icrs" and is_place.any():
         from astropy.coordinates import FK4, Galactic, SkyCoord
 
         system = Galactic() if frame == "galactic" else FK4(equinox="B1950")
-        sky = SkyCoord(one[is_place], other[is_place], unit="deg", frame=system).icrs
-        one[is_place], other[is_place] = sky.ra.deg, sky.dec.deg
+        sky = SkyCoord(longitude[is_place], latitude[is_place], unit="deg", frame=system).icrs
+        longitude[is_place], latitude[is_place] = sky.ra.deg, sky.dec.deg
     with np.errstate(invalid="ignore"):
-        return Positions(ra=np.where(one < 0, one + 360, one), dec=other, names=names, lost=reasons)
+        return Positions(
+            ra=np.where(longitude < 0, longitude + 360, longitude), dec=latitude, names=names, lost=reasons
+        )
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
@@ -226,12 +232,12 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         try:
             out[is_there] = Angle(there, unit=kind).degree
         except Exception:  # astropy raises many kinds; find the entry
-            for one in there.tolist():
+            for entry in there.tolist():
                 try:
-                    Angle(one, unit=kind)
+                    Angle(entry, unit=kind)
                 except Exception as error:
                     raise InputError(
-                        f"{where}: column {name!r} holds {one!r}, which is not an angle; write degrees, or "
+                        f"{where}: column {name!r} holds {entry!r}, which is not an angle; write degrees, or "
                         "10:00:28.6"
                     ) from error
             raise InputError(f"{where}: column {name!r} holds no angles") from None
@@ -286,8 +292,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
     if values.ndim != 1 or kind not in "iufU":
         raise InputError(f"{where}: {name} must be whole numbers or text, not {values.dtype}")
     if kind == "U":
-        rounded = next((one for one in values.tolist() if re.match(WITH_EXPONENT, one.strip())), None)
-        if rounded is not None and all(re.match(WITH_EXPONENT, one.strip()) for one in values[values != ""]):
+        rounded = next((text for text in values.tolist() if re.match(WITH_EXPONENT, text.strip())), None)
+        if rounded is not None and all(
+            re.match(WITH_EXPONENT, text.strip()) for text in values[values != ""]
+        ):
             raise InputError(
                 f"{where}: {name} {rounded!r} was rounded by a spreadsheet; export it again as whole numbers "
                 "or text"
