@@ -99,8 +99,8 @@ def no_space(error: BaseException | None) -> int | None:
         number = cause.errno if isinstance(cause, OSError) else None
         if number is None:
             text = str(cause)
-            found = _NUMBER.search(text)
-            number = int(found[1]) if found else errno.ENOSPC if _FEWER_BYTES.search(text) else None
+            match = _NUMBER.search(text)
+            number = int(match[1]) if match else errno.ENOSPC if _FEWER_BYTES.search(text) else None
         if number in _NO_SPACE:
             return number
     return None

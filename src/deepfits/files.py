@@ -331,14 +331,14 @@ def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
         if not path.is_file():
             raise InputError(f"{path}: is not a regular file; check the path")
     is_small = sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
-    found = {
+    states = {
         name: f"{path.stat().st_size} {fingerprint(path) if is_small else _sample(path)}"
         for name, path in sorted(files.items())
     }
-    if len(found) <= NAMED_FILES:
-        return found
-    digest = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-    return {f"all {len(found)} files": digest}
+    if len(states) <= NAMED_FILES:
+        return states
+    digest = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
+    return {f"all {len(states)} files": digest}
 
 
 def _data_files(directory: Path) -> list[tuple[str, Path]]:

@@ -130,10 +130,10 @@ class LocalGroup:
         return local_object(self._group, name, self._path)
 
     def __getitem__(self, name: str) -> Any:
-        found = self.get(name)
-        if found is None:
+        member = self.get(name)
+        if member is None:
             raise KeyError(name)
-        return found
+        return member
 
     def __iter__(self) -> Any:
         return iter(self._group)

@@ -130,16 +130,16 @@ def name_value(given: Sequence[str], option: str) -> dict[str, Any]:
 
 def from_text(stage: Callable[..., Any], given: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that are read from text: mappings (``name=value``), and all in ``--set``."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, hint in get_type_hints(stage).items():
         kinds = [get_origin(kind) for kind in alternatives(hint) if kind is not NoneType]
         if len(kinds) == 1 and kinds[0] in MAPPINGS and isinstance(given.get(name), list):
-            found[name] = name_value(given[name], option_names(name)[0])
+            settings[name] = name_value(given[name], option_names(name)[0])
         if isinstance(value := more.get(name), str) and {list, collections.abc.Sequence} & set(kinds):
-            found[name] = _split(value)
+            settings[name] = _split(value)
         elif name in more:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
 def _values(text: str) -> list[str]:
@@ -154,7 +154,7 @@ def _split(text: str) -> list[str]:
     """Split at commas; brackets around all, and quotes around each, do no harm."""
     inner = _BRACKETS.fullmatch(text.strip())
     parts = [part.strip() for part in (inner[1] if inner else text).split(",")]
-    return [found[2] if (found := _QUOTES.fullmatch(part)) else part for part in parts if part]
+    return [quoted[2] if (quoted := _QUOTES.fullmatch(part)) else part for part in parts if part]
 
 
 def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:

@@ -18,13 +18,13 @@ _PACKAGES = ("deepfits", "numpy", "torch", "astropy", "h5py", "pyarrow", "scikit
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a result, as installed."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @cache

@@ -55,10 +55,10 @@ def read_place(text: str) -> tuple[float, float]:
         words = [":".join(words[:3]), ":".join(words[3:])]
     if len(words) != 2:
         raise InputError(f"{text!r} is no position; write 150.1 2.25 or 10:00:24 +02:15:00")
-    found = positions({"ra": np.array(words[:1]), "dec": np.array(words[1:])}, {}, "position")
-    if found is None or not found.is_known[0]:
+    place = positions({"ra": np.array(words[:1]), "dec": np.array(words[1:])}, {}, "position")
+    if place is None or not place.is_known[0]:
         raise InputError(f"{text!r} is no position; write 150.1 2.25 or 10:00:24 +02:15:00")
-    return float(found.ra[0]), float(found.dec[0])
+    return float(place.ra[0]), float(place.dec[0])
 
 
 @dataclass(frozen=True)

@@ -313,17 +313,17 @@ class Drawer:
         if self._fitter is None:
             self._fitter = Fitter(self.model, self.settings, self.store.info)
         fitter = self._fitter
-        found = fitter.fit(
+        fit = fitter.fit(
             cutouts.object_id,
             cutouts.image,
             cutouts.weight,
             is_neighbour=neighbours_of(cutouts, self.store.info),
             sight=fitter.sight(cutouts),
         )
-        columns = fitter.features(cutouts.object_id, found, cutouts.catalogue, cutouts.psf)
+        columns = fitter.features(cutouts.object_id, fit, cutouts.catalogue, cutouts.psf)
         if columns["status"][0] == "too_little_data":
             raise InputError("this cutout has too few valid pixels to be fitted")
-        fitted = fitter.reconstruct(found)[0]
+        fitted = fitter.reconstruct(fit)[0]
         image, weight = cutouts.image[0], cutouts.weight[0]
         scene = self._on_pixels(self.model.draw(columns, [0])[0]) if self.draws_scenes else fitted
         bands = self.store.info.bands

@@ -186,9 +186,9 @@ def read_features(directory: str | Path, columns: list[str] | None = None) -> Fe
     InputError
         No features there, or a column that they do not have.
     """
-    found = Features(read_columns(directory, columns))
-    found.directory = Path(directory)
-    return found
+    features = Features(read_columns(directory, columns))
+    features.directory = Path(directory)
+    return features
 
 
 def _html(title: str, columns: Mapping[str, np.ndarray], directory: Path) -> str:

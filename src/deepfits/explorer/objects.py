@@ -149,9 +149,9 @@ class Objects:
         """Describe how a column is to be drawn."""
         values = self.column(name)
         if values.dtype.kind not in "fiub":
-            found, counts = np.unique(values.astype(str), return_counts=True)
+            categories, counts = np.unique(values.astype(str), return_counts=True)
             order = np.argsort(-counts, kind="stable")[:MAX_CATEGORIES]
-            return ColumnInfo(name=name, kind="category", categories=tuple(found[order].tolist()))
+            return ColumnInfo(name=name, kind="category", categories=tuple(categories[order].tolist()))
         numbers = values.astype(np.float64)
         finite = numbers[np.isfinite(numbers)]
         if finite.size == 0:
@@ -177,8 +177,8 @@ class Objects:
         if not self.distributions:
             return None, ""
         for distribution in self.distributions:
-            if (found := distribution.of(self.object_id[row])) is not None:
-                return found, ""
+            if (pdf := distribution.of(self.object_id[row])) is not None:
+                return pdf, ""
         known = ", ".join(f"{d.method} ({len(d.object_id):,} objects)" for d in self.distributions)
         return None, (
             f"no p(z): this object is not among those of {known}; `deepfits redshift predict` predicts for "
@@ -222,8 +222,8 @@ class Objects:
         rows = np.flatnonzero(other >= 0)
         back, _ = match_positions(ra, dec, self.column("ra"), self.column("dec"), radius_arcsec)
         unmatched = np.flatnonzero((back < 0) & np.isfinite(ra) & np.isfinite(dec))
-        told = {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
-        return {**told, "unmatched": unmatched}
+        answer = {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
+        return {**answer, "unmatched": unmatched}
 
     def selection(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Return all columns of some rows, and their tags, as they are saved."""

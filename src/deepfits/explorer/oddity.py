@@ -190,7 +190,7 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
     """Name the colours and sizes of an object that at least this share of those as bright does not reach."""
     others = objects.by_brightness(pool).near(objects.brightness[row], NUM_AS_BRIGHT + 1)
     others = others[others != row]
-    found = []
+    ranked = []
     for name, (more, less) in _compared(objects, row).items():
         values, own = objects.column(name)[others].astype(float), float(objects.column(name)[row])
         values = values[np.isfinite(values)]
@@ -201,8 +201,8 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
         if reached >= share:
             scale = np.median(np.abs(values - np.median(values))) or 1.0
             among = f"all {len(values)}" if reached == 1 else f"{100 * reached:.3g}% of those"
-            found.append((abs(own - np.median(values)) / scale, f"{words} than {among} as bright"))
-    return [words for _, words in sorted(found, reverse=True)[:2]]
+            ranked.append((abs(own - np.median(values)) / scale, f"{words} than {among} as bright"))
+    return [words for _, words in sorted(ranked, reverse=True)[:2]]
 
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:

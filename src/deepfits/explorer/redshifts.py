@@ -37,14 +37,14 @@ def find_distributions(
     model_hash
         Of the model that made the features.
     """
-    found = []
+    distributions = []
     for path in tables.values():
         if path.name == "predictions.parquet" and (path.parent / "metrics.json").exists():
-            found.append(Distributions.read(path.parent))
+            distributions.append(Distributions.read(path.parent))
         else:
             find = partial(_find_model, path, features.parent, model_hash)
-            found.append(Distributions.of_predictions(path, find))
-    return [distribution for distribution in found if distribution is not None]
+            distributions.append(Distributions.of_predictions(path, find))
+    return [distribution for distribution in distributions if distribution is not None]
 
 
 def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
@@ -141,10 +141,10 @@ class Distributions:
             raise InputError(f"what predicted {self.method} is not in the run")
         with tempfile.TemporaryDirectory(prefix="deepfits-") as name:
             write_shard(create_store(name, info) / shard_name(0), replace(cutouts, catalogue={}), info)
-            found = predict_table(load_predictor(model), dict(features), store=name)
-        if "quantiles" not in found:
+            predicted = predict_table(load_predictor(model), dict(features), store=name)
+        if "quantiles" not in predicted:
             return None
-        return self._staircase(found["quantiles"][0].astype(float), float(found["z_phot"][0]), np.nan)
+        return self._staircase(predicted["quantiles"][0].astype(float), float(predicted["z_phot"][0]), np.nan)
 
     def _staircase(self, quantiles: np.ndarray, z_phot: float, z_spec: float) -> Mapping[str, Any] | None:
         if not np.isfinite(quantiles).all():

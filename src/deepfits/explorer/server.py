@@ -219,8 +219,8 @@ class _Explorer:
         latent = [plain(value) for value in self.objects.latent[row].astype(float)]
         tag = self.objects.tags.get(str(self.objects.object_id[row]))
         pdf, why = self.objects.redshift(row)
-        told = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
-        return JSONResponse({**told, "redshift": pdf, "why": why})
+        answer = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
+        return JSONResponse({**answer, "redshift": pdf, "why": why})
 
     async def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
@@ -233,18 +233,18 @@ class _Explorer:
         return await self._png(partial((await self._drawer()).strip, rows, columns=columns))
 
     async def walk(self, request: Request) -> Response:
-        asked = request.query_params
-        row, end = (self._row(int(asked[name])) if asked.get(name) else None for name in ("row", "end"))
-        offsets = [_bounded(offset, 20) for offset in asked.get("offsets", "0").split(",")]
-        way = _bounded(asked.get("way", "0"), 2)
-        fwhm, noise = _seeing_and_noise(asked)
+        query = request.query_params
+        row, end = (self._row(int(query[name])) if query.get(name) else None for name in ("row", "end"))
+        offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
+        way = _bounded(query.get("way", "0"), 2)
+        fwhm, noise = _seeing_and_noise(query)
         walk = (await self._drawer()).walk
         return await self._png(partial(walk, row, offsets, end=end, way=way, fwhm_arcsec=fwhm, noise=noise))
 
     async def between(self, request: Request) -> Response:
-        asked = request.query_params
-        first, second = (self._row(int(asked[name])) for name in ("first", "second"))
-        fwhm, noise = _seeing_and_noise(asked)
+        query = request.query_params
+        first, second = (self._row(int(query[name])) for name in ("first", "second"))
+        fwhm, noise = _seeing_and_noise(query)
         between = (await self._drawer()).between
         return await self._png(partial(between, first, second, fwhm_arcsec=fwhm, noise=noise))
 
@@ -255,8 +255,8 @@ class _Explorer:
         allowed = await run_in_threadpool(self.objects.satisfying, where)
         ranking = await run_in_threadpool(rank, self.objects, number, allowed, everything=everything)
         columns = zip(ranking.rows.tolist(), ranking.score.tolist(), ranking.why, strict=True)
-        told = [{"row": row, "score": score, "why": why} for row, score, why in columns]
-        return JSONResponse({"objects": told, "left_out": ranking.left_out})
+        answer = [{"row": row, "score": score, "why": why} for row, score, why in columns]
+        return JSONResponse({"objects": answer, "left_out": ranking.left_out})
 
     async def find(self, request: Request) -> Response:
         """Find an object by its identity."""
@@ -266,17 +266,17 @@ class _Explorer:
         return JSONResponse({"row": int(rows[0])})
 
     async def neighbours(self, request: Request) -> Response:
-        asked = await _json(request)
-        like = [self._row(row) for row in asked["like"]]
-        unlike = [self._row(row) for row in asked.get("unlike", [])]
-        window, where = asked.get("magnitude_window"), asked.get("where") or None
+        content = await _json(request)
+        like = [self._row(row) for row in content["like"]]
+        unlike = [self._row(row) for row in content.get("unlike", [])]
+        window, where = content.get("magnitude_window"), content.get("where") or None
         if where is not None and not (isinstance(where, list) and all(isinstance(c, str) for c in where)):
             raise InputError("conditions must be a list of texts")
         rows, distance = await run_in_threadpool(
             lambda: self.objects.neighbours(
                 like,
                 unlike=unlike,
-                number=max(1, min(1000, int(asked.get("number", 24)))),
+                number=max(1, min(1000, int(content.get("number", 24)))),
                 magnitude_window=None if window is None else float(window),
                 allowed=self.objects.satisfying(where),
             )
@@ -287,9 +287,9 @@ class _Explorer:
 
     async def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
-        asked = await _json(request)
-        rows = self._rows(asked["rows"])
-        kind = asked.get("format", "csv")
+        content = await _json(request)
+        rows = self._rows(content["rows"])
+        kind = content.get("format", "csv")
         if kind not in SAVE_FORMATS:
             raise InputError(f"format {kind!r} is unknown; use one of {', '.join(SAVE_FORMATS)}")
         body, ending, media = await run_in_threadpool(selection_file, self.objects, rows, kind)
@@ -300,9 +300,9 @@ class _Explorer:
         )
 
     async def tag(self, request: Request) -> Response:
-        asked = await _json(request)
-        rows = [self._row(row) for row in asked["rows"]]
-        await run_in_threadpool(self.objects.tag, rows, asked.get("tag"))
+        content = await _json(request)
+        rows = [self._row(row) for row in content["rows"]]
+        await run_in_threadpool(self.objects.tag, rows, content.get("tag"))
         return JSONResponse({"num_tagged": len(self.objects.tags)})
 
     async def overlay(self, request: Request) -> Response:
@@ -311,8 +311,8 @@ class _Explorer:
         result, self._unmatched = await run_in_threadpool(_overlay, self.objects, name, content, radius)
         places = np.stack([self._unmatched[axis][:MAX_MARKS] for axis in ("ra", "dec")], axis=1)
         number = len(self._unmatched["ra"])
-        told = {"rows": result["rows"].tolist(), "num_unmatched": number, "unmatched": places.tolist()}
-        return JSONResponse({**result, **told})
+        answer = {"rows": result["rows"].tolist(), "num_unmatched": number, "unmatched": places.tolist()}
+        return JSONResponse({**result, **answer})
 
     async def unmatched(self, request: Request) -> Response:
         """Send the rows of the last overlay at whose position there is no object, as CSV."""
@@ -330,35 +330,35 @@ class _Explorer:
 
     async def position(self, request: Request) -> Response:
         """Cut out what lies at a position, and fit it."""
-        asked = await _json(request)
-        place = read_place(str(asked["place"])[:200])
+        content = await _json(request)
+        place = read_place(str(content["place"])[:200])
         return await self._fitted((await self._drawer()).fit_position, *place)
 
     async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
         """Answer a fit: picture, χ², fluxes and what is missing, redshift, nearest objects."""
 
         def work() -> dict[str, Any]:
-            found, objects = fit(*inputs), self.objects
+            dropped, objects = fit(*inputs), self.objects
             redshift, why = None, ""
             if objects.distributions and objects.store is not None:
                 try:
                     best = objects.distributions[0]
-                    redshift = best.predict(found.features, found.cutouts, objects.store.info)
+                    redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
                 except InputError as error:  # the fit is worth showing without
                     why = f"no redshift: {error}"
             flux = (
-                found.fluxes().get(reference_band(objects.bands), (np.nan,))[0] if objects.bands else np.nan
+                dropped.fluxes().get(reference_band(objects.bands), (np.nan,))[0] if objects.bands else np.nan
             )
             brightness = float(ab_magnitude(np.array(flux)))
-            rows, distance = objects.neighbours(found.latent, number=24, brightness=brightness)
+            rows, distance = objects.neighbours(dropped.latent, number=24, brightness=brightness)
             return {
-                "reduced_chi2": plain(found.reduced_chi2),
-                "status": str(found.features["status"][0]),
-                "fluxes": {band: [plain(value) for value in pair] for band, pair in found.fluxes().items()},
-                "missing": list(found.missing),
+                "reduced_chi2": plain(dropped.reduced_chi2),
+                "status": str(dropped.features["status"][0]),
+                "fluxes": {band: [plain(value) for value in pair] for band, pair in dropped.fluxes().items()},
+                "missing": list(dropped.missing),
                 "redshift": redshift,
                 "why": why,
-                "picture": "data:image/png;base64," + base64.b64encode(found.picture).decode(),
+                "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
                 "rows": rows.tolist(),
                 "distance": distance.tolist(),
                 "warning": alike(distance),
@@ -368,11 +368,11 @@ class _Explorer:
 
     async def samp(self, request: Request) -> Response:
         """Send the selection to applications for tables, or one position to those that show the sky."""
-        asked = await _json(request)
+        content = await _json(request)
         if not self.is_samp:
             raise InputError("SAMP is off: start the explorer with --samp")
-        rows = self._rows(asked["rows"])
-        if asked.get("what") == "position":
+        rows = self._rows(content["rows"])
+        if content.get("what") == "position":
             names = await run_in_threadpool(samp.send_position, *self.objects.place(int(rows[0])))
         else:
             names = await run_in_threadpool(self._send_table, rows)
@@ -456,17 +456,17 @@ def _overlay(
         path.write_bytes(content)
         try:
             table = read(path, what="catalogue")
-            found = positions(table.columns, table.units, path)
+            sky = positions(table.columns, table.units, path)
         except InputError as error:
             raise InputError(str(error).replace(str(path), name)) from None
-    if found is None:
+    if sky is None:
         raise InputError(
             f"{name}: has no positions that are recognised (ra and dec); it has {sorted(table.columns)}"
         )
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
-    told = objects.overlay(label, found.ra, found.dec, table.columns, radius_arcsec)
-    rows = told.pop("unmatched")
-    return told, {name: np.asarray(values)[rows] for name, values in with_our_names(table).items()}
+    answer = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
+    rows = answer.pop("unmatched")
+    return answer, {name: np.asarray(values)[rows] for name, values in with_our_names(table).items()}
 
 
 async def _json(request: Request) -> dict[str, Any]:
@@ -491,8 +491,8 @@ async def _body(request: Request) -> bytes:
     return bytes(out)
 
 
-def _seeing_and_noise(asked: Any) -> tuple[float, float]:
-    fwhm, noise = _bounded(asked.get("fwhm", "0"), 10), _bounded(asked.get("noise", "0"), 100)
+def _seeing_and_noise(query: Any) -> tuple[float, float]:
+    fwhm, noise = _bounded(query.get("fwhm", "0"), 10), _bounded(query.get("noise", "0"), 100)
     return max(0.0, fwhm), max(0.0, noise)
 
 

@@ -61,14 +61,14 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
 
 
 def _read_numpy(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:
-    found: Any = np.load(io.BytesIO(content), allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return found, None
-    if sum(member.file_size for member in found.zip.infolist()) > MAX_UPLOAD_BYTES:
+    loaded: Any = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return loaded, None
+    if sum(member.file_size for member in loaded.zip.infolist()) > MAX_UPLOAD_BYTES:
         raise InputError(f"{name}: unpacks to more than the {MAX_UPLOAD_BYTES >> 20} MiB that may be sent")
-    if "image" not in found:
-        raise InputError(f"{name}: has no array `image`; it has {sorted(found)}")
-    return found["image"], found.get("weight")
+    if "image" not in loaded:
+        raise InputError(f"{name}: has no array `image`; it has {sorted(loaded)}")
+    return loaded["image"], loaded.get("weight")
 
 
 def _read_fits(content: bytes) -> tuple[np.ndarray, np.ndarray | None]:

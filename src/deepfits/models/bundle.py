@@ -561,10 +561,10 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
                 raise InputError(f"{path}: other tensors than the description says, among them {odd}")
             for name, shape in expected.items():
                 part = file.get_slice(name)
-                found = tuple(part.get_shape())
-                if found != shape or part.get_dtype() not in _DTYPES:
+                stored = tuple(part.get_shape())
+                if stored != shape or part.get_dtype() not in _DTYPES:
                     raise InputError(
-                        f"{path}: {name} is {part.get_dtype()} of shape {found}, expected floats of {shape}"
+                        f"{path}: {name} is {part.get_dtype()} of shape {stored}, expected floats of {shape}"
                     )
             tensors = {name: file.get_tensor(name) for name in expected}
     except (SafetensorError, OSError) as error:

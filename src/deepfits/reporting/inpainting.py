@@ -44,9 +44,9 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
         suffix = "" if number == 0 else f"-{'-'.join(bands)}"
         pictures.append(_figure_2(directory, bands, held, suffix))
         for band in bands:
-            found = _compare(directory, band, held)
-            if found is not None:
-                picture, figures_of_band = found
+            comparison = _compare(directory, band, held)
+            if comparison is not None:
+                picture, figures_of_band = comparison
                 pictures.append(picture)
                 summary[band] = figures_of_band
         if (directory / "validation.json").exists():
@@ -143,8 +143,8 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     for entry in validation["bands"]:
         cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
         for method in methods:
-            found = entry["methods"][method]
-            cells.append(f"{_signed(found['bias_mag'])} / {_plain(found['scatter_mag'])}")
+            figures = entry["methods"][method]
+            cells.append(f"{_signed(figures['bias_mag'])} / {_plain(figures['scatter_mag'])}")
         rows.append([*cells, _signed(entry["pull_median"]), _plain(entry["pull_width"])])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
     return PageTable(

@@ -45,7 +45,7 @@ def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
         key=lambda row: row["metrics"]["sigma_mad"]["value"],
     )
     first = [[row for row in ranked if row["features"] == name][:1] for name in ("latents", "magnitudes")]
-    picked = [row for found in first for row in found]
+    picked = [row for best in first for row in best]
     picked += [row for row in ranked if row not in picked][: number - len(picked)]
     return [row for row in rows if row in picked]
 
@@ -141,11 +141,11 @@ def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> di
     keys = [row["key"] for row in rows if methods is None or row["method"] in methods]
     times = {key: sum(row["key"] == key for curve in curves for row in curve["rows"]) for key in keys}
     keys = [key for key in keys if times[key] > 1] or keys
-    found = {
+    by_key = {
         key: [{**r, "num_labels": c["num_labels"]} for c in curves for r in c["rows"] if r["key"] == key]
         for key in keys
     }
-    return {label_of(points[0]): points for points in found.values()}
+    return {label_of(points[0]): points for points in by_key.values()}
 
 
 def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:

@@ -92,12 +92,12 @@ def resolve_columns(
             )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
-    found = {ours: mapping.get(ours, ours) for ours in known}
+    columns = {ours: mapping.get(ours, ours) for ours in known}
     for ours in needed:
-        if found[ours] not in names:
+        if columns[ours] not in names:
             close = nearest(ours, names)
             raise InputError(f"{where}: no column {ours!r} ({close}); map one with columns=['{ours}=...']")
-    return {ours: theirs for ours, theirs in found.items() if theirs in names}
+    return {ours: theirs for ours, theirs in columns.items() if theirs in names}
 
 
 def from_table(

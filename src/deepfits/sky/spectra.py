@@ -107,12 +107,12 @@ def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
         import speclite.filters
 
         try:
-            found = speclite.filters.load_filter(name)
+            loaded = speclite.filters.load_filter(name)
         except ValueError:
             raise InputError(
                 f"filter {name!r} is neither a file nor one of speclite's, as hsc2017-i2"
             ) from None
-        wavelength, response = np.asarray(found.wavelength), np.asarray(found.response)
+        wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
     if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
         raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
     seen = wavelength[response > 1e-4 * response.max()]

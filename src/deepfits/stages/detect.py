@@ -193,14 +193,14 @@ def _one_field(
     with open_field(sources, chosen) as field:
         if smoothing_arcsec is not None:
             options = replace(options, smoothing_pixels=smoothing_arcsec / field.pixel_scale)
-        found = extract(field, options, bands=chosen.bands, **measuring)
-        if not len(found.columns["object_id"]):
+        extraction = extract(field, options, bands=chosen.bands, **measuring)
+        if not len(extraction.columns["object_id"]):
             raise InputError(
                 f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
             )
-        stellar = found.stellar_radius_arcsec
-        info = describe_field(field, chosen.bands, found) | {
-            "num_objects": len(found.columns["object_id"]),
+        stellar = extraction.stellar_radius_arcsec
+        info = describe_field(field, chosen.bands, extraction) | {
+            "num_objects": len(extraction.columns["object_id"]),
             "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
         }
-    return found.columns, info
+    return extraction.columns, info

@@ -179,8 +179,8 @@ def _read_held_out(
 
 def _masks_neighbours(run: Path) -> bool:
     """Return whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
-    found = [run / f"features-{mode}" for mode in MODES]
-    return any(read_settings(d).get("neighbours") == "mask" for d in found if is_finished(d))
+    directories = [run / f"features-{mode}" for mode in MODES]
+    return any(read_settings(d).get("neighbours") == "mask" for d in directories if is_finished(d))
 
 
 def _circle(info: StoreInfo) -> np.ndarray:
@@ -191,8 +191,8 @@ def _circle(info: StoreInfo) -> np.ndarray:
 def _load_model(run: Path, path: Path) -> Model | None:
     """Load the run's model, or the one that came with the package and made its features."""
     for features in sorted(run.glob("features-*")) if not path.exists() else ():
-        if found := find_builtin(read_settings(features).get("model_hash")):
-            return found
+        if builtin := find_builtin(read_settings(features).get("model_hash")):
+            return builtin
     try:
         return Model.load(path)
     except InputError as error:
@@ -232,12 +232,12 @@ def _training(run: Path, model: Model | None) -> Section:
 def _read_fits(
     run: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
 ) -> dict[str, sections.FitResult]:
-    found = {}
+    fits = {}
     for mode in MODES:
         directory = run / f"features-{mode}"
         if directory.is_dir() and any(directory.glob("shard-*.parquet")):
-            found[mode] = _read_fit(directory, model, held, cutouts, info)
-    return found
+            fits[mode] = _read_fit(directory, model, held, cutouts, info)
+    return fits
 
 
 def _read_fit(

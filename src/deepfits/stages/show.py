@@ -185,7 +185,7 @@ def similar(config: SimilarConfig) -> Path:
 
     objects, drawer = _load(config)
     examples = _rows(objects, config.ids)
-    found, distance = objects.neighbours(
+    neighbours, distance = objects.neighbours(
         examples,
         unlike=_rows(objects, config.unlike),
         number=config.number,
@@ -194,7 +194,7 @@ def similar(config: SimilarConfig) -> Path:
     )
     if words := alike(distance):
         log.warning("%s", words)
-    rows = np.concatenate([examples, found])
+    rows = np.concatenate([examples, neighbours])
     away = np.concatenate([np.zeros(len(examples)), distance])
     names = objects.object_id[rows].tolist()
     marks = [*["example"] * len(examples), *(f"{value:.2f}" for value in distance)]

@@ -183,8 +183,8 @@ def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObj
     if not keep.any():
         raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
     table = {name: column[keep] for name, column in table.items()}
-    found = resolve_columns(list(table), survey, parse_columns(config.columns), path)
-    given = from_table(table, found, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
+    names = resolve_columns(list(table), survey, parse_columns(config.columns), path)
+    given = from_table(table, names, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
     per_patch = objects_per_patch(size)
     if per_patch == 0:
         raise InputError(f"size {size} is too small for a patch of given objects; choose 200 or more")

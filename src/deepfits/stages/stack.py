@@ -99,8 +99,8 @@ def stack(config: StackConfig) -> Path:
     options = part_of(config, ReadOptions, zero_point=points, pixel_scale=None)
     files = {
         f"{band}/{exposure}/{number}/{path.name}": path
-        for band, found in exposures.items()
-        for exposure, source in enumerate(found)
+        for band, sources in exposures.items()
+        for exposure, source in enumerate(sources)
         for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
     }
     inputs = {"images": contents_of(files)}
@@ -109,8 +109,8 @@ def stack(config: StackConfig) -> Path:
         report = _earlier(out)
         if all(_is_there(out, band) and band in report for band in exposures):
             return out
-        planes = {b: [open_plane(s, options, opened) for s in found] for b, found in exposures.items()}
-        every = [plane for found in planes.values() for plane in found]
+        planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
+        every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
             log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
         grid = config.grid
@@ -118,10 +118,10 @@ def stack(config: StackConfig) -> Path:
         shifts = {}
         if config.register != "none":
             shifts = _registrations(planes, target, reference_band(sort_bands(planes)), config.progress)
-        for band, found in planes.items():
+        for band, band_planes in planes.items():
             if _is_there(out, band) and band in report:
                 continue
-            report[band] = _one_band(band, found, target, shifts, config, out)
+            report[band] = _one_band(band, band_planes, target, shifts, config, out)
             write_json(out / REPORT, {"settings": results.content["settings"], "bands": report})
     return out
 
@@ -172,7 +172,7 @@ def _registrations(
     """Measure each exposure against the one of the reference band with most sources."""
     from deepfits.survey.stacking import bright_sources, register
 
-    total = sum(len(found) for found in planes.values())
+    total = sum(len(band_planes) for band_planes in planes.values())
     lists = {}
     with progress("register", total=total, unit="exposures") as task:
         for band, found in planes.items():
@@ -185,7 +185,7 @@ def _registrations(
 
 
 def _one_band(
-    band: str, found: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
+    band: str, planes: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
 ) -> dict[str, Any]:
     """Stack one band strip by strip, and write coadd and weights."""
     import numpy as np
@@ -195,7 +195,7 @@ def _one_band(
 
     apply = config.register == "apply"
     aligned, levels = [], []
-    for plane in found:
+    for plane in planes:
         shift = shifts.get(plane)
         offset = (shift.dx, shift.dy) if apply and shift is not None else (0.0, 0.0)
         aligned.append(AlignedPlane(plane, target, offset))
@@ -213,15 +213,15 @@ def _one_band(
             num_rejected += int(rejected.sum())
             task.advance(stop - start)
     if not (weight > 0).any():
-        raise InputError(f"band {band}: no exposure covers the grid; check the WCS of {found[0].path}")
+        raise InputError(f"band {band}: no exposure covers the grid; check the WCS of {planes[0].path}")
     correlation = float(np.mean([a.noise_correlation for a in aligned]))
-    _write_band(out, band, image, weight, target, correlation, len(found))
+    _write_band(out, band, image, weight, target, correlation, len(planes))
     return {
-        "num_exposures": len(found),
+        "num_exposures": len(planes),
         "fraction_covered": float((weight > 0).mean()),
         "num_rejected": num_rejected,
         "noise_correlation": correlation,
-        "exposures": [_exposure_report(p, a, shifts.get(p)) for p, a in zip(found, aligned, strict=True)],
+        "exposures": [_exposure_report(p, a, shifts.get(p)) for p, a in zip(planes, aligned, strict=True)],
     }
 
 

@@ -219,7 +219,7 @@ def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
 
 def documentation(config: Any) -> dict[str, str]:
     """Return what the docstrings of a configuration and its bases say of each field, in their order."""
-    found: dict[str, str] = {}
+    said: dict[str, str] = {}
     for kind in reversed(config.__mro__):
         text = inspect.cleandoc(kind.__dict__.get("__doc__") or "")
         _, _, section = text.partition("Parameters\n----------\n")
@@ -229,11 +229,11 @@ def documentation(config: Any) -> dict[str, str]:
                 break
             if line and not line.startswith(" "):
                 names = [name.strip() for name in line.split(",")]
-                found |= dict.fromkeys(names, "")
+                said |= dict.fromkeys(names, "")
             else:
                 for name in names:
-                    found[name] = f"{found[name]} {line.strip()}".strip()
-    return {name: found[name] for name in inspect.signature(config).parameters if name in found}
+                    said[name] = f"{said[name]} {line.strip()}".strip()
+    return {name: said[name] for name in inspect.signature(config).parameters if name in said}
 
 
 def _signature(config: Any, returned: Any) -> inspect.Signature:

@@ -146,7 +146,7 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
     from deepfits.survey.neighbours import find_neighbours
     from deepfits.survey.store import CutoutStore
 
-    found = []
+    errors = []
     for path in stores:
         store = CutoutStore(path, skip_bad=True)
         rows = np.flatnonzero(is_held_out(store.catalogue([])["object_id"]))
@@ -164,8 +164,8 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
             psf=cutouts.psf,
         )
         if learnt is not None:
-            found.append(learnt)
-    return median_of(found).to_json() if found else None
+            errors.append(learnt)
+    return median_of(errors).to_json() if errors else None
 
 
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:

@@ -29,8 +29,8 @@ def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
         wanted, identity = wanted.astype(str), identity.astype(str)
     order = np.argsort(identity, kind="stable")
     place = np.minimum(np.searchsorted(identity, wanted, sorter=order), len(order) - 1)
-    found = order[place]
-    return np.where(identity[found] == wanted, found, -1)
+    row = order[place]
+    return np.where(identity[row] == wanted, row, -1)
 
 
 def match_positions(
@@ -60,9 +60,9 @@ def match_positions(
     if good.size and other.size:
         here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
         there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
-        found, apart, _ = match_coordinates_sky(here, there)
+        nearest, apart, _ = match_coordinates_sky(here, there)
         is_near = apart.arcsec <= radius_arcsec
-        index[good[is_near]] = other[found[is_near]]
+        index[good[is_near]] = other[nearest[is_near]]
         separation[good[is_near]] = apart.arcsec[is_near]
     return index, separation
 

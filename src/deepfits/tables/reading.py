@@ -148,12 +148,12 @@ def _from_astropy_text(path: Path, text: str, format: str) -> Table:
     from astropy.table import Table as AstropyTable
 
     lines = text.splitlines()
-    found = (
+    table = (
         QTable.read(lines, format=format)
         if format == "ascii.ecsv"
         else AstropyTable.read(lines, format=format)
     )
-    return from_astropy(found, str(path))
+    return from_astropy(table, str(path))
 
 
 def from_astropy(table: Any, where: str) -> Table:
@@ -304,8 +304,8 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             places[key] = number
             candidates.append(_Candidate(key, names, rows))
         hdu = hdus[places[_choose(candidates, path, selection, wanted).key]]
-        found = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
-        table = _one_row_to_many(from_astropy(found, str(path)))
+        content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
+        table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
     return replace(table, info=info)
 
@@ -350,8 +350,8 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
     with opened(path) as file:
         candidates = _hdf5_tables(file, path)
         chosen = _choose(candidates, path, selection, wanted)
-        found = file[chosen.key]
-        if isinstance(found, h5py.Dataset):
+        member = file[chosen.key]
+        if isinstance(member, h5py.Dataset):
             from astropy.table import Table as AstropyTable
 
             return from_astropy(AstropyTable.read(file, path=chosen.key, format="hdf5"), str(path))
@@ -359,7 +359,7 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
         units: dict[str, str] = {}
         unused: dict[str, str] = {}
         for name in chosen.names:
-            data = found[name]
+            data = member[name]
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
                 unused[name] = str(data.dtype)

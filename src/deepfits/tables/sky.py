@@ -108,9 +108,9 @@ def positions(
     """
     pair, frame = _first_pair(columns, POSITIONS), "icrs"
     if pair is None:
-        found = _components(columns, where)
-        if found is not None:
-            return found
+        components = _components(columns, where)
+        if components is not None:
+            return components
         pair, frame = _first_pair(columns, OLD_POSITIONS), "fk4"
     if pair is None:
         pair, frame = _first_pair(columns, GALACTIC), "galactic"
@@ -225,7 +225,7 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
         factor = 15.0 if is_hours and unit in _HOUR_UNITS else 1.0
         out[is_there] = np.degrees(number) if unit in _RADIAN_UNITS else number * factor
     except ValueError:
-        first = [abs(int(found[1])) for found in map(_HOURS.match, there.tolist()) if found is not None]
+        first = [abs(int(match[1])) for match in map(_HOURS.match, there.tolist()) if match is not None]
         largest = max(first, default=0)
         says_degrees = unit.startswith(("d", "°")) and unit != "" and "h" not in unit
         kind = "hourangle" if is_hours and largest < 24 and not says_degrees else "deg"
@@ -375,7 +375,7 @@ def with_our_names(table: Any) -> dict[str, np.ndarray]:
         for name in names:
             columns.pop(name)
         columns |= {"x": x, "y": y}
-    for ours, found in (("object_id", identity_name(columns)), ("field", _first(columns, FIELDS))):
-        if found is not None and ours not in columns:
-            columns = {ours if name == found else name: values for name, values in columns.items()}
+    for ours, theirs in (("object_id", identity_name(columns)), ("field", _first(columns, FIELDS))):
+        if theirs is not None and ours not in columns:
+            columns = {ours if name == theirs else name: values for name, values in columns.items()}
     return columns

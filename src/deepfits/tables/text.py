@@ -70,10 +70,10 @@ def unpack(path: Path) -> bytes:
         if content.startswith(magic):
             most = max(len(content) * MAX_RATIO, 1 << 26)
             with opened(BytesIO(content)) as handle:
-                found = bytes(handle.read(most + 1))
-            if len(found) > most:
+                unpacked = bytes(handle.read(most + 1))
+            if len(unpacked) > most:
                 raise InputError(f"{path}: unpacks to more than {most} bytes; this is not a table")
-            return found
+            return unpacked
     return content
 
 
@@ -171,10 +171,10 @@ def _sextractor_names(
     """Return the names that a header of SExtractor's lists (``#   1 NUMBER   Running number``)."""
     names: list[str] = []
     for line in comments:
-        found = _SEXTRACTOR.match(line)
-        if found is None:
+        match = _SEXTRACTOR.match(line)
+        if match is None:
             continue
-        number, name, unit = int(found[1]), found[2], found[3]
+        number, name, unit = int(match[1]), match[2], match[3]
         if number <= len(names) or number > len(names) + 1000 or (not names and number != 1):
             return None
         base = names[-1] if names else ""

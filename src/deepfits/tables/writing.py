@@ -35,10 +35,10 @@ def format_of(path: str | Path) -> str:
     'fits'
     """
     name = Path(path).name.lower()
-    found = next((ENDINGS[e] for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
-    if found is None:
+    kind = next((ENDINGS[e] for e in sorted(ENDINGS, key=len, reverse=True) if name.endswith(e)), None)
+    if kind is None:
         raise InputError(f"{path}: unknown table format; use {', '.join(ENDINGS)}")
-    return found
+    return kind
 
 
 def write_table(
