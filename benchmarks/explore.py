@@ -61,9 +61,7 @@ def measure(features: Path, number: int, chromium: str) -> dict[str, float]:
     from playwright.sync_api import sync_playwright
 
     begin = time.perf_counter()
-    code = (
-        f"from deepfits.explorer.launch import serve; serve({str(features)!r}, port=8671, open_browser=False)"
-    )
+    code = f"import deepfits; deepfits.explore({str(features)!r}, port=8671, open_browser=False)"
     server = subprocess.Popen([sys.executable, "-c", code])
     try:
         while True:

@@ -9,8 +9,8 @@ from astropy.table import Table
 from pyvo.samp import SAMPHubServer, SAMPIntegratedClient, conf
 from starlette.testclient import TestClient
 
+import deepfits
 from deepfits.errors import InputError
-from deepfits.explorer.launch import serve
 from deepfits.explorer.server import make_app
 from tests.helpers.drawn_run import NUM
 
@@ -83,4 +83,4 @@ def test_a_hub_elsewhere_is_not_used(client, monkeypatch):
 
 def test_samp_is_not_for_others(run):
     with pytest.raises(InputError, match="SAMP is for this machine alone"):
-        serve(run, host="0.0.0.0", samp=True, open_browser=False)
+        deepfits.explore(run, host="0.0.0.0", samp=True, open_browser=False)

@@ -17,10 +17,11 @@ from astropy.table import Table
 from PIL import Image
 from starlette.testclient import TestClient
 
+import deepfits
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
-from deepfits.explorer.launch import load, serve
+from deepfits.explorer.launch import load
 from deepfits.explorer.objects import alike
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
@@ -321,7 +322,7 @@ def test_a_wrong_model_ends_the_explorer(run, tmp_path):
     right = Model.load(run / "model")
     Model.make(right.config, right.info, right.normalisation).save(tmp_path / "other")
     with pytest.raises(InputError, match="is not the model"):
-        serve(run, model=tmp_path / "other", port=0, open_browser=False)
+        deepfits.explore(run, model=tmp_path / "other", port=0, open_browser=False)
 
 
 def test_what_is_not_there_is_named(tmp_path, run):

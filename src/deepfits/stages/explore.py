@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
+import socket
+import webbrowser
 from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from threading import Thread, Timer
+from typing import TYPE_CHECKING
 
+from deepfits.errors import InputError
 from deepfits.stages.parameters import Partial
 from deepfits.stages.stage import stage
+
+if TYPE_CHECKING:
+    from deepfits.explorer.drawing import Drawer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,17 +85,61 @@ def explore(config: ExploreConfig) -> None:
 
     Features with cutouts elsewhere: `deepfits explore features --store cutouts --model builtin:clauds-hsc`
     """
-    from deepfits.explorer.launch import serve
+    try:
+        import uvicorn
 
-    serve(
-        config.run,
-        store=config.store,
-        model=config.model,
-        images=config.images,
-        host=config.host,
-        port=config.port,
-        open_browser=config.open_browser,
-        samp=config.samp,
-        predictions=config.predictions,
-        partial=config.partial,
+        from deepfits.explorer.launch import load_drawer, load_objects
+        from deepfits.explorer.server import make_app
+    except ImportError as error:
+        raise InputError(
+            f"the explorer needs more packages: pip install 'deepfits[explore]' ({error})"
+        ) from error
+
+    host, run = config.host, Path(config.run)
+    is_local = host in ("127.0.0.1", "localhost", "::1")
+    if config.samp and not is_local:
+        raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
+    token = None if is_local else secrets.token_urlsafe(24)
+    objects = load_objects(run, store=config.store, predictions=config.predictions, partial=config.partial)
+    drawer: Future[Drawer | None] = Future()
+    app = make_app(
+        objects,
+        drawer,
+        title=f"deepfits: {run.resolve().name}",
+        hosts=None if is_local else ["*"],
+        token=token,
+        is_samp=config.samp,
     )
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
+
+    def prepare() -> None:
+        try:
+            drawer.set_result(load_drawer(objects, run, model=config.model, images=config.images))
+        except Exception as error:  # ends the server, and is raised below
+            drawer.set_exception(error)
+            server.should_exit = True
+
+    with _bound_socket(host, config.port) as bound:
+        address = f"http://{host}:{bound.getsockname()[1]}/" + (f"?token={token}" if token else "")
+        log.info("%d objects: %s (Ctrl-C ends it)", len(objects), address)
+        if config.open_browser and is_local:
+            Timer(0.5, webbrowser.open, [address]).start()
+        Thread(target=prepare, daemon=True).start()
+        with suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+            server.run(sockets=[bound])
+        if drawer.done():
+            drawer.result()
+
+
+def _bound_socket(host: str, port: int) -> socket.socket:
+    """Take a port, or say that it is not to be had."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise InputError(
+            f"port {port} of {host} is not available ({error.strerror}); name another with --port"
+        ) from error
+    return bound

@@ -31,12 +31,14 @@ DOTS_PER_INCH = 150
 WIDEST_CELL = 90
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Looking(Partial):
     """What is looked at, and where pictures go.
 
     Parameters
     ----------
+    run
+        A run directory, or the directory of features that `fit` wrote.
     store
         The cutouts of the features, where they lie elsewhere than in the run.
     model
@@ -50,6 +52,8 @@ class Looking(Partial):
         Tables that `redshift predict` or `property predict` wrote elsewhere than into the run, to be joined.
     """
 
+    run: str | Path
+    _: KW_ONLY
     store: str | Path | None = None
     model: str | Path | None = None
     out: str | Path | None = None
@@ -57,31 +61,25 @@ class Looking(Partial):
     predictions: Sequence[str | Path] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShowConfig(Looking):
     """What `show` takes.
 
     Parameters
     ----------
-    run
-        A run directory, or the directory of features that `fit` wrote.
     ids
         Identities of the objects, in the order in which they are shown.
     """
 
-    run: str | Path
-    _: KW_ONLY
     ids: Sequence[int | str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SimilarConfig(Looking, Choosing):
     """What `similar` takes.
 
     Parameters
     ----------
-    run
-        A run directory, or the directory of features that `fit` wrote.
     ids
         Identities of the examples; of several, objects near all of them are found.
     unlike
@@ -93,22 +91,18 @@ class SimilarConfig(Looking, Choosing):
         Only objects within this many magnitudes of the examples' mean.
     """
 
-    run: str | Path
-    _: KW_ONLY
     ids: Sequence[int | str]
     unlike: Sequence[int | str] = ()
     number: int = 24
     magnitude_window: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OddConfig(Looking, Choosing):
     """What `odd` takes.
 
     Parameters
     ----------
-    run
-        A run directory, or the directory of features that `fit` wrote.
     number
         How many objects.
     everything
@@ -116,8 +110,6 @@ class OddConfig(Looking, Choosing):
         otherwise they are set apart, and counted.
     """
 
-    run: str | Path
-    _: KW_ONLY
     number: int = 24
     everything: bool = False
 
