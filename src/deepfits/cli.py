@@ -22,7 +22,7 @@ from cyclopts import App, CycloptsError
 
 from deepfits import __version__
 from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
-from deepfits.options import documentation, from_text, name_value, options_of
+from deepfits.options import about, from_text, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
 
@@ -126,7 +126,7 @@ def _command(name: str) -> Callable[..., int]:
 
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in shown}
-    call.__doc__ = documentation(stage)[0]
+    call.__doc__ = about(stage)
     return call
 
 

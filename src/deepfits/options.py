@@ -21,6 +21,7 @@ from cyclopts import Group, Parameter
 from deepfits.config import alternatives, parse_toml
 from deepfits.errors import InputError
 from deepfits.files import read_text
+from deepfits.stages.stage import documentation
 
 DECIDED_HERE = {"progress", "threads", "num_threads"}
 # Conditions and paths may hold commas.
@@ -54,7 +55,7 @@ MAPPINGS = (dict, collections.abc.Mapping)
 def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return what a command takes, positions first, as cyclopts reads it."""
     signature, hints = inspect.signature(stage), get_type_hints(stage, include_extras=True)
-    said, groups = documentation(stage)[1], _groups(stage)
+    said, groups = documentation(getattr(stage, "config", stage)), _groups(stage)
     shown: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         name = parameter.name
@@ -64,17 +65,17 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         kind, converter = _type(name, hints[name])
         off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
         grouped: dict[str, Any] = {"group": groups[name]} if is_option and name in groups else {}
-        about = Parameter(
+        described = Parameter(
             name=option_names(name),
             negative=off if kind in (bool, bool | None) else (),
-            help=said.get(name, ""),
+            help=_shown(said.get(name, "")),
             converter=converter,
             consume_multiple=False,
             show_default=parameter.default not in (None, (), ""),
             **grouped,
         )
         place = parameter.KEYWORD_ONLY if is_option else parameter.POSITIONAL_OR_KEYWORD
-        shown.append(parameter.replace(annotation=Annotated[kind, about], kind=place))
+        shown.append(parameter.replace(annotation=Annotated[kind, described], kind=place))
     if "options" not in signature.parameters:
         more = Annotated[list[str] | None, Parameter(name="--set", show=False)]
         shown.append(inspect.Parameter("set_", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=more))
@@ -157,30 +158,12 @@ def _split(text: str) -> list[str]:
     return [quoted[2] if (quoted := _QUOTES.fullmatch(part)) else part for part in parts if part]
 
 
-def documentation(stage: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Return what a help page says at its head, and of each parameter, from a numpydoc docstring."""
+def about(stage: Callable[..., Any]) -> str:
+    """Return what a help page says at its head: the docstring before its sections, and its examples."""
     text = inspect.getdoc(stage) or ""
-    head: list[str] = []
-    examples: list[str] = []
-    said: dict[str, str] = {}
-    section, names = "", list[str]()
-    lines = text.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        if following and set(following) == {"-"}:
-            section, names = line, []
-        elif line and set(line) == {"-"}:
-            continue
-        elif section in ("", "Examples"):
-            (examples if section else head).append(line)
-        elif section == "Parameters" and line and not line.startswith(" "):
-            names = [name.strip() for name in line.split(",")]
-        elif section == "Parameters":
-            for name in names:
-                said[name] = f"{said.get(name, '')} {line.strip()}".strip()
-    about = "\n".join(head).strip()
-    if shown := "\n".join(examples).strip():
-        about += f"\n\n**Examples**\n\n{shown}"
-    return _shown(about), {name: _shown(words) for name, words in said.items()}
+    head, _, sections = text.partition("\nParameters\n---")
+    examples = sections.partition("\nExamples\n--------\n")[2].strip()
+    return _shown(head.strip() + (f"\n\n**Examples**\n\n{examples}" if examples else ""))
 
 
 def _groups(stage: Any) -> dict[str, Group]:
