@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.redshifts.metrics import point_metrics
-from deepfits.redshifts.results import table_lines
+from deepfits.redshifts.results import HEADINGS, table_lines
 from deepfits.tables import read_table, require_column
 
 COLUMNS = {"r2": "R²", "sigma_mad": "σ_MAD", "eta": "η (5 σ_MAD)", "eta_15": "η (0.15)"}
@@ -92,7 +92,6 @@ def _signed(entry: Mapping[str, float | None]) -> str:
     return f"{entry['value']:+.4f} ± {entry['error']:.4f}"
 
 
-_HEADINGS = {"r2": "R²", "bias": "bias", "sigma_mad": "σ_MAD", "eta": "η (5 σ_MAD)"}
 PAPER = (
     ("Wide ResNet", {"r2": 0.011, "bias": -0.028, "sigma_mad": 0.253, "eta": None}),
     ("CLAUDS photometric redshifts", {"r2": 0.608, "bias": 0.009, "sigma_mad": 0.059, "eta": 0.450}),
@@ -112,6 +111,6 @@ def paper_table() -> str:
         "For reference, Table 1 of Murray, Fabbro & Yi (2019) as printed. It is on other data (CLAUDS and "
         "HSC images with spectroscopic redshifts), and its σ_MAD and η have other definitions than ours.",
         "",
-        *table_lines(["method", *(_HEADINGS[name] for name in names)], cells),
+        *table_lines(["method", *(HEADINGS[name] for name in names)], cells),
     ]
     return "\n".join(lines) + "\n"

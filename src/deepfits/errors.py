@@ -53,7 +53,7 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names)}"
 
 
-def in_a_line(error: object, most: int = 160) -> str:
+def one_line(error: object, most: int = 160) -> str:
     """Return what an error says, in one line of at most so many letters."""
     return " ".join(str(error).split())[:most] or type(error).__name__
 
@@ -66,7 +66,7 @@ def naming(path: str | os.PathLike[str], problem: str, remedy: str = "fetch it a
     except (InputError, MemoryError):
         raise
     except Exception as error:  # astropy, HDF5, zipfile and NumPy raise many kinds
-        raise InputError(f"{path}: {problem} ({in_a_line(error)}); {remedy}") from error
+        raise InputError(f"{path}: {problem} ({one_line(error)}); {remedy}") from error
 
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
@@ -135,12 +135,12 @@ def explain(error: BaseException) -> str | None:
         remedy = "" if number == errno.EROFS else "make space, or "
         return f"{place}{os.strerror(number)}; {remedy}write elsewhere, and run the same command again"
     if is_out_of_memory(error):
-        return f"out of memory ({in_a_line(error)}); use fewer workers, or smaller batches or shards"
+        return f"out of memory ({one_line(error)}); use fewer workers, or smaller batches or shards"
     if isinstance(error, OSError):
         if _names_file(error):
             where = ", or write elsewhere" if os.path.isdir(error.filename) else ""
             return f"{error.filename}: {error.strerror}; check the path and its permissions{where}"
-        return f"cannot read or write: {in_a_line(error)}"
+        return f"cannot read or write: {one_line(error)}"
     return None
 
 

@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfits.errors import InputError, in_a_line, naming, no_space
+from deepfits.errors import InputError, naming, no_space, one_line
 
 if TYPE_CHECKING:
     import h5py
@@ -222,7 +222,7 @@ def content_of(path: str | Path, *, what: str = "file") -> Iterator[None]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        problem = f"{type(error).__name__}: {in_a_line(error, 120)}"
+        problem = f"{type(error).__name__}: {one_line(error, 120)}"
         raise InputError(f"{path}: not the {what} that deepfits writes ({problem}); make it again") from error
 
 
@@ -537,13 +537,13 @@ def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) 
                     name, old, new = f"{name}.{key}", old.get(key), new.get(key)
                 return f"made with {name} = {_short(old)}, now {_short(new)}"
             if isinstance(old, dict) and isinstance(new, dict):
-                odd = next((key for key in [*new, *old] if _is_other(old.get(key), new.get(key))), None)
-                if odd is None:
+                changed = next((key for key in [*new, *old] if _is_other(old.get(key), new.get(key))), None)
+                if changed is None:
                     continue
-                if odd == CONTENTS:
+                if changed == CONTENTS:
                     return f"made from another {name} (its contents have changed)"
-                how = "changed" if odd in old and odd in new else "new" if odd in new else "gone"
-                return f"made from another {name} ({odd} is {how})"
+                how = "changed" if changed in old and changed in new else "new" if changed in new else "gone"
+                return f"made from another {name} ({changed} is {how})"
             return f"made from another {name}"
     return None
 
@@ -604,8 +604,8 @@ def _states(directory: Path) -> Iterator[str]:
     What is done but lies there no more is ``missing``.
     """
     name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
-    there = {path.name.partition(".")[0] for path in directory.iterdir()}
+    stems = {path.name.partition(".")[0] for path in directory.iterdir()}
     for _, line in json_lines(directory / name):
         if isinstance(line, dict) and isinstance(line.get("state"), str):
-            is_gone = line["state"] == "done" and "shard" in line and line["shard"] not in there
+            is_gone = line["state"] == "done" and "shard" in line and line["shard"] not in stems
             yield "missing" if is_gone else line["state"]

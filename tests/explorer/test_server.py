@@ -22,7 +22,7 @@ from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
 from deepfits.explorer.launch import load
-from deepfits.explorer.objects import alike
+from deepfits.explorer.objects import unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
 from deepfits.explorer.server import make_app
@@ -406,8 +406,8 @@ def test_nothing_alike_is_said(loaded):
     far = np.full((1, objects.latent.shape[1]), 30.0, dtype=np.float32)
     distance = objects.neighbours(far)[1]
     assert distance[0] > 0.8
-    assert f"the nearest, at {distance[0]:.2f}" in alike(distance)
-    assert alike(np.array([0.5])) == ""
+    assert f"the nearest, at {distance[0]:.2f}" in unlike_warning(distance)
+    assert unlike_warning(np.array([0.5])) == ""
 
 
 def test_the_oddest_are_ranked_among_those_asked_for_whose_middle_was_observed(loaded, client, monkeypatch):

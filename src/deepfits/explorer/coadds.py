@@ -95,8 +95,8 @@ class Coadds:
             raise InputError(f"{store.directory}: these cutouts were made elsewhere, not cut out of images")
         reading = {name: settings[name] for name in _READING if name in settings}
         images = image_set(path, allow_missing=True, **reading)
-        there = images.settings()["files"]
-        changed = [name for name, state in settings["files"].items() if there.get(name) != state]
+        current = images.settings()["files"]
+        changed = [name for name, state in settings["files"].items() if current.get(name) != state]
         if changed:
             raise InputError(
                 f"{path}: not the images that {store.directory} was cut from ({changed[0]} differs or is not "

@@ -114,14 +114,14 @@ class JoinedTable(Mapping[str, np.ndarray]):
             self.origin[name] = origin
 
     def missing(self, name: str) -> str:
-        """Say that there is no such column, which come near, and where columns come from."""
+        """Return an error message for a column that is not there, with names near it and where it may be."""
         folded = {column.lower(): column for column in self._readers}
         close = [folded[n] for n in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.5)]
         named = [f"{n!r}" + (f" ({self.origin[n]})" if self.origin[n] else "") for n in close]
-        there = ", ".join(dict.fromkeys(origin for origin in self.origin.values() if origin))
+        origins = ", ".join(dict.fromkeys(origin for origin in self.origin.values() if origin))
         near = f"; the nearest: {', '.join(named)}" if named else ""
         hint = _elsewhere(self, name) or "a table that has it can be joined (--tables NAME=PATH of export)"
-        return f"{self.directory}: no column {name!r} among those of {there}{near}; {hint}"
+        return f"{self.directory}: no column {name!r} among those of {origins}{near}; {hint}"
 
     def _add_catalogue(self, store: CutoutStore) -> np.ndarray:
         """Offer the catalogue's columns, and return where the objects stand in the store."""
@@ -147,11 +147,11 @@ class JoinedTable(Mapping[str, np.ndarray]):
         if "object_id" in columns:
             rows = match_identities(self["object_id"], columns["object_id"])
         if sky is not None and {"ra", "dec"} <= self._readers.keys():
-            there, _ = match_positions(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
+            matched, _ = match_positions(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
             back, _ = match_positions(sky.ra, sky.dec, self["ra"], self["dec"], radius_arcsec)
-            is_mutual = (there >= 0) & (back[there] == np.arange(len(there)))
-            if 2 * (rows[is_mutual] == there[is_mutual]).sum() <= is_mutual.sum():
-                rows = np.where(is_mutual, there, -1)
+            is_mutual = (matched >= 0) & (back[matched] == np.arange(len(matched)))
+            if 2 * (rows[is_mutual] == matched[is_mutual]).sum() <= is_mutual.sum():
+                rows = np.where(is_mutual, matched, -1)
         if (rows < 0).all():
             raise InputError(f"{path}: no row is of an object of {self.directory}, by object_id or position")
         for name, values in columns.items():
@@ -224,12 +224,12 @@ def find_parts(
         features, home = run, run.parent
     else:
         home = run
-        there = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
-        if not there:
+        present = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
+        if not present:
             raise InputError(
                 f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
             )
-        features = there[0]
+        features = present[0]
     own_store = home / "cutouts"
     if store is None and (own_store / "store.json").exists():
         store = own_store
@@ -249,7 +249,7 @@ def find_predictions(home: Path) -> dict[str, Path]:
 
 
 def _elsewhere(table: JoinedTable, name: str) -> str:
-    """Say which part of the run that features lie in has a column that was not joined, '' where none has."""
+    """Name the part of a run that has a column which was not joined; '' where none has."""
     import pyarrow.parquet as pq
 
     with suppress(InputError):

@@ -32,7 +32,7 @@ NUM_AS_BRIGHT = 200
 UNLIKE = 0.8
 """Distance from which on nothing is alike; 95 in 100 objects of drawn skies have a nearest within 0.66."""
 MAP_FILE = "_map-umap.npz"
-_WORDS = {
+_DESCRIPTIONS = {
     "reduced_chi2": "χ² of the best fit per valid pixel; 1: as good as the noise allows",
     "umap1": "Map of the latents by UMAP",
     "umap2": "Map of the latents by UMAP",
@@ -44,7 +44,7 @@ _WORDS = {
     "star_score": "How like a star; 1: a point",
     "magnitude": "AB magnitude in the reference band of the table of redshifts",
 }
-_STARTS = {
+_PREFIXES = {
     "pc": "Principal component {} of the latents",
     "mag_model_": "AB magnitude of the galaxy by the best fit, band {}",
     "mag_auto_": "AB magnitude of the detection, band {}",
@@ -170,7 +170,7 @@ class Objects:
 
     def facts(self, row: int) -> dict[str, Any]:
         """Return all columns of one object, as JSON can hold them."""
-        return {name: plain(self.column(name)[row]) for name in self.names}
+        return {name: json_value(self.column(name)[row]) for name in self.names}
 
     def redshift(self, row: int) -> tuple[Mapping[str, Any] | None, str]:
         """Return p(z) of an object, by what was judged if that knows it; or None, and why."""
@@ -445,8 +445,8 @@ class Objects:
         self.table.add("tag", lambda: tag_column(self.tags, self.object_id))
 
 
-def alike(distance: np.ndarray) -> str:
-    """Say whether the nearest found are alike at all, '' if they are."""
+def unlike_warning(distance: np.ndarray) -> str:
+    """Return a warning where even the nearest are hardly alike, '' where they are."""
     if not len(distance) or distance[0] < UNLIKE:
         return ""
     near = "no nearer" if distance[0] >= 1 else "hardly nearer"
@@ -454,19 +454,19 @@ def alike(distance: np.ndarray) -> str:
     return f"nothing here is much like it: {where}"
 
 
-def words(name: str) -> str:
+def describe_column(name: str) -> str:
     """Describe a column, with its unit; '' of a column of a user's own."""
     known = describe(name)
-    text = _WORDS.get(name) or known.words
-    for start, said in _STARTS.items():
-        if not text and name.startswith(start):
-            text = said.format(name.removeprefix(start))
+    text = _DESCRIPTIONS.get(name) or known.words
+    for prefix, description in _PREFIXES.items():
+        if not text and name.startswith(prefix):
+            text = description.format(name.removeprefix(prefix))
     if not text and "_minus_" in name:
         text = "Colour by the best fit, AB magnitudes"
     return f"{text} [{known.unit}]" if text and known.unit else text
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return a value as JSON can hold it: None for NaN, text for large integers, which JavaScript rounds."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -54,7 +54,7 @@ class Ranking:
 
     @property
     def left_out(self) -> str:
-        """Say what was left out, '' if nothing."""
+        """What was left out, in words; '' where nothing was."""
         return ", ".join(f"{number:,} {what}" for what, number in self.apart.items() if number)
 
 
@@ -112,7 +112,7 @@ SUSPECT_COLUMNS = ("flags", "star_score", "class", "anomaly_reason")
 
 
 def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
-    """Say of which objects the middle was not observed in a band that was, or is saturated: ``(n,)`` bool."""
+    """Return which objects are saturated in the middle, or not observed there in a band: ``(n,)`` bool."""
     out = np.zeros(len(rows), dtype=bool)
     if objects.store is None or objects.store_row is None:
         return out
@@ -129,7 +129,7 @@ def damaged(objects: Objects, rows: np.ndarray) -> np.ndarray:
 
 
 def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) -> np.ndarray:
-    """Say of which objects the middle looks as no source does through the PSF, ``(n,)`` bool.
+    """Return which objects look in the middle as no source does through the PSF, ``(n,)`` bool.
 
     Saturation leaves a hole (a pixel much fainter than both that it lies between, which a PSF wider than two
     pixels smooths away: only bands of which it is known to be are asked) or, where it was clipped, a plateau.
@@ -162,8 +162,8 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
             for n in range(3)
         )
         lower = np.minimum(before[0], after[0])
-        spread = np.sqrt(here[1] + np.maximum(before[1], after[1]))
-        is_hole = (lower - here[0] > HOLE * lower) & (lower - here[0] > CLIPPED_SIGMA * spread)
+        noise = np.sqrt(here[1] + np.maximum(before[1], after[1]))
+        is_hole = (lower - here[0] > HOLE * lower) & (lower - here[0] > CLIPPED_SIGMA * noise)
         out |= is_hole[:, is_sampled].any((1, 2, 3))
     top = np.where(is_valid, pixels, -np.inf).max((2, 3), keepdims=True, initial=-np.inf)
     is_top = is_valid & (pixels >= (1 - PLATEAU) * top) & (pixels > BRIGHT_SIGMA * np.sqrt(variance))
@@ -171,12 +171,12 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
 
 
 def reasons(objects: Objects, rows: np.ndarray, pool: np.ndarray) -> list[str]:
-    """Say what is odd about objects: what the fit says of the residual, and rare colours and sizes."""
-    said = [""] * len(rows)
+    """Describe what is odd about objects: what the fit found in the residual, and rare colours and sizes."""
+    reasons_of_fit = [""] * len(rows)
     if "anomaly_reason" in objects.table:
-        said = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
+        reasons_of_fit = [str(reason) for reason in objects.column("anomaly_reason")[rows]]
     out = []
-    for words, row in zip(said, rows.tolist(), strict=True):
+    for words, row in zip(reasons_of_fit, rows.tolist(), strict=True):
         is_seldom = words in ("", SELDOM)
         rare = unusual(objects, row, pool, RARE if is_seldom else RAREST)
         if is_seldom and not rare:
@@ -211,8 +211,8 @@ def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
     is_seen = {band: _significance(objects, row, band) >= FEWEST_SIGMA for band in objects.bands}
     for blue, red in pairwise(objects.bands):
         if is_seen[blue] and is_seen[red]:
-            said = f"in {blue} − {red}"
-            out[f"{blue}_minus_{red}"] = (f"redder {said}", f"bluer {said}")
+            colour = f"in {blue} − {red}"
+            out[f"{blue}_minus_{red}"] = (f"redder {colour}", f"bluer {colour}")
     band = reference_band(objects.bands) if objects.bands else ""
     sizes = {
         f"half_light_arcsec_{band}": ("larger", "smaller"),

@@ -36,7 +36,7 @@ from starlette.staticfiles import StaticFiles
 from deepfits.errors import InputError
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
-from deepfits.explorer.objects import Objects, alike, plain, words
+from deepfits.explorer.objects import Objects, describe_column, json_value, unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.uploads import MAX_UPLOAD_BYTES, read_dropped
 from deepfits.files import parse_json
@@ -183,9 +183,9 @@ class _Explorer:
         )
 
     def _words(self, name: str) -> str:
-        """Say what a column is, and which table it is from."""
+        """Describe a column, and name the table that it is from."""
         origin = self.objects.table.origin[name]
-        return "; ".join(part for part in (words(name), f"from {origin}" if origin else "") if part)
+        return "; ".join(part for part in (describe_column(name), f"from {origin}" if origin else "") if part)
 
     async def about_drawer(self, request: Request) -> Response:
         """Return what can be drawn, as soon as the model is there."""
@@ -215,8 +215,8 @@ class _Explorer:
     async def object(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
         facts = await run_in_threadpool(self.objects.facts, row)
-        identity = plain(self.objects.object_id[row])
-        latent = [plain(value) for value in self.objects.latent[row].astype(float)]
+        identity = json_value(self.objects.object_id[row])
+        latent = [json_value(value) for value in self.objects.latent[row].astype(float)]
         tag = self.objects.tags.get(str(self.objects.object_id[row]))
         pdf, why = self.objects.redshift(row)
         answer = {"row": row, "object_id": str(identity), "facts": facts, "latent": latent, "tag": tag}
@@ -282,7 +282,7 @@ class _Explorer:
             )
         )
         return JSONResponse(
-            {"rows": rows.tolist(), "distance": distance.tolist(), "warning": alike(distance)}
+            {"rows": rows.tolist(), "distance": distance.tolist(), "warning": unlike_warning(distance)}
         )
 
     async def save(self, request: Request) -> Response:
@@ -352,16 +352,18 @@ class _Explorer:
             brightness = float(ab_magnitude(np.array(flux)))
             rows, distance = objects.neighbours(dropped.latent, number=24, brightness=brightness)
             return {
-                "reduced_chi2": plain(dropped.reduced_chi2),
+                "reduced_chi2": json_value(dropped.reduced_chi2),
                 "status": str(dropped.features["status"][0]),
-                "fluxes": {band: [plain(value) for value in pair] for band, pair in dropped.fluxes().items()},
+                "fluxes": {
+                    band: [json_value(value) for value in pair] for band, pair in dropped.fluxes().items()
+                },
                 "missing": list(dropped.missing),
                 "redshift": redshift,
                 "why": why,
                 "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
                 "rows": rows.tolist(),
                 "distance": distance.tolist(),
-                "warning": alike(distance),
+                "warning": unlike_warning(distance),
             }
 
         return JSONResponse(await run_in_threadpool(work))

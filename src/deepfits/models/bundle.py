@@ -557,8 +557,8 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
         with safe_open(path, framework="pt", device="cpu") as file:
             names = set(file.keys())
             if names != set(expected):
-                odd = sorted(names ^ set(expected))[:3]
-                raise InputError(f"{path}: other tensors than the description says, among them {odd}")
+                unexpected = sorted(names ^ set(expected))[:3]
+                raise InputError(f"{path}: other tensors than the description says, among them {unexpected}")
             for name, shape in expected.items():
                 part = file.get_slice(name)
                 stored = tuple(part.get_shape())

@@ -27,7 +27,7 @@ from deepfits.tables.values import is_redshift_name
 MIN_OBJECTS_APART = 5
 COLUMNS = ("r2", "bias", "sigma_mad", "eta", "eta_15", "eta_05")
 PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
-_HEADINGS = {
+HEADINGS = {
     "r2": "R²",
     "bias": "bias",
     "bias_median": "bias (median)",
@@ -227,11 +227,11 @@ def markdown_table(content: Mapping[str, Any]) -> str:
     lines = [
         f"{rows[0]['num_test']} held-out objects; labels{of} used for training: {used}.",
         "",
-        *table_lines([*_NAMES, *(_HEADINGS[name] for name in columns)], cells, num_text=3),
+        *table_lines([*_NAMES, *(HEADINGS[name] for name in columns)], cells, num_text=3),
         "",
         "Errors: standard deviation over bootstrap resamples of the held-out objects.",
         "",
-        *(f"- {_HEADINGS[name]}: {definitions[name]}" for name in columns),
+        *(f"- {HEADINGS[name]}: {definitions[name]}" for name in columns),
     ]
     more = [*_high_table(rows), *_domain_table(rows)] if is_redshift_name(target) else []
     return "\n".join([*lines, *_pdf_table(rows, definitions), *more]) + "\n"
@@ -246,7 +246,7 @@ def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row, entry in entries
         if "metrics" in entry
     ]
-    heads = [*_NAMES, "objects", *(_HEADINGS[name] for name in names)]
+    heads = [*_NAMES, "objects", *(HEADINGS[name] for name in names)]
     return ["", "Objects of z > 2 alone:", "", *table_lines(heads, cells, num_text=3)] if cells else []
 
 

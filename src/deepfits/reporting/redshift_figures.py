@@ -22,9 +22,14 @@ from deepfits.plot.style import COLOURS
 MAX_PANELS = 4
 
 
+def name_of(row: Mapping[str, Any]) -> str:
+    """Return a method's name for people: ``boosting on latents``."""
+    return " on ".join(part for part in (row["method"], row["features"]) if part)
+
+
 def label_of(row: Mapping[str, Any]) -> str:
-    """Return a method's name for people: ``boosting on latents``, and the loss unless squared."""
-    text = " on ".join(part for part in (row["method"], row["features"]) if part)
+    """Return the same for figures, with the loss unless squared."""
+    text = name_of(row)
     return f"{text} ({row['loss']})" if row["loss"] not in ("", "squared") else text
 
 

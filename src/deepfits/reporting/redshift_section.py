@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepfits.redshifts.results import HEADINGS, format_metric
 from deepfits.reporting import redshift_figures
 from deepfits.reporting.page import PageTable, Picture, Section
+from deepfits.reporting.redshift_figures import name_of
 from deepfits.reporting.sections import UNSEEN
 
-COLUMNS = {
-    "r2": "R²",
-    "bias": "bias",
-    "bias_median": "bias (median)",
-    "sigma_mad": "σ_MAD",
-    "eta": "η (5 σ_MAD)",
-    "eta_15": "η (0.15)",
-    "eta_05": "η (0.05)",
-}
+COLUMNS = ("r2", "bias", "bias_median", "sigma_mad", "eta", "eta_15", "eta_05")
 METHODS = {
     "constant": "the same redshift for all, the floor",
     "boosting": "XGBoost trees",
@@ -75,20 +69,20 @@ def section(
     if scenes is not None:
         rows += [row for row in scenes["rows"] if row["method"] != "constant"]
     table = PageTable(
-        columns=["", "method", "features", "loss", "labels", *COLUMNS.values()],
+        columns=["", "method", "features", "loss", "labels", *(HEADINGS[name] for name in COLUMNS)],
         rows=[
             [
                 _whose(row),
                 *(row[name] for name in ("method", "features", "loss")),
                 f"{row['num_train']:,}",
-                *(_cell(row["metrics"][name]) for name in COLUMNS),
+                *(format_metric(row["metrics"][name]) for name in COLUMNS),
             ]
             for row in rows
         ],
         caption=f"{OURS}: uses the model (its latents, what it draws, or its embedder); {BASELINE}: what "
         "anyone can do without it. ± is the standard deviation over bootstrap resamples of the held-out "
         "objects. "
-        + ". ".join(f"{head}: {metrics['definitions'][name]}" for name, head in COLUMNS.items())
+        + ". ".join(f"{HEADINGS[name]}: {metrics['definitions'][name]}" for name in COLUMNS)
         + ".",
     )
     text = (
@@ -107,7 +101,7 @@ def section(
     summary = {
         "rows": [
             {
-                "name": _name(row),
+                "name": name_of(row),
                 "num_train": row["num_train"],
                 "num_test": row["num_test"],
                 **{name: row["metrics"][name] for name in COLUMNS},
@@ -124,10 +118,10 @@ def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Describe the methods and features of a table."""
     out = []
     for what, known in (("method", METHODS), ("features", FEATURES)):
-        there = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
-        if there:
+        present = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
+        if present:
             title = "Methods" if what == "method" else "Features"
-            out.append(f"{title}: " + "; ".join(f"{name}, {known[name]}" for name in there) + ".")
+            out.append(f"{title}: " + "; ".join(f"{name}, {known[name]}" for name in present) + ".")
     return out
 
 
@@ -149,7 +143,7 @@ def _headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     if without := next((row for row in rows if row["method"] == "pretrained"), None):
         best["without any label"] = without
     return {
-        f"σ_MAD of redshifts, {words}: {_name(row)}": f"{row['metrics']['sigma_mad']['value']:.3f}"
+        f"σ_MAD of redshifts, {words}: {name_of(row)}": f"{row['metrics']['sigma_mad']['value']:.3f}"
         for words, row in best.items()
     }
 
@@ -161,13 +155,3 @@ def is_ours(row: Mapping[str, Any]) -> bool:
 
 def _whose(row: Mapping[str, Any]) -> str:
     return "" if row["method"] == "constant" else OURS if is_ours(row) else BASELINE
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return " on ".join(part for part in (row["method"], row["features"]) if part)
-
-
-def _cell(entry: Mapping[str, float | None]) -> str:
-    if entry["value"] is None:
-        return "–"
-    return f"{entry['value']:.3f}" + (f" ± {entry['error']:.3f}" if entry["error"] is not None else "")

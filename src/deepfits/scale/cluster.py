@@ -153,7 +153,7 @@ def _gpus() -> list[str]:
 def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
     """Return what does jobs on workers and gives the results as they come; the first error ends it."""
 
-    def spread(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+    def share_out(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
         from distributed import as_completed
 
         with connect(workers) as client, client.as_current():
@@ -161,4 +161,4 @@ def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable
             for future in as_completed(sent):
                 yield future.result()
 
-    return spread
+    return share_out

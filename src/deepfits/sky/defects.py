@@ -167,8 +167,8 @@ def _trails(
     """Return for each trail its band, its peak in nJy, its masked pixels and its profile: ``(H, W)``."""
     out = []
     yy, xx = np.mgrid[rows[0] : rows[1], :width].astype(np.float32)
-    for number, x, y, angle, spread, peak in defects.trails.tolist():
-        distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / spread
+    for number, x, y, angle, sigma_pixels, peak in defects.trails.tolist():
+        distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / sigma_pixels
         light = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
         # Masked to where the trail is lost in the noise.
         reach = math.sqrt(2 * math.log(max(peak / 0.1, 1.1)))

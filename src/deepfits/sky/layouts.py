@@ -129,9 +129,9 @@ def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
         no_data = (bits[index] & (1 << PLANES["NO_DATA"])) != 0
         pixels = np.where(no_data, np.float32(np.nan), image[index] * counts)
-        spread = np.where(no_data, np.float32(np.inf), variance[index] * counts**2)
+        variances = np.where(no_data, np.float32(np.inf), variance[index] * counts**2)
         write_rows(path, image_at, first_row, pixels, ">f4")
         write_rows(path, mask_at, first_row, bits[index], ">i4")
-        write_rows(path, variance_at, first_row, spread, ">f4")
+        write_rows(path, variance_at, first_row, variances, ">f4")
 
     return write

@@ -71,15 +71,15 @@ def check(config: CheckConfig) -> Findings:
 def _add_logged(findings: Findings) -> Iterator[None]:
     """Add what the readers say to the log to the findings, which else would be that nothing is suspicious."""
     logger, handler = logging.getLogger("deepfits"), logging.Handler(logging.WARNING)
-    said: list[str] = []
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logged: list[str] = []
+    handler.emit = lambda record: logged.append(record.getMessage())  # type: ignore[method-assign]
     handlers, logger.handlers[:] = list(logger.handlers), [handler]
     propagate, logger.propagate = logger.propagate, False
     try:
         yield
     finally:
         logger.handlers[:], logger.propagate = handlers, propagate
-        for text in dict.fromkeys(said):
+        for text in dict.fromkeys(logged):
             findings.note(text)
 
 

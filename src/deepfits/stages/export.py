@@ -196,11 +196,11 @@ def _paths(features: Path) -> list[Path]:
 def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> list[str]:
     import pyarrow.parquet as pq
 
-    there = [*_reading(path, lambda: pq.read_schema(path)).names, *also]
+    available = [*_reading(path, lambda: pq.read_schema(path)).names, *also]
     for name in wanted or ():
-        if name not in there:
-            raise InputError(f"{path}: no column {name!r}; {nearest(name, there)}")
-    return list(wanted) if wanted else list(there)
+        if name not in available:
+            raise InputError(f"{path}: no column {name!r}; {nearest(name, available)}")
+    return list(wanted) if wanted else list(available)
 
 
 def _reading(path: Path, read: Any) -> Any:
@@ -227,9 +227,9 @@ def _tables(
         def read(path: Path = path) -> Any:
             if not tags or "tag" not in names:
                 return pq.read_table(path, columns=names)
-            there = pq.read_table(path, columns=list({"object_id", *names} - {"tag"}))
-            tag = tag_column(tags, to_numpy(there["object_id"]))
-            return there.append_column("tag", pa.array(tag.tolist(), pa.string())).select(names)
+            table = pq.read_table(path, columns=list({"object_id", *names} - {"tag"}))
+            tag = tag_column(tags, to_numpy(table["object_id"]))
+            return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(names)
 
         table = _described(_reading(path, read), half)
         schema = schema or table.schema

@@ -48,8 +48,8 @@ EXPLANATIONS = {
 APERTURE_ARCSEC = 1.0
 MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
 DRAWN_AT_ONCE = 250
-NOBODY = np.empty(0, dtype=np.int64)
-_HOW = (
+NO_OBJECTS = np.empty(0, dtype=np.int64)
+_SHOWN_SETTINGS = (
     "solver",
     "objective",
     "num_steps",
@@ -169,7 +169,9 @@ def _read_held_out(
         blank=reduced_chi2(image, 0.0, own),
         blank_central=reduced_chi2(image, 0.0, own * _circle(store.info)),
         examples=choose_examples(ranking, num_examples),
-        faint=choose_examples(ranking, num_examples // 2, FAINT) if is_whole.sum() > num_examples else NOBODY,
+        faint=choose_examples(ranking, num_examples // 2, FAINT)
+        if is_whole.sum() > num_examples
+        else NO_OBJECTS,
         bands=store.info.bands,
         reference=store.info.bands.index(reference_band(store.info.bands)),
         aperture_arcsec=APERTURE_ARCSEC,
@@ -290,16 +292,18 @@ def _read_fit(
 def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
     if not fits:
         return _absent("Best fits", "no features", "deepfits fit")
-    how = {mode: EXPLANATIONS[mode] + _how(run / f"features-{mode}", mode) for mode in fits}
+    how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     return sections.fit_section(held, fits, how)
 
 
-def _how(directory: Path, mode: str) -> str:
+def _fit_settings(directory: Path, mode: str) -> str:
     """Describe how a fit was made, from its own description."""
     if mode == "embedder" or not is_finished(directory):
         return ""
     settings = read_settings(directory)
-    words = [f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _HOW and value]
+    words = [
+        f"{k.replace('_', ' ')} {value}" for k, value in settings.items() if k in _SHOWN_SETTINGS and value
+    ]
     return " Settings: " + ", ".join(words) + "."
 
 

@@ -173,7 +173,7 @@ def similar(config: SimilarConfig) -> Path:
 
     Among those as bright: `deepfits similar demo --id 1203 --magnitude-window 0.5`
     """
-    from deepfits.explorer.objects import alike
+    from deepfits.explorer.objects import unlike_warning
 
     objects, drawer = _load(config)
     examples = _rows(objects, config.ids)
@@ -184,8 +184,8 @@ def similar(config: SimilarConfig) -> Path:
         magnitude_window=config.magnitude_window,
         allowed=objects.satisfying(config.where),
     )
-    if words := alike(distance):
-        log.warning("%s", words)
+    if warning := unlike_warning(distance):
+        log.warning("%s", warning)
     rows = np.concatenate([examples, neighbours])
     away = np.concatenate([np.zeros(len(examples)), distance])
     names = objects.object_id[rows].tolist()

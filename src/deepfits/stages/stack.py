@@ -231,7 +231,7 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return round(value, 4) if math.isfinite(value) else None
 
-    said: dict[str, Any] = {
+    report: dict[str, Any] = {
         "file": plane.path.name,
         "how": aligned.kind,
         "sky_level_njy": number(plane.noise.level),
@@ -239,13 +239,13 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
         "remarks": plane.remarks,
     }
     if shift is not None:
-        said |= {
+        report |= {
             "residual_shift_pixels": [number(shift.dx), number(shift.dy)],
             "scatter_pixels": number(shift.scatter),
             "num_matched": shift.num_matched,
             "flux_ratio": number(shift.flux_ratio),
         }
-    return said
+    return report
 
 
 def _write_band(

@@ -92,8 +92,8 @@ def stage(config: Callable[P, C]) -> Callable[[Callable[[C], R]], Callable[P, R]
         del call.__wrapped__
         call.__annotations__ = get_type_hints(config, include_extras=True)
         call.__signature__ = signature  # type: ignore[attr-defined]
-        said = documentation(config)
-        ordered = {name: said[name] for name in signature.parameters if name in said}
+        described = documentation(config)
+        ordered = {name: described[name] for name in signature.parameters if name in described}
         call.__doc__ = _with_parameters(inspect.getdoc(work) or "", ordered)
         call.config = config  # type: ignore[attr-defined]
         return call
@@ -135,9 +135,9 @@ def _require_paths(config: Any, name: str) -> None:
         several = value if isinstance(value, list | tuple) else [value]
         if "" in several:
             raise InputError(f"{name}: {key} is empty; name a path")
-        if odd := [entry for entry in several if not isinstance(entry, str | os.PathLike | None)]:
+        if unusable := [entry for entry in several if not isinstance(entry, str | os.PathLike | None)]:
             raise InputError(
-                f"{name}: {key} must be a path, not {type(odd[0]).__name__}; write it into a file first"
+                f"{name}: {key} must be a path, not {type(unusable[0]).__name__}; write it into a file first"
             )
 
 
@@ -249,7 +249,7 @@ def _with_parameters(text: str, parameters: Mapping[str, str]) -> str:
     lines = text.splitlines()
     at = next((n - 1 for n, line in enumerate(lines) if n and line and set(line) == {"-"}), len(lines))
     section = ["Parameters", "----------"]
-    for name, said in parameters.items():
-        section += [name, *textwrap.wrap(said, 100, initial_indent="    ", subsequent_indent="    ")]
+    for name, description in parameters.items():
+        section += [name, *textwrap.wrap(description, 100, initial_indent="    ", subsequent_indent="    ")]
     before = "\n".join(lines[:at]).rstrip()
     return "\n".join([before, "", *section, "", *lines[at:]]).rstrip() + "\n"

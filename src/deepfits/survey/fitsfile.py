@@ -27,7 +27,7 @@ import numpy as np
 from astropy import log
 from astropy.io import fits
 
-from deepfits.errors import InputError, in_a_line, naming
+from deepfits.errors import InputError, naming, one_line
 from deepfits.files import require_regular
 
 SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
@@ -144,7 +144,7 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
                     raise InputError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes; not a survey image")
                 target.write(block)
     except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: truncated or damaged ({in_a_line(error)}); fetch it again") from error
+        raise InputError(f"{path}: truncated or damaged ({one_line(error)}); fetch it again") from error
     if kept is None or written + sum(p.stat().st_size for p in kept.parent.iterdir()) > MAX_KEPT:
         return out
     partial = kept.with_suffix(f".{os.getpid()}.part")  # another process may unpack the same file now
@@ -273,7 +273,7 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
     except InputError as error:
         raise InputError(f"{path}: {error}; fetch it again") from None
     except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: not a readable FITS file ({in_a_line(error)}); fetch it again") from error
+        raise InputError(f"{path}: not a readable FITS file ({one_line(error)}); fetch it again") from error
     if not headers:
         raise InputError(f"{path}: an empty file; fetch it again")
     return headers
@@ -299,7 +299,7 @@ def _data_bytes(header: Mapping[str, Any]) -> int:
         groups, extra = int(header.get("GCOUNT", 1)), int(header.get("PCOUNT", 0))
         length = abs(int(header.get("BITPIX", 8))) // 8 * groups * (extra + pixels)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"unreadable header ({in_a_line(error)})") from error
+        raise InputError(f"unreadable header ({one_line(error)})") from error
     if not 0 <= length < 1 << 50:
         raise InputError(f"a header that declares {length} bytes")
     return length
@@ -325,5 +325,5 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
                     header = fits.Header.fromstring(text.decode("ascii", errors="replace"))
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards
-                    raise InputError(f"unreadable header ({in_a_line(error)})") from error
+                    raise InputError(f"unreadable header ({one_line(error)})") from error
     raise InputError("no end of the header")

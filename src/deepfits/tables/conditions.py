@@ -140,18 +140,18 @@ def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, wher
     value = None if is_quoted else _number(text)
     if value is not None:
         number = np.full(len(column), np.nan)
-        odd = ""
+        entry = ""
         for row in np.flatnonzero(~is_gap):
             try:
                 number[row] = float(column[row])
             except ValueError:
-                odd = odd or str(column[row])
-        if not odd:
+                entry = entry or str(column[row])
+        if not entry:
             with np.errstate(invalid="ignore"):
                 return np.asarray(_OPERATORS[sign](number, value) & np.isfinite(number), dtype=bool)
         if sign not in ("==", "!="):
             raise InputError(
-                f"{where}: condition {condition!r}: the column holds text such as {odd!r}, which is not a "
+                f"{where}: condition {condition!r}: the column holds text such as {entry!r}, which is not a "
                 "number; leave those out in the table, or name the values that you want with =="
             )
     if not is_quoted and bare.lower() in ("true", "false") and np.isin(lower[~is_gap], list(_TRUTH)).all():

@@ -380,7 +380,7 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
     out: list[_Candidate] = []
     seen: set[Any] = set()  # a group may hold itself
 
-    def look(group: Any, key: str, depth: int) -> None:
+    def visit(group: Any, key: str, depth: int) -> None:
         columns: dict[str, int] = {}
         seen.add(group.id)
         if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
@@ -393,7 +393,7 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
                 if member.id not in seen:
                     if depth >= 8:
                         raise InputError(f"{path}: {key}{name} lies too deep; put the table further up")
-                    look(member, f"{key}{name}/", depth + 1)
+                    visit(member, f"{key}{name}/", depth + 1)
                 continue
             if not isinstance(member, h5py.Dataset):
                 continue
@@ -407,7 +407,7 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
             names = [name for name, length in columns.items() if length == common]
             out.append(_Candidate(key or "/", names, common))
 
-    look(file, "", 0)
+    visit(file, "", 0)
     return out
 
 

@@ -166,10 +166,10 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
-    said = units.get(name, "").strip().lower()
+    stated = units.get(name, "").strip().lower()
     lower = name.lower()
-    if said:
-        return said
+    if stated:
+        return stated
     if lower.endswith(("_hours", "_hour", "_hms")):
         return "h"
     return "rad" if lower.endswith(("_rad", "_radians")) else ""
@@ -312,8 +312,10 @@ def identities(values: np.ndarray, where: str | Path, name: str = "object_id") -
                 "(int64) or text"
             )
         if (there != np.round(there)).any():
-            odd = there[there != np.round(there)][0]
-            raise InputError(f"{where}: {name} {odd:g} is not a whole number; an identity is one, or text")
+            fractional = there[there != np.round(there)][0]
+            raise InputError(
+                f"{where}: {name} {fractional:g} is not a whole number; an identity is one, or text"
+            )
         whole = np.zeros(len(values), np.int64)
         whole[is_there] = there.astype(np.int64)
         return whole if is_there.all() else np.where(is_there, whole.astype(str), "")

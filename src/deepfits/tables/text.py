@@ -159,8 +159,8 @@ def _below_header(
     for number, line in enumerate(lines[:3]):
         if "-" in line and not line.strip("-=+|,; \t\r"):
             if number == 1:
-                said = zip(names, _split(lines[0], delimiter), strict=False)
-                units |= {name: unit for name, unit in said if unit}
+                stated = zip(names, _split(lines[0], delimiter), strict=False)
+                units |= {name: unit for name, unit in stated if unit}
             return number + 1 if number < 2 else 0
     return 0
 
@@ -297,22 +297,22 @@ def as_numbers(column: pa.Array) -> np.ndarray:
         column = column.combine_chunks()
     lower = pc.utf8_lower(column)
     is_gap = pc.is_in(lower, pa.array(GAPS))
-    there = column.filter(pc.invert(is_gap))
+    values = column.filter(pc.invert(is_gap))
     gap = np.asarray(is_gap.to_numpy(zero_copy_only=False), dtype=bool)
 
     def all_match(values: pa.Array, pattern: str) -> bool:
         return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())
 
-    if not len(there):
+    if not len(values):
         return np.full(len(column), np.nan)
-    if all_match(there, _WHOLE):
-        return _whole(there, gap)
-    if all_match(there, r"^[+-]?\d+$"):
+    if all_match(values, _WHOLE):
+        return _whole(values, gap)
+    if all_match(values, r"^[+-]?\d+$"):
         return _text(column)  # leading zeros mean something
-    if all_match(there, _FLOAT):
-        return _floats(pc.replace_substring_regex(there, "[dD]", "e"), gap)
-    if _has_decimal_commas(there) and all_match(there, _DECIMAL_COMMA):
-        return _floats(pc.replace_substring(there, ",", "."), gap)
+    if all_match(values, _FLOAT):
+        return _floats(pc.replace_substring_regex(values, "[dD]", "e"), gap)
+    if _has_decimal_commas(values) and all_match(values, _DECIMAL_COMMA):
+        return _floats(pc.replace_substring(values, ",", "."), gap)
     if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
         return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
     return _text(column)

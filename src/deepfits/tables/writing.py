@@ -106,8 +106,8 @@ def field_metadata(name: str, describe: Callable[[str], Any] | None) -> dict[str
     if describe is None:
         return None
     about = describe(name)
-    said = {"unit": about.unit, "ucd": about.ucd, "description": about.words}
-    return {key: value for key, value in said.items() if value} or None
+    described = {"unit": about.unit, "ucd": about.ucd, "description": about.words}
+    return {key: value for key, value in described.items() if value} or None
 
 
 def write_astropy(
