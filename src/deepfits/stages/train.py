@@ -140,8 +140,8 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
     """
     import numpy as np
 
+    from deepfits.fitting.error_measurement import learn_model_error, median_of
     from deepfits.fitting.fitter import FitSettings, Fitter
-    from deepfits.fitting.model_error import learn_model_error, median_of
     from deepfits.splits import is_held_out
     from deepfits.survey.neighbours import find_neighbours
     from deepfits.survey.store import CutoutStore
