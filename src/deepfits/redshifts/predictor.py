@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +99,7 @@ class Predictor:
 
     @classmethod
     def load(cls, directory: str | Path) -> Predictor:
-        """Read back `save`."""
-        import_module("deepfits.redshifts.methods")  # all methods, so that theirs are known
+        """Read back `save`; the method's module must have been imported (`deepfits.redshifts.methods`)."""
         return storage.load(cls, directory)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,9 +34,6 @@ from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, join_cutouts
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
 
-if TYPE_CHECKING:
-    from deepfits.stages.report import ReportConfig
-
 log = logging.getLogger(__name__)
 
 MODES = ("embedder", "optimise", "both")
@@ -61,8 +58,8 @@ _SHOWN_SETTINGS = (
 )
 
 
-def write_report(config: ReportConfig) -> Path:
-    """Read what a run left, measure, and write the page."""
+def write_report(config: Any) -> Path:
+    """Read what a run left, measure, and write the page, as `deepfits.stages.report.ReportConfig` says."""
     run = Path(config.run)
     store, model = (
         run / name if given is None else Path(given)
