@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from deepfits import tables
 from deepfits.errors import InputError
@@ -125,27 +125,22 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
         if config.catalogue is None:
             from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
-            from deepfits.stages.detect import detect_in
+            from deepfits.stages.detect import Detection
 
             path = out / "catalogue.parquet"
-            options = part_of(config, DetectOptions)
-            measuring: dict[str, Any] = {
-                "smoothing_arcsec": config.smoothing_arcsec,
-                "min_snr": config.min_snr,
-            }
             # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
             chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))
+            detection = part_of(config, Detection, images=chosen, options=part_of(config, DetectOptions))
+            measuring = {"smoothing_arcsec": config.smoothing_arcsec, "min_snr": config.min_snr}
             with results(
                 path,
                 "detect",
                 inputs={"images": claimed.content["inputs"]["images"]},
-                settings={**asdict(options), **measuring},
+                settings={**asdict(detection.options), **measuring},
                 version=CATALOGUE_FORMAT,
                 is_file=True,
             ) as catalogue:
-                detect_in(
-                    chosen, catalogue, options, **measuring, workers=config.workers, progress=config.progress
-                )
+                detection.write(catalogue, workers=config.workers, progress=config.progress)
         else:
             path = Path(config.catalogue)
         plan = part_of(
@@ -167,6 +162,6 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
 def absolute_images(images: str | Path | Sequence[str | Path]) -> str | list[str]:
     """Return images under names that mean the same in every process; ``band=path`` keeps its band."""
     if not isinstance(images, (str, Path)):
-        return [str(absolute_images(one)) for one in images]
+        return [str(absolute_images(image)) for image in images]
     band, equals, path = str(images).rpartition("=")
     return f"{band}{equals}{Path(path).resolve()}" if equals else str(Path(images).resolve())

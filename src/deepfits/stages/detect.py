@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import KW_ONLY, asdict, dataclass
+import shutil
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from deepfits.tables import format_of
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import ImageSet
+    from deepfits.survey.find import FieldSources
 
 
 FORMAT = 2
@@ -76,131 +78,105 @@ def detect_with(config: DetectConfig) -> Path:
     from deepfits.survey.detection import DetectOptions
 
     format_of(config.out)  # before the work
-    options = part_of(config, DetectOptions, mesh=config.background_mesh)
-    chosen = config.find(config.images)
-    files = chosen.settings()["files"]
+    detection = part_of(
+        config,
+        Detection,
+        images=config.find(config.images),
+        options=part_of(config, DetectOptions, mesh=config.background_mesh),
+    )
+    files = detection.images.settings()["files"]
     with claim(config, name="detect", version=FORMAT, inputs={"images": files}, is_file=True) as results:
-        detect_in(
-            chosen,
-            results,
-            options,
-            smoothing_arcsec=config.smoothing_arcsec,
-            aperture_arcsec=config.aperture_arcsec,
-            min_snr=config.min_snr,
-            workers=config.workers,
-            progress=config.progress,
-        )
+        detection.write(results, workers=config.workers, progress=config.progress)
     return results.path
 
 
-def detect_in(
-    chosen: ImageSet,
-    results: Results,
-    options: DetectOptions,
-    *,
-    smoothing_arcsec: float | None,
-    aperture_arcsec: float = 2.0,
-    min_snr: float,
-    workers: int,
-    progress: Progress,
-) -> None:
-    """Do what `detect` does, on images that were found already, unless the catalogue is there."""
-    from deepfits.survey.catalogue import write_catalogue
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """What is detected, on images that were found already, and how it is measured."""
 
-    if results.is_finished:
-        return
-    out = results.path
-    measuring = {"aperture_arcsec": aperture_arcsec, "min_snr": min_snr}
-    settings = chosen.settings() | {
-        "detect": asdict(options) | {"smoothing_arcsec": smoothing_arcsec} | measuring
-    }
-    columns, infos = _all_fields(
-        chosen, options, settings, out, progress, workers, smoothing_arcsec, measuring
-    )
-    write_catalogue(out, columns, {"settings": settings, "fields": infos})
-    _remove_parts(out)
+    images: ImageSet
+    options: DetectOptions
+    smoothing_arcsec: float | None = None
+    aperture_arcsec: float = 2.0
+    min_snr: float = 0.0
+
+    def write(self, results: Results, *, workers: int, progress: Progress) -> None:
+        """Detect field by field, unless the catalogue is there; a finished field is kept until all are."""
+        from deepfits.survey.build import log_warnings
+        from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+        from deepfits.survey.parallel import in_processes
+
+        if results.is_finished:
+            return
+        settings, fields = self._settings(), self.images.fields
+        parts = results.path.with_name(f"{results.path.name}.parts")
+        done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+        for sources in fields:
+            path = parts / f"{sources.name}.parquet"
+            if len(fields) > 1 and path.exists() and read_info(path).get("settings") == settings:
+                done[sources.name] = read_catalogue(path), read_info(path)["field"]
+        todo = [sources for sources in fields if sources.name not in done]
+        with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
+            found = (
+                map(self._one_field, todo) if workers == 1 else in_processes(self._one_field, todo, workers)
+            )
+            for name, columns, info in found:
+                if len(fields) > 1:
+                    about = {"settings": settings, "field": info}
+                    write_catalogue(parts / f"{name}.parquet", columns, about)
+                log_warnings(name, info)
+                done[name] = columns, info
+                task.advance(1, f"{name}: {len(columns['object_id'])} sources")
+        columns, infos = _joined({sources.name: done[sources.name] for sources in fields})
+        write_catalogue(results.path, columns, {"settings": settings, "fields": infos})
+        if parts.exists():
+            shutil.rmtree(parts)
+
+    def _settings(self) -> dict[str, Any]:
+        measuring = {"aperture_arcsec": self.aperture_arcsec, "min_snr": self.min_snr}
+        detect = asdict(self.options) | {"smoothing_arcsec": self.smoothing_arcsec} | measuring
+        return self.images.settings() | {"detect": detect}
+
+    def _one_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
+        from deepfits.survey.build import describe_field
+        from deepfits.survey.extract import extract
+        from deepfits.survey.fields import open_field
+
+        options = self.options
+        with open_field(sources, self.images) as field:
+            if self.smoothing_arcsec is not None:
+                options = replace(options, smoothing_pixels=self.smoothing_arcsec / field.pixel_scale)
+            extraction = extract(
+                field,
+                options,
+                bands=self.images.bands,
+                aperture_arcsec=self.aperture_arcsec,
+                min_snr=self.min_snr,
+            )
+            number = len(extraction.columns["object_id"])
+            if not number:
+                raise InputError(
+                    f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
+                )
+            stellar = extraction.stellar_radius_arcsec
+            info = describe_field(field, self.images.bands, extraction) | {
+                "num_objects": number,
+                "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
+            }
+        return sources.name, extraction.columns, info
 
 
-def _parts(out: Path) -> Path:
-    return out.with_name(f"{out.name}.parts")
-
-
-def _remove_parts(out: Path) -> None:
-    import shutil
-
-    if _parts(out).exists():
-        shutil.rmtree(_parts(out))
-
-
-def _all_fields(
-    chosen: Any,
-    options: Any,
-    settings: dict[str, Any],
-    out: Path,
-    progress: Progress,
-    workers: int,
-    smoothing_arcsec: float | None,
-    measuring: dict[str, float],
+def _joined(
+    done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Detect field by field; a finished field is kept beside `out` until all are."""
+    """Concatenate the catalogues of fields, and mark the primary detections."""
     import numpy as np
 
-    from deepfits.survey.build import log_warnings
-    from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
     from deepfits.survey.overlaps import primary_detections
-    from deepfits.survey.parallel import in_processes
 
-    many = len(chosen.fields) > 1
-    done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-    for sources in chosen.fields:
-        path = _parts(out) / f"{sources.name}.parquet"
-        if many and path.exists() and read_info(path).get("settings") == settings:
-            done[sources.name] = read_catalogue(path), read_info(path)["field"]
-    todo = [sources for sources in chosen.fields if sources.name not in done]
-    jobs = [(sources, chosen, options, smoothing_arcsec, measuring) for sources in todo]
-    with progress("detect", total=len(chosen.fields), unit="fields", done=len(done)) as task:
-        results = map(_job, jobs) if workers == 1 else in_processes(_job, jobs, workers)
-        for name, columns, info in results:
-            if many:
-                write_catalogue(
-                    _parts(out) / f"{name}.parquet", columns, {"settings": settings, "field": info}
-                )
-            log_warnings(name, info)
-            done[name] = columns, info
-            task.advance(1, f"{name}: {len(columns['object_id'])} sources")
-    parts = [done[sources.name][0] for sources in chosen.fields]
-    infos = {sources.name: done[sources.name][1] for sources in chosen.fields}
+    parts, infos = [columns for columns, _ in done.values()], {name: info for name, (_, info) in done.items()}
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if len(np.unique(joined["object_id"])) < len(joined["object_id"]):
         raise InputError("two fields have names with the same hash; rename the directory of one of them")
     joined["is_primary"] = primary_detections(joined, infos)
     return joined, infos
-
-
-def _job(job: tuple[Any, ...]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    return job[0].name, *_one_field(*job)
-
-
-def _one_field(
-    sources: Any, chosen: Any, options: Any, smoothing_arcsec: float | None, measuring: dict[str, float]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    from dataclasses import replace
-
-    from deepfits.survey.build import describe_field
-    from deepfits.survey.extract import extract
-    from deepfits.survey.fields import open_field
-
-    with open_field(sources, chosen) as field:
-        if smoothing_arcsec is not None:
-            options = replace(options, smoothing_pixels=smoothing_arcsec / field.pixel_scale)
-        extraction = extract(field, options, bands=chosen.bands, **measuring)
-        if not len(extraction.columns["object_id"]):
-            raise InputError(
-                f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
-            )
-        stellar = extraction.stellar_radius_arcsec
-        info = describe_field(field, chosen.bands, extraction) | {
-            "num_objects": len(extraction.columns["object_id"]),
-            "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
-        }
-    return extraction.columns, info
