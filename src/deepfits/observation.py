@@ -230,7 +230,7 @@ def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: 
     fwhm_arcsec
         Per band, for those that are unknown; where this is NaN too, the PSF stays NaN.
     """
-    usual = np.stack([moffat_psf(one) for one in fwhm_arcsec])
+    usual = np.stack([moffat_psf(fwhm) for fwhm in fwhm_arcsec])
     if psf is None:
         return np.broadcast_to(usual, (number, *usual.shape))
     return np.where(np.isfinite(psf).all((2, 3), keepdims=True), psf, usual)

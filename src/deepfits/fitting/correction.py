@@ -167,8 +167,8 @@ def _terms(linear: np.ndarray, num_bands: int, quadratic: bool) -> np.ndarray:
     """Return the design: 1, the linear terms, and products of magnitude and colours, the first B of these."""
     out = [np.ones((len(linear), 1)), linear]
     if quadratic:
-        one, two = np.triu_indices(num_bands)
-        out.append(linear[:, one] * linear[:, two])
+        row, column = np.triu_indices(num_bands)
+        out.append(linear[:, row] * linear[:, column])
     return np.hstack(out)
 
 

@@ -208,12 +208,12 @@ def median_of(errors: Sequence[ModelError]) -> ModelError:
 
     def middle(values: Sequence[Any]) -> Any:
         if isinstance(values[0], tuple) and values[0] and isinstance(values[0][0], tuple):
-            return tuple(tuple(float(one) for one in row) for row in np.mean(np.array(values), axis=0))
+            return tuple(tuple(float(value) for value in row) for row in np.mean(np.array(values), axis=0))
         if isinstance(values[0], dict):
-            return {name: middle([one[name] for one in values]) for name in values[0]}
-        return tuple(float(one) for one in np.median(np.array(values), axis=0))
+            return {name: middle([error[name] for error in values]) for name in values[0]}
+        return tuple(float(value) for value in np.median(np.array(values), axis=0))
 
-    return ModelError(**{name: middle([vars(one)[name] for one in errors]) for name in vars(errors[0])})
+    return ModelError(**{name: middle([vars(error)[name] for error in errors]) for name in vars(errors[0])})
 
 
 def _flux_fractions(
@@ -239,7 +239,7 @@ def _flux_fractions(
     for number, (kind, over_pixels) in enumerate(sums.items()):
         measured = (pixels * over_pixels).sum((2, 3))
         error = np.sqrt((variance * over_pixels**2).sum((2, 3)))
-        flux, noise = (one[rows, :, number] for one in (own.flux, own.noise))
+        flux, noise = (values[rows, :, number] for values in (own.flux, own.noise))
         found = [
             model_error(
                 flux[:, band],
@@ -274,7 +274,7 @@ def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None
 
 def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
     """Return the g of each band with which the pulls of galaxies drawn again are 1 wide."""
-    flux, noise, true = (one[:, :, kind] for one in (own.flux, own.noise, truth))
+    flux, noise, true = (values[:, :, kind] for values in (own.flux, own.noise, truth))
 
     def one(band: int) -> float:
         x, sigma, off = (values[:, band] for values in (flux, noise, flux - true))
@@ -307,7 +307,7 @@ def _light_fractions(
 
     def share(band: int) -> float:
         there = inside[:, band]
-        off, known, drawn = (one[:, band][there] for one in (left, spread, light))
+        off, known, drawn = (values[:, band][there] for values in (left, spread, light))
         # One residual in twenty lies beyond two standard deviations.
         return smallest_wide_enough(
             lambda f: bool((np.abs(over(off, known + (f * drawn) ** 2)) > 2).mean() > 0.0455), 0.0, 1.0

@@ -72,7 +72,7 @@ def _spread(
     share = np.nan_to_num(psf[..., 0])
     wider = np.hypot(sigma, WIDER * np.nan_to_num(fwhm, nan=1.0)[..., None])
     place = _place(used, data, share, sigma)
-    narrow, wide = (_drawn(share, one, place, offset) for one in (sigma, wider))
+    narrow, wide = (_drawn(share, width, place, offset) for width in (sigma, wider))
 
     def inner(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         return (used * first * second).sum((2, 3))  # (N, B)
@@ -105,22 +105,22 @@ def _place(used: np.ndarray, data: np.ndarray, share: np.ndarray, sigma: np.ndar
 
     start, row = np.zeros((len(used), 2)), np.arange(len(used))
     band = gains(start).argmax(axis=1)
-    used, data, share, sigma = (one[row, band][:, None] for one in (used, data, share, sigma))
+    used, data, share, sigma = (values[row, band][:, None] for values in (used, data, share, sigma))
 
     def gain(place: np.ndarray) -> np.ndarray:
         return gains(place)[:, 0]
 
     steps = np.arange(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS + STEP_PIXELS / 2, STEP_PIXELS)
     best, place = np.full(len(used), -1.0), start
-    for one in itertools.product(steps, steps):
-        found = gain(np.broadcast_to(np.array(one), place.shape))
-        place, best = np.where((found > best)[:, None], one, place), np.maximum(found, best)
+    for shift in itertools.product(steps, steps):
+        found = gain(np.broadcast_to(np.array(shift), place.shape))
+        place, best = np.where((found > best)[:, None], shift, place), np.maximum(found, best)
     for axis, step in itertools.product((0, 1), (STEP_PIXELS / 2, STEP_PIXELS / 4)):
         away = step * np.eye(2)[axis]
         low, middle, high = (gain(place + side * away) for side in (-1, 0, 1))
         bend = low - 2 * middle + high
-        shift = np.where(bend < 0, 0.5 * (low - high) / np.where(bend < 0, bend, -1), 0)
-        place = place + np.clip(shift, -1, 1)[:, None] * away
+        peak = np.where(bend < 0, 0.5 * (low - high) / np.where(bend < 0, bend, -1), 0)
+        place = place + np.clip(peak, -1, 1)[:, None] * away
     return place
 
 

@@ -272,7 +272,7 @@ class Fitter:
         data, data_weight, _ = self._in_units_of_fit(image, weight)
         if self._centre_fwhm_pixels is not None:
             data_weight = data_weight * centre_weight(self.info.size, self._centre_fwhm_pixels)
-        return torch.stack([self._refine(one, data, data_weight, sight) for one in starts])
+        return torch.stack([self._refine(start, data, data_weight, sight) for start in starts])
 
     def _refine(self, start: Tensor, data: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
         """Improve starts in batches of one size, padded, so that each depends on its object alone."""
@@ -521,7 +521,7 @@ class Fitter:
             out[f"flux_cutout_model_{band}"] = measured["flux"][:, index, 0]
             out[f"flux_cutout_model_err_{band}"] = measured["flux_std"][:, index, 0]
             for number, name in enumerate(FLUXES):
-                flux, noise = (one[:, index, number] for one in (light.flux, light.noise))
+                flux, noise = (values[:, index, number] for values in (light.flux, light.noise))
                 out[f"{name}_{band}"] = flux
                 out[f"{name}_err_{band}"] = self.model_error.flux_error(
                     name, index, flux, noise, light.removed[:, index]
@@ -598,7 +598,7 @@ class Fitter:
             for name in (*PARTS, "artefact"):
                 out[name][part] = figures[name]
             out["anomaly"][part] = total
-            words = np.array([figures[f"{one}_words"][k] for k, one in enumerate(leading)])
+            words = np.array([figures[f"{part}_words"][k] for k, part in enumerate(leading)])
             is_image = (figures["artefact"] > 0) & (figures["artefact"] >= figures["colour"])
             reasons[part] = np.where(is_image, figures["artefact_words"], words)
         return out | {"anomaly_reason": reasons.astype(str)}

@@ -177,7 +177,7 @@ def _of_one_band(
     is_alone = np.delete(heights, band).max(initial=0.0) < SHARED * abs(height)
     if is_alone and _roundness(each[band], inside, away) > ROUND:
         return "artefact", height, place, f"PSF of {bands[band]}: residual round about the middle"
-    odd = [name for name, one in zip(bands, heights, strict=True) if one >= SHARED * abs(height)]
+    odd = [name for name, value in zip(bands, heights, strict=True) if value >= SHARED * abs(height)]
     return "colour", height, place, f"another colour in {'-'.join(odd)}"
 
 

@@ -22,8 +22,8 @@ def random_starts(
     True
     """
     out = np.empty((num_starts, len(object_id), num_latents), dtype=np.float32)
-    for row, one in enumerate(np.asarray(object_id).tolist()):
-        text = one.decode() if isinstance(one, bytes) else str(one)
+    for row, identity in enumerate(np.asarray(object_id).tolist()):
+        text = identity.decode() if isinstance(identity, bytes) else str(identity)
         digest = hashlib.blake2b(f"start:{seed}:{text}".encode(), digest_size=16).digest()
         draws = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
         out[:, row] = draws.standard_normal((num_starts, num_latents), dtype=np.float32)

@@ -221,7 +221,7 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
     files: dict[str, dict[str, Any]] = {}
     for name, state in plan.settings()["files"].items():
         files.setdefault(name.split("/")[0], {})[name] = state
-    names = [one.name for one in plan.images.fields]
+    names = [field.name for field in plan.images.fields]
     return [
         Shard(
             name=f"shard-{number:05d}",

@@ -309,7 +309,7 @@ def _assign(
     owner = np.full(number, -1)
     best = np.full(number, -np.inf)
     x_of, y_of = np.full(number, np.nan), np.full(number, np.nan)
-    names = [one.name for one in plan.images.fields]
+    names = [field.name for field in plan.images.fields]
     named = columns["field"].astype(str) if "field" in columns else np.array([""])
     has_names = bool(np.isin(named, names).all())
     has_pixels = {"x", "y"} <= columns.keys() and (has_names or len(names) == 1)
@@ -415,7 +415,7 @@ def describe_store(
             known = describe_field(opened.open(index), plan.images.bands)
             log_warnings(name, known)
         fields[name] = known
-    scales = [one["pixel_scale_arcsec"] for one in fields.values()]
+    scales = [field["pixel_scale_arcsec"] for field in fields.values()]
     scale = float(np.median(scales))
     if max(abs(s / scale - 1) for s in scales) > SCALE_TOLERANCE:
         raise InputError(
@@ -423,16 +423,17 @@ def describe_store(
             "scale: make one store for each, or bring them to one grid with `deepfits stack`"
         )
     bands = plan.images.bands
-    psf = {name: _settled_psf(one, plan) for name, one in fields.items()}
+    psf = {name: _settled_psf(field, plan) for name, field in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
         pixel_scale_arcsec=scale,
         fwhm_arcsec=tuple(
-            _median([_width(one, psf[name], b, plan) for name, one in fields.items()], np.nan) for b in bands
+            _median([_width(field, psf[name], b, plan) for name, field in fields.items()], np.nan)
+            for b in bands
         ),
         noise_correlation=tuple(
-            _median([one["noise_correlation"].get(b) for one in fields.values()], 1.0) for b in bands
+            _median([field["noise_correlation"].get(b) for field in fields.values()], 1.0) for b in bands
         ),
         survey=plan.survey,
         extra={

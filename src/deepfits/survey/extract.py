@@ -110,14 +110,14 @@ def extract(
     stars = choose_stars(compact, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
 
     columns: dict[str, np.ndarray] = {}
-    star: dict[str, np.ndarray | None] = {}
+    star_images: dict[str, np.ndarray | None] = {}
     for band in bands:
         if band in sky.planes:
-            measured, star[band] = _one_band(
+            measured, star_images[band] = _one_band(
                 sky, band, apertures, segmentation, stars, options, aperture_arcsec
             )
         else:
-            measured, star[band] = not_measured(len(sources)), None
+            measured, star_images[band] = not_measured(len(sources)), None
         flags |= measured.pop("flags")
         columns |= {f"{name}_{band}": values for name, values in measured.items()}
         columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
@@ -134,9 +134,11 @@ def extract(
     }
     return Extraction(
         columns=identity | columns,
-        fwhm_arcsec={b: scale * moffat_fwhm(one) if one is not None else np.nan for b, one in star.items()},
+        fwhm_arcsec={
+            b: np.nan if star is None else scale * moffat_fwhm(star) for b, star in star_images.items()
+        },
         stellar_radius_arcsec=stellar * scale,
-        star_images=star,
+        star_images=star_images,
     )
 
 

@@ -51,9 +51,9 @@ class ImageSet:
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, for JSON: contents of the files, and options."""
         files = {
-            f"{one.name}/{source.band}/{number}/{path.name}": path
-            for one in self.fields
-            for source in one.images.values()
+            f"{field.name}/{source.band}/{number}/{path.name}": path
+            for field in self.fields
+            for source in field.images.values()
             for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
         }
         options = self.options
@@ -87,13 +87,13 @@ def image_set(
     """
     options = ReadOptions(**reading)
     fields = find_fields(images)
-    there = sort_bands(b for one in fields for b in one.bands)
+    there = sort_bands(b for field in fields for b in field.bands)
     require_bands(options.zero_point, there, "zero_point")
     wanted = tuple(dict.fromkeys(band_name(b) for b in bands)) if bands else there
     for band in wanted:
-        lacking = [one for one in fields if band not in one.images]
+        lacking = [field for field in fields if band not in field.images]
         if lacking and not allow_missing:
-            names = ", ".join(repr(one.name) for one in lacking[:3])
+            names = ", ".join(repr(field.name) for field in lacking[:3])
             where = next(iter(lacking[0].images.values())).path.parent
             raise InputError(
                 f"{where}: no image in band {band} for field {names} (it has "
@@ -104,8 +104,8 @@ def image_set(
             log.warning("WARNING: no image in band %s: its weight is 0 everywhere", band)
     if reference is not None and band_name(reference) not in there:
         raise InputError(f"reference_band {reference!r} is not among the bands {', '.join(there)}")
-    kept = [replace(one, images={b: one.images[b] for b in wanted if b in one.images}) for one in fields]
-    if empty := [one.name for one in kept if not one.images]:
+    kept = [replace(f, images={b: f.images[b] for b in wanted if b in f.images}) for f in fields]
+    if empty := [field.name for field in kept if not field.images]:
         raise InputError(f"field {empty[0]!r} has none of the bands {', '.join(wanted)}; leave it out")
     return ImageSet(
         fields=tuple(kept),
@@ -224,6 +224,6 @@ def describe(remarks: Mapping[str, list[str]]) -> list[str]:
     """Return remarks as lines, bands with the same words together."""
     lines: dict[str, list[str]] = {}
     for band, said in remarks.items():
-        for one in said:
-            lines.setdefault(one, []).append(band)
+        for line in said:
+            lines.setdefault(line, []).append(band)
     return [f"{' '.join(bands)}: {text}" for text, bands in lines.items()]

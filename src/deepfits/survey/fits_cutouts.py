@@ -56,7 +56,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     bands = tuple(band_name(b) for b in d.bands) or _bands_of(objects)
     if not bands:
         raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
-    if strange := sort_bands({b for one in objects for b in one.files if b} - set(bands)):
+    if strange := sort_bands({b for galaxy in objects for b in galaxy.files if b} - set(bands)):
         raise InputError(
             f"{path}: files of band {', '.join(strange)}, which {d.where.name} does not name; add it to "
             "bands, or move the files elsewhere"
@@ -68,10 +68,10 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     if scale is None:
         raise InputError(f"{objects[0].first()}: no WCS in the header; say pixel_scale_arcsec")
     reader.scale = scale
-    has_weights = any(one.ivar is not None for one in first.values())
+    has_weights = any(band.ivar is not None for band in first.values())
 
     def raw(start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        found = [reader.read(one) for one in objects[start:stop]]
+        found = [reader.read(galaxy) for galaxy in objects[start:stop]]
         for one, its in zip(objects[start:stop], found, strict=True):
             if any((band.ivar is not None) != has_weights for band in its.values()):
                 raise InputError(
@@ -85,7 +85,7 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
         number=len(objects),
         pixel_scale_arcsec=float(scale),
         fwhm_arcsec=d.fwhm_arcsec,
-        object_id=check_identity(np.array([one.name for one in objects]), path, len(objects)),
+        object_id=check_identity(np.array([galaxy.name for galaxy in objects]), path, len(objects)),
         columns={},
         factor=np.ones(len(bands)),
         raw=raw,
@@ -105,7 +105,7 @@ def _how(one: _Object) -> str:
 
 def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
     """Return the bands that the files' names, or the first one's HDUs, tell."""
-    named = {b for one in objects for b in one.files if b}
+    named = {b for galaxy in objects for b in galaxy.files if b}
     if named:
         return sort_bands(named)
     with opened(objects[0].first()) as hdus:
@@ -128,16 +128,16 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
-    for one in files:
-        kind = split_name(stem_of(one))[1] if one not in images else None
+    for file in files:
+        kind = split_name(stem_of(file))[1] if file not in images else None
         if by_file:
-            key, band, name = "-".join(split_name(stem_of(one))[0]), "", stem_of(one)
+            key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
-            key, band, name = _object_of(one, path, known)
+            key, band, name = _object_of(file, path, known)
         there = objects.setdefault(key, _Object(name)).files.setdefault(band, {})
         if (kind or "image") in there:
-            raise InputError(f"{one}: a second {kind or 'image'} of object {key!r}, band {band or '(all)'}")
-        there[kind or "image"] = one
+            raise InputError(f"{file}: a second {kind or 'image'} of object {key!r}, band {band or '(all)'}")
+        there[kind or "image"] = file
         if kind is None:
             objects[key].name = name
     for one_object in objects.values():

@@ -40,7 +40,7 @@ def role_of(name: str) -> str | None:
 
 def number_of(hdus: fits.HDUList, hdu: Any) -> int:
     """Return the place of an HDU in its file."""
-    return next(i for i, one in enumerate(hdus) if one is hdu)
+    return next(i for i, other in enumerate(hdus) if other is hdu)
 
 
 def _area(hdu: Any) -> int:

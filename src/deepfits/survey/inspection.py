@@ -136,36 +136,36 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
         return
     try:
         with open_planes(usable, images.options) as planes:
-            one = Field(sources.name, dict(planes), reference_band(sort_bands(usable)))
-            _inspect_open(one, dict(planes), findings)
+            field = Field(sources.name, dict(planes), reference_band(sort_bands(usable)))
+            _inspect_open(field, dict(planes), findings)
     except InputError as error:
         findings.refuse(error)
 
 
-def _inspect_open(one: Field, planes: dict[str, Plane], findings: Findings) -> None:
+def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
-    middle = MiddleOfField(one)
+    middle = MiddleOfField(field)
     found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
     notes: dict[str, list[str]] = {}
     suspicious: dict[str, list[str]] = {}
     for band, plane in planes.items():
-        row = _row(one.name, band, plane, found.fwhm_arcsec[band])
+        row = _row(field.name, band, plane, found.fwhm_arcsec[band])
         findings.rows.append(row)
         suspicious[band] = _row_warnings(row, plane)
         suspicious[band] += [r.removeprefix("WARNING: ") for r in plane.remarks if "WARNING: " in r]
         silent = ("zero point", "no weight plane", "WARNING: ")
         notes[band] = [r for r in plane.remarks if not r.startswith(silent)]
-    findings.remarks += [f"{one.name} {line}" for line in describe(notes)]
-    findings.warnings += [f"{one.name} {line}" for line in describe(suspicious)]
+    findings.remarks += [f"{field.name} {line}" for line in describe(notes)]
+    findings.warnings += [f"{field.name} {line}" for line in describe(suspicious)]
     if unweighted := [b for b, p in planes.items() if p.weight_kind == "measured"]:
         names = " ".join(unweighted)
         findings.remarks.append(
-            f"{one.name} {names}: no weight plane; constant weight from the measured noise"
+            f"{field.name} {names}: no weight plane; constant weight from the measured noise"
         )
-    findings.warnings += [f"{one.name}: {w}" for w in colour_warnings(found.columns, bands)]
-    reference = one.reference.source.band
+    findings.warnings += [f"{field.name}: {w}" for w in colour_warnings(found.columns, bands)]
+    reference = field.reference.source.band
     findings.warnings += [
-        f"{one.name}: {w}" for w in shift_warnings(band_shifts(middle, reference), reference)
+        f"{field.name}: {w}" for w in shift_warnings(band_shifts(middle, reference), reference)
     ]
 
 

@@ -134,7 +134,7 @@ def parse_psf_option(psf: object) -> dict[str, str]:
     if isinstance(psf, Mapping):
         return {band_name(str(k)): str(v) for k, v in psf.items()}
     out = {}
-    for one in [psf] if isinstance(psf, (str, float, int, Path)) else list(psf):  # type: ignore[call-overload]
-        band, equals, value = str(one).partition("=")
-        out[band_name(band) if equals else ""] = value if equals else str(one)
+    for entry in [psf] if isinstance(psf, (str, float, int, Path)) else list(psf):  # type: ignore[call-overload]
+        band, equals, value = str(entry).partition("=")
+        out[band_name(band) if equals else ""] = value if equals else str(entry)
     return out

@@ -72,7 +72,7 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as content:
             columns = content.files if d.columns is None else d.columns
             named = (d.image, d.weight, d.mask, d.object_id or "object_id", *columns)
-            declared = sum(one.file_size for one in content.zip.infolist())
+            declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
                 raise InputError(f"{path}: declares {declared} bytes in a file of {path.stat().st_size}")
             return {name: content[name] for name in set(map(str, named)) & set(content.files)}

@@ -232,7 +232,7 @@ def _by_planes(
             absent.append(name)
     # Masks of several bands may differ in the usual planes; one at least must be there.
     if absent and asked_for is not None and (not said or set(absent) - set(BAD_MASK_PLANES)):
-        name = next((one for one in absent if one not in BAD_MASK_PLANES), absent[0])
+        name = next((plane for plane in absent if plane not in BAD_MASK_PLANES), absent[0])
         raise InputError(f"{where}: no mask plane {name!r}; {nearest(name, planes or ['0', '1', '2'])}")
     words = f"mask planes taken as bad: {', '.join(said) or 'none'}"
     if asked_for is not None:

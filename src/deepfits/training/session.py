@@ -186,7 +186,7 @@ class Session:
             "seed": self.plan.seed,
             "embedder_of": self.base.fingerprint if self.base else None,
             **({} if self.plan.where is None else {"where": list(as_conditions(self.plan.where))}),
-            "data": "-".join(one.fingerprint for one in surveys),
+            "data": "-".join(survey.fingerprint for survey in surveys),
             "provenance": provenance(),
         }
 
@@ -201,7 +201,7 @@ class Session:
                 size=self.grid.size,
                 pixel_scale_arcsec=self.grid.pixel_scale_arcsec,
                 fwhm_arcsec=(self.grid.reference_fwhm_arcsec,) * len(info.bands),
-                survey=" + ".join(dict.fromkeys(one.info.survey for one in self.stores if one.info.survey)),
+                survey=" + ".join(dict.fromkeys(s.info.survey for s in self.stores if s.info.survey)),
                 noise_correlation=(),
             )
         model = Model.make(self.architecture, info, survey.normalisation, reference)
@@ -215,8 +215,8 @@ class Session:
         white = white_autocovariance(self.architecture.num_bands)
         is_correlated = self.config.noise == "correlated"
         noise = [
-            NoiseSource(one.autocovariance if is_correlated else white, store.info.size)
-            for one, store in zip(surveys, self.stores, strict=True)
+            NoiseSource(survey.autocovariance if is_correlated else white, store.info.size)
+            for survey, store in zip(surveys, self.stores, strict=True)
         ]
         return Trainer(model, self.config, noise, self.plan.seed, self.engine)
 
@@ -355,7 +355,7 @@ class Session:
             return
 
         def total(name: str) -> int:
-            return sum(getattr(one, name) for one in surveys)
+            return sum(getattr(survey, name) for survey in surveys)
 
         model, step, metrics = evaluator.choose_model(step)
         if self.plan.measure_error is not None:
@@ -371,7 +371,7 @@ class Session:
             "seconds": round(self.seconds, 1),
             "embedder_of": self.base.fingerprint if self.base else None,
             "data": {
-                "fingerprint": "-".join(one.fingerprint for one in surveys),
+                "fingerprint": "-".join(survey.fingerprint for survey in surveys),
                 "survey": trainer.model.info.survey,
                 "stores": [str(store.directory) for store in self.stores],
                 "where": None if self.plan.where is None else list(as_conditions(self.plan.where)),

@@ -72,14 +72,14 @@ def _measure_one(sep, image, weight) -> tuple[list[float], list[float]]:  # type
     distance = np.hypot(found["x"] - centre[1], found["y"] - centre[0])
     if not len(found) or distance.min() > MAX_OFFSET_PIXELS:
         return [np.nan] * len(image), [np.nan] * 3
-    one = found[int(np.argmin(distance))]
-    x, y = [one["x"]], [one["y"]]
+    source = found[int(np.argmin(distance))]
+    x, y = [source["x"]], [source["y"]]
     flux = [float(sep.sum_circle(np.ascontiguousarray(b), x, y, APERTURE_PIXELS)[0][0]) for b in image]
     reach = min(total.shape) / 2 - 2
     radii, flag = sep.flux_radius(total, x, y, [reach], [0.2, 0.5, 0.8], subpix=5)
     r20, r50, r80 = radii[0]
     is_good = not flag[0] and r20 > 0
-    shape = [r50, 1 - one["b"] / one["a"], 5 * np.log10(r80 / r20)] if is_good else [np.nan] * 3
+    shape = [r50, 1 - source["b"] / source["a"], 5 * np.log10(r80 / r20)] if is_good else [np.nan] * 3
     return flux, [float(v) for v in shape]
 
 

@@ -202,7 +202,7 @@ def _teach_refiner(
     paper = Refinement(network, Objective(inner), None)
     number = EXAMPLES // len(stores)
     sets = [s if isinstance(s, TeachingSet) else TeachingSet.of_store(model, s, seed, number) for s in stores]
-    share = np.array([len(one) for one in sets], dtype=float)
+    share = np.array([len(some) for some in sets], dtype=float)
     optimiser = torch.optim.Adam(network.parameters(), teaching.learning_rate, fused=True)
     history = []
     for step in range(teaching.steps):
