@@ -1,6 +1,5 @@
 """A small model and stores of cutouts that it drew itself, for the tests of many shards."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,18 @@ BANDS = ("g", "r", "i")
 INFO = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3, noise_correlation=(1.0, 1.0, 1.0))
 
 
-def make_model(directory: Path, *, scale: float = INFO.pixel_scale_arcsec) -> Model:
-    """Write a model of 16 × 16 pixels that nobody trained, and return it."""
+def make_model(directory: Path, info: StoreInfo = INFO, *, latent_size: int = 8, gain: float = 2.5) -> Model:
+    """Write a model of 16 × 16 pixels that nobody trained, and return it.
+
+    What torch draws next is the same in every test.
+    """
     torch.manual_seed(3)
-    config = ModelConfig(num_bands=3, size=16, latent_size=8, width=16, num_blocks=2)
+    config = ModelConfig(num_bands=3, size=16, latent_size=latent_size, width=16, num_blocks=2)
     units = Normalisation(kind="asinh", mean=(0.5, 0.6, 0.7), std=(1.0, 1.1, 1.2), softening=(2.0, 3.0, 4.0))
-    model = Model.make(config, replace(INFO, pixel_scale_arcsec=scale), units).eval()
+    model = Model.make(config, info, units).eval()
     with torch.no_grad():
         for parameter in model.generator.parameters():
-            parameter.mul_(2.5)  # an untrained generator hardly answers to its latent
+            parameter.mul_(gain)  # an untrained generator hardly answers to its latent
     model.save(directory)
     return model
 

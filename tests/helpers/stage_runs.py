@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from deepfits.stages.redshifts.train import redshift_train
 from tests.helpers.galaxy_table import make_table
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 from tests.helpers.redshift_inputs import make_sky, write_features, write_labels, write_store
-from tests.helpers.small_model import make_model, make_store
+from tests.helpers.small_model import INFO, make_model, make_store
 
 SHAPE = (96, 90)
 TINY = {"width": 16, "latent_size": 4, "num_blocks": 2, "batch_size": 8, "num_evaluated": 4}
@@ -38,7 +39,7 @@ def make_base(base: Path) -> Path:
     write_plain(base / "sky", make_truth(rng, 12, SHAPE, margin=8, bands="gri"), SHAPE, rng=rng, bands="gri")
     deepfits.detect(base / "sky", base / "catalogue.parquet")
     pq.write_table(pa.table(make_table(6)), base / "given.parquet")
-    make_model(base / "coadd-model", scale=SCALE)
+    make_model(base / "coadd-model", replace(INFO, pixel_scale_arcsec=SCALE))
     make_store(base / "store", make_model(base / "model"), (20, 12))
     deepfits.fit(base / "store", base / "model", base / "features-both", **QUICK)
     run = base / "run"

@@ -15,15 +15,13 @@ from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.models.layers import ModelConfig
 from deepfits.photometry import GROWTH_ARCSEC, ab_magnitude, circular_aperture
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
-from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from deepfits.survey.store import Cutouts, create_store, shard_name, write_shard
+from tests.helpers.small_model import BANDS, INFO, make_model
 
-BANDS = ("g", "r", "i")
 NUM = 24
 
 
@@ -31,15 +29,7 @@ NUM = 24
 def sky(tmp_path_factory):
     """Draw cutouts from a model itself, so that a perfect fit exists; give store, model, and truth."""
     directory = tmp_path_factory.mktemp("sky")
-    torch.manual_seed(3)
-    info = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3, noise_correlation=(1.0, 1.0, 1.0))
-    config = ModelConfig(num_bands=3, size=16, latent_size=8, width=16, num_blocks=2)
-    units = Normalisation(kind="asinh", mean=(0.5, 0.6, 0.7), std=(1.0, 1.1, 1.2), softening=(2.0, 3.0, 4.0))
-    model = Model.make(config, info, units).eval()
-    with torch.no_grad():
-        for parameter in model.generator.parameters():
-            parameter.mul_(2.5)  # an untrained generator hardly answers to its latent
-    model.save(directory / "model")
+    model = make_model(directory / "model")
     latent = torch.randn(2 * NUM, 8)
     clean = model.render(latent).numpy()
     rng = np.random.default_rng(4)
@@ -47,7 +37,7 @@ def sky(tmp_path_factory):
     weight = np.ones_like(image)
     weight[5, 0] = 0  # no g band
     weight[6] = 0  # nothing
-    create_store(directory / "store", info)
+    create_store(directory / "store", INFO)
     for number in range(2):
         rows = slice(number * NUM, (number + 1) * NUM)
         cutouts = Cutouts(
@@ -56,7 +46,7 @@ def sky(tmp_path_factory):
             weight=weight[rows],
             catalogue={"ra": np.arange(2.0 * NUM)[rows], "dec": np.zeros(NUM), "mag_i": np.zeros(NUM)},
         )
-        write_shard(directory / "store" / shard_name(number), cutouts, info)
+        write_shard(directory / "store" / shard_name(number), cutouts, INFO)
     return directory / "store", directory / "model", latent.numpy(), clean
 
 

@@ -11,12 +11,11 @@ from deepfits.fitting.features import read_features
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.fitting.metric import TaughtMetric, gauss_newton, logarithm_of
 from deepfits.models.bundle import Model
-from deepfits.models.layers import ModelConfig
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
 from deepfits.stages.teach import teach
-from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
+from tests.helpers.small_model import BANDS, make_model
 
 L, NUM = 6, 96
 
@@ -25,15 +24,8 @@ L, NUM = 6, 96
 def sky(tmp_path_factory):
     """Cutouts drawn by an untrained generator that answers strongly to its latent, with noise."""
     directory = tmp_path_factory.mktemp("sky")
-    torch.manual_seed(3)
-    info = StoreInfo(bands=("g", "r", "i"), size=16, pixel_scale_arcsec=0.3)
-    config = ModelConfig(num_bands=3, size=16, latent_size=L, width=16, num_blocks=2)
-    units = Normalisation(kind="asinh", mean=(0.5, 0.6, 0.7), std=(1.0, 1.1, 1.2), softening=(2.0, 3.0, 4.0))
-    model = Model.make(config, info, units).eval()
-    with torch.no_grad():
-        for parameter in model.generator.parameters():
-            parameter.mul_(2.2)
-    model.save(directory / "model")
+    info = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.3)
+    model = make_model(directory / "model", info, latent_size=L, gain=2.2)
     latent = torch.randn(NUM, L)
     rng = np.random.default_rng(4)
     clean = model.render(latent).numpy()
