@@ -598,7 +598,7 @@ class Fitter:
             for name in (*PARTS, "artefact"):
                 out[name][part] = figures[name]
             out["anomaly"][part] = total
-            words = np.array([figures[f"{part}_words"][k] for k, part in enumerate(leading)])
+            words = np.array([figures[f"{figure}_words"][k] for k, figure in enumerate(leading)])
             is_image = (figures["artefact"] > 0) & (figures["artefact"] >= figures["colour"])
             reasons[part] = np.where(is_image, figures["artefact_words"], words)
         return out | {"anomaly_reason": reasons.astype(str)}

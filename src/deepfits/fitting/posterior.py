@@ -44,8 +44,8 @@ class Posterior:
         ``(N, B, K)``: sums over the model's pixels.
     pixel_std
         ``(N, B, H, W)`` or None.
-    scene_flux, scene_flux_std
-        ``(N, B, J)``: sums over the scenes' pixels; None where none were asked for.
+    scene_flux_std
+        ``(N, B, J)``: of sums over the scenes' pixels; None where none were asked for.
     """
 
     covariance: Tensor
@@ -54,7 +54,6 @@ class Posterior:
     flux: Tensor
     flux_std: Tensor
     pixel_std: Tensor | None
-    scene_flux: Tensor | None = None
     scene_flux_std: Tensor | None = None
 
     @property
@@ -148,13 +147,12 @@ def laplace(
         slopes = slopes[..., :-2] * amplitude.double()[:, None, :, None]
         is_free = True
     variance = _of_sums(slopes, drawn if is_free else None, covariance, sums).to(flux.dtype)
-    scene_flux = scene_std = None
+    scene_std = None
     if scene_sums is not None:
         rings = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
         slopes = _along(of_scene, rings)
         if is_free:
             slopes = slopes * amplitude.double()[:, None, :, None]
-        scene_flux = torch.einsum("nbhw,nbkhw->nbk", scene * amplitude[:, :, None, None], rings)
         of_sums = _of_sums(slopes, scene if is_free else None, covariance, rings)
         scene_std = of_sums.to(flux.dtype).clamp_min(0).sqrt()
     pixel_std = None
@@ -169,7 +167,6 @@ def laplace(
         flux,
         variance.clamp_min(0).sqrt(),
         pixel_std,
-        scene_flux,
         scene_std,
     )
 

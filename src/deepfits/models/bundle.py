@@ -75,7 +75,7 @@ class Model:
         may have any PSF that is wider, and any pixels (`deepfits.observation`). None: it draws images as
         they are observed.
     model_error
-        What the generator draws wrong, as `deepfits.fitting.error_measurement` has learnt it; None: nobody has.
+        What the generator draws wrong, as `deepfits.fitting.error_measurement` learns it, or None.
     aids
         What helps a fit, or None.
     """
