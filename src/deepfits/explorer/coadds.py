@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,14 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.tables import positions
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
-_READING = (
-    "bands", "reference", "zero_point", "pixel_scale", "assume_aligned", "bad_planes", "mask_polarity",
-    "weight_scale",
-)  # fmt: skip
+_READING = ("bands", "reference", *(field.name for field in fields(FieldReadingOptions)))
 
 
 def find_images(run: Path) -> str | Path | Sequence[str] | None:
@@ -118,8 +116,8 @@ class Coadds:
             images=self.images, size=self.info.size, shard_size=1, survey="", catalogue_path=Path("position")
         )
         columns = {"object_id": np.array([0]), "ra": np.array([ra]), "dec": np.array([dec])}
-        with closing(build.OpenFields(self.images)) as fields:
-            tasks, _ = build.plan_shards(plan, columns, {}, fields)
+        with closing(build.OpenFields(self.images)) as opened:
+            tasks, _ = build.plan_shards(plan, columns, {}, opened)
             if not tasks:
                 raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.path}")
-            return build.cut_task(fields.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
+            return build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)
