@@ -64,7 +64,9 @@ def options_of(stage: Callable[..., Any]) -> list[inspect.Parameter]:
         is_option = parameter.kind is parameter.KEYWORD_ONLY or (name == "out" and bool(shown))
         kind, converter = _type(name, hints[name])
         off = [f"--no-{name.replace('_', '-')}", *OFF.get(name, [])]
-        grouped: dict[str, Any] = {"group": groups[name]} if is_option and name in groups else {}
+        # What must be given stands in the first panel, whichever group states it.
+        is_grouped = name in groups and parameter.default is not parameter.empty
+        grouped: dict[str, Any] = {"group": groups[name]} if is_grouped else {}
         described = Parameter(
             name=option_names(name),
             negative=off if kind in (bool, bool | None) else (),

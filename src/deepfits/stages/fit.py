@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,18 +22,12 @@ if TYPE_CHECKING:
 FORMAT = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitConfig(Solving, FitSettings):
     """What `fit` takes.
 
     Parameters
     ----------
-    store
-        The cutout store, from `cutouts`.
-    model
-        The trained model, from `train`, or ``builtin:NAME``.
-    out
-        Directory for the features.
     from_coadds
         `store` names images, as for `cutouts`: each part of a field is cut, fitted and forgotten. The
         features are those that a store of these cutouts would give.
@@ -49,10 +43,6 @@ class FitConfig(Solving, FitSettings):
         Also write what was drawn, ``shard-00000.h5`` with ``model``, amplitudes included, and ``residual``.
     """
 
-    store: Annotated[str | Path, INPUT]
-    model: Annotated[str | Path, INPUT]
-    out: str | Path
-    _: KW_ONLY
     from_coadds: bool = False
     catalogue: Annotated[str | Path | None, NEUTRAL] = None
     cutting: Mapping[str, Any] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,18 +34,12 @@ CALIBRATION = "calibration.json"
 SUMS = ("", "_aper")  # total, and the aperture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InpaintConfig(Solving):
     """What `inpaint` takes.
 
     Parameters
     ----------
-    store
-        The cutout store, from `cutouts`.
-    model
-        The trained model, from `train`, or ``builtin:NAME``.
-    out
-        Directory for the predictions.
     bands
         The bands to predict. Data of theirs, where there are any, are not looked at.
     validate
@@ -74,10 +68,6 @@ class InpaintConfig(Solving):
         Write predicted images and their errors as HDF5, not the fluxes alone.
     """
 
-    store: Annotated[str | Path, INPUT]
-    model: Annotated[str | Path, INPUT]
-    out: str | Path
-    _: KW_ONLY
     bands: Sequence[str] | str = ("u",)
     validate: bool = False
     max_validation: int = 2000

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
 from deepfits.fitting.settings import SolverSettings
-from deepfits.stages.stage import NEUTRAL, Common
+from deepfits.stages.stage import INPUT, NEUTRAL, Common
 from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
@@ -190,15 +190,25 @@ class Cutting(Detecting):
     psf: PerBand | Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Solving(Choosing, SolverSettings, OnWorkers):
     """Which objects are fitted.
 
     Parameters
     ----------
+    store
+        The cutout store, from `cutouts`.
+    model
+        The trained model, from `train`, or ``builtin:NAME``.
+    out
+        Directory for the results.
     held_out_only, object_ids
         Fit only the objects that training never saw, or only these.
     """
 
+    store: Annotated[str | Path, INPUT]
+    model: Annotated[str | Path, INPUT]
+    out: str | Path
+    _: KW_ONLY
     held_out_only: bool = False
     object_ids: Sequence[int | str] | None = None
