@@ -31,6 +31,7 @@ from torch import Tensor, nn
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
 
+from deepfits import recording  # noqa: E402
 from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.metric import learn_metric  # noqa: E402
@@ -175,38 +176,11 @@ def simulate(bench: Bench) -> dict[str, Any]:
     return {"cutouts_per_second": number * size / seconds, "batch": size}
 
 
-class Graphed:
-    """An objective whose evaluation is recorded once as a CUDA graph and replayed; elsewhere as it is."""
-
-    def __init__(self, objective: Objective) -> None:
-        self.objective, self.graph = objective, None
-
-    def __call__(self, latent: Tensor, image: Tensor, weight: Tensor, observation: None = None) -> Evaluation:
-        """Copy in, replay, hand out."""
-        if latent.device.type != "cuda":
-            return self.objective(latent, image, weight, observation)
-        if self.graph is None:
-            self.held = tuple(t.clone() for t in (latent, image, weight))
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    self.objective(*self.held)
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.found = self.objective(*self.held)
-        for mine, theirs in zip(self.held, (latent, image, weight), strict=True):
-            mine.copy_(theirs)
-        self.graph.replay()
-        return self.found
-
-
 class Compiled:
     """An objective translated by `torch.compile`."""
 
     def __init__(self, objective: Objective) -> None:
-        self.run = torch.compile(objective.__call__)
+        self.run, self.renderer = torch.compile(objective.__call__), objective.renderer
 
     def __call__(self, latent: Tensor, image: Tensor, weight: Tensor, observation: None = None) -> Evaluation:
         """Evaluate."""
@@ -258,9 +232,9 @@ def fits(bench: Bench) -> dict[str, Any]:
         adam_rate = len(adam.loss) / (seconds * ADAM_STEPS / sizes.adam_steps)
         rows_out: dict[str, Any] = {"adam_objects_per_second": adam_rate}
         is_narrow = width == model.config.width
-        for how in ("plain", "graph", "compile"):
+        for how in ("recorded", "plain", "compile"):
             for precision in ("float32", "tf32", "float16", "bfloat16"):
-                if device.type != "cuda" and (precision, how) != ("float32", "plain"):
+                if device.type != "cuda" and (precision, how) != ("float32", "recorded"):
                     continue
                 if how == "compile" and (not is_narrow or bench.seconds_left < TIME_TO_COMPILE):
                     continue  # translating takes a minute
@@ -288,7 +262,8 @@ def _one_fit(
     folded = FoldedGenerator(generator, inner_dtype=halves.get(precision))
     solver = LBFGS(metric=metric)
     warm = slice(0, min(len(these[0]), slots))
-    shim = {"plain": None, "graph": Graphed, "compile": Compiled}[how]
+    shim = Compiled if how == "compile" else None
+    recording.WARM_UP = sys.maxsize if how == "plain" else 3
 
     def work(part: slice) -> Any:
         data, weight, start = (t[part] for t in these)
@@ -355,6 +330,7 @@ def train_speed(bench: Bench) -> dict[str, Any]:
                 "plain": lambda p=plain, r=real: p(r),
                 "trainer": lambda t=trainer, b=batch: t.step(b, 0),
             }
+            seconds_of(steps["trainer"], 5, bench.device)  # records
             number = {n: max(1, min(50, int(1 / seconds_of(s, 2, bench.device)))) for n, s in steps.items()}
             rounds = [
                 {n: number[n] * size / seconds_of(s, number[n], bench.device) for n, s in steps.items()}

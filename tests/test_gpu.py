@@ -50,7 +50,7 @@ def test_the_command_for_a_gpu_is_rehearsed_on_a_bare_processor(tmp_path):
     assert result["tests"] == {"skipped": "no GPU"}
     assert result["simulation"]["cutouts_per_second"] > 0
     for width in ("128", "256"):
-        one = result["fits"]["widths"][width]["float32, plain"]
+        one = result["fits"]["widths"][width]["float32, recorded"]
         assert one["mean_excess"] < 0.05
         assert one["speedup_vs_adam"] > 1
     assert result["training speed"]["32, float32"]["speedup_vs_plain"] > 0
@@ -99,11 +99,97 @@ def test_fits_on_a_gpu_are_those_of_the_processor():
 
     torch.manual_seed(0)
     generator = Generator(ModelConfig(width=64)).eval().requires_grad_(False)
-    latent = torch.randn(64, 64)
-    image = generator(latent) + 0.01 * torch.randn(64, 5, 32, 32)
-    start = latent + 0.3 * torch.randn(64, 64)
+    latent = torch.randn(300, 64)
+    image = generator(latent) + 0.01 * torch.randn(300, 5, 32, 32)
+    start = latent + 0.3 * torch.randn(300, 64)
+    start[200:] = torch.randn(100, 64)  # some move out of their metric's reach
     weight = torch.full_like(image, 1e4)
     here = fit(FoldedGenerator(generator), image, weight, start, num_steps=30)
     there = fit(FoldedGenerator(generator.cuda()), image, weight, start, num_steps=30, device="cuda")
     assert (there.loss / here.loss - 1).abs().median() < 0.01
     assert here.loss.median() < 0.9 * here.loss_start.median()
+
+
+@pytest.mark.gpu
+def test_recorded_fits_are_those_that_are_not(monkeypatch):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    from deepfits import recording
+    from deepfits.fitting.rendering import InFlux
+
+    model = Model.load("builtin:clauds-hsc").to("cuda")
+    latent = torch.randn(200, 64, device="cuda")
+    image = model.render(latent)
+    image += 2 * torch.randn_like(image)
+    weight = torch.full_like(image, 0.25)
+    renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
+    start = torch.randn(200, 64, device="cuda")
+
+    def fitted():
+        return fit(renderer, image, weight, start, num_steps=40, prior_strength=1.0, device="cuda")
+
+    once = fitted()
+    monkeypatch.setattr(recording, "WARM_UP", 10**9)
+    torch.testing.assert_close(once.loss, fitted().loss, rtol=1e-3, atol=0)
+    assert once.loss.median() < 0.5 * once.loss_start.median()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_recorded_steps_of_training_are_those_that_are_not(monkeypatch, precision):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from deepfits import recording
+    from deepfits.training.data import Batch
+    from deepfits.training.engine import Engine, EngineConfig
+    from train import make_trainer
+
+    def losses(warm_up):
+        monkeypatch.setattr(recording, "WARM_UP", warm_up)
+        trainer = make_trainer(32, Engine(EngineConfig(device="cuda", precision=precision)))
+        draw = torch.Generator("cuda").manual_seed(3)
+        out = []
+        for step in range(12):
+            image = torch.randn(16 if step != 9 else 12, 5, 32, 32, generator=draw, device="cuda")
+            found = trainer.step(Batch(image, torch.ones_like(image)), step, step / 12)
+            out.append(torch.stack([found[name] for name in sorted(found)]))
+        assert trainer.recording is not None
+        return torch.stack(out), trainer
+
+    recorded, trainer = losses(2)
+    assert trainer.recording.graph is None  # the shape of step 9 began another; steps 10 and 11 warm it up
+    plain, other = losses(10**9)
+    torch.testing.assert_close(recorded, plain, rtol=0.02, atol=0.02)
+    state, expected = trainer.state(), other.state()
+    assert set(state) == set(expected)
+    for name in ("generator.first.weight", "average.first.weight"):
+        assert (state[name] - expected[name]).abs().mean() < 0.1 * 0.01
+
+
+@pytest.mark.gpu
+def test_a_training_that_goes_on_records_anew():
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    sys.path.insert(0, str(BENCHMARKS))
+    from deepfits.training.data import Batch
+    from deepfits.training.engine import Engine, EngineConfig
+    from train import make_trainer
+
+    def step(trainer, number):
+        image = torch.randn(
+            16, 5, 32, 32, generator=torch.Generator("cuda").manual_seed(number), device="cuda"
+        )
+        return trainer.step(Batch(image, torch.ones_like(image)), number, number / 20)
+
+    one = make_trainer(32, Engine(EngineConfig(device="cuda")))
+    for number in range(8):
+        step(one, number)
+    other = make_trainer(32, Engine(EngineConfig(device="cuda")))
+    for number in range(5):  # has recorded tensors that it must not use afterwards
+        step(other, 100 + number)
+    other.restore({name: t.clone() for name, t in one.state().items()})
+    for number in range(8, 16):
+        here, there = step(one, number), step(other, number)
+        for name in here:
+            torch.testing.assert_close(here[name], there[name], rtol=0.02, atol=0.02)

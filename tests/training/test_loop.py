@@ -225,7 +225,7 @@ def test_state_is_everything_the_next_step_needs():
 def test_hidden_bands_are_shown_to_the_embedder_as_bands_without_data():
     trainer = make_trainer(hidden_bands=0.4, noise="white", normalisation="asinh")
     x = torch.randn(200, 2, 4, 4, generator=torch.Generator().manual_seed(1))
-    hidden = trainer._hide(x, torch.Generator().manual_seed(2))
+    hidden = trainer._hide(x, trainer._draw_hidden(200, torch.Generator().manual_seed(2)))
     nothing = UNITS.normalise(np.zeros((1, 2, 1, 1)))
     is_hidden = torch.isclose(hidden, torch.as_tensor(nothing, dtype=x.dtype)).all(3).all(2)
     assert 0.3 < is_hidden.float().mean() < 0.5

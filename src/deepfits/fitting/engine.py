@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from deepfits.fitting.objective import Objective
+from deepfits.fitting.rendering import can_record
 from deepfits.fitting.solvers import Solver
 from deepfits.observation import Sight
+from deepfits.recording import Recording
 
 POWER_BATCH = 256
 
@@ -160,6 +162,8 @@ class _Pool:
             "amplitude": torch.ones(num_slots, bands, dtype=begin.dtype, device=device),
             "num_steps": count,
         }
+        is_steady = can_record(objective.renderer) and getattr(solver, "can_record", False)
+        self.recording = Recording(self._advance_in_place) if device.type == "cuda" and is_steady else None
 
     @property
     def is_busy(self) -> bool:
@@ -167,6 +171,23 @@ class _Pool:
 
     def advance(self) -> tuple[Tensor, Tensor]:
         """Evaluate all trials, keep the best, step; return which slots converged and which failed."""
+        if self.recording is None:
+            return self._advance()
+        found = self.recording(())
+        return found["converged"], found["failed"]
+
+    def _advance_in_place(self) -> dict[str, Tensor]:
+        """Advance, and leave every tensor where it was, as a recording asks."""
+        before = dict(self.state), dict(self.best)
+        converged, failed = self._advance()
+        for kept, now in zip(before, (self.state, self.best), strict=True):
+            for name, tensor in kept.items():
+                if now[name] is not tensor:
+                    tensor.copy_(now[name])
+        self.state, self.best = before
+        return {"converged": converged, "failed": failed}
+
+    def _advance(self) -> tuple[Tensor, Tensor]:
         best, trial = self.best, self.state["trial"]
         found = self.objective(trial, self.image, self.weight, self.observation)
         is_first = best["num_steps"] == 0

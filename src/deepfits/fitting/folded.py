@@ -79,6 +79,7 @@ class FoldedGenerator:
         self.layers = [_Up.merge(b.main, b.pass_through, to) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
         self.last = _Up.merge(generator.last, None, to)  # type: ignore[arg-type]
         self.num_latents = self.matrix.shape[0]
+        self.can_record = True
         self.inner_dtype = inner_dtype or to["dtype"]
         self.inner = [layer.to(self.inner_dtype) for layer in (*self.layers, self.last)]
 

@@ -14,7 +14,7 @@ follows it closer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class Metric:
 
     centre: Tensor
     slopes: Tensor | None = None
+    _places: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def constant(cls, matrix: Tensor, ridge: float = RIDGE) -> Metric:
@@ -63,8 +66,16 @@ class Metric:
         """
         if self.slopes is None:
             return torch.linalg.matrix_exp(-self.centre).to(latent).repeat(len(latent), 1, 1)
-        centre, slopes = self.centre.to(latent), self.slopes.to(latent).flatten(1)
+        centre, slopes = self._like(latent)
         return _inverse(lambda near: centre + (near @ slopes).view(-1, *centre.shape), latent)
+
+    def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Return centre and flat slopes in dtype and place of `latent`, brought there once."""
+        assert self.slopes is not None
+        key = latent.dtype, latent.device
+        if key not in self._places:
+            self._places[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
+        return self._places[key]
 
 
 @dataclass(frozen=True)

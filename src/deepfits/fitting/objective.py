@@ -12,6 +12,7 @@ envelope theorem the gradient is then the one at fixed amplitudes. Every sum run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -40,9 +41,14 @@ class AmplitudePrior:
 
     def precision(self, num_bands: int, like: Tensor) -> Tensor:
         """Return the inverse covariance P, ``(B, B)``, in the dtype and place of `like`."""
-        ones = torch.ones(num_bands, num_bands, dtype=torch.float64)
-        covariance = self.common_sigma**2 * ones + self.band_sigma**2 * torch.eye(num_bands).double()
-        return torch.linalg.inv(covariance).to(like)
+        return _precision(self, num_bands, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _precision(prior: AmplitudePrior, num_bands: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    ones = torch.ones(num_bands, num_bands, dtype=torch.float64)
+    covariance = prior.common_sigma**2 * ones + prior.band_sigma**2 * torch.eye(num_bands).double()
+    return torch.linalg.inv(covariance).to(device, dtype)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from deepfits.observation import Observation
-from deepfits.survey.normalise import Normalisation
+from deepfits.survey.normalise import Normalisation, per_band
 
 Render = Callable[[Tensor], Tensor]
 Pullback = Callable[[Tensor], Tensor]
@@ -39,6 +39,11 @@ class Renderer(Protocol):
 
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Draw images, and give their derivatives, ``(N, L, B, H, W)``."""
+
+
+def can_record(renderer: Renderer) -> bool:
+    """Return whether a renderer says of itself that a GPU can record it (`deepfits.recording`)."""
+    return bool(getattr(renderer, "can_record", False))
 
 
 class Differentiated:
@@ -118,15 +123,16 @@ class InFlux:
 
     def __init__(self, renderer: Renderer, units: Normalisation) -> None:
         self.renderer, self.units = renderer, units
+        self.can_record = can_record(renderer)
 
     def _to_flux(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the flux and dflux/dx."""
         if self.units.kind != "asinh":
             flux = self.units.denormalise(x)
             return flux, 1 / self.units.slope(flux)
+        units = self.units
         mean, std, softening = (
-            torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
-            for v in (self.units.mean, self.units.std, self.units.softening)
+            per_band(v, x.dtype, x.device) for v in (units.mean, units.std, units.softening)
         )
         stretched = torch.addcmul(mean, x, std)
         inside = stretched.clamp(-STRETCH_LIMIT, STRETCH_LIMIT)

@@ -10,7 +10,7 @@ slots are done. No row ever reads another row: slots can be refilled one by one,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,10 +18,14 @@ from torch import Tensor
 from deepfits.fitting.metric import Metric, TaughtMetric
 
 State = dict[str, Tensor]
+MOVED_AT_ONCE = 256  # objects whose metric a GPU takes anew in one step; more wait for the next
 
 
 class Solver(Protocol):
-    """What the engine asks of a solver."""
+    """What the engine asks of a solver.
+
+    One whose steps a GPU can record (`deepfits.recording`) says so with an attribute ``can_record``.
+    """
 
     @property
     def num_steps(self) -> int:
@@ -134,6 +138,7 @@ class LBFGS:
     first_step: float = 0.1
     max_failures: int = 6
     metric_reach: float = 1.0
+    can_record: ClassVar[bool] = True
 
     def init(self, start: Tensor) -> State:
         """Start without memory: the first direction is the preconditioned gradient."""
@@ -215,6 +220,16 @@ class LBFGS:
         if self.metric is None or self.metric.is_constant:
             return
         away = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
+        if away.is_cuda:  # always as many rows, so that nothing waits: those that are away, then others
+            rows = away.float().topk(min(MOVED_AT_ONCE, len(away))).indices
+            moved = away[rows]
+            for name, fresh in (
+                ("inverse_metric", self.metric.inverse(state["latent"][rows])),
+                ("anchor", state["latent"][rows]),
+            ):
+                is_new = moved.view(-1, *(1,) * (fresh.ndim - 1))
+                state[name][rows] = torch.where(is_new, fresh, state[name][rows])
+            return
         rows = away.nonzero()[:, 0]
         if len(rows):
             state["inverse_metric"][rows] = self.metric.inverse(state["latent"][rows])

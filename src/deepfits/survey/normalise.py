@@ -16,6 +16,7 @@ Works on NumPy arrays and PyTorch tensors alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -86,14 +87,18 @@ class Normalisation(Stored):
     def _constants(self, like: Array) -> tuple[Array, Array, Array]:
         values = (self.mean, self.std, self.softening)
         if isinstance(like, torch.Tensor):
-            dtype, device = like.dtype, like.device
-            mean, std, softening = (
-                torch.tensor(v, dtype=dtype, device=device)[:, None, None] for v in values
-            )
+            mean, std, softening = (per_band(v, like.dtype, like.device) for v in values)
         else:
             dtype = like.dtype if like.dtype.kind == "f" else np.dtype(float)
             mean, std, softening = (np.asarray(v, dtype=dtype)[:, None, None] for v in values)
         return mean, std, softening
+
+
+@lru_cache(maxsize=128)
+def per_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return numbers of bands as a tensor ``(B, 1, 1)``, brought to a device once: a copy waits for it."""
+    with torch.inference_mode(False):  # whoever asks first: others differentiate
+        return torch.tensor(values, dtype=dtype, device=device)[:, None, None]
 
 
 class _Arcsinh(torch.autograd.Function):

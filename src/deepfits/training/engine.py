@@ -45,6 +45,7 @@ class Engine:
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.device = torch.device(config.kind)
+        self.can_record = self.device.type == "cuda" and not config.compile
         if config.precision == "tf32":
             torch.set_float32_matmul_precision("high")
 
@@ -98,7 +99,7 @@ class FabricEngine(Engine):
             accelerator=accelerator, devices=config.num_devices, num_nodes=config.num_nodes, strategy="ddp"
         )
         self.fabric.launch()
-        self.device = self.fabric.device
+        self.device, self.can_record = self.fabric.device, False
         self.rank, self.num_processes = self.fabric.global_rank, self.fabric.world_size
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:

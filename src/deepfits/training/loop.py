@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from deepfits.errors import NonFiniteLossError
 from deepfits.models.bundle import NETWORKS, Model
 from deepfits.observation import Observation, Sight
+from deepfits.recording import Recording
 from deepfits.survey.normalise import arcsinh, normalise
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
@@ -68,9 +69,16 @@ class Trainer:
         self.rates = dict.fromkeys(NETWORKS, config.learning_rate)
         self.rates["embedder"] *= config.embedder_rate
         self.optimisers = {
-            n: torch.optim.Adam(network.parameters(), self.rates[n], (config.beta1, config.beta2), fused=True)
+            n: torch.optim.Adam(
+                network.parameters(),
+                torch.tensor(self.rates[n], device=self.device) if self.engine.can_record else self.rates[n],
+                (config.beta1, config.beta2),
+                fused=True,
+                capturable=self.engine.can_record,
+            )
             for n, network in self.networks.items()
         }
+        self.recording: Recording | None = None
         self.average = deepcopy(model.generator).requires_grad_(False)
         fwhm = torch.tensor(model.info.fwhm_arcsec, dtype=torch.float32) / model.info.pixel_scale_arcsec
         is_sampled = ~(fwhm < SAMPLED_FWHM) | (self.grid is not None)
@@ -99,11 +107,34 @@ class Trainer:
         dict
             The losses, detached.
         """
-        config, part = self.config, self.engine.part
+        part, number = self.engine.part, len(batch.image)
         self._set_rates(fraction)
-        draw, latent = self._draw(len(batch.image), step)
-        weight, noise = part(batch.weight), self._draw_noise(len(batch.image), draw, store)
-        image, sight = part(batch.image), self._part_of(batch.sight)
+        draw, latent = self._draw(number, step)
+        noise = self._draw_noise(number, draw, store)
+        hidden = self._draw_hidden(number, draw), self._draw_hidden(number, draw)
+        given = (part(batch.image), part(batch.weight), latent, noise, *hidden)
+        if batch.sight is not None or not self.engine.can_record:
+            return self._average(self._improve(*given, sight=self._part_of(batch.sight), step=step))
+        if self.recording is None or not self.recording.accepts(given):
+            self.recording = Recording(self._improve)
+        losses = self.recording(given)
+        self._check_finite(torch.stack(list(losses.values())).sum(), "networks", step)
+        return losses
+
+    def _improve(
+        self,
+        image: Tensor,
+        weight: Tensor,
+        latent: Tensor,
+        noise: Tensor | None,
+        hidden: Tensor | None,
+        hidden_again: Tensor | None,
+        *,
+        sight: Sight | None = None,
+        step: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Take the step with what was drawn; without its number losses are not checked on the way."""
+        config = self.config
         real = self._observe(image, weight, sight)
         clean = self.generator(latent)
         way = None if sight is None else sight.observation()
@@ -119,10 +150,10 @@ class Trainer:
         inverted = seen if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
             inverted = inverted.detach()
-        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(inverted, draw)))
+        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(inverted, hidden)))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(self._hide(real, draw), image, weight, way)
+            losses["reconstruction"] = self._reconstruct(self._hide(real, hidden_again), image, weight, way)
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
@@ -130,7 +161,7 @@ class Trainer:
             total = total + config.smoothness * losses["smoothness"]
         self._optimise(["generator", "embedder"], total, step)
         self._update_average()
-        return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
+        return {name: loss.detach() for name, loss in losses.items()}
 
     def step_embedder(
         self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0
@@ -149,16 +180,20 @@ class Trainer:
             if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
                 shown = self.observe(shown, weight, noise, sight, way)
-        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(shown, draw)))}
+        hidden = [self._draw_hidden(len(batch.image), draw) for _ in range(2)]
+        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(shown, hidden[0])))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
-            real = self._hide(self._observe(image, weight, sight), draw)
+            real = self._hide(self._observe(image, weight, sight), hidden[1])
             losses["reconstruction"] = self._reconstruct(real, image, weight, way)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._optimise(["embedder"], total, step)
-        return {name: self.engine.average(loss.detach()) for name, loss in losses.items()}
+        return self._average({name: loss.detach() for name, loss in losses.items()})
+
+    def _average(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: self.engine.average(loss) for name, loss in losses.items()}
 
     def _part_of(self, sight: Sight | None) -> Sight | None:
         part = self.engine.part
@@ -176,16 +211,21 @@ class Trainer:
             x = torch.cat((x, sight.described(weight, self.softening)), dim=1)
         return x
 
-    def _hide(self, x: Tensor, draw: torch.Generator) -> Tensor:
-        """Hide bands at random from what an embedder is shown, as it is shown bands without data."""
+    def _draw_hidden(self, number: int, draw: torch.Generator) -> Tensor | None:
+        """Draw which bands of this process's objects the embedder is not shown, ``(N, B)``."""
         if not self.config.hidden_bands:
+            return None
+        chance = torch.rand(number, self.model.config.num_bands, generator=draw, device=self.device)
+        return self.engine.part(chance) < self.config.hidden_bands
+
+    def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
+        """Blank bands of what an embedder is shown, as it is shown bands without data."""
+        if hidden is None:
             return x
         bands = self.model.config.num_bands
-        chance = torch.rand(len(x) * self.engine.num_processes, bands, generator=draw, device=self.device)
-        is_hidden = self.engine.part(chance) < self.config.hidden_bands
         blank = torch.zeros_like(x[:1])  # noise and PSF are described by 0 there
         blank[:, :bands] = normalise(self.model.normalisation, blank[:, :bands])
-        return torch.where(is_hidden.repeat(1, x.shape[1] // bands)[:, :, None, None], blank, x)
+        return torch.where(hidden.repeat(1, x.shape[1] // bands)[:, :, None, None], blank, x)
 
     def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, way: Observation | None) -> Tensor:
         """Return the loss of real images, as networks are shown them and in nJy, against their embedding."""
@@ -252,11 +292,9 @@ class Trainer:
         slope = self.model.normalisation.slope(torch.zeros_like(weight))
         return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
 
-    def _optimise(self, names: list[str], loss: Tensor, step: int) -> None:
-        if not torch.isfinite(self.engine.average(loss.detach())):
-            raise NonFiniteLossError(
-                f"the loss of the {' and '.join(names)} became {loss.item()} in step {step}"
-            )
+    def _optimise(self, names: list[str], loss: Tensor, step: int | None) -> None:
+        if step is not None:
+            self._check_finite(self.engine.average(loss.detach()), " and ".join(names), step)
         for name in names:
             self.optimisers[name].zero_grad()
         loss.backward()
@@ -264,20 +302,27 @@ class Trainer:
             self.engine.average_gradients(self.networks[name].parameters())
             self.optimisers[name].step()
 
+    @staticmethod
+    def _check_finite(loss: Tensor, names: str, step: int) -> None:
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(f"the loss of the {names} became {loss.item()} in step {step}")
+
     def _set_rates(self, fraction: float) -> None:
         decay = self.config.decay
         factor = min(1.0, (1 - fraction) / decay) if decay else 1.0
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                group["lr"] = self.rates[name] * factor
+                if isinstance(group["lr"], Tensor):  # a recording reads it from where it was
+                    group["lr"].fill_(self.rates[name] * factor)
+                else:
+                    group["lr"] = self.rates[name] * factor
 
     def _update_average(self) -> None:
         """Let the averaged generator follow the trained one."""
         if self.config.ema:
-            pairs = zip(self.average.parameters(), self.model.generator.parameters(), strict=True)
+            slow, fast = ([p.data for p in g.parameters()] for g in (self.average, self.model.generator))
             with torch.no_grad():
-                for slow, fast in pairs:
-                    slow.lerp_(fast, 1 - self.config.ema)
+                torch._foreach_lerp_(slow, fast, 1 - self.config.ema)
 
     def finished_model(self) -> Model:
         """Return the model to use: with the averaged generator, if there is one."""
@@ -305,6 +350,7 @@ class Trainer:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go back to what `state` returned."""
+        self.recording = None  # it holds the optimisers' former tensors
         modules: dict[str, nn.Module] = {**self.networks, "average": self.average}
         for name, module in modules.items():
             module.load_state_dict(_part(state, f"{name}."))
