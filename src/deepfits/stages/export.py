@@ -6,8 +6,9 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -16,8 +17,8 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import TEMPORARY_PREFIX, contents
-from deepfits.progress import Progress
+from deepfits.files import TEMPORARY_PREFIX, contents, writing
+from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
@@ -105,9 +106,9 @@ def export(config: ExportConfig) -> Path:
     """
     from deepfits.fitting.features import digest
 
-    out, half, progress = Path(config.out), config.half, config.progress
+    out = Path(config.out)
     chosen = _format(out, config.format)
-    if half and chosen not in ("parquet", "hats"):
+    if config.half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
     given = Path(config.features)
     is_run = given.is_dir() and next(given.glob("shard-*.parquet"), None) is None
@@ -144,12 +145,13 @@ def export(config: ExportConfig) -> Path:
             scratch = TemporaryDirectory(f"-{out.name}", TEMPORARY_PREFIX, out.parent)
             paths = [_joined(config, is_run, Path(stack.enter_context(scratch)) / "joined.parquet")]
             names, tags = _names(paths[0], None, also=()), {}
+        shards = _Shards(paths, names, tags, config.half, config.progress)
         if chosen == "parquet":
-            _write_parquet(paths, out, names, tags, half, progress)
+            shards.write_parquet(out)
         elif chosen == "hats":
-            _write_hats(paths, out, names, tags, half, config.margin_arcsec, config.partition_rows, progress)
+            shards.write_hats(out, config.margin_arcsec, config.partition_rows)
         else:
-            _write_table(paths, out, names, tags, progress)
+            shards.write_table(out)
     return out
 
 
@@ -212,31 +214,92 @@ def _reading(path: Path, read: Any) -> Any:
         raise InputError(f"{path}: cannot read this table ({error}); make it again") from error
 
 
-def _tables(
-    paths: list[Path], names: list[str], tags: Mapping[str, str], half: bool = False
-) -> Iterator[Any]:
-    """Yield the tables of the shards that hold objects, described, one after the other."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+@dataclass(frozen=True)
+class _Shards:
+    """Tables of shards (or one), the columns that are wanted, and the tags that are a column besides."""
 
-    from deepfits.fitting.features import to_numpy
+    paths: list[Path]
+    names: list[str]
+    tags: Mapping[str, str]
+    half: bool
+    progress: Progress
 
-    schema = None
-    for path in paths:
+    def tables(self) -> Iterator[Any]:
+        """Yield the tables of the shards that hold objects, described, one after the other."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
-        def read(path: Path = path) -> Any:
-            if not tags or "tag" not in names:
-                return pq.read_table(path, columns=names)
-            table = pq.read_table(path, columns=list({"object_id", *names} - {"tag"}))
-            tag = tag_column(tags, to_numpy(table["object_id"]))
-            return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(names)
+        from deepfits.fitting.features import to_numpy
 
-        table = _described(_reading(path, read), half)
-        schema = schema or table.schema
-        if table.schema != schema:
-            raise InputError(f"{path}: other columns than {paths[0].name}; they are not of one run")
-        if len(table) or len(paths) == 1:
-            yield table
+        def read(path: Path) -> Any:
+            if not self.tags or "tag" not in self.names:
+                return pq.read_table(path, columns=self.names)
+            table = pq.read_table(path, columns=list({"object_id", *self.names} - {"tag"}))
+            tag = tag_column(self.tags, to_numpy(table["object_id"]))
+            return table.append_column("tag", pa.array(tag.tolist(), pa.string())).select(self.names)
+
+        schema, number = None, 0
+        for path in self.paths:
+            table = _described(_reading(path, partial(read, path)), self.half)
+            schema = schema or table.schema
+            if table.schema != schema:
+                raise InputError(f"{path}: other columns than {self.paths[0].name}; they are not of one run")
+            if len(table) or len(self.paths) == 1:
+                number += 1
+                yield table
+        if not number:
+            raise InputError(f"{self.paths[0].parent}: no object in any of these {len(self.paths)} shards")
+
+    def write_parquet(self, out: Path) -> None:
+        """Write one file, shard by shard."""
+        import pyarrow.parquet as pq
+
+        with writing(out) as temporary, self._task() as task:
+            writer = None
+            try:
+                for table in self.tables():
+                    writer = writer or pq.ParquetWriter(temporary, table.schema)
+                    writer.write_table(table)
+                    task.advance(1)
+            finally:
+                if writer is not None:
+                    writer.close()
+
+    def write_table(self, out: Path) -> None:
+        """Write what is held in memory as a whole."""
+        from deepfits.fitting.columns import describe
+        from deepfits.fitting.features import to_numpy
+
+        parts = []
+        with self._task() as task:
+            for table in self.tables():
+                parts.append({name: to_numpy(table[name]) for name in self.names})
+                task.advance(1)
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in self.names}
+        write_table(out, whole, info=_MADE_BY, describe=describe)
+
+    def write_hats(self, out: Path, margin_arcsec: float, partition_rows: int) -> None:
+        """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
+        for name in ("ra", "dec"):
+            if name not in self.names:
+                raise InputError(
+                    f"{self.paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here"
+                )
+        suffix = f"-{out.name}"  # what a killed run leaves is known by its name, and the next removes it
+        with (
+            writing(out) as temporary,
+            TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name,
+        ):
+            scratch = Path(name)
+            source = scratch / "source.parquet"
+            self.write_parquet(source)
+            with self.progress("HATS", total=1, unit="catalogues") as task:
+                _import(source, scratch, out.name, self.names, margin_arcsec, partition_rows)
+                task.advance(1)
+            (scratch / out.name).rename(temporary)
+
+    def _task(self) -> AbstractContextManager[Task]:
+        return self.progress("export", total=len(self.paths), unit="shards")
 
 
 def _described(table: Any, half: bool) -> Any:
@@ -262,72 +325,6 @@ def _halved(column: Any) -> Any:
     flat = joined.flatten().to_numpy(zero_copy_only=False)
     half = np.clip(flat, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
     return pa.chunked_array([pa.FixedSizeListArray.from_arrays(pa.array(half), joined.type.list_size)])
-
-
-def _write_parquet(
-    paths: list[Path], out: Path, names: list[str], tags: Mapping[str, str], half: bool, progress: Progress
-) -> None:
-    import pyarrow.parquet as pq
-
-    from deepfits.files import writing
-
-    with writing(out) as temporary, progress("export", total=len(paths), unit="shards") as task:
-        writer = None
-        try:
-            for table in _tables(paths, names, tags, half):
-                writer = writer or pq.ParquetWriter(temporary, table.schema)
-                writer.write_table(table)
-                task.advance(1)
-            if writer is None:
-                raise InputError(f"{paths[0].parent}: no object in any of these {len(paths)} shards")
-        finally:
-            if writer is not None:
-                writer.close()
-
-
-def _write_table(
-    paths: list[Path], out: Path, names: list[str], tags: Mapping[str, str], progress: Progress
-) -> None:
-    """Write what is held in memory as a whole."""
-    from deepfits.fitting.columns import describe
-    from deepfits.fitting.features import to_numpy
-
-    with progress("export", total=len(paths), unit="shards") as task:
-        parts = []
-        for table in _tables(paths, names, tags):
-            parts.append({name: to_numpy(table[name]) for name in names})
-            task.advance(1)
-        if not parts:
-            raise InputError(f"{paths[0].parent}: no object in any of these {len(paths)} shards")
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in names}
-    write_table(out, whole, info=_MADE_BY, describe=describe)
-
-
-def _write_hats(
-    paths: list[Path],
-    out: Path,
-    names: list[str],
-    tags: Mapping[str, str],
-    half: bool,
-    margin_arcsec: float,
-    partition_rows: int,
-    progress: Progress,
-) -> None:
-    """Write a HATS collection (catalogue and margin) with hats-import, through one Parquet file."""
-    from deepfits.files import writing
-
-    for name in ("ra", "dec"):
-        if name not in names:
-            raise InputError(f"{paths[0]}: HATS shares the sky out by ra and dec; no column {name!r} here")
-    suffix = f"-{out.name}"  # what a killed run leaves is known by its name, and the next removes it
-    with writing(out) as temporary, TemporaryDirectory(suffix, TEMPORARY_PREFIX, temporary.parent) as name:
-        scratch = Path(name)
-        source = scratch / "source.parquet"
-        _write_parquet(paths, source, names, tags, half, progress)
-        with progress("HATS", total=1, unit="catalogues") as task:
-            _import(source, scratch, out.name, names, margin_arcsec, partition_rows)
-            task.advance(1)
-        (scratch / out.name).rename(temporary)
 
 
 def _import(
