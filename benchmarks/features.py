@@ -11,10 +11,11 @@ each fit:
     latents, from what the fit gives, from both with aperture magnitudes, and from aperture magnitudes alone;
 ``similar``, ``similar_plain``
     scatter of g − i, ln half-light radius and redshift between nearest neighbours at 22 < i < 24, in units of
-    that between random pairs: by `deepfits.fitting.similarity`, and by the latent's own distance;
+    that between random pairs: by the embeddings of what is drawn (`deepfits.fitting.similarity`), and by the
+    latents' own distance;
 ``repeated``
     fits from random starts: share of the objects whose nearest is their own fit, and the distance to it in
-    units of both fits' `latent_std` (1: by chance of the noise alone);
+    units of both fits' `latent_std` (1: by chance of the noise alone); the share by embedding;
 ``flux``
     of the central galaxy (`flux_model_i`) and of the cutout over truth, by magnitude: median, scatter, share
     above 1.5, median and width of the pulls;
@@ -163,12 +164,12 @@ class Objects:
         few = np.flatnonzero((self.magnitude > 22) & (self.magnitude < 24))[:num_repeated]
         again = self.fit(f"{name} again", settings | {"mode": "optimise"}, rows=few)
         no_u = self.fit(f"{name} without u", settings, rows=few, hidden="u")
-        sets = ("latents", "model", "combined")
+        sets = ("latents", "oriented", "model", "combined")
         return {
             "redshift": {one: self.redshift(one, columns) for one in sets},
-            "similar": self.similar(self.similarity.coordinates(columns["latent"])),
+            "similar": self.similar(self.similarity.coordinates(columns["embedding"])),
             "similar_plain": self.similar(columns["latent"]),
-            "repeated": repeated(columns, again, few),
+            "repeated": repeated(columns, again, few, self.similarity),
             "flux": {one: self.fluxes(columns, one) for one in ("flux_model", "flux_cutout_model")},
             "chi2": self.by_magnitude(np.median, columns["chi2_centre"]),
             "chi2_model": self.by_magnitude(np.median, columns["chi2_centre_model"]),
@@ -319,16 +320,19 @@ class Objects:
 
 
 def repeated(
-    columns: dict[str, np.ndarray], again: dict[str, np.ndarray], rows: np.ndarray
+    columns: dict[str, np.ndarray], again: dict[str, np.ndarray], rows: np.ndarray, place: Similarity
 ) -> dict[str, Any]:
     """Compare fits from random starts with those from the embedder's guess."""
     good = np.isfinite(columns["latent"]).all(axis=1)
-    place = np.cumsum(good) - 1
+    own = (np.cumsum(good) - 1)[rows]
     away = squared_distances(again["latent"], columns["latent"][good])
+    first, second = (place.coordinates(table["embedding"]) for table in (columns, again))
+    apart = squared_distances(second, first[good])
     variance = again["latent_std"] ** 2 + columns["latent_std"][rows] ** 2
     sigmas = np.sqrt(np.mean((again["latent"] - columns["latent"][rows]) ** 2 / variance, axis=1))
     return {
-        "own_nearest": with_error(np.mean, (away.argmin(axis=1) == place[rows]).astype(float)),
+        "own_nearest": with_error(np.mean, (away.argmin(axis=1) == own).astype(float)),
+        "own_nearest_embedding": with_error(np.mean, (apart.argmin(axis=1) == own).astype(float)),
         "distance_sigma": with_error(np.median, sigmas[np.isfinite(sigmas)]),
     }
 

@@ -81,9 +81,10 @@ def test_large_identities_arrive_whole(client):
 
 
 def test_neighbours_are_those_of_a_plain_search(client, loaded):
-    latent = loaded[0].latent.astype(np.float64)
+    place = loaded[0].embedding.astype(np.float64)
+    assert not np.allclose(place, loaded[0].latent, atol=0.1)
     answer = client.post("/api/neighbours", json={"like": [4, 9], "number": 5}, headers=SEND).json()
-    distance = np.mean([np.sqrt(((latent - latent[k]) ** 2).mean(1)) for k in (4, 9)], axis=0)
+    distance = np.mean([np.sqrt(((place - place[k]) ** 2).mean(1)) for k in (4, 9)], axis=0)
     distance[[4, 9]] = np.nan
     assert answer["rows"] == np.argsort(distance)[:5].tolist()
     # fewer objects than the scale asks for: 1 is the median of all others of known brightness
@@ -93,8 +94,8 @@ def test_neighbours_are_those_of_a_plain_search(client, loaded):
 
 
 def test_what_is_nearer_to_an_unlike_one_is_left_out(client, loaded):
-    latent = loaded[0].latent.astype(np.float64)
-    apart = [np.sqrt(((latent - latent[row]) ** 2).mean(1)) for row in (4, 9, 20)]
+    place = loaded[0].embedding.astype(np.float64)
+    apart = [np.sqrt(((place - place[row]) ** 2).mean(1)) for row in (4, 9, 20)]
     asked = {"like": [4], "unlike": [9, 20], "number": NUM}
     answer = client.post("/api/neighbours", json=asked, headers=SEND).json()
     expected = np.flatnonzero((apart[0] < apart[1]) & (apart[0] < apart[2]) & (apart[0] > 0))

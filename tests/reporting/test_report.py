@@ -137,6 +137,7 @@ def held_out(number=60, seed=0):
         status=np.full(number, "converged"),
         num_steps=np.full(number, 9),
         latent=latent,
+        embedding=latent,
         central=reduced_chi2(image, clean, weight * (profile > 0.3)),
         drawn=dict(enumerate(clean)),
     )
@@ -164,8 +165,10 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     prior, repeat, neighbours = section.tables
     far = np.median(np.sqrt((fit.latent**2).mean(1)))
     assert float(prior.rows[1][2]) == pytest.approx(far, abs=0.006)
-    assert 0.05 < float(repeat.rows[0][1]) < 0.15
-    assert float(repeat.rows[0][3]) < 0.25
+    assert [row[0] for row in repeat.rows] == ["latent", "embedding"]
+    assert 0.05 < float(repeat.rows[0][2]) < 0.15
+    assert float(repeat.rows[0][4]) < 0.25
+    assert float(repeat.rows[1][2]) == 0
     assert float(neighbours.rows[0][3]) < 0.4
     blind = replace(fit, latent=np.random.default_rng(2).normal(size=fit.latent.shape))
     chance = sections.latent_section(held, {"both": blind}, {}, blind.latent).tables[-1]

@@ -51,7 +51,7 @@ _PREFIXES = {
     "z_phot_": "Photometric redshift by the method {}; only of objects that no method learned from",
     "fraction_valid_": "Share of the cutout's pixels that were observed, band {}",
 }
-_NOT_SHOWN = ("object_id", "latent", "latent_std", "model_hash")
+_NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +115,8 @@ class Objects:
         self.store_row = table.store_row
         self.object_id = table["object_id"]
         self.latent = np.ascontiguousarray(table["latent"], dtype=np.float32)
+        self.compared = "embedding" if "embedding" in table else "latent"  # features of before have none
+        self.embedding = np.ascontiguousarray(table[self.compared], dtype=np.float32)
         self.is_fitted: np.ndarray = np.asarray(np.isfinite(self.latent).all(axis=1))
         if not self.is_fitted.any():
             raise InputError(f"{self.directory}: no object has a finite latent; fit first")
@@ -319,7 +321,7 @@ class Objects:
             self.table.add("umap2", position[:, 1].astype(np.float32))
 
     def make_umap(self) -> None:
-        """Compute a UMAP of the latents, keep it beside the features, and offer it as two columns.
+        """Compute a UMAP of the embeddings, keep it beside the features, and offer it as two columns.
 
         Raises
         ------
@@ -332,7 +334,7 @@ class Objects:
             raise InputError("UMAP needs umap-learn: pip install 'deepfits[umap]'") from error
         position = np.full((len(self), 2), np.nan, dtype=np.float32)
         position[self.is_fitted] = umap.UMAP(random_state=1, n_jobs=1).fit_transform(
-            self.latent[self.is_fitted]
+            self.embedding[self.is_fitted]
         )
         with writing(self.directory / MAP_FILE) as temporary:
             np.savez(temporary, position=position)
@@ -350,12 +352,12 @@ class Objects:
         allowed: np.ndarray | None = None,
         brightness: float = np.nan,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the objects nearest in the latent, exactly.
+        """Find the objects nearest by embedding, exactly.
 
         Parameters
         ----------
         like
-            Rows of the examples, or a latent ``(L,)`` or ``(K, L)`` of float.
+            Rows of the examples, or an embedding ``(L,)`` or ``(K, L)`` of float.
         unlike
             Rows of objects that the answer should be unlike: what is nearer to one of them than to the
             examples is left out.
@@ -364,19 +366,19 @@ class Objects:
         allowed
             ``(N,)`` bool: only these.
         brightness
-            AB magnitude in the reference band, of a latent that is no object's.
+            AB magnitude in the reference band, of an example that is no object.
 
         Returns
         -------
         rows, distance
             ``(number,)``, nearest first; examples themselves are left out. The distance is the root mean
-            square over the latent's dimensions, in units of what noise, orientation and place on the pixels
+            square over the dimensions, in units of what noise, orientation and place on the pixels
             do (`deepfits.fitting.similarity`), averaged over the examples, over its median to objects about
             as bright as the examples: 1 is as far as a random one, and from `UNLIKE` on nothing is alike.
         """
         given = np.asarray(like)
         rows = given.astype(np.int64) if given.dtype.kind in "iu" else np.empty(0, dtype=np.int64)
-        examples = self.latent[rows] if rows.size else np.atleast_2d(given).astype(np.float32)
+        examples = self.embedding[rows] if rows.size else np.atleast_2d(given).astype(np.float32)
         if not np.isfinite(examples).all():
             raise InputError("an example has no fit, so nothing is near it")
         if rows.size:
@@ -386,7 +388,7 @@ class Objects:
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
         for row in np.asarray(unlike, dtype=np.int64):
-            allowed &= self._distance(self.latent[[row]]) > distance
+            allowed &= self._distance(self.embedding[[row]]) > distance
         if magnitude_window is not None and rows.size:
             apart = np.abs(self.brightness - brightness)
             allowed &= apart <= magnitude_window
@@ -409,14 +411,14 @@ class Objects:
         if not hasattr(self, "_coordinates"):
             from deepfits.fitting.similarity import Similarity
 
-            self._similarity = Similarity.read(self.directory, self.latent.shape[1])
-            self._coordinates = self._similarity.coordinates(self.latent)
+            self._similarity = Similarity.read(self.directory, self.embedding.shape[1])
+            self._coordinates = self._similarity.coordinates(self.embedding)
             self._squared = np.einsum("nl,nl->n", self._coordinates, self._coordinates)
         total = np.zeros(len(self), dtype=np.float32)
         for example in self._similarity.coordinates(examples):
             squared = self._squared - 2 * (self._coordinates @ example) + example @ example
             total += np.sqrt(np.maximum(squared, 0))
-        return np.nan_to_num(total / (len(examples) * np.sqrt(self.latent.shape[1])), nan=np.inf)
+        return np.nan_to_num(total / (len(examples) * np.sqrt(self.embedding.shape[1])), nan=np.inf)
 
     def by_brightness(self, allowed: np.ndarray) -> ByBrightness:
         """Return the objects of those allowed ``(N,)`` in order of brightness; the last order is kept."""

@@ -350,7 +350,8 @@ class _Explorer:
                 dropped.fluxes().get(reference_band(objects.bands), (np.nan,))[0] if objects.bands else np.nan
             )
             brightness = float(ab_magnitude(np.array(flux)))
-            rows, distance = objects.neighbours(dropped.latent, number=24, brightness=brightness)
+            like = dropped.features[objects.compared][0]
+            rows, distance = objects.neighbours(like, number=24, brightness=brightness)
             return {
                 "reduced_chi2": json_value(dropped.reduced_chi2),
                 "status": str(dropped.features["status"][0]),

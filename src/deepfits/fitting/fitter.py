@@ -37,9 +37,12 @@ from deepfits.observation import Observation, SceneGrid, Sight, fwhm_of, psf_or_
 from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
+from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
+USUAL_SOFTENING = 3.0
+"""Softening of the stretch in units of the noise, unless a recipe says otherwise."""
 
 
 class TrainedModel(Protocol):
@@ -334,6 +337,37 @@ class Fitter:
 
         return self._in_batches(guess, len(image))
 
+    def embedding(self, latent: Tensor) -> Tensor:
+        """Return what the embedder says of drawings of latents ``(N, L)``: ``(N, L)``, on the CPU.
+
+        Many latents draw nearly the same galaxy, and which of them a fit ends at says little of it. What is
+        drawn says all, and the embedder's answer to it, without noise, always through the same PSF and
+        pixels, the mean over the eight orientations of the square, is nearly the same for all of them.
+        """
+        if not len(latent):
+            return torch.empty(0, self.num_latents)
+        finite = torch.nan_to_num(latent)
+        noise = torch.tensor(self.model.normalisation.softening) / USUAL_SOFTENING
+        weight = (noise**-2)[:, None, None].to(self.device)
+        sight, way = None, None
+        if self.grid is not None:
+            sight = Sight.nominal(
+                self.grid, len(self.info.bands), self.grid.size, self.grid.pixel_scale_arcsec
+            )
+            sight = sight.to(self.device)
+            way = sight.observation()
+
+        def embed(rows: Tensor) -> Tensor:
+            drawn = self.in_flux(finite[rows].to(self.device))
+            drawn = drawn if way is None else way(drawn)
+            seen = weight.expand_as(drawn)
+            of = None if sight is None else sight[torch.zeros(len(rows), dtype=torch.int64)]
+            answers = [self.model.embed(symmetry(drawn, n), seen, of) for n in range(NUM_SYMMETRIES)]
+            return torch.stack(answers).mean(0)
+
+        found = self._in_batches(embed, len(latent))
+        return torch.where(torch.isfinite(latent).all(1, keepdim=True), found, torch.nan)
+
     def _in_batches(self, work: Callable[[Tensor], Tensor], number: int) -> Tensor:
         """Do `work` on rows in padded batches, on one core each: a row alone decides its result."""
         size = self.settings.batch_size
@@ -502,6 +536,7 @@ class Fitter:
         out |= {name: catalogue[name] for name in ("ra", "dec") if name in catalogue}
         out["latent"] = found.latent.numpy()
         out["latent_std"] = measured["latent_std"]
+        out["embedding"] = self.embedding(found.latent).numpy()
         out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
         for index, band in enumerate(bands):
             out[f"chi2_{band}"] = measured["chi2"][:, index]

@@ -3,10 +3,11 @@
 Shapes: N objects, B bands, L latent dimensions, K features.
 
 ``latents``
-    the fitted latent alone, as in M19 §3.3, in units of what noise, orientation and place do to it;
+    what the embedder says of the best fit's drawing (`deepfits.fitting.fitter.Fitter.embedding`), in units of
+    what noise, orientation and place do to it;
 ``oriented``
-    the latents as they were fitted, in which orientation and what depends on it (axis ratios) weigh as much
-    as anything else;
+    the latents as they were fitted (M19 §3.3), in which orientation and what depends on it (axis ratios)
+    weigh as much as anything else;
 ``model``
     what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, whether the
     object is larger than the PSF, χ² per degree of freedom and the mean uncertainty of the latent;
@@ -96,7 +97,7 @@ class Matrix:
     @property
     def is_latent(self) -> np.ndarray:
         """``(K,)`` bool: latents, whose scales mean something beside each other."""
-        return np.array([name.startswith(("latent_", "embedder_")) for name in self.names])
+        return np.array([name.startswith(("latent_", "embedding_", "embedder_")) for name in self.names])
 
     def hstack(self, other: Matrix) -> Matrix:
         """Return the columns of both."""
@@ -138,6 +139,8 @@ class Source:
     read_images
         Returns images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², of n identities, where there are
         cutouts; images are read when a method asks for them, and not kept.
+    latents
+        The column that the set ``latents`` is made of.
     """
 
     columns: Columns
@@ -150,6 +153,7 @@ class Source:
     similarity: np.ndarray | None = None
     template_quantiles: np.ndarray | None = None
     read_images: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    latents: str = "latent"
 
     def __len__(self) -> int:
         return len(self.columns["object_id"])
@@ -224,12 +228,16 @@ class FeatureRecipe:
         of flux.
     similarity
         ``(L, L)``, of sets with latents where it is known; see `Source`.
+    latents
+        The column that the set ``latents`` is made of: ``"embedding"``, or ``"latent"`` of features that were
+        made without.
     """
 
     name: str
     bands: tuple[str, ...]
     softening: dict[str, np.ndarray] = field(default_factory=dict)
     similarity: np.ndarray | None = None
+    latents: str = "latent"
 
     @classmethod
     def learn(cls, name: str, source: Source) -> FeatureRecipe:
@@ -249,6 +257,7 @@ class FeatureRecipe:
             bands=source.bands,
             softening={block: value for block, value in learned.items() if value is not None},
             similarity=source.similarity if LATENTS & {*FEATURE_SETS[name]} else None,
+            latents="embedding" if "embedding" in source.columns else "latent",
         )
 
     def make(self, source: Source) -> Matrix:
@@ -264,7 +273,12 @@ class FeatureRecipe:
             raise InputError(
                 f"these objects have the bands {source.bands}, the model was made for {self.bands}"
             )
-        blocks, source = FEATURE_SETS[self.name], replace(source, similarity=self.similarity)
+        blocks = FEATURE_SETS[self.name]
+        if "latents" in blocks and self.latents not in source.columns:
+            raise InputError(
+                f"these features have no column {self.latents!r}, which was learned from: fit again"
+            )
+        source = replace(source, similarity=self.similarity, latents=self.latents)
         return reduce(Matrix.hstack, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
 
 
@@ -306,14 +320,14 @@ def band_names(columns: Columns) -> tuple[str, ...]:
 
 
 def latents(source: Source) -> Matrix:
-    """Return the fitted latents, with their errors where the fit has them, in the units of `similarity`."""
-    errors = source.columns.get("latent_std")
+    """Return the latents, in the units of `similarity`; those that were fitted with their errors."""
+    values = _in_units(source.columns[source.latents], source)
+    errors = source.columns.get("latent_std") if source.latents == "latent" else None
     if errors is None or not np.isfinite(errors).any():
         errors = None
     elif source.similarity is not None:
         errors = np.sqrt(errors.astype(np.float32) ** 2 @ source.similarity**2)
-    values = _in_units(source.columns["latent"], source)
-    return Matrix(values=values, names=_numbered("latent", values), errors=errors)
+    return Matrix(values=values, names=_numbered(source.latents, values), errors=errors)
 
 
 def _in_units(latent: np.ndarray, source: Source) -> np.ndarray:
@@ -509,7 +523,9 @@ class Block:
 
 BLOCKS = {
     "latents": Block("a features directory", lambda source, _: latents(source)),
-    "oriented": Block("a features directory", lambda source, _: latents(replace(source, similarity=None))),
+    "oriented": Block(
+        "a features directory", lambda source, _: latents(replace(source, similarity=None, latents="latent"))
+    ),
     "model": Block(
         "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
     ),

@@ -109,8 +109,8 @@ class FitResult:
         ``(N, B)``.
     status
         ``(N,)`` text.
-    latent
-        ``(N, L)``.
+    latent, embedding
+        ``(N, L)``: what was fitted, and by what galaxies are compared.
     central
         ``(N,)``, reduced χ² in the middle; NaN where it was not measured.
     drawn
@@ -124,6 +124,7 @@ class FitResult:
     status: np.ndarray
     num_steps: np.ndarray
     latent: np.ndarray
+    embedding: np.ndarray
     central: np.ndarray
     drawn: Mapping[int, np.ndarray]
 
@@ -291,7 +292,7 @@ def latent_section(
     columns
         ``(N,)`` each, by what the map can be coloured besides brightness and χ².
     place
-        ``(N, L)``: coordinates of the latents between which distances are taken.
+        ``(N, L)``: coordinates of the embeddings between which distances are taken.
     knows
         Tables of what they know, where the truth is at hand.
     """
@@ -307,15 +308,20 @@ def latent_section(
         name="latent-map",
         figure=figures.single(
             (6.4, 4.4),
-            lambda ax: plot.latent_map(last.latent, colour=held.magnitude, name=held.magnitude_name, ax=ax),
+            lambda ax: plot.latent_map(
+                last.embedding, colour=held.magnitude, name=held.magnitude_name, ax=ax
+            ),
         ),
         caption="The same map, as a figure.",
     )
     tables = [_prior_table(fits), *_repeat_table(fits), *_neighbour_table(held, place), *knows]
-    made = make_map(held.object_id, last.latent, held.image, held.weight, shown)
+    made = make_map(held.object_id, last.embedding, held.image, held.weight, shown)
     return Section(
         title="Latents",
-        paragraphs=[f"{UNSEEN} Latents of “{mode}”."],
+        paragraphs=[
+            f"{UNSEEN} Of “{mode}”. The map and distances are those of the embeddings: many latents draw the "
+            "same galaxy, and the embedder's answer to the drawing is the same for all of them."
+        ],
         tables=tables,
         map=made,
         pictures=[picture],
@@ -341,34 +347,39 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
     """Compare the latents of the same objects from two starts with those of different objects."""
     if not {"optimise", "both"} <= fits.keys():
         return []
-    first, second = fits["optimise"].latent, fits["both"].latent
-    good = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
-    if good.sum() < 2 * MIN_IN_BIN:
-        return []
-    first, second = first[good], second[good]
-    same = np.sqrt(np.mean((first - second) ** 2, axis=1))
-    other = np.sqrt(np.mean((first - np.roll(second, len(second) // 2, axis=0)) ** 2, axis=1))
-    difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
-    row = [
-        f"{int(good.sum()):,}",
-        f"{np.median(same):.2f}",
-        f"{np.median(other):.2f}",
-        f"{np.median(same) / np.median(other):.2f}",
-        f"{np.median(difference):+.1f}",
-    ]
+    rows = []
+    for name in ("latent", "embedding"):
+        first, second = getattr(fits["optimise"], name), getattr(fits["both"], name)
+        good = np.isfinite(first).all(axis=1) & np.isfinite(second).all(axis=1)
+        if good.sum() < 2 * MIN_IN_BIN:
+            return []
+        first, second = first[good], second[good]
+        same = np.sqrt(np.mean((first - second) ** 2, axis=1))
+        other = np.sqrt(np.mean((first - np.roll(second, len(second) // 2, axis=0)) ** 2, axis=1))
+        difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
+        row = [
+            name,
+            f"{int(good.sum()):,}",
+            f"{np.median(same):.2f}",
+            f"{np.median(other):.2f}",
+            f"{np.median(same) / np.median(other):.2f}",
+            f"{np.median(difference):+.1f}",
+        ]
+        rows.append(row)
     return [
         PageTable(
-            columns=["objects", "between two starts", "between objects", "ratio", "Δχ²"],
-            rows=[row],
-            caption="How repeatable latents are: median root mean square difference between the latents of "
-            "an object fitted from a random start and from the embedder's guess, beside that between "
-            "different objects; and the median difference of χ². 0 is repeatable, 1 is chance.",
+            columns=["", "objects", "between two starts", "between objects", "ratio", "Δχ²"],
+            rows=rows,
+            caption="How repeatable fits are: median root mean square difference between an object fitted "
+            "from a random start and from the embedder's guess, beside that between different objects, in "
+            "latents and in embeddings of what they draw; and the median difference of χ². 0 is "
+            "repeatable, 1 is chance.",
         )
     ]
 
 
 def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
-    """Compare measured colours of nearest neighbours in the latent with those of any two objects."""
+    """Compare measured colours of nearest neighbours with those of any two objects."""
     bright = np.isfinite(coordinates).all(axis=1) & (held.flux > MIN_COLOUR_SNR * held.flux_error).all(axis=1)
     rows = np.flatnonzero(bright)
     if len(rows) < 4 * MIN_IN_BIN or len(held.bands) < 2:
@@ -390,7 +401,7 @@ def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
             columns=["colour", "nearest neighbours", "any two", "ratio"],
             rows=cells,
             caption="Scatter (1.4826 MAD, magnitudes) of the difference between the measured colours of two "
-            f"objects: nearest neighbours in the latent, and any two, of {len(rows):,} objects above "
+            f"objects: nearest neighbours by embedding, and any two, of {len(rows):,} objects above "
             f"{MIN_COLOUR_SNR:g}σ in every band.",
         )
     ]

@@ -310,7 +310,7 @@ def _described(table: Any, half: bool) -> Any:
 
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
-        if half and field.name in ("latent", "latent_std"):
+        if half and field.name in ("latent", "latent_std", "embedding"):
             column = _halved(column)
         fields.append(pa.field(field.name, column.type, metadata=field_metadata(field.name, describe)))
         arrays.append(column)

@@ -105,9 +105,9 @@ def write_report(config: Any) -> Path:
         if fits:
             mode = list(fits)[-1]
             tables, summary["knows"] = knowledge(run, run / f"features-{mode}", opened)
-            place = Similarity.read(run / f"features-{mode}", fits[mode].latent.shape[1])
+            place = Similarity.read(run / f"features-{mode}", fits[mode].embedding.shape[1])
             columns = _known_redshifts(run, held)
-            coordinates = place.coordinates(fits[mode].latent)
+            coordinates = place.coordinates(fits[mode].embedding)
             parts.append(sections.latent_section(held, fits, columns, coordinates, tables))
         summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
@@ -242,7 +242,7 @@ def _read_fits(
 def _read_fit(
     directory: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
 ) -> sections.FitResult:
-    columns = ["object_id", "latent", "chi2", "dof", "status", "num_steps"]
+    columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
     present = [name for name in (*columns, *per_band) if name in files.schema.names]
@@ -262,6 +262,9 @@ def _read_fit(
 
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
     latent = take_rows(to_numpy(table["latent"]).astype(np.float32), rows)
+    embedding = latent  # of features of before, which have no other
+    if "embedding" in present:
+        embedding = take_rows(to_numpy(table["embedding"]).astype(np.float32), rows)
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
     drawn: dict[int, np.ndarray] = {}
     central, circle = np.full(len(rows), np.nan), _circle(info)
@@ -281,6 +284,7 @@ def _read_fit(
         status=np.where(rows >= 0, status, "").astype(str),
         num_steps=column("num_steps"),
         latent=latent,
+        embedding=embedding,
         central=central,
         drawn=drawn,
     )

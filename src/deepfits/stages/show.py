@@ -152,13 +152,13 @@ def show(config: ShowConfig) -> Path:
 
 @stage(SimilarConfig)
 def similar(config: SimilarConfig) -> Path:
-    """Find the objects that are most like some examples: the nearest in the latent, among all of a run.
+    """Find the objects that are most like some examples: the nearest by embedding, among all of a run.
 
     Returns
     -------
     Path
         The directory with ``similar.png``, ``similar.pdf``, ``objects.csv`` and ``table.md``. The examples
-        come first; ``distance`` is that of the latents, in which what noise, orientation and place on the
+        come first; ``distance`` is that of the embeddings, in which what noise, orientation and place on the
         pixels do counts little: 1 is the median distance to objects as bright as the examples. Nearest ones
         from 0.8 on are hardly alike, and a warning says so.
 

@@ -1,0 +1,85 @@
+"""What galaxies are compared by: the embedder's answer to the drawing, whichever latent draws it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from deepfits.errors import InputError
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
+from deepfits.models.bundle import Model
+from deepfits.redshifts.features import FeatureRecipe, Source
+from deepfits.symmetries import NUM_SYMMETRIES, symmetry
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Model.load("builtin:clauds-hsc")
+
+
+def test_it_is_the_mean_answer_to_the_drawing_in_eight_orientations(model):
+    fitter = Fitter(model, FitSettings(mode="embedder"), model.info, threads=1)
+    latent = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    latent[3, 7] = torch.nan
+    found = fitter.embedding(latent)
+    with torch.no_grad():
+        drawn = model.render(latent[:3])
+        answers = [model.embed(symmetry(drawn, n), torch.ones_like(drawn)) for n in range(NUM_SYMMETRIES)]
+    torch.testing.assert_close(found[:3], torch.stack(answers).mean(0), rtol=1e-3, atol=1e-4)
+    assert found[3].isnan().all()
+    assert found[4].isfinite().all()
+    assert found[:3].std() > 0.1
+    assert fitter.embedding(latent[:0]).shape == (0, 64)
+
+
+def test_fits_from_other_starts_end_at_other_latents_of_the_same_embedding(model):
+    draw = torch.Generator().manual_seed(2)
+    sigma = torch.tensor(model.normalisation.softening)[:, None, None] / 3
+    with torch.no_grad():
+        guess = 0.7 * torch.randn(24, 64, generator=draw)
+        image = (model.render(guess) + sigma * torch.randn(24, 5, 32, 32, generator=draw)).numpy()
+    weight = (sigma**-2).expand(24, 5, 32, 32).numpy()
+
+    def fitted(mode):
+        fitter = Fitter(model, FitSettings(mode=mode, uncertainty=False), model.info, threads=1)
+        latent = fitter.fit(np.arange(24), image, weight).fit.latent
+        return latent, fitter.embedding(latent)
+
+    def repeat(one, other):
+        same, different = (one - other).norm(dim=1), (one - other.roll(1, 0)).norm(dim=1)
+        return float(same.median() / different.median())
+
+    (latent, embedding), (latent_again, again) = fitted("both"), fitted("optimise")
+    assert repeat(latent, latent_again) > 0.15
+    assert repeat(embedding, again) < 0.6 * repeat(latent, latent_again)
+
+
+def test_scenes_are_embedded_alike_whatever_the_pixels_of_the_survey():
+    model = Model.load("builtin:ugriz")
+    latent = torch.randn(4, 64, generator=torch.Generator().manual_seed(3))
+    found = []
+    for size, pixel in ((32, 0.168), (14, 0.396)):
+        info = dataclasses.replace(model.info, size=size, pixel_scale_arcsec=pixel)
+        found.append(Fitter(model, FitSettings(mode="embedder"), info, threads=1).embedding(latent))
+    torch.testing.assert_close(*found)
+    assert found[0].std() > 0.01
+
+
+def test_redshifts_learn_from_the_embedding_and_ask_for_it_again():
+    rng = np.random.default_rng(4)
+    latent, embedding = rng.normal(size=(2, 6, 3)).astype(np.float32)
+    columns = {"object_id": np.arange(6), "latent": latent, "embedding": embedding}
+    matrix = 2 * np.eye(3, dtype=np.float32)
+    source = Source(columns=columns, bands=(), similarity=matrix)
+    recipe = FeatureRecipe.learn("latents", source)
+    made = recipe.make(source)
+    np.testing.assert_array_equal(made.values, 2 * embedding)
+    assert made.names[0] == "embedding_0"
+    assert made.is_latent.all()
+    np.testing.assert_array_equal(FeatureRecipe.learn("oriented", source).make(source).values, latent)
+    before = Source(columns={k: v for k, v in columns.items() if k != "embedding"}, bands=())
+    with pytest.raises(InputError, match="no column 'embedding', which was learned from: fit again"):
+        recipe.make(before)
+    np.testing.assert_array_equal(FeatureRecipe.learn("latents", before).make(before).values, latent)
