@@ -87,16 +87,16 @@ def test_pictures_that_were_interrupted_are_made_whole_by_the_next_call(run, tmp
 
 def test_similar_are_the_nearest_that_satisfy_the_conditions(run, tmp_path):
     out = deepfits.similar(run, ids=[FIRST + 4], number=5, where="z_spec < 0.5", out=tmp_path / "similar")
-    latent = deepfits.read_features(run / "features-both")["latent"]
-    latent = Similarity.read(run / "features-both", latent.shape[1]).coordinates(latent).astype(float)
-    distance = np.sqrt(((latent - latent[4]) ** 2).mean(1))
+    place = deepfits.read_features(run / "features-both")["embedding"]
+    place = Similarity.read(run / "features-both", place.shape[1]).coordinates(place).astype(float)
+    distance = np.sqrt(((place - place[4]) ** 2).mean(1))
     distance[[4, *range(25, NUM)]] = np.inf
     found = rows_of(out)
     wanted = [4, *np.argsort(distance)[:5].tolist()]
     assert [int(one["object_id"]) - FIRST for one in found] == wanted
     objects = load(run)[0]
     others = np.isfinite(objects.brightness) & (np.arange(NUM) != 4)
-    typical = np.median(np.sqrt(((latent - latent[4]) ** 2).mean(1))[others])
+    typical = np.median(np.sqrt(((place - place[4]) ** 2).mean(1))[others])
     assert float(found[3]["distance"]) == pytest.approx(distance[wanted[3]] / typical, rel=1e-3)
 
 
