@@ -123,7 +123,7 @@ def make_plan(
     seconds = num_objects / rate / num_devices
     cutout = 2 * 4 * num_bands * size**2
     coadd = 2 * 4 * num_bands * 3600 / pixel_scale_arcsec**2 / objects_per_arcmin2
-    kept = cost.feature_bytes - (2 * 2 * latent_size if half else 0)
+    kept = cost.feature_bytes - (3 * 2 * latent_size if half else 0)
     tera = 1e12
     flop = f"{cost.flop / 1e9:.2f} GFLOP an object ({cost.words})"
     together = "all devices together"
