@@ -415,7 +415,7 @@ def test_weights_do_not_follow_chance():
         weights = _weights(dict(zip(("pretrained", "zero_points", "tuned"), some * 1.0, strict=True)), value)
         firsts.append(weights[0])
         worse.append(pinball(np.einsum("m,mnq->nq", weights, there), others).mean())
-    assert np.mean(firsts) > 0.3
+    assert np.mean(firsts) > 0.4
     assert np.mean(worse) < 1.0 * pinball(there[0], others).mean()
 
 

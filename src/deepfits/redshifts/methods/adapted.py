@@ -20,8 +20,8 @@ In stages, each built on the one before, and each judged on labels it had not le
     small networks that know nothing of the head: the best that labels alone would give.
 
 The answer is a mixture of the stages, with weights that the labels left out choose. What they cannot tell
-from chance does not count: its gain on the head alone is taken less the standard error. Where no label is
-near, the two simpler stages answer alone.
+from chance does not count: its gain on the head alone is taken less the standard error, and where it is less
+than two of these, the head answers as it came. Where no label is near, the two simpler stages answer alone.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ FARTHEST = 2.0
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 NUM_PIT = 400
 """Values of PIT that stand for its distribution, on either side of the middle."""
+SURE = 2.0
+"""Standard errors that adaptation must gain on the head as it came, or that answers alone."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 SETS = ("all", "templates", "magnitudes", "matched")
@@ -359,7 +361,8 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1.
 
     They have the least loss of labels left out plus one standard error of its difference from the loss of the
-    first stage, the head as it came: what may be chance moves nothing away from that.
+    first stage, the head as it came. That has all the weight unless the mean gain in the logarithm of the
+    loss, where no single galaxy decides, is `SURE` standard errors.
     """
     from scipy.optimize import minimize
 
@@ -385,5 +388,6 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     )
     weights = np.clip(found.x, 0, None)
     weights = weights / weights.sum()
-    alone = np.eye(count)[0]
-    return np.asarray(weights if loss(weights)[0] < loss(alone)[0] else alone)
+    gain = np.log(first / pinball(np.einsum("m,mnq->nq", weights, stages), value))
+    is_sure = gain.mean() > SURE * gain.std() / np.sqrt(number)
+    return np.asarray(weights if is_sure else np.eye(count)[0])
