@@ -20,8 +20,9 @@ In stages, each built on the one before, and each judged on labels it had not le
     small networks that know nothing of the head: the best that labels alone would give.
 
 The answer is a mixture of the stages, with weights that the labels left out choose. What they cannot tell
-from chance does not count: its gain on the head alone is taken less the standard error, and where it is less
-than two of these, the head answers as it came. Where no label is near, the two simpler stages answer alone.
+from chance does not count: its gain on the head alone is taken less the standard error, and below two of
+these the head as it came has a share, from none to all at one. Where no label is near, the two simpler
+stages answer alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 NUM_PIT = 400
 """Values of PIT that stand for its distribution, on either side of the middle."""
 SURE = 2.0
-"""Standard errors that adaptation must gain on the head as it came, or that answers alone."""
+"""Standard errors that adaptation must gain on the head as it came to be the whole answer."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 SETS = ("all", "templates", "magnitudes", "matched")
@@ -361,8 +362,8 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1.
 
     They have the least loss of labels left out plus one standard error of its difference from the loss of the
-    first stage, the head as it came. That has all the weight unless the mean gain in the logarithm of the
-    loss, where no single galaxy decides, is `SURE` standard errors.
+    first stage, the head as it came. They are all of the answer where their mean gain in the logarithm of the
+    loss (in which no single galaxy decides) is `SURE` standard errors; with one less the head is.
     """
     from scipy.optimize import minimize
 
@@ -389,5 +390,6 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     weights = np.clip(found.x, 0, None)
     weights = weights / weights.sum()
     gain = np.log(first / pinball(np.einsum("m,mnq->nq", weights, stages), value))
-    is_sure = gain.mean() > SURE * gain.std() / np.sqrt(number)
-    return np.asarray(weights if is_sure else np.eye(count)[0])
+    sureness = gain.mean() / max(gain.std() / np.sqrt(number), 1e-9)
+    share = np.clip(sureness - SURE + 1, 0.0, 1.0)
+    return np.asarray(share * weights + (1 - share) * np.eye(count)[0])
