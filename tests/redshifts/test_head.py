@@ -29,8 +29,8 @@ from deepfits.redshifts.head import (
     quantiles_of,
     teach,
 )
-from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights, pinball
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, recalibrated, sorted_quantiles
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
@@ -330,7 +330,9 @@ def test_a_head_ships_with_the_model_of_scenes(tmp_path):
     assert size < 4e6
 
 
-def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, columns):
+def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, columns, monkeypatch):
+    # as many labels as make its gain sure would take a minute to fit templates to
+    monkeypatch.setattr("deepfits.redshifts.methods.adapted.SURE", -np.inf)
     directory, features = files
     store = write_scene_store(directory / "store", columns)
     found = {}
@@ -375,18 +377,68 @@ def test_stages_are_weighed_by_labels_left_out():
     np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.04)
 
 
+def test_tuned_galaxies_are_as_luminous_as_the_labels_at_most(head, columns):
+    examples = examples_of(columns)
+    at = examples.light.take(np.flatnonzero(np.isfinite(examples.light.total[:, head.order[0]]))[:1])
+    bright, faint, missing = (
+        replace(at, total=np.full_like(at.total, flux)) for flux in (10**3.76, 10**1.96, np.nan)
+    )  # 22.0 and 26.5 mag
+    # 22.0 - 41.68 (z = 0.4) + 0.37 = -19.31: the limit is half a magnitude beyond
+    known = Examples.galaxies(bright, np.array([0.4]))
+    limit = head.brightest(known)
+    assert limit == pytest.approx(-19.81, abs=0.02)
+    even = np.full((1, len(CENTRES)), 1 / len(CENTRES))
+    z = np.expm1(CENTRES)
+    allowed = head.limited(even, bright, limit)
+    assert allowed.sum() == pytest.approx(1)
+    assert allowed[0, z > 0.6].sum() < 0.01
+    assert np.ptp(allowed[0, z < 0.4]) < 0.1 * allowed.max()
+    # fainter ones may be anywhere, and where the band is missing nothing is known
+    assert head.limited(even, faint, limit)[0, z > 2].sum() > 0.3
+    np.testing.assert_allclose(head.limited(even, missing, limit), even)
+    assert head.brightest(Examples.galaxies(missing, np.array([0.4]))) is None
+
+
+def test_weights_do_not_follow_chance():
+    """With few labels, stages that are no better than the head make the answer no worse on other objects."""
+    rng = np.random.default_rng(5)
+
+    def stages(number):
+        value = rng.uniform(0.2, 1.2, number)
+        errors = 0.1 * rng.standard_t(3, size=(3, number, 1))
+        return value, value[:, None] + 0.1 * norm.ppf(LEVELS) + errors * np.array([1, 1.15, 1.3])[
+            :, None, None
+        ]
+
+    others, there = stages(2000)
+    firsts, worse = [], []
+    for _ in range(20):
+        value, some = stages(30)
+        weights = _weights(dict(zip(("pretrained", "zero_points", "tuned"), some * 1.0, strict=True)), value)
+        firsts.append(weights[0])
+        worse.append(pinball(np.einsum("m,mnq->nq", weights, there), others).mean())
+    assert np.mean(firsts) > 0.3
+    assert np.mean(worse) < 1.0 * pinball(there[0], others).mean()
+
+
 def test_a_hundred_labels_mend_widths_and_leave_medians():
+    """The answer's intervals hold what they say, though its errors are smaller than those of its members."""
     rng = np.random.default_rng(2)
-    quantiles = sorted_quantiles(1 + 0.1 * norm.ppf(LEVELS) + np.zeros((2000, 1)))
-    for scale in (0.7, 1.0, 1.4):
+
+    def quantiles(number, noise):
+        return sorted_quantiles(1 + 0.1 * norm.ppf(LEVELS) + noise * rng.normal(size=(number, 1)))
+
+    for scale, noise in ((0.7, 0.0), (1.0, 0.0), (1.4, 0.0), (0.7, 0.05)):
         held = []
         for _ in range(20):
-            labels = pit(quantiles[:100], 1 + 0.1 * scale * rng.normal(size=100))
-            mended = recalibrated(quantiles, _for_recalibration(labels))
-            np.testing.assert_allclose(mended[:, MEDIAN], 1.0, atol=2e-3)
+            value = 1 + 0.1 * scale * rng.normal(size=100)
+            fit = _for_recalibration(quantiles(100, noise), quantiles(100, 0.0), value)
+            answer = quantiles(2000, 0.0)
+            mended = recalibrated(answer, fit)
+            np.testing.assert_allclose(mended[:, MEDIAN], answer[:, MEDIAN], atol=2e-3)
             value = 1 + 0.1 * scale * rng.normal(size=2000)
             held.append(((value > mended[:, LOW]) & (value < mended[:, HIGH])).mean())
-        assert np.mean(held) == pytest.approx(0.68, abs=0.05)
+        assert np.mean(held) == pytest.approx(0.68, abs=0.03)
 
 
 def test_templates_are_fitted_where_adapted_learned_from_them(head):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
@@ -39,6 +40,10 @@ LARGEST = float(np.log1p(6.5))
 CELL = LARGEST / NUM_CELLS
 CENTRES = (np.arange(NUM_CELLS) + 0.5) * CELL
 LIMIT = 8.0
+MARGIN = 0.5
+"""Magnitudes by which a galaxy may outshine the most luminous of those whose redshifts are known."""
+SOFTNESS = 0.15
+"""Magnitudes over which that limit falls."""
 MISSING = 0.08
 """Chance of each band to be left out of a training example, for a half of the examples."""
 DEEPEST_CUT = 1.2
@@ -196,6 +201,39 @@ class Head:
                     density[part] += torch.softmax(output[:, :NUM_CELLS], 1).double().numpy()
                     kinds[part] += torch.softmax(output[:, NUM_CELLS:], 1).double().numpy()
         return density / len(self.networks), kinds / len(self.networks)
+
+    def luminosities(self, light: SceneLight, redshift: np.ndarray) -> np.ndarray:
+        """Return absolute magnitudes in the band that serves as the reference, NaN without it: ``(N, ...)``.
+
+        They are of the total light, at the rest wavelength where it was emitted: no spectrum is asked for.
+
+        Parameters
+        ----------
+        redshift
+            ``(N,)``, or ``(1, G)`` for each of G.
+        """
+        from astropy.cosmology import FlatLambdaCDM
+
+        total = light.total[:, self.order[0]]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            magnitude = NJY_ZERO_POINT - 2.5 * np.log10(np.where(total > 0, total, np.nan))
+        redshift = np.maximum(redshift, 1e-3)
+        modulus = FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(redshift).value
+        seen = magnitude if redshift.ndim == 1 else magnitude[:, None]
+        return np.asarray(seen - modulus + 2.5 * np.log10(1 + redshift))
+
+    def brightest(self, examples: Examples) -> float | None:
+        """Return the luminosity beyond which there are no galaxies, from those of known redshift."""
+        found = self.luminosities(examples.light, examples.redshift)
+        return float(np.nanmin(found)) - MARGIN if np.isfinite(found).any() else None
+
+    def limited(self, density: np.ndarray, light: SceneLight, brightest: float | None) -> np.ndarray:
+        """Return p of the cells, ``(N, G)``, without galaxies more luminous than a limit."""
+        if brightest is None:
+            return density
+        beyond = np.nan_to_num(brightest - self.luminosities(light, np.expm1(CENTRES)[None]), nan=-np.inf)
+        out = density / (1 + np.exp(np.clip(beyond / SOFTNESS, -50, 50)))
+        return np.asarray(out / out.sum(axis=1, keepdims=True))
 
     def without_replay(self) -> Head:
         """Return it without the simulated examples: enough to predict with."""

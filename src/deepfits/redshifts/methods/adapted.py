@@ -9,7 +9,8 @@ In stages, each built on the one before, and each judged on labels it had not le
 ``zero_points``
     a zero point for each band, learned through the networks;
 ``tuned``
-    that head, trained further, with simulated examples between the real ones;
+    that head, trained further, with simulated examples between the real ones, and held to the luminosities
+    that the labels have;
 ``templates``
     template fitting with zero points and an error floor of its own, where the cutouts' photometry is there
     and labels do not suffice for the networks below;
@@ -18,8 +19,10 @@ In stages, each built on the one before, and each judged on labels it had not le
 ``network`` on `MEMBERS`
     small networks that know nothing of the head: the best that labels alone would give.
 
-The answer is a mixture of the stages, with weights that the labels left out choose, and that lean towards the
-simpler stages while labels are few. Where no label is near, the two simpler ones answer alone.
+The answer is a mixture of the stages, with weights that the labels left out choose. What they cannot tell
+from chance does not count: its gain on the head alone is taken less the standard error, and below two of
+these the head as it came has a share, from none to all at one. Where no label is near, the two simpler
+stages answer alone.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trai
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained, find_head, told_by
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, can_fit_templates
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pit, recalibrated, sorted_quantiles
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
 
@@ -55,13 +58,15 @@ FEWEST_TO_JUDGE = 10
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
-CERTAIN = 25
+CERTAIN = 10
 """Labels that recalibration counts as if they had been seen and were as predicted."""
-CAUTION = 0.02
-PRICES = {"pretrained": 0.0, "zero_points": 0.25, "tuned": 0.5}
-"""What each stage must gain to have all the weight: `CAUTION` times this, in units of the loss of the first,
-at 100 labels; less with more labels, as one over their number. `PRICE` is that of the others."""
-PRICE = 2.0
+FARTHEST = 2.0
+"""Half-widths of the 68% interval beyond which an error counts as this many, where widths are compared."""
+LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
+NUM_PIT = 400
+"""Values of PIT that stand for its distribution, on either side of the middle."""
+SURE = 2.0
+"""Standard errors that adaptation must gain on the head as it came to be the whole answer."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 SETS = ("all", "templates", "magnitudes", "matched")
@@ -90,6 +95,8 @@ class Adapted(Method):
         For recalibration.
     labelled
         Where the labels lie among the inputs of the head; None for a few.
+    brightest
+        Luminosity that the tuned head's galaxies have at most; see `Head.brightest`.
     """
 
     name: ClassVar[str] = "adapted"
@@ -107,6 +114,7 @@ class Adapted(Method):
     loss: str = "absolute"
     members: tuple[Predictor, ...] = ()
     templates: TemplateFit | None = None
+    brightest: float | None = None
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -157,18 +165,20 @@ class Adapted(Method):
                     left_out[f"network on {name}"] = _left_out(member, training.rows)
         weights = _weights(left_out, value)
         mixed = _mixed(weights, list(left_out.values()))
-        transform = pit(mixed, value)
         method = cls(
             heads=tuple(one.without_replay() for one in heads),
             residual=residual,
             recipes=recipes,
             weights=weights,
-            validation_pit=_for_recalibration(transform),
+            validation_pit=AS_PREDICTED,
             labelled=Domain.learn(head.inputs(light)) if number >= FEWEST_TO_TUNE else None,
             loss=training.loss,
             members=members,
             templates=templates,
+            brightest=head.brightest(examples),
         )
+        fitted, _ = method._mixture(some, light)
+        method = replace(method, validation_pit=_for_recalibration(mixed, fitted, value))
         final = recalibrated(mixed, method.validation_pit)
         found = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
         return Trained(method=method, out_of_fold=found, about=_about(method, left_out))
@@ -176,10 +186,20 @@ class Adapted(Method):
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; away from the labels the simpler ones alone."""
         light = SceneLight.of(source, self.heads[0].bands)
+        mixed, kinds = self._mixture(source, light)
+        quantiles = recalibrated(mixed, self.validation_pit)
+        return Estimates(
+            point=_point(quantiles, self.loss),
+            quantiles=quantiles,
+            columns=told_by(self.heads[0], light, kinds),
+        )
+
+    def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
+        """Return quantiles before recalibration, ``(N, Q)``, and p of the classes, ``(N, 3)``."""
         stages = []
-        for one in self.heads:
+        for place, one in enumerate(self.heads):
             density, kinds = one.densities(light)
-            stages.append(quantiles_of(density))
+            stages.append(quantiles_of(one.limited(density, light, self.brightest if place == 2 else None)))
         if self.templates is not None:
             stages.append(self.templates.raw_quantiles(Photometry.of(source)))
         if self.residual is not None:
@@ -196,17 +216,11 @@ class Adapted(Method):
         simple[:2] = self.weights[:2] if self.weights[:2].sum() > 0 else [0.0, 1.0]
         simple /= simple.sum()
         weights = near[:, None] * self.weights + (1 - near[:, None]) * simple
-        mixed = sorted_quantiles(np.einsum("nm,mnq->nq", weights, np.array(stages)))
-        quantiles = recalibrated(mixed, self.validation_pit)
-        return Estimates(
-            point=_point(quantiles, self.loss),
-            quantiles=quantiles,
-            columns=told_by(self.heads[0], light, kinds),
-        )
+        return sorted_quantiles(np.einsum("nm,mnq->nq", weights, np.array(stages))), kinds
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
-    from deepfits.redshifts.pdf import MEDIAN, values_at
+    from deepfits.redshifts.pdf import values_at
 
     if loss == "squared":
         return np.asarray(values_at(quantiles, np.linspace(0.005, 0.995, 100)).mean(axis=1))
@@ -243,7 +257,8 @@ def _adapted_heads(
                 config = TuneConfig(seed=seed + place)
                 member, density = fine_tuned(one, place, examples.take(some), examples.take(test), config)
                 members.append(member)
-                tuned[test] = quantiles_of(density)
+                limit = one.brightest(examples.take(train))
+                tuned[test] = quantiles_of(one.limited(density, examples.light.take(test), limit))
             task.advance(1)
     left_out = {"pretrained": first, "zero_points": shifted}
     if not is_tuned:
@@ -270,13 +285,49 @@ def _left_out(member: Predictor, rows: np.ndarray) -> np.ndarray:
     return np.asarray(found.at(rows).quantiles)
 
 
-def _for_recalibration(transform: np.ndarray) -> np.ndarray:
-    """Return the PIT to recalibrate with: of widths alone, and with `CERTAIN` labels that were as predicted.
+def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return the PIT to recalibrate with: of widths alone, smooth, and of the answer, not of its parts.
 
-    The PIT and its mirror image leave medians as they are: a few labels must not shift every estimate.
+    Who speaks of a label left out is one of the members; the answer is their mean, whose errors are smaller
+    and whose distributions are a little wider. What the two differ by, at the labels, is the error that the
+    mean does not have: its variance is taken off that of the errors of labels left out.
+
+    PIT values are folded about their middle, so that medians stay (a few labels must not shift every
+    estimate), and their distribution is a beta distribution of largest likelihood in the bins between the
+    `LEVELS`, with `CERTAIN` labels that were as predicted: a hundred labels tell two numbers better than the
+    place of every quantile.
+
+    Parameters
+    ----------
+    left_out, fitted
+        ``(V, Q)``: of the labels, by stages that had not seen them, and by the answer, which has.
+    value
+        ``(V,)``.
     """
-    certain = np.repeat((np.arange(CERTAIN) + 0.5) / CERTAIN, 2)
-    return np.sort(np.concatenate([transform, 1 - transform, certain]))
+    from scipy.optimize import minimize
+    from scipy.stats import beta
+
+    middle, error = np.log1p(left_out[:, MEDIAN]), np.log1p(np.clip(value, 0, None))
+    error -= middle
+    moved = np.log1p(fitted[:, MEDIAN]) - middle
+    width, final_width = (np.log1p(one[:, [LOW, MEDIAN, HIGH]]) for one in (left_out, fitted))
+
+    def in_widths(shift: np.ndarray) -> np.ndarray:
+        half = np.where(shift > 0, width[:, 2] - width[:, 1], width[:, 1] - width[:, 0])
+        return np.asarray(np.minimum(np.abs(shift) / half, FARTHEST))
+
+    smaller = np.sqrt(max(1 - np.mean(in_widths(moved) ** 2) / np.mean(in_widths(error) ** 2), 0.25))
+    wider = np.median((final_width[:, 2] - final_width[:, 0]) / (width[:, 2] - width[:, 0]))
+    transform = pit(left_out, np.expm1(middle + error * smaller / wider))
+    edges = np.concatenate([[0.0], 2 * LEVELS[MEDIAN + 1 :] - 1, [1.0]])
+    counts = np.histogram(np.abs(2 * transform - 1), edges)[0] + CERTAIN * np.diff(edges)
+
+    def surprise(logs: np.ndarray) -> float:
+        return float(-(counts * np.log(np.diff(beta.cdf(edges, *np.exp(logs))) + 1e-12)).sum())
+
+    shape = np.exp(minimize(surprise, np.zeros(2), method="Nelder-Mead").x)
+    folded = beta.ppf((np.arange(NUM_PIT) + 0.5) / NUM_PIT, *shape)
+    return np.sort(np.concatenate([0.5 - folded / 2, 0.5 + folded / 2]))
 
 
 def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
@@ -308,27 +359,37 @@ def pinball(quantiles: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
-    """Return weights of the stages, ``(M,)``, that sum to 1: the least loss of labels left out, and caution.
+    """Return weights of the stages, ``(M,)``, that sum to 1.
 
-    Caution is a price on later stages that falls as one over the number of labels.
+    They have the least loss of labels left out plus one standard error of its difference from the loss of the
+    first stage, the head as it came. They are all of the answer where their mean gain in the logarithm of the
+    loss (in which no single galaxy decides) is `SURE` standard errors; with one less the head is.
     """
     from scipy.optimize import minimize
 
-    count, number = len(left_out), len(value)
+    count = len(left_out)
     some = np.unique(np.linspace(0, len(value) - 1, min(NUM_TO_WEIGH, len(value))).astype(int))
-    stages, value = np.array([one[some] for one in left_out.values()]), value[some]
-    scale = float(pinball(stages[0], value).mean())
-    price = CAUTION * 100 / number * np.array([PRICES.get(name, PRICE) for name in left_out])
+    stages, value = np.array([one[some] for one in left_out.values()]), np.clip(value[some], 0, None)
+    number, first = len(value), pinball(stages[0], value)
+    scale = float(first.mean())
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixed = np.clip(np.einsum("m,mnq->nq", weights, stages), -0.5, None)
-        slope = np.where(np.clip(value, 0, None)[:, None] > mixed, LEVELS, LEVELS - 1)
-        gradient = -np.einsum("nq,mnq->m", slope / (1 + mixed), stages) / slope.size
-        return float(pinball(mixed, value).mean() / scale + price @ weights), gradient / scale + price
+        each = pinball(mixed, value) - first
+        slope = np.where(value[:, None] > mixed, LEVELS, LEVELS - 1)
+        slopes = -np.einsum("nq,mnq->nm", slope / (1 + mixed), stages) / len(LEVELS)
+        spread = np.sqrt(each.var() + (1e-6 * scale) ** 2)
+        of_error = (each - each.mean()) @ slopes / (number * spread * np.sqrt(number))
+        of_loss = float(each.mean() + spread / np.sqrt(number))
+        return of_loss / scale, (slopes.mean(axis=0) + of_error) / scale
 
     is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
     found = minimize(
         loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one
     )
     weights = np.clip(found.x, 0, None)
-    return np.asarray(weights / weights.sum())
+    weights = weights / weights.sum()
+    gain = np.log(first / pinball(np.einsum("m,mnq->nq", weights, stages), value))
+    sureness = gain.mean() / max(gain.std() / np.sqrt(number), 1e-9)
+    share = np.clip(sureness - SURE + 1, 0.0, 1.0)
+    return np.asarray(share * weights + (1 - share) * np.eye(count)[0])
