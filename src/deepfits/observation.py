@@ -148,7 +148,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     Parameters
     ----------
     image
-        ``(H, W)``, any flux, without background, of odd sides, the PSF's centre near the middle.
+        ``(H, W)``, any flux, without background; NaN where it is unknown. The PSF is where its peak is.
     pixel_scale_arcsec
         Side of its pixels.
     pixel_side
@@ -158,36 +158,42 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     Raises
     ------
     InputError
-        The image holds no light, or values that are not finite.
+        The image holds no light, or is mostly NaN.
     """
     image = np.asarray(image, dtype=float)
-    if image.ndim != 2 or not np.isfinite(image).all() or not image.sum() > 0 or not image.max() > 0:
-        raise InputError("a PSF image must be two-dimensional, finite and hold light")
-    y0, x0 = _centre(image)
-    y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
-    scale = image.max()
-    above = (image > scale / 2).sum()
+    is_known = np.isfinite(image)
+    light = np.where(is_known, image, 0)
+    if image.ndim != 2 or 2 * is_known.sum() < image.size or not light.sum() > 0:
+        raise InputError("a PSF image must be two-dimensional, mostly finite and hold light")
+    scale = light.max()
+    above = (light > scale / 2).sum()
     fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
+    y0, x0 = _centre(light.clip(min=0), fwhm)
+    y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
     sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
     profiles = []
     for width in sigma:
         along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
-        profiles.append(np.outer(along_y, along_x).ravel())
-    weight = non_negative(np.stack(profiles, axis=1) / scale, image.ravel() / scale)
+        profiles.append(np.outer(along_y, along_x)[is_known])
+    weight = non_negative(np.stack(profiles, axis=1) / scale, image[is_known] / scale)
     if not weight.sum() > 0:
         raise InputError("a PSF image has no peak that Gaussians could describe")
     return np.stack([weight / weight.sum(), sigma * pixel_scale_arcsec], axis=1).astype(np.float32)
 
 
-def _centre(image: np.ndarray) -> tuple[float, float]:
-    """Return the centre of the light around the peak, pixels."""
-    y0, x0 = np.unravel_index(int(image.argmax()), image.shape)
-    reach = 2
-    rows = slice(max(y0 - reach, 0), y0 + reach + 1)
-    columns = slice(max(x0 - reach, 0), x0 + reach + 1)
-    part = image[rows, columns].clip(min=0)
-    y, x = np.mgrid[rows, columns][:, : part.shape[0], : part.shape[1]]
-    return float((part * y).sum() / part.sum()), float((part * x).sum() / part.sum())
+def _centre(light: np.ndarray, fwhm: float) -> tuple[float, float]:
+    """Return the centre of the light around the peak, pixels: its mean under a Gaussian centred there."""
+    (y0, x0), sigma = np.unravel_index(int(light.argmax()), light.shape), max(fwhm / FWHM_PER_SIGMA, 0.7)
+    y, x = np.arange(light.shape[0]), np.arange(light.shape[1])
+    at = np.array([y0, x0], dtype=float)
+    for _ in range(20):
+        part = light * np.outer(
+            *(np.exp(-0.5 * ((o - c) / sigma) ** 2) for o, c in zip((y, x), at, strict=True))
+        )
+        mean = np.array([part.sum(1) @ y, part.sum(0) @ x]) / part.sum()
+        at += 2 * (mean - at)  # the Gaussian holds the mean back by half, of a peak as wide as it
+        at = at.clip((y0 - 2, x0 - 2), (y0 + 2, x0 + 2))
+    return float(at[0]), float(at[1])
 
 
 def _pixel_mean(at: np.ndarray, sigma: float, side: float) -> np.ndarray:

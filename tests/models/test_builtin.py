@@ -25,7 +25,7 @@ def test_it_is_small_and_knows_what_it_is(name):
     assert not model.card["metrics"]["collapsed"]
     assert model.card["data"]["num_used"] > 5_000
     with pytest.raises(InputError, match="do not fit the model"):
-        model.check(StoreInfo(bands=("g", "r"), size=32, pixel_scale_arcsec=0.4))
+        model.check(StoreInfo(bands=("J", "H"), size=32, pixel_scale_arcsec=0.4))
 
 
 @pytest.mark.parametrize("name", list_builtin())

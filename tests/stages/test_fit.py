@@ -15,11 +15,13 @@ from deepfits.errors import InputError
 from deepfits.fitting.features import read_features
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
+from deepfits.models.layers import ModelConfig
 from deepfits.photometry import GROWTH_ARCSEC, ab_magnitude, circular_aperture
 from deepfits.splits import is_held_out
 from deepfits.stages.fit import fit
 from deepfits.stages.inpaint import inpaint
-from deepfits.survey.store import Cutouts, create_store, shard_name, write_shard
+from deepfits.survey.normalise import Normalisation
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
 from tests.helpers.small_model import BANDS, INFO, make_model
 
 NUM = 24
@@ -399,3 +401,65 @@ def test_validation_against_truth(sky, tmp_path):
 def test_impossible_bands_are_refused(sky, tmp_path, bands):
     with pytest.raises(InputError, match="band"):
         inpaint(sky[0], sky[1], tmp_path / "x", bands=bands)
+
+
+def test_a_store_in_another_order_with_more_bands_gives_the_same_features(tmp_path, caplog):
+    torch.manual_seed(3)
+    config = ModelConfig(num_bands=3, size=16, latent_size=6, width=16, num_blocks=2)
+    units = Normalisation(kind="asinh", mean=(0.5,) * 3, std=(1.0,) * 3, softening=(2.0, 3.0, 4.0))
+    mine = StoreInfo(bands=BANDS, size=16, pixel_scale_arcsec=0.2)
+    model = Model.make(config, mine, units, reference_fwhm_arcsec=0.5).eval()
+    with torch.no_grad():
+        for parameter in model.generator.parameters():
+            parameter.mul_(2.5)
+    model.save(tmp_path / "model")
+    rng = np.random.default_rng(8)
+    info = StoreInfo(
+        bands=BANDS,
+        size=12,
+        pixel_scale_arcsec=0.25,
+        fwhm_arcsec=(0.8, 0.9, 1.0),
+        noise_correlation=(1, 1.1, 1.2),
+    )
+    latent = torch.from_numpy(rng.normal(size=(10, 6)).astype("f4"))
+    drawn = model.render(latent)[:, :, 2:14, 2:14].detach().numpy()
+    image = (drawn + rng.normal(size=drawn.shape)).astype("f4")
+    names = ("y", "R", "i", "HSC-G")
+    other = StoreInfo(
+        bands=names,
+        size=12,
+        pixel_scale_arcsec=0.25,
+        fwhm_arcsec=(np.nan, 0.9, 1.0, 0.8),
+        noise_correlation=(2, 1.1, 1.2, 1),
+    )
+    for name, described, pixels in (
+        ("plain", info, image),
+        ("other", other, np.concatenate([9 * image[:, :1], image[:, [1, 2, 0]]], axis=1)),
+    ):
+        create_store(tmp_path / name, described)
+        nobody = np.zeros((10, 12, 12), bool)
+        cutouts = Cutouts(
+            object_id=np.arange(10), image=pixels, weight=np.ones_like(pixels), is_neighbour=nobody
+        )
+        write_shard(tmp_path / name / shard_name(0), cutouts, described)
+        fit(tmp_path / name, tmp_path / "model", tmp_path / f"f-{name}")
+    assert "band y: left out, since the model knows g-r-i" in caplog.text
+    assert "band HSC-G: taken for the model's g" in caplog.text
+    plain, found = (read_features(tmp_path / f"f-{name}") for name in ("plain", "other"))
+    called = dict(zip(BANDS, ("HSC-G", "R", "i"), strict=True))
+    for column, values in plain.items():
+        if column == "anomaly_reason":  # it names the band
+            continue
+        stem, _, band = column.rpartition("_")
+        theirs = found[f"{stem}_{called[band]}" if band in called else column]
+        assert np.array_equal(theirs, values, equal_nan=values.dtype.kind == "f"), column
+    assert np.isfinite(plain["flux_model_i"]).all()
+    predicted = {}
+    for name, band in (("plain", "g"), ("other", "g")):
+        inpaint(tmp_path / name, tmp_path / "model", tmp_path / f"i-{name}", bands=(band,), num_calibration=0)
+        predicted[name] = read_features(tmp_path / f"i-{name}")
+    assert np.array_equal(predicted["plain"]["flux_g"], predicted["other"]["flux_HSC-G"])
+    with pytest.raises(InputError, match="no band 'y'; there are HSC-G-R-i"):
+        inpaint(tmp_path / "other", tmp_path / "model", tmp_path / "no", bands=("y",))
+    drawn = model.draw(found, store=CutoutStore(tmp_path / "other"))
+    assert np.array_equal(drawn, model.draw(plain, store=CutoutStore(tmp_path / "plain")))

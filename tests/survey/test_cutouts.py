@@ -6,6 +6,8 @@ import bz2
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 from astropy.nddata import Cutout2D
@@ -19,6 +21,7 @@ from deepfits.survey.catalogue import read_catalogue, write_catalogue
 from deepfits.survey.cutting import copy_windows, cut
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import ZERO_POINTS, make_truth, make_wcs, write_plain
+from tests.helpers.psfex import write_psfex
 
 SHAPE = (320, 360)
 
@@ -217,6 +220,23 @@ def test_the_width_of_a_given_psf_is_that_of_the_store(sky, tmp_path):
         np.array(given.info.fwhm_arcsec)[others], np.array(measured.info.fwhm_arcsec)[others]
     )
     assert fwhm_of(given.read_shard(0).psf[:, g]) == pytest.approx(1.3, rel=0.02)
+    # A column says it at each object, and a model of PSFEx at each place.
+    r = given.info.bands.index("r")
+    there = given.catalogue(["ra", "dec"])
+    widths = np.linspace(0.8, 1.4, len(given))
+    pq.write_table(pa.table({**there, "seeing": widths}), tmp_path / "c.parquet")
+    y, x = np.mgrid[-12:13, -12:13]
+    plane = np.exp(-0.5 * (x**2 + y**2) / 2.5**2)
+    wider = np.exp(-0.5 * (x**2 + y**2) / 3.5**2) / 3.5**2 * 2.5**2 - plane
+    write_psfex(tmp_path / "r.psf", np.stack([plane, wider, 0 * plane]), 1, step=1.0, zero=0.0, scale=100.0)
+    options = {"catalogue": tmp_path / "c.parquet", "psf": ["g=seeing", f"r={tmp_path / 'r.psf'}"]}
+    each = CutoutStore(deepfits.cutouts(sky, tmp_path / "each", **options))
+    found = each.take(np.arange(len(each)))
+    seen = fwhm_of(found.psf)
+    order = np.argsort(found.object_id)
+    assert seen[order, g] == pytest.approx(widths[np.argsort(there["object_id"])], rel=0.01)
+    assert each.info.fwhm_arcsec[g] == pytest.approx(1.1, rel=0.01)
+    assert np.corrcoef(seen[:, r], found.catalogue["x"])[0, 1] > 0.9
 
 
 def test_a_band_that_no_field_has_is_there_without_data(truth, tmp_path, caplog):

@@ -9,9 +9,10 @@ import pytest
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.observation import NUM_GAUSSIANS, fwhm_of, moffat_psf, psf_or_moffat
-from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, read_psf_option
+from deepfits.observation import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
+from tests.helpers.psfex import write_psfex
 
 
 def star(fwhm: float, pixel: float, side: int = 25) -> np.ndarray:
@@ -60,6 +61,69 @@ def test_psfex_models(tmp_path) -> None:
     table.header["PSF_SAMP"] = 0.5
     table.writeto(tmp_path / "g.psf")
     assert abs(read_psf_option(str(tmp_path / "g.psf"), 0.2)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+
+
+@pytest.mark.parametrize("side", [31, 42])
+@pytest.mark.parametrize("shift", [(0.0, 0.0), (0.5, -0.5), (3.3, 2.2)])
+def test_psf_images_of_any_side_place_and_norm(side, shift) -> None:
+    galsim = pytest.importorskip("galsim")
+    moffat = galsim.Moffat(beta=3, fwhm=0.8, flux=37).shift(0.2 * shift[1], 0.2 * shift[0])
+    image = moffat.drawImage(nx=side, ny=side, scale=0.2).array.astype(float)
+    image[3, :4] = np.nan
+    found = fwhm_of(expand_image(image, 0.2))
+    assert abs(found / 0.8 - 1) < 0.01  # 2% where the peak's pixel is taken for the centre
+    with pytest.raises(InputError, match="mostly finite and hold light"):
+        expand_image(np.where(np.indices(image.shape)[0] > 3, np.nan, image), 0.2)
+
+
+def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
+    fine = fits.PrimaryHDU(star(0.9, 0.05, 121))
+    fine.header["PIXELSCL"] = 0.05
+    fine.writeto(tmp_path / "a.fits")
+    header = fine.header
+    del header["PIXELSCL"]
+    header.update({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CUNIT1": "deg", "CUNIT2": "deg"})
+    header.update({"CDELT1": -0.05 / 3600, "CDELT2": 0.05 / 3600})
+    fine.writeto(tmp_path / "b.fits")
+    for name in ("a.fits", "b.fits"):
+        found = read_psf_option(str(tmp_path / name), 0.2)
+        assert abs(found["fwhm_arcsec"] / 0.9 - 1) < 0.01
+        assert "0.05 arcsec" in found["source"]
+
+
+def test_psfex_models_vary_over_the_field(tmp_path) -> None:
+    galsim = pytest.importorskip("galsim")
+    des = pytest.importorskip("galsim.des")
+
+    def plane(fwhm):
+        seen = galsim.Convolve(galsim.Moffat(beta=3, fwhm=fwhm), galsim.Pixel(0.2))
+        return seen.drawImage(nx=45, ny=45, scale=0.1, method="no_pixel").array
+
+    middle, wider = plane(0.9), plane(1.0)
+    slope = wider - middle
+    zero = np.zeros_like(middle)
+    planes = np.stack([middle, slope, zero, -0.5 * slope, 0.2 * slope, zero])  # 1, x, x², y, xy, y²
+    write_psfex(tmp_path / "g.psf", planes.astype("f4"), 2)
+    x, y = np.array([999.0, 1899.0, 99.0, 999.0, 1899.0]), np.array([999.0, 999.0, 999.0, 2799.0, 2799.0])
+    found = fwhm_of(psf_of_objects(str(tmp_path / "g.psf"), "g", {"x": x, "y": y}, 0.2))
+    peer = des.DES_PSFEx(str(tmp_path / "g.psf"))
+    for width, at in zip(found, np.stack([x, y], 1) + 1, strict=True):
+        theirs = peer.getPSFArray(galsim.PositionD(*at)).astype(float)
+        assert width == pytest.approx(float(fwhm_of(expand_image(theirs, 0.1, pixel_side=2))), rel=2e-3)
+    assert found[1] > found[0] + 0.05 > found[2] + 0.1
+    write_psfex(tmp_path / "odd.psf", planes.astype("f4"), 2, names=("X_IMAGE", "MAG_AUTO"))
+    with pytest.raises(InputError, match="MAG_AUTO"):
+        read_psf_option(str(tmp_path / "odd.psf"), 0.2)
+
+
+def test_a_column_says_the_width_at_each_object() -> None:
+    columns = {"psfsize_g": np.array([0.9, 0.0, 1.2, np.nan]), "mine": np.full(4, 0.7)}
+    found = psf_of_objects(None, "g", columns, 0.2)
+    assert np.allclose(fwhm_of(found)[[0, 2]], [0.9, 1.2], rtol=2e-3)
+    assert np.isnan(found[[1, 3]]).all()
+    assert np.allclose(found[0], moffat_psf(0.9), rtol=1e-4)
+    assert np.allclose(fwhm_of(psf_of_objects("mine", "g", columns, 0.2)), 0.7, rtol=2e-3)
+    assert psf_of_objects(None, "r", columns, 0.2) is None
 
 
 def make_store(directory, psf):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import h5py
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.observation import fwhm_of
 from deepfits.survey.foreign_cutouts import to_size as _to_size
 from deepfits.survey.store import CutoutStore
 
@@ -228,3 +231,40 @@ def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_place
     np.testing.assert_array_equal(found.catalogue["z_spec"], arrays["z_spec"])
     np.testing.assert_array_equal(found.weight == 0, mask == 256)
     assert not caplog.text
+
+
+def test_the_psf_of_each_object(arrays, tmp_path, caplog):
+    image, ivar = arrays["image"], arrays["ivar"]
+    number, num_bands = image.shape[:2]
+    widths = np.random.default_rng(2).uniform(0.6, 1.2, (number, num_bands)).astype("f4")
+    widths[1, 0] = np.nan
+    y, x = np.mgrid[-10:11, -10:11]
+    stars = np.exp(-0.5 * (x**2 + y**2) / (widths[..., None, None] / 2.3548 / 0.1) ** 2)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.update(
+            {"image": image, "ivar": ivar, "widths": widths, "stars": stars, "psfsize_g": widths[:, 1]}
+        )
+    head = 'file = "c.h5"\nweight = "ivar"\nbands = ["z", "g", "r"]\nzero_point = 31.4\n'
+    head += "pixel_scale_arcsec = 0.2\n"
+
+    def seen(text, **options):
+        describe(tmp_path / "d.toml", head + text)
+        out = tmp_path / f"store-{len(list(tmp_path.iterdir()))}"
+        store = CutoutStore(deepfits.cutouts(tmp_path / "d.toml", out, **options))
+        return store, fwhm_of(store.read_shard(0).psf)
+
+    store, found = seen('psf = "widths"\n')
+    assert np.allclose(found, widths, rtol=2e-3, equal_nan=True)
+    assert np.allclose(store.info.fwhm_arcsec, np.nanmedian(widths, axis=0), rtol=2e-3)
+    _, found = seen('psf = "stars"\npsf_scale_arcsec = 0.1\n')
+    assert np.allclose(found, widths, rtol=0.03, equal_nan=True)
+    with caplog.at_level(logging.INFO, logger="deepfits"):
+        _, found = seen("")
+    assert np.allclose(found[:, 1], widths[:, 1], rtol=2e-3)  # psfsize_g
+    assert np.isnan(found[:, 0]).all()
+    assert "the PSF of band z, r is unknown" in caplog.text
+    _, found = seen('psf = "widths"\n', psf=["z=0.5", "g=psfsize_g"])
+    assert np.allclose(found[:, 0], 0.5, rtol=2e-3)
+    assert np.allclose(found[:, 1:], widths[:, 1:], rtol=2e-3)
+    with pytest.raises(InputError, match=r"widths \(\d+, \d+\) or images"):
+        seen('psf = "psfsize_g"\n')

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.observation import moffat_psf
 from deepfits.survey.store import (
     Cutouts,
     CutoutStore,
@@ -219,3 +220,33 @@ def test_descriptions_that_cannot_be(store, change, words):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(InputError, match=words):
         CutoutStore(store.directory)
+
+
+def test_a_store_is_read_in_the_bands_of_a_model(tmp_path):
+    rng = np.random.default_rng(5)
+    info = StoreInfo(
+        bands=("ustar", "r", "g", "y"), size=8, pixel_scale_arcsec=0.2, noise_correlation=(1, 2, 3, 4)
+    )
+    image = rng.normal(size=(6, 4, 8, 8)).astype("f4")
+    psf = np.array([[moffat_psf(w) for w in (0.6, 0.7, 0.8, 0.9)]] * 6)
+    cutouts = Cutouts(
+        object_id=np.arange(6),
+        image=image,
+        weight=np.ones_like(image),
+        psf=psf,
+        catalogue={"m": np.arange(6)},
+    )
+    create_store(tmp_path, info)
+    write_shard(tmp_path / "shard-00000.h5", cutouts, info)
+    for where in (None, "m != 2"):
+        store = CutoutStore(tmp_path, where=where).in_bands("ugriz")
+        assert store.info.bands == ("ustar", "g", "r", "i", "z")
+        assert store.info.noise_correlation == (1, 3, 2, 1, 1)
+        rows = np.delete(np.arange(6), [] if where is None else [2])
+        for found, at in ((store.read_shard(0), rows), (store.take(np.array([4, 0])), rows[[4, 0]])):
+            assert np.array_equal(found.image[:, :3], image[at][:, [0, 2, 1]])
+            assert np.array_equal(found.psf[:, :3], psf[at][:, [0, 2, 1]])
+            assert not found.weight[:, 3:].any()
+            assert np.isnan(found.psf[:, 3:]).all()
+    same = CutoutStore(tmp_path).in_bands(info.bands)
+    assert np.array_equal(same.read_shard(0).image, image)

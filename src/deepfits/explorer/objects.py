@@ -257,6 +257,8 @@ class Objects:
         names = [name.removeprefix("flux_model_") for name in table if name.startswith("flux_model_")]
         bands = [name for name in names if not name.startswith("err_")]
         self.bands = tuple(bands)
+        if self.store is not None and bands:
+            self.store = self.store.in_bands(bands)
         for band in bands:
             table.add(f"mag_model_{band}", lambda band=band: ab_magnitude(table[f"flux_model_{band}"]))  # type: ignore[misc]
         for blue, red in pairwise(bands):

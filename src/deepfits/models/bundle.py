@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,8 +33,9 @@ from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, without_allocating
 from deepfits.models.sight import sight_of
 from deepfits.observation import SceneGrid, Sight
+from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import FLUX_UNIT, Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo
 from deepfits.tables.matching import match_identities
 
 SCHEMA_VERSION = 1
@@ -47,11 +47,6 @@ SEEING_TOLERANCE = 0.25
 NETWORKS = ("generator", "discriminator", "embedder")
 DRAWN_AT_ONCE = 256
 _DTYPES = {"F32", "F16", "BF16"}
-_FILTER = re.compile(
-    r"(?:(?:hsc|megacam|megaprime|cfht|sdss|decam|des|lsst|omegacam|kids|vst|ps1|panstarrs)[-_. ]?)?"
-    r"(?P<letter>[ugrizy])(?:2|'|p|s|star|\*)?",
-    re.IGNORECASE,
-)
 
 
 @dataclass(eq=False)
@@ -142,8 +137,21 @@ class Model:
         """
         if self.grid is None:
             return None
+        if (order := self.order(info)) is not None:
+            cutouts, info = order.cutouts(cutouts), order.info(info)
         like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
         return sight_of(cutouts, info, self.grid).to(like.device)
+
+    def order(self, info: StoreInfo) -> BandOrder | None:
+        """Say how the bands of a store become the model's; None where they are.
+
+        A model of scenes takes what bands there are, in any order; one that draws images takes its own alone.
+        """
+        return None if self.grid is None else BandOrder.of(info.bands, self.info.bands)
+
+    def open(self, store: CutoutStore) -> CutoutStore:
+        """Return a store as the model takes it: in its bands, weight 0 where the store has none."""
+        return store if self.grid is None else store.in_bands(self.info.bands)
 
     def render(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
@@ -210,9 +218,10 @@ class Model:
             parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
         shape = (0, len(self.info.bands), self.info.size, self.info.size)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
-        for index, band in enumerate(self.info.bands):
-            if (name := f"amplitude_{band}") in features:
-                drawn[:, index] *= features[name][chosen, None, None]
+        names = [one.removeprefix("amplitude_") for one in features if one.startswith("amplitude_")]
+        for index, place in enumerate(places_of(self.info.bands, names)):  # called as the store calls them
+            if place is not None:
+                drawn[:, index] *= features[f"amplitude_{names[place]}"][chosen, None, None]
         return drawn
 
     def _repr_html_(self) -> str:
@@ -290,7 +299,8 @@ class Model:
         Returns
         -------
         list of str
-            Cautions that do not forbid the use: another seeing, other filters of nearly the same passband.
+            Cautions that do not forbid the use: another seeing, other filters of nearly the same passband,
+            bands that are left out or missing.
 
         Raises
         ------
@@ -298,7 +308,9 @@ class Model:
             Other bands, size, pixel scale or unit: every reason, each with what to do.
         """
         reasons = []
-        if [passband(band) for band in info.bands] != [passband(band) for band in self.info.bands]:
+        order = None if to_train else self.order(info)
+        is_known = [passband(b) for b in info.bands] == [passband(b) for b in self.info.bands]
+        if not (is_known if order is None else any(place is not None for place in order.places)):
             reasons.append(
                 f"bands {'-'.join(info.bands)}, the model knows {'-'.join(self.info.bands)}: cut again with "
                 f"bands={','.join(self.info.bands)} and allow_missing (weight 0 where there is no data), or "
@@ -333,11 +345,22 @@ class Model:
         return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"]
 
     def _cautions(self, info: StoreInfo) -> list[str]:
+        order = self.order(info)
+        names = info.bands if order is None else order.bands
         others = [
             f"band {here}: taken for the model's {there}; their passbands are nearly the same, not equal"
-            for here, there in zip(info.bands, self.info.bands, strict=True)
+            for here, there in zip(names, self.info.bands, strict=True)
             if here != there
         ]
+        if order is not None:
+            missing = [b for b, place in zip(names, order.places, strict=True) if place is None]
+            others += [
+                f"band {b}: not in the store; it has weight 0, and the model draws it" for b in missing
+            ]
+            unknown = [b for b in info.bands if b not in names]
+            others += [
+                f"band {b}: left out, since the model knows {'-'.join(self.info.bands)}" for b in unknown
+            ]
         if self.grid is not None:
             return others
         return others + [
@@ -498,18 +521,6 @@ def _within(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         for key, tensor in tensors.items()
         if key.startswith(f"{name}.")
     }
-
-
-def passband(band: str) -> str:
-    """Return the letter of a filter without its survey and its version: what models know bands by.
-
-    Examples
-    --------
-    >>> [passband(name) for name in ("HSC-I2", "u*", "MegaCam-uS", "g'", "zp", "NB816", "i", "uv")]
-    ['i', 'u', 'u', 'g', 'z', 'NB816', 'i', 'uv']
-    """
-    found = _FILTER.fullmatch(band)
-    return found["letter"].lower() if found else band
 
 
 def resolve(path: str | Path) -> Path:

@@ -98,6 +98,7 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     """Copy the cutouts that a TOML file describes."""
     from deepfits.survey.cutout_description import read_description
     from deepfits.survey.ingest import ingest
+    from deepfits.survey.psf import parse_psf_option
 
     description = read_description(path)
     inputs = {"images": contents(path, description.path)}
@@ -110,6 +111,7 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
             progress=config.progress,
             catalogue=config.catalogue,
             where=config.where,
+            psf=parse_psf_option(config.psf),
         )
     return claimed.path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
+log = logging.getLogger(__name__)
 FORMAT = 4
 
 
@@ -109,8 +111,8 @@ def fit(config: FitConfig) -> Path:
     inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
     if not config.from_coadds:
         require_finished(config.store, partial=config.partial)
-        cutouts = CutoutStore(config.store, skip_bad=True, where=config.where)
-        cautions = loaded.check(cutouts.info)
+        stored = CutoutStore(config.store, skip_bad=True, where=config.where)
+        cautions, cutouts = loaded.check(stored.info), loaded.open(stored)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
@@ -133,6 +135,8 @@ def fit(config: FitConfig) -> Path:
             work = CoaddWork(source=alone, digest=features.digest(source.settings()), **common)
         else:
             work = FitWork(store=absolute(config.store), **common)
+        for caution in cautions:
+            log.warning("%s: %s", config.store, caution)
         is_changed = run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
         if is_changed or not features.is_finished(results.path):
             summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}

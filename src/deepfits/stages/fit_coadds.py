@@ -124,15 +124,23 @@ def prepare(
         if description.exists():
             info = StoreInfo.from_json(read_json(description, what="description of cutouts"), description)
         else:
-            info = _describe(plan, known, tasks, fields)
+            info = _describe(plan, known, tasks, fields, columns)
             write_json(description, info.to_json())
-    parts = [_part(task, columns, held_out_only, object_ids) for task in tasks]
+    widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
+    widths = [name for name in dict.fromkeys(widths) if name in columns]
+    parts = [_part(task, columns, widths, held_out_only, object_ids) for task in tasks]
     if not any(len(part.x) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
     return CoaddSource(plan=plan, info=info, selection=Selection(shards=_shards(parts, plan), unreadable={}))
 
 
-def _describe(plan: StorePlan, known: dict[str, Any], tasks: list[Any], fields: OpenFields) -> StoreInfo:
+def _describe(
+    plan: StorePlan,
+    known: dict[str, Any],
+    tasks: list[Any],
+    fields: OpenFields,
+    columns: dict[str, np.ndarray],
+) -> StoreInfo:
     """Describe the cutouts by the fields that can be read; the others will be named when they are cut.
 
     This is done once and kept, so that the features do not change when a field is mended.
@@ -152,16 +160,20 @@ def _describe(plan: StorePlan, known: dict[str, Any], tasks: list[Any], fields: 
     if reason is not None and not readable:
         raise reason
     able = [task for task in tasks if task.field_index in readable]
-    return _without_extra(plan, described, able, fields)
+    return _without_extra(plan, described, able, fields, columns)
 
 
 def _without_extra(
-    plan: StorePlan, described: dict[str, Any], tasks: list[Any], fields: OpenFields
+    plan: StorePlan,
+    described: dict[str, Any],
+    tasks: list[Any],
+    fields: OpenFields,
+    columns: dict[str, np.ndarray] | None = None,
 ) -> StoreInfo:
     from deepfits.survey import build
 
     plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
-    whole = build.describe_store(plan, {"fields": described}, tasks, fields)
+    whole = build.describe_store(plan, {"fields": described}, tasks, fields, columns)
     return replace(whole, extra={"psf": whole.extra["psf"]})
 
 
@@ -201,7 +213,11 @@ def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Pa
 
 
 def _part(
-    task: Any, columns: dict[str, np.ndarray], held_out_only: bool, object_ids: Sequence[int | str] | None
+    task: Any,
+    columns: dict[str, np.ndarray],
+    widths: Sequence[str],
+    held_out_only: bool,
+    object_ids: Sequence[int | str] | None,
 ) -> Part:
     from deepfits.splits import is_held_out
 
@@ -210,7 +226,7 @@ def _part(
     if object_ids is not None:
         keep &= np.isin(identity.astype(str), [str(one) for one in object_ids])
     rows = task.rows[keep]
-    wanted = ["object_id", *(name for name in ("ra", "dec") if name in columns)]
+    wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
     ours = {name: columns[name][rows] for name in wanted}
     return Part(field_index=task.field_index, x=task.x[keep], y=task.y[keep], columns=ours)
 

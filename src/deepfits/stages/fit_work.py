@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
     from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model
-    from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+    from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +82,8 @@ def select(
     return Selection(shards=shards, unreadable=unreadable)
 
 
-def read_selected(store: Path, info: StoreInfo, shard: Shard) -> Cutouts:
-    """Read the wanted objects of a shard.
+def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder | None = None) -> Cutouts:
+    """Read the wanted objects of a shard, in a model's bands where an order of them is given.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard) -> Cutouts:
     size = int(pixels.split()[0])
     if path.stat().st_size != size or digest(cutouts.object_id, pixels) != shard.made_from:
         raise InputError(f"{path}: its objects have changed since the run began; run it again")
-    return cutouts
+    return cutouts if order is None else order.cutouts(cutouts)
 
 
 def load_model(model: str, device: str, model_hash: str) -> Model:
@@ -166,7 +166,8 @@ class FitWork(ModelWork):
         from deepfits.survey.store import read_info
 
         info = read_info(self.store)
-        fitter = self.fitter(model, info, threads)
+        order = model.order(info)
+        fitter = self.fitter(model, info if order is None else order.info(info), threads)
 
         def work(shard: Shard, cutouts: Cutouts, advance: Advance) -> FittedShard:
             return fit_cutouts(
@@ -174,7 +175,7 @@ class FitWork(ModelWork):
             )
 
         return Parts(
-            lambda shard: read_selected(Path(self.store), info, shard),
+            lambda shard: read_selected(Path(self.store), info, shard, order),
             work,
             lambda shard, found: write_fitted(found, Path(self.out), shard),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
+log = logging.getLogger(__name__)
 FORMAT = 2
 DESCRIPTION = "inpaint.json"
 CALIBRATION = "calibration.json"
@@ -108,6 +110,7 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.provenance import provenance
     from deepfits.scale.manifest import read_manifest
+    from deepfits.survey.bands import places_of
     from deepfits.survey.store import CutoutStore
 
     bands = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
@@ -116,9 +119,15 @@ def inpaint(config: InpaintConfig) -> Path:
     settings = part_of(config, FitSettings, neighbours="keep")
     require_finished(config.store, partial=config.partial)
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
-    cutouts = CutoutStore(config.store, skip_bad=True, where=config.where)
-    loaded.check(cutouts.info)
-    index_of(cutouts.info.bands, bands, f"{cutouts.directory}")
+    stored = CutoutStore(config.store, skip_bad=True, where=config.where)
+    for caution in loaded.check(stored.info):
+        log.warning("%s: %s", config.store, caution)
+    cutouts = loaded.open(stored)
+    bands = tuple(
+        band if place is None else cutouts.info.bands[place]
+        for band, place in zip(bands, places_of(bands, cutouts.info.bands), strict=True)
+    )
+    index_of(cutouts.info.bands, bands, f"{cutouts.directory}, with {config.model}")
     if not bands or len(set(bands)) == len(cutouts.info.bands):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
     selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
@@ -207,13 +216,15 @@ class InpaintWork(ModelWork):
         from deepfits.fitting.fitter import index_of
         from deepfits.survey.store import read_info
 
-        info = read_info(self.store)
+        stored = read_info(self.store)
+        order = model.order(stored)
+        info = stored if order is None else order.info(stored)
         hidden = index_of(info.bands, self.bands, self.store)
         fitter = self.fitter(model, info, threads)
 
         def process(shard: Shard, advance: Advance) -> None:
             path = Path(self.out) / f"{shard.name}.parquet"
-            cutouts = read_selected(Path(self.store), info, shard)
+            cutouts = read_selected(Path(self.store), stored, shard, order)
             columns, predicted = predict(fitter, cutouts, hidden, advance, calibrations=self.calibrations)
             if self.images:
                 planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}

@@ -78,6 +78,9 @@ def write_report(config: Any) -> Path:
         if path.exists():
             require_finished(path, partial=config.partial)
     opened = CutoutStore(store, skip_bad=True, where=config.where)
+    trained = _load_model(run, model)
+    if trained is not None:
+        opened = trained.open(opened)
     for reason in opened.bad.values():
         log.warning("%s", reason)
     with (
@@ -95,7 +98,6 @@ def write_report(config: Any) -> Path:
             "examples": [str(held.object_id[i]) for i in held.examples],
         }
         task.advance()
-        trained = _load_model(run, model)
         parts.append(_training(run, trained))
         task.advance()
         fits: dict[str, sections.FitResult] = {}

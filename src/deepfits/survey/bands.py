@@ -8,7 +8,7 @@ list; whoever needs two kinds of u apart names them (``images=["u=...", "ustar=.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from deepfits.errors import InputError, nearest
@@ -81,6 +81,10 @@ _NAME_TOKEN = re.compile(
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
     r"(?=$|[-_. ])"
 )
+
+
+_LIKE_LOWER = tuple("UGRIZY")
+"""Letters whose passband is nearly that of the lower case."""
 
 
 def band_name(text: str) -> str:
@@ -193,6 +197,32 @@ def require_bands(given: Iterable[str], there: Collection[str], option: str) -> 
         raise InputError(
             f"{option}={strange[0]}: there is no band {strange[0]!r}; {nearest(strange[0], there)}"
         )
+
+
+def passband(band: str) -> str:
+    """Return the letter of a filter without its survey and its version: what models know bands by.
+
+    Examples
+    --------
+    >>> [passband(name) for name in ("HSC-I2", "u*", "MegaCam-uS", "g'", "zp", "NB816", "lsst_g", "Y", "uv")]
+    ['i', 'u', 'u', 'g', 'z', 'NB816', 'g', 'y', 'uv']
+    """
+    short = band_name(band)
+    return short.lower() if short in _LIKE_LOWER else "u" if short == "ustar" else short
+
+
+def places_of(wanted: Iterable[str], there: Sequence[str]) -> tuple[int | None, ...]:
+    """Return where each band stands among others: by its name, else by its passband; None: nowhere.
+
+    Examples
+    --------
+    >>> places_of("ugriz", ("HSC-G", "r", "i", "z", "y")), places_of("ur", ("ustar", "R", "u", "r"))
+    ((None, 0, 1, 2, 3), (2, 3))
+    """
+    passbands = [passband(band) for band in there]
+    by_name = {band: place for place, band in reversed(list(enumerate(there)))}
+    by_passband = {band: place for place, band in reversed(list(enumerate(passbands)))}
+    return tuple(by_name.get(band, by_passband.get(passband(band))) for band in wanted)
 
 
 def sort_bands(bands: Iterable[str]) -> tuple[str, ...]:

@@ -39,7 +39,15 @@ from deepfits.survey.fields import Field, ImageSet, open_field
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.noise import sky_doubts
 from deepfits.survey.parallel import in_processes
-from deepfits.survey.psf import find_psf, gaussians_of, read_psf_option
+from deepfits.survey.psf import (
+    UNKNOWN,
+    column_record,
+    find_psf,
+    gaussians_of,
+    psf_column,
+    psf_of_objects,
+    read_psf_option,
+)
 from deepfits.survey.store import (
     Cutouts,
     StoreInfo,
@@ -132,7 +140,7 @@ def build_store(
             )
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        store_info = there or describe_store(plan, info, tasks, fields)
+        store_info = there or describe_store(plan, info, tasks, fields, columns)
         create_store(out, store_info)
         out = out.resolve()  # what does the work may stand elsewhere
         shards = [
@@ -379,13 +387,19 @@ def cut_task(
     valid = (weight > 0).mean(axis=(2, 3))
     ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
     known = info.extra.get("psf", {}).get(field.name, {})
-    psf = np.stack([gaussians_of(known.get(band), NUM_GAUSSIANS) for band in bands])
+    psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
+    for index, band in enumerate(bands):
+        psf[:, index] = gaussians_of(known.get(band), NUM_GAUSSIANS)
+        given = plan.psf.get(band, plan.psf.get(""))
+        if given is not None or not np.isfinite(psf[:, index]).all():
+            its = psf_of_objects(given, band, ours, field.pixel_scale)
+            psf[:, index] = psf[:, index] if its is None else its
     return Cutouts(
         object_id=columns["object_id"][task.rows],
         image=image,
         weight=weight,
         catalogue=ours,
-        psf=np.broadcast_to(psf, (number, *psf.shape)),
+        psf=psf,
     )
 
 
@@ -404,7 +418,11 @@ def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], pl
 
 
 def describe_store(
-    plan: StorePlan, info: dict[str, Any], tasks: list[ShardTask], opened: OpenFields
+    plan: StorePlan,
+    info: dict[str, Any],
+    tasks: list[ShardTask],
+    opened: OpenFields,
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> StoreInfo:
     """Describe the store: one scale for all fields, the median width of the PSF over them."""
     fields = {}
@@ -423,7 +441,7 @@ def describe_store(
             "scale: make one store for each, or bring them to one grid with `deepfits stack`"
         )
     bands = plan.images.bands
-    psf = {name: _settled_psf(field, plan) for name, field in fields.items()}
+    psf = {name: _settled_psf(field, plan, columns or {}) for name, field in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
@@ -445,12 +463,19 @@ def describe_store(
     )
 
 
-def _settled_psf(known: dict[str, Any], plan: StorePlan) -> dict[str, Any]:
-    """Return the PSFs of a field's bands, where what the user says counts before all else."""
+def _settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the PSFs of a field's bands, where what the user says counts before all else.
+
+    A column of the catalogue with the width at each object counts where it is named, or where
+    nothing else is known.
+    """
     psf = dict(known["psf"])
     for band in plan.images.bands:
         given = plan.psf.get(band, plan.psf.get(""))
-        if given is not None:
+        widths = psf_column(given, band, columns)
+        if widths is not None and (given is not None or psf.get(band, {}).get("source") == UNKNOWN):
+            psf[band] = column_record(given or f"psfsize_{band}", widths)
+        elif given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
     return psf
 

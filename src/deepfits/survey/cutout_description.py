@@ -60,6 +60,11 @@ class Description:
         Side of a pixel.
     fwhm_arcsec
         Width of the PSF, one value for each band.
+    psf
+        The array with the PSF of each object and band: widths in arcseconds, ``(N, B)``, or images
+        ``(N, B, h, w)``; or of each band alone, ``(B, h, w)``.
+    psf_scale_arcsec
+        Side of the pixels of these images; the cutouts' by default.
     object_id
         The array with the identities; ``object_id`` where there is one, else the objects are numbered from 1.
         Those of FITS files are the names.
@@ -84,6 +89,8 @@ class Description:
     zero_point: _Magnitude | tuple[_Magnitude, ...] | None = None
     pixel_scale_arcsec: _Arcseconds | None = None
     fwhm_arcsec: tuple[_Arcseconds, ...] = ()
+    psf: str | None = None
+    psf_scale_arcsec: _Arcseconds | None = None
     object_id: str | None = None
     columns: tuple[str, ...] | None = None
     axes: str = "NBHW"
@@ -134,6 +141,10 @@ def _check(d: Description) -> None:
         raise InputError(f"{d.where}: band {repeated[0]} is named twice (bands, absent_bands)")
     if d.fwhm_arcsec and d.bands and len(d.fwhm_arcsec) != len(d.bands):
         raise InputError(f"{d.where}: {len(d.fwhm_arcsec)} values of fwhm_arcsec for {len(d.bands)} bands")
+    if d.psf is not None and d.is_fits:
+        raise InputError(
+            f"{d.where}: psf names an array, and FITS cutouts have none; give --psf, or fwhm_arcsec"
+        )
     if d.format != "multimodal-universe" and not d.is_fits:
         if not d.bands:
             raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')

@@ -47,6 +47,8 @@ class ForeignCutouts:
         nJy per unit of the arrays, by band.
     raw
         Reads some objects as they are stored: image, weight and mask, the latter two where there are any.
+    psf
+        Reads the PSFs of some objects, ``(n, B, K, 2)``, NaN where unknown; None where the file has none.
     weight_is
         What the weights are: one of `deepfits.survey.weights.WEIGHT_ROLES`.
     mask
@@ -71,6 +73,7 @@ class ForeignCutouts:
     columns: dict[str, np.ndarray]
     factor: np.ndarray
     raw: Callable[[int, int], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+    psf: Callable[[int, int], np.ndarray] | None = None
     absent_bands: tuple[str, ...] = ()
     has_identity: bool = True
     weight_is: str = "ivar"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,16 +11,19 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import remove_leftovers
+from deepfits.observation import NUM_GAUSSIANS, fwhm_of, moffat_psf
 from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Shard
+from deepfits.survey.bands import require_bands
 from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.coverage import write_coverage
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
+from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 from deepfits.tables import choose, match_identities
@@ -29,6 +32,7 @@ from deepfits.tables.reading import plain
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _ROW = " row"  # no name of a column
+SAMPLE = 200  # objects whose PSFs make the store's width
 
 
 def ingest(
@@ -40,28 +44,46 @@ def ingest(
     progress: Progress,
     catalogue: str | Path | None = None,
     where: str | Sequence[str] | None = None,
+    psf: Mapping[str, str] | None = None,
 ) -> None:
     """Copy the cutouts that a TOML file describes into a store; shards that are there already are kept.
 
     The columns of a catalogue with the same identities go into the store too, with gaps (NaN, or empty text)
-    where it has no row for a cutout. With conditions on the columns, only cutouts that satisfy them.
+    where it has no row for a cutout. With conditions on the columns, only cutouts that satisfy them. `psf` is
+    what the user says of it, by band (`deepfits.survey.psf.parse_psf_option`).
     """
     description = read_description(description_path)
-    settings = {"size": size, "shard_size": shard_size}
+    settings = {"size": size, "shard_size": shard_size, **({"psf": dict(psf)} if psf else {})}
     with open_cutouts(description) as found:
         for text in found.remarks:
             if text.startswith(WARNING):
                 log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
         if catalogue is not None:
             _join(found, Path(catalogue))
+        read_psf = _psf_reader(found, psf or {})
+        some = np.unique(np.linspace(0, found.number - 1, min(SAMPLE, found.number)).astype(int))
+        known = fwhm_of(np.concatenate([read_psf(np.array([row])) for row in some]))
+        stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
+        widths = tuple(
+            _median(measured) if psf or not one > 0 else one
+            for one, measured in zip(stated, known.T, strict=True)
+        )
         info = StoreInfo(
             bands=found.store_bands,
             size=size,
             pixel_scale_arcsec=found.pixel_scale_arcsec,
-            fwhm_arcsec=found.per_store_band(found.fwhm_arcsec, float("nan")) if found.fwhm_arcsec else (),
+            fwhm_arcsec=widths,
             survey=description.survey,
             extra={"settings": settings, "remarks": found.remarks},
         )
+        named = zip(info.bands, widths, strict=True)
+        if unknown := [band for band, one in named if band in found.bands and not one > 0]:
+            log.info(
+                "%s: the PSF of band %s is unknown: models that need it cannot be used there until it is "
+                "given: fwhm_arcsec or psf in the TOML file, or such as --psf 0.8 (FWHM, arcsec)",
+                description.where.name,
+                ", ".join(unknown),
+            )
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
         create_store(out, info)
@@ -79,7 +101,7 @@ def ingest(
             is_done=partial(has_identities, info),
             workers=Workers(),
             progress=progress,
-            open_here=lambda: partial(_one_shard, found, info, out),
+            open_here=lambda: partial(_one_shard, found, read_psf, info, out),
             suffix=".h5",
         )
     write_coverage(out, info.bands, (_fractions(out / f"{shard.name}.h5", info) for shard in shards))
@@ -120,23 +142,78 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
 
 
-def _one_shard(found: ForeignCutouts, info: StoreInfo, out: Path, shard: Shard, advance: Advance) -> None:
+def _psf_reader(found: ForeignCutouts, given: Mapping[str, str]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what says the PSFs of some rows, ``(n, B, K, 2)`` in the store's bands; NaN where unknown.
+
+    What the user gives counts first, then the file's own, of each object or of all, then a catalogue's
+    column.
+    """
+    require_bands(given, found.store_bands, "psf")
+    scale = found.pixel_scale_arcsec
+    fixed: dict[str, np.ndarray] = {}
+    for band, width in zip(found.bands, found.fwhm_arcsec, strict=False):
+        fixed[band] = moffat_psf(width)
+    for band in found.bands:
+        option = given.get(band, given.get(""))
+        if option is not None and psf_of_objects(option, band, found.columns, scale) is None:
+            fixed[band] = gaussians_of(read_psf_option(option, scale), NUM_GAUSSIANS)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        out = np.full((len(rows), len(found.store_bands), NUM_GAUSSIANS, 2), np.nan, np.float32)
+        own = None if found.psf is None else np.concatenate([found.psf(a, b) for a, b in _runs(rows)])
+        columns = {name: values[rows] for name, values in found.columns.items()}
+        for index, band in enumerate(found.bands):
+            its, option = out[:, found.store_bands.index(band)], given.get(band, given.get(""))
+            if option is None and own is not None:
+                its[:] = own[:, index]
+            elif band in fixed:
+                its[:] = fixed[band]
+            if option is not None or not np.isfinite(its).all():
+                each = psf_of_objects(option, band, columns, scale)
+                if each is not None:
+                    is_known = np.isfinite(its).all((1, 2), keepdims=True) & (option is None)
+                    its[:] = np.where(is_known, its, each)
+        return out
+
+    return read
+
+
+def _median(widths: np.ndarray) -> float:
+    known = widths[np.isfinite(widths)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _one_shard(
+    found: ForeignCutouts,
+    read_psf: Callable[[np.ndarray], np.ndarray],
+    info: StoreInfo,
+    out: Path,
+    shard: Shard,
+    advance: Advance,
+) -> None:
     """Write one shard."""
     rows = shard.content
     image, weight = _read(found, rows, info.size)
     valid = (weight > 0).mean(axis=(2, 3))
     columns = {name: values[rows] for name, values in found.columns.items()}
     columns |= {f"fraction_valid_{b}": valid[:, i].astype(np.float32) for i, b in enumerate(info.bands)}
-    cutouts = Cutouts(object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns)
+    cutouts = Cutouts(
+        object_id=found.object_id[rows], image=image, weight=weight, catalogue=columns, psf=read_psf(rows)
+    )
     write_shard(out / f"{shard.name}.h5", with_neighbours(cutouts, info), info)
     advance(shard.objects)
 
 
 def _read(found: ForeignCutouts, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Read some rows, those that follow each other in one go."""
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
-    read = [found.read_for_store(int(run[0]), int(run[-1]) + 1, size) for run in runs]
+    read = [found.read_for_store(first, end, size) for first, end in _runs(rows)]
     return np.concatenate([image for image, _ in read]), np.concatenate([weight for _, weight in read])
+
+
+def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
+    """Return where rows that follow each other begin and end."""
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+    return [(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
 def _fractions(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import Description, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
+from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
 
 __all__ = ["open_cutouts", "read_description"]
@@ -71,7 +72,7 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
             return {str(d.image): np.load(path, mmap_mode="r", allow_pickle=False)}
         with np.load(path, allow_pickle=False) as content:
             columns = content.files if d.columns is None else d.columns
-            named = (d.image, d.weight, d.mask, d.object_id or "object_id", *columns)
+            named = (d.image, d.weight, d.mask, d.psf, d.object_id or "object_id", *columns)
             declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
                 raise InputError(f"{path}: declares {declared} bytes in a file of {path.stat().st_size}")
@@ -126,7 +127,7 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
             where=str(d.where),
             option="mask_nonzero_is",
         )
-    columns = _columns(d, content, number, set(map(str, names.values())))
+    columns = _columns(d, content, number, {*map(str, names.values()), str(d.psf)})
     name = d.object_id or ("object_id" if "object_id" in content else None)
     identity = (
         check_identity(_array(content, name, path), path, number)
@@ -145,11 +146,45 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         has_identity=name is not None,
         has_weights="weight" in arrays,
         raw=raw,
+        psf=_psf_reader(d, content, path, (number, num_bands), float(scale or 0), is_universe=is_universe),
         weight_is="ivar" if is_universe else d.weight_is,
         may_be_relative=d.weight_is == "weight" and not is_universe,
         mask=rule,
         remarks=[rule.words] if rule is not None else [],
     )
+
+
+def _psf_reader(
+    d: Description, content: Any, path: Path, shape: tuple[int, int], scale: float, *, is_universe: bool
+) -> Callable[[int, int], np.ndarray] | None:
+    """Return what reads the PSF of each object: widths or images, by their number of axes."""
+    name = d.psf or ("image_psf_fwhm" if is_universe and "image_psf_fwhm" in content else None)
+    if name is None or (d.psf is None and d.fwhm_arcsec):
+        return None
+    array = _array(content, name, path)
+    axes = array.shape
+    if array.dtype.kind not in "fiu" or (
+        axes not in (shape, shape[1:])
+        and (axes[:-2] not in (shape, shape[1:]) or not min(axes[-2:]) >= 3 or max(axes[-2:]) > MAX_SIDE)
+    ):
+        raise InputError(
+            f"{path}: {name} has shape {axes}; widths {shape} or images {(*shape, 'h', 'w')} of up to "
+            f"{MAX_SIDE} pixels are needed, or those of each band alone"
+        )
+    is_for_each = axes[:2] == shape
+    side = d.psf_scale_arcsec or scale
+
+    def read(start: int, stop: int) -> np.ndarray:
+        with naming(path, f"cannot read {name} of objects {start} to {stop}"):
+            part = np.asarray(array[start:stop] if is_for_each else array[()][None])
+        if part.ndim == 2:
+            found = psf_of_widths(part)
+        else:
+            images = part.reshape(-1, *part.shape[2:])
+            found = expand_images(images, side).reshape(*part.shape[:2], -1, 2)
+        return np.broadcast_to(found, (stop - start, *found.shape[1:]))
+
+    return read
 
 
 def _array(content: Any, name: Any, path: Path) -> Any:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, fields
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -25,6 +26,7 @@ from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
+from deepfits.survey.bands import places_of
 
 SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
@@ -93,6 +95,55 @@ class StoreInfo(Stored):
             )
         known = {f.name for f in fields(cls)}
         return super().from_json({k: v for k, v in content.items() if k in known}, where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BandOrder:
+    """Which bands of a store are taken, in what order, for a model that knows others.
+
+    Attributes
+    ----------
+    bands
+        Their names: the store's own, and the model's where the store has no such band.
+    places
+        Where they stand in the store; None where it has no such band: weight 0, the PSF unknown.
+    """
+
+    bands: tuple[str, ...]
+    places: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, there: Sequence[str], wanted: Sequence[str]) -> BandOrder | None:
+        """Find the bands of a model in a store; None where they stand there as they are, and no other."""
+        places = places_of(wanted, there)
+        if places == tuple(range(len(there))):
+            return None
+        names = (band if n is None else there[n] for band, n in zip(wanted, places, strict=True))
+        return cls(bands=tuple(names), places=places)
+
+    def info(self, info: StoreInfo) -> StoreInfo:
+        """Describe what is taken."""
+        fwhm, noise = info.fwhm_arcsec, info.noise_correlation
+        return replace(
+            info,
+            bands=self.bands,
+            fwhm_arcsec=tuple(np.nan if n is None else fwhm[n] for n in self.places),
+            noise_correlation=tuple(1.0 if n is None else noise[n] for n in self.places),
+        )
+
+    def cutouts(self, cutouts: Cutouts) -> Cutouts:
+        """Take these bands."""
+        psf = None if cutouts.psf is None else self._take(cutouts.psf, np.nan)
+        return replace(
+            cutouts, image=self._take(cutouts.image, 0), weight=self._take(cutouts.weight, 0), psf=psf
+        )
+
+    def _take(self, array: np.ndarray, absent: float) -> np.ndarray:
+        out = np.full((len(array), len(self.places), *array.shape[2:]), absent, array.dtype)
+        for index, place in enumerate(self.places):
+            if place is not None:
+                out[:, index] = array[:, place]
+        return out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,7 +337,8 @@ class CutoutStore:
         self, directory: str | Path, *, skip_bad: bool = False, where: str | Sequence[str] | None = None
     ) -> None:
         self.directory, self.where = Path(directory), where
-        self.info = read_info(directory)
+        self.info = self._stored = read_info(directory)
+        self._order: BandOrder | None = None
         self.shards: list[Path] = []
         self.lengths: list[int] = []
         self.bad: dict[Path, str] = {}
@@ -310,6 +362,13 @@ class CutoutStore:
             )
         if not self.shards and not self.bad:
             raise InputError(f"{self.directory}: the store holds no shard; run `deepfits cutouts` to the end")
+
+    def in_bands(self, bands: Sequence[str]) -> CutoutStore:
+        """Return the same store as if its bands were these, by name or by passband; see `BandOrder`."""
+        out = copy(self)
+        out._order = BandOrder.of(self._stored.bands, bands)
+        out.info = self._stored if out._order is None else out._order.info(self._stored)
+        return out
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -345,13 +404,17 @@ class CutoutStore:
 
     def identities(self, number: int) -> np.ndarray:
         """Return the identities of shard `number`, which is checked."""
-        found, rows = shard_identities(self.shards[number], self.info), self._rows[number]
+        found, rows = shard_identities(self.shards[number], self._stored), self._rows[number]
         return found if rows is None else found[rows]
 
     def read_shard(self, number: int, *, columns: list[str] | None = None) -> Cutouts:
         """Read shard `number`, with all columns of the catalogue or those named."""
-        whole, rows = read_shard(self.shards[number], self.info, columns=columns), self._rows[number]
+        whole, rows = self._read(number, columns=columns), self._rows[number]
         return whole if rows is None else whole.select(rows)
+
+    def _read(self, number: int, **which: Any) -> Cutouts:
+        found = read_shard(self.shards[number], self._stored, **which)
+        return found if self._order is None else self._order.cutouts(found)
 
     def __iter__(self) -> Iterator[Cutouts]:
         """Go through the shards in order."""
@@ -383,7 +446,7 @@ class CutoutStore:
                 rows, back = np.unique(indices[wanted] - starts[number], return_inverse=True)
                 chosen = self._rows[number]
                 rows = rows if chosen is None else chosen[rows]
-                parts.append(read_shard(self.shards[number], self.info, rows=rows).select(back))
+                parts.append(self._read(number, rows=rows).select(back))
                 order.append(wanted)
         if not parts:
             return self.read_shard(0).select(np.empty(0, dtype=np.int64))
