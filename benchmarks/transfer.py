@@ -106,7 +106,7 @@ def observe(
         some.write_text("\n".join([lines[0], *(lines[row] for row in rows)]) + "\n")
     described = out / f"{name}.toml"
     if not described.exists():
-        described.write_text(to_toml(survey))
+        described.write_text(survey.to_toml())
     sky = deepfits.simulate(directory / "sky", size=1026, catalogue=some, survey=described, seed=7)
     store = CutoutStore(
         deepfits.cutouts(sky, directory / "cutouts", size=model.cutout_size(survey.pixel_scale_arcsec))
@@ -121,16 +121,6 @@ def observe(
     truth = np.asarray(found.label_rows)
     print(f"{name}: {len(truth)} of {len(labels.value)} galaxies detected and fitted", flush=True)
     return labels.columns["object_id"][truth], labels.value[truth], source
-
-
-def to_toml(survey: SkySurvey) -> str:
-    """Write a survey as `simulate` reads it."""
-    content = survey.to_json()
-    bands = content.pop("bands")
-    lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
-    for band in bands:
-        lines += ["[[bands]]", *(f"{key} = {json.dumps(value)}" for key, value in band.items())]
-    return "\n".join(lines) + "\n"
 
 
 def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str, np.ndarray]:

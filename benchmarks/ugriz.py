@@ -22,7 +22,6 @@ from astropy.io import fits
 import deepfits
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 from deepfits.tables import read_table, write_table
-from transfer import to_toml
 
 THINNED = ((22.0, 1.0), (23.0, 0.8), (24.0, 0.5), (25.0, 0.3), (25.5, 0.2))
 """Share of the objects that are kept up to each magnitude."""
@@ -103,7 +102,7 @@ def cut(name: str, sky: Sky, out: Path) -> Path:
     described = out / f"{name}.toml"
     if not described.exists():
         out.mkdir(parents=True, exist_ok=True)
-        described.write_text(to_toml(survey))
+        described.write_text(survey.to_toml())
     images = deepfits.simulate(out / name / "sky", survey=described, size=sky.size, seed=100 + ord(name))
     catalogue = out / name / "objects.parquet"
     if not catalogue.exists():

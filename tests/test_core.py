@@ -169,7 +169,7 @@ def test_parts_import_only_what_they_may(part):
 
 
 def _module_graph():
-    """Return which module of the package names which others, inside functions too."""
+    """Return which module of the package names which others, inside functions and for types too."""
     names = {}
     for path in SOURCE.rglob("*.py"):
         parts = ("deepfits", *path.relative_to(SOURCE).with_suffix("").parts)
@@ -177,9 +177,6 @@ def _module_graph():
     graph = {}
     for name, path in names.items():
         tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                node.body = []
         used = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom):

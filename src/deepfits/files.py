@@ -446,7 +446,7 @@ def results(
     there = _read_record(record)
     if there is None:
         _refuse_foreign(out, is_file=is_file)
-    elif difference := _difference(out, there, wanted):
+    elif difference := _difference(there, wanted):
         is_ours = there.get("stage") == stage and (not is_file or _is_as_written(out, there))
         if not (renew and is_ours):
             raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
@@ -519,7 +519,7 @@ def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
     return not out.exists() or "written" not in there or contents(out) == there["written"]
 
 
-def _difference(out: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """Describe in a few words what differs first."""
     if there.get("stage") != wanted["stage"]:
         return f"results of `deepfits {there.get('stage')}` are there"

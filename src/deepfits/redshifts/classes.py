@@ -151,7 +151,7 @@ def train_classifier(
         losses = [booster.best_score for booster in boosters]
         rounds = [booster.best_iteration + 1 for booster in boosters]
         trials.append((float(np.mean(losses)), int(np.mean(rounds) * 1.1) + 1, settings))
-    loss, total, settings = min(trials, key=lambda one: one[0])
+    loss, total, settings = min(trials, key=lambda trial: trial[0])
     data = xgboost.DMatrix(features.values, label=label)
     booster = xgboost.train({**settings, **fixed}, data, num_boost_round=total)
     about = {"num_train": len(label), "cross_validated_loss": loss, "settings": settings, "num_rounds": total}
@@ -182,13 +182,13 @@ def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
     """
     guess, present = probability.argmax(axis=1), np.unique(label)
     completeness, scores, areas = [], [], []
-    for one in present:
-        is_one, is_guess = label == one, guess == one
+    for number in present:
+        is_one, is_guess = label == number, guess == number
         hits = float((is_one & is_guess).sum())
         completeness.append(hits / is_one.sum())
         scores.append(2 * hits / (is_one.sum() + is_guess.sum()))
         if not is_one.all():
-            areas.append(area_under_curve(probability[:, one], is_one))
+            areas.append(area_under_curve(probability[:, number], is_one))
     return {
         "accuracy": float((guess == label).mean()),
         "balanced_accuracy": float(np.mean(completeness)),
@@ -211,8 +211,8 @@ def area_under_curve(score: np.ndarray, is_one: np.ndarray) -> float:
 def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
     bins = np.minimum((largest * 10).astype(int), 9)
     gaps = [
-        abs(largest[bins == one].mean() - is_right[bins == one].mean()) * (bins == one).mean()
-        for one in np.unique(bins)
+        abs(largest[bins == index].mean() - is_right[bins == index].mean()) * (bins == index).mean()
+        for index in np.unique(bins)
     ]
     return float(np.sum(gaps))
 
@@ -229,7 +229,7 @@ def class_metrics_with_errors(
         resampled.append(class_metrics(probability[rows], label[rows]))
     out: dict[str, dict[str, float | None]] = {}
     for name, value in values.items():
-        values_of = np.array([one[name] for one in resampled])
+        values_of = np.array([figures[name] for figures in resampled])
         error = float(np.nanstd(values_of)) if np.isfinite(values_of).any() else None
         out[name] = {"value": float(value) if np.isfinite(value) else None, "error": error}
     return out
@@ -264,13 +264,13 @@ def class_table(content: Mapping[str, Any]) -> str:
     rows = content["rows"]
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
-    names = [one["class"] for one in best["confusion"]]
+    names = [entry["class"] for entry in best["confusion"]]
     metrics = [
         [row["features"], *(format_metric(row["metrics"][name]) for name in DEFINITIONS)] for row in rows
     ]
     given = [
-        [one["class"], str(one["num"]), *(str(one["given"][name]) for name in names)]
-        for one in best["confusion"]
+        [entry["class"], str(entry["num"]), *(str(entry["given"][name]) for name in names)]
+        for entry in best["confusion"]
     ]
     lines = [
         f"{rows[0]['num_test']} held-out objects; labels used for training: {used}.",

@@ -104,7 +104,7 @@ class Matrix:
         errors = None
         if self.errors is not None or other.errors is not None:
             errors = np.hstack(
-                [np.zeros_like(one.values) if one.errors is None else one.errors for one in (self, other)]
+                [np.zeros_like(m.values) if m.errors is None else m.errors for m in (self, other)]
             )
         values = np.hstack([self.values, other.values])
         return Matrix(values=values, names=self.names + other.names, errors=errors)
@@ -183,7 +183,7 @@ class Source:
 
     def take(self, rows: np.ndarray) -> Source:
         """Return some rows."""
-        arrays = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "similarity"}
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "similarity"}
         taken = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
 
@@ -356,7 +356,7 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     assert softening is not None
     magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
     quality = _fit_quality(columns, bands)
-    values = np.column_stack([magnitudes, *(one.astype(np.float32) for one in quality.values())])
+    values = np.column_stack([magnitudes, *(column.astype(np.float32) for column in quality.values())])
     out = Matrix(values=values, names=(*names, *quality))
     has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
     if has_sizes:

@@ -84,7 +84,7 @@ def properties_of(truth: Columns) -> list[Property]:
             "dust": truth["ebv"],
             "redshift": np.log1p(truth["z_spec"]),
         }
-    out = [Property(name=name, value=np.where(is_galaxy, one, np.nan)) for name, one in values.items()]
+    out = [Property(name=name, value=np.where(is_galaxy, column, np.nan)) for name, column in values.items()]
     for name in ("star", "quasar"):
         if (kind == name).sum() >= MIN_OF_A_CLASS:
             value = np.where(is_galaxy | (kind == name), kind == name, np.nan)
@@ -114,7 +114,7 @@ def known(
     """
     order = np.random.default_rng(seed).permutation(np.flatnonzero(~is_judged))
     judged, out = np.flatnonzero(is_judged), []
-    for number in sorted({min(one, len(order)) for one in num_labels}):
+    for number in sorted({min(few, len(order)) for few in num_labels}):
         labelled = order[:number]
         for name in SETS:
             if name in source.available():
@@ -131,21 +131,21 @@ def _figures(
     features: np.ndarray, properties: Sequence[Property], labelled: np.ndarray, judged: np.ndarray
 ) -> dict[str, list[float | None]]:
     """Learn and judge the properties; those that the same objects have are learned together."""
-    out: dict[str, list[float | None]] = {one.name: [None, None] for one in properties}
+    out: dict[str, list[float | None]] = {item.name: [None, None] for item in properties}
     groups: dict[bytes, list[Property]] = {}
-    for one in properties:
-        groups.setdefault(np.isfinite(one.value).tobytes(), []).append(one)
+    for item in properties:
+        groups.setdefault(np.isfinite(item.value).tobytes(), []).append(item)
     for group in groups.values():
         has = np.isfinite(group[0].value)
         learn, judge = labelled[has[labelled]], judged[has[judged]]
         if min(len(learn), len(judge)) < MIN_OF_A_CLASS:
             continue
-        value = np.stack([one.value for one in group], axis=1)
+        value = np.stack([item.value for item in group], axis=1)
         answer = kernel_ridge(features[learn], value[learn], features[judge])
-        for number, one in enumerate(group):
+        for number, item in enumerate(group):
             truth = value[judge, number]
             if np.ptp(truth) > 0 and np.ptp(value[learn, number]) > 0:
-                out[one.name] = with_error(_area if one.is_class else r2, answer[:, number], truth)
+                out[item.name] = with_error(_area if item.is_class else r2, answer[:, number], truth)
     return out
 
 
@@ -214,7 +214,7 @@ def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float | 
     """Return a figure and its bootstrap error over the objects."""
     rng, number = np.random.default_rng(0), len(arrays[0])
     draws = [rng.integers(number, size=number) for _ in range(NUM_BOOTSTRAP)]
-    values = [float(figure(*(one[rows] for one in arrays))) for rows in draws]
+    values = [float(figure(*(array[rows] for array in arrays))) for rows in draws]
     return [round(float(figure(*arrays)), 4), round(float(np.nanstd(values)), 4)]
 
 

@@ -175,7 +175,7 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
     if not is_text(number):
         return number
-    odd = next((one for one in value.tolist() if not is_number(one)), value[0])
+    odd = next((entry for entry in value.tolist() if not is_number(entry)), value[0])
     why = (
         "a class, not a redshift; leave such entries empty if they mean that there is none"
         if not any(map(is_number, value.tolist()))
@@ -206,9 +206,9 @@ def is_text(value: np.ndarray) -> bool:
 def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the place of each value among the sorted names, NaN where there is none, and the names."""
     if value.dtype.kind == "f":
-        text = np.array([f"{one:g}" if np.isfinite(one) else "" for one in value.tolist()])
+        text = np.array([f"{entry:g}" if np.isfinite(entry) else "" for entry in value.tolist()])
     else:
-        text = np.array(["" if one is None else str(one) for one in value.tolist()])
+        text = np.array(["" if entry is None else str(entry) for entry in value.tolist()])
     names, places = np.unique(text, return_inverse=True)
     found = places.astype(np.float64)
     found[text == ""] = np.nan

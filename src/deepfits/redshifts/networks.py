@@ -194,14 +194,14 @@ def _outputs(
     import torch
 
     network.eval().to(device)
-    has_images = turned and any(one.ndim == 4 for one in inputs)
+    has_images = turned and any(part.ndim == 4 for part in inputs)
     orientations = range(NUM_SYMMETRIES) if has_images else [0]
     parts = []
     with torch.inference_mode():
         for start in range(0, len(inputs[0]), batch):
-            some = [torch.as_tensor(one[start : start + batch], device=device) for one in inputs]
+            some = [torch.as_tensor(part[start : start + batch], device=device) for part in inputs]
             turned_outputs = [
-                network(*(symmetry(one, number) if one.ndim == 4 else one for one in some))
+                network(*(symmetry(part, number) if part.ndim == 4 else part for part in some))
                 for number in orientations
             ]
             parts.append(torch.stack(turned_outputs).mean(dim=0).double().cpu().numpy())
@@ -216,12 +216,12 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     draw = torch.randint(0, 72, (number,), generator=generator)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1), mode="replicate")
     out = torch.empty_like(images)
-    for one in range(number):
-        turns, rest = int(draw[one] % 4), int(draw[one] // 4)
+    for index in range(number):
+        turns, rest = int(draw[index] % 4), int(draw[index] // 4)
         flip, shift = rest % 2, rest // 2
         row, column = shift // 3, shift % 3
-        cut = padded[one : one + 1, :, row : row + height, column : column + width]
-        out[one] = symmetry(cut, turns + 4 * flip)[0]
+        cut = padded[index : index + 1, :, row : row + height, column : column + width]
+        out[index] = symmetry(cut, turns + 4 * flip)[0]
     return out
 
 
@@ -252,7 +252,7 @@ def train_network(
     import torch
 
     generator = torch.Generator().manual_seed(config.seed)
-    inputs = [torch.as_tensor(one) for one in train[:-1]]
+    inputs = [torch.as_tensor(part) for part in train[:-1]]
     scale = TargetScale.learn(train[-1], config.loss)
     value = torch.as_tensor(scale.forward(train[-1]), dtype=torch.float32)
     other = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
@@ -273,8 +273,8 @@ def train_network(
             for step in range(steps):
                 rows = order[step * config.batch : (step + 1) * config.batch]
                 batch = [
-                    (augment(one[rows], generator) if one.ndim == 4 else one[rows]).to(config.device)
-                    for one in inputs
+                    (augment(part[rows], generator) if part.ndim == 4 else part[rows]).to(config.device)
+                    for part in inputs
                 ]
                 loss = network_loss(network(*batch), value[rows].to(config.device), config.loss)
                 if not torch.isfinite(loss):

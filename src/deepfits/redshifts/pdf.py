@@ -199,7 +199,7 @@ def pdf_metrics(
         name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
         for name, values in per_object.items()
     }
-    distances = [distance_to_uniform(transform[one]) for one in picked]
+    distances = [distance_to_uniform(transform[sample]) for sample in picked]
     out["pit_ks"] = {"value": distance_to_uniform(transform), "error": float(np.std(distances))}
     return out
 

@@ -153,11 +153,11 @@ def matched_photometry(
     flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(number * bands, -1)
     different, back = np.unique(flat, axis=0, return_inverse=True)
     widths = fwhm_of(different.reshape(len(different), *psf.shape[2:]))
-    for one, width in enumerate(widths):
+    for kind, width in enumerate(widths):
         if not width <= COMMON_FWHM_ARCSEC:
             continue
-        apertures = matched_apertures(different[one].reshape(psf.shape[2:]), size, pixel_scale_arcsec)
-        row, band = np.divmod(np.flatnonzero(back.reshape(-1) == one), bands)
+        apertures = matched_apertures(different[kind].reshape(psf.shape[2:]), size, pixel_scale_arcsec)
+        row, band = np.divmod(np.flatnonzero(back.reshape(-1) == kind), bands)
         pixels, weights = (
             np.broadcast_to(array[row, band][:, None], (len(row), len(apertures), size, size))
             for array in (image, weight)
@@ -211,11 +211,11 @@ def magnitude_features(
     columns: list[np.ndarray] = []
     names: list[str] = []
     for number, aperture in enumerate(apertures):
-        one = magnitude[:, number]
-        columns += [one, one[:, blue] - one[:, red]]
+        measured = magnitude[:, number]
+        columns += [measured, measured[:, blue] - measured[:, red]]
         names += [f"mag_{aperture}_{band}" for band in bands]
         names += [f"colour_{aperture}_{bands[a]}_{bands[b]}" for a, b in zip(blue, red, strict=True)]
         if number:
-            columns.append(one - magnitude[:, 0])
+            columns.append(measured - magnitude[:, 0])
             names += [f"growth_{aperture}_{band}" for band in bands]
     return np.concatenate(columns, axis=1).astype(np.float32), names

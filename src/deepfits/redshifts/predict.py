@@ -74,12 +74,12 @@ def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
     """Return the filters of the templates that a method's features come from, None where it has none."""
     method = None if isinstance(predictor, Classifier) else predictor.method
     members = method.members if isinstance(method, (Stack, Adapted)) else ()
-    for one in (predictor, *members):
-        if not isinstance(one, Predictor):
+    for member in (predictor, *members):
+        if not isinstance(member, Predictor):
             continue
-        recipes = one.method.recipes if isinstance(one.method, Adapted) else (one.recipe,)
+        recipes = member.method.recipes if isinstance(member.method, Adapted) else (member.recipe,)
         if any(recipe is not None and "templates" in FEATURE_SETS[recipe.name] for recipe in recipes):
-            return one.filters
+            return member.filters
     return None
 
 

@@ -44,7 +44,7 @@ def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
             raise InputError(f"no column {name!r} in this table; it has {sorted(table)}")
         values = np.asarray(table[name])
         if values.dtype == object:  # lists, as pandas has them
-            values = np.stack([np.asarray(one, dtype=np.float32) for one in values])
+            values = np.stack([np.asarray(value, dtype=np.float32) for value in values])
         values = values.reshape(len(values), -1).astype(np.float32)
         parts.append(values)
         names += [f"{name}_{n}" for n in range(values.shape[1])] if values.shape[1] > 1 else [name]

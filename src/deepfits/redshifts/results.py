@@ -307,7 +307,7 @@ def latex_table(content: Mapping[str, Any]) -> str:
 _ESCAPED = str.maketrans(
     {
         "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        **{one: f"\\{one}" for one in "&%$#_{}"},
+        **{letter: f"\\{letter}" for letter in "&%$#_{}"},
     }
 )  # fmt: skip
 _LATEX = {

@@ -57,12 +57,12 @@ class SceneLight:
 
     def take(self, rows: np.ndarray) -> SceneLight:
         """Return some rows."""
-        return SceneLight(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+        return SceneLight(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
     def join(cls, parts: Sequence[SceneLight]) -> SceneLight:
         """Return objects one after the other."""
-        names = [one.name for one in fields(cls)]
+        names = [f.name for f in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
@@ -113,7 +113,7 @@ class SceneLight:
 
         valid = self.is_valid
         arrays = (self.flux, self.flux_err, self.total, self.total_err, self.radius, self.concentration)
-        return [torch.as_tensor(np.where(valid, one, np.nan), dtype=torch.float32) for one in arrays]
+        return [torch.as_tensor(np.where(valid, array, np.nan), dtype=torch.float32) for array in arrays]
 
 
 def reference_order(bands: Sequence[str]) -> list[int]:

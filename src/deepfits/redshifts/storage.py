@@ -151,7 +151,7 @@ class _Reader:
         if origin in (Union, UnionType):
             if content is None and NoneType in arguments:
                 return None
-            return self.decoded(next(one for one in arguments if one is not NoneType), content, key, depth)
+            return self.decoded(next(kind for kind in arguments if kind is not NoneType), content, key, depth)
         if hint is Any:
             return self._trees(content["trees"]) if _is_trees(content) else content
         if hint is np.ndarray:

@@ -242,7 +242,7 @@ def calibrated(
         wcs_remarks=doubts,
         remarks=remarks,
     )
-    out.weight_factor = _unit_of_weights(out, hdus, header, pixel_sr)
+    out.weight_factor = _unit_of_weights(out, header, pixel_sr)
     return out
 
 
@@ -265,9 +265,7 @@ def _zero_point(
     return found
 
 
-def _unit_of_weights(
-    pixels: CalibratedPixels, hdus: fits.HDUList, header: fits.Header, pixel_sr: float | None
-) -> float:
+def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: float | None) -> float:
     """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
     from astropy import units
 

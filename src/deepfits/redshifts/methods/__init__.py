@@ -51,5 +51,5 @@ def uses_templates(method: str, feature_set: str) -> bool:
     """Return whether template fitting gives some of the features that a method learns from."""
     keys = STACKS.get(feature_set, ()) if method == Stack.name else ((method, feature_set),)
     return any(
-        METHODS[one].takes_features and "templates" in FEATURE_SETS.get(name, ()) for one, name in keys
+        METHODS[member].takes_features and "templates" in FEATURE_SETS.get(name, ()) for member, name in keys
     )

@@ -116,11 +116,12 @@ class ImageNetwork(Method):
         if training.features is not None:
             standard = Standard.learn(training.matrix.values)
             features.append(standardised(standard, training.matrix.values))
-        num_features = sum(one.shape[1] for one in features)
+        num_features = sum(block.shape[1] for block in features)
         start = cls.start(training, image[~is_validation], weight[~is_validation], num_features)
         inputs = [start.normalisation.normalise(image).astype(np.float32), *features]
         train, validation = (
-            (*(one[part] for one in inputs), training.value[part]) for part in (~is_validation, is_validation)
+            (*(block[part] for block in inputs), training.value[part])
+            for part in (~is_validation, is_validation)
         )
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
@@ -153,7 +154,7 @@ class ImageNetwork(Method):
         )
         about = {
             **start.about,
-            "num_parameters": sum(one.numel() for one in network.parameters()),
+            "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
             "epochs": len(trained.history),
             "training": asdict(config),
         }

@@ -81,7 +81,7 @@ def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
     ]
     photoz.run_photoz(objects, [0.0] * flux.shape[1])
     redshift = np.array(objects[0].pdfmap[POSTERIOR].xaxis)
-    return redshift, np.array([one.pdfmap[POSTERIOR].vPDF for one in objects])
+    return redshift, np.array([source.pdfmap[POSTERIOR].vPDF for source in objects])
 
 
 def _make_library(lephare: Any, job: Path, options: dict[str, Any]) -> None:
@@ -102,12 +102,12 @@ def _one(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.
     """Pass one object on; LePHARE's context (a bit for each band) leaves out bands without data."""
     has = np.isfinite(flux) & np.isfinite(flux_err) & (flux_err > 0)
     context = int((has * 2 ** np.arange(len(flux))).sum())
-    one = lephare.onesource(number, photoz.gridz)
-    one.readsource(
+    source = lephare.onesource(number, photoz.gridz)
+    source.readsource(
         str(number), np.where(has, flux, -99.0), np.where(has, flux_err, -99.0), context, -99.0, ""
     )
-    photoz.prep_data(one)
-    return one
+    photoz.prep_data(source)
+    return source
 
 
 def main() -> None:

@@ -54,8 +54,8 @@ class Pretrained(Method):
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Return p(z), the estimate that the loss asks for, the domain and the class."""
         hashes = source.columns.get("model_hash", np.empty(0, dtype=str))
-        for one in np.unique(hashes).tolist():
-            _require_model(self.head, str(one), "this head")
+        for model_hash in np.unique(hashes).tolist():
+            _require_model(self.head, str(model_hash), "this head")
         light = SceneLight.of(source, self.head.bands)
         density, kinds = self.head.densities(light)
         return Estimates(

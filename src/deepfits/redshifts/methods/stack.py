@@ -65,7 +65,8 @@ class Stack(Method):
         """Return the stacks whose members can all be had, or those that are named."""
         if wanted:
             return list(wanted)
-        return [name for name, keys in STACKS.items() if all(one in inputs.feature_sets for _, one in keys)]
+        has = set(inputs.feature_sets)
+        return [name for name, keys in STACKS.items() if has.issuperset(own for _, own in keys)]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
@@ -96,7 +97,7 @@ class Stack(Method):
                 rows=rows, point=averaged(weights, list(points)), quantiles=recalibrated(mixed, transform)
             ),
             about={
-                "weights": {"-".join(key): float(one) for key, one in zip(keys, weights, strict=True)},
+                "weights": {"-".join(key): float(weight) for key, weight in zip(keys, weights, strict=True)},
                 "num_left_out": len(value),
             },
         )
@@ -104,11 +105,11 @@ class Stack(Method):
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Average the members; what lies outside the domain is what the first member that knows says."""
         columns = [member.predict(source) for member in self.members]
-        quantiles = sorted_quantiles(averaged(self.weights, [one["quantiles"] for one in columns]))
+        quantiles = sorted_quantiles(averaged(self.weights, [column["quantiles"] for column in columns]))
         return Estimates(
-            point=averaged(self.weights, [one["z_phot"] for one in columns]),
+            point=averaged(self.weights, [column["z_phot"] for column in columns]),
             quantiles=recalibrated(quantiles, self.validation_pit),
-            columns=next((_domain_columns(one) for one in columns if _domain_columns(one)), {}),
+            columns=next((_domain_columns(column) for column in columns if _domain_columns(column)), {}),
         )
 
 
@@ -139,7 +140,7 @@ def stacking_weights(points: np.ndarray, value: np.ndarray, loss: str) -> np.nda
 
     number = len(points)
     scale = TargetScale.learn(value, loss)
-    target, estimates = scale.forward(value), np.array([scale.forward(one) for one in points])
+    target, estimates = scale.forward(value), np.array([scale.forward(point) for point in points])
 
     def objective(logits: np.ndarray) -> float:
         weights = _simplex(logits)

@@ -289,7 +289,7 @@ def train_templates(
             )
             above = truth[:, None] - np.log1p(fit.raw_quantiles(known))
             tried.append((float(np.maximum(LEVELS * above, (LEVELS - 1) * above).mean()), fit))
-    best = min(tried, key=lambda one: one[0])[1]
+    best = min(tried, key=lambda trial: trial[0])[1]
     some = evenly_spaced(len(value), NUM_CALIBRATION)
     return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
 

@@ -146,7 +146,7 @@ def pipelines_found(search: Any) -> list[dict[str, Any]]:
                 "failed": failed or (None if is_scored else "not finished within the time budget"),
             }
         )
-    return sorted(out, key=lambda one: (one["loss"] is None, one["loss"] or 0.0))
+    return sorted(out, key=lambda pipeline: (pipeline["loss"] is None, pipeline["loss"] or 0.0))
 
 
 def _is_plain(value: Any) -> bool:

@@ -54,8 +54,8 @@ class TreeSum:
 
         def padded(arrays: list[np.ndarray], fill: float, dtype: str) -> np.ndarray:
             out = np.full((len(arrays), size), fill, dtype=dtype)
-            for row, one in zip(out, arrays, strict=True):
-                row[: len(one)] = one
+            for row, array in zip(out, arrays, strict=True):
+                row[: len(array)] = array
             return out
 
         start = float(regressor.init_.predict(np.zeros((1, regressor.n_features_in_)))[0])

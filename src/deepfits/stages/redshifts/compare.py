@@ -197,7 +197,7 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     names = _checked(parse_names(config.methods), METHODS, "method")
     losses = _checked(parse_names(config.losses), LOSSES, "loss")
     feature_sets = parse_names(config.feature_sets)
-    _checked([one.partition(":")[0] for one in feature_sets if ":" in one], METHODS, "method")
+    _checked([text.partition(":")[0] for text in feature_sets if ":" in text], METHODS, "method")
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
         RowKey(method=method.name, features=name, loss=loss)
@@ -216,9 +216,9 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
 
 
 def _checked(given: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
-    for one in given:
-        if one not in valid:
-            raise InputError(f"{what} {one!r} is unknown; {nearest(one, valid)}")
+    for name in given:
+        if name not in valid:
+            raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
     return given
 
 
@@ -226,7 +226,7 @@ def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
     """Return the feature sets that are named for a method, ``NAME`` or ``METHOD:NAME``; None: no wish."""
     if not feature_sets or method not in ("boosting", "network", "stack"):
         return None
-    pairs = [one.rpartition(":") for one in feature_sets]
+    pairs = [text.rpartition(":") for text in feature_sets]
     own = [name for only, _, name in pairs if only == method]
     return own or None if method == "stack" else [name for only, _, name in pairs if only in ("", method)]
 

@@ -95,7 +95,7 @@ def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> 
     heads = ["method", *(f"{curve['num_labels']} labels" for curve in curves)]
     by_key = [{row["key"]: row for row in curve["rows"]} for curve in curves]
     lines: list[str] = []
-    for name in (one for one in ("r2", "bias", "sigma_mad", "eta", "eta_15") if one in definitions):
+    for name in (metric for metric in ("r2", "bias", "sigma_mad", "eta", "eta_15") if metric in definitions):
         cells = [
             [key, *(format_metric(rows[key]["metrics"][name]) if key in rows else "–" for rows in by_key)]
             for key in by_key[-1]

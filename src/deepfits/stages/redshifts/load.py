@@ -140,7 +140,7 @@ def fingerprints(config: Learning) -> dict[str, Any]:
 def parse_names(given: str | Sequence[str] | None) -> list[str]:
     """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
     parts = [given] if isinstance(given, str) else list(given or ())
-    return [name for part in parts for one in part.strip("[] ").split(",") if (name := one.strip(" '\""))]
+    return [name for part in parts for text in part.strip("[] ").split(",") if (name := text.strip(" '\""))]
 
 
 def photoz_table(photoz: str | None) -> dict[str, Any]:

@@ -123,8 +123,8 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     if out.suffix:
         raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
     load_predictor(config.model)  # what is wrong with it is said once
-    beside = [one for one in (config.model, config.store, config.embedder_features) if one is not None]
-    made_with = digest([contents(one) for one in beside])
+    beside = [path for path in (config.model, config.store, config.embedder_features) if path is not None]
+    made_with = digest([contents(path) for path in beside])
     shards, unreadable = _find(Path(config.features), made_with)
     if not shards and not unreadable:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")

@@ -129,7 +129,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         narrowest = SHARPEST * model.grid.reference_fwhm_arcsec
         pointings = draw_pointings(surveys, config.num_skies, config.num_fitted, config.seed, narrowest)
         if laws is not None:
-            pointings = [replace(one, laws=laws) for one in pointings]
+            pointings = [replace(pointing, laws=laws) for pointing in pointings]
         fitted = []
         with config.progress("skies", total=len(pointings), unit="skies") as task:
             for number, pointing in enumerate(pointings):
@@ -137,7 +137,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
                 fitted.append(_sky(pointing, where, number, model, config, task))
                 task.advance(1)
         rng = np.random.default_rng((config.seed, config.num_skies))
-        parts = [one.examples for one in fitted]
+        parts = [sky.examples for sky in fitted]
         if config.num_examples:
             parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
         head = teach(
@@ -149,9 +149,9 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
             seed=config.seed,
             about={
                 "surveys": [survey.name for survey in surveys],
-                "num_fitted": int(sum(len(one.examples) for one in fitted)),
+                "num_fitted": int(sum(len(sky.examples) for sky in fitted)),
                 "num_drawn": int(config.num_examples),
-                "faintest_i": float(max(one.limit for one in pointings)),
+                "faintest_i": float(max(pointing.limit for pointing in pointings)),
             },
             progress=config.progress,
         )

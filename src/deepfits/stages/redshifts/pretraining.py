@@ -121,7 +121,7 @@ def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarra
     from scipy.spatial import cKDTree
 
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
-    places = [np.stack([one["ra"] * shrink, one["dec"]], axis=1) * 3600 for one in (truth, columns)]
+    places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
     brightness = -0.4 * np.log(10) * np.asarray(truth["mag_i" if "mag_i" in truth else first_mag(truth)])
     out = np.full(len(places[1]), -1)
@@ -167,7 +167,7 @@ class FittedSky:
     ) -> FittedSky:
         """Join features and the true objects, row by row; objects without a fit are left out."""
         light = SceneLight.of(Source(columns=dict(columns), bands=tuple(bands)), bands)
-        kind = np.array([CLASSES.index(str(one)) for one in np.asarray(truth["kind"])[rows]])
+        kind = np.array([CLASSES.index(str(kind)) for kind in np.asarray(truth["kind"])[rows]])
         redshift = np.asarray(truth["z_spec"], dtype=float)[rows]
         keep = np.flatnonzero(np.isfinite(light.flux).any(axis=1) & np.isfinite(redshift))
         flux = np.stack(
@@ -183,7 +183,7 @@ class FittedSky:
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file."""
         light = self.examples.light
-        arrays: dict[str, Any] = {one.name: getattr(light, one.name) for one in fields(light)}
+        arrays: dict[str, Any] = {f.name: getattr(light, f.name) for f in fields(light)}
         arrays |= {name: getattr(self.examples, name) for name in ("redshift", "kind", "weight")}
         with writing(path) as temporary, temporary.open("wb") as handle:
             np.savez(handle, true_flux=self.flux, true_radius=self.radius, **arrays)
@@ -192,7 +192,7 @@ class FittedSky:
     def load(cls, path: Path) -> FittedSky:
         """Read back `save`."""
         held = read_arrays(path, what="file of examples")
-        light = SceneLight(**{one.name: held[one.name] for one in fields(SceneLight)})
+        light = SceneLight(**{f.name: held[f.name] for f in fields(SceneLight)})
         others: dict[str, Any] = {name: held[name] for name in ("redshift", "kind", "weight")}
         return cls(
             examples=Examples(light=light, **others), flux=held["true_flux"], radius=held["true_radius"]
@@ -216,11 +216,11 @@ def grafted(
     from scipy.spatial import cKDTree
 
     trees, noises = [], []
-    for one in fitted:
-        noise = np.nanmedian(one.examples.light.flux_err, axis=0)
+    for sky in fitted:
+        noise = np.nanmedian(sky.examples.light.flux_err, axis=0)
         noise = np.where(np.isfinite(noise) & (noise > 0), noise, 1.0)
         noises.append(noise)
-        trees.append(cKDTree(_place(one.flux, one.radius, noise)))
+        trees.append(cKDTree(_place(sky.flux, sky.radius, noise)))
     parts: list[Examples] = []
     have, chunk, most = 0, 1500, 0
     while have < number:
@@ -229,7 +229,7 @@ def grafted(
         if most > 200 + 20 * number / chunk:
             raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
         chance = laws or PopulationLaws.randomised(rng)
-        pointing, one = pointings[which], fitted[which]
+        pointing, sky = pointings[which], fitted[which]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
         flux, radius, redshift, kind = _draw(chunk, limit, pointing.filters, chance, rng)
@@ -237,8 +237,8 @@ def grafted(
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
         donor, distance = near[rows, pick], distance[rows, pick]
-        good = np.flatnonzero((distance < FARTHEST_DONOR) & (donor < len(one.flux)))
-        light = as_donor(one.examples.light.take(donor[good]), one.flux[donor[good]], flux[good])
+        good = np.flatnonzero((distance < FARTHEST_DONOR) & (donor < len(sky.flux)))
+        light = as_donor(sky.examples.light.take(donor[good]), sky.flux[donor[good]], flux[good])
         parts.append(
             Examples(light=light, redshift=redshift[good], kind=kind[good], weight=np.ones(len(good)))
         )
@@ -260,7 +260,7 @@ def _draw(
     galaxies = draw_galaxies(int(numbers[0]), limit, filters, rng, laws)
     stars = draw_stars(int(numbers[1]), limit, filters, rng)
     quasars = draw_quasars(int(numbers[2]), limit, filters, rng)
-    flux = np.concatenate([one["flux"] for one in (galaxies, stars, quasars)])
+    flux = np.concatenate([table["flux"] for table in (galaxies, stars, quasars)])
     points = np.zeros(int(numbers[1:].sum()))
     radius = np.concatenate([galaxies["half_light_radius_arcsec"], points])
     redshift = np.concatenate([galaxies["z_spec"], np.zeros(numbers[1]), quasars["z_spec"]])
