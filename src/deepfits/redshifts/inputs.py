@@ -54,10 +54,11 @@ def complete_source(
     identity = source.columns["object_id"]
     if store is not None:
         info = check_store(store, source.bands)
-        measured = _cached_photometry(photometry, store, identity, progress)
+        bands = info.bands
+        measured = _cached_photometry(photometry, store, bands, identity, progress)
         if not can_match(info):
             measured |= {"matched_flux": None, "matched_flux_err": None}
-        source = replace(source, bands=info.bands, read_images=partial(store_images, store), **measured)
+        source = replace(source, bands=bands, read_images=partial(store_images, store, bands), **measured)
     if template_filters is not None and source.flux is not None:
         source = replace(source, template_quantiles=_template_quantiles(photometry, source, template_filters))
     if embedder_features is not None:
@@ -66,21 +67,25 @@ def complete_source(
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
-    """Return what a store says of itself.
+    """Return what a store says of itself, of the bands of the features where it has others beside them.
 
     Raises
     ------
     InputError
-        One band alone, or others than those of the features.
+        One band alone, or none of those of the features.
     """
+    from deepfits.survey.bands import places_of
     from deepfits.survey.store import CutoutStore
 
-    info = CutoutStore(store).info
-    if len(info.bands) < 2:
-        raise InputError(f"{store}: cutouts of the single band {info.bands[0]!r}; redshifts need colours")
-    if bands and set(bands) != set(info.bands):
-        raise InputError(f"{store}: cutouts of the bands {info.bands}, the features are of {tuple(bands)}")
-    return info
+    found = CutoutStore(store)
+    there = found.info.bands
+    if len(there) < 2:
+        raise InputError(f"{store}: cutouts of the single band {there[0]!r}; redshifts need colours")
+    if not bands or set(bands) == set(there):
+        return found.info
+    if all(place is None for place in places_of(bands, there)):
+        raise InputError(f"{store}: cutouts of the bands {there}, the features are of {tuple(bands)}")
+    return found.in_bands(bands).info
 
 
 def can_match(info: StoreInfo) -> bool:
@@ -89,15 +94,15 @@ def can_match(info: StoreInfo) -> bool:
 
 
 def _cached_photometry(
-    path: str | Path | None, store: str | Path, identity: np.ndarray, progress: Progress
+    path: str | Path | None, store: str | Path, bands: Sequence[str], identity: np.ndarray, progress: Progress
 ) -> dict[str, Any]:
     """Return `store_photometry`, from the file where it has these objects of this store."""
     if path is None:
-        return store_photometry(store, identity, progress=progress)
-    made_from = _digest(json.dumps(contents(store), sort_keys=True).encode(), identity)
+        return store_photometry(store, bands, identity, progress=progress)
+    made_from = _digest(json.dumps([contents(store), list(bands)], sort_keys=True).encode(), identity)
     arrays = _read_cache(path, made_from)
     if "matched_flux" not in arrays:
-        arrays = store_photometry(store, identity, progress=progress)
+        arrays = store_photometry(store, bands, identity, progress=progress)
         _write_cache(path, made_from, arrays)
     return dict(arrays)
 
@@ -145,7 +150,7 @@ def _write_cache(path: str | Path | None, made_from: str, arrays: dict[str, np.n
 
 
 def store_photometry(
-    store: str | Path, object_id: np.ndarray, *, progress: Progress = silent
+    store: str | Path, bands: Sequence[str], object_id: np.ndarray, *, progress: Progress = silent
 ) -> dict[str, np.ndarray]:
     """Measure aperture fluxes of some objects of a cutout store, shard by shard.
 
@@ -161,18 +166,18 @@ def store_photometry(
         An object is not in the store.
     """
     from deepfits.observation import psf_or_moffat
-    from deepfits.survey.store import CutoutStore, shard_identities
+    from deepfits.survey.store import CutoutStore
 
-    cutouts = CutoutStore(store)
+    cutouts = CutoutStore(store).in_bands(bands)
     info = cutouts.info
-    circles, bands = len(RADII_ARCSEC), len(info.bands)
-    flux, flux_err = np.full((2, len(object_id), circles + 1, bands), np.nan)
-    matched, matched_err = np.full((2, len(object_id), circles, bands), np.nan)
+    circles = len(RADII_ARCSEC)
+    flux, flux_err = np.full((2, len(object_id), circles + 1, len(bands)), np.nan)
+    matched, matched_err = np.full((2, len(object_id), circles, len(bands)), np.nan)
     wanted = {one: row for row, one in enumerate(object_id.tolist())}
     is_in_store = np.zeros(len(object_id), dtype=bool)
     with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
-        for number, path in enumerate(cutouts.shards):
-            identity = shard_identities(path, info).tolist()
+        for number in range(len(cutouts.shards)):
+            identity = cutouts.identities(number).tolist()
             pairs = [(n, wanted[one]) for n, one in enumerate(identity) if one in wanted]
             if pairs:
                 shard = cutouts.read_shard(number)
@@ -201,7 +206,9 @@ def store_photometry(
     return {"flux": flux, "flux_err": flux_err, "matched_flux": matched, "matched_flux_err": matched_err}
 
 
-def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def store_images(
+    store: str | Path, bands: Sequence[str], object_id: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return images and weights of some objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻².
 
     Raises
@@ -211,7 +218,7 @@ def store_images(store: str | Path, object_id: np.ndarray) -> tuple[np.ndarray, 
     """
     from deepfits.survey.store import CutoutStore
 
-    cutouts = CutoutStore(store)
+    cutouts = CutoutStore(store).in_bands(bands)
     rows = match_identities(object_id, cutouts.catalogue([])["object_id"])
     if (rows < 0).any():
         raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
