@@ -126,10 +126,10 @@ _SMALL = {path.stem for path in SOURCE.glob("*.py")} - _KNOW_THE_STAGES | {"tabl
 _DIRECTIONS = {
     "survey": {"scale"},  # the loop over shards
     "sky": set(),
-    "models": {"survey.store", "survey.normalise"},
+    "models": {"survey.store", "survey.normalise", "survey.bands"},
     "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
     "fitting": {"survey.store", "survey.normalise"},
-    "redshifts": {"survey.store", "survey.normalise", "models"},
+    "redshifts": {"survey.store", "survey.normalise", "survey.bands", "models"},
     "reporting": {"survey.store", "redshifts.results"},
     "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},
     "scale": set(),
@@ -221,7 +221,7 @@ def _top_level_imports(path):
 @pytest.mark.parametrize("part", ["models", "training", "fitting"])
 def test_a_bare_gpu_node_can_train_and_fit(part):
     paths = [*(SOURCE / part).rglob("*.py"), SOURCE / "observation.py"]
-    paths += [SOURCE / "survey/store.py", SOURCE / "survey/normalise.py"]
+    paths += [SOURCE / f"survey/{name}.py" for name in ("store", "normalise", "bands")]
     for path in paths:
         for name in _top_level_imports(path):
             top = name.split(".")[0]
