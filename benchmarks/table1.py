@@ -198,7 +198,7 @@ def parse() -> argparse.Namespace:
         "--curve", nargs="*", type=int, default=[100, 300, 3000], help="of further tables, for the curves"
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--curve-methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--curve-methods", nargs="+", help="of the label curves; those of --methods by default")
     parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS), help="METHOD:SET")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=list(FITS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
@@ -234,7 +234,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--labels-table", default=None)
     parser.add_argument("--store", default=None)
     parser.add_argument("--select", nargs="*", default=None)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    arguments.curve_methods = arguments.curve_methods or arguments.methods
+    return arguments
 
 
 def own_inputs(arguments: argparse.Namespace) -> dict[str, Any]:
