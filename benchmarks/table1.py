@@ -198,7 +198,9 @@ def parse() -> argparse.Namespace:
         "--curve", nargs="*", type=int, default=[100, 300, 3000], help="of further tables, for the curves"
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--curve-methods", nargs="+", help="of the label curves; those of --methods by default")
+    parser.add_argument(
+        "--curve-methods", nargs="+", help="of the label curves; those of --methods by default"
+    )
     parser.add_argument("--feature-sets", nargs="+", default=list(FEATURE_SETS), help="METHOD:SET")
     parser.add_argument("--fits", nargs="+", default=list(FITS), choices=list(FITS))
     parser.add_argument("--losses", nargs="+", default=["absolute"])
