@@ -11,7 +11,6 @@ leaves them). Started again with the same ``--out``, it goes on from its last ch
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 import sys
@@ -23,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
@@ -36,14 +34,25 @@ from deepfits.fitting.metric import learn_metric  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
 from deepfits.models.bundle import Model  # noqa: E402
 from deepfits.observation import Observation  # noqa: E402
-from deepfits.provenance import provenance  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.training.data import Batch  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
 from deepfits.training.health import EvaluationSet, examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from gpu import Bench, Sizes, _learn, _mlp, load_builtin  # noqa: E402
-from gpu_sky import DISC_SCALE, FARTHEST, MAG_STEPS, NEAREST, NEIGHBOUR_CHANCE, SIZE, DeviceSky, spectra  # noqa: E402
+from gpu_sky import (  # noqa: E402
+    DISC_SCALE,
+    FARTHEST,
+    MAG_STEPS,
+    NEAREST,
+    NEIGHBOUR_CHANCE,
+    SIZE,
+    DeviceSky,
+    describe_training,
+    neighbour_pixels,
+    spectra,
+    without_neighbours,
+)
 
 DRAWN_AT_ONCE = 8192
 
@@ -89,9 +98,7 @@ class BrightSky(DeviceSky):
         own, others = own[:, :, window, window], others[:, :, window, window]
         sigma = self.sigma[:, None, None] * (1 + 0.1 * (self._uniform((number, 1, 1, 1), draw) - 0.5))
         image = own + others + sigma * self.noise.draw(number, draw)
-        level = (others / sigma).sum(1) / math.sqrt(own.shape[1])
-        is_other = (level > 1) & ((others / sigma).sum(1) > (own / sigma).sum(1))
-        is_other = functional.max_pool2d(is_other[:, None].float(), 3, 1, 1)[:, 0] > 0
+        is_other = neighbour_pixels(own, others, sigma)
         weight = (sigma**-2).expand_as(image).contiguous()
         return Batch(image.contiguous(), weight), is_other, self.flux[rows]
 
@@ -112,8 +119,7 @@ class BrightSky(DeviceSky):
         drawn, is_other, _ = self.draw_masked(number, draw)
         if not masked:
             return drawn
-        weight = torch.where(is_other[:, None], 0, drawn.weight)
-        return Batch(torch.where(weight > 0, drawn.image, 0), weight)
+        return Batch(*without_neighbours(drawn.image, drawn.weight, is_other))
 
 
 class InNoise(Trainer):
@@ -171,22 +177,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     seconds = before + time.monotonic() - start
     torch.save({"state": trainer.state(), "step": step, "seconds": seconds}, checkpoint)
     finished = trainer.finished_model().to(device)
-    finished.card = {
-        "recipe": "small",
-        "training": config.to_json(),
-        "engine": dataclasses.asdict(engine.config) | {"num_processes": 1},
-        "steps": step,
-        "seed": arguments.seed,
-        "seconds": round(seconds, 1),
-        "embedder_of": None,
-        "data": {
-            "fingerprint": "drawn as it went", "survey": base.info.survey, "num_used": step * batch,
-            "num_complete": step * batch, "num_incomplete": 0, "num_held_out": 0,
-        },
-        "noise_autocovariance": sky.noise.autocovariance.tolist(),
-        "provenance": provenance(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }  # fmt: skip
+    finished.card = describe_training(trainer, "small", step, seconds, sky.noise)
     finished.card["metrics"] = look(finished, sky)
     print(f"{out.name}: {json.dumps(finished.card['metrics'])}", flush=True)
     finished.save(out)
@@ -210,8 +201,7 @@ def look(model: Model, sky: BrightSky) -> dict[str, Any]:
 
     steps: list[float] = []
     drawn, is_other, own = sky.draw_masked(2048, torch.Generator(device).manual_seed(7))
-    weight = torch.where(is_other[:, None], 0, drawn.weight)
-    image = torch.where(weight > 0, drawn.image, 0)
+    image, weight = without_neighbours(drawn.image, drawn.weight, is_other)
     guess = model.embed(image, weight)
     mag = 31.4 - 2.5 * own[:, 3].log10()
     found: dict[str, Any] = examine(

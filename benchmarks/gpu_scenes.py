@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "src")]
@@ -41,7 +40,6 @@ from deepfits.fitting.rendering import InFlux  # noqa: E402
 from deepfits.models.bundle import NETWORKS, Model  # noqa: E402
 from deepfits.models.card import describe  # noqa: E402
 from deepfits.observation import SceneGrid, Sight, all_above_reference, moffat_psf  # noqa: E402
-from deepfits.provenance import provenance  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.sky.drawing import moffat_radius, moffat_transfer  # noqa: E402
 from deepfits.survey.store import CutoutStore  # noqa: E402
@@ -59,8 +57,11 @@ from gpu_sky import (  # noqa: E402
     NEIGHBOUR_CHANCE,
     SIZE,
     DeviceSky,
+    describe_training,
     mag_steps,
+    neighbour_pixels,
     spectra,
+    without_neighbours,
 )
 
 SCENE_ARCSEC = 5.76
@@ -262,9 +263,7 @@ class Skies:
         own, others = own[:, :, window, window], others[:, :, window, window]
         sigma = survey.sigma[:, None, None] * (1 + 0.2 * (uniform(number, 1, 1, 1) - 0.5))
         image = own + others + sigma * survey.noise.draw(number, draw)
-        level = (others / sigma).sum(1) / math.sqrt(own.shape[1])
-        is_other = (level > 1) & ((others / sigma).sum(1) > (own / sigma).sum(1))
-        is_other = functional.max_pool2d(is_other[:, None].float(), 3, 1, 1)[:, 0] > 0
+        is_other = neighbour_pixels(own, others, sigma)
         weight = (sigma**-2).expand_as(image).contiguous()
         sight = Sight(self.grid, survey.psf[width], shift, size, pixel)
         return Batch(image.contiguous(), weight, sight), is_other, self.flux[rows, survey.filters]
@@ -284,8 +283,7 @@ class Skies:
     def batch(self, which: int, number: int, seed: int) -> Batch:
         """Draw a batch with neighbours masked, as trainings take it."""
         drawn, is_other, _ = self.draw(which, number, torch.Generator(self.device).manual_seed(seed))
-        weight = torch.where(is_other[:, None], 0, drawn.weight)
-        return Batch(torch.where(weight > 0, drawn.image, 0), weight, drawn.sight)
+        return Batch(*without_neighbours(drawn.image, drawn.weight, is_other), drawn.sight)
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
@@ -366,26 +364,7 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     finished = trainer.finished_model().to(device)
     if arguments.total_minutes and before + limit < total - 1:
         torch.save({"state": trainer.state(), "step": step, "seconds": seconds}, checkpoint)
-    finished.card = {
-        "recipe": "scene",
-        "training": config.to_json(),
-        "engine": dataclasses.asdict(engine.config) | {"num_processes": 1},
-        "steps": step,
-        "seed": arguments.seed,
-        "seconds": round(seconds, 1),
-        "embedder_of": None,
-        "data": {
-            "fingerprint": "drawn as it went",
-            "survey": info.survey,
-            "num_used": step * batch,
-            "num_complete": step * batch,
-            "num_incomplete": 0,
-            "num_held_out": 0,
-        },
-        "noise_autocovariance": skies.surveys[0].noise.autocovariance.tolist(),
-        "provenance": provenance(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-    }
+    finished.card = describe_training(trainer, "scene", step, seconds, skies.surveys[0].noise)
     finished.card["metrics"] = look(finished, skies)
     print(f"{arguments.width}: {json.dumps(finished.card['metrics'])}", flush=True)
     finished.save(out)
@@ -439,8 +418,7 @@ def look(model: Model, skies: Skies) -> dict[str, Any]:
     flux, chi2 = [], []
     for number in range(min(6, len(skies.surveys))):
         drawn, others, own = skies.draw(number, 256, torch.Generator(skies.device).manual_seed(7 + number))
-        weight = torch.where(others[:, None], 0, drawn.weight)
-        image = torch.where(weight > 0, drawn.image, 0)
+        image, weight = without_neighbours(drawn.image, drawn.weight, others)
         guess = model.embed(image, weight, drawn.sight)
         latent = best(model, image, weight, guess, drawn.sight)
         squares = ((image - model.render(latent, drawn.sight)) ** 2 * weight).sum((1, 2, 3))

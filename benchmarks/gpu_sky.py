@@ -9,6 +9,7 @@ and correlated noise.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from deepfits.provenance import provenance
+from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource
 
 TABLE = Path(__file__).with_name("gpu_population.npz")
@@ -106,6 +110,54 @@ class DeviceSky:
             angle,
             self.transfer,
         )
+
+
+def neighbour_pixels(own: Tensor, others: Tensor, sigma: Tensor) -> Tensor:
+    """Return where neighbours outshine both noise and object, grown by a pixel: ``(N, H, W)`` bool.
+
+    Parameters
+    ----------
+    own, others
+        Images without noise, ``(N, B, H, W)``.
+    sigma
+        Noise of a pixel, ``(N, B or 1, 1, 1)``.
+    """
+    light = (others / sigma).sum(1)
+    is_other = (light / math.sqrt(own.shape[1]) > 1) & (light > (own / sigma).sum(1))
+    return functional.max_pool2d(is_other[:, None].float(), 3, 1, 1)[:, 0] > 0
+
+
+def without_neighbours(image: Tensor, weight: Tensor, is_other: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images and weights with 0 in pixels of neighbours."""
+    weight = torch.where(is_other[:, None], 0, weight)
+    return torch.where(weight > 0, image, 0), weight
+
+
+def describe_training(
+    trainer: Trainer, name: str, step: int, seconds: float, noise: NoiseSource
+) -> dict[str, Any]:
+    """Return the card of a model that was trained on galaxies drawn as it went."""
+    config, engine, number = trainer.config, trainer.engine, step * trainer.config.batch_size
+    return {
+        "recipe": name,
+        "training": config.to_json(),
+        "engine": dataclasses.asdict(engine.config) | {"num_processes": 1},
+        "steps": step,
+        "seed": trainer.seed,
+        "seconds": round(seconds, 1),
+        "embedder_of": None,
+        "data": {
+            "fingerprint": "drawn as it went",
+            "survey": trainer.model.info.survey,
+            "num_used": number,
+            "num_complete": number,
+            "num_incomplete": 0,
+            "num_held_out": 0,
+        },
+        "noise_autocovariance": noise.autocovariance.tolist(),
+        "provenance": provenance(),
+        "device": torch.cuda.get_device_name(engine.device) if engine.device.type == "cuda" else "cpu",
+    }
 
 
 def spectra(
