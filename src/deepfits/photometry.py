@@ -26,6 +26,8 @@ APERTURE_ARCSEC = 2.0
 """Diameter of the aperture in which features and predictions hold fluxes."""
 GROWTH_ARCSEC = 3.0
 """Diameter within which light counts for the radii of an object."""
+RADII_ARCSEC = (0.75, 1.25)
+"""Of the circular apertures of magnitudes; the second can tell an extended object from a compact one."""
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
@@ -149,6 +151,56 @@ def total_and_aperture(
     """Return the two sums that features hold, ``(2, H, W)`` float32: all pixels, and a circular aperture."""
     circle = circular_aperture(size, diameter_arcsec / pixel_scale_arcsec / 2).astype(np.float32)
     return np.stack([np.ones_like(circle), circle])
+
+
+def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
+    """Return a centred Gaussian: ``(H, W)``; `sigma` in pixels."""
+    offset = np.arange(size) - (size - 1) / 2
+    return peak * np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma**2))
+
+
+def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+    """Return the width of the Gaussian weight in each band, in pixels, and its peak: ``(B,)`` each.
+
+    With widths w and p of weight and PSF, and w² + p² = s² in all bands, a source of flux F and Gaussian
+    width g has the weighted sum F·peak·w² / (s² + g²); the peak s²/w² makes it F for a point source, and the
+    same share of F in all bands for any other.
+
+    Parameters
+    ----------
+    fwhm_pixels
+        Of the PSF in each band; NaN (unknown) counts as the widest that is known, or as 4 pixels.
+    smallest
+        Width of the weight in the band with the widest PSF, in units of that PSF's sigma.
+    """
+    fwhm = np.asarray(fwhm_pixels, dtype=np.float64)
+    widest = np.nanmax(fwhm) if np.isfinite(fwhm).any() else 4.0
+    sigma = np.where(np.isfinite(fwhm), fwhm, widest) / FWHM_PER_SIGMA
+    total = sigma.max() ** 2 * (1.0 + smallest**2)
+    width = np.sqrt(total - sigma**2)
+    return width, total / width**2
+
+
+def aperture_names(radii_arcsec: Sequence[float] = RADII_ARCSEC) -> list[str]:
+    """Return a name for each aperture of `apertures`, with the diameter in arcsec."""
+    return [f"aper{2 * radius:g}".replace(".", "p") for radius in radii_arcsec] + ["gauss"]
+
+
+def apertures(
+    size: int,
+    pixel_scale_arcsec: float,
+    fwhm_arcsec: Sequence[float],
+    radii_arcsec: Sequence[float] = RADII_ARCSEC,
+) -> np.ndarray:
+    """Return what each pixel counts in the apertures that make magnitudes and colours, ``(A, B, H, W)``.
+
+    Circles, those wider than the cutout as wide as it, and last Gaussians matched to the PSF in each band
+    (`matched_gaussians`).
+    """
+    circles = [circular_aperture(size, min(radius / pixel_scale_arcsec, size / 2)) for radius in radii_arcsec]
+    widths = zip(*matched_gaussians(np.asarray(fwhm_arcsec) / pixel_scale_arcsec), strict=True)
+    gaussians = np.stack([gaussian_aperture(size, sigma, peak) for sigma, peak in widths])
+    return np.stack([*(np.broadcast_to(circle, gaussians.shape) for circle in circles), gaussians])
 
 
 def aperture_flux(

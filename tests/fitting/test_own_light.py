@@ -1,8 +1,9 @@
 """The galaxy's own light in drawings without noise."""
 
 import numpy as np
+import pytest
 
-from deepfits.fitting.own_light import enclosed, own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
 from deepfits.observation import moffat_psf
 
 
@@ -52,3 +53,57 @@ def test_what_the_psf_puts_beyond_a_circle_is_known():
 def test_soft_circles_have_the_area_of_circles():
     area = soft_circles(32, np.array([4.0, 9.3])).sum((1, 2))
     np.testing.assert_allclose(area, np.pi * np.array([4.0, 9.3]) ** 2, rtol=0.01)
+
+
+def _joined(image, weight, model, own=None, fraction=0.05, model_noise=0.0):
+    aperture = np.ones(model.shape[1:])
+    return joined_with_data(
+        image,
+        weight,
+        model,
+        np.ones_like(model) if own is None else own,
+        aperture,
+        noise=np.ones(model.shape[1]),
+        model_noise=np.full(model.shape[:2], model_noise),
+        fraction=np.full(model.shape[1], fraction),
+    )
+
+
+def test_bright_galaxies_have_the_data_s_flux_and_faint_ones_the_drawing_s():
+    model = np.full((2, 1, 4, 4), 1.0)
+    model[0] *= 1e5
+    image = 1.02 * model
+    flux, error = _joined(image, np.full(model.shape, 1e-2), model)
+    assert flux[0, 0] == pytest.approx(16e5 * 1.02, rel=1e-4)
+    assert error[0, 0] == pytest.approx(40, rel=1e-3)  # ten a pixel
+    assert flux[1, 0] == pytest.approx(16, rel=1e-3)
+    assert error[1, 0] == pytest.approx(0.05 * 16, rel=1e-3)
+
+
+def test_where_there_are_no_data_the_drawing_stands():
+    model = np.full((2, 1, 4, 4), 1e5)
+    weight = np.ones_like(model)
+    weight[0], weight[1, :, :2] = 0, 0
+    image = np.where(weight > 0, 1.02 * model, np.nan)
+    flux, error = _joined(image, weight, model)
+    np.testing.assert_allclose(flux[:, 0], [16e5, 16e5 + 8e5 * 0.02], rtol=1e-6)
+    np.testing.assert_allclose(error[:, 0], [0.05 * 16e5, 0.05 * 8e5], rtol=1e-3)
+    none, unknown = _joined(image, weight, np.full_like(model, np.nan))
+    assert np.isnan(none).all()
+    assert np.isnan(unknown).all()
+
+
+def test_errors_of_drawing_and_data_together_are_as_wide_as_they_scatter():
+    rng = np.random.default_rng(3)
+    number, truth, sigma, fraction = 4000, 40.0, 3.0, 0.15
+    noise = rng.normal(scale=sigma, size=(number, 1, 4, 4))
+    image = truth + noise
+    # A drawing that follows a quarter of the noise, and is wrong by a share of the light.
+    of_noise = noise[:, :, :1].sum((2, 3), keepdims=True) / 16
+    model = (truth + of_noise) * np.ones((4, 4)) + fraction * truth * rng.normal(size=(number, 1, 1, 1))
+    flux, error = _joined(
+        image, np.full(image.shape, sigma**-2), model, fraction=fraction, model_noise=2 * sigma
+    )
+    pulls = (flux - 16 * truth) / error
+    assert np.abs(pulls.mean()) < 0.1
+    assert 0.85 < pulls.std() < 1.15

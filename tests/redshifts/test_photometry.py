@@ -9,7 +9,7 @@ import pytest
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
 from deepfits.observation import moffat_psf
-from deepfits.photometry import asinh_magnitude
+from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude
 from deepfits.redshifts.features import (
     FeatureRecipe,
     Source,
@@ -20,8 +20,6 @@ from deepfits.redshifts.features import (
 from deepfits.redshifts.methods.neighbours import train_neighbours
 from deepfits.redshifts.photometry import (
     COMMON_FWHM_ARCSEC,
-    RADII_ARCSEC,
-    aperture_names,
     aperture_photometry,
     magnitude_features,
     matched_photometry,

@@ -81,6 +81,15 @@ _PER_BAND = {
     "flux_aper_model": ("nJy", _FLUX, "The model's flux, 2 arcsec"),
     "flux_cutout_model_err": ("nJy", _FLUX_ERR, "Error by noise of the sum of the model's cutout"),
     "flux_cutout_model": ("nJy", _FLUX, "Sum of the model's whole cutout, whatever it draws there"),
+    **{
+        f"flux_{name}{end}": ("nJy", ucd, f"{what} flux for colours, drawing and data together, {where}")
+        for name, where in (
+            ("aper1p5", "1.5 arcsec"),
+            ("aper2p5", "2.5 arcsec"),
+            ("gauss", "Gaussians matched to the PSFs"),
+        )
+        for end, ucd, what in (("_err", _FLUX_ERR, "Error of the"), ("", "phot.flux.density", "Own"))
+    },
     "flux_model_err": (
         "nJy",
         _FLUX_ERR,

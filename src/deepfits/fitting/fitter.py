@@ -26,7 +26,7 @@ from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.oddity import PARTS, residual_figures, score
-from deepfits.fitting.own_light import enclosed, own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.refinement import Refine, Refinement
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
@@ -34,7 +34,13 @@ from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
 from deepfits.observation import Observation, SceneGrid, Sight, fwhm_of, psf_or_moffat
-from deepfits.photometry import growth_circles, growth_radii, total_and_aperture
+from deepfits.photometry import (
+    aperture_names,
+    apertures,
+    growth_circles,
+    growth_radii,
+    total_and_aperture,
+)
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
@@ -176,6 +182,7 @@ class Fitter:
             self.scene_circles, self.scene_radius_arcsec = growth_circles(*grid)
             self.scene_sums = torch.from_numpy(total_and_aperture(*grid))
         self.sums = torch.from_numpy(total_and_aperture(info.size, info.pixel_scale_arcsec))
+        self.apertures = apertures(info.size, info.pixel_scale_arcsec, info.fwhm_arcsec).astype(np.float32)
         self.circles, self.radius_arcsec = growth_circles(info.size, info.pixel_scale_arcsec)
         content = getattr(model, "model_error", None)
         bands = len(info.bands)
@@ -561,6 +568,10 @@ class Fitter:
                 out[f"{name}_err_{band}"] = self.model_error.flux_error(
                     name, index, flux, noise, light.removed[:, index]
                 )
+        for name, (flux, error) in self._fluxes_with_data(fitted, drawn, measured).items():
+            for index, band in enumerate(bands):
+                out[f"flux_{name}_{band}"] = flux[:, index]
+                out[f"flux_{name}_err_{band}"] = error[:, index]
         out |= self._sizes(measured["growth"], self.radius_arcsec)
         out["spread"], out["spread_err"] = spread(
             fitted.image.numpy(),
@@ -588,8 +599,29 @@ class Fitter:
         """
         inside = enclosed(fwhm_of(psf), measured["total_radius"] * self.info.pixel_scale_arcsec)
         share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
-        flux, noise = (measured[name][:, :, 1:] / share for name in ("flux", "flux_std"))
+        flux, noise = (measured[name][:, :, 1:3] / share for name in ("flux", "flux_std"))
         return OwnFluxes(flux=flux, noise=noise, removed=measured["removed"])
+
+    def _fluxes_with_data(
+        self, fitted: Fitted, drawn: np.ndarray, measured: dict[str, np.ndarray]
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return the galaxies' fluxes in each of `apertures` by drawing and data, and errors, ``(N, B)``."""
+        others = fitted.is_neighbour.numpy()
+        weight = np.where(others[:, None], 0, fitted.weight.numpy())
+        own = own_light(np.nan_to_num(drawn), others)
+        return {
+            name: joined_with_data(
+                fitted.image.numpy(),
+                weight,
+                drawn,
+                own * aperture,
+                aperture,
+                noise=np.array(self.info.noise_correlation),
+                model_noise=measured["flux_std"][:, :, len(self.sums) + 1 + number],
+                fraction=np.array(self.model_error.light_fraction),
+            )
+            for number, (name, aperture) in enumerate(zip(aperture_names(), self.apertures, strict=True))
+        }
 
     def oddities(self, fitted: Fitted, drawn: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return what is odd about the middle galaxies and the images (`deepfits.fitting.oddity`).
@@ -702,7 +734,8 @@ class Fitter:
         sums
             ``(K, H, W)``: what to sum over the pixels.
         with_galaxy
-            Also the galaxy's own light (`deepfits.fitting.own_light`), as one more sum, and its circle.
+            Also the galaxy's own light (`deepfits.fitting.own_light`), as more sums: within the circle of
+            its total, and in each of `apertures`.
 
         Returns
         -------
@@ -715,7 +748,7 @@ class Fitter:
         """
         with_errors = bool(self.settings.uncertainty) if uncertainty is None else uncertainty
         number, bands = fitted.image.shape[:2]
-        num_sums = len(sums) + with_galaxy
+        num_sums = len(sums) + (1 + len(self.apertures)) * with_galaxy
         nan = np.float32(np.nan)
         out = {
             "chi2": np.full((number, bands), nan),
@@ -770,7 +803,8 @@ class Fitter:
         if with_galaxy:
             radius = self.total_radius_pixels(model, weight)
             circle = torch.from_numpy(soft_circles(self.info.size, radius))[:, None].to(self.device)
-            sums = torch.cat((sums, (own * circle)[:, :, None]), dim=2)
+            over = torch.from_numpy(self.apertures).to(self.device).transpose(0, 1)  # (B, A, H, W)
+            sums = torch.cat((sums, (own * circle)[:, :, None], own[:, :, None] * over), dim=2)
         if not uncertainty:
             out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         else:

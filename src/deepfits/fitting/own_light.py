@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepfits.fitting.model_error import UNSURE
 from deepfits.photometry import growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
@@ -111,3 +112,58 @@ def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore"):
         inside = 1 - (1 + (radius_arcsec[:, None] / scale) ** 2) ** (1 - MOFFAT_INDEX)
     return np.where(np.isfinite(inside), inside, 1.0)
+
+
+def joined_with_data(
+    image: np.ndarray,
+    weight: np.ndarray,
+    model: np.ndarray,
+    own: np.ndarray,
+    aperture: np.ndarray,
+    *,
+    noise: np.ndarray,
+    model_noise: np.ndarray,
+    fraction: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return fluxes of drawings, corrected by as much of what they leave in the data as is not noise.
+
+    A drawing M with errors V by noise and (f M)² by what a generator cannot draw, and data D with errors N,
+    with which V is shared, are best joined as M + s (D − M), s = (f M)² / ((f M)² + N − V), with the variance
+    V + (1/(f M)² + 1/(N − V))⁻¹: bright galaxies have the precision of their pixels, faint ones that of the
+    drawing, and where there are no data, or a neighbour's, the drawing stands.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻²; 0 where pixels are a neighbour's.
+    model
+        ``(N, B, H, W)``, nJy; NaN without a fit.
+    own
+        ``(N, B, H, W)``: what each pixel counts, that of `own_light` in it.
+    aperture
+        ``(B, H, W)``: the same without.
+    noise
+        ``B``: by what errors of sums are larger than of independent pixels.
+    model_noise
+        ``(N, B)``: √V; NaN where it was not asked for, and so are the errors then.
+    fraction
+        ``B``: f.
+
+    Returns
+    -------
+    flux, error
+        ``(N, B)`` float32, nJy.
+    """
+    is_seen = weight > 0
+    drawn = (model * own).sum((2, 3))
+    left = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
+    of_data = (np.where(is_seen, own**2 / np.where(is_seen, weight, 1), 0)).sum((2, 3)) * noise**2
+    shared = model_noise**2
+    seen = (fraction * np.where(is_seen, model * own, 0).sum((2, 3))) ** 2
+    unseen = (fraction * np.where(is_seen, 0, model * own).sum((2, 3))) ** 2
+    free = np.maximum(of_data - np.nan_to_num(shared), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(seen > 0, seen / (seen + free), 0.0)
+    removed = np.where(np.isfinite(model), model, 0) * (aperture - own)
+    variance = shared + share * free + unseen + (UNSURE * np.maximum(removed.sum((2, 3)), 0)) ** 2
+    return (drawn + share * left).astype(np.float32), np.sqrt(variance).astype(np.float32)

@@ -9,8 +9,8 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     the latents as they were fitted (M19 §3.3), in which orientation and what depends on it (axis ratios)
     weigh as much as anything else;
 ``model``
-    what else the best fit gives: noise-free model magnitudes and colours, amplitudes, sizes, whether the
-    object is larger than the PSF, χ² per degree of freedom and the mean uncertainty of the latent;
+    what else the best fit gives: magnitudes and colours of drawing and data together, amplitudes, sizes,
+    whether the object is larger than the PSF, χ² per degree of freedom and the latent's mean uncertainty;
 ``extended``
     both;
 ``magnitudes``
@@ -45,8 +45,8 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.photometry import aperture_names
 from deepfits.redshifts.photometry import (
-    aperture_names,
     magnitude_features,
     matched_names,
     typical_error,
@@ -344,8 +344,10 @@ def is_usable(columns: Columns) -> np.ndarray:
     return np.asarray(np.isfinite(columns["latent"]).all(axis=1))
 
 
-MODEL_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
-"""Columns of the fit's noise-free fluxes: inside a 2″ aperture, and the galaxy's total."""
+MODEL_FLUXES = {f"fit_{name}": f"flux_{name}" for name in aperture_names()}
+"""Columns of the galaxies' fluxes by drawing and data, for each aperture."""
+FORMER_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
+"""The same of features that were made without: of the drawing, inside a 2″ aperture and in total."""
 
 
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
@@ -354,6 +356,11 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     kinds = _model_fluxes(columns, bands)
     flux = np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)  # (N, A, B)
     assert softening is not None
+    if len(kinds) != len(softening):
+        raise InputError(
+            f"these features have the model fluxes {list(kinds.values())}, where {len(softening)} kinds were "
+            "learned from: fit again, or train again"
+        )
     magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
     quality = _fit_quality(columns, bands)
     values = np.column_stack([magnitudes, *(column.astype(np.float32) for column in quality.values())])
@@ -380,11 +387,10 @@ def _model_fluxes(columns: Columns, bands: Sequence[str]) -> dict[str, str]:
     missing = [band for band in bands if f"flux_model_{band}" not in columns]
     if not bands or missing:
         raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
-    return {
-        name: column
-        for name, column in MODEL_FLUXES.items()
-        if all(f"{column}_{band}" in columns for band in bands)
-    }
+    for kinds in (MODEL_FLUXES, FORMER_FLUXES):
+        if all(f"{column}_{band}" in columns for column in kinds.values() for band in bands):
+            return kinds
+    return {"model": FORMER_FLUXES["model"]}
 
 
 SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002

@@ -14,6 +14,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, read_arrays, writing
+from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, read_features
@@ -22,7 +23,6 @@ from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filter
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import (
     COMMON_FWHM_ARCSEC,
-    RADII_ARCSEC,
     aperture_photometry,
     matched_photometry,
 )

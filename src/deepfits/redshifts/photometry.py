@@ -22,40 +22,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepfits.photometry import FWHM_PER_SIGMA, aperture_flux, asinh_magnitude, circular_aperture
+from deepfits.photometry import (
+    FWHM_PER_SIGMA,
+    RADII_ARCSEC,
+    aperture_flux,
+    apertures,
+    asinh_magnitude,
+)
 
-RADII_ARCSEC = (0.75, 1.25)
-"""Radii of the circular apertures; the second can tell an extended object from a compact one."""
 COMMON_FWHM_ARCSEC = 1.6
 """Of the common PSF: that of a poor night; sharper images can be blurred, blurred ones not be sharpened."""
-
-
-def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
-    """Return a centred Gaussian: ``(H, W)``; `sigma` in pixels."""
-    offset = np.arange(size) - (size - 1) / 2
-    return peak * np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma**2))
-
-
-def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
-    """Return the width of the Gaussian weight in each band, in pixels, and its peak: ``(B,)`` each.
-
-    With widths w and p of weight and PSF, and w² + p² = s² in all bands, a source of flux F and Gaussian
-    width g has the weighted sum F·peak·w² / (s² + g²); the peak s²/w² makes it F for a point source, and the
-    same share of F in all bands for any other.
-
-    Parameters
-    ----------
-    fwhm_pixels
-        Of the PSF in each band; NaN (unknown) counts as the widest that is known, or as 4 pixels.
-    smallest
-        Width of the weight in the band with the widest PSF, in units of that PSF's sigma.
-    """
-    fwhm = np.asarray(fwhm_pixels, dtype=np.float64)
-    widest = np.nanmax(fwhm) if np.isfinite(fwhm).any() else 4.0
-    sigma = np.where(np.isfinite(fwhm), fwhm, widest) / FWHM_PER_SIGMA
-    total = sigma.max() ** 2 * (1.0 + smallest**2)
-    width = np.sqrt(total - sigma**2)
-    return width, total / width**2
 
 
 def aperture_photometry(
@@ -80,14 +56,8 @@ def aperture_photometry(
     flux, flux_err
         ``(N, A, B)``, nJy; NaN where data are missing.
     """
-    size = image.shape[-1]
-    apertures = [
-        np.broadcast_to(circular_aperture(size, min(radius / pixel_scale_arcsec, size / 2)), image.shape[1:])
-        for radius in radii_arcsec
-    ]
-    gaussians = zip(*matched_gaussians(np.asarray(fwhm_arcsec) / pixel_scale_arcsec), strict=True)
-    apertures.append(np.stack([gaussian_aperture(size, sigma, peak) for sigma, peak in gaussians]))
-    measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in apertures]
+    over = apertures(image.shape[-1], pixel_scale_arcsec, fwhm_arcsec, radii_arcsec)
+    measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in over]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
 
 
@@ -169,11 +139,6 @@ def matched_photometry(
 def matched_names() -> list[str]:
     """Return a name for each aperture of `matched_photometry`, with the diameter in arcsec."""
     return [f"matched{2 * radius:g}".replace(".", "p") for radius in RADII_ARCSEC]
-
-
-def aperture_names(radii_arcsec: Sequence[float] = RADII_ARCSEC) -> list[str]:
-    """Return a name for each aperture of `aperture_photometry`, with the diameter in arcsec."""
-    return [f"aper{2 * radius:g}".replace(".", "p") for radius in radii_arcsec] + ["gauss"]
 
 
 def typical_error(flux_err: np.ndarray) -> np.ndarray:
