@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 NETWORKS = {
     "scene": (),
-    "scene, χ², posterior widths": ("log_chi2_dof", "log_latent_std"),
-    "scene, latents": ("latent_",),
-    "scene, χ², posterior widths, latents": ("log_chi2_dof", "log_latent_std", "latent_"),
+    "scene, χ², posterior widths": ("quality",),
+    "scene, latents": ("latents",),
+    "scene, χ², posterior widths, latents": ("quality", "latents"),
 }
-"""Beginnings of the names of features beside those of the scene."""
+"""What there is beside features of the scene."""
 COLUMNS = ("σ_MAD", "η (0.15)", "CRPS", "68%")
 
 
@@ -149,13 +150,11 @@ def networks(skies: dict[str, tuple[Source, np.ndarray]]) -> dict[str, Any]:
     train = source.take(np.flatnonzero(~is_test))
     tests = {"left out": (source.take(np.flatnonzero(is_test)), value[is_test])}
     tests |= {name: pair for name, pair in skies.items() if name != "simulated"}
-    recipes = [FeatureRecipe.learn(name, train) for name in ("scene", "extended")]
+    made = {name: FeatureRecipe.learn(name, train).make for name in ("scene", "latents")}
+    made["quality"] = quality
 
     def features(of: Source, more: tuple[str, ...]) -> Matrix:
-        scene, others = (recipe.make(of) for recipe in recipes)
-        wanted = [place for place, name in enumerate(others.names) if more and name.startswith(more)]
-        values = np.hstack([scene.values, others.values[:, wanted]])
-        return Matrix(values=values, names=(*scene.names, *(others.names[place] for place in wanted)))
+        return reduce(Matrix.hstack, [made[name](of) for name in ("scene", *more)])
 
     def judged(name: str) -> Callable[[str], list[float]]:
         more = NETWORKS[name]
@@ -169,6 +168,17 @@ def networks(skies: dict[str, tuple[Source, np.ndarray]]) -> dict[str, Any]:
         return on
 
     return table("networks on fits", NETWORKS, judged, tests)
+
+
+def quality(source: Source) -> Matrix:
+    """Return ln χ² per degree of freedom, of all bands and of each, and the latent's mean uncertainty."""
+    columns, ends = source.columns, ("", *(f"_{band}" for band in source.bands))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = [np.log(columns[f"chi2{end}"] / columns[f"dof{end}"]) for end in ends]
+        values.append(np.log(columns["latent_std"].astype(np.float64)).mean(axis=1))
+    table = np.column_stack(values).astype(np.float32)
+    names = (*(f"log_chi2_dof{end}" for end in ends), "log_latent_std")
+    return Matrix(values=np.where(np.isfinite(table), table, np.nan), names=names)
 
 
 def judge(quantiles: np.ndarray, redshift: np.ndarray) -> list[float]:

@@ -112,9 +112,15 @@ def make_columns(number=40, with_errors=True):
             columns[f"{kind}_{band}"] = scale * generator.uniform(0.5, 2, number)
             if with_errors:
                 columns[f"{kind}_err_{band}"] = np.full(number, 2.0)
-        columns[f"amplitude_{band}"] = np.full(number, np.nan)
-        columns[f"chi2_{band}"] = np.full(number, 90.0)
-        columns[f"dof_{band}"] = np.array([0] + [100] * (number - 1))
+    return columns
+
+
+def with_joined(columns):
+    generator = np.random.default_rng(5)
+    for band in "gr":
+        for name in aperture_names():
+            columns[f"flux_{name}_{band}"] = 80 * generator.uniform(0.5, 2, len(columns["object_id"]))
+            columns[f"flux_{name}_err_{band}"] = np.full(len(columns["object_id"]), 3.0)
     return columns
 
 
@@ -122,7 +128,20 @@ def source_of(columns):
     return Source(columns=columns, bands=("g", "r"))
 
 
-def test_model_features_are_magnitudes_and_quality():
+def test_model_features_are_magnitudes_of_drawing_and_data():
+    source = source_of(with_joined(make_columns()))
+    softening = model_softening(source)
+    np.testing.assert_array_equal(softening, np.full((3, 2), 3.0))
+    matrix = model_features(source, softening)
+    column = dict(zip(matrix.names, matrix.values.T, strict=True))
+    gauss = asinh_magnitude(source.columns["flux_gauss_g"], 3.0)
+    np.testing.assert_allclose(column["mag_fit_gauss_g"], gauss, rtol=1e-6)
+    assert "mag_model_g" not in column
+    with pytest.raises(InputError, match="fit again, or train again"):  # learned from, and not there
+        model_features(source_of(make_columns()), softening)
+
+
+def test_features_of_before_are_magnitudes_of_the_drawing():
     softening = model_softening(source_of(make_columns()))
     matrix = model_features(source_of(make_columns()), softening)
     column = dict(zip(matrix.names, matrix.values.T, strict=True))
@@ -130,9 +149,6 @@ def test_model_features_are_magnitudes_and_quality():
     np.testing.assert_array_equal(softening, np.full((2, 2), 2.0))
     for name, flux in (("mag_model_aper_g", "flux_aper_model_g"), ("mag_model_r", "flux_model_r")):
         np.testing.assert_allclose(column[name], asinh_magnitude(columns[flux], 2.0), rtol=1e-6)
-    assert np.isnan(column["log_chi2_dof_g"][0])
-    np.testing.assert_allclose(column["log_chi2_dof_g"][1:], np.log(0.9), rtol=1e-6)
-    assert "amplitude_g" not in column  # unknown for all: not a feature
 
 
 def test_model_features_of_some_are_those_of_all():
@@ -167,7 +183,7 @@ def test_sizes_are_logarithms_of_radii_beside_concentrations():
 def test_every_feature_of_the_fit_is_there_once():
     columns = {}
     for band in "gr":
-        for name in ("flux_model", "chi2", "dof", "amplitude", "half_light_arcsec", "concentration"):
+        for name in ("flux_model", "half_light_arcsec", "concentration"):
             columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
     columns |= {"spread": np.array([0.0, 0.02, np.nan]), "spread_err": np.array([0.001, 0.01, np.nan])}
     made = model_features(source_of(columns), model_softening(source_of(columns)))
@@ -175,7 +191,7 @@ def test_every_feature_of_the_fit_is_there_once():
     np.testing.assert_allclose(made.values[:, names.index("spread")], [0, np.arcsinh(2), np.nan], rtol=1e-6)
     assert made.values[1, names.index("spread_sigma")] == pytest.approx(np.arcsinh(2), rel=0.02)
     assert len(set(names)) == len(names)
-    assert {"log_half_light_g", "concentration_r", "amplitude_g"} <= set(names)
+    assert {"log_half_light_g", "concentration_r", "mag_model_g"} <= set(names)
 
 
 def observe_gaussian(sigma_galaxy, psf, size, pixel):

@@ -9,8 +9,8 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     the latents as they were fitted (M19 §3.3), in which orientation and what depends on it (axis ratios)
     weigh as much as anything else;
 ``model``
-    what else the best fit gives: magnitudes and colours of drawing and data together, amplitudes, sizes,
-    whether the object is larger than the PSF, χ² per degree of freedom and the latent's mean uncertainty;
+    what else the best fit gives: magnitudes and colours of drawing and data together, sizes, and whether
+    the object is larger than the PSF;
 ``extended``
     both;
 ``magnitudes``
@@ -362,9 +362,7 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
             "learned from: fit again, or train again"
         )
     magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
-    quality = _fit_quality(columns, bands)
-    values = np.column_stack([magnitudes, *(column.astype(np.float32) for column in quality.values())])
-    out = Matrix(values=values, names=(*names, *quality))
+    out = Matrix(values=magnitudes, names=tuple(names))
     has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
     if has_sizes:
         out = out.hstack(size_features(columns, bands))
@@ -437,23 +435,6 @@ def _model_softening(columns: Columns, column: str, bands: Sequence[str]) -> np.
             return typical_error(error)
     size = typical_error(np.abs(_by_band(columns, column, bands))) / 100
     return np.where(size > 0, size, 1.0)
-
-
-def _fit_quality(columns: Columns, bands: Sequence[str]) -> Columns:
-    """χ² per degree of freedom, amplitudes and the latent's uncertainty, where the features have them."""
-    out: Columns = {}
-    with np.errstate(divide="ignore", invalid="ignore"):
-        for suffix in ("", *(f"_{band}" for band in bands)):
-            if f"chi2{suffix}" in columns and f"dof{suffix}" in columns:
-                dof = np.where(columns[f"dof{suffix}"] > 0, columns[f"dof{suffix}"], np.nan)
-                out[f"log_chi2_dof{suffix}"] = np.log(columns[f"chi2{suffix}"] / dof)
-        for band in bands:
-            if f"amplitude_{band}" in columns:
-                out[f"amplitude_{band}"] = columns[f"amplitude_{band}"].astype(np.float64)
-        if "latent_std" in columns:
-            out["log_latent_std"] = np.log(columns["latent_std"].astype(np.float64)).mean(axis=1)
-    out = {name: np.where(np.isfinite(values), values, np.nan) for name, values in out.items()}
-    return {name: values for name, values in out.items() if np.isfinite(values).any()}
 
 
 SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
