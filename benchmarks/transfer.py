@@ -8,7 +8,7 @@ scenes. Small networks learn redshifts from half of the galaxies as one survey s
 the other half as each survey shows them; then the halves change places. The sets of features are those of
 `deepfits.redshifts.features`: aperture magnitudes (``magnitudes``), apertures at a common PSF (``matched``),
 model magnitudes at the data's PSF (``model``), the scene at its reference PSF (``scene``), ``latents``, and
-``portable``: latents, scene and matched together.
+``portable``: scene and matched together.
 
 What is finished under ``--out`` is used again. The last line is one JSON object: per pair of surveys and set
 of features the metrics, and ``worst_ratio``, over all pairs the largest σ_MAD of what was learnt elsewhere

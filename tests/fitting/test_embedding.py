@@ -83,3 +83,19 @@ def test_redshifts_learn_from_the_embedding_and_ask_for_it_again():
     with pytest.raises(InputError, match="no column 'embedding', which was learned from: fit again"):
         recipe.make(before)
     np.testing.assert_array_equal(FeatureRecipe.learn("latents", before).make(before).values, latent)
+
+
+def test_embeddings_of_scenes_keep_a_share_of_the_latent():
+    """A direction that the embedder leaves out still tells galaxies apart."""
+    model = Model.load("builtin:ugriz")
+    fitter = Fitter(model, FitSettings(mode="embedder"), model.info, threads=1)
+    latent = torch.randn(3, 64, generator=torch.Generator().manual_seed(4))
+    sight = fitter.nominal_sight(3)
+    with torch.no_grad():
+        drawn = fitter.draw(latent, sight)
+    weight = (torch.tensor(model.normalisation.softening)[:, None, None] / 3) ** -2
+    answers = [
+        fitter.embed(symmetry(drawn, n), weight.expand_as(drawn), sight) for n in range(NUM_SYMMETRIES)
+    ]
+    share = fitter.embedding(latent) - torch.stack(answers).mean(0)
+    torch.testing.assert_close(share, 0.05 * latent, rtol=0.1, atol=0.01)

@@ -47,6 +47,8 @@ from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 POSTERIOR_BATCH = 8
+OWN_SHARE = 0.05
+"""Of the fitted latent in the embedding of scenes, whose embedder leaves some directions out."""
 USUAL_SOFTENING = 3.0
 """Softening of the stretch in units of the noise, unless a recipe says otherwise."""
 
@@ -349,7 +351,8 @@ class Fitter:
 
         Many latents draw nearly the same galaxy, and which of them a fit ends at says little of it. What is
         drawn says all, and the embedder's answer to it, without noise, always through the same PSF and
-        pixels, the mean over the eight orientations of the square, is nearly the same for all of them.
+        pixels, the mean over the eight orientations of the square, is nearly the same for all of them. For
+        models of scenes `OWN_SHARE` of the latent itself is added.
         """
         if not len(latent):
             return torch.empty(0, self.num_latents)
@@ -373,6 +376,8 @@ class Fitter:
             return torch.stack(answers).mean(0)
 
         found = self._in_batches(embed, len(latent))
+        if self.grid is not None:
+            found = found + OWN_SHARE * finite
         return torch.where(torch.isfinite(latent).all(1, keepdim=True), found, torch.nan)
 
     def _in_batches(self, work: Callable[[Tensor], Tensor], number: int) -> Tensor:

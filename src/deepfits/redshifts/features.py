@@ -30,7 +30,7 @@ Shapes: N objects, B bands, L latent dimensions, K features.
     magnitudes, colours, sizes and concentrations of the noise-free scene at its reference PSF, of models that
     draw scenes;
 ``portable``
-    latents, ``scene`` and ``matched``: all that does not know the survey;
+    ``scene`` and ``matched``: all that does not know the survey;
 ``embedder``
     the embedder's latents without the fit (a features directory of that mode).
 """
@@ -65,7 +65,7 @@ FEATURE_SETS = {
     "all": ("model", "magnitudes", "templates"),
     "matched": ("matched",),
     "scene": ("scene",),
-    "portable": ("latents", "scene", "matched"),
+    "portable": ("scene", "matched"),
     "embedder": ("embedder",),
 }
 """The blocks of features, side by side, that make up each set; see `BLOCKS`."""

@@ -43,7 +43,7 @@ FEATURES = {
     "all": "model and templates",
     "matched": "magnitudes at a common PSF",
     "scene": "magnitudes and sizes of the noise-free scenes",
-    "portable": "latents, scene and matched",
+    "portable": "scene and matched",
     "fits": "methods with and without the best fits",
 }
 OURS, BASELINE = "ours", "baseline"
