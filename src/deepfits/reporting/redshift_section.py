@@ -33,7 +33,7 @@ METHODS = {
 FEATURES = {
     "latents": "the best fits' latents",
     "oriented": "the latents as they were fitted, orientation and all",
-    "model": "magnitudes, sizes and χ² of the best fits",
+    "model": "magnitudes of best fits and data together, and sizes",
     "extended": "latents and model",
     "embedder": "the embedder's latents, without a fit",
     "magnitudes": "ordinary aperture magnitudes",
