@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepfits.photometry import RADII_ARCSEC, aperture_names
+
 _SPECTRUM = {
     "u": "em.opt.U", "b": "em.opt.B", "g": "em.opt.B", "v": "em.opt.V", "r": "em.opt.R", "i": "em.opt.I",
     "z": "em.opt.I", "y": "em.opt.I", "j": "em.IR.J", "h": "em.IR.H", "k": "em.IR.K", "ks": "em.IR.K",
@@ -83,10 +85,10 @@ _PER_BAND = {
     "flux_cutout_model": ("nJy", _FLUX, "Sum of the model's whole cutout, whatever it draws there"),
     **{
         f"flux_{name}{end}": ("nJy", ucd, f"{what} flux for colours, drawing and data together, {where}")
-        for name, where in (
-            ("aper1p5", "1.5 arcsec"),
-            ("aper2p5", "2.5 arcsec"),
-            ("gauss", "Gaussians matched to the PSFs"),
+        for name, where in zip(
+            aperture_names(),
+            (*(f"{2 * radius:g} arcsec" for radius in RADII_ARCSEC), "Gaussians matched to the PSFs"),
+            strict=True,
         )
         for end, ucd, what in (("_err", _FLUX_ERR, "Error of the"), ("", "phot.flux.density", "Own"))
     },
