@@ -31,7 +31,7 @@ METHODS = {
     "adapted": "learned from simulated galaxies, then adapted to the labels",
 }
 FEATURES = {
-    "latents": "the best fits' latents",
+    "latents": "what the embedder says of the best fits",
     "oriented": "the latents as they were fitted, orientation and all",
     "model": "magnitudes of best fits and data together, and sizes",
     "extended": "latents and model",
