@@ -8,6 +8,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.observation import (
+    FEWEST_PIXELS,
     NUM_GAUSSIANS,
     Observation,
     SceneGrid,
@@ -16,6 +17,7 @@ from deepfits.observation import (
     fwhm_of,
     moffat_psf,
     non_negative,
+    small_products,
 )
 
 GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
@@ -117,6 +119,44 @@ def test_slots_are_replaced() -> None:
     moved = observe(scene[[1, 1, 1]])
     assert torch.equal(moved[2], moved[1])
     assert not torch.allclose(moved[0], moved[1])
+
+
+@pytest.mark.skipif(
+    small_products() is None, reason="the compiled products are not there, or cannot run here"
+)
+@pytest.mark.parametrize("scene_side", [FEWEST_PIXELS, 21, 32])
+@pytest.mark.parametrize("side", [*range(FEWEST_PIXELS, 34), 50])
+def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> None:
+    draw = torch.Generator().manual_seed(side)
+    rows = torch.randn(6, side, 2 * scene_side, generator=draw)
+    columns = torch.randn(6, scene_side, 2 * side, generator=draw)
+    observe = Observation(rows, columns, 2)
+    assert observe.turned is not None
+    scene = torch.randn(3, 2, scene_side, scene_side, generator=draw)
+    image = torch.randn(3, 2, side, side, generator=draw)
+    shown, back = observe.show(scene), observe.transpose(image)
+    exact = Observation(rows.double(), columns.double(), 2)
+    size = Observation(rows.abs().double(), columns.abs().double(), 2)
+    assert exact.turned is None
+    most = (side + 2 * scene_side) * torch.finfo(torch.float32).eps  # what rounding can make of two sums
+    assert ((shown - exact(scene.double())).abs() < most * size(scene.double().abs())).all()
+    most = 3 * side * torch.finfo(torch.float32).eps
+    assert (
+        (back - exact.transpose(image.double())).abs() < most * size.transpose(image.double().abs())
+    ).all()
+    # no object knows which others are there, nor does one that is put in another's place
+    one = Observation(rows[2:4].clone(), columns[2:4].clone(), 2)
+    assert torch.equal(one.show(scene[1:2]), shown[1:2])
+    assert torch.equal(one.transpose(image[1:2]), back[1:2])
+    observe.put(torch.tensor([0]), one)
+    assert torch.equal(observe.transpose(image[[1, 1, 2]])[0], back[1])
+
+
+def test_fewer_pixels_are_left_to_pytorch() -> None:
+    few = FEWEST_PIXELS - 1
+    observe = Observation(torch.ones(2, few, 64), torch.ones(2, 32, 2 * few), 2)
+    assert observe.turned is None
+    assert torch.equal(observe.show(torch.ones(1, 2, 32, 32)), observe(torch.ones(1, 2, 32, 32)))
 
 
 def test_one_observation_for_all() -> None:

@@ -21,10 +21,12 @@ Scene and data are centred on each other, apart from a shift. Needs PyTorch and 
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
 """Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
 TERMS = 2
+FEWEST_PIXELS = 8  # on a side, that `small_products` take
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 NARROWEST, WIDEST = 0.25, 6.0  # standard deviations of an expansion, in units of the FWHM
 SAMPLED = 0.55  # least standard deviation of a kernel, in scene pixels, that their sums stand for
@@ -328,6 +331,19 @@ def _matrices(sigma: Tensor, shift: Tensor, size: int, pixel_scale: float, grid:
     return (steps[..., 1:, :] - steps[..., :-1, :]).mul_(0.5)
 
 
+@cache
+def small_products() -> ctypes.CDLL | None:
+    """Return the compiled products of `Observation`, or None where they were not built or cannot run.
+
+    They are built where the package is installed with a C compiler (``_observation.c``).
+    """
+    found = find_spec("deepfits._observation")
+    if found is None or found.origin is None:
+        return None
+    library = ctypes.CDLL(found.origin)
+    return library if library.deepfits_supported() else None
+
+
 class Observation:
     """The way from scenes to data, for N objects (or 1, for all alike).
 
@@ -341,10 +357,15 @@ class Observation:
         ``(N·B, D, S·T)``: the matrices from the left, the terms of each scene pixel side by side.
     columns
         ``(N·B, S, T·D)``: those from the right, transposed.
+    turned
+        ``(N·B, T·D, S)``: `columns` transposed, where `small_products` take it; else None.
     """
 
     def __init__(self, rows: Tensor, columns: Tensor, num_bands: int) -> None:
-        self.rows, self.columns, self.num_bands = rows, columns, num_bands
+        self.rows, self.columns, self.num_bands = rows.contiguous(), columns.contiguous(), num_bands
+        fewest = min(rows.shape[1], columns.shape[1])
+        is_fit = rows.device.type == "cpu" and rows.dtype == torch.float32 and fewest >= FEWEST_PIXELS
+        self.turned = columns.mT.contiguous() if is_fit and small_products() is not None else None
 
     @classmethod
     def make(
@@ -413,8 +434,9 @@ class Observation:
 
     def put(self, slots: Tensor, other: Observation) -> None:
         """Replace the objects in some places by others."""
-        for mine, theirs in ((self.rows, other.rows), (self.columns, other.columns)):
-            mine.unflatten(0, (-1, self.num_bands))[slots] = theirs.unflatten(0, (-1, self.num_bands))
+        for name in ("rows", "columns") if self.turned is None else ("rows", "columns", "turned"):
+            mine, theirs = (getattr(one, name).unflatten(0, (-1, self.num_bands)) for one in (self, other))
+            mine[slots] = theirs
 
     def to(self, device: torch.device | str) -> Observation:
         """Move the matrices."""
@@ -426,11 +448,34 @@ class Observation:
         part = torch.bmm(scene.flatten(0, 1), columns)  # (N·B, S, T·D)
         return torch.bmm(rows, part.view(len(part), -1, self.size)).view(*scene.shape[:2], *2 * [self.size])
 
+    def show(self, scene: Tensor) -> Tensor:
+        """Return the same without derivatives, sooner where `small_products` are there."""
+        if not self._is_small(scene):
+            return self(scene)
+        return self._small("deepfits_show", self.columns, scene, self.size)
+
     def transpose(self, image: Tensor) -> Tensor:
-        """Apply the adjoint: ``(N, B, D, D)`` to ``(N, B, S, S)``."""
+        """Apply the adjoint: ``(N, B, D, D)`` to ``(N, B, S, S)``; without derivatives."""
+        if self._is_small(image):
+            return self._small("deepfits_transpose", self.turned, image, self.columns.shape[1])
         rows, columns = self._of(len(image))
         part = torch.bmm(rows.mT, image.flatten(0, 1))  # (N·B, S·T, D)
         return torch.bmm(part.view(len(part), columns.shape[1], -1), columns.mT).unflatten(0, image.shape[:2])
+
+    def _is_small(self, plane: Tensor) -> bool:
+        return self.turned is not None and len(self) == len(plane) and plane.dtype == self.rows.dtype
+
+    def _small(self, function: str, right: Tensor | None, plane: Tensor, side: int) -> Tensor:
+        """Call one of `small_products` for planes, ``(N, B, ...)``; return ``(N, B, side, side)``."""
+        assert right is not None
+        plane = plane.detach().contiguous()
+        out = plane.new_empty(*plane.shape[:2], side, side)
+        scene_side = self.columns.shape[1]
+        sizes = (len(self.rows), self.size, scene_side, self.rows.shape[2] // scene_side)
+        pointers = [ctypes.c_void_p(one.data_ptr()) for one in (self.rows, right, plane, out)]
+        if getattr(small_products(), function)(*pointers, *sizes):
+            raise MemoryError("no memory for an observation")
+        return out
 
     def tangents(self, derivative: Tensor) -> Tensor:
         """Show derivatives of scenes, ``(N, L, B, S, S)``, as derivatives of data, ``(N, L, B, D, D)``."""

@@ -328,7 +328,7 @@ class Fitter:
         def draw(rows: Tensor) -> Tensor:
             drawn = self.in_flux(latent[rows].to(self.device))
             observation = self._observation(sight, rows)
-            return drawn if observation is None else observation(drawn)
+            return drawn if observation is None else observation.show(drawn)
 
         if not len(latent):
             return torch.empty(0, len(self.info.bands), self.info.size, self.info.size)
@@ -456,7 +456,7 @@ class Fitter:
             data = (t[padded].to(self.device) for t in (latent, image, weight))
             drawn, seen, used = self.in_flux(next(data)), *data
             if (observation := self._observation(sight, padded)) is not None:
-                drawn = observation(drawn)
+                drawn = observation.show(drawn)
             out[part] = solver.amplitudes(drawn, seen, used)[: len(part)].cpu()
         return out
 
@@ -801,7 +801,7 @@ class Fitter:
         )
         observation = self._observation(fitted.sight, padded)
         scene = self.in_flux(latent) * amplitude[:, :, None, None]
-        model = scene if observation is None else observation(scene)
+        model = scene if observation is None else observation.show(scene)
         sums = sums.to(self.device).expand(*model.shape[:2], *sums.shape)
         own = torch.from_numpy(own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy()))
         own = own.to(self.device)

@@ -114,7 +114,7 @@ class Objective:
         """
         model, pullback = self.renderer.with_pullback(latent)
         if observation is not None:
-            model = observation(model)
+            model = observation.show(model)
         loss, amplitude, weighted = self._compare(model, image, weight)
         weighted.mul_(-2 * amplitude[:, :, None, None])
         gradient = pullback(weighted if observation is None else observation.transpose(weighted))
@@ -135,7 +135,7 @@ class Objective:
         """Evaluate loss and amplitudes, and return what is drawn, ``(N, B, H, W)``, amplitudes left aside."""
         model = self.renderer(latent)
         if observation is not None:
-            model = observation(model)
+            model = observation.show(model)
         loss, amplitude, _ = self._compare(model, image, weight)
         return loss + self.prior_strength * (latent * latent).sum(1), amplitude, model
 
