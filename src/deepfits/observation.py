@@ -171,7 +171,7 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     scale = light.max()
     above = (light > scale / 2).sum()
     fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
-    y0, x0 = _centre(light.clip(min=0), fwhm)
+    y0, x0 = centre_of_light(light.clip(min=0), fwhm)
     y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
     sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
     profiles = []
@@ -184,8 +184,8 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     return np.stack([weight / weight.sum(), sigma * pixel_scale_arcsec], axis=1).astype(np.float32)
 
 
-def _centre(light: np.ndarray, fwhm: float) -> tuple[float, float]:
-    """Return the centre of the light around the peak, pixels: its mean under a Gaussian centred there."""
+def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
+    """Return the centre (y, x) of the light around the peak, pixels: the mean under a Gaussian there."""
     (y0, x0), sigma = np.unravel_index(int(light.argmax()), light.shape), max(fwhm / FWHM_PER_SIGMA, 0.7)
     y, x = np.arange(light.shape[0]), np.arange(light.shape[1])
     at = np.array([y0, x0], dtype=float)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
 
+import deepfits
 from deepfits.errors import InputError
 from deepfits.observation import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
@@ -154,3 +156,34 @@ def test_stores_without_psfs_stay_readable(tmp_path) -> None:
     found = psf_or_moffat(cutouts.psf, store.info.fwhm_arcsec, len(cutouts))
     assert np.allclose(fwhm_of(found[:, 0]), 0.9, atol=0.01)
     assert np.isnan(found[:, 1]).all()
+
+
+@pytest.mark.parametrize(("share", "widest"), [(0.05, 1.03), (0.0, 1.3)])
+def test_a_psf_that_nobody_gave_is_estimated_from_the_most_compact(share, widest, tmp_path, caplog):
+    """Exactly where stars are among the objects, else as an upper limit; and it is said."""
+    galsim = pytest.importorskip("galsim")
+    rng = np.random.default_rng(1)
+    psf = galsim.Moffat(beta=3, fwhm=0.8)
+    image = rng.normal(size=(400, 2, 24, 24)).astype("f4")
+    for number, each in enumerate(image):
+        is_star = number < share * len(image)
+        light = galsim.Exponential(half_light_radius=0.08 + rng.lognormal(-1.2, 0.4)).shear(g1=0.2, g2=0.1)
+        seen = (psf if is_star else galsim.Convolve(psf, light)).shift(*rng.uniform(-0.1, 0.1, 2))
+        each[0] += (seen * rng.uniform(200, 2000)).drawImage(nx=24, ny=24, scale=0.2).array
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.update({"image": image, "ivar": np.ones_like(image)})
+    (tmp_path / "d.toml").write_text(
+        'file = "c.h5"\nimage = "image"\nweight = "ivar"\nbands = ["g", "r"]\nzero_point = 31.4\n'
+        "pixel_scale_arcsec = 0.2\n"
+    )
+    with caplog.at_level(logging.INFO, logger="deepfits"):
+        store = CutoutStore(deepfits.cutouts(tmp_path / "d.toml", tmp_path / "store", size=24))
+    assert 0.97 < store.info.fwhm_arcsec[0] / 0.8 < widest
+    assert "the PSF of band g is not given: estimated from the" in caplog.text
+    assert np.isnan(store.info.fwhm_arcsec[1])  # nothing but noise
+    assert "the PSF of band r is unknown" in caplog.text
+    # what is given needs no estimate
+    given = CutoutStore(
+        deepfits.cutouts(tmp_path / "d.toml", tmp_path / "given", size=24, psf=["g=0.9", "r=0.7"])
+    )
+    np.testing.assert_allclose(given.info.fwhm_arcsec, (0.9, 0.7), rtol=2e-3)

@@ -11,7 +11,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import remove_leftovers
-from deepfits.observation import NUM_GAUSSIANS, fwhm_of, moffat_psf
+from deepfits.observation import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
 from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
@@ -25,6 +25,7 @@ from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
 from deepfits.survey.readers import open_cutouts
+from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 from deepfits.tables import choose, match_identities
 from deepfits.tables.reading import plain
@@ -33,6 +34,7 @@ WARNING = "WARNING: "
 log = logging.getLogger(__name__)
 _ROW = " row"  # no name of a column
 SAMPLE = 200  # objects whose PSFs make the store's width
+COMPACT_AMONG, RUN = 2000, 50  # objects among which the most compact are looked for, and how many in a row
 
 
 def ingest(
@@ -60,9 +62,18 @@ def ingest(
                 log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
         if catalogue is not None:
             _join(found, Path(catalogue))
-        read_psf = _psf_reader(found, psf or {})
         some = np.unique(np.linspace(0, found.number - 1, min(SAMPLE, found.number)).astype(int))
-        known = fwhm_of(np.concatenate([read_psf(np.array([row])) for row in some]))
+
+        def sampled(read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+            return fwhm_of(np.concatenate([read(np.array([row])) for row in some]))
+
+        read_psf = _psf_reader(found, psf or {})
+        known = sampled(read_psf)
+        if (is_unknown := ~np.isfinite(known).any(axis=0)).any():
+            bands = [band for band, one in zip(found.store_bands, is_unknown, strict=True) if one]
+            estimated = _estimate_psf(found, [band for band in bands if band in found.bands], size)
+            read_psf = _psf_reader(found, psf or {}, estimated)
+            known = sampled(read_psf)
         stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
         widths = tuple(
             _median(measured) if psf or not one > 0 else one
@@ -142,11 +153,38 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
 
 
-def _psf_reader(found: ForeignCutouts, given: Mapping[str, str]) -> Callable[[np.ndarray], np.ndarray]:
+def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dict[str, np.ndarray]:
+    """Return the PSFs of bands of which nothing is known, ``(K, 2)`` each, from the most compact objects.
+
+    What cannot be told is left out. It is said where a width comes from: without stars it is an upper limit.
+    """
+    starts = np.unique(np.linspace(0, max(found.number - RUN, 0), -(-COMPACT_AMONG // RUN)).astype(int))
+    rows = np.unique(starts[:, None] + np.arange(min(RUN, found.number)))
+    image, weight = _read(found, rows, size)
+    out = {}
+    for band in bands:
+        place = found.store_bands.index(band)
+        star = star_among_cutouts(image[:, place], weight[:, place], found.pixel_scale_arcsec)
+        if star is None:
+            continue
+        out[band] = expand_image(star[0], found.pixel_scale_arcsec)
+        text = (
+            f"the PSF of band {band} is not given: estimated from the {star[1]} most compact of {len(rows)} "
+            f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), and narrower if no stars are among them; "
+            "to say it: fwhm_arcsec or psf in the TOML file, or such as --psf 0.8"
+        )
+        log.warning("%s%s", WARNING, text)
+        found.remarks.append(f"{WARNING}{text}")
+    return out
+
+
+def _psf_reader(
+    found: ForeignCutouts, given: Mapping[str, str], estimated: Mapping[str, np.ndarray] | None = None
+) -> Callable[[np.ndarray], np.ndarray]:
     """Return what says the PSFs of some rows, ``(n, B, K, 2)`` in the store's bands; NaN where unknown.
 
     What the user gives counts first, then the file's own, of each object or of all, then a catalogue's
-    column.
+    column, then what was estimated.
     """
     require_bands(given, found.store_bands, "psf")
     scale = found.pixel_scale_arcsec
@@ -173,6 +211,8 @@ def _psf_reader(found: ForeignCutouts, given: Mapping[str, str]) -> Callable[[np
                 if each is not None:
                     is_known = np.isfinite(its).all((1, 2), keepdims=True) & (option is None)
                     its[:] = np.where(is_known, its, each)
+            if estimated and band in estimated:
+                its[:] = np.where(np.isfinite(its).all((1, 2), keepdims=True), its, estimated[band])
         return out
 
     return read

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage, optimize
 
-SIDE = 25
+from deepfits.observation import centre_of_light
+from deepfits.photometry import growth_circles, growth_radii
+
+SIDE, LEAST_SIDE = 25, 9
+FEWEST = 3
+"""Stars that make a PSF, at least."""
+BRIGHT, COMPACT, LEAST = 50, 2, 8
+"""Signal-to-noise of objects that are told by their size, and how many per cent of them, at least how many,
+count as most compact."""
+APERTURE_ARCSEC = 1.0
+"""Radius inside which the signal-to-noise of what is in the middle of a cutout is taken."""
 
 
 def choose_stars(
@@ -30,21 +40,74 @@ def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarr
     ndarray or None
         ``(25, 25)``; None when fewer than three stars have all their pixels.
     """
-    half, stamps = SIDE // 2, []
-    for cx, cy in zip(x, y, strict=True):
-        ix, iy = round(float(cx)), round(float(cy))
-        if not (half <= ix < image.shape[1] - half and half <= iy < image.shape[0] - half):
-            continue
-        window = np.s_[iy - half : iy + half + 1, ix - half : ix + half + 1]
-        stamp = image[window].astype(float)
-        if not (weight[window] > 0).all():
-            continue
-        stamp = stamp - np.median(np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]]))
-        centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
-        core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
-        if core > 0:
-            stamps.append(centred / core)
-    return np.median(stamps, axis=0) if len(stamps) >= 3 else None
+    stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
+    return _median_of([stamp for stamp in stamps if stamp is not None])
+
+
+def _median_of(stamps: list[np.ndarray]) -> np.ndarray | None:
+    return np.median(stamps, axis=0) if len(stamps) >= FEWEST else None
+
+
+def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: int) -> np.ndarray | None:
+    """Return what is around a place, centred on it, without background, the light of its core 1.
+
+    None where a pixel is missing or there is no light.
+    """
+    half, ix, iy = side // 2, round(float(cx)), round(float(cy))
+    if not (half <= ix < image.shape[1] - half and half <= iy < image.shape[0] - half):
+        return None
+    window = np.s_[iy - half : iy + half + 1, ix - half : ix + half + 1]
+    stamp = image[window].astype(float)
+    if not (weight[window] > 0).all():
+        return None
+    stamp = stamp - np.median(np.concatenate([stamp[0], stamp[-1], stamp[:, 0], stamp[:, -1]]))
+    centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
+    core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
+    return np.asarray(centred / core) if core > 0 else None
+
+
+def star_among_cutouts(
+    image: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float
+) -> tuple[np.ndarray, int] | None:
+    """Return the median image of the most compact of many objects, and how many these are.
+
+    The two per cent of smallest half-light radius, but for the very smallest (cosmic rays). Where no stars
+    are among them, the image is that of the most compact galaxies, and wider than the PSF.
+
+    Parameters
+    ----------
+    image, weight
+        ``(N, H, W)``, one band, the objects in the middle.
+
+    Returns
+    -------
+    tuple or None
+        ``(S, S)`` with S odd and at most 25, and a number; None when there are too few to tell.
+    """
+    size = image.shape[1]
+    side = min(SIDE, (size - 3) | 1)
+    if side < LEAST_SIDE:
+        return None
+    whole = (weight > 0).all(axis=(1, 2))
+    image, weight = image[whole].astype(float), weight[whole]
+    edge = np.concatenate([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], axis=1)
+    image = image - np.median(edge, axis=1)[:, None, None]
+    circles, radius = growth_circles(size, pixel_scale_arcsec)
+    growth = np.einsum("nhw,khw->nk", image, circles)
+    half_light = growth_radii(growth, radius, [0.5])[:, 0] / pixel_scale_arcsec
+    middle = circles[np.argmin(np.abs(radius - APERTURE_ARCSEC))]
+    snr = np.einsum("nhw,hw->n", image, middle) / np.sqrt(np.einsum("nhw,hw->n", 1 / weight, middle**2))
+    bright = np.flatnonzero((snr > BRIGHT) & np.isfinite(half_light))
+    chosen = bright[np.argsort(half_light[bright])][len(bright) // 300 :][
+        : max(COMPACT * len(bright) // 100, LEAST)
+    ]
+    stamps: list[np.ndarray | None] = []
+    for row in chosen:
+        cy, cx = centre_of_light(image[row].clip(min=0) * circles[-1], 2 * half_light[row])
+        stamps.append(_stamp(image[row], weight[row], cx, cy, side))
+    there = [stamp for stamp in stamps if stamp is not None]
+    median = _median_of(there)
+    return None if median is None else (median, len(there))
 
 
 def moffat_fwhm(stamp: np.ndarray) -> float:
