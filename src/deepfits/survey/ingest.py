@@ -170,7 +170,7 @@ def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dic
         out[band] = expand_image(star[0], found.pixel_scale_arcsec)
         text = (
             f"the PSF of band {band} is not given: estimated from the {star[1]} most compact of {len(rows)} "
-            f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), and narrower if no stars are among them; "
+            f"objects, {float(fwhm_of(out[band])):.2f} arcsec (FWHM), narrower if none of them is a star; "
             "to say it: fwhm_arcsec or psf in the TOML file, or such as --psf 0.8"
         )
         log.warning("%s%s", WARNING, text)
