@@ -42,6 +42,8 @@ def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=
         columns[f"flux_scene_err_{band}"] = np.full(number, 1.5 * sigma[place])
         columns[f"flux_aper_scene_{band}"] = flux[:, place] * np.exp(-0.2 * radius) + noise[1]
         columns[f"flux_aper_scene_err_{band}"] = np.full(number, sigma[place])
+        columns[f"flux_gauss_{band}"] = flux[:, place] * np.exp(-0.3 * radius) + 0.9 * noise[1]
+        columns[f"flux_gauss_err_{band}"] = np.full(number, 0.9 * sigma[place])
         columns[f"scene_half_light_arcsec_{band}"] = np.hypot(radius, 0.2)
         columns[f"scene_concentration_{band}"] = 2.7 + 0.1 * rng.normal(size=number)
     return columns | {"z_spec": table["z_spec"], "mag_i": table["mag_count"]}

@@ -52,6 +52,10 @@ def test_round_trip(model, saved):
     assert not any(p.requires_grad for p in again.generator.parameters())
 
 
+def test_who_may_read_one_file_may_read_all(saved):
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+
+
 def test_half_precision_on_disk_is_close(model, tmp_path):
     again = Model.load(model.save(tmp_path / "half", dtype="float16"))
     latent = torch.randn(4, 5)

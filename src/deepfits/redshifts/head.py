@@ -25,13 +25,13 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.networks import one_cycle
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
-from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
+from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, input_names, reference_order
 
 if TYPE_CHECKING:
     import torch
 
 HEAD = "head.json"
-FORMAT = 4
+FORMAT = 5
 """Of a head on disk: others than of redshift models, so that heads that ship stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240
@@ -39,6 +39,8 @@ LARGEST = float(np.log1p(6.5))
 """ln(1 + z) at the end of the grid."""
 CELL = LARGEST / NUM_CELLS
 CENTRES = (np.arange(NUM_CELLS) + 0.5) * CELL
+NUM_FLUXES = 2 * len(FLUXES)
+"""Of the measurements of `SceneLight`: fluxes, each with its error after it, which come first."""
 LIMIT = 8.0
 MARGIN = 0.5
 """Magnitudes by which a galaxy may outshine the most luminous of those whose redshifts are known."""
@@ -173,11 +175,12 @@ class Head:
         )
         factor = 10 ** (0.4 * zero_points)
         # the gradient of a band that is missing is 0, and not NaN
-        known = [torch.isfinite(one) for one in parts[:4]]
+        fluxes, shapes = parts[:NUM_FLUXES], parts[NUM_FLUXES:]
+        known = [torch.isfinite(one) for one in fluxes]
         return [
             torch.where(is_known, torch.where(is_known, one, 0.0) * factor, torch.nan)
-            for is_known, one in zip(known, parts[:4], strict=True)
-        ] + list(parts[4:])
+            for is_known, one in zip(known, fluxes, strict=True)
+        ] + list(shapes)
 
     def _standardised(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         import torch
@@ -356,27 +359,30 @@ class Minibatches:
         """Return measurements of some rows with a little noise of their own."""
         import torch
 
-        flux, error, total, total_error, radius, concentration = (one[rows] for one in self.parts)
-        noise = 0.3 * torch.randn(flux.shape, generator=self.generator)
-        return [flux + error * noise, error, total + total_error * noise, total_error, radius, concentration]
+        parts = [one[rows] for one in self.parts]
+        noise = 0.3 * torch.randn(parts[0].shape, generator=self.generator)
+        for place in range(0, NUM_FLUXES, 2):
+            parts[place] = parts[place] + parts[place + 1] * noise
+        return parts
 
     def disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
         """Return measurements of some rows, half of them as a shallower survey with fewer bands has them."""
         import torch
 
-        flux, error, total, total_error, radius, concentration = (one[rows] for one in self.parts)
-        draw = self.generator
+        parts = [one[rows] for one in self.parts]
+        shape, draw = parts[0].shape, self.generator
         is_worse = torch.rand(len(rows), 1, generator=draw) < 0.5
         factor = torch.exp(DEEPEST_CUT * torch.rand(len(rows), 1, generator=draw) ** 2)
         factor = torch.where(is_worse, factor, torch.ones_like(factor))
         more = torch.sqrt(factor**2 - 1)
-        noise = torch.randn(flux.shape, generator=draw)
-        other = 0.8 * noise + 0.6 * torch.randn(flux.shape, generator=draw)
-        flux, total = flux + more * error * noise, total + more * total_error * other
+        noise = torch.randn(shape, generator=draw)
+        for place in range(0, NUM_FLUXES, 2):  # mostly the noise of the same pixels
+            own = noise if place == 0 else 0.8 * noise + 0.6 * torch.randn(shape, generator=draw)
+            parts[place] = parts[place] + more * parts[place + 1] * own
+            parts[place + 1] = parts[place + 1] * factor
         is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
-        lost = (torch.rand(flux.shape, generator=draw) < MISSING) & is_less
-        lost &= ((torch.isfinite(flux) & ~lost).sum(1, keepdim=True)) >= 2
-        parts = [flux, error * factor, total, total_error * factor, radius, concentration]
+        lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
+        lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
         return [torch.where(lost, torch.nan, one) for one in parts]
 
 

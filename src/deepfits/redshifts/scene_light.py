@@ -1,4 +1,4 @@
-"""What a head sees of an object: its light at the reference PSF, with errors, whatever the survey.
+"""What a head sees of an object: its light with errors, whatever the survey.
 
 Shapes: N objects, B bands, K inputs.
 """
@@ -22,20 +22,24 @@ FLOOR = 0.01
 """Share of a flux that its error is at least: no generator draws better."""
 EDGE = 12.0
 """Logarithms of errors and fluxes relative to the reference band are held to this."""
-INPUTS = ("flux", "error", "observed", "growth", "radius", "concentration")
+INPUTS = ("flux", "error", "observed", "growth", "radius", "concentration", "colour", "noise", "core")
 """Inputs for each band: see `head_inputs`."""
+FLUXES = ("flux", "total", "gaussian")
+"""What each has an error beside it, ``<name>_err``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneLight:
-    """Measurements of the best fit's scene; NaN where a band has no data.
+    """Measurements of the best fit's scene, and of drawing and data together; NaN where a band has no data.
 
     Attributes
     ----------
     flux, flux_err
-        ``(N, B)``, nJy: inside 2″.
+        ``(N, B)``, nJy: of the scene inside 2″.
     total, total_err
-        ``(N, B)``, nJy.
+        ``(N, B)``, nJy: of the scene.
+    gaussian, gaussian_err
+        ``(N, B)``, nJy: of drawing and data, through Gaussians matched to the PSF.
     radius, concentration
         ``(N, B)``: half-light radius in arcsec.
     """
@@ -44,6 +48,8 @@ class SceneLight:
     flux_err: np.ndarray
     total: np.ndarray
     total_err: np.ndarray
+    gaussian: np.ndarray
+    gaussian_err: np.ndarray
     radius: np.ndarray
     concentration: np.ndarray
 
@@ -84,6 +90,12 @@ class SceneLight:
                 f"bands {list(bands)}, and two are needed: fit with a model that draws scenes (builtin:ugriz)"
             )
 
+        if not any(f"flux_gauss_{band}" in columns for band in there):
+            raise InputError(
+                "these features have no fluxes by drawing and data (flux_gauss_<band>), which a head asks "
+                "for: they are of an earlier version; fit again"
+            )
+
         def column(name: str) -> np.ndarray:
             out = np.full((number, len(bands)), np.nan)
             for place, band in enumerate(bands):
@@ -98,6 +110,8 @@ class SceneLight:
             flux_err=column("flux_aper_scene_err"),
             total=column("flux_scene"),
             total_err=column("flux_scene_err"),
+            gaussian=column("flux_gauss"),
+            gaussian_err=column("flux_gauss_err"),
             radius=column("scene_half_light_arcsec"),
             concentration=column("scene_concentration"),
         )
@@ -108,11 +122,11 @@ class SceneLight:
         return found
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return the measurements for `head_inputs`, ``(N, B)`` float32 each; NaN where there is none."""
+        """Return the measurements in their order, ``(N, B)`` float32 each; NaN where there is none."""
         import torch
 
         valid = self.is_valid
-        arrays = (self.flux, self.flux_err, self.total, self.total_err, self.radius, self.concentration)
+        arrays = [getattr(self, f.name) for f in fields(self)]
         return [torch.as_tensor(np.where(valid, array, np.nan), dtype=torch.float32) for array in arrays]
 
 
@@ -128,28 +142,50 @@ def input_names(bands: Sequence[str]) -> list[str]:
 
 
 def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Tensor:
-    """Return what a head's networks see, ``(N, 1 + 6 B)``, NaN where missing.
+    """Return what a head's networks see, ``(N, 1 + 9 B)``, NaN where missing.
 
-    The logarithm of the flux in the reference band (the first one of `order` with data); and for each band
-    the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms of
-    total over aperture and of the radius, and the concentration. A logarithm of a flux f with error e is
-    asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable in the fluxes.
+    The logarithm of the scene's flux in the reference band (the first one of `order` with data); and for each
+    band the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms
+    of total over aperture and of the radius, and the concentration; then logarithms of flux and error through
+    Gaussians relative to that flux in the reference band, and of that flux over the scene's. A logarithm of a
+    flux f with error e is asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable
+    in the fluxes.
+
+    Parameters
+    ----------
+    parts
+        Of `SceneLight.tensors`.
     """
     import torch
 
-    flux, error, total, total_error, radius, concentration = parts
-    valid = torch.isfinite(flux)
-    error = torch.sqrt(error**2 + (FLOOR * flux) ** 2)
-    total_error = torch.sqrt(total_error**2 + (FLOOR * total) ** 2)
-    light = torch.asinh(flux / (2 * error)) + torch.log(error)
-    whole = torch.asinh(total / (2 * total_error)) + torch.log(total_error)
-    reference = torch.full_like(light[:, 0], torch.nan)
-    for place in order:
-        reference = torch.where(torch.isfinite(reference), reference, light[:, place])
-    relative = (light - reference[:, None]).clamp(-EDGE, EDGE)
-    noise = (torch.log(error) - reference[:, None]).clamp(-EDGE, EDGE)
-    growth = (whole - light).clamp(-3, 3)
-    size = torch.log(radius.clamp(0.02, 30.0))
+    flux, error, total, total_error, gaussian, gaussian_error, radius, concentration = parts
+
+    def logarithms(flux: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        error = torch.sqrt(error**2 + (FLOOR * flux) ** 2)
+        return torch.asinh(flux / (2 * error)) + torch.log(error), torch.log(error)
+
+    def first(light: torch.Tensor) -> torch.Tensor:
+        out = torch.full_like(light[:, :1], torch.nan)
+        for place in order:
+            out = torch.where(torch.isfinite(out), out, light[:, place, None])
+        return out
+
+    light, noise = logarithms(flux, error)
+    whole, _ = logarithms(total, total_error)
+    seen, seen_noise = logarithms(gaussian, gaussian_error)
+    reference, seen_reference = first(light), first(seen)
     return torch.cat(
-        [reference[:, None], relative, noise, valid.to(light.dtype), growth, size, concentration], dim=1
+        [
+            reference,
+            (light - reference).clamp(-EDGE, EDGE),
+            (noise - reference).clamp(-EDGE, EDGE),
+            torch.isfinite(flux).to(light.dtype),
+            (whole - light).clamp(-3, 3),
+            torch.log(radius.clamp(0.02, 30.0)),
+            concentration,
+            (seen - seen_reference).clamp(-EDGE, EDGE),
+            (seen_noise - seen_reference).clamp(-EDGE, EDGE),
+            (seen - light).clamp(-3, 3),
+        ],
+        dim=1,
     )

@@ -43,7 +43,7 @@ def save(
     version
         Of what is stored.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialised
 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def save(
     trees: dict[str, Any] = {}
     content = _encoded(value, "", arrays, trees)
     with writing(directory / ARRAYS) as temporary:
-        save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, temporary)
+        temporary.write_bytes(serialised({k: np.asarray(array, order="C") for k, array in arrays.items()}))
     for part, booster in trees.items():
         with writing(directory / part) as temporary:
             # Their own save_model() may say nothing of a disk that is full at the end of the file.

@@ -113,9 +113,9 @@ class PopulationLaws:
             redshift_scale=rng.uniform(0.85, 1.25),
             template_offset=rng.normal(0, 0.1),
             line_strength=rng.uniform(0, 1),
-            common_scatter=rng.uniform(0, 0.06),
-            passband_shift=0.005,
-            zero_point_scatter=0.025,
+            common_scatter=rng.uniform(0, 0.08),
+            passband_shift=0.007,
+            zero_point_scatter=0.04,
         )
 
     @classmethod

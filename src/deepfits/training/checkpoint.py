@@ -17,13 +17,13 @@ KEPT = 2
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Tensor], content: dict[str, Any]) -> Path:
     """Write a checkpoint after `step` steps, and remove all but the newest `KEPT`."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialised
 
     final = directory / f"step-{step:08d}"
     with writing(final) as temporary:
         temporary.mkdir()
         tensors = {k: t.detach().cpu().contiguous().clone() for k, t in state.items()}
-        save_file(tensors, temporary / "state.safetensors")
+        (temporary / "state.safetensors").write_bytes(serialised(tensors))
         sha256 = fingerprint(temporary / "state.safetensors")
         write_json(temporary / "state.json", content | {"step": step, "sha256": sha256})
     for old in list_checkpoints(directory)[:-KEPT]:

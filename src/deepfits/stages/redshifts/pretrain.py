@@ -60,10 +60,10 @@ class PretrainConfig(Common):
     survey: str | Path | None = None
     population: Annotated[str | Path | None, INPUT] = None
     num_skies: int = 10
-    num_fitted: int = 500
+    num_fitted: int = 1000
     num_examples: int = 150_000
-    steps: int = 4000
-    num_members: int = 3
+    steps: int = 3000
+    num_members: int = 5
     seed: int = 0
     num_threads: Annotated[int, NEUTRAL] = 1
     device: Annotated[str, NEUTRAL] = "cpu"

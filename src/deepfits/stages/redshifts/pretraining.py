@@ -21,7 +21,7 @@ from deepfits.files import read_arrays, writing
 from deepfits.photometry import flux_of_magnitude
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
-from deepfits.redshifts.scene_light import SceneLight
+from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import (
     BRIGHTEST,
@@ -35,6 +35,8 @@ FAINTEST = 25.5
 """i magnitude of what is taught at most; a survey less deep ends where it shows no more."""
 BELOW_DEPTH = 0.7
 MATCH_ARCSEC = 1.0
+PER_POPULATION = 200
+"""Objects drawn from one population: hundreds of populations, or their chances are learnt by heart."""
 NUM_DONORS = 6
 FARTHEST_DONOR = 1.2
 """Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
@@ -211,7 +213,7 @@ def grafted(
     Parameters
     ----------
     laws
-        The one population to draw from; by default a new one for each chunk.
+        The one population to draw from; by default a new one for every `PER_POPULATION` objects.
     """
     from scipy.spatial import cKDTree
 
@@ -222,17 +224,17 @@ def grafted(
         noises.append(noise)
         trees.append(cKDTree(_place(sky.flux, sky.radius, noise)))
     parts: list[Examples] = []
-    have, chunk, most = 0, 1500, 0
+    have, most = 0, 0
     while have < number:
         which = most % len(fitted)
         most += 1
-        if most > 200 + 20 * number / chunk:
+        if most > 200 + 20 * number / PER_POPULATION:
             raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
         chance = laws or PopulationLaws.randomised(rng)
         pointing, sky = pointings[which], fitted[which]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
-        flux, radius, redshift, kind = _draw(chunk, limit, pointing.filters, chance, rng)
+        flux, radius, redshift, kind = _draw(PER_POPULATION, limit, pointing.filters, chance, rng)
         distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
@@ -284,7 +286,9 @@ def as_donor(light: SceneLight, donor_flux: np.ndarray, flux: np.ndarray) -> Sce
         out = np.where(is_bright, measured * flux / donor_flux, added)
         return np.where(weight > 0, out, np.nan)
 
-    return replace(light, flux=moved(light.flux, light.flux_err), total=moved(light.total, light.total_err))
+    return replace(
+        light, **{name: moved(getattr(light, name), getattr(light, f"{name}_err")) for name in FLUXES}
+    )
 
 
 def default_surveys() -> list[SkySurvey]:
