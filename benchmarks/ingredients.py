@@ -44,7 +44,7 @@ from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.pretrain import SHARPEST
 from deepfits.stages.redshifts.pretraining import FittedSky, default_surveys, draw_pointings, grafted
 
-NUM_SKIES, NUM_FITTED = 10, 500
+NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
 """Skies that no head learns from: one of CLAUDS+HSC, one of Rubin."""
 NUM_DRAWN, STEPS = 60_000, 2_500
@@ -52,7 +52,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "everything": {},
     "no radii and concentrations": {"unseen": ("radius", "concentration")},
     "neither these nor total fluxes": {"unseen": ("radius", "concentration", "growth")},
-    "no errors as inputs": {"unseen": ("error",)},
+    "no colours of drawing and data": {"unseen": ("colour", "noise", "core")},
+    "no errors as inputs": {"unseen": ("error", "noise")},
     "grafted galaxies of one population": {"laws": PopulationLaws()},
     "a quarter of the grafted galaxies": {"drawn": NUM_DRAWN // 4},
     "fitted galaxies alone": {"drawn": 0},
