@@ -43,7 +43,7 @@ from deepfits.survey.psf import (
     UNKNOWN,
     column_record,
     find_psf,
-    gaussians_of,
+    gaussians_at,
     psf_column,
     psf_of_objects,
     read_psf_option,
@@ -389,7 +389,7 @@ def cut_task(
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
-        psf[:, index] = gaussians_of(known.get(band), NUM_GAUSSIANS)
+        psf[:, index] = gaussians_at(known.get(band), task.x, task.y, NUM_GAUSSIANS)
         given = plan.psf.get(band, plan.psf.get(""))
         if given is not None or not np.isfinite(psf[:, index]).all():
             its = psf_of_objects(given, band, ours, field.pixel_scale)
@@ -504,11 +504,15 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
     Parameters
     ----------
     found
-        What detection found, for the PSF; measured on the middle thousand rows when None.
+        What detection found, for the PSF and how it varies; when None, the PSF is measured on the middle
+        thousand rows and is the same everywhere.
     """
-    middle = MiddleOfField(field)
+    middle, widths = MiddleOfField(field), {}
     if found is None:
         found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
+    else:
+        shape = list(field.shape)
+        widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
     fwhm = found.fwhm_arcsec
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)
@@ -521,7 +525,11 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},
         "psf": {
             band: find_psf(
-                found.star_images.get(band), plane.plane.header, scale, f"{field.name}, band {band}"
+                found.star_images.get(band),
+                plane.plane.header,
+                scale,
+                f"{field.name}, band {band}",
+                widths.get(band),
             )
             for band, plane in field.aligned.items()
         },

@@ -20,7 +20,7 @@ from deepfits.survey.photometry import (
     measure_band,
     not_measured,
 )
-from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image
+from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, width_over_field
 from deepfits.survey.stars import star_score, stellar_radius
 
 
@@ -52,12 +52,15 @@ class Extraction:
         Half-light radius of stars on the combined image.
     star_images
         Median image of the stars per band, the background taken off; None where there are too few.
+    widths
+        How the width of the PSF varies, per band; None where it does not (`width_over_field`).
     """
 
     columns: dict[str, np.ndarray]
     fwhm_arcsec: dict[str, float] = field(default_factory=dict)
     stellar_radius_arcsec: float = np.nan
     star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
+    widths: dict[str, list[float] | None] = field(default_factory=dict)
 
 
 def object_ids(field_name: str, number: int) -> np.ndarray:
@@ -107,14 +110,18 @@ def extract(
     score = star_score(compact, snr, stellar)
     del combined, is_empty
     flags = sources["flag"].astype(np.int32)
-    stars = choose_stars(compact, snr, flags, stellar) if np.isfinite(stellar) else np.empty(0, int)
+    stars = everywhere = np.empty(0, int)
+    if np.isfinite(stellar):
+        stars = choose_stars(compact, snr, flags, stellar)
+        everywhere = choose_stars(compact, snr, flags, stellar, most=1000, within=0.16)
 
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
+    widths: dict[str, list[float] | None] = {}
     for band in bands:
         if band in sky.planes:
-            measured, star_images[band] = _one_band(
-                sky, band, apertures, segmentation, stars, options, aperture_arcsec
+            measured, star_images[band], widths[band] = _one_band(
+                sky, band, apertures, segmentation, (stars, everywhere), options, aperture_arcsec
             )
         else:
             measured, star_images[band] = not_measured(len(sources)), None
@@ -139,6 +146,7 @@ def extract(
         },
         stellar_radius_arcsec=stellar * scale,
         star_images=star_images,
+        widths=widths,
     )
 
 
@@ -147,14 +155,16 @@ def _one_band(
     band: str,
     apertures: Apertures,
     segmentation: np.ndarray,
-    stars: np.ndarray,
+    stars: tuple[np.ndarray, np.ndarray],
     options: DetectOptions,
     aperture_arcsec: float,
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, list[float] | None]:
     plane = sky.planes[band]
     image, weight = plane.read()
     subtract_background(image, weight <= 0, options.mesh)
-    star = star_image(image, weight, apertures.x[stars], apertures.y[stars])
+    best, everywhere = ((apertures.x[rows], apertures.y[rows]) for rows in stars)
+    star = star_image(image, weight, *best)
+    widths = width_over_field(image, weight, segmentation, *everywhere, among=best)
     measured = measure_band(
         image,
         weight,
@@ -163,7 +173,7 @@ def _one_band(
         radius=0.5 * aperture_arcsec / sky.pixel_scale,
         noise_correlation=plane.noise_correlation,
     )
-    return measured, star
+    return measured, star, widths
 
 
 def _snr(

@@ -20,6 +20,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.observation import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
+from deepfits.survey.seeing import width_at
 
 log = logging.getLogger(__name__)
 UNKNOWN = "unknown"
@@ -52,8 +53,22 @@ def gaussians_of(known: Mapping[str, Any] | None, num_gaussians: int) -> np.ndar
     return np.array(known["gaussians"], dtype=np.float32)
 
 
+def gaussians_at(
+    known: Mapping[str, Any] | None, x: np.ndarray, y: np.ndarray, num_gaussians: int
+) -> np.ndarray:
+    """Return what `record` says at some places, pixels from 0: ``(N, K, 2)``; NaN where there is none."""
+    out = np.repeat(gaussians_of(known, num_gaussians)[None], len(x), axis=0)
+    if known and (varies := known.get("varies")):
+        out[:, :, 1] *= width_at(varies["coefficients"], x, y, varies["shape"])[:, None]
+    return out
+
+
 def find_psf(
-    stars: np.ndarray | None, header: Mapping[str, Any], pixel_scale: float, where: str
+    stars: np.ndarray | None,
+    header: Mapping[str, Any],
+    pixel_scale: float,
+    where: str,
+    varies: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decide the PSF of one band of one field, where the user does not say it.
 
@@ -68,9 +83,13 @@ def find_psf(
         Arcseconds.
     where
         Field and band, for messages.
+    varies
+        How the width of the PSF varies over the field: ``coefficients`` of
+        `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
     """
     if stars is not None:
-        return record(expand_image(stars, pixel_scale), "the field's stars")
+        found = record(expand_image(stars, pixel_scale), "the field's stars")
+        return found | ({"varies": dict(varies)} if varies else {})
     fwhm = _number(header.get("FWHM"))
     if fwhm is not None and 0.05 < fwhm < 20:
         beta = _number(header.get("PSFBETA"))

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import ndimage, optimize, stats
 
 from deepfits.observation import centre_of_light
-from deepfits.photometry import growth_circles, growth_radii
+from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
 
 SIDE, LEAST_SIDE = 25, 9
 FEWEST = 3
 """Stars that make a PSF, at least."""
+FEW = 25
+"""Stars that tell how a width varies over a field, at least; twice as many for a parabola."""
+CHANCE, LEAST_VARIATION, MOST_VARIATION = 1e-3, 0.01, 0.4
+"""Of a variation: probability of none, its least standard deviation, and the most, in the logarithm."""
+PIXEL_SQUARE = 2 * np.log(2) / 12
+"""What a pixel adds to the square of a half-light radius, pixels."""
 BRIGHT, COMPACT, LEAST = 50, 2, 8
 """Signal-to-noise of objects that are told by their size, and how many per cent of them, at least how many,
 count as most compact."""
@@ -19,14 +27,22 @@ APERTURE_ARCSEC = 1.0
 
 
 def choose_stars(
-    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, stellar_radius: float, *, most: int = 40
+    radius: np.ndarray,
+    snr: np.ndarray,
+    flags: np.ndarray,
+    stellar_radius: float,
+    *,
+    most: int = 40,
+    within: float = 0.08,
 ) -> np.ndarray:
     """Choose bright unblended point sources: indices, without the brightest tenth (saturation).
+
+    `within` is how far the logarithm of a radius may be from the stars'.
 
     The brightest, because there stars of a given radius outnumber compact galaxies most.
     """
     good = np.isfinite(radius) & (snr > 40) & (flags == 0)
-    good &= np.abs(np.log(np.where(good, radius, 1) / stellar_radius)) < 0.08
+    good &= np.abs(np.log(np.where(good, radius, 1) / stellar_radius)) < within
     which = np.flatnonzero(good)
     which = which[np.argsort(-snr[which])]
     return which[len(which) // 10 :][:most]
@@ -64,6 +80,96 @@ def _stamp(image: np.ndarray, weight: np.ndarray, cx: float, cy: float, side: in
     centred = ndimage.shift(stamp, (iy - cy, ix - cx), order=3, mode="nearest")
     core = centred[half - 4 : half + 5, half - 4 : half + 5].sum()
     return np.asarray(centred / core) if core > 0 else None
+
+
+def width_over_field(
+    image: np.ndarray,
+    weight: np.ndarray,
+    segmentation: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    among: tuple[np.ndarray, np.ndarray],
+) -> list[float] | None:
+    """Fit how the width of the PSF varies over a field, from its stars.
+
+    The logarithm of the stars' half-light radii, the pixel taken out, is a plane over the field, or a
+    parabola where that explains more than chance would, by least squares without what is far off.
+
+    Parameters
+    ----------
+    image, weight, segmentation
+        ``(H, W)``; the last 0 where no object is.
+    x, y
+        ``(N,)``, pixels from 0: the stars. Those with other objects near them are left out.
+    among
+        Places (x, y) of the stars whose median image is the field's PSF: a width of 1 is theirs.
+
+    Returns
+    -------
+    list or None
+        Coefficients for `width_at`, one, three or six; None where there are fewer than `FEW` stars, or where
+        they vary by no more than their scatter explains or by less than a hundredth.
+    """
+    circles, radius = growth_circles(SIDE, GROWTH_ARCSEC / SIDE)  # the stamp is as wide as the largest
+    radius = radius * SIDE / GROWTH_ARCSEC  # pixels
+    alone = np.array([_is_alone(segmentation, cx, cy) for cx, cy in zip(x, y, strict=True)], dtype=bool)
+    x, y = x[alone], y[alone]
+    stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
+    there = np.array([stamp is not None for stamp in stamps], dtype=bool)
+    if there.sum() < FEW:
+        return None
+    growth = np.einsum("nhw,khw->nk", np.stack([one for one in stamps if one is not None]), circles)
+    square = growth_radii(growth, radius, [0.5])[:, 0] ** 2 - PIXEL_SQUARE
+    good = np.isfinite(square) & (square > 0)
+    width = 0.5 * np.log(square[good])
+    found, terms = np.array([np.median(width)]), _terms(x[there][good], y[there][good], image.shape)
+    keep = np.abs(width - found[0]) < 5 * robust_scatter(width) + 1e-6
+    for degrees in (3, 6):
+        tried = found
+        for _ in range(4):
+            if keep.sum() < FEW * degrees / 3:
+                return _varying(found, among, image.shape)
+            tried = np.linalg.lstsq(terms[keep, :degrees], width[keep], rcond=None)[0]
+            off = width - terms[:, :degrees] @ tried
+            keep = np.abs(off) < 3.5 * robust_scatter(off[keep]) + 1e-6
+        before, after = (
+            float(((width - terms[:, : len(one)] @ one)[keep] ** 2).sum()) for one in (found, tried)
+        )
+        more, left = degrees - len(found), int(keep.sum()) - degrees
+        if stats.f.sf((before - after) / more / (after / left + 1e-12), more, left) > CHANCE:
+            break
+        found = tried
+    return _varying(found, among, image.shape)
+
+
+def _varying(
+    found: np.ndarray, among: tuple[np.ndarray, np.ndarray], shape: Sequence[int]
+) -> list[float] | None:
+    """Return coefficients about the median at some places; None of what hardly varies over a field."""
+    x, y = np.meshgrid(np.linspace(0, shape[1], 3), np.linspace(0, shape[0], 3))
+    over = _terms(x.ravel(), y.ravel(), shape)[:, : len(found)] @ found
+    if np.std(over) < LEAST_VARIATION:
+        return None
+    width = _terms(*among, shape)[:, : len(found)] @ found
+    return [float(found[0] - np.median(width)), *found[1:].tolist()]
+
+
+def _is_alone(segmentation: np.ndarray, cx: float, cy: float) -> bool:
+    half, ix, iy = SIDE // 2, round(float(cx)), round(float(cy))
+    near = segmentation[max(iy - half, 0) : iy + half + 1, max(ix - half, 0) : ix + half + 1]
+    return bool(near.size and len(np.unique(near[near > 0])) <= 1)
+
+
+def width_at(coefficients: Sequence[float], x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the width of the PSF at places over that of the field, ``(N,)``; see `width_over_field`."""
+    away = _terms(x, y, shape)[:, : len(coefficients)] @ np.asarray(coefficients)
+    return np.asarray(np.exp(np.clip(away, -MOST_VARIATION, MOST_VARIATION)))
+
+
+def _terms(x: np.ndarray, y: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return the powers of the place, from −1 to 1 over the field: ``(N, 6)``."""
+    u, v = (np.clip(2 * at / max(side - 1, 1) - 1, -1, 1) for at, side in ((x, shape[1]), (y, shape[0])))
+    return np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
 
 
 def star_among_cutouts(
