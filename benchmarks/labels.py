@@ -193,6 +193,7 @@ def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
         value, error = value_of(first, metric)
         ax.axhline(value, color="0.4", linestyle=":", label="the head, no labels")
         ax.axhspan(value - error, value + error, color="0.4", alpha=0.12, linewidth=0)
+        ax.set_ylim(top=max(ax.get_ylim()[1], 1.05 * (value + error)))
     ax.set_ylim(max(ax.get_ylim()[0], 0.2), 1)
     handles, names = ax.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
