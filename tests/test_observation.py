@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -150,6 +152,20 @@ def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> N
     assert torch.equal(one.transpose(image[1:2]), back[1:2])
     observe.put(torch.tensor([0]), one)
     assert torch.equal(observe.transpose(image[[1, 1, 2]])[0], back[1])
+
+
+def test_a_library_of_another_machine_is_said_and_left_out(tmp_path, monkeypatch, caplog) -> None:
+    (tmp_path / "broken.so").write_bytes(b"no library")
+    there = SimpleNamespace(origin=str(tmp_path / "broken.so"))
+    monkeypatch.setattr("deepfits.observation.find_spec", lambda name: there)
+    small_products.cache_clear()
+    try:
+        assert small_products() is None
+        assert "install again" in caplog.text
+        observe = Observation(torch.ones(2, 9, 64), torch.ones(2, 32, 18), 2)
+        assert observe.show(torch.ones(1, 2, 32, 32)).unique().tolist() == [2 * 32.0 * 32]
+    finally:
+        small_products.cache_clear()
 
 
 def test_fewer_pixels_are_left_to_pytorch() -> None:

@@ -22,6 +22,7 @@ Scene and data are centred on each other, apart from a shift. Needs PyTorch and 
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from deepfits.errors import InputError
 
+log = logging.getLogger(__name__)
 NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
 """Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
@@ -340,7 +342,11 @@ def small_products() -> ctypes.CDLL | None:
     found = find_spec("deepfits._observation")
     if found is None or found.origin is None:
         return None
-    library = ctypes.CDLL(found.origin)
+    try:
+        library = ctypes.CDLL(found.origin)
+    except OSError as error:  # built for another machine
+        log.warning("WARNING: %s: %s; fits are slower without it, install again", found.origin, error)
+        return None
     return library if library.deepfits_supported() else None
 
 
