@@ -122,13 +122,19 @@ def width_over_field(
     square = growth_radii(growth, radius, [0.5])[:, 0] ** 2 - PIXEL_SQUARE
     good = np.isfinite(square) & (square > 0)
     width = 0.5 * np.log(square[good])
-    found, terms = np.array([np.median(width)]), _terms(x[there][good], y[there][good], image.shape)
+    found = _polynomial(width, _terms(x[there][good], y[there][good], image.shape))
+    return _varying(found, among, image.shape) if len(among[0]) else None
+
+
+def _polynomial(width: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Return coefficients of a constant, a plane or a parabola: the last that explains more than chance."""
+    found = np.array([np.median(width)])
     keep = np.abs(width - found[0]) < 5 * robust_scatter(width) + 1e-6
     for degrees in (3, 6):
         tried = found
         for _ in range(4):
             if keep.sum() < FEW * degrees / 3:
-                return _varying(found, among, image.shape)
+                return found
             tried = np.linalg.lstsq(terms[keep, :degrees], width[keep], rcond=None)[0]
             off = width - terms[:, :degrees] @ tried
             keep = np.abs(off) < 3.5 * robust_scatter(off[keep]) + 1e-6
@@ -139,7 +145,7 @@ def width_over_field(
         if stats.f.sf((before - after) / more / (after / left + 1e-12), more, left) > CHANCE:
             break
         found = tried
-    return _varying(found, among, image.shape)
+    return found
 
 
 def _varying(
