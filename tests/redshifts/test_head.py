@@ -181,13 +181,13 @@ def test_zero_points_are_found_through_the_networks(head, columns):
     found = fit_zero_points(head, examples)
     # the prior of 0.05 mag and a coarse head leave some of it
     colour = found.zero_points[0] - found.zero_points[1]
-    assert 0.25 * (OFFSET[0] - OFFSET[1]) < colour < 1.2 * (OFFSET[0] - OFFSET[1])
+    assert 0.3 * (OFFSET[0] - OFFSET[1]) < colour < 1.2 * (OFFSET[0] - OFFSET[1])
     # a band that an object lacks tells nothing, and all others still do
     light = replace(examples.light, flux=examples.light.flux.copy())
     light.flux[:, 4], light.flux[::7, 3] = np.nan, np.nan
     fewer = fit_zero_points(head, replace(examples, light=light)).zero_points
     assert fewer[4] == 0
-    assert 0.25 * (OFFSET[0] - OFFSET[1]) < fewer[0] - fewer[1] < 1.2 * (OFFSET[0] - OFFSET[1])
+    assert 0.3 * (OFFSET[0] - OFFSET[1]) < fewer[0] - fewer[1] < 1.2 * (OFFSET[0] - OFFSET[1])
     # no label, no evidence: the prior keeps them near zero
     one = fit_zero_points(head, examples.take(np.arange(1)))
     assert np.abs(one.zero_points).max() < 0.5 * np.abs(found.zero_points).max()

@@ -234,11 +234,14 @@ def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
     for one, info in ((cutouts, store.info), (wide, replace(store.info, size=store.info.size + 8))):
         fitter = Fitter(model, FitSettings(), info, threads=1)
         found.append(fitter.fit(one.object_id, one.image, one.weight, sight=fitter.sight(one)))
+    # at the best fit itself: fits from far off may make other minima
+    again = fitter.fit(
+        wide.object_id, wide.image, wide.weight, sight=fitter.sight(wide), start=found[0].fit.latent.numpy()
+    )
     assert (found[1].weight > 0).sum() == (found[0].weight > 0).sum()
     # an observation keeps the main terms of its PSF over the whole cutout: equal to a thousandth
     torch.testing.assert_close(found[1].fit.loss_start, found[0].fit.loss_start, rtol=3e-3, atol=0)
-    # of which a few fits of so little a model make other minima
-    assert torch.isclose(found[1].fit.loss, found[0].fit.loss, rtol=1e-2, atol=0).sum() >= 6
+    torch.testing.assert_close(again.fit.loss_start, found[0].fit.loss, rtol=1e-2, atol=0)
     assert (found[0].fit.loss < 0.9 * found[0].fit.loss_start).any()
     cautions = model.check(replace(store.info, size=store.info.size + 8))
     assert "beyond gets weight 0" in cautions[-1]
