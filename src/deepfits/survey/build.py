@@ -507,12 +507,10 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
         What detection found, for the PSF and how it varies; when None, the PSF is measured on the middle
         thousand rows and is the same everywhere.
     """
-    middle, widths = MiddleOfField(field), {}
+    middle, shape = MiddleOfField(field), list(field.shape)
     if found is None:
-        found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
-    else:
-        shape = list(field.shape)
-        widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
+        found = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
+    widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
     fwhm = found.fwhm_arcsec
     reference = field.reference.source.band
     shifts = band_shifts(middle, reference)

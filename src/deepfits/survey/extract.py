@@ -80,6 +80,7 @@ def extract(
     bands: tuple[str, ...],
     aperture_arcsec: float = 2.0,
     min_snr: float = 0.0,
+    is_whole: bool = True,
 ) -> Extraction:
     """Detect and measure everything in a field.
 
@@ -95,6 +96,8 @@ def extract(
         Diameter of the fixed aperture.
     min_snr
         Sources with less signal-to-noise are left out.
+    is_whole
+        Of a part of a field it is not measured how the width of the PSF varies.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)
@@ -113,7 +116,8 @@ def extract(
     stars = everywhere = np.empty(0, int)
     if np.isfinite(stellar):
         stars = choose_stars(compact, snr, flags, stellar)
-        everywhere = choose_stars(compact, snr, flags, stellar, most=1000, within=0.16)
+        if is_whole:
+            everywhere = choose_stars(compact, snr, flags, stellar, most=1000, within=0.16)
 
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}

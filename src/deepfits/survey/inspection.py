@@ -145,7 +145,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
 def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) -> None:
     bands = tuple(planes)
     middle = MiddleOfField(field)
-    found = extract(middle, DetectOptions(threshold=6.0), bands=bands)
+    found = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
     notes: dict[str, list[str]] = {}
     suspicious: dict[str, list[str]] = {}
     for band, plane in planes.items():
