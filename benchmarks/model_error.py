@@ -1,6 +1,6 @@
 """What a model gets wrong: measured on a store, written into the model, and judged by the truth of a sky.
 
-    python benchmarks/model_error.py MODEL [STORE ...] [--write DIRECTORY] [--truth STORE TRUTH]
+    python benchmarks/model_error.py MODEL [STORE ...] [--only PART] [--write DIRECTORY] [--truth STORE TRUTH]
 
 Models of `deepfits train` hold this already (without a STORE it is taken as it is); this is for models from
 before, and for the judgement: pulls and biases of `flux_model_<band>` over the true flux by magnitude, with
@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What a model gets wrong.")
     parser.add_argument("model")
     parser.add_argument("store", nargs="*")
+    parser.add_argument("--only", help="measure everything, change this alone: latent_nuisance, ...")
     parser.add_argument("--write", help="a directory for the model with what was measured")
     parser.add_argument("--truth", nargs=2, metavar=("STORE", "TRUTH"), help="of a sky to judge it by")
     parser.add_argument("--objects", type=int, default=600)
@@ -40,8 +41,11 @@ def main() -> None:
     torch.set_num_threads(1)
     model = Model.load(options.model)
     if options.store:
-        model.model_error = measure_model_error(model, options.store)
-    print(json.dumps(model.model_error), flush=True)
+        measured = measure_model_error(model, options.store)
+        if measured is None:
+            parser.error("too few bright galaxies to measure anything")
+        only = measured if options.only is None else {options.only: measured[options.only]}
+        model.model_error = {**(model.model_error or {}), **only}
     if options.write:
         model.save(options.write)
     out: dict[str, Any] = {"model_error": model.model_error}

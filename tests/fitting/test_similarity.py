@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from deepfits.errors import InputError
-from deepfits.fitting.similarity import Similarity, learn_nuisance, shifted
+from deepfits.fitting.similarity import POSTERIOR_SHARE, Similarity, learn_nuisance, shifted
 
 
 class Turntable:
@@ -24,15 +24,28 @@ class Turntable:
         down = (image.sum((1, 3)) * torch.arange(8.0)).sum(1) / total
         return torch.stack([(total - 100) / 10, down], dim=1)
 
+    def embedding(self, latent):
+        return torch.stack([latent[:, 0], 0 * latent[:, 0]], dim=1)
+
 
 def test_what_turning_changes_counts_little_and_what_it_leaves_much():
     latent = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
-    nuisance = learn_nuisance(Turntable(), latent, np.array([0.1]))
+    nuisance = learn_nuisance(Turntable(), latent, np.zeros((64, 2, 2)), np.array([0.1]))
     assert nuisance[1, 1] > 2  # rows from the top: 1, 3, 4 or 6 of 8
     assert nuisance[0, 0] < 0.05  # noise alone: 8 × 0.1 / 10, squared
     found = Similarity.of(nuisance)
     brighter, turned = found.coordinates(np.array([[1.0, 0.0], [0.0, 1.0]]))
     assert np.linalg.norm(brighter) > 4 * np.linalg.norm(turned)
+
+
+def test_what_fits_leave_open_counts_little():
+    latent = np.random.default_rng(1).normal(size=(64, 2)).astype(np.float32)
+    covariance = np.tile(np.diag([9.0, 1.0]), (64, 1, 1))
+    known = learn_nuisance(Turntable(), latent, np.zeros((64, 2, 2)), np.array([0.1]))
+    unsure = learn_nuisance(Turntable(), latent, covariance, np.array([0.1])) - known
+    # A variance of 256 draws is off by 9% in the mean: five times that.
+    assert unsure[0, 0] == pytest.approx(POSTERIOR_SHARE * 9.0, rel=0.45)
+    assert unsure[1, 1] == pytest.approx(0, abs=1e-6)  # the embedding does not know how far down a spot is
 
 
 def test_shifts_by_parts_of_a_pixel_keep_the_flux_and_move_the_middle():

@@ -111,7 +111,8 @@ def learn_model_error(
     typical = np.nanmedian(
         np.where(weight[rows] > 0, weight[rows], np.nan).reshape(len(rows), len(bands), -1), axis=2
     )
-    nuisance = learn_nuisance(fitter, latent, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
+    covariance = fitter.latent_covariance(fitted).numpy()[good]
+    nuisance = learn_nuisance(fitter, latent, covariance, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
     fitter.model_error = ModelError(
         flux_fraction=fraction,
         flux_blend=blend,

@@ -27,7 +27,7 @@ from deepfits.fitting.model_error import FLUXES, ModelError
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.oddity import PARTS, residual_figures, score
 from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
-from deepfits.fitting.posterior import laplace
+from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.refinement import Refine, Refinement
 from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
 from deepfits.fitting.scores import latent_distance
@@ -813,20 +813,7 @@ class Fitter:
         if not uncertainty:
             out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         else:
-            used = None if fitted.fit_weight is None else fitted.fit_weight[padded].to(self.device)
-            found = laplace(
-                self.objective,
-                latent,
-                image,
-                weight,
-                sums,
-                fit_weight=used,
-                amplitude=amplitude,
-                with_pixels=with_pixels,
-                solved_after=self.prior_after,
-                observation=observation,
-                scene_sums=self.scene_sums,
-            )
+            found = self._laplace(fitted, padded, sums, observation, with_pixels=with_pixels)
             model = found.model
             noise = torch.tensor(self.info.noise_correlation, device=self.device)
             out = {
@@ -853,6 +840,48 @@ class Fitter:
         if with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}
+
+    def _laplace(
+        self,
+        fitted: Fitted,
+        rows: Tensor,
+        sums: Tensor,
+        observation: Observation | None,
+        *,
+        with_pixels: bool = False,
+    ) -> Posterior:
+        """Approximate the posteriors of some objects."""
+        image, weight, latent, amplitude = (
+            t[rows].to(self.device)
+            for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
+        )
+        return laplace(
+            self.objective,
+            latent,
+            image,
+            weight,
+            sums,
+            fit_weight=None if fitted.fit_weight is None else fitted.fit_weight[rows].to(self.device),
+            amplitude=amplitude,
+            with_pixels=with_pixels,
+            solved_after=self.prior_after,
+            observation=observation,
+            scene_sums=self.scene_sums,
+        )
+
+    def latent_covariance(self, fitted: Fitted) -> Tensor:
+        """Return the posterior covariances of latents, ``(N, L, L)``, on the CPU; NaN without a fit."""
+        out = torch.full((len(fitted.image), self.num_latents, self.num_latents), torch.nan)
+        sums = self.sums.to(self.device)
+
+        def work(rows: Tensor) -> None:
+            found = self._laplace(fitted, rows, sums, self._observation(fitted.sight, rows))
+            out[rows] = found.covariance[:, : self.num_latents, : self.num_latents].cpu()
+
+        usable = torch.isfinite(fitted.fit.latent).all(1).nonzero()[:, 0]
+        batches = usable.split(POSTERIOR_BATCH) if len(usable) else ()
+        in_threads(work, batches, self.threads if self.device.type == "cpu" else 1)
+        return out
 
 
 def status_names(found: Fit) -> np.ndarray:

@@ -45,7 +45,8 @@ class ModelError:
         Usual `latent_distance` as intercept and slope in the logarithm of the flux in nJy of all bands,
         and the least and the largest logarithm it was learnt from.
     latent_nuisance
-        ``(L, L)``: what noise, orientation and place do to a latent (`deepfits.fitting.similarity`).
+        ``(L, L)``: what noise, orientation, place and what a fit leaves open do to a latent
+        (`deepfits.fitting.similarity`).
     """
 
     flux_fraction: dict[str, tuple[float, ...]]

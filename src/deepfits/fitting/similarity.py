@@ -6,11 +6,13 @@ A latent also holds how a galaxy is turned, mirrored and placed on the pixels, a
 it. None of this is the galaxy's, and it fills most directions of the latent: by plain distance the nearest of
 a galaxy are those that happen to lie like it. What it does can be seen without any label: drawings are
 turned, mirrored, shifted by parts of a pixel and given noise, and the embedder reads all of them. With C the
-covariance of its answers about those to the drawings themselves,
+covariance of its answers about those to the drawings themselves, P that of embeddings of latents drawn from
+the posteriors of fits, and w = `POSTERIOR_SHARE`,
 
-    distance² = (a − b)ᵀ (C + ε·tr(C)/L)⁻¹ (a − b) / L,
+    S = C + w P,    distance² = (a − b)ᵀ (S + ε·tr(S)/L)⁻¹ (a − b) / L,
 
-in which what tells nothing counts little.
+in which what tells nothing, and what a fit leaves open, counts little. One P serves all: objects differ in it
+by some tenths, and distances in units of each pair's own find no better neighbours (docs/decisions).
 
 Source: within-class covariance normalisation (Hatch & Stolcke 2006, ICASSP), here with classes that need no
 labels.
@@ -35,16 +37,20 @@ if TYPE_CHECKING:
 
 FILE = "_similarity.json"
 RIDGE = 0.01
+POSTERIOR_SHARE = 4.0
 MOST_DRAWN = 256
+NUM_POSTERIOR_DRAWS = 4
 
 
-def learn_nuisance(fitter: Fitter, latent: np.ndarray, noise: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Return the covariance C of what does not make galaxies different, ``(L, L)``.
+def learn_nuisance(
+    fitter: Fitter, latent: np.ndarray, covariance: np.ndarray, noise: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Return the covariance S of what does not make galaxies different, ``(L, L)``.
 
     Parameters
     ----------
-    latent
-        ``(N, L)``: of galaxies as they are fitted.
+    latent, covariance
+        ``(N, L)`` and ``(N, L, L)``: of galaxies as they are fitted, and of their posteriors.
     noise
         ``(B,)``: of a pixel, nJy.
     """
@@ -63,7 +69,25 @@ def learn_nuisance(fitter: Fitter, latent: np.ndarray, noise: np.ndarray, *, see
         noisy = turned + sigma * torch.randn(turned.shape, generator=rng)
         off = (fitter.embed(noisy, weight, sight) - plain).double()
         out += off.T @ off
-    return (out / (NUM_SYMMETRIES * len(chosen))).numpy()
+    nuisance = out / (NUM_SYMMETRIES * len(chosen))
+    return (nuisance + POSTERIOR_SHARE * posterior_scatter(fitter, chosen, covariance, rng)).numpy()
+
+
+def posterior_scatter(
+    fitter: Fitter, latent: torch.Tensor, covariance: np.ndarray, rng: torch.Generator
+) -> torch.Tensor:
+    """Return the covariance P of embeddings of latents drawn from their posteriors, ``(L, L)`` float64."""
+    import torch
+
+    values, vectors = torch.linalg.eigh(torch.from_numpy(covariance[: len(latent)]).double())
+    root = (vectors * values.clamp_min(0).sqrt()[:, None]).float()
+    plain = fitter.embedding(latent)
+    out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
+    for _ in range(NUM_POSTERIOR_DRAWS):
+        normal = torch.randn(latent.shape, generator=rng)
+        off = (fitter.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - plain).double()
+        out += off.T @ off
+    return out / (NUM_POSTERIOR_DRAWS * len(latent))
 
 
 def shifted(images: torch.Tensor, by: list[float]) -> torch.Tensor:
