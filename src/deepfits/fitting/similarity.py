@@ -6,10 +6,10 @@ A latent also holds how a galaxy is turned, mirrored and placed on the pixels, a
 it. None of this is the galaxy's, and it fills most directions of the latent: by plain distance the nearest of
 a galaxy are those that happen to lie like it. What it does can be seen without any label: drawings are
 turned, mirrored, shifted by parts of a pixel and given noise, and the embedder reads all of them. With C the
-covariance of its answers about those to the drawings themselves, P that of embeddings of latents drawn from
-the posteriors of fits, and w = `POSTERIOR_SHARE`,
+covariance of its answers about those to the drawings themselves, and P that of embeddings of latents drawn
+from the posteriors of fits,
 
-    S = C + w P,    distance² = (a − b)ᵀ (S + ε·tr(S)/L)⁻¹ (a − b) / L,
+    S = C + P,    distance² = (a − b)ᵀ (S + ε·tr(S)/L)⁻¹ (a − b) / L,
 
 in which what tells nothing, and what a fit leaves open, counts little. One P serves all: objects differ in it
 by some tenths, and distances in units of each pair's own find no better neighbours (docs/decisions).
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 FILE = "_similarity.json"
 RIDGE = 0.01
-POSTERIOR_SHARE = 4.0
 MOST_DRAWN = 256
 NUM_POSTERIOR_DRAWS = 4
 
@@ -70,7 +69,7 @@ def learn_nuisance(
         off = (fitter.embed(noisy, weight, sight) - plain).double()
         out += off.T @ off
     nuisance = out / (NUM_SYMMETRIES * len(chosen))
-    return (nuisance + POSTERIOR_SHARE * posterior_scatter(fitter, chosen, covariance, rng)).numpy()
+    return (nuisance + posterior_scatter(fitter, chosen, covariance, rng)).numpy()
 
 
 def posterior_scatter(
