@@ -19,6 +19,7 @@ from deepfits.training.losses import (
     fine_structure,
     generator_loss,
     reconstruction_loss,
+    shared_pass,
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource, white_autocovariance
@@ -98,8 +99,101 @@ def test_a_step_is_three_plain_updates():
             assert is_same.float().mean() > 0.99, (name, key)
 
 
-def test_all_three_networks_move_and_steps_repeat():
-    first, again = make_trainer(), make_trainer()
+def gradients(network):
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("generated", "what"),
+    [
+        ([0.5, -0.3, 2.0, 1.0], "usual"),
+        ([0.0, -0.0, 0.0, 0.0], "zero"),
+        ([1e-30, -1e-12, 1e-7, -0.3], "near zero"),
+        ([5e-39, 1.0, 1e4, -2e3], "small and large"),
+    ],
+)
+def test_one_pass_gives_the_gradients_of_two(generated, what):
+    """Answers of given values on images of any brightness, in float64 by two passes and in float32 by one."""
+    torch.manual_seed(0)
+    config = ModelConfig(num_bands=2, size=16, latent_size=4, width=16, num_blocks=2, num_groups=2)
+    one = Model.make(config, INFO, UNITS).discriminator.eval()
+    two = deepcopy(one).double()
+    real, fake = torch.randn(4, 2, 16, 16), torch.tensor([0.1, 1.0, 10.0, 1.0])[:, None, None, None]
+    fake = fake * torch.randn(4, 2, 16, 16)
+    wanted = torch.tensor(generated)
+
+    def answers(network, x):  # what is added is a constant: answers become those, gradients stay
+        free = network(x)
+        told = free[4:] - free[4:].detach() + wanted.to(x.dtype)
+        return torch.cat((free[:4], told))
+
+    x = torch.cat((real, fake)).double().requires_grad_()
+    told = answers(two, x)
+    discriminator_loss(*told.chunk(2)).backward()
+    expected = gradients(two)
+    x.grad = None
+    generator_loss(answers(two, x)[4:]).backward()
+    expected_pull = x.grad[4:]
+
+    shown = fake.clone().requires_grad_()
+    told = answers(one, torch.cat((real, shown)))
+    assert told[4:].tolist() == wanted.tolist(), what
+    sent, factor = shared_pass(*told.detach().chunk(2))
+    told.backward(sent)
+    pull = (shown.grad * factor[:, None, None, None]).double()
+    for i in range(4):  # each image by itself: the largest of a batch must not hide the others
+        size = float(expected_pull[i].abs().max())
+        assert size > 0 or wanted[i] == 1  # where all is reached, nothing is left to pull
+        torch.testing.assert_close(pull[i], expected_pull[i], rtol=0, atol=2e-6 * size)  # tens of roundings
+    for name, gradient in gradients(one).items():
+        size = float(expected[name].abs().max())
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=5e-6 * size, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"latent_gradient": 0.3, "noise": "white", "noisy_embedder": True},
+        {"reconstruction": 0.3, "smoothness": 10.0, "noise": "white", "incomplete": True},
+    ],
+)
+def test_a_shared_pass_is_two_passes_of_the_discriminator_as_it_was(options, monkeypatch):
+    """Gradients of all three networks against a second pass through the discriminator of before its step."""
+    batch, found = make_batch(hidden=True), {}
+    ours = make_trainer(shared_discriminator_pass=True, **options)
+    losses = ours.step(batch, 7)
+    found = {name: gradients(network) for name, network in ours.networks.items()}
+
+    theirs = make_trainer(**options)
+    network = theirs.networks["discriminator"]
+    with monkeypatch.context() as patch:  # it stays as it is, and so does its spectral norm
+        patch.setattr(theirs.optimisers["discriminator"], "step", lambda: network.eval())
+        expected_losses = theirs.step(batch, 7)
+    for name, loss in expected_losses.items():
+        assert losses[name].item() == pytest.approx(loss.item(), rel=1e-5), name
+    for name, network in theirs.networks.items():
+        expected = gradients(network)
+        for key, gradient in found[name].items():
+            size = float(expected[key].abs().max())
+            assert size > 0
+            torch.testing.assert_close(gradient, expected[key], rtol=0, atol=2e-5 * size, msg=f"{name} {key}")
+
+
+def test_a_shared_pass_iterates_the_spectral_norm_once():
+    ours, theirs = make_trainer(shared_discriminator_pass=True), make_trainer()
+    ours.step(make_batch(), 7)
+    with torch.no_grad():
+        theirs.networks["discriminator"](torch.zeros(1, 2, 16, 16))
+    expected = dict(theirs.networks["discriminator"].named_buffers())
+    assert expected
+    for name, buffer in ours.networks["discriminator"].named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_all_three_networks_move_and_steps_repeat(shared):
+    first, again = (make_trainer(shared_discriminator_pass=shared) for _ in range(2))
     before = {name: tensors(network) for name, network in first.networks.items()}
     batch = make_batch()
     losses = [first.step(batch, 5), again.step(batch, 5)]
