@@ -325,7 +325,8 @@ def train_speed(bench: Bench) -> dict[str, Any]:
         plain = make_plain_step(width, bench.device)
         for precision in precisions:
             engine = Engine(EngineConfig(device=str(bench.device), precision=precision))
-            trainer = make_trainer(width, engine)
+            shared = width < bench.sizes.width  # as `small` has it, and `paper` not
+            trainer = make_trainer(width, engine, shared=shared)
             steps = {
                 "plain": lambda p=plain, r=real: p(r),
                 "trainer": lambda t=trainer, b=batch: t.step(b, 0),

@@ -1,9 +1,11 @@
 """Training speed: images per second of `Trainer` against a plain eager script, side by side in one run.
 
 The script is written straight from the paper: the same networks and losses in float32, each of the three
-updates on its own, with freshly generated images and PyTorch's default Adam. Both train on the same images;
-runs alternate, and the median of the ratios is given. The limit is the fastest arithmetic that `machine.py`
-finds with the same number of threads; operations are counted by PyTorch's counter on the trainer's own step.
+updates on its own, with freshly generated images and PyTorch's default Adam. In the trainer one pass of the
+discriminator serves its own loss and the generator's, where the recipe says so (docs/decisions/37);
+``--two-passes`` measures it without. Both train on the same images; runs alternate, and the median of the
+ratios is given. The limit is the fastest arithmetic that `machine.py` finds with the same number of threads;
+operations are counted by PyTorch's counter on the trainer's own step.
 
     python benchmarks/train.py --recipe small --threads 1
 """
@@ -114,14 +116,15 @@ def make_plain_step(width: int, device: torch.device) -> Callable[[Tensor], None
     return step
 
 
-def make_trainer(width: int, engine: Engine) -> Trainer:
-    """Return our trainer with the same losses: all options off."""
+def make_trainer(width: int, engine: Engine, *, shared: bool = False) -> Trainer:
+    """Return our trainer with the same losses: all options off, but for the discriminator's `shared` pass."""
     config = ModelConfig(width=width)
     info = StoreInfo(bands=("u", "g", "r", "i", "z"), size=32, pixel_scale_arcsec=0.168)
     units = Normalisation(kind="standard", mean=(0.0,) * 5, std=(1.0,) * 5, softening=(1.0,) * 5)
     torch.manual_seed(0)
     model = Model.make(config, info, units)
-    return Trainer(model, TrainingConfig(), NoiseSource(white_autocovariance(5), 32), 0, engine)
+    training = TrainingConfig(shared_discriminator_pass=shared)
+    return Trainer(model, training, NoiseSource(white_autocovariance(5), 32), 0, engine)
 
 
 def seconds_of(step: Callable[[], object], number: int, device: torch.device) -> float:
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--two-passes", action="store_true", help="of the discriminator, in every recipe")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
@@ -161,10 +165,11 @@ def main() -> None:
     width, device = recipe(arguments.recipe).model.width, engine.device
     real = torch.randn(arguments.batch_size, 5, 32, 32, device=device)
     batch = Batch(real, torch.ones_like(real))
-    trainer, plain = make_trainer(width, engine), make_plain_step(width, device)
+    shared = recipe(arguments.recipe).training.shared_discriminator_pass and not arguments.two_passes
+    trainer, plain = make_trainer(width, engine, shared=shared), make_plain_step(width, device)
     steps = {"plain": lambda: plain(real), "trainer": lambda: trainer.step(batch, 0)}
     with FlopCounterMode(display=False) as counter:
-        make_trainer(width, Engine(EngineConfig(device=arguments.device))).step(batch, 0)
+        make_trainer(width, Engine(EngineConfig(device=arguments.device)), shared=shared).step(batch, 0)
     operations = counter.get_total_flops() / arguments.batch_size
     number = {
         name: max(1, int(arguments.seconds / seconds_of(step, 2, device) * 2)) for name, step in steps.items()
@@ -198,6 +203,7 @@ def main() -> None:
         "recipe": arguments.recipe,
         "batch_size": arguments.batch_size,
         "threads": arguments.threads,
+        "shared_discriminator_pass": shared,
         "engine": dataclasses.asdict(engine_config),
         **provenance(),
     }

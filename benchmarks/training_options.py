@@ -38,6 +38,7 @@ PLAIN: dict[str, Any] = {
     "reconstruction": 0.0,
     "smoothness": 0.0,
     "latent_gradient": 0.0,
+    "shared_discriminator_pass": False,
 }
 ASINH = PLAIN | {"normalisation": "asinh"}
 NOISE = ASINH | {"noise": "correlated"}
@@ -67,6 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "all, beta1 0": {"beta1": 0.0},
     "all, beta1 0.9": {"beta1": 0.9},
     "all, no smoothness": {"smoothness": 0.0},
+    "all, two passes": {"shared_discriminator_pass": False},
     "all, no reconstruction": {"reconstruction": 0.0},
 }
 BRIGHT = 24.0

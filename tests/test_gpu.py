@@ -135,8 +135,10 @@ def test_recorded_fits_are_those_that_are_not(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_recorded_steps_of_training_are_those_that_are_not(monkeypatch, precision):
+@pytest.mark.parametrize(
+    ("precision", "shared"), [("float32", False), ("float32", True), ("bf16", False), ("bf16", True)]
+)
+def test_recorded_steps_of_training_are_those_that_are_not(monkeypatch, precision, shared):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -147,7 +149,7 @@ def test_recorded_steps_of_training_are_those_that_are_not(monkeypatch, precisio
 
     def losses(warm_up):
         monkeypatch.setattr(recording, "WARM_UP", warm_up)
-        trainer = make_trainer(32, Engine(EngineConfig(device="cuda", precision=precision)))
+        trainer = make_trainer(32, Engine(EngineConfig(device="cuda", precision=precision)), shared=shared)
         draw = torch.Generator("cuda").manual_seed(3)
         out = []
         for step in range(12):
@@ -182,10 +184,10 @@ def test_a_training_that_goes_on_records_anew():
         )
         return trainer.step(Batch(image, torch.ones_like(image)), number, number / 20)
 
-    one = make_trainer(32, Engine(EngineConfig(device="cuda")))
+    one = make_trainer(32, Engine(EngineConfig(device="cuda")), shared=True)
     for number in range(8):
         step(one, number)
-    other = make_trainer(32, Engine(EngineConfig(device="cuda")))
+    other = make_trainer(32, Engine(EngineConfig(device="cuda")), shared=True)
     for number in range(5):  # has recorded tensors that it must not use afterwards
         step(other, 100 + number)
     other.restore({name: t.clone() for name, t in one.state().items()})

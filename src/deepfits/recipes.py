@@ -65,6 +65,7 @@ def _beyond_the_paper(steps: int, aid_steps: int) -> TrainingConfig:
         aid_steps=aid_steps,
         batch_size=32,
         learning_rate=1e-3,
+        shared_discriminator_pass=True,
         reconstruction=0.5,
         smoothness=10.0,
         normalisation="asinh",

@@ -1,7 +1,10 @@
-"""Options of small trainings, what they logged, and a progress that interrupts them."""
+"""Options of small trainings, what they logged, their gradients, and a progress that interrupts them."""
 
 import json
 import os
+
+import pytest
+import torch
 
 from deepfits.survey.store import StoreInfo
 
@@ -17,6 +20,33 @@ OPTIONS = {
 def losses(directory):
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in rows]
+
+
+def gradients(network):
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
+
+
+def assert_one_pass_gives_what_two_give(make, batch, *, error=2e-5):
+    """Compare a step with one pass of the discriminator with one of two, in which it stays as it was.
+
+    `make` is from whether the pass is shared to a trainer; `error` is of a gradient, in units of its tensor's
+    largest.
+    """
+    ours, theirs = make(True), make(False)
+    still = theirs.networks["discriminator"]
+    theirs.optimisers["discriminator"].step = lambda: still.eval()  # neither its weights nor its norm move
+    found, expected = ours.step(batch, 7), theirs.step(batch, 7)
+    assert set(found) == set(expected)
+    for name, loss in expected.items():
+        assert found[name].item() == pytest.approx(loss.item(), rel=error), name
+    for name, network in theirs.networks.items():
+        mine = gradients(ours.networks[name])
+        for key, gradient in gradients(network).items():
+            size = float(gradient.abs().max())
+            assert size > 0
+            torch.testing.assert_close(
+                mine[key], gradient, rtol=0, atol=error * size, msg=lambda m, k=key: f"{k}: {m}"
+            )
 
 
 class StopAt:

@@ -12,6 +12,7 @@ from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
+from deepfits.training.engine import Engine, EngineConfig
 from deepfits.training.loop import Trainer
 from deepfits.training.losses import (
     discriminator_loss,
@@ -19,9 +20,11 @@ from deepfits.training.losses import (
     fine_structure,
     generator_loss,
     reconstruction_loss,
+    shared_pass,
     smoothness_loss,
 )
 from deepfits.training.noise import NoiseSource, white_autocovariance
+from tests.helpers.trainings import assert_one_pass_gives_what_two_give, gradients
 
 INFO = StoreInfo(bands=("g", "r"), size=16, pixel_scale_arcsec=0.2)
 UNITS = Normalisation(kind="asinh", mean=(0.1, 0.2), std=(0.5, 0.7), softening=(3.0, 2.0))
@@ -98,8 +101,90 @@ def test_a_step_is_three_plain_updates():
             assert is_same.float().mean() > 0.99, (name, key)
 
 
-def test_all_three_networks_move_and_steps_repeat():
-    first, again = make_trainer(), make_trainer()
+@pytest.mark.parametrize(
+    ("generated", "what"),
+    [
+        ([0.5, -0.3, 2.0, 1.0], "usual"),
+        ([0.0, -0.0, 0.0, 0.0], "zero"),
+        ([1e-30, -1e-12, 1e-7, -0.3], "near zero"),
+        ([5e-39, 1.0, 1e4, -2e3], "small and large"),
+    ],
+)
+def test_one_pass_gives_the_gradients_of_two(generated, what):
+    """Answers of given values on images of any brightness, in float64 by two passes and in float32 by one."""
+    torch.manual_seed(0)
+    config = ModelConfig(num_bands=2, size=16, latent_size=4, width=16, num_blocks=2, num_groups=2)
+    one = Model.make(config, INFO, UNITS).discriminator.eval()
+    two = deepcopy(one).double()
+    real, fake = torch.randn(4, 2, 16, 16), torch.tensor([0.1, 1.0, 10.0, 1.0])[:, None, None, None]
+    fake = fake * torch.randn(4, 2, 16, 16)
+    wanted = torch.tensor(generated)
+
+    def answers(network, x):  # what is added is a constant: answers become those, gradients stay
+        free = network(x)
+        told = free[4:] - free[4:].detach() + wanted.to(x.dtype)
+        return torch.cat((free[:4], told))
+
+    x = torch.cat((real, fake)).double().requires_grad_()
+    told = answers(two, x)
+    discriminator_loss(*told.chunk(2)).backward()
+    expected = gradients(two)
+    x.grad = None
+    generator_loss(answers(two, x)[4:]).backward()
+    expected_pull = x.grad[4:]
+
+    shown = fake.clone().requires_grad_()
+    told = answers(one, torch.cat((real, shown)))
+    assert told[4:].tolist() == wanted.tolist(), what
+    sent, factor = shared_pass(*told.detach().chunk(2))
+    told.backward(sent)
+    pull = (shown.grad * factor[:, None, None, None]).double()
+    for i in range(4):  # each image by itself: the largest of a batch must not hide the others
+        size = float(expected_pull[i].abs().max())
+        assert size > 0 or wanted[i] == 1  # where all is reached, nothing is left to pull
+        torch.testing.assert_close(pull[i], expected_pull[i], rtol=0, atol=2e-6 * size)  # tens of roundings
+    for name, gradient in gradients(one).items():
+        size = float(expected[name].abs().max())
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=5e-6 * size, msg=name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"latent_gradient": 0.3, "noise": "white", "noisy_embedder": True},
+        {"reconstruction": 0.3, "smoothness": 10.0, "noise": "white", "incomplete": True},
+    ],
+)
+def test_a_shared_pass_is_two_of_the_discriminator_as_it_was(options):
+    assert_one_pass_gives_what_two_give(
+        lambda shared: make_trainer(shared_discriminator_pass=shared, **options), make_batch(hidden=True)
+    )
+
+
+def test_a_shared_pass_in_bf16_is_two_to_its_rounding():
+    def make(shared):
+        trainer = make_trainer(shared_discriminator_pass=shared)
+        engine = Engine(EngineConfig(device="cpu", precision="bf16"))
+        return Trainer(trainer.model, trainer.config, trainer.noise, seed=3, engine=engine)
+
+    assert_one_pass_gives_what_two_give(make, make_batch(), error=0.05)  # either is 0.11 from float32
+
+
+def test_a_shared_pass_iterates_the_spectral_norm_once():
+    ours, theirs = make_trainer(shared_discriminator_pass=True), make_trainer()
+    ours.step(make_batch(), 7)
+    with torch.no_grad():
+        theirs.networks["discriminator"](torch.zeros(1, 2, 16, 16))
+    expected = dict(theirs.networks["discriminator"].named_buffers())
+    assert expected
+    for name, buffer in ours.networks["discriminator"].named_buffers():
+        assert torch.equal(buffer, expected[name]), name
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_all_three_networks_move_and_steps_repeat(shared):
+    first, again = (make_trainer(shared_discriminator_pass=shared) for _ in range(2))
     before = {name: tensors(network) for name, network in first.networks.items()}
     batch = make_batch()
     losses = [first.step(batch, 5), again.step(batch, 5)]

@@ -19,10 +19,10 @@ from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
 from deepfits.recipes import recipe
 from deepfits.stages.train import train
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
-from deepfits.training.data import turn, turn_shift
+from deepfits.training.data import Batch, turn, turn_shift
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
-from tests.helpers.trainings import StopAt, losses
+from tests.helpers.trainings import StopAt, assert_one_pass_gives_what_two_give, losses
 
 OPTIONS = {
     "width": 16, "latent_size": 4, "num_blocks": 2, "batch_size": 8, "log_every": 1,
@@ -258,6 +258,20 @@ def test_unknown_and_sharp_psfs_are_refused(stores, trained):
         wrong[:, 0] = moffat_psf(psf)
         with pytest.raises(InputError, match=message):
             model.sight(replace(cutouts, psf=wrong), store.info)
+
+
+def test_one_pass_of_the_discriminator_reaches_the_scenes(stores, trained):
+    store = CutoutStore(stores[0])
+    cutouts = store.take(np.arange(8))
+    sight = Model.load(trained).sight(cutouts, store.info)
+    batch = Batch(torch.from_numpy(cutouts.image), torch.from_numpy(cutouts.weight), sight)
+
+    def make(shared):
+        config = replace(recipe("scene").training, scene_size=16, shared_discriminator_pass=shared)
+        noise = NoiseSource(white_autocovariance(2), store.info.size)
+        return Trainer(Model.load(trained), config, noise, 0)
+
+    assert_one_pass_gives_what_two_give(make, batch)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 3.0, 100.0])

@@ -63,7 +63,7 @@ def test_other_cutouts_are_another_training(store, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("options", [{}, ALL])
+@pytest.mark.parametrize("options", [{}, ALL, {"shared_discriminator_pass": False}])
 def test_resumed_training_is_the_uninterrupted_one(store, tmp_path, number, options):
     options = OPTIONS | options
     whole = train(store, tmp_path / "whole", recipe="tiny", steps=9, options=options)

@@ -24,6 +24,9 @@ class TrainingConfig(Stored):
         Of Adam, the same for the three networks.
     embedder_rate
         The embedder's learning rate, in units of `learning_rate`.
+    shared_discriminator_pass
+        Generated images pass the discriminator once a step, for its loss and the generator's together; the
+        generator then follows the discriminator of before its step. Off, they pass it again after that step.
     initialisation
         How weights are drawn at first: see `deepfits.training.initialise`.
     decay
@@ -87,6 +90,7 @@ class TrainingConfig(Stored):
     beta1: Annotated[float, Range(ge=0, lt=1)] = 0.5
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
     embedder_rate: Annotated[float, Range(ge=1e-20, le=1e6)] = 1.0
+    shared_discriminator_pass: bool = False
     initialisation: Literal["uniform", "normal", "orthogonal"] = "uniform"
     decay: Annotated[float, Range(ge=0, le=1)] = 0.0
     normalisation: Literal["standard", "asinh"] = "standard"
@@ -136,7 +140,7 @@ class TrainingConfig(Stored):
                 del content[name]
         if self.neighbours == "keep":
             del content["neighbours"]
-        for name in ("aid_steps", "hidden_bands"):
+        for name in ("aid_steps", "hidden_bands", "shared_discriminator_pass"):
             if not content[name]:
                 del content[name]
         return content

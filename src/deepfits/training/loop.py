@@ -25,7 +25,9 @@ from deepfits.training.losses import (
     embedder_loss,
     generator_loss,
     reconstruction_loss,
+    shared_pass,
     smoothness_loss,
+    with_gradient,
 )
 from deepfits.training.noise import NoiseSource
 
@@ -141,12 +143,20 @@ class Trainer:
         seen = self.observe(clean, weight, noise, sight, way)
 
         self.networks["discriminator"].requires_grad_(True)
-        answers = self.discriminator(torch.cat([real, seen.detach()]))
+        shown = seen.detach().requires_grad_(config.shared_discriminator_pass)
+        answers = self.discriminator(torch.cat([real, shown]))
         losses = {"discriminator": discriminator_loss(*answers.chunk(2))}
-        self._optimise(["discriminator"], losses["discriminator"], step)
-
-        self.networks["discriminator"].requires_grad_(False)
-        losses["generator"] = generator_loss(self.discriminator(seen))
+        if config.shared_discriminator_pass:
+            sent, factor = shared_pass(*answers.detach().chunk(2))
+            told = with_gradient(losses["discriminator"].detach(), answers, sent)
+            self._optimise(["discriminator"], told, step)
+            assert shown.grad is not None
+            pull = shown.grad * factor[:, None, None, None]
+            losses["generator"] = with_gradient(generator_loss(answers.detach().chunk(2)[1]), seen, pull)
+        else:
+            self._optimise(["discriminator"], losses["discriminator"], step)
+            self.networks["discriminator"].requires_grad_(False)
+            losses["generator"] = generator_loss(self.discriminator(seen))
         inverted = seen if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
             inverted = inverted.detach()
