@@ -13,7 +13,7 @@ from deepfits.survey.store import StoreInfo
 from deepfits.training.config import TrainingConfig
 from deepfits.training.data import Batch
 from deepfits.training.engine import Engine, EngineConfig
-from deepfits.training.loop import Trainer
+from deepfits.training.loop import Trainer, seed_of_step
 from deepfits.training.losses import (
     discriminator_loss,
     embedder_loss,
@@ -68,12 +68,19 @@ def test_losses_are_the_papers_by_hand():
     assert each == pytest.approx((np.log(3.5) + np.log(10)) / 2)
 
 
+def test_seeds_and_steps_draw_different_latents():
+    trainer, draws = make_trainer(), []
+    for trainer.seed in (1, 2, 2**33):
+        draws += [trainer._draw(4, step)[1] for step in (7, 8)]
+    assert len({tuple(draw.flatten().tolist()) for draw in draws}) == len(draws)
+
+
 def test_a_step_is_three_plain_updates():
     """A second implementation, with each loss and its optimiser on its own."""
     trainer, batch = make_trainer(), make_batch()
     plain = deepcopy(trainer.model)
     losses = trainer.step(batch, 7)
-    latent = torch.randn(12, 4, generator=torch.Generator().manual_seed((3 << 40) + 7))
+    latent = torch.randn(12, 4, generator=torch.Generator().manual_seed(seed_of_step(3, 7)))
     rates = {"lr": 4e-4, "betas": (0.5, 0.999)}
     real = UNITS.normalise(batch.image)
     fake = plain.generator(latent)

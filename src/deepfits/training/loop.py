@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,17 @@ from deepfits.training.losses import (
 from deepfits.training.noise import NoiseSource
 
 SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """Mix seed and step into 32 bits, which is all that PyTorch's generator on a CPU takes of a seed.
+
+    Examples
+    --------
+    >>> len({seed_of_step(seed, step) % 2**32 for seed in (1, 2) for step in (7, 8)})
+    4
+    """
+    return int(np.random.SeedSequence((seed % 2**64, step)).generate_state(1)[0])
 
 
 class Trainer:
@@ -251,7 +263,7 @@ class Trainer:
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
         """Return the step's source of random numbers, and this process's part of the latents."""
-        draw = torch.Generator(self.device).manual_seed((self.seed << 40) + step)
+        draw = torch.Generator(self.device).manual_seed(seed_of_step(self.seed, step))
         size = number, self.model.config.latent_size
         return draw, self.engine.part(torch.randn(size, generator=draw, device=self.device))
 
