@@ -127,10 +127,15 @@ def remove_leftovers(directory: str | Path, *, of: str = "") -> int:
     return len(leftovers)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """Write text (UTF-8), whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as JSON, whole or not at all. NaN and infinity are errors: JSON has neither."""
-    with writing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import read_json, write_json, write_text
 from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, PROPERTY_DEFINITIONS, binned, measured
 from deepfits.redshifts.naming import ESTIMATE, as_written, written_name
@@ -169,13 +169,11 @@ def join_predictions(
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` and ``table.md``."""
+    """Write ``metrics.json``, ``table.md`` and ``table.tex``."""
     content = {**about, "definitions": _definitions(about.get("target", "z_spec")), "rows": list(rows)}
     write_json(out / "metrics.json", content)
-    with writing(out / "table.md") as temporary:
-        temporary.write_text(markdown_table(content), encoding="utf-8")
-    with writing(out / "table.tex") as temporary:
-        temporary.write_text(latex_table(content), encoding="utf-8")
+    write_text(out / "table.md", markdown_table(content))
+    write_text(out / "table.tex", latex_table(content))
 
 
 def _definitions(target: str) -> dict[str, str]:

@@ -70,11 +70,6 @@ def detect(config: DetectConfig) -> Path:
     --------
     `deepfits detect sky --out catalogue.parquet`
     """
-    return detect_with(config)
-
-
-def detect_with(config: DetectConfig) -> Path:
-    """Do `detect`."""
     from deepfits.survey.detection import DetectOptions
 
     format_of(config.out)  # before the work

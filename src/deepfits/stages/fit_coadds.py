@@ -206,10 +206,10 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
 
 
 def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Path:
-    from deepfits.stages.detect import DetectConfig, detect_with
+    from deepfits.stages.detect import detect
 
     path = out / "catalogue.parquet"
-    return detect_with(part_of(options, DetectConfig, images=str(images), out=path, workers=max(1, workers)))
+    return part_of(options, detect, images=str(images), out=path, workers=max(1, workers))
 
 
 def _part(

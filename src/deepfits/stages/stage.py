@@ -212,7 +212,7 @@ def field_names(config: Any, mark: Mark) -> list[str]:
 
 
 def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
-    """Make a `kind` (a dataclass) of the fields of the same names; `others` come beside or instead."""
+    """Call `kind` (a dataclass, or a stage) with the fields of the same names; `others` beside or instead."""
     names = {f.name for f in fields(config)} & set(inspect.signature(kind).parameters)
     return kind(**{**{name: getattr(config, name) for name in names}, **others})
 

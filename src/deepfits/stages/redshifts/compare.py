@@ -29,7 +29,7 @@ from deepfits.redshifts.results import (
     write_row,
 )
 from deepfits.redshifts.split import MIN_TRAIN
-from deepfits.stages.redshifts.classes import ClassesConfig, make_classes
+from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
     inputs_of,
@@ -108,11 +108,6 @@ def redshift(config: CompareConfig) -> Path:
 
     Sizes: `deepfits property compare run/features-both truth.csv --target half_light_arcsec --out run/sizes`
     """
-    return make_table(config)
-
-
-def make_table(config: CompareConfig) -> Path:
-    """Do `redshift`."""
     if is_of_classes(config.labels, config.label_column):
         return _make_classes(config)
     names = [name for name in parse_names(config.methods) if name in METHODS]
@@ -161,7 +156,7 @@ def _make_classes(config: CompareConfig) -> Path:
             "without photoz and template_features"
         )
     names = _named_for(Boosting.name, parse_names(config.feature_sets))
-    return make_classes(part_of(config, ClassesConfig, feature_sets=names))
+    return part_of(config, redshift_classes, feature_sets=names)
 
 
 def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
