@@ -51,12 +51,6 @@ class Classifier:
         The `xgboost.Booster`; its answers are probabilities ``(N, C)``.
     names
         The C classes, sorted.
-    recipe
-        How features are made.
-    target
-        The column.
-    about
-        Figures of the training.
     """
 
     booster: Any

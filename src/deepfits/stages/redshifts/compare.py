@@ -161,11 +161,11 @@ def _make_classes(config: CompareConfig) -> Path:
 
 def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     """Measure a method on the objects that were left out while it learned: what it may be chosen by."""
-    found = predictor.out_of_fold
-    if found is None:
+    estimates = predictor.out_of_fold
+    if estimates is None:
         return {}
-    value = dataset.value[found.rows]
-    error = found.point - value
+    value = dataset.value[estimates.rows]
+    error = estimates.point - value
     if is_redshift_name(predictor.target):
         error = error / (1 + value)
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
@@ -210,11 +210,11 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     return [RowKey(method=Constant.name), *keys]
 
 
-def _checked(given: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
-    for name in given:
+def _checked(names: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
+    for name in names:
         if name not in valid:
             raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
-    return given
+    return names
 
 
 def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:
