@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.errors import InputError
-from deepfits.files import Results
 from deepfits.progress import Progress
+from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.sources import DeblendOptions
@@ -112,10 +112,10 @@ class Detection:
                 done[sources.name] = read_catalogue(path), read_info(path)["field"]
         todo = [sources for sources in fields if sources.name not in done]
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
-            found = (
+            detected = (
                 map(self._one_field, todo) if workers == 1 else in_processes(self._one_field, todo, workers)
             )
-            for name, columns, info in found:
+            for name, columns, info in detected:
                 if len(fields) > 1:
                     about = {"settings": settings, "field": info}
                     write_catalogue(parts / f"{name}.parquet", columns, about)
