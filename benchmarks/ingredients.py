@@ -33,7 +33,8 @@ from deepfits.models.bundle import Model
 from deepfits.photometry import robust_scatter
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
-from deepfits.redshifts.head import Examples, Head, quantiles_of, teach
+from deepfits.redshifts.head import Examples, Head, quantiles_of
+from deepfits.redshifts.head_training import teach
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.redshifts.metrics import delta_z

@@ -17,8 +17,8 @@ import pytest
 from astropy.io import fits
 
 from deepfits.cli import make_app, words_of
-from deepfits.files import RECORD
 from deepfits.options import DECIDED_HERE, option_names
+from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
 from tests.helpers.command import Command, run_cli
 

@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         _end_output()
     except CycloptsError as error:
         command = " ".join(["deepfits", *(words_of(name) if name else [])])
-        _fail(f"{_plain(str(error))} See `{command} --help`.", INPUT_ERROR_STATUS)
+        _fail(f"{' '.join(str(error).split())} See `{command} --help`.", INPUT_ERROR_STATUS)
     except NonFiniteLossError as error:
         _fail(str(error), 1)
     except ModuleNotFoundError as error:
@@ -271,10 +271,6 @@ def _as_options(message: str, name: str | None) -> str:
         if "_" in argument:
             message = re.sub(rf"{word}(?![\w/.])", option, message)
     return message
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _fail(message: str, status: int) -> None:

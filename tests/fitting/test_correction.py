@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepfits.fitting.correction import LIMIT_MAG, Correction, cross_corrected, learn_correction
-from deepfits.stages.inpaint import Calibration, _calibrate
+from deepfits.stages.inpaint_work import Calibration, _calibrate
 
 BAND = 1
 

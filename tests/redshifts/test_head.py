@@ -20,16 +20,12 @@ from deepfits.redshifts.head import (
     NUM_FLUXES,
     Examples,
     Head,
-    TuneConfig,
     disclaimer,
-    fine_tuned,
-    fit_zero_points,
     head_directory,
-    head_loss,
     point_of,
     quantiles_of,
-    teach,
 )
+from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points, head_loss, teach
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights, pinball
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, recalibrated, sorted_quantiles
 from deepfits.redshifts.predict import template_filters

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from deepfits import options
 from deepfits.cli import main
 from deepfits.errors import InputError
-from deepfits.files import RECORD, results, writing
+from deepfits.files import writing
 from deepfits.plot.style import save
 from deepfits.reporting.map import make_map
+from deepfits.results import RECORD, results
 from deepfits.stages.fit import fit
 from deepfits.stages.show import _markdown
 from deepfits.stages.stack import stack

@@ -9,7 +9,8 @@ from dataclasses import fields
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.files import RECORD, contents, require_finished, results, writing
+from deepfits.files import contents, writing
+from deepfits.results import RECORD, require_finished, results
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import INPUT, NEUTRAL, documentation, field_names, settings_of
 

@@ -10,8 +10,8 @@ import pytest
 import deepfits
 from deepfits.errors import InputError
 from deepfits.explorer.launch import load
-from deepfits.files import require_finished
 from deepfits.fitting.similarity import Similarity
+from deepfits.results import require_finished
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
 from tests.helpers.drawn_run import NUM, make_run

@@ -45,7 +45,7 @@ def read_place(text: str) -> tuple[float, float]:
     --------
     >>> read_place("150.1, 2.25")
     (150.1, 2.25)
-    >>> [round(one, 4) for one in read_place("10 00 24 +02 15 00")]
+    >>> [round(degrees, 4) for degrees in read_place("10 00 24 +02 15 00")]
     [150.1, 2.25]
     """
     words = text.replace(",", " ").split()
@@ -65,8 +65,6 @@ class Coadds:
 
     Attributes
     ----------
-    images
-        All fields.
     info
         Of the store: cutouts are made like its own.
     path

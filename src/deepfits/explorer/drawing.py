@@ -40,8 +40,6 @@ class Dropped:
     ----------
     features
         Its columns, of one row each, as `deepfits fit` would write them.
-    cutouts
-        The cutout.
     picture
         PNG of its panels.
     missing

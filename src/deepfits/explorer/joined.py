@@ -17,9 +17,10 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import read_json, read_record, require_finished
+from deepfits.files import read_json
 from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
+from deepfits.results import read_record, require_finished
 from deepfits.survey.store import CutoutStore, shard_catalogue
 from deepfits.tables import match_identities, match_positions, positions, read, take_rows, with_our_names
 
@@ -164,13 +165,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
 
 class Features(dict[str, np.ndarray]):
-    """Columns of features, ``(N,)`` or ``(N, L)`` each, which show themselves in notebooks.
-
-    Attributes
-    ----------
-    directory
-        Where they were read from.
-    """
+    """Columns of features, ``(N,)`` or ``(N, L)`` each, which show themselves in notebooks."""
 
     directory: Path
 
@@ -292,19 +287,19 @@ def join(
         A mapping of columns, each read when it is first asked for: ``pandas.DataFrame(dict(table))`` without
         the latents, ``astropy.table.Table(dict(table))`` with them.
     """
-    features, store_path, _, found = find_parts(run, store)
+    features, store_path, _, of_run = find_parts(run, store)
     home = features.parent
     for part in (
         features,
         store_path,
-        *(path if path.parent == home else path.parent for path in found.values()),
+        *(path if path.parent == home else path.parent for path in of_run.values()),
     ):
         if part is not None:
             require_finished(part, partial=partial)
     opened = None if store_path is None else CutoutStore(store_path, skip_bad=True)
     joined = JoinedTable(features, store=opened)
     given = {Path(path).resolve() for path in (tables or {}).values()}
-    for label, path in found.items():
+    for label, path in of_run.items():
         if path.resolve() in given:
             continue
         try:

@@ -99,11 +99,6 @@ class ByBrightness:
 class Objects:
     """All objects with features, and what is known of them.
 
-    Parameters
-    ----------
-    table
-        Features, and what is known beside them.
-
     Raises
     ------
     InputError

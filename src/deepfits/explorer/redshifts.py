@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import content_of, contents, read_json, read_record
+from deepfits.files import content_of, contents, read_json
 from deepfits.redshifts.pdf import LEVELS
+from deepfits.results import read_record
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import match_identities, read_table, take_rows
 from deepfits.tables.values import is_redshift_name
@@ -30,12 +31,8 @@ def find_distributions(
 
     Parameters
     ----------
-    features
-        Of the objects.
     tables
         Of predictions, as `deepfits.explorer.joined.find_parts` finds them, or others.
-    model_hash
-        Of the model that made the features.
     """
     distributions = []
     for path in tables.values():
@@ -64,8 +61,6 @@ class Distributions:
 
     Attributes
     ----------
-    method
-        What it is called.
     find_model
         Where what predicts lies; None where it is not known.
     object_id, z_spec, z_phot

@@ -79,8 +79,6 @@ def make_app(
     objects, drawer
         What is explored, and what draws it, which may still be on its way; without a drawer there are no
         pictures.
-    title
-        Heading of the page.
     hosts
         Names under which it may be asked; this machine's own by default.
     token

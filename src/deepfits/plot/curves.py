@@ -92,18 +92,10 @@ def label_curves(
     """
     ax = own_axes(ax, (4.5, 3.2))
     for number, (name, points) in enumerate(curves.items()):
-        values = [point["metrics"][metric] for point in points]
-        ax.errorbar(
-            [point["num_labels"] * 1.05 ** (number - len(curves) / 2) for point in points],
-            [estimate["value"] for estimate in values],
-            yerr=[estimate["error"] for estimate in values],
-            color=COLOURS[number % len(COLOURS)],
-            linestyle="-" if number < len(COLOURS) else "--",
-            marker="o",
-            markersize=3.5,
-            linewidth=1.2,
-            label=name,
-        )
+        # shifted a little, so that bars do not hide each other
+        x = [point["num_labels"] * 1.05 ** (number - len(curves) / 2) for point in points]
+        linestyle = "-" if number < len(COLOURS) else "--"
+        _line_with_errors(ax, x, points, metric, number, label=name, linestyle=linestyle)
     plain_logarithm(ax, "x")
     ax.grid(color=GRID, linewidth=0.6)
     if metric in ("sigma_mad", "eta_15"):
@@ -131,21 +123,28 @@ def error_curve(
         # Shifted a little, so that bars do not hide each other; the last bin may be open.
         width = min(group["high"] - group["low"] for group in bins)
         middle = np.array([group["low"] + min(group["high"] - group["low"], width) / 2 for group in bins])
-        values = [group["metrics"][metric] for group in bins]
-        ax.errorbar(
-            middle + 0.3 * width * ((number + 0.5) / len(curves) - 0.5),
-            [estimate["value"] for estimate in values],
-            yerr=[estimate["error"] for estimate in values],
-            color=COLOURS[number % len(COLOURS)],
-            marker="o",
-            markersize=3.5,
-            linewidth=1.2,
-            label=name,
-        )
+        at = middle + 0.3 * width * ((number + 0.5) / len(curves) - 0.5)
+        _line_with_errors(ax, at, bins, metric, number, label=name)
     ax.grid(color=GRID, linewidth=0.6)
     ax.set_ylim(bottom=0)
     label(ax, x, METRICS[metric])
     return ax
+
+
+def _line_with_errors(
+    ax: Axes, x: Any, points: Sequence[Mapping[str, Any]], metric: str, number: int, **options: Any
+) -> None:
+    estimates = [point["metrics"][metric] for point in points]
+    ax.errorbar(
+        x,
+        [estimate["value"] for estimate in estimates],
+        yerr=[estimate["error"] for estimate in estimates],
+        color=COLOURS[number % len(COLOURS)],
+        marker="o",
+        markersize=3.5,
+        linewidth=1.2,
+        **options,
+    )
 
 
 def latent_map(

@@ -115,45 +115,53 @@ def reconstructions(
     size = (per_line * (columns * CELL_INCHES + 1.35), lines * (depth * CELL_INCHES + 0.62) + 0.1)
     figure = own_figure(figure, size)
     margin = 0.62 / size[1]  # room for a title, whatever the height
-    outer = figure.add_gridspec(
-        lines,
-        per_line,
-        hspace=0.17,
-        wspace=0.24,
-        left=0.95 / size[0],
-        right=0.995,
-        top=1 - margin,
-        bottom=0.01,
-    )
-    # One picture a galaxy: hundreds of axes would take most of the time of a report.
-    high, wide = np.array(images[0].shape[-2:]) + GAP
+    space = {"hspace": 0.17, "wspace": 0.24}
+    edges = {"left": 0.95 / size[0], "right": 0.995, "top": 1 - margin, "bottom": 0.01}
+    outer = figure.add_gridspec(lines, per_line, **space, **edges)
     for index in range(number):
         ax = figure.add_subplot(outer[index // per_line, index % per_line])
         bare(ax)
-        tops = [_top(images[0][index, band]) for band in range(len(bands))]
-        cells, names = [], []
-        for line, (label, several) in enumerate(rows.items()):
-            cells.append(colour_composite(several[index], noise))
-            for band, image in enumerate(several[index]):
-                cells.append(_band(image, float(noise[band]), tops[band]))
-                if not np.isfinite(image).any():
-                    middle = ((band + 1) * wide + wide / 2, line * high + high / 2)
-                    ax.text(*middle, "no data", ha="center", va="center", size=6.5)
-            names.append(label + (f"\n{notes[label][index]}" if notes and label in notes else ""))
-        if residual is not None:
-            sigma = residual[index]
-            cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(sigma), *sigma)]
-            names.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
-        ax.imshow(lay_out([cell[::-1] for cell in cells], columns), interpolation="nearest")
-        for column, name in enumerate(("colour", *bands)):
-            place = (column * wide + wide / 2, 0)
-            ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
-        for line, name in enumerate(names):
-            place = (0, line * high + high / 2)
-            ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
+        galaxy = {label: several[index] for label, several in rows.items()}
+        names = [label + (f"\n{notes[label][index]}" if notes and label in notes else "") for label in rows]
+        _show_versions(ax, galaxy, names, bands, noise, None if residual is None else residual[index])
         if titles is not None:
             ax.set_title(titles[index], size=8.5, pad=15, color=INK, weight="bold")
     return figure
+
+
+def _show_versions(
+    ax: Axes,
+    rows: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    bands: Sequence[str],
+    noise: np.ndarray,
+    residual: np.ndarray | None,
+) -> None:
+    """Show versions of one galaxy, ``(B, H, W)`` each, as one picture with names beside and above.
+
+    One picture: hundreds of axes would take most of the time of a report.
+    """
+    first = next(iter(rows.values()))
+    high, wide = np.array(first.shape[-2:]) + GAP
+    tops = [_top(image) for image in first]
+    cells, beside = [], list(names)
+    for line, images in enumerate(rows.values()):
+        cells.append(colour_composite(images, noise))
+        for band, image in enumerate(images):
+            cells.append(_band(image, float(noise[band]), tops[band]))
+            if not np.isfinite(image).any():
+                middle = ((band + 1) * wide + wide / 2, line * high + high / 2)
+                ax.text(*middle, "no data", ha="center", va="center", size=6.5)
+    if residual is not None:
+        cells += [diverging(values / RESIDUAL_SIGMA) for values in (combined(residual), *residual)]
+        beside.append(f"residual\n±{RESIDUAL_SIGMA:g} σ")
+    ax.imshow(lay_out([cell[::-1] for cell in cells], len(bands) + 1), interpolation="nearest")
+    for column, name in enumerate(("colour", *bands)):
+        place = (column * wide + wide / 2, 0)
+        ax.annotate(name, place, (0, 4), textcoords="offset points", ha="center", va="bottom", size=8)
+    for line, name in enumerate(beside):
+        place = (0, line * high + high / 2)
+        ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
 
 
 def _top(image: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import write_json, writing
+from deepfits.files import write_json, write_text
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
@@ -51,12 +51,6 @@ class Classifier:
         The `xgboost.Booster`; its answers are probabilities ``(N, C)``.
     names
         The C classes, sorted.
-    recipe
-        How features are made.
-    target
-        The column.
-    about
-        Figures of the training.
     """
 
     booster: Any
@@ -253,8 +247,7 @@ def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) 
 def write_classes(out: Path, content: Mapping[str, Any]) -> None:
     """Write ``metrics.json`` and ``table.md``."""
     write_json(out / "metrics.json", {**content, "definitions": DEFINITIONS})
-    with writing(out / "table.md") as temporary:
-        temporary.write_text(class_table(content), encoding="utf-8")
+    write_text(out / "table.md", class_table(content))
 
 
 def class_table(content: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from deepfits.errors import InputError
 from deepfits.photometry import REFERENCE_BANDS, asinh_magnitude
 from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
-from deepfits.redshifts.split import MIN_TEST, MIN_TRAIN, Split, split_objects
+from deepfits.redshifts.split import MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
 
 
@@ -26,8 +27,6 @@ class Dataset:
     ----------
     object_id, value, magnitude, separation_arcsec
         ``(N,)``; the magnitude (NaN where unknown) stratifies and bins.
-    magnitude_name
-        What the magnitude is.
     split
         Parts as row numbers.
     source
@@ -64,17 +63,20 @@ def make_dataset(
     *,
     match: str = "auto",
     radius_arcsec: float = 1.0,
-    max_labels: int | None = None,
-    seed: int = 0,
-    block_arcmin: float | None = None,
     train_select: Sequence[str] = (),
-    fewest: int = MIN_TRAIN,
-    fewest_to_test: int = MIN_TEST,
+    **splitting: Any,
 ) -> Dataset:
     """Join features and labels, drop objects without a finite latent, and split.
 
     Objects without a usable latent are left out of every row of the table, so that all methods answer for the
-    same objects; their number is in `counts`. `train_select` holds for the labels to learn from alone.
+    same objects; their number is in `counts`.
+
+    Parameters
+    ----------
+    train_select
+        Conditions that hold for the labels to learn from alone.
+    **splitting
+        Of `split_objects`: `max_labels`, `seed`, `block_arcmin`, `fewest`, `fewest_to_test`.
 
     Raises
     ------
@@ -97,14 +99,10 @@ def make_dataset(
         columns["object_id"],
         value,
         magnitude,
-        max_labels=max_labels,
-        seed=seed,
         ra=columns.get("ra"),
         dec=columns.get("dec"),
-        block_arcmin=block_arcmin,
         is_trainable=matches_conditions(known, train_select, labels.where) if train_select else None,
-        fewest=fewest,
-        fewest_to_test=fewest_to_test,
+        **splitting,
     )
     counts: dict[str, int | str] = {
         **{f"labels_{name}": number for name, number in (labels.counts | pairs.counts).items()},
@@ -112,10 +110,7 @@ def make_dataset(
         "objects_without_finite_latent": int((~usable).sum()),
         "matched": len(value),
         "matched_by": pairs.by,
-        "train": len(split.train),
-        "validation": len(split.validation),
-        "test": len(split.test),
-        "unused": len(split.unused),
+        **{name: len(rows) for name, rows in vars(split).items()},
     }
     return Dataset(
         object_id=columns["object_id"],
@@ -133,8 +128,8 @@ def make_dataset(
 
 def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarray) -> tuple[np.ndarray, str]:
     """Return a magnitude to sort by: the labels' own, else the catalogue's, else the model's."""
-    bands = _reference_order(band_names(columns))
-    for band in (*REFERENCE_BANDS, *bands):
+    bands = (*REFERENCE_BANDS, *band_names(columns))
+    for band in bands:
         for name in (f"mag_{band}", f"mag_auto_{band}"):
             for table, rows in ((labels.columns, label_rows), (columns, slice(None))):
                 if name in table and table[name].dtype.kind == "f":
@@ -144,8 +139,3 @@ def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarra
             flux = columns[f"flux_model_{band}"].astype(np.float64)
             return asinh_magnitude(flux, 1.0), f"asinh magnitude of flux_model_{band}"
     return np.full(len(columns["object_id"]), np.nan), "none"
-
-
-def _reference_order(bands: Sequence[str]) -> list[str]:
-    preferred = [band for band in REFERENCE_BANDS if band in bands]
-    return preferred + [band for band in bands if band not in preferred]

@@ -26,8 +26,6 @@ class Domain:
 
     Attributes
     ----------
-    standard
-        Of the features.
     points
         ``(T, D)``, the labelled objects along the axes.
     axes

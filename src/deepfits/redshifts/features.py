@@ -37,7 +37,7 @@ Shapes: N objects, B bands, L latent dimensions, K features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from pathlib import Path
@@ -46,11 +46,7 @@ import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.photometry import aperture_names
-from deepfits.redshifts.photometry import (
-    magnitude_features,
-    matched_names,
-    typical_error,
-)
+from deepfits.redshifts.photometry import magnitude_features, matched_names, typical_error
 from deepfits.tables import Columns, read_table, require_column
 
 FEATURE_SETS = {
@@ -221,8 +217,6 @@ class FeatureRecipe:
     ----------
     name
         One of `FEATURE_SETS`.
-    bands
-        Names of the bands.
     softening
         nJy, of the asinh magnitudes of a block, as learned from the training objects: ``(A, B)`` for A kinds
         of flux.
@@ -291,10 +285,7 @@ def read_features(directory: str | Path) -> Columns:
         No `object_id` or `latent`, an identity twice, or fewer than two bands.
     """
     columns = read_table(directory, what="features")
-    identity, latent = (
-        require_column(columns, "object_id", directory),
-        require_column(columns, "latent", directory),
-    )
+    identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
     if latent.ndim != 2 or not len(identity):
         raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
     unique, counts = np.unique(identity, return_counts=True)
@@ -354,17 +345,14 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return what the best fit gives besides the latent; `softening` is that of `model_softening`."""
     columns, bands = source.columns, band_names(source.columns)
     kinds = _model_fluxes(columns, bands)
-    flux = np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)  # (N, A, B)
     assert softening is not None
     if len(kinds) != len(softening):
         raise InputError(
             f"these features have the model fluxes {list(kinds.values())}, where {len(softening)} kinds were "
             "learned from: fit again, or train again"
         )
-    magnitudes, names = magnitude_features(flux, softening, bands, list(kinds))
-    out = Matrix(values=magnitudes, names=tuple(names))
-    has_sizes = any(name.startswith(f"{SIZES[0]}_") for name in columns)
-    if has_sizes:
+    out = _magnitudes(_fluxes(columns, kinds, bands), softening, bands, list(kinds))
+    if any(name.startswith(f"{SIZES[0]}_") for name in columns):
         out = out.hstack(size_features(columns, bands))
     has_spread = np.isfinite(columns.get("spread", np.nan)).any()
     return out.hstack(spread_features(columns)) if has_spread else out
@@ -376,8 +364,7 @@ def model_softening(source: Source) -> np.ndarray:
     The median error of the model flux, or a hundredth of its median size where the features have no errors.
     """
     columns, bands = source.columns, band_names(source.columns)
-    kinds = _model_fluxes(columns, bands)
-    return np.stack([_model_softening(columns, column, bands) for column in kinds.values()])
+    return _softening(columns, _model_fluxes(columns, bands), bands)
 
 
 def _model_fluxes(columns: Columns, bands: Sequence[str]) -> dict[str, str]:
@@ -408,10 +395,14 @@ def size_features(columns: Columns, bands: Sequence[str]) -> Matrix:
     missing = [band for band in bands if f"{SIZES[0]}_{band}" not in columns]
     if missing:
         raise InputError(f"these features have no radii ({SIZES[0]}_<band>) in {missing}; fit again")
-    radius, concentration = (_by_band(columns, name, bands) for name in SIZES)
+    return _sizes(columns, bands)
+
+
+def _sizes(columns: Columns, bands: Sequence[str], prefix: str = "") -> Matrix:
+    radius, concentration = (_by_band(columns, f"{prefix}{name}", bands) for name in SIZES)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.hstack([np.log(radius), concentration])
-    names = [f"{name}_{band}" for name in ("log_half_light", SIZES[1]) for band in bands]
+    names = [f"{prefix}{name}_{band}" for name in ("log_half_light", SIZES[1]) for band in bands]
     return Matrix(values=np.where(np.isfinite(values), values, np.nan).astype(np.float32), names=tuple(names))
 
 
@@ -428,7 +419,17 @@ def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:
     return np.stack([columns[f"{prefix}_{band}"] for band in bands], axis=1).astype(np.float64)
 
 
-def _model_softening(columns: Columns, column: str, bands: Sequence[str]) -> np.ndarray:
+def _fluxes(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) -> np.ndarray:
+    """Return the A kinds of flux, ``(N, A, B)``."""
+    return np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)
+
+
+def _softening(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) -> np.ndarray:
+    """Return the median error of each kind of flux, ``(A, B)``, or a hundredth of its median size."""
+    return np.stack([_softening_of(columns, column, bands) for column in kinds.values()])
+
+
+def _softening_of(columns: Columns, column: str, bands: Sequence[str]) -> np.ndarray:
     if all(f"{column}_err_{band}" in columns for band in bands):
         error = _by_band(columns, f"{column}_err", bands)
         if np.isfinite(error).any(axis=0).all() and (np.nanmedian(error, axis=0) > 0).all():
@@ -442,58 +443,33 @@ SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
 
 
 def _scene_features(source: Source, softening: np.ndarray | None) -> Matrix:
-    columns, bands = source.columns, source.bands
-    assert softening is not None
-    flux = np.stack([_by_band(columns, column, bands) for column in SCENE_FLUXES.values()], axis=1)
-    values, names = magnitude_features(flux, softening, bands, list(SCENE_FLUXES))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        radius = np.log(_by_band(columns, "scene_half_light_arcsec", bands))
-    radius = np.where(np.isfinite(radius), radius, np.nan)
-    shapes = np.hstack([radius, _by_band(columns, "scene_concentration", bands)]).astype(np.float32)
-    more = [f"{name}_{band}" for name in ("scene_log_half_light", "scene_concentration") for band in bands]
-    return Matrix(values=np.hstack([values, shapes]), names=(*names, *more))
-
-
-def _scene_softening(source: Source) -> np.ndarray:
-    kinds = SCENE_FLUXES.values()
-    return np.stack([_model_softening(source.columns, column, source.bands) for column in kinds])
-
-
-def _matched_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
-    return _magnitudes(source.matched_flux, softening, source.bands, matched_names())
-
-
-def _matched_softening(source: Source) -> np.ndarray:
-    assert source.matched_flux_err is not None
-    return typical_error(source.matched_flux_err)
-
-
-def ordinary_magnitudes(source: Source, softening: np.ndarray | None) -> Matrix:
-    """Return aperture magnitudes and colours; the softening is the typical error of the training objects."""
-    return _magnitudes(source.flux, softening, source.bands, aperture_names())
+    flux = _fluxes(source.columns, SCENE_FLUXES, source.bands)
+    magnitudes = _magnitudes(flux, softening, source.bands, list(SCENE_FLUXES))
+    return magnitudes.hstack(_sizes(source.columns, source.bands, "scene_"))
 
 
 def _magnitudes(
     flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
 ) -> Matrix:
+    """Return magnitudes and colours; the softening is the typical error of the training objects."""
     assert flux is not None
     assert softening is not None
     values, names = magnitude_features(flux, softening, bands, apertures)
     return Matrix(values=values, names=tuple(names))
 
 
-def _ordinary_softening(source: Source) -> np.ndarray:
-    assert source.flux_err is not None
-    return typical_error(source.flux_err)
+def _typical_error(flux_err: np.ndarray | None) -> np.ndarray:
+    assert flux_err is not None
+    return typical_error(flux_err)
 
 
-def _template_features(source: Source) -> Matrix:
+def _template_features(source: Source, _: np.ndarray | None) -> Matrix:
     assert source.template_quantiles is not None
     values = np.log1p(source.template_quantiles).astype(np.float32)
-    return Matrix(values=values, names=tuple(f"template_{number}" for number in range(values.shape[1])))
+    return Matrix(values=values, names=_numbered("template", values))
 
 
-def _embedder_latents(source: Source) -> Matrix:
+def _embedder_latents(source: Source, _: np.ndarray | None) -> Matrix:
     assert source.embedder is not None
     values = _in_units(source.embedder, source)
     return Matrix(values=values, names=_numbered("embedder", values))
@@ -516,28 +492,29 @@ BLOCKS = {
     "model": Block(
         "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
     ),
-    "magnitudes": Block("the cutouts: give the store", ordinary_magnitudes, _ordinary_softening),
+    "magnitudes": Block(
+        "the cutouts: give the store",
+        lambda source, softening: _magnitudes(source.flux, softening, source.bands, aperture_names()),
+        lambda source: _typical_error(source.flux_err),
+    ),
     "matched": Block(
         "the cutouts, with PSFs that are known and no wider than 1.6 arcsec (FWHM)",
-        _matched_magnitudes,
-        _matched_softening,
+        lambda source, softening: _magnitudes(source.matched_flux, softening, source.bands, matched_names()),
+        lambda source: _typical_error(source.matched_flux_err),
     ),
     "scene": Block(
         "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
         _scene_features,
-        _scene_softening,
+        lambda source: _softening(source.columns, SCENE_FLUXES, source.bands),
     ),
-    "templates": Block(
-        "template fitting: give the store, and template_features",
-        lambda source, _: _template_features(source),
-    ),
+    "templates": Block("template fitting: give the store, and template_features", _template_features),
     "sizes": Block(
         "radii of the fits (half_light_arcsec_<band>; fit again)",
         lambda source, _: size_features(source.columns, source.bands),
     ),
     "embedder": Block(
         "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
-        lambda source, _: _embedder_latents(source),
+        _embedder_latents,
     ),
 }
 """What sets of features are made of; a new kind of feature goes here."""

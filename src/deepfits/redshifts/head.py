@@ -4,7 +4,8 @@ Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), Q quantile levels.
 
 A head is a few small networks from `deepfits.redshifts.scene_light` to p(z) on a grid and to the classes
 galaxy, star and quasar. It takes errors as inputs and bands may be missing, so that one head serves every
-depth. It can be adapted to known redshifts: by a zero point for each band, and by further training.
+depth. It can be adapted to known redshifts: by a zero point for each band, and by further training
+(`deepfits.redshifts.head_training`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.networks import one_cycle
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
-from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, input_names, reference_order
+from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, reference_order
 
 if TYPE_CHECKING:
     import torch
@@ -46,10 +45,6 @@ MARGIN = 0.5
 """Magnitudes by which a galaxy may outshine the most luminous of those whose redshifts are known."""
 SOFTNESS = 0.15
 """Magnitudes over which that limit falls."""
-MISSING = 0.08
-"""Chance of each band to be left out of a training example, for a half of the examples."""
-DEEPEST_CUT = 1.2
-"""Training examples are made noisier by factors up to e to this, a half of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +73,15 @@ class Examples:
 
     def take(self, rows: np.ndarray) -> Examples:
         """Return some rows."""
-        return Examples(
-            light=self.light.take(rows),
-            redshift=self.redshift[rows],
-            kind=self.kind[rows],
-            weight=self.weight[rows],
-        )
+        arrays = {name: getattr(self, name)[rows] for name in ("redshift", "kind", "weight")}
+        return Examples(light=self.light.take(rows), **arrays)
 
     @classmethod
     def join(cls, parts: Sequence[Examples]) -> Examples:
         """Return examples one after the other."""
         names = ("redshift", "kind", "weight")
-        joined: dict[str, Any] = {
-            name: np.concatenate([getattr(part, name) for part in parts]) for name in names
-        }
-        return cls(light=SceneLight.join([part.light for part in parts]), **joined)
+        arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return cls(light=SceneLight.join([part.light for part in parts]), **arrays)
 
     @classmethod
     def galaxies(cls, light: SceneLight, redshift: np.ndarray) -> Examples:
@@ -165,9 +154,10 @@ class Head:
         import torch
 
         with torch.no_grad():
-            return self._standardised(self._corrected(light.tensors())).numpy()
+            return self.standardised(self.corrected(light.tensors())).numpy()
 
-    def _corrected(self, parts: Sequence[torch.Tensor], zero_points: Any = None) -> list[torch.Tensor]:
+    def corrected(self, parts: Sequence[torch.Tensor], zero_points: Any = None) -> list[torch.Tensor]:
+        """Return measurements with zero points taken off, by default the head's own ``(B,)``."""
         import torch
 
         zero_points = torch.as_tensor(
@@ -176,17 +166,18 @@ class Head:
         factor = 10 ** (0.4 * zero_points)
         # the gradient of a band that is missing is 0, and not NaN
         fluxes, shapes = parts[:NUM_FLUXES], parts[NUM_FLUXES:]
-        known = [torch.isfinite(one) for one in fluxes]
+        known = [torch.isfinite(flux) for flux in fluxes]
         return [
-            torch.where(is_known, torch.where(is_known, one, 0.0) * factor, torch.nan)
-            for is_known, one in zip(known, fluxes, strict=True)
+            torch.where(is_known, torch.where(is_known, flux, 0.0) * factor, torch.nan)
+            for is_known, flux in zip(known, fluxes, strict=True)
         ] + list(shapes)
 
-    def _standardised(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    def standardised(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return inputs of the networks from measurements, ``(N, K)``."""
         import torch
 
         values = head_inputs(parts, self.order)
-        centre, scale = (torch.as_tensor(one, dtype=torch.float32) for one in (self.centre, self.scale))
+        centre, scale = (torch.as_tensor(each, dtype=torch.float32) for each in (self.centre, self.scale))
         return torch.nan_to_num((values - centre) / scale).clamp(-LIMIT, LIMIT)
 
     def densities(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
@@ -199,8 +190,8 @@ class Head:
             for network in self.networks:
                 network.eval()
                 for start in range(0, len(inputs), 4096):
-                    output = network(inputs[start : start + 4096])
                     part = slice(start, start + 4096)
+                    output = network(inputs[part])
                     density[part] += torch.softmax(output[:, :NUM_CELLS], 1).double().numpy()
                     kinds[part] += torch.softmax(output[:, NUM_CELLS:], 1).double().numpy()
         return density / len(self.networks), kinds / len(self.networks)
@@ -227,8 +218,8 @@ class Head:
 
     def brightest(self, examples: Examples) -> float | None:
         """Return the luminosity beyond which there are no galaxies, from those of known redshift."""
-        found = self.luminosities(examples.light, examples.redshift)
-        return float(np.nanmin(found)) - MARGIN if np.isfinite(found).any() else None
+        magnitude = self.luminosities(examples.light, examples.redshift)
+        return float(np.nanmin(magnitude)) - MARGIN if np.isfinite(magnitude).any() else None
 
     def limited(self, density: np.ndarray, light: SceneLight, brightest: float | None) -> np.ndarray:
         """Return p of the cells, ``(N, G)``, without galaxies more luminous than a limit."""
@@ -249,14 +240,14 @@ class Head:
     @classmethod
     def load(cls, directory: str | Path) -> Head:
         """Read back `save`; a head that lies in a model's directory serves that model."""
-        found = storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
+        head = storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
         model = Path(directory).resolve().parent
         if not (model / "model.json").exists():
-            return found
+            return head
         from deepfits.models.bundle import Model
 
         beside = Model.load(model).fingerprint
-        return found if found.serves(beside) else replace(found, also_for=(*found.also_for, beside))
+        return head if head.serves(beside) else replace(head, also_for=(*head.also_for, beside))
 
 
 def head_directory(model_hash: str) -> Path:
@@ -332,308 +323,3 @@ def built(num_inputs: int, channels: int, weights: dict[str, np.ndarray] | None 
 def weights_of(network: Any) -> dict[str, np.ndarray]:
     """Return a network's weights in half precision, by name."""
     return {k: v.detach().cpu().numpy().astype(np.float16) for k, v in network.state_dict().items()}
-
-
-class Minibatches:
-    """Examples as tensors, disturbed anew in every batch: noisier, and with bands missing."""
-
-    def __init__(self, examples: Examples, seed: int) -> None:
-        import torch
-
-        self.parts = examples.light.tensors()
-        self.log = torch.as_tensor(np.log1p(np.clip(examples.redshift, 0, None)), dtype=torch.float32)
-        self.kind = torch.as_tensor(examples.kind)
-        self.weight = torch.as_tensor(examples.weight, dtype=torch.float32)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def __len__(self) -> int:
-        return len(self.log)
-
-    def rows(self, number: int) -> torch.Tensor:
-        """Pick rows at random."""
-        import torch
-
-        return torch.randint(len(self), (number,), generator=self.generator)
-
-    def lightly_disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Return measurements of some rows with a little noise of their own."""
-        import torch
-
-        parts = [one[rows] for one in self.parts]
-        noise = 0.3 * torch.randn(parts[0].shape, generator=self.generator)
-        for place in range(0, NUM_FLUXES, 2):
-            parts[place] = parts[place] + parts[place + 1] * noise
-        return parts
-
-    def disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Return measurements of some rows, half of them as a shallower survey with fewer bands has them."""
-        import torch
-
-        parts = [one[rows] for one in self.parts]
-        shape, draw = parts[0].shape, self.generator
-        is_worse = torch.rand(len(rows), 1, generator=draw) < 0.5
-        factor = torch.exp(DEEPEST_CUT * torch.rand(len(rows), 1, generator=draw) ** 2)
-        factor = torch.where(is_worse, factor, torch.ones_like(factor))
-        more = torch.sqrt(factor**2 - 1)
-        noise = torch.randn(shape, generator=draw)
-        for place in range(0, NUM_FLUXES, 2):  # mostly the noise of the same pixels
-            own = noise if place == 0 else 0.8 * noise + 0.6 * torch.randn(shape, generator=draw)
-            parts[place] = parts[place] + more * parts[place + 1] * own
-            parts[place + 1] = parts[place + 1] * factor
-        is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
-        lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
-        lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
-        return [torch.where(lost, torch.nan, one) for one in parts]
-
-
-def head_loss(
-    output: torch.Tensor, log: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor, entropy: float
-) -> torch.Tensor:
-    """Return CRPS of ln(1 + z) and `entropy` times the cross-entropies, of redshifts and of classes."""
-    import torch
-    from torch.nn.functional import cross_entropy
-
-    logits = output[:, :NUM_CELLS]
-    at = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
-    low = at.floor().long()
-    share = at - low
-    logp = torch.log_softmax(logits, 1)
-    near = -(
-        (1 - share) * logp.gather(1, low[:, None])[:, 0] + share * logp.gather(1, low[:, None] + 1)[:, 0]
-    )
-    function = torch.cumsum(logp.exp(), 1)
-    edge = (torch.arange(NUM_CELLS) + 1) * CELL
-    crps = ((function - (edge >= log[:, None]).float()) ** 2).sum(1) * CELL
-    has = weight * (kind != 1)
-    of_redshift = (has * (20 * crps + entropy * near)).sum() / has.sum().clamp(min=1e-6)
-    return (
-        of_redshift + entropy * (weight * cross_entropy(output[:, NUM_CELLS:], kind, reduction="none")).mean()
-    )
-
-
-def teach(
-    examples: Examples,
-    bands: Sequence[str],
-    *,
-    model_hash: str,
-    steps: int,
-    num_members: int = 3,
-    channels: int = 192,
-    batch: int = 384,
-    rate: float = 2e-3,
-    num_replay: int = 4000,
-    seed: int = 0,
-    unseen: Sequence[str] = (),
-    about: dict[str, Any] | None = None,
-    progress: Progress = silent,
-) -> Head:
-    """Teach a head on simulated objects.
-
-    Parameters
-    ----------
-    unseen
-        Inputs to hide from the networks, of `scene_light.INPUTS`: to find out what they bring.
-    """
-    import torch
-
-    rng = np.random.default_rng(seed)
-    order = reference_order(tuple(bands))
-    some = examples.light.take(rng.permutation(len(examples))[:20000])
-    values = head_inputs(some.tensors(), order).numpy()
-    low, centre, high = np.nanquantile(values, [0.16, 0.5, 0.84], axis=0)
-    centre = np.nan_to_num(centre).astype(np.float32)
-    scale = np.nan_to_num(np.where(high > low, (high - low) / 2, 1.0), nan=1.0).astype(np.float32)
-    hidden = [place for place, one in enumerate(input_names(bands)) if one.partition("_")[0] in unseen]
-    scale[hidden] = np.inf
-    places = rng.permutation(len(examples))
-    head = Head(
-        bands=tuple(bands),
-        model_hash=model_hash,
-        centre=centre,
-        scale=scale,
-        channels=channels,
-        members=(),
-        zero_points=np.zeros(len(bands)),
-        replay=as_float32(examples.take(places[:num_replay])),
-        domain=Domain.learn(((values - centre) / scale).clip(-LIMIT, LIMIT)[:4000]),
-        about=about or {},
-    )
-    members = []
-    with progress("teach a head", total=num_members * steps, unit="steps") as task:
-        for number in range(num_members):
-            batches = Minibatches(examples, seed + number)
-            with torch.random.fork_rng():
-                torch.manual_seed(seed + number)
-                network = built(len(centre), channels)
-            optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
-            network.train()
-            for step in range(steps):
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * one_cycle(step / steps, 0.05)
-                rows = batches.rows(batch)
-                output = network(head._standardised(batches.disturbed(rows)))
-                loss = head_loss(output, batches.log[rows], batches.kind[rows], batches.weight[rows], 1.0)
-                if not torch.isfinite(loss):
-                    raise NonFiniteLossError(f"teaching a head: loss {loss.item()} in step {step + 1}")
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
-                if (step + 1) % 100 == 0:
-                    task.advance(100, f"network {number + 1}, loss {loss.item():.3f}")
-            members.append(weights_of(network))
-    return replace(head, members=tuple(members))
-
-
-def fit_zero_points(
-    head: Head,
-    examples: Examples,
-    *,
-    prior: float = 0.05,
-    steps: int = 40,
-    rate: float = 0.015,
-    most: int = 1000,
-) -> Head:
-    """Learn a zero point for each band through the networks: the best loss with a Gaussian prior.
-
-    Parameters
-    ----------
-    prior
-        Standard deviation of a zero point, magnitudes.
-    most
-        Objects that are looked at, at most.
-    """
-    import torch
-
-    rows = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
-    batches = Minibatches(examples.take(rows), 0)
-    start = torch.as_tensor(head.zero_points, dtype=torch.float32)
-    shift = torch.zeros(len(head.bands), requires_grad=True)
-    optimiser = torch.optim.Adam([shift], lr=rate)
-    for network in head.networks:
-        network.requires_grad_(False)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * one_cycle(step / steps, 0.1)
-        inputs = head._standardised(head._corrected(batches.parts, start + shift))
-        each = [
-            head_loss(network(inputs), batches.log, batches.kind, batches.weight, 0.3)
-            for network in head.networks
-        ]
-        loss = torch.stack(each).mean() + (shift**2).sum() / (2 * prior**2 * len(rows))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    for network in head.networks:
-        network.requires_grad_(True)
-    return replace(head, zero_points=head.zero_points + shift.detach().double().numpy())
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """How a head is trained further on known redshifts.
-
-    Attributes
-    ----------
-    epochs, patience
-        At most so many passes through the labels; stop after so many without a better loss of those left out.
-    replay
-        Simulated examples in a batch, for each real one; they are asked what the untuned head said.
-    """
-
-    epochs: int = 40
-    patience: int = 8
-    batch: int = 64
-    rate: float = 5e-4
-    weight_decay: float = 0.01
-    replay: float = 1.0
-    seed: int = 0
-
-
-def fine_tuned(
-    head: Head, number: int, train: Examples, left_out: Examples, config: TuneConfig
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Train one member of a head further, and keep its weights at the best loss of what is left out.
-
-    The untrained member is among those that are compared.
-
-    Returns
-    -------
-    weights
-        Of the trained network.
-    density
-        ``(V, G)``: p on the cells for the V left out. Each half of them is told by the weights that suit the
-        other half best, so that no object had a say in when the network that speaks of it stopped.
-    """
-    import torch
-
-    torch_seed = config.seed + number
-    network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
-    real, others = Minibatches(train, torch_seed), Minibatches(head.replay, torch_seed)
-    inputs = torch.as_tensor(head.inputs(left_out.light))
-    truth = Minibatches(left_out, 0)
-    predicted = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    halves = (slice(0, None, 2), slice(1, None, 2))
-    least = {"first": np.inf, "second": np.inf, "all": np.inf}
-    density = torch.zeros(len(truth), NUM_CELLS)
-    weights, since = weights_of(network), 0
-
-    def is_best() -> bool:
-        """Compare the network as it stands with the best so far; say whether it is the best for all."""
-        nonlocal weights
-        with torch.no_grad():
-            output = network(inputs)
-
-        def is_less(name: str, rows: slice) -> bool:
-            loss = head_loss(output[rows], truth.log[rows], truth.kind[rows], truth.weight[rows], 0.1).item()
-            found, least[name] = loss < least[name], min(loss, least[name])
-            return found
-
-        for name, judges, spoken_of in (("first", *halves), ("second", *halves[::-1])):
-            if is_less(name, judges):
-                density[spoken_of] = torch.softmax(output[spoken_of, :NUM_CELLS], 1)
-        found = is_less("all", slice(None))
-        if found:
-            weights = weights_of(network)
-        return found
-
-    is_best()
-    steps = max(8, len(real) // config.batch)
-    for epoch in range(config.epochs):
-        for step in range(steps):
-            share = (epoch * steps + step) / (config.epochs * steps)
-            optimiser.param_groups[0]["lr"] = config.rate * one_cycle(share, 0.1)
-            rows = real.rows(min(config.batch, len(real)))
-            again = others.rows(max(1, int(config.replay * len(rows))))
-            parts = [
-                torch.cat(pair)
-                for pair in zip(
-                    head._corrected(real.lightly_disturbed(rows)),
-                    others.disturbed(again),
-                    strict=True,
-                )
-            ]
-            output = network(head._standardised(parts))
-            mine, sim = output[: len(rows)], output[len(rows) :]
-            loss = head_loss(mine, real.log[rows], real.kind[rows], real.weight[rows], 0.3)
-            gap = torch.cumsum(torch.softmax(sim[:, :NUM_CELLS], 1) - predicted[again], 1)
-            loss = loss + config.replay * 20 * CELL * (gap**2).sum(1).mean()
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimiser.step()
-        since = 0 if is_best() else since + 1
-        if since >= config.patience:
-            break
-    return weights, density.double().numpy()
-
-
-def as_float32(examples: Examples) -> Examples:
-    """Return the same, smaller on disk."""
-    light: dict[str, Any] = {n: value.astype(np.float32) for n, value in vars(examples.light).items()}
-    return replace(
-        examples,
-        light=SceneLight(**light),
-        redshift=examples.redshift.astype(np.float32),
-        weight=examples.weight.astype(np.float32),
-    )

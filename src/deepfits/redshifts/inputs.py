@@ -77,15 +77,15 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
     from deepfits.survey.bands import places_of
     from deepfits.survey.store import CutoutStore
 
-    found = CutoutStore(store)
-    there = found.info.bands
-    if len(there) < 2:
-        raise InputError(f"{store}: cutouts of the single band {there[0]!r}; redshifts need colours")
-    if not bands or set(bands) == set(there):
-        return found.info
-    if all(place is None for place in places_of(bands, there)):
-        raise InputError(f"{store}: cutouts of the bands {there}, the features are of {tuple(bands)}")
-    return found.in_bands(bands).info
+    cutouts = CutoutStore(store)
+    known = cutouts.info.bands
+    if len(known) < 2:
+        raise InputError(f"{store}: cutouts of the single band {known[0]!r}; redshifts need colours")
+    if not bands or set(bands) == set(known):
+        return cutouts.info
+    if all(place is None for place in places_of(bands, known)):
+        raise InputError(f"{store}: cutouts of the bands {known}, the features are of {tuple(bands)}")
+    return cutouts.in_bands(bands).info
 
 
 def can_match(info: StoreInfo) -> bool:
@@ -173,12 +173,12 @@ def store_photometry(
     circles = len(RADII_ARCSEC)
     flux, flux_err = np.full((2, len(object_id), circles + 1, len(bands)), np.nan)
     matched, matched_err = np.full((2, len(object_id), circles, len(bands)), np.nan)
-    wanted = {one: row for row, one in enumerate(object_id.tolist())}
+    wanted = {identity: row for row, identity in enumerate(object_id.tolist())}
     is_in_store = np.zeros(len(object_id), dtype=bool)
     with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
         for number in range(len(cutouts.shards)):
-            identity = cutouts.identities(number).tolist()
-            pairs = [(n, wanted[one]) for n, one in enumerate(identity) if one in wanted]
+            identities = cutouts.identities(number).tolist()
+            pairs = [(n, wanted[identity]) for n, identity in enumerate(identities) if identity in wanted]
             if pairs:
                 shard = cutouts.read_shard(number)
                 places, rows = (np.array(side) for side in zip(*pairs, strict=True))
@@ -195,7 +195,7 @@ def store_photometry(
                     pixel_scale_arcsec=info.pixel_scale_arcsec,
                 )
                 is_in_store[rows] = True
-            task.advance(len(identity))
+            task.advance(len(identities))
             if is_in_store.all():
                 break
     if not is_in_store.all():

@@ -53,8 +53,6 @@ class Property:
 
     Attributes
     ----------
-    name
-        For a table.
     value
         ``(N,)``; NaN of objects that have none. Of a class 1 or 0.
     is_class
@@ -121,9 +119,9 @@ def known(
                 matrix = FeatureRecipe.learn(name, source).make(source)
                 standard = Standard.learn(matrix.values[labelled], matrix.is_latent)
                 features = np.clip(standard(matrix.values), -LIMIT, LIMIT)
-                found = _figures(features, properties, labelled, judged)
+                figures = _figures(features, properties, labelled, judged)
                 row = {"features": name, "num_labels": number, "num_judged": len(judged)}
-                out.append({**row, "found": found})
+                out.append({**row, "found": figures})
     return out
 
 
@@ -205,9 +203,9 @@ def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.maximum((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner, 0)
 
 
-def r2(found: np.ndarray, truth: np.ndarray) -> float:
+def r2(estimate: np.ndarray, truth: np.ndarray) -> float:
     """Return R² of estimates."""
-    return float(1 - np.sum((found - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
+    return float(1 - np.sum((estimate - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
 
 
 def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float | None]:

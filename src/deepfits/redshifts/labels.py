@@ -69,8 +69,6 @@ def read_labels(
     ----------
     path
         Any table; see `deepfits.tables.read`.
-    column
-        The target.
     select
         Conditions such as ``"z_spec_flag >= 3"``; all must hold. This is how quality flags are respected:
         what a flag means differs between surveys, so it is asked for and not guessed.
@@ -210,9 +208,9 @@ def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     else:
         text = np.array(["" if entry is None else str(entry) for entry in value.tolist()])
     names, places = np.unique(text, return_inverse=True)
-    found = places.astype(np.float64)
-    found[text == ""] = np.nan
-    return found, tuple(names.tolist())
+    numbers = places.astype(np.float64)
+    numbers[text == ""] = np.nan
+    return numbers, tuple(names.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,27 +265,27 @@ def match_labels(
             raise InputError(
                 f"{labels.where}: matching by position needs ra and dec in the labels and the features"
             )
-        found = _by_position(features, labels, radius_arcsec)
+        pairs = _by_position(features, labels, radius_arcsec)
     else:
-        found = _by_id(features, labels, radius_arcsec if have_positions else None)
-    if not len(found.rows):
+        pairs = _by_id(features, labels, radius_arcsec if have_positions else None)
+    if not len(pairs.rows):
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
         hint = _hint(features, labels, match)
         raise InputError(
             f"{labels.where}: no overlap: none of {len(labels)} labels matches one of "
             f"{len(features['object_id'])} objects {how}; check that they are of the same sky{hint}"
         )
-    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in found.counts.items())
+    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
     if reasons:
         log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), reasons)
-    apart = np.nanmedian(found.separation_arcsec) if np.isfinite(found.separation_arcsec).any() else 0.0
-    if found.by == "position" and apart > radius_arcsec / 2:
+    apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
+    if pairs.by == "position" and apart > radius_arcsec / 2:
         log.warning(
             "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
             "one of them off, or the radius too small?",
             *(labels.where, apart),
         )
-    return found
+    return pairs
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
@@ -345,7 +343,7 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
     others = np.flatnonzero(is_other)
     of_object = np.concatenate([places[keep], nearest_object[others]])
     label_rows = labels_with_place[np.concatenate([nearest_label[keep], others])]
-    objects, label_rows, found = _join(of_object, label_rows, labels)
+    objects, label_rows, joined = _join(of_object, label_rows, labels)
     # the label that was kept may be another than the nearest
     at = SkyCoord(labels.columns["ra"][label_rows], labels.columns["dec"][label_rows], unit="deg")
     return Match(
@@ -353,7 +351,7 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
         label_rows=label_rows,
         separation_arcsec=ours[objects].separation(at).to_value(units.arcsec),
         by="position",
-        counts=counts | found,
+        counts=counts | joined,
     )
 
 
@@ -426,7 +424,7 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     named = np.flatnonzero(theirs != "")
     counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
     place = tables.match_identities(theirs[named], ours)
-    rows, label_rows, found = _join(place[place >= 0], named[place >= 0], labels)
+    rows, label_rows, joined = _join(place[place >= 0], named[place >= 0], labels)
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         from astropy.coordinates import SkyCoord
@@ -446,5 +444,5 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
         label_rows=label_rows,
         separation_arcsec=separation,
         by="id",
-        counts=counts | found,
+        counts=counts | joined,
     )

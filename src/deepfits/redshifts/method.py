@@ -87,8 +87,6 @@ class Inputs:
         Of the cutouts, or else of the features; pixels of a cutout's side, None where there are no cutouts.
     feature_sets
         Those that can be made.
-    target
-        The column that is learned.
     model_hash
         Of the model that the features were fitted with.
     """

@@ -71,8 +71,8 @@ def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool =
     (1.0, 0.0)
     """
     z_phot, z_spec = _checked(z_phot, z_spec)
-    found = _metrics(z_phot[None], z_spec[None], is_redshift)
-    return {name: float(values[0]) for name, values in found.items()}
+    values = _metrics(z_phot[None], z_spec[None], is_redshift)
+    return {name: float(value[0]) for name, value in values.items()}
 
 
 def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[
     sigma_mad = 1.4826 * np.median(np.abs(dz - q50[..., None]), axis=-1)
     sigma_iqr = (q75 - q25) / 1.349
     size = np.abs(dz)
-    found = {
+    metrics = {
         "r2": r2,
         "bias": dz.mean(-1),
         "bias_median": q50,
@@ -111,7 +111,7 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[
         "sigma_iqr": sigma_iqr,
         "eta_rail": (size > np.maximum(0.06, 3.0 * sigma_iqr)[..., None]).mean(-1),
     }
-    return {name: found[name] for name in (DEFINITIONS if is_redshift else PROPERTY_DEFINITIONS)}
+    return {name: metrics[name] for name in (DEFINITIONS if is_redshift else PROPERTY_DEFINITIONS)}
 
 
 def bootstrap_errors(

@@ -40,8 +40,6 @@ class NetworkConfig:
 
     Attributes
     ----------
-    loss
-        ``"squared"`` or ``"absolute"``.
     epochs, patience
         At most so many passes; stop after so many without a better validation loss.
     max_minutes
@@ -82,8 +80,6 @@ class Architecture:
     kind
         ``"mlp"`` (features in), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small head), or
         ``"hybrid"`` (the embedder's latents and features side by side in the head).
-    settings
-        Of the network's own configuration.
     num_features
         K, where it takes features.
     """
@@ -154,8 +150,6 @@ class TrainedNetwork:
     ----------
     architecture, weights
         The network, and its state by name.
-    scale
-        Of the target.
     history
         Training and validation loss of each epoch.
     """
@@ -257,11 +251,8 @@ def train_network(
     value = torch.as_tensor(scale.forward(train[-1]), dtype=torch.float32)
     other = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
     network = (architecture.build() if network is None else network).to(config.device)
-    optimiser = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    optimiser = torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay)
     steps = max(1, len(value) // config.batch)
-    total_steps = config.epochs * steps
     best, best_state, since = np.inf, copy.deepcopy(network.state_dict()), 0
     history: list[dict[str, float]] = []
     started = time.monotonic()
@@ -272,23 +263,17 @@ def train_network(
             total = 0.0
             for step in range(steps):
                 rows = order[step * config.batch : (step + 1) * config.batch]
-                batch = [
-                    (augment(part[rows], generator) if part.ndim == 4 else part[rows]).to(config.device)
-                    for part in inputs
-                ]
-                loss = network_loss(network(*batch), value[rows].to(config.device), config.loss)
+                some = [part[rows] for part in inputs]
+                batch = [augment(part, generator) if part.ndim == 4 else part for part in some]
+                output = network(*(part.to(config.device) for part in batch))
+                loss = network_loss(output, value[rows].to(config.device), config.loss)
                 if not torch.isfinite(loss):
                     raise NonFiniteLossError(f"training a network: loss {loss.item()} in epoch {epoch + 1}")
                 elapsed = (time.monotonic() - started) / (60 * config.max_minutes)
                 if elapsed > 1:
                     break
-                share = min(max((epoch * steps + step) / total_steps, elapsed), 1.0)
-                for group in optimiser.param_groups:
-                    group["lr"] = config.learning_rate * one_cycle(share)
-                optimiser.zero_grad()
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-                optimiser.step()
+                share = min(max((epoch * steps + step) / (config.epochs * steps), elapsed), 1.0)
+                descend(network, optimiser, loss, config.learning_rate * one_cycle(share))
                 total += loss.item() / steps
             outputs = _outputs(network, validation[:-1], batch=256, device=config.device, turned=False)
             validation_loss = network_loss(torch.as_tensor(outputs).float(), other, config.loss).item()
@@ -301,6 +286,18 @@ def train_network(
                 break
     weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in best_state.items()}
     return TrainedNetwork(architecture=architecture, weights=weights, scale=scale, history=history)
+
+
+def descend(network: Any, optimiser: Any, loss: torch.Tensor, rate: float) -> None:
+    """Take one step of training at a learning rate, with a gradient of length 1 at most."""
+    import torch
+
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
 
 
 def one_cycle(share: float, warm: float = 0.2) -> float:

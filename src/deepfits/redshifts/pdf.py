@@ -38,7 +38,7 @@ def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(out - steps, axis=1) + steps
 
 
-def cumulative(quantiles: np.ndarray, at: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def cumulative(quantiles: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Return F of each object at its own points.
 
     Parameters
@@ -47,8 +47,6 @@ def cumulative(quantiles: np.ndarray, at: np.ndarray, levels: np.ndarray = LEVEL
         ``(N, Q)``, increasing.
     at
         ``(N, G)`` or ``(G,)``.
-    levels
-        ``(Q,)``.
 
     Returns
     -------
@@ -58,38 +56,38 @@ def cumulative(quantiles: np.ndarray, at: np.ndarray, levels: np.ndarray = LEVEL
     at = np.broadcast_to(at, (len(quantiles), np.shape(at)[-1])).astype(np.float64)
     out = np.empty(at.shape)
     for row, (points, values) in enumerate(zip(at, quantiles, strict=True)):
-        out[row] = np.interp(points, values, levels)
+        out[row] = np.interp(points, values, LEVELS)
     first, last = quantiles[:, :1], quantiles[:, -1:]
-    low_slope, high_slope = _tail_slopes(quantiles, levels)
+    low_slope, high_slope = _tail_slopes(quantiles)
     with np.errstate(over="ignore"):
-        below = levels[0] * np.exp(np.minimum((at - first) * low_slope, 0.0))
-        above = 1 - (1 - levels[-1]) * np.exp(np.minimum((last - at) * high_slope, 0.0))
+        below = LEVELS[0] * np.exp(np.minimum((at - first) * low_slope, 0.0))
+        above = 1 - (1 - LEVELS[-1]) * np.exp(np.minimum((last - at) * high_slope, 0.0))
     return np.where(at < first, below, np.where(at > last, above, out))
 
 
-def _tail_slopes(quantiles: np.ndarray, levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _tail_slopes(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the rates of the exponential tails, ``(N, 1)`` each, from the three outermost quantiles."""
-    low = np.log(levels[2] / levels[0]) / (quantiles[:, 2:3] - quantiles[:, :1])
-    high = np.log((1 - levels[-3]) / (1 - levels[-1])) / (quantiles[:, -1:] - quantiles[:, -3:-2])
+    low = np.log(LEVELS[2] / LEVELS[0]) / (quantiles[:, 2:3] - quantiles[:, :1])
+    high = np.log((1 - LEVELS[-3]) / (1 - LEVELS[-1])) / (quantiles[:, -1:] - quantiles[:, -3:-2])
     return low, high
 
 
-def density(quantiles: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def density(quantiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return p on the cells of a grid: ``(N, G − 1)``, the mean density between neighbouring points."""
-    return np.diff(cumulative(quantiles, grid, levels), axis=1) / np.diff(grid)
+    return np.diff(cumulative(quantiles, grid), axis=1) / np.diff(grid)
 
 
-def values_at(quantiles: np.ndarray, wanted: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the quantile function at other levels: ``(N, Q)`` to ``(N, len(wanted))``, tails included."""
-    out = np.stack([np.interp(wanted, levels, values) for values in quantiles])
-    low_slope, high_slope = _tail_slopes(quantiles, levels)
+    out = np.stack([np.interp(wanted, LEVELS, values) for values in quantiles])
+    low_slope, high_slope = _tail_slopes(quantiles)
     safe = np.clip(wanted, 1e-6, 1 - 1e-6)
-    below = quantiles[:, :1] + np.log(np.minimum(safe / levels[0], 1.0)) / low_slope
-    above = quantiles[:, -1:] - np.log(np.minimum((1 - safe) / (1 - levels[-1]), 1.0)) / high_slope
-    return np.where(wanted < levels[0], below, np.where(wanted > levels[-1], above, out))
+    below = quantiles[:, :1] + np.log(np.minimum(safe / LEVELS[0], 1.0)) / low_slope
+    above = quantiles[:, -1:] - np.log(np.minimum((1 - safe) / (1 - LEVELS[-1]), 1.0)) / high_slope
+    return np.where(wanted < LEVELS[0], below, np.where(wanted > LEVELS[-1], above, out))
 
 
-def from_grid(probability: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return the quantiles of distributions that are given on a grid.
 
     Parameters
@@ -106,10 +104,10 @@ def from_grid(probability: np.ndarray, grid: np.ndarray, levels: np.ndarray = LE
         raise InputError("a distribution on a grid has no probability anywhere")
     function = np.concatenate([np.zeros((len(cells), 1)), np.cumsum(cells / total, axis=1)], axis=1)
     tilt = np.linspace(0, 1e-9, len(grid))  # makes flat stretches increase, so that they can be inverted
-    return sorted_quantiles(np.stack([np.interp(levels, row + tilt, grid) for row in function]))
+    return sorted_quantiles(np.stack([np.interp(LEVELS, row + tilt, grid) for row in function]))
 
 
-def mixture(parts: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def mixture(parts: np.ndarray) -> np.ndarray:
     """Return the quantiles of equal mixtures: ``(S, N, Q)`` of S parts each to ``(N, Q)``.
 
     This is how the uncertainty of a latent flows into p(z): one part for each draw of the latent.
@@ -117,23 +115,23 @@ def mixture(parts: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
     out = np.empty(parts.shape[1:])
     for row in range(parts.shape[1]):
         points = np.unique(parts[:, row])
-        function = cumulative(parts[:, row], points, levels).mean(axis=0)
-        out[row] = np.interp(levels, function, points)
+        function = cumulative(parts[:, row], points).mean(axis=0)
+        out[row] = np.interp(LEVELS, function, points)
     return sorted_quantiles(out)
 
 
-def point_estimates(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> dict[str, np.ndarray]:
+def point_estimates(quantiles: np.ndarray) -> dict[str, np.ndarray]:
     """Return the mean, median, mode and intervals under Rubin-style names, ``(N,)`` each.
 
     `z_mode` is the middle of the narrowest interval that holds half of the probability: the mode of a
     distribution that is known by its quantiles, without the noise of single steps.
     """
     fine = np.linspace(0.005, 0.995, 199)
-    values = values_at(quantiles, fine, levels)
+    values = values_at(quantiles, fine)
     width = values[:, 99:] - values[:, :100]
     narrowest = width.argmin(axis=1)
     rows = np.arange(len(values))
-    at = {name: values_at(quantiles, np.array([level]), levels)[:, 0] for name, level in _INTERVALS.items()}
+    at = {name: values_at(quantiles, np.array([level]))[:, 0] for name, level in _INTERVALS.items()}
     return {
         "z_mean": values.mean(axis=1),
         "z_median": at["median"],
@@ -151,25 +149,21 @@ _INTERVALS = {
 }
 
 
-def pit(quantiles: np.ndarray, z_spec: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
+def pit(quantiles: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
     """Return the probability integral transform F(z_spec), ``(N,)``: uniform where p(z) is calibrated."""
-    return cumulative(quantiles, np.asarray(z_spec)[:, None], levels)[:, 0]
+    return cumulative(quantiles, np.asarray(z_spec)[:, None])[:, 0]
 
 
-def crps(
-    quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS
-) -> np.ndarray:
+def crps(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return the continuous ranked probability score of each object, ``(N,)``, on a grid of redshifts."""
     middle = (grid[1:] + grid[:-1]) / 2
     step = middle[None, :] >= np.asarray(z_spec)[:, None]
-    return ((cumulative(quantiles, middle, levels) - step) ** 2 * np.diff(grid)).sum(axis=1)
+    return ((cumulative(quantiles, middle) - step) ** 2 * np.diff(grid)).sum(axis=1)
 
 
-def cde_loss(
-    quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray, levels: np.ndarray = LEVELS
-) -> np.ndarray:
+def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return ∫p² − 2 p(z_spec) of each object, ``(N,)``; p is that of the grid's cells."""
-    cells = density(quantiles, grid, levels)
+    cells = density(quantiles, grid)
     where = np.clip(np.searchsorted(grid, z_spec, side="right") - 1, 0, len(grid) - 2)
     return (cells**2 * np.diff(grid)).sum(axis=1) - 2 * cells[np.arange(len(cells)), where]
 
@@ -177,7 +171,6 @@ def cde_loss(
 def pdf_metrics(
     quantiles: np.ndarray,
     z_spec: np.ndarray,
-    levels: np.ndarray = LEVELS,
     *,
     num_resamples: int = 300,
     seed: int = 0,
@@ -186,12 +179,12 @@ def pdf_metrics(
     top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
     bottom = min(0.0, float(np.min(z_spec)), float(np.min(quantiles)))
     grid = np.linspace(bottom, top, 601)
-    transform = pit(quantiles, z_spec, levels)
+    transform = pit(quantiles, z_spec)
     per_object = {
         "coverage_68": ((transform >= 0.16) & (transform <= 0.84)).astype(float),
         "coverage_95": ((transform >= 0.025) & (transform <= 0.975)).astype(float),
-        "crps": crps(quantiles, z_spec, grid, levels),
-        "cde_loss": cde_loss(quantiles, z_spec, grid, levels),
+        "crps": crps(quantiles, z_spec, grid),
+        "cde_loss": cde_loss(quantiles, z_spec, grid),
     }
     generator = np.random.default_rng(seed)
     picked = generator.integers(len(z_spec), size=(num_resamples, len(z_spec)))
@@ -212,9 +205,7 @@ def distance_to_uniform(transform: np.ndarray) -> float:
     return float(np.maximum(after - ordered, ordered - after + 1 / number).max())
 
 
-def recalibrated(
-    quantiles: np.ndarray, validation_pit: np.ndarray, levels: np.ndarray = LEVELS
-) -> np.ndarray:
+def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarray:
     """Correct quantiles by the PIT of objects that neither training nor testing saw.
 
     The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
@@ -238,7 +229,7 @@ def recalibrated(
     number = len(validation_pit)
     ordered = np.concatenate([[0.0], np.sort(validation_pit), [1.0]])
     shares = np.concatenate([[0.0], (np.arange(number) + 0.5) / number, [1.0]])
-    return sorted_quantiles(values_at(quantiles, np.interp(levels, shares, ordered), levels))
+    return sorted_quantiles(values_at(quantiles, np.interp(LEVELS, shares, ordered)))
 
 
 def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:

@@ -65,11 +65,6 @@ def predict_table(
     return {**table, "is_valid": usable}
 
 
-def labels_used(predictor: Predictor | Classifier) -> dict[str, Any]:
-    """Return what predictions say of their own making: how many labels were learned from."""
-    return {"num_train": predictor.about.get("num_train")}
-
-
 def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
     """Return the filters of the templates that a method's features come from, None where it has none."""
     method = None if isinstance(predictor, Classifier) else predictor.method

@@ -29,8 +29,6 @@ class Predictor:
 
     Attributes
     ----------
-    method
-        What gives the estimates.
     loss, target
         What it learned with, and which column.
     recipe
@@ -43,8 +41,6 @@ class Predictor:
         speclite names of the templates that features come from, where templates are among them.
     out_of_fold
         Estimates of labelled objects by learners that had not seen them, where the method has any.
-    about
-        Figures of the training.
     """
 
     method: Method

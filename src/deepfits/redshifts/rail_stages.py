@@ -25,10 +25,6 @@ from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.methods.quantiles import train_quantiles
 from deepfits.redshifts.pdf import as_qp, density
 
-_COLUMNS = {
-    "columns": StageParameter(list, ["latent"], msg="columns to learn from: lists of numbers, or numbers"),
-}
-
 
 def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
     """Put the columns of a table side by side: ``(N, K)`` float32.
@@ -60,7 +56,7 @@ class DeepfitsInformer(CatInformer):
         redshift_col=SharedParams.copy_param("redshift_col"),
         seed=StageParameter(int, 0, msg="of the cross-validation"),
         num_threads=StageParameter(int, 1, msg="cores to use"),
-        **_COLUMNS,
+        columns=StageParameter(list, ["latent"], msg="columns to learn from: lists of numbers, or numbers"),
     )
 
     def run(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import read_json, write_json, write_text
 from deepfits.redshifts import pdf
 from deepfits.redshifts.metrics import DEFINITIONS, PROPERTY_DEFINITIONS, binned, measured
 from deepfits.redshifts.naming import ESTIMATE, as_written, written_name
@@ -169,13 +169,11 @@ def join_predictions(
 
 
 def write_metrics(out: Path, rows: Sequence[dict[str, Any]], about: Mapping[str, Any]) -> None:
-    """Write ``metrics.json`` and ``table.md``."""
+    """Write ``metrics.json``, ``table.md`` and ``table.tex``."""
     content = {**about, "definitions": _definitions(about.get("target", "z_spec")), "rows": list(rows)}
     write_json(out / "metrics.json", content)
-    with writing(out / "table.md") as temporary:
-        temporary.write_text(markdown_table(content), encoding="utf-8")
-    with writing(out / "table.tex") as temporary:
-        temporary.write_text(latex_table(content), encoding="utf-8")
+    write_text(out / "table.md", markdown_table(content))
+    write_text(out / "table.tex", latex_table(content))
 
 
 def _definitions(target: str) -> dict[str, str]:
@@ -198,11 +196,7 @@ def format_metric(entry: Mapping[str, float | None]) -> str:
     """
     if entry["value"] is None:
         return "–"
-    return (
-        f"{entry['value']:.3f} ± {entry['error']:.3f}"
-        if entry["error"] is not None
-        else f"{entry['value']:.3f}"
-    )
+    return f"{entry['value']:.3f}" + (f" ± {entry['error']:.3f}" if entry["error"] is not None else "")
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int = 1) -> list[str]:
@@ -237,6 +231,11 @@ def markdown_table(content: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_pdf_table(rows, definitions), *more]) + "\n"
 
 
+def _further_table(title: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table below the first; none where it has no rows."""
+    return ["", title, "", *table_lines([*_NAMES, *heads], cells, num_text=3)] if cells else []
+
+
 def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the table of z > 2, which is what M19 cares for; none where there are too few."""
     names = ("bias", "sigma_mad", "eta_15")
@@ -246,8 +245,7 @@ def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row, entry in entries
         if "metrics" in entry
     ]
-    heads = [*_NAMES, "objects", *(HEADINGS[name] for name in names)]
-    return ["", "Objects of z > 2 alone:", "", *table_lines(heads, cells, num_text=3)] if cells else []
+    return _further_table("Objects of z > 2 alone:", ["objects", *(HEADINGS[name] for name in names)], cells)
 
 
 def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -264,10 +262,8 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row in rows
         if "outside" in row.get("domain", {})
     ]
-    heads = [*_NAMES, "outside", "η (0.15) inside", "η (0.15) outside"]
-    if not cells:
-        return []
-    return ["", "Inside and outside the training domain:", "", *table_lines(heads, cells, num_text=3)]
+    heads = ["outside", "η (0.15) inside", "η (0.15) outside"]
+    return _further_table("Inside and outside the training domain:", heads, cells)
 
 
 def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
@@ -277,11 +273,9 @@ def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]
         for row in rows
         if "pdf_metrics" in row
     ]
-    if not cells:
-        return []
-    lines = table_lines([*_NAMES, *_PDF_HEADINGS.values()], cells, num_text=3)
-    explained = [f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items()]
-    return ["", "Distributions p(z):", "", *lines, "", *explained]
+    explained = ["", *(f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items())]
+    lines = _further_table("Distributions p(z):", [*_PDF_HEADINGS.values()], cells)
+    return [*lines, *explained] if cells else []
 
 
 def latex_table(content: Mapping[str, Any]) -> str:

@@ -89,7 +89,6 @@ class SceneLight:
                 f"these features have light at the reference PSF (flux_aper_scene_<band>) in {there} of the "
                 f"bands {list(bands)}, and two are needed: fit with a model that draws scenes (builtin:ugriz)"
             )
-
         if not any(f"flux_gauss_{band}" in columns for band in there):
             raise InputError(
                 "these features have no fluxes by drawing and data (flux_gauss_<band>), which a head asks "
@@ -105,7 +104,7 @@ class SceneLight:
                         out[~(columns[f"dof_{band}"] > 0), place] = np.nan
             return out
 
-        found = cls(
+        light = cls(
             flux=column("flux_aper_scene"),
             flux_err=column("flux_aper_scene_err"),
             total=column("flux_scene"),
@@ -115,11 +114,11 @@ class SceneLight:
             radius=column("scene_half_light_arcsec"),
             concentration=column("scene_concentration"),
         )
-        if not np.isfinite(found.flux_err).any():
+        if not np.isfinite(light.flux_err).any():
             raise InputError(
                 "these features have no errors, which a head asks for: fit with uncertainty=True"
             )
-        return found
+        return light
 
     def tensors(self) -> list[torch.Tensor]:
         """Return the measurements in their order, ``(N, B)`` float32 each; NaN where there is none."""

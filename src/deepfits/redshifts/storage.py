@@ -34,15 +34,7 @@ _MAX_DEPTH = 40
 def save(
     value: Any, directory: str | Path, name: str = "predictor.json", *, version: int = SCHEMA_VERSION
 ) -> None:
-    """Write a dataclass and everything in it; an earlier one is replaced.
-
-    Parameters
-    ----------
-    name
-        Of the JSON file.
-    version
-        Of what is stored.
-    """
+    """Write a dataclass and everything in it; an earlier one is replaced."""
     from safetensors.numpy import save as serialised
 
     directory = Path(directory)

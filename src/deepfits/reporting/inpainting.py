@@ -34,8 +34,6 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
     ----------
     directories
         What the stage `inpaint` wrote, one or more of them.
-    held
-        The held-out objects.
     """
     pictures, tables, summary = [], [], {}
     for number, directory in enumerate(directories):

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
-from deepfits.files import writing
+from deepfits.files import write_text, writing
 from deepfits.plot.style import save
 from deepfits.reporting.map import Map
 
@@ -93,8 +93,7 @@ def write_page(directory: str | Path, page: Page) -> Path:
             embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
     html = _template().render(page=page, embedded=embedded)
     target = directory / "index.html"
-    with writing(target) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    write_text(target, html)
     return target
 
 

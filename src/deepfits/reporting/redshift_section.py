@@ -60,8 +60,6 @@ def section(
     ----------
     directory
         What the stage `redshift` wrote.
-    metrics
-        Its ``metrics.json``.
     scenes
         The same of fits of another model, one that draws scenes.
     """

@@ -18,7 +18,7 @@ from typing import Literal
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
-from deepfits.files import FORMER_MANIFEST, MANIFEST, json_lines, writing
+from deepfits.files import FORMER_MANIFEST, MANIFEST, json_lines, write_text
 
 SHARE_OF_TIME = 0.05
 
@@ -105,8 +105,7 @@ class Manifest:
             return
         begin = time.monotonic()
         lines = [json.dumps(asdict(self.entries[name])) for name in sorted(self.entries)]
-        with writing(self.path) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_text(self.path, "".join(f"{line}\n" for line in lines))
         self._former.unlink(missing_ok=True)
         self._is_changed = False
         now = time.monotonic()

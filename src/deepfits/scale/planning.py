@@ -29,8 +29,6 @@ class Device:
         Sustained floating-point operations a second in the fit.
     is_measured
         Whether `flops` was measured in the fit itself, or estimated from a data sheet.
-    source
-        Where it comes from.
     """
 
     name: str
@@ -105,8 +103,6 @@ def make_plan(
 
     Parameters
     ----------
-    num_objects
-        To be fitted.
     num_devices
         That work at the same time; each takes shards of its own, so they do not wait for each other.
     num_bands, size
@@ -115,8 +111,6 @@ def make_plan(
         Say how many pixels of the coadds belong to an object.
     half
         Whether latents and their errors are kept in 16 bits.
-    latent_size
-        Length of the latent.
     """
     kind = "measured" if device.is_measured else "estimated"
     rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)

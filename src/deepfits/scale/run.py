@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from deepfits.errors import InputError, ShardsFailedError, no_space
@@ -26,6 +25,7 @@ from deepfits.scale.work import (
     attempt,
     attempt_in_worker,
     describe,
+    in_turn,
     overlapped,
 )
 
@@ -65,26 +65,14 @@ def run_shards(
     work
         What to do with a shard; it writes ``directory/NAME.parquet``, whole or not at all. None where
         `open_here` or `execute` says it.
-    shards
-        All of them.
-    directory
-        Of the results and the manifest.
-    title
-        For the progress display.
     is_done
         Says whether a file, made from that digest, is whole; asked where the manifest does not know.
-    workers
-        Who works.
     unreadable
         Names of shards that cannot even be opened, and why.
     open_here
         Opens the work in this process, where that is cheaper than `Work.open`.
     execute
         Does shards in a way of its own (those of a field together, say), in place of `work`.
-    suffix
-        Of the results.
-    remedy
-        What to do about shards that failed.
 
     Returns
     -------
@@ -226,12 +214,7 @@ def _outcomes(
 
 
 def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
-    lock = Lock()
-
-    def advance(number: int) -> None:
-        with lock:
-            task.advance(number)
-
+    advance = in_turn(task.advance)
     if isinstance(process, Parts):
         yield from overlapped(process, todo, advance)
         return

@@ -25,6 +25,17 @@ log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 
 
+def in_turn(advance: Advance) -> Advance:
+    """Let several threads report their progress."""
+    lock = Lock()
+
+    def locked(number: int) -> None:
+        with lock:
+            advance(number)
+
+    return locked
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """What goes in, for one result.
@@ -132,8 +143,8 @@ def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Itera
                 coming = reader.submit(parts.read, shards[number + 1])
             try:
                 done = parts.work(shard, read.result(), advance)
-            except Exception as found:
-                error = found
+            except Exception as raised:
+                error = raised
             del read
             if writing is not None:
                 yield _written(*writing)

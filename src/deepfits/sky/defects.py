@@ -109,8 +109,6 @@ def add_defects(
         ``(B,)`` noise of a pixel, nJy.
     shapes
         All objects of the patch; bright point sources bleed along their column.
-    defects
-        Of the patch.
 
     Returns
     -------

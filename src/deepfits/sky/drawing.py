@@ -110,8 +110,6 @@ def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tenso
 
     Parameters
     ----------
-    size
-        Side of the stamps, S.
     fwhm
         Of each band, pixels.
     """

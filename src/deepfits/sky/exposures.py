@@ -77,12 +77,10 @@ def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number:
         sky=(scene.conditions.sky[index],),
         kernel=0.0,
     )
-    return Scene(
+    return replace(
+        scene,
         survey=survey,
         conditions=conditions,
-        size=scene.size,
-        seed=scene.seed,
-        patch=scene.patch,
         wcs=wcs,
         shapes=shapes,
         stamp_size=choose_stamps(shapes, survey, conditions),

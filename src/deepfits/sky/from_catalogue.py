@@ -102,7 +102,7 @@ def resolve_columns(
 
 def from_table(
     columns: Mapping[str, np.ndarray],
-    found: Mapping[str, str],
+    names: Mapping[str, str],
     survey: SkySurvey,
     rng: np.random.Generator,
     where: object,
@@ -111,7 +111,7 @@ def from_table(
 
     Parameters
     ----------
-    found
+    names
         From `resolve_columns`.
     rng
         For what the table does not have.
@@ -124,16 +124,16 @@ def from_table(
 
     def column(name: str) -> np.ndarray:
         try:
-            return np.asarray(columns[found[name]], dtype=float)
+            return np.asarray(columns[names[name]], dtype=float)
         except ValueError:
-            raise InputError(f"{where}: column {found[name]!r} holds no numbers") from None
+            raise InputError(f"{where}: column {names[name]!r} holds no numbers") from None
 
     mag = np.stack([column(f"mag_{band}") for band in survey.names], axis=1)
     with np.errstate(invalid="ignore"):
         keep = ((mag > 5) & (mag < FAINTEST_MAGNITUDE)).all(axis=1)
     if not keep.any():
         raise InputError(f"{where}: no row has a magnitude in every band ({', '.join(survey.names)})")
-    rows = {name: np.asarray(columns[theirs])[keep] for name, theirs in found.items()}
+    rows = {name: np.asarray(columns[theirs])[keep] for name, theirs in names.items()}
     mag = mag[keep]
     number = len(mag)
     redshift = _numbers(rows, "z_spec", number, where)

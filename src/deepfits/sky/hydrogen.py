@@ -39,8 +39,6 @@ def transmission(wavelength: np.ndarray, redshift: float) -> np.ndarray:
     ----------
     wavelength
         ``(W,)``, observed, Å. Below the Lyman limit at rest the transmission is 0.
-    redshift
-        Of the source.
 
     Returns
     -------

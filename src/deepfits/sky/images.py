@@ -54,8 +54,6 @@ def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> li
     ----------
     hdus
         For each HDU its header and the type of its pixels, ``">f4"`` or ``">i4"``; None for no pixels.
-    size
-        Side of the images.
 
     Returns
     -------

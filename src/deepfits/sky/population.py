@@ -257,14 +257,10 @@ def draw_galaxies(
 
     Parameters
     ----------
-    number
-        N.
     limit
         Faintest i magnitude.
     filters
         The survey's, in the order of its bands.
-    laws
-        Free constants; the defaults when None.
 
     Returns
     -------

@@ -92,14 +92,10 @@ def draw_objects(
 
     Parameters
     ----------
-    survey
-        Its bands, scale and magnitude limit.
     size
         Side of the patch, pixels.
     seed, patch
         Name the draw.
-    laws
-        Free constants of the population.
 
     Returns
     -------
@@ -300,8 +296,6 @@ def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.
     ----------
     model
         ``(B, H, W)`` from `draw_model`, nJy.
-    rows
-        Of the strip.
 
     Returns
     -------

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.files import Results, contents, results
+from deepfits.files import contents
+from deepfits.results import Results, results
 from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 

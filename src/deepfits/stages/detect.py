@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.errors import InputError
-from deepfits.files import Results
 from deepfits.progress import Progress
+from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.sources import DeblendOptions
@@ -70,11 +70,6 @@ def detect(config: DetectConfig) -> Path:
     --------
     `deepfits detect sky --out catalogue.parquet`
     """
-    return detect_with(config)
-
-
-def detect_with(config: DetectConfig) -> Path:
-    """Do `detect`."""
     from deepfits.survey.detection import DetectOptions
 
     format_of(config.out)  # before the work
@@ -117,10 +112,10 @@ class Detection:
                 done[sources.name] = read_catalogue(path), read_info(path)["field"]
         todo = [sources for sources in fields if sources.name not in done]
         with progress("detect", total=len(fields), unit="fields", done=len(done)) as task:
-            found = (
+            detected = (
                 map(self._one_field, todo) if workers == 1 else in_processes(self._one_field, todo, workers)
             )
-            for name, columns, info in found:
+            for name, columns, info in detected:
                 if len(fields) > 1:
                     about = {"settings": settings, "field": info}
                     write_catalogue(parts / f"{name}.parquet", columns, about)

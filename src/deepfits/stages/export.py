@@ -110,20 +110,20 @@ def export(config: ExportConfig) -> Path:
     chosen = _format(out, config.format)
     if config.half and chosen not in ("parquet", "hats"):
         raise InputError(f"export: {chosen} has no 16-bit floats; leave half out, or choose parquet or hats")
-    given = Path(config.features)
-    is_run = given.is_dir() and next(given.glob("shard-*.parquet"), None) is None
+    source = Path(config.features)
+    is_run = source.is_dir() and next(source.glob("shard-*.parquet"), None) is None
     is_joined = is_run or bool(config.store or config.tables or config.where)
-    if is_joined and not given.is_dir():
-        raise InputError(f"{given}: joining and choosing needs a run, or a directory of features")
-    features = given
+    if is_joined and not source.is_dir():
+        raise InputError(f"{source}: joining and choosing needs a run, or a directory of features")
+    features = source
     tables: dict[str, str | Path] = dict(config.tables or {})
     inputs: dict[str, Any] = {}
     if is_run:
         from deepfits.explorer.joined import find_parts
 
-        features, store, _, found = find_parts(given, config.store)
+        features, store, _, of_run = find_parts(source, config.store)
         inputs = {"features": contents(features), "store": contents(store) if store else None}
-        tables = {**found, **tables}
+        tables = {**of_run, **tables}
     tags = read_tags(features) if features.is_dir() else {}
     inputs |= {
         "tables": {label: contents(path) for label, path in tables.items()} or None,

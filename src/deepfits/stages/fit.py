@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import require_finished
 from deepfits.fitting.settings import FitSettings
+from deepfits.results import Results, require_finished
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
@@ -82,12 +82,9 @@ def fit(config: FitConfig) -> Path:
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.fitting import features
-    from deepfits.fitting.model_error import ModelError
-    from deepfits.fitting.similarity import Similarity
     from deepfits.models.bundle import Model
-    from deepfits.provenance import provenance
-    from deepfits.stages.fit_coadds import CoaddWork, prepare
-    from deepfits.stages.fit_work import FitWork, Selection, absolute, run_work, select
+    from deepfits.stages.fit_coadds import prepare
+    from deepfits.stages.fit_work import FitWork, ModelWork, absolute, run_work, select
     from deepfits.survey.store import CutoutStore
 
     pool = config.pool()
@@ -116,37 +113,36 @@ def fit(config: FitConfig) -> Path:
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
-        work: FitWork | CoaddWork
+        work: ModelWork
         if config.from_coadds:
-            source = prepare(
-                absolute(config.store),
-                results.path,
-                loaded,
-                catalogue=config.catalogue,
-                cutting=config.cutting or {},
-                held_out_only=config.held_out_only,
-                object_ids=config.object_ids,
-                where=config.where,
-                workers=config.workers,
-                progress=config.progress,
-            )
+            place = {"images": absolute(config.store), "out": results.path, "model": loaded}
+            source = part_of(config, prepare, **place, cutting=config.cutting or {})
             cautions, selection = loaded.check(source.info), source.selection
-            alone = replace(source, selection=Selection(shards=[], unreadable={}))
-            work = CoaddWork(source=alone, digest=features.digest(source.settings()), **common)
+            work = source.work(**common)
         else:
             work = FitWork(store=absolute(config.store), **common)
         for caution in cautions:
             log.warning("%s: %s", config.store, caution)
         is_changed = run_work(config, work, selection, loaded, results.path, f"fit ({config.mode})")
         if is_changed or not features.is_finished(results.path):
-            summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
-            _require_a_fit(summary, results.path)
-            if loaded.model_error is not None:
-                error = ModelError.from_json(loaded.model_error, len(loaded.info.bands), str(config.model))
-                Similarity.of(np.array(error.latent_nuisance)).save(results.path)
-            described = {**results.content["settings"], "model_hash": loaded.fingerprint}
-            features.finish(results.path, described, summary, provenance())
+            _finish(config, loaded, results, cautions)
     return results.path
+
+
+def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequence[str]) -> None:
+    """Write what is said of all shards together."""
+    from deepfits.fitting import features
+    from deepfits.fitting.model_error import ModelError
+    from deepfits.fitting.similarity import Similarity
+    from deepfits.provenance import provenance
+
+    summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
+    _require_a_fit(summary, results.path)
+    if model.model_error is not None:
+        error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
+        Similarity.of(np.array(error.latent_nuisance)).save(results.path)
+    described = {**results.content["settings"], "model_hash": model.fingerprint}
+    features.finish(results.path, described, summary, provenance())
 
 
 def _check_start(config: FitConfig, model: Model) -> None:

@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
-from deepfits.stages.fit_work import ModelWork, Selection, fit_cutouts, write_fitted
+from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 
@@ -53,6 +53,13 @@ class CoaddSource:
     def settings(self) -> dict[str, Any]:
         """Return what all features depend on; each part's own files are in its digest."""
         return {name: value for name, value in self.plan.settings().items() if name != "files"}
+
+    def work(self, **common: Any) -> CoaddWork:
+        """Return what fits these images; `common` are the fields of `FittingWork`."""
+        from deepfits.fitting.features import digest
+
+        alone = replace(self, selection=Selection(shards=[], unreadable={}))
+        return CoaddWork(source=alone, digest=digest(self.settings()), **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,10 +213,10 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
 
 
 def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Path:
-    from deepfits.stages.detect import DetectConfig, detect_with
+    from deepfits.stages.detect import detect
 
     path = out / "catalogue.parquet"
-    return detect_with(part_of(options, DetectConfig, images=str(images), out=path, workers=max(1, workers)))
+    return part_of(options, detect, images=str(images), out=path, workers=max(1, workers))
 
 
 def _part(
@@ -224,7 +231,7 @@ def _part(
     identity = columns["object_id"][task.rows]
     keep = is_held_out(identity) if held_out_only else np.ones(len(identity), dtype=bool)
     if object_ids is not None:
-        keep &= np.isin(identity.astype(str), [str(one) for one in object_ids])
+        keep &= np.isin(identity.astype(str), [str(wanted) for wanted in object_ids])
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
     ours = {name: columns[name][rows] for name in wanted}
@@ -250,7 +257,7 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoaddWork(ModelWork):
+class CoaddWork(FittingWork):
     """Cut and fit parts of fields.
 
     Attributes
@@ -263,8 +270,6 @@ class CoaddWork(ModelWork):
 
     source: CoaddSource = field(compare=False)
     digest: str
-    start: str | None = None
-    reconstructions: bool = False
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already. The field last cut from stays open for the next part."""
@@ -283,9 +288,6 @@ class CoaddWork(ModelWork):
                 fields.open(part.field_index), task, part.columns, self.source.plan, self.source.info
             )
             check_cutouts(cutouts, self.source.info, shard.name)
-            found = fit_cutouts(
-                fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
-            )
-            write_fitted(found, Path(self.out), shard)
+            write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
 
         return process

@@ -56,7 +56,7 @@ def select(
     from deepfits.fitting.features import digest
     from deepfits.splits import is_held_out
 
-    wanted = None if object_ids is None else {str(one) for one in object_ids}
+    wanted = None if object_ids is None else {str(identity) for identity in object_ids}
     missing = set(wanted or ())
     shards, unreadable = [], {path.stem: reason for path, reason in store.bad.items()}
     pixels = contents_of({path.name: path for path in store.shards})
@@ -127,8 +127,6 @@ class ModelWork(ABC):
     ----------
     model, out
         Absolute paths.
-    model_hash
-        Of the model that the run began with.
     """
 
     model: str
@@ -154,12 +152,38 @@ class ModelWork(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitWork(ModelWork):
-    """Fit the shards of a store (from the latents of `start`), and write ``shard-00000.parquet`` for each."""
+class FittingWork(ModelWork):
+    """Fit cutouts, from the latents of `start` where these are given."""
 
-    store: str
     start: str | None = None
     reconstructions: bool = False
+
+    def fitted(self, fitter: Fitter, cutouts: Cutouts, shard: Shard, advance: Advance) -> FittedShard:
+        """Fit cutouts, and return their features."""
+        from deepfits.survey.neighbours import neighbours_of
+
+        fitted = fitter.fit(
+            cutouts.object_id,
+            cutouts.image,
+            cutouts.weight,
+            advance,
+            is_neighbour=neighbours_of(cutouts, fitter.info),
+            sight=fitter.sight(cutouts),
+            start=None if self.start is None else read_starts(self.start, shard.name, cutouts.object_id),
+        )
+        columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue, cutouts.psf)
+        planes = {}
+        if self.reconstructions:
+            drawn = fitter.reconstruct(fitted)
+            planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
+        return FittedShard(columns, planes, fitter.info.bands)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitWork(FittingWork):
+    """Fit the shards of a store, and write ``shard-00000.parquet`` for each."""
+
+    store: str
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already."""
@@ -168,16 +192,10 @@ class FitWork(ModelWork):
         info = read_info(self.store)
         order = model.order(info)
         fitter = self.fitter(model, info if order is None else order.info(info), threads)
-
-        def work(shard: Shard, cutouts: Cutouts, advance: Advance) -> FittedShard:
-            return fit_cutouts(
-                fitter, cutouts, shard, advance, start=self.start, reconstructions=self.reconstructions
-            )
-
         return Parts(
             lambda shard: read_selected(Path(self.store), info, shard, order),
-            work,
-            lambda shard, found: write_fitted(found, Path(self.out), shard),
+            lambda shard, cutouts, advance: self.fitted(fitter, cutouts, shard, advance),
+            lambda shard, fitted: write_fitted(fitted, Path(self.out), shard),
         )
 
 
@@ -223,44 +241,14 @@ class FittedShard:
     bands: Sequence[str]
 
 
-def fit_cutouts(
-    fitter: Fitter,
-    cutouts: Cutouts,
-    shard: Shard,
-    advance: Advance,
-    *,
-    start: str | None = None,
-    reconstructions: bool = False,
-) -> FittedShard:
-    """Fit cutouts, and return their features."""
-    from deepfits.survey.neighbours import neighbours_of
-
-    others = neighbours_of(cutouts, fitter.info)
-    fitted = fitter.fit(
-        cutouts.object_id,
-        cutouts.image,
-        cutouts.weight,
-        advance,
-        is_neighbour=others,
-        sight=fitter.sight(cutouts),
-        start=None if start is None else read_starts(start, shard.name, cutouts.object_id),
-    )
-    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue, cutouts.psf)
-    planes = {}
-    if reconstructions:
-        drawn = fitter.reconstruct(fitted)
-        planes = {"model": drawn, "residual": fitted.image.numpy() - drawn}
-    return FittedShard(columns, planes, fitter.info.bands)
-
-
-def write_fitted(found: FittedShard, out: Path, shard: Shard) -> None:
+def write_fitted(fitted: FittedShard, out: Path, shard: Shard) -> None:
     """Write features; the table comes last, so that with it all is there."""
     from deepfits.fitting import features
 
     path = out / f"{shard.name}.parquet"
-    if found.planes:
-        write_images(path.with_suffix(".h5"), found.columns["object_id"], found.planes, found.bands)
-    features.write_table(path, found.columns, shard.made_from)
+    if fitted.planes:
+        write_images(path.with_suffix(".h5"), fitted.columns["object_id"], fitted.planes, fitted.bands)
+    features.write_table(path, fitted.columns, shard.made_from)
 
 
 def write_images(

@@ -155,8 +155,7 @@ class PartitionFit:
             if name not in objects.columns:
                 raise InputError(f"partition: no column {name!r}; it has {list(objects.columns)}")
         kept = objects[[self.id_column, self.ra_column, self.dec_column]]
-        columns = self._columns(kept)
-        table = _opened(self).features(columns)
+        table = self._features(self._columns(kept))
         new = {
             name: pd.Series(pd.arrays.ArrowExtensionArray(table[name]), index=objects.index)
             for name in table.column_names
@@ -180,22 +179,7 @@ class PartitionFit:
         identity = identities(columns[self.id_column], where, self.id_column)
         return {"object_id": identity, "ra": sky.ra, "dec": sky.dec}
 
-
-@lru_cache(maxsize=1)
-def _opened(fit: PartitionFit) -> _Cutter:
-    """Keep the model of the last partition loaded."""
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.models.bundle import Model
-
-    loaded = Model.load(fit.model, fit.device)
-    return _Cutter(fit, Fitter(loaded, fit.settings, fit.info, threads=fit.threads))
-
-
-class _Cutter:
-    def __init__(self, fit: PartitionFit, fitter: Fitter) -> None:
-        self.fit, self.fitter = fit, fitter
-
-    def features(self, columns: dict[str, np.ndarray]) -> Any:
+    def _features(self, columns: dict[str, np.ndarray]) -> Any:
         """Cut and fit, and return an Arrow table in the order of the rows; nulls for objects on no image."""
         import pyarrow as pa
 
@@ -203,28 +187,23 @@ class _Cutter:
         from deepfits.survey import build
         from deepfits.survey.neighbours import neighbours_of
 
-        fitter, bands = self.fitter, self.fit.info.bands
-        nothing = np.zeros((0, len(bands), self.fit.info.size, self.fit.info.size), dtype=np.float32)
+        fitter, info = _fitter(self), self.info
+        nothing = np.zeros((0, len(info.bands), info.size, info.size), dtype=np.float32)
         fitted = fitter.fit(columns["object_id"][:0], nothing, nothing, sight=fitter.nominal_sight(0))
         parts = [fitter.features(columns["object_id"][:0], fitted, {})]
         rows = []
         plan = build.StorePlan(
-            images=self.fit.images,
-            size=self.fit.info.size,
-            shard_size=CHUNK,
-            survey="",
-            catalogue_path=Path(),
+            images=self.images, size=info.size, shard_size=CHUNK, survey="", catalogue_path=Path()
         )
-        with closing(build.OpenFields(self.fit.images)) as fields:
+        with closing(build.OpenFields(self.images)) as fields:
             tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
             for task in tasks:
-                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, self.fit.info)
-                others = neighbours_of(cutouts, fitter.info)
+                cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, info)
                 fitted = fitter.fit(
                     cutouts.object_id,
                     cutouts.image,
                     cutouts.weight,
-                    is_neighbour=others,
+                    is_neighbour=neighbours_of(cutouts, fitter.info),
                     sight=fitter.sight(cutouts),
                 )
                 parts.append(fitter.features(cutouts.object_id, fitted, {}, cutouts.psf))
@@ -233,5 +212,15 @@ class _Cutter:
         if rows:
             place[np.concatenate(rows)] = np.arange(sum(map(len, rows)))
         tables = [pa.table({name: to_arrow(values) for name, values in part.items()}) for part in parts]
-        whole = pa.concat_tables([tables[0], *tables[1:]]).combine_chunks()
+        whole = pa.concat_tables(tables).combine_chunks()
         return whole.take(pa.array(place, mask=place < 0, type=pa.int64()))
+
+
+@lru_cache(maxsize=1)
+def _fitter(fit: PartitionFit) -> Fitter:
+    """Keep the model of the last partition loaded."""
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.models.bundle import Model
+
+    loaded = Model.load(fit.model, fit.device)
+    return Fitter(loaded, fit.settings, fit.info, threads=fit.threads)

@@ -55,12 +55,12 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     source = Source(columns=columns, bands=info.bands, flux=flux, flux_err=flux_err, similarity=similarity)
     known_columns = {name: values[label_rows] for name, values in truth.columns.items()}
     known_columns[truth.target] = truth.value[label_rows]
-    found = known(source, properties_of(known_columns), held)
-    heads, cells = table_rows(found)
+    figures = known(source, properties_of(known_columns), held)
+    heads, cells = table_rows(figures)
     caption = (
-        f"What features know of {found[0]['num_judged']:,} held-out objects with {bright}, by kernel ridge "
+        f"What features know of {figures[0]['num_judged']:,} held-out objects with {bright}, by kernel ridge "
         "regression: R² (1: all, 0: nothing; below 0: worse than the mean), for classes the area under the "
         "ROC curve (0.5: nothing). Radius and redshift are logarithms, the orientation is (1 − axis ratio) "
         "cos 2θ; ± is the standard deviation over bootstrap resamples."
     )
-    return [PageTable(columns=heads, rows=cells, caption=caption)], found
+    return [PageTable(columns=heads, rows=cells, caption=caption)], figures

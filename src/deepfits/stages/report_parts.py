@@ -17,7 +17,7 @@ import pyarrow.dataset
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.explorer.joined import find_predictions
-from deepfits.files import content_of, parse_json, read_json, read_text, require_finished, write_json
+from deepfits.files import content_of, parse_json, read_json, read_text, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import Model, find_builtin
@@ -26,6 +26,7 @@ from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
+from deepfits.results import require_finished
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
@@ -68,15 +69,9 @@ def write_report(config: Any) -> Path:
     target = run / "report" if config.out is None else Path(config.out)
     if not run.is_dir():
         raise InputError(f"{run}: no such run directory; give the one that holds cutouts/ and model/")
-    for path in (
-        store,
-        model,
-        *sorted(run.glob("features-*")),
-        *sorted(run.glob("inpaint-*")),
-        run / "redshift",
-    ):
-        if path.exists():
-            require_finished(path, partial=config.partial)
+    made = [*sorted(run.glob("features-*")), *sorted(run.glob("inpaint-*")), run / "redshift"]
+    for path in filter(Path.exists, [store, model, *made]):
+        require_finished(path, partial=config.partial)
     opened = CutoutStore(store, skip_bad=True, where=config.where)
     trained = _load_model(run, model)
     if trained is not None:
@@ -87,43 +82,35 @@ def write_report(config: Any) -> Path:
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
     ):
-        held, cutouts = _read_held_out(
-            opened, config.num_examples, config.max_objects, _masks_neighbours(run)
-        )
-        num_objects = len(opened)
-        parts = [sections.sky_section(held, opened.info, num_objects, _read_counts(run), config.where)]
+        masks_neighbours = _masks_neighbours(run)
+        held, cutouts = _read_held_out(opened, config.num_examples, config.max_objects, masks_neighbours)
+        parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(run), config.where)]
+        examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
-            "num_objects": num_objects,
+            "num_objects": len(opened),
             "num_held_out_read": len(held.object_id),
-            "examples": [str(held.object_id[i]) for i in held.examples],
+            "examples": examples,
         }
         task.advance()
         parts.append(_training(run, trained))
         task.advance()
-        fits: dict[str, sections.FitResult] = {}
-        if trained is not None:
-            fits = _read_fits(run, trained, held, cutouts, opened.info)
+        fits = {} if trained is None else _read_fits(run, trained, held, cutouts, opened.info)
         parts.append(_fits(run, held, fits))
         if fits:
-            mode = list(fits)[-1]
-            tables, summary["knows"] = knowledge(run, run / f"features-{mode}", opened)
-            place = Similarity.read(run / f"features-{mode}", fits[mode].embedding.shape[1])
-            columns = _known_redshifts(run, held)
-            coordinates = place.coordinates(fits[mode].embedding)
-            parts.append(sections.latent_section(held, fits, columns, coordinates, tables))
+            latents, summary["knows"] = _latents(run, held, fits, opened)
+            parts.append(latents)
         summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, held)
         parts.append(inpainted)
         task.advance()
         redshifts, summary["redshift"] = _redshifts(run)
-        example = str(held.object_id[held.examples[0]]) if len(held.examples) else None
-        has_redshifts = bool(summary["redshift"])
+        example, has_redshifts = next(iter(examples), None), bool(summary["redshift"])
         parts += [redshifts, sections.next_section(str(config.run), example, has_redshifts=has_redshifts)]
         page = Page(
             title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
             subtitle="Deep features of galaxies through best fits.",
-            headline=_headline(num_objects, summary),
+            headline=_headline(summary),
             sections=parts,
             footer=_footer(run),
         )
@@ -268,16 +255,7 @@ def _read_fit(
     if "embedding" in present:
         embedding = take_rows(to_numpy(table["embedding"]).astype(np.float32), rows)
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
-    drawn: dict[int, np.ndarray] = {}
-    central, circle = np.full(len(rows), np.nan), _circle(info)
-    shown = np.concatenate([held.examples, held.faint])
-    sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
-    for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
-        sight = model.sight(cutouts.select(some), info)
-        images = model.draw({"latent": latent, **amplitude}, some, sight=sight)
-        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
-        if some is shown:
-            drawn = dict(zip(shown.tolist(), images, strict=True))
+    central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
     return sections.FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
@@ -290,6 +268,37 @@ def _read_fit(
         central=central,
         drawn=drawn,
     )
+
+
+def _drawn_again(
+    columns: Mapping[str, np.ndarray],
+    model: Model,
+    held: sections.HeldOut,
+    cutouts: Cutouts,
+    info: StoreInfo,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Draw some fits: reduced χ² in the middle, ``(N,)``, NaN of the others, and the images to be shown."""
+    drawn: dict[int, np.ndarray] = {}
+    central, circle = np.full(len(held.object_id), np.nan), _circle(info)
+    shown = np.concatenate([held.examples, held.faint])
+    sample = np.setdiff1d(np.argsort(unit_hash(held.object_id, "report"))[:MAX_DRAWN], shown)
+    for some in (shown, *np.array_split(sample, -(-len(sample) // DRAWN_AT_ONCE) or 1)):
+        images = model.draw(columns, some, sight=model.sight(cutouts.select(some), info))
+        central[some] = reduced_chi2(held.image[some], images, held.own_weight[some] * circle)
+        if some is shown:
+            drawn = dict(zip(shown.tolist(), images, strict=True))
+    return central, drawn
+
+
+def _latents(
+    run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult], store: CutoutStore
+) -> tuple[Section, list[dict[str, Any]]]:
+    """Show the latents of the last mode, and what they know of a simulated sky."""
+    mode = list(fits)[-1]
+    features, embedding = run / f"features-{mode}", fits[mode].embedding
+    tables, known = knowledge(run, features, store)
+    coordinates = Similarity.read(features, embedding.shape[1]).coordinates(embedding)
+    return sections.latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
 
 
 def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
@@ -360,17 +369,15 @@ def _absent(title: str, what: str, command: str) -> Section:
     )
 
 
-def _headline(num_objects: int, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    headline = [(f"{num_objects:,}", "objects")]
+def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    headline = [(f"{summary['num_objects']:,}", "objects")]
     medians = {mode: fit["all"]["median_reduced_chi2"] for mode, fit in summary["fits"].items()}
     mode = next(reversed(medians), "blank")
     if mode != "blank" and medians[mode] is not None:
         words = f"median reduced χ² (a blank image: {medians['blank']:.2f})"
         headline.append((f"{medians[mode]:.2f}", words))
-    for name, text in summary["inpaint"].get("headline", {}).items():
-        headline.append((text, name))
-    for name, text in summary["redshift"].get("headline", {}).items():
-        headline.append((text, name))
+    for part in ("inpaint", "redshift"):
+        headline += [(text, name) for name, text in summary[part].get("headline", {}).items()]
     return headline
 
 

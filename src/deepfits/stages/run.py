@@ -55,8 +55,6 @@ class RunFile:
 
     Attributes
     ----------
-    out
-        The run directory.
     images
         Images to start from; None when the sky is simulated.
     sections
@@ -214,10 +212,10 @@ def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _image_paths(path: Path, section: dict[str, Any]) -> list[Path] | None:
-    given = section.get("path")
-    if given is None:
+    images = section.get("path")
+    if images is None:
         return None
-    return [_relative(path, p) for p in ([given] if isinstance(given, str) else given)]
+    return [_relative(path, image) for image in ([images] if isinstance(images, str) else images)]
 
 
 def _relative(path: Path, name: str | Path) -> Path:

@@ -287,7 +287,7 @@ def _write(
     more: Mapping[str, np.ndarray],
 ) -> Path:
     """Write pictures and tables."""
-    from deepfits.files import writing
+    from deepfits.files import write_text, writing
     from deepfits.photometry import reference_band
     from deepfits.plot.style import save
     from deepfits.tables import require_column, write_table
@@ -310,8 +310,7 @@ def _write(
                     metadata={"CreationDate": None} if ending == "pdf" else None,
                 )
         write_table(out / "objects.csv", columns)
-        with writing(out / "table.md") as temporary:
-            temporary.write_text(_markdown(printed), encoding="utf-8")
+        write_text(out / "table.md", _markdown(printed))
     return out
 
 

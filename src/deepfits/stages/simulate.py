@@ -124,9 +124,9 @@ def simulate(config: SimulateConfig) -> Path:
     from deepfits.sky.surveys import find_survey
 
     survey = find_survey(config.survey)
-    given, num_patches = None, config.num_patches
+    objects, num_patches = None, config.num_patches
     if config.catalogue is not None:
-        given, num_patches = _read_given(config, survey)
+        objects, num_patches = _read_catalogue(config, survey)
     elif config.columns or config.where:
         raise InputError("columns and where choose from a table: give catalogue too")
     if config.catalogue is not None and config.population is not None:
@@ -144,10 +144,10 @@ def simulate(config: SimulateConfig) -> Path:
         torch_threads(1),  # of each worker: many of many threads get in each other's way
     ):
         out = results.path
-        write_json(out / "sky.json", _description(results.content, given))
+        write_json(out / "sky.json", _description(results.content, objects))
         for patch in range(num_patches):
             files = patch_files(out, config.layout, survey.bands, patch, alone=alone)
-            table = _objects(survey, size, config.seed, patch, given, laws)
+            table = _objects(config, survey, patch, objects, laws)
             scene = make_scene(survey, size, config.seed, patch, table, defects=config.defects)
             tables.append(_truth(table, scene, files.name))
             if all(path.exists() for path in files.paths):
@@ -161,18 +161,18 @@ def simulate(config: SimulateConfig) -> Path:
     return out
 
 
-def _description(record: dict[str, Any], given: CatalogueObjects | None) -> dict[str, Any]:
+def _description(record: dict[str, Any], objects: CatalogueObjects | None) -> dict[str, Any]:
     """Describe what a sky is, for ``sky.json``."""
     catalogue = None
-    if given is not None:
+    if objects is not None:
         used = {name: record["settings"][name] for name in ("columns", "where")}
-        counts = {"objects": len(given), "left_out": given.left_out}
+        counts = {"objects": len(objects), "left_out": objects.left_out}
         catalogue = {"contents": record["inputs"]["catalogue"], **used, **counts}
     chosen = {k: v for k, v in record["settings"].items() if k not in ("columns", "where")}
     return {"schema_version": FORMAT, **chosen, "catalogue": catalogue}
 
 
-def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
+def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
     """Read a user's table; return its objects, and how many patches they need."""
     from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
     from deepfits.tables import matches_conditions, read_table
@@ -184,26 +184,30 @@ def _read_given(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObj
         raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
     table = {name: column[keep] for name, column in table.items()}
     names = resolve_columns(list(table), survey, parse_columns(config.columns), path)
-    given = from_table(table, names, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
+    objects = from_table(table, names, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
     per_patch = objects_per_patch(size)
     if per_patch == 0:
         raise InputError(f"size {size} is too small for a patch of given objects; choose 200 or more")
-    return given, max(config.num_patches, -(-len(given) // per_patch))
+    return objects, max(config.num_patches, -(-len(objects) // per_patch))
 
 
 def _objects(
-    survey: SkySurvey, size: int, seed: int, patch: int, given: CatalogueObjects | None, laws: PopulationLaws
+    config: SimulateConfig,
+    survey: SkySurvey,
+    patch: int,
+    objects: CatalogueObjects | None,
+    laws: PopulationLaws,
 ) -> dict[str, np.ndarray]:
     from deepfits.sky.from_catalogue import grid_positions, objects_per_patch
     from deepfits.sky.scene import draw_objects
 
-    if given is None:
-        return draw_objects(survey, size, seed, patch, laws)
-    per_patch = objects_per_patch(size)
+    if objects is None:
+        return draw_objects(survey, config.size, config.seed, patch, laws)
+    per_patch = objects_per_patch(config.size)
     part = slice(patch * per_patch, (patch + 1) * per_patch)
-    table = {name: column[part] for name, column in given.table.items()}
-    rng = np.random.default_rng((seed, patch, _GIVEN, 1))
-    table["x"], table["y"] = grid_positions(len(table["kind"]), size, rng)
+    table = {name: column[part] for name, column in objects.table.items()}
+    rng = np.random.default_rng((config.seed, patch, _GIVEN, 1))
+    table["x"], table["y"] = grid_positions(len(table["kind"]), config.size, rng)
     return table
 
 

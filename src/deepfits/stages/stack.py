@@ -175,8 +175,8 @@ def _registrations(
     total = sum(len(band_planes) for band_planes in planes.values())
     lists = {}
     with progress("register", total=total, unit="exposures") as task:
-        for band, found in planes.items():
-            for plane in found:
+        for band, exposures in planes.items():
+            for plane in exposures:
                 lists[plane] = (band, bright_sources(plane, target))
                 task.advance(1, plane.path.name)
     best = max((p for p in planes[reference]), key=lambda p: len(lists[p][1].x))

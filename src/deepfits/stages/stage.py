@@ -44,8 +44,9 @@ from typing import Annotated, Any, ParamSpec, TypeVar, get_origin, get_type_hint
 
 from deepfits.config import INPUT, NEUTRAL, Mark, alternatives, as_json, check
 from deepfits.errors import InputError
-from deepfits.files import Results, contents, require_finished, results
+from deepfits.files import contents
 from deepfits.progress import Progress, silent
+from deepfits.results import Results, require_finished, results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +157,6 @@ def claim(
 
     Parameters
     ----------
-    config
-        The configuration.
-    name
-        Of the stage, as on the command line.
     out
         In place of the configuration's `out`.
     version
@@ -169,13 +166,13 @@ def claim(
     settings
         In place of the fields' values, or beside them: what a default was resolved to.
     is_file, renew
-        See `deepfits.files.results`.
+        See `deepfits.results.results`.
 
     Raises
     ------
     InputError
         An input is not there, or not finished (unless the configuration's `partial` is set), or the place is
-        taken: see `deepfits.files.results`.
+        taken: see `deepfits.results.results`.
     """
     partial = bool(getattr(config, "partial", False))
     given, is_whole = dict(inputs or {}), True
@@ -212,7 +209,7 @@ def field_names(config: Any, mark: Mark) -> list[str]:
 
 
 def part_of(config: Any, kind: Callable[..., T], **others: Any) -> T:
-    """Make a `kind` (a dataclass) of the fields of the same names; `others` come beside or instead."""
+    """Call `kind` (a dataclass, a stage) with the fields of the same names; `others` beside or instead."""
     names = {f.name for f in fields(config)} & set(inspect.signature(kind).parameters)
     return kind(**{**{name: getattr(config, name) for name in names}, **others})
 

@@ -6,7 +6,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
-from deepfits.files import writing
+from deepfits.files import write_text
 from deepfits.processes import torch_threads
 from deepfits.stages.parameters import Images, Partial
 from deepfits.stages.stage import INPUT, claim, part_of, stage
@@ -73,7 +73,6 @@ def teach(config: TeachConfig) -> Path:
                 model, [CutoutStore(store) for store in stores], teaching, seed=config.seed,
                 progress=config.progress,
             )  # fmt: skip
-            with writing(results.path / "README.md") as path:
-                path.write_text(describe(taught, f"Model `{results.path.name}`"), encoding="utf-8")
+            write_text(results.path / "README.md", describe(taught, f"Model `{results.path.name}`"))
             taught.save(results.path)
     return results.path

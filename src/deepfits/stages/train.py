@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
-from deepfits.files import contents, require_finished
+from deepfits.files import contents
+from deepfits.results import require_finished
 from deepfits.stages.parameters import Choosing, Images, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings

@@ -29,26 +29,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, ClassVar
 
 import numpy as np
 
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
-from deepfits.redshifts.head import (
-    Examples,
-    Head,
-    TuneConfig,
-    fine_tuned,
-    fit_zero_points,
-    quantiles_of,
-)
-from deepfits.redshifts.learning import folds
+from deepfits.redshifts.head import Examples, Head, quantiles_of
+from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points
+from deepfits.redshifts.learning import evenly_spaced, folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
-from deepfits.redshifts.methods.pretrained import Pretrained, find_head, told_by
+from deepfits.redshifts.methods.pretrained import Pretrained, domain_and_class, find_head
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, can_fit_templates
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pit, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import (
+    AS_PREDICTED,
+    LEVELS,
+    MEDIAN,
+    pit,
+    recalibrated,
+    sorted_quantiles,
+    values_at,
+)
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
 
@@ -87,12 +90,8 @@ class Adapted(Method):
         Template fitting; None where there was no photometry, and with many labels.
     residual, recipes
         Networks on other features, and how these are made; None where labels did not suffice.
-    members
-        Networks without the head.
     weights
         ``(M,)``: how much each stage counts near the labels.
-    validation_pit
-        For recalibration.
     labelled
         Where the labels lie among the inputs of the head; None for a few.
     brightest
@@ -124,64 +123,48 @@ class Adapted(Method):
     @classmethod
     def fit(cls, training: Training) -> Trained[Adapted]:
         """Adapt stage by stage, then weigh the stages."""
-        options, source = training.options, training.dataset.source
-        head = find_head(options.head, training.dataset.model_hash)
-        some, value = source.take(training.rows), training.value
-        light = SceneLight.of(some, head.bands)
+        head = find_head(training.options.head, training.dataset.model_hash)
+        source, value = training.dataset.source.take(training.rows), training.value
+        light = SceneLight.of(source, head.bands)
         examples = Examples.galaxies(light, np.clip(value, 0, None))
-        number = len(value)
-        if number < FEWEST_TO_JUDGE:
-            few = (head, fit_zero_points(head, examples))
-            method = cls(
-                heads=tuple(one.without_replay() for one in few),
-                residual=None,
-                recipes=(),
-                weights=np.array([1 - number / FEWEST_TO_JUDGE, number / FEWEST_TO_JUDGE]),
-                validation_pit=AS_PREDICTED,
-                labelled=None,
-                loss=training.loss,
-            )
-            return Trained(method=method, about=_about(method, ("pretrained", "zero_points")))
-        rng = np.random.default_rng(options.seed)
-        parts = folds(number, min(NUM_FOLDS, number), rng)
-        heads, left_out = _adapted_heads(head, examples, parts, options.seed, training)
-        templates: TemplateFit | None = None
-        has_few = number < FEWEST_FOR_RESIDUALS
-        if has_few and source.flux is not None and can_fit_templates(source.bands, options.filters):
-            templates, left_out["templates"] = _template_fit(some, value, parts, options.filters)
-        residual: MLPEnsemble | None = None
-        recipes: tuple[FeatureRecipe, ...] = ()
-        members: tuple[Predictor, ...] = ()
-        if not has_few:
-            recipes = _recipes(source)
-            matrix = _residual_features(heads[1], some, recipes)
-            config = MLPConfig(loss="absolute", seed=options.seed)
-            residual, _, quantiles = train_ensemble(matrix, value, config, progress=training.progress)
-            left_out["residual"] = quantiles
-            if training.member is not None:
-                there = [name for name in MEMBERS if name in source.available()]
-                members = tuple(training.member("network", name) for name in there)
-                for name, member in zip(there, members, strict=True):
-                    left_out[f"network on {name}"] = _left_out(member, training.rows)
+        if len(value) < FEWEST_TO_JUDGE:
+            return cls._of_few(head, examples, training.loss)
+        seed = training.options.seed
+        parts = folds(len(value), min(NUM_FOLDS, len(value)), np.random.default_rng(seed))
+        heads, left_out = _adapted_heads(head, examples, parts, seed, training)
+        others, of_others = _other_stages(training, source, heads[1], parts)
+        left_out |= of_others
         weights = _weights(left_out, value)
-        mixed = _mixed(weights, list(left_out.values()))
         method = cls(
-            heads=tuple(one.without_replay() for one in heads),
-            residual=residual,
-            recipes=recipes,
+            heads=tuple(stage.without_replay() for stage in heads),
             weights=weights,
             validation_pit=AS_PREDICTED,
-            labelled=Domain.learn(head.inputs(light)) if number >= FEWEST_TO_TUNE else None,
+            labelled=Domain.learn(head.inputs(light)) if len(value) >= FEWEST_TO_TUNE else None,
             loss=training.loss,
-            members=members,
-            templates=templates,
             brightest=head.brightest(examples),
+            **others,
         )
-        fitted, _ = method._mixture(some, light)
+        mixed = sorted_quantiles(np.einsum("m,mnq->nq", weights, np.array(list(left_out.values()))))
+        fitted, _ = method._mixture(source, light)
         method = replace(method, validation_pit=_for_recalibration(mixed, fitted, value))
         final = recalibrated(mixed, method.validation_pit)
-        found = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
-        return Trained(method=method, out_of_fold=found, about=_about(method, left_out))
+        out_of_fold = OutOfFold(rows=training.rows, point=_point(final, training.loss), quantiles=final)
+        return Trained(method=method, out_of_fold=out_of_fold, about=_about(method, left_out))
+
+    @classmethod
+    def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained[Adapted]:
+        """Weigh the zero points by the number of labels, which are too few to judge by."""
+        share = len(examples) / FEWEST_TO_JUDGE
+        method = cls(
+            heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
+            residual=None,
+            recipes=(),
+            weights=np.array([1 - share, share]),
+            validation_pit=AS_PREDICTED,
+            labelled=None,
+            loss=loss,
+        )
+        return Trained(method=method, about=_about(method, ("pretrained", "zero_points")))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; away from the labels the simpler ones alone."""
@@ -191,22 +174,22 @@ class Adapted(Method):
         return Estimates(
             point=_point(quantiles, self.loss),
             quantiles=quantiles,
-            columns=told_by(self.heads[0], light, kinds),
+            columns=domain_and_class(self.heads[0], light, kinds),
         )
 
     def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
         """Return quantiles before recalibration, ``(N, Q)``, and p of the classes, ``(N, 3)``."""
         stages = []
-        for place, one in enumerate(self.heads):
-            density, kinds = one.densities(light)
-            stages.append(quantiles_of(one.limited(density, light, self.brightest if place == 2 else None)))
+        for place, head in enumerate(self.heads):
+            density, kinds = head.densities(light)
+            stages.append(quantiles_of(head.limited(density, light, self.brightest if place == 2 else None)))
         if self.templates is not None:
             stages.append(self.templates.raw_quantiles(Photometry.of(source)))
         if self.residual is not None:
             matrix = _residual_features(self.heads[1], source, self.recipes)
-            found = self.residual.predict(source, matrix).quantiles
-            assert found is not None
-            stages.append(found)
+            quantiles = self.residual.predict(source, matrix).quantiles
+            assert quantiles is not None
+            stages.append(quantiles)
         stages += [member.predict(source)["quantiles"] for member in self.members]
         near = np.ones(len(light))
         if self.labelled is not None:
@@ -220,8 +203,6 @@ class Adapted(Method):
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
-    from deepfits.redshifts.pdf import values_at
-
     if loss == "squared":
         return np.asarray(values_at(quantiles, np.linspace(0.005, 0.995, 100)).mean(axis=1))
     return np.asarray(quantiles[:, MEDIAN])
@@ -243,27 +224,58 @@ def _adapted_heads(
     training: Training,
 ) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
     """Return the stages of the head, and their estimates of labels left out, ``(V, Q)`` each."""
-    number = len(examples)
-    is_tuned = number >= FEWEST_TO_TUNE
+    is_tuned = len(examples) >= FEWEST_TO_TUNE
     first = quantiles_of(head.densities(examples.light)[0])
     shifted, tuned = np.empty_like(first), np.empty_like(first)
     members, zeroed = [], fit_zero_points(head, examples)
     with training.progress("adapt", total=len(parts), unit="folds") as task:
         for place, (train, test) in enumerate(parts):
-            one = fit_zero_points(head, examples.take(train))
-            shifted[test] = quantiles_of(one.densities(examples.light.take(test))[0])
+            left_in, left_out = examples.take(train), examples.take(test)
+            stage = fit_zero_points(head, left_in)
+            shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
             if is_tuned:
-                some = train[np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]]
+                some = np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]
                 config = TuneConfig(seed=seed + place)
-                member, density = fine_tuned(one, place, examples.take(some), examples.take(test), config)
+                member, density = fine_tuned(stage, place, left_in.take(some), left_out, config)
                 members.append(member)
-                limit = one.brightest(examples.take(train))
-                tuned[test] = quantiles_of(one.limited(density, examples.light.take(test), limit))
+                limit = stage.brightest(left_in)
+                tuned[test] = quantiles_of(stage.limited(density, left_out.light, limit))
             task.advance(1)
-    left_out = {"pretrained": first, "zero_points": shifted}
+    estimates = {"pretrained": first, "zero_points": shifted}
     if not is_tuned:
-        return (head, zeroed), left_out
-    return (head, zeroed, replace(zeroed, members=tuple(members))), left_out | {"tuned": tuned}
+        return (head, zeroed), estimates
+    return (head, zeroed, replace(zeroed, members=tuple(members))), estimates | {"tuned": tuned}
+
+
+def _other_stages(
+    training: Training, source: Source, zeroed: Head, parts: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the fields of `Adapted` for the stages that follow the head, and their estimates, ``(V, Q)``.
+
+    Parameters
+    ----------
+    source
+        Of the labelled objects.
+    """
+    options, value, everything = training.options, training.value, training.dataset.source
+    left_out: dict[str, np.ndarray] = {}
+    fitted: dict[str, Any] = {"residual": None, "recipes": ()}
+    if len(value) < FEWEST_FOR_RESIDUALS:
+        if source.flux is not None and can_fit_templates(source.bands, options.filters):
+            fitted["templates"], left_out["templates"] = _template_fit(source, value, parts, options.filters)
+        return fitted, left_out
+    fitted["recipes"] = recipes = _recipes(everything)
+    matrix = _residual_features(zeroed, source, recipes)
+    config = MLPConfig(loss="absolute", seed=options.seed)
+    fitted["residual"], _, left_out["residual"] = train_ensemble(
+        matrix, value, config, progress=training.progress
+    )
+    if training.member is not None:
+        available = [name for name in MEMBERS if name in everything.available()]
+        fitted["members"] = tuple(training.member("network", name) for name in available)
+        for name, member in zip(available, fitted["members"], strict=True):
+            left_out[f"network on {name}"] = member.out_of_fold.at(training.rows).quantiles
+    return fitted, left_out
 
 
 def _template_fit(
@@ -276,13 +288,6 @@ def _template_fit(
         fit = TemplateFit.learn(photometry.take(train), value[train], source.bands, filters)
         left_out[test] = fit.raw_quantiles(photometry.take(test))
     return TemplateFit.learn(photometry, value, source.bands, filters), left_out
-
-
-def _left_out(member: Predictor, rows: np.ndarray) -> np.ndarray:
-    found = member.out_of_fold
-    assert found is not None
-    assert found.quantiles is not None
-    return np.asarray(found.at(rows).quantiles)
 
 
 def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -310,7 +315,7 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     middle, error = np.log1p(left_out[:, MEDIAN]), np.log1p(np.clip(value, 0, None))
     error -= middle
     moved = np.log1p(fitted[:, MEDIAN]) - middle
-    width, final_width = (np.log1p(one[:, [LOW, MEDIAN, HIGH]]) for one in (left_out, fitted))
+    width, final_width = (np.log1p(each[:, [LOW, MEDIAN, HIGH]]) for each in (left_out, fitted))
 
     def in_widths(shift: np.ndarray) -> np.ndarray:
         half = np.where(shift > 0, width[:, 2] - width[:, 1], width[:, 1] - width[:, 0])
@@ -340,16 +345,9 @@ def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
 def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe, ...]) -> Matrix:
     """Return what the head says, and other features."""
     quantiles = np.log1p(quantiles_of(head.densities(SceneLight.of(source, head.bands))[0]))
-    out = Matrix(
-        values=quantiles.astype(np.float32), names=tuple(f"head_{n}" for n in range(quantiles.shape[1]))
-    )
-    for recipe in recipes:
-        out = out.hstack(recipe.make(source))
-    return out
-
-
-def _mixed(weights: np.ndarray, stages: list[np.ndarray]) -> np.ndarray:
-    return sorted_quantiles(np.einsum("m,mnq->nq", weights, np.array(stages)))
+    names = tuple(f"head_{number}" for number in range(quantiles.shape[1]))
+    own = Matrix(values=quantiles.astype(np.float32), names=names)
+    return reduce(Matrix.hstack, [recipe.make(source) for recipe in recipes], own)
 
 
 def pinball(quantiles: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -368,8 +366,9 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     from scipy.optimize import minimize
 
     count = len(left_out)
-    some = np.unique(np.linspace(0, len(value) - 1, min(NUM_TO_WEIGH, len(value))).astype(int))
-    stages, value = np.array([one[some] for one in left_out.values()]), np.clip(value[some], 0, None)
+    some = evenly_spaced(len(value), NUM_TO_WEIGH)
+    stages = np.array([quantiles[some] for quantiles in left_out.values()])
+    value = np.clip(value[some], 0, None)
     number, first = len(value), pinball(stages[0], value)
     scale = float(first.mean())
 
@@ -384,10 +383,10 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
         return of_loss / scale, (slopes.mean(axis=0) + of_error) / scale
 
     is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
-    found = minimize(
+    best = minimize(
         loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one
     )
-    weights = np.clip(found.x, 0, None)
+    weights = np.clip(best.x, 0, None)
     weights = weights / weights.sum()
     gain = np.log(first / pinball(np.einsum("m,mnq->nq", weights, stages), value))
     sureness = gain.mean() / max(gain.std() / np.sqrt(number), 1e-9)

@@ -45,12 +45,8 @@ class BoostingConfig:
 
     Attributes
     ----------
-    loss
-        ``"squared"`` or ``"absolute"``.
     num_trials
         Settings that are compared, drawn from a fixed space; the first is always the same.
-    num_folds
-        Of the cross-validation.
     num_members
         Models of the best setting with different seeds, whose mean is the estimate: with few labels, the seed
         of one alone moves R² by several hundredths.
@@ -85,8 +81,6 @@ class BoostedTrees:
         The K features in order.
     config, parameters, trials
         How it came about; `trials` has the cross-validated loss of every setting.
-    scale
-        Of the target.
     """
 
     boosters: tuple[Any, ...]
@@ -130,7 +124,7 @@ def train_boosting(
     generator = np.random.default_rng(config.seed)
     parts = folds(len(value), config.num_folds, generator)
     settings = [_FIRST_TRIAL] + [_draw(generator) for _ in range(config.num_trials - 1)]
-    trials = [_cross_validate(features.values, target, parts, one, config) for one in settings]
+    trials = [_cross_validate(features.values, target, parts, trial, config) for trial in settings]
     best, out_of_fold = min(trials, key=lambda trial: trial[0]["loss"])
     parameters = {**best["settings"], **_fixed(config)}
     data = xgboost.DMatrix(features.values, label=target, nthread=config.num_threads)

@@ -67,8 +67,6 @@ class ImageNetwork(Method):
 
     Attributes
     ----------
-    network
-        With its weights.
     normalisation
         Between nJy and the network's units, as JSON can hold it.
     standard
@@ -108,43 +106,36 @@ class ImageNetwork(Method):
         """Train on the training part, stop and recalibrate by the validation part."""
         import torch
 
-        options, split, rows = training.options, training.dataset.split, training.rows
+        options, rows = training.options, training.rows
         image, weight = training.dataset.source.take(rows).images()
-        is_validation = np.isin(rows, split.validation)
-        standard = None
-        features: list[np.ndarray] = []
+        is_validation = np.isin(rows, training.dataset.split.validation)
+        standard, features = None, []
         if training.features is not None:
             standard = Standard.learn(training.matrix.values)
-            features.append(standardised(standard, training.matrix.values))
+            features = [standardised(standard, training.matrix.values)]
         num_features = sum(block.shape[1] for block in features)
         start = cls.start(training, image[~is_validation], weight[~is_validation], num_features)
-        inputs = [start.normalisation.normalise(image).astype(np.float32), *features]
+        inputs = [start.normalisation.normalise(image).astype(np.float32), *features, training.value]
         train, validation = (
-            (*(block[part] for block in inputs), training.value[part])
-            for part in (~is_validation, is_validation)
+            tuple(block[part] for block in inputs) for part in (~is_validation, is_validation)
+        )
+        config = NetworkConfig(
+            loss=training.loss,
+            epochs=options.network_epochs,
+            max_minutes=options.network_minutes,
+            learning_rate=cls.learning_rate,
+            seed=options.seed,
+            device=options.device,
         )
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            network = start.architecture.build()
-            if start.embedder is not None:
-                embedder = network.embedder if cls.takes_features else network[0]
-                embedder.load_state_dict(start.embedder)
-            config = NetworkConfig(
-                loss=training.loss,
-                epochs=options.network_epochs,
-                max_minutes=options.network_minutes,
-                learning_rate=cls.learning_rate,
-                seed=options.seed,
-                device=options.device,
-            )
+            network = cls._first_network(start)
             trained = train_network(
                 start.architecture, train, validation, config, network=network, progress=training.progress
             )
         point, quantiles = trained.predict(*validation[:-1], device=options.device)
         transform = np.sort(pit(quantiles, validation[-1]))
-        out_of_fold = OutOfFold(
-            rows=rows[is_validation], point=point, quantiles=recalibrated(quantiles, transform)
-        )
+        quantiles = recalibrated(quantiles, transform)
         method = cls(
             network=trained,
             normalisation=start.normalisation.to_json(),
@@ -158,7 +149,16 @@ class ImageNetwork(Method):
             "epochs": len(trained.history),
             "training": asdict(config),
         }
+        out_of_fold = OutOfFold(rows=rows[is_validation], point=point, quantiles=quantiles)
         return Trained(method=method, out_of_fold=out_of_fold, about=about)
+
+    @classmethod
+    def _first_network(cls, start: Start) -> Any:
+        network = start.architecture.build()
+        if start.embedder is not None:
+            embedder = network.embedder if cls.takes_features else network[0]
+            embedder.load_state_dict(start.embedder)
+        return network
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Show the network the images, and beside them the features."""

@@ -24,13 +24,13 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import read_arrays, write_json
 from deepfits.redshifts import spectra
+from deepfits.redshifts.learning import evenly_spaced
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.methods.templates import (
     NUM_CALIBRATION,
     Photometry,
     TemplateFit,
     benitez_prior,
-    evenly_spaced,
     train_templates,
 )
 from deepfits.redshifts.pdf import LEVELS, from_grid, pit
@@ -137,8 +137,8 @@ def run_lephare(
         if done.returncode or not result.exists():
             last = (done.stderr or done.stdout).strip().splitlines()[-3:]
             raise InputError(f"LePHARE ended with code {done.returncode}: {' | '.join(last)}")
-        found = read_arrays(result)
-        return found["redshift"].astype(np.float64), found["density"].astype(np.float64)
+        arrays = read_arrays(result)
+        return arrays["redshift"].astype(np.float64), arrays["density"].astype(np.float64)
 
 
 def write_inputs(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:

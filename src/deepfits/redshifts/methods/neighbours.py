@@ -30,8 +30,6 @@ class Neighbours(Method):
 
     Attributes
     ----------
-    standard
-        Of the features.
     points, value
         ``(T, K)`` standardised features, and ``(T,)`` redshifts.
     num, loss
@@ -91,7 +89,7 @@ class Neighbours(Method):
         from scipy.spatial import cKDTree
 
         pairs = cKDTree(self.points).query(self.standard(features), k=num)
-        distance, rows = (np.reshape(one, (len(features), num)) for one in pairs)
+        distance, rows = (np.reshape(part, (len(features), num)) for part in pairs)
         values = self.value[rows]
         weights = 1 / (distance + 0.1 * np.median(distance, axis=1, keepdims=True) + 1e-9)
         order = np.argsort(values, axis=1)

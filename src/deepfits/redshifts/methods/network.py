@@ -59,8 +59,6 @@ class MLPEnsemble(Method):
         One for each fold.
     names
         Of the K features.
-    standard
-        How features are standardised.
     validation_pit
         ``(V,)``: of objects that were left out, for recalibration.
     """

@@ -24,8 +24,6 @@ class Pretrained(Method):
 
     Attributes
     ----------
-    head
-        The networks.
     loss
         ``"squared"``: the estimate is the mean of p(z); ``"absolute"``: the median.
     """
@@ -61,11 +59,11 @@ class Pretrained(Method):
         return Estimates(
             point=point_of(density, self.loss),
             quantiles=quantiles_of(density),
-            columns=told_by(self.head, light, kinds),
+            columns=domain_and_class(self.head, light, kinds),
         )
 
 
-def told_by(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
+def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
     """Return the domain of the simulated galaxies, and the classes."""
     distance = head.domain.distance(head.inputs(light))
     return {
@@ -86,9 +84,9 @@ def find_head(head: str | Path | None, model_hash: str) -> Head:
     """
     if head is None:
         return Head.load(head_directory(model_hash))
-    found = Head.load(head)
-    _require_model(found, model_hash, str(head))
-    return found
+    loaded = Head.load(head)
+    _require_model(loaded, model_hash, str(head))
+    return loaded
 
 
 def _require_model(head: Head, model_hash: str, name: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
+from deepfits.redshifts.learning import evenly_spaced
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, from_grid, pit, recalibrated
 from deepfits.redshifts.spectra import (
@@ -292,11 +293,6 @@ def train_templates(
     best = min(tried, key=lambda trial: trial[0])[1]
     some = evenly_spaced(len(value), NUM_CALIBRATION)
     return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
-
-
-def evenly_spaced(number: int, at_most: int) -> np.ndarray:
-    """Return rows evenly from the first to the last."""
-    return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
 
 
 def _zero_points(

@@ -75,8 +75,6 @@ class TpotModel(Method):
     ----------
     booster, trees
         The regressor: an `xgboost.Booster` or `lightgbm.Booster`, else scikit-learn's trees.
-    kind
-        Which regressor it was.
     pipelines
         Every pipeline with its settings and cross-validated loss, best first.
     """

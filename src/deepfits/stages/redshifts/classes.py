@@ -68,11 +68,6 @@ def redshift_classes(config: ClassesConfig) -> Path:
     --------
     Stars and galaxies: `deepfits redshift classes run/features-both kinds.csv --out run/classes`
     """
-    return make_classes(config)
-
-
-def make_classes(config: ClassesConfig) -> Path:
-    """Do `redshift_classes`."""
     dataset = load_dataset(config, classes=True)
     inputs = inputs_of(dataset, config)
     wanted = Boosting.rows(inputs, parse_names(config.feature_sets) or None)

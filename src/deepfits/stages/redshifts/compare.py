@@ -29,7 +29,7 @@ from deepfits.redshifts.results import (
     write_row,
 )
 from deepfits.redshifts.split import MIN_TRAIN
-from deepfits.stages.redshifts.classes import ClassesConfig, make_classes
+from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
     inputs_of,
@@ -108,11 +108,6 @@ def redshift(config: CompareConfig) -> Path:
 
     Sizes: `deepfits property compare run/features-both truth.csv --target half_light_arcsec --out run/sizes`
     """
-    return make_table(config)
-
-
-def make_table(config: CompareConfig) -> Path:
-    """Do `redshift`."""
     if is_of_classes(config.labels, config.label_column):
         return _make_classes(config)
     names = [name for name in parse_names(config.methods) if name in METHODS]
@@ -161,16 +156,16 @@ def _make_classes(config: CompareConfig) -> Path:
             "without photoz and template_features"
         )
     names = _named_for(Boosting.name, parse_names(config.feature_sets))
-    return make_classes(part_of(config, ClassesConfig, feature_sets=names))
+    return part_of(config, redshift_classes, feature_sets=names)
 
 
 def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     """Measure a method on the objects that were left out while it learned: what it may be chosen by."""
-    found = predictor.out_of_fold
-    if found is None:
+    estimates = predictor.out_of_fold
+    if estimates is None:
         return {}
-    value = dataset.value[found.rows]
-    error = found.point - value
+    value = dataset.value[estimates.rows]
+    error = estimates.point - value
     if is_redshift_name(predictor.target):
         error = error / (1 + value)
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
@@ -215,11 +210,11 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     return [RowKey(method=Constant.name), *keys]
 
 
-def _checked(given: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
-    for name in given:
+def _checked(names: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
+    for name in names:
         if name not in valid:
             raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
-    return given
+    return names
 
 
 def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:

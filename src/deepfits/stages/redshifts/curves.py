@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json, writing
+from deepfits.files import read_json, write_json, write_text
 from deepfits.progress import noted
 from deepfits.redshifts.results import format_metric, table_lines
-from deepfits.stages.redshifts.compare import CompareConfig, make_table
+from deepfits.stages.redshifts.compare import CompareConfig, redshift
 from deepfits.stages.redshifts.load import fingerprints, is_of_classes, photoz_table
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
 
@@ -67,7 +67,7 @@ def redshift_curves(config: CurvesConfig) -> Path:
                     "photometry": config.photometry or out / "photometry.npz",
                     "progress": noted(config.progress, task, f"{number} labels"),
                 }
-                make_table(part_of(config, CompareConfig, **others))
+                part_of(config, redshift, **others)
                 table = read_json(directory / "metrics.json", what="metrics")
                 used = table["rows"][0]["num_train"]
                 if not tables or used > max(tables):
@@ -86,8 +86,7 @@ def write_curves(out: Path, tables: Mapping[int, dict[str, Any]]) -> None:
         curves.insert(0, {"num_labels": 0, "rows": without})
     definitions = next(iter(tables.values()))["definitions"]
     write_json(out / "curves.json", {"definitions": definitions, "curves": curves})
-    with writing(out / "curves.md") as temporary:
-        temporary.write_text(_markdown(curves, definitions), encoding="utf-8")
+    write_text(out / "curves.md", _markdown(curves, definitions))
 
 
 def _markdown(curves: Sequence[dict[str, Any]], definitions: dict[str, str]) -> str:

@@ -78,20 +78,20 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
         )
     about = {"target": target, "counts": known.counts, "provenance": provenance()}
     name, used = Path(config.predictions).stem, table.info.get("num_train")
-    found = {column: values[rows] for column, values in columns.items()}
+    matched = {column: values[rows] for column, values in columns.items()}
     with (
         claim(config, name="redshift evaluate", renew=True) as results,
         config.progress("evaluate", total=len(rows), unit="objects") as task,
     ):
         if classes:
             truth = np.array(known.classes)[known.value[label_rows].astype(int)]
-            row = _row_of_classes(found, truth, config)
+            row = _row_of_classes(matched, truth, config)
             row |= {"key": name, "features": name, "num_train": used}
             write_classes(results.path, {**about, "rows": [row]})
         else:
             row = make_row(
                 RowKey(method=name),
-                {**found, ESTIMATE: guess[rows]},
+                {**matched, ESTIMATE: guess[rows]},
                 known.value[label_rows],
                 np.full(len(rows), np.nan),
                 num_train=used,

@@ -17,22 +17,19 @@ from deepfits.redshifts.inputs import can_match, check_store, complete_source
 from deepfits.redshifts.labels import is_number, is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
-from deepfits.redshifts.split import MIN_TEST, MIN_TRAIN
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
 from deepfits.tables.values import is_redshift_name
 
 
-def load_dataset(
-    config: Labelled, *, classes: bool = False, fewest: int = MIN_TRAIN, fewest_to_test: int = MIN_TEST
-) -> Dataset:
+def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> Dataset:
     """Read, join and split. Nothing is measured yet.
 
     Parameters
     ----------
-    fewest, fewest_to_test
-        Objects to train and to test on that are enough.
+    **enough
+        `fewest` and `fewest_to_test` of `deepfits.redshifts.split.split_objects`.
     """
     dataset = make_dataset(
         read_features(config.features),
@@ -43,8 +40,7 @@ def load_dataset(
         seed=config.seed,
         block_arcmin=config.block_arcmin,
         train_select=config.train_select,
-        fewest=fewest,
-        fewest_to_test=fewest_to_test,
+        **enough,
     )
     length = dataset.source.columns["latent"].shape[1]
     place = Path(config.features)
@@ -72,9 +68,7 @@ def objects_to_fit(
     """
     from deepfits.survey.store import CutoutStore
 
-    columns = {
-        name: np.asarray(values) for name, values in CutoutStore(store).catalogue(["ra", "dec"]).items()
-    }
+    columns = CutoutStore(store).catalogue(["ra", "dec"])
     columns["latent"] = np.zeros((len(columns["object_id"]), 1))
     dataset = make_dataset(
         columns,

@@ -13,8 +13,9 @@ from deepfits.errors import InputError
 from deepfits.files import contents
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
-from deepfits.redshifts.predict import labels_used, load_predictor, predict_table
+from deepfits.redshifts.predict import load_predictor, predict_table
 from deepfits.scale.work import Advance, Process, Shard
+from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
 from deepfits.stages.stage import INPUT, claim, stage
@@ -94,7 +95,7 @@ def redshift_predict(config: PredictConfig) -> Path:
                 embedder_features=config.embedder_features,
                 progress=config.progress,
             )
-            write_table(out, table, info=labels_used(predictor))
+            write_table(out, table, info={"num_train": predictor.about.get("num_train")})
     return out
 
 
@@ -131,12 +132,12 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     # the contents of each shard are in its own digest: only what has changed is predicted again
     with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
         work = PredictWork(
-            model=str(Path(config.model).resolve()),
-            features=str(Path(config.features).resolve()),
-            out=str(results.path.resolve()),
-            store=None if config.store is None else str(Path(config.store).resolve()),
+            model=absolute(config.model),
+            features=absolute(config.features),
+            out=absolute(results.path),
+            store=None if config.store is None else absolute(config.store),
             embedder_features=(
-                None if config.embedder_features is None else str(Path(config.embedder_features).resolve())
+                None if config.embedder_features is None else absolute(config.embedder_features)
             ),
         )
         run_shards(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
+from deepfits.config import Range
 from deepfits.errors import InputError
-from deepfits.files import writing
-from deepfits.progress import noted
+from deepfits.files import write_text
+from deepfits.progress import Task, noted
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+
+if TYPE_CHECKING:
+    from deepfits.models.bundle import Model
+    from deepfits.sky.surveys import SkySurvey
+    from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
 FORMAT = 1
 SHARPEST = 1.45
@@ -59,11 +66,11 @@ class PretrainConfig(Common):
     model: Annotated[str | Path, INPUT] = "builtin:ugriz"
     survey: str | Path | None = None
     population: Annotated[str | Path | None, INPUT] = None
-    num_skies: int = 10
-    num_fitted: int = 1000
-    num_examples: int = 150_000
-    steps: int = 3000
-    num_members: int = 5
+    num_skies: Annotated[int, Range(ge=1)] = 10
+    num_fitted: Annotated[int, Range(ge=30)] = 1000
+    num_examples: Annotated[int, Range(ge=0)] = 150_000
+    steps: Annotated[int, Range(ge=1)] = 3000
+    num_members: Annotated[int, Range(ge=1)] = 5
     seed: int = 0
     num_threads: Annotated[int, NEUTRAL] = 1
     device: Annotated[str, NEUTRAL] = "cpu"
@@ -93,20 +100,12 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     For your own filters: `deepfits redshift pretrain --survey mine.toml --out run/head`
     """
     from deepfits.models.bundle import Model
-    from deepfits.redshifts.head import Examples, teach
+    from deepfits.redshifts.head import Examples
+    from deepfits.redshifts.head_training import teach
     from deepfits.sky.population import PopulationLaws
     from deepfits.sky.surveys import find_survey
     from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointings, grafted
 
-    for name, low in (
-        ("num_skies", 1),
-        ("num_fitted", 30),
-        ("num_examples", 0),
-        ("steps", 1),
-        ("num_members", 1),
-    ):
-        if getattr(config, name) < low:
-            raise InputError(f"{name} must be at least {low}, not {getattr(config, name)}")
     model = Model.load(config.model)
     if model.grid is None:
         raise InputError(
@@ -114,12 +113,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
             "one that draws scenes (builtin:ugriz, or `deepfits train --recipe scene`)"
         )
     surveys = default_surveys() if config.survey is None else [find_survey(config.survey)]
-    for survey in surveys:
-        if set(survey.names) != set(model.info.bands):
-            raise InputError(
-                f"survey {survey.name!r} has the bands {survey.names}, the model {config.model} draws "
-                f"{model.info.bands}; name the bands of one as those of the other"
-            )
+    _require_bands(surveys, model, config.model)
     laws = None if config.population is None else PopulationLaws.read(config.population)
     described = {"survey": [survey.to_json() for survey in surveys]}
     given = {"model": model.fingerprint}
@@ -130,15 +124,10 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         pointings = draw_pointings(surveys, config.num_skies, config.num_fitted, config.seed, narrowest)
         if laws is not None:
             pointings = [replace(pointing, laws=laws) for pointing in pointings]
-        fitted = []
-        with config.progress("skies", total=len(pointings), unit="skies") as task:
-            for number, pointing in enumerate(pointings):
-                where = results.path / "skies" / f"sky-{number:02d}"
-                fitted.append(_sky(pointing, where, number, model, config, task))
-                task.advance(1)
-        rng = np.random.default_rng((config.seed, config.num_skies))
+        fitted = _fitted_skies(pointings, results.path / "skies", model, config)
         parts = [sky.examples for sky in fitted]
         if config.num_examples:
+            rng = np.random.default_rng((config.seed, config.num_skies))
             parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
         head = teach(
             Examples.join(parts),
@@ -159,7 +148,29 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     return results.path
 
 
-def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainConfig, task: Any) -> Any:
+def _require_bands(surveys: Sequence[SkySurvey], model: Model, path: str | Path) -> None:
+    for survey in surveys:
+        if set(survey.names) != set(model.info.bands):
+            raise InputError(
+                f"survey {survey.name!r} has the bands {survey.names}, the model {path} draws "
+                f"{model.info.bands}; name the bands of one as those of the other"
+            )
+
+
+def _fitted_skies(
+    pointings: Sequence[Pointing], directory: Path, model: Model, config: PretrainConfig
+) -> list[FittedSky]:
+    fitted = []
+    with config.progress("skies", total=len(pointings), unit="skies") as task:
+        for number, pointing in enumerate(pointings):
+            fitted.append(_sky(pointing, directory / f"sky-{number:02d}", number, model, config, task))
+            task.advance(1)
+    return fitted
+
+
+def _sky(
+    pointing: Pointing, where: Path, number: int, model: Model, config: PretrainConfig, task: Task
+) -> FittedSky:
     """Make one sky, and fit its objects; what is done is read."""
     from deepfits.fitting.features import read_features
     from deepfits.stages.cutouts import cutouts
@@ -167,15 +178,15 @@ def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainCo
     from deepfits.stages.redshifts.pretraining import FittedSky, match_truth
     from deepfits.stages.simulate import simulate
     from deepfits.survey.store import CutoutStore
-    from deepfits.tables import read_table
+    from deepfits.tables import match_identities, read_table
 
     done = where / "examples.npz"
     if done.exists():
         return FittedSky.load(done)
     where.mkdir(parents=True, exist_ok=True)
     survey, population = where / "survey.toml", where / "population.toml"
-    _write(survey, pointing.survey.to_toml())
-    _write(population, "".join(f"{key} = {value!r}\n" for key, value in vars(pointing.laws).items()))
+    write_text(survey, pointing.survey.to_toml())
+    write_text(population, "".join(f"{key} = {value!r}\n" for key, value in vars(pointing.laws).items()))
     progress = noted(config.progress, task, f"sky {number + 1}")
     sky = simulate(
         where / "sky",
@@ -188,12 +199,9 @@ def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainCo
     )
     size = model.cutout_size(pointing.survey.pixel_scale_arcsec)
     store = CutoutStore(cutouts(sky, where / "cutouts", size=size, progress=progress))
-    columns = {name: np.asarray(values) for name, values in store.catalogue(["ra", "dec"]).items()}
-    truth = read_table(where / "sky" / "truth.parquet")
+    columns, truth = store.catalogue(["ra", "dec"]), read_table(where / "sky" / "truth.parquet")
     rows = match_truth(columns, truth)
-    magnitude = np.asarray(
-        truth["mag_i" if "mag_i" in truth else f"mag_{pointing.survey.names[-1]}"], dtype=float
-    )
+    magnitude = truth["mag_i" if "mag_i" in truth else f"mag_{pointing.survey.names[-1]}"]
     is_wanted = (rows >= 0) & (magnitude[rows] < pointing.limit + 0.5)
     order = np.random.default_rng((config.seed, number, 1)).permutation(np.flatnonzero(is_wanted))
     chosen = np.sort(order[: config.num_fitted])
@@ -208,15 +216,9 @@ def _sky(pointing: Any, where: Path, number: int, model: Any, config: PretrainCo
         progress=progress,
     )
     features = read_features(fits)
-    place = {one: row for one, row in zip(identity.tolist(), rows[chosen].tolist(), strict=True)}
-    true = np.array([place[one] for one in features["object_id"].tolist()])
-    found = FittedSky.of(features, truth, true, model.info.bands)
-    found.save(done)
+    true = rows[chosen][match_identities(features["object_id"], identity)]
+    fitted = FittedSky.of(features, truth, true, model.info.bands)
+    fitted.save(done)
     for part in ("sky", "cutouts", "fits"):
         shutil.rmtree(where / part)
-    return found
-
-
-def _write(path: Path, text: str) -> None:
-    with writing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    return fitted

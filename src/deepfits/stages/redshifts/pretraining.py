@@ -110,8 +110,8 @@ def draw_pointings(
 ) -> list[Pointing]:
     """Draw what several skies are like, each from its own random numbers; see `draw_pointing`."""
     return [
-        draw_pointing(surveys, one, objects, np.random.default_rng((seed, one)), narrowest)
-        for one in range(number)
+        draw_pointing(surveys, place, objects, np.random.default_rng((seed, place)), narrowest)
+        for place in range(number)
     ]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.progress import noted
 from deepfits.redshifts.learning import check_loss
 from deepfits.redshifts.methods import METHODS, Boosting, method_named, uses_templates
-from deepfits.redshifts.predictor import Predictor, train_predictor
+from deepfits.redshifts.predictor import train_predictor
 from deepfits.stages.redshifts.classes import classes_of, learn_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
@@ -73,28 +74,16 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
             return results.path
         dataset = with_measurements(dataset, config, templates=templates)
         with config.progress("train redshifts", total=1, unit="methods") as task:
-            progress = noted(config.progress, task, config.method)
-
-            def member(name: str, features: str) -> Predictor:
-                return train_predictor(
-                    METHODS[name],
-                    features,
-                    dataset,
-                    inputs.options,
-                    config.label_column,
-                    loss=config.loss,
-                    progress=progress,
-                )
-
-            predictor = train_predictor(
-                kind,
-                config.feature_set,
-                dataset,
-                inputs.options,
-                config.label_column,
+            train = partial(
+                train_predictor,
+                dataset=dataset,
+                options=inputs.options,
+                target=config.label_column,
                 loss=config.loss,
-                member=member,
-                progress=progress,
+                progress=noted(config.progress, task, config.method),
+            )
+            predictor = train(
+                kind, config.feature_set, member=lambda name, features: train(METHODS[name], features)
             )
             predictor.save(results.path)
             task.advance(1, config.method)

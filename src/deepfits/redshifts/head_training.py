@@ -1,0 +1,336 @@
+"""Teaching a head on simulated objects, and adapting it to known redshifts.
+
+Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), V objects left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import NonFiniteLossError
+from deepfits.progress import Progress, Task, silent
+from deepfits.redshifts.domain import Domain
+from deepfits.redshifts.head import CELL, LIMIT, NUM_CELLS, NUM_FLUXES, Examples, Head, built, weights_of
+from deepfits.redshifts.learning import Standard, evenly_spaced
+from deepfits.redshifts.networks import descend, one_cycle
+from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
+
+if TYPE_CHECKING:
+    import torch
+
+MISSING = 0.08
+"""Chance of each band to be left out of a training example, for a half of the examples."""
+DEEPEST_CUT = 1.2
+"""Training examples are made noisier by factors up to e to this, a half of them."""
+
+
+class Minibatches:
+    """Examples as tensors, disturbed anew in every batch: noisier, and with bands missing."""
+
+    def __init__(self, examples: Examples, seed: int) -> None:
+        import torch
+
+        self.parts = examples.light.tensors()
+        self.log = torch.as_tensor(np.log1p(np.clip(examples.redshift, 0, None)), dtype=torch.float32)
+        self.kind = torch.as_tensor(examples.kind)
+        self.weight = torch.as_tensor(examples.weight, dtype=torch.float32)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.log)
+
+    def rows(self, number: int) -> torch.Tensor:
+        """Pick rows at random."""
+        import torch
+
+        return torch.randint(len(self), (number,), generator=self.generator)
+
+    def lightly_disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Return measurements of some rows with a little noise of their own."""
+        import torch
+
+        parts = [part[rows] for part in self.parts]
+        noise = 0.3 * torch.randn(parts[0].shape, generator=self.generator)
+        for place in range(0, NUM_FLUXES, 2):
+            parts[place] = parts[place] + parts[place + 1] * noise
+        return parts
+
+    def disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Return measurements of some rows, half of them as a shallower survey with fewer bands has them."""
+        import torch
+
+        parts = [part[rows] for part in self.parts]
+        shape, draw = parts[0].shape, self.generator
+        is_worse = torch.rand(len(rows), 1, generator=draw) < 0.5
+        factor = torch.exp(DEEPEST_CUT * torch.rand(len(rows), 1, generator=draw) ** 2)
+        factor = torch.where(is_worse, factor, torch.ones_like(factor))
+        more = torch.sqrt(factor**2 - 1)
+        noise = torch.randn(shape, generator=draw)
+        for place in range(0, NUM_FLUXES, 2):  # mostly the noise of the same pixels
+            own = noise if place == 0 else 0.8 * noise + 0.6 * torch.randn(shape, generator=draw)
+            parts[place] = parts[place] + more * parts[place + 1] * own
+            parts[place + 1] = parts[place + 1] * factor
+        is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
+        lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
+        lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
+        return [torch.where(lost, torch.nan, part) for part in parts]
+
+    def loss(self, output: torch.Tensor, entropy: float, rows: Any = slice(None)) -> torch.Tensor:
+        """Return `head_loss` of the networks' output for some rows."""
+        return head_loss(output, self.log[rows], self.kind[rows], self.weight[rows], entropy)
+
+
+def head_loss(
+    output: torch.Tensor, log: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor, entropy: float
+) -> torch.Tensor:
+    """Return CRPS of ln(1 + z) and `entropy` times the cross-entropies, of redshifts and of classes."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    logits = output[:, :NUM_CELLS]
+    at = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
+    low = at.floor().long()
+    share = at - low
+    logp = torch.log_softmax(logits, 1)
+    near = -(
+        (1 - share) * logp.gather(1, low[:, None])[:, 0] + share * logp.gather(1, low[:, None] + 1)[:, 0]
+    )
+    function = torch.cumsum(logp.exp(), 1)
+    edge = (torch.arange(NUM_CELLS) + 1) * CELL
+    crps = ((function - (edge >= log[:, None]).float()) ** 2).sum(1) * CELL
+    has = weight * (kind != 1)
+    of_redshift = (has * (20 * crps + entropy * near)).sum() / has.sum().clamp(min=1e-6)
+    return (
+        of_redshift + entropy * (weight * cross_entropy(output[:, NUM_CELLS:], kind, reduction="none")).mean()
+    )
+
+
+def teach(
+    examples: Examples,
+    bands: Sequence[str],
+    *,
+    model_hash: str,
+    steps: int,
+    num_members: int = 3,
+    channels: int = 192,
+    batch: int = 384,
+    rate: float = 2e-3,
+    num_replay: int = 4000,
+    seed: int = 0,
+    unseen: Sequence[str] = (),
+    about: dict[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Head:
+    """Teach a head on simulated objects.
+
+    Parameters
+    ----------
+    unseen
+        Inputs to hide from the networks, of `scene_light.INPUTS`: to find out what they bring.
+    """
+    rng = np.random.default_rng(seed)
+    some = examples.light.take(rng.permutation(len(examples))[:20000])
+    values = head_inputs(some.tensors(), reference_order(tuple(bands))).numpy()
+    standard = Standard.learn(values)
+    centre, scale = (each.astype(np.float32) for each in (standard.centre, standard.scale))
+    scale[[name.partition("_")[0] in unseen for name in input_names(bands)]] = np.inf
+    head = Head(
+        bands=tuple(bands),
+        model_hash=model_hash,
+        centre=centre,
+        scale=scale,
+        channels=channels,
+        members=(),
+        zero_points=np.zeros(len(bands)),
+        replay=_as_float32(examples.take(rng.permutation(len(examples))[:num_replay])),
+        domain=Domain.learn(((values - centre) / scale).clip(-LIMIT, LIMIT)[:4000]),
+        about=about or {},
+    )
+    with progress("teach a head", total=num_members * steps, unit="steps") as task:
+        members = tuple(
+            _train_member(head, examples, number, seed + number, steps, batch, rate, task)
+            for number in range(num_members)
+        )
+    return replace(head, members=members)
+
+
+def _train_member(
+    head: Head, examples: Examples, number: int, seed: int, steps: int, batch: int, rate: float, task: Task
+) -> dict[str, np.ndarray]:
+    """Train a network of a head from random weights, and return its weights."""
+    import torch
+
+    batches = Minibatches(examples, seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = built(len(head.centre), head.channels)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
+    network.train()
+    for step in range(steps):
+        rows = batches.rows(batch)
+        loss = batches.loss(network(head.standardised(batches.disturbed(rows))), 1.0, rows)
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(f"teaching a head: loss {loss.item()} in step {step + 1}")
+        descend(network, optimiser, loss, rate * one_cycle(step / steps, 0.05))
+        if (step + 1) % 100 == 0:
+            task.advance(100, f"network {number + 1}, loss {loss.item():.3f}")
+    return weights_of(network)
+
+
+def _as_float32(examples: Examples) -> Examples:
+    """Return the same, smaller on disk."""
+    light: dict[str, Any] = {n: value.astype(np.float32) for n, value in vars(examples.light).items()}
+    return replace(
+        examples,
+        light=SceneLight(**light),
+        redshift=examples.redshift.astype(np.float32),
+        weight=examples.weight.astype(np.float32),
+    )
+
+
+def fit_zero_points(
+    head: Head,
+    examples: Examples,
+    *,
+    prior: float = 0.05,
+    steps: int = 40,
+    rate: float = 0.015,
+    most: int = 1000,
+) -> Head:
+    """Learn a zero point for each band through the networks: the best loss with a Gaussian prior.
+
+    Parameters
+    ----------
+    prior
+        Standard deviation of a zero point, magnitudes.
+    most
+        Objects that are looked at, at most.
+    """
+    import torch
+
+    rows = evenly_spaced(len(examples), most)
+    batches = Minibatches(examples.take(rows), 0)
+    start = torch.as_tensor(head.zero_points, dtype=torch.float32)
+    shift = torch.zeros(len(head.bands), requires_grad=True)
+    optimiser = torch.optim.Adam([shift], lr=rate)
+    for network in head.networks:
+        network.requires_grad_(False)
+    for step in range(steps):
+        optimiser.param_groups[0]["lr"] = rate * one_cycle(step / steps, 0.1)
+        inputs = head.standardised(head.corrected(batches.parts, start + shift))
+        each = [batches.loss(network(inputs), 0.3) for network in head.networks]
+        loss = torch.stack(each).mean() + (shift**2).sum() / (2 * prior**2 * len(rows))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    for network in head.networks:
+        network.requires_grad_(True)
+    return replace(head, zero_points=head.zero_points + shift.detach().double().numpy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How a head is trained further on known redshifts.
+
+    Attributes
+    ----------
+    epochs, patience
+        At most so many passes through the labels; stop after so many without a better loss of those left out.
+    replay
+        Simulated examples in a batch, for each real one; they are asked what the untuned head said.
+    """
+
+    epochs: int = 40
+    patience: int = 8
+    batch: int = 64
+    rate: float = 5e-4
+    weight_decay: float = 0.01
+    replay: float = 1.0
+    seed: int = 0
+
+
+class _BestSoFar:
+    """A network's weights at the least loss of objects left out, and p(z) of these objects.
+
+    Attributes
+    ----------
+    weights
+        At the least loss of all objects left out.
+    density
+        ``(V, G)``: of each half by the weights at the least loss of the other half.
+    """
+
+    def __init__(self, head: Head, left_out: Examples, network: Any) -> None:
+        import torch
+
+        self.inputs = torch.as_tensor(head.inputs(left_out.light))
+        self.truth = Minibatches(left_out, 0)
+        self.weights, self.density = weights_of(network), torch.zeros(len(left_out), NUM_CELLS)
+        self._least = {"first": np.inf, "second": np.inf, "all": np.inf}
+        self.improves(network)
+
+    def improves(self, network: Any) -> bool:
+        """Compare a network as it stands with the best so far; return whether it is the best for all."""
+        import torch
+
+        first, second = slice(0, None, 2), slice(1, None, 2)
+        with torch.no_grad():
+            output = network(self.inputs)
+        for name, judges, others in (("first", first, second), ("second", second, first)):
+            if self._is_least(name, output, judges):
+                self.density[others] = torch.softmax(output[others, :NUM_CELLS], 1)
+        is_best = self._is_least("all", output, slice(None))
+        if is_best:
+            self.weights = weights_of(network)
+        return is_best
+
+    def _is_least(self, name: str, output: torch.Tensor, rows: slice) -> bool:
+        loss, least = self.truth.loss(output[rows], 0.1, rows).item(), self._least[name]
+        self._least[name] = min(loss, least)
+        return loss < least
+
+
+def fine_tuned(
+    head: Head, number: int, train: Examples, left_out: Examples, config: TuneConfig
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Train one member of a head further, and keep its weights at the best loss of what is left out.
+
+    The untrained member is among those that are compared.
+
+    Returns
+    -------
+    weights
+        Of the trained network.
+    density
+        ``(V, G)``: p on the cells for the V left out. Each half of them is estimated with the weights that
+        suit the other half best, so that no object had a say in when the network that speaks of it stopped.
+    """
+    import torch
+
+    seed = config.seed + number
+    network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
+    real, simulated = Minibatches(train, seed), Minibatches(head.replay, seed)
+    untuned = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    best, since = _BestSoFar(head, left_out, network), 0
+    steps = max(8, len(real) // config.batch)
+    for epoch in range(config.epochs):
+        for step in range(steps):
+            rows = real.rows(min(config.batch, len(real)))
+            replayed = simulated.rows(max(1, int(config.replay * len(rows))))
+            measured = head.corrected(real.lightly_disturbed(rows))
+            pairs = zip(measured, simulated.disturbed(replayed), strict=True)
+            output = network(head.standardised([torch.cat(pair) for pair in pairs]))
+            drift = torch.softmax(output[len(rows) :, :NUM_CELLS], 1) - untuned[replayed]
+            loss = real.loss(output[: len(rows)], 0.3, rows)
+            loss = loss + config.replay * 20 * CELL * (torch.cumsum(drift, 1) ** 2).sum(1).mean()
+            share = (epoch * steps + step) / (config.epochs * steps)
+            descend(network, optimiser, loss, config.rate * one_cycle(share, 0.1))
+        since = 0 if best.improves(network) else since + 1
+        if since >= config.patience:
+            break
+    return best.weights, best.density.double().numpy()

@@ -1,0 +1,277 @@
+"""Results say what they were made from, and whether they are whole.
+
+A second run with other inputs, other settings or another version of the format is refused, and so is a place
+that holds anything else (`results`). What reads a result asks whether it is whole (`require_finished`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from deepfits.errors import InputError
+from deepfits.files import (
+    CONTENTS,
+    FORMER_MANIFEST,
+    MANIFEST,
+    contents,
+    json_lines,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+
+RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
+UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
+
+log = logging.getLogger(__name__)
+
+
+class Results:
+    """A result that this run has claimed.
+
+    Attributes
+    ----------
+    path
+        The directory, or the file.
+    is_finished
+        An earlier run with the same inputs and settings came to its end.
+    is_partial
+        Set it where the result is not whole, because its input was not.
+    """
+
+    def __init__(self, path: Path, record: Path, content: dict[str, Any], *, is_partial: bool) -> None:
+        self.path, self._record, self.content = path, record, content
+        self._is_file = record.parent != path
+        self.is_finished = bool(content["finished"])
+        self.is_partial = is_partial
+
+    def save(self, *, finished: bool) -> None:
+        """Write the record."""
+        if finished and self._is_file:
+            self.content["written"] = contents(self.path)
+        self.content["finished"] = finished
+        write_json(self._record, self.content)
+
+
+@contextmanager
+def results(
+    out: str | Path,
+    stage: str,
+    *,
+    inputs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    version: int = 1,
+    is_file: bool = False,
+    renew: bool = False,
+    is_partial: bool = False,
+) -> Iterator[Results]:
+    """Claim the place of a result: the one way in which stages decide what may be written and what is kept.
+
+    Parameters
+    ----------
+    out
+        The directory, which keeps its record; or, with `is_file`, what is written as one (a file, or a whole
+        directory): its record stands beside it.
+    inputs
+        What goes in, by name: fingerprints, from `deepfits.files.contents`.
+    settings
+        Everything else that changes a number.
+    version
+        Of the format of the result.
+    renew
+        Where an earlier result of this stage was made otherwise, say so and let it be made anew, in place of
+        refusing. For results that take seconds.
+    is_partial
+        The inputs are not whole, so neither is the result.
+
+    Yields
+    ------
+    Results
+        Whole at the end of the block; an error leaves it unfinished, and no empty directory.
+
+    Raises
+    ------
+    InputError
+        Something else is there: foreign files, another stage's results, or results made from other inputs,
+        with other settings or by another version. The first that differs is named.
+    """
+    out = Path(out)
+    if out.is_symlink() and not out.exists():
+        raise InputError(f"{out}: a link to {os.readlink(out)}, which does not exist; restore or remove it")
+    record = _record_of(out, is_file=is_file)
+    wanted = json.loads(
+        json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})
+    )
+    there = _read_record(record)
+    if there is None:
+        _refuse_foreign(out, is_file=is_file)
+    elif difference := _difference(there, wanted):
+        is_ours = there.get("stage") == stage and (not is_file or _is_as_written(out, there))
+        if not (renew and is_ours):
+            raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
+        log.info("%s: %s: made anew", out, difference)
+        there = None
+    elif is_file and not _is_as_written(out, there):
+        raise InputError(
+            f"{out}: this file is not the one that deepfits wrote there; choose another name, or remove it"
+        )
+    new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
+    is_kept = there is not None and bool(there.get("finished")) and out.exists()
+    claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
+    if is_kept:
+        assert there is not None
+        claimed.content |= {"written": there["written"]} if "written" in there else {}
+    else:
+        claimed.save(finished=False)
+    if is_file:
+        for name in (out.name, record.name):
+            remove_leftovers(out.parent, of=name)
+    else:
+        remove_leftovers(out)
+    try:
+        yield claimed
+        if claimed.is_partial or not is_kept:
+            claimed.save(finished=not claimed.is_partial)
+    except BaseException:
+        _remove_empty(out, record, new_parents, is_file=is_file)
+        raise
+
+
+def read_record(out: str | Path) -> dict[str, Any]:
+    """Return what a result was made from and by which stage; empty where nothing says so."""
+    out = Path(out)
+    return _read_record(_record_of(out, is_file=not out.is_dir())) or {}
+
+
+def _record_of(out: Path, *, is_file: bool) -> Path:
+    return out.with_name(f"{out.name}.made_from.json") if is_file else out / RECORD
+
+
+def _read_record(record: Path) -> dict[str, Any] | None:
+    if not record.exists():
+        return None
+    content = read_json(record, what="record of a result")
+    if not all(isinstance(content.get(key, {}), dict) for key in ("inputs", "settings", "written")):
+        raise InputError(f"{record}: not the record of a result; remove it together with the result")
+    return content
+
+
+def _refuse_foreign(out: Path, *, is_file: bool) -> None:
+    if is_file:
+        if out.exists():
+            raise InputError(
+                f"{out}: is there already and deepfits did not write it; choose another name, or remove it"
+            )
+        return
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; name a directory")
+    others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
+    if others:
+        raise InputError(
+            f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); name a directory of its "
+            "own, or remove this one to start anew"
+        )
+
+
+def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
+    """Return whether a file is the one that was recorded (or was to be written when the run was killed)."""
+    return not out.exists() or "written" not in there or contents(out) == there["written"]
+
+
+def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+    """Describe in a few words what differs first."""
+    if there.get("stage") != wanted["stage"]:
+        return f"results of `deepfits {there.get('stage')}` are there"
+    if there.get("version") != wanted["version"]:
+        return f"results of format {there.get('version')} are there, this version writes {wanted['version']}"
+    for kind in ("inputs", "settings"):
+        before, now = there.get(kind, {}), wanted[kind]
+        for name in [*now, *(key for key in before if key not in now)]:
+            old, new = before.get(name), now.get(name)
+            if old == new:
+                continue
+            if kind == "settings":
+                if isinstance(old, dict) and isinstance(new, dict):
+                    key = next(key for key in [*new, *old] if old.get(key) != new.get(key))
+                    name, old, new = f"{name}.{key}", old.get(key), new.get(key)
+                return f"made with {name} = {_short(old)}, now {_short(new)}"
+            if isinstance(old, dict) and isinstance(new, dict):
+                changed = next((key for key in [*new, *old] if _is_other(old.get(key), new.get(key))), None)
+                if changed is None:
+                    continue
+                if changed == CONTENTS:
+                    return f"made from another {name} (its contents have changed)"
+                how = "changed" if changed in old and changed in new else "new" if changed in new else "gone"
+                return f"made from another {name} ({changed} is {how})"
+            return f"made from another {name}"
+    return None
+
+
+def _is_other(before: object, now: object) -> bool:
+    return before != now and UNREADABLE not in (before, now)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _remove_empty(out: Path, record: Path, new_parents: Iterable[Path], *, is_file: bool) -> None:
+    """Remove the record of a result of which nothing was made, and the directories made for it."""
+    if is_file:
+        if not out.exists():
+            record.unlink(missing_ok=True)
+    elif out.is_dir():
+        ours = [path for path in out.iterdir() if not path.name.startswith(".")]  # what is hidden may not be
+        if all(path.is_file() and path.name.startswith("_") for path in ours):
+            for path in ours:
+                path.unlink(missing_ok=True)
+    for path in new_parents:
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+
+
+def require_finished(path: str | Path, *, partial: bool = False) -> bool:
+    """Return whether a result of an earlier stage is whole; refuse one that is not, unless `partial`.
+
+    Results without a record (made by others, or written through the library) count as whole.
+
+    Raises
+    ------
+    InputError
+        It is not whole; the message says how far it is and how to finish it.
+    """
+    path = Path(path)
+    content = read_record(path)
+    states = Counter(_states(path)) if path.is_dir() else Counter[str]()
+    if content.get("finished", True) and states.total() == states["done"]:
+        return True
+    if not partial:
+        stage = content.get("stage", "STAGE")
+        done = f" ({states['done']} of {states.total()} shards are done)" if states else ""
+        raise InputError(
+            f"{path}: is not finished{done}; run the same `deepfits {stage}` again to its end, or take what "
+            "there is (partial=True)"
+        )
+    log.warning("%s: is not finished; what there is, is taken (partial)", path)
+    return False
+
+
+def _states(directory: Path) -> Iterator[str]:
+    """Yield the states of the shards in a directory's manifest; a line that is damaged says nothing.
+
+    What is done but lies there no more is ``missing``.
+    """
+    name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
+    stems = {path.name.partition(".")[0] for path in directory.iterdir()}
+    for _, line in json_lines(directory / name):
+        if isinstance(line, dict) and isinstance(line.get("state"), str):
+            is_gone = line["state"] == "done" and "shard" in line and line["shard"] not in stems
+            yield "missing" if is_gone else line["state"]

@@ -1,0 +1,121 @@
+"""How well hidden bands are predicted: against measurements, other methods, and the truth of a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.photometry import ab_magnitude, aperture_flux
+from deepfits.progress import Progress
+from deepfits.scale.work import in_turn
+from deepfits.splits import is_held_out
+from deepfits.stages.inpaint_work import Calibrations, predict
+
+if TYPE_CHECKING:
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+
+
+def validate(
+    calibrations: Calibrations,
+    store: CutoutStore,
+    max_objects: int,
+    truth: str | Path | None,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Hide each band in turn, for held-out objects, and return for each how well it is predicted."""
+    fitter = calibrations.fitter
+    identity = store.catalogue(["object_id"])["object_id"]
+    held_out = is_held_out(identity)
+    if not held_out.any():
+        raise InputError(
+            f"{store.directory}: no held-out object among {len(store)}, so none to validate with"
+        )
+    known = store.take(np.flatnonzero(~held_out)[: 10 * max_objects])
+    tested = store.take(np.flatnonzero(held_out)[:max_objects])
+    rows = []
+    there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
+    calibrated = [calibrations.of([store.info.bands[index]])[0] for index in there]
+    with progress("validate", total=len(there) * len(tested), unit="objects") as task:
+        advance = in_turn(task.advance)
+        for index, calibration in zip(there, calibrated, strict=True):
+            columns, predicted = predict(
+                fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False
+            )
+            row = _judge(fitter, store.info, columns, known, tested, index)
+            row |= {"model_error": calibration.error, "is_corrected": calibration.correction is not None}
+            if truth is not None:
+                row["truth"] = _judge_by_truth(columns, predicted, store.info.bands, index, Path(truth))
+            rows.append(row)
+    return rows
+
+
+def _judge(
+    fitter: Fitter,
+    info: StoreInfo,
+    columns: dict[str, np.ndarray],
+    known: Cutouts,
+    tested: Cutouts,
+    index: int,
+) -> dict[str, Any]:
+    """Return one row of the validation: a band, and every method's bias and scatter."""
+    from deepfits.fitting import inpainting
+
+    band, circle = info.bands[index], fitter.sums[1].numpy()
+    image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
+    flux, _ = aperture_flux(image, weight, circle)
+    magnitudes = ab_magnitude(flux)
+    is_known = np.arange(len(image)) >= len(tested)
+    predicted, predicted_err = columns[f"flux_aper_{band}"], columns[f"flux_aper_err_{band}"]
+    measured, measured_err = columns[f"flux_aper_measured_{band}"], columns[f"flux_aper_measured_err_{band}"]
+    is_bright = measured >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err
+    target = np.where(is_bright, ab_magnitude(measured), np.nan)
+    methods = {
+        "deepfits": ab_magnitude(predicted),
+        "generator alone": ab_magnitude(predicted) - columns[f"correction_mag_{band}"],
+        "interpolation": inpainting.interpolate(magnitudes, info.bands, band)[: len(tested)],
+        "regression": inpainting.regress(magnitudes, index, is_known)[: len(tested)],
+    }
+    compared = {name: inpainting.compare_magnitudes(values, target) for name, values in methods.items()}
+    pulls = inpainting.compare_pulls(predicted, predicted_err, measured, measured_err)
+    return {"band": band, "methods": compared, **pulls}
+
+
+def _judge_by_truth(
+    columns: dict[str, np.ndarray],
+    predicted: dict[str, np.ndarray],
+    bands: Sequence[str],
+    index: int,
+    path: Path,
+) -> dict[str, Any]:
+    """Compare colours, predicted minus measured in the band beside, with those of the true sources there.
+
+    Both are aperture magnitudes, so that light outside the aperture and of neighbours hardly counts.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from deepfits.fitting import inpainting
+
+    other = 1 if index == 0 else index - 1
+    band, beside = bands[index], bands[other]
+    names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]
+    try:
+        table = pq.read_table(path, columns=names)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot read {names} from this table of true sources ({error})") from error
+    if "ra" not in columns or "dec" not in columns:
+        raise InputError(f"{path}: the store has no ra and dec to match with; validate without truth")
+    ra, dec, true, true_beside = (table[name].to_numpy() for name in names)
+    row = inpainting.match_brightest(columns["ra"], columns["dec"], ra, dec, true_beside)
+    is_used = row >= 0
+    measured, measured_err = predicted["measured"], predicted["measured_err"]
+    for place in (index, other):
+        is_used &= measured[:, place] >= inpainting.MIN_SIGNAL_TO_NOISE * measured_err[:, place]
+    colour = columns[f"mag_aper_{band}"] - ab_magnitude(measured[:, other])
+    expected = np.where(is_used, true[row] - true_beside[row], np.nan)
+    return {"beside": beside, **inpainting.compare_magnitudes(colour, expected)}

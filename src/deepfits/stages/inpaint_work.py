@@ -1,0 +1,256 @@
+"""What `inpaint` does with each shard: fit without some bands, draw these, calibrate what was drawn.
+
+Shapes: N objects, B bands, H, W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepfits.config import convert
+from deepfits.files import read_json, write_json
+from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
+from deepfits.progress import Progress
+from deepfits.scale.work import Advance, Process, Shard, in_turn
+from deepfits.splits import is_held_out
+from deepfits.stages.fit_work import ModelWork, read_selected, write_images
+
+if TYPE_CHECKING:
+    from deepfits.fitting.correction import Correction
+    from deepfits.fitting.fitter import Fitter
+    from deepfits.models.bundle import Model
+    from deepfits.survey.store import Cutouts, CutoutStore
+
+CALIBRATION = "calibration.json"
+SUMS = ("", "_aper")  # total, and the aperture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What is known of a band's predictions from objects that have the band.
+
+    Attributes
+    ----------
+    error
+        The fraction of the flux that is added to its error in quadrature.
+    correction
+        What the generator gets systematically wrong; None where nothing is known.
+    """
+
+    error: float = 0.0
+    correction: Correction | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dictionary that JSON can hold."""
+        return {"error": self.error, "correction": self.correction and self.correction.to_json()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        """Read back `to_json`."""
+        from deepfits.fitting.correction import Correction
+
+        correction = content["correction"]
+        return cls(error=content["error"], correction=correction and Correction.from_json(correction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintWork(ModelWork):
+    """Predict bands for the shards of a store."""
+
+    store: str
+    bands: tuple[str, ...]
+    images: bool
+    calibrations: tuple[Calibration, ...]
+
+    def open_with(self, model: Model, threads: int | None = None) -> Process:
+        """Use a model that is loaded already."""
+        from deepfits.fitting import features
+        from deepfits.fitting.fitter import index_of
+        from deepfits.survey.store import read_info
+
+        stored = read_info(self.store)
+        order = model.order(stored)
+        info = stored if order is None else order.info(stored)
+        hidden = index_of(info.bands, self.bands, self.store)
+        fitter = self.fitter(model, info, threads)
+
+        def process(shard: Shard, advance: Advance) -> None:
+            path = Path(self.out) / f"{shard.name}.parquet"
+            cutouts = read_selected(Path(self.store), stored, shard, order)
+            columns, predicted = predict(fitter, cutouts, hidden, advance, calibrations=self.calibrations)
+            if self.images:
+                planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
+                write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
+            features.write_table(path, columns, shard.made_from)
+
+        return process
+
+
+def predict(
+    fitter: Fitter,
+    shard: Cutouts,
+    hidden: list[int],
+    advance: Advance,
+    *,
+    calibrations: Sequence[Calibration] | None = None,
+    with_pixels: bool = True,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Fit without some bands, and draw these.
+
+    Parameters
+    ----------
+    hidden
+        Places of the bands to hide.
+    calibrations
+        Of these bands; by default nothing is known of them.
+
+    Returns
+    -------
+    columns
+        Of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands.
+    predicted
+        ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and ``measured`` ``(N, B)``,
+        aperture fluxes of all bands without calibration, and ``measured_err``.
+    """
+    from deepfits.fitting.fitter import status_names
+
+    weight = shard.weight.copy()
+    weight[:, hidden] = 0
+    fitted = fitter.fit(shard.object_id, shard.image, weight, advance, sight=fitter.sight(shard))
+    measures = fitter.measure(fitted, sums=fitter.sums, with_pixels=with_pixels)
+    out: dict[str, np.ndarray] = {"object_id": shard.object_id}
+    out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}
+    out |= {
+        "chi2": measures["chi2"].sum(1),
+        "dof": measures["dof"].sum(1),
+        "status": status_names(fitted.fit),
+    }
+    out["latent"] = fitted.fit.latent.numpy()
+    measured, error = aperture_flux(shard.image, shard.weight, fitter.sums[1].numpy())
+    error = error * np.array(fitter.info.noise_correlation)
+    drawn = measures["flux"][..., 1].astype(np.float64)
+    for index, known in zip(hidden, calibrations or [Calibration()] * len(hidden), strict=True):
+        band = fitter.info.bands[index]
+        correction = known.correction
+        added = np.zeros(len(drawn)) if correction is None else correction.magnitude(drawn, measured)
+        factor = 10 ** (-0.4 * added)
+        for number, name in enumerate(SUMS):
+            flux = measures["flux"][:, index, number] * factor
+            flux_err = np.hypot(measures["flux_std"][:, index, number] * factor, known.error * flux)
+            out[f"flux{name}_{band}"], out[f"flux{name}_err_{band}"] = flux, flux_err
+            out[f"mag{name}_{band}"] = ab_magnitude(flux)
+            out[f"mag{name}_err_{band}"] = magnitude_error(flux, flux_err)
+        out[f"correction_mag_{band}"] = added.astype(np.float32)
+        out[f"flux_aper_measured_{band}"] = measured[:, index]
+        out[f"flux_aper_measured_err_{band}"] = error[:, index]
+        if with_pixels:
+            scale = factor[:, None, None].astype(np.float32)
+            model = measures["model"][:, index] * scale
+            measures["pixel_std"][:, index] = np.hypot(
+                measures["pixel_std"][:, index] * scale, known.error * model
+            )
+            measures["model"][:, index] = model
+    pixels = {name: values[:, hidden] for name, values in measures.items() if name in ("model", "pixel_std")}
+    return out, {**pixels, "drawn": drawn, "measured": measured, "measured_err": error}
+
+
+class Calibrations:
+    """What objects whose bands are known teach about predicting these, measured when it is asked for.
+
+    It is kept in ``calibration.json``, so that work that is continued uses the same numbers.
+    """
+
+    def __init__(
+        self,
+        make_fitter: Callable[[], Fitter],
+        store: CutoutStore,
+        path: Path,
+        num_objects: int,
+        progress: Progress,
+    ) -> None:
+        self._make_fitter, self.store, self.path = make_fitter, store, path
+        self.num_objects, self.progress = num_objects, progress
+        self._fitter: Fitter | None = None
+        self.measured: dict[str, list[dict[str, Any] | None]] = {}
+        if path.exists():
+            hidden = read_json(path, what="calibration").get("hidden")
+            kind = dict[str, list[dict[str, Any] | None]]
+            self.measured = convert(hidden, kind, where=path, key="hidden")
+
+    @property
+    def fitter(self) -> Fitter:
+        """The fitter, made when it is needed first."""
+        if self._fitter is None:
+            self._fitter = self._make_fitter()
+        return self._fitter
+
+    def of(self, bands: Sequence[str]) -> tuple[Calibration, ...]:
+        """Return what is known of bands that are hidden together.
+
+        A band without data takes the largest error that the generator alone makes in a band that has some.
+        """
+        if not self.num_objects:
+            return (Calibration(),) * len(bands)
+        measured = self._measured(bands)
+        largest = 0.0
+        if None in measured:
+            alone = [band for name in self.store.info.bands for band in self._measured([name])]
+            largest = max((band["error_alone"] for band in alone if band is not None), default=0.0)
+        return tuple(
+            Calibration(error=largest) if band is None else Calibration.from_json(band) for band in measured
+        )
+
+    def _measured(self, bands: Sequence[str]) -> list[dict[str, Any] | None]:
+        """Return, for each of the bands, what was measured; None where there are too few data."""
+        key = "-".join(bands)
+        if key not in self.measured:
+            is_ours = ~is_held_out(self.store.catalogue(["object_id"])["object_id"])
+            cutouts = self.store.take(np.flatnonzero(is_ours)[: self.num_objects])
+            hidden = [self.store.info.bands.index(band) for band in bands]
+            self.measured[key] = self._measure(cutouts, hidden)
+            write_json(self.path, {"num_objects": len(cutouts), "hidden": self.measured})
+        return self.measured[key]
+
+    def _measure(self, cutouts: Cutouts, hidden: list[int]) -> list[dict[str, Any] | None]:
+        if not (cutouts.weight[:, hidden] > 0).any():
+            return [None] * len(hidden)
+        with self.progress("calibrate", total=len(cutouts), unit="objects") as task:
+            advance = in_turn(task.advance)
+            columns, predicted = predict(self.fitter, cutouts, hidden, advance, with_pixels=False)
+        bands = self.store.info.bands
+        return [_calibrate(columns, predicted, bands[band], tuple(hidden), band) for band in hidden]
+
+
+def _calibrate(
+    columns: dict[str, np.ndarray],
+    predicted: dict[str, np.ndarray],
+    band: str,
+    hidden: tuple[int, ...],
+    index: int,
+) -> dict[str, Any] | None:
+    """Learn a band's correction, and the error that it leaves on objects that it was not learnt from."""
+    from deepfits.fitting.correction import cross_corrected, learn_correction
+    from deepfits.fitting.inpainting import model_error
+
+    names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
+    flux, flux_err, measured, measured_err = (columns[name] for name in names)
+    alone = model_error(flux, flux_err, measured, measured_err)
+    if alone is None:
+        return None
+    fluxes = predicted["drawn"], predicted["measured"], predicted["measured_err"]
+    correction = learn_correction(*fluxes, hidden, index)
+    error = alone
+    if correction is not None:
+        factor = cross_corrected(*fluxes, hidden, index)
+        left = model_error(flux * factor, flux_err * factor, measured, measured_err)
+        assert left is not None
+        if left < alone:
+            error = left
+        else:  # it mends nothing
+            correction = None
+    return {**Calibration(error=error, correction=correction).to_json(), "error_alone": alone}
