@@ -437,3 +437,156 @@ def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplo
     assert all(name in caplog.text for name in ("coadd-g.fits.part", "coadd-i.asdf", "coadd-z.fits~"))
     with pytest.raises(InputError, match="catalogue must be a path, not Table; write it into a file"):
         deepfits.cutouts(tmp_path, tmp_path / "store", catalogue=Table({"ra": [150.0], "dec": [2.0]}))
+
+
+@pytest.mark.parametrize("order", ["by name", "interleaved", "weights first", "one after the other"])
+def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, order):
+    parts = {}
+    for band, factor in (("G", 1.0), ("R", 2.0)):
+        image = fits.ImageHDU((factor * sky).astype(np.float32), header(BUNIT="nJy"), name="SCI")
+        noise = fits.ImageHDU(full((factor * SIGMA) ** 2), header(BUNIT="nJy2"), name="VAR")
+        if order == "by name":
+            image.name, noise.name = f"SCI_{band}", f"{band}_VAR"
+        parts[band] = image, noise
+    (one, its), (two, other) = parts.values()
+    hdus = {
+        "by name": [one, two, other, its],
+        "interleaved": [one, its, two, other],
+        "weights first": [its, one, other, two],
+        "one after the other": [one, two, its, other],
+    }[order]
+    path = tmp_path / "a.fits"
+    write(path, *hdus)
+    numbers = {band: 1 + hdus.index(parts[band][0]) for band in parts}
+    images = image_set([f"{band.lower()}={path}[{number}]" for band, number in numbers.items()])
+    with open_field(images.fields[0], images) as field:
+        for band, factor in (("g", 1.0), ("r", 2.0)):
+            image, weight = field.planes[band].read()
+            np.testing.assert_allclose(image, factor * sky, rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(weight, (factor * SIGMA) ** -2, rtol=1e-4)
+    write(tmp_path / "b.fits", one, two, its, other, fits.ImageHDU(full(1.0), name="VAR"))
+    if order != "by name":
+        with pytest.raises(InputError, match=r"b.fits: 2 images and 3 planes that may be the variance"):
+            read(f"r={tmp_path}/b.fits[1]")
+
+
+@pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP"])
+def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name):
+    image, extra = (
+        fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"), name="SCI"),
+        full(100.0),
+    )
+    write(tmp_path / "coadd-r.fits", fits.ImageHDU(extra, header(BUNIT="nJy"), name=name), image)
+    np.testing.assert_allclose(read(tmp_path)[0], sky, rtol=1e-4, atol=1e-3)
+    assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
+
+
+def test_names_of_splus_unions_rubin_and_mosaics_of_webb_beside_hubble(tmp_path, sky):
+    def files(where, cards, names):
+        (tmp_path / where).mkdir()
+        for (band, name), more in zip(names.items(), cards, strict=True):
+            image, variance = counts(sky, 25.0)
+            head = header(FILTER=band, MAGZP=25.0)
+            head.update(more)
+            fits.writeto(tmp_path / where / f"{name[0]}.fits", image, head)
+            if len(name) > 1:
+                fits.writeto(tmp_path / where / f"{name[1]}.fits", full(1 / variance), head)
+        images = image_set(tmp_path / where)
+        assert len(images.fields) == 1
+        with open_field(images.fields[0], images) as field:
+            for plane in field.planes.values():
+                image, weight = plane.read()
+                np.testing.assert_allclose(image, sky, rtol=1e-4, atol=1e-3)
+                np.testing.assert_allclose(np.median(weight), SIGMA**-2, rtol=0.15)
+        return images.bands
+
+    stem = "STRIPE82-0001"
+    names = {b: (f"{stem}_{b}_swp", f"{stem}_{b}_swpweight") for b in ("F660", "R")}
+    assert files("splus", [{}, {}], names) == ("R", "F660")
+    names = {
+        "u.MP9302": ("CFIS.198.270.u", "CFIS.198.270.u.weight"),
+        "HSC-G": ("calexp-CFIS_198_270", "calexp-CFIS_198_270.weight"),
+        "i.00000": ("PSS.DR4.198.270.i", "PSS.DR4.198.270.i.weight"),
+        "HSC-Z": ("WISHES.198.270.z",),
+    }
+    assert files("unions", [{}] * 4, names) == ("u", "g", "i", "z")
+    rubin = [{"HIERARCH LSST BUTLER DATAID BAND": b} for b in "ri"]
+    names = {f"{b}_sim_1.4": (f"deepCoadd_calexp_4431_17_{b}_LSSTCam-imSim_u_run",) for b in "ri"}
+    assert files("rubin", rubin, names) == ("r", "i")
+    stems = {"F606W": "ceers-full-v7.2-f606w_drc", "F115W": "ceers-full-v7.2-f115w-clear_drc"}
+    names = {band: (f"{stem}_sci", f"{stem}_wht") for band, stem in stems.items()}
+    assert files("webb", [{}, {"PUPIL": "CLEAR"}], names) == ("F606W", "F115W")
+
+
+def test_a_mask_of_all_bands_counts_where_the_user_says_what_it_means(tmp_path, sky):
+    legacy(tmp_path, sky)
+    mask = np.zeros(SHAPE, np.int16)
+    mask[:20], mask[30:40] = 2, 1 << 10
+    path = tmp_path / "legacysurvey-1501p020-maskbits.fits.fz"
+    path.unlink()
+    write(path, packed(mask, header()))
+
+    def has_data(**options):
+        images = image_set(tmp_path, **options)
+        with open_field(images.fields[0], images) as field:
+            return [plane.read()[1] > 0 for plane in field.planes.values()], images.settings()["files"]
+
+    for options, is_good in (
+        ({}, mask >= 0),
+        ({"bad_planes": ["1"]}, mask != 2),
+        ({"mask_polarity": "bad"}, mask == 0),
+    ):
+        found, used = has_data(**options)
+        for its in found:
+            np.testing.assert_array_equal(its, is_good)
+        assert any("maskbits" in name for name in used) == bool(options)
+    path.unlink()
+    with pytest.raises(InputError, match=r"bad_planes is given, but no image of this field has a mask"):
+        has_data(bad_planes=["1"])
+
+
+def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
+    wcs = make_wcs(SHAPE, scale=0.25, rotation=20.0)
+    plain = header(0.25, FILTER="r", BUNIT="nJy", CDELT1=-0.25 / 3600, CDELT2=0.25 / 3600)
+    for key in ("PC1_1", "PC2_2"):
+        del plain[key]
+    for key in plain:
+        plain.comments[key] = ""
+
+    def places(head):
+        fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), head, overwrite=True)
+        images = image_set(tmp_path)
+        with open_field(images.fields[0], images) as field:
+            return np.array(field.sky(np.array([0.0, 100.0]), np.array([0.0, 50.0])))
+
+    text = plain.copy()
+    for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CDELT1"):
+        text[key] = str(text[key])
+    np.testing.assert_allclose(places(text), places(plain), atol=1e-9)
+    for key, value, words in (
+        ("CRVAL1", "10:00:00.0", "CRVAL1 = '10:00:00.0', where a number is needed"),
+        ("CRVAL2", None, "no CRVAL2"),
+        ("CRPIX1", None, "no CRPIX1"),
+        ("CROTA1", 20.0, "CROTA1 = 20 without CROTA2"),
+    ):
+        wrong = plain.copy()
+        if value is None:
+            del wrong[key]
+        else:
+            wrong[key] = value
+        with pytest.raises(InputError, match=words):
+            places(wrong)
+    turned = plain.copy()
+    turned["CROTA2"] = -20.0
+    np.testing.assert_allclose(places(turned), wcs.pixel_to_world_values([0, 100], [0, 50]), atol=1e-9)
+    turned["PC1_1"] = 1.0
+    with pytest.raises(InputError, match="PC matrix and CROTA2 = -20 contradict"):
+        places(turned)
+    for i in (1, 2):
+        for j in (1, 2):
+            turned[f"PC{i}_{j}"] = wcs.wcs.cd[i - 1, j - 1] / plain[f"CDELT{i}"]
+    np.testing.assert_allclose(places(turned), wcs.pixel_to_world_values([0, 100], [0, 50]), atol=1e-9)
+    oblong = plain.copy()
+    oblong["CDELT2"] *= 1.3
+    fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), oblong, overwrite=True)
+    assert any("0.25 by 0.325 arcsec" in text for text in deepfits.check(tmp_path).warnings)

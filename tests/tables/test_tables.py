@@ -722,3 +722,61 @@ def test_parquet_that_declares_far_more_than_it_holds_and_pipes(tmp_path, monkey
     os.mkfifo(tmp_path / "u.parquet")
     with pytest.raises(InputError, match=r"u\.parquet: is not a regular file"):
         tables.read_table(tmp_path)
+
+
+def test_gaps_of_scaled_columns_are_gaps(tmp_path):
+    """TNULL is a number as it is stored, before TSCAL and TZERO."""
+    hdu = fits.BinTableHDU.from_columns([
+        fits.Column("MAG", "I", array=np.array([100, 200, -32768], "i2"), null=-32768),
+        fits.Column("COUNT", "I", array=np.array([1, 2, 65535], "u2"), bzero=32768, null=32767),
+        fits.Column("OBJID", "K", array=np.array([2**63 + 5, 99, 0], "u8"), bzero=2**63, null=-(2**63)),
+    ])  # fmt: skip
+    hdu.header["TSCAL1"], hdu.header["TZERO1"] = 0.001, 20.0
+    hdu.writeto(tmp_path / "a.fits")
+    found = tables.read_table(tmp_path / "a.fits")
+    np.testing.assert_allclose(found["MAG"], [20.1, 20.2, np.nan])
+    np.testing.assert_array_equal(found["COUNT"], [1, 2, np.nan])
+    assert found["OBJID"].tolist() == [str(2**63 + 5), "99", ""]
+
+
+@pytest.mark.parametrize("kind", [Table, QTable])
+def test_units_that_astropy_writes_into_parquet_count(tmp_path, kind):
+    columns = {"ra": SKY.ra.hourangle * u.hourangle, "dec": SKY.dec.radian * u.rad}
+    kind(columns).write(tmp_path / "a.parquet")
+    found = read_catalogue(tmp_path / "a.parquet")
+    np.testing.assert_allclose(found["ra"], RA, atol=1e-9)
+    np.testing.assert_allclose(found["dec"], DEC, atol=1e-9)
+
+
+def test_an_index_of_pandas_that_counts_is_a_column_where_it_has_a_name(tmp_path):
+    pd = pytest.importorskip("pandas")
+    for name, first in (("object_id", 100), (None, 1)):
+        frame = pd.DataFrame({"ra": RA, "dec": DEC}, index=pd.RangeIndex(100, 100 + NUM, name=name))
+        frame.to_parquet(tmp_path / "a.parquet")
+        found = read_catalogue(tmp_path / "a.parquet")["object_id"]
+        assert found.tolist() == list(range(first, first + NUM))
+
+
+def test_minus_zero_degrees_are_south(tmp_path):
+    (tmp_path / "a.csv").write_text("RAh,RAm,RAs,DEd,DEm,DEs\n10,0,4.0,-0,12,36.0\n10,0,8.0,-5,12,36.0\n")
+    found = read_catalogue(tmp_path / "a.csv")
+    np.testing.assert_allclose(found["dec"], [-0.21, -5.21])
+
+
+def test_identities_with_an_e_are_no_numbers(tmp_path):
+    (tmp_path / "a.csv").write_text("id,ra,dec\n12e5,150.1,2.0\n13e7,150.2,2.1\n0x1F,150.3,2.1\n")
+    assert read_catalogue(tmp_path / "a.csv")["object_id"].tolist() == ["12e5", "13e7", "0x1F"]
+    (tmp_path / "b.csv").write_text("id,ra,dec\n12e5,150.1,2.0\n13e7,150.2,2.1\n")
+    assert read_catalogue(tmp_path / "b.csv")["object_id"].tolist() == ["12e5", "13e7"]
+
+
+def test_commas_are_decimal_ones_in_all_columns_of_a_table_or_in_none(tmp_path):
+    (tmp_path / "a.csv").write_text(
+        "id;ra;dec;mag;near\n1;150,123;2,5;21,345;4,17\n2;150,223;2,6;22,123;a,b\n"
+    )
+    found = read_catalogue(tmp_path / "a.csv")
+    assert found["ra"].tolist() == [150.123, 150.223]
+    assert found["mag"].tolist() == [21.345, 22.123]
+    assert found["near"].tolist() == ["4,17", "a,b"]
+    (tmp_path / "b.csv").write_text("id;ra;dec;flux\n1;150.1;2.5;12,345\n2;150.2;2.6;22,123\n")
+    assert read_catalogue(tmp_path / "b.csv")["flux"].dtype.kind == "U"  # thousands, or not: nobody knows

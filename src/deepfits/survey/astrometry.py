@@ -21,12 +21,19 @@ from deepfits.survey.fitsfile import quiet, quiet_log
 _HARMLESS = re.compile(
     r"datfix|unitfix|obsfix|spcfix|RADECSYS|MJD|DATE|non-?standard|"
     r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
-    r"PCi_ja keyword is deprecated",
+    r"(?:PCi_ja|PROJPn) keyword is deprecated",
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
 # Arcseconds; a header without scale has pixels of a degree.
 LARGEST_PIXEL = 1000.0
+# Of a position, a scale or an angle.
+_NUMBER_CARD = re.compile(
+    r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
+)
+_NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
+# Sides of a pixel may differ by so much.
+SQUARE = 0.02
 _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
 
 
@@ -52,6 +59,7 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     if "CTYPE1" not in cards or "CTYPE2" not in cards:
         return None, ["no WCS in the header"]
     try:
+        _settle_numbers(cards)
         _refuse_iraf(cards)
         remarks = _without_left_over_distortion(cards)
         _settle_frame(cards)
@@ -75,11 +83,30 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
     if not 0 < scale < LARGEST_PIXEL:
         return None, [f"the WCS in the header has pixels of {scale:.4g} arcsec"]
     said = dict.fromkeys(_line(w.message) for w in caught)
+    sides = proj_plane_pixel_scales(wcs.celestial)
+    if max(sides) > (1 + SQUARE) * min(sides):
+        first, second = (float(side) * 3600 for side in sides)
+        remarks.append(
+            f"WARNING: WCS: pixels are {first:.4g} by {second:.4g} arcsec, and taken as squares of the mean "
+            "side; bring the images to square pixels with `deepfits stack`"
+        )
     return wcs, remarks + [f"WARNING: WCS: {text}" for text in said if not _HARMLESS.search(text)]
 
 
 class _UnusableWCSError(ValueError):
     """The cards of a WCS contradict each other or ask for what is not supported."""
+
+
+def _settle_numbers(cards: fits.Header) -> None:
+    """Read numbers that stand as text; refuse what is none, or lacks: wcslib takes it for 0."""
+    for key in list(cards):
+        if _NUMBER_CARD.fullmatch(key) and not isinstance(cards[key], (int, float)):
+            try:
+                cards[key] = float(str(cards[key]))
+            except ValueError:
+                raise _UnusableWCSError(f"{key} = {str(cards[key])!r}, where a number is needed") from None
+    if missing := [key for key in _NEEDED if key not in cards]:
+        raise _UnusableWCSError(f"no {missing[0]}")
 
 
 def _refuse_iraf(cards: fits.Header) -> None:
@@ -158,6 +185,8 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
         raise _UnusableWCSError("neither CD nor CDELT says how large a pixel is")
+    if not cd:
+        _refuse_other_angle(cards, pc)
     if not (cd and pc):
         return []
     first = np.array([[float(cards.get(f"CD{i}_{j}", 0)) for j in (1, 2)] for i in (1, 2)])
@@ -170,6 +199,30 @@ def _settle_matrix(cards: fits.Header) -> list[str]:
     if not np.allclose(steps, 1):
         raise _UnusableWCSError("the CD matrix and PC with CDELT contradict each other")
     return ["WARNING: WCS: the header has a CD matrix and a PC matrix that differ; CD is used"]
+
+
+def _refuse_other_angle(cards: fits.Header, pc: list[str]) -> None:
+    """Refuse a CROTA that would not count: that of the other axis, or beside a PC matrix that says otherwise.
+
+    The one of the axis of latitude counts (Calabretta & Greisen 2002, section 6.1).
+    """
+    latitude = 1 if str(cards["CTYPE1"]).upper().startswith(("DEC", "GLAT")) else 2
+    angles = {axis: float(cards.get(f"CROTA{axis}", 0)) for axis in (1, 2)}
+    if not pc:
+        if angles[3 - latitude] and not angles[latitude]:
+            raise _UnusableWCSError(
+                f"CROTA{3 - latitude} = {angles[3 - latitude]:g} without CROTA{latitude}, the one that counts"
+            )
+        return
+    angle = np.radians(angles[latitude])
+    steps = [float(cards.get(f"CDELT{i}", 1)) for i in (1, 2)]
+    ratio = steps[1] / steps[0] if steps[0] else np.nan
+    turned = [[np.cos(angle), -np.sin(angle) * ratio], [np.sin(angle) / ratio, np.cos(angle)]]
+    stated = [[float(cards.get(f"PC{i}_{j}", i == j)) for j in (1, 2)] for i in (1, 2)]
+    if angle and not np.allclose(stated, turned, atol=1e-4):
+        raise _UnusableWCSError(
+            f"the PC matrix and CROTA{latitude} = {angles[latitude]:g} contradict each other"
+        )
 
 
 def _line(error: object) -> str:

@@ -30,6 +30,8 @@ _INSTRUMENTS = (
 )
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
+# J-PLUS and J-PAS.
+_JAVALAMBRE = re.compile(r"^([ugriz])(?:SDSS|JAVA|JPAS)$")
 _INFRARED = re.compile(
     r"^(?:(?:VISTA|VIKING|VIRCAM|UKIDSS|WFCAM|WIRCam|UltraVISTA|NISP|NIR|2MASS)[-_ .]?)?"
     r"(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$",
@@ -40,9 +42,10 @@ _SPACE = re.compile(r"^(F\d{3,4}(?:W2|W|M|N|X|LP))$", re.IGNORECASE)
 # Filters that only Hubble has, whose number is the wavelength in nm; of all others it is that in 10 nm.
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
+    "LSST BUTLER DATAID BAND",  # before FILTER, which is the physical one there: i_sim_1.4
     *("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
     *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
-    *("LSST BUTLER DATAID BAND", "LSST BUTLER DATAID PHYSICAL_FILTER"),
+    "LSST BUTLER DATAID PHYSICAL_FILTER",
 )
 _NO_FILTER = {
     *("", "CLEAR", "CLEARP", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN", "EMPTY"),
@@ -54,7 +57,9 @@ _SYSTEMS = (
     "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",
     "mould", "des", "kids", "open", "clear", "harris", "filter", "band", "prime", "vista", "wircam",
     "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
-    "lsst", "hsc", "cfht", "eso", "uvista", "ultravista",
+    "lsst", "hsc", "cfht", "eso", "uvista", "ultravista", "cfis", "unions", "bass", "mzls", "90prime",
+    "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
+    "clear", "sim",
 )  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
@@ -64,7 +69,7 @@ _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
-    **dict.fromkeys(("Kshort", "K-short", "K_short"), "Ks"),
+    **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
     **{"nd": "NUV", "fd": "FUV"},
 }
@@ -94,8 +99,8 @@ def band_name(text: str) -> str:
     --------
     >>> [band_name(t) for t in ("HSC-G", "HSC-I2", "u.MP9302", "MegaCam-u", "Ks", "uS", "r'")]
     ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
-    >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816")]
-    ['R', 'g', 'F606W', 'g', 'NB816']
+    >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816", "rSDSS")]
+    ['R', 'g', 'F606W', 'g', 'NB816', 'r']
     """
     text = str(text).strip()
     if text.lower() in _SPECIAL:
@@ -104,7 +109,7 @@ def band_name(text: str) -> str:
         return _SPELLINGS[text]
     if match := _LETTER.match(text):
         return match[1].lower()
-    if match := _NUMBERED.match(text):
+    if match := _NUMBERED.match(text) or _JAVALAMBRE.match(text):
         return match[1]
     if match := _SPACE.match(text):
         return match[1].upper()
@@ -118,6 +123,8 @@ def band_name(text: str) -> str:
         return found
     words = [w for w in re.split(r"[-_ .,;'+]+", text) if w]
     rest = [w for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
+    if len(rest) == 1 and len(words) > 1 and _SPACE.match(rest[0]):
+        return rest[0].upper()
     if len(rest) == 1 and len(words) > 1 and _SINGLE.match(rest[0]):
         is_lower = any(w.lower() in _LOWER_CASE for w in words) and rest[0] in "UGRIZY"
         return rest[0].lower() if is_lower else rest[0]

@@ -54,7 +54,7 @@ class ImageSet:
             f"{field.name}/{source.band}/{number}/{path.name}": path
             for field in self.fields
             for source in field.images.values()
-            for number, path in enumerate((source.path, *(p for p, _ in source.companions)))
+            for number, path in enumerate((source.path, *(p for p, _ in self.options.used_of(source))))
         }
         options = self.options
         return {

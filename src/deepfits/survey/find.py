@@ -31,11 +31,14 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import sky_images
+from deepfits.survey.hdu_roles import OTHER, sky_images
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
 _HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
+_UNIONS = re.compile(
+    r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
+)
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
 _EUCLID = re.compile(
     r"^EUC_MER_(?:BGSUB-)?MOSAIC-(?P<band>[A-Za-z0-9-]+?)(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
@@ -48,12 +51,9 @@ KINDS = {
     **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std", "munc", "refunc"), "rms"),
     **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
 }
-# Maps of other things beside images (Legacy Surveys, Pan-STARRS, HST): they are not images of the sky.
-KINDS |= dict.fromkeys((
-    "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
-    "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
-    "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual",
-), "other")  # fmt: skip
+KINDS |= dict.fromkeys(OTHER, "other")
+# A mask of all bands of a field together (maskbits of the Legacy Surveys).
+SHARED_MASK = "mask of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
@@ -62,6 +62,8 @@ _NO_IMAGE = re.compile(
 _IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int", "maic", "refimg")
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
+# The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
+_CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
@@ -81,7 +83,7 @@ class ImageSource:
         Number of the HDU with the image; None for the first that holds one.
     companions
         Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``.
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``, or a `SHARED_MASK`.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
@@ -264,11 +266,14 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     --------
     >>> split_name("legacysurvey-1501p020-image-g"), split_name("legacysurvey-1501p020-invvar-g")
     ((('legacysurvey', '1501p020', 'g'), None), (('legacysurvey', '1501p020', 'g'), 'ivar'))
+    >>> split_name("SPLUS-s01_F660_swpweight")
+    (('SPLUS', 's01', 'F660', 'swp'), 'weight')
     """
     if match := _EUCLID.match(stem):
         found = match["kind"]
         return (match["band"], match["tile"]), KINDS[found.lower()] if found else None
-    words = [w for w in re.split(r"[-_. ]+", stem) if w]
+    # S-PLUS and J-PLUS write swpweight beside swp.
+    words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
     places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
@@ -332,10 +337,16 @@ def _is_no_image_of_a_band(path: Path) -> bool:
     if kind is None or band_of_name(stem_of(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(len(other) == len(key) + 1 and set(key) < set(other) for other, _ in kinds.values())
+    serves_all = any(_is_for_all(key, other) for other, _ in kinds.values())
     if serves_all:
-        log.warning("%s: %s of no single band; not used", path, kind)
+        unless = " unless bad_planes or mask_polarity say what it means" if kind == "mask" else ""
+        log.warning("%s: %s of no single band; not used%s", path, kind, unless)
     return serves_all
+
+
+def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Return whether a name is that of another file without one word, the band."""
+    return len(other) == len(key) + 1 and set(key) < set(other)
 
 
 def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
@@ -349,6 +360,14 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
         if len(several) > 1:
             names = " and ".join(p.name for p in several)
             raise InputError(f"{path}: two {what} files, {names}; keep one beside the image")
+    if not masks:
+        kinds = _kinds_in(path.parent, stamp(path.parent))
+        mine = kinds.get(path, split_name(stem_of(path)))[0]
+        found += [
+            (other, SHARED_MASK)
+            for other, (key, kind) in kinds.items()
+            if kind == "mask" and _is_for_all(key, mine) and band_of_name(stem_of(other))[0] is None
+        ][:1]
     for other, _ in found:
         require_regular(other)
     return tuple(found)
@@ -378,20 +397,41 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
             "run SWarp",
             head,
         )
-    named, rest = band_of_name(stem)
+    plain = _CLEAR.sub("", stem)
+    named, rest = band_of_name(plain)
     if match := _EUCLID.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
+    is_named = band is not None
+    band = band or _band_of(path, stem, named)
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
-    if band is None:
-        band = _band_of(path, stem, named)
-    elif patch is None:
+    elif is_named:
         rest = ""  # whoever names the bands names one field
+    elif match := _UNIONS.match(stem):
+        rest = match["tile"].replace("_", ".")  # each band has a survey of its own
+    elif named != band and not _EUCLID.match(stem):
+        there, without = band_of_name(plain, {band})
+        rest = without if there else _without_band(plain, band) if named is None else rest
     layout = "plain" if stem.startswith("coadd-") else "generic"
     return ImageSource(
         band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
     )
+
+
+def _without_band(stem: str, band: str) -> str:
+    """Return a name without the word that means a band: what the files of one field share.
+
+    Examples
+    --------
+    >>> _without_band("STRIPE82-0001_F660_swp", "F660"), _without_band("6778_01500", "g")
+    ('STRIPE82-0001-swp', '6778_01500')
+    """
+    words = list(re.finditer(r"[^-_. ]+", stem))
+    word = next((w for w in reversed(words) if band_name(w[0]) == band), None)
+    if word is None:
+        return stem
+    return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
 
 
 def _band_of(path: Path, stem: str, named: str | None) -> str:

@@ -281,9 +281,10 @@ def _peeked(path: Path, stamp: tuple[int, ...]) -> list[dict[str, Any]]:
 
 def has_image(header: Mapping[str, Any]) -> bool:
     """Return whether a header is one of an image, tile-compressed or not, of two dimensions or more."""
-    if header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE"):
-        return header.get("ZIMAGE", False) is True and header.get("ZNAXIS", 0) >= 2
-    count = header.get("NAXIS", 0)
+    is_table = header.get("XTENSION") in ("BINTABLE", "TABLE", "A3DTABLE")
+    if is_table and header.get("ZIMAGE", False) is not True:
+        return False
+    count = header.get("ZNAXIS" if is_table else "NAXIS", 0)
     return isinstance(count, int) and count >= 2
 
 

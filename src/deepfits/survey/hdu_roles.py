@@ -15,11 +15,20 @@ ROLES = {
     "rms": ("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
     "weight": ("WEIGHT", "WHT", "WGT"),
 }
-# Planes that are not images of the sky either: contexts, exposures, distortions, parts of a variance.
-_OTHER = (
-    *("CON", "CTX", "EXP", "NEXP", "NIM", "HITS", "WCSDVARR", "D2IMARR"),
-    *("POISSON", "RNOISE", "FLAT", "PSF"),
-)
+# Maps of other things beside images, in the names of files and of HDUs: they are not images of the sky.
+OTHER = (
+    "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
+    "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
+    "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual",
+)  # fmt: skip
+# The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
+_OTHER = {
+    *map(str.upper, OTHER),
+    *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
+    *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK"),
+}
+# Words that say nothing of which image it is.
+_COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP")
 # A second image is one of the sky only if it is not much smaller than the first.
 LEAST_AREA = 0.5
 
@@ -32,10 +41,55 @@ def role_of(name: str) -> str | None:
     >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON")
     (None, 'weight', 'other')
     """
-    words = name.upper().replace("-", "_").split("_")
+    words = _words(name)
     if any(w in _OTHER for w in words):
         return "other"
     return next((role for role, names in ROLES.items() if any(w in names for w in words)), None)
+
+
+def _words(name: str) -> list[str]:
+    return name.upper().replace("-", "_").split("_")
+
+
+def _whose(name: str) -> list[str]:
+    """Return the words of a name that tell one image from another: ``["G"]`` of ``WHT_G``."""
+    roles = {word for names in ROLES.values() for word in names}
+    return [word for word in _words(name) if word and word not in _COMMON and word not in roles]
+
+
+def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
+    """Return the numbers of the HDUs with weights and mask of one image, by role.
+
+    They have its version (Hubble's EXTVER). Of several images, those are an image's that its name is part of
+    (``SCI_G`` and ``WHT_G``); else the first of them is the first image's, if there are as many; and a single
+    one serves all.
+
+    Raises
+    ------
+    ValueError
+        Nothing tells which of several is meant.
+    """
+    numbers = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
+    mine = number_of(hdus, image)
+    images = [n for n in numbers if role_of(hdus[n].name) is None]
+    images = images if mine in images else [mine]
+    out: dict[str, int] = {}
+    for role in ROLES:
+        found = [n for n in numbers if n != mine and role_of(hdus[n].name) == role]
+        alike = [n for n in found if _whose(hdus[n].name) == _whose(image.name)]
+        if len(images) > 1:
+            found = [n for n in found if not _whose(hdus[n].name)]
+            if len(found) == len(images):
+                found, alike = [found[images.index(mine)]], []
+            elif len(found) > 1 and not (alike and _whose(image.name)):
+                raise ValueError(
+                    f"{len(images)} images and {len(found)} planes that may be the {role} of HDU {mine}, in "
+                    f"HDUs {', '.join(map(str, found))}; name them after the images (SCI_G, WHT_G), or keep "
+                    "each image with its own in a file"
+                )
+        if alike or found:
+            out[role] = (alike or found)[0]
+    return out
 
 
 def number_of(hdus: fits.HDUList, hdu: Any) -> int:

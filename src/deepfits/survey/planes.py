@@ -23,14 +23,14 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
-from deepfits.survey.find import ImageSource
+from deepfits.survey.find import SHARED_MASK, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
-from deepfits.survey.hdu_roles import number_of, role_of, sky_images
+from deepfits.survey.hdu_roles import extras_of, number_of, sky_images
 from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band
 
 # Too few to measure noise on.
@@ -62,6 +62,19 @@ class ReadOptions(FieldReadingOptions):
         planes = BAD_MASK_PLANES if self.bad_planes is None else tuple(self.bad_planes)
         object.__setattr__(self, "bad_planes", planes)
         check(self, where="reading")
+
+    @property
+    def says_what_is_bad(self) -> bool:
+        """Whether the user says what a mask means: a mask of all bands is used then."""
+        return self.mask_polarity is not None or tuple(self.bad_planes) != BAD_MASK_PLANES
+
+    def used_of(self, source: ImageSource) -> list[tuple[Path, str]]:
+        """Return the files beside an image that are used, and what they hold."""
+        return [
+            (path, "mask" if kind == SHARED_MASK else kind)
+            for path, kind in source.companions
+            if kind != SHARED_MASK or self.says_what_is_bad
+        ]
 
 
 class Plane:
@@ -126,6 +139,11 @@ class Plane:
     def path(self) -> Any:
         """The image's file."""
         return self.source.path
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask takes pixels away."""
+        return self._pixels.mask is not None
 
     @property
     def weight_kind(self) -> str:
@@ -232,7 +250,7 @@ class Plane:
 
     def _find_extras(self, hdus: fits.HDUList, stack: ExitStack, notes: list[str]) -> dict[str, Any]:
         extras = self._own_extras(hdus, notes)
-        for path, kind in self.source.companions:
+        for path, kind in self.options.used_of(self.source):
             beside = stack.enter_context(opened(path, self.options.unpacked))
             numbers = image_hdus(beside)
             if not numbers:
@@ -267,14 +285,15 @@ class Plane:
         ]
 
     def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
-        """Find weights and mask in the image's own file: by name, of the same version (HST's EXTVER)."""
+        """Find weights and mask in the image's own file."""
         extras: dict[str, Any] = {}
         numbers = image_hdus(hdus)
-        for number in numbers:
-            role = role_of(hdus[number].name)
-            is_ours = hdus[number].ver == self._image.ver and hdus[number] is not self._image
-            if role in (*WEIGHT_ROLES, "mask") and is_ours and role not in extras:
-                extras[role] = HduPixels(hdu=hdus[number], path=self.path)
+        try:
+            own = extras_of(hdus, self._image)
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}") from None
+        for role, number in own.items():
+            extras[role] = HduPixels(hdu=hdus[number], path=self.path)
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
             notes.append(
@@ -433,6 +452,12 @@ def open_planes(sources: Mapping[str, ImageSource], options: ReadOptions) -> Ite
     """
     with ExitStack() as stack:
         planes = {band: open_plane(source, options, stack) for band, source in sources.items()}
+        if options.says_what_is_bad and not any(plane.has_mask for plane in planes.values()):
+            option = "mask_polarity" if options.mask_polarity is not None else "bad_planes"
+            raise InputError(
+                f"{next(iter(planes.values())).path}: {option} is given, but no image of this field has a "
+                f"mask; put the masks beside the images (NAME.mask.fits), or leave {option} out"
+            )
         shapes = {band: p.shape for band, p in planes.items() if p.wcs is None}
         if (
             shapes

@@ -304,10 +304,27 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             places[key] = number
             candidates.append(_Candidate(key, names, rows))
         hdu = hdus[places[_choose(candidates, path, selection, wanted).key]]
+        gaps = _gaps_of_scaled(hdu)
         content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
+        for name, is_gap in gaps.items():
+            content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
     return replace(table, info=info)
+
+
+def _gaps_of_scaled(hdu: Any) -> dict[str, np.ndarray]:
+    """Return where scaled columns have no value, by name, and take TNULL away from them.
+
+    It is a number as stored; astropy looks for it among the scaled ones.
+    """
+    stored, gaps = np.asarray(hdu.data).view(np.ndarray), {}
+    for column in hdu.columns:
+        is_scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
+        if column.null is not None and is_scaled and stored[column.name].dtype.kind in "iu":
+            gaps[column.name] = np.asarray(stored[column.name] == column.null)
+            column.null = None
+    return gaps
 
 
 def _one_row_to_many(table: Table) -> Table:
@@ -448,8 +465,9 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
     table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="default")
-    out: Columns = {}
-    units: dict[str, str] = {}
+    stated = table.schema.metadata or {}
+    out: Columns = _named_range(stated, table.num_rows)
+    units = _astropy_units(stated.get(b"table_meta_yaml", b""))
     unused: dict[str, str] = {}
     for entry in table.schema:
         if entry.name.startswith("__index_level_"):
@@ -462,8 +480,29 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
         unit = (entry.metadata or {}).get(b"unit")
         if unit:
             units[entry.name] = unit.decode()
-    info = _as_info((table.schema.metadata or {}).get(INFO.encode(), b"{}"))
+    info = _as_info(stated.get(INFO.encode(), b"{}"))
     return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
+
+
+def _astropy_units(stated: bytes) -> dict[str, str]:
+    """Return the units that astropy, and Rubin's butler, write into the note of a Parquet file."""
+    from astropy.table.meta import YamlParseError, get_header_from_yaml
+
+    try:
+        described = get_header_from_yaml(stated.decode().split("\n"))["datatype"] if stated else []
+    except (YamlParseError, UnicodeDecodeError, KeyError):
+        return {}
+    return {str(column["name"]): str(column["unit"]) for column in described if column.get("unit")}
+
+
+def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
+    """Return pandas' index where it has a name and counts: it stands in the note of the file alone."""
+    indices = _as_info(stated.get(b"pandas", b"{}")).get("index_columns", [])
+    for index in indices if isinstance(indices, list) else []:
+        if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
+            values = np.arange(index["start"], index["stop"], index["step"])
+            return {str(index["name"]): values} if len(values) == number else {}
+    return {}
 
 
 def _without_dictionaries(table: Any) -> Any:

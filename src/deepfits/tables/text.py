@@ -45,7 +45,7 @@ MAX_RATIO = 300
 _DELIMITERS = "\t;|,"
 _HEAD = 1 << 17
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eEdD][+-]?\d+)?"
-_WHOLE = r"^[+-]?(0|[1-9]\d*)$"
+_WHOLE = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign is that of the minutes after it
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
@@ -142,14 +142,23 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         if delimiter is None
         else _by_delimiter(text[start:], names, delimiter, where)
     )
-    return {name: _column(name, column) for name, column in zip(names, entries, strict=True)}, units
+    has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
+    return {
+        name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)
+    }, units
 
 
-def _column(name: str, entries: pa.Array) -> np.ndarray:
-    """Return a column as numbers; identities that a spreadsheet wrote with an exponent stay as they stand."""
-    if name.lower() in IDENTITIES and pc.any(pc.match_substring_regex(entries, WITH_EXPONENT)).as_py():
+def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
+    """Return a column as numbers; identities with an exponent stay as they stand.
+
+    They are what a spreadsheet made of long numbers, or text such as 12e5.
+    """
+    if (
+        name.lower() in IDENTITIES
+        and pc.any(pc.match_substring_regex(entries, "^[+-]?[0-9.]+[eEdD]")).as_py()
+    ):
         return _text(entries)
-    return as_numbers(entries)
+    return as_numbers(entries, has_commas)
 
 
 def _below_header(
@@ -291,8 +300,11 @@ def _by_blanks(text: str, names: list[str], where: str | Path, line_number: int)
     )
 
 
-def as_numbers(column: pa.Array) -> np.ndarray:
-    """Return a column of text as numbers or truth values where all of it is so, else as text."""
+def as_numbers(column: pa.Array, has_commas: bool = False) -> np.ndarray:
+    """Return a column of text as numbers or truth values where all of it is so, else as text.
+
+    With `has_commas` other columns of the table show that commas are decimal ones.
+    """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     lower = pc.utf8_lower(column)
@@ -307,11 +319,11 @@ def as_numbers(column: pa.Array) -> np.ndarray:
         return np.full(len(column), np.nan)
     if all_match(values, _WHOLE):
         return _whole(values, gap)
-    if all_match(values, r"^[+-]?\d+$"):
+    if all_match(values, r"^[+-]?\d+$") and pc.any(pc.match_substring_regex(values, r"^[+-]?0\d")).as_py():
         return _text(column)  # leading zeros mean something
     if all_match(values, _FLOAT):
         return _floats(pc.replace_substring_regex(values, "[dD]", "e"), gap)
-    if _has_decimal_commas(values) and all_match(values, _DECIMAL_COMMA):
+    if (has_commas or _has_decimal_commas(values)) and all_match(values, _DECIMAL_COMMA):
         return _floats(pc.replace_substring(values, ",", "."), gap)
     if all_match(lower.filter(pc.invert(is_gap)), "^(true|false)$"):
         return truth_with_gaps(np.array(pc.equal(lower, "true").to_numpy(zero_copy_only=False)), gap)
@@ -322,6 +334,13 @@ def _has_decimal_commas(values: pa.Array) -> bool:
     """Return whether commas are decimal ones: 12,345 alone may be thousands."""
     clear = pc.match_substring_regex(values, r"^[+-]?0,\d|^[+-]?\d+,(\d{1,2}|\d{4,})([eE].*)?$")
     return bool(pc.any(clear).as_py())
+
+
+def _shows_decimal_commas(column: pa.Array) -> bool:
+    """Return whether a column is one of numbers, some of which have commas that can only be decimal ones."""
+    values = column.filter(pc.invert(pc.is_in(pc.utf8_lower(column), pa.array(GAPS))))
+    is_number = pc.match_substring_regex(values, _DECIMAL_COMMA)
+    return _has_decimal_commas(values) and bool(pc.all(is_number).as_py())
 
 
 def _text(column: pa.Array) -> np.ndarray:
