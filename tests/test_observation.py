@@ -157,7 +157,7 @@ def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> N
 def test_a_library_of_another_machine_is_said_and_left_out(tmp_path, monkeypatch, caplog) -> None:
     (tmp_path / "broken.so").write_bytes(b"no library")
     there = SimpleNamespace(origin=str(tmp_path / "broken.so"))
-    monkeypatch.setattr("deepfits.observation.find_spec", lambda name: there)
+    monkeypatch.setattr("deepfits.compiled.find_spec", lambda name: there)
     small_products.cache_clear()
     try:
         assert small_products() is None

@@ -27,13 +27,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepfits.compiled import library
 from deepfits.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -339,15 +339,8 @@ def small_products() -> ctypes.CDLL | None:
 
     They are built where the package is installed with a C compiler (``_observation.c``).
     """
-    found = find_spec("deepfits._observation")
-    if found is None or found.origin is None:
-        return None
-    try:
-        library = ctypes.CDLL(found.origin)
-    except OSError as error:  # built for another machine
-        log.warning("WARNING: %s: %s; fits are slower without it, install again", found.origin, error)
-        return None
-    return library if library.deepfits_supported() else None
+    found = library("_observation", "fits are")
+    return found if found is not None and found.deepfits_supported() else None
 
 
 class Observation:

@@ -17,8 +17,9 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.observation import fwhm_of
 from deepfits.scale.manifest import read_manifest
+from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
-from deepfits.survey.cutting import copy_windows, cut
+from deepfits.survey.cutting import compiled_copy, copy_windows, cut
 from deepfits.survey.store import CutoutStore
 from tests.helpers.gaussian_sky import ZERO_POINTS, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
@@ -97,6 +98,40 @@ def test_windows_at_the_rim_by_hand():
     np.testing.assert_array_equal(out[0][:2], strip[18:, 5:9])
     assert not out[0][2:].any()
     assert not out[1].any()
+
+
+@pytest.mark.skipif(compiled_copy() is None, reason="the compiled copy is not there")
+@pytest.mark.parametrize(("shape", "size"), [((70, 90), 32), ((70, 90), 9), ((20, 90), 32), ((20, 11), 32)])
+def test_compiled_copy_is_that_of_slices(shape, size, monkeypatch):
+    rng = np.random.default_rng(3)
+    strips = rng.normal(size=(2, *shape)).astype(np.float32)
+    left, bottom = (rng.integers(-size - 3, length + 4, 300) for length in shape[::-1])
+    which = rng.permutation(400)[:300]
+
+    def copied():
+        out = np.zeros((2, 400, 3, size, size), np.float32)  # of the second of three bands
+        copy_windows((out[0, :, 1], out[1, :, 1]), which, tuple(strips), left, bottom)
+        return out
+
+    compiled = copied()
+    monkeypatch.setattr(cutting, "compiled_copy", lambda: None)
+    np.testing.assert_array_equal(compiled, copied())
+    assert compiled[:, :, 1].any()
+
+
+def test_what_the_compiled_copy_does_not_take_is_cut_by_slices(monkeypatch):
+    image = np.random.default_rng(4).normal(size=(60, 50)).astype(np.float32)
+    plain = cut(Array(image, image), np.array([20.0]), np.array([25.0]), 16)[0]
+    wide = np.repeat(image, 2, axis=1)[:, ::2]
+    columns = np.asfortranarray(image)
+    double = image.astype(np.float64)
+    for other in (wide, columns, double, image.astype(">f4")):
+        np.testing.assert_array_equal(
+            cut(Array(other, other), np.array([20.0]), np.array([25.0]), 16)[0], plain
+        )
+    mirrored = np.zeros((1, 16, 16), np.float32)[:, :, ::-1]
+    cut(Array(image, image), np.array([20.0]), np.array([25.0]), 16, out=(mirrored, mirrored.copy()))
+    np.testing.assert_array_equal(mirrored, plain)
 
 
 def test_images_are_in_njy_and_weights_are_inverse_variances(store, sky):

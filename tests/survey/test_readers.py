@@ -268,3 +268,18 @@ def test_the_psf_of_each_object(arrays, tmp_path, caplog):
     assert np.allclose(found[:, 1:], widths[:, 1:], rtol=2e-3)
     with pytest.raises(InputError, match=r"widths \(\d+, \d+\) or images"):
         seen('psf = "psfsize_g"\n')
+
+
+def test_values_that_hardly_repeat_need_no_sorting():
+    from deepfits.survey.fill import FILL_SHARE, _repeats_little
+
+    rng = np.random.default_rng(8)
+    for dtype in (np.float32, np.float64, ">f4", np.int16, np.int32, np.uint8):
+        noise = rng.normal(0, 1000, 100_000).astype(dtype)
+        for share in (0.0, 0.9 * FILL_SHARE, 1.1 * FILL_SHARE):
+            values = noise.copy()
+            values[: int(share * len(values))] = 77
+            often = np.unique(values, return_counts=True)[1].max() > FILL_SHARE * len(values)
+            assert not (_repeats_little(values) and often)
+    assert _repeats_little(rng.normal(size=100_000).astype(np.float32))
+    assert not _repeats_little(np.zeros(0, np.float32))

@@ -10,9 +10,13 @@ have flux 0 and weight 0.
 
 from __future__ import annotations
 
-from typing import Protocol
+import ctypes
+from functools import cache
+from typing import Any, Protocol
 
 import numpy as np
+
+from deepfits.compiled import library
 
 
 class Rows(Protocol):
@@ -91,19 +95,62 @@ def copy_windows(
 ) -> None:
     """Copy windows of image and weight into rows `which` of ``(N, S, S)`` zeros; what lies outside stays 0.
 
-    One slice per object copies each pixel once; indexing with arrays of windows copies it three times.
+    A loop in C, where it was built, or else one slice per object copies each pixel once; indexing with arrays
+    of windows copies it three times.
     """
-    (image, weight), (to_image, to_weight) = strips, out
-    height, width = image.shape
-    size = to_image.shape[-1]
-    places = zip(which.tolist(), left.tolist(), bottom.tolist(), strict=True)
-    for row, x0, y0 in places:
+    for strip, target in zip(strips, out, strict=True):
+        copy = _copy_compiled if _is_plain(strip, target) and compiled_copy() is not None else _copy_sliced
+        copy(target, which, strip, left, bottom)
+
+
+def _copy_sliced(
+    out: np.ndarray, which: np.ndarray, strip: np.ndarray, left: np.ndarray, bottom: np.ndarray
+) -> None:
+    (height, width), size = strip.shape, out.shape[-1]
+    for row, x0, y0 in zip(which.tolist(), left.tolist(), bottom.tolist(), strict=True):
         if 0 <= x0 <= width - size and 0 <= y0 <= height - size:
-            window = slice(y0, y0 + size), slice(x0, x0 + size)
-            to_image[row] = image[window]
-            to_weight[row] = weight[window]
+            out[row] = strip[y0 : y0 + size, x0 : x0 + size]
             continue
         xs, ys = slice(max(x0, 0), min(x0 + size, width)), slice(max(y0, 0), min(y0 + size, height))
         if xs.start < xs.stop and ys.start < ys.stop:
             place = row, slice(ys.start - y0, ys.stop - y0), slice(xs.start - x0, xs.stop - x0)
-            to_image[place], to_weight[place] = image[ys, xs], weight[ys, xs]
+            out[place] = strip[ys, xs]
+
+
+@cache
+def compiled_copy() -> Any:
+    """Return `_copy_sliced` in C (``_cutting.c``), or None where it was not built."""
+    found = library("_cutting", "cutting is")
+    if found is None:
+        return None
+    copy, pointer, number = found.deepfits_copy_windows, ctypes.c_void_p, ctypes.c_int64
+    copy.restype = None
+    copy.argtypes = [pointer, number, number, pointer, pointer, pointer, number, pointer, number, number]
+    return copy
+
+
+def _is_plain(strip: np.ndarray, out: np.ndarray) -> bool:
+    """Return whether these are what `_cutting.c` takes: float32, and rows of a window one after the other."""
+    size = out.shape[-1]
+    return (
+        strip.dtype == out.dtype == np.float32
+        and strip.flags.c_contiguous
+        and out.strides[1:] == (4 * size, 4)
+        and out.strides[0] % 4 == 0
+        and out.flags.writeable
+    )
+
+
+def _copy_compiled(
+    out: np.ndarray, which: np.ndarray, strip: np.ndarray, left: np.ndarray, bottom: np.ndarray
+) -> None:
+    places = [np.ascontiguousarray(one, np.int64) for one in (which, left, bottom)]
+    compiled_copy()(
+        strip.ctypes.data,
+        *strip.shape,
+        *(one.ctypes.data for one in places),
+        len(which),
+        out.ctypes.data,
+        out.strides[0] // 4,
+        out.shape[-1],
+    )

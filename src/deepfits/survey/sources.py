@@ -37,4 +37,4 @@ class DeblendOptions(SourceOptions):
     """
 
     combine: Literal["snr", "chi2"] = "snr"
-    deblend_contrast: float = 0.001
+    deblend_contrast: float = 0.0003
