@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,11 @@ class Fit:
 
     def __len__(self) -> int:
         return len(self.latent)
+
+    @property
+    def status_names(self) -> np.ndarray:
+        """The statuses as words, ``(N,)`` str."""
+        return np.array([status.name.lower() for status in Status])[self.status.numpy()]
 
     def select(self, which: Tensor) -> Fit:
         """Return the objects that `which` picks."""

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepfits.fitting.fitter import Fitted, Fitter, OwnFluxes
+from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
+from deepfits.fitting.measuring import OwnFluxes, latent_covariance, measure, oddities, total_radius_pixels
 from deepfits.fitting.model_error import FLUXES, ModelError, total_error
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
 from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
@@ -73,7 +74,7 @@ def learn_model_error(
         None with fewer than `FEWEST` bright galaxies.
     """
     rng = np.random.default_rng(seed)
-    flux, error = aperture_flux(image, weight, fitter.sums[1].numpy())
+    flux, error = aperture_flux(image, weight, fitter.sums[1])
     signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(np.isfinite(flux).sum(1), 1))
     whole = np.isfinite(flux).all(1)
     rows, is_bright = _choose(signal, whole, rng)
@@ -96,7 +97,7 @@ def learn_model_error(
     own = galaxies.fluxes(fitted, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     blend = {kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)}
-    radius = fitter.total_radius_pixels(torch.from_numpy(np.nan_to_num(drawn)), fitted.weight)
+    radius = total_radius_pixels(fitter.info, np.nan_to_num(drawn), fitted.weight.numpy())
     light = _light_fractions(
         fitted.image.numpy(),
         fitted.weight.numpy(),
@@ -111,9 +112,9 @@ def learn_model_error(
     typical = np.nanmedian(
         np.where(weight[rows] > 0, weight[rows], np.nan).reshape(len(rows), len(bands), -1), axis=2
     )
-    covariance = fitter.latent_covariance(fitted).numpy()[good]
+    covariance = latent_covariance(fitter, fitted).numpy()[good]
     nuisance = learn_nuisance(fitter, latent, covariance, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
-    fitter.model_error = ModelError(
+    learnt = ModelError(
         flux_fraction=fraction,
         flux_blend=blend,
         usual=ModelError.unknown(len(bands)).usual,
@@ -121,8 +122,8 @@ def learn_model_error(
         latent_trend=_trend(np.log(np.maximum(total, 1.0)), latent_distance(latent)),
         latent_nuisance=tuple(tuple(float(f"{value:.4g}") for value in row) for row in nuisance),
     )
-    figures = fitter.oddities(fitted)
-    return replace(fitter.model_error, usual={part: _usual(figures[part][good]) for part in PARTS})
+    figures = oddities(fitter, fitted, drawn, learnt)
+    return replace(learnt, usual={part: _usual(figures[part][good]) for part in PARTS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +150,8 @@ class _Galaxies:
 
     def fluxes(self, fitted: Fitted, rows: np.ndarray) -> OwnFluxes:
         """Return fluxes of the central galaxies."""
-        measured = self.fitter.measure(fitted, sums=self.fitter.sums, with_pixels=False, with_galaxy=True)
-        return self.fitter.own_fluxes(measured, self.psf[rows])
+        measured = measure(self.fitter, fitted, with_galaxy=True)
+        return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
 def _choose(signal: np.ndarray, whole: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +186,7 @@ def _draw_again(
         As they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in the middle.
     """
     fitter, image = galaxies.fitter, galaxies.image
-    circle = fitter.sums[1].numpy()
+    circle = fitter.sums[1]
     faint = np.flatnonzero(whole & (signal < np.median(signal[whole])))
     skies = rng.choice(faint, NUM_DRAWN, replace=len(faint) < NUM_DRAWN)
     low, high = np.log(np.maximum(np.percentile(signal[whole], PERCENTILES), 5))
@@ -233,7 +234,7 @@ def _flux_fractions(
     used = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
     inside = _in_cutout(fitter, psf[rows])[..., None, None]
     sums = {
-        "flux_aper_model": np.broadcast_to(fitter.sums[1].numpy(), image.shape),
+        "flux_aper_model": np.broadcast_to(fitter.sums[1], image.shape),
         "flux_model": used * soft_circles(size, np.array([(size - 1) / 2]))[:, None] / inside,
     }
     out = {}
