@@ -338,10 +338,10 @@ class Fitter(ForwardModel):
             loss, amplitude = self.objective.value(guess, data, data_weight, self.observation(sight, part))
             return torch.cat((loss[:, None], amplitude), dim=1)
 
-        found = self.in_batches(evaluate, len(rows), 1 + image.shape[1])
+        evaluated = self.in_batches(evaluate, len(rows), 1 + image.shape[1])
         out.latent[rows], out.status[rows] = latent[rows], int(Status.NOT_FITTED)
-        out.loss[rows] = out.loss_start[rows] = found[:, 0]
-        out.amplitude[rows] = found[:, 1:]
+        out.loss[rows] = out.loss_start[rows] = evaluated[:, 0]
+        out.amplitude[rows] = evaluated[:, 1:]
         return out
 
     def _amplitudes_after(self, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
