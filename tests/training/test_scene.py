@@ -15,8 +15,9 @@ from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated
 from deepfits.fitting.settings import FitSettings
+from deepfits.gaussian_psf import moffat_psf
 from deepfits.models.bundle import Model
-from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
+from deepfits.observation import SceneGrid, Sight, above_reference
 from deepfits.recipes import recipe
 from deepfits.stages.train import train
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard

@@ -14,7 +14,7 @@ from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, oddities
 from deepfits.fitting.model_error import FLUXES
 from deepfits.fitting.scores import latent_distance
-from deepfits.observation import psf_or_moffat
+from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.photometry import aperture_names, growth_circles, growth_radii
 from deepfits.survey.store import Cutouts
 

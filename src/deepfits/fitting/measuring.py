@@ -24,7 +24,8 @@ from deepfits.fitting.oddity import PARTS, residual_figures, score
 from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
-from deepfits.observation import Observation, fwhm_of
+from deepfits.gaussian_psf import fwhm_of
+from deepfits.observation import Observation
 from deepfits.photometry import apertures, growth_circles, total_and_aperture
 from deepfits.survey.store import StoreInfo
 
@@ -190,7 +191,7 @@ class _Measurement:
         else:
             out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
         light = torch.from_numpy(own).to(fitter.device)
-        out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))
+        out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))  # χ²_b = Σ w (I − m)²
         out["growth"] = torch.einsum("nbhw,khw->nbk", model * light, self.circles)
         if self.scene_sums is not None:
             out["scene_growth"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_circles)
