@@ -50,6 +50,7 @@ import torch
 
 import deepfits
 import table1
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.objective import AmplitudePrior
 from deepfits.fitting.settings import FitSettings
@@ -194,7 +195,7 @@ class Objects:
             fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1, amplitude_prior=prior)
             sight = fitter.sight(cutouts)
             fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others, sight=sight)
-            columns = fitter.features(cutouts.object_id, fitted, {})
+            columns = feature_table(fitter, fitted, cutouts)
             for key, share in (("chi2_centre", 0.0), ("chi2_centre_model", 1.0)):
                 columns[key] = self.central(fitter, fitted, others, share)
             numbers: dict[str, Any] = {k: v for k, v in columns.items() if v.dtype.kind != "U"}

@@ -27,6 +27,7 @@ import deepfits
 from deepfits.fitting import fit
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.folded import FoldedGenerator
+from deepfits.fitting.measuring import measure
 from deepfits.fitting.metric import Metric, TaughtMetric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
@@ -113,7 +114,7 @@ def compare_solvers(
     fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor, threads: int
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Run every solver on the trained generator; return the figures, the guesses and the reference losses."""
-    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     inner = fitter.inner
     ways = ways_to_start(fitter, object_id, image, weight)
     bare, best = ways["guess, affine metric"], list(ways.values())[-1]
@@ -174,7 +175,7 @@ def ways_to_start(fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: 
     ways = {"guess, affine metric": Way(guess, bare.metric)}
     if fitter.refinement is not None:
         assert fitter.metric is not None
-        data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+        data, data_weight, _ = fitter.in_units_of_fit(image, weight)
         assert isinstance(fitter.inner, FoldedGenerator)
         ways["refined, taught metric"] = refined(fitter, fitter.inner, guess, data, data_weight, 64)
     return ways
@@ -284,7 +285,7 @@ def repeatability(
             settings = FitSettings(mode="optimise", seed=seed, prior_strength=strength)
             fitter = Fitter(model, settings, CutoutStore(store).info, threads=threads)
             fitted = fitter.fit(object_id, image, weight)
-            ends.append((fitted.fit, fitter.measure(fitted, sums=fitter.sums, with_pixels=False)))
+            ends.append((fitted.fit, measure(fitter, fitted)))
         (one, one_flux), (two, two_flux) = ends
         apart = one_flux["flux"][..., 1] - two_flux["flux"][..., 1]
         out[f"prior {strength:g}"] = {
@@ -309,7 +310,7 @@ def draw_curves(
     """Draw the mean excess loss against evaluations and against seconds, for every solver."""
     from matplotlib.figure import Figure
 
-    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     assert fitter.metric is not None
     solvers = {
         "L-BFGS in a metric of the latent": LBFGS(metric=fitter.metric),
@@ -357,7 +358,7 @@ def main() -> None:
     solvers, start, lowest = compare_solvers(fitter, object_id, image, weight, options.threads)
     if options.curves:
         draw_curves(options.curves, fitter, image, weight, start, lowest)
-    data, data_weight, _ = fitter._in_units_of_fit(image, weight)
+    data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     print("the same generator, and the same made wider (repeated channels: the same images, more arithmetic)")
     at_gate = list(solvers["at the gates"].values())[-1]["gate"]
     tolerance = at_gate["tolerance"] if at_gate else min(TOLERANCES)

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import FitSettings, Fitter
 from deepfits.models.bundle import Model
 from deepfits.photometry import flux_of_magnitude, robust_scatter
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.stages.train import measure_model_error
-from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 
 BINS = ((18, 20), (20, 22), (22, 23), (23, 24), (24, 25))
@@ -64,14 +65,8 @@ def judge(model: Model, where: str, truth: str, number: int) -> dict[str, Any]:
     cutouts = store.take(np.asarray(pairs.rows)[chosen])
     true = {name: values[np.asarray(pairs.label_rows)[chosen]] for name, values in labels.columns.items()}
     fitter = Fitter(model, FitSettings(), store.info, threads=1)
-    fitted = fitter.fit(
-        cutouts.object_id,
-        cutouts.image,
-        cutouts.weight,
-        is_neighbour=neighbours_of(cutouts, store.info),
-        sight=fitter.sight(cutouts),
-    )
-    columns = fitter.features(cutouts.object_id, fitted, {}, cutouts.psf)
+    fitted = fitter.fit_cutouts(with_neighbours(cutouts, store.info))
+    columns = feature_table(fitter, fitted, cutouts)
     out: dict[str, Any] = {}
     for band in store.info.bands:
         flux, error = columns[f"flux_model_{band}"], columns[f"flux_model_err_{band}"]

@@ -18,8 +18,9 @@ import torch
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.rendering import InFlux
+from deepfits.gaussian_psf import moffat_psf
 from deepfits.models.bundle import Model
-from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
+from deepfits.observation import SceneGrid, Sight, above_reference
 from deepfits.provenance import provenance
 
 SLOTS = 64

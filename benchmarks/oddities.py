@@ -34,13 +34,14 @@ from scipy import ndimage
 from scipy.stats import rankdata
 
 import features
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import FWHM_PER_SIGMA, flux_of_magnitude
 from deepfits.provenance import provenance
 from deepfits.redshifts.labels import match_labels, read_labels
-from deepfits.survey.neighbours import find_neighbours
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
 SCORES = ("discriminator_score", "anomaly", "artefact")
@@ -91,15 +92,8 @@ def main() -> None:
 
 def scores(fitter: Fitter, cutouts: Cutouts) -> dict[str, np.ndarray]:
     """Fit cutouts, and return the figures of `SCORES`; the larger, the odder."""
-    others = find_neighbours(cutouts.image, cutouts.weight, noise_correlation=fitter.info.noise_correlation)
-    fitted = fitter.fit(
-        cutouts.object_id,
-        cutouts.image,
-        cutouts.weight,
-        is_neighbour=others,
-        sight=fitter.sight(cutouts),
-    )
-    columns = fitter.features(cutouts.object_id, fitted, {})
+    searched = with_neighbours(replace(cutouts, is_neighbour=None), fitter.info)  # what is planted, too
+    columns = feature_table(fitter, fitter.fit_cutouts(searched), cutouts)
     out = {name: columns[name].astype(float) for name in SCORES}
     out["discriminator_score"] = -out["discriminator_score"]
     return out

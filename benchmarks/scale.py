@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 import deepfits
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
@@ -87,7 +88,7 @@ def fit_alone(store: Path, budget: dict[str, Any]) -> float:
     for shard in opened:
         begin = time.perf_counter()
         fitted = fitter.fit(shard.object_id, shard.image, shard.weight)
-        fitter.features(shard.object_id, fitted, shard.catalogue)
+        feature_table(fitter, fitted, shard)
         seconds += time.perf_counter() - begin
     return seconds
 

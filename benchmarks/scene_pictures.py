@@ -19,7 +19,7 @@ from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.redshifts.labels import match_labels, read_labels
-from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 from transfer import make_surveys
 
@@ -55,14 +55,7 @@ def main() -> None:
     for store, found in rows.values():
         cutouts = store.take(np.array([found[one] for one in chosen]))
         fitter = Fitter(model, FitSettings(uncertainty=False), store.info, threads=1)
-        sight = fitter.sight(cutouts)
-        fitted = fitter.fit(
-            cutouts.object_id,
-            cutouts.image,
-            cutouts.weight,
-            sight=sight,
-            is_neighbour=neighbours_of(cutouts, store.info),
-        )
+        fitted = fitter.fit_cutouts(with_neighbours(cutouts, store.info))
         noise = np.sqrt(1 / np.median(cutouts.weight, axis=(0, 2, 3)))
         pictures += [colours(one, noise) for one in (cutouts.image, fitter.reconstruct(fitted))]
         with torch.no_grad():

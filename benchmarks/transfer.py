@@ -30,6 +30,7 @@ import torch
 import deepfits
 import table1
 from deepfits.files import write_json
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
@@ -39,7 +40,7 @@ from deepfits.redshifts.inputs import complete_source
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.sky.surveys import SURVEYS, SkySurvey
-from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
 
 SETS = ("magnitudes", "matched", "model", "scene", "latents", "portable")
@@ -128,12 +129,8 @@ def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str,
     made_by = path.with_suffix(".json")
     if not path.exists() or json.loads(made_by.read_text()) != model.fingerprint:
         fitter = Fitter(model, FitSettings(), store.info, threads=1)
-        others = neighbours_of(cutouts, store.info)
-        sight = fitter.sight(cutouts)
-        fitted = fitter.fit(
-            cutouts.object_id, cutouts.image, cutouts.weight, sight=sight, is_neighbour=others
-        )
-        columns = fitter.features(cutouts.object_id, fitted, {})
+        fitted = fitter.fit_cutouts(with_neighbours(cutouts, store.info))
+        columns = feature_table(fitter, fitted, cutouts)
         numbers: dict[str, Any] = {key: value for key, value in columns.items() if value.dtype.kind != "U"}
         np.savez(path, **numbers)
         write_json(made_by, model.fingerprint)

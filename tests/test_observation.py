@@ -9,18 +9,8 @@ import pytest
 import torch
 
 from deepfits.errors import InputError
-from deepfits.observation import (
-    FEWEST_PIXELS,
-    NUM_GAUSSIANS,
-    Observation,
-    SceneGrid,
-    above_reference,
-    expand_image,
-    fwhm_of,
-    moffat_psf,
-    non_negative,
-    small_products,
-)
+from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, non_negative
+from deepfits.observation import FEWEST_PIXELS, Observation, SceneGrid, above_reference, small_products
 
 GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
 PIXELS = [(0.168, 32), (0.2, 27), (0.263, 20), (0.396, 14)]

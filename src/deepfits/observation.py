@@ -3,11 +3,9 @@
 Shapes: N objects, B bands, K Gaussians of a PSF, T terms of an observation, D data pixels a side, S scene
 pixels a side.
 
-A PSF is a sum of K round Gaussians (multi-Gaussian expansion: Emsellem, Monnet & Bacon 1994), an array
-``(..., K, 2)`` of weights, which sum to 1, and standard deviations in arcseconds; NaN where it is unknown. It
-is the PSF of the optics and the atmosphere: the pixel comes on top of it. A scene is drawn at a reference
-PSF, one round Gaussian of variance σ_ref². The kernel from reference to PSF is then again a sum of Gaussians,
-of variances σ_k² − σ_ref², and since a Gaussian is separable,
+A PSF is a sum of K round Gaussians (`deepfits.gaussian_psf`). A scene is drawn at a reference PSF, one round
+Gaussian of variance σ_ref². The kernel from reference to PSF is then again a sum of Gaussians, of variances
+σ_k² − σ_ref², and since a Gaussian is separable,
 
     image_b = Σ_k w_k · Y_k · scene_b · X_kᵀ,
 
@@ -22,11 +20,10 @@ Scene and data are centred on each other, apart from a shift. Needs PyTorch and 
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -35,15 +32,18 @@ from torch import Tensor
 
 from deepfits.compiled import library
 from deepfits.errors import InputError
+from deepfits.gaussian_psf import (
+    FWHM_PER_SIGMA,
+    NUM_GAUSSIANS,
+    WIDEST,
+    expand_profile,
+    expansion_radii,
+    fwhm_of,
+    profile_of,
+)
 
-log = logging.getLogger(__name__)
-NUM_GAUSSIANS = 8
-USUAL_BETA = 3.0
-"""Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
 TERMS = 2
 FEWEST_PIXELS = 8  # on a side, that `small_products` take
-FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
-NARROWEST, WIDEST = 0.25, 6.0  # standard deviations of an expansion, in units of the FWHM
 SAMPLED = 0.55  # least standard deviation of a kernel, in scene pixels, that their sums stand for
 TOLERANCE = 0.03  # of the peak: what a PSF may differ from its expansion above a reference
 
@@ -70,181 +70,6 @@ class SceneGrid:
     def reference_sigma(self) -> float:
         """Standard deviation of the reference PSF, arcseconds."""
         return self.reference_fwhm_arcsec / FWHM_PER_SIGMA
-
-
-def moffat_psf(fwhm_arcsec: float, beta: float = USUAL_BETA) -> np.ndarray:
-    """Return a Moffat profile as a sum of Gaussians, ``(K, 2)``; NaN for a width of NaN.
-
-    Examples
-    --------
-    >>> psf = moffat_psf(0.8)
-    >>> round(float(psf[:, 0].sum()), 6), round(float(fwhm_of(psf)), 2)
-    (1.0, 0.8)
-    """
-    if not math.isfinite(fwhm_arcsec):
-        return np.full((NUM_GAUSSIANS, 2), np.nan, dtype=np.float32)
-    psf = _unit_moffat(round(beta if math.isfinite(beta) else USUAL_BETA, 2)).copy()
-    psf[:, 1] *= fwhm_arcsec
-    return psf.astype(np.float32)
-
-
-@lru_cache(maxsize=256)
-def _unit_moffat(beta: float) -> np.ndarray:
-    """Return the expansion of a Moffat profile of FWHM 1."""
-    if not beta > 1:
-        raise InputError(f"a Moffat profile needs an index above 1, not {beta}")
-    squared = 1 / (4 * (2 ** (1 / beta) - 1))  # of the scale radius
-    radius = _radii(1.0)
-    profile = (beta - 1) / (np.pi * squared) * (1 + radius**2 / squared) ** -beta
-    enclosed = 1 - (1 + radius**2 / squared) ** (1 - beta)
-    sigma = np.geomspace(NARROWEST, WIDEST, NUM_GAUSSIANS)
-    return np.stack([_expand(radius, profile, enclosed, sigma)[0], sigma], axis=1)
-
-
-def _radii(fwhm: float) -> np.ndarray:
-    return np.concatenate([[0.0], np.geomspace(0.02, 12, 120)]) * fwhm
-
-
-def _expand(
-    radius: np.ndarray, profile: np.ndarray, enclosed: np.ndarray, sigma: np.ndarray
-) -> tuple[np.ndarray, float]:
-    """Fit weights to a round profile and its enclosed flux; return them and the worst error over the peak."""
-    ratio = -0.5 * (radius[:, None] / sigma) ** 2
-    gaussians = np.exp(ratio) / (2 * np.pi * sigma**2)
-    rows = np.concatenate([gaussians / profile[0], 3 * -np.expm1(ratio)])
-    weight = non_negative(rows, np.concatenate([profile / profile[0], 3 * enclosed]))
-    weight /= weight.sum()
-    return weight, float(np.abs(gaussians @ weight - profile).max() / profile[0])
-
-
-def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Solve least squares for coefficients that are not negative (Lawson & Hanson 1974, algorithm NNLS).
-
-    Examples
-    --------
-    >>> non_negative(np.array([[1.0, 1.0], [0.0, 1.0]]), np.array([1.0, -1.0])).tolist()
-    [1.0, 0.0]
-    """
-    number = matrix.shape[1]
-    out, is_free = np.zeros(number), np.zeros(number, dtype=bool)
-    least = 1e-10 * np.abs(matrix.T @ target).max()
-    for _ in range(3 * number):
-        slope = np.where(is_free, -np.inf, matrix.T @ (target - matrix @ out))
-        if slope.max() <= least:
-            break
-        is_free[slope.argmax()] = True
-        while True:
-            trial = np.zeros(number)
-            trial[is_free] = np.linalg.lstsq(matrix[:, is_free], target, rcond=None)[0]
-            if (trial[is_free] > 0).all():
-                break
-            falling = is_free & (trial <= 0)
-            step = (out[falling] / np.maximum(out[falling] - trial[falling], 1e-300)).min()
-            out = out + step * (trial - out)
-            is_free &= out > 1e-12 * max(out.max(), 1e-300)
-            out[~is_free] = 0
-        out = trial
-    return out
-
-
-def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: float = 1.0) -> np.ndarray:
-    """Return a measured PSF image as a sum of round Gaussians, ``(K, 2)``.
-
-    Parameters
-    ----------
-    image
-        ``(H, W)``, any flux, without background; NaN where it is unknown. The PSF is where its peak is.
-    pixel_scale_arcsec
-        Side of its pixels.
-    pixel_side
-        Side, in pixels of this image, of the detector's pixels whose blur the image holds and which is taken
-        out again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.
-
-    Raises
-    ------
-    InputError
-        The image holds no light, or is mostly NaN.
-    """
-    image = np.asarray(image, dtype=float)
-    is_known = np.isfinite(image)
-    light = np.where(is_known, image, 0)
-    if image.ndim != 2 or 2 * is_known.sum() < image.size or not light.sum() > 0:
-        raise InputError("a PSF image must be two-dimensional, mostly finite and hold light")
-    scale = light.max()
-    above = (light > scale / 2).sum()
-    fwhm = max(2 * math.sqrt(above / np.pi), 1.0)
-    y0, x0 = centre_of_light(light.clip(min=0), fwhm)
-    y, x = np.arange(image.shape[0]) - y0, np.arange(image.shape[1]) - x0
-    sigma = np.geomspace(NARROWEST * fwhm, min(WIDEST * fwhm, min(image.shape) / 2), NUM_GAUSSIANS)
-    profiles = []
-    for width in sigma:
-        along_y, along_x = (_pixel_mean(at, width, pixel_side) for at in (y, x))
-        profiles.append(np.outer(along_y, along_x)[is_known])
-    weight = non_negative(np.stack(profiles, axis=1) / scale, image[is_known] / scale)
-    if not weight.sum() > 0:
-        raise InputError("a PSF image has no peak that Gaussians could describe")
-    return np.stack([weight / weight.sum(), sigma * pixel_scale_arcsec], axis=1).astype(np.float32)
-
-
-def centre_of_light(light: np.ndarray, fwhm: float) -> tuple[float, float]:
-    """Return the centre (y, x) of the light around the peak, pixels: the mean under a Gaussian there."""
-    (y0, x0), sigma = np.unravel_index(int(light.argmax()), light.shape), max(fwhm / FWHM_PER_SIGMA, 0.7)
-    y, x = np.arange(light.shape[0]), np.arange(light.shape[1])
-    at = np.array([y0, x0], dtype=float)
-    for _ in range(20):
-        part = light * np.outer(
-            *(np.exp(-0.5 * ((o - c) / sigma) ** 2) for o, c in zip((y, x), at, strict=True))
-        )
-        mean = np.array([part.sum(1) @ y, part.sum(0) @ x]) / part.sum()
-        at += 2 * (mean - at)  # the Gaussian holds the mean back by half, of a peak as wide as it
-        at = at.clip((y0 - 2, x0 - 2), (y0 + 2, x0 + 2))
-    return float(at[0]), float(at[1])
-
-
-def _pixel_mean(at: np.ndarray, sigma: float, side: float) -> np.ndarray:
-    """Return the mean of a Gaussian over pixels of this side (0: its value) centred at `at`."""
-    if not side:
-        return np.asarray(np.exp(-0.5 * (at / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi)))
-    edge = torch.as_tensor(np.stack([at + side / 2, at - side / 2]) / (sigma * math.sqrt(2)))
-    upper, lower = torch.erf(edge).numpy()
-    return np.asarray((upper - lower) / (2 * side))
-
-
-def profile_of(psf: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Return the surface brightness, ``(..., R)``, of PSFs ``(..., K, 2)`` at radii ``(..., R)``."""
-    weight, sigma = psf[..., 0].astype(float), psf[..., 1].astype(float)
-    each = np.exp(-0.5 * (radius[..., None] / sigma[..., None, :]) ** 2) / (
-        2 * np.pi * sigma[..., None, :] ** 2
-    )
-    return np.asarray((weight[..., None, :] * each).sum(-1))
-
-
-def fwhm_of(psf: np.ndarray) -> np.ndarray:
-    """Return the full width at half maximum, ``(...)`` arcseconds, of PSFs ``(..., K, 2)``; NaN stays NaN."""
-    low = np.zeros(psf.shape[:-2])
-    high = 4 * FWHM_PER_SIGMA * np.nanmax(psf[..., 1], axis=-1, initial=1e-3)
-    half = profile_of(psf, low[..., None])[..., 0] / 2
-    for _ in range(50):
-        middle = (low + high) / 2
-        is_inside = profile_of(psf, middle[..., None])[..., 0] > half
-        low, high = np.where(is_inside, middle, low), np.where(is_inside, high, middle)
-    return np.where(np.isfinite(half), low + high, np.nan)
-
-
-def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: int) -> np.ndarray:
-    """Return the PSFs of some objects, ``(N, B, K, 2)``: what is recorded, else Moffat profiles.
-
-    Parameters
-    ----------
-    psf
-        ``(N, B, K, 2)``, NaN where unknown; None where a store has recorded none.
-    fwhm_arcsec
-        Per band, for those that are unknown; where this is NaN too, the PSF stays NaN.
-    """
-    usual = np.stack([moffat_psf(fwhm) for fwhm in fwhm_arcsec])
-    if psf is None:
-        return np.broadcast_to(usual, (number, *usual.shape))
-    return np.where(np.isfinite(psf).all((2, 3), keepdims=True), psf, usual)
 
 
 def all_above_reference(
@@ -304,11 +129,11 @@ def above_reference(psf: np.ndarray, grid: SceneGrid, band: str = "") -> np.ndar
     if len(used) == 1 and abs(used[0, 1] / reference - 1) < 1e-6:
         return psf
     fwhm = float(fwhm_of(psf))
-    radius = _radii(fwhm)
+    radius = expansion_radii(fwhm)
     ratio = -0.5 * (radius[:, None] / used[:, 1].astype(float)) ** 2
     enclosed = -np.expm1(ratio) @ used[:, 0].astype(float)
     sigma = np.geomspace(least, max(WIDEST * fwhm, 2 * least), len(psf))
-    weight, error = _expand(radius, profile_of(psf, radius), enclosed, sigma)
+    weight, error = expand_profile(radius, profile_of(psf, radius), enclosed, sigma)
     if error > TOLERANCE:
         where = f"band {band}: " if band else ""
         raise InputError(
@@ -434,7 +259,7 @@ class Observation:
     def put(self, slots: Tensor, other: Observation) -> None:
         """Replace the objects in some places by others."""
         for name in ("rows", "columns") if self.turned is None else ("rows", "columns", "turned"):
-            mine, theirs = (getattr(one, name).unflatten(0, (-1, self.num_bands)) for one in (self, other))
+            mine, theirs = (getattr(way, name).unflatten(0, (-1, self.num_bands)) for way in (self, other))
             mine[slots] = theirs
 
     def to(self, device: torch.device | str) -> Observation:
@@ -471,7 +296,7 @@ class Observation:
         out = plane.new_empty(*plane.shape[:2], side, side)
         scene_side = self.columns.shape[1]
         sizes = (len(self.rows), self.size, scene_side, self.rows.shape[2] // scene_side)
-        pointers = [ctypes.c_void_p(one.data_ptr()) for one in (self.rows, right, plane, out)]
+        pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (self.rows, right, plane, out)]
         if getattr(small_products(), function)(*pointers, *sizes):
             raise MemoryError("no memory for an observation")
         return out

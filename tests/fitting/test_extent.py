@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepfits.fitting.extent import _drawn, spread
-from deepfits.observation import moffat_psf
+from deepfits.gaussian_psf import moffat_psf
 
 PIXEL, SIZE, BANDS = 0.168, 32, 2
 NOISE = np.array([1.0, 2.0])

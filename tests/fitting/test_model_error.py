@@ -7,7 +7,7 @@ import pytest
 
 from deepfits.errors import InputError
 from deepfits.fitting.error_measurement import _blend, median_of
-from deepfits.fitting.fitter import OwnFluxes
+from deepfits.fitting.measuring import OwnFluxes
 from deepfits.fitting.model_error import FLUXES, UNSURE, ModelError
 from deepfits.photometry import robust_scatter
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
-from deepfits.observation import moffat_psf
+from deepfits.gaussian_psf import moffat_psf
 
 
 def galaxy(x: float, y: float, flux: float, size: int = 32, sigma: float = 2.0) -> np.ndarray:

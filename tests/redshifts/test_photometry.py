@@ -8,7 +8,7 @@ import pytest
 
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
-from deepfits.observation import moffat_psf
+from deepfits.gaussian_psf import moffat_psf
 from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude
 from deepfits.redshifts.features import (
     FeatureRecipe,

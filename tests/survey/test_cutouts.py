@@ -15,7 +15,7 @@ from astropy.nddata.utils import NoOverlapError
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.observation import fwhm_of
+from deepfits.gaussian_psf import fwhm_of
 from deepfits.scale.manifest import read_manifest
 from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue, write_catalogue

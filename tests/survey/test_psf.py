@@ -11,7 +11,7 @@ from astropy.io import fits
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.observation import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.observation import fwhm_of
+from deepfits.gaussian_psf import fwhm_of
 from deepfits.survey.foreign_cutouts import to_size as _to_size
 from deepfits.survey.store import CutoutStore
 

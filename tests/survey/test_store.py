@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.observation import moffat_psf
+from deepfits.gaussian_psf import moffat_psf
 from deepfits.survey.store import (
     Cutouts,
     CutoutStore,

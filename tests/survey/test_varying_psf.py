@@ -8,7 +8,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 import deepfits
-from deepfits.observation import fwhm_of, moffat_psf
+from deepfits.gaussian_psf import fwhm_of, moffat_psf
 from deepfits.survey.seeing import width_at
 from deepfits.survey.store import CutoutStore
 

@@ -9,13 +9,15 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.fitting.posterior import laplace
 from deepfits.fitting.rendering import Differentiated
 from deepfits.fitting.settings import FitSettings
+from deepfits.gaussian_psf import moffat_psf
 from deepfits.models.bundle import Model
-from deepfits.observation import SceneGrid, Sight, above_reference, moffat_psf
+from deepfits.observation import SceneGrid, Sight, above_reference
 from deepfits.recipes import recipe
 from deepfits.stages.train import train
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
@@ -211,8 +213,8 @@ def test_features_of_the_scene_stand_beside_those_of_the_data(stores, trained):
     store = CutoutStore(stores[1])
     cutouts = store.take(np.arange(8))
     fitter = Fitter(model, FitSettings(), store.info, threads=1)
-    fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight, sight=fitter.sight(cutouts))
-    columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue)
+    fitted = fitter.fit_cutouts(cutouts)
+    columns = feature_table(fitter, fitted, cutouts)
     assert np.isfinite(columns["flux_scene_g"]).all()
     assert (columns["flux_scene_err_g"] > 0).all()
     assert np.isfinite(columns["scene_half_light_arcsec_r"]).any()
@@ -233,11 +235,9 @@ def test_what_lies_beyond_the_scene_is_not_looked_at(stores, trained):
     found = []
     for one, info in ((cutouts, store.info), (wide, replace(store.info, size=store.info.size + 8))):
         fitter = Fitter(model, FitSettings(), info, threads=1)
-        found.append(fitter.fit(one.object_id, one.image, one.weight, sight=fitter.sight(one)))
+        found.append(fitter.fit_cutouts(one))
     # at the best fit itself: fits from far off may make other minima
-    again = fitter.fit(
-        wide.object_id, wide.image, wide.weight, sight=fitter.sight(wide), start=found[0].fit.latent.numpy()
-    )
+    again = fitter.fit_cutouts(wide, start=found[0].fit.latent.numpy())
     assert (found[1].weight > 0).sum() == (found[0].weight > 0).sum()
     # an observation keeps the main terms of its PSF over the whole cutout: equal to a thousandth
     torch.testing.assert_close(found[1].fit.loss_start, found[0].fit.loss_start, rtol=3e-3, atol=0)

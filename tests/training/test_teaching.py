@@ -64,7 +64,7 @@ def held_out(sky):
 
 def losses(fitter, latent, image, weight):
     image = torch.where(weight > 0, image, 0)
-    data, used, _ = fitter._in_units_of_fit(image, weight)
+    data, used, _ = fitter.in_units_of_fit(image, weight)
     objective = fitter.objective if fitter.refinement is None else fitter.refinement.objective
     return objective.value(latent, data, used)[0]
 

@@ -18,12 +18,13 @@ from deepfits.errors import InputError
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.pictures import add_seeing_and_noise, panels
 from deepfits.explorer.uploads import weight_from_edges
+from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
 from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
-from deepfits.survey.neighbours import neighbours_of
+from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
 
 if TYPE_CHECKING:
@@ -311,14 +312,8 @@ class Drawer:
         if self._fitter is None:
             self._fitter = Fitter(self.model, self.settings, self.store.info)
         fitter = self._fitter
-        fit = fitter.fit(
-            cutouts.object_id,
-            cutouts.image,
-            cutouts.weight,
-            is_neighbour=neighbours_of(cutouts, self.store.info),
-            sight=fitter.sight(cutouts),
-        )
-        columns = fitter.features(cutouts.object_id, fit, cutouts.catalogue, cutouts.psf)
+        fit = fitter.fit_cutouts(with_neighbours(cutouts, self.store.info))
+        columns = feature_table(fitter, fit, cutouts)
         if columns["status"][0] == "too_little_data":
             raise InputError("this cutout has too few valid pixels to be fitted")
         fitted = fitter.reconstruct(fit)[0]

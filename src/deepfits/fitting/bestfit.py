@@ -115,25 +115,21 @@ def fit(
     >>> torch.allclose(result.latent, truth, atol=1e-3)
     True
     """
-    image, weight, begin = _check(images, weights, start)
-    if sight is not None and (len(sight), sight.size) != (len(image), image.shape[3]):
-        raise InputError(
-            f"sight describes {len(sight)} objects of {sight.size} pixels a side; the images are "
-            f"{len(image)} of {image.shape[3]}"
-        )
+    image, weight, begin = _check(images, weights, start, sight)
+    num_bands, num_latents = image.shape[1], begin.shape[2]
     device = torch.device(device) if device is not None else begin.device
     renderer = as_renderer(render)
     prior = AmplitudePrior() if amplitudes is True else (amplitudes or None)
     objective = Objective(renderer, prior_strength=prior_strength, amplitude_prior=prior)
-    enough = (weight > 0).sum((1, 2, 3)) >= (begin.shape[2] if min_valid_pixels is None else min_valid_pixels)
+    enough = (weight > 0).sum((1, 2, 3)) >= (num_latents if min_valid_pixels is None else min_valid_pixels)
     if centre_fwhm_pixels is not None:
         weight = weight * centre_weight(weight.shape[3], centre_fwhm_pixels).to(weight)
     chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(chosen, LBFGS):
         if metric is None:
             metric = learn_metric(
-                renderer if sight is None else as_observed(renderer, sight, image.shape[1], device),
-                begin.shape[2],
+                renderer if sight is None else as_observed(renderer, sight, num_bands, device),
+                num_latents,
                 weight=metric_weight,
                 dtype=begin.dtype,
                 device=device,
@@ -141,15 +137,14 @@ def fit(
             )
         chosen = replace(chosen, metric=metric)
     tell = advance or (lambda number: None)
-    num_left_out = int((~enough).sum()) * len(begin)
-    if num_left_out:
-        tell(num_left_out)
+    if not enough.all():
+        tell(int((~enough).sum()) * len(begin))
     results = [
         minimise_in_threads(
             objective,
             image[enough],
             weight[enough],
-            one[enough],
+            latent[enough],
             chosen,
             num_slots=batch_size,
             device=device,
@@ -157,9 +152,9 @@ def fit(
             threads=threads if device.type == "cpu" else 1,
             sight=None if sight is None else sight[enough],
         )
-        for one in begin
+        for latent in begin
     ]
-    return _scatter_to_rows(_best_of(results), enough, begin.shape[2], image.shape[1], begin.dtype)
+    return _scatter_to_rows(_best_of(results), enough, num_latents, num_bands, begin.dtype)
 
 
 def as_observed(
@@ -188,7 +183,7 @@ def make_solver(
     return Adam(**settings) if name == "adam" else LBFGS(**settings)
 
 
-def _check(images: Array, weights: Array, start: Array) -> tuple[Tensor, Tensor, Tensor]:
+def _check(images: Array, weights: Array, start: Array, sight: Sight | None) -> tuple[Tensor, Tensor, Tensor]:
     """Return cleaned images, weights, and starts ``(S, N, L)``."""
     begin = torch.as_tensor(start)
     begin = begin[None] if begin.ndim == 2 else begin
@@ -198,6 +193,11 @@ def _check(images: Array, weights: Array, start: Array) -> tuple[Tensor, Tensor,
         raise InputError(
             f"images have shape {tuple(image.shape)} and weights {tuple(weight.shape)}; "
             "both must be (N, B, H, W)"
+        )
+    if sight is not None and (len(sight), sight.size) != (len(image), image.shape[3]):
+        raise InputError(
+            f"sight describes {len(sight)} objects of {sight.size} pixels a side; the images are "
+            f"{len(image)} of {image.shape[3]}"
         )
     if begin.ndim != 3 or begin.shape[1] != len(image) or not dtype.is_floating_point:
         raise InputError(
@@ -230,14 +230,14 @@ def _best_of(results: list[Fit]) -> Fit:
     return best
 
 
-def _scatter_to_rows(found: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
+def _scatter_to_rows(best: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
     """Put results back in the rows they belong to; the others have the status `TOO_LITTLE_DATA`."""
     whole = Fit.empty(len(where), length, bands)
     for f in fields(Fit):
         values = getattr(whole, f.name)
         if values.is_floating_point():
             values = values.to(dtype)
-        values[where] = getattr(found, f.name)
+        values[where] = getattr(best, f.name)
         setattr(whole, f.name, values)
     return whole
 

@@ -62,8 +62,8 @@ class Correction:
         """
         linear = np.clip(self._linear(drawn, measured), self.low, self.high)
         terms = _terms(linear, drawn.shape[1], len(self.coefficients) > 1 + linear.shape[1])
-        found = np.clip(terms @ np.array(self.coefficients), -LIMIT_MAG, LIMIT_MAG)
-        return np.where(np.isfinite(found), found, 0.0)
+        added = np.clip(terms @ np.array(self.coefficients), -LIMIT_MAG, LIMIT_MAG)
+        return np.where(np.isfinite(added), added, 0.0)
 
     def factor(self, drawn: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """Return what the drawn flux has to be multiplied with, ``(N,)``."""
@@ -140,9 +140,9 @@ def cross_corrected(
     folds = np.arange(len(drawn)) % num_folds
     for fold in range(num_folds):
         inside = folds == fold
-        found = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
-        if found is not None:
-            out[inside] = found.factor(drawn[inside], measured[inside])
+        learnt = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
+        if learnt is not None:
+            out[inside] = learnt.factor(drawn[inside], measured[inside])
     return out
 
 
@@ -180,12 +180,12 @@ def _robust_fit(terms: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np
     design = (terms - centre) / spread
     used = weight.copy()
     ridge = RIDGE * np.diag([0.0] + [1.0] * (design.shape[1] - 1))
-    found = np.zeros(design.shape[1])
+    coefficients = np.zeros(design.shape[1])
     for _ in range(ITERATIONS):
         normal = design.T @ (design * used[:, None]) + used.sum() * ridge
-        found = np.linalg.solve(normal, design.T @ (used * target))
-        off = np.abs(target - design @ found) * np.sqrt(weight)
+        coefficients = np.linalg.solve(normal, design.T @ (used * target))
+        off = np.abs(target - design @ coefficients) * np.sqrt(weight)
         used = weight * np.minimum(1.0, HUBER / np.maximum(off, 1e-12))
-    out = found / spread
-    out[0] -= (found[1:] * centre[1:] / spread[1:]).sum()
+    out = coefficients / spread
+    out[0] -= (coefficients[1:] * centre[1:] / spread[1:]).sum()
     return np.asarray(out)

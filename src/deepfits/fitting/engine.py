@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +72,11 @@ class Fit:
 
     def __len__(self) -> int:
         return len(self.latent)
+
+    @property
+    def status_names(self) -> np.ndarray:
+        """The statuses as words, ``(N,)`` str."""
+        return np.array([status.name.lower() for status in Status])[self.status.numpy()]
 
     def select(self, which: Tensor) -> Fit:
         """Return the objects that `which` picks."""
@@ -173,8 +179,8 @@ class _Pool:
         """Evaluate all trials, keep the best, step; return which slots converged and which failed."""
         if self.recording is None:
             return self._advance()
-        found = self.recording(())
-        return found["converged"], found["failed"]
+        done = self.recording(())
+        return done["converged"], done["failed"]
 
     def _advance_in_place(self) -> dict[str, Tensor]:
         """Advance, and leave every tensor where it was, as a recording asks."""
@@ -189,15 +195,15 @@ class _Pool:
 
     def _advance(self) -> tuple[Tensor, Tensor]:
         best, trial = self.best, self.state["trial"]
-        found = self.objective(trial, self.image, self.weight, self.observation)
+        evaluation = self.objective(trial, self.image, self.weight, self.observation)
         is_first = best["num_steps"] == 0
-        better = (found.loss < best["loss"]) & torch.isfinite(found.gradient).all(1)
+        better = (evaluation.loss < best["loss"]) & torch.isfinite(evaluation.gradient).all(1)
         best["latent"] = torch.where(better[:, None], trial, best["latent"])
-        best["amplitude"] = torch.where(better[:, None], found.amplitude, best["amplitude"])
-        best["loss"] = torch.where(better, found.loss, best["loss"])
-        best["loss_start"] = torch.where(is_first, found.loss, best["loss_start"])
+        best["amplitude"] = torch.where(better[:, None], evaluation.amplitude, best["amplitude"])
+        best["loss"] = torch.where(better, evaluation.loss, best["loss"])
+        best["loss_start"] = torch.where(is_first, evaluation.loss, best["loss_start"])
         best["num_steps"] = best["num_steps"] + 1  # evaluations here; steps are one fewer
-        self.solver.step(self.state, found.loss, found.gradient)
+        self.solver.step(self.state, evaluation.loss, evaluation.gradient)
         failed = ~torch.isfinite(best["loss"]) | ~torch.isfinite(self.state["trial"]).all(1)
         return self.solver.terminate(self.state), failed
 

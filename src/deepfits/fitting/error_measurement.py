@@ -20,14 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepfits.fitting.fitter import Fitted, Fitter, OwnFluxes
+from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
+from deepfits.fitting.measuring import OwnFluxes, latent_covariance, measure, oddities, total_radius_pixels
 from deepfits.fitting.model_error import FLUXES, ModelError, total_error
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
 from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
 from deepfits.fitting.scores import latent_distance
 from deepfits.fitting.similarity import learn_nuisance
-from deepfits.observation import Sight, fwhm_of, psf_or_moffat
+from deepfits.gaussian_psf import fwhm_of, psf_or_moffat
+from deepfits.observation import Sight
 from deepfits.photometry import aperture_flux, robust_scatter
 
 FEWEST = 40
@@ -73,12 +75,6 @@ def learn_model_error(
         None with fewer than `FEWEST` bright galaxies.
     """
     rng = np.random.default_rng(seed)
-    flux, error = aperture_flux(image, weight, fitter.sums[1].numpy())
-    signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(np.isfinite(flux).sum(1), 1))
-    whole = np.isfinite(flux).all(1)
-    rows, is_bright = _choose(signal, whole, rng)
-    if not len(rows):
-        return None
     galaxies = _Galaxies(
         fitter=fitter,
         image=image,
@@ -87,42 +83,31 @@ def learn_model_error(
         sight=sight,
         psf=psf_or_moffat(psf, fitter.info.fwhm_arcsec, len(image)),
     )
+    signal, is_whole = galaxies.signal()
+    rows, is_bright = _choose(signal, is_whole, rng)
+    if not len(rows):
+        return None
     fitted = galaxies.fit(image[rows], weight[rows], rows)
     drawn = fitter.reconstruct(fitted)
     good = np.isfinite(drawn).all((1, 2, 3))
     if (is_bright & good).sum() < FEWEST:
         return None
-    again, truth = _draw_again(galaxies, fitted, signal, whole, rows, good, rng)
+    again, truth = _draw_again(galaxies, fitted, signal, is_whole, rows, good, rng)
     own = galaxies.fluxes(fitted, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
-    blend = {kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)}
-    radius = fitter.total_radius_pixels(torch.from_numpy(np.nan_to_num(drawn)), fitted.weight)
-    light = _light_fractions(
-        fitted.image.numpy(),
-        fitted.weight.numpy(),
-        np.nan_to_num(drawn),
-        radius,
-        np.array(fitter.info.noise_correlation),
-        is_bright & good,
-    )
-    latent = fitted.fit.latent.numpy()[good]
-    total = own.flux[good, :, 1].sum(axis=1)
-    bands = fitter.info.bands
-    typical = np.nanmedian(
-        np.where(weight[rows] > 0, weight[rows], np.nan).reshape(len(rows), len(bands), -1), axis=2
-    )
-    covariance = fitter.latent_covariance(fitted).numpy()[good]
-    nuisance = learn_nuisance(fitter, latent, covariance, np.nanmedian(typical, axis=0) ** -0.5, seed=seed)
-    fitter.model_error = ModelError(
+    latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
+    covariance = latent_covariance(fitter, fitted).numpy()[good]
+    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]), seed=seed)
+    learnt = ModelError(
         flux_fraction=fraction,
-        flux_blend=blend,
-        usual=ModelError.unknown(len(bands)).usual,
-        light_fraction=light,
-        latent_trend=_trend(np.log(np.maximum(total, 1.0)), latent_distance(latent)),
+        flux_blend={kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)},
+        usual=ModelError.unknown(len(fitter.info.bands)).usual,
+        light_fraction=_light_fractions(fitter, fitted, np.nan_to_num(drawn), is_bright & good),
+        latent_trend=_trend(np.log(np.maximum(brightness, 1.0)), latent_distance(latent)),
         latent_nuisance=tuple(tuple(float(f"{value:.4g}") for value in row) for row in nuisance),
     )
-    figures = fitter.oddities(fitted)
-    return replace(fitter.model_error, usual={part: _usual(figures[part][good]) for part in PARTS})
+    figures = oddities(fitter, fitted, drawn, learnt)
+    return replace(learnt, usual={part: _usual(figures[part][good]) for part in PARTS})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +120,13 @@ class _Galaxies:
     find_neighbours: Callable[[np.ndarray, np.ndarray], np.ndarray]
     sight: Sight | None
     psf: np.ndarray
+
+    def signal(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return signal to noise in the aperture, all bands together, and which have data in every band."""
+        flux, error = aperture_flux(self.image, self.weight, self.fitter.sums[1])
+        is_known = np.isfinite(flux)
+        signal = np.nansum(flux / error, axis=1) / np.sqrt(np.maximum(is_known.sum(1), 1))
+        return signal, is_known.all(1)
 
     def seen(self, rows: np.ndarray) -> Sight | None:
         """Return how objects were observed; None for a model of images."""
@@ -149,21 +141,23 @@ class _Galaxies:
 
     def fluxes(self, fitted: Fitted, rows: np.ndarray) -> OwnFluxes:
         """Return fluxes of the central galaxies."""
-        measured = self.fitter.measure(fitted, sums=self.fitter.sums, with_pixels=False, with_galaxy=True)
-        return self.fitter.own_fluxes(measured, self.psf[rows])
+        measured = measure(self.fitter, fitted, with_galaxy=True)
+        return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
-def _choose(signal: np.ndarray, whole: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _choose(
+    signal: np.ndarray, is_whole: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Choose bright and ordinary galaxies: their rows (none with too few bright ones), which are bright."""
     none = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
-    if not whole.any():
+    if not is_whole.any():
         return none
-    beyond = min(np.percentile(signal[whole], BRIGHT_PERCENTILE), np.sort(signal[whole])[-FEWEST:][0])
-    bright = np.flatnonzero(whole & (signal >= max(BRIGHT_SIGMA, beyond)))
+    beyond = min(np.percentile(signal[is_whole], BRIGHT_PERCENTILE), np.sort(signal[is_whole])[-FEWEST:][0])
+    bright = np.flatnonzero(is_whole & (signal >= max(BRIGHT_SIGMA, beyond)))
     if len(bright) < FEWEST:
         return none
     bright = rng.permutation(bright)[:MOST_BRIGHT]
-    others = np.setdiff1d(np.flatnonzero(whole & (signal > 10)), bright)
+    others = np.setdiff1d(np.flatnonzero(is_whole & (signal > 10)), bright)
     rows = np.concatenate([bright, rng.permutation(others)[:NUM_ORDINARY]])
     return rows, np.arange(len(rows)) < len(bright)
 
@@ -172,7 +166,7 @@ def _draw_again(
     galaxies: _Galaxies,
     fitted: Fitted,
     signal: np.ndarray,
-    whole: np.ndarray,
+    is_whole: np.ndarray,
     rows: np.ndarray,
     good: np.ndarray,
     rng: np.random.Generator,
@@ -185,10 +179,10 @@ def _draw_again(
         As they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in the middle.
     """
     fitter, image = galaxies.fitter, galaxies.image
-    circle = fitter.sums[1].numpy()
-    faint = np.flatnonzero(whole & (signal < np.median(signal[whole])))
+    circle = fitter.sums[1]
+    faint = np.flatnonzero(is_whole & (signal < np.median(signal[is_whole])))
     skies = rng.choice(faint, NUM_DRAWN, replace=len(faint) < NUM_DRAWN)
-    low, high = np.log(np.maximum(np.percentile(signal[whole], PERCENTILES), 5))
+    low, high = np.log(np.maximum(np.percentile(signal[is_whole], PERCENTILES), 5))
     goal = np.exp(rng.uniform(low, high, size=NUM_DRAWN))
     sources = np.array([rng.choice(_as_bright(signal[rows], good, value)) for value in goal])
     scale = np.minimum(goal / signal[rows[sources]], 1.0)[:, None, None, None]
@@ -230,28 +224,28 @@ def _flux_fractions(
     pixels = np.where(weight > 0, image, drawn[rows])
     variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), 0)
     size = image.shape[3]
-    used = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
+    counted = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
     inside = _in_cutout(fitter, psf[rows])[..., None, None]
     sums = {
-        "flux_aper_model": np.broadcast_to(fitter.sums[1].numpy(), image.shape),
-        "flux_model": used * soft_circles(size, np.array([(size - 1) / 2]))[:, None] / inside,
+        "flux_aper_model": np.broadcast_to(fitter.sums[1], image.shape),
+        "flux_model": counted * soft_circles(size, np.array([(size - 1) / 2]))[:, None] / inside,
     }
     out = {}
     for number, (kind, over_pixels) in enumerate(sums.items()):
         measured = (pixels * over_pixels).sum((2, 3))
         error = np.sqrt((variance * over_pixels**2).sum((2, 3)))
         flux, noise = (values[rows, :, number] for values in (own.flux, own.noise))
-        found = [
-            model_error(
-                flux[:, band],
-                noise[:, band],
-                measured[:, band],
-                error[:, band],
-            )
+        out[kind] = tuple(
+            float(model_error(flux[:, band], noise[:, band], measured[:, band], error[:, band]) or 0.0)
             for band in range(len(fitter.info.bands))
-        ]
-        out[kind] = tuple(float(one or 0.0) for one in found)
+        )
     return out
+
+
+def _typical_noise(weight: np.ndarray) -> np.ndarray:
+    """Return the noise of a pixel in each band, ``(B,)``: the median over its pixels, and over objects."""
+    known = np.where(weight > 0, weight, np.nan).reshape(*weight.shape[:2], -1)
+    return np.asarray(np.nanmedian(np.nanmedian(known, axis=2), axis=0) ** -0.5)
 
 
 def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
@@ -262,8 +256,8 @@ def _in_cutout(fitter: Fitter, psf: np.ndarray) -> np.ndarray:
 
 def _as_bright(signal: np.ndarray, good: np.ndarray, goal: float) -> np.ndarray:
     """Return which galaxies, dimmed to a signal to noise, are not too large for it; else the brightest."""
-    found = np.flatnonzero(good & (signal >= goal) & (signal <= LARGEST_DIMMING * goal))
-    return found if len(found) else np.flatnonzero(good & (signal == signal[good].max()))
+    fitting = np.flatnonzero(good & (signal >= goal) & (signal <= LARGEST_DIMMING * goal))
+    return fitting if len(fitting) else np.flatnonzero(good & (signal == signal[good].max()))
 
 
 def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None) -> np.ndarray:
@@ -277,7 +271,7 @@ def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[floa
     """Return the g of each band with which the pulls of galaxies drawn again are 1 wide."""
     flux, noise, true = (values[:, :, kind] for values in (own.flux, own.noise, truth))
 
-    def one(band: int) -> float:
+    def widening(band: int) -> float:
         x, sigma, off = (values[:, band] for values in (flux, noise, flux - true))
         rows = np.isfinite(x + sigma + off)
         if rows.sum() < FEWEST:
@@ -289,20 +283,17 @@ def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[floa
             LARGEST_BLEND,
         )
 
-    return tuple(one(band) for band in range(flux.shape[1]))
+    return tuple(widening(band) for band in range(flux.shape[1]))
 
 
 def _light_fractions(
-    image: np.ndarray,
-    weight: np.ndarray,
-    model: np.ndarray,
-    radius_pixels: np.ndarray,
-    noise: np.ndarray,
-    rows: np.ndarray,
+    fitter: Fitter, fitted: Fitted, drawn: np.ndarray, rows: np.ndarray
 ) -> tuple[float, ...]:
     """Return the share of the light with which residuals of bright galaxies are as wide as noise, ``B``."""
-    image, weight, model = image[rows], weight[rows], model[rows]
-    weight = np.where(region(image.shape[3], radius_pixels[rows])[:, None], weight, 0)
+    image, weight, model = fitted.image.numpy()[rows], fitted.weight.numpy()[rows], drawn[rows]
+    radius = total_radius_pixels(fitter.info, model, weight)
+    weight = np.where(region(image.shape[3], radius)[:, None], weight, 0)
+    noise = np.array(fitter.info.noise_correlation)
     left, spread, light = smoothed(*comparable(image, weight, model, noise), NARROW_PIXELS)
     inside = weight > 0
 

@@ -20,7 +20,7 @@ import itertools
 
 import numpy as np
 
-from deepfits.observation import fwhm_of
+from deepfits.gaussian_psf import fwhm_of
 
 WIDER = 0.2
 """G is P after a Gaussian of this share of the PSF's full width at half maximum (its standard deviation)."""
@@ -113,8 +113,8 @@ def _place(used: np.ndarray, data: np.ndarray, share: np.ndarray, sigma: np.ndar
     steps = np.arange(-MAX_SHIFT_PIXELS, MAX_SHIFT_PIXELS + STEP_PIXELS / 2, STEP_PIXELS)
     best, place = np.full(len(used), -1.0), start
     for shift in itertools.product(steps, steps):
-        found = gain(np.broadcast_to(np.array(shift), place.shape))
-        place, best = np.where((found > best)[:, None], shift, place), np.maximum(found, best)
+        gained = gain(np.broadcast_to(np.array(shift), place.shape))
+        place, best = np.where((gained > best)[:, None], shift, place), np.maximum(gained, best)
     for axis, step in itertools.product((0, 1), (STEP_PIXELS / 2, STEP_PIXELS / 4)):
         away = step * np.eye(2)[axis]
         low, middle, high = (gain(place + side * away) for side in (-1, 0, 1))

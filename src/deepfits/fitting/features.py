@@ -29,14 +29,14 @@ SCHEMA_VERSION = 1
 
 def digest(*parts: Any) -> str:
     """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
-    found = hashlib.sha256()
+    hashed = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
             text = json.dumps(part.tolist())
         else:
             text = json.dumps(part, sort_keys=True)
-        found.update(text.encode())
-    return found.hexdigest()[:16]
+        hashed.update(text.encode())
+    return hashed.hexdigest()[:16]
 
 
 def finish(

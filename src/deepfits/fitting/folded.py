@@ -200,10 +200,10 @@ class _Up:
         """Convolve once for all four pixels of each, and put them in their places; contiguous."""
         number, _, height, width = x.shape
         few = self.weight.shape[1]
-        found = functional.conv2d(x, self.quarters, padding=1).unflatten(1, (4, few))  # type: ignore[arg-type]
+        quarters = functional.conv2d(x, self.quarters, padding=1).unflatten(1, (4, few))  # type: ignore[arg-type]
         out = torch.empty((number, few, 2 * height, 2 * width), dtype=x.dtype, device=x.device)
         for part, (row, column) in enumerate(QUARTERS):
-            out[:, :, row::2, column::2] = found[:, part, :, row : row + height, column : column + width]
+            out[:, :, row::2, column::2] = quarters[:, part, :, row : row + height, column : column + width]
         return out.add_(self.bias[:, None, None]) if with_bias else out
 
 

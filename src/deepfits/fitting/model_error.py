@@ -98,10 +98,10 @@ class ModelError:
         """
 
         def numbers(values: Any, length: int) -> tuple[float, ...]:
-            found = tuple(float(value) for value in values)
-            if len(found) != length or not np.isfinite(found).all():
+            read = tuple(float(value) for value in values)
+            if len(read) != length or not np.isfinite(read).all():
                 raise ValueError(f"{length} finite numbers are needed, not {values!r}")
-            return found
+            return read
 
         try:
             nuisance = content["latent_nuisance"]

@@ -128,15 +128,15 @@ def residual_figures(
     words = {kind: np.full(len(image), "", dtype=object) for kind in kinds}
     for row in range(len(image)):
         inside = within[row]
-        found = [
+        peaks = [
             ("structure", *_peak(narrow[row], inside), "structure in all bands"),
             ("extended", *_peak(wide[row], inside), "extended light in all bands"),
         ]
         for band in range(len(bands)):
             place = _peak(each[row, band], inside)[1]
             sharp = _is_sharp(plain[0][row, band], plain[1][row, band], place)
-            found.append(_of_one_band(each[row], sharp, band, place, inside, away, bands))
-        for kind, height, place, what in found:
+            peaks.append(_of_one_band(each[row], sharp, band, place, inside, away, bands))
+        for kind, height, place, what in peaks:
             if abs(height) > out[kind][row]:
                 out[kind][row] = abs(height)
                 where = away.flat[place] * pixel_scale_arcsec

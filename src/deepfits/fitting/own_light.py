@@ -155,12 +155,13 @@ def joined_with_data(
         ``(N, B)`` float32, nJy.
     """
     is_seen = weight > 0
-    drawn = (model * own).sum((2, 3))
+    light = model * own
+    drawn = light.sum((2, 3))
     left = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
     of_data = (np.where(is_seen, own**2 / np.where(is_seen, weight, 1), 0)).sum((2, 3)) * noise**2
     shared = model_noise**2
-    seen = (fraction * np.where(is_seen, model * own, 0).sum((2, 3))) ** 2
-    unseen = (fraction * np.where(is_seen, 0, model * own).sum((2, 3))) ** 2
+    seen = (fraction * np.where(is_seen, light, 0).sum((2, 3))) ** 2
+    unseen = (fraction * np.where(is_seen, 0, light).sum((2, 3))) ** 2
     free = np.maximum(of_data - np.nan_to_num(shared), 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(seen > 0, seen / (seen + free), 0.0)

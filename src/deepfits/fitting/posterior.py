@@ -112,10 +112,10 @@ def laplace(
         ``(J, S, S)``: what to sum over the pixels of the scenes themselves.
     """
     used = weight if fit_weight is None else fit_weight
-    drawn, derivative = objective.renderer.jacobian(latent)
-    scene, of_scene = drawn, derivative
+    scene, of_scene = objective.renderer.jacobian(latent)
+    drawn, derivative = scene, of_scene  # m and J = ∂m/∂θ, of the data's pixels
     if observation is not None:
-        drawn, derivative = observation(drawn), observation.tangents(derivative)
+        drawn, derivative = observation(scene), observation.tangents(of_scene)
     if amplitude is None:
         solver = Objective(objective.renderer, amplitude_prior=solved_after) if solved_after else objective
         amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
@@ -123,19 +123,9 @@ def laplace(
     if is_free:
         derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
     precision = _prior_precision(objective, latent, amplitude, used, weight)
-    half_hessian = _information(derivative, drawn if is_free else None, used) + precision
-    if fit_weight is None:
-        covariance = torch.linalg.inv(half_hessian)
-    else:
-        noise = torch.where(weight > 0, used**2 / weight.clamp_min(1e-30), 0)
-        scatter = _information(derivative, drawn if is_free else None, noise) + _prior_scatter(
-            precision, used, weight
-        )
-        bread = torch.linalg.inv(half_hessian)
-        covariance = bread @ scatter @ bread
+    half_hessian, covariance = _of_fit(derivative, drawn if is_free else None, precision, weight, fit_weight)
     model = drawn * amplitude[:, :, None, None]
     sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
-    flux = torch.einsum("nbhw,nbkhw->nbk", model, sums)
     if solved_after is None:
         slopes = _along(derivative, sums)
     else:  # all sums over the derivatives' pixels at once
@@ -145,30 +135,43 @@ def laplace(
             covariance, half_hessian, slopes[..., -2], slopes[..., -1], drawn, amplitude, weight, solved_after
         )
         slopes = slopes[..., :-2] * amplitude.double()[:, None, :, None]
-        is_free = True
-    variance = _of_sums(slopes, drawn if is_free else None, covariance, sums).to(flux.dtype)
-    scene_std = None
+    has_amplitudes = is_free or solved_after is not None
+    scene_flux_std = None
     if scene_sums is not None:
         rings = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
-        slopes = _along(of_scene, rings)
-        if is_free:
-            slopes = slopes * amplitude.double()[:, None, :, None]
-        of_sums = _of_sums(slopes, scene if is_free else None, covariance, rings)
-        scene_std = of_sums.to(flux.dtype).clamp_min(0).sqrt()
+        of_rings = _along(of_scene, rings)
+        if has_amplitudes:
+            of_rings = of_rings * amplitude.double()[:, None, :, None]
+        scene_flux_std = _std_of_sums(of_rings, scene if has_amplitudes else None, covariance, rings)
     pixel_std = None
     if with_pixels:
         if solved_after is not None:
             derivative = derivative * amplitude[:, None, :, None, None]
-        pixel_std = _pixel_std(derivative, drawn if is_free else None, covariance)
+        pixel_std = _pixel_std(derivative, drawn if has_amplitudes else None, covariance)
     return Posterior(
-        covariance,
-        latent.shape[1],
-        model,
-        flux,
-        variance.clamp_min(0).sqrt(),
-        pixel_std,
-        scene_std,
+        covariance=covariance,
+        num_latents=latent.shape[1],
+        model=model,
+        flux=torch.einsum("nbhw,nbkhw->nbk", model, sums),
+        flux_std=_std_of_sums(slopes, drawn if has_amplitudes else None, covariance, sums),
+        pixel_std=pixel_std,
+        scene_flux_std=scene_flux_std,
     )
+
+
+def _of_fit(
+    derivative: Tensor, drawn: Tensor | None, precision: Tensor, weight: Tensor, fit_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return H and the covariance H⁻¹ M H⁻¹ of what was fitted, ``(N, P, P)`` each."""
+    if fit_weight is None:
+        half_hessian = _information(derivative, drawn, weight) + precision
+        return half_hessian, torch.linalg.inv(half_hessian)  # M = H
+    half_hessian = _information(derivative, drawn, fit_weight) + precision
+    noise = torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0)
+    prior = precision * _ratio(fit_weight, weight)[:, :, None]  # the truth's own scatter, in units of the fit
+    scatter = _information(derivative, drawn, noise) + prior
+    inverse = torch.linalg.inv(half_hessian)
+    return half_hessian, inverse @ scatter @ inverse
 
 
 def _along(derivative: Tensor, planes: Tensor) -> Tensor:
@@ -180,15 +183,16 @@ def _along(derivative: Tensor, planes: Tensor) -> Tensor:
     return (of_band @ planes.double().flatten(3).mT).transpose(1, 2)
 
 
-def _of_sums(slopes: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
-    """Return the variances of sums over pixels, ``(N, B, K)``, given each object's ``(N, B, K, H, W)``.
+def _std_of_sums(slopes: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
+    """Return the standard deviations of sums over pixels, ``(N, B, K)``, given each's ``(N, B, K, H, W)``.
 
     `slopes`, ``(N, L, B, K)``, are their derivatives.
     """
     if drawn is not None:
         own = torch.einsum("nbhw,nbkhw->nbk", drawn, sums)
         slopes = torch.cat((slopes, _per_band(own.double())), dim=1)  # (N, P, B, K)
-    return torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance.double(), slopes)
+    variance = torch.einsum("npbk,npq,nqbk->nbk", slopes, covariance.double(), slopes)
+    return variance.to(sums.dtype).clamp_min(0).sqrt()
 
 
 def _with_amplitudes(
@@ -258,11 +262,6 @@ def _prior_precision(
     out[:, :length, :length] = torch.diag_embed(strength)
     out[:, length:, length:] = objective.amplitude_prior.precision(bands, latent)
     return out
-
-
-def _prior_scatter(precision: Tensor, used: Tensor, weight: Tensor) -> Tensor:
-    """Give the prior's part of the scatter: the truth's own, in the units of the fit's weights."""
-    return precision * _ratio(used, weight)[:, :, None]
 
 
 def _pixel_std(derivative: Tensor, drawn: Tensor | None, covariance: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 if TYPE_CHECKING:
     import torch
 
-    from deepfits.fitting.fitter import Fitter
+    from deepfits.fitting.forward import ForwardModel
 
 FILE = "_similarity.json"
 RIDGE = 0.01
@@ -42,7 +42,7 @@ NUM_POSTERIOR_DRAWS = 4
 
 
 def learn_nuisance(
-    fitter: Fitter, latent: np.ndarray, covariance: np.ndarray, noise: np.ndarray, *, seed: int = 0
+    model: ForwardModel, latent: np.ndarray, covariance: np.ndarray, noise: np.ndarray, *, seed: int = 0
 ) -> np.ndarray:
     """Return the covariance S of what does not make galaxies different, ``(L, L)``.
 
@@ -57,34 +57,34 @@ def learn_nuisance(
 
     rng = torch.Generator().manual_seed(seed)
     chosen = torch.from_numpy(np.ascontiguousarray(latent[:MOST_DRAWN], dtype=np.float32))
-    sight = fitter.nominal_sight(len(chosen))
+    sight = model.nominal_sight(len(chosen))
     sigma = torch.from_numpy(noise.astype(np.float32))[:, None, None]
-    drawn = fitter.draw(chosen, sight)
+    drawn = model.draw(chosen, sight)
     weight = (sigma**-2).expand_as(drawn)
-    plain = fitter.embed(drawn, weight, sight)
+    plain = model.embed(drawn, weight, sight)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for number in range(NUM_SYMMETRIES):
         turned = shifted(symmetry(drawn, number), (torch.rand(2, generator=rng) - 0.5).tolist())
         noisy = turned + sigma * torch.randn(turned.shape, generator=rng)
-        off = (fitter.embed(noisy, weight, sight) - plain).double()
+        off = (model.embed(noisy, weight, sight) - plain).double()
         out += off.T @ off
     nuisance = out / (NUM_SYMMETRIES * len(chosen))
-    return (nuisance + posterior_scatter(fitter, chosen, covariance, rng)).numpy()
+    return (nuisance + posterior_scatter(model, chosen, covariance, rng)).numpy()
 
 
 def posterior_scatter(
-    fitter: Fitter, latent: torch.Tensor, covariance: np.ndarray, rng: torch.Generator
+    model: ForwardModel, latent: torch.Tensor, covariance: np.ndarray, rng: torch.Generator
 ) -> torch.Tensor:
     """Return the covariance P of embeddings of latents drawn from their posteriors, ``(L, L)`` float64."""
     import torch
 
     values, vectors = torch.linalg.eigh(torch.from_numpy(covariance[: len(latent)]).double())
     root = (vectors * values.clamp_min(0).sqrt()[:, None]).float()
-    plain = fitter.embedding(latent)
+    plain = model.embedding(latent)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for _ in range(NUM_POSTERIOR_DRAWS):
         normal = torch.randn(latent.shape, generator=rng)
-        off = (fitter.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - plain).double()
+        off = (model.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - plain).double()
         out += off.T @ off
     return out / (NUM_POSTERIOR_DRAWS * len(latent))
 

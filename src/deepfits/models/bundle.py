@@ -218,7 +218,7 @@ class Model:
             parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
         shape = (0, len(self.info.bands), self.info.size, self.info.size)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
-        names = [one.removeprefix("amplitude_") for one in features if one.startswith("amplitude_")]
+        names = [name.removeprefix("amplitude_") for name in features if name.startswith("amplitude_")]
         for index, place in enumerate(places_of(self.info.bands, names)):  # called as the store calls them
             if place is not None:
                 drawn[:, index] *= features[f"amplitude_{names[place]}"][chosen, None, None]

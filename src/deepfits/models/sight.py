@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from deepfits.observation import SceneGrid, Sight, all_above_reference, centre_shift, psf_or_moffat
+from deepfits.gaussian_psf import psf_or_moffat
+from deepfits.observation import SceneGrid, Sight, all_above_reference, centre_shift
 from deepfits.survey.store import Cutouts, StoreInfo
 
 

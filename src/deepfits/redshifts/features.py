@@ -3,8 +3,8 @@
 Shapes: N objects, B bands, L latent dimensions, K features.
 
 ``latents``
-    what the embedder says of the best fit's drawing (`deepfits.fitting.fitter.Fitter.embedding`), in units of
-    what noise, orientation and place do to it;
+    what the embedder says of the best fit's drawing (`deepfits.fitting.forward.ForwardModel.embedding`), in
+    units of what noise, orientation and place do to it;
 ``oriented``
     the latents as they were fitted (M19 §3.3), in which orientation and what depends on it (axis ratios)
     weigh as much as anything else;

@@ -165,7 +165,7 @@ def store_photometry(
     InputError
         An object is not in the store.
     """
-    from deepfits.observation import psf_or_moffat
+    from deepfits.gaussian_psf import psf_or_moffat
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store).in_bands(bands)

@@ -74,7 +74,7 @@ def matched_apertures(
     Parameters
     ----------
     psf
-        ``(K, 2)``: a sum of round Gaussians (`deepfits.observation`), without the pixel.
+        ``(K, 2)``: a sum of round Gaussians (`deepfits.gaussian_psf`), without the pixel.
     """
     from scipy.special import j1
 
@@ -115,7 +115,7 @@ def matched_photometry(
         ``(N, A, B)``, nJy; NaN where data are missing, the PSF is unknown, or it is wider than the
         common one.
     """
-    from deepfits.observation import fwhm_of
+    from deepfits.gaussian_psf import fwhm_of
 
     number, bands, size, _ = image.shape
     flux = np.full((number, len(RADII_ARCSEC), bands), np.nan)

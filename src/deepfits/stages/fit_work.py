@@ -160,18 +160,12 @@ class FittingWork(ModelWork):
 
     def fitted(self, fitter: Fitter, cutouts: Cutouts, shard: Shard, advance: Advance) -> FittedShard:
         """Fit cutouts, and return their features."""
-        from deepfits.survey.neighbours import neighbours_of
+        from deepfits.fitting.feature_table import feature_table
+        from deepfits.survey.neighbours import with_neighbours
 
-        fitted = fitter.fit(
-            cutouts.object_id,
-            cutouts.image,
-            cutouts.weight,
-            advance,
-            is_neighbour=neighbours_of(cutouts, fitter.info),
-            sight=fitter.sight(cutouts),
-            start=None if self.start is None else read_starts(self.start, shard.name, cutouts.object_id),
-        )
-        columns = fitter.features(cutouts.object_id, fitted, cutouts.catalogue, cutouts.psf)
+        start = None if self.start is None else read_starts(self.start, shard.name, cutouts.object_id)
+        fitted = fitter.fit_cutouts(with_neighbours(cutouts, fitter.info), advance, start=start)
+        columns = feature_table(fitter, fitted, cutouts)
         planes = {}
         if self.reconstructions:
             drawn = fitter.reconstruct(fitted)

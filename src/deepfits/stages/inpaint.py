@@ -154,14 +154,16 @@ def inpaint(config: InpaintConfig) -> Path:
 
 def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, ...]:
     """Return the bands that are named, as the store calls them."""
-    from deepfits.fitting.fitter import index_of
     from deepfits.survey.bands import places_of
 
     named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     known = store.info.bands
     places = zip(named, places_of(named, known), strict=True)
     bands = tuple(band if place is None else known[place] for band, place in places)
-    index_of(known, bands, f"{store.directory}, with {config.model}")
+    if unknown := [band for band in bands if band not in known]:
+        raise InputError(
+            f"{store.directory}, with {config.model}: no band {unknown[0]!r}; there are {'-'.join(known)}"
+        )
     if not bands or len(set(bands)) == len(known):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
     return bands

@@ -65,7 +65,7 @@ def _judge(
     """Return one row of the validation: a band, and every method's bias and scatter."""
     from deepfits.fitting import inpainting
 
-    band, circle = info.bands[index], fitter.sums[1].numpy()
+    band, circle = info.bands[index], fitter.sums[1]
     image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
     flux, _ = aperture_flux(image, weight, circle)
     magnitudes = ab_magnitude(flux)

@@ -70,13 +70,12 @@ class InpaintWork(ModelWork):
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already."""
         from deepfits.fitting import features
-        from deepfits.fitting.fitter import index_of
         from deepfits.survey.store import read_info
 
         stored = read_info(self.store)
         order = model.order(stored)
         info = stored if order is None else order.info(stored)
-        hidden = index_of(info.bands, self.bands, self.store)
+        hidden = [info.bands.index(band) for band in self.bands]
         fitter = self.fitter(model, info, threads)
 
         def process(shard: Shard, advance: Advance) -> None:
@@ -117,21 +116,21 @@ def predict(
         ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and ``measured`` ``(N, B)``,
         aperture fluxes of all bands without calibration, and ``measured_err``.
     """
-    from deepfits.fitting.fitter import status_names
+    from deepfits.fitting.measuring import measure
 
     weight = shard.weight.copy()
     weight[:, hidden] = 0
     fitted = fitter.fit(shard.object_id, shard.image, weight, advance, sight=fitter.sight(shard))
-    measures = fitter.measure(fitted, sums=fitter.sums, with_pixels=with_pixels)
+    measures = measure(fitter, fitted, with_pixels=with_pixels)
     out: dict[str, np.ndarray] = {"object_id": shard.object_id}
     out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}
     out |= {
         "chi2": measures["chi2"].sum(1),
         "dof": measures["dof"].sum(1),
-        "status": status_names(fitted.fit),
+        "status": fitted.fit.status_names,
     }
     out["latent"] = fitted.fit.latent.numpy()
-    measured, error = aperture_flux(shard.image, shard.weight, fitter.sums[1].numpy())
+    measured, error = aperture_flux(shard.image, shard.weight, fitter.sums[1])
     error = error * np.array(fitter.info.noise_correlation)
     drawn = measures["flux"][..., 1].astype(np.float64)
     for index, known in zip(hidden, calibrations or [Calibration()] * len(hidden), strict=True):

@@ -183,14 +183,22 @@ class PartitionFit:
         """Cut and fit, and return an Arrow table in the order of the rows; nulls for objects on no image."""
         import pyarrow as pa
 
+        from deepfits.fitting.feature_table import feature_table
         from deepfits.fitting.features import to_arrow
         from deepfits.survey import build
-        from deepfits.survey.neighbours import neighbours_of
+        from deepfits.survey.neighbours import with_neighbours
+        from deepfits.survey.store import Cutouts
 
         fitter, info = _fitter(self), self.info
-        nothing = np.zeros((0, len(info.bands), info.size, info.size), dtype=np.float32)
-        fitted = fitter.fit(columns["object_id"][:0], nothing, nothing, sight=fitter.nominal_sight(0))
-        parts = [fitter.features(columns["object_id"][:0], fitted, {})]
+
+        def fitted(cutouts: Cutouts) -> dict[str, np.ndarray]:
+            fit = fitter.fit_cutouts(with_neighbours(cutouts, info))
+            return feature_table(fitter, fit, cutouts)
+
+        none = np.zeros((0, len(info.bands), info.size, info.size), dtype=np.float32)
+        nowhere = {name: columns[name][:0] for name in ("ra", "dec")}
+        identity = columns["object_id"][:0]
+        parts = [fitted(Cutouts(object_id=identity, image=none, weight=none, catalogue=nowhere))]
         rows = []
         plan = build.StorePlan(
             images=self.images, size=info.size, shard_size=CHUNK, survey="", catalogue_path=Path()
@@ -199,14 +207,7 @@ class PartitionFit:
             tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
             for task in tasks:
                 cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, info)
-                fitted = fitter.fit(
-                    cutouts.object_id,
-                    cutouts.image,
-                    cutouts.weight,
-                    is_neighbour=neighbours_of(cutouts, fitter.info),
-                    sight=fitter.sight(cutouts),
-                )
-                parts.append(fitter.features(cutouts.object_id, fitted, {}, cutouts.psf))
+                parts.append(fitted(cutouts))
                 rows.append(task.rows)
         place = np.full(len(columns["ra"]), -1)
         if rows:

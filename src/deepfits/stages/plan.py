@@ -147,9 +147,11 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     """Time the fit of images that the model draws, with noise, on one core of this machine."""
     import torch
 
+    from deepfits.fitting.feature_table import feature_table
     from deepfits.fitting.fitter import Fitter
     from deepfits.fitting.settings import FitSettings
     from deepfits.provenance import hardware
+    from deepfits.survey.store import Cutouts
 
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -162,7 +164,7 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
     with torch_threads(1), progress("measure", total=MEASURED_OBJECTS, unit="objects") as task:
         begin = time.perf_counter()
         fitted = fitter.fit(identity, image, weight, sight=fitter.nominal_sight(MEASURED_OBJECTS))
-        fitter.features(identity, fitted, {})
+        feature_table(fitter, fitted, Cutouts(object_id=identity, image=image.numpy(), weight=weight.numpy()))
         seconds = time.perf_counter() - begin
         task.advance(MEASURED_OBJECTS)
     name = hardware()["processor"]

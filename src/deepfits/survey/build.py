@@ -23,7 +23,7 @@ import numpy as np
 
 from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import remove_leftovers
-from deepfits.observation import NUM_GAUSSIANS
+from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, map_on_workers
 from deepfits.scale.manifest import read_manifest

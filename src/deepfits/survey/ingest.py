@@ -11,7 +11,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import remove_leftovers
-from deepfits.observation import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
+from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
 from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards

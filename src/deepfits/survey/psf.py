@@ -1,6 +1,6 @@
 """The PSF of an image: from its own stars, its header, a PSF image, a PSFEx model, or the user.
 
-A PSF is a sum of round Gaussians, ``(K, 2)``: see `deepfits.observation`. What is recorded of a field and
+A PSF is a sum of round Gaussians, ``(K, 2)``: see `deepfits.gaussian_psf`. What is recorded of a field and
 band, for JSON, is a dictionary with ``gaussians``, ``fwhm_arcsec`` and ``source``, which says in words where
 it comes from.
 """
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.observation import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
+from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.seeing import width_at
 
 log = logging.getLogger(__name__)

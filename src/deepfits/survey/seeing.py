@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage, optimize, stats
 
-from deepfits.observation import centre_of_light
+from deepfits.gaussian_psf import centre_of_light
 from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
 
 SIDE, LEAST_SIDE = 25, 9

@@ -162,7 +162,7 @@ class Cutouts:
         Columns of the catalogue, each ``(N,)``; `object_id` not among them.
     psf
         ``(N, B, K, 2)`` float32: the PSF as a sum of K round Gaussians, weights and standard deviations in
-        arcseconds (see `deepfits.observation`); NaN where it is unknown. None in stores without it.
+        arcseconds (see `deepfits.gaussian_psf`); NaN where it is unknown. None in stores without it.
     is_neighbour
         ``(N, H, W)`` bool: pixels of other objects; None where the store does not say (see
         `deepfits.survey.neighbours.neighbours_of`).

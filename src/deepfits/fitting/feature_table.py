@@ -1,0 +1,120 @@
+"""The columns of the features, as `docs/reference/files.md` has them, from best fits and their cutouts.
+
+Shapes: N objects, B bands, H = W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from deepfits.fitting.extent import spread
+from deepfits.fitting.fitter import Fitted, Fitter
+from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, oddities
+from deepfits.fitting.model_error import FLUXES
+from deepfits.fitting.scores import latent_distance
+from deepfits.gaussian_psf import psf_or_moffat
+from deepfits.photometry import aperture_names, growth_circles, growth_radii
+from deepfits.survey.store import Cutouts
+
+Columns = dict[str, np.ndarray]
+
+
+def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
+    """Return the features of cutouts that were fitted, a column ``(N,)`` or ``(N, L)`` for each name.
+
+    Parameters
+    ----------
+    cutouts
+        For the identities, the places on the sky, and the PSFs; where these are unknown, that of the store's
+        seeing.
+    """
+    best, info = fitted.fit, fitter.info
+    measured = measure(fitter, fitted, with_galaxy=True)
+    psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
+    out: Columns = {"object_id": cutouts.object_id}
+    out |= {name: cutouts.catalogue[name] for name in ("ra", "dec") if name in cutouts.catalogue}
+    out["latent"] = best.latent.numpy()
+    out["latent_std"] = measured["latent_std"]
+    out["embedding"] = fitter.embedding(best.latent).numpy()
+    out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
+    out |= _per_band(info.bands, {name: measured[name] for name in ("chi2", "dof")})
+    out["loss"] = best.loss.numpy()
+    out["loss_start"] = best.loss_start.numpy()
+    out["status"] = best.status_names
+    out["num_steps"] = best.num_steps.numpy()
+    out["latent_distance"] = latent_distance(best.latent.numpy()).astype(np.float32)
+    drawn = fitter.reconstruct(fitted)
+    out["discriminator_score"] = discriminator_score(fitter, fitted, drawn)
+    odd = oddities(fitter, fitted, drawn)
+    out |= {name: odd[name] for name in ("anomaly", "artefact", "anomaly_reason")}
+    out |= _fluxes(fitter, fitted, measured, psf)
+    out |= _sizes(info.bands, measured["growth"], info.size, info.pixel_scale_arcsec)
+    out["spread"], out["spread_err"] = spread(
+        fitted.image.numpy(),
+        fitted.weight.numpy(),
+        psf,
+        info.pixel_scale_arcsec,
+        np.array(info.noise_correlation),
+    )
+    if fitter.grid is not None:
+        out |= _of_scenes(fitter, measured)
+    out["model_hash"] = np.full(len(cutouts), fitter.model.fingerprint)
+    return out
+
+
+def _per_band(bands: Sequence[str], values: Mapping[str, np.ndarray]) -> Columns:
+    """Return a column for each band of values ``(N, B)``, the columns of a band side by side."""
+    return {
+        f"{name}_{band}": value[:, index]
+        for index, band in enumerate(bands)
+        for name, value in values.items()
+    }
+
+
+def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) -> Columns:
+    """Return amplitudes and fluxes: of the drawing, of the galaxy's own light, and joined with the data."""
+    bands, own = fitter.info.bands, OwnFluxes.of(measured, psf, fitter.info.pixel_scale_arcsec)
+    values = {
+        "amplitude": fitted.fit.amplitude.numpy(),
+        "amplitude_err": measured["amplitude_std"],
+        "flux_cutout_model": measured["flux"][:, :, 0],
+        "flux_cutout_model_err": measured["flux_std"][:, :, 0],
+    }
+    for number, kind in enumerate(FLUXES):
+        flux, noise = own.flux[:, :, number], own.noise[:, :, number]
+        errors = [
+            fitter.model_error.flux_error(kind, band, flux[:, band], noise[:, band], own.removed[:, band])
+            for band in range(len(bands))
+        ]
+        values |= {kind: flux, f"{kind}_err": np.stack(errors, axis=1)}
+    out = _per_band(bands, values)
+    for number, name in enumerate(aperture_names()):
+        flux, error = (measured[f"aperture_flux{end}"][:, :, number] for end in ("", "_err"))
+        out |= _per_band(bands, {f"flux_{name}": flux, f"flux_{name}_err": error})
+    return out
+
+
+def _sizes(
+    bands: Sequence[str], growth: np.ndarray, size: int, pixel_scale_arcsec: float, prefix: str = ""
+) -> Columns:
+    """Return half-light radii and concentrations, 5 lg(r80 / r20), of the drawn galaxies in each band."""
+    _, radius_arcsec = growth_circles(size, pixel_scale_arcsec)
+    r20, r50, r80 = np.moveaxis(growth_radii(growth, radius_arcsec), -1, 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        concentration = 5 * np.log10(r80 / r20)
+    return _per_band(bands, {f"{prefix}half_light_arcsec": r50.astype(np.float32)}) | _per_band(
+        bands, {f"{prefix}concentration": concentration.astype(np.float32)}
+    )
+
+
+def _of_scenes(fitter: Fitter, measured: Columns) -> Columns:
+    """Return fluxes and sizes of the scenes themselves, before any PSF of the survey."""
+    assert fitter.grid is not None
+    bands, flux, error = fitter.info.bands, measured["scene_flux"], measured["scene_flux_std"]
+    fluxes: Columns = {}
+    for number, name in enumerate(("flux_scene", "flux_aper_scene")):
+        fluxes |= {name: flux[:, :, number], f"{name}_err": error[:, :, number]}
+    grid = fitter.grid.size, fitter.grid.pixel_scale_arcsec
+    return _per_band(bands, fluxes) | _sizes(bands, measured["scene_growth"], *grid, "scene_")

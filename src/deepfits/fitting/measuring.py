@@ -1,0 +1,363 @@
+"""What is measured at the best fits: χ², fluxes and their errors, and what is odd about the objects.
+
+Shapes: N objects, B bands, L latent dimensions, H = W pixels, S scene pixels a side, K sums over pixels,
+A apertures of colours, C circles of growth.
+
+Everything is summed over pixels of the noise-free drawing, m = a · G(latent) as the pixels of the survey show
+it. Errors by noise are those of the Laplace approximation (`deepfits.fitting.posterior`), times what errors
+of sums are larger than of independent pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepfits.fitting.engine import in_threads
+from deepfits.fitting.fitter import Fitted, Fitter
+from deepfits.fitting.model_error import ModelError
+from deepfits.fitting.oddity import PARTS, residual_figures, score
+from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
+from deepfits.fitting.posterior import Posterior, laplace
+from deepfits.fitting.scores import latent_distance
+from deepfits.gaussian_psf import fwhm_of
+from deepfits.observation import Observation
+from deepfits.photometry import apertures, growth_circles, total_and_aperture
+from deepfits.survey.store import StoreInfo
+
+POSTERIOR_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFluxes:
+    """Fluxes of the galaxies in the middle, of each kind in `deepfits.fitting.model_error.FLUXES`.
+
+    Attributes
+    ----------
+    flux, noise
+        ``(N, B, 2)``, nJy: values, and their errors by noise alone.
+    removed
+        ``(N, B)``: drawn light inside the total's circle that was taken for neighbours'.
+    """
+
+    flux: np.ndarray
+    noise: np.ndarray
+    removed: np.ndarray
+
+    @classmethod
+    def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
+        """Take them from what `measure` has found ``with_galaxy``.
+
+        Parameters
+        ----------
+        psf
+            ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
+        """
+        inside = enclosed(fwhm_of(psf), measured["total_radius"] * pixel_scale_arcsec)
+        share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
+        flux, noise = (measured[name][:, :, 1:] / share for name in ("flux", "flux_std"))
+        return cls(flux=flux, noise=noise, removed=measured["removed"])
+
+
+def measure(
+    fitter: Fitter,
+    fitted: Fitted,
+    *,
+    with_pixels: bool = False,
+    with_galaxy: bool = False,
+    uncertainty: bool | None = None,
+) -> dict[str, np.ndarray]:
+    """Measure χ², fluxes and errors at the best latents.
+
+    Parameters
+    ----------
+    with_pixels
+        Also what is drawn, and its errors.
+    with_galaxy
+        Also the light of the galaxy in the middle alone (`deepfits.fitting.own_light`).
+    uncertainty
+        Whether to measure errors; by default as the fitter's settings say.
+
+    Returns
+    -------
+    dict
+        ``chi2`` and ``dof`` ``(N, B)``, ``flux`` and ``flux_std`` ``(N, B, K)`` of the whole cutout and the
+        aperture, ``growth`` ``(N, B, C)`` (the galaxy's light in `deepfits.photometry.growth_circles`),
+        ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; for models of scenes ``scene_flux``,
+        ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
+        With the galaxy, a third flux: its total, in the circle ``total_radius`` ``(N,)``, pixels, without
+        ``removed`` ``(N, B)``, light taken for neighbours'; ``aperture_flux`` and ``aperture_flux_err``
+        ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
+        With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
+        NaN for objects without a fit, and for errors where none were asked for.
+    """
+    measurement = _Measurement(
+        fitter,
+        fitted,
+        with_pixels=with_pixels,
+        with_galaxy=with_galaxy,
+        with_errors=bool(fitter.settings.uncertainty) if uncertainty is None else uncertainty,
+    )
+    out = {
+        name: np.full((len(fitted), *shape), np.float32(np.nan)) for name, shape in measurement.shapes.items()
+    }
+
+    def work(rows: Tensor) -> None:
+        for name, values in measurement.of(rows).items():
+            out[name][rows.numpy()] = values.cpu().numpy()
+
+    in_threads(work, _batches(fitted), fitter.threads)
+    return out | {"dof": (fitted.weight > 0).sum((2, 3)).numpy()}
+
+
+def _batches(fitted: Fitted) -> tuple[Tensor, ...]:
+    """Return the rows that have a fit, few at a time: a Jacobian takes much memory."""
+    rows = fitted.fitted_rows
+    return rows.split(POSTERIOR_BATCH) if len(rows) else ()
+
+
+class _Measurement:
+    """What is asked for of some objects, and the planes to sum with."""
+
+    def __init__(
+        self, fitter: Fitter, fitted: Fitted, *, with_pixels: bool, with_galaxy: bool, with_errors: bool
+    ) -> None:
+        self.fitter, self.fitted = fitter, fitted
+        self.with_pixels, self.with_galaxy, self.with_errors = with_pixels, with_galaxy, with_errors
+        info, device = fitter.info, fitter.device
+        grid = info.size, info.pixel_scale_arcsec
+        self.sums = torch.from_numpy(fitter.sums).to(device)  # (2, H, W)
+        self.apertures = apertures(*grid, info.fwhm_arcsec).astype(np.float32)  # (A, B, H, W)
+        self.circles = torch.from_numpy(growth_circles(*grid)[0]).to(device)  # (C, H, W)
+        self.noise = torch.tensor(info.noise_correlation, device=device)  # (B,)
+        self.scene_sums: Tensor | None = None
+        if fitter.grid is not None:
+            scene = fitter.grid.size, fitter.grid.pixel_scale_arcsec
+            self.scene_sums = torch.from_numpy(total_and_aperture(*scene)).to(device)  # (2, S, S)
+            self.scene_circles = torch.from_numpy(growth_circles(*scene)[0]).to(device)  # (C, S, S)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each measure, of one object."""
+        bands, side = len(self.fitter.info.bands), self.fitter.info.size
+        sums = bands, len(self.sums) + self.with_galaxy
+        out: dict[str, tuple[int, ...]] = {
+            "chi2": (bands,),
+            "flux": sums,
+            "flux_std": sums,
+            "latent_std": (self.fitter.num_latents,),
+            "amplitude_std": (bands,),
+            "growth": (bands, len(self.circles)),
+        }
+        if self.with_galaxy:
+            in_apertures = bands, len(self.apertures)
+            out |= {"total_radius": (), "removed": (bands,)}
+            out |= {"aperture_flux": in_apertures, "aperture_flux_err": in_apertures}
+        if self.scene_sums is not None:
+            sums = bands, len(self.scene_sums)
+            out |= {"scene_flux": sums, "scene_flux_std": sums}
+            out["scene_growth"] = bands, len(self.scene_circles)
+        if self.with_pixels:
+            out |= dict.fromkeys(("model", "pixel_std"), (bands, side, side))
+        return out
+
+    def of(self, rows: Tensor) -> dict[str, Tensor]:
+        """Measure the objects of a batch."""
+        fitter, fitted = self.fitter, self.fitted
+        padded = torch.cat((rows, rows[-1:].expand(POSTERIOR_BATCH - len(rows))))  # shapes never change
+        image, weight, latent, amplitude = (
+            t[padded].to(fitter.device)
+            for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
+        )
+        observation = fitter.observation(fitted.sight, padded)
+        scene = fitter.in_flux(latent) * amplitude[:, :, None, None]
+        model = scene if observation is None else observation.show(scene)
+        own = own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy())
+        sums = self.sums.expand(*model.shape[:2], *self.sums.shape)  # (N, B, K, H, W)
+        if self.with_galaxy:
+            radius = total_radius_pixels(fitter.info, model.cpu().numpy(), weight.cpu().numpy())
+            circle = soft_circles(fitter.info.size, radius)[:, None]
+            sums = torch.cat((sums, self._sums_of_galaxy(own, circle)), dim=2)
+        if self.with_errors:
+            posterior = _posterior(
+                fitter, fitted, padded, sums, observation, self.scene_sums, with_pixels=self.with_pixels
+            )
+            model = posterior.model
+            out = self._with_errors(posterior)
+        else:
+            out = {"flux": torch.einsum("nbhw,nbkhw->nbk", model, sums)}
+        light = torch.from_numpy(own).to(fitter.device)
+        out["chi2"] = ((image - model) ** 2 * weight).sum((2, 3))  # χ²_b = Σ w (I − m)²
+        out["growth"] = torch.einsum("nbhw,khw->nbk", model * light, self.circles)
+        if self.scene_sums is not None:
+            out["scene_growth"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_circles)
+            out["scene_flux"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_sums)
+        if self.with_galaxy:
+            out["total_radius"] = torch.from_numpy(radius)
+            out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
+            out |= self._in_apertures(image, weight, model, own, out)
+        if self.with_pixels:
+            out["model"] = model
+        return {name: values[: len(rows)] for name, values in out.items()}
+
+    def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray) -> Tensor:
+        """Return what to sum for the galaxy's own light, in its circle and in each aperture."""
+        in_apertures = own[:, :, None] * self.apertures.swapaxes(0, 1)  # (N, B, A, H, W)
+        sums = np.concatenate(((own * circle)[:, :, None], in_apertures), axis=2)
+        return torch.from_numpy(sums).to(self.fitter.device)
+
+    def _with_errors(self, posterior: Posterior) -> dict[str, Tensor]:
+        """Return fluxes and errors by noise, as the pixels' correlation makes them."""
+        noise = self.noise
+        errors = {
+            "flux_std": (posterior.flux_std, noise[:, None]),
+            "scene_flux_std": (posterior.scene_flux_std, noise[:, None]),
+            "amplitude_std": (posterior.amplitude_std, noise),
+            "pixel_std": (posterior.pixel_std, noise[:, None, None]),
+        }
+        out = {name: std * factor for name, (std, factor) in errors.items() if std is not None}
+        return {"flux": posterior.flux, "latent_std": posterior.latent_std} | out
+
+    def _in_apertures(
+        self, image: Tensor, weight: Tensor, model: Tensor, own: np.ndarray, out: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Split the sums in apertures off the fluxes, and join them with what the data say there."""
+        total = len(self.sums) + 1
+        noise = out.get("flux_std", torch.full_like(out["flux"], torch.nan))
+        joined = [
+            joined_with_data(
+                image.cpu().numpy(),
+                weight.cpu().numpy(),
+                model.cpu().numpy(),
+                own * aperture,
+                aperture,
+                noise=np.array(self.fitter.info.noise_correlation),
+                model_noise=noise[:, :, total + number].cpu().numpy(),
+                fraction=np.array(self.fitter.model_error.light_fraction),
+            )
+            for number, aperture in enumerate(self.apertures)
+        ]
+        flux, error = (torch.from_numpy(np.stack(values, axis=2)) for values in zip(*joined, strict=True))
+        whole = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}
+        return whole | {"aperture_flux": flux, "aperture_flux_err": error}
+
+
+def _posterior(
+    fitter: Fitter,
+    fitted: Fitted,
+    rows: Tensor,
+    sums: Tensor,
+    observation: Observation | None,
+    scene_sums: Tensor | None = None,
+    *,
+    with_pixels: bool = False,
+) -> Posterior:
+    """Approximate the posteriors of some objects around their best fits."""
+    image, weight, latent, amplitude = (
+        t[rows].to(fitter.device)
+        for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
+    )
+    return laplace(
+        fitter.objective,
+        latent,
+        image,
+        weight,
+        sums,
+        fit_weight=None if fitted.fit_weight is None else fitted.fit_weight[rows].to(fitter.device),
+        amplitude=amplitude,
+        with_pixels=with_pixels,
+        solved_after=fitter.prior_after,
+        observation=observation,
+        scene_sums=scene_sums,
+    )
+
+
+def latent_covariance(fitter: Fitter, fitted: Fitted) -> Tensor:
+    """Return the posterior covariances of latents, ``(N, L, L)``, on the CPU; NaN without a fit."""
+    length = fitter.num_latents
+    out = torch.full((len(fitted), length, length), torch.nan)
+    sums = torch.from_numpy(fitter.sums).to(fitter.device)
+
+    def work(rows: Tensor) -> None:
+        posterior = _posterior(fitter, fitted, rows, sums, fitter.observation(fitted.sight, rows))
+        out[rows] = posterior.covariance[:, :length, :length].cpu()
+
+    in_threads(work, _batches(fitted), fitter.threads)
+    return out
+
+
+def total_radius_pixels(info: StoreInfo, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the radius of the circle that holds the total of each drawn galaxy, ``(N,)``."""
+    scale = info.pixel_scale_arcsec
+    return np.asarray(total_radius(model, weight, info.size, scale) / scale)
+
+
+def oddities(
+    fitter: Fitter, fitted: Fitted, drawn: np.ndarray, model_error: ModelError | None = None
+) -> dict[str, np.ndarray]:
+    """Return what is odd about the middle galaxies and the images (`deepfits.fitting.oddity`).
+
+    Parameters
+    ----------
+    drawn
+        Of `Fitter.reconstruct`.
+    model_error
+        What is drawn wrong of any galaxy; by default as the model says.
+
+    Returns
+    -------
+    dict
+        ``anomaly``, ``artefact`` and ``anomaly_reason``, ``(N,)``, and the figures that make the anomaly.
+        NaN and an empty reason without a fit.
+    """
+    info, known = fitter.info, model_error or fitter.model_error
+    names = ("anomaly", "artefact", *PARTS)
+    out: dict[str, Any] = {name: np.full(len(drawn), np.float32(np.nan)) for name in names}
+    reasons = np.full(len(drawn), "", dtype=object)
+    rows, size = np.flatnonzero(np.isfinite(drawn).all((1, 2, 3))), fitter.batch_size
+    for part in np.split(rows, range(size, len(rows), size)) if len(rows) else ():
+        image, weight, model = fitted.image[part].numpy(), fitted.weight[part].numpy(), drawn[part]
+        figures = residual_figures(
+            image,
+            weight,
+            model,
+            radius_pixels=total_radius_pixels(info, model, weight),
+            fraction=np.array(known.light_fraction),
+            noise=np.array(info.noise_correlation),
+            bands=info.bands,
+            pixel_scale_arcsec=info.pixel_scale_arcsec,
+        )
+        distance = latent_distance(fitted.fit.latent[part].numpy())
+        figures["latent"] = known.unusual_latent(distance, model.sum((1, 2, 3)))
+        figures["latent_words"] = np.full(len(part), "seldom drawn like this")
+        out["anomaly"][part], leading = score(figures, known.usual)
+        for name in (*PARTS, "artefact"):
+            out[name][part] = figures[name]
+        words = np.array([figures[f"{figure}_words"][row] for row, figure in enumerate(leading)])
+        is_image = (figures["artefact"] > 0) & (figures["artefact"] >= figures["colour"])
+        reasons[part] = np.where(is_image, figures["artefact_words"], words)
+    return out | {"anomaly_reason": reasons.astype(str)}
+
+
+def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
+    """Return the discriminator's score of the observed images, ``(N,)``: near 1 is usual; NaN without one.
+
+    What has no data or is a neighbour's is filled in with the drawing, so that the score does not see it.
+    """
+    model, network = fitter.model, getattr(fitter.model, "discriminator", None)
+    if network is None:
+        return np.full(len(fitted), np.float32(np.nan))
+    filled = torch.where(fitted.weight > 0, fitted.image, torch.nan_to_num(torch.from_numpy(drawn)))
+
+    def judge(rows: Tensor) -> Tensor:
+        image = filled[rows].to(fitter.device)
+        if fitted.sight is None:
+            return network(model.normalisation.normalise(image)).view(-1)
+        weight, sight = fitted.weight[rows].to(fitter.device), fitted.sight[rows].to(fitter.device)
+        return network(model.network_input(image, weight, sight)).view(-1)  # type: ignore[attr-defined]
+
+    return fitter.in_batches(judge, len(fitted)).numpy()
