@@ -22,7 +22,7 @@ import torch
 
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.inpainting import model_error, smallest_wide_enough
-from deepfits.fitting.measuring import OwnFluxes, latent_covariance, measure, oddities, total_radius_pixels
+from deepfits.fitting.measuring import OwnFluxes, measure, oddities, total_radius_pixels
 from deepfits.fitting.model_error import FLUXES, ModelError, total_error
 from deepfits.fitting.oddity import NARROW_PIXELS, PARTS, comparable, over, region, smoothed
 from deepfits.fitting.own_light import enclosed, own_light, soft_circles, symmetric
@@ -93,10 +93,11 @@ def learn_model_error(
     if (is_bright & good).sum() < FEWEST:
         return None
     again, truth = _draw_again(galaxies, fitted, signal, is_whole, rows, good, rng)
-    own = galaxies.fluxes(fitted, rows)
+    measured = measure(fitter, fitted, with_galaxy=True, with_covariance=True)
+    own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
-    covariance = latent_covariance(fitter, fitted).numpy()[good]
+    covariance = measured["latent_covariance"][good]
     nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]), seed=seed)
     learnt = ModelError(
         flux_fraction=fraction,
@@ -139,9 +140,8 @@ class _Galaxies:
             np.arange(len(image)), image, weight, is_neighbour=others, sight=self.seen(rows)
         )
 
-    def fluxes(self, fitted: Fitted, rows: np.ndarray) -> OwnFluxes:
-        """Return fluxes of the central galaxies."""
-        measured = measure(self.fitter, fitted, with_galaxy=True)
+    def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
+        """Return fluxes of the central galaxies, from what `measure` has found of them."""
         return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
@@ -190,7 +190,8 @@ def _draw_again(
     # The sky is turned inside out: its own middle is in the corners.
     half = image.shape[3] // 2
     sky, inverse = (np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (image, galaxies.weight))
-    again = galaxies.fluxes(galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies), skies)
+    refitted = galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies)
+    again = galaxies.fluxes(measure(fitter, refitted, with_galaxy=True), skies)
     under = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
     is_seen = under < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else the middle is another object's
     inside = _in_cutout(fitter, galaxies.psf[skies])

@@ -25,7 +25,6 @@ from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, so
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.observation import Observation
 from deepfits.photometry import apertures, growth_circles, total_and_aperture
 from deepfits.survey.store import StoreInfo
 
@@ -69,6 +68,7 @@ def measure(
     *,
     with_pixels: bool = False,
     with_galaxy: bool = False,
+    with_covariance: bool = False,
     uncertainty: bool | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure χ², fluxes and errors at the best latents.
@@ -79,6 +79,8 @@ def measure(
         Also what is drawn, and its errors.
     with_galaxy
         Also the light of the galaxy in the middle alone (`deepfits.fitting.own_light`).
+    with_covariance
+        Also the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
     uncertainty
         Whether to measure errors; by default as the fitter's settings say.
 
@@ -100,6 +102,7 @@ def measure(
         fitted,
         with_pixels=with_pixels,
         with_galaxy=with_galaxy,
+        with_covariance=with_covariance,
         with_errors=bool(fitter.settings.uncertainty) if uncertainty is None else uncertainty,
     )
     out = {
@@ -110,24 +113,28 @@ def measure(
         for name, values in measurement.of(rows).items():
             out[name][rows.numpy()] = values.cpu().numpy()
 
-    in_threads(work, _batches(fitted), fitter.threads)
-    return out | {"dof": (fitted.weight > 0).sum((2, 3)).numpy()}
-
-
-def _batches(fitted: Fitted) -> tuple[Tensor, ...]:
-    """Return the rows that have a fit, few at a time: a Jacobian takes much memory."""
     rows = fitted.fitted_rows
-    return rows.split(POSTERIOR_BATCH) if len(rows) else ()
+    batches = rows.split(POSTERIOR_BATCH) if len(rows) else ()  # a Jacobian takes much memory
+    in_threads(work, batches, fitter.threads)
+    return out | {"dof": (fitted.weight > 0).sum((2, 3)).numpy()}
 
 
 class _Measurement:
     """What is asked for of some objects, and the planes to sum with."""
 
     def __init__(
-        self, fitter: Fitter, fitted: Fitted, *, with_pixels: bool, with_galaxy: bool, with_errors: bool
+        self,
+        fitter: Fitter,
+        fitted: Fitted,
+        *,
+        with_pixels: bool,
+        with_galaxy: bool,
+        with_covariance: bool,
+        with_errors: bool,
     ) -> None:
         self.fitter, self.fitted = fitter, fitted
         self.with_pixels, self.with_galaxy, self.with_errors = with_pixels, with_galaxy, with_errors
+        self.with_covariance = with_covariance
         info, device = fitter.info, fitter.device
         grid = info.size, info.pixel_scale_arcsec
         self.sums = torch.from_numpy(fitter.sums).to(device)  # (2, H, W)
@@ -153,6 +160,8 @@ class _Measurement:
             "amplitude_std": (bands,),
             "growth": (bands, len(self.circles)),
         }
+        if self.with_covariance:
+            out["latent_covariance"] = self.fitter.num_latents, self.fitter.num_latents
         if self.with_galaxy:
             in_apertures = bands, len(self.apertures)
             out |= {"total_radius": (), "removed": (bands,)}
@@ -183,8 +192,18 @@ class _Measurement:
             circle = soft_circles(fitter.info.size, radius)[:, None]
             sums = torch.cat((sums, self._sums_of_galaxy(own, circle)), dim=2)
         if self.with_errors:
-            posterior = _posterior(
-                fitter, fitted, padded, sums, observation, self.scene_sums, with_pixels=self.with_pixels
+            posterior = laplace(
+                fitter.objective,
+                latent,
+                image,
+                weight,
+                sums,
+                fit_weight=None if fitted.fit_weight is None else fitted.fit_weight[padded].to(fitter.device),
+                amplitude=amplitude,
+                with_pixels=self.with_pixels,
+                solved_after=fitter.prior_after,
+                observation=observation,
+                scene_sums=self.scene_sums,
             )
             model = posterior.model
             out = self._with_errors(posterior)
@@ -220,6 +239,9 @@ class _Measurement:
             "pixel_std": (posterior.pixel_std, noise[:, None, None]),
         }
         out = {name: std * factor for name, (std, factor) in errors.items() if std is not None}
+        if self.with_covariance:
+            length = self.fitter.num_latents
+            out["latent_covariance"] = posterior.covariance[:, :length, :length]
         return {"flux": posterior.flux, "latent_std": posterior.latent_std} | out
 
     def _in_apertures(
@@ -244,50 +266,6 @@ class _Measurement:
         flux, error = (torch.from_numpy(np.stack(values, axis=2)) for values in zip(*joined, strict=True))
         whole = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}
         return whole | {"aperture_flux": flux, "aperture_flux_err": error}
-
-
-def _posterior(
-    fitter: Fitter,
-    fitted: Fitted,
-    rows: Tensor,
-    sums: Tensor,
-    observation: Observation | None,
-    scene_sums: Tensor | None = None,
-    *,
-    with_pixels: bool = False,
-) -> Posterior:
-    """Approximate the posteriors of some objects around their best fits."""
-    image, weight, latent, amplitude = (
-        t[rows].to(fitter.device)
-        for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)
-    )
-    return laplace(
-        fitter.objective,
-        latent,
-        image,
-        weight,
-        sums,
-        fit_weight=None if fitted.fit_weight is None else fitted.fit_weight[rows].to(fitter.device),
-        amplitude=amplitude,
-        with_pixels=with_pixels,
-        solved_after=fitter.prior_after,
-        observation=observation,
-        scene_sums=scene_sums,
-    )
-
-
-def latent_covariance(fitter: Fitter, fitted: Fitted) -> Tensor:
-    """Return the posterior covariances of latents, ``(N, L, L)``, on the CPU; NaN without a fit."""
-    length = fitter.num_latents
-    out = torch.full((len(fitted), length, length), torch.nan)
-    sums = torch.from_numpy(fitter.sums).to(fitter.device)
-
-    def work(rows: Tensor) -> None:
-        posterior = _posterior(fitter, fitted, rows, sums, fitter.observation(fitted.sight, rows))
-        out[rows] = posterior.covariance[:, :length, :length].cpu()
-
-    in_threads(work, _batches(fitted), fitter.threads)
-    return out
 
 
 def total_radius_pixels(info: StoreInfo, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
