@@ -5,8 +5,9 @@ not seen (made in ``bench-fit/`` at first, in half a minute); or name others wit
 objective is the paper's (M19 eq. 2): squared differences in the network's units, weight 1 where there is
 data. Objects are held out; pixels of neighbours have weight 0, as in any fit by default, and some objects
 lack a band or a fifth of their pixels. Two gates say what a fit must reach, each with the loosest tolerance
-that reaches it. Passes of a refiner are part of what a fit costs, in evaluations' worth of operations
-and in seconds. The last line is one JSON object.
+that reaches it, and a third what Adam reaches in 500 steps; where nothing reaches the first, ours and the
+plain loop are compared at the third. Passes of a refiner are part of what a fit costs, in evaluations' worth
+of operations and in seconds. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from machine import Limit, measure_limit
 
 GATE_MEAN, GATE_WITHIN = 0.003, 0.99
 GATES = {"gate": (GATE_MEAN, GATE_WITHIN), "tight gate": (0.0005, 0.998)}
-TOLERANCES = (6e-4, 4e-4, 3e-4, 2e-4, 1.4e-4, 1e-4, 7e-5, 5e-5, 2e-5, 1e-5, 5e-6)
+ADAMS_OWN = "Adam's own"
+TOLERANCES = (1e-3, 6e-4, 4e-4, 3e-4, 2e-4, 1.4e-4, 1e-4, 7e-5, 5e-5, 2e-5, 1e-5, 5e-6)
 ADAM_STEPS = 500
 
 
@@ -149,6 +151,8 @@ def compare_solvers(
     for found in (*runs.values(), *(found for these in by_tolerance.values() for found in these.values())):
         lowest = torch.minimum(lowest, found.loss)
     figures: dict[str, Any] = {name: say(name, found, lowest) for name, found in runs.items()}
+    adam = figures["adam, 500 steps, folded"]
+    gates = {**GATES, ADAMS_OWN: (adam["mean_excess"], adam["within_1pct"])}
     figures["at the gates"] = {}
     for name, these in by_tolerance.items():
         way = ways[name]
@@ -161,7 +165,7 @@ def compare_solvers(
         figures["at the gates"][name] = {
             "passes": {"evaluations": way.worth, "seconds": way.seconds},
             "start_median_excess": float(begins_at.median()),
-            **at_the_gates(these, lowest),
+            **at_the_gates(these, lowest, gates),
         }
     return figures, start, lowest
 
@@ -198,11 +202,13 @@ def refined(
     return Way(start, fitter.metric, worth, time.perf_counter() - begin)
 
 
-def at_the_gates(runs: dict[float, Run], reference: Tensor) -> dict[str, Any]:
+def at_the_gates(
+    runs: dict[float, Run], reference: Tensor, gates: dict[str, tuple[float, float]]
+) -> dict[str, Any]:
     """Print a line for each tolerance, and say which is the loosest that passes each gate."""
     said = {tolerance: say(f"tolerance {tolerance:.0e}", run, reference) for tolerance, run in runs.items()}
     found: dict[str, Any] = {}
-    for gate, (mean, within) in GATES.items():
+    for gate, (mean, within) in gates.items():
         passing = [t for t, s in said.items() if s["mean_excess"] <= mean and s["within_1pct"] >= within]
         found[gate] = {"tolerance": max(passing), **said[max(passing)]} if passing else None
         told = f"tolerance {max(passing):.0e}" if passing else "none of these tolerances"
@@ -360,8 +366,10 @@ def main() -> None:
         draw_curves(options.curves, fitter, image, weight, start, lowest)
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     print("the same generator, and the same made wider (repeated channels: the same images, more arithmetic)")
-    at_gate = list(solvers["at the gates"].values())[-1]["gate"]
-    tolerance = at_gate["tolerance"] if at_gate else min(TOLERANCES)
+    passed_at = list(solvers["at the gates"].values())[-1]
+    compared_at = "gate" if passed_at["gate"] else ADAMS_OWN
+    tolerance = passed_at[compared_at]["tolerance"] if passed_at[compared_at] else min(TOLERANCES)
+    print(f"compared with the plain loop of Adam at the {compared_at} gate, tolerance {tolerance:.0e}")
     limit, widths = measure_limit(), {}
     for name, width in (("small", 128), ("full", 1024)):
         factor = max(1, width // model.config.width)
@@ -379,6 +387,7 @@ def main() -> None:
     result = {
         "benchmark": "fit",
         "gate_passed": passed,
+        "compared_at": compared_at,
         **{key: {n: w[key] for n, w in widths.items()} for key in (
             "speedup_vs_adam", "fewer_evaluations", "mean_excess", "within_1pct", "fraction_of_limit")},
         "widths": widths,
