@@ -440,6 +440,22 @@ def test_a_hundred_labels_mend_widths_and_leave_medians():
         assert np.mean(held) == pytest.approx(0.68, abs=0.03)
 
 
+def test_many_labels_mend_widths_whatever_the_shape_of_the_errors():
+    """Errors of two sizes, whose PIT values follow no beta distribution."""
+    rng = np.random.default_rng(4)
+    answer = np.tile(1 + 0.1 * norm.ppf(LEVELS), (4000, 1))
+
+    def values():
+        narrow = rng.uniform(size=4000) < 0.6
+        return 1 + np.where(narrow, 0.03, 0.15) * rng.normal(size=4000)
+
+    mended = recalibrated(answer, _for_recalibration(answer, answer, values()))
+    for low, high, share in ((LOW, HIGH, 0.68), (1, -2, 0.95)):
+        value = values()
+        held = ((value > mended[:, low]) & (value < mended[:, high])).mean()
+        assert held == pytest.approx(share, abs=0.03)
+
+
 def test_templates_are_fitted_where_adapted_learned_from_them(head):
     recipes = tuple(FeatureRecipe(name=name, bands=BANDS) for name in ("scene", "all"))
     method = Adapted(

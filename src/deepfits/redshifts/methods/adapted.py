@@ -63,6 +63,8 @@ FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
 CERTAIN = 10
 """Labels that recalibration counts as if they had been seen and were as predicted."""
+SMOOTH = 200
+"""Labels that it counts as if they had been seen and followed the smooth distribution of all others."""
 FARTHEST = 2.0
 """Half-widths of the 68% interval beyond which an error counts as this many, where widths are compared."""
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
@@ -298,9 +300,9 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     mean does not have: its variance is taken off that of the errors of labels left out.
 
     PIT values are folded about their middle, so that medians stay (a few labels must not shift every
-    estimate), and their distribution is a beta distribution of largest likelihood in the bins between the
-    `LEVELS`, with `CERTAIN` labels that were as predicted: a hundred labels tell two numbers better than the
-    place of every quantile.
+    estimate). A hundred of them tell two numbers better than the place of every quantile, ten thousand tell
+    more than two: so beside the labels themselves there are `CERTAIN` that were as predicted, and `SMOOTH` of
+    the beta distribution of largest likelihood in the bins between the `LEVELS`.
 
     Parameters
     ----------
@@ -324,14 +326,16 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     smaller = np.sqrt(max(1 - np.mean(in_widths(moved) ** 2) / np.mean(in_widths(error) ** 2), 0.25))
     wider = np.median((final_width[:, 2] - final_width[:, 0]) / (width[:, 2] - width[:, 0]))
     transform = pit(left_out, np.expm1(middle + error * smaller / wider))
+    folded = np.abs(2 * transform - 1)
     edges = np.concatenate([[0.0], 2 * LEVELS[MEDIAN + 1 :] - 1, [1.0]])
-    counts = np.histogram(np.abs(2 * transform - 1), edges)[0] + CERTAIN * np.diff(edges)
+    counts = np.histogram(folded, edges)[0] + CERTAIN * np.diff(edges)
 
     def surprise(logs: np.ndarray) -> float:
         return float(-(counts * np.log(np.diff(beta.cdf(edges, *np.exp(logs))) + 1e-12)).sum())
 
     shape = np.exp(minimize(surprise, np.zeros(2), method="Nelder-Mead").x)
-    folded = beta.ppf((np.arange(NUM_PIT) + 0.5) / NUM_PIT, *shape)
+    certain, smooth, levels = ((np.arange(number) + 0.5) / number for number in (CERTAIN, SMOOTH, NUM_PIT))
+    folded = np.quantile(np.concatenate([folded, certain, beta.ppf(smooth, *shape)]), levels)
     return np.sort(np.concatenate([0.5 - folded / 2, 0.5 + folded / 2]))
 
 
