@@ -39,6 +39,9 @@ def test_comparisons_are_robust_and_empty_ones_say_so():
     # The median of 5000 draws of width 0.2 scatters by 0.0035, shifted by the 2% outliers by 0.005.
     assert found["bias_mag"] == pytest.approx(0.1, abs=0.02)
     assert found["scatter_mag"] == pytest.approx(0.2, abs=0.02)
+    # Medians of normal draws scatter by 1.25 σ / √N, their median absolute deviations, times 1.48, by 1.17.
+    assert found["bias_mag_error"] == pytest.approx(1.25 * 0.2 / np.sqrt(4999), rel=0.3)
+    assert found["scatter_mag_error"] == pytest.approx(1.17 * 0.2 / np.sqrt(4999), rel=0.3)
     assert inpainting.compare_magnitudes(predicted[:0], measured[:0])["bias_mag"] is None
     pulls = inpainting.compare_pulls(
         measured + 0.5 * rng.normal(size=5000), np.full(5000, 0.3), measured, np.full(5000, 0.4)

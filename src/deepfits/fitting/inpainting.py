@@ -16,6 +16,7 @@ MIN_SIGNAL_TO_NOISE = 5.0
 MATCH_RADIUS_ARCSEC = 0.5
 MIN_CALIBRATION = 30  # objects under which a band's model error is not measured
 MAX_MODEL_ERROR = 3.0
+NUM_RESAMPLES = 200
 # Effective wavelengths in nm of bands as they are commonly named; others are taken to be equally spaced.
 WAVELENGTH_NM = {
     **{"u": 370.0, "u*": 380.0, "ustar": 380.0, "B": 440.0, "g": 480.0, "V": 550.0, "r": 620.0, "r2": 620.0},
@@ -139,16 +140,21 @@ def match_brightest(
 
 
 def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str, Any]:
-    """Return number, bias and scatter of predicted minus measured magnitudes; None without objects."""
+    """Return number, bias and scatter of predicted minus measured magnitudes, with bootstrap errors.
+
+    Without objects bias, scatter and their errors are None.
+    """
     delta = predicted - measured
     delta = delta[np.isfinite(delta)]
-    if not len(delta):
-        return {"num_objects": 0, "bias_mag": None, "scatter_mag": None, "num_beyond_0.5_mag": 0}
-    middle = float(np.median(delta))
+    names = ("bias_mag", "bias_mag_error", "scatter_mag", "scatter_mag_error")
+    values: list[float | None] = [None] * len(names)
+    if len(delta):
+        again = np.random.default_rng(0).choice(delta, (NUM_RESAMPLES, len(delta)))
+        figures = (np.median, robust_scatter)
+        values = [float(x) for f in figures for x in (f(delta), np.std(f(again, axis=1)))]
     return {
         "num_objects": len(delta),
-        "bias_mag": middle,
-        "scatter_mag": float(robust_scatter(delta)),
+        **dict(zip(names, values, strict=True)),
         "num_beyond_0.5_mag": int((np.abs(delta) > 0.5).sum()),
     }
 

@@ -142,15 +142,15 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
         cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
         for method in methods:
             figures = entry["methods"][method]
-            cells.append(f"{_signed(figures['bias_mag'])} / {_plain(figures['scatter_mag'])}")
+            bias, scatter = (_with_error(figures, name) for name in ("bias_mag", "scatter_mag"))
+            cells.append(f"{bias} / {scatter}")
         rows.append([*cells, _signed(entry["pull_median"]), _plain(entry["pull_width"])])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
     return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
         rows=rows,
-        caption="Each band hidden in turn and predicted from the others: bias / scatter in magnitudes. "
-        + definitions
-        + ".",
+        caption="Each band hidden in turn and predicted from the others: bias / scatter in magnitudes, with "
+        "bootstrap errors. " + definitions + ".",
     )
 
 
@@ -160,3 +160,10 @@ def _signed(value: float | None) -> str:
 
 def _plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _with_error(figures: Mapping[str, Any], name: str) -> str:
+    """Write a figure and, where there is one (validations of before have none), its error."""
+    value, error = figures[name], figures.get(f"{name}_error")
+    text = _signed(value) if name == "bias_mag" else _plain(value)
+    return text if error is None else f"{text} ± {error:.3f}"
