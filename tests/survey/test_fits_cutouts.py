@@ -67,6 +67,20 @@ def in_extensions(directory, objects, named=True):
         fits.HDUList(hdus).writeto(directory / f"{name}.fits")
 
 
+def test_pairs_of_image_and_weight_without_bands_in_their_names(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index in range(len(BANDS)):
+            ivar = np.where(planes["mask"][index] != 0, 0, planes["ivar"][index]).astype(np.float32)
+            hdus.append(fits.ImageHDU(planes["image"][index], header(), name="SCI"))
+            hdus.append(fits.ImageHDU(ivar, name="IVAR"))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    store, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\n')
+    check(store, found, objects)
+
+
 def in_cubes(directory, objects):
     for name, planes in objects.items():
         hdus = [fits.PrimaryHDU(planes["image"], header())]

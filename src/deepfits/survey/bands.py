@@ -68,6 +68,7 @@ _SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
+    **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
@@ -83,7 +84,7 @@ _TOKEN = (
 )
 _NAME_TOKEN = re.compile(
     r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
-    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
+    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
     r"(?=$|[-_. ])"
 )
 

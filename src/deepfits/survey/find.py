@@ -31,7 +31,8 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, sky_images
+from deepfits.survey.hdu_roles import OTHER, ROLES, sky_images
+from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -41,17 +42,13 @@ _UNIONS = re.compile(
 )
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
 _EUCLID = re.compile(
-    r"^EUC_MER_(?:BGSUB-)?MOSAIC-(?P<band>[A-Za-z0-9-]+?)(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
+    r"^EUC_MER_(?:(?:BGSUB-)?MOSAIC|(?P<other>BGMOD|[A-Z]+-PSF))-(?P<band>[A-Za-z0-9-]+?)"
+    r"(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
 )
 # What a word of a file's name says about its pixels, where a file of the same name without it is there too.
-KINDS = {
-    **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "wei", "conf", "oow", "weightmap"), "weight"),
-    **dict.fromkeys(("ivar", "invvar", "ivm"), "ivar"),
-    **dict.fromkeys(("var", "variance"), "variance"),
-    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std", "munc", "refunc"), "rms"),
-    **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
-}
-KINDS |= dict.fromkeys(OTHER, "other")
+KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
+    OTHER, "other"
+)
 # A mask of all bands of a field together (maskbits of the Legacy Surveys).
 SHARED_MASK = "mask of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
@@ -59,7 +56,10 @@ _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
-_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int", "maic", "refimg")
+_IMAGE_WORDS = (
+    *("image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "oki", "bgsub", "int", "maic", "refimg"),
+    "sciimg",
+)
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
@@ -271,7 +271,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     """
     if match := _EUCLID.match(stem):
         found = match["kind"]
-        return (match["band"], match["tile"]), KINDS[found.lower()] if found else None
+        kind = KINDS[found.lower()] if found else "other" if match["other"] else None
+        return (match["band"], match["tile"]), kind
     # S-PLUS and J-PLUS write swpweight beside swp.
     words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
     places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
@@ -354,12 +355,16 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     if _kind_of(path) is not None:
         return ()
     found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [p for p, kind in found if kind != "mask"]
+    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
+    for kind in (*weights[:1], "mask"):
+        alike = [p.name for p, its in found if its == kind]
+        if len(alike) > 1:
+            what = "mask" if kind == "mask" else "weight"
+            raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
+    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
+        log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
+        found.remove((other, kind))
     masks = [p for p, kind in found if kind == "mask"]
-    for what, several in (("weight", weights), ("mask", masks)):
-        if len(several) > 1:
-            names = " and ".join(p.name for p in several)
-            raise InputError(f"{path}: two {what} files, {names}; keep one beside the image")
     if not masks:
         kinds = _kinds_in(path.parent, stamp(path.parent))
         mine = kinds.get(path, split_name(stem_of(path)))[0]
