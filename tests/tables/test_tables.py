@@ -293,6 +293,13 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          " \tdeg\tdeg\t \n--\t---\t---\t---\n" + ROWS.replace(",", "\t")),
         ("dashes.txt", "id  ra  dec  z_spec\n--- --- --- ---\n" + ROWS.replace(",", "  ")),
         ("psql.txt", " id | ra | dec | z_spec \n----+----+-----+--------\n" + ROWS.replace(",", " | ")),
+        ("psql-end.txt", " id | ra | dec | z_spec \n----+----+-----+--------\n"
+         + ROWS.replace(",", " | ").strip() + f"\n({NUM} rows)\n\n"),
+        ("excel.csv", "sep=;\nid;ra;dec;z_spec\n" + ROWS.replace(",", ";")),
+        ("units.csv", f"id,ra,dec,z_spec\n,deg,deg,\n{ROWS}"),
+        ("types.tsv", "id\tra\tdec\tz_spec\nlong\tdouble\tdouble\tdouble\n" + ROWS.replace(",", "\t")),
+        ("ned.csv", f"id,RA(deg),Dec (deg),z_spec\n{ROWS}"),
+        ("2000.csv", f"id,ra2000,dec2000,z_spec\n{ROWS}"),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
     ],
 )  # fmt: skip
@@ -755,6 +762,39 @@ def test_an_index_of_pandas_that_counts_is_a_column_where_it_has_a_name(tmp_path
         frame.to_parquet(tmp_path / "a.parquet")
         found = read_catalogue(tmp_path / "a.parquet")["object_id"]
         assert found.tolist() == list(range(first, first + NUM))
+
+
+def test_a_first_row_of_words_is_a_row(tmp_path):
+    (tmp_path / "a.csv").write_text("name,note\nNGC 1,faint\nNGC 2,12\n")
+    assert tables.read_table(tmp_path / "a.csv")["note"].tolist() == ["faint", "12"]
+
+
+def test_objects_of_the_legacy_surveys_have_the_identity_that_desi_gives_them(tmp_path):
+    columns = {
+        "RELEASE": [9010, 9010],
+        "BRICKID": [330368, 330369],
+        "OBJID": [5, 5],
+        "RA": RA[:2],
+        "DEC": DEC[:2],
+    }
+    Table(columns).write(tmp_path / "a.fits")
+    identity = read_catalogue(tmp_path / "a.fits")["object_id"]
+    assert identity.tolist() == [9010 * 2**42 + brick * 2**22 + 5 for brick in (330368, 330369)]
+    Table(columns | {"TARGETID": [7, 8]}).write(tmp_path / "b.fits")
+    assert read_catalogue(tmp_path / "b.fits")["object_id"].tolist() == [7, 8]
+
+
+def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
+    is_gap = np.arange(NUM) % 3 == 0
+    columns = {
+        "object_id": np.arange(NUM),
+        "z_spec": np.where(is_gap, 0, Z)[:, None],
+        "z_spec_isnull": is_gap,
+    }
+    Table(columns).write(tmp_path / "a.fits")
+    labels = read_labels(tmp_path / "a.fits")
+    np.testing.assert_array_equal(labels.value, Z[~is_gap])
+    assert labels.counts["not_finite"] == is_gap.sum()
 
 
 def test_minus_zero_degrees_are_south(tmp_path):

@@ -199,6 +199,8 @@ def plain(values: Any) -> np.ndarray:
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
+    if array.ndim == 2 and array.shape[1] == 1:  # lists of one value each
+        return plain(values[:, 0])
     if array.ndim == 2 and kind in "SU":
         return np.stack([plain(row) for row in array])
     if array.ndim > 1 and kind in "iufb":
@@ -310,6 +312,10 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
+    for name, values in table.columns.items():
+        is_gap = table.columns.get(f"{name}_isnull")  # HSC's
+        if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
+            table.columns[name] = plain(np.ma.array(values, mask=is_gap))
     return replace(table, info=info)
 
 
