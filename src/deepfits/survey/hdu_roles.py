@@ -77,8 +77,11 @@ def _words(name: str) -> list[str]:
 
 
 def name_of(hdu: Any) -> str:
-    """Return the name of an HDU; where it has none, what the pipeline of HSC writes in its place."""
-    return str(hdu.header.get("EXTTYPE", "") if hdu.name in ("", "COMPRESSED_IMAGE") else hdu.name)
+    """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead."""
+    if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
+        stated = (str(hdu.header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
+        return next((text for text in stated if role_of(text) in ROLES), hdu.name)
+    return str(hdu.name)
 
 
 def whose(name: str) -> list[str]:
