@@ -202,6 +202,26 @@ def ztf(where, sky):
     return {"mask_polarity": "bad"}
 
 
+def bands_in_folders(where, sky):
+    """Bands whose folders alone say which they are."""
+    image, variance = counts(sky, 30.0)
+    for band in "gr":
+        (where / band).mkdir()
+        fits.writeto(where / band / "coadd.fits", image, header(MAGZERO=30.0))
+        fits.writeto(where / band / "coadd.weight.fits", full(1 / variance), header())
+    return {}
+
+
+def roman(where, sky):
+    """Write a word such as "model" into all names."""
+    image, variance = counts(sky, 26.0)
+    for band in ("F158", "F184"):
+        head = header(0.11, FILTER=band, MAGZERO=26.0)
+        parts = fits.ImageHDU(image, head, name="SCI"), fits.ImageHDU(full(variance**0.5), head, name="ERR")
+        write(where / f"Roman_TDS_simple_model_{band}_1234_1.fits.gz", *parts)
+    return {}
+
+
 def surface_brightness(where, sky):
     image, variance = counts(sky, 22.5)
     area = 0.262**2
@@ -227,14 +247,19 @@ def odd_numbers(where, sky):
     return {}
 
 
-OTHER_BANDS = {euclid_models: ("Y", "VIS"), webb_mosaic: ("F200W", "F444W"), ceers: ("F200W", "F444W")}
+OTHER_BANDS = {
+    euclid_models: ("Y", "VIS"),
+    webb_mosaic: ("F200W", "F444W"),
+    ceers: ("F200W", "F444W"),
+    roman: ("F158", "F184"),
+}
 
 
 @pytest.mark.parametrize(
     "survey",
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
-        *(webb_mosaic, ceers, ztf, surface_brightness),
+        *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -509,6 +534,7 @@ def test_names_of_filters():
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
         "HSC-I2": "i", "f814w": "F814W", "W-C-RC": "R", "W-S-Z+": "z", "PANSTARRS_y": "y", "J": "J",
+        "bokr": "r", "zd": "z", "H158": "H158",
         "VR DECam c0007 6300.0 2600.0": "VR", "i2.MP9703": "i", "Open + g": "g", "g DES": "g",
     }  # fmt: skip
     assert {name: band_name(name) for name in names} == names

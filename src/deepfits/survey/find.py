@@ -206,7 +206,9 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
     for sub in _subdirectories(directory):
-        found += _in_one_directory(sub, field_name=sub.name)
+        band, rest = band_of_name(sub.name)
+        folder = band if not rest else None
+        found += _in_one_directory(sub, field_name=None if folder else sub.name, folder=folder)
         for below in _subdirectories(sub):
             if any(is_fits_name(p) for p in below.iterdir()):
                 log.warning(
@@ -239,7 +241,10 @@ def fits_files(directory: Path) -> list[Path]:
     return [p for p in out if not p.is_dir()]
 
 
-def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
+def _in_one_directory(
+    directory: Path, field_name: str | None, folder: str | None = None
+) -> list[ImageSource]:
+    """Find the images in a directory, `folder` where its name is a band: a field then lies in several."""
     sources = []
     for path in fits_files(directory):
         if is_companion(path) or _is_no_image_of_a_band(path):
@@ -249,14 +254,15 @@ def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSour
                 f"{path}: holds {_HELD[kind]} by its name, but the image that it belongs to is not there; "
                 "restore that, or move this file elsewhere; if it is an image itself, say its band: band=path"
             )
-        sources.append(_source(path))
+        sources.append(_source(path, folder=folder))
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [replace(s, field=field_name) for s in sources]
     elif field_name is not None:
         joined = [replace(s, field="-".join(filter(None, (field_name, s.field)))) for s in sources]
         sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
-    return [s if s.field else replace(s, field=directory.resolve().name) for s in sources]
+    unnamed = (directory.parent if folder else directory).resolve().name
+    return [s if s.field else replace(s, field=unnamed) for s in sources]
 
 
 def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
@@ -338,7 +344,7 @@ def _is_no_image_of_a_band(path: Path) -> bool:
     if kind is None or band_of_name(stem_of(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(_is_for_all(key, other) for other, _ in kinds.values())
+    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
     if serves_all:
         unless = " unless bad_planes or mask_polarity say what it means" if kind == "mask" else ""
         log.warning("%s: %s of no single band; not used%s", path, kind, unless)
@@ -378,7 +384,9 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     return tuple(found)
 
 
-def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> ImageSource:
+def _source(
+    path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
+) -> ImageSource:
     stem = stem_of(path)
     if match := _SDSS.match(stem):
         return ImageSource(
@@ -408,7 +416,7 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
     is_named = band is not None
-    band = band or _band_of(path, stem, named)
+    band = band or _band_of(path, stem, named, folder)
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     elif is_named:
@@ -439,11 +447,13 @@ def _without_band(stem: str, band: str) -> str:
     return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
 
 
-def _band_of(path: Path, stem: str, named: str | None) -> str:
-    """Return the band that header and name tell; where they contradict each other, that is an error."""
+def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
+    """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None and folder is not None:
+        return folder
     if stated is None and named is None:
         if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
             raise InputError(
