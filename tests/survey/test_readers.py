@@ -137,6 +137,22 @@ def test_without_weights_the_noise_is_measured(arrays, tmp_path):
     np.testing.assert_allclose(sigma, 3, rtol=0.03)
 
 
+def test_one_band_needs_no_axis(arrays, tmp_path):
+    np.savez(tmp_path / "c.npz", image=arrays["image"][:, 0], ivar=arrays["ivar"][:, 0])
+    keys = 'file = "c.npz"\nweight = "ivar"\nbands = ["g"]\npixel_scale_arcsec = 0.168\nzero_point = 31.4\n'
+    with pytest.raises(InputError, match="NBHW are needed, or axes = 'NHW' for one band"):
+        read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    _, found = read(describe(tmp_path / "c.toml", keys + 'axes = "NHW"\n'), tmp_path / "store")
+    np.testing.assert_allclose(found.image, arrays["image"][:, :1, 4:36, 4:36], rtol=1e-5)
+    np.testing.assert_allclose(found.weight, arrays["ivar"][:, :1, 4:36, 4:36], rtol=1e-5)
+
+
+def test_a_sky_that_is_left_in_is_said(arrays, tmp_path, caplog):
+    np.save(tmp_path / "c.npy", arrays["image"] + 100)
+    read(describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "store")
+    assert all(f"WARNING: c.toml: {band}: the sky at the cutouts' rims lies at" in caplog.text for band in "gri")
+
+
 def test_larger_store_pads_with_weight_zero(arrays, tmp_path):
     np.savez(tmp_path / "c.npz", image=arrays["image"], ivar=arrays["ivar"])
     description = describe(tmp_path / "c.toml", 'file = "c.npz"\nweight = "ivar"\n' + BANDS)

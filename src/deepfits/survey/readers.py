@@ -97,9 +97,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     if "N" not in axes:
         arrays, axes = {role: np.asarray(array)[None] for role, array in arrays.items()}, f"N{axes}"
     image = arrays["image"]
-    if len(image.shape) != 4 or image.dtype.kind not in "fiu":
-        raise InputError(f"{path}: {names['image']} has shape {image.shape}; four axes {axes} are needed")
-    number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")]
+    if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
+        hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
+        raise InputError(f"{path}: {names['image']} has shape {image.shape}; axes {axes} are needed{hint}")
+    number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")] if "B" in axes else 1
     bands, scale, fwhm = (
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
     )

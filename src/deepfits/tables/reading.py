@@ -313,9 +313,9 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
     for name, values in table.columns.items():
-        is_gap = table.columns.get(f"{name}_isnull")  # HSC's
-        if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
-            table.columns[name] = plain(np.ma.array(values, mask=is_gap))
+        is_null = table.columns.get(f"{name}_isnull")  # HSC's
+        if is_null is not None and is_null.dtype.kind == "b" and values.shape == is_null.shape:
+            table.columns[name] = plain(np.ma.array(values, mask=is_null))
     return replace(table, info=info)
 
 
