@@ -329,6 +329,7 @@ def test_text_as_people_write_it(tmp_path, name, text):
         ("id,ra,dec,zspec\n1,150.1,2.1,0.3\n", ["'z_spec'", "'zspec'", "label_column"]),
         ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
         ("", ["no rows"]),
+        ("<!DOCTYPE html><html>Log in</html>\n", ["page of the web"]),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, words):
@@ -762,6 +763,33 @@ def test_an_index_of_pandas_that_counts_is_a_column_where_it_has_a_name(tmp_path
         frame.to_parquet(tmp_path / "a.parquet")
         found = read_catalogue(tmp_path / "a.parquet")["object_id"]
         assert found.tolist() == list(range(first, first + NUM))
+
+
+@pytest.mark.parametrize("status", ["OVERFLOW", "ERROR"])
+def test_what_a_service_says_of_its_answer_counts(tmp_path, caplog, status):
+    Table({"id": [1], "ra": RA[:1], "dec": DEC[:1]}).write(tmp_path / "a.vot", format="votable")
+    text = (tmp_path / "a.vot").read_text()
+    said = f'<INFO name="QUERY_STATUS" value="{status}">too many rows</INFO></RESOURCE>'
+    (tmp_path / "a.vot").write_text(text.replace("</RESOURCE>", said))
+    if status == "ERROR":
+        with pytest.raises(InputError, match="answer is an error: 'too many rows'"):
+            read_catalogue(tmp_path / "a.vot")
+        return
+    assert len(read_catalogue(tmp_path / "a.vot")["ra"]) == 1
+    assert "a.vot: the service cut the result off (OVERFLOW)" in caplog.text
+
+
+def test_files_of_a_data_set_may_differ_in_the_width_of_numbers(tmp_path):
+    for name, kind in (("a", pa.float32()), ("b", pa.float64()), ("c", pa.int64())):
+        pq.write_table(pa.table({"id": [1], "z_spec": pa.array([1], kind)}), tmp_path / f"{name}.parquet")
+    assert tables.read_table(tmp_path)["z_spec"].tolist() == [1.0, 1.0, 1.0]
+    for name, kind in (("a", pa.float64()), ("b", pa.int64())):
+        pq.write_table(
+            pa.table({"id": pa.array([2**53 + 1 if name == "b" else 1], kind)}), tmp_path / f"{name}.parquet"
+        )
+    (tmp_path / "c.parquet").unlink()
+    with pytest.raises(InputError, match="cannot read"):
+        tables.read_table(tmp_path)
 
 
 def test_a_first_row_of_words_is_a_row(tmp_path):

@@ -111,6 +111,10 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         head.pop()
     if text.lstrip().startswith("# Region file format"):
         raise InputError(f"{where}: regions of DS9, no table; save them as columns ra and dec")
+    if re.match(r"\s*<(?:!doctype|html|\?xml)\b", text[:200], re.IGNORECASE):
+        raise InputError(
+            f"{where}: a page of the web, no table: an error or a log-in in its place? fetch it again"
+        )
     comments: list[str] = []
     place = 0
     while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
