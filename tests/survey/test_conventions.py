@@ -534,7 +534,7 @@ def test_names_of_filters():
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
         "HSC-I2": "i", "f814w": "F814W", "W-C-RC": "R", "W-S-Z+": "z", "PANSTARRS_y": "y", "J": "J",
-        "bokr": "r", "zd": "z", "H158": "H158",
+        "bokr": "r", "zd": "z", "H158": "H158", "Euclid_VIS": "VIS", "ls-r": "r",
         "VR DECam c0007 6300.0 2600.0": "VR", "i2.MP9703": "i", "Open + g": "g", "g DES": "g",
     }  # fmt: skip
     assert {name: band_name(name) for name in names} == names

@@ -61,12 +61,12 @@ _SYSTEMS = (
     "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
     "lsst", "hsc", "cfht", "eso", "uvista", "ultravista", "cfis", "unions", "bass", "mzls", "90prime",
     "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
-    "clear", "sim",
+    "clear", "sim", "euclid", "legacysurvey", "ls",
 )  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
 _SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
-_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks)$")
+_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
