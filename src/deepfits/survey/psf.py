@@ -78,7 +78,7 @@ def find_psf(
         The image of the field's stars, from `deepfits.survey.seeing.star_image`; None where there are too
         few.
     header
-        Of the image; ``FWHM`` (arcseconds, or pixels where its comment says so) and ``PSFBETA`` are read where
+        Of the image; ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are read where
         the stars say nothing.
     pixel_scale
         Arcseconds.
