@@ -158,7 +158,7 @@ def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_
 def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
     names = np.array([f"A{n}" for n in range(N)], dtype=object)
     np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
-    with pytest.raises(InputError, match="object_id holds objects of Python, .* save it as numbers or text"):
+    with pytest.raises(InputError, match=r"object_id holds objects of Python, .* save it as numbers or text"):
         read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
 
 
