@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
 from astropy.table import Table
 
 import deepfits
@@ -222,6 +223,42 @@ def roman(where, sky):
     return {}
 
 
+def ccddata(where, sky):
+    """Uncertainties of any kind in an HDU UNCERT."""
+    kinds = {"g": VarianceUncertainty(full(SIGMA**2)), "r": InverseVariance(full(SIGMA**-2))}
+    for band, uncertainty in kinds.items():
+        data = CCDData(sky.astype(np.float32), unit="nJy", uncertainty=uncertainty)
+        data.header.update(header(FILTER=band))
+        data.write(where / f"coadd-{band}.fits")
+    return {}
+
+
+def unwise(where, sky):
+    image, variance = counts(sky, 22.5)
+    for number in (1, 2):
+        head = header(2.75, MAGZP=22.5, BAND=number, TELESCOP="WISE", PHOTSYS="AB")
+        for kind, values in (
+            ("img", image),
+            ("invvar", full(1 / variance)),
+            ("std", image),
+            ("n", full(9.0)),
+        ):
+            for end in "mu":
+                fits.writeto(where / f"unwise-1497p015-w{number}-{kind}-{end}.fits.gz", values, head)
+    return {}
+
+
+def spitzer(where, sky):
+    image, variance = counts(sky, 23.9)
+    for number in (1, 2):
+        stem = where / f"90001234.90001234-3.IRAC.{number}"
+        head = header(0.6, BUNIT="uJy", CHNLNUM=number)
+        fits.writeto(f"{stem}.mosaic.fits", image, head)
+        fits.writeto(f"{stem}.unc.fits", full(variance**0.5), head)
+        fits.writeto(f"{stem}.cov.fits", full(5.0), head)
+    return {}
+
+
 def surface_brightness(where, sky):
     image, variance = counts(sky, 22.5)
     area = 0.262**2
@@ -248,10 +285,9 @@ def odd_numbers(where, sky):
 
 
 OTHER_BANDS = {
-    euclid_models: ("Y", "VIS"),
-    webb_mosaic: ("F200W", "F444W"),
-    ceers: ("F200W", "F444W"),
-    roman: ("F158", "F184"),
+    **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
+    **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
+    **{unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
 }
 
 
@@ -259,7 +295,8 @@ OTHER_BANDS = {
     "survey",
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
-        *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman),
+        *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
+        spitzer,
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):

@@ -71,6 +71,7 @@ _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
+    **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},

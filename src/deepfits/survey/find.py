@@ -45,6 +45,8 @@ _EUCLID = re.compile(
     r"^EUC_MER_(?:(?:BGSUB-)?MOSAIC|(?P<other>BGMOD|[A-Z]+-PSF))-(?P<band>[A-Za-z0-9-]+?)"
     r"(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
 )
+# std and n are scatter and numbers of images, -u holds the outliers that -m has not.
+_UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(?P<end>[mu])$")
 # What a word of a file's name says about its pixels, where a file of the same name without it is there too.
 KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
     OTHER, "other"
@@ -58,7 +60,7 @@ _NO_IMAGE = re.compile(
 )
 _IMAGE_WORDS = (
     *("image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "oki", "bgsub", "int", "maic", "refimg"),
-    "sciimg",
+    *("sciimg", "mosaic"),
 )
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
@@ -279,14 +281,15 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
         found = match["kind"]
         kind = KINDS[found.lower()] if found else "other" if match["other"] else None
         return (match["band"], match["tile"]), kind
+    if match := _UNWISE.match(stem):
+        kind = {"img": None, "invvar": "ivar"}.get(match["kind"], "other") if match["end"] == "m" else "other"
+        return (match["name"],), kind
     # S-PLUS and J-PLUS write swpweight beside swp.
     words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
     places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
-    if words[:1] == ["unwise"] and ("std" in words or "n" in words):
-        places, kind = [words.index("std" if "std" in words else "n")], "other"  # scatter, numbers of images
     kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
     return tuple(kept), kind
 
@@ -410,7 +413,7 @@ def _source(
             "run SWarp",
             head,
         )
-    plain = _CLEAR.sub("", stem)
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", stem))
     named, rest = band_of_name(plain)
     if match := _EUCLID.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"

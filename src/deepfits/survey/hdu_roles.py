@@ -51,6 +51,8 @@ _OTHER = {
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
     *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK", "BKGMASK"),
 }
+# What astropy's CCDData calls uncertainties.
+_UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
 # Words that say nothing of which image it is.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
 # A second image is one of the sky only if it is not much smaller than the first.
@@ -77,7 +79,12 @@ def _words(name: str) -> list[str]:
 
 
 def name_of(hdu: Any) -> str:
-    """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead."""
+    """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead.
+
+    Of uncertainties that astropy writes, UTYPE says of which kind they are.
+    """
+    if (kind := _UTYPES.get(str(hdu.header.get("UTYPE", "")).strip().lower())) is not None:
+        return kind
     if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
         stated = (str(hdu.header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
         return next((text for text in stated if role_of(text) in ROLES), hdu.name)
