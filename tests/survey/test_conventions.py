@@ -603,7 +603,9 @@ def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplo
         deepfits.cutouts(tmp_path, tmp_path / "store", catalogue=Table({"ra": [150.0], "dec": [2.0]}))
 
 
-@pytest.mark.parametrize("order", ["by name", "interleaved", "weights first", "one after the other"])
+@pytest.mark.parametrize(
+    "order", ["by name", "interleaved", "versions of their own", "weights first", "one after the other"]
+)
 def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, order):
     parts = {}
     for band, factor in (("G", 1.0), ("R", 2.0)):
@@ -611,11 +613,14 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
         noise = fits.ImageHDU(full((factor * SIGMA) ** 2), header(BUNIT="nJy2"), name="VAR")
         if order == "by name":
             image.name, noise.name = f"SCI_{band}", f"{band}_VAR"
+        if order == "versions of their own":
+            image.ver, noise.ver = 2 * len(parts) + 1, 2 * len(parts) + 2
         parts[band] = image, noise
     (one, its), (two, other) = parts.values()
     hdus = {
         "by name": [one, two, other, its],
         "interleaved": [one, its, two, other],
+        "versions of their own": [one, its, two, other],
         "weights first": [its, one, other, two],
         "one after the other": [one, two, its, other],
     }[order]
@@ -629,7 +634,7 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
             np.testing.assert_allclose(image, factor * sky, rtol=1e-4, atol=1e-3)
             np.testing.assert_allclose(weight, (factor * SIGMA) ** -2, rtol=1e-4)
     write(tmp_path / "b.fits", one, two, its, other, fits.ImageHDU(full(1.0), name="VAR"))
-    if order != "by name":
+    if order not in ("by name", "versions of their own"):
         with pytest.raises(InputError, match=r"b.fits: 2 images and 3 planes that may be the variance"):
             read(f"r={tmp_path}/b.fits[1]")
 

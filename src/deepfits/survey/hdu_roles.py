@@ -109,26 +109,27 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     ValueError
         Nothing tells which of several is meant.
     """
-    numbers = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
+    alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
+    numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a version of its own says nothing
     mine = number_of(hdus, image)
     images = [n for n in numbers if role_of(name_of(hdus[n])) is None]
     images = images if mine in images else [mine]
     out: dict[str, int] = {}
     for role in ROLES:
         found = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
-        alike = [n for n in found if whose(name_of(hdus[n])) == whose(name_of(image))]
+        namesakes = [n for n in found if whose(name_of(hdus[n])) == whose(name_of(image))]
         if len(images) > 1:
             found = [n for n in found if not whose(name_of(hdus[n]))]
             if len(found) == len(images):
-                found, alike = [found[images.index(mine)]], []
-            elif len(found) > 1 and not (alike and whose(name_of(image))):
+                found, namesakes = [found[images.index(mine)]], []
+            elif len(found) > 1 and not (namesakes and whose(name_of(image))):
                 raise ValueError(
                     f"{len(images)} images and {len(found)} planes that may be the {role} of HDU {mine}, in "
                     f"HDUs {', '.join(map(str, found))}; name them after the images (SCI_G, WHT_G), or keep "
                     "each image with its own in a file"
                 )
-        if alike or found:
-            out[role] = (alike or found)[0]
+        if namesakes or found:
+            out[role] = (namesakes or found)[0]
     return out
 
 
