@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.nddata import CCDData, InverseVariance, VarianceUncertainty
 from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, band_of_header, sort_bands
+from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_exposures, split_name
 from deepfits.survey.store import CutoutStore
@@ -130,6 +131,144 @@ def euclid(where, sky):
     return {}
 
 
+def hsc_cutout(where, sky):
+    """HDUs without names: the pipeline writes what they are into EXTTYPE."""
+    image, variance = counts(sky, 27.0)
+    for band in "GR":
+        first = fits.PrimaryHDU()
+        first.header["FLUXMAG0"], first.header["FILTER"] = 10 ** (27 / 2.5), f"HSC-{band}"
+        parts = [fits.ImageHDU(v, header()) for v in (image, np.zeros(SHAPE, np.int32), full(variance))]
+        for hdu, kind in zip(parts, ("IMAGE", "MASK", "VARIANCE"), strict=True):
+            hdu.header["EXTTYPE"] = kind
+        parts[1].header["MP_BAD"] = 0
+        fits.HDUList([first, *parts]).writeto(where / f"2-cutout-HSC-{band}-9813-pdr3_dud.fits")
+    return {}
+
+
+def decam_stack(where, sky):
+    image, variance = counts(sky, 25.0)
+    for band in "gr":
+        head = header(0.263, FILTER=f"{band} DECam SDSS c0001 4720.0 1520.0", MAGZERO=25.0)
+        parts = {"osi": image, "osw": full(1 / variance), "osd": np.zeros(SHAPE, np.int16)}
+        for kind, values in parts.items():
+            write(where / f"c4d_180404_045543_{kind}_{band}_v1.fits.fz", packed(values, head))
+    return {"mask_polarity": "bad"}
+
+
+def euclid_models(where, sky):
+    """Backgrounds and PSFs beside the mosaics."""
+    image, variance = counts(sky, 23.9)
+    for band in ("VIS", "NIR-Y"):
+        for kind, values in (
+            (f"BGSUB-MOSAIC-{band}", image),
+            (f"MOSAIC-{band}-RMS", full(variance**0.5)),
+            (f"BGMOD-{band}", full(1.0)),
+            (f"GRID-PSF-{band}", image),
+        ):
+            head = header(0.1, FILTER=band.replace("NIR-", "NIR_"), MAGZERO=23.9)
+            fits.writeto(where / f"EUC_MER_{kind}_TILE101158889-ABC_20241018T21.fits.gz", values, head)
+    return {}
+
+
+def webb_mosaic(where, sky):
+    """Errors and relative weights beside the image, both in files of their own."""
+    image, variance = counts(sky, 28.9)
+    for band in ("f200w", "f444w"):
+        stem = f"primer_cosmos-east_nircam_v1.0_{band}_30mas"
+        head = header(0.03, BUNIT="10.0*nanoJansky", FILTER=band.upper(), PUPIL="CLEAR", TELESCOP="JWST")
+        fits.writeto(where / f"{stem}_sci.fits.gz", image, head)
+        fits.writeto(where / f"{stem}_err.fits.gz", full(variance**0.5), header(0.03))
+        fits.writeto(where / f"{stem}_wht.fits.gz", full(7.0), header(0.03))
+    return {}
+
+
+def ceers(where, sky):
+    """Background and source mask beside the image in its file."""
+    image, variance = counts(sky, 28.9)
+    for band in ("F200W", "F444W"):
+        planes = {"SCI": image, "ERR": full(variance**0.5), "BKGD": full(0.1), "BKGMASK": full(1.0)}
+        head = header(0.03, BUNIT="10.0*nanoJansky", FILTER=band)
+        hdus = [fits.ImageHDU(values, head, name=name) for name, values in planes.items()]
+        write(where / f"hlsp_ceers_jwst_nircam_nircam1_{band.lower()}_v0.5_i2d.fits", *hdus)
+    return {}
+
+
+def ztf(where, sky):
+    image, _ = counts(sky, 26.0)
+    for band in "gr":
+        head = header(1.0, FILTER=f"ZTF_{band}", MAGZP=26.0)
+        stem = where / f"ztf_20180412467847_000535_z{band}_c10_o_q2"
+        fits.writeto(f"{stem}_sciimg.fits", image, head)
+        fits.writeto(f"{stem}_mskimg.fits", np.zeros(SHAPE, np.int16), header(1.0))
+    return {"mask_polarity": "bad"}
+
+
+def bands_in_folders(where, sky):
+    """Bands whose folders alone say which they are."""
+    image, variance = counts(sky, 30.0)
+    for band in "gr":
+        (where / band).mkdir()
+        fits.writeto(where / band / "coadd.fits", image, header(MAGZERO=30.0))
+        fits.writeto(where / band / "coadd.weight.fits", full(1 / variance), header())
+    return {}
+
+
+def roman(where, sky):
+    """Write a word such as "model" into all names."""
+    image, variance = counts(sky, 26.0)
+    for band in ("F158", "F184"):
+        head = header(0.11, FILTER=band, MAGZERO=26.0)
+        parts = fits.ImageHDU(image, head, name="SCI"), fits.ImageHDU(full(variance**0.5), head, name="ERR")
+        write(where / f"Roman_TDS_simple_model_{band}_1234_1.fits.gz", *parts)
+    return {}
+
+
+def ccddata(where, sky):
+    """Uncertainties of any kind in an HDU UNCERT."""
+    kinds = {"g": VarianceUncertainty(full(SIGMA**2)), "r": InverseVariance(full(SIGMA**-2))}
+    for band, uncertainty in kinds.items():
+        data = CCDData(sky.astype(np.float32), unit="nJy", uncertainty=uncertainty)
+        data.header.update(header(FILTER=band))
+        data.write(where / f"coadd-{band}.fits")
+    return {}
+
+
+def unwise(where, sky):
+    image, variance = counts(sky, 22.5)
+    for number in (1, 2):
+        head = header(2.75, MAGZP=22.5, BAND=number, TELESCOP="WISE", PHOTSYS="AB")
+        for kind, values in (
+            ("img", image),
+            ("invvar", full(1 / variance)),
+            ("std", image),
+            ("n", full(9.0)),
+        ):
+            for end in "mu":
+                fits.writeto(where / f"unwise-1497p015-w{number}-{kind}-{end}.fits.gz", values, head)
+    return {}
+
+
+def spitzer(where, sky):
+    image, variance = counts(sky, 23.9)
+    for number in (1, 2):
+        stem = where / f"90001234.90001234-3.IRAC.{number}"
+        head = header(0.6, BUNIT="uJy", CHNLNUM=number)
+        fits.writeto(f"{stem}.mosaic.fits", image, head)
+        fits.writeto(f"{stem}.unc.fits", full(variance**0.5), head)
+        fits.writeto(f"{stem}.cov.fits", full(5.0), head)
+    return {}
+
+
+def surface_brightness(where, sky):
+    image, variance = counts(sky, 22.5)
+    area = 0.262**2
+    for band in "gr":
+        head = header(0.262, BUNIT="nanomaggies/arcsec^2", FILTER=band)
+        fits.writeto(where / f"coadd-{band}.fits", (image / area).astype(np.float32), head)
+        fits.writeto(where / f"coadd-{band}.ivar.fits", full(area**2 / variance), header(0.262))
+    return {}
+
+
 def odd_numbers(where, sky):
     """Whole numbers with BSCALE and BZERO, and big-endian doubles with a border of NaN; TPV; CDELT and PC."""
     image, _ = counts(sky, 25.0)
@@ -145,13 +284,27 @@ def odd_numbers(where, sky):
     return {}
 
 
-@pytest.mark.parametrize("survey", [des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers])
+OTHER_BANDS = {
+    **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
+    **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
+    **{unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
+}
+
+
+@pytest.mark.parametrize(
+    "survey",
+    [
+        *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
+        *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
+        spitzer,
+    ],
+)
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
     where = tmp_path / "tile"
     where.mkdir()
     options = survey(where, sky)
     images = image_set(where, **options)
-    assert images.bands == ("g", "r")
+    assert images.bands == OTHER_BANDS.get(survey, ("g", "r"))
     assert len(images.fields) == 1
     with open_field(images.fields[0], images) as field:
         for plane in field.planes.values():
@@ -404,11 +557,21 @@ def test_units(unit, point):
         assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(point, abs=0.01)
 
 
+def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
+    coadd(tmp_path, sky.astype(np.float32))
+    assert any(
+        "zero_point 27 is used as given, though BUNIT 'nJy' means 31.40 a pixel" in text
+        for text in read(tmp_path, zero_point=27.0)[2]
+    )
+    assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
+
+
 def test_names_of_filters():
     names = {
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
         "HSC-I2": "i", "f814w": "F814W", "W-C-RC": "R", "W-S-Z+": "z", "PANSTARRS_y": "y", "J": "J",
+        "bokr": "r", "zd": "z", "H158": "H158", "Euclid_VIS": "VIS", "ls-r": "r",
         "VR DECam c0007 6300.0 2600.0": "VR", "i2.MP9703": "i", "Open + g": "g", "g DES": "g",
     }  # fmt: skip
     assert {name: band_name(name) for name in names} == names
@@ -422,6 +585,7 @@ def test_what_belongs_together_by_name():
     assert split_name("t-image-g")[0] != split_name("t-image-Z")[0]
     assert split_name("x_z.weight") == (("x", "z"), "weight")
     assert split_name("weight") == (("weight",), None)
+    assert band_of_name("deepCoadd_calexp-9813-4,5-HSC-G") == ("g", "deepCoadd_calexp-9813-4,5")
 
 
 def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplog):
@@ -439,7 +603,9 @@ def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplo
         deepfits.cutouts(tmp_path, tmp_path / "store", catalogue=Table({"ra": [150.0], "dec": [2.0]}))
 
 
-@pytest.mark.parametrize("order", ["by name", "interleaved", "weights first", "one after the other"])
+@pytest.mark.parametrize(
+    "order", ["by name", "interleaved", "versions of their own", "weights first", "one after the other"]
+)
 def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, order):
     parts = {}
     for band, factor in (("G", 1.0), ("R", 2.0)):
@@ -447,11 +613,14 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
         noise = fits.ImageHDU(full((factor * SIGMA) ** 2), header(BUNIT="nJy2"), name="VAR")
         if order == "by name":
             image.name, noise.name = f"SCI_{band}", f"{band}_VAR"
+        if order == "versions of their own":
+            image.ver, noise.ver = 2 * len(parts) + 1, 2 * len(parts) + 2
         parts[band] = image, noise
     (one, its), (two, other) = parts.values()
     hdus = {
         "by name": [one, two, other, its],
         "interleaved": [one, its, two, other],
+        "versions of their own": [one, its, two, other],
         "weights first": [its, one, other, two],
         "one after the other": [one, two, its, other],
     }[order]
@@ -465,12 +634,12 @@ def test_each_of_several_images_in_a_file_has_its_own_weights(tmp_path, sky, ord
             np.testing.assert_allclose(image, factor * sky, rtol=1e-4, atol=1e-3)
             np.testing.assert_allclose(weight, (factor * SIGMA) ** -2, rtol=1e-4)
     write(tmp_path / "b.fits", one, two, its, other, fits.ImageHDU(full(1.0), name="VAR"))
-    if order != "by name":
+    if order not in ("by name", "versions of their own"):
         with pytest.raises(InputError, match=r"b.fits: 2 images and 3 planes that may be the variance"):
             read(f"r={tmp_path}/b.fits[1]")
 
 
-@pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP"])
+@pytest.mark.parametrize("name", ["BACKGROUND", "SKY", "MODEL", "EXPTIME", "SEGMAP", "1-1.E.RMS"])
 def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name):
     image, extra = (
         fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"), name="SCI"),
@@ -576,6 +745,13 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
             wrong[key] = value
         with pytest.raises(InputError, match=words):
             places(wrong)
+    old = plain.copy()
+    for i, j in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        old[f"PC00{i}00{j}"] = float(i == j)
+        old[f"CD{i}_{j}"] = float(i == j) * old[f"CDELT{i}"]
+    for key in ("CDELT1", "CDELT2"):
+        del old[key]
+    np.testing.assert_allclose(places(old), places(plain), atol=1e-9)
     turned = plain.copy()
     turned["CROTA2"] = -20.0
     np.testing.assert_allclose(places(turned), wcs.pixel_to_world_values([0, 100], [0, 50]), atol=1e-9)

@@ -67,6 +67,20 @@ def in_extensions(directory, objects, named=True):
         fits.HDUList(hdus).writeto(directory / f"{name}.fits")
 
 
+def test_pairs_of_image_and_weight_without_bands_in_their_names(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        hdus = [fits.PrimaryHDU()]
+        for index in range(len(BANDS)):
+            ivar = np.where(planes["mask"][index] != 0, 0, planes["ivar"][index]).astype(np.float32)
+            hdus.append(fits.ImageHDU(planes["image"][index], header(), name="SCI"))
+            hdus.append(fits.ImageHDU(ivar, name="IVAR"))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    store, found = read(directory, tmp_path / "store", 'bands = ["g", "r", "z"]\n')
+    check(store, found, objects)
+
+
 def in_cubes(directory, objects):
     for name, planes in objects.items():
         hdus = [fits.PrimaryHDU(planes["image"], header())]
@@ -133,15 +147,28 @@ def test_one_cube_for_each_object(objects, tmp_path):
     check(store, found, objects)
 
 
-def test_the_bands_of_a_cube_stand_in_its_header_at_the_legacy_surveys(objects, tmp_path):
+@pytest.mark.parametrize("as_cube", [True, False])
+def test_cutouts_of_the_legacy_surveys_viewer(objects, tmp_path, as_cube):
+    """HDUs without names: IMAGETYP says what they are, BANDS or BAND of which band."""
     directory = tmp_path / "stamps"
     directory.mkdir()
     for name, planes in objects.items():
-        head = header()
-        head["BANDS"], head["MAGZERO"] = "grz", 27.0
-        fits.writeto(directory / f"{name}.fits", planes["image"], head)
-    store, found = read(directory, tmp_path / "store", "")
-    check(store, found, objects, has_weights=False)
+        ivar = np.where(planes["mask"] != 0, 0, planes["ivar"]).astype(np.float32)
+        hdus = [] if as_cube else [fits.PrimaryHDU()]
+        for place in [slice(None)] if as_cube else range(len(BANDS)):
+            for kind, values in (("IMAGE", planes["image"]), ("INVVAR", ivar)):
+                head = header()
+                head["BANDS"], head["IMAGETYP"] = "grz", kind if as_cube else kind.lower()
+                if not as_cube:
+                    head["BAND"] = BANDS[place]
+                hdus.append((fits.ImageHDU if hdus else fits.PrimaryHDU)(values[place], head))
+        if as_cube:
+            head = header()
+            head["IMAGETYP"] = "MASKBITS"
+            hdus.append(fits.ImageHDU(np.zeros((SIDE, SIDE), np.int16), head))
+        fits.HDUList(hdus).writeto(directory / f"{name}.fits")
+    store, found = read(directory, tmp_path / "store")
+    check(store, found, objects)
 
 
 def test_an_object_without_a_band_is_kept_counted_and_listed(objects, tmp_path):

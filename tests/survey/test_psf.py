@@ -30,6 +30,8 @@ def test_stars_are_believed_before_the_header() -> None:
 
 
 def test_the_header_is_read_where_there_are_no_stars() -> None:
+    in_pixels = fits.Header([("FWHM", 5.5, "Median FWHM in pixels")])
+    assert find_psf(None, in_pixels, 0.2, "field x, band g")["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
     found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2, "field x, band g")
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
 

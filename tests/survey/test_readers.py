@@ -137,6 +137,48 @@ def test_without_weights_the_noise_is_measured(arrays, tmp_path):
     np.testing.assert_allclose(sigma, 3, rtol=0.03)
 
 
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_path, ending):
+    table = np.zeros(N, dtype=[("object_id", "i8"), ("z_spec", "f4"), ("class", "S8")])
+    table["object_id"], table["z_spec"], table["class"] = np.arange(N) + 2**60, arrays["z_spec"], b"GALAXY"
+    content = {"image": arrays["image"], "labels": table, "mag": np.full((N, 1), 21.5)}
+    path = tmp_path / f"c.{ending}"
+    if ending == "npz":
+        np.savez(path, **content, notes=np.array({"by": "somebody"}, dtype=object))
+    else:
+        with h5py.File(path, "w") as file:
+            file.update(content)
+    _, found = read(describe(tmp_path / "c.toml", f'file = "{path.name}"\n' + BANDS), tmp_path / "store")
+    np.testing.assert_array_equal(found.object_id, table["object_id"])
+    np.testing.assert_array_equal(found.catalogue["z_spec"], table["z_spec"])
+    assert found.catalogue["class"].tolist() == ["GALAXY"] * N
+    assert (found.catalogue["mag"] == 21.5).all()
+
+
+def test_identities_that_are_objects_of_python_are_refused(arrays, tmp_path):
+    names = np.array([f"A{n}" for n in range(N)], dtype=object)
+    np.savez(tmp_path / "c.npz", image=arrays["image"], object_id=names)
+    with pytest.raises(InputError, match=r"object_id holds objects of Python, .* save it as numbers or text"):
+        read(describe(tmp_path / "c.toml", 'file = "c.npz"\n' + BANDS), tmp_path / "store")
+
+
+def test_one_band_needs_no_axis(arrays, tmp_path):
+    np.savez(tmp_path / "c.npz", image=arrays["image"][:, 0], ivar=arrays["ivar"][:, 0])
+    keys = 'file = "c.npz"\nweight = "ivar"\nbands = ["g"]\npixel_scale_arcsec = 0.168\nzero_point = 31.4\n'
+    with pytest.raises(InputError, match="NBHW are needed, or axes = 'NHW' for one band"):
+        read(describe(tmp_path / "c.toml", keys), tmp_path / "store")
+    _, found = read(describe(tmp_path / "c.toml", keys + 'axes = "NHW"\n'), tmp_path / "store")
+    np.testing.assert_allclose(found.image, arrays["image"][:, :1, 4:36, 4:36], rtol=1e-5)
+    np.testing.assert_allclose(found.weight, arrays["ivar"][:, :1, 4:36, 4:36], rtol=1e-5)
+
+
+def test_a_sky_that_is_left_in_is_said(arrays, tmp_path, caplog):
+    np.save(tmp_path / "c.npy", arrays["image"] + 100)
+    read(describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS), tmp_path / "store")
+    for band in "gri":
+        assert f"WARNING: c.toml: {band}: the sky at the cutouts' rims lies at" in caplog.text
+
+
 def test_larger_store_pads_with_weight_zero(arrays, tmp_path):
     np.savez(tmp_path / "c.npz", image=arrays["image"], ivar=arrays["ivar"])
     description = describe(tmp_path / "c.toml", 'file = "c.npz"\nweight = "ivar"\n' + BANDS)

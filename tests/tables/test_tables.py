@@ -293,6 +293,13 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          " \tdeg\tdeg\t \n--\t---\t---\t---\n" + ROWS.replace(",", "\t")),
         ("dashes.txt", "id  ra  dec  z_spec\n--- --- --- ---\n" + ROWS.replace(",", "  ")),
         ("psql.txt", " id | ra | dec | z_spec \n----+----+-----+--------\n" + ROWS.replace(",", " | ")),
+        ("psql-end.txt", " id | ra | dec | z_spec \n----+----+-----+--------\n"
+         + ROWS.replace(",", " | ").strip() + f"\n({NUM} rows)\n\n"),
+        ("excel.csv", "sep=;\nid;ra;dec;z_spec\n" + ROWS.replace(",", ";")),
+        ("units.csv", f"id,ra,dec,z_spec\n,deg,deg,\n{ROWS}"),
+        ("types.tsv", "id\tra\tdec\tz_spec\nlong\tdouble\tdouble\tdouble\n" + ROWS.replace(",", "\t")),
+        ("ned.csv", f"id,RA(deg),Dec (deg),z_spec\n{ROWS}"),
+        ("2000.csv", f"id,ra2000,dec2000,z_spec\n{ROWS}"),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
     ],
 )  # fmt: skip
@@ -322,6 +329,7 @@ def test_text_as_people_write_it(tmp_path, name, text):
         ("id,ra,dec,zspec\n1,150.1,2.1,0.3\n", ["'z_spec'", "'zspec'", "label_column"]),
         ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
         ("", ["no rows"]),
+        ("<!DOCTYPE html><html>Log in</html>\n", ["page of the web"]),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, words):
@@ -755,6 +763,66 @@ def test_an_index_of_pandas_that_counts_is_a_column_where_it_has_a_name(tmp_path
         frame.to_parquet(tmp_path / "a.parquet")
         found = read_catalogue(tmp_path / "a.parquet")["object_id"]
         assert found.tolist() == list(range(first, first + NUM))
+
+
+@pytest.mark.parametrize("status", ["OVERFLOW", "ERROR"])
+def test_what_a_service_says_of_its_answer_counts(tmp_path, caplog, status):
+    Table({"id": [1], "ra": RA[:1], "dec": DEC[:1]}).write(tmp_path / "a.vot", format="votable")
+    text = (tmp_path / "a.vot").read_text()
+    said = f'<INFO name="QUERY_STATUS" value="{status}">too many rows</INFO></RESOURCE>'
+    (tmp_path / "a.vot").write_text(text.replace("</RESOURCE>", said))
+    if status == "ERROR":
+        with pytest.raises(InputError, match="answer is an error: 'too many rows'"):
+            read_catalogue(tmp_path / "a.vot")
+        return
+    assert len(read_catalogue(tmp_path / "a.vot")["ra"]) == 1
+    assert "a.vot: the service cut the result off (OVERFLOW)" in caplog.text
+
+
+def test_files_of_a_data_set_may_differ_in_the_width_of_numbers(tmp_path):
+    for name, kind in (("a", pa.float32()), ("b", pa.float64()), ("c", pa.int64())):
+        pq.write_table(pa.table({"id": [1], "z_spec": pa.array([1], kind)}), tmp_path / f"{name}.parquet")
+    assert tables.read_table(tmp_path)["z_spec"].tolist() == [1.0, 1.0, 1.0]
+    for name, kind in (("a", pa.float64()), ("b", pa.int64())):
+        pq.write_table(
+            pa.table({"id": pa.array([2**53 + 1 if name == "b" else 1], kind)}), tmp_path / f"{name}.parquet"
+        )
+    (tmp_path / "c.parquet").unlink()
+    with pytest.raises(InputError, match="cannot read"):
+        tables.read_table(tmp_path)
+
+
+def test_a_first_row_of_words_is_a_row(tmp_path):
+    (tmp_path / "a.csv").write_text("name,note\nNGC 1,faint\nNGC 2,12\n")
+    assert tables.read_table(tmp_path / "a.csv")["note"].tolist() == ["faint", "12"]
+
+
+def test_objects_of_the_legacy_surveys_have_the_identity_that_desi_gives_them(tmp_path):
+    columns = {
+        "RELEASE": [9010, 9010],
+        "BRICKID": [330368, 330369],
+        "OBJID": [5, 5],
+        "RA": RA[:2],
+        "DEC": DEC[:2],
+    }
+    Table(columns).write(tmp_path / "a.fits")
+    identity = read_catalogue(tmp_path / "a.fits")["object_id"]
+    assert identity.tolist() == [9010 * 2**42 + brick * 2**22 + 5 for brick in (330368, 330369)]
+    Table(columns | {"TARGETID": [7, 8]}).write(tmp_path / "b.fits")
+    assert read_catalogue(tmp_path / "b.fits")["object_id"].tolist() == [7, 8]
+
+
+def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
+    is_gap = np.arange(NUM) % 3 == 0
+    columns = {
+        "object_id": np.arange(NUM),
+        "z_spec": np.where(is_gap, 0, Z)[:, None],
+        "z_spec_isnull": is_gap,
+    }
+    Table(columns).write(tmp_path / "a.fits")
+    labels = read_labels(tmp_path / "a.fits")
+    np.testing.assert_array_equal(labels.value, Z[~is_gap])
+    assert labels.counts["not_finite"] == is_gap.sum()
 
 
 def test_minus_zero_degrees_are_south(tmp_path):

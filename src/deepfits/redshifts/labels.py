@@ -145,6 +145,7 @@ def _with_ours(table: tables.Table) -> Columns:
     sky = tables.positions(columns, table.units, table.where)
     if sky is not None:
         columns |= {"ra": sky.ra, "dec": sky.dec}
+    columns = tables.with_legacy_identity(columns)
     name = tables.identity_name(columns)
     if name is not None and "object_id" not in columns:
         columns["object_id"] = columns[name]

@@ -182,6 +182,9 @@ def _settle_frame(cards: fits.Header) -> None:
 
 def _settle_matrix(cards: fits.Header) -> list[str]:
     """Keep the CD matrix where a header has a PC matrix too; refuse two that differ."""
+    for key in [k for k in cards if re.fullmatch("PC00[12]00[12]", k)]:  # how PC was written before 2002
+        cards.setdefault(f"PC{key[4]}_{key[7]}", cards[key])
+        del cards[key]
     cd, pc = ([k for k in cards if re.fullmatch(rf"{name}[12]_[12]", k)] for name in ("CD", "PC"))
     if not cd and not pc and not ("CDELT1" in cards and "CDELT2" in cards):
         raise _UnusableWCSError("neither CD nor CDELT says how large a pixel is")

@@ -22,6 +22,7 @@ _SPECIAL = {
     **dict.fromkeys(("us", "u*", "ustar", "megacam-us", "megacam_us"), "ustar"),
     # Suprime-Cam's own names.
     **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
+    **{"bokr": "r", "zd": "z"},  # BASS and MzLS
     **{"w-s-g+": "g", "w-s-r+": "r", "w-s-i+": "i", "w-s-z+": "z"},
 }
 _INSTRUMENTS = (
@@ -37,8 +38,9 @@ _INFRARED = re.compile(
     r"(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$",
     re.IGNORECASE,
 )
-# Hubble's and Webb's: a wavelength and a width.
-_SPACE = re.compile(r"^(F\d{3,4}(?:W2|W|M|N|X|LP))$", re.IGNORECASE)
+_ROMAN = "F(?:062|087|106|129|146|158|184|213)|R062|Z087|Y106|J129|H158|K213|W146"
+# Hubble's and Webb's: a wavelength and a width; Roman's: a wavelength.
+_SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
 # Filters that only Hubble has, whose number is the wavelength in nm; of all others it is that in 10 nm.
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
@@ -59,15 +61,17 @@ _SYSTEMS = (
     "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
     "lsst", "hsc", "cfht", "eso", "uvista", "ultravista", "cfis", "unions", "bass", "mzls", "90prime",
     "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
-    "clear", "sim",
+    "clear", "sim", "euclid", "legacysurvey", "ls",
 )  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
 _SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
-_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks)$")
+_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
     **{f"{letter}2": letter for letter in "ri"},
+    **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
+    **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
@@ -75,15 +79,16 @@ _SPELLINGS = {
 }
 _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
 # The passband of two elements in the beam is that of the narrower one.
-_WIDTHS = ("N", "M", "W", "X", "LP", "W2")
+_WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 # What may stand for a band in a file's name, between separators.
 _TOKEN = (
-    r"(?:FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
+    rf"(?:{_ROMAN}|"
+    r"FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(
     r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
-    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|[RI]2)"
+    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
     r"(?=$|[-_. ])"
 )
 
@@ -134,7 +139,7 @@ def band_name(text: str) -> str:
 def _narrowest(elements: Iterable[str]) -> str | None:
     """Return the one of several elements in the beam that is the passband: Hubble's and Webb's names."""
     found = [e.upper() for e in elements if _SPACE.match(e)]
-    return min(found, key=lambda e: _WIDTHS.index(re.sub(r"^F\d+", "", e)), default=None)
+    return min(found, key=lambda e: _WIDTHS.index(re.sub(r"^[A-Z]\d+", "", e)), default=None)
 
 
 def is_known_band(band: str) -> bool:

@@ -71,7 +71,8 @@ class Description:
     columns
         Arrays with one value for each object that go into the store's catalogue; all there are by default.
     axes
-        Order of the image's axes: ``NBHW`` (objects, bands, rows, columns) in any order; ``BHW`` for one.
+        Order of the image's axes: ``NBHW`` (objects, bands, rows, columns) in any order; ``BHW`` for one
+        object, ``NHW`` for one band.
     survey
         A name for people to read.
     """
@@ -134,7 +135,7 @@ def _check(d: Description) -> None:
             f'{d.where}: say what a non-zero mask means: mask_nonzero_is = "bad" or "good"; or which of its '
             "bits are bad: bad_planes = [0, 3]"
         )
-    if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW")):
+    if sorted(d.axes) not in (sorted("NBHW"), sorted("BHW"), sorted("NHW")):
         raise InputError(f"{d.where}: axes = {d.axes!r} must be the letters N B H W in the file's order")
     named = [band_name(b) for b in (*d.bands, *d.absent_bands)]
     if repeated := [b for b in named if named.count(b) > 1]:

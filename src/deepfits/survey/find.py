@@ -31,7 +31,8 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, sky_images
+from deepfits.survey.hdu_roles import OTHER, ROLES, sky_images
+from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -41,17 +42,15 @@ _UNIONS = re.compile(
 )
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
 _EUCLID = re.compile(
-    r"^EUC_MER_(?:BGSUB-)?MOSAIC-(?P<band>[A-Za-z0-9-]+?)(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
+    r"^EUC_MER_(?:(?:BGSUB-)?MOSAIC|(?P<other>BGMOD|[A-Z]+-PSF))-(?P<band>[A-Za-z0-9-]+?)"
+    r"(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
 )
+# std and n are scatter and numbers of images, -u holds the outliers that -m has not.
+_UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(?P<end>[mu])$")
 # What a word of a file's name says about its pixels, where a file of the same name without it is there too.
-KINDS = {
-    **dict.fromkeys(("weight", "weights", "wht", "wgt", "wt", "wei", "conf", "oow", "weightmap"), "weight"),
-    **dict.fromkeys(("ivar", "invvar", "ivm"), "ivar"),
-    **dict.fromkeys(("var", "variance"), "variance"),
-    **dict.fromkeys(("rms", "sigma", "err", "error", "unc", "std", "munc", "refunc"), "rms"),
-    **dict.fromkeys(("mask", "msk", "dq", "flag", "flags", "bpm", "maskbits", "ood", "mdmsk"), "mask"),
-}
-KINDS |= dict.fromkeys(OTHER, "other")
+KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
+    OTHER, "other"
+)
 # A mask of all bands of a field together (maskbits of the Legacy Surveys).
 SHARED_MASK = "mask of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
@@ -59,7 +58,10 @@ _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
-_IMAGE_WORDS = ("image", "img", "sci", "drz", "drc", "ooi", "bgsub", "int", "maic", "refimg")
+_IMAGE_WORDS = (
+    *("image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "oki", "bgsub", "int", "maic", "refimg"),
+    *("sciimg", "mosaic"),
+)
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
@@ -206,7 +208,9 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
     for sub in _subdirectories(directory):
-        found += _in_one_directory(sub, field_name=sub.name)
+        band, rest = band_of_name(sub.name)
+        folder = band if not rest else None
+        found += _in_one_directory(sub, field_name=None if folder else sub.name, folder=folder)
         for below in _subdirectories(sub):
             if any(is_fits_name(p) for p in below.iterdir()):
                 log.warning(
@@ -239,7 +243,10 @@ def fits_files(directory: Path) -> list[Path]:
     return [p for p in out if not p.is_dir()]
 
 
-def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSource]:
+def _in_one_directory(
+    directory: Path, field_name: str | None, folder: str | None = None
+) -> list[ImageSource]:
+    """Find the images in a directory, `folder` where its name is a band: a field then lies in several."""
     sources = []
     for path in fits_files(directory):
         if is_companion(path) or _is_no_image_of_a_band(path):
@@ -249,14 +256,15 @@ def _in_one_directory(directory: Path, field_name: str | None) -> list[ImageSour
                 f"{path}: holds {_HELD[kind]} by its name, but the image that it belongs to is not there; "
                 "restore that, or move this file elsewhere; if it is an image itself, say its band: band=path"
             )
-        sources.append(_source(path))
+        sources.append(_source(path, folder=folder))
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [replace(s, field=field_name) for s in sources]
     elif field_name is not None:
         joined = [replace(s, field="-".join(filter(None, (field_name, s.field)))) for s in sources]
         sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
-    return [s if s.field else replace(s, field=directory.resolve().name) for s in sources]
+    unnamed = (directory.parent if folder else directory).resolve().name
+    return [s if s.field else replace(s, field=unnamed) for s in sources]
 
 
 def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
@@ -271,15 +279,17 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     """
     if match := _EUCLID.match(stem):
         found = match["kind"]
-        return (match["band"], match["tile"]), KINDS[found.lower()] if found else None
+        kind = KINDS[found.lower()] if found else "other" if match["other"] else None
+        return (match["band"], match["tile"]), kind
+    if match := _UNWISE.match(stem):
+        kind = {"img": None, "invvar": "ivar"}.get(match["kind"], "other") if match["end"] == "m" else "other"
+        return (match["name"],), kind
     # S-PLUS and J-PLUS write swpweight beside swp.
     words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
     places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
-    if words[:1] == ["unwise"] and ("std" in words or "n" in words):
-        places, kind = [words.index("std" if "std" in words else "n")], "other"  # scatter, numbers of images
     kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
     return tuple(kept), kind
 
@@ -337,7 +347,7 @@ def _is_no_image_of_a_band(path: Path) -> bool:
     if kind is None or band_of_name(stem_of(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(_is_for_all(key, other) for other, _ in kinds.values())
+    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
     if serves_all:
         unless = " unless bad_planes or mask_polarity say what it means" if kind == "mask" else ""
         log.warning("%s: %s of no single band; not used%s", path, kind, unless)
@@ -354,12 +364,16 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     if _kind_of(path) is not None:
         return ()
     found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [p for p, kind in found if kind != "mask"]
+    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
+    for kind in (*weights[:1], "mask"):
+        alike = [p.name for p, its in found if its == kind]
+        if len(alike) > 1:
+            what = "mask" if kind == "mask" else "weight"
+            raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
+    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
+        log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
+        found.remove((other, kind))
     masks = [p for p, kind in found if kind == "mask"]
-    for what, several in (("weight", weights), ("mask", masks)):
-        if len(several) > 1:
-            names = " and ".join(p.name for p in several)
-            raise InputError(f"{path}: two {what} files, {names}; keep one beside the image")
     if not masks:
         kinds = _kinds_in(path.parent, stamp(path.parent))
         mine = kinds.get(path, split_name(stem_of(path)))[0]
@@ -373,7 +387,9 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     return tuple(found)
 
 
-def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> ImageSource:
+def _source(
+    path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
+) -> ImageSource:
     stem = stem_of(path)
     if match := _SDSS.match(stem):
         return ImageSource(
@@ -397,13 +413,13 @@ def _source(path: Path, *, band: str | None = None, hdu: int | None = None) -> I
             "run SWarp",
             head,
         )
-    plain = _CLEAR.sub("", stem)
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", stem))
     named, rest = band_of_name(plain)
     if match := _EUCLID.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"
     patch = _PATCH.search(rest)
     is_named = band is not None
-    band = band or _band_of(path, stem, named)
+    band = band or _band_of(path, stem, named, folder)
     if patch:
         rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
     elif is_named:
@@ -434,11 +450,13 @@ def _without_band(stem: str, band: str) -> str:
     return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
 
 
-def _band_of(path: Path, stem: str, named: str | None) -> str:
-    """Return the band that header and name tell; where they contradict each other, that is an error."""
+def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
+    """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None and folder is not None:
+        return folder
     if stated is None and named is None:
         if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
             raise InputError(

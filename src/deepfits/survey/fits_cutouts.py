@@ -24,7 +24,7 @@ from deepfits.survey.cutout_description import Description, zero_points
 from deepfits.survey.find import KINDS, fits_files, is_companion, split_name
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
-from deepfits.survey.hdu_roles import role_of
+from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -153,7 +153,7 @@ def _holds_all_bands(path: Path, known: set[str]) -> bool:
         planes = [h for h in hdus if h.is_image and len(h.shape or ()) in (2, 3)]
         if any(len(h.shape) == 3 for h in planes):
             return True
-        images = [h for h in planes if role_of(h.name) is None]
+        images = [h for h in planes if role_of(name_of(h)) is None]
         named = {_band_of_hdu(h) for h in planes} - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
 
@@ -196,8 +196,7 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 def _band_of_hdu(hdu: Any) -> str | None:
     """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
-    words = [w for w in hdu.name.replace("-", "_").split("_") if w]
-    rest = [w for w in words if role_of(w) is None and w not in ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA")]
+    rest = [w for w in whose(name_of(hdu)) if role_of(w) is None]
     # FITS writes the names of HDUs in capitals: U to Y mean the optical bands, unless the header says so.
     named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
     if named:
@@ -250,7 +249,7 @@ class _FitsCutouts:
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
         fitting = [h for h in hdus if h.is_image and len(h.shape or ()) == dimensions]
-        found = next((h for h in fitting if role_of(h.name) is None), None)
+        found = next((h for h in fitting if role_of(name_of(h)) is None), None)
         if found is None:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         return found
@@ -277,10 +276,17 @@ class _FitsCutouts:
         for hdu in hdus:
             if not hdu.is_image or len(hdu.shape or ()) not in (2, 3) or hdu is image:
                 continue
-            role = role_of(hdu.name)
+            role = role_of(name_of(hdu))
             if role in (*WEIGHT_ROLES, "mask") and (band is None or _band_of_hdu(hdu) == band):
                 out.setdefault(role, hdu)
         return out
+
+    def _unnamed_extras(self, hdus: fits.HDUList, image: Any, path: Path) -> dict[str, Any]:
+        """Return the HDUs with weights and masks of one of several images, by their order."""
+        try:
+            return {role: hdus[number] for role, number in extras_of(hdus, image).items()}
+        except ValueError as error:
+            raise InputError(f"{path}: {error}") from None
 
     def _single(self, band: str, files: dict[str, Path]) -> _Band:
         """Read a file that holds one band."""
@@ -303,7 +309,7 @@ class _FitsCutouts:
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
-        images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(h.name) is None]
+        images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(name_of(h)) is None]
         named = [_band_of_hdu(h) for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
@@ -319,6 +325,7 @@ class _FitsCutouts:
             if band in out:
                 raise InputError(f"{path}: two HDUs of band {band}; keep one")
             extras = self._extras(hdus, hdu, band if len(images) > 1 else None)
+            extras = extras or self._unnamed_extras(hdus, hdu, path)
             planes = {kind: HduPixels(hdu=h, path=path) for kind, h in extras.items()}
             out[str(band)] = self._band(str(band), hdus, HduPixels(hdu=hdu, path=path), planes)
         return out

@@ -17,7 +17,7 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_fill_beside_weights
-from deepfits.survey.noise import clipped_statistics
+from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 
 # Too few to measure noise on.
@@ -198,7 +198,12 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         fluxes, its = image[:, band][:, rim], weight[:, band][:, rim]
         if (its > 0).sum() < FEW_PIXELS:
             fluxes, its = image[:, band], weight[:, band]
-        cutouts.noise[band] = clipped_statistics(fluxes[its > 0])[1]
+        level, cutouts.noise[band] = clipped_statistics(fluxes[its > 0])
+        if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
+            cutouts.remarks.append(
+                f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at "
+                f"{level / cutouts.noise[band]:.1f} σ; subtract it first"
+            )
         if cutouts.has_weights and (its > 0).any() and cutouts.noise[band] > 0:
             _compare_weights(cutouts, band, float(np.median(its[its > 0])) ** -0.5)
     if cutouts.has_weights:

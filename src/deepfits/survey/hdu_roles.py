@@ -2,33 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from astropy.io import fits
 
 from deepfits.survey.fitsfile import image_hdus
 
+# What a word says about pixels, in names of HDUs and, where a file without it is there too, of files.
 ROLES = {
-    "mask": ("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "MASKBITS"),
+    "mask": (
+        *(
+            "MASK",
+            "MSK",
+            "DQ",
+            "BPM",
+            "FLAG",
+            "FLAGS",
+            "FLG",
+            "MASKBITS",
+            "BADPIX",
+            "DQMASK",
+            "MDMSK",
+            "MSKIMG",
+        ),
+        *("OOD", "OPD", "OSD", "OKD"),
+    ),
     "variance": ("VARIANCE", "VAR"),
     "ivar": ("IVAR", "INVVAR", "IVM"),
-    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
-    "weight": ("WEIGHT", "WHT", "WGT"),
+    "rms": (
+        *("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
+        *("MUNC", "REFUNC"),
+    ),
+    "weight": (
+        *("WEIGHT", "WEIGHTS", "WEIGHTMAP", "WHT", "WGT", "WT", "WTMAP", "WEI", "CONF"),
+        *("OOW", "OPW", "OSW", "OKW"),
+    ),
 }
 # Maps of other things beside images, in the names of files and of HDUs: they are not images of the sky.
 OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
-    "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual",
+    "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
 )  # fmt: skip
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
-    *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK"),
+    *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK", "BKGMASK"),
 }
+# What astropy's CCDData calls uncertainties.
+_UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
 # Words that say nothing of which image it is.
-_COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP")
+_COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
 # A second image is one of the sky only if it is not much smaller than the first.
 LEAST_AREA = 0.5
 
@@ -38,23 +64,37 @@ def role_of(name: str) -> str | None:
 
     Examples
     --------
-    >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON")
-    (None, 'weight', 'other')
+    >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON"), role_of("1-1.E.RMS"), role_of("INVERSE_VAR")
+    (None, 'weight', 'other', 'rms', 'ivar')
     """
     words = _words(name)
     if any(w in _OTHER for w in words):
         return "other"
-    return next((role for role, names in ROLES.items() if any(w in names for w in words)), None)
+    role = next((role for role, names in ROLES.items() if any(w in names for w in words)), None)
+    return "ivar" if role == "variance" and {"INVERSE", "INV"} & set(words) else role
 
 
 def _words(name: str) -> list[str]:
-    return name.upper().replace("-", "_").split("_")
+    return [word for word in re.split(r"[-_. ]+", name.upper()) if word]
 
 
-def _whose(name: str) -> list[str]:
+def name_of(hdu: Any) -> str:
+    """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead.
+
+    Of uncertainties that astropy writes, UTYPE says of which kind they are.
+    """
+    if (kind := _UTYPES.get(str(hdu.header.get("UTYPE", "")).strip().lower())) is not None:
+        return kind
+    if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
+        stated = (str(hdu.header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
+        return next((text for text in stated if role_of(text) in ROLES), hdu.name)
+    return str(hdu.name)
+
+
+def whose(name: str) -> list[str]:
     """Return the words of a name that tell one image from another: ``["G"]`` of ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
-    return [word for word in _words(name) if word and word not in _COMMON and word not in roles]
+    return [word for word in _words(name) if word not in _COMMON and word not in roles]
 
 
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
@@ -69,26 +109,27 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     ValueError
         Nothing tells which of several is meant.
     """
-    numbers = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
+    alike = [n for n in image_hdus(hdus) if hdus[n].ver == image.ver]
+    numbers = alike if len(alike) > 1 else image_hdus(hdus)  # a version of its own says nothing
     mine = number_of(hdus, image)
-    images = [n for n in numbers if role_of(hdus[n].name) is None]
+    images = [n for n in numbers if role_of(name_of(hdus[n])) is None]
     images = images if mine in images else [mine]
     out: dict[str, int] = {}
     for role in ROLES:
-        found = [n for n in numbers if n != mine and role_of(hdus[n].name) == role]
-        alike = [n for n in found if _whose(hdus[n].name) == _whose(image.name)]
+        found = [n for n in numbers if n != mine and role_of(name_of(hdus[n])) == role]
+        namesakes = [n for n in found if whose(name_of(hdus[n])) == whose(name_of(image))]
         if len(images) > 1:
-            found = [n for n in found if not _whose(hdus[n].name)]
+            found = [n for n in found if not whose(name_of(hdus[n]))]
             if len(found) == len(images):
-                found, alike = [found[images.index(mine)]], []
-            elif len(found) > 1 and not (alike and _whose(image.name)):
+                found, namesakes = [found[images.index(mine)]], []
+            elif len(found) > 1 and not (namesakes and whose(name_of(image))):
                 raise ValueError(
                     f"{len(images)} images and {len(found)} planes that may be the {role} of HDU {mine}, in "
                     f"HDUs {', '.join(map(str, found))}; name them after the images (SCI_G, WHT_G), or keep "
                     "each image with its own in a file"
                 )
-        if alike or found:
-            out[role] = (alike or found)[0]
+        if namesakes or found:
+            out[role] = (namesakes or found)[0]
     return out
 
 
@@ -107,7 +148,7 @@ def sky_images(hdus: fits.HDUList) -> list[int]:
     The first image without a role, and those after it that say where on the sky they are and are of its size:
     the CCDs of a camera, or bands.
     """
-    plain = [n for n in image_hdus(hdus) if role_of(hdus[n].name) is None]
+    plain = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
     if not plain:
         return []
     area = _area(hdus[plain[0]])

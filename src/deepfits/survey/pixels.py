@@ -21,7 +21,12 @@ from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fitsfile import quiet, read_rows
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule, inverse_variance, mask_rule
-from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header, zero_point_of_unit
+from deepfits.survey.zeropoint import (
+    given_doubts,
+    zero_point_doubts,
+    zero_point_of_header,
+    zero_point_of_unit,
+)
 
 _LARGE = 1e15
 _SAMPLE_ROWS = 256
@@ -216,6 +221,8 @@ def calibrated(
         zero_point, words = _zero_point(header, pixel_sr, default, path, remedy)
         remarks += [f"WARNING: {text}" for text in zero_point_doubts(header, zero_point, words)]
         remarks.append(f"zero point {zero_point:.4g} from {words}")
+    else:
+        remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     rule = None

@@ -78,7 +78,8 @@ def find_psf(
         The image of the field's stars, from `deepfits.survey.seeing.star_image`; None where there are too
         few.
     header
-        Of the image; ``FWHM`` (arcseconds) and ``PSFBETA`` are read where the stars say nothing.
+        Of the image; ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are read where
+        the stars say nothing.
     pixel_scale
         Arcseconds.
     where
@@ -91,6 +92,8 @@ def find_psf(
         found = record(expand_image(stars, pixel_scale), "the field's stars")
         return found | ({"varies": dict(varies)} if varies else {})
     fwhm = _number(header.get("FWHM"))
+    if fwhm is not None and "pix" in str(getattr(header, "comments", {"FWHM": ""})["FWHM"]).lower():
+        fwhm *= pixel_scale  # so DECam's pipeline
     if fwhm is not None and 0.05 < fwhm < 20:
         beta = _number(header.get("PSFBETA"))
         return record(moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA), "FWHM, header")

@@ -8,6 +8,7 @@ Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
+
+log = logging.getLogger(__name__)
 
 __all__ = ["open_cutouts", "read_description"]
 MAX_NPZ_RATIO = 5000
@@ -76,7 +79,21 @@ def _numpy_arrays(d: Description, path: Path) -> dict[str, np.ndarray]:
             declared = sum(member.file_size for member in content.zip.infolist())
             if declared > MAX_NPZ_RATIO * path.stat().st_size:
                 raise InputError(f"{path}: declares {declared} bytes in a file of {path.stat().st_size}")
-            return {name: content[name] for name in set(map(str, named)) & set(content.files)}
+            needed = {d.image, d.weight, d.mask, d.psf, d.object_id or "object_id", *(d.columns or ())}
+            arrays = {}
+            for name in set(map(str, named)) & set(content.files):
+                try:
+                    arrays[name] = content[name]
+                except ValueError as error:
+                    if "allow_pickle" not in str(error):
+                        raise
+                    if name in needed:
+                        raise InputError(
+                            f"{path}: {name} holds objects of Python, which are not read; save it as numbers "
+                            "or text (astype(str))"
+                        ) from error
+                    log.warning("%s: %s holds objects of Python: not read", path, name)
+            return arrays
 
 
 def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
@@ -97,9 +114,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     if "N" not in axes:
         arrays, axes = {role: np.asarray(array)[None] for role, array in arrays.items()}, f"N{axes}"
     image = arrays["image"]
-    if len(image.shape) != 4 or image.dtype.kind not in "fiu":
-        raise InputError(f"{path}: {names['image']} has shape {image.shape}; four axes {axes} are needed")
-    number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")]
+    if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
+        hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
+        raise InputError(f"{path}: {names['image']} has shape {image.shape}; axes {axes} are needed{hint}")
+    number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")] if "B" in axes else 1
     bands, scale, fwhm = (
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
     )
@@ -128,13 +146,13 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
             option="mask_nonzero_is",
         )
     columns = _columns(d, content, number, {*map(str, names.values()), str(d.psf)})
-    name = d.object_id or ("object_id" if "object_id" in content else None)
+    name = d.object_id or ("object_id" if "object_id" in content or "object_id" in columns else None)
+    named = columns.pop(name or "", None)
     identity = (
-        check_identity(_array(content, name, path), path, number)
+        check_identity(_array(content, name, path) if named is None else named, path, number)
         if name
         else np.arange(1, number + 1, dtype=np.int64)
     )
-    columns.pop(name or "", None)
     return ForeignCutouts(
         bands=tuple(band_name(b) for b in bands),
         number=number,
@@ -234,17 +252,21 @@ def _universe_facts(
 
 
 def _columns(d: Description, content: Any, number: int, taken: set[str]) -> dict[str, np.ndarray]:
-    """Take the columns named, or every one-dimensional array of the right length."""
+    """Take the columns named, or all arrays of one value for each object and fields of structured ones."""
+    there = {name: content.get(name) for name in sorted(map(str, content)) if name not in taken}
+    for found in [array for array in there.values() if getattr(array, "dtype", None) is not None]:
+        if found.dtype.names and found.shape == (number,):
+            there = {name: found[name] for name in found.dtype.names} | there
     out = {}
-    for name in d.columns if d.columns is not None else sorted(map(str, content)):
-        found = content.get(name)
-        usable = hasattr(found, "shape") and found.shape == (number,) and name not in taken
+    for name in d.columns if d.columns is not None else there:
+        found = there.get(name) if name in there else content.get(name)
+        usable = getattr(found, "shape", None) in ((number,), (number, 1)) and name not in taken
         if d.columns is not None and not usable:
             raise InputError(
                 f"{d.where}: column {name!r} is not in the file with one value for each of {number} objects"
             )
         if usable:
-            values = plain_values(found)
+            values = plain_values(found).reshape(number)
             if values.dtype.kind in "iufbU":
                 out[name] = values
     return out

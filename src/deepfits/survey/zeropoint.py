@@ -29,10 +29,8 @@ _PER_COUNT_OR_RATE = (
 _PLACEHOLDERS = (-1.0, 99.0, 99.99, 999.0, 9999.0, -99.0, -99.99, -999.0, -9999.0)
 _ST_ZERO_POINT = -21.1
 _MAGGIES = re.compile(
-    r"^(?P<factor>[0-9][0-9.]*(?:e[+-]?[0-9]+)?)?\s*\*?\s*(?P<prefix>nano|micro|n|u|µ)?\s*(?:m(?:ag+y|aggies|aggys|gy))$",
-    re.IGNORECASE,
+    r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
-_PREFIXES = {"": 0.0, "n": 22.5, "u": 15.0, "µ": 15.0}
 _JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
@@ -84,6 +82,18 @@ def zero_point_of_header(
         if abs(other - first) > AGREEMENT:
             raise InputError(f"{words} means an AB zero point of {first:.2f}, but {its} one of {other:.2f}")
     return first, words
+
+
+def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float | None = None) -> list[str]:
+    """Return a warning where the zero point that a user gives is another than the unit's."""
+    unit = str(header.get("BUNIT", "")).strip()
+    try:
+        of_unit = zero_point_of_unit(unit, header, pixel_sr)
+    except InputError:
+        return []
+    if of_unit is None or abs(of_unit - zero_point) <= AGREEMENT:
+        return []
+    return [f"zero_point {zero_point:g} is used as given, though BUNIT {unit!r} means {of_unit:.2f} a pixel"]
 
 
 def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
@@ -198,9 +208,8 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     from astropy import units
 
     text = re.sub(r"\b10\s*(?:\^|\*\*)\s*\(?([+-]?\d+)\)?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
-    if match := _MAGGIES.match(text):
-        factor = float(match["factor"] or 1)
-        return _PREFIXES[(match["prefix"] or "")[:1].lower()] - 2.5 * math.log10(factor)
+    of_jansky = 0.0 if _MAGGIES.search(text) else 8.9  # the zero point of a jansky, or of a maggy
+    text = _MAGGIES.sub(r"\g<prefix>Jy", text)
     if not text or _COUNTS.match(text):
         return None
     parsed = _parsed(text)
@@ -208,10 +217,10 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
         return None
     jansky, steradian = units.Jy, units.Jy / units.sr
     if parsed.is_equivalent(jansky):
-        value = float(8.9 - 2.5 * math.log10(parsed.to(jansky)))
+        value = float(of_jansky - 2.5 * math.log10(parsed.to(jansky)))
         return _plausible(value, f"unit {unit}") if "jy" in text.lower() else value
     if parsed.is_equivalent(steradian):
-        return float(8.9 - 2.5 * math.log10(parsed.to(steradian) * _pixel_area(unit, header, pixel_sr)))
+        return float(of_jansky - 2.5 * math.log10(parsed.to(steradian) * _pixel_area(unit, header, pixel_sr)))
     if parsed.is_equivalent(_per_wavelength()):
         if "PHOTPLAM" not in header:
             raise InputError(

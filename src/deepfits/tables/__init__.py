@@ -16,6 +16,7 @@ from deepfits.tables.sky import (
     place_hint,
     positions,
     require_unique,
+    with_legacy_identity,
     with_our_names,
 )
 from deepfits.tables.text import Columns
@@ -44,6 +45,7 @@ __all__ = [
     "require_column",
     "require_unique",
     "take_rows",
+    "with_legacy_identity",
     "with_our_names",
     "write_table",
 ]

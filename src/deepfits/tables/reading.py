@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,10 +17,13 @@ from deepfits.files import parse_json, split_table_path
 from deepfits.tables.sky import POSITIONS, identity_name
 from deepfits.tables.text import Columns, decode, read_text, truth_with_gaps, unpack, whole_with_gaps
 
+log = logging.getLogger(__name__)
+
 INFO = "deepfits"
 """Key of what our own tables say of themselves, as JSON."""
 TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
+    "out", "zout", "bpz",
 )  # fmt: skip
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
@@ -199,6 +203,8 @@ def plain(values: Any) -> np.ndarray:
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
+    if array.ndim == 2 and array.shape[1] == 1:  # lists of one value each
+        return plain(values[:, 0])
     if array.ndim == 2 and kind in "SU":
         return np.stack([plain(row) for row in array])
     if array.ndim > 1 and kind in "iufb":
@@ -310,6 +316,10 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
+    for name, values in table.columns.items():
+        is_null = table.columns.get(f"{name}_isnull")  # HSC's
+        if is_null is not None and is_null.dtype.kind == "b" and values.shape == is_null.shape:
+            table.columns[name] = plain(np.ma.array(values, mask=is_null))
     return replace(table, info=info)
 
 
@@ -348,7 +358,15 @@ def _read_votable(path: Path, content: bytes, selection: str | None, wanted: Seq
                     f"{path}: its data lie elsewhere ({attributes['href'][:80]}); only data of the file "
                     "itself are read: write them into it (TABLEDATA or BINARY2)"
                 )
-    tables = list(votable.parse(BytesIO(content), verify="ignore").iter_tables())
+    tree = votable.parse(BytesIO(content), verify="ignore")
+    for info in (info for resource in tree.resources for info in resource.infos):
+        if (info.name, info.value) == ("QUERY_STATUS", "ERROR"):
+            raise InputError(
+                f"{path}: the service's answer is an error: {str(info.content)[:200]!r}; ask again"
+            )
+        if (info.name, info.value) == ("QUERY_STATUS", "OVERFLOW"):
+            log.warning("WARNING: %s: the service cut the result off (OVERFLOW): rows are missing", path)
+    tables = list(tree.iter_tables())
     candidates = [
         _Candidate(str(table.name or table.ID or number), [f.name for f in table.fields], len(table.array))
         for number, table in enumerate(tables, 1)
@@ -464,7 +482,7 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
         parts.append(_without_dictionaries(part.read(columns=list(columns) if columns else None)))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
-    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="default")
+    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="permissive")
     stated = table.schema.metadata or {}
     out: Columns = _named_range(stated, table.num_rows)
     units = _astropy_units(stated.get(b"table_meta_yaml", b""))

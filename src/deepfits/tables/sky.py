@@ -28,6 +28,8 @@ POSITIONS = (
     ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
     ("ra_deg_j2000", "dec_deg_j2000"),
     ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
+    ("ra2000", "dec2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"), ("_ra.icrs", "_de.icrs"),
+    ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
 )  # fmt: skip
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
@@ -41,6 +43,7 @@ FIELDS = ("field", "patch")
 log = logging.getLogger(__name__)
 
 _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
+_UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
 _RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
@@ -85,7 +88,7 @@ def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
 
 def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     names = list(names)
-    by_lower = {name.lower(): name for name in reversed(names)}
+    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(names)}
     for longitude, latitude in pairs:
         if longitude in names and latitude in names:
             return longitude, latitude
@@ -167,7 +170,8 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
 
 
 def _unit(name: str, units: Mapping[str, str]) -> str:
-    stated = units.get(name, "").strip().lower()
+    in_name = _UNIT_IN_NAME.search(name)
+    stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
     lower = name.lower()
     if stated:
         return stated
@@ -364,6 +368,18 @@ def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
     return ""
 
 
+def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the columns, and identities of the Legacy Surveys where these have nothing surer than OBJID.
+
+    It counts in each brick anew; RELEASE, BRICKID and OBJID together make DESI's TARGETID.
+    """
+    parts = [_first(columns, [part]) for part in ("release", "brickid", "objid")]
+    if identity_name(columns) != parts[2] or not all(p and columns[p].dtype.kind in "iu" for p in parts):
+        return columns
+    release, brick, number = (columns[str(part)].astype(np.int64) for part in parts)
+    return columns | {"object_id": (release << 42) | (brick << 22) | number}
+
+
 def with_our_names(table: Any) -> dict[str, np.ndarray]:
     """Return the columns of a table with identity, position and field under our names, others as they are."""
     columns = dict(table.columns)
@@ -378,6 +394,7 @@ def with_our_names(table: Any) -> dict[str, np.ndarray]:
         for name in names:
             columns.pop(name)
         columns |= {"x": x, "y": y}
+    columns = with_legacy_identity(columns)
     for ours, theirs in (("object_id", identity_name(columns)), ("field", _first(columns, FIELDS))):
         if theirs is not None and ours not in columns:
             columns = {ours if name == theirs else name: values for name, values in columns.items()}

@@ -30,11 +30,11 @@ GAPS = (
 )  # fmt: skip
 """What stands in a column of numbers where there is none; upper and lower case are the same."""
 IDENTITIES = (
-    "object_id", "objectid", "id", "source_id", "sourceid", "number", "objid", "obj_id", "coadd_object_id",
-    "coadd_objects_id", "targetid", "target_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
-    "cosmos_id",
+    "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
+    "source_id", "sourceid", "number", "objid", "obj_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
+    "cosmos_id", "cataid", "objno", "specobjid",
 )  # fmt: skip
-"""Names of columns that tell the objects apart; upper and lower case are the same."""
+"""Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
 EXACT = 2**53
@@ -49,6 +49,10 @@ _WHOLE = r"^([+-]?[1-9]\d*|[+]?0)$"  # not -0, whose sign is that of the minutes
 _FLOAT = rf"^({_NUMBER}|[+-]?[iI][nN][fF]([iI][nN][iI][tT][yY])?)$"
 _DECIMAL_COMMA = r"^[+-]?\d+(,\d+)?([eE][+-]?\d+)?$"
 _PLACE = re.compile(rf"^{_NUMBER}$|^[+-]?\d+[:hd ]\s*\d+")
+_NO_ROW = re.compile(r"^\s*(?:#|\(\d+ rows?\)\s*$)")  # a comment, what psql ends with
+_TYPE = re.compile(
+    r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
+)
 _SEXTRACTOR = re.compile(r"^#\s*(\d+)\s+([A-Za-z_]\S*)(?:\s.*?)?(?:\[([^\]]*)\])?\s*$")
 
 
@@ -101,17 +105,22 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     InputError
         No header, a name twice, or a line with more or fewer entries than there are names.
     """
+    text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # for Excel
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()
     if text.lstrip().startswith("# Region file format"):
         raise InputError(f"{where}: regions of DS9, no table; save them as columns ra and dec")
+    if re.match(r"\s*<(?:!doctype|html|\?xml)\b", text[:200], re.IGNORECASE):
+        raise InputError(
+            f"{where}: a page of the web, no table: an error or a log-in in its place? fetch it again"
+        )
     comments: list[str] = []
     place = 0
     while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
         comments.append(head[place].strip())
         place += 1
-    lines = [line for line in head[place:] if line.strip() and not line.lstrip().startswith("#")][:50]
+    lines = [line for line in head[place:] if line.strip() and not _NO_ROW.match(line)][:50]
     if not lines:
         raise InputError(f"{where}: holds no rows")
     units: dict[str, str] = {}
@@ -164,13 +173,24 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 def _below_header(
     lines: Sequence[str], names: Sequence[str], delimiter: str | None, units: dict[str, str]
 ) -> int:
-    """Return how many lines between names and rows are of units and dashes, as VizieR and psql write them."""
+    """Return how many lines of units, types and dashes lie between names and rows, as VizieR writes them."""
+
+    def keep_units(entries: Sequence[str]) -> None:
+        pairs = zip(names, entries, strict=False)
+        units.update({name: unit for name, unit in pairs if unit and not _TYPE.match(unit)})
+
     for number, line in enumerate(lines[:3]):
         if "-" in line and not line.strip("-=+|,; \t\r"):
             if number == 1:
-                stated = zip(names, _split(lines[0], delimiter), strict=False)
-                units |= {name: unit for name, unit in stated if unit}
+                keep_units(_split(lines[0], delimiter))
             return number + 1 if number < 2 else 0
+    if len(lines) > 1:  # words alone, of types or with numbers below them
+        first, second = _split(lines[0], delimiter), _split(lines[1], delimiter)
+        pairs = [(a, b) for a, b in zip(first, second, strict=False) if a.lower() not in GAPS]
+        is_above = [not _PLACE.match(a) and bool(_PLACE.match(b)) for a, b in pairs]
+        if any(is_above) and all(n or _TYPE.match(a) for n, (a, _) in zip(is_above, pairs, strict=True)):
+            keep_units(first)
+            return 1
     return 0
 
 
@@ -249,7 +269,7 @@ def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path
 
     def judge(row: csv.InvalidRow) -> str:
         entries = (row.text or "").strip()
-        if entries.startswith("#") or not entries.strip(delimiter + " "):
+        if _NO_ROW.match(entries) or not entries.strip(delimiter + " "):
             return "skip"
         wrong.append(f"the line {entries[:60]!r} has {row.actual_columns} entries, the header {len(names)}")
         return "skip"
