@@ -161,6 +161,12 @@ def crps(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndar
     return ((cumulative(quantiles, middle) - step) ** 2 * np.diff(grid)).sum(axis=1)
 
 
+def pinball(quantiles: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
+    """Return the mean pinball loss of ln(1 + z) of each object, ``(N,)``: half its CRPS."""
+    above = np.log1p(np.clip(z_spec, 0, None))[:, None] - np.log1p(np.clip(quantiles, -0.5, None))
+    return np.maximum(LEVELS * above, (LEVELS - 1) * above).mean(axis=1)
+
+
 def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return ∫p² − 2 p(z_spec) of each object, ``(N,)``; p is that of the grid's cells."""
     cells = density(quantiles, grid)
@@ -169,11 +175,7 @@ def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.
 
 
 def pdf_metrics(
-    quantiles: np.ndarray,
-    z_spec: np.ndarray,
-    *,
-    num_resamples: int = 300,
-    seed: int = 0,
+    quantiles: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300
 ) -> dict[str, dict[str, float]]:
     """Return every metric of `DEFINITIONS` with its bootstrap error."""
     top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
@@ -186,8 +188,7 @@ def pdf_metrics(
         "crps": crps(quantiles, z_spec, grid),
         "cde_loss": cde_loss(quantiles, z_spec, grid),
     }
-    generator = np.random.default_rng(seed)
-    picked = generator.integers(len(z_spec), size=(num_resamples, len(z_spec)))
+    picked = np.random.default_rng(0).integers(len(z_spec), size=(num_resamples, len(z_spec)))
     out = {
         name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
         for name, values in per_object.items()
@@ -232,7 +233,7 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
     return sorted_quantiles(values_at(quantiles, np.interp(LEVELS, shares, ordered)))
 
 
-def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:
+def as_qp(quantiles: np.ndarray) -> Any:
     """Return the distributions as a `qp` ensemble of quantiles, which RAIL reads.
 
     Raises
@@ -244,4 +245,4 @@ def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:
         import qp
     except ImportError:
         raise InputError("qp is not installed; `pip install qp-prob`") from None
-    return qp.Ensemble(qp.quant, data={"quants": levels, "locs": np.asarray(quantiles)})
+    return qp.Ensemble(qp.quant, data={"quants": LEVELS, "locs": np.asarray(quantiles)})

@@ -173,16 +173,16 @@ def _sky(
 ) -> FittedSky:
     """Make one sky, and fit its objects; what is done is read."""
     from deepfits.fitting.features import read_features
+    from deepfits.redshifts import storage
     from deepfits.stages.cutouts import cutouts
     from deepfits.stages.fit import fit
-    from deepfits.stages.redshifts.pretraining import FittedSky, match_truth
+    from deepfits.stages.redshifts.pretraining import EXAMPLES, FittedSky, match_truth
     from deepfits.stages.simulate import simulate
     from deepfits.survey.store import CutoutStore
     from deepfits.tables import match_identities, read_table
 
-    done = where / "examples.npz"
-    if done.exists():
-        return FittedSky.load(done)
+    if (where / EXAMPLES).exists():
+        return storage.load(FittedSky, where, EXAMPLES, what="file of examples")
     where.mkdir(parents=True, exist_ok=True)
     survey, population = where / "survey.toml", where / "population.toml"
     write_text(survey, pointing.survey.to_toml())
@@ -218,7 +218,7 @@ def _sky(
     features = read_features(fits)
     true = rows[chosen][match_identities(features["object_id"], identity)]
     fitted = FittedSky.of(features, truth, true, model.info.bands)
-    fitted.save(done)
+    storage.save(fitted, where, EXAMPLES)
     for part in ("sky", "cutouts", "fits"):
         shutil.rmtree(where / part)
     return fitted

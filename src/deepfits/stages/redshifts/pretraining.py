@@ -10,14 +10,11 @@ noise, neighbours and fit did to a fitted galaxy of nearly the same fluxes and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_arrays, writing
 from deepfits.photometry import flux_of_magnitude
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
@@ -41,6 +38,8 @@ NUM_DONORS = 6
 FARTHEST_DONOR = 1.2
 """Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
 SIZE_SOFTENING_ARCSEC = 0.3
+EXAMPLES = "examples.json"
+"""Name of a fitted sky on disk, for `deepfits.redshifts.storage`."""
 BRIGHT_SIGMA = 5.0
 MAX_SIZE, MIN_SIZE = 2000, 500
 
@@ -180,24 +179,6 @@ class FittedSky:
             examples=examples.take(keep),
             flux=flux[keep],
             radius=np.asarray(truth["half_light_radius_arcsec"], dtype=float)[rows][keep],
-        )
-
-    def save(self, path: Path) -> None:
-        """Write an ``.npz`` file."""
-        light = self.examples.light
-        arrays: dict[str, Any] = {f.name: getattr(light, f.name) for f in fields(light)}
-        arrays |= {name: getattr(self.examples, name) for name in ("redshift", "kind", "weight")}
-        with writing(path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, true_flux=self.flux, true_radius=self.radius, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> FittedSky:
-        """Read back `save`."""
-        held = read_arrays(path, what="file of examples")
-        light = SceneLight(**{f.name: held[f.name] for f in fields(SceneLight)})
-        others: dict[str, Any] = {name: held[name] for name in ("redshift", "kind", "weight")}
-        return cls(
-            examples=Examples(light=light, **others), flux=held["true_flux"], radius=held["true_radius"]
         )
 
 
