@@ -30,12 +30,7 @@ PANEL = 8
 
 
 def radial_features(x: Tensor) -> Tensor:
-    """Describe images by their mean in rings around the middle, per band.
-
-    Parameters
-    ----------
-    x
-        ``(N, B, H, W)`` in the networks' units.
+    """Describe images ``(N, B, H, W)``, in the networks' units, by their mean in rings, per band.
 
     Returns
     -------
@@ -227,17 +222,8 @@ def make_panel(
 def colour_panel(panel: np.ndarray, softening: np.ndarray) -> np.ndarray:
     """Turn a panel into a picture: the reddest, the middle and the bluest band as red, green and blue.
 
-    Parameters
-    ----------
-    panel
-        ``(rows, columns, B, H, W)`` in nJy.
-    softening
-        Per band, nJy.
-
-    Returns
-    -------
-    ndarray
-        ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, a dark line between the images.
+    The picture is ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, with a dark line between the images. The
+    panel is ``(rows, columns, B, H, W)`` in nJy, the softening that of each band.
     """
     num_bands = panel.shape[2]
     which = [num_bands - 1, num_bands // 2, 0]
