@@ -20,6 +20,7 @@ from deepfits.files import write_json, write_text
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import train_with_early_stopping
+from deepfits.redshifts.results import format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
 """Its name on disk, for `deepfits.redshifts.storage`."""
@@ -105,12 +106,7 @@ def train_classifier(
 ) -> Classifier:
     """Choose among a few settings by cross-validation, then train on everything that is given.
 
-    Parameters
-    ----------
-    features
-        Of N training objects.
-    label
-        ``(N,)``: numbers of classes from 0 to C − 1.
+    Labels, ``(N,)``, are numbers of classes from 0 to C − 1.
     """
     import xgboost
 
@@ -152,12 +148,8 @@ def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Return every metric of `DEFINITIONS`.
 
-    Parameters
-    ----------
-    probability
-        ``(N, C)``.
-    label
-        ``(N,)``: numbers of classes; classes that no object has count in no mean.
+    Probabilities are ``(N, C)``, labels, ``(N,)``, numbers of classes; classes that no object has count in no
+    mean.
 
     Examples
     --------
@@ -240,8 +232,6 @@ def write_classes(out: Path, content: Mapping[str, Any]) -> None:
 
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
-    from deepfits.redshifts.results import format_metric, table_lines
-
     rows = content["rows"]
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])

@@ -131,10 +131,8 @@ def teach(
 ) -> Head:
     """Teach a head on simulated objects.
 
-    Parameters
-    ----------
-    unseen
-        Inputs to hide from the networks, of `scene_light.INPUTS`: to find out what they bring.
+    Inputs that are `unseen` (of `scene_light.INPUTS`) are hidden from the networks, to find out what they
+    bring.
     """
     rng = np.random.default_rng(seed)
     some = examples.light.take(rng.permutation(len(examples))[:20000])

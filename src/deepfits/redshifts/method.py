@@ -195,10 +195,7 @@ class Method(ABC):
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
         """Return the feature sets to try in a table, by default all; ``[""]`` for a method that takes none.
 
-        Parameters
-        ----------
-        wanted
-            The sets that the user names for this method; None where none are named.
+        `wanted` are those that the user names for this method; None where none are named.
         """
         if not cls.takes_features:
             return [""]

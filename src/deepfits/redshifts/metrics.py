@@ -52,12 +52,8 @@ def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
 def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> dict[str, float]:
     """Return every metric of `DEFINITIONS` for point estimates.
 
-    Parameters
-    ----------
-    z_phot, z_spec
-        ``(N,)``, finite, at least two objects.
-    is_redshift
-        Else those of `PROPERTY_DEFINITIONS`.
+    Estimates and redshifts are ``(N,)``. For other targets than redshifts the metrics are those of
+    `PROPERTY_DEFINITIONS`.
 
     Raises
     ------
@@ -167,12 +163,8 @@ def binned(
 ) -> list[dict[str, Any]]:
     """Measure in bins of `by` (a magnitude, the redshift): one entry a bin, sparse bins with a count alone.
 
-    Parameters
-    ----------
-    by
-        ``(N,)``; objects whose value is not finite are in no bin.
-    edges
-        Increasing; a bin holds its lower edge and not its upper one.
+    `by` is ``(N,)``; objects whose value is not finite are in no bin. A bin holds its lower edge and not its
+    upper one.
     """
     out = []
     for low, high in itertools.pairwise(edges):

@@ -316,12 +316,7 @@ def one_cycle(share: float, warm: float = 0.2) -> float:
 def network_loss(output: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
     """Return the loss of the estimate plus twice the mean pinball loss of the quantiles.
 
-    Parameters
-    ----------
-    output
-        ``(N, 1 + Q)``: the estimate, then the quantiles at `LEVELS`.
-    value
-        ``(N,)``.
+    The output, ``(N, 1 + Q)``, is the estimate, then the quantiles at `LEVELS`; values are ``(N,)``.
     """
     import torch
 

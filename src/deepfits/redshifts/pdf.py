@@ -39,19 +39,9 @@ def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
 
 
 def cumulative(quantiles: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return F of each object at its own points.
+    """Return F of each object at its own points, ``(N, G)`` in (0, 1).
 
-    Parameters
-    ----------
-    quantiles
-        ``(N, Q)``, increasing.
-    at
-        ``(N, G)`` or ``(G,)``.
-
-    Returns
-    -------
-    ndarray
-        ``(N, G)`` in (0, 1).
+    Quantiles, ``(N, Q)``, increase; points are ``(N, G)`` or ``(G,)``.
     """
     at = np.broadcast_to(at, (len(quantiles), np.shape(at)[-1])).astype(np.float64)
     out = np.empty(at.shape)
@@ -90,12 +80,8 @@ def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return the quantiles of distributions that are given on a grid.
 
-    Parameters
-    ----------
-    probability
-        ``(N, G)``, not negative, in any normalisation; the density at the points of `grid`.
-    grid
-        ``(G,)``, increasing.
+    Densities at the points of the grid, ``(N, G)``, are not negative, in any normalisation; the grid,
+    ``(G,)``, increases.
     """
     steps = np.diff(grid)
     cells = (probability[:, 1:] + probability[:, :-1]) / 2 * steps
@@ -211,13 +197,8 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
 
     The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
     values lie (after Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5). Calibrated quantiles stay.
-
-    Parameters
-    ----------
-    quantiles
-        ``(N, Q)``.
-    validation_pit
-        ``(V,)``, the PIT of validation objects before recalibration; with none (`AS_PREDICTED`) all stay.
+    Quantiles are ``(N, Q)``, the PIT of V validation objects is that before recalibration; with none
+    (`AS_PREDICTED`) all stay.
 
     Examples
     --------

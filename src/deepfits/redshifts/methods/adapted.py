@@ -253,10 +253,7 @@ def _other_stages(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the fields of `Adapted` for the stages that follow the head, and their estimates, ``(V, Q)``.
 
-    Parameters
-    ----------
-    source
-        Of the labelled objects.
+    `source` is of the labelled objects.
     """
     options, value, everything = training.options, training.value, training.dataset.source
     left_out: dict[str, np.ndarray] = {}

@@ -79,12 +79,7 @@ def train_quantiles(
     """Train on all objects, and recalibrate by cross-validation.
 
     Each object gets its PIT from trees of the other folds; the first fold also says when to stop. The trees
-    that are kept learn from everything.
-
-    Parameters
-    ----------
-    features, value
-        Of N training objects; NaN counts as missing.
+    that are kept learn from everything. A feature that is NaN counts as missing.
 
     Returns
     -------

@@ -96,14 +96,8 @@ def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarr
 def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.ndarray:
     """Return χ² at the best amplitude (not negative): ``(N, T, Z)``.
 
-    With amplitude a: Σ w (f − a m)², least at a = Σ w f m / Σ w m².
-
-    Parameters
-    ----------
-    flux, weight
-        ``(N, B)``; weight 0 leaves a band out.
-    model
-        ``(T, Z, B)``.
+    With amplitude a: Σ w (f − a m)², least at a = Σ w f m / Σ w m². Fluxes and weights are ``(N, B)``, where
+    a weight of 0 leaves a band out; models are ``(T, Z, B)``.
     """
     cross = np.einsum("nb,tzb->ntz", weight * flux, model)
     square = np.einsum("nb,tzb->ntz", weight, model**2)
@@ -262,11 +256,6 @@ def train_templates(
     band the median ratio of what the template says and what was observed, among objects above 10 σ there.
     Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among `NUM_TUNING`
     objects.
-
-    Parameters
-    ----------
-    photometry, value
-        Of the N labelled objects.
     """
     names = filters_of(bands, filters)
     some = evenly_spaced(len(value), NUM_TUNING)
