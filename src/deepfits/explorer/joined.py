@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
@@ -69,8 +70,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
         tables: Mapping[str, str | Path] | None = None,
         radius_arcsec: float = RADIUS_ARCSEC,
     ) -> None:
-        import pyarrow.parquet as pq
-
         self.directory = Path(features)
         self._lock = threading.RLock()
         self._read: dict[str, np.ndarray] = {}
@@ -245,8 +244,6 @@ def find_predictions(home: Path) -> dict[str, Path]:
 
 def _elsewhere(table: JoinedTable, name: str) -> str:
     """Name the part of a run that has a column which was not joined; '' where none has."""
-    import pyarrow.parquet as pq
-
     with suppress(InputError):
         _, store, _, tables = find_parts(table.directory)
         has = {path: pq.read_schema(path).names for path in tables.values() if path.suffix == ".parquet"}

@@ -13,6 +13,7 @@ from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.redshifts import find_distributions
 from deepfits.fitting.features import DESCRIPTION, read_settings
+from deepfits.fitting.settings import FitSettings
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer
@@ -72,7 +73,6 @@ def load_drawer(
     if objects.store is None:
         return None
     from deepfits.explorer.drawing import Drawer
-    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model, find_builtin
 
     features, _, model_path, _ = find_parts(run, objects.store.directory, model)

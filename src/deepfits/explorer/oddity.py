@@ -133,13 +133,7 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
 
     Saturation leaves a hole (a pixel much fainter than both that it lies between, which a PSF wider than two
     pixels smooths away: only bands of which it is known to be are asked) or, where it was clipped, a plateau.
-
-    Parameters
-    ----------
-    image, weight
-        ``(n, B, H, W)``.
-    fwhm_pixels
-        ``(B,)``; NaN where it is not known.
+    Images and weights are ``(n, B, H, W)``, widths ``(B,)``, NaN where they are not known.
 
     Examples
     --------

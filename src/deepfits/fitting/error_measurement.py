@@ -56,6 +56,8 @@ def learn_model_error(
 ) -> ModelError | None:
     """Measure how wrong a model draws the galaxies of a survey.
 
+    None with fewer than `FEWEST` bright galaxies.
+
     Parameters
     ----------
     fitter
@@ -68,11 +70,6 @@ def learn_model_error(
         For a model of scenes.
     psf
         ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
-
-    Returns
-    -------
-    ModelError or None
-        None with fewer than `FEWEST` bright galaxies.
     """
     rng = np.random.default_rng(seed)
     galaxies = _Galaxies(

@@ -64,10 +64,7 @@ def composite(
 def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Show (image − fit) in units of the noise, band beside band: blue −5, white 0, red +5.
 
-    Parameters
-    ----------
-    image, fitted, weight
-        ``(B, H, W)``, nJy and nJy⁻².
+    Image and fit are ``(B, H, W)`` in nJy, the weight is in nJy⁻².
     """
     ax = own_axes(ax, (1.5 * len(image), 1.6))
     bare(ax)

@@ -73,13 +73,7 @@ class Page:
 
 
 def write_page(directory: str | Path, page: Page) -> Path:
-    """Write ``index.html`` with all figures inside it, and each figure as PNG and PDF under ``figures/``.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write ``index.html`` with all figures inside it, and each as PNG and PDF under ``figures/``."""
     directory = Path(directory)
     embedded: dict[str, str] = {}
     for section in page.sections:

@@ -99,18 +99,10 @@ def make_plan(
     half: bool,
     latent_size: int,
 ) -> list[Line]:
-    """Work out a survey.
+    """Work out a survey; see `deepfits.stages.plan.PlanConfig`.
 
-    Parameters
-    ----------
-    num_devices
-        That work at the same time; each takes shards of its own, so they do not wait for each other.
-    num_bands, size
-        Of a cutout, in bands and pixels a side.
-    objects_per_arcmin2, pixel_scale_arcsec
-        Say how many pixels of the coadds belong to an object.
-    half
-        Whether latents and their errors are kept in 16 bits.
+    Devices take shards of their own, so they do not wait for each other. Density and pixel scale say how many
+    pixels of the coadds belong to an object.
     """
     kind = "measured" if device.is_measured else "estimated"
     rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)

@@ -88,13 +88,7 @@ class Work(Hashable, Protocol):
     """What is to be done with every shard. Hashable, and small when pickled."""
 
     def open(self, threads: int | None = None) -> Process:
-        """Load what all shards need, once in a process, and return what does one of them.
-
-        Parameters
-        ----------
-        threads
-            To use, where the work itself does not say.
-        """
+        """Load what all shards need, once in a process, and return what does one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

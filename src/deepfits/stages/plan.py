@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from deepfits.config import Range
+from deepfits.fitting.settings import FitSettings
 from deepfits.processes import torch_threads
 from deepfits.progress import Progress
+from deepfits.provenance import hardware
 from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
 from deepfits.stages.stage import Common, stage
 
@@ -149,8 +151,6 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
 
     from deepfits.fitting.feature_table import feature_table
     from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.settings import FitSettings
-    from deepfits.provenance import hardware
     from deepfits.survey.store import Cutouts
 
     generator = torch.Generator().manual_seed(0)

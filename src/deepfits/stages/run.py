@@ -108,7 +108,6 @@ class DemoConfig(Common):
     """
 
     out: str | Path = "demo"
-    _: KW_ONLY
 
 
 @stage(RunConfig)

@@ -14,11 +14,14 @@ from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text
 from deepfits.progress import Task, noted
+from deepfits.redshifts import storage
+from deepfits.sky.population import PopulationLaws
+from deepfits.sky.surveys import SkySurvey, find_survey
+from deepfits.stages.simulate import simulate
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
-    from deepfits.sky.surveys import SkySurvey
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
 FORMAT = 1
@@ -102,8 +105,6 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples
     from deepfits.redshifts.head_training import teach
-    from deepfits.sky.population import PopulationLaws
-    from deepfits.sky.surveys import find_survey
     from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointings, grafted
 
     model = Model.load(config.model)
@@ -173,11 +174,9 @@ def _sky(
 ) -> FittedSky:
     """Make one sky, and fit its objects; what is done is read."""
     from deepfits.fitting.features import read_features
-    from deepfits.redshifts import storage
     from deepfits.stages.cutouts import cutouts
     from deepfits.stages.fit import fit
     from deepfits.stages.redshifts.pretraining import EXAMPLES, FittedSky, match_truth
-    from deepfits.stages.simulate import simulate
     from deepfits.survey.store import CutoutStore
     from deepfits.tables import match_identities, read_table
 

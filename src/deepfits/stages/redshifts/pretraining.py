@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
 from deepfits.photometry import flux_of_magnitude
@@ -119,8 +120,6 @@ def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarra
 
     Of several within `MATCH_ARCSEC` the brightest, unless it is farther off.
     """
-    from scipy.spatial import cKDTree
-
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
     places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
@@ -191,13 +190,8 @@ def grafted(
 ) -> Examples:
     """Draw many objects of ever new populations, and let each be measured as its donor was.
 
-    Parameters
-    ----------
-    laws
-        The one population to draw from; by default a new one for every `PER_POPULATION` objects.
+    They are of the one population that is given, or of a new one for every `PER_POPULATION` objects.
     """
-    from scipy.spatial import cKDTree
-
     trees, noises = [], []
     for sky in fitted:
         noise = np.nanmedian(sky.examples.light.flux_err, axis=0)
