@@ -56,8 +56,6 @@ class SceneGrid:
     ----------
     size
         S.
-    pixel_scale_arcsec
-        Side of a scene pixel.
     reference_fwhm_arcsec
         Full width at half maximum of the reference PSF.
     """
@@ -205,8 +203,6 @@ class Observation:
 
         Parameters
         ----------
-        grid
-            Of the scenes.
         psf
             ``(N, B, K, 2)``, as `above_reference` returns each.
         size, pixel_scale_arcsec
@@ -318,8 +314,6 @@ class Sight:
 
     Attributes
     ----------
-    grid
-        Of the scenes.
     psf
         ``(N, B, K, 2)``, as `all_above_reference` returns it.
     shift_pixels

@@ -73,8 +73,6 @@ class Drawer:
 
     Parameters
     ----------
-    objects
-        With their store.
     model
         The model that made the features; None where there is none: pictures then show the images alone.
     settings

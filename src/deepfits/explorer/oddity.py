@@ -40,8 +40,6 @@ class Ranking:
     ----------
     rows, score
         ``(n,)``, the oddest first.
-    why
-        What is odd about each.
     apart
         How many were left out, by reason; each object counts once. The last is counted among those that would
         have been shown.

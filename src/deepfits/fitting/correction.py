@@ -73,7 +73,7 @@ def learn_correction(
 ) -> Correction | None:
     """Learn how much brighter than drawn a band is, by robust weighted least squares.
 
-    None with too few objects.
+    Returns None with too few objects.
 
     Parameters
     ----------
@@ -83,8 +83,6 @@ def learn_correction(
         ``(N, B)``, nJy: of the images; NaN where there are none.
     hidden
         Places of the bands that were hidden together.
-    band
-        The one of them that is learnt.
     """
     softening = np.array([_softening(*columns) for columns in zip(measured.T, measured_err.T, strict=True)])
     linear = _linear_terms(drawn, measured, hidden, softening)

@@ -56,7 +56,7 @@ def learn_model_error(
 ) -> ModelError | None:
     """Measure how wrong a model draws the galaxies of a survey.
 
-    None with fewer than `FEWEST` bright galaxies.
+    Returns None with fewer than `FEWEST` bright galaxies.
 
     Parameters
     ----------
@@ -170,10 +170,8 @@ def _draw_again(
 ) -> tuple[OwnFluxes, np.ndarray]:
     """Draw galaxies, dimmed, onto the sky of faint objects, and fit them there.
 
-    Returns
-    -------
-    fluxes, truth
-        As they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in the middle.
+    Returns their fluxes as they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in
+    the middle.
     """
     fitter, image = galaxies.fitter, galaxies.image
     circle = fitter.sums[1]

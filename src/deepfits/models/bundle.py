@@ -55,8 +55,6 @@ class Model:
 
     Attributes
     ----------
-    config
-        The architecture.
     info
         What the cutouts must be: bands, size, pixel scale; and the seeing they were trained at.
     normalisation
@@ -291,8 +289,6 @@ class Model:
 
         Parameters
         ----------
-        info
-            The store's description.
         to_train
             Refuse cutouts larger than the scenes too; fits give what lies beyond weight 0.
 
@@ -433,8 +429,6 @@ class Model:
         ----------
         path
             The model's directory, or ``builtin:NAME`` for one that came with the package.
-        device
-            Where the networks go.
 
         Raises
         ------

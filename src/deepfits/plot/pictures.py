@@ -92,8 +92,6 @@ def reconstructions(
     rows
         Label and images ``(N, B, H, W)`` in nJy of each version; NaN where there is nothing to show. The
         first sets the stretch of each band, for all alike.
-    bands
-        Their names.
     noise
         ``(B,)`` nJy per pixel.
     residual
@@ -102,8 +100,6 @@ def reconstructions(
         One line above each galaxy.
     notes
         For a row's label, a short text per galaxy under the label (a χ², say).
-    per_line
-        Galaxies side by side.
     """
     images = list(rows.values())
     number, columns = len(images[0]), len(bands) + 1

@@ -46,8 +46,6 @@ class Labels:
         The file, for messages.
     classes
         Names, where the target is a class; `value` then counts them from 0.
-    target
-        What the table calls the value.
     """
 
     value: np.ndarray

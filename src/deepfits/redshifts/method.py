@@ -168,8 +168,6 @@ class Method(ABC):
         Whether objects outside the domain of the training objects' features are flagged.
     only_redshifts
         Whether it knows what a redshift is, and can learn no other target.
-    fewest_labels
-        To learn from.
     reads_scenes
         Whether it takes the light of scenes as it stands in the features of one model, without a feature set.
     """

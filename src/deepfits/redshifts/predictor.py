@@ -105,8 +105,6 @@ def train_predictor(
     ----------
     feature_set
         What it learns from; of a stack, which one; else ''.
-    member
-        Gives the members of a stack.
 
     Raises
     ------

@@ -23,8 +23,6 @@ class Device:
 
     Attributes
     ----------
-    name, words
-        For people.
     flops
         Sustained floating-point operations a second in the fit.
     is_measured

@@ -42,8 +42,6 @@ class Shard:
 
     Attributes
     ----------
-    name
-        ``shard-00003``.
     objects
         How many the result will have.
     made_from

@@ -82,8 +82,6 @@ class PartitionFit:
 
         Parameters
         ----------
-        images
-            As for `cutouts`.
         model
             A trained model; its bands and size are cut.
         reading

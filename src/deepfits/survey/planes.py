@@ -153,10 +153,8 @@ class Plane:
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).
 
-        Returns
-        -------
-        image, weight
-            ``(stop − start, W)`` float32 each, nJy and nJy⁻². The image is 0 where the weight is 0.
+        Returns image and weight, ``(stop − start, W)`` float32, nJy and nJy⁻². The image is 0 where the
+        weight is 0.
         """
         image, weight = self._pixels.rows(start, stop, self._scale)
         if weight is None:

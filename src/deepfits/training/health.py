@@ -32,11 +32,8 @@ PANEL = 8
 def radial_features(x: Tensor) -> Tensor:
     """Describe images ``(N, B, H, W)``, in the networks' units, by their mean in rings, per band.
 
-    Returns
-    -------
-    Tensor
-        ``(N, B * NUM_RINGS)``: rings of equal width out to half the side. Differences between the bands'
-        numbers are colours.
+    It is ``(N, B * NUM_RINGS)``, for rings of equal width out to half the side; differences between the
+    bands' numbers are colours.
     """
     height, width = x.shape[2:]
     row = torch.arange(height, device=x.device) - (height - 1) / 2
@@ -130,8 +127,6 @@ def examine(
     ----------
     model
         In evaluation mode.
-    held_out
-        What to compare with.
     noise, add_noise
         The noise of real images, added to generated ones when the generator draws none itself.
     seed
@@ -200,10 +195,7 @@ def make_panel(
 ) -> np.ndarray:
     """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
 
-    Returns
-    -------
-    ndarray
-        ``(rows, PANEL, B, H, W)`` in nJy.
+    They are ``(rows, PANEL, B, H, W)`` in nJy.
     """
     image, weight = held_out.image[:PANEL], held_out.weight[:PANEL]
     sight = None if held_out.sight is None else held_out.sight[:PANEL]

@@ -31,10 +31,7 @@ def white_autocovariance(num_bands: int) -> np.ndarray:
 def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Measure the noise's autocovariance in the blank parts of cutouts.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻².
 
     Returns
     -------

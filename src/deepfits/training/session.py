@@ -65,10 +65,6 @@ class TrainingPlan(TrainingSettings):
         Conditions on the stores' catalogues: only objects that satisfy them are used.
     model, training
         The configuration; bands and size are taken from the store.
-    name
-        What the configuration is called.
-    engine
-        Where it is computed.
     fit
         How latents are fitted when the model is evaluated; None leaves the fits out.
     measure_error

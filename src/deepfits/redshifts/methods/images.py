@@ -51,8 +51,6 @@ class Start:
         What it looks like, and the units that it takes.
     embedder
         Weights of its embedder; None: random ones.
-    about
-        Figures for the table.
     """
 
     architecture: Architecture

@@ -145,8 +145,6 @@ class FittedSky:
 
     Attributes
     ----------
-    examples
-        N of them.
     flux
         ``(N, B)``, nJy: true totals.
     radius
