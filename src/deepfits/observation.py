@@ -52,12 +52,7 @@ TOLERANCE = 0.03  # of the peak: what a PSF may differ from its expansion above 
 class SceneGrid:
     """What a scene is drawn on, and at what PSF.
 
-    Attributes
-    ----------
-    size
-        S.
-    reference_fwhm_arcsec
-        Full width at half maximum of the reference PSF.
+    S pixels a side, and the full width at half maximum of the reference PSF.
     """
 
     size: int

@@ -62,12 +62,7 @@ def read_place(text: str) -> tuple[float, float]:
 class Coadds:
     """Images, and the store that was cut from them.
 
-    Attributes
-    ----------
-    info
-        Of the store: cutouts are made like its own.
-    path
-        Where the images lie, for messages.
+    Cutouts are made like those of the store, `info`; the path is for messages.
     """
 
     images: ImageSet

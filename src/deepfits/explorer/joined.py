@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 class JoinedTable(Mapping[str, np.ndarray]):
     """Columns of features, and beside them those of their catalogue and of other tables.
 
+    For messages, `origin` says which table each column is from.
+
     Parameters
     ----------
     features
@@ -45,11 +47,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
         More tables, each under a name; see `add_table`. A column whose name is taken is ``name.column``.
     radius_arcsec
         Within which positions match.
-
-    Attributes
-    ----------
-    origin
-        Which table each column is from, for messages.
 
     Raises
     ------

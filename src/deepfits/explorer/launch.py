@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
@@ -20,22 +20,10 @@ if TYPE_CHECKING:
 
 
 def load(
-    run: str | Path,
-    *,
-    store: str | Path | None = None,
-    model: str | Path | None = None,
-    images: str | Path | None = None,
-    predictions: Sequence[str | Path] = (),
-    partial: bool = False,
+    run: str | Path, *, model: str | Path | None = None, images: str | Path | None = None, **others: Any
 ) -> tuple[Objects, Drawer | None]:
-    """Return the objects of a run, and their drawer (None without a store).
-
-    Raises
-    ------
-    InputError
-        Features, store or redshifts that are not finished, unless `partial`.
-    """
-    objects = load_objects(run, store=store, predictions=predictions, partial=partial)
+    """Return the objects of a run, as `load_objects` does, and their drawer (None without a store)."""
+    objects = load_objects(run, **others)
     return objects, load_drawer(objects, run, model=model, images=images)
 
 
@@ -46,7 +34,13 @@ def load_objects(
     predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> Objects:
-    """Return the objects of a run, with what is known of their redshifts."""
+    """Return the objects of a run, with what is known of their redshifts.
+
+    Raises
+    ------
+    InputError
+        Features, store or redshifts that are not finished, unless `partial`.
+    """
     features, _, _, tables = find_parts(run, store)
     given = {Path(path).stem: Path(path) for path in predictions}
     objects = Objects(join(run, store=store, tables=given, partial=partial))

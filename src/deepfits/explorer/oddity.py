@@ -36,13 +36,8 @@ _OF_THE_IMAGE = ("artefact", "PSF of")
 class Ranking:
     """The oddest objects.
 
-    Attributes
-    ----------
-    rows, score
-        ``(n,)``, the oddest first.
-    apart
-        How many were left out, by reason; each object counts once. The last is counted among those that would
-        have been shown.
+    Rows and scores, ``(n,)``, have the oddest first, and `why` what is odd about each. `apart` counts what
+    was left out, by reason, each object once; the last is counted among those that would have been shown.
     """
 
     rows: np.ndarray

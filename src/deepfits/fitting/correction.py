@@ -25,7 +25,7 @@ RANGE = (0.5, 99.5)  # per cent of the objects learnt from; beyond these a term 
 RIDGE = 1e-3
 FLOOR_MAG = 0.1  # added to the noise of each magnitude: no object counts more than this allows
 HUBER = 1.5  # residuals beyond so many standard deviations count by their size, not by its square
-ITERATIONS = 10
+ITERATIONS, NUM_FOLDS = 10, 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,18 +108,12 @@ def learn_correction(
 
 
 def cross_corrected(
-    drawn: np.ndarray,
-    measured: np.ndarray,
-    measured_err: np.ndarray,
-    hidden: tuple[int, ...],
-    band: int,
-    *,
-    num_folds: int = 5,
+    drawn: np.ndarray, measured: np.ndarray, measured_err: np.ndarray, hidden: tuple[int, ...], band: int
 ) -> np.ndarray:
     """Return factors, ``(N,)``, that no object's own measurement has gone into; 1 where none was learnt."""
     out = np.ones(len(drawn))
-    folds = np.arange(len(drawn)) % num_folds
-    for fold in range(num_folds):
+    folds = np.arange(len(drawn)) % NUM_FOLDS
+    for fold in range(NUM_FOLDS):
         inside = folds == fold
         learnt = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
         if learnt is not None:

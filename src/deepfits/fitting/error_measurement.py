@@ -52,7 +52,6 @@ def learn_model_error(
     *,
     sight: Sight | None = None,
     psf: np.ndarray | None = None,
-    seed: int = 0,
 ) -> ModelError | None:
     """Measure how wrong a model draws the galaxies of a survey.
 
@@ -71,7 +70,7 @@ def learn_model_error(
     psf
         ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     galaxies = _Galaxies(
         fitter=fitter,
         image=image,
@@ -95,7 +94,7 @@ def learn_model_error(
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
     covariance = measured["latent_covariance"][good]
-    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]), seed=seed)
+    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]))
     learnt = ModelError(
         flux_fraction=fraction,
         flux_blend={kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)},

@@ -102,7 +102,6 @@ def match_brightest(
     true_ra: np.ndarray,
     true_dec: np.ndarray,
     true_magnitude: np.ndarray,
-    radius_arcsec: float = MATCH_RADIUS_ARCSEC,
 ) -> np.ndarray:
     """Return the row of the brightest true source near each place on the sky, −1 for none: ``(N,)``.
 
@@ -114,7 +113,7 @@ def match_brightest(
         ``(M,)``; the smallest wins.
     """
     order = np.argsort(true_dec, kind="stable")
-    radius = radius_arcsec / 3600
+    radius = MATCH_RADIUS_ARCSEC / 3600
     low = np.searchsorted(true_dec[order], dec - radius)
     high = np.searchsorted(true_dec[order], dec + radius)
     out = np.full(len(ra), -1)

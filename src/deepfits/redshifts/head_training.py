@@ -242,12 +242,7 @@ class TuneConfig:
 class _BestSoFar:
     """A network's weights at the least loss of objects left out, and p(z) of these objects.
 
-    Attributes
-    ----------
-    weights
-        At the least loss of all objects left out.
-    density
-        ``(V, G)``: of each half by the weights at the least loss of the other half.
+    The density, ``(V, G)``, of each half is by the weights at the least loss of the other half.
     """
 
     def __init__(self, head: Head, left_out: Examples, network: Any) -> None:

@@ -51,12 +51,8 @@ LIMIT = 8.0
 class Property:
     """Something true of objects.
 
-    Attributes
-    ----------
-    value
-        ``(N,)``; NaN of objects that have none. Of a class 1 or 0.
-    is_class
-        Whether the figure is the area under the ROC curve; else it is R².
+    The value, ``(N,)``, is NaN of objects that have none, and 1 or 0 of a class, which is judged by the area
+    under the ROC curve and not by R².
     """
 
     name: str

@@ -146,12 +146,7 @@ def _hybrid(embedder: Any, num_inputs: int) -> Any:
 class TrainedNetwork:
     """A trained network with the scale of its outputs.
 
-    Attributes
-    ----------
-    architecture, weights
-        The network, and its state by name.
-    history
-        Training and validation loss of each epoch.
+    The history has training and validation loss of each epoch.
     """
 
     architecture: Architecture

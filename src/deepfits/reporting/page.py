@@ -21,13 +21,7 @@ DOTS_PER_INCH = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with its caption.
-
-    Attributes
-    ----------
-    name
-        File name without its ending, under ``figures/``.
-    """
+    """A figure with its caption. Its name is that of the file under ``figures/``, without the ending."""
 
     name: str
     figure: Figure
@@ -57,13 +51,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A report.
-
-    Attributes
-    ----------
-    headline
-        Pairs of a figure and what it is, shown large at the top.
-    """
+    """A report. The headline has pairs of a figure and what it is, shown large at the top."""
 
     title: str
     subtitle: str

@@ -21,12 +21,8 @@ SECONDS_PER_DAY = 86_400.0
 class Device:
     """What does the work.
 
-    Attributes
-    ----------
-    flops
-        Sustained floating-point operations a second in the fit.
-    is_measured
-        Whether `flops` was measured in the fit itself, or estimated from a data sheet.
+    `flops` are sustained floating-point operations a second, measured in the fit itself or estimated from a
+    data sheet.
     """
 
     name: str

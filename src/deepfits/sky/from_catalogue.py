@@ -46,12 +46,8 @@ OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 class CatalogueObjects:
     """Rows that can be drawn.
 
-    Attributes
-    ----------
-    table
-        Columns as from `draw_galaxies`, with ``kind``, ``object_id`` and ``z_spec_flag``.
-    left_out
-        How many rows of the user's table lack a magnitude.
+    The table has columns as from `draw_galaxies`, with ``kind``, ``object_id`` and ``z_spec_flag``;
+    `left_out` rows of the user's lack a magnitude.
     """
 
     table: Table

@@ -107,16 +107,7 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     description = read_description(path)
     inputs = {"images": contents(path, description.path)}
     with claim(config, name="cutouts", version=FORMAT, inputs=inputs) as claimed:
-        ingest(
-            path,
-            claimed.path,
-            size=config.size,
-            shard_size=config.shard_size,
-            progress=config.progress,
-            catalogue=config.catalogue,
-            where=config.where,
-            psf=parse_psf_option(config.psf),
-        )
+        part_of(config, ingest, description_path=path, out=claimed.path, psf=parse_psf_option(config.psf))
     return claimed.path
 
 

@@ -41,14 +41,8 @@ DESCRIPTION = "_coadds.json"
 class CoaddSource:
     """Images, and which objects are cut from where.
 
-    Attributes
-    ----------
-    plan
-        The images and how they are read.
-    info
-        What a store of these cutouts would say of itself.
-    selection
-        Parts of fields; the `content` of each is a `Part`.
+    `info` is what a store of these cutouts would say of itself; the content of each selected shard is a
+    `Part`.
     """
 
     plan: StorePlan
@@ -241,15 +235,7 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoaddWork(FittingWork):
-    """Cut and fit parts of fields.
-
-    Attributes
-    ----------
-    source
-        Without its shards.
-    digest
-        Of the source, by which two works are compared.
-    """
+    """Cut and fit parts of fields. The source is without its shards; two works are compared by its digest."""
 
     source: CoaddSource = field(compare=False)
     digest: str

@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 class Selection:
     """The shards of a store with the objects that are wanted.
 
-    Attributes
-    ----------
-    shards
-        Their `content` is the fingerprint of the file, and the identities, or None where all are wanted.
-    unreadable
-        Names of shards that cannot be opened, and why.
+    The content of a shard is the fingerprint of the file, and the identities, or None where all are wanted.
+    Shards that cannot be opened have a reason.
     """
 
     shards: list[Shard]
@@ -122,13 +118,7 @@ def absolute(path: str | Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWork(ABC):
-    """What is done to shards with a model: `deepfits.scale.work.Work`.
-
-    Attributes
-    ----------
-    model, out
-        Absolute paths.
-    """
+    """What is done to shards with a model: `deepfits.scale.work.Work`. Paths are absolute."""
 
     model: str
     model_hash: str

@@ -35,12 +35,8 @@ SUMS = ("", "_aper")  # total, and the aperture
 class Calibration(Stored):
     """What is known of a band's predictions from objects that have the band.
 
-    Attributes
-    ----------
-    error
-        The fraction of the flux that is added to its error in quadrature.
-    correction
-        What the generator gets systematically wrong; None where nothing is known.
+    The error is a fraction of the flux, added in quadrature; the correction is what the generator gets
+    systematically wrong, None where nothing is known.
     """
 
     error: float = 0.0

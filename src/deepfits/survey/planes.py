@@ -47,10 +47,7 @@ CREDIBLE_DEPTH = (8.0, 36.0)
 class ReadOptions(FieldReadingOptions):
     """How planes are read, settled: zero points by band (``""``: all others), and names of bad planes.
 
-    Attributes
-    ----------
-    unpacked
-        Directory to keep unpacked copies of compressed files in, for when they are read again.
+    Copies of compressed files are kept in `unpacked`, for when they are read again.
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)

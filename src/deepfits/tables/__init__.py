@@ -20,30 +20,3 @@ from deepfits.tables.sky import (
 )
 from deepfits.tables.text import Columns
 from deepfits.tables.writing import ENDINGS, format_of, write_table
-
-__all__ = [
-    "ENDINGS",
-    "Columns",
-    "Positions",
-    "Table",
-    "as_conditions",
-    "choose",
-    "exists",
-    "format_of",
-    "from_arrow",
-    "from_astropy",
-    "identities",
-    "identity_name",
-    "match_identities",
-    "match_positions",
-    "matches_conditions",
-    "place_hint",
-    "positions",
-    "read",
-    "read_table",
-    "require_column",
-    "require_unique",
-    "take_rows",
-    "with_our_names",
-    "write_table",
-]

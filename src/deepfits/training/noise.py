@@ -95,12 +95,8 @@ def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
 class NoiseSource:
     """Draw noise with a given autocovariance, in units of the noise that the weights state.
 
-    Parameters
-    ----------
-    autocovariance
-        ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`.
-    size
-        Side of the cutouts.
+    The autocovariance is ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`; the size is the side of the
+    cutouts.
     """
 
     def __init__(self, autocovariance: np.ndarray, size: int) -> None:

@@ -45,12 +45,7 @@ RIDGE = 0.02
 class Stack(Method):
     """Trained methods and how much each counts.
 
-    Attributes
-    ----------
-    members, weights
-        M of them, and ``(M,)``.
-    validation_pit
-        ``(V,)``, for recalibration.
+    Weights are ``(M,)``; the PIT of V objects is for recalibration.
     """
 
     name: ClassVar[str] = "stack"

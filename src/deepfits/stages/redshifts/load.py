@@ -103,14 +103,8 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
 
 def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
     """Add what is measured in the cutouts, and the embedder's latents, where these are given."""
-    source = complete_source(
-        dataset.source,
-        store=config.store,
-        embedder_features=config.embedder_features,
-        photometry=config.photometry,
-        template_filters=getattr(config, "filters", ()) if templates else None,
-        progress=config.progress,
-    )
+    filters = getattr(config, "filters", ()) if templates else None
+    source = part_of(config, complete_source, source=dataset.source, template_filters=filters)
     return replace(dataset, source=source)
 
 

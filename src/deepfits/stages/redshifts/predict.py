@@ -24,7 +24,7 @@ from deepfits.scale.work import Advance, Process, Shard
 from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
-from deepfits.stages.stage import INPUT, claim, stage
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.tables import format_of, write_table
 
 log = logging.getLogger(__name__)
@@ -94,13 +94,7 @@ def redshift_predict(config: PredictConfig) -> Path:
         raise InputError(f"{config.features}: no object has a finite latent")
     with claim(config, name="redshift predict", is_file=True, renew=True) as results:
         if not results.is_finished:
-            table = predict_table(
-                predictor,
-                columns,
-                store=config.store,
-                embedder_features=config.embedder_features,
-                progress=config.progress,
-            )
+            table = part_of(config, predict_table, predictor=predictor, columns=columns)
             write_table(out, table, info={"num_train": predictor.about.get("num_train")})
     return out
 

@@ -18,7 +18,7 @@ from deepfits.redshifts import storage
 from deepfits.sky.population import PopulationLaws
 from deepfits.sky.surveys import SkySurvey, find_survey
 from deepfits.stages.simulate import simulate
-from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
@@ -130,20 +130,18 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
             parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
-        head = teach(
-            Examples.join(parts),
-            model.info.bands,
+        head = part_of(
+            config,
+            teach,
+            examples=Examples.join(parts),
+            bands=model.info.bands,
             model_hash=model.fingerprint,
-            steps=config.steps,
-            num_members=config.num_members,
-            seed=config.seed,
             about={
                 "surveys": [survey.name for survey in surveys],
                 "num_fitted": int(sum(len(sky.examples) for sky in fitted)),
                 "num_drawn": int(config.num_examples),
                 "faintest_i": float(max(pointing.limit for pointing in pointings)),
             },
-            progress=config.progress,
         )
         head.save(results.path)
     return results.path

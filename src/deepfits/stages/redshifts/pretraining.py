@@ -143,12 +143,7 @@ def first_mag(truth: Mapping[str, np.ndarray]) -> str:
 class FittedSky:
     """Objects of one pointing with their truth.
 
-    Attributes
-    ----------
-    flux
-        ``(N, B)``, nJy: true totals.
-    radius
-        ``(N,)``, arcsec: true half-light radius, 0 of points.
+    Of the N objects, true total fluxes, ``(N, B)`` nJy, and half-light radii, ``(N,)`` arcsec, 0 of points.
     """
 
     examples: Examples
