@@ -50,11 +50,6 @@ class Dropped:
     missing: tuple[str, ...]
 
     @property
-    def latent(self) -> np.ndarray:
-        """``(L,)``."""
-        return np.asarray(self.features["latent"][0])
-
-    @property
     def reduced_chi2(self) -> float:
         """Of the best fit."""
         return float(self.features["chi2"][0] / max(1, self.features["dof"][0]))
