@@ -95,7 +95,7 @@ def moffat_transfer(k: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
 
 
 def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tensor:
-    """Return what PSFs of widths in pixels and the pixel do to each wave number, ``(B, S, K)`` float32."""
+    """Return what PSFs (`fwhm` in pixels) and the pixel do to each wave number, ``(B, S, K)`` float32."""
     ky, kx = (k.numpy().astype(float) for k in wave_numbers(size))
     k = np.hypot(ky[:, None], kx[None, :])
     pixel = np.sinc(ky / (2 * np.pi))[:, None] * np.sinc(kx / (2 * np.pi))[None, :]
