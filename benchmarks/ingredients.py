@@ -32,6 +32,7 @@ import table1
 from deepfits.models.bundle import Model
 from deepfits.photometry import robust_scatter
 from deepfits.provenance import provenance
+from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source, band_names, read_features
 from deepfits.redshifts.head import Examples, Head, quantiles_of
 from deepfits.redshifts.head_training import teach
@@ -43,7 +44,13 @@ from deepfits.redshifts.scene_light import SceneLight
 from deepfits.sky.population import PopulationLaws
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.pretrain import SHARPEST
-from deepfits.stages.redshifts.pretraining import FittedSky, default_surveys, draw_pointings, grafted
+from deepfits.stages.redshifts.pretraining import (
+    EXAMPLES,
+    FittedSky,
+    default_surveys,
+    draw_pointings,
+    grafted,
+)
 
 NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
@@ -110,8 +117,8 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         num_fitted=NUM_FITTED,
         progress=table1.Told("skies"),
     )
-    places = [out / "skies" / f"sky-{number:02d}" / "examples.npz" for number in range(NUM_SKIES)]
-    every = [FittedSky.load(place) for place in places]
+    places = [out / "skies" / f"sky-{number:02d}" for number in range(NUM_SKIES)]
+    every = [storage.load(FittedSky, place, EXAMPLES) for place in places]
     narrowest = SHARPEST * model.grid.reference_fwhm_arcsec
     pointings = draw_pointings(default_surveys(), NUM_SKIES, NUM_FITTED, 0, narrowest)
     kept = [number for number in range(NUM_SKIES) if number not in LEFT_OUT]

@@ -12,12 +12,7 @@ log = logging.getLogger(__name__)
 def library(name: str, slower: str) -> ctypes.CDLL | None:
     """Return a shared library of this package, or None where it was not built or cannot be loaded.
 
-    Parameters
-    ----------
-    name
-        Of the module, as ``_observation``.
-    slower
-        What is slower without it, for the warning.
+    `name` is that of the module, as ``_observation``; `slower` is said in the warning.
     """
     found = find_spec(f"deepfits.{name}")
     if found is None or found.origin is None:

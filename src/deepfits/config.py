@@ -57,9 +57,7 @@ class Range:
     ge, gt, le, lt
         At least, above, at most, below.
     nan
-        Whether NaN, unknown, is allowed; null in JSON.
-    infinite
-        Whether infinity is allowed.
+        Whether NaN, unknown, is allowed; null in JSON. Infinity never is.
 
     Examples
     --------
@@ -72,14 +70,14 @@ class Range:
     le: float | None = None
     lt: float | None = None
     nan: bool = False
-    infinite: bool = False
 
     def holds(self, value: float) -> bool:
         """Return whether a number lies there."""
-        if math.isnan(value) or math.isinf(value):
-            return self.nan if math.isnan(value) else self.infinite
+        if math.isnan(value):
+            return self.nan
         return (
-            (self.ge is None or value >= self.ge)
+            not math.isinf(value)
+            and (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)
             and (self.lt is None or value < self.lt)

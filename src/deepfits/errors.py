@@ -29,19 +29,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 def nearest(key: str, valid: Iterable[str]) -> str:
-    """Return which valid name a misspelt one most likely meant.
-
-    Parameters
-    ----------
-    key
-        The name that was given.
-    valid
-        The names that would have been accepted.
-
-    Returns
-    -------
-    str
-        ``"did you mean 'seed'?"``, or the list of valid names when none is close.
+    """Return ``"did you mean 'seed'?"`` for a misspelt name, or the list of valid names when none is close.
 
     Examples
     --------

@@ -108,8 +108,6 @@ def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: fl
     ----------
     image
         ``(H, W)``, any flux, without background; NaN where it is unknown. The PSF is where its peak is.
-    pixel_scale_arcsec
-        Side of its pixels.
     pixel_side
         Side, in pixels of this image, of the detector's pixels whose blur the image holds and which is taken
         out again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.

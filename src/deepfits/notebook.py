@@ -16,13 +16,7 @@ MAX_NAMES = 60
 
 
 def describe(title: str, facts: Mapping[str, object], pictures: np.ndarray | None = None) -> str:
-    """Return a small table of facts, and a strip of galaxies under it.
-
-    Parameters
-    ----------
-    pictures
-        ``(N, B, H, W)`` in nJy; None for no strip.
-    """
+    """Return a small table of facts, over a strip of pictures, ``(N, B, H, W)`` in nJy, if given."""
     rows = "".join(
         f'<tr><th style="text-align:left">{escape(name)}</th>'
         f'<td style="text-align:left">{escape(str(value))}</td></tr>'

@@ -52,14 +52,7 @@ TOLERANCE = 0.03  # of the peak: what a PSF may differ from its expansion above 
 class SceneGrid:
     """What a scene is drawn on, and at what PSF.
 
-    Attributes
-    ----------
-    size
-        S.
-    pixel_scale_arcsec
-        Side of a scene pixel.
-    reference_fwhm_arcsec
-        Full width at half maximum of the reference PSF.
+    S pixels a side, and the full width at half maximum of the reference PSF.
     """
 
     size: int
@@ -77,10 +70,7 @@ def all_above_reference(
 ) -> np.ndarray:
     """Bring the PSFs of many objects, ``(N, B, K, 2)``, above a reference; each different one once.
 
-    Parameters
-    ----------
-    used
-        ``(N, B)``, which of them matter (a band with data); the others become the reference's own.
+    Those that are not `used`, ``(N, B)`` (a band without data), become the reference's own.
 
     Raises
     ------
@@ -208,8 +198,6 @@ class Observation:
 
         Parameters
         ----------
-        grid
-            Of the scenes.
         psf
             ``(N, B, K, 2)``, as `above_reference` returns each.
         size, pixel_scale_arcsec
@@ -321,8 +309,6 @@ class Sight:
 
     Attributes
     ----------
-    grid
-        Of the scenes.
     psf
         ``(N, B, K, 2)``, as `all_above_reference` returns it.
     shift_pixels
@@ -437,14 +423,8 @@ def _main_terms(weight: Tensor, sigma: Tensor, side: float, pixel: float, terms:
     Σ_k √w_k Y_k ⊗ √w_k X_k = Σ_t Y'_t ⊗ X'_t for Y'_t = Σ_k V_kt √w_k Y_k, X' alike, with any orthogonal V.
     Its first column is along the flux that the data hold of light in their middle: the terms left out are
     orthogonal to it and hold none of that flux. The others are the eigenvectors with the largest eigenvalues
-    of the matrix of inner products.
-
-    Parameters
-    ----------
-    weight, sigma
-        ``(N·B, K)``, of the kernels' Gaussians, arcseconds.
-    side, pixel
-        Of a cutout and of its pixels, arcseconds.
+    of the matrix of inner products. Weights and standard deviations of the kernels' Gaussians are ``(N·B,
+    K)``; these and the sides of a cutout and of its pixels are in arcseconds.
     """
     root, variance = weight.double().sqrt(), sigma.double() ** 2 + pixel**2 / 12
     both = variance[:, :, None] + variance[:, None]

@@ -28,6 +28,8 @@ GROWTH_ARCSEC = 3.0
 """Diameter within which light counts for the radii of an object."""
 RADII_ARCSEC = (0.75, 1.25)
 """Of the circular apertures of magnitudes; the second can tell an extended object from a compact one."""
+SMALLEST_GAUSSIAN = 0.75
+"""Width of the matched weight in the band with the widest PSF, in units of that PSF's sigma."""
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
@@ -108,14 +110,10 @@ def robust_scatter(values: np.ndarray, axis: int = -1) -> np.ndarray:
 def reference_band(bands: Sequence[str]) -> str:
     """Choose the band that stands for all: i, else r, else z, else g, else the middle one.
 
-    Its grid is the one that other bands are brought to, its magnitude says how bright an object is, and
-    the prior of template fitting asks for it. i comes first because optical surveys take it in their best
-    seeing, and because Benítez' prior is one in i.
-
-    Parameters
-    ----------
-    bands
-        In order of wavelength. Names of surveys in front count as well: ``HSC-I`` is i.
+    Its grid is the one that other bands are brought to, its magnitude says how bright an object is, and the
+    prior of template fitting asks for it. i comes first because optical surveys take it in their best seeing,
+    and because Benítez' prior is one in i. Bands are in order of wavelength, and may have the name of a
+    survey in front: ``HSC-I`` is i.
 
     Examples
     --------
@@ -159,7 +157,7 @@ def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
     return peak * np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma**2))
 
 
-def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tuple[np.ndarray, np.ndarray]:
+def matched_gaussians(fwhm_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the width of the Gaussian weight in each band, in pixels, and its peak: ``(B,)`` each.
 
     With widths w and p of weight and PSF, and w² + p² = s² in all bands, a source of flux F and Gaussian
@@ -170,20 +168,18 @@ def matched_gaussians(fwhm_pixels: np.ndarray, *, smallest: float = 0.75) -> tup
     ----------
     fwhm_pixels
         Of the PSF in each band; NaN (unknown) counts as the widest that is known, or as 4 pixels.
-    smallest
-        Width of the weight in the band with the widest PSF, in units of that PSF's sigma.
     """
     fwhm = np.asarray(fwhm_pixels, dtype=np.float64)
     widest = np.nanmax(fwhm) if np.isfinite(fwhm).any() else 4.0
     sigma = np.where(np.isfinite(fwhm), fwhm, widest) / FWHM_PER_SIGMA
-    total = sigma.max() ** 2 * (1.0 + smallest**2)
+    total = sigma.max() ** 2 * (1.0 + SMALLEST_GAUSSIAN**2)
     width = np.sqrt(total - sigma**2)
     return width, total / width**2
 
 
-def aperture_names(radii_arcsec: Sequence[float] = RADII_ARCSEC) -> list[str]:
+def aperture_names() -> list[str]:
     """Return a name for each aperture of `apertures`, with the diameter in arcsec."""
-    return [f"aper{2 * radius:g}".replace(".", "p") for radius in radii_arcsec] + ["gauss"]
+    return [f"aper{2 * radius:g}".replace(".", "p") for radius in RADII_ARCSEC] + ["gauss"]
 
 
 def apertures(
@@ -251,12 +247,7 @@ def growth_radii(
 ) -> np.ndarray:
     """Return the radii that hold fractions of the light inside the largest circle.
 
-    Parameters
-    ----------
-    growth
-        ``(..., K)``: light inside circles.
-    radius
-        ``(K,)``: theirs, rising.
+    `growth` is the light inside circles, ``(..., K)``, whose radii, ``(K,)``, rise.
 
     Returns
     -------

@@ -35,7 +35,7 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
 
 
 def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float = 8.0) -> np.ndarray:
-    """Combine all bands into a colour picture, after Lupton et al. (2004): hue does not saturate.
+    """Combine all bands into ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
     Parameters
     ----------
@@ -45,11 +45,6 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float =
         ``(B,)``, nJy per pixel: sets where the stretch turns from linear to logarithmic.
     softening
         That point, in units of the noise.
-
-    Returns
-    -------
-    ndarray
-        ``(H, W, 3)`` in [0, 1].
     """
     # The thirds of the bands, blue first, without bands that have no data or no noise figure.
     thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3

@@ -38,11 +38,6 @@ def require_main_guard(workers: int) -> None:
 
     New processes import the script that asked for them. Where the call stands outside of
     ``if __name__ == "__main__":``, each would make the same call, and Python ends them all with tracebacks.
-
-    Raises
-    ------
-    InputError
-        The call stands in a script without the guard.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None and not _is_top_of_script(frame):

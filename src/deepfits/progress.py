@@ -42,12 +42,7 @@ def silent(
 def noted(progress: Progress, task: Task, label: str) -> Progress:
     """Return a `Progress` that shows work inside a task as notes of the task, without lines of its own.
 
-    Parameters
-    ----------
-    progress
-        What shows the task; where it is silent, so is the work inside.
-    label
-        Which part of the task it is.
+    Where `progress` is silent, so is the work inside; `label` says which part of the task it is.
     """
     if progress is silent:
         return silent

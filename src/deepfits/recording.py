@@ -18,10 +18,7 @@ WARM_UP = 3
 class Recording:
     """A function of tensors, done as it stands a few times, then recorded as a CUDA graph and replayed.
 
-    Parameters
-    ----------
-    work
-        From tensors (or None), always of the same shapes, to named tensors.
+    The work goes from tensors (or None), always of the same shapes, to named tensors.
     """
 
     def __init__(self, work: Callable[..., dict[str, Tensor]]) -> None:

@@ -83,8 +83,6 @@ def results(
         What goes in, by name: fingerprints, from `deepfits.files.contents`.
     settings
         Everything else that changes a number.
-    version
-        Of the format of the result.
     renew
         Where an earlier result of this stage was made otherwise, say so and let it be made anew, in place of
         refusing. For results that take seconds.

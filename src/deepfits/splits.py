@@ -15,7 +15,7 @@ HELD_OUT_FRACTION = 0.2
 
 
 def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
-    """Map each identity to a number in [0, 1) that depends on nothing else.
+    """Map each identity to a number in [0, 1), ``(N,)`` float64, that depends on nothing else.
 
     Parameters
     ----------
@@ -23,11 +23,6 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
         Identities, ``(N,)``, integers or strings.
     salt
         Another salt gives another, independent, assignment.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)`` float64.
 
     Examples
     --------

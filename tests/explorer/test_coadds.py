@@ -51,7 +51,8 @@ def test_a_position_is_fitted_as_the_run_fitted_what_lies_there(run):
     assert (objects.column("dof_r") == 0).any()
     for row in (3, int(np.flatnonzero(objects.column("dof_r") == 0)[0]), len(objects) - 2):
         found = drawer.fit_position(*objects.place(row))
-        np.testing.assert_allclose(found.latent, objects.latent[row], atol=2e-5)  # alone, not in a batch
+        # alone, not in a batch
+        np.testing.assert_allclose(found.features["latent"][0], objects.latent[row], atol=2e-5)
         for band in BANDS:
             flux, error = found.fluxes()[band]
             assert flux == pytest.approx(objects.column(f"flux_model_{band}")[row], rel=1e-4)
@@ -83,7 +84,7 @@ def test_places(text):
 def test_other_images_are_refused(run, tmp_path):
     shutil.copytree(run / "sky", tmp_path / "sky")
     moved = load(run, images=tmp_path / "sky")
-    assert np.isfinite(moved[1].fit_position(*moved[0].place(3)).latent).all(), (
+    assert np.isfinite(moved[1].fit_position(*moved[0].place(3)).features["latent"]).all(), (
         "the same ones elsewhere serve"
     )
     with (tmp_path / "sky" / "field" / "coadd-g.fits").open("r+b") as file:

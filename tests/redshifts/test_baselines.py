@@ -67,8 +67,8 @@ def test_neighbours_learn_and_come_back(loss, tmp_path):
     test, value = make_problem(300, 2)
     estimates = model.predict(None, test)
     assert np.corrcoef(estimates.point, value)[0, 1] > 0.9
-    model.save(tmp_path)
-    back = Neighbours.load(tmp_path).predict(None, test)
+    storage.save(model, tmp_path)
+    back = storage.load(Neighbours, tmp_path).predict(None, test)
     np.testing.assert_array_equal(back.point, estimates.point)
     np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
     found = pdf_metrics(estimates.quantiles, value)
@@ -193,8 +193,8 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=AS_PREDICTED)
     mended, spoiled = (point_metrics(one.estimates(test).point, value)["sigma_mad"] for one in (fit, plain))
     assert mended < 0.6 * spoiled
-    fit.save(tmp_path)
-    back = TemplateFit.load(tmp_path)
+    storage.save(fit, tmp_path)
+    back = storage.load(TemplateFit, tmp_path)
     np.testing.assert_array_equal(back.estimates(test).quantiles, fit.estimates(test).quantiles)
 
 
@@ -238,8 +238,8 @@ def test_the_error_floor_follows_how_far_galaxies_are_from_the_templates(tmp_pat
     scattered = replace(photometry, flux=photometry.flux * scatter)
     exact, wide = (train_templates(one, value, BANDS) for one in (photometry, scattered))
     assert exact.error_floor < wide.error_floor
-    wide.save(tmp_path)
-    assert TemplateFit.load(tmp_path).error_floor == wide.error_floor
+    storage.save(wide, tmp_path)
+    assert storage.load(TemplateFit, tmp_path).error_floor == wide.error_floor
 
 
 def test_right_zero_points_are_left_alone():

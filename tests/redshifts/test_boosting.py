@@ -173,8 +173,8 @@ def test_tpot_finds_pipelines_and_leaves_nothing_behind(tmp_path):
     test, test_value = make_problem(seed=1)
     estimate = model.point(test.values)
     assert r2(test_value, estimate) > 0.3
-    model.save(tmp_path)
-    np.testing.assert_allclose(TpotModel.load(tmp_path).point(test.values), estimate, rtol=1e-6)
+    storage.save(model, tmp_path)
+    np.testing.assert_allclose(storage.load(TpotModel, tmp_path).point(test.values), estimate, rtol=1e-6)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.redshifts.classes import Classifier, class_metrics, class_numbers, confusion
+from deepfits.redshifts import storage
+from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_metrics, class_numbers, confusion
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.predict import redshift_predict
@@ -95,7 +96,7 @@ def test_wrong_classes_are_named(inputs, tmp_path):
     with pytest.raises(InputError, match="for a number, use regression"):
         class_numbers(np.arange(500), "labels")
     with pytest.raises(InputError, match="no such classifier"):
-        Classifier.load(tmp_path)
+        storage.load(Classifier, tmp_path, CLASSIFIER, what="classifier")
     text = write_labels(tmp_path / "text.parquet", sky, z_spec=kind, kind=kind)
     with pytest.raises(InputError, match="a class, not a redshift"):
         deepfits.redshift(features, text, tmp_path / "redshift")

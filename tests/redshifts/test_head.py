@@ -26,8 +26,8 @@ from deepfits.redshifts.head import (
     quantiles_of,
 )
 from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points, head_loss, teach
-from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights, pinball
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, recalibrated, sorted_quantiles
+from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
+from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pinball, recalibrated, sorted_quantiles
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order

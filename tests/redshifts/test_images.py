@@ -8,6 +8,7 @@ import torch
 
 import deepfits
 from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.redshifts import storage
 from deepfits.redshifts.networks import (
     NUM_OUTPUTS,
     Architecture,
@@ -129,7 +130,7 @@ def test_wide_resnet_row(inputs, tmp_path):
     assert row["num_layers"] == 50
     assert row["epochs"] == 2
     directory = out / "methods" / row["key"]
-    assert Predictor.load(directory).method.normalisation["kind"] == "asinh"
+    assert storage.load(Predictor, directory).method.normalisation["kind"] == "asinh"
     before = (directory / "arrays.safetensors").stat().st_mtime_ns
     deepfits.redshift(features, labels, out, **keywords)
     assert (directory / "arrays.safetensors").stat().st_mtime_ns == before

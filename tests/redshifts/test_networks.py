@@ -9,6 +9,7 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.method import OutOfFold
@@ -41,8 +42,8 @@ def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
     assert np.std(estimates.point - value) < 0.5 * value.std()
     # 500 objects know a fraction of 0.68 to 0.02, and 800 calibrate it
     assert pdf_metrics(estimates.quantiles, value)["coverage_68"]["value"] == pytest.approx(0.68, abs=0.08)
-    model.save(tmp_path)
-    back = MLPEnsemble.load(tmp_path).predict(None, test)
+    storage.save(model, tmp_path)
+    back = storage.load(MLPEnsemble, tmp_path).predict(None, test)
     np.testing.assert_array_equal(back.point, estimates.point)
     np.testing.assert_array_equal(back.quantiles, estimates.quantiles)
     spoiled = test.values.copy()
@@ -51,7 +52,7 @@ def test_networks_learn_and_their_distributions_are_calibrated(tmp_path):
     assert np.isfinite(model.predict(None, replace(test, values=spoiled)).point).all()
     (tmp_path / "arrays.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match=r"arrays\.safetensors: damaged"):
-        MLPEnsemble.load(tmp_path)
+        storage.load(MLPEnsemble, tmp_path)
 
 
 def test_left_out_estimates_did_not_learn_from_the_object():
@@ -157,7 +158,7 @@ def test_networks_on_images_are_trained_and_used_one_by_one(inputs, embedder, tm
         wide_resnet_width=1,
         network_epochs=2,
     )
-    assert Predictor.load(out).method.name == method
+    assert storage.load(Predictor, out).method.name == method
     predictions = redshift_predict(out, features, tmp_path / "z.parquet", store=store)
     found = read_table(predictions)
     assert np.isfinite(found["z_phot"]).all()

@@ -75,7 +75,7 @@ def test_pictures_that_were_interrupted_are_made_whole_by_the_next_call(run, tmp
     out, whole = tmp_path / "show", deepfits.show(run, ids=[FIRST + 7], out=tmp_path / "whole")
     deepfits.show(run, ids=[FIRST + 3], out=out)
     with monkeypatch.context() as patch:
-        patch.setattr("deepfits.tables.write_table", interrupted)
+        patch.setattr("deepfits.stages.show.write_table", interrupted)
         with pytest.raises(KeyboardInterrupt):
             deepfits.show(run, ids=[FIRST + 7], out=out)
     with pytest.raises(InputError, match="show: is not finished"):

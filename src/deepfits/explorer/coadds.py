@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_json
+from deepfits.survey import build
+from deepfits.survey.fields import ImageSet, image_set
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.tables import positions
-
-if TYPE_CHECKING:
-    from deepfits.survey.fields import ImageSet
 
 _READING = ("bands", "reference", *(field.name for field in fields(FieldReadingOptions)))
 
@@ -63,12 +62,7 @@ def read_place(text: str) -> tuple[float, float]:
 class Coadds:
     """Images, and the store that was cut from them.
 
-    Attributes
-    ----------
-    info
-        Of the store: cutouts are made like its own.
-    path
-        Where the images lie, for messages.
+    Cutouts are made like those of the store, `info`; the path is for messages.
     """
 
     images: ImageSet
@@ -84,8 +78,6 @@ class Coadds:
         InputError
             Cutouts that were made elsewhere, or images that are not those of the store.
         """
-        from deepfits.survey.fields import image_set
-
         settings = store.info.extra.get("settings", {})
         if "files" not in settings:
             raise InputError(f"{store.directory}: these cutouts were made elsewhere, not cut out of images")
@@ -108,8 +100,6 @@ class Coadds:
         InputError
             No image reaches there.
         """
-        from deepfits.survey import build
-
         plan = build.StorePlan(
             images=self.images, size=self.info.size, shard_size=1, survey="", catalogue_path=Path("position")
         )

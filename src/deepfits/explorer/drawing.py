@@ -9,12 +9,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from deepfits.errors import InputError
+from deepfits.explorer.coadds import Coadds
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.pictures import add_seeing_and_noise, panels
 from deepfits.explorer.uploads import weight_from_edges
@@ -26,9 +26,6 @@ from deepfits.observation import Sight
 from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
-
-if TYPE_CHECKING:
-    from deepfits.explorer.coadds import Coadds
 
 NOISE_SAMPLE = 256
 
@@ -53,11 +50,6 @@ class Dropped:
     missing: tuple[str, ...]
 
     @property
-    def latent(self) -> np.ndarray:
-        """``(L,)``."""
-        return np.asarray(self.features["latent"][0])
-
-    @property
     def reduced_chi2(self) -> float:
         """Of the best fit."""
         return float(self.features["chi2"][0] / max(1, self.features["dof"][0]))
@@ -65,13 +57,9 @@ class Dropped:
     def fluxes(self) -> dict[str, tuple[float, float]]:
         """Return the galaxy's flux and its error in each band, nJy, drawn where there is no data."""
         known, start = self.features, "flux_model_err_"
+        bands = [name.removeprefix(start) for name in known if name.startswith(start)]
         return {
-            name.removeprefix(start): (
-                float(known[name.replace("_err_", "_")][0]),
-                float(known[name][0]),
-            )
-            for name in known
-            if name.startswith(start)
+            band: (float(known[f"flux_model_{band}"][0]), float(known[f"{start}{band}"][0])) for band in bands
         }
 
 
@@ -80,8 +68,6 @@ class Drawer:
 
     Parameters
     ----------
-    objects
-        With their store.
     model
         The model that made the features; None where there is none: pictures then show the images alone.
     settings
@@ -110,23 +96,23 @@ class Drawer:
 
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
-        if self.model is None:
-            raise InputError("drawing needs the model: give it with --model")
         rows = np.asarray(rows, dtype=np.int64)
         with self._lock:
-            return self.model.draw(self._latents(), rows, sight=self._sight(rows))
+            return self._needed_model("drawing").draw(self._latents(), rows, sight=self._sight(rows))
 
-    def render(self, latent: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+    def _needed_model(self, what: str) -> Model:
+        if self.model is None:
+            raise InputError(f"{what} needs the model: give it with --model")
+        return self.model
+
+    def render(self, latent: np.ndarray) -> np.ndarray:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; NaN where a latent is.
 
-        A model of scenes draws them as these objects' pixels would show them, or, without rows, themselves.
+        A model of scenes draws the scenes themselves.
         """
-        if self.model is None:
-            raise InputError("drawing needs the model: give it with --model")
-        sight = None if rows is None else self._sight(rows)
         with self._lock, torch.no_grad():
             drawn = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
-            return self.model.render(drawn, sight).numpy()
+            return self._needed_model("drawing").render(drawn).numpy()
 
     def _sight(self, rows: np.ndarray) -> Sight | None:
         """Return how objects were observed; only models of scenes ask."""
@@ -134,7 +120,7 @@ class Drawer:
             return None
         return self.model.sight(self._take(rows), self.store.info)
 
-    def panels(self, row: int, *, zoom: int = 3) -> bytes:
+    def panels(self, row: int) -> bytes:
         """Return the picture of one object: observed, fitted, residual and drawing, band by band."""
         image, weight = self.images([row])
         if self.model is None or not self.objects.is_fitted[row]:
@@ -142,7 +128,7 @@ class Drawer:
         else:
             fitted = self.fitted([row])[0]
             scene = self.scene(row) if self.draws_scenes else fitted
-        return png(panels(image[0], weight[0], fitted, np.nan_to_num(scene), self.noise), zoom=zoom)
+        return png(panels(image[0], weight[0], fitted, np.nan_to_num(scene), self.noise), zoom=3)
 
     @property
     def draws_scenes(self) -> bool:
@@ -171,10 +157,10 @@ class Drawer:
         wanted = ("latent", *(f"amplitude_{band}" for band in self.store.info.bands))
         return {name: table[name] for name in wanted if name in table}
 
-    def strip(self, rows: Sequence[int], *, columns: int = 8, zoom: int = 2) -> bytes:
+    def strip(self, rows: Sequence[int], *, columns: int = 8) -> bytes:
         """Return colour composites of objects, in the order given."""
         image, weight = self.images(rows)
-        return png(strip(image, weight, self.noise, columns=columns), zoom=zoom)
+        return png(strip(image, weight, self.noise, columns=columns), zoom=2)
 
     def images(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight of objects, ``(N, B, H, W)``, nJy and nJy⁻²."""
@@ -197,14 +183,10 @@ class Drawer:
         way: float = 0.0,
         fwhm_arcsec: float = 0.0,
         noise: float = 0.0,
-        zoom: int = 6,
     ) -> bytes:
         """Draw a galaxy at steps along the principal directions, from an object (None: the middle of all).
 
-        Parameters
-        ----------
-        end, way
-            Another object, and how far towards it the walk begins: 0 at the first, 1 at the other.
+        With `end`, it begins a share `way` of the way to that object: 0 at the first, 1 at the other.
         """
         middle, directions = self.objects.directions
         start = middle if row is None else self.objects.latent[row]
@@ -212,26 +194,16 @@ class Drawer:
             start = (1 - way) * start + way * self.objects.latent[end]
         number = min(len(offsets), len(directions))
         latent = start + np.asarray(offsets[:number], dtype=np.float32) @ directions[:number]
-        return self._drawn(latent[None], fwhm_arcsec, noise, columns=1, zoom=zoom)
+        return self._drawn(latent[None], fwhm_arcsec, noise, zoom=6)
 
-    def between(
-        self,
-        first: int,
-        second: int,
-        number: int = 8,
-        *,
-        fwhm_arcsec: float = 0.0,
-        noise: float = 0.0,
-        zoom: int = 2,
-    ) -> bytes:
+    def between(self, first: int, second: int, *, fwhm_arcsec: float = 0.0, noise: float = 0.0) -> bytes:
         """Draw what lies between two objects, on a straight line in the latent."""
-        step = np.linspace(0, 1, number, dtype=np.float32)[:, None]
+        step = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
         latent = (1 - step) * self.objects.latent[first] + step * self.objects.latent[second]
-        return self._drawn(latent, fwhm_arcsec, noise, columns=number, zoom=zoom)
+        return self._drawn(latent, fwhm_arcsec, noise, zoom=2)
 
-    def _drawn(
-        self, latent: np.ndarray, fwhm_arcsec: float, noise: float, *, columns: int, zoom: int
-    ) -> bytes:
+    def _drawn(self, latent: np.ndarray, fwhm_arcsec: float, noise: float, *, zoom: int) -> bytes:
+        """Draw latents side by side, as they would be seen."""
         if not np.isfinite(latent).all():
             raise InputError("an object has no fit, so nothing is drawn of it")
         seen = add_seeing_and_noise(
@@ -240,7 +212,8 @@ class Drawer:
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        return png(lay_out([colour_composite(image, self.noise)[::-1] for image in seen], columns), zoom=zoom)
+        tiles = [colour_composite(image, self.noise)[::-1] for image in seen]
+        return png(lay_out(tiles, len(tiles)), zoom=zoom)
 
     @property
     def drawn_pixel_arcsec(self) -> float:
@@ -271,8 +244,6 @@ class Drawer:
             )
         with self._lock:
             if self._coadds is None:
-                from deepfits.explorer.coadds import Coadds
-
                 self._coadds = Coadds.open(self.images_path, self.store)
             return self._fit(self._coadds.cut(ra, dec))
 
@@ -307,10 +278,9 @@ class Drawer:
 
     def _fit(self, cutouts: Cutouts) -> Dropped:
         """Fit one cutout as `deepfits fit` does."""
-        if self.model is None:
-            raise InputError("fitting needs the model: give it with --model")
+        model = self._needed_model("fitting")
         if self._fitter is None:
-            self._fitter = Fitter(self.model, self.settings, self.store.info)
+            self._fitter = Fitter(model, self.settings, self.store.info)
         fitter = self._fitter
         fit = fitter.fit_cutouts(with_neighbours(cutouts, self.store.info))
         columns = feature_table(fitter, fit, cutouts)
@@ -318,7 +288,7 @@ class Drawer:
             raise InputError("this cutout has too few valid pixels to be fitted")
         fitted = fitter.reconstruct(fit)[0]
         image, weight = cutouts.image[0], cutouts.weight[0]
-        scene = self._on_pixels(self.model.draw(columns, [0])[0]) if self.draws_scenes else fitted
+        scene = self._on_pixels(model.draw(columns, [0])[0]) if self.draws_scenes else fitted
         bands = self.store.info.bands
         return Dropped(
             features=columns,

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
 from deepfits.explorer.tags import read_tags, tag_column
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 class JoinedTable(Mapping[str, np.ndarray]):
     """Columns of features, and beside them those of their catalogue and of other tables.
 
+    For messages, `origin` says which table each column is from.
+
     Parameters
     ----------
     features
@@ -44,11 +47,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
         More tables, each under a name; see `add_table`. A column whose name is taken is ``name.column``.
     radius_arcsec
         Within which positions match.
-
-    Attributes
-    ----------
-    origin
-        Which table each column is from, for messages.
 
     Raises
     ------
@@ -69,8 +67,6 @@ class JoinedTable(Mapping[str, np.ndarray]):
         tables: Mapping[str, str | Path] | None = None,
         radius_arcsec: float = RADIUS_ARCSEC,
     ) -> None:
-        import pyarrow.parquet as pq
-
         self.directory = Path(features)
         self._lock = threading.RLock()
         self._read: dict[str, np.ndarray] = {}
@@ -245,8 +241,6 @@ def find_predictions(home: Path) -> dict[str, Path]:
 
 def _elsewhere(table: JoinedTable, name: str) -> str:
     """Name the part of a run that has a column which was not joined; '' where none has."""
-    import pyarrow.parquet as pq
-
     with suppress(InputError):
         _, store, _, tables = find_parts(table.directory)
         has = {path: pq.read_schema(path).names for path in tables.values() if path.suffix == ".parquet"}

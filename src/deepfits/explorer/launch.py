@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
@@ -13,28 +13,17 @@ from deepfits.explorer.joined import find_parts, join
 from deepfits.explorer.objects import Objects
 from deepfits.explorer.redshifts import find_distributions
 from deepfits.fitting.features import DESCRIPTION, read_settings
+from deepfits.fitting.settings import FitSettings
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer
 
 
 def load(
-    run: str | Path,
-    *,
-    store: str | Path | None = None,
-    model: str | Path | None = None,
-    images: str | Path | None = None,
-    predictions: Sequence[str | Path] = (),
-    partial: bool = False,
+    run: str | Path, *, model: str | Path | None = None, images: str | Path | None = None, **others: Any
 ) -> tuple[Objects, Drawer | None]:
-    """Return the objects of a run, and their drawer (None without a store).
-
-    Raises
-    ------
-    InputError
-        Features, store or redshifts that are not finished, unless `partial`.
-    """
-    objects = load_objects(run, store=store, predictions=predictions, partial=partial)
+    """Return the objects of a run, as `load_objects` does, and their drawer (None without a store)."""
+    objects = load_objects(run, **others)
     return objects, load_drawer(objects, run, model=model, images=images)
 
 
@@ -45,7 +34,13 @@ def load_objects(
     predictions: Sequence[str | Path] = (),
     partial: bool = False,
 ) -> Objects:
-    """Return the objects of a run, with what is known of their redshifts."""
+    """Return the objects of a run, with what is known of their redshifts.
+
+    Raises
+    ------
+    InputError
+        Features, store or redshifts that are not finished, unless `partial`.
+    """
     features, _, _, tables = find_parts(run, store)
     given = {Path(path).stem: Path(path) for path in predictions}
     objects = Objects(join(run, store=store, tables=given, partial=partial))
@@ -72,7 +67,6 @@ def load_drawer(
     if objects.store is None:
         return None
     from deepfits.explorer.drawing import Drawer
-    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model, find_builtin
 
     features, _, model_path, _ = find_parts(run, objects.store.directory, model)

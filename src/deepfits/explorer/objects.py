@@ -23,6 +23,7 @@ from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
 from deepfits.files import read_arrays, writing
 from deepfits.fitting.columns import describe
 from deepfits.fitting.scores import anomaly_score, latent_distance
+from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, reference_band
 from deepfits.tables import match_identities, match_positions, matches_conditions, require_column, take_rows
 
@@ -406,8 +407,6 @@ class Objects:
     def _distance(self, examples: np.ndarray) -> np.ndarray:
         """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
         if not hasattr(self, "_coordinates"):
-            from deepfits.fitting.similarity import Similarity
-
             self._similarity = Similarity.read(self.directory, self.embedding.shape[1])
             self._coordinates = self._similarity.coordinates(self.embedding)
             self._squared = np.einsum("nl,nl->n", self._coordinates, self._coordinates)

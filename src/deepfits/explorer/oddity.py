@@ -36,15 +36,8 @@ _OF_THE_IMAGE = ("artefact", "PSF of")
 class Ranking:
     """The oddest objects.
 
-    Attributes
-    ----------
-    rows, score
-        ``(n,)``, the oddest first.
-    why
-        What is odd about each.
-    apart
-        How many were left out, by reason; each object counts once. The last is counted among those that would
-        have been shown.
+    Rows and scores, ``(n,)``, have the oddest first, and `why` what is odd about each. `apart` counts what
+    was left out, by reason, each object once; the last is counted among those that would have been shown.
     """
 
     rows: np.ndarray
@@ -133,13 +126,7 @@ def saturated(image: np.ndarray, weight: np.ndarray, fwhm_pixels: np.ndarray) ->
 
     Saturation leaves a hole (a pixel much fainter than both that it lies between, which a PSF wider than two
     pixels smooths away: only bands of which it is known to be are asked) or, where it was clipped, a plateau.
-
-    Parameters
-    ----------
-    image, weight
-        ``(n, B, H, W)``.
-    fwhm_pixels
-        ``(B,)``; NaN where it is not known.
+    Images and weights are ``(n, B, H, W)``, widths ``(B,)``, NaN where they are not known.
 
     Examples
     --------

@@ -17,7 +17,9 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import content_of, contents, read_json
+from deepfits.redshifts.head import HEAD, head_directory
 from deepfits.redshifts.pdf import LEVELS
+from deepfits.redshifts.predict import load_predictor, predict_table
 from deepfits.results import read_record
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from deepfits.tables import match_identities, read_table, take_rows
@@ -29,10 +31,7 @@ def find_distributions(
 ) -> list[Distributions]:
     """Return what knows p(z) of a run's objects, what was judged on labelled objects first.
 
-    Parameters
-    ----------
-    tables
-        Of predictions, as `deepfits.explorer.joined.find_parts` finds them, or others.
+    `tables` are of predictions, as `deepfits.explorer.joined.find_parts` finds them, or others.
     """
     distributions = []
     for path in tables.values():
@@ -46,8 +45,6 @@ def find_distributions(
 
 def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path | None:
     """Find what predicted, by its contents: in the run, or the head that came with the features' model."""
-    from deepfits.redshifts.head import HEAD, head_directory
-
     made_with = read_record(predictions).get("inputs", {}).get("model")
     places = [path.parent for name in ("predictor.json", HEAD) for path in home.rglob(name)]
     with suppress(InputError):
@@ -130,8 +127,6 @@ class Distributions:
         InputError
             The method learned from something that this object does not have.
         """
-        from deepfits.redshifts.predict import load_predictor, predict_table
-
         if (model := self.find_model()) is None:
             raise InputError(f"what predicted {self.method} is not in the run")
         with tempfile.TemporaryDirectory(prefix="deepfits-") as name:

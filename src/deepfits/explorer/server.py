@@ -12,6 +12,7 @@ import atexit
 import base64
 import hmac
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -87,29 +88,19 @@ def make_app(
         Whether the page may hand things to other programs on this machine.
     """
     explorer = _Explorer(objects, drawer, title, is_samp)
-    static = StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))
+    asked = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]
+    asked += ["walk.png", "between.png", "odd", "find", "unmatched"]
+    posted = ("neighbours", "save", "tag", "overlay", "upload", "position", "samp", "umap")
+
+    def route(path: str, method: str) -> Route:
+        handler = getattr(explorer, re.split(r"[/.]", path)[0])
+        return Route(f"/api/{path}", _guarded(handler, token), methods=[method])
+
     routes = [
         Route("/", _guarded(explorer.page, token)),
-        Route("/api/about", _guarded(explorer.about, token)),
-        Route("/api/drawer", _guarded(explorer.about_drawer, token)),
-        Route("/api/column/{name:path}", _guarded(explorer.column, token)),
-        Route("/api/object/{row:int}", _guarded(explorer.object, token)),
-        Route("/api/panels/{row:int}.png", _guarded(explorer.panels, token)),
-        Route("/api/strip.png", _guarded(explorer.strip, token)),
-        Route("/api/walk.png", _guarded(explorer.walk, token)),
-        Route("/api/between.png", _guarded(explorer.between, token)),
-        Route("/api/odd", _guarded(explorer.odd, token)),
-        Route("/api/find", _guarded(explorer.find, token)),
-        Route("/api/neighbours", _guarded(explorer.neighbours, token), methods=["POST"]),
-        Route("/api/save", _guarded(explorer.save, token), methods=["POST"]),
-        Route("/api/tag", _guarded(explorer.tag, token), methods=["POST"]),
-        Route("/api/overlay", _guarded(explorer.overlay, token), methods=["POST"]),
-        Route("/api/unmatched", _guarded(explorer.unmatched, token)),
-        Route("/api/upload", _guarded(explorer.upload, token), methods=["POST"]),
-        Route("/api/position", _guarded(explorer.position, token), methods=["POST"]),
-        Route("/api/samp", _guarded(explorer.samp, token), methods=["POST"]),
-        Route("/api/umap", _guarded(explorer.umap, token), methods=["POST"]),
-        Mount("/static", static),
+        *(route(path, "GET") for path in asked),
+        *(route(path, "POST") for path in posted),
+        Mount("/static", StaticFiles(directory=str(resources.files("deepfits.explorer") / "static"))),
     ]
     middleware = [
         Middleware(TrustedHostMiddleware, allowed_hosts=hosts or _LOCAL_HOSTS, www_redirect=False),
@@ -153,7 +144,7 @@ class _Explorer:
     def __init__(
         self, objects: Objects, drawer: Drawer | Future[Drawer | None] | None, title: str, is_samp: bool
     ) -> None:
-        self.objects, self.drawer, self.title, self.is_samp = objects, drawer, title, is_samp
+        self.objects, self._drawer, self.title, self.is_samp = objects, drawer, title, is_samp
         self._sent: Path | None = None
         self._unmatched: dict[str, np.ndarray] = {}
         self.umap_state = "done" if "umap1" in objects.names else "absent"
@@ -185,9 +176,9 @@ class _Explorer:
         origin = self.objects.table.origin[name]
         return "; ".join(part for part in (describe_column(name), f"from {origin}" if origin else "") if part)
 
-    async def about_drawer(self, request: Request) -> Response:
+    async def drawer(self, request: Request) -> Response:
         """Return what can be drawn, as soon as the model is there."""
-        drawer = None if self.objects.store is None else await self._drawer()
+        drawer = None if self.objects.store is None else await self._ready()
         has_model = drawer is not None and drawer.model is not None
         return JSONResponse(
             {
@@ -222,13 +213,13 @@ class _Explorer:
 
     async def panels(self, request: Request) -> Response:
         row = self._row(request.path_params["row"])
-        return await self._png((await self._drawer()).panels, row)
+        return await self._png((await self._ready()).panels, row)
 
     async def strip(self, request: Request) -> Response:
         text = request.query_params["rows"]
         rows = [self._row(int(row)) for row in text.split(",")[:MAX_PICTURES]]
         columns = max(1, min(24, int(request.query_params.get("columns", "8"))))
-        return await self._png(partial((await self._drawer()).strip, rows, columns=columns))
+        return await self._png(partial((await self._ready()).strip, rows, columns=columns))
 
     async def walk(self, request: Request) -> Response:
         query = request.query_params
@@ -236,14 +227,14 @@ class _Explorer:
         offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
         way = _bounded(query.get("way", "0"), 2)
         fwhm, noise = _seeing_and_noise(query)
-        walk = (await self._drawer()).walk
+        walk = (await self._ready()).walk
         return await self._png(partial(walk, row, offsets, end=end, way=way, fwhm_arcsec=fwhm, noise=noise))
 
     async def between(self, request: Request) -> Response:
         query = request.query_params
         first, second = (self._row(int(query[name])) for name in ("first", "second"))
         fwhm, noise = _seeing_and_noise(query)
-        between = (await self._drawer()).between
+        between = (await self._ready()).between
         return await self._png(partial(between, first, second, fwhm_arcsec=fwhm, noise=noise))
 
     async def odd(self, request: Request) -> Response:
@@ -291,11 +282,7 @@ class _Explorer:
         if kind not in SAVE_FORMATS:
             raise InputError(f"format {kind!r} is unknown; use one of {', '.join(SAVE_FORMATS)}")
         body, ending, media = await run_in_threadpool(selection_file, self.objects, rows, kind)
-        return Response(
-            body,
-            media_type=media,
-            headers={"Content-Disposition": f'attachment; filename="deepfits-selection{ending}"'},
-        )
+        return _attachment(body, f"selection{ending}", media)
 
     async def tag(self, request: Request) -> Response:
         content = await _json(request)
@@ -317,20 +304,19 @@ class _Explorer:
         if not len(self._unmatched.get("ra", ())):
             raise InputError("no position of an overlay matches nothing")
         body = await run_in_threadpool(_table_file, self._unmatched, ".csv")
-        headers = {"Content-Disposition": 'attachment; filename="deepfits-unmatched.csv"'}
-        return Response(body, media_type="application/octet-stream", headers=headers)
+        return _attachment(body, "unmatched.csv")
 
     async def upload(self, request: Request) -> Response:
         """Fit a dropped cutout."""
         name, content = await _file(request)
         image, weight = await run_in_threadpool(read_dropped, name, content)
-        return await self._fitted((await self._drawer()).fit_dropped, image, weight)
+        return await self._fitted((await self._ready()).fit_dropped, image, weight)
 
     async def position(self, request: Request) -> Response:
         """Cut out what lies at a position, and fit it."""
         content = await _json(request)
         place = read_place(str(content["place"])[:200])
-        return await self._fitted((await self._drawer()).fit_position, *place)
+        return await self._fitted((await self._ready()).fit_position, *place)
 
     async def _fitted(self, fit: Callable[..., Dropped], *inputs: Any) -> Response:
         """Answer a fit: picture, χ², fluxes and what is missing, redshift, nearest objects."""
@@ -344,9 +330,8 @@ class _Explorer:
                     redshift = best.predict(dropped.features, dropped.cutouts, objects.store.info)
                 except InputError as error:  # the fit is worth showing without
                     why = f"no redshift: {error}"
-            flux = (
-                dropped.fluxes().get(reference_band(objects.bands), (np.nan,))[0] if objects.bands else np.nan
-            )
+            band = reference_band(objects.bands) if objects.bands else ""
+            flux, _ = dropped.fluxes().get(band, (np.nan, np.nan))
             brightness = float(ab_magnitude(np.array(flux)))
             like = dropped.features[objects.compared][0]
             rows, distance = objects.neighbours(like, number=24, brightness=brightness)
@@ -409,12 +394,13 @@ class _Explorer:
             self.umap_state = "failed"
             raise
 
-    async def _drawer(self) -> Drawer:
-        if isinstance(self.drawer, Future):
-            self.drawer = await asyncio.wrap_future(self.drawer)
-        if self.drawer is None:
+    async def _ready(self) -> Drawer:
+        """Return what draws, as soon as it is there."""
+        if isinstance(self._drawer, Future):
+            self._drawer = await asyncio.wrap_future(self._drawer)
+        if self._drawer is None:
             raise InputError("pictures need the cutouts: start the explorer with --store")
-        return self.drawer
+        return self._drawer
 
     def _row(self, row: Any) -> int:
         if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < len(self.objects):
@@ -428,6 +414,11 @@ class _Explorer:
 
     async def _png(self, draw: Callable[..., bytes], *inputs: Any) -> Response:
         return Response(await run_in_threadpool(draw, *inputs), media_type="image/png")
+
+
+def _attachment(body: bytes, name: str, media_type: str = "application/octet-stream") -> Response:
+    headers = {"Content-Disposition": f'attachment; filename="deepfits-{name}"'}
+    return Response(body, media_type=media_type, headers=headers)
 
 
 def selection_file(objects: Objects, rows: np.ndarray, kind: str) -> tuple[bytes, str, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError, nearest
-from deepfits.fitting.engine import Advance, Fit, Status, minimise_in_threads
+from deepfits.fitting.engine import Advance, Fit, minimise_in_threads
 from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.rendering import Observed, Render, Renderer, as_renderer
@@ -240,6 +240,3 @@ def _scatter_to_rows(best: Fit, where: Tensor, length: int, bands: int, dtype: t
         values[where] = getattr(best, f.name)
         setattr(whole, f.name, values)
     return whole
-
-
-__all__ = ["SOLVERS", "AmplitudePrior", "Fit", "Status", "fit", "make_solver"]

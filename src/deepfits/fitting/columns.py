@@ -27,8 +27,6 @@ class Column:
         As the FITS and VOUnits standards write it; empty for a plain number.
     ucd
         Unified content descriptor; empty where none fits.
-    words
-        A description.
     """
 
     unit: str = ""

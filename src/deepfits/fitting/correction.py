@@ -12,12 +12,11 @@ Magnitudes are asinh magnitudes, which negative fluxes have too; their zero poin
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from deepfits.config import Stored
 from deepfits.photometry import POGSON, asinh_magnitude
 
 MIN_PER_TERM = 8  # objects for each term: with fewer the quadratic terms are left out, then everything
@@ -26,11 +25,11 @@ RANGE = (0.5, 99.5)  # per cent of the objects learnt from; beyond these a term 
 RIDGE = 1e-3
 FLOOR_MAG = 0.1  # added to the noise of each magnitude: no object counts more than this allows
 HUBER = 1.5  # residuals beyond so many standard deviations count by their size, not by its square
-ITERATIONS = 10
+ITERATIONS, NUM_FOLDS = 10, 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Correction:
+class Correction(Stored):
     """How much brighter than drawn a hidden band is.
 
     Attributes
@@ -55,12 +54,11 @@ class Correction:
     def magnitude(self, drawn: np.ndarray, measured: np.ndarray) -> np.ndarray:
         """Return what has to be added to the drawn magnitude, ``(N,)``.
 
-        Parameters
-        ----------
-        drawn, measured
-            ``(N, B)``, nJy: aperture fluxes; measured ones may be NaN, those of hidden bands are not read.
+        Aperture fluxes drawn and measured are ``(N, B)``, nJy; measured ones may be NaN, and those of hidden
+        bands are not read.
         """
-        linear = np.clip(self._linear(drawn, measured), self.low, self.high)
+        linear = _linear_terms(drawn, measured, self.hidden, np.array(self.softening))
+        linear = np.clip(linear, self.low, self.high)
         terms = _terms(linear, drawn.shape[1], len(self.coefficients) > 1 + linear.shape[1])
         added = np.clip(terms @ np.array(self.coefficients), -LIMIT_MAG, LIMIT_MAG)
         return np.where(np.isfinite(added), added, 0.0)
@@ -69,23 +67,13 @@ class Correction:
         """Return what the drawn flux has to be multiplied with, ``(N,)``."""
         return 10 ** (-0.4 * self.magnitude(drawn, measured))
 
-    def _linear(self, drawn: np.ndarray, measured: np.ndarray) -> np.ndarray:
-        return _linear_terms(drawn, measured, self.hidden, np.array(self.softening))
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Correction:
-        """Read back `to_json`."""
-        return cls(**{field.name: tuple(content[field.name]) for field in fields(cls)})
-
 
 def learn_correction(
     drawn: np.ndarray, measured: np.ndarray, measured_err: np.ndarray, hidden: tuple[int, ...], band: int
 ) -> Correction | None:
     """Learn how much brighter than drawn a band is, by robust weighted least squares.
+
+    Returns None with too few objects.
 
     Parameters
     ----------
@@ -95,13 +83,6 @@ def learn_correction(
         ``(N, B)``, nJy: of the images; NaN where there are none.
     hidden
         Places of the bands that were hidden together.
-    band
-        The one of them that is learnt.
-
-    Returns
-    -------
-    Correction or None
-        None with too few objects.
     """
     softening = np.array([_softening(*columns) for columns in zip(measured.T, measured_err.T, strict=True)])
     linear = _linear_terms(drawn, measured, hidden, softening)
@@ -127,18 +108,12 @@ def learn_correction(
 
 
 def cross_corrected(
-    drawn: np.ndarray,
-    measured: np.ndarray,
-    measured_err: np.ndarray,
-    hidden: tuple[int, ...],
-    band: int,
-    *,
-    num_folds: int = 5,
+    drawn: np.ndarray, measured: np.ndarray, measured_err: np.ndarray, hidden: tuple[int, ...], band: int
 ) -> np.ndarray:
     """Return factors, ``(N,)``, that no object's own measurement has gone into; 1 where none was learnt."""
     out = np.ones(len(drawn))
-    folds = np.arange(len(drawn)) % num_folds
-    for fold in range(num_folds):
+    folds = np.arange(len(drawn)) % NUM_FOLDS
+    for fold in range(NUM_FOLDS):
         inside = folds == fold
         learnt = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
         if learnt is not None:

@@ -52,9 +52,10 @@ def learn_model_error(
     *,
     sight: Sight | None = None,
     psf: np.ndarray | None = None,
-    seed: int = 0,
 ) -> ModelError | None:
     """Measure how wrong a model draws the galaxies of a survey.
+
+    Returns None with fewer than `FEWEST` bright galaxies.
 
     Parameters
     ----------
@@ -68,13 +69,8 @@ def learn_model_error(
         For a model of scenes.
     psf
         ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
-
-    Returns
-    -------
-    ModelError or None
-        None with fewer than `FEWEST` bright galaxies.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     galaxies = _Galaxies(
         fitter=fitter,
         image=image,
@@ -98,7 +94,7 @@ def learn_model_error(
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
     covariance = measured["latent_covariance"][good]
-    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]), seed=seed)
+    nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]))
     learnt = ModelError(
         flux_fraction=fraction,
         flux_blend={kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)},
@@ -173,10 +169,8 @@ def _draw_again(
 ) -> tuple[OwnFluxes, np.ndarray]:
     """Draw galaxies, dimmed, onto the sky of faint objects, and fit them there.
 
-    Returns
-    -------
-    fluxes, truth
-        As they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in the middle.
+    Returns their fluxes as they are fitted, and as they were drawn, ``(N, B, 2)``: of those that are still in
+    the middle.
     """
     fitter, image = galaxies.fitter, galaxies.image
     circle = fitter.sums[1]

@@ -24,11 +24,8 @@ Columns = dict[str, np.ndarray]
 def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     """Return the features of cutouts that were fitted, a column ``(N,)`` or ``(N, L)`` for each name.
 
-    Parameters
-    ----------
-    cutouts
-        For the identities, the places on the sky, and the PSFs; where these are unknown, that of the store's
-        seeing.
+    The cutouts say identities, places on the sky, and PSFs; where these are unknown, that of the store's
+    seeing counts.
     """
     best, info = fitted.fit, fitter.info
     measured = measure(fitter, fitted, with_galaxy=True)

@@ -87,8 +87,6 @@ class Fitter(ForwardModel):
     ----------
     model
         The trained model, on the device where the fit is to run.
-    settings
-        How to fit.
     info
         Of the store: its noise correlation scales the errors.
     threads
@@ -180,8 +178,6 @@ class Fitter(ForwardModel):
         ----------
         cutouts
             Whose `is_neighbour` are pixels of other objects (`fit`); None: none.
-        advance, start
-            As for `fit`.
         """
         return self.fit(
             cutouts.object_id,

@@ -53,7 +53,7 @@ DEFINITIONS = {
 
 
 def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np.ndarray:
-    """Predict a band's magnitude from the two nearest others, linear in the logarithm of the wavelength.
+    """Predict a band's magnitude, ``(N,)``, from the two nearest, linear in the logarithm of the wavelength.
 
     Parameters
     ----------
@@ -63,11 +63,6 @@ def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np
         Names of the columns.
     hidden
         The band to predict; at an end of the range this extrapolates.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)``.
 
     Examples
     --------
@@ -108,9 +103,8 @@ def match_brightest(
     true_ra: np.ndarray,
     true_dec: np.ndarray,
     true_magnitude: np.ndarray,
-    radius_arcsec: float = MATCH_RADIUS_ARCSEC,
 ) -> np.ndarray:
-    """Find, for each place on the sky, the brightest true source within a radius.
+    """Return the row of the brightest true source near each place on the sky, −1 for none: ``(N,)``.
 
     Parameters
     ----------
@@ -118,14 +112,9 @@ def match_brightest(
         ``(N,)``, degrees; likewise of the true sources, ``(M,)``.
     true_magnitude
         ``(M,)``; the smallest wins.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)`` int: the row of the true source, −1 where there is none.
     """
     order = np.argsort(true_dec, kind="stable")
-    radius = radius_arcsec / 3600
+    radius = MATCH_RADIUS_ARCSEC / 3600
     low = np.searchsorted(true_dec[order], dec - radius)
     high = np.searchsorted(true_dec[order], dec + radius)
     out = np.full(len(ra), -1)
@@ -166,17 +155,12 @@ def model_error(
 
     The Laplace approximation knows the noise, not what the generator draws wrong. With the smallest fraction
     that does it, half of the pulls lie within 0.6745, as those of a normal distribution around 0 do, so that
-    a bias is in the error too.
+    a bias is in the error too. It is 0 to `MAX_MODEL_ERROR`; None with fewer than `MIN_CALIBRATION` objects.
 
     Parameters
     ----------
     predicted, predicted_error, measured, measured_error
         ``(N,)`` aperture fluxes of objects whose band was hidden; rows with NaN do not count.
-
-    Returns
-    -------
-    float or None
-        0 to `MAX_MODEL_ERROR`; None with fewer than `MIN_CALIBRATION` objects.
     """
     rows = np.isfinite(predicted + predicted_error + measured + measured_error)
     if rows.sum() < MIN_CALIBRATION:

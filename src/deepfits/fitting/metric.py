@@ -82,10 +82,7 @@ class Metric:
 class TaughtMetric:
     """The logarithm of the Gauss–Newton half-Hessian by a network that came with the model.
 
-    Attributes
-    ----------
-    logarithm
-        From latents ``(N, L)`` to symmetric matrices ``(N, L, L)``.
+    `logarithm` goes from latents, ``(N, L)``, to symmetric matrices, ``(N, L, L)``.
     """
 
     logarithm: Callable[[Tensor], Tensor]

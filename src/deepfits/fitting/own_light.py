@@ -30,13 +30,7 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     """Return which pixels to add up for the galaxy's own light in a noise-free drawing of it.
 
     Where a pixel of a neighbour, or of its wings, is brighter than the one opposite, that one stands in.
-
-    Parameters
-    ----------
-    model
-        ``(N, B, H, W)``.
-    is_neighbour
-        ``(N, H, W)`` bool.
+    Drawings are ``(N, B, H, W)``, the pixels of neighbours ``(N, H, W)`` bool.
 
     Returns
     -------
@@ -62,11 +56,7 @@ def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_a
 
     2.1 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
     noise: the more signal a galaxy has, the farther out its wings are known, the less a neighbour's count.
-
-    Parameters
-    ----------
-    model, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
+    Drawings and weights are ``(N, B, H, W)``, nJy and nJy⁻².
     """
     apertures, radius = growth_circles(size, pixel_scale_arcsec)
     is_valid = weight > 0
@@ -94,14 +84,7 @@ def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
     """Return the share of a point source's light that lies inside circles, ``(N, B)``; 1 where it is unknown.
 
     The least that an aperture loses, in each band by its own seeing. Of Moffat's profile: a measured PSF ends
-    with its stamp, before its wings do.
-
-    Parameters
-    ----------
-    fwhm_arcsec
-        ``(N, B)``; NaN where unknown.
-    radius_arcsec
-        ``(N,)``.
+    with its stamp, before its wings do. Widths are ``(N, B)``, NaN where unknown; radii ``(N,)``.
 
     Examples
     --------

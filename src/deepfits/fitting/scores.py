@@ -33,17 +33,14 @@ def robust_z_at_fixed_brightness(
 ) -> np.ndarray:
     """Return how far each value lies above those of objects about as bright, in their robust scatter.
 
+    It is (value − median) / (1.4826 × median absolute deviation), ``(N,)``.
+
     Parameters
     ----------
     values, brightness
         ``(N,)``; rows where either is not finite give NaN.
     num_neighbours
         How many objects next in brightness make the comparison.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)``: (value − median) / (1.4826 × median absolute deviation).
     """
     out = np.full(len(values), np.nan)
     good = np.flatnonzero(np.isfinite(values) & np.isfinite(brightness))

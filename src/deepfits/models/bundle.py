@@ -55,8 +55,6 @@ class Model:
 
     Attributes
     ----------
-    config
-        The architecture.
     info
         What the cutouts must be: bands, size, pixel scale; and the seeing they were trained at.
     normalisation
@@ -291,8 +289,6 @@ class Model:
 
         Parameters
         ----------
-        info
-            The store's description.
         to_train
             Refuse cutouts larger than the scenes too; fits give what lies beyond weight 0.
 
@@ -433,8 +429,6 @@ class Model:
         ----------
         path
             The model's directory, or ``builtin:NAME`` for one that came with the package.
-        device
-            Where the networks go.
 
         Raises
         ------
@@ -472,10 +466,11 @@ class Model:
         model.card = dict(card) if isinstance(card, Mapping) else {}
         measured = content.get("model_error")
         model.model_error = dict(measured) if isinstance(measured, Mapping) else None
-        model._read_weights(directory / "weights.safetensors", str(content.get("weights_sha256")))
+        networks = {name: getattr(model, name) for name in NETWORKS}
+        _read_into(networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
         if aids is not None:
             model.aids = without_allocating(lambda: Aids(config, aids))
-            model._read_aids(directory / "aids.safetensors", str(content.get("aids_sha256")))
+            _read_into({"aids": model.aids}, directory / "aids.safetensors", str(content.get("aids_sha256")))
         model.eval()._probe(directory)
         return model.to(device)
 
@@ -494,33 +489,18 @@ class Model:
                 "train it again"
             )
 
-    def _read_weights(self, path: Path, sha256: str) -> None:
-        tensors = _read_whole(path, self.state_dict(), sha256)
-        for name in NETWORKS:
-            module: nn.Module = getattr(self, name)
-            module.load_state_dict(_within(tensors, name), assign=True)
 
-    def _read_aids(self, path: Path, sha256: str) -> None:
-        assert self.aids is not None
-        tensors = _read_whole(path, self._aids_state(), sha256)
-        self.aids.load_state_dict(_within(tensors, "aids"), assign=True)
-
-
-def _read_whole(path: Path, like: Mapping[str, Tensor], sha256: str) -> dict[str, Tensor]:
-    """Read the tensors of a file that has to be the one that was described."""
-    tensors = read_tensors(path, {key: tuple(tensor.shape) for key, tensor in like.items()})
+def _read_into(networks: Mapping[str, nn.Module], path: Path, sha256: str) -> None:
+    """Read the weights of networks, by their names, from a file that has to be the one that was described."""
+    states = {name: network.state_dict() for name, network in networks.items()}
+    shapes = {f"{name}.{k}": tuple(t.shape) for name, state in states.items() for k, t in state.items()}
+    tensors = read_tensors(path, shapes)
     if fingerprint(path) != sha256:
         raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
-    return tensors
-
-
-def _within(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return one network's tensors as copies: a view of a file that later changes would crash."""
-    return {
-        key.removeprefix(f"{name}."): tensor.to(torch.float32, copy=True)
-        for key, tensor in tensors.items()
-        if key.startswith(f"{name}.")
-    }
+    for name, network in networks.items():
+        # Copies: a view of a file that later changes would crash.
+        own = {key: tensors[f"{name}.{key}"].to(torch.float32, copy=True) for key in states[name]}
+        network.load_state_dict(own, assign=True)
 
 
 def resolve(path: str | Path) -> Path:

@@ -23,51 +23,30 @@ ALARMS = {
 
 
 def describe(model: Model, name: str = "model") -> str:
-    """Write a model's card in Markdown.
+    """Write the card of a finished model in Markdown, under a title.
 
-    Parameters
-    ----------
-    model
-        A finished model.
-    name
-        Its title.
-
-    Returns
-    -------
-    str
-        Everything in it is read from the model; what is not known is left out.
+    All of it is read from the model; what is not known is left out.
     """
     parts = [f"# {name}", _purpose(model), _networks(model), _training(model.card), _metrics(model)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _purpose(model: Model) -> str:
-    info = model.info
+    info, pixels = model.info, f"pixels of {model.info.pixel_scale_arcsec:.4g}″"
+    seen = zip(info.bands, info.fwhm_arcsec, strict=True)
+    seeing = ", ".join(f"{band} {fwhm:.2f}″" for band, fwhm in seen if math.isfinite(fwhm))
     if model.grid is not None:
         side, reference = info.size * info.pixel_scale_arcsec, model.grid.reference_fwhm_arcsec
         lines = [
-            "For cutouts with",
-            "",
-            f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}",
             f"- pixels of any size, up to {side:.2f}″ a side",
             f"- PSFs that are known and wider than about {1.4 * reference:.2f}″: its scenes are drawn at "
-            f"{reference:g}″, on pixels of {info.pixel_scale_arcsec:.4g}″",
+            f"{reference:g}″, on {pixels}",
         ]
-        return "\n".join([*lines, "", f"Fingerprint `{model.fingerprint}`."])
-    seeing = [
-        f"{band} {fwhm:.2f}″"
-        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True)
-        if math.isfinite(fwhm)
-    ]
-    lines = [
-        "For cutouts with",
-        "",
-        f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}",
-        f"- {info.size}×{info.size} pixels of {info.pixel_scale_arcsec:.4g}″",
-    ]
-    if seeing:
-        lines.append(f"- seeing near that of the training images: {', '.join(seeing)}")
-    return "\n".join([*lines, "", f"Fingerprint `{model.fingerprint}`."])
+    else:
+        lines = [f"- {info.size}×{info.size} {pixels}"]
+        lines += [f"- seeing near that of the training images: {seeing}"] if seeing else []
+    bands = f"- bands {', '.join(info.bands)}, in this order, in {info.flux_unit}"
+    return "\n".join(["For cutouts with", "", bands, *lines, "", f"Fingerprint `{model.fingerprint}`."])
 
 
 def _networks(model: Model) -> str:

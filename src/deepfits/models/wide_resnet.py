@@ -25,8 +25,6 @@ class WideResNetConfig:
 
     Attributes
     ----------
-    num_bands
-        Of the cutouts.
     num_outputs
         1 for a redshift; the number of bins for p(z).
     blocks

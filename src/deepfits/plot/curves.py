@@ -38,8 +38,6 @@ def scatter(
     ----------
     note
         Text in the corner; by default σ_MAD and the fraction of outliers.
-    top
-        Largest redshift that is shown.
     """
     ax = own_axes(ax, (3.2, 3.5))
     known = np.isfinite(z_spec) & np.isfinite(z_phot)

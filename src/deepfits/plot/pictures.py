@@ -64,10 +64,7 @@ def composite(
 def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: Axes | None = None) -> Axes:
     """Show (image − fit) in units of the noise, band beside band: blue −5, white 0, red +5.
 
-    Parameters
-    ----------
-    image, fitted, weight
-        ``(B, H, W)``, nJy and nJy⁻².
+    Image and fit are ``(B, H, W)`` in nJy, the weight is in nJy⁻².
     """
     ax = own_axes(ax, (1.5 * len(image), 1.6))
     bare(ax)
@@ -95,8 +92,6 @@ def reconstructions(
     rows
         Label and images ``(N, B, H, W)`` in nJy of each version; NaN where there is nothing to show. The
         first sets the stretch of each band, for all alike.
-    bands
-        Their names.
     noise
         ``(B,)`` nJy per pixel.
     residual
@@ -105,8 +100,6 @@ def reconstructions(
         One line above each galaxy.
     notes
         For a row's label, a short text per galaxy under the label (a χ², say).
-    per_line
-        Galaxies side by side.
     """
     images = list(rows.values())
     number, columns = len(images[0]), len(bands) + 1

@@ -17,12 +17,13 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import write_json, write_text
-from deepfits.redshifts import storage
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import train_with_early_stopping
+from deepfits.redshifts.results import format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
+"""Its name on disk, for `deepfits.redshifts.storage`."""
 
 DEFINITIONS = {
     "accuracy": "fraction of objects given their class",
@@ -33,6 +34,7 @@ DEFINITIONS = {
     "calibration": "mean of |p − fraction right| over ten bins of the largest probability, by objects",
 }
 MIN_OF_A_CLASS = 10
+NUM_FOLDS, NUM_RESAMPLES = 3, 200
 MAX_CLASSES = 50
 _TRIALS: Sequence[dict[str, float]] = (
     {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0.8, "colsample_bynode": 0.5},
@@ -64,15 +66,6 @@ class Classifier:
         probability = self.booster.inplace_predict(self.recipe.make(source).values)
         probability = probability.reshape(len(probability), -1).astype(np.float64)
         return probability / probability.sum(axis=1, keepdims=True)
-
-    def save(self, directory: str | Path) -> None:
-        """Write ``classifier.json`` and what belongs to it; see `deepfits.redshifts.storage`."""
-        storage.save(self, directory, CLASSIFIER)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Classifier:
-        """Read back `save`."""
-        return storage.load(cls, directory, CLASSIFIER, what="classifier")
 
 
 def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -109,17 +102,11 @@ def train_classifier(
     *,
     target: str,
     seed: int = 0,
-    num_folds: int = 3,
     num_threads: int = 1,
 ) -> Classifier:
     """Choose among a few settings by cross-validation, then train on everything that is given.
 
-    Parameters
-    ----------
-    features
-        Of N training objects.
-    label
-        ``(N,)``: numbers of classes from 0 to C − 1.
+    Labels, ``(N,)``, are numbers of classes from 0 to C − 1.
     """
     import xgboost
 
@@ -133,7 +120,7 @@ def train_classifier(
         "seed": seed,
         "verbosity": 0,
     }
-    parts = folds(len(label), num_folds, np.random.default_rng(seed))
+    parts = folds(len(label), NUM_FOLDS, np.random.default_rng(seed))
     trials = []
     for settings in _TRIALS:
         boosters = [
@@ -161,12 +148,8 @@ def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Return every metric of `DEFINITIONS`.
 
-    Parameters
-    ----------
-    probability
-        ``(N, C)``.
-    label
-        ``(N,)``: numbers of classes; classes that no object has count in no mean.
+    Probabilities are ``(N, C)``, labels, ``(N,)``, numbers of classes; classes that no object has count in no
+    mean.
 
     Examples
     --------
@@ -212,15 +195,12 @@ def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
 
 
 def class_metrics_with_errors(
-    probability: np.ndarray, label: np.ndarray, *, num_resamples: int = 200, seed: int = 0
+    probability: np.ndarray, label: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
     """Return ``{metric: {"value", "error"}}``, errors from resampling the objects."""
     values = class_metrics(probability, label)
-    generator = np.random.default_rng(seed)
-    resampled = []
-    for _ in range(num_resamples):
-        rows = generator.integers(len(label), size=len(label))
-        resampled.append(class_metrics(probability[rows], label[rows]))
+    picked = np.random.default_rng(0).integers(len(label), size=(NUM_RESAMPLES, len(label)))
+    resampled = [class_metrics(probability[rows], label[rows]) for rows in picked]
     out: dict[str, dict[str, float | None]] = {}
     for name, value in values.items():
         values_of = np.array([figures[name] for figures in resampled])
@@ -252,8 +232,6 @@ def write_classes(out: Path, content: Mapping[str, Any]) -> None:
 
 def class_table(content: Mapping[str, Any]) -> str:
     """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
-    from deepfits.redshifts.results import format_metric, table_lines
-
     rows = content["rows"]
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])

@@ -318,16 +318,12 @@ def latents(source: Source) -> Matrix:
         errors = None
     elif source.similarity is not None:
         errors = np.sqrt(errors.astype(np.float32) ** 2 @ source.similarity**2)
-    return Matrix(values=values, names=_numbered(source.latents, values), errors=errors)
+    return replace(_numbered_features(source.latents, values), errors=errors)
 
 
 def _in_units(latent: np.ndarray, source: Source) -> np.ndarray:
     values = latent.astype(np.float32)
     return values if source.similarity is None else values @ source.similarity
-
-
-def _numbered(name: str, values: np.ndarray) -> tuple[str, ...]:
-    return tuple(f"{name}_{number}" for number in range(values.shape[1]))
 
 
 def is_usable(columns: Columns) -> np.ndarray:
@@ -345,7 +341,7 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return what the best fit gives besides the latent; `softening` is that of `model_softening`."""
     columns, bands = source.columns, band_names(source.columns)
     kinds = _model_fluxes(columns, bands)
-    assert softening is not None
+    softening = _known(softening)
     if len(kinds) != len(softening):
         raise InputError(
             f"these features have the model fluxes {list(kinds.values())}, where {len(softening)} kinds were "
@@ -426,16 +422,16 @@ def _fluxes(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) ->
 
 def _softening(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) -> np.ndarray:
     """Return the median error of each kind of flux, ``(A, B)``, or a hundredth of its median size."""
-    return np.stack([_softening_of(columns, column, bands) for column in kinds.values()])
 
+    def of(column: str) -> np.ndarray:
+        if all(f"{column}_err_{band}" in columns for band in bands):
+            error = _by_band(columns, f"{column}_err", bands)
+            if np.isfinite(error).any(axis=0).all() and (np.nanmedian(error, axis=0) > 0).all():
+                return typical_error(error)
+        size = typical_error(np.abs(_by_band(columns, column, bands))) / 100
+        return np.where(size > 0, size, 1.0)
 
-def _softening_of(columns: Columns, column: str, bands: Sequence[str]) -> np.ndarray:
-    if all(f"{column}_err_{band}" in columns for band in bands):
-        error = _by_band(columns, f"{column}_err", bands)
-        if np.isfinite(error).any(axis=0).all() and (np.nanmedian(error, axis=0) > 0).all():
-            return typical_error(error)
-    size = typical_error(np.abs(_by_band(columns, column, bands))) / 100
-    return np.where(size > 0, size, 1.0)
+    return np.stack([of(column) for column in kinds.values()])
 
 
 SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
@@ -452,27 +448,18 @@ def _magnitudes(
     flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
 ) -> Matrix:
     """Return magnitudes and colours; the softening is the typical error of the training objects."""
-    assert flux is not None
-    assert softening is not None
-    values, names = magnitude_features(flux, softening, bands, apertures)
+    values, names = magnitude_features(_known(flux), _known(softening), bands, apertures)
     return Matrix(values=values, names=tuple(names))
 
 
-def _typical_error(flux_err: np.ndarray | None) -> np.ndarray:
-    assert flux_err is not None
-    return typical_error(flux_err)
+def _numbered_features(name: str, values: np.ndarray) -> Matrix:
+    return Matrix(values=values, names=tuple(f"{name}_{number}" for number in range(values.shape[1])))
 
 
-def _template_features(source: Source, _: np.ndarray | None) -> Matrix:
-    assert source.template_quantiles is not None
-    values = np.log1p(source.template_quantiles).astype(np.float32)
-    return Matrix(values=values, names=_numbered("template", values))
-
-
-def _embedder_latents(source: Source, _: np.ndarray | None) -> Matrix:
-    assert source.embedder is not None
-    values = _in_units(source.embedder, source)
-    return Matrix(values=values, names=_numbered("embedder", values))
+def _known(values: np.ndarray | None) -> np.ndarray:
+    """Return measurements that `check_available` has found to be there."""
+    assert values is not None
+    return values
 
 
 @dataclass(frozen=True)
@@ -495,26 +482,31 @@ BLOCKS = {
     "magnitudes": Block(
         "the cutouts: give the store",
         lambda source, softening: _magnitudes(source.flux, softening, source.bands, aperture_names()),
-        lambda source: _typical_error(source.flux_err),
+        lambda source: typical_error(_known(source.flux_err)),
     ),
     "matched": Block(
         "the cutouts, with PSFs that are known and no wider than 1.6 arcsec (FWHM)",
         lambda source, softening: _magnitudes(source.matched_flux, softening, source.bands, matched_names()),
-        lambda source: _typical_error(source.matched_flux_err),
+        lambda source: typical_error(_known(source.matched_flux_err)),
     ),
     "scene": Block(
         "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
         _scene_features,
         lambda source: _softening(source.columns, SCENE_FLUXES, source.bands),
     ),
-    "templates": Block("template fitting: give the store, and template_features", _template_features),
+    "templates": Block(
+        "template fitting: give the store, and template_features",
+        lambda source, _: _numbered_features(
+            "template", np.log1p(_known(source.template_quantiles)).astype(np.float32)
+        ),
+    ),
     "sizes": Block(
         "radii of the fits (half_light_arcsec_<band>; fit again)",
         lambda source, _: size_features(source.columns, source.bands),
     ),
     "embedder": Block(
         "the features of the embedder alone: give the directory of `deepfits fit --mode embedder`",
-        _embedder_latents,
+        lambda source, _: _numbered_features("embedder", _in_units(_known(source.embedder), source)),
     ),
 }
 """What sets of features are made of; a new kind of feature goes here."""

@@ -26,6 +26,10 @@ MISSING = 0.08
 """Chance of each band to be left out of a training example, for a half of the examples."""
 DEEPEST_CUT = 1.2
 """Training examples are made noisier by factors up to e to this, a half of them."""
+ZERO_POINT_SIGMA = 0.05
+"""Standard deviation of a zero point, magnitudes."""
+ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
+"""Of their descent, and objects that are looked at, at most."""
 
 
 class Minibatches:
@@ -127,10 +131,8 @@ def teach(
 ) -> Head:
     """Teach a head on simulated objects.
 
-    Parameters
-    ----------
-    unseen
-        Inputs to hide from the networks, of `scene_light.INPUTS`: to find out what they bring.
+    Inputs that are `unseen` (of `scene_light.INPUTS`) are hidden from the networks, to find out what they
+    bring.
     """
     rng = np.random.default_rng(seed)
     some = examples.light.take(rng.permutation(len(examples))[:20000])
@@ -192,38 +194,22 @@ def _as_float32(examples: Examples) -> Examples:
     )
 
 
-def fit_zero_points(
-    head: Head,
-    examples: Examples,
-    *,
-    prior: float = 0.05,
-    steps: int = 40,
-    rate: float = 0.015,
-    most: int = 1000,
-) -> Head:
-    """Learn a zero point for each band through the networks: the best loss with a Gaussian prior.
-
-    Parameters
-    ----------
-    prior
-        Standard deviation of a zero point, magnitudes.
-    most
-        Objects that are looked at, at most.
-    """
+def fit_zero_points(head: Head, examples: Examples) -> Head:
+    """Learn a zero point for each band through the networks: the best loss with a Gaussian prior."""
     import torch
 
-    rows = evenly_spaced(len(examples), most)
+    rows = evenly_spaced(len(examples), MOST_FOR_ZERO_POINTS)
     batches = Minibatches(examples.take(rows), 0)
     start = torch.as_tensor(head.zero_points, dtype=torch.float32)
     shift = torch.zeros(len(head.bands), requires_grad=True)
-    optimiser = torch.optim.Adam([shift], lr=rate)
+    optimiser = torch.optim.Adam([shift])
     for network in head.networks:
         network.requires_grad_(False)
-    for step in range(steps):
-        optimiser.param_groups[0]["lr"] = rate * one_cycle(step / steps, 0.1)
+    for step in range(ZERO_POINT_STEPS):
+        optimiser.param_groups[0]["lr"] = 0.015 * one_cycle(step / ZERO_POINT_STEPS, 0.1)
         inputs = head.standardised(head.corrected(batches.parts, start + shift))
         each = [batches.loss(network(inputs), 0.3) for network in head.networks]
-        loss = torch.stack(each).mean() + (shift**2).sum() / (2 * prior**2 * len(rows))
+        loss = torch.stack(each).mean() + (shift**2).sum() / (2 * ZERO_POINT_SIGMA**2 * len(rows))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -256,12 +242,7 @@ class TuneConfig:
 class _BestSoFar:
     """A network's weights at the least loss of objects left out, and p(z) of these objects.
 
-    Attributes
-    ----------
-    weights
-        At the least loss of all objects left out.
-    density
-        ``(V, G)``: of each half by the weights at the least loss of the other half.
+    The density, ``(V, G)``, of each half is by the weights at the least loss of the other half.
     """
 
     def __init__(self, head: Head, left_out: Examples, network: Any) -> None:

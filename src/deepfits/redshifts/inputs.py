@@ -26,6 +26,7 @@ from deepfits.redshifts.photometry import (
     aperture_photometry,
     matched_photometry,
 )
+from deepfits.survey.bands import places_of
 from deepfits.tables import match_identities, require_column, take_rows
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
     InputError
         One band alone, or none of those of the features.
     """
-    from deepfits.survey.bands import places_of
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store)
@@ -238,10 +238,7 @@ def _latents_of(directory: str | Path, object_id: np.ndarray) -> np.ndarray:
 def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.ndarray:
     """Return a user's own estimates for the objects of a data set, ``(N,)``; NaN where there is none.
 
-    Parameters
-    ----------
-    photoz
-        ``COLUMN`` of the labels, or ``TABLE:COLUMN``.
+    They are named as ``COLUMN`` of the labels, or as ``TABLE:COLUMN``.
     """
     path, _, name = photoz.rpartition(":")
     if not path:

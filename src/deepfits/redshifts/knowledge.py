@@ -51,12 +51,8 @@ LIMIT = 8.0
 class Property:
     """Something true of objects.
 
-    Attributes
-    ----------
-    value
-        ``(N,)``; NaN of objects that have none. Of a class 1 or 0.
-    is_class
-        Whether the figure is the area under the ROC curve; else it is R².
+    The value, ``(N,)``, is NaN of objects that have none, and 1 or 0 of a class, which is judged by the area
+    under the ROC curve and not by R².
     """
 
     name: str
@@ -96,7 +92,6 @@ def known(
     is_judged: np.ndarray,
     *,
     num_labels: Sequence[int] = NUM_LABELS,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Return for each number of labels and each set of features how well each property is predicted.
 
@@ -110,7 +105,7 @@ def known(
     list
         ``{"features", "num_labels", "num_judged", "found": {name: [value, bootstrap error]}}``.
     """
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(~is_judged))
+    order = np.random.default_rng(0).permutation(np.flatnonzero(~is_judged))
     judged, out = np.flatnonzero(is_judged), []
     for number in sorted({min(few, len(order)) for few in num_labels}):
         labelled = order[:number]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from deepfits import tables
 from deepfits.errors import InputError
@@ -45,8 +46,6 @@ class Labels:
         The file, for messages.
     classes
         Names, where the target is a class; `value` then counts them from 0.
-    target
-        What the table calls the value.
     """
 
     value: np.ndarray
@@ -169,8 +168,6 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     InputError
         An entry that is none.
     """
-    import pyarrow as pa
-
     number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
     if not is_text(number):
         return number
@@ -370,10 +367,7 @@ def _join(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Leave one label for each object: the first where all agree, else the surest by its flag, else none.
 
-    Parameters
-    ----------
-    objects, label_rows
-        ``(K,)`` pairs, the preferred label of an object first.
+    Of the ``(K,)`` pairs the preferred label of an object comes first.
     """
     order = np.argsort(objects, kind="stable")
     objects, label_rows = objects[order], label_rows[order]

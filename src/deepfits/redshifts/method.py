@@ -1,7 +1,7 @@
 """What a redshift method is.
 
 A method is a frozen dataclass of what it has learned (numbers, arrays, trees, weights): `fit` makes it,
-`predict` uses it, and `save` and `load` come with the base class. To add one, write a file in
+`predict` uses it, and `deepfits.redshifts.storage` writes and reads it. To add one, write a file in
 `deepfits.redshifts.methods` with a subclass of `Method`, and name it in `METHODS` there; the table, `redshift
 train` and `redshift predict` then have it.
 
@@ -14,14 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
 from deepfits.errors import InputError, nearest
 from deepfits.progress import Progress, silent
-from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
@@ -170,8 +168,6 @@ class Method(ABC):
         Whether objects outside the domain of the training objects' features are flagged.
     only_redshifts
         Whether it knows what a redshift is, and can learn no other target.
-    fewest_labels
-        To learn from.
     reads_scenes
         Whether it takes the light of scenes as it stands in the features of one model, without a feature set.
     """
@@ -197,10 +193,7 @@ class Method(ABC):
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
         """Return the feature sets to try in a table, by default all; ``[""]`` for a method that takes none.
 
-        Parameters
-        ----------
-        wanted
-            The sets that the user names for this method; None where none are named.
+        `wanted` are those that the user names for this method; None where none are named.
         """
         if not cls.takes_features:
             return [""]
@@ -221,12 +214,3 @@ class Method(ABC):
                     f"feature set {feature_set!r} is unknown; {nearest(feature_set, FEATURE_SETS)}"
                 )
             check_available(feature_set, inputs.feature_sets)
-
-    def save(self, directory: str | Path) -> None:
-        """Write what was learned, so that nothing of it can run code."""
-        storage.save(self, directory, "method.json")
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """Read back `save`."""
-        return storage.load(cls, directory, "method.json", what="redshift method")

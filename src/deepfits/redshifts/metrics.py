@@ -41,7 +41,7 @@ PROPERTY_DEFINITIONS = {
 }
 """The same for targets other than redshifts, whose errors are not divided by 1 + z."""
 
-MIN_OBJECTS = 2
+MIN_OBJECTS, MIN_IN_BIN = 2, 20
 
 
 def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
@@ -52,12 +52,8 @@ def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
 def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> dict[str, float]:
     """Return every metric of `DEFINITIONS` for point estimates.
 
-    Parameters
-    ----------
-    z_phot, z_spec
-        ``(N,)``, finite, at least two objects.
-    is_redshift
-        Else those of `PROPERTY_DEFINITIONS`.
+    Estimates and redshifts are ``(N,)``. For other targets than redshifts the metrics are those of
+    `PROPERTY_DEFINITIONS`.
 
     Raises
     ------
@@ -145,16 +141,11 @@ def _standard_deviation(values: np.ndarray) -> float:
 
 
 def measured(
-    z_phot: np.ndarray,
-    z_spec: np.ndarray,
-    *,
-    num_resamples: int = 300,
-    seed: int = 0,
-    is_redshift: bool = True,
+    z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True
 ) -> dict[str, dict[str, float | None]]:
     """Return ``{metric: {"value": ..., "error": ...}}`` ready for JSON (NaN becomes None)."""
     values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
-    errors = bootstrap_errors(z_phot, z_spec, num_resamples=num_resamples, seed=seed, is_redshift=is_redshift)
+    errors = bootstrap_errors(z_phot, z_spec, is_redshift=is_redshift)
     return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
 
 
@@ -169,22 +160,17 @@ def binned(
     edges: np.ndarray,
     *,
     metrics: Callable[..., dict[str, Any]] = measured,
-    min_objects: int = 20,
 ) -> list[dict[str, Any]]:
     """Measure in bins of `by` (a magnitude, the redshift): one entry a bin, sparse bins with a count alone.
 
-    Parameters
-    ----------
-    by
-        ``(N,)``; objects whose value is not finite are in no bin.
-    edges
-        Increasing; a bin holds its lower edge and not its upper one.
+    `by` is ``(N,)``; objects whose value is not finite are in no bin. A bin holds its lower edge and not its
+    upper one.
     """
     out = []
     for low, high in itertools.pairwise(edges):
         inside = (by >= low) & (by < high)
         entry: dict[str, Any] = {"low": float(low), "high": float(high), "num": int(inside.sum())}
-        if entry["num"] >= min_objects:
+        if entry["num"] >= MIN_IN_BIN:
             entry["metrics"] = metrics(z_phot[inside], z_spec[inside])
         out.append(entry)
     return out

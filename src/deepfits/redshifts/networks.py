@@ -146,12 +146,7 @@ def _hybrid(embedder: Any, num_inputs: int) -> Any:
 class TrainedNetwork:
     """A trained network with the scale of its outputs.
 
-    Attributes
-    ----------
-    architecture, weights
-        The network, and its state by name.
-    history
-        Training and validation loss of each epoch.
+    The history has training and validation loss of each epoch.
     """
 
     architecture: Architecture
@@ -316,12 +311,7 @@ def one_cycle(share: float, warm: float = 0.2) -> float:
 def network_loss(output: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
     """Return the loss of the estimate plus twice the mean pinball loss of the quantiles.
 
-    Parameters
-    ----------
-    output
-        ``(N, 1 + Q)``: the estimate, then the quantiles at `LEVELS`.
-    value
-        ``(N,)``.
+    The output, ``(N, 1 + Q)``, is the estimate, then the quantiles at `LEVELS`; values are ``(N,)``.
     """
     import torch
 

@@ -39,19 +39,9 @@ def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
 
 
 def cumulative(quantiles: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return F of each object at its own points.
+    """Return F of each object at its own points, ``(N, G)`` in (0, 1).
 
-    Parameters
-    ----------
-    quantiles
-        ``(N, Q)``, increasing.
-    at
-        ``(N, G)`` or ``(G,)``.
-
-    Returns
-    -------
-    ndarray
-        ``(N, G)`` in (0, 1).
+    Quantiles, ``(N, Q)``, increase; points are ``(N, G)`` or ``(G,)``.
     """
     at = np.broadcast_to(at, (len(quantiles), np.shape(at)[-1])).astype(np.float64)
     out = np.empty(at.shape)
@@ -90,12 +80,8 @@ def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return the quantiles of distributions that are given on a grid.
 
-    Parameters
-    ----------
-    probability
-        ``(N, G)``, not negative, in any normalisation; the density at the points of `grid`.
-    grid
-        ``(G,)``, increasing.
+    Densities at the points of the grid, ``(N, G)``, are not negative, in any normalisation; the grid,
+    ``(G,)``, increases.
     """
     steps = np.diff(grid)
     cells = (probability[:, 1:] + probability[:, :-1]) / 2 * steps
@@ -161,6 +147,12 @@ def crps(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndar
     return ((cumulative(quantiles, middle) - step) ** 2 * np.diff(grid)).sum(axis=1)
 
 
+def pinball(quantiles: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
+    """Return the mean pinball loss of ln(1 + z) of each object, ``(N,)``: half its CRPS."""
+    above = np.log1p(np.clip(z_spec, 0, None))[:, None] - np.log1p(np.clip(quantiles, -0.5, None))
+    return np.maximum(LEVELS * above, (LEVELS - 1) * above).mean(axis=1)
+
+
 def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """Return ∫p² − 2 p(z_spec) of each object, ``(N,)``; p is that of the grid's cells."""
     cells = density(quantiles, grid)
@@ -169,11 +161,7 @@ def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.
 
 
 def pdf_metrics(
-    quantiles: np.ndarray,
-    z_spec: np.ndarray,
-    *,
-    num_resamples: int = 300,
-    seed: int = 0,
+    quantiles: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300
 ) -> dict[str, dict[str, float]]:
     """Return every metric of `DEFINITIONS` with its bootstrap error."""
     top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
@@ -186,8 +174,7 @@ def pdf_metrics(
         "crps": crps(quantiles, z_spec, grid),
         "cde_loss": cde_loss(quantiles, z_spec, grid),
     }
-    generator = np.random.default_rng(seed)
-    picked = generator.integers(len(z_spec), size=(num_resamples, len(z_spec)))
+    picked = np.random.default_rng(0).integers(len(z_spec), size=(num_resamples, len(z_spec)))
     out = {
         name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
         for name, values in per_object.items()
@@ -210,13 +197,8 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
 
     The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
     values lie (after Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5). Calibrated quantiles stay.
-
-    Parameters
-    ----------
-    quantiles
-        ``(N, Q)``.
-    validation_pit
-        ``(V,)``, the PIT of validation objects before recalibration; with none (`AS_PREDICTED`) all stay.
+    Quantiles are ``(N, Q)``, the PIT of V validation objects is that before recalibration; with none
+    (`AS_PREDICTED`) all stay.
 
     Examples
     --------
@@ -232,7 +214,7 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
     return sorted_quantiles(values_at(quantiles, np.interp(LEVELS, shares, ordered)))
 
 
-def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:
+def as_qp(quantiles: np.ndarray) -> Any:
     """Return the distributions as a `qp` ensemble of quantiles, which RAIL reads.
 
     Raises
@@ -244,4 +226,4 @@ def as_qp(quantiles: np.ndarray, levels: np.ndarray = LEVELS) -> Any:
         import qp
     except ImportError:
         raise InputError("qp is not installed; `pip install qp-prob`") from None
-    return qp.Ensemble(qp.quant, data={"quants": levels, "locs": np.asarray(quantiles)})
+    return qp.Ensemble(qp.quant, data={"quants": LEVELS, "locs": np.asarray(quantiles)})

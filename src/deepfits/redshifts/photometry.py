@@ -44,37 +44,24 @@ def aperture_photometry(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes through all apertures: the circular ones, then the Gaussian one.
 
+    Fluxes and errors are ``(N, A, B)``, nJy; NaN where data are missing.
+
     Parameters
     ----------
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻².
     radii_arcsec
         Of the circular apertures; those wider than the cutout are made as wide as it.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, A, B)``, nJy; NaN where data are missing.
     """
     over = apertures(image.shape[-1], pixel_scale_arcsec, fwhm_arcsec, radii_arcsec)
     measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in over]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
 
 
-def matched_apertures(
-    psf: np.ndarray,
-    size: int,
-    pixel_scale_arcsec: float,
-    *,
-    fwhm_arcsec: float = COMMON_FWHM_ARCSEC,
-    radii_arcsec: Sequence[float] = RADII_ARCSEC,
-) -> np.ndarray:
+def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
     """Return what pixels count for circular apertures on the image brought to a common PSF, ``(A, H, W)``.
 
-    Parameters
-    ----------
-    psf
-        ``(K, 2)``: a sum of round Gaussians (`deepfits.gaussian_psf`), without the pixel.
+    The PSF, ``(K, 2)``, is a sum of round Gaussians (`deepfits.gaussian_psf`), without the pixel.
     """
     from scipy.special import j1
 
@@ -85,11 +72,11 @@ def matched_apertures(
     seen = np.tensordot(weight, np.exp(-0.5 * squared * (sigma**2)[:, None, None]), 1)
     pixel = np.sinc(cycles * pixel_scale_arcsec)
     seen *= pixel[:, None] * pixel
-    wanted = np.exp(-0.5 * squared * (fwhm_arcsec / FWHM_PER_SIGMA) ** 2)
+    wanted = np.exp(-0.5 * squared * (COMMON_FWHM_ARCSEC / FWHM_PER_SIGMA) ** 2)
     kernel = wanted * seen / (seen**2 + 1e-8)  # of images to the common PSF; the PSF has no finer scales
     centre = np.exp(-2j * np.pi * cycles * (size - 1) / 2 * pixel_scale_arcsec)
     apertures = []
-    for radius in radii_arcsec:
+    for radius in RADII_ARCSEC:
         at = np.sqrt(squared) * min(radius, size * pixel_scale_arcsec / 2)
         disc = np.where(at > 0, 2 * j1(at) / np.where(at > 0, at, 1), 1.0)
         area = np.pi * (min(radius, size * pixel_scale_arcsec / 2) / pixel_scale_arcsec) ** 2
@@ -102,18 +89,9 @@ def matched_photometry(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes in circular apertures as at the common PSF.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    psf
-        ``(N, B, K, 2)``: sums of round Gaussians, NaN where unknown.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, A, B)``, nJy; NaN where data are missing, the PSF is unknown, or it is wider than the
-        common one.
+    Fluxes and errors are ``(N, A, B)``, nJy; NaN where data are missing, the PSF is unknown, or it is wider
+    than the common one. Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², PSFs, ``(N, B, K, 2)``, sums
+    of round Gaussians, NaN where unknown.
     """
     from deepfits.gaussian_psf import fwhm_of
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.progress import Progress, silent
+from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
@@ -27,14 +28,11 @@ from deepfits.tables import Columns
 def load_predictor(model: str | Path) -> Predictor | Classifier:
     """Read a trained method, whichever kind it is; a head is one that has learned from no label."""
     if (Path(model) / HEAD).exists():
-        head = Head.load(model)
-        return Predictor(
-            method=Pretrained(head=head),
-            loss="absolute",
-            target="z_spec",
-            about={"num_train": 0},
-        )
-    return Classifier.load(model) if (Path(model) / CLASSIFIER).exists() else Predictor.load(model)
+        method = Pretrained(head=Head.load(model))
+        return Predictor(method=method, loss="absolute", target="z_spec", about={"num_train": 0})
+    if (Path(model) / CLASSIFIER).exists():
+        return storage.load(Classifier, model, CLASSIFIER, what="classifier")
+    return storage.load(Predictor, model)
 
 
 def predict_table(

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
-from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Source
@@ -25,7 +23,7 @@ from deepfits.redshifts.pdf import point_estimates
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained method.
+    """A trained method; `deepfits.redshifts.storage` writes it, and reads methods that have been imported.
 
     Attributes
     ----------
@@ -89,15 +87,6 @@ class Predictor:
                 "or train the redshifts again"
             )
 
-    def save(self, directory: str | Path) -> None:
-        """Write ``predictor.json`` and what belongs to it; see `deepfits.redshifts.storage`."""
-        storage.save(self, directory)
-
-    @classmethod
-    def load(cls, directory: str | Path) -> Predictor:
-        """Read back `save`; the method's module must have been imported (`deepfits.redshifts.methods`)."""
-        return storage.load(cls, directory)
-
 
 def train_predictor(
     method: type[Method],
@@ -116,8 +105,6 @@ def train_predictor(
     ----------
     feature_set
         What it learns from; of a stack, which one; else ''.
-    member
-        Gives the members of a stack.
 
     Raises
     ------

@@ -30,16 +30,12 @@ PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
 HEADINGS = {
     "r2": "R²",
     "bias": "bias",
-    "bias_median": "bias (median)",
     "sigma_mad": "σ_MAD",
     "eta": "η (5 σ_MAD)",
     "eta_15": "η (0.15)",
     "eta_05": "η (0.05)",
     "rmse": "RMSE",
-    "sigma_iqr": "σ_IQR",
-    "eta_rail": "η (RAIL)",
 }
-
 
 _PDF_HEADINGS = {
     "coverage_68": "68% interval",
@@ -307,12 +303,9 @@ _ESCAPED = str.maketrans(
 _LATEX = {
     "r2": "$R^2$",
     "bias": "bias",
-    "bias_median": "bias (median)",
     "sigma_mad": r"$\sigma_\mathrm{MAD}$",
     "eta": r"$\eta_{5\sigma}$",
     "eta_15": r"$\eta_{0.15}$",
     "eta_05": r"$\eta_{0.05}$",
     "rmse": "RMSE",
-    "sigma_iqr": r"$\sigma_\mathrm{IQR}$",
-    "eta_rail": r"$\eta_\mathrm{RAIL}$",
 }

@@ -39,10 +39,7 @@ WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
 def absorption(wavelength: np.ndarray, redshift: float) -> np.ndarray:
     """Return the share of light that intergalactic hydrogen lets through (Madau 1995, ApJ 441, 18).
 
-    Parameters
-    ----------
-    wavelength
-        ``(W,)``, observed.
+    Wavelengths, ``(W,)``, are observed ones.
     """
     depth = np.zeros_like(wavelength)
     lines = ((1215.67, 3.6e-3), (1025.72, 1.7e-3), (972.54, 1.2e-3), (949.74, 9.3e-4))
@@ -130,12 +127,8 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
 def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray:
     """Return what makes an observed magnitude the absolute one of each template: ``(T, Z)``, to be added.
 
-    Parameters
-    ----------
-    reference
-        The filter, by its `speclite` name, of the observed magnitude.
-    redshifts
-        Z of them, above 0.
+    The reference is the filter, by its `speclite` name, of the observed magnitude; redshifts are Z numbers
+    above 0.
 
     Notes
     -----

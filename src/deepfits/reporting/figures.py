@@ -34,12 +34,7 @@ def chi2(
 ) -> Figure:
     """Draw reduced χ² of each mode: its distribution, and its median against signal to noise.
 
-    Parameters
-    ----------
-    signal_to_noise
-        ``(N,)``.
-    reduced, central
-        For each mode, ``(N,)`` of the same objects, over the cutout and in its middle.
+    Signal to noise is ``(N,)``, and so are, for each mode, χ² over the cutout and in its middle.
     """
     figure = Figure(figsize=(10.2, 2.9), layout="constrained")
     axes = figure.subplots(1, 3)

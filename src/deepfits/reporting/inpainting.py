@@ -28,13 +28,7 @@ MIN_SIGNAL_TO_NOISE = 5.0
 
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
-    """Return the section on missing bands, and the figures in it.
-
-    Parameters
-    ----------
-    directories
-        What the stage `inpaint` wrote, one or more of them.
-    """
+    """Return the section on missing bands, and its figures, from what the stage `inpaint` wrote."""
     pictures, tables, summary = [], [], {}
     for number, directory in enumerate(directories):
         description = read_json(directory / "inpaint.json", what="description of the inpainting")

@@ -29,12 +29,8 @@ _EXPORT = re.compile(r"export\s*\{\s*([\w$]+) as default\s*\};?")
 class Map:
     """A map, ready for the page.
 
-    Attributes
-    ----------
-    data
-        JSON: columns as base64 of float32, identities, what they are called.
-    sheet
-        JPEG of all pictures side by side, base64.
+    `data` is JSON (columns as base64 of float32, identities, what they are called), `sheet` a JPEG of all
+    pictures side by side in base64.
     """
 
     data: str

@@ -21,13 +21,7 @@ DOTS_PER_INCH = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A figure with its caption.
-
-    Attributes
-    ----------
-    name
-        File name without its ending, under ``figures/``.
-    """
+    """A figure with its caption. Its name is that of the file under ``figures/``, without the ending."""
 
     name: str
     figure: Figure
@@ -57,13 +51,7 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """A report.
-
-    Attributes
-    ----------
-    headline
-        Pairs of a figure and what it is, shown large at the top.
-    """
+    """A report. The headline has pairs of a figure and what it is, shown large at the top."""
 
     title: str
     subtitle: str
@@ -73,13 +61,7 @@ class Page:
 
 
 def write_page(directory: str | Path, page: Page) -> Path:
-    """Write ``index.html`` with all figures inside it, and each figure as PNG and PDF under ``figures/``.
-
-    Returns
-    -------
-    Path
-        The page.
-    """
+    """Write ``index.html`` with all figures inside it, and each as PNG and PDF under ``figures/``."""
     directory = Path(directory)
     embedded: dict[str, str] = {}
     for section in page.sections:

@@ -39,10 +39,6 @@ def _read(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return metrics, {name: table[name].to_numpy() for name in table.column_names}
 
 
-def _estimate(predictions: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> np.ndarray:
-    return predictions[f"z_phot_{row['key'].replace('-', '_')}"]
-
-
 def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     """Choose rows by a rule: the best on latents (the paper's), the best on magnitudes, then by σ_MAD."""
     ranked = sorted(
@@ -66,7 +62,7 @@ def redshift_scatter(directory: str | Path) -> Figure:
     for axis, row in zip(axes, rows, strict=True):
         values = row["metrics"]
         note = f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}"
-        z_phot = _estimate(predictions, row)
+        z_phot = predictions[f"z_phot_{row['key'].replace('-', '_')}"]
         plot.scatter(z_spec, z_phot, title=label_of(row), note=note, top=top, ax=axis)
         if axis is not axes[0]:
             axis.set_ylabel("")

@@ -56,12 +56,7 @@ def section(
 ) -> tuple[Section, dict[str, Any]]:
     """Return the section on redshifts, and the figures in it.
 
-    Parameters
-    ----------
-    directory
-        What the stage `redshift` wrote.
-    scenes
-        The same of fits of another model, one that draws scenes.
+    `scenes` are the same metrics of fits of another model, one that draws scenes.
     """
     rows = [*metrics["rows"]]
     if scenes is not None:

@@ -39,11 +39,6 @@ def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, fl
     quantiles
         The first and the last.
 
-    Returns
-    -------
-    ndarray
-        Indices, brightest first.
-
     Examples
     --------
     >>> choose_examples(np.arange(101.0), 3).tolist()

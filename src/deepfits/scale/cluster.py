@@ -29,18 +29,9 @@ CONNECT_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who does the work.
+    """Who does the work: see `deepfits.stages.parameters.OnWorkers`.
 
-    Attributes
-    ----------
-    number
-        Processes on this machine; 0 or 1: this process, unless there is a scheduler.
-    scheduler
-        Address of a Dask scheduler, ``tcp://host:8786``, or a scheduler file that ends in ``.json``.
-    threads
-        Of all local workers together; the cores that this process may use by default.
-    device
-        ``"cuda"``: local workers take turns among this machine's GPUs.
+    Without a scheduler, a `number` of 0 or 1 is this process.
     """
 
     number: int = 1

@@ -41,8 +41,6 @@ class Entry:
         How many are in the result (or would be); None where the shard cannot be read.
     seconds
         That the work took; None when it is not known.
-    reason
-        Why it failed.
     made_from
         Digest of what the result was made from.
     num_bytes

@@ -21,14 +21,8 @@ SECONDS_PER_DAY = 86_400.0
 class Device:
     """What does the work.
 
-    Attributes
-    ----------
-    name, words
-        For people.
-    flops
-        Sustained floating-point operations a second in the fit.
-    is_measured
-        Whether `flops` was measured in the fit itself, or estimated from a data sheet.
+    `flops` are sustained floating-point operations a second, measured in the fit itself or estimated from a
+    data sheet.
     """
 
     name: str
@@ -99,18 +93,10 @@ def make_plan(
     half: bool,
     latent_size: int,
 ) -> list[Line]:
-    """Work out a survey.
+    """Work out a survey; see `deepfits.stages.plan.PlanConfig`.
 
-    Parameters
-    ----------
-    num_devices
-        That work at the same time; each takes shards of its own, so they do not wait for each other.
-    num_bands, size
-        Of a cutout, in bands and pixels a side.
-    objects_per_arcmin2, pixel_scale_arcsec
-        Say how many pixels of the coadds belong to an object.
-    half
-        Whether latents and their errors are kept in 16 bits.
+    Devices take shards of their own, so they do not wait for each other. Density and pixel scale say how many
+    pixels of the coadds belong to an object.
     """
     kind = "measured" if device.is_measured else "estimated"
     rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)

@@ -58,7 +58,7 @@ def run_shards(
     suffix: str = ".parquet",
     remedy: str = REMEDY,
 ) -> bool:
-    """Do what is not done.
+    """Do what is not done; return whether anything was.
 
     Parameters
     ----------
@@ -73,11 +73,6 @@ def run_shards(
         Opens the work in this process, where that is cheaper than `Work.open`.
     execute
         Does shards in a way of its own (those of a field together, say), in place of `work`.
-
-    Returns
-    -------
-    bool
-        Whether anything was done.
 
     Raises
     ------

@@ -40,16 +40,8 @@ def in_turn(advance: Advance) -> Advance:
 class Shard:
     """What goes in, for one result.
 
-    Attributes
-    ----------
-    name
-        ``shard-00003``.
-    objects
-        How many the result will have.
-    made_from
-        Digest of what the result is made from.
-    content
-        What the work needs to know beside; small, since it travels.
+    The result will have so many objects; `made_from` is a digest of what it is made from. `content` is what
+    the work needs to know beside: small, since it travels.
     """
 
     name: str
@@ -65,14 +57,7 @@ Process = Callable[[Shard, Advance], None]
 class Parts:
     """A process in three parts, of which the first and the last wait for disks: see `run_shards`.
 
-    Attributes
-    ----------
-    read
-        Returns what is worked on.
-    work
-        Returns what is written.
-    write
-        Writes the result, whole or not at all.
+    The first returns what is worked on, the second what the third writes, whole or not at all.
     """
 
     read: Callable[[Shard], Any]
@@ -88,13 +73,7 @@ class Work(Hashable, Protocol):
     """What is to be done with every shard. Hashable, and small when pickled."""
 
     def open(self, threads: int | None = None) -> Process:
-        """Load what all shards need, once in a process, and return what does one of them.
-
-        Parameters
-        ----------
-        threads
-            To use, where the work itself does not say.
-        """
+        """Load what all shards need, once in a process, and return what does one of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

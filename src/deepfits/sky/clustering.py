@@ -23,19 +23,8 @@ def clustered_positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw positions: most at random, some around a galaxy of nearly the same redshift.
 
-    Parameters
-    ----------
-    redshift
-        ``(N,)``.
-    low, high
-        Borders of the square, pixels.
-    pixel_scale
-        Arcseconds.
-
-    Returns
-    -------
-    x, y
-        ``(N,)`` each. Galaxies that would fall outside come in on the other side, so that the density stays.
+    Galaxies that would fall outside come in on the other side, so that the density stays. Borders of the
+    square and positions, ``(N,)`` each, are in pixels, their scale in arcseconds.
     """
     number = len(redshift)
     x, y = rng.uniform(low, high, (2, number))

@@ -93,7 +93,7 @@ def add_defects(
     shapes: Shapes,
     defects: Defects,
 ) -> np.ndarray:
-    """Put the defects into a strip.
+    """Put the defects into a strip; return them as bits of `PLANES`, ``(B, H, W)`` int32.
 
     Parameters
     ----------
@@ -109,11 +109,6 @@ def add_defects(
         ``(B,)`` noise of a pixel, nJy.
     shapes
         All objects of the patch; bright point sources bleed along their column.
-
-    Returns
-    -------
-    ndarray
-        ``(B, H, W)`` int32, bits of `PLANES`.
     """
     bits = np.zeros(image.shape, dtype=np.int32)
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])

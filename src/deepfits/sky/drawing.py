@@ -17,6 +17,8 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
+from scipy.special import gamma, kv
 
 DISC_SCALE = 1.6783469900166605
 """Half-light radius of an exponential disc in units of its scale length."""
@@ -64,9 +66,6 @@ class Shapes:
 @lru_cache(maxsize=1)
 def bulge_scale() -> float:
     """Return the half-light radius of the bulge in units of r₀ (Spergel 2010, eq. 5)."""
-    from scipy.optimize import brentq
-    from scipy.special import gamma, kv
-
     nu = BULGE_NU + 1
     return float(
         brentq(lambda u: (u / 2) ** nu * kv(nu, u) / gamma(nu + 1) - 1 / (4 * nu), 1e-4, 5, xtol=1e-14)
@@ -88,31 +87,15 @@ def moffat_radius(fwhm: float, beta: float) -> float:
 def moffat_transfer(k: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
     """Return the Fourier transform of a Moffat profile of flux 1, not truncated anywhere.
 
-    2 (k r₀ / 2)^(β−1) K_(β−1)(k r₀) / Γ(β−1), with K a modified Bessel function.
-
-    Parameters
-    ----------
-    k
-        Any shape, radians per pixel.
-    fwhm
-        Pixels.
-    beta
-        Above 1.
+    2 (k r₀ / 2)^(β−1) K_(β−1)(k r₀) / Γ(β−1), with K a modified Bessel function. Wave numbers, of any shape,
+    are in radians per pixel, the width in pixels; β is above 1.
     """
-    from scipy.special import gamma, kv
-
     u = np.maximum(np.asarray(k) * moffat_radius(fwhm, beta), 1e-8)
     return 2 * (u / 2) ** (beta - 1) * kv(beta - 1, u) / gamma(beta - 1)
 
 
 def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tensor:
-    """Return what the telescope does to each wave number: PSF and pixel, ``(B, S, K)`` float32.
-
-    Parameters
-    ----------
-    fwhm
-        Of each band, pixels.
-    """
+    """Return what PSFs (`fwhm` in pixels) and the pixel do to each wave number, ``(B, S, K)`` float32."""
     ky, kx = (k.numpy().astype(float) for k in wave_numbers(size))
     k = np.hypot(ky[:, None], kx[None, :])
     pixel = np.sinc(ky / (2 * np.pi))[:, None] * np.sinc(kx / (2 * np.pi))[None, :]
@@ -184,7 +167,7 @@ SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float) -> np.ndarray:
-    """Choose the side of each object's stamp, so that nothing visible is cut.
+    """Choose the side of each object's stamp of `SIZES`, ``(N,)`` int, so that nothing visible is cut.
 
     Parameters
     ----------
@@ -194,11 +177,6 @@ def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float
         ``(B,)`` surface brightness, nJy per pixel, below which light may be lost.
     fwhm
         ``(B,)`` pixels.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)`` int, each one of `SIZES`.
     """
     r0 = np.array([moffat_radius(w, beta) for w in fwhm])
     total = shapes.disc_flux + shapes.bulge_flux

@@ -42,17 +42,9 @@ def exposure_paths(out: Path, scene: Scene, index: int, exposure: int) -> tuple[
 
 
 def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number: int) -> Scene:
-    """Turn a patch into one of the exposures that its coadd could be made of.
+    """Turn a patch into one, `exposure`, of the `number` of exposures that its coadd could be made of.
 
-    Parameters
-    ----------
-    exposure, number
-        Which exposure, of how many.
-
-    Returns
-    -------
-    Scene
-        With one band, and the positions and directions of all objects in the exposure's own pixels.
+    It has one band, and the positions and directions of all objects in its own pixels.
     """
     key = (scene.seed, scene.patch, _STREAM, index, exposure)
     rng = np.random.default_rng(key)

@@ -30,7 +30,7 @@ from deepfits.sky.population import (
     draw_structure,
     draw_types,
 )
-from deepfits.sky.spectra import REDDENINGS, colour_grid
+from deepfits.sky.spectra import REDDENINGS, colour_grid, filter_centre
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, require_unique
 
@@ -46,12 +46,8 @@ OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 class CatalogueObjects:
     """Rows that can be drawn.
 
-    Attributes
-    ----------
-    table
-        Columns as from `draw_galaxies`, with ``kind``, ``object_id`` and ``z_spec_flag``.
-    left_out
-        How many rows of the user's table lack a magnitude.
+    The table has columns as from `draw_galaxies`, with ``kind``, ``object_id`` and ``z_spec_flag``;
+    `left_out` rows of the user's lack a magnitude.
     """
 
     table: Table
@@ -109,12 +105,7 @@ def from_table(
 ) -> CatalogueObjects:
     """Turn a user's table into objects.
 
-    Parameters
-    ----------
-    names
-        From `resolve_columns`.
-    rng
-        For what the table does not have.
+    `names` are those of `resolve_columns`; `rng` is for what the table does not have.
 
     Raises
     ------
@@ -144,7 +135,7 @@ def from_table(
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
-    table["bulge_flux"] = bulge_fluxes(table, _filters(survey))
+    table["bulge_flux"] = bulge_fluxes(table, (COUNT_FILTER, *(band.filter for band in survey.bands)))
     for name in ("template", "ebv", "mag_absolute_r"):
         table[name][is_point] = np.nan
     table["type"][is_point] = -1
@@ -171,10 +162,6 @@ def grid_positions(number: int, size: int, rng: np.random.Generator) -> tuple[np
 def objects_per_patch(size: int) -> int:
     """Return how many given objects a patch holds."""
     return (size // SPACING) ** 2
-
-
-def _filters(survey: SkySurvey) -> tuple[str, ...]:
-    return (COUNT_FILTER, *(band.filter for band in survey.bands))
 
 
 def _numbers(rows: Mapping[str, np.ndarray], name: str, number: int, where: object) -> np.ndarray:
@@ -227,8 +214,6 @@ def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.
 
 
 def _nearest_to_i(survey: SkySurvey) -> int:
-    from deepfits.sky.spectra import filter_centre
-
     centres = np.array([filter_centre(band.filter) for band in survey.bands])
     return int(np.abs(centres - filter_centre(COUNT_FILTER)).argmin())
 

@@ -35,15 +35,7 @@ _DAMPED_STRENGTH = np.array(_DAMPED.split(), dtype=float)
 def transmission(wavelength: np.ndarray, redshift: float) -> np.ndarray:
     """Return the fraction of light that intergalactic hydrogen lets through, on average.
 
-    Parameters
-    ----------
-    wavelength
-        ``(W,)``, observed, Å. Below the Lyman limit at rest the transmission is 0.
-
-    Returns
-    -------
-    ndarray
-        ``(W,)`` between 0 and 1.
+    Wavelengths, ``(W,)``, are observed ones, Å. Below the Lyman limit at rest it is 0.
     """
     wavelength = np.asarray(wavelength, dtype=float)
     out = np.ones_like(wavelength)

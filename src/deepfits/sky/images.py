@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.noise import aperture_factor
@@ -48,20 +49,10 @@ def band_header(scene: Scene, index: int) -> Any:
 
 
 def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> list[int]:
-    """Write a FITS file of zeros, to be filled later.
+    """Write a FITS file of zeros, to be filled later; return where the pixels of each HDU begin, in bytes.
 
-    Parameters
-    ----------
-    hdus
-        For each HDU its header and the type of its pixels, ``">f4"`` or ``">i4"``; None for no pixels.
-
-    Returns
-    -------
-    list of int
-        Where each HDU's pixels begin, bytes.
+    `hdus` are headers and types of pixels, ``">f4"``, ``">i4"`` or None for no pixels.
     """
-    from astropy.io import fits
-
     offsets = []
     with path.open("wb") as file:
         for number, (header, dtype) in enumerate(hdus):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from astropy.io import fits
 
 from deepfits.files import writing
 from deepfits.sky.defects import IS_BAD, PLANES
@@ -104,8 +105,6 @@ def pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
 
 def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     """Write image, mask and variance as HDUs 1 to 3 of one file."""
-    from astropy.io import fits
-
     path = paths[0]
     band = scene.survey.bands[index]
     counts = np.float32(counts_per_njy(band))

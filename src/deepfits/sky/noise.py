@@ -10,6 +10,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
+from scipy.optimize import brentq
 
 from deepfits.photometry import flux_of_magnitude
 
@@ -21,14 +22,8 @@ def aperture_factor(weight: float, radius: float) -> float:
 
     Aperture photometry states the latter (`sep`, `photutils`), as of independent pixels. Without smoothing
     the ratio is a little below 1: pixels on the border count in part, and their noise falls with the part,
-    not with its root.
-
-    Parameters
-    ----------
-    weight
-        w of the smoothing kernel [w, 1, w] along each axis.
-    radius
-        Of the aperture, pixels.
+    not with its root. The weight is w of the smoothing kernel [w, 1, w] along each axis, the radius in
+    pixels.
     """
     inside = aperture(radius)
     number = inside.sum()
@@ -61,8 +56,6 @@ def kernel_weight(factor: float, radius: float) -> float:
     ValueError
         More correlation than three taps can make.
     """
-    from scipy.optimize import brentq
-
     if factor <= max(1.0, aperture_factor(0.0, radius)):
         return 0.0
     if factor > aperture_factor(1.0, radius):
@@ -90,7 +83,7 @@ def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor
 
 
 def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight: float) -> np.ndarray:
-    """Return noise of variance 1 in every pixel, correlated between neighbours.
+    """Return noise of variance 1 in every pixel, correlated between neighbours: ``(rows, W)`` float32.
 
     Parameters
     ----------
@@ -102,11 +95,6 @@ def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight:
         W of the image.
     weight
         From `kernel_weight`.
-
-    Returns
-    -------
-    ndarray
-        ``(rows, W)`` float32.
     """
     first, last = rows
     # One row and one column more on each side, for the smoothing.

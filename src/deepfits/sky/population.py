@@ -409,12 +409,7 @@ def _systematics(
 
 
 def draw_structure(table: Table, rng: np.random.Generator) -> Table:
-    """Draw sizes and shapes of galaxies.
-
-    Parameters
-    ----------
-    table
-        Needs ``type``, ``mag_absolute_r``, ``z_spec``.
+    """Draw sizes and shapes of galaxies. The table needs ``type``, ``mag_absolute_r``, ``z_spec``.
 
     Returns
     -------
@@ -447,12 +442,8 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
 def bulge_fluxes(table: Table, filters: tuple[str, ...]) -> np.ndarray:
     """Give each bulge the colour of an old population, and leave the rest to the disc: ``(N, B)`` nJy.
 
-    Parameters
-    ----------
-    table
-        Needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``.
-    filters
-        `COUNT_FILTER`, then those of the bands.
+    The table needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``; filters
+    are `COUNT_FILTER`, then those of the bands.
     """
     grid = colour_grid(filters)
     old = np.minimum(table["template"], 0.15)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.wcs import WCS
 
 from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.clustering import clustered_positions
@@ -90,12 +91,7 @@ def draw_objects(
 ) -> Table:
     """Draw everything that shines on a patch.
 
-    Parameters
-    ----------
-    size
-        Side of the patch, pixels.
-    seed, patch
-        Name the draw.
+    The side of the patch is in pixels; seed and patch name the draw.
 
     Returns
     -------
@@ -177,19 +173,8 @@ def to_shapes(table: Table, pixel_scale: float) -> Shapes:
 def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
     """Return the world coordinates of a patch: all patches share one tangent plane.
 
-    Parameters
-    ----------
-    size
-        Side of a patch, pixels.
-    patch
-        Its number; ten stand in a row.
-
-    Returns
-    -------
-    astropy.wcs.WCS
+    Ten patches, of a side in pixels, stand in a row.
     """
-    from astropy.wcs import WCS
-
     column, row = patch % 10, patch // 10
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
@@ -290,17 +275,10 @@ def draw_model(scene: Scene, rows: tuple[int, int], device: str = "cpu") -> np.n
 
 
 def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Add the noise of the sky's and the sources' photons.
+    """Add the noise of the sky's and the sources' photons to a strip of `draw_model`.
 
-    Parameters
-    ----------
-    model
-        ``(B, H, W)`` from `draw_model`, nJy.
-
-    Returns
-    -------
-    image, variance
-        ``(B, H, W)`` float32, nJy and nJy²; the variance is the true one of each pixel.
+    Returns image and variance, ``(B, H, W)`` float32 in nJy and nJy²; the variance is the true one of each
+    pixel.
     """
     image, variance = np.empty_like(model), np.empty_like(model)
     for band, flux in enumerate(model):
@@ -316,10 +294,8 @@ def draw_strip(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw a strip as the telescope would deliver it: model, noise, defects.
 
-    Returns
-    -------
-    image, variance, bits
-        ``(B, H, W)``: float32 nJy, float32 nJy², int32 bits of `deepfits.sky.defects.PLANES`.
+    Returns image, variance and bits, ``(B, H, W)``: float32 nJy, float32 nJy², int32 of
+    `deepfits.sky.defects.PLANES`.
     """
     model = draw_model(scene, rows, device)
     image, variance = observe(scene, model, rows)

@@ -56,10 +56,7 @@ def galaxy_templates() -> tuple[np.ndarray, np.ndarray]:
 def quasar_spectrum(wavelength: np.ndarray) -> np.ndarray:
     """Return a mean quasar: f_λ ∝ λ^−1.5 with broad lines (widths and strengths after Vanden Berk 2001).
 
-    Parameters
-    ----------
-    wavelength
-        ``(W,)`` at rest, Å.
+    Wavelengths, ``(W,)``, are those at rest, Å.
     """
     out = (wavelength / 5500.0) ** -1.5
     # centre, equivalent width, standard deviation, all in Å at rest
@@ -129,16 +126,13 @@ def filter_centre(name: str) -> float:
 def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.ndarray:
     """Return the mean flux per frequency that photon-counting detectors see through a filter.
 
+    It is ∫ f_λ λ T dλ / ∫ T dλ / λ, ``(...)``, without the speed of light.
+
     Parameters
     ----------
     wavelength, spectrum
         Observed wavelengths of the filter's own grid, ``(W,)``, and the flux per wavelength there,
         ``(..., W)``.
-
-    Returns
-    -------
-    ndarray
-        ``(...)``: ∫ f_λ λ T dλ / ∫ T dλ / λ, without the speed of light.
     """
     grid, response = load_filter(name)
     assert wavelength.shape == grid.shape

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +29,6 @@ class CheckConfig(ReadingFields):
     """
 
     images: Annotated[Images, INPUT]
-    _: KW_ONLY
 
 
 @stage(CheckConfig)

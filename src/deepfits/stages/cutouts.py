@@ -12,8 +12,12 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.files import contents
 from deepfits.results import Results, results
+from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
+from deepfits.stages.detect import Detection
 from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial
 from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.survey.bands import require_bands
+from deepfits.survey.catalogue import read_catalogue, read_info
 
 if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
@@ -78,7 +82,6 @@ def cutouts(config: CutoutsConfig) -> Path:
 
     `deepfits cutouts frames/ --out run/cutouts --catalogue mine.fits --band g --band r --band i`
     """
-    from deepfits.survey.bands import require_bands
     from deepfits.survey.psf import parse_psf_option
 
     images = [config.images] if isinstance(config.images, str | Path) else list(config.images)
@@ -104,32 +107,19 @@ def _ingest(config: CutoutsConfig, path: Path) -> Path:
     description = read_description(path)
     inputs = {"images": contents(path, description.path)}
     with claim(config, name="cutouts", version=FORMAT, inputs=inputs) as claimed:
-        ingest(
-            path,
-            claimed.path,
-            size=config.size,
-            shard_size=config.shard_size,
-            progress=config.progress,
-            catalogue=config.catalogue,
-            where=config.where,
-            psf=parse_psf_option(config.psf),
-        )
+        part_of(config, ingest, description_path=path, out=claimed.path, psf=parse_psf_option(config.psf))
     return claimed.path
 
 
 def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
     """Detect the objects, where there is no catalogue, and cut them out."""
     from deepfits.survey.build import StorePlan, build_store
-    from deepfits.survey.catalogue import read_catalogue, read_info
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.psf import parse_psf_option
 
     out = claimed.path
     with tempfile.TemporaryDirectory(prefix="deepfits-") as unpacked:
         if config.catalogue is None:
-            from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
-            from deepfits.stages.detect import Detection
-
             path = out / "catalogue.parquet"
             # Detection and cutting read the same files: those that are packed as a whole are unpacked once.
             chosen = replace(chosen, options=replace(chosen.options, unpacked=Path(unpacked)))

@@ -13,6 +13,8 @@ from deepfits.progress import Progress
 from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+from deepfits.survey.parallel import in_processes
 from deepfits.survey.sources import DeblendOptions
 from deepfits.tables import format_of
 
@@ -98,8 +100,6 @@ class Detection:
     def write(self, results: Results, *, workers: int, progress: Progress) -> None:
         """Detect field by field, unless the catalogue is there; a finished field is kept until all are."""
         from deepfits.survey.build import log_warnings
-        from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
-        from deepfits.survey.parallel import in_processes
 
         if results.is_finished:
             return

@@ -14,10 +14,14 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import TEMPORARY_PREFIX, contents, writing
+from deepfits.fitting.columns import describe
+from deepfits.fitting.features import digest, shard_paths, to_numpy
 from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
@@ -104,8 +108,6 @@ def export(config: ExportConfig) -> Path:
 
     The features alone, for LSDB: `deepfits export run/features-both --out galaxies --format hats`
     """
-    from deepfits.fitting.features import digest
-
     out = Path(config.out)
     chosen = _format(out, config.format)
     if config.half and chosen not in ("parquet", "hats"):
@@ -130,7 +132,7 @@ def export(config: ExportConfig) -> Path:
         "tags": digest(sorted(tags.items())) if tags else None,
     }
     if not is_joined:
-        paths = _paths(features)
+        paths = [features] if features.is_file() else shard_paths(features)
         names = _names(paths[0], config.columns, also=("tag",) if tags else ())
     with (
         claim(
@@ -189,15 +191,7 @@ def _format(out: Path, format: str | None) -> str:
     return by_ending
 
 
-def _paths(features: Path) -> list[Path]:
-    from deepfits.fitting.features import shard_paths
-
-    return [features] if features.is_file() else shard_paths(features)
-
-
 def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> list[str]:
-    import pyarrow.parquet as pq
-
     available = [*_reading(path, lambda: pq.read_schema(path)).names, *also]
     for name in wanted or ():
         if name not in available:
@@ -206,8 +200,6 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
 
 
 def _reading(path: Path, read: Any) -> Any:
-    import pyarrow as pa
-
     try:
         return read()
     except (pa.ArrowInvalid, OSError) as error:
@@ -226,10 +218,6 @@ class _Shards:
 
     def tables(self) -> Iterator[Any]:
         """Yield the tables of the shards that hold objects, described, one after the other."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from deepfits.fitting.features import to_numpy
 
         def read(path: Path) -> Any:
             if not self.tags or "tag" not in self.names:
@@ -252,8 +240,6 @@ class _Shards:
 
     def write_parquet(self, out: Path) -> None:
         """Write one file, shard by shard."""
-        import pyarrow.parquet as pq
-
         with writing(out) as temporary, self._task() as task:
             writer = None
             try:
@@ -267,9 +253,6 @@ class _Shards:
 
     def write_table(self, out: Path) -> None:
         """Write what is held in memory as a whole."""
-        from deepfits.fitting.columns import describe
-        from deepfits.fitting.features import to_numpy
-
         parts = []
         with self._task() as task:
             for table in self.tables():
@@ -304,10 +287,6 @@ class _Shards:
 
 def _described(table: Any, half: bool) -> Any:
     """Put units, UCDs and words into the fields; make latents half as long, if that was asked for."""
-    import pyarrow as pa
-
-    from deepfits.fitting.columns import describe
-
     fields, arrays = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
         if half and field.name in ("latent", "latent_std", "embedding"):
@@ -319,8 +298,6 @@ def _described(table: Any, half: bool) -> Any:
 
 def _halved(column: Any) -> Any:
     """Round a column of lists to 16-bit floats; what is too large becomes the largest, not infinity."""
-    import pyarrow as pa
-
     joined = column.combine_chunks()
     flat = joined.flatten().to_numpy(zero_copy_only=False)
     half = np.clip(flat, -HALF_LARGEST, HALF_LARGEST).astype(np.float16)
@@ -330,7 +307,6 @@ def _halved(column: Any) -> Any:
 def _import(
     source: Path, directory: Path, name: str, names: list[str], margin_arcsec: float, partition_rows: int
 ) -> None:
-    import pyarrow.parquet as pq
     from distributed import Client
     from hats_import import CollectionArguments, pipeline_with_client
 
@@ -374,7 +350,6 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 def _finest_order(source: Path, partition_rows: int) -> int:
     """Return the coarsest order whose cells nowhere hold more objects than a partition may."""
-    import pyarrow.parquet as pq
     from hats.pixel_math.healpix_shim import radec2pix
 
     for order in FINEST_ORDERS:

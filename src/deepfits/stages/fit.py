@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.fitting import features
+from deepfits.fitting.features import read_table, shard_paths
+from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
+from deepfits.fitting.similarity import Similarity
+from deepfits.provenance import provenance
 from deepfits.results import Results, require_finished
+from deepfits.stages.fit_work import FitWork, ModelWork, absolute, run_work, select
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
@@ -81,10 +87,8 @@ def fit(config: FitConfig) -> Path:
 
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
-    from deepfits.fitting import features
     from deepfits.models.bundle import Model
     from deepfits.stages.fit_coadds import prepare
-    from deepfits.stages.fit_work import FitWork, ModelWork, absolute, run_work, select
     from deepfits.survey.store import CutoutStore
 
     pool = config.pool()
@@ -131,11 +135,6 @@ def fit(config: FitConfig) -> Path:
 
 def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequence[str]) -> None:
     """Write what is said of all shards together."""
-    from deepfits.fitting import features
-    from deepfits.fitting.model_error import ModelError
-    from deepfits.fitting.similarity import Similarity
-    from deepfits.provenance import provenance
-
     summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
     _require_a_fit(summary, results.path)
     if model.model_error is not None:
@@ -147,8 +146,6 @@ def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequenc
 
 def _check_start(config: FitConfig, model: Model) -> None:
     """Refuse starts that are no latents of this model's generator."""
-    from deepfits.fitting.features import read_table, shard_paths
-
     if config.mode == "embedder":
         raise InputError("mode 'embedder' fits nothing that could begin with start; choose another mode")
     latent = read_table(shard_paths(str(config.start))[0], ["latent"])["latent"]
@@ -171,8 +168,6 @@ def _require_a_fit(summary: Mapping[str, Any], out: Path) -> None:
 
 def summarise(directory: Path) -> dict[str, Any]:
     """Return what `_features.json` says of all shards together, which are read one after the other."""
-    from deepfits.fitting.features import read_table, shard_paths
-
     reduced, status, num_steps = [], Counter[str](), 0
     for path in shard_paths(directory):
         columns = read_table(path, ["chi2", "dof", "status", "num_steps"])

@@ -10,24 +10,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
+from deepfits.fitting.features import digest
+from deepfits.models.bundle import Model
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
+from deepfits.splits import is_held_out
+from deepfits.stages.detect import detect
 from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
-
-if TYPE_CHECKING:
-    from deepfits.models.bundle import Model
-    from deepfits.survey.build import OpenFields, StorePlan
-    from deepfits.survey.fields import ImageSet
-    from deepfits.survey.store import StoreInfo
+from deepfits.survey import build
+from deepfits.survey.build import OpenFields, StorePlan
+from deepfits.survey.catalogue import read_catalogue, read_info
+from deepfits.survey.fields import ImageSet
+from deepfits.survey.psf import parse_psf_option
+from deepfits.survey.store import StoreInfo, check_cutouts
+from deepfits.tables import choose
 
 DESCRIPTION = "_coadds.json"
 
@@ -36,14 +41,8 @@ DESCRIPTION = "_coadds.json"
 class CoaddSource:
     """Images, and which objects are cut from where.
 
-    Attributes
-    ----------
-    plan
-        The images and how they are read.
-    info
-        What a store of these cutouts would say of itself.
-    selection
-        Parts of fields; the `content` of each is a `Part`.
+    `info` is what a store of these cutouts would say of itself; the content of each selected shard is a
+    `Part`.
     """
 
     plan: StorePlan
@@ -56,8 +55,6 @@ class CoaddSource:
 
     def work(self, **common: Any) -> CoaddWork:
         """Return what fits these images; `common` are the fields of `FittingWork`."""
-        from deepfits.fitting.features import digest
-
         alone = replace(self, selection=Selection(shards=[], unreadable={}))
         return CoaddWork(source=alone, digest=digest(self.settings()), **common)
 
@@ -99,12 +96,6 @@ def prepare(
     InputError
         An unknown argument; images or a catalogue that cannot be used.
     """
-    from deepfits.survey import build
-    from deepfits.survey.catalogue import read_catalogue, read_info
-    from deepfits.survey.psf import parse_psf_option
-    from deepfits.survey.store import StoreInfo
-    from deepfits.tables import choose
-
     if "bands" in cutting:
         raise InputError("cutting: the bands are the model's; leave them out")
     options = replace(
@@ -152,8 +143,6 @@ def _describe(
 
     This is done once and kept, so that the features do not change when a field is mended.
     """
-    from deepfits.survey import build
-
     described = dict(known.get("fields", {}))
     readable, reason = set(), None
     for index in sorted({task.field_index for task in tasks}):
@@ -177,8 +166,6 @@ def _without_extra(
     fields: OpenFields,
     columns: dict[str, np.ndarray] | None = None,
 ) -> StoreInfo:
-    from deepfits.survey import build
-
     plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
     whole = build.describe_store(plan, {"fields": described}, tasks, fields, columns)
     return replace(whole, extra={"psf": whole.extra["psf"]})
@@ -186,8 +173,6 @@ def _without_extra(
 
 def cutout_size(model: Model, images: ImageSet) -> int:
     """Return the side of the cutouts of these images that a model takes."""
-    from deepfits.survey import build
-
     if model.grid is None:
         return model.info.size
     with closing(build.OpenFields(images)) as fields:
@@ -196,8 +181,6 @@ def cutout_size(model: Model, images: ImageSet) -> int:
 
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, every field alike."""
-    from deepfits.survey import build
-
     plan = build.StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
     none = np.empty(0)
     with closing(build.OpenFields(images)) as fields:
@@ -213,8 +196,6 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
 
 
 def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Path:
-    from deepfits.stages.detect import detect
-
     path = out / "catalogue.parquet"
     return part_of(options, detect, images=str(images), out=path, workers=max(1, workers))
 
@@ -226,8 +207,6 @@ def _part(
     held_out_only: bool,
     object_ids: Sequence[int | str] | None,
 ) -> Part:
-    from deepfits.splits import is_held_out
-
     identity = columns["object_id"][task.rows]
     keep = is_held_out(identity) if held_out_only else np.ones(len(identity), dtype=bool)
     if object_ids is not None:
@@ -239,8 +218,6 @@ def _part(
 
 
 def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
-    from deepfits.fitting.features import digest
-
     files: dict[str, dict[str, Any]] = {}
     for name, state in plan.settings()["files"].items():
         files.setdefault(name.split("/")[0], {})[name] = state
@@ -258,24 +235,13 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
 
 @dataclass(frozen=True, kw_only=True)
 class CoaddWork(FittingWork):
-    """Cut and fit parts of fields.
-
-    Attributes
-    ----------
-    source
-        Without its shards.
-    digest
-        Of the source, by which two works are compared.
-    """
+    """Cut and fit parts of fields. The source is without its shards; two works are compared by its digest."""
 
     source: CoaddSource = field(compare=False)
     digest: str
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already. The field last cut from stays open for the next part."""
-        from deepfits.survey import build
-        from deepfits.survey.store import check_cutouts
-
         fitter = self.fitter(model, self.source.info, threads)
         fields = build.OpenFields(self.source.plan.images)
 

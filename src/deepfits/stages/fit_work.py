@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import contents_of, writing_hdf5
+from deepfits.fitting.settings import FitSettings
+from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Parts, Process, Shard
+from deepfits.splits import is_held_out
 
 if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.settings import FitSettings
     from deepfits.models.bundle import Model
     from deepfits.survey.store import BandOrder, Cutouts, CutoutStore, StoreInfo
 
@@ -25,12 +28,8 @@ if TYPE_CHECKING:
 class Selection:
     """The shards of a store with the objects that are wanted.
 
-    Attributes
-    ----------
-    shards
-        Their `content` is the fingerprint of the file, and the identities, or None where all are wanted.
-    unreadable
-        Names of shards that cannot be opened, and why.
+    The content of a shard is the fingerprint of the file, and the identities, or None where all are wanted.
+    Shards that cannot be opened have a reason.
     """
 
     shards: list[Shard]
@@ -52,9 +51,7 @@ def select(
     InputError
         None is wanted of a store that can be read, or one that is asked for is not there.
     """
-    from deepfits.files import contents_of
     from deepfits.fitting.features import digest
-    from deepfits.splits import is_held_out
 
     wanted = None if object_ids is None else {str(identity) for identity in object_ids}
     missing = set(wanted or ())
@@ -121,13 +118,7 @@ def absolute(path: str | Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelWork(ABC):
-    """What is done to shards with a model: `deepfits.scale.work.Work`.
-
-    Attributes
-    ----------
-    model, out
-        Absolute paths.
-    """
+    """What is done to shards with a model: `deepfits.scale.work.Work`. Paths are absolute."""
 
     model: str
     model_hash: str
@@ -196,7 +187,6 @@ class FitWork(FittingWork):
 def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> bool:
     """Do the shards that are not done, with a model that is loaded; return whether anything was done."""
     from deepfits.fitting import features
-    from deepfits.scale.run import run_shards
 
     return run_shards(
         work,
@@ -250,8 +240,6 @@ def write_images(
 ) -> None:
     """Write images ``(N, bands, H, W)`` in nJy as HDF5, whole or not at all."""
     import h5py
-
-    from deepfits.files import writing_hdf5
 
     with writing_hdf5(path) as file:
         file.attrs["bands"], file.attrs["flux_unit"] = list(bands), "nJy"

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from deepfits.errors import InputError
 from deepfits.files import contents, write_json
+from deepfits.fitting import features
+from deepfits.fitting.inpainting import DEFINITIONS
 from deepfits.fitting.settings import FitSettings
+from deepfits.provenance import provenance
 from deepfits.results import UNREADABLE, require_finished
+from deepfits.scale.manifest import read_manifest
 from deepfits.stages.fit_work import absolute, run_work, select
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.survey.bands import places_of
 
 if TYPE_CHECKING:
     from deepfits.survey.store import CutoutStore
@@ -93,12 +98,8 @@ def inpaint(config: InpaintConfig) -> Path:
     --------
     `deepfits inpaint run/cutouts run/model --out run/inpaint-u --band u --validate`
     """
-    from deepfits.fitting import features
     from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.inpainting import DEFINITIONS
     from deepfits.models.bundle import Model
-    from deepfits.provenance import provenance
-    from deepfits.scale.manifest import read_manifest
     from deepfits.stages.inpaint_validation import validate
     from deepfits.stages.inpaint_work import CALIBRATION, Calibrations, InpaintWork
     from deepfits.survey.store import CutoutStore
@@ -154,8 +155,6 @@ def inpaint(config: InpaintConfig) -> Path:
 
 def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, ...]:
     """Return the bands that are named, as the store calls them."""
-    from deepfits.survey.bands import places_of
-
     named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     known = store.info.bands
     places = zip(named, places_of(named, known), strict=True)

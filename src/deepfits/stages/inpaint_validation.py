@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
+from deepfits.fitting import inpainting
+from deepfits.fitting.fitter import Fitter
 from deepfits.photometry import ab_magnitude, aperture_flux
 from deepfits.progress import Progress
 from deepfits.scale.work import in_turn
 from deepfits.splits import is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict
-
-if TYPE_CHECKING:
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
+from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 
 
 def validate(
@@ -63,8 +64,6 @@ def _judge(
     index: int,
 ) -> dict[str, Any]:
     """Return one row of the validation: a band, and every method's bias and scatter."""
-    from deepfits.fitting import inpainting
-
     band, circle = info.bands[index], fitter.sums[1]
     image, weight = (np.concatenate([getattr(c, n) for c in (tested, known)]) for n in ("image", "weight"))
     flux, _ = aperture_flux(image, weight, circle)
@@ -96,11 +95,6 @@ def _judge_by_truth(
 
     Both are aperture magnitudes, so that light outside the aperture and of neighbours hardly counts.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from deepfits.fitting import inpainting
-
     other = 1 if index == 0 else index - 1
     band, beside = bands[index], bands[other]
     names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]

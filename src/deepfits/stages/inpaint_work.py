@@ -8,54 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from deepfits.config import convert
+from deepfits.config import Stored, convert
 from deepfits.files import read_json, write_json
+from deepfits.fitting import features
+from deepfits.fitting.correction import Correction, cross_corrected, learn_correction
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.inpainting import model_error
+from deepfits.fitting.measuring import measure
+from deepfits.models.bundle import Model
 from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard, in_turn
 from deepfits.splits import is_held_out
 from deepfits.stages.fit_work import ModelWork, read_selected, write_images
-
-if TYPE_CHECKING:
-    from deepfits.fitting.correction import Correction
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.models.bundle import Model
-    from deepfits.survey.store import Cutouts, CutoutStore
+from deepfits.survey.store import Cutouts, CutoutStore, read_info
 
 CALIBRATION = "calibration.json"
 SUMS = ("", "_aper")  # total, and the aperture
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Stored):
     """What is known of a band's predictions from objects that have the band.
 
-    Attributes
-    ----------
-    error
-        The fraction of the flux that is added to its error in quadrature.
-    correction
-        What the generator gets systematically wrong; None where nothing is known.
+    The error is a fraction of the flux, added in quadrature; the correction is what the generator gets
+    systematically wrong, None where nothing is known.
     """
 
     error: float = 0.0
     correction: Correction | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        return {"error": self.error, "correction": self.correction and self.correction.to_json()}
-
-    @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Calibration:
-        """Read back `to_json`."""
-        from deepfits.fitting.correction import Correction
-
-        correction = content["correction"]
-        return cls(error=content["error"], correction=correction and Correction.from_json(correction))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +54,6 @@ class InpaintWork(ModelWork):
 
     def open_with(self, model: Model, threads: int | None = None) -> Process:
         """Use a model that is loaded already."""
-        from deepfits.fitting import features
-        from deepfits.survey.store import read_info
-
         stored = read_info(self.store)
         order = model.order(stored)
         info = stored if order is None else order.info(stored)
@@ -116,8 +98,6 @@ def predict(
         ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and ``measured`` ``(N, B)``,
         aperture fluxes of all bands without calibration, and ``measured_err``.
     """
-    from deepfits.fitting.measuring import measure
-
     weight = shard.weight.copy()
     weight[:, hidden] = 0
     fitted = fitter.fit(shard.object_id, shard.image, weight, advance, sight=fitter.sight(shard))
@@ -201,7 +181,10 @@ class Calibrations:
             alone = [band for name in self.store.info.bands for band in self._measured([name])]
             largest = max((band["error_alone"] for band in alone if band is not None), default=0.0)
         return tuple(
-            Calibration(error=largest) if band is None else Calibration.from_json(band) for band in measured
+            Calibration(error=largest)
+            if band is None
+            else Calibration.from_json({name: band[name] for name in ("error", "correction")})
+            for band in measured
         )
 
     def _measured(self, bands: Sequence[str]) -> list[dict[str, Any] | None]:
@@ -233,9 +216,6 @@ def _calibrate(
     index: int,
 ) -> dict[str, Any] | None:
     """Learn a band's correction, and the error that it leaves on objects that it was not learnt from."""
-    from deepfits.fitting.correction import cross_corrected, learn_correction
-    from deepfits.fitting.inpainting import model_error
-
     names = (f"flux_aper{part}_{band}" for part in ("", "_err", "_measured", "_measured_err"))
     flux, flux_err, measured, measured_err = (columns[name] for name in names)
     alone = model_error(flux, flux_err, measured, measured_err)

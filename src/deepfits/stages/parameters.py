@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from deepfits.config import Range
 from deepfits.fitting.settings import SolverSettings
+from deepfits.scale.cluster import Workers
 from deepfits.stages.stage import INPUT, NEUTRAL, Common
 from deepfits.survey.reading import FieldReadingOptions, PerBand, ReadingOptions
 from deepfits.survey.sources import SourceOptions
 from deepfits.tables.conditions import as_conditions
 
 if TYPE_CHECKING:
-    from deepfits.scale.cluster import Workers
     from deepfits.survey.fields import ImageSet
 
 Images = str | Path | Sequence[str | Path]
@@ -80,8 +80,6 @@ class OnWorkers(OnCluster, Partial):
 
     def pool(self) -> Workers:
         """Return who works."""
-        from deepfits.scale.cluster import Workers
-
         return Workers(
             number=self.workers, scheduler=self.scheduler, threads=self.threads, device=self.device
         )

@@ -14,20 +14,25 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 
 from deepfits.errors import InputError
+from deepfits.fitting.feature_table import feature_table
+from deepfits.fitting.features import digest, to_arrow
+from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.settings import FitSettings
+from deepfits.models.bundle import Model
+from deepfits.stages.fit_coadds import cutout_size, describe_images
+from deepfits.stages.fit_work import absolute
+from deepfits.survey import build
+from deepfits.survey.fields import ImageSet, image_set
+from deepfits.survey.neighbours import with_neighbours
+from deepfits.survey.store import Cutouts, StoreInfo
 from deepfits.tables import from_arrow, identities, positions
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.settings import FitSettings
-    from deepfits.survey.fields import ImageSet
-    from deepfits.survey.store import StoreInfo
 
 CHUNK = 2048
 
@@ -77,8 +82,6 @@ class PartitionFit:
 
         Parameters
         ----------
-        images
-            As for `cutouts`.
         model
             A trained model; its bands and size are cut.
         reading
@@ -96,13 +99,6 @@ class PartitionFit:
         InputError
             Images that cannot be used, or do not fit the model.
         """
-        from deepfits.fitting.features import digest
-        from deepfits.fitting.settings import FitSettings
-        from deepfits.models.bundle import Model
-        from deepfits.stages.fit_coadds import cutout_size, describe_images
-        from deepfits.stages.fit_work import absolute
-        from deepfits.survey.fields import image_set
-
         loaded = Model.load(model)
         chosen = image_set(images, bands=loaded.info.bands, **(reading or {}))
         info = describe_images(chosen, cutout_size(loaded, chosen))
@@ -123,25 +119,15 @@ class PartitionFit:
     def meta(self, catalogue: Any) -> pd.DataFrame:
         """Return an empty table with the columns of the result, which Dask asks for beforehand.
 
-        Parameters
-        ----------
-        catalogue
-            An LSDB catalogue, or a pandas table.
+        `catalogue` is one of LSDB, or a pandas table.
         """
-        import pandas as pd
-
         empty = getattr(catalogue, "meta", None)  # LSDB's, which knows its index
         if empty is None:
             empty = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in catalogue.dtypes.items()})
         return self(empty)
 
     def __call__(self, objects: pd.DataFrame) -> pd.DataFrame:
-        """Fit the objects of a table.
-
-        Parameters
-        ----------
-        objects
-            With the columns for identity and position.
+        """Fit the objects of a table with columns for identity and position.
 
         Returns
         -------
@@ -149,8 +135,6 @@ class PartitionFit:
             The same rows and index, with identity, position and the columns of the features, as Arrow types.
             Objects on no image have nulls.
         """
-        import pandas as pd
-
         for name in (self.id_column, self.ra_column, self.dec_column):
             if name not in objects.columns:
                 raise InputError(f"partition: no column {name!r}; it has {list(objects.columns)}")
@@ -165,8 +149,6 @@ class PartitionFit:
 
     def _columns(self, kept: pd.DataFrame) -> dict[str, np.ndarray]:
         """Return identity and position, whatever pandas keeps them in; objects without a place get NaN."""
-        import pyarrow as pa
-
         columns: dict[str, np.ndarray] = {}
         where = "partition"
         for name in (self.id_column, self.ra_column, self.dec_column):
@@ -181,14 +163,6 @@ class PartitionFit:
 
     def _features(self, columns: dict[str, np.ndarray]) -> Any:
         """Cut and fit, and return an Arrow table in the order of the rows; nulls for objects on no image."""
-        import pyarrow as pa
-
-        from deepfits.fitting.feature_table import feature_table
-        from deepfits.fitting.features import to_arrow
-        from deepfits.survey import build
-        from deepfits.survey.neighbours import with_neighbours
-        from deepfits.survey.store import Cutouts
-
         fitter, info = _fitter(self), self.info
 
         def fitted(cutouts: Cutouts) -> dict[str, np.ndarray]:
@@ -220,8 +194,5 @@ class PartitionFit:
 @lru_cache(maxsize=1)
 def _fitter(fit: PartitionFit) -> Fitter:
     """Keep the model of the last partition loaded."""
-    from deepfits.fitting.fitter import Fitter
-    from deepfits.models.bundle import Model
-
     loaded = Model.load(fit.model, fit.device)
     return Fitter(loaded, fit.settings, fit.info, threads=fit.threads)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 
 from deepfits.config import Range
+from deepfits.fitting.settings import FitSettings
 from deepfits.processes import torch_threads
 from deepfits.progress import Progress
+from deepfits.provenance import hardware
 from deepfits.scale.planning import Cost, Device, Line, figures, make_plan, named_device
-from deepfits.stages.stage import Common, stage
+from deepfits.stages.stage import Common, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
@@ -99,16 +101,15 @@ def plan(config: PlanConfig) -> Plan:
     loaded = Model.load(config.model)
     cost = cost_of(loaded)
     is_measured = config.device == "measured"
-    lines = make_plan(
+    lines = part_of(
+        config,
+        make_plan,
         num_objects=config.objects,
         device=measure_core(loaded, cost, config.progress) if is_measured else named_device(config.device),
-        num_devices=config.num_devices,
         cost=cost,
         num_bands=len(loaded.info.bands),
         size=loaded.info.size,
-        objects_per_arcmin2=config.objects_per_arcmin2,
         pixel_scale_arcsec=loaded.info.pixel_scale_arcsec,
-        half=config.half,
         latent_size=loaded.config.latent_size,
     )
     return Plan(tuple(lines))
@@ -149,8 +150,6 @@ def measure_core(model: Model, cost: Cost, progress: Progress) -> Device:
 
     from deepfits.fitting.feature_table import feature_table
     from deepfits.fitting.fitter import Fitter
-    from deepfits.fitting.settings import FitSettings
-    from deepfits.provenance import hardware
     from deepfits.survey.store import Cutouts
 
     generator = torch.Generator().manual_seed(0)

@@ -53,12 +53,7 @@ _DEFAULT_SECTIONS = ("cutouts", "train", "fit", "inpaint", "report")
 class RunFile:
     """A run file, checked.
 
-    Attributes
-    ----------
-    images
-        Images to start from; None when the sky is simulated.
-    sections
-        Arguments for each stage that runs.
+    Without images the sky is simulated; sections hold arguments for each stage that runs.
     """
 
     out: Path
@@ -108,7 +103,6 @@ class DemoConfig(Common):
     """
 
     out: str | Path = "demo"
-    _: KW_ONLY
 
 
 @stage(RunConfig)

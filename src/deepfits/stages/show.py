@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import write_text, writing
+from deepfits.photometry import reference_band
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import claim, stage
+from deepfits.tables import require_column, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -287,10 +290,7 @@ def _write(
     more: Mapping[str, np.ndarray],
 ) -> Path:
     """Write pictures and tables."""
-    from deepfits.files import write_text, writing
-    from deepfits.photometry import reference_band
     from deepfits.plot.style import save
-    from deepfits.tables import require_column, write_table
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}

@@ -16,14 +16,14 @@ from deepfits.files import remove_leftovers, write_json, writing
 from deepfits.photometry import ab_magnitude
 from deepfits.processes import available_cores, torch_threads
 from deepfits.progress import Task
+from deepfits.sky.population import DEFAULT_LAWS, PopulationLaws
+from deepfits.sky.surveys import SkySurvey, find_survey
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
 
 if TYPE_CHECKING:
     from deepfits.sky.from_catalogue import CatalogueObjects
     from deepfits.sky.layouts import Writer
-    from deepfits.sky.population import PopulationLaws
     from deepfits.sky.scene import Scene
-    from deepfits.sky.surveys import SkySurvey
 
 FORMAT = 2
 CERTAIN = 4
@@ -119,9 +119,7 @@ def simulate(config: SimulateConfig) -> Path:
     Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
     from deepfits.sky.layouts import open_patch, patch_files
-    from deepfits.sky.population import DEFAULT_LAWS, PopulationLaws
     from deepfits.sky.scene import make_scene, strips
-    from deepfits.sky.surveys import find_survey
 
     survey = find_survey(config.survey)
     objects, num_patches = None, config.num_patches

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from deepfits.errors import InputError
-from deepfits.files import contents_of, read_json, write_json
-from deepfits.photometry import NJY_ZERO_POINT
+from deepfits.files import contents_of, read_json, write_json, writing
+from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Images, Reading
 from deepfits.stages.stage import INPUT, claim, part_of, stage
+from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 
 # Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
@@ -84,8 +85,6 @@ def stack(config: StackConfig) -> Path:
     --------
     `deepfits stack exposures/ --out coadds`
     """
-    from deepfits.photometry import reference_band
-    from deepfits.survey.bands import is_known_band, require_bands, sort_bands
     from deepfits.survey.find import find_exposures
     from deepfits.survey.planes import ReadOptions, open_plane
     from deepfits.survey.stacking import common_grid
@@ -253,7 +252,6 @@ def _write_band(
 ) -> None:
     from astropy.io import fits
 
-    from deepfits.files import writing
     from deepfits.survey.fitsfile import quiet
 
     with quiet():

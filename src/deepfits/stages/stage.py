@@ -159,8 +159,6 @@ def claim(
     ----------
     out
         In place of the configuration's `out`.
-    version
-        Of the format of the result.
     inputs
         Fingerprints, where the contents of a field's path are not all (or not just) what counts.
     settings

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from deepfits.config import Range
 from deepfits.files import contents
 from deepfits.results import require_finished
+from deepfits.splits import is_held_out
 from deepfits.stages.parameters import Choosing, Images, Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
@@ -143,7 +144,6 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
 
     from deepfits.fitting.error_measurement import learn_model_error, median_of
     from deepfits.fitting.fitter import FitSettings, Fitter
-    from deepfits.splits import is_held_out
     from deepfits.survey.neighbours import find_neighbours
     from deepfits.survey.store import CutoutStore
 

@@ -292,10 +292,7 @@ def plan_shards(
 ) -> tuple[list[ShardTask], np.ndarray]:
     """Assign objects to fields and shards.
 
-    Returns
-    -------
-    tasks, outside
-        The shards, and the rows of the catalogue that lie on no image.
+    Returns the shards, and the rows of the catalogue that lie on no image.
     """
     number = len(columns["object_id"])
     owner, x, y = _assign(plan, columns, info, fields)

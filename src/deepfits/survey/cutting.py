@@ -50,6 +50,8 @@ def cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut all objects out of one plane, reading each row of it at most once or twice.
 
+    Returns image and weight, ``(N, S, S)`` float32.
+
     Parameters
     ----------
     plane
@@ -62,11 +64,6 @@ def cut(
         How many rows to hold at a time.
     out
         Image and weight to write to, ``(N, S, S)`` float32 filled with zeros; made when None.
-
-    Returns
-    -------
-    image, weight
-        ``(N, S, S)`` float32.
     """
     left, bottom = corners(x, size), corners(y, size)
     if out is None:

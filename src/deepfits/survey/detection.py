@@ -78,10 +78,8 @@ def drop_source_noise(image: np.ndarray, weight: np.ndarray, is_bad: np.ndarray,
 def combined_image(planes: Mapping[str, Readable], options: DetectOptions) -> tuple[np.ndarray, np.ndarray]:
     """Combine the bands into one image of signal-to-noise, and say which pixels have no data in any.
 
-    Returns
-    -------
-    combined, is_empty
-        ``(H, W)`` float32 and bool. Unit variance per pixel, 0 where empty.
+    Returns both as ``(H, W)``, float32 and bool; the first has unit variance per pixel, and 0 where it is
+    empty.
     """
     shape = next(iter(planes.values())).shape
     total, number = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
@@ -145,10 +143,8 @@ def find_sources(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Extract and deblend.
 
-    Returns
-    -------
-    sources, segmentation
-        sep's table ``(N,)`` and ``(H, W)`` int32: 0 for sky, number of the source plus 1 for its pixels.
+    Returns sep's table, ``(N,)``, and the segmentation, ``(H, W)`` int32: 0 for sky, number of the source
+    plus 1 for its pixels.
     """
     kernel = gaussian_kernel(options.smoothing_pixels)
     sigma = smoothed_sigma(combined, is_empty, kernel)

@@ -58,14 +58,8 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
     """Find the value that stands for no data; None when there is none.
 
     Zeros are values where the counts come in steps, as integers and quantised floats do: then those alone
-    count that fill blocks. Dithering moves zeros by up to half a step.
-
-    Parameters
-    ----------
-    counts
-        Some pixels, NaN where something else says that there is no data.
-    steps
-        Of the quantisation, by row.
+    count that fill blocks. Dithering moves zeros by up to half a step. `counts` are some pixels, NaN where
+    something else says that there is no data; `steps` those of the quantisation, by row.
     """
     finite = counts[np.isfinite(counts)]
     if not finite.size:
@@ -107,11 +101,7 @@ def find_fill_beside_weights(counts: np.ndarray, weight: np.ndarray) -> tuple[Fi
     """Find the value that stands for no data where the weights say that there is some, and its share.
 
     Zeros count where they fill blocks and are rare elsewhere: in sparse counts of photons they are values.
-
-    Parameters
-    ----------
-    counts, weight
-        ``(..., H, W)``.
+    Counts and weights are ``(..., H, W)``.
     """
     used = np.where(weight > 0, counts, np.nan)
     fill = find_fill(used)

@@ -234,11 +234,6 @@ def peek_headers(path: str | Path) -> list[dict[str, Any]]:
     """Read the headers of all HDUs without the data.
 
     Of a file that is compressed as a whole, up to the first image: what follows would have to be unpacked.
-
-    Returns
-    -------
-    list of dict
-        By keyword.
     """
     path = Path(path)
     require_regular(path)

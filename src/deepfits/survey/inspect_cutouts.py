@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from astropy.io import fits
 
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
@@ -59,8 +60,6 @@ def is_catalogue(path: Path) -> bool:
         return True
     if not path.is_file() or not is_fits_name(path):
         return False
-    from astropy.io import fits
-
     try:
         with quiet(), fits.open(path) as hdus:
             has_image = any(hdu.is_image and hdu.header.get("NAXIS", 0) >= 2 for hdu in hdus)

@@ -98,20 +98,9 @@ def _clipped_width(clip: float) -> float:
 def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
     """Measure background and noise in 64×64 blocks, and take the median block.
 
-    Blocks are rid of their own level, so that a slope of the sky does not count as noise; the lower half
-    of the blocks (those with the fewest sources) decides.
-
-    Parameters
-    ----------
-    image
-        ``(H, W)``, nJy.
-    is_valid
-        ``(H, W)`` bool.
-
-    Returns
-    -------
-    Noise or None
-        None when the valid pixels do not vary.
+    Blocks are rid of their own level, so that a slope of the sky does not count as noise; the lower half of
+    the blocks (those with the fewest sources) decides. Images are ``(H, W)`` in nJy. Returns None
+    when the valid pixels do not vary.
     """
     levels, sigmas, ratios = [], [], []
     corners = [
@@ -166,10 +155,7 @@ def some_rows(height: int) -> list[tuple[int, int]]:
 def sky_doubts(plane: Any) -> list[str]:
     """Describe what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
 
-    Parameters
-    ----------
-    plane
-        Of one band; a `deepfits.survey.planes.Plane`.
+    `plane` is a `deepfits.survey.planes.Plane`.
     """
     out = []
     if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
@@ -185,10 +171,7 @@ def sky_doubts(plane: Any) -> list[str]:
 def weight_trend(plane: Any) -> float:
     """Return the rank correlation of the weights with the inverse of the measured variance, over blocks.
 
-    Returns
-    -------
-    float
-        +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
+    It is +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
     """
     stated, measured = [], []
     rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else some_rows(plane.shape[0])

@@ -22,14 +22,8 @@ def primary_detections(
 
     Detections of two fields are one object when each is the other's nearest, within two pixels. Of these the
     one that lies farther from the edges of its field is primary; the field first by name, where both lie
-    equally far. What one field alone detected is primary wherever it lies.
-
-    Parameters
-    ----------
-    columns
-        ``field``, ``ra``, ``dec`` (degrees), ``x``, ``y``.
-    infos
-        By field: ``shape`` ``(H, W)`` and ``pixel_scale_arcsec``.
+    equally far. What one field alone detected is primary wherever it lies. Columns are ``field``, ``ra``,
+    ``dec`` (degrees), ``x`` and ``y``; infos, by field, hold ``shape`` ``(H, W)`` and ``pixel_scale_arcsec``.
     """
     is_primary = np.ones(len(columns["field"]), bool)
     vectors = _unit_vectors(columns["ra"], columns["dec"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units
 from astropy.io import fits
 from astropy.wcs import WCS
 
@@ -274,8 +275,6 @@ def _zero_point(
 
 def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: float | None) -> float:
     """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
-    from astropy import units
-
     role = pixels.weight_role
     plane = pixels.extras[role] if role is not None else None
     if not isinstance(plane, HduPixels) or role == "weight":

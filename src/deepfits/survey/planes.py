@@ -47,10 +47,7 @@ CREDIBLE_DEPTH = (8.0, 36.0)
 class ReadOptions(FieldReadingOptions):
     """How planes are read, settled: zero points by band (``""``: all others), and names of bad planes.
 
-    Attributes
-    ----------
-    unpacked
-        Directory to keep unpacked copies of compressed files in, for when they are read again.
+    Copies of compressed files are kept in `unpacked`, for when they are read again.
     """
 
     zero_point: Mapping[str, float] = field(default_factory=dict)
@@ -153,10 +150,8 @@ class Plane:
     def rows(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read rows ``start`` to ``stop`` (excluded).
 
-        Returns
-        -------
-        image, weight
-            ``(stop − start, W)`` float32 each, nJy and nJy⁻². The image is 0 where the weight is 0.
+        Returns image and weight, ``(stop − start, W)`` float32, nJy and nJy⁻². The image is 0 where the
+        weight is 0.
         """
         image, weight = self._pixels.rows(start, stop, self._scale)
         if weight is None:

@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
 
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
+from deepfits.survey.astrometry import pixel_scale_of
+from deepfits.survey.bands import band_name
+from deepfits.survey.fitsfile import quiet
 from deepfits.survey.seeing import width_at
 
 log = logging.getLogger(__name__)
@@ -131,10 +136,6 @@ def read_psf_option(given: str, pixel_scale: float) -> dict[str, Any]:
 
 def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
     """Read a PSF image, or a PSFEx model at the middle of its field."""
-    from astropy.io import fits
-
-    from deepfits.survey.fitsfile import quiet
-
     if not path.is_file():
         raise InputError(
             f"psf {str(path)!r}: neither a number, a file nor a column of the catalogue; give a FWHM in "
@@ -159,10 +160,6 @@ def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
 
 def _own_scale(header: Any) -> float | None:
     """Return the side of a PSF image's pixels where its header says it; images of one survey's seldom do."""
-    from astropy.wcs import WCS
-
-    from deepfits.survey.astrometry import pixel_scale_of
-
     for key in ("PIXELSCL", "PIXSCALE"):
         scale = _number(header.get(key))
         if scale is not None and 0.001 < scale < 20:
@@ -220,10 +217,6 @@ def find_psfex(path: str) -> Psfex | None:
     InputError
         A model that depends on more than the place in the image, or a damaged one.
     """
-    from astropy.io import fits
-
-    from deepfits.survey.fitsfile import quiet
-
     if not Path(path).is_file():
         return None
     try:
@@ -308,8 +301,6 @@ def psf_column(given: str | None, band: str, columns: Mapping[str, np.ndarray]) 
 
 def parse_psf_option(psf: object) -> dict[str, str]:
     """Read ``["g=0.8", "r=psf-r.fits"]``, ``{"g": 0.8}`` or one value for all bands (under ``""``)."""
-    from deepfits.survey.bands import band_name
-
     if psf is None:
         return {}
     if isinstance(psf, Mapping):

@@ -59,13 +59,7 @@ def dark_variance_of(band: str, column: int, run: int) -> float:
 
 
 class FrameNoise:
-    """The variance of a frame's pixels, in the frame's own unit.
-
-    Parameters
-    ----------
-    hdus
-        The open frame.
-    """
+    """The variance of a frame's pixels, in the frame's own unit."""
 
     def __init__(self, hdus: fits.HDUList) -> None:
         header = hdus[0].header

@@ -51,10 +51,7 @@ def choose_stars(
 def star_image(image: np.ndarray, weight: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     """Return the median of the stars' images, each shifted to its own centre and divided by its flux.
 
-    Returns
-    -------
-    ndarray or None
-        ``(25, 25)``; None when fewer than three stars have all their pixels.
+    It is ``(25, 25)``; None when fewer than three stars have all their pixels.
     """
     stamps = [_stamp(image, weight, cx, cy, SIDE) for cx, cy in zip(x, y, strict=True)]
     return _median_of([stamp for stamp in stamps if stamp is not None])
@@ -184,17 +181,9 @@ def star_among_cutouts(
     """Return the median image of the most compact of many objects, and how many these are.
 
     The two per cent of smallest half-light radius, but for the very smallest (cosmic rays). Where no stars
-    are among them, the image is that of the most compact galaxies, and wider than the PSF.
-
-    Parameters
-    ----------
-    image, weight
-        ``(N, H, W)``, one band, the objects in the middle.
-
-    Returns
-    -------
-    tuple or None
-        ``(S, S)`` with S odd and at most 25, and a number; None when there are too few to tell.
+    are among them, the image is that of the most compact galaxies, and wider than the PSF. Images and weights
+    are ``(N, H, W)`` of one band, the objects in the middle. The image is ``(S, S)`` with S odd and at most
+    25; it is None when there are too few to tell.
     """
     size = image.shape[1]
     side = min(SIDE, (size - 3) | 1)

@@ -43,10 +43,7 @@ LEAST_SOURCES, MOST_SOURCES = 8, 400
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
     """Return the smallest grid, north up, that holds all exposures (`reproject.mosaicking`).
 
-    Parameters
-    ----------
-    pixel_scale
-        Arcseconds; the finest of the exposures when None.
+    The pixel scale, arcseconds, is the finest of the exposures when None.
 
     Raises
     ------
@@ -171,6 +168,8 @@ def combine(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Combine the strips of all exposures.
 
+    Returns image and weight, ``(R, W)`` float32, and the number of values rejected, ``(R, W)``.
+
     Parameters
     ----------
     image, weight
@@ -179,11 +178,6 @@ def combine(
         ``"clipped"``, ``"mean"`` or ``"median"``.
     clip
         In standard deviations.
-
-    Returns
-    -------
-    image, weight, rejected
-        ``(R, W)`` float32, the same, and the number of values rejected, ``(R, W)``.
     """
     is_valid = weight > 0
     number = is_valid.sum(axis=0)

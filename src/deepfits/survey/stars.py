@@ -20,17 +20,8 @@ LEAST = 8
 def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     """Find the stars' half-light radius: the first dense cluster of radii from the small end.
 
-    Parameters
-    ----------
-    radius
-        ``(N,)``, half-light radii.
-    snr
-        ``(N,)``, signal-to-noise of the total flux; sources above 30 are looked at.
-
-    Returns
-    -------
-    float
-        NaN when there are too few sources to tell.
+    Half-light radii and signal-to-noise of the total flux are ``(N,)``; sources above 30 are looked at. It
+    is NaN when there are too few sources to tell.
     """
     good = np.isfinite(radius) & (radius > 0.3) & (snr > 30)
     if good.sum() < LEAST:
@@ -54,19 +45,9 @@ def star_score(radius: np.ndarray, snr: np.ndarray, centre: float) -> np.ndarray
     Among sources of similar signal-to-noise, the logarithms of the radii are a mixture of stars (at `centre`)
     and galaxies (a Gaussian whose mean, width and share are fitted by expectation maximisation), both blurred
     by the noise. So where the noise cannot tell them apart, the score is the share of stars. Towards fainter
-    sources that share may only fall, as it does on the sky: noise alone would otherwise make stars of all.
-
-    Parameters
-    ----------
-    radius, snr
-        ``(N,)``; a radius may be NaN.
-    centre
-        The stars' radius; NaN when unknown.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)`` in [0, 1]; 0.5 where nothing is known.
+    sources that share may only fall, as it does on the sky: noise alone would otherwise make stars of all. A
+    radius may be NaN, and so may the stars' own, `centre`, when unknown. It is ``(N,)`` in [0, 1]; 0.5 where
+    nothing is known.
     """
     score = np.full(len(radius), 0.5)
     known = np.flatnonzero(np.isfinite(radius) & (radius > 0)) if np.isfinite(centre) else np.empty(0, int)

@@ -73,11 +73,7 @@ def credible_range(weight: np.ndarray) -> tuple[float, float]:
     """Return the limits beyond which a weight is no weight but a sign for pixels without data.
 
     Error maps often hold 1e10 or 1e-10 there. Such a value stands in many pixels, and far from all others.
-
-    Parameters
-    ----------
-    weight
-        Inverse variances of a sample of pixels.
+    `weight` are inverse variances of a sample of pixels.
 
     Examples
     --------

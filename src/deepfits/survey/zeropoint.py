@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from astropy import units
 from astropy.io import fits
 
 from deepfits.errors import InputError
@@ -205,8 +206,6 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     InputError
         A unit that is not a flux density, or one whose conversion needs what the header does not say.
     """
-    from astropy import units
-
     text = re.sub(r"\b10\s*(?:\^|\*\*)\s*\(?([+-]?\d+)\)?(?:\s*\*)?", r"1e\1", _PER_PIXEL.sub("", unit))
     of_jansky = 0.0 if _MAGGIES.search(text) else 8.9  # the zero point of a jansky, or of a maggy
     text = _MAGGIES.sub(r"\g<prefix>Jy", text)
@@ -248,8 +247,6 @@ def _parsed(text: str) -> Any:
     >>> str(_parsed("UJY")), str(_parsed("erg/s/cm2/A")), _parsed("flux of the source")
     ('uJy', 'erg / (Angstrom s cm2)', None)
     """
-    from astropy import units
-
     upper = text.upper()
     if upper == text and upper.startswith("MJY") and not re.search("SR|ARCSEC", upper):
         raise InputError(f"BUNIT {text!r} may be mJy or MJy; write which into the header")
@@ -283,8 +280,6 @@ def _parsed(text: str) -> Any:
 
 
 def _per_wavelength() -> Any:
-    from astropy import units
-
     return units.erg / units.s / units.cm**2 / units.AA
 
 
@@ -295,8 +290,6 @@ def _is_per_wavelength(unit: str) -> bool:
 
 def _is_dimensionless(parsed: Any) -> bool:
     """Return whether a unit is one of counts, a second or not, or of nothing."""
-    from astropy import units
-
     counts = (units.adu, units.electron, units.ct, units.DN, units.ph, units.s)
     return all(base in counts for base in parsed.decompose().bases)
 

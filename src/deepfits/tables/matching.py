@@ -38,17 +38,8 @@ def match_positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the row of the nearest other position within a radius, −1 without one, and how far it is.
 
-    Parameters
-    ----------
-    ra, dec
-        ``(N,)`` degrees; NaN where there is no place.
-    other_ra, other_dec
-        ``(M,)``.
-
-    Returns
-    -------
-    rows, separation_arcsec
-        ``(N,)``; the separation is NaN without a match.
+    Positions are in degrees, ``(N,)``, NaN where there is no place, and ``(M,)``. Rows and separations are
+    ``(N,)``; the latter are NaN without a match.
     """
     from astropy import units
     from astropy.coordinates import SkyCoord, match_coordinates_sky

@@ -346,15 +346,7 @@ def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_
 
 
 def place_hint(ra: np.ndarray, near: np.ndarray) -> str:
-    """Describe what right ascensions that lie nowhere near the others might be: hours or radians.
-
-    Parameters
-    ----------
-    ra
-        Those that were given, degrees.
-    near
-        Those that they should lie among, degrees.
-    """
+    """Describe what right ascensions that lie nowhere near the others might be: hours or radians."""
     ra, near = ra[np.isfinite(ra)], near[np.isfinite(near)]
     if not len(ra) or not len(near):
         return ""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from deepfits.models.sight import join_sights, sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.progress import Progress, silent
 from deepfits.splits import is_held_out
+from deepfits.survey.neighbours import neighbours_of
 from deepfits.survey.normalise import Normalisation, is_complete
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
@@ -108,7 +108,11 @@ def measure_training_set(
             sample_weight.append(cutouts.weight[chosen])
             task.advance(len(cutouts))
         if not counts["complete"]:
-            raise InputError(_nothing_left(store.directory, counts))
+            raise InputError(
+                f"{store.directory}: no complete cutout to train on ({counts['incomplete']} have bad pixels "
+                f"or missing bands, {counts['held_out']} are held out); cut more objects, or leave out the "
+                "band that is missing"
+            )
         softening = softening_sigmas / np.sqrt(np.median(np.concatenate(weights), axis=0))
         normalisation = _measure(store, complete, kind, softening, task)
     digest.update(repr(normalisation.to_json()).encode())
@@ -120,14 +124,6 @@ def measure_training_set(
         normalisation=normalisation,
         autocovariance=measure_autocovariance(np.concatenate(sample_image), np.concatenate(sample_weight)),
         fingerprint=digest.hexdigest()[:16],
-    )
-
-
-def _nothing_left(directory: Path, counts: dict[str, int]) -> str:
-    return (
-        f"{directory}: no complete cutout to train on ({counts['incomplete']} have bad pixels or missing "
-        f"bands, "
-        f"{counts['held_out']} are held out); cut more objects, or leave out the band that is missing"
     )
 
 
@@ -358,8 +354,6 @@ def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
 
 def weight_without_neighbours(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
     """Return the weights with 0 for the pixels of other objects, ``(N, B, H, W)``."""
-    from deepfits.survey.neighbours import neighbours_of
-
     return np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), cutouts.weight)
 
 

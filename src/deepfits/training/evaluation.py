@@ -42,8 +42,6 @@ class Evaluator:
     ----------
     store, out
         Where the cutouts are, and the model's directory.
-    trainer
-        Holds the model as it becomes.
     fit
         How latents are fitted; None leaves the fits out.
     step

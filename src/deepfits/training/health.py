@@ -30,18 +30,10 @@ PANEL = 8
 
 
 def radial_features(x: Tensor) -> Tensor:
-    """Describe images by their mean in rings around the middle, per band.
+    """Describe images ``(N, B, H, W)``, in the networks' units, by their mean in rings, per band.
 
-    Parameters
-    ----------
-    x
-        ``(N, B, H, W)`` in the networks' units.
-
-    Returns
-    -------
-    Tensor
-        ``(N, B * NUM_RINGS)``: rings of equal width out to half the side. Differences between the bands'
-        numbers are colours.
+    It is ``(N, B * NUM_RINGS)``, for rings of equal width out to half the side; differences between the
+    bands' numbers are colours.
     """
     height, width = x.shape[2:]
     row = torch.arange(height, device=x.device) - (height - 1) / 2
@@ -135,8 +127,6 @@ def examine(
     ----------
     model
         In evaluation mode.
-    held_out
-        What to compare with.
     noise, add_noise
         The noise of real images, added to generated ones when the generator draws none itself.
     seed
@@ -205,10 +195,7 @@ def make_panel(
 ) -> np.ndarray:
     """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
 
-    Returns
-    -------
-    ndarray
-        ``(rows, PANEL, B, H, W)`` in nJy.
+    They are ``(rows, PANEL, B, H, W)`` in nJy.
     """
     image, weight = held_out.image[:PANEL], held_out.weight[:PANEL]
     sight = None if held_out.sight is None else held_out.sight[:PANEL]
@@ -227,17 +214,8 @@ def make_panel(
 def colour_panel(panel: np.ndarray, softening: np.ndarray) -> np.ndarray:
     """Turn a panel into a picture: the reddest, the middle and the bluest band as red, green and blue.
 
-    Parameters
-    ----------
-    panel
-        ``(rows, columns, B, H, W)`` in nJy.
-    softening
-        Per band, nJy.
-
-    Returns
-    -------
-    ndarray
-        ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, a dark line between the images.
+    The picture is ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, with a dark line between the images. The
+    panel is ``(rows, columns, B, H, W)`` in nJy, the softening that of each band.
     """
     num_bands = panel.shape[2]
     which = [num_bands - 1, num_bands // 2, 0]

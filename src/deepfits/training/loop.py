@@ -53,8 +53,6 @@ class Trainer:
     ----------
     model
         What is trained, in place.
-    config
-        How.
     noise
         Where the noise of noise-aware training comes from; with several stores, one for each.
     seed

@@ -44,12 +44,8 @@ def shared_pass(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     added on the way to image i, so all numbers there, and their roundings, scale with vᵢ, until they
     underflow (at 1e-38, in bfloat16 too). Only dᵢ = 0 itself, or nearly, would be lost. Therefore what is
     sent and divided by is at least `NEAR_ZERO` in size, of the sign of dᵢ: this changes the gradient of the
-    weights by less than the rounding of an answer near 1, and that of the generator not at all.
-
-    Parameters
-    ----------
-    real, generated
-        Answers, both ``(N,)``.
+    weights by less than the rounding of an answer near 1, and that of the generator not at all. Answers are
+    ``(N,)``.
 
     Returns
     -------

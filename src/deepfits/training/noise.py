@@ -31,10 +31,7 @@ def white_autocovariance(num_bands: int) -> np.ndarray:
 def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Measure the noise's autocovariance in the blank parts of cutouts.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻².
 
     Returns
     -------
@@ -98,12 +95,8 @@ def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
 class NoiseSource:
     """Draw noise with a given autocovariance, in units of the noise that the weights state.
 
-    Parameters
-    ----------
-    autocovariance
-        ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`.
-    size
-        Side of the cutouts.
+    The autocovariance is ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`; the size is the side of the
+    cutouts.
     """
 
     def __init__(self, autocovariance: np.ndarray, size: int) -> None:

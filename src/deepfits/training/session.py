@@ -20,7 +20,7 @@ import torch
 
 from deepfits.config import convert
 from deepfits.errors import InputError, NonFiniteLossError, is_out_of_memory
-from deepfits.files import write_json, writing
+from deepfits.files import write_json, write_text
 from deepfits.models.bundle import Model
 from deepfits.models.card import describe
 from deepfits.models.layers import ModelConfig
@@ -65,10 +65,6 @@ class TrainingPlan(TrainingSettings):
         Conditions on the stores' catalogues: only objects that satisfy them are used.
     model, training
         The configuration; bands and size are taken from the store.
-    name
-        What the configuration is called.
-    engine
-        Where it is computed.
     fit
         How latents are fitted when the model is evaluated; None leaves the fits out.
     measure_error
@@ -333,9 +329,8 @@ class Session:
             return ""
         row = {name: float(loss) for name, loss in losses.items()}
         rate = step * config.batch_size / self.seconds
-        recorder.write(
-            {"step": step, "seconds": round(self.seconds, 2), "images_per_s": round(rate, 1), **row}
-        )
+        timing = {"seconds": round(self.seconds, 2), "images_per_s": round(rate, 1)}
+        recorder.write({"step": step, **timing, **row})
         note = ", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items())
         return f"step {step:,}, {rate:,.0f} images/s, {note}"
 
@@ -353,15 +348,10 @@ class Session:
     ) -> None:
         if self.engine.rank:
             return
-
-        def total(name: str) -> int:
-            return sum(getattr(survey, name) for survey in surveys)
-
         model, step, metrics = evaluator.choose_model(step)
         if self.plan.measure_error is not None:
-            store = self.plan.store
-            paths = [store] if isinstance(store, Path) else list(store)
-            model.model_error = self.plan.measure_error(model, paths)
+            model.model_error = self.plan.measure_error(model, [store.directory for store in self.stores])
+        counted = ("num_used", "num_complete", "num_incomplete", "num_held_out")
         model.card = {
             "recipe": self.plan.name,
             "training": self.config.to_json(),
@@ -375,10 +365,7 @@ class Session:
                 "survey": trainer.model.info.survey,
                 "stores": [str(store.directory) for store in self.stores],
                 "where": None if self.plan.where is None else list(as_conditions(self.plan.where)),
-                "num_used": total("num_used"),
-                "num_complete": total("num_complete"),
-                "num_incomplete": total("num_incomplete"),
-                "num_held_out": total("num_held_out"),
+                **{name: sum(getattr(survey, name) for survey in surveys) for name in counted},
             },
             "metrics": metrics,
             "noise_autocovariance": trainer.noise.autocovariance.tolist(),
@@ -389,8 +376,7 @@ class Session:
             model.aids, model.card["aids"] = teach_aids(
                 model.to(self.engine.device), self.stores, teaching, seed=self.plan.seed, progress=progress
             )
-        with writing(self.out / "README.md") as path:
-            path.write_text(describe(model, f"Model `{self.out.name}`"), encoding="utf-8")
+        write_text(self.out / "README.md", describe(model, f"Model `{self.out.name}`"))
         model.save(self.out)
 
 

@@ -26,10 +26,6 @@ def measure_shapes(
     ----------
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻², without missing pixels.
-    bands
-        Their names.
-    pixel_scale_arcsec
-        Side of a pixel.
 
     Returns
     -------

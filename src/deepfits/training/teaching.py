@@ -63,12 +63,6 @@ def teach_aids(
         On the device to work on; it stays as it is.
     stores
         Of real cutouts, as the model takes them; held-out objects are left alone. Or the examples themselves.
-    teaching
-        How.
-    seed
-        Decides every draw.
-    progress
-        Shows what is done.
 
     Returns
     -------

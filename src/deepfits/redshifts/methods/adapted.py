@@ -47,6 +47,7 @@ from deepfits.redshifts.pdf import (
     AS_PREDICTED,
     LEVELS,
     MEDIAN,
+    pinball,
     pit,
     recalibrated,
     sorted_quantiles,
@@ -254,10 +255,7 @@ def _other_stages(
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the fields of `Adapted` for the stages that follow the head, and their estimates, ``(V, Q)``.
 
-    Parameters
-    ----------
-    source
-        Of the labelled objects.
+    `source` is of the labelled objects.
     """
     options, value, everything = training.options, training.value, training.dataset.source
     left_out: dict[str, np.ndarray] = {}
@@ -352,12 +350,6 @@ def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe,
     names = tuple(f"head_{number}" for number in range(quantiles.shape[1]))
     own = Matrix(values=quantiles.astype(np.float32), names=names)
     return reduce(Matrix.hstack, [recipe.make(source) for recipe in recipes], own)
-
-
-def pinball(quantiles: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Return the mean pinball loss of ln(1 + z) of each object, ``(N,)``: half its CRPS."""
-    above = np.log1p(np.clip(value, 0, None))[:, None] - np.log1p(np.clip(quantiles, -0.5, None))
-    return np.maximum(LEVELS * above, (LEVELS - 1) * above).mean(axis=1)
 
 
 def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:

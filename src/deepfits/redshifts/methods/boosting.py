@@ -103,12 +103,7 @@ def train_boosting(
 ) -> tuple[BoostedTrees, np.ndarray]:
     """Tune on cross-validation, then train on everything that is given.
 
-    Parameters
-    ----------
-    features
-        Of N training objects; NaN counts as missing.
-    value
-        ``(N,)``, the target.
+    Targets are ``(N,)``; a feature that is NaN counts as missing.
 
     Returns
     -------
@@ -123,7 +118,9 @@ def train_boosting(
     target = scale.forward(value)
     generator = np.random.default_rng(config.seed)
     parts = folds(len(value), config.num_folds, generator)
-    settings = [_FIRST_TRIAL] + [_draw(generator) for _ in range(config.num_trials - 1)]
+    settings: list[dict[str, Any]] = [_FIRST_TRIAL]
+    for _ in range(config.num_trials - 1):
+        settings.append({name: generator.choice(values).item() for name, values in _SPACE.items()})
     trials = [_cross_validate(features.values, target, parts, trial, config) for trial in settings]
     best, out_of_fold = min(trials, key=lambda trial: trial[0]["loss"])
     parameters = {**best["settings"], **_fixed(config)}
@@ -141,10 +138,6 @@ def train_boosting(
         trials=[trial for trial, _ in trials],
     )
     return trees, scale.inverse(out_of_fold)
-
-
-def _draw(generator: np.random.Generator) -> dict[str, Any]:
-    return {name: generator.choice(values).item() for name, values in _SPACE.items()}
 
 
 def _fixed(config: BoostingConfig) -> dict[str, Any]:

@@ -43,17 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a network starts from.
-
-    Attributes
-    ----------
-    architecture, normalisation
-        What it looks like, and the units that it takes.
-    embedder
-        Weights of its embedder; None: random ones.
-    about
-        Figures for the table.
-    """
+    """What a network starts from. Without weights of its embedder it has random ones."""
 
     architecture: Architecture
     normalisation: Normalisation

@@ -25,10 +25,7 @@ POSTERIOR = 11
 def settings(job: Path, bands: list[str], num_plain: int, error_floor: float, step: float) -> dict[str, str]:
     """Return LePHARE's options that differ from its own defaults.
 
-    Parameters
-    ----------
-    num_plain
-        Templates, from the reddest, that have no dust.
+    `num_plain` templates, from the reddest, have no dust.
     """
     number, reference = len(bands), bands.index("i") + 1 if "i" in bands else len(bands) // 2 + 1
     each = {

@@ -97,12 +97,7 @@ class MLPEnsemble(Method):
 def train_ensemble(
     features: Matrix, value: np.ndarray, config: MLPConfig, *, progress: Progress = silent
 ) -> tuple[MLPEnsemble, np.ndarray, np.ndarray]:
-    """Train one network for each fold.
-
-    Parameters
-    ----------
-    features, value
-        Of N training objects; NaN counts as the typical value.
+    """Train one network for each fold. A feature that is NaN counts as the typical value.
 
     Returns
     -------

@@ -22,10 +22,7 @@ from deepfits.redshifts.scene_light import SceneLight
 class Pretrained(Method):
     """A head that has seen no label.
 
-    Attributes
-    ----------
-    loss
-        ``"squared"``: the estimate is the mean of p(z); ``"absolute"``: the median.
+    The estimate is the mean of p(z) with the loss ``"squared"``, and the median with ``"absolute"``.
     """
 
     name: ClassVar[str] = "pretrained"

@@ -31,6 +31,7 @@ _SETTINGS = {
 MAX_ROUNDS = 120
 PATIENCE = 8
 NUM_DRAWS = 8
+NUM_FOLDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +74,12 @@ class BoostedQuantiles:
 
 
 def train_quantiles(
-    features: Matrix, value: np.ndarray, *, num_folds: int = 3, seed: int = 0, num_threads: int = 1
+    features: Matrix, value: np.ndarray, *, seed: int = 0, num_threads: int = 1
 ) -> tuple[BoostedQuantiles, np.ndarray]:
     """Train on all objects, and recalibrate by cross-validation.
 
     Each object gets its PIT from trees of the other folds; the first fold also says when to stop. The trees
-    that are kept learn from everything.
-
-    Parameters
-    ----------
-    features, value
-        Of N training objects; NaN counts as missing.
+    that are kept learn from everything. A feature that is NaN counts as missing.
 
     Returns
     -------
@@ -95,7 +91,7 @@ def train_quantiles(
     parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
     out_of_fold = np.empty((len(value), len(LEVELS)))
     rounds: int | None = None
-    for train, test in folds(len(value), num_folds, np.random.default_rng(seed)):
+    for train, test in folds(len(value), NUM_FOLDS, np.random.default_rng(seed)):
         booster, rounds = _train(parameters, features.values, value, train, test, rounds)
         trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
         out_of_fold[test] = trees.predict(features.take(test), raw=True)

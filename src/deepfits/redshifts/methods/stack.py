@@ -45,12 +45,7 @@ RIDGE = 0.02
 class Stack(Method):
     """Trained methods and how much each counts.
 
-    Attributes
-    ----------
-    members, weights
-        M of them, and ``(M,)``.
-    validation_pit
-        ``(V,)``, for recalibration.
+    Weights are ``(M,)``; the PIT of V objects is for recalibration.
     """
 
     name: ClassVar[str] = "stack"
@@ -127,14 +122,8 @@ def common(parts: Sequence[OutOfFold]) -> list[OutOfFold]:
 def stacking_weights(points: np.ndarray, value: np.ndarray, loss: str) -> np.ndarray:
     """Return the weights of the methods, ``(M,)``, that sum to 1.
 
-    Parameters
-    ----------
-    points
-        ``(M, V)``: out-of-fold estimates.
-    value
-        ``(V,)``.
-    loss
-        ``"squared"`` or ``"absolute"``; the latter of ln(1 + z), as in `TargetScale`.
+    `points` are out-of-fold estimates, ``(M, V)``, of values ``(V,)``; the loss is ``"squared"`` or
+    ``"absolute"``, the latter of ln(1 + z) as in `TargetScale`.
     """
     from scipy.optimize import minimize
 

@@ -20,7 +20,7 @@ from deepfits.photometry import asinh_magnitude, reference_band
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import evenly_spaced
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, from_grid, pit, recalibrated
+from deepfits.redshifts.pdf import AS_PREDICTED, MEDIAN, from_grid, pinball, pit, recalibrated
 from deepfits.redshifts.spectra import (
     FILTERS,
     absolute_offsets,
@@ -35,6 +35,7 @@ ERROR_FLOOR = 0.06
 ERROR_FLOORS = (0.03, 0.05, 0.08, 0.12)
 BRIGHTEST = (None, -24.0)
 """Limits of the absolute i magnitude to choose from; −24 is what LePHARE has by default."""
+NUM_ITERATIONS = 3
 NUM_TUNING = 500
 """Labelled objects that tell the error floor and the limit, at most."""
 NUM_CALIBRATION = 1000
@@ -95,14 +96,8 @@ def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarr
 def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.ndarray:
     """Return χ² at the best amplitude (not negative): ``(N, T, Z)``.
 
-    With amplitude a: Σ w (f − a m)², least at a = Σ w f m / Σ w m².
-
-    Parameters
-    ----------
-    flux, weight
-        ``(N, B)``; weight 0 leaves a band out.
-    model
-        ``(T, Z, B)``.
+    With amplitude a: Σ w (f − a m)², least at a = Σ w f m / Σ w m². Fluxes and weights are ``(N, B)``, where
+    a weight of 0 leaves a band out; models are ``(T, Z, B)``.
     """
     cross = np.einsum("nb,tzb->ntz", weight * flux, model)
     square = np.einsum("nb,tzb->ntz", weight, model**2)
@@ -154,8 +149,7 @@ class TemplateFit(Method):
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
     ) -> Self:
         """Learn from N objects of known redshift; see `train_templates`."""
-        fit = train_templates(photometry, value, bands, filters=filters)
-        return cls(**vars(fit))
+        return cls(**vars(train_templates(photometry, value, bands, filters=filters)))
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Self]:
@@ -254,12 +248,7 @@ def check_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> None:
 
 
 def train_templates(
-    photometry: Photometry,
-    value: np.ndarray,
-    bands: Sequence[str],
-    *,
-    filters: Sequence[str] = (),
-    num_iterations: int = 3,
+    photometry: Photometry, value: np.ndarray, bands: Sequence[str], *, filters: Sequence[str] = ()
 ) -> TemplateFit:
     """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
 
@@ -267,18 +256,12 @@ def train_templates(
     band the median ratio of what the template says and what was observed, among objects above 10 σ there.
     Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among `NUM_TUNING`
     objects.
-
-    Parameters
-    ----------
-    photometry, value
-        Of the N labelled objects.
     """
     names = filters_of(bands, filters)
     some = evenly_spaced(len(value), NUM_TUNING)
-    known, truth = photometry.take(some), np.log1p(value[some])
-    tried = []
+    known, tried = photometry.take(some), []
     for floor in ERROR_FLOORS:
-        zero_points = _zero_points(photometry, value, names, floor, num_iterations)
+        zero_points = _zero_points(photometry, value, names, floor)
         for brightest in BRIGHTEST:
             fit = TemplateFit(
                 bands=tuple(bands),
@@ -288,20 +271,19 @@ def train_templates(
                 error_floor=floor,
                 brightest=brightest,
             )
-            above = truth[:, None] - np.log1p(fit.raw_quantiles(known))
-            tried.append((float(np.maximum(LEVELS * above, (LEVELS - 1) * above).mean()), fit))
+            tried.append((float(pinball(fit.raw_quantiles(known), value[some]).mean()), fit))
     best = min(tried, key=lambda trial: trial[0])[1]
     some = evenly_spaced(len(value), NUM_CALIBRATION)
     return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
 
 
 def _zero_points(
-    photometry: Photometry, value: np.ndarray, filters: tuple[str, ...], floor: float, num_iterations: int
+    photometry: Photometry, value: np.ndarray, filters: tuple[str, ...], floor: float
 ) -> np.ndarray:
     model, _ = template_fluxes(filters, REDSHIFTS)
     place = np.abs(np.array(REDSHIFTS)[:, None] - value[None]).argmin(axis=0)
     out = np.ones(len(filters))
-    for _ in range(num_iterations):
+    for _ in range(NUM_ITERATIONS):
         flux, weight = _corrected(photometry, out, floor)
         out = out * _ratios(flux, weight, photometry, model[:, place])
         out /= np.exp(np.log(out).mean())

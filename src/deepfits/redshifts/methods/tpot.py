@@ -133,14 +133,7 @@ class TpotModel(Method):
 def train_tpot(
     features: Matrix, value: np.ndarray, config: TpotConfig, *, progress: Progress = silent
 ) -> TpotModel:
-    """Search in a process of its own, with a time limit.
-
-    Parameters
-    ----------
-    features
-        Of N training objects, all finite.
-    value
-        ``(N,)``, the target.
+    """Search in a process of its own, with a time limit. All features must be finite; targets are ``(N,)``.
 
     Raises
     ------

@@ -13,7 +13,9 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import write_json
 from deepfits.provenance import provenance
+from deepfits.redshifts import storage
 from deepfits.redshifts.classes import (
+    CLASSIFIER,
     Classifier,
     class_columns,
     class_metrics_with_errors,
@@ -143,7 +145,7 @@ def _row(
     started = time.monotonic()
     fitted, test = dataset.split.fitted, dataset.split.test
     classifier = learn_classes(config, name, dataset, label, names)
-    classifier.save(directory)
+    storage.save(classifier, directory, CLASSIFIER)
     probability = classifier.predict(dataset.source.take(test))
     row = {
         "key": f"classes-{name}",

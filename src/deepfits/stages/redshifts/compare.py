@@ -12,6 +12,7 @@ from deepfits.errors import InputError, nearest
 from deepfits.photometry import robust_scatter
 from deepfits.progress import noted
 from deepfits.provenance import provenance
+from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.inputs import photoz_column
 from deepfits.redshifts.learning import LOSSES
@@ -251,7 +252,7 @@ class Comparison:
             """Take a member of a stack from its own row, which is made first where it is not there."""
             own = RowKey(method=method, features=features, loss=key.loss)
             self.row(own, progress)
-            return Predictor.load(self.place(own))
+            return storage.load(Predictor, self.place(own))
 
         predictor = train_predictor(
             METHODS[key.method],
@@ -263,7 +264,7 @@ class Comparison:
             member=member,
             progress=progress,
         )
-        predictor.save(directory)
+        storage.save(predictor, directory)
         test = dataset.split.test
         predictions = predictor.predict(dataset.source.take(test))
         if "quantiles" in predictions:

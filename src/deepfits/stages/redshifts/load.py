@@ -26,10 +26,7 @@ from deepfits.tables.values import is_redshift_name
 def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> Dataset:
     """Read, join and split. Nothing is measured yet.
 
-    Parameters
-    ----------
-    **enough
-        `fewest` and `fewest_to_test` of `deepfits.redshifts.split.split_objects`.
+    `enough` may be `fewest` and `fewest_to_test` of `deepfits.redshifts.split.split_objects`.
     """
     dataset = make_dataset(
         read_features(config.features),
@@ -59,12 +56,7 @@ def objects_to_fit(
 ) -> list[Any]:
     """Return the identities of the cutouts that a table of redshifts needs: to test on, and to learn from.
 
-    Parameters
-    ----------
-    max_labels
-        To learn from, at most: those that a table with as many labels learns from.
-    **others
-        Of `make_dataset`.
+    With `max_labels`, those that a table with as many labels learns from; `others` go to `make_dataset`.
     """
     from deepfits.survey.store import CutoutStore
 
@@ -111,14 +103,8 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
 
 def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
     """Add what is measured in the cutouts, and the embedder's latents, where these are given."""
-    source = complete_source(
-        dataset.source,
-        store=config.store,
-        embedder_features=config.embedder_features,
-        photometry=config.photometry,
-        template_filters=getattr(config, "filters", ()) if templates else None,
-        progress=config.progress,
-    )
+    filters = getattr(config, "filters", ()) if templates else None
+    source = part_of(config, complete_source, source=dataset.source, template_filters=filters)
     return replace(dataset, source=source)
 
 

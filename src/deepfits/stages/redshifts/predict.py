@@ -8,17 +8,23 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
 from deepfits.files import contents
+from deepfits.fitting.features import digest, is_done, shard_paths
+from deepfits.fitting.features import write_table as write_shard
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
 from deepfits.redshifts.predict import load_predictor, predict_table
+from deepfits.scale.cluster import Workers
+from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
-from deepfits.stages.stage import INPUT, claim, stage
+from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.tables import format_of, write_table
 
 log = logging.getLogger(__name__)
@@ -88,13 +94,7 @@ def redshift_predict(config: PredictConfig) -> Path:
         raise InputError(f"{config.features}: no object has a finite latent")
     with claim(config, name="redshift predict", is_file=True, renew=True) as results:
         if not results.is_finished:
-            table = predict_table(
-                predictor,
-                columns,
-                store=config.store,
-                embedder_features=config.embedder_features,
-                progress=config.progress,
-            )
+            table = part_of(config, predict_table, predictor=predictor, columns=columns)
             write_table(out, table, info={"num_train": predictor.about.get("num_train")})
     return out
 
@@ -116,10 +116,6 @@ def with_head(config: PredictConfig) -> PredictConfig:
 
 def _predict_shards(config: PredictConfig, out: Path) -> Path:
     """Predict for each file of a features directory, on workers."""
-    from deepfits.fitting.features import digest, is_done
-    from deepfits.scale.cluster import Workers
-    from deepfits.scale.run import run_shards
-
     assert config.features is not None
     if out.suffix:
         raise InputError(f"{out}: several workers write a directory; leave the ending {out.suffix!r} out")
@@ -155,11 +151,6 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
 
 def _find(features: Path, made_with: str) -> tuple[list[Shard], dict[str, str]]:
     """List the files of the features that hold objects, and those that cannot be read."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from deepfits.fitting.features import digest, shard_paths
-
     if features.is_file():
         raise InputError(f"{features}: is one file; name the directory, or a file such as z.parquet for OUT")
     shards, unreadable = [], {}
@@ -187,8 +178,6 @@ class PredictWork:
 
     def open(self, threads: int | None = None) -> Process:
         """Load the redshift model."""
-        from deepfits.fitting.features import write_table
-
         predictor = load_predictor(self.model)
 
         def process(shard: Shard, advance: Advance) -> None:
@@ -201,7 +190,7 @@ class PredictWork:
             )
             if not usable.any():
                 table = _without_predictions(table)
-            write_table(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
+            write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
             advance(shard.objects)
 
         return process

@@ -14,11 +14,14 @@ from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text
 from deepfits.progress import Task, noted
-from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, stage
+from deepfits.redshifts import storage
+from deepfits.sky.population import PopulationLaws
+from deepfits.sky.surveys import SkySurvey, find_survey
+from deepfits.stages.simulate import simulate
+from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
 if TYPE_CHECKING:
     from deepfits.models.bundle import Model
-    from deepfits.sky.surveys import SkySurvey
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
 FORMAT = 1
@@ -102,8 +105,6 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples
     from deepfits.redshifts.head_training import teach
-    from deepfits.sky.population import PopulationLaws
-    from deepfits.sky.surveys import find_survey
     from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointings, grafted
 
     model = Model.load(config.model)
@@ -129,20 +130,18 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
             parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
-        head = teach(
-            Examples.join(parts),
-            model.info.bands,
+        head = part_of(
+            config,
+            teach,
+            examples=Examples.join(parts),
+            bands=model.info.bands,
             model_hash=model.fingerprint,
-            steps=config.steps,
-            num_members=config.num_members,
-            seed=config.seed,
             about={
                 "surveys": [survey.name for survey in surveys],
                 "num_fitted": int(sum(len(sky.examples) for sky in fitted)),
                 "num_drawn": int(config.num_examples),
                 "faintest_i": float(max(pointing.limit for pointing in pointings)),
             },
-            progress=config.progress,
         )
         head.save(results.path)
     return results.path
@@ -175,14 +174,12 @@ def _sky(
     from deepfits.fitting.features import read_features
     from deepfits.stages.cutouts import cutouts
     from deepfits.stages.fit import fit
-    from deepfits.stages.redshifts.pretraining import FittedSky, match_truth
-    from deepfits.stages.simulate import simulate
+    from deepfits.stages.redshifts.pretraining import EXAMPLES, FittedSky, match_truth
     from deepfits.survey.store import CutoutStore
     from deepfits.tables import match_identities, read_table
 
-    done = where / "examples.npz"
-    if done.exists():
-        return FittedSky.load(done)
+    if (where / EXAMPLES).exists():
+        return storage.load(FittedSky, where, EXAMPLES, what="file of examples")
     where.mkdir(parents=True, exist_ok=True)
     survey, population = where / "survey.toml", where / "population.toml"
     write_text(survey, pointing.survey.to_toml())
@@ -218,7 +215,7 @@ def _sky(
     features = read_features(fits)
     true = rows[chosen][match_identities(features["object_id"], identity)]
     fitted = FittedSky.of(features, truth, true, model.info.bands)
-    fitted.save(done)
+    storage.save(fitted, where, EXAMPLES)
     for part in ("sky", "cutouts", "fits"):
         shutil.rmtree(where / part)
     return fitted

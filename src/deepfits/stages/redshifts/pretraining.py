@@ -10,14 +10,12 @@ noise, neighbours and fit did to a fitted galaxy of nearly the same fluxes and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
-from deepfits.files import read_arrays, writing
 from deepfits.photometry import flux_of_magnitude
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
@@ -41,6 +39,8 @@ NUM_DONORS = 6
 FARTHEST_DONOR = 1.2
 """Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
 SIZE_SOFTENING_ARCSEC = 0.3
+EXAMPLES = "examples.json"
+"""Name of a fitted sky on disk, for `deepfits.redshifts.storage`."""
 BRIGHT_SIGMA = 5.0
 MAX_SIZE, MIN_SIZE = 2000, 500
 
@@ -120,8 +120,6 @@ def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarra
 
     Of several within `MATCH_ARCSEC` the brightest, unless it is farther off.
     """
-    from scipy.spatial import cKDTree
-
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
     places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
@@ -145,14 +143,7 @@ def first_mag(truth: Mapping[str, np.ndarray]) -> str:
 class FittedSky:
     """Objects of one pointing with their truth.
 
-    Attributes
-    ----------
-    examples
-        N of them.
-    flux
-        ``(N, B)``, nJy: true totals.
-    radius
-        ``(N,)``, arcsec: true half-light radius, 0 of points.
+    Of the N objects, true total fluxes, ``(N, B)`` nJy, and half-light radii, ``(N,)`` arcsec, 0 of points.
     """
 
     examples: Examples
@@ -182,24 +173,6 @@ class FittedSky:
             radius=np.asarray(truth["half_light_radius_arcsec"], dtype=float)[rows][keep],
         )
 
-    def save(self, path: Path) -> None:
-        """Write an ``.npz`` file."""
-        light = self.examples.light
-        arrays: dict[str, Any] = {f.name: getattr(light, f.name) for f in fields(light)}
-        arrays |= {name: getattr(self.examples, name) for name in ("redshift", "kind", "weight")}
-        with writing(path) as temporary, temporary.open("wb") as handle:
-            np.savez(handle, true_flux=self.flux, true_radius=self.radius, **arrays)
-
-    @classmethod
-    def load(cls, path: Path) -> FittedSky:
-        """Read back `save`."""
-        held = read_arrays(path, what="file of examples")
-        light = SceneLight(**{f.name: held[f.name] for f in fields(SceneLight)})
-        others: dict[str, Any] = {name: held[name] for name in ("redshift", "kind", "weight")}
-        return cls(
-            examples=Examples(light=light, **others), flux=held["true_flux"], radius=held["true_radius"]
-        )
-
 
 def grafted(
     fitted: Sequence[FittedSky],
@@ -210,13 +183,8 @@ def grafted(
 ) -> Examples:
     """Draw many objects of ever new populations, and let each be measured as its donor was.
 
-    Parameters
-    ----------
-    laws
-        The one population to draw from; by default a new one for every `PER_POPULATION` objects.
+    They are of the one population that is given, or of a new one for every `PER_POPULATION` objects.
     """
-    from scipy.spatial import cKDTree
-
     trees, noises = [], []
     for sky in fitted:
         noise = np.nanmedian(sky.examples.light.flux_err, axis=0)

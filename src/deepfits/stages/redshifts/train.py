@@ -8,6 +8,8 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.progress import noted
+from deepfits.redshifts import storage
+from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.learning import check_loss
 from deepfits.redshifts.methods import METHODS, Boosting, method_named, uses_templates
 from deepfits.redshifts.predictor import train_predictor
@@ -85,7 +87,7 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
             predictor = train(
                 kind, config.feature_set, member=lambda name, features: train(METHODS[name], features)
             )
-            predictor.save(results.path)
+            storage.save(predictor, results.path)
             task.advance(1, config.method)
     return results.path
 
@@ -104,6 +106,7 @@ def _train_classes(config: TrainPredictorConfig) -> Path:
         if not results.is_finished:
             with config.progress("train classes", total=1, unit="methods") as task:
                 dataset = with_measurements(dataset, config)
-                learn_classes(config, config.feature_set, dataset, label, names).save(results.path)
+                classifier = learn_classes(config, config.feature_set, dataset, label, names)
+                storage.save(classifier, results.path, CLASSIFIER)
                 task.advance(1, config.method)
     return results.path
