@@ -223,6 +223,16 @@ def roman(where, sky):
     return {}
 
 
+def kinds_first(where, sky):
+    """Write what files hold before the band, and bands in capitals."""
+    image, variance = counts(sky, 27.0)
+    for band in "GR":
+        fits.writeto(where / f"sci_{band}.fits", image, header(MAGZERO=27.0, FILTER=band.lower()))
+        fits.writeto(where / f"rms_{band}.fits", full(variance**0.5), header(MAGZERO=27.0))
+        fits.writeto(where / f"seg_{band}.fits", np.ones(SHAPE, np.int16), header(MAGZERO=27.0))
+    return {}
+
+
 def ccddata(where, sky):
     """Uncertainties of any kind in an HDU UNCERT."""
     kinds = {"g": VarianceUncertainty(full(SIGMA**2)), "r": InverseVariance(full(SIGMA**-2))}
@@ -296,7 +306,7 @@ OTHER_BANDS = {
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
-        spitzer,
+        *(spitzer, kinds_first),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -555,6 +565,12 @@ def test_units(unit, point):
             zero_point_of_header({"BUNIT": unit})
     else:
         assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(point, abs=0.01)
+
+
+def test_planes_that_nothing_names_are_said(tmp_path, sky):
+    image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
+    fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")
+    assert any("HDU 1 is not used: no name says what it holds" in text for text in read(tmp_path)[2])
 
 
 def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):

@@ -75,7 +75,7 @@ _SPELLINGS = {
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
-    **{"nd": "NUV", "fd": "FUV"},
+    **{"nd": "NUV", "fd": "FUV", "ks": "Ks", "vis": "VIS"},
 }
 _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
 # The passband of two elements in the beam is that of the narrower one.
@@ -83,7 +83,7 @@ _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 # What may stand for a band in a file's name, between separators.
 _TOKEN = (
     rf"(?:{_ROMAN}|"
-    r"FUV|NUV|ustar|uS|Ks|VIS|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
+    r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(

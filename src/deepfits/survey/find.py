@@ -29,7 +29,14 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, sort_bands
+from deepfits.survey.bands import (
+    band_name,
+    band_of_header,
+    band_of_name,
+    is_known_band,
+    passband,
+    sort_bands,
+)
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, sky_images
 from deepfits.survey.weights import WEIGHT_ROLES
@@ -286,7 +293,7 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
         return (match["name"],), kind
     # S-PLUS and J-PLUS write swpweight beside swp.
     words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
-    places = [i for i, w in enumerate(words) if i and w.lower() in KINDS]
+    places = [i for i, w in enumerate(words) if w.lower() in KINDS and len(words) > 1]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
@@ -301,15 +308,16 @@ _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     """Return what the FITS files of a directory share with their weights, and what they hold.
 
-    A word such as "psf" or "model" in the name of a file without an image beside it says nothing: the file is
-    an image. `stamp` is the directory's.
+    A word such as "psf" or "model", or one that a name begins with, says nothing where no image is beside the
+    file: it is an image itself. `stamp` is the directory's.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
     kinds: _Kinds = {path: split_name(stem_of(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
-        if kind == "other" and key not in images:
-            words = [w for w in re.split(r"[-_. ]+", stem_of(path)) if w]
+        words = [w for w in re.split(r"[-_. ]+", stem_of(path)) if w]
+        begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
+        if key not in images and (kind == "other" or begins):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
     return kinds
 
@@ -444,7 +452,7 @@ def _without_band(stem: str, band: str) -> str:
     ('STRIPE82-0001-swp', '6778_01500')
     """
     words = list(re.finditer(r"[^-_. ]+", stem))
-    word = next((w for w in reversed(words) if band_name(w[0]) == band), None)
+    word = next((w for w in reversed(words) if passband(w[0]) == passband(band)), None)
     if word is None:
         return stem
     return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")

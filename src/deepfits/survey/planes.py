@@ -25,7 +25,7 @@ from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import SHARED_MASK, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
-from deepfits.survey.hdu_roles import extras_of, number_of, sky_images
+from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
@@ -289,6 +289,13 @@ class Plane:
             raise InputError(f"{self.path}: {error}") from None
         for role, number in own.items():
             extras[role] = HduPixels(hdu=hdus[number], path=self.path)
+        if not extras and self.source.layout != "hsc":
+            known = {*sky_images(hdus), number_of(hdus, self._image)}
+            notes += [
+                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+                for n in numbers
+                if n not in known and role_of(name_of(hdus[n])) is None and hdus[n].shape == self._image.shape
+            ]
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
             notes.append(
