@@ -70,22 +70,32 @@ INLINE void product(struct matrix a, struct matrix b, struct matrix c, int rows,
 
 int deepfits_supported(void) { return SUPPORTED(); }
 
-/* image (n, d, d) = rows (n, d, s t) . [scene (n, s, s) . columns (n, s, t d), read as (n, s t, d)].
-   Returns 0, or 1 without memory. */
-TARGET int deepfits_show(float *rows, float *columns, float *scene, float *image, int n, int d, int s, int t) {
+/* image (n, l, b, d, d) = rows (n b, d, s t) . [scene (n, l, b, s, s) . columns (n b, s, t d), read as (s t, d)]:
+   each matrix serves the l planes of its object and band. `count` is n b. Returns 0, or 1 without memory. */
+TARGET int deepfits_tangents(float *rows, float *columns, float *scene, float *image, int count, int d, int s, int t,
+                             int l, int b) {
     float *part = malloc(sizeof(float) * s * t * d);
     if (!part)
         return 1;
-    for (ptrdiff_t k = 0; k < n; k++) {
-        struct matrix of_scene = {scene + k * s * s, s, 1}, right = {columns + k * s * t * d, t * d, 1};
-        struct matrix left = {rows + k * d * s * t, s * t, 1}, out = {image + k * d * d, d, 1};
+    for (ptrdiff_t k = 0; k < count; k++) {
+        struct matrix right = {columns + k * s * t * d, t * d, 1}, left = {rows + k * d * s * t, s * t, 1};
         struct matrix wide = {part, t * d, 1}, tall = {part, d, 1};
-        ptrdiff_t next = k + 1 < n ? k + 1 : k;
-        product(of_scene, right, wide, s, t * d, s, columns + next * s * t * d, s * t * d);
-        product(left, tall, out, d, d, s * t, rows + next * d * s * t, d * s * t);
+        ptrdiff_t next = k + 1 < count ? k + 1 : k;
+        for (ptrdiff_t i = 0; i < l; i++) {
+            ptrdiff_t plane = (k / b * l + i) * b + k % b;
+            struct matrix of_scene = {scene + plane * s * s, s, 1}, out = {image + plane * d * d, d, 1};
+            int asked = i + 1 < l ? 0 : s * t * d;
+            product(of_scene, right, wide, s, t * d, s, columns + next * s * t * d, asked);
+            product(left, tall, out, d, d, s * t, rows + next * d * s * t, asked);
+        }
     }
     free(part);
     return 0;
+}
+
+/* The same with one plane for each matrix. */
+int deepfits_show(float *rows, float *columns, float *scene, float *image, int n, int d, int s, int t) {
+    return deepfits_tangents(rows, columns, scene, image, n, d, s, t, 1, 1);
 }
 
 /* The adjoint: scene = [rows^T . image, read as (n, s, t d)] . turned, where turned (n, t d, s) is columns^T. */

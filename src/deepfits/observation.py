@@ -155,7 +155,8 @@ def small_products() -> ctypes.CDLL | None:
     They are built where the package is installed with a C compiler (``_observation.c``).
     """
     found = library("_observation", "fits are")
-    return found if found is not None and found.deepfits_supported() else None
+    is_of_now = hasattr(found, "deepfits_tangents")  # and not built from a source of before
+    return found if found is not None and is_of_now and found.deepfits_supported() else None
 
 
 class Observation:
@@ -277,21 +278,25 @@ class Observation:
     def _is_small(self, plane: Tensor) -> bool:
         return self.turned is not None and len(self) == len(plane) and plane.dtype == self.rows.dtype
 
-    def _small(self, function: str, right: Tensor | None, plane: Tensor, side: int) -> Tensor:
-        """Call one of `small_products` for planes, ``(N, B, ...)``; return ``(N, B, side, side)``."""
+    def _small(self, function: str, right: Tensor | None, plane: Tensor, side: int, *shared: int) -> Tensor:
+        """Call one of `small_products` for planes ``(N, ..., B, ...)``: ``(N, ..., B, side, side)``."""
         assert right is not None
         plane = plane.detach().contiguous()
-        out = plane.new_empty(*plane.shape[:2], side, side)
+        out = plane.new_empty(*plane.shape[:-2], side, side)
         scene_side = self.columns.shape[1]
         sizes = (len(self.rows), self.size, scene_side, self.rows.shape[2] // scene_side)
         pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (self.rows, right, plane, out)]
-        if getattr(small_products(), function)(*pointers, *sizes):
+        if getattr(small_products(), function)(*pointers, *sizes, *shared):
             raise MemoryError("no memory for an observation")
         return out
 
     def tangents(self, derivative: Tensor) -> Tensor:
         """Show derivatives of scenes, ``(N, L, B, S, S)``, as derivatives of data, ``(N, L, B, D, D)``."""
         number, length = derivative.shape[:2]
+        if self._is_small(derivative):
+            return self._small(
+                "deepfits_tangents", self.columns, derivative, self.size, length, self.num_bands
+            )
         rows, columns = self._of(number)
         flat = derivative.transpose(1, 2).reshape(len(rows), -1, derivative.shape[-1])  # (N·B, L·S, S)
         part = torch.bmm(flat, columns).view(len(rows), length, -1, self.size)

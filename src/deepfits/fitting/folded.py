@@ -113,17 +113,15 @@ class FoldedGenerator:
     def jacobian(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Draw images, with the derivatives along all latent directions, ``(N, L, B, H, W)``."""
         image, mains = self._forward(latent, [*self.layers, self.last])
-        masks = [main > 0 for main in mains]
         number, length = latent.shape
         with torch.no_grad():
             t = self._view(self.matrix)  # (L, 2C, H, W): the same tangents for every object
-            t = torch.where(masks[0][:, None], t[:, : self.channels], 0) + t[:, self.channels :]
-            for layer, mask in zip(self.layers, masks[1:], strict=True):
-                t = layer(t.flatten(0, 1), with_bias=False).unflatten(0, (number, length))
-                half = t.shape[2] // 2
-                t = torch.where(mask[:, None], t[:, :, :half], 0) + t[:, :, half:]
-            t = self.last(t.flatten(0, 1), with_bias=False).contiguous()  # sums over pixels follow
-        return image, t.unflatten(0, (number, length))
+            for layer, main in zip((*self.layers, self.last), mains, strict=True):
+                is_on = (main > 0).to(t.dtype).permute(0, 2, 3, 1)[:, None]
+                half, t = main.shape[1], t.permute(0, 2, 3, 1).unflatten(0, (-1, length))
+                t = torch.addcmul(t[..., half:], t[..., :half], is_on)  # (N, L, H, W, C): channels last
+                t = layer(t.flatten(0, 1).permute(0, 3, 1, 2), with_bias=False)
+        return image, t.contiguous().unflatten(0, (number, length))  # sums over pixels follow
 
     def _view(self, flat: Tensor) -> Tensor:
         return flat.unflatten(1, (self.side, self.side, 2 * self.channels)).permute(0, 3, 1, 2)

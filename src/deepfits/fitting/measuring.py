@@ -28,7 +28,7 @@ from deepfits.gaussian_psf import fwhm_of
 from deepfits.photometry import apertures, growth_circles, total_and_aperture
 from deepfits.survey.store import StoreInfo
 
-POSTERIOR_BATCH = 8
+BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def measure(
             out[name][rows.numpy()] = values.cpu().numpy()
 
     rows = fitted.fitted_rows
-    batches = rows.split(POSTERIOR_BATCH) if len(rows) else ()  # a Jacobian takes much memory
+    batches = rows.split(BATCH) if len(rows) else ()
     in_threads(work, batches, fitter.threads)
     return out | {"dof": (fitted.weight > 0).sum((2, 3)).numpy()}
 
@@ -177,7 +177,7 @@ class _Measurement:
     def of(self, rows: Tensor) -> dict[str, Tensor]:
         """Measure the objects of a batch."""
         fitter, fitted = self.fitter, self.fitted
-        padded = torch.cat((rows, rows[-1:].expand(POSTERIOR_BATCH - len(rows))))  # shapes never change
+        padded = torch.cat((rows, rows[-1:].expand(BATCH - len(rows))))  # shapes never change
         image, weight, latent, amplitude = (
             t[padded].to(fitter.device)
             for t in (fitted.image, fitted.weight, fitted.fit.latent, fitted.fit.amplitude)

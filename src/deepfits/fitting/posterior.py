@@ -20,14 +20,17 @@ from which the joint covariance of latent and amplitudes follows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepfits.fitting.metric import gauss_newton
 from deepfits.fitting.objective import AmplitudePrior, Objective
 from deepfits.observation import Observation
+
+JACOBIANS = {"cpu": 2, "cuda": 8}
+"""How many are held at once: on processors as many as their caches hold."""
 
 
 @dataclass
@@ -112,75 +115,113 @@ def laplace(
         ``(J, S, S)``: what to sum over the pixels of the scenes themselves.
     """
     used = weight if fit_weight is None else fit_weight
-    scene, of_scene = objective.renderer.jacobian(latent)
-    drawn, derivative = scene, of_scene  # m and J = ∂m/∂θ, of the data's pixels
-    if observation is not None:
-        drawn, derivative = observation(scene), observation.tangents(of_scene)
+    scene = objective.renderer(latent)
+    drawn = scene if observation is None else observation.show(scene)  # m, as the data would be
     if amplitude is None:
         solver = Objective(objective.renderer, amplitude_prior=solved_after) if solved_after else objective
         amplitude = solver.amplitudes(drawn, image, weight if solved_after else used)
     is_free = objective.amplitude_prior is not None
-    if is_free:
-        derivative = derivative * amplitude[:, None, :, None, None]  # of the model image
-    precision = _prior_precision(objective, latent, amplitude, used, weight)
-    half_hessian, covariance = _of_fit(derivative, drawn if is_free else None, precision, weight, fit_weight)
-    model = drawn * amplitude[:, :, None, None]
-    sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
-    if solved_after is None:
-        slopes = _along(derivative, sums)
-    else:  # all sums over the derivatives' pixels at once
-        weighted = torch.stack((drawn * weight, drawn * used), dim=2)
-        slopes = _along(derivative, torch.cat((sums, weighted), dim=2))
-        covariance = _with_amplitudes(
-            covariance, half_hessian, slopes[..., -2], slopes[..., -1], drawn, amplitude, weight, solved_after
-        )
-        slopes = slopes[..., :-2] * amplitude.double()[:, None, :, None]
     has_amplitudes = is_free or solved_after is not None
-    scene_flux_std = None
-    if scene_sums is not None:
-        rings = scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
-        of_rings = _along(of_scene, rings)
-        if has_amplitudes:
-            of_rings = of_rings * amplitude.double()[:, None, :, None]
-        scene_flux_std = _std_of_sums(of_rings, scene if has_amplitudes else None, covariance, rings)
+    weights = [weight] if fit_weight is None else [fit_weight, _noise_of_fit(weight, fit_weight)]
+    by = weights if is_free else [] if solved_after is None else [weight, used]
+    scale = amplitude[:, :, None, None]
+    model = drawn * scale
+    sums = sums.to(model).expand(*model.shape[:2], *sums.shape[-3:])
+    planes = torch.cat((sums, *(drawn[:, :, None] * w[:, :, None] for w in by)), dim=2)
+    rings = None if scene_sums is None else scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
+    by_model = [w * scale**2 for w in weights] if is_free else weights  # of derivatives of the model image
+    parts, kept = [], []
+    size = JACOBIANS.get(latent.device.type, JACOBIANS["cuda"])
+    for part in (slice(first, first + size) for first in range(0, len(latent), size)):
+        of_scene = objective.renderer.jacobian(latent[part])[1]
+        derivative = of_scene if observation is None else observation[part].tangents(of_scene)  # J = ∂m/∂θ
+        found = _over_pixels(derivative, [w[part] for w in by_model], planes[part])
+        parts.append(found if rings is None else (*found, _over_pixels(of_scene, [], rings[part])[1]))
+        if with_pixels:
+            kept.append(derivative)
+    information, slopes, *of_rings = (torch.cat(values) for values in zip(*parts, strict=True))
+    slopes, along_drawn = slopes[..., : sums.shape[2]], slopes[..., sums.shape[2] :]
+    if is_free:
+        mixed = along_drawn * amplitude.double()[:, None, :, None]
+        information = torch.stack(
+            [_joint(information[:, i], mixed[..., i], drawn, w) for i, w in enumerate(by)], 1
+        )
+    precision = _prior_precision(objective, latent, amplitude, used, weight).double()
+    half_hessian, covariance = _of_fit(information, precision, weight, fit_weight)
+    if solved_after is not None:
+        along = along_drawn[..., 0], along_drawn[..., 1]
+        covariance = _with_amplitudes(
+            covariance, half_hessian, *along, drawn, amplitude, weight, solved_after
+        )
+
+    def std(slopes: Tensor, unscaled: Tensor, sums: Tensor) -> Tensor:
+        slopes = slopes * amplitude.double()[:, None, :, None]
+        return _std_of_sums(slopes, unscaled if has_amplitudes else None, covariance, sums)
+
     pixel_std = None
     if with_pixels:
-        if solved_after is not None:
-            derivative = derivative * amplitude[:, None, :, None, None]
-        pixel_std = _pixel_std(derivative, drawn if has_amplitudes else None, covariance)
+        slope = torch.cat(kept) * scale[:, None]
+        pixel_std = _pixel_std(slope, drawn if has_amplitudes else None, covariance.to(slope.dtype))
     return Posterior(
-        covariance=covariance,
+        covariance=covariance.to(latent.dtype),
         num_latents=latent.shape[1],
         model=model,
         flux=torch.einsum("nbhw,nbkhw->nbk", model, sums),
-        flux_std=_std_of_sums(slopes, drawn if has_amplitudes else None, covariance, sums),
+        flux_std=std(slopes, drawn, sums),
         pixel_std=pixel_std,
-        scene_flux_std=scene_flux_std,
+        scene_flux_std=None if rings is None else std(of_rings[0], scene, rings),
     )
 
 
 def _of_fit(
-    derivative: Tensor, drawn: Tensor | None, precision: Tensor, weight: Tensor, fit_weight: Tensor | None
+    information: Tensor, precision: Tensor, weight: Tensor, fit_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return H and the covariance H⁻¹ M H⁻¹ of what was fitted, ``(N, P, P)`` each."""
-    if fit_weight is None:
-        half_hessian = _information(derivative, drawn, weight) + precision
-        return half_hessian, torch.linalg.inv(half_hessian)  # M = H
-    half_hessian = _information(derivative, drawn, fit_weight) + precision
-    noise = torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0)
-    prior = precision * _ratio(fit_weight, weight)[:, :, None]  # the truth's own scatter, in units of the fit
-    scatter = _information(derivative, drawn, noise) + prior
+    half_hessian = information[:, 0] + precision
     inverse = torch.linalg.inv(half_hessian)
-    return half_hessian, inverse @ scatter @ inverse
+    if fit_weight is None:
+        return half_hessian, inverse  # M = H
+    prior = precision * _ratio(fit_weight, weight)[:, :, None]  # the truth's own scatter, in units of the fit
+    return half_hessian, inverse @ (information[:, 1] + prior) @ inverse
 
 
-def _along(derivative: Tensor, planes: Tensor) -> Tensor:
-    """Sum derivatives, ``(N, L, B, H, W)``, times planes, ``(N, B, K, H, W)``, over pixels: ``(N, L, B, K)``.
+def _noise_of_fit(weight: Tensor, fit_weight: Tensor) -> Tensor:
+    """Return the weights that make M: the noise of pixels by the weights that the fit gave them."""
+    return torch.where(weight > 0, fit_weight**2 / weight.clamp_min(1e-30), 0)
 
-    In float64: the rounding of float32 would tell where in its batch an object stands.
+
+def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return JᵀWJ for each of V weights, ``(N, V, L, L)``, and sums of J times planes, ``(N, L, B, K)``.
+
+    In float64: the information on some directions of a bright galaxy is 10⁸ times that on others, and
+    rounding of float32 would tell where in its batch an object stands. Band by band, all in one product.
+
+    Parameters
+    ----------
+    derivative
+        J, ``(N, L, B, H, W)``.
+    weights
+        ``(N, B, H, W)`` each.
+    planes
+        ``(N, B, K, H, W)``.
     """
-    of_band = derivative.double().transpose(1, 2).flatten(3)  # (N, B, L, H·W)
-    return (of_band @ planes.double().flatten(3).mT).transpose(1, 2)
+    number, length, bands = derivative.shape[:3]
+    weighted = len(weights) * length
+    right = derivative.new_empty(
+        number, weighted + planes.shape[2], planes[0, 0, 0].numel(), dtype=torch.float64
+    )
+    products = []
+    for band in range(bands):
+        of_band = derivative[:, :, band].flatten(2).double()  # (N, L, H·W)
+        for i, weight in enumerate(weights):
+            torch.mul(
+                of_band, weight[:, band].flatten(1)[:, None], out=right[:, i * length : (i + 1) * length]
+            )
+        right[:, weighted:] = planes[:, band].flatten(2)
+        products.append(of_band @ right.mT)
+    product = torch.stack(products, dim=2)  # (N, L, B, V·L + K)
+    information = product[..., :weighted].sum(2).unflatten(2, (len(weights), length)).transpose(1, 2)
+    return information, product[..., weighted:]
 
 
 def _std_of_sums(slopes: Tensor, drawn: Tensor | None, covariance: Tensor, sums: Tensor) -> Tensor:
@@ -234,14 +275,10 @@ def _per_band(values: Tensor) -> Tensor:
     return eye.view(1, *eye.shape, *([1] * (values.ndim - 2))) * values[:, None]
 
 
-def _information(derivative: Tensor, drawn: Tensor | None, weight: Tensor) -> Tensor:
-    """Return the Gauss–Newton matrix of latent and, where `drawn` is given, amplitudes: ``(N, P, P)``."""
-    of_latent = gauss_newton(derivative, weight)
-    if drawn is None:
-        return of_latent
-    weighted = drawn * weight
-    mixed = torch.einsum("nlbhw,nbhw->nlb", derivative, weighted)
-    of_amplitude = torch.diag_embed((weighted * drawn).sum((2, 3)))
+def _joint(of_latent: Tensor, mixed: Tensor, drawn: Tensor, weight: Tensor) -> Tensor:
+    """Return the Gauss–Newton matrix of latent and amplitudes: ``(N, P, P)``; `mixed` is ``(N, L, B)``."""
+    of_amplitude = torch.diag_embed((drawn * weight * drawn).sum((2, 3)))
+    mixed = mixed.to(of_latent.dtype)
     upper = torch.cat((of_latent, mixed), dim=2)
     return torch.cat((upper, torch.cat((mixed.mT, of_amplitude), dim=2)), dim=1)
 
