@@ -30,6 +30,7 @@ PROPERTY_COLUMNS = ("r2", "rmse", "bias", "sigma_mad", "eta")
 HEADINGS = {
     "r2": "R²",
     "bias": "bias",
+    "bias_median": "bias (median)",
     "sigma_mad": "σ_MAD",
     "eta": "η (5 σ_MAD)",
     "eta_15": "η (0.15)",
