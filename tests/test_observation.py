@@ -140,6 +140,10 @@ def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> N
     one = Observation(rows[2:4].clone(), columns[2:4].clone(), 2)
     assert torch.equal(one.show(scene[1:2]), shown[1:2])
     assert torch.equal(one.transpose(image[1:2]), back[1:2])
+    # nor does a derivative know which others are seen through the same matrices
+    derivative = torch.stack((scene, scene.flip(2), 2 * scene), dim=1)
+    each = [observe.show(derivative[:, i].contiguous()) for i in range(3)]
+    assert torch.equal(observe.tangents(derivative), torch.stack(each, dim=1))
     observe.put(torch.tensor([0]), one)
     assert torch.equal(observe.transpose(image[[1, 1, 2]])[0], back[1])
 

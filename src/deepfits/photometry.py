@@ -11,6 +11,7 @@ asinh magnitudes, which negative fluxes have too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -231,6 +232,7 @@ def aperture_flux(
     return flux, flux_err
 
 
+@cache
 def growth_circles(size: int, pixel_scale_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
     """Return concentric apertures, ``(K, H, W)`` float32, and their radii in arcsec, ``(K,)``.
 
@@ -238,8 +240,8 @@ def growth_circles(size: int, pixel_scale_arcsec: float) -> tuple[np.ndarray, np
     """
     largest = min(GROWTH_ARCSEC / 2, size * pixel_scale_arcsec / 2)
     radii = largest * np.arange(1, NUM_CIRCLES + 1) / NUM_CIRCLES
-    circles = [circular_aperture(size, radius / pixel_scale_arcsec) for radius in radii]
-    return np.stack(circles).astype(np.float32), radii
+    circles = np.stack([circular_aperture(size, radius / pixel_scale_arcsec) for radius in radii])
+    return circles.astype(np.float32), radii
 
 
 def growth_radii(

@@ -82,6 +82,39 @@ def test_covariance_of_amplitudes_solved_after_the_fit_is_the_scatter_of_estimat
 
 
 @pytest.mark.parametrize("case", ["plain", "amplitudes", "after", "centre"])
+def test_errors_of_bright_galaxies_are_those_of_double_precision(case):
+    """Where the data say 10⁸ times more than the prior, and nothing along one direction."""
+    truth, image, weight, _ = make_problem(6)
+    weight = 1e6 * weight
+    flat = torch.nn.functional.normalize(torch.arange(1.0, L + 1).double(), dim=0)
+    seen = torch.eye(L).double() - flat[:, None] * flat
+    weight[0, 0] = 0
+    prior = AmplitudePrior()
+    used = weight * centre_weight(S, 5.0) if case == "centre" else None
+
+    def found(dtype):
+        def render(latent):
+            return decoder(latent @ seen.to(dtype))
+
+        decoder = Decoder().to(dtype)
+        objective = Objective(
+            as_renderer(render), prior_strength=1.0, amplitude_prior=prior if case == "amplitudes" else None
+        )
+        return laplace(
+            objective, truth.to(dtype), image.to(dtype), weight.to(dtype), SUMS.to(dtype), with_pixels=True,
+            fit_weight=None if used is None else used.to(dtype), amplitude=torch.ones(6, B, dtype=dtype),
+            solved_after=prior if case == "after" else None,
+        )  # fmt: skip
+
+    single, double = found(torch.float32), found(torch.float64)
+    for name in ("latent_std", "flux_std", "amplitude_std", "pixel_std"):
+        one, other = getattr(single, name), getattr(double, name)
+        if other is not None:
+            assert (other > 0).all()
+            torch.testing.assert_close(one.double(), other, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("case", ["plain", "amplitudes", "after", "centre"])
 def test_pulls_of_model_flux_have_width_one(case):
     number, noise = 600, 0.3
     truth, image, weight, _ = make_problem(number, noise=noise, seed=11)

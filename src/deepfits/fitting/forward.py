@@ -39,6 +39,10 @@ class TrainedModel(Protocol):
         """From latents to images in the network's units."""
 
     @property
+    def embedder(self) -> torch.nn.Module:
+        """From images in the network's units, and how they were observed, to latents."""
+
+    @property
     def normalisation(self) -> Normalisation:
         """Between nJy and the network's units."""
 
@@ -52,6 +56,9 @@ class TrainedModel(Protocol):
 
     def sight(self, cutouts: Any, info: Any) -> Sight | None:
         """Describe how cutouts of a store were observed; None for a model that need not know."""
+
+    def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
+        """Turn images and weights in nJy into what the embedder sees."""
 
     def embed(self, image: Any, weight: Any, sight: Sight | None = None) -> Tensor:
         """Guess latents from images and weights in nJy."""
@@ -165,7 +172,8 @@ class ForwardModel:
             drawn = drawn if way is None else way(drawn)
             same = weight.expand_as(drawn)
             sight = None if nominal is None else nominal[torch.zeros(len(rows), dtype=torch.int64)]
-            answers = [self.model.embed(symmetry(drawn, n), same, sight) for n in range(NUM_SYMMETRIES)]
+            seen = self.model.network_input(drawn, same, sight)  # turns with the drawing: all else is even
+            answers = [self.model.embedder(symmetry(seen, n)) for n in range(NUM_SYMMETRIES)]
             return torch.stack(answers).mean(0)
 
         answer = self.in_batches(embed, len(latent), self.num_latents)

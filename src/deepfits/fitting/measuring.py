@@ -336,6 +336,6 @@ def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np
         if fitted.sight is None:
             return network(model.normalisation.normalise(image)).view(-1)
         weight, sight = fitted.weight[rows].to(fitter.device), fitted.sight[rows].to(fitter.device)
-        return network(model.network_input(image, weight, sight)).view(-1)  # type: ignore[attr-defined]
+        return network(model.network_input(image, weight, sight)).view(-1)
 
     return fitter.in_batches(judge, len(fitted)).numpy()

@@ -130,16 +130,9 @@ def laplace(
     planes = torch.cat((sums, *(drawn[:, :, None] * w[:, :, None] for w in by)), dim=2)
     rings = None if scene_sums is None else scene_sums.to(scene).expand(*scene.shape[:2], *scene_sums.shape)
     by_model = [w * scale**2 for w in weights] if is_free else weights  # of derivatives of the model image
-    parts, kept = [], []
-    size = JACOBIANS.get(latent.device.type, JACOBIANS["cuda"])
-    for part in (slice(first, first + size) for first in range(0, len(latent), size)):
-        of_scene = objective.renderer.jacobian(latent[part])[1]
-        derivative = of_scene if observation is None else observation[part].tangents(of_scene)  # J = ∂m/∂θ
-        found = _over_pixels(derivative, [w[part] for w in by_model], planes[part])
-        parts.append(found if rings is None else (*found, _over_pixels(of_scene, [], rings[part])[1]))
-        if with_pixels:
-            kept.append(derivative)
-    information, slopes, *of_rings = (torch.cat(values) for values in zip(*parts, strict=True))
+    (information, slopes, *of_rings), kept = _over_jacobians(
+        objective, latent, observation, by_model, planes, rings, keep=with_pixels
+    )
     slopes, along_drawn = slopes[..., : sums.shape[2]], slopes[..., sums.shape[2] :]
     if is_free:
         mixed = along_drawn * amplitude.double()[:, None, :, None]
@@ -158,19 +151,42 @@ def laplace(
         slopes = slopes * amplitude.double()[:, None, :, None]
         return _std_of_sums(slopes, unscaled if has_amplitudes else None, covariance, sums)
 
-    pixel_std = None
-    if with_pixels:
-        slope = torch.cat(kept) * scale[:, None]
-        pixel_std = _pixel_std(slope, drawn if has_amplitudes else None, covariance.to(slope.dtype))
+    pixel_std = [
+        _pixel_std(derivative * scale[part, None], drawn[part] if has_amplitudes else None, covariance[part])
+        for part, derivative in kept
+    ]
     return Posterior(
         covariance=covariance.to(latent.dtype),
         num_latents=latent.shape[1],
         model=model,
         flux=torch.einsum("nbhw,nbkhw->nbk", model, sums),
         flux_std=std(slopes, drawn, sums),
-        pixel_std=pixel_std,
+        pixel_std=torch.cat(pixel_std) if with_pixels else None,
         scene_flux_std=None if rings is None else std(of_rings[0], scene, rings),
     )
+
+
+def _over_jacobians(
+    objective: Objective,
+    latent: Tensor,
+    observation: Observation | None,
+    weights: Sequence[Tensor],
+    planes: Tensor,
+    rings: Tensor | None,
+    *,
+    keep: bool,
+) -> tuple[list[Tensor], list[tuple[slice, Tensor]]]:
+    """Return what `_over_pixels` sums, over scenes by `rings` too, few objects at a time; J to `keep`."""
+    parts, kept = [], []
+    size = JACOBIANS.get(latent.device.type, JACOBIANS["cuda"])
+    for part in (slice(first, first + size) for first in range(0, len(latent), size)):
+        of_scene = objective.renderer.jacobian(latent[part])[1]
+        derivative = of_scene if observation is None else observation[part].tangents(of_scene)  # J = ∂m/∂θ
+        found = _over_pixels(derivative, [w[part] for w in weights], planes[part])
+        parts.append(found if rings is None else (*found, _over_pixels(of_scene, [], rings[part])[1]))
+        if keep:
+            kept.append((part, derivative))
+    return [torch.cat(values) for values in zip(*parts, strict=True)], kept
 
 
 def _of_fit(
@@ -302,12 +318,14 @@ def _prior_precision(
 
 
 def _pixel_std(derivative: Tensor, drawn: Tensor | None, covariance: Tensor) -> Tensor:
-    """Return the standard deviation of each pixel of the model, ``(N, B, H, W)``."""
+    """Return the standard deviation of each pixel of the model, ``(N, B, H, W)``; in float64 as all sums."""
+    dtype, derivative = derivative.dtype, derivative.double()
     slopes = derivative.flatten(2)  # (N, L, B·H·W)
     length = slopes.shape[1]
     out = (slopes * (covariance[:, :length, :length] @ slopes)).sum(1).view_as(derivative[:, 0])
     if drawn is not None:
+        drawn = drawn.double()
         mixed, own = covariance[:, :length, length:], covariance[:, length:, length:]
         out = out + 2 * drawn * torch.einsum("nlbhw,nlb->nbhw", derivative, mixed)
         out = out + drawn**2 * own.diagonal(dim1=1, dim2=2)[:, :, None, None]
-    return out.clamp_min(0).sqrt()
+    return out.clamp_min(0).sqrt().to(dtype)
