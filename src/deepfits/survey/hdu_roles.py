@@ -12,21 +12,8 @@ from deepfits.survey.fitsfile import image_hdus
 # What a word says about pixels, in names of HDUs and, where a file without it is there too, of files.
 ROLES = {
     "mask": (
-        *(
-            "MASK",
-            "MSK",
-            "DQ",
-            "BPM",
-            "FLAG",
-            "FLAGS",
-            "FLG",
-            "MASKBITS",
-            "BADPIX",
-            "DQMASK",
-            "MDMSK",
-            "MSKIMG",
-        ),
-        *("OOD", "OPD", "OSD", "OKD"),
+        *("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "FLG", "MASKBITS", "BADPIX", "DQMASK", "MDMSK"),
+        *("MSKIMG", "OOD", "OPD", "OSD", "OKD"),
     ),
     "variance": ("VARIANCE", "VAR"),
     "ivar": ("IVAR", "INVVAR", "IVM"),
