@@ -141,11 +141,11 @@ def _standard_deviation(values: np.ndarray) -> float:
 
 
 def measured(
-    z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True
+    z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True, num_resamples: int = 300
 ) -> dict[str, dict[str, float | None]]:
     """Return ``{metric: {"value": ..., "error": ...}}`` ready for JSON (NaN becomes None)."""
     values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
-    errors = bootstrap_errors(z_phot, z_spec, is_redshift=is_redshift)
+    errors = bootstrap_errors(z_phot, z_spec, is_redshift=is_redshift, num_resamples=num_resamples)
     return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.redshifts.metrics import measured
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
 """Of the stored quantiles; those of the 68% and 95% intervals and the median are among them."""
@@ -25,6 +26,7 @@ DEFINITIONS = {
     "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",
     "coverage_68": "fraction of objects whose z_spec lies in the central 68% interval",
     "coverage_95": "fraction of objects whose z_spec lies in the central 95% interval",
+    "r2_mean": "R² of the mean of p(z), the estimate of least squared error",
     "crps": "mean of ∫ (F(z) − H(z − z_spec))² dz",
     "cde_loss": "mean of ∫ p(z)² dz − 2 p(z_spec)",
 }
@@ -162,7 +164,7 @@ def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.
 
 def pdf_metrics(
     quantiles: np.ndarray, z_spec: np.ndarray, *, num_resamples: int = 300
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Return every metric of `DEFINITIONS` with its bootstrap error."""
     top = max(float(np.max(z_spec)), float(np.max(quantiles))) * 1.2 + 0.1
     bottom = min(0.0, float(np.min(z_spec)), float(np.min(quantiles)))
@@ -175,12 +177,14 @@ def pdf_metrics(
         "cde_loss": cde_loss(quantiles, z_spec, grid),
     }
     picked = np.random.default_rng(0).integers(len(z_spec), size=(num_resamples, len(z_spec)))
-    out = {
+    out: dict[str, dict[str, float | None]] = {
         name: {"value": float(values.mean()), "error": float(values[picked].mean(axis=1).std())}
         for name, values in per_object.items()
     }
     distances = [distance_to_uniform(transform[sample]) for sample in picked]
     out["pit_ks"] = {"value": distance_to_uniform(transform), "error": float(np.std(distances))}
+    mean = point_estimates(quantiles)["z_mean"]
+    out["r2_mean"] = measured(mean, z_spec, is_redshift=False, num_resamples=num_resamples)["r2"]
     return out
 
 
