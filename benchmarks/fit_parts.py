@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
+from deepfits.survey.normalise import Normalisation
 
 
 def widen(generator: nn.Module, factor: int) -> nn.Module:
@@ -76,15 +77,31 @@ class Run:
     seconds: float
 
 
-def plain_adam(generator: nn.Module, image: Tensor, weight: Tensor, start: Tensor, num_steps: int) -> Run:
-    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen."""
+def plain_adam(
+    generator: nn.Module,
+    image: Tensor,
+    weight: Tensor,
+    start: Tensor,
+    num_steps: int,
+    units: Normalisation | None = None,
+    prior_strength: float = 0.0,
+) -> Run:
+    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen.
+
+    With `units` images are compared in flux.
+    """
     latent = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([latent], lr=0.25)
     best = torch.full((len(start),), torch.inf, device=start.device)
     begin = time.perf_counter()
     for _ in range(num_steps):
         optimiser.zero_grad()
-        loss = (weight * (image - generator(latent)) ** 2).sum((1, 2, 3))
+        drawn = generator(latent)
+        if units is not None:
+            drawn = units.denormalise(drawn)
+        loss = (weight * (image - drawn) ** 2).sum((1, 2, 3))
+        if prior_strength:
+            loss = loss + prior_strength * latent.square().sum(1)
         loss.sum().backward()
         best = torch.minimum(best, loss.detach())
         optimiser.step()
