@@ -148,9 +148,10 @@ def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> N
     assert torch.equal(observe.transpose(image[[1, 1, 2]])[0], back[1])
 
 
-def test_a_library_of_another_machine_is_said_and_left_out(tmp_path, monkeypatch, caplog) -> None:
+@pytest.mark.parametrize("origin", ["broken.so", torch._C.__file__], ids=["another machine", "another source"])
+def test_a_library_that_does_not_serve_is_said_and_left_out(origin, tmp_path, monkeypatch, caplog) -> None:
     (tmp_path / "broken.so").write_bytes(b"no library")
-    there = SimpleNamespace(origin=str(tmp_path / "broken.so"))
+    there = SimpleNamespace(origin=str(tmp_path / origin))
     monkeypatch.setattr("deepfits.compiled.find_spec", lambda name: there)
     small_products.cache_clear()
     try:

@@ -154,9 +154,8 @@ def small_products() -> ctypes.CDLL | None:
 
     They are built where the package is installed with a C compiler (``_observation.c``).
     """
-    found = library("_observation", "fits are")
-    is_of_now = hasattr(found, "deepfits_tangents")  # and not built from a source of before
-    return found if found is not None and is_of_now and found.deepfits_supported() else None
+    found = library("_observation", "deepfits_tangents", "fits are")
+    return found if found is not None and found.deepfits_supported() else None
 
 
 class Observation:

@@ -117,7 +117,7 @@ def _copy_sliced(
 @cache
 def compiled_copy() -> Any:
     """Return `_copy_sliced` in C (``_cutting.c``), or None where it was not built."""
-    found = library("_cutting", "cutting is")
+    found = library("_cutting", "deepfits_copy_windows", "cutting is")
     if found is None:
         return None
     copy, pointer, number = found.deepfits_copy_windows, ctypes.c_void_p, ctypes.c_int64
