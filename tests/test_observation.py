@@ -148,7 +148,7 @@ def test_compiled_products_are_those_of_pytorch(side: int, scene_side: int) -> N
     assert torch.equal(observe.transpose(image[[1, 1, 2]])[0], back[1])
 
 
-@pytest.mark.parametrize("origin", ["broken.so", torch._C.__file__], ids=["another machine", "another source"])
+@pytest.mark.parametrize("origin", ["broken.so", torch._C.__file__], ids=["machine", "source"])
 def test_a_library_that_does_not_serve_is_said_and_left_out(origin, tmp_path, monkeypatch, caplog) -> None:
     (tmp_path / "broken.so").write_bytes(b"no library")
     there = SimpleNamespace(origin=str(tmp_path / origin))
