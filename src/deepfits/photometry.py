@@ -233,12 +233,14 @@ def aperture_flux(
 
 
 @cache
-def growth_circles(size: int, pixel_scale_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+def growth_circles(
+    size: int, pixel_scale_arcsec: float, largest_arcsec: float = GROWTH_ARCSEC / 2
+) -> tuple[np.ndarray, np.ndarray]:
     """Return concentric apertures, ``(K, H, W)`` float32, and their radii in arcsec, ``(K,)``.
 
-    The largest has the diameter `GROWTH_ARCSEC`, or what fits into the cutout.
+    The largest has the radius that is given, or what fits into the cutout.
     """
-    largest = min(GROWTH_ARCSEC / 2, size * pixel_scale_arcsec / 2)
+    largest = min(largest_arcsec, size * pixel_scale_arcsec / 2)
     radii = largest * np.arange(1, NUM_CIRCLES + 1) / NUM_CIRCLES
     circles = np.stack([circular_aperture(size, radius / pixel_scale_arcsec) for radius in radii])
     return circles.astype(np.float32), radii

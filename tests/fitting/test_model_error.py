@@ -9,7 +9,7 @@ from deepfits.errors import InputError
 from deepfits.fitting.error_measurement import _blend, median_of
 from deepfits.fitting.measuring import OwnFluxes
 from deepfits.fitting.model_error import FLUXES, UNSURE, ModelError
-from deepfits.photometry import robust_scatter
+from deepfits.photometry import FWHM_PER_SIGMA, robust_scatter
 
 
 def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
@@ -22,7 +22,8 @@ def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
     flux = truth + np.sqrt(variance + (UNSURE * removed[..., None]) ** 2) * rng.normal(size=truth.shape)
 
     def learn(flux, rows=4000):
-        own = OwnFluxes(flux=flux[:rows], noise=noise[:rows], removed=removed[:rows])
+        unsure = np.broadcast_to(UNSURE * removed[:rows, :, None], flux[:rows].shape)
+        own = OwnFluxes(flux=flux[:rows], noise=noise[:rows], beyond=np.zeros(rows), unsure=unsure)
         return _blend(own, truth[:rows], 0, (0.04, 0.04))
 
     found = learn(flux)
@@ -32,7 +33,7 @@ def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
     )
     for band in (0, 1):
         x, sigma, away = flux[:, band, 0], noise[:, band, 0], removed[:, band]
-        pull = (x - truth[:, band, 0]) / known.flux_error("flux_model", band, x, sigma, away)
+        pull = (x - truth[:, band, 0]) / known.flux_error("flux_model", band, x, sigma, UNSURE * away)
         for some in (away == 0, away > 0):
             assert robust_scatter(pull[some]) == pytest.approx(1, abs=0.08)
     assert max(learn(truth + noise * rng.normal(size=truth.shape))) < 0.1
@@ -52,11 +53,29 @@ def known():
 
 
 def test_errors_of_fluxes_have_every_term(known):
-    flux, noise, removed = np.array([0.0, 1000.0]), np.array([5.0, 20.0]), np.array([0.0, 300.0])
-    error = known.flux_error("flux_model", 0, flux, noise, removed)
+    flux, noise, unsure = np.array([0.0, 1000.0]), np.array([5.0, 20.0]), np.array([0.0, 240.0])
+    error = known.flux_error("flux_model", 0, flux, noise, unsure)
     np.testing.assert_allclose(error, [5.0, np.sqrt(400 + 0.25 * 20_000 + 900 + 240**2)])
     unknown = ModelError.unknown(2).flux_error("flux_model", 0, flux, noise, np.zeros(2))
     np.testing.assert_allclose(unknown, noise)
+
+
+def test_totals_have_what_lies_beyond_the_cutout_with_its_uncertainty():
+    """Sums of cutout, aperture and total; half of the PSF's light is outside of the second circle."""
+    measured = {
+        "flux": np.array([[[9.0, 4.0, 8.0]], [[9.0, 4.0, 8.0]]]),
+        "flux_std": np.full((2, 1, 3), 0.5),
+        "total_radius": np.array([1e6, 1.0]),
+        "removed": np.array([[3.0], [0.0]]),
+        "beyond": np.array([[16.0], [0.0]]),
+    }
+    width = 2 * np.sqrt((2 ** (1 / 3) - 1) / (2**0.5 - 1))  # of Moffat's profile with half inside of 1
+    psf = np.tile([[[1.0, width / FWHM_PER_SIGMA]]], (2, 1, 1, 1))
+    own = OwnFluxes.of(measured, psf, 1.0)
+    np.testing.assert_allclose(own.flux[:, 0], [[4, 24], [4, 16]], rtol=1e-4)
+    np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5], [0.5, 1]], rtol=1e-4)
+    np.testing.assert_allclose(own.beyond, [16 / 24, 0])
+    np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, 0]])
 
 
 def test_latents_are_held_against_those_of_galaxies_as_bright(known):

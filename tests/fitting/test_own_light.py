@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import (
+    REACH,
+    beyond_cutout,
+    enclosed,
+    joined_with_data,
+    own_light,
+    soft_circles,
+    total_radius,
+)
 from deepfits.gaussian_psf import moffat_psf
 
 
@@ -21,15 +29,47 @@ def test_total_of_the_galaxy_is_its_own_beside_a_neighbour():
     is_neighbour = np.stack([np.zeros((32, 32), bool), galaxy(25, 10, 1.0) > 1e-4])
     model = np.stack([alone, both])
     weight = np.ones_like(model)
-    radius = total_radius(model, weight, 32, scale)
+    radius = total_radius(model, weight, scale, 16)
     assert ((radius > 2.0 * 1.1774 * 2.0 * scale) & (radius < 3.6 * 1.1774 * 2.0 * scale)).all()
-    assert (total_radius(model, 1e4 * weight, 32, scale) > 1.3 * radius).all()  # wings that are known
+    assert (total_radius(model, 1e4 * weight, scale, 16) > 1.3 * radius).all()  # wings that are known
     used = own_light(model, is_neighbour) * soft_circles(32, radius / scale)[:, None]
     inside = -np.expm1(-((radius / (2.0 * scale)) ** 2) / 2)  # of a Gaussian galaxy
     np.testing.assert_allclose(
         (used * model).sum((2, 3)) / inside[:, None], np.tile(fluxes, (2, 1)), rtol=0.02
     )
     assert both.sum() > 3 * fluxes.sum()
+
+
+def disc(scale: float, size: int = 33) -> np.ndarray:
+    away = np.hypot(*(np.mgrid[:size, :size] - (size - 1) / 2))
+    return np.exp(-away / scale) / (2 * np.pi * scale**2)
+
+
+@pytest.mark.parametrize("scale", [3.0, 5.0, 8.0])
+def test_light_of_a_disc_beyond_its_cutout_is_known(scale):
+    edge, reach = 33 / 2, 33 / 2 + 4 * scale
+
+    def outside(radius: float) -> float:
+        return np.exp(-radius / scale) * (1 + radius / scale)
+
+    radius = edge + (reach - edge) / REACH
+    found = beyond_cutout(disc(scale)[None, None], np.array([radius]), edge)[0, 0]
+    assert found == pytest.approx(outside(edge) - outside(reach), rel=0.08)
+
+
+def test_nothing_is_added_where_the_circle_is_inside_or_light_does_not_fall_off():
+    light = np.stack([disc(5.0), disc(5.0), 0 * disc(5.0), 1 / disc(5.0), -disc(5.0)])[:, None]
+    added = beyond_cutout(light, np.array([20.0, 16.5, 20.0, 20.0, 20.0]), 16.5)[:, 0]
+    assert added[0] > 0
+    np.testing.assert_array_equal(added[1:], 0)
+
+
+def test_a_total_reaches_out_of_the_cutout_step_by_step():
+    """Nothing jumps where the circle begins to be larger than the cutout."""
+    light = np.tile(disc(5.0), (3, 1, 1, 1))
+    added = beyond_cutout(light, np.array([16.5, 16.51, 16.6]), 16.5)[:, 0]
+    assert (np.diff(added) > 0).all()
+    assert added[2] < 0.01
 
 
 def test_the_wings_of_a_neighbour_beyond_its_pixels_are_not_the_galaxys():

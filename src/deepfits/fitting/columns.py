@@ -52,6 +52,7 @@ _PLAIN = {
     "anomaly": Column(ucd="stat.value", words="How odd the central object is; 0: as most, 3: one in fifty"),
     "artefact": Column(ucd="stat.snr", words="Highest residual that is the image's, not the sky's; 0: none"),
     "anomaly_reason": Column(ucd="meta.note", words="What is odd, in words"),
+    "fraction_beyond": Column(ucd="arith.ratio", words="Share of the total flux outside of the drawing"),
     "spread": Column(ucd="src.morph.param", words="0 for a star, larger for what is larger than the PSF"),
     "spread_err": Column(ucd="stat.error;src.morph.param", words="Error of the spread"),
     "model_hash": Column(ucd="meta.version", words="Fingerprint of the model"),

@@ -137,7 +137,9 @@ class _Galaxies:
         )
 
     def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
-        """Return fluxes of the central galaxies, from what `measure` has found of them."""
+        """Return fluxes of the central galaxies inside their cutouts, from what `measure` has found."""
+        radius = np.minimum(measured["total_radius"], self.fitter.edge_pixels)
+        measured = measured | {"total_radius": radius, "beyond": np.zeros_like(measured["beyond"])}
         return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
@@ -271,7 +273,7 @@ def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[floa
         rows = np.isfinite(x + sigma + off)
         if rows.sum() < FEWEST:
             return 0.0
-        parts = x[rows], sigma[rows], own.removed[rows, band]
+        parts = x[rows], sigma[rows], own.unsure[rows, band, kind]
         return smallest_wide_enough(
             lambda g: bool(robust_scatter(off[rows] / total_error(*parts, g, fraction[band])) > 1),
             0.0,
@@ -286,7 +288,7 @@ def _light_fractions(
 ) -> tuple[float, ...]:
     """Return the share of the light with which residuals of bright galaxies are as wide as noise, ``B``."""
     image, weight, model = fitted.image.numpy()[rows], fitted.weight.numpy()[rows], drawn[rows]
-    radius = total_radius_pixels(fitter.info, model, weight)
+    radius = total_radius_pixels(fitter, model, weight)
     weight = np.where(region(image.shape[3], radius)[:, None], weight, 0)
     noise = np.array(fitter.info.noise_correlation)
     left, spread, light = smoothed(*comparable(image, weight, model, noise), NARROW_PIXELS)

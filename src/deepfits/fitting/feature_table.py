@@ -71,7 +71,7 @@ def _per_band(bands: Sequence[str], values: Mapping[str, np.ndarray]) -> Columns
 
 
 def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) -> Columns:
-    """Return amplitudes and fluxes: of the drawing, of the galaxy's own light, and joined with the data."""
+    """Return amplitudes and fluxes: of the drawing, of the galaxy's own light, joined with the data."""
     bands, own = fitter.info.bands, OwnFluxes.of(measured, psf, fitter.info.pixel_scale_arcsec)
     values = {
         "amplitude": fitted.fit.amplitude.numpy(),
@@ -82,11 +82,13 @@ def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) 
     for number, kind in enumerate(FLUXES):
         flux, noise = own.flux[:, :, number], own.noise[:, :, number]
         errors = [
-            fitter.model_error.flux_error(kind, band, flux[:, band], noise[:, band], own.removed[:, band])
+            fitter.model_error.flux_error(
+                kind, band, flux[:, band], noise[:, band], own.unsure[:, band, number]
+            )
             for band in range(len(bands))
         ]
         values |= {kind: flux, f"{kind}_err": np.stack(errors, axis=1)}
-    out = _per_band(bands, values)
+    out = {"fraction_beyond": own.beyond.astype(np.float32)} | _per_band(bands, values)
     for number, name in enumerate(aperture_names()):
         flux, error = (measured[f"aperture_flux{end}"][:, :, number] for end in ("", "_err"))
         out |= _per_band(bands, {f"flux_{name}": flux, f"flux_{name}_err": error})

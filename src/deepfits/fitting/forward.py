@@ -82,6 +82,8 @@ class ForwardModel:
     ----------
     sums
         ``(2, H, W)``: what is summed of every drawing, all pixels and the aperture.
+    edge_pixels
+        Radius of the largest circle in what is drawn of an object, in pixels of the survey.
     model_error
         What the model says that it draws wrong.
     """
@@ -100,6 +102,10 @@ class ForwardModel:
         self.grid: SceneGrid | None = getattr(model, "grid", None)
         self.num_latents = self._count_latents()
         self.sums = total_and_aperture(info.size, info.pixel_scale_arcsec)
+        self.edge_pixels = info.size / 2
+        if self.grid is not None:
+            scene_arcsec = self.grid.size * self.grid.pixel_scale_arcsec
+            self.edge_pixels = min(self.edge_pixels, scene_arcsec / info.pixel_scale_arcsec / 2)
         content, bands = getattr(model, "model_error", None), len(info.bands)
         self.model_error = (
             ModelError.unknown(bands)

@@ -19,14 +19,21 @@ from torch import Tensor
 
 from deepfits.fitting.engine import in_threads
 from deepfits.fitting.fitter import Fitted, Fitter
-from deepfits.fitting.model_error import ModelError
+from deepfits.fitting.model_error import UNSURE, ModelError
 from deepfits.fitting.oddity import PARTS, residual_figures, score
-from deepfits.fitting.own_light import enclosed, joined_with_data, own_light, soft_circles, total_radius
+from deepfits.fitting.own_light import (
+    EXTRAPOLATED,
+    beyond_cutout,
+    enclosed,
+    joined_with_data,
+    own_light,
+    soft_circles,
+    total_radius,
+)
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
 from deepfits.photometry import apertures, growth_circles, total_and_aperture
-from deepfits.survey.store import StoreInfo
 
 BATCH = 32
 
@@ -39,13 +46,17 @@ class OwnFluxes:
     ----------
     flux, noise
         ``(N, B, 2)``, nJy: values, and their errors by noise alone.
-    removed
-        ``(N, B)``: drawn light inside the total's circle that was taken for neighbours'.
+    beyond
+        ``(N,)``: share of the totals, all bands together, that lies outside of the cutout.
+    unsure
+        ``(N, B, 2)``: uncertain light, of what was taken for neighbours' inside the total's circle, and of
+        what totals have from beyond the cutout.
     """
 
     flux: np.ndarray
     noise: np.ndarray
-    removed: np.ndarray
+    beyond: np.ndarray
+    unsure: np.ndarray
 
     @classmethod
     def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
@@ -58,8 +69,17 @@ class OwnFluxes:
         """
         inside = enclosed(fwhm_of(psf), measured["total_radius"] * pixel_scale_arcsec)
         share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
-        flux, noise = (measured[name][:, :, 1:] / share for name in ("flux", "flux_std"))
-        return cls(flux=flux, noise=noise, removed=measured["removed"])
+        beyond = np.stack([np.zeros_like(measured["beyond"]), measured["beyond"]], axis=2)
+        removed = measured["removed"][:, :, None]
+        flux = measured["flux"][:, :, 1:] + beyond
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share_beyond = beyond[:, :, 1].sum(1) / flux[:, :, 1].sum(1)
+        return cls(
+            flux=flux / share,
+            noise=measured["flux_std"][:, :, 1:] / share,
+            beyond=np.clip(share_beyond, 0, 1),
+            unsure=np.hypot(UNSURE * removed, EXTRAPOLATED * beyond),
+        )
 
 
 def measure(
@@ -92,7 +112,8 @@ def measure(
         ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; for models of scenes ``scene_flux``,
         ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
         With the galaxy, a third flux: its total, in the circle ``total_radius`` ``(N,)``, pixels, without
-        ``removed`` ``(N, B)``, light taken for neighbours'; ``aperture_flux`` and ``aperture_flux_err``
+        ``removed`` ``(N, B)``, light taken for neighbours', and without ``beyond`` ``(N, B)``, light that the
+        circle holds outside of the cutout; ``aperture_flux`` and ``aperture_flux_err``
         ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
         With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
         NaN for objects without a fit, and for errors where none were asked for.
@@ -164,7 +185,7 @@ class _Measurement:
             out["latent_covariance"] = self.fitter.num_latents, self.fitter.num_latents
         if self.with_galaxy:
             in_apertures = bands, len(self.apertures)
-            out |= {"total_radius": (), "removed": (bands,)}
+            out |= {"total_radius": (), "removed": (bands,), "beyond": (bands,)}
             out |= {"aperture_flux": in_apertures, "aperture_flux_err": in_apertures}
         if self.scene_sums is not None:
             sums = bands, len(self.scene_sums)
@@ -188,8 +209,8 @@ class _Measurement:
         own = own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy())
         sums = self.sums.expand(*model.shape[:2], *self.sums.shape)  # (N, B, K, H, W)
         if self.with_galaxy:
-            radius = total_radius_pixels(fitter.info, model.cpu().numpy(), weight.cpu().numpy())
-            circle = soft_circles(fitter.info.size, radius)[:, None]
+            radius = total_radius_pixels(fitter, model.cpu().numpy(), weight.cpu().numpy())
+            circle = soft_circles(fitter.info.size, np.minimum(radius, fitter.edge_pixels))[:, None]
             sums = torch.cat((sums, self._sums_of_galaxy(own, circle)), dim=2)
         if self.with_errors:
             posterior = laplace(
@@ -218,6 +239,9 @@ class _Measurement:
         if self.with_galaxy:
             out["total_radius"] = torch.from_numpy(radius)
             out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
+            out["beyond"] = torch.from_numpy(
+                beyond_cutout(own * model.cpu().numpy(), radius, fitter.edge_pixels)
+            )
             out |= self._in_apertures(image, weight, model, own, out)
         if self.with_pixels:
             out["model"] = model
@@ -268,10 +292,10 @@ class _Measurement:
         return whole | {"aperture_flux": flux, "aperture_flux_err": error}
 
 
-def total_radius_pixels(info: StoreInfo, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def total_radius_pixels(fitter: Fitter, model: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Return the radius of the circle that holds the total of each drawn galaxy, ``(N,)``."""
-    scale = info.pixel_scale_arcsec
-    return np.asarray(total_radius(model, weight, info.size, scale) / scale)
+    scale = fitter.info.pixel_scale_arcsec
+    return np.asarray(total_radius(model, weight, scale, fitter.edge_pixels) / scale)
 
 
 def oddities(
@@ -303,7 +327,7 @@ def oddities(
             image,
             weight,
             model,
-            radius_pixels=total_radius_pixels(info, model, weight),
+            radius_pixels=total_radius_pixels(fitter, model, weight),
             fraction=np.array(known.light_fraction),
             noise=np.array(info.noise_correlation),
             bands=info.bands,

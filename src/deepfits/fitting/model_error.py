@@ -5,11 +5,12 @@ Shapes: N objects, L latent dimensions.
 The Laplace approximation knows what pixel noise does to a flux. It knows nothing of a generator that cannot
 draw this galaxy, of light beyond the total's aperture, and of what other objects add. So errors of fluxes are
 
-    error² = σ² + g_b² · σ · flux + (h · removed)² + (f_b · flux)²,
+    error² = σ² + g_b² · σ · flux + (h · removed)² + (e · beyond)² + (f_b · flux)²,
 
 with the error σ by noise, for each kind of flux and each band. Of what was taken away as neighbours' light
 (`deepfits.fitting.own_light`) a share h = `UNSURE` is uncertain, so that a galaxy by itself has smaller
-errors than one in a crowd. f and g are learnt in `deepfits.fitting.error_measurement`.
+errors than one in a crowd; of what a total has from beyond the cutout e = `EXTRAPOLATED` is. f and g are
+learnt in `deepfits.fitting.error_measurement`.
 """
 
 from __future__ import annotations
@@ -73,10 +74,10 @@ class ModelError:
         )
 
     def flux_error(
-        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, removed: np.ndarray
+        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, unsure: np.ndarray
     ) -> np.ndarray:
-        """Return the whole error of fluxes, ``(N,)``, from that by noise and from what was taken away."""
-        return total_error(flux, noise, removed, self.flux_blend[kind][band], self.flux_fraction[kind][band])
+        """Return the whole error of fluxes, ``(N,)``, from that by noise and `OwnFluxes.unsure`."""
+        return total_error(flux, noise, unsure, self.flux_blend[kind][band], self.flux_fraction[kind][band])
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
         """Return how much longer than usual latents are, ``(N,)``; `flux` is the sum of all bands."""
@@ -120,9 +121,7 @@ class ModelError:
 
 
 def total_error(
-    flux: np.ndarray, noise: np.ndarray, removed: np.ndarray, blend: float, fraction: float
+    flux: np.ndarray, noise: np.ndarray, unsure: np.ndarray, blend: float, fraction: float
 ) -> np.ndarray:
     """Return the whole error of fluxes, ``(N,)``."""
-    return np.sqrt(
-        noise**2 + blend**2 * noise * np.abs(flux) + (UNSURE * removed) ** 2 + (fraction * flux) ** 2
-    )
+    return np.sqrt(noise**2 + blend**2 * noise * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)

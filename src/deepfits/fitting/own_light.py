@@ -8,11 +8,21 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.fitting.model_error import UNSURE
-from deepfits.photometry import growth_circles, growth_radii
+from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
 MOFFAT_INDEX = 3.0
+RINGS = (0.55, 0.775, 1.0)
+"""Radii of the two rings that say how a galaxy falls off, in units of the largest circle in its cutout."""
+SAME = 1.1
+"""Ratio of two half-light radii that differ by no more than neighbours' light may make of them."""
+USUAL_NOISE_NJY = 4.0
+"""Noise of a galaxy's light in deep surveys: brightness in units of it counts as much as signal to noise."""
+REACH = 2.0
+"""How much farther out of its cutout a galaxy reaches than it seems to by the light inside."""
+EXTRAPOLATED = 0.25
+"""Share of the light beyond a cutout that is uncertain: a little more than what simulated skies show."""
 WINGS = 2
 """Pixels beyond the pixels of a neighbour in which its light is still looked for."""
 
@@ -51,26 +61,82 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     return (1.0 - replaced + replaced[..., ::-1, ::-1]).astype(np.float32)
 
 
-def total_radius(model: np.ndarray, weight: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
+def total_radius(
+    model: np.ndarray, weight: np.ndarray, pixel_scale_arcsec: float, edge_pixels: float
+) -> np.ndarray:
     """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
 
     2.1 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
-    noise: the more signal a galaxy has, the farther out its wings are known, the less a neighbour's count.
-    Drawings and weights are ``(N, B, H, W)``, nJy and nJy⁻².
+    noise: the more signal a galaxy has, the farther out its wings are known, and the brighter it is, the less
+    a neighbour's count. It may reach beyond the cutout (`beyond_cutout`). The half-light radius is that of
+    the light in the circles of `deepfits.photometry.growth_circles`, where a neighbour's is least, or in the
+    largest circle that is drawn, where that is larger by more than `SAME`.
+
+    Parameters
+    ----------
+    model, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    edge_pixels
+        Radius of the largest circle in what is drawn.
     """
-    apertures, radius = growth_circles(size, pixel_scale_arcsec)
+    size, edge = model.shape[3], edge_pixels * pixel_scale_arcsec
     is_valid = weight > 0
     pixels = is_valid.sum((2, 3))
     noise2 = (np.where(is_valid, 1 / np.where(is_valid, weight, 1), 0)).sum((2, 3)) / np.maximum(pixels, 1)
     gain = np.where(pixels > 0, 1 / np.sqrt(np.where(noise2 > 0, noise2, 1)), 0)  # (N, B)
-    together = (symmetric(model) * gain[:, :, None, None]).sum(axis=1)
-    half = growth_radii(np.einsum("nhw,khw->nk", together, apertures), radius, [0.5])[:, 0]
-    largest = size * pixel_scale_arcsec / np.sqrt(2.0)
-    inside = soft_circles(size, np.nan_to_num(half, nan=largest) / pixel_scale_arcsec)
-    num_pixels = np.maximum((pixels > 0).sum(1), 1) * inside.sum((1, 2))
-    signal = (together * inside).sum((1, 2)) / np.sqrt(num_pixels)
-    radii = np.clip(0.8 + 1.4 * np.log10(np.maximum(signal, 1.0) / 10), FEWEST_RADII, MOST_RADII)
-    return np.clip(np.nan_to_num(radii * half, nan=largest), SMALLEST_TOTAL_ARCSEC, largest)
+    light = symmetric(model)
+    together = (light * gain[:, :, None, None]).sum(axis=1)
+
+    def half_light(largest: float) -> np.ndarray:
+        apertures, radius = growth_circles(size, pixel_scale_arcsec, largest)
+        return growth_radii(np.einsum("nhw,khw->nk", together, apertures), radius, [0.5])[:, 0]
+
+    near, far = half_light(GROWTH_ARCSEC / 2), half_light(edge)
+    inside = soft_circles(size, np.nan_to_num(near, nan=edge) / pixel_scale_arcsec)
+    num_bands = np.maximum((pixels > 0).sum(1), 1)
+    signal = (together * inside).sum((1, 2)) / np.sqrt(num_bands * inside.sum((1, 2)))
+    flux = np.einsum("nbhw,nhw,nb->n", light, inside, pixels > 0) / num_bands
+    signal = np.sqrt(np.maximum(signal, 1.0) * np.maximum(flux / USUAL_NOISE_NJY, 1.0))
+    radii = np.clip(0.8 + 1.4 * np.log10(signal / 10), FEWEST_RADII, MOST_RADII)
+    half = np.fmax(near, far / SAME)
+    return np.maximum(np.nan_to_num(radii * half, nan=edge), SMALLEST_TOTAL_ARCSEC)
+
+
+def beyond_cutout(light: np.ndarray, radius_pixels: np.ndarray, edge: float) -> np.ndarray:
+    """Return the light of galaxies between the edge of what is drawn and their total's circle, ``(N, B)``.
+
+    A disc falls off exponentially (Freeman 1970, ApJ 160, 811). With the mean surface brightness I of two
+    rings inside, of mean radii r, its light outside a circle R is
+
+        F(R) = 2π I₂ exp(−(R − r₂) / h) (h R + h²),    h = (r₂ − r₁) / ln(I₁ / I₂),
+
+    where h is at most the radius of the edge. What does not fall off is no galaxy's, and not continued.
+
+    Parameters
+    ----------
+    light
+        ``(N, B, H, W)``: the galaxy's own, without noise.
+    radius_pixels
+        ``(N,)``, of the total's circle; 0 is returned where that lies inside.
+    edge
+        Radius of the largest circle in what is drawn, in pixels.
+    """
+    size = light.shape[3]
+    offset = np.arange(size) - (size - 1) / 2
+    away = np.hypot(offset[:, None], offset[None, :])
+    rings = np.diff(soft_circles(size, edge * np.array(RINGS)), axis=0)
+    pixels = rings.sum((1, 2))
+    inner, outer = np.moveaxis(np.einsum("nbhw,khw->nbk", light, rings) / pixels, -1, 0)
+    near, far = (rings * away).sum((1, 2)) / pixels
+    falls = (outer > 0) & (inner > outer)
+    ratio = np.where(falls, inner / np.where(falls, outer, 1), np.e)
+    scale = np.minimum((far - near) / np.log(ratio), edge)
+
+    def outside(radius: np.ndarray) -> np.ndarray:
+        return np.exp(-(radius - far) / scale) * (scale * radius + scale**2)
+
+    reach = edge + REACH * np.maximum(radius_pixels - edge, 0)[:, None]
+    return 2 * np.pi * np.where(falls, outer, 0) * (outside(np.array(edge)) - outside(reach))
 
 
 def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
