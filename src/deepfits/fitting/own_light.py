@@ -15,8 +15,8 @@ FEWEST_RADII, MOST_RADII = 2.1, 5.0
 MOFFAT_INDEX = 3.0
 RINGS = (0.55, 0.775, 1.0)
 """Radii of the two rings that say how a galaxy falls off, in units of the largest circle in its cutout."""
-SAME = 1.1
-"""Ratio of two half-light radii that differ by no more than neighbours' light may make of them."""
+SAME, LARGER = 1.1, 1.2
+"""Ratios of two half-light radii: that differ by what neighbours' light may make of them, and by more."""
 USUAL_NOISE_NJY = 4.0
 """Noise of a galaxy's light in deep surveys: brightness in units of it counts as much as signal to noise."""
 REACH = 2.0
@@ -67,10 +67,10 @@ def total_radius(
     """Return the radius within which light counts for the total of a galaxy, ``(N,)`` in arcsec.
 
     2.1 to 5 half-light radii of the symmetric part of the drawing, all bands together in units of their
-    noise: the more signal a galaxy has, the farther out its wings are known, and the brighter it is, the less
-    a neighbour's count. It may reach beyond the cutout (`beyond_cutout`). The half-light radius is that of
-    the light in the circles of `deepfits.photometry.growth_circles`, where a neighbour's is least, or in the
-    largest circle that is drawn, where that is larger by more than `SAME`.
+    noise: the more signal a galaxy has, the farther out its wings are known, and the brighter it is, the
+    less a neighbour's count. It may reach beyond the cutout (`beyond_cutout`). The half-light radius is
+    that of the light in the circles of `deepfits.photometry.growth_circles`, where a neighbour's is least,
+    or in the largest circle that is drawn, where that is clearly larger.
 
     Parameters
     ----------
@@ -98,7 +98,9 @@ def total_radius(
     flux = np.einsum("nbhw,nhw,nb->n", light, inside, pixels > 0) / num_bands
     signal = np.sqrt(np.maximum(signal, 1.0) * np.maximum(flux / USUAL_NOISE_NJY, 1.0))
     radii = np.clip(0.8 + 1.4 * np.log10(signal / 10), FEWEST_RADII, MOST_RADII)
-    half = np.fmax(near, far / SAME)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.clip((far / near - SAME) / (LARGER - SAME), 0.0, 1.0)
+    half = near + share * (far - near)
     return np.maximum(np.nan_to_num(radii * half, nan=edge), SMALLEST_TOTAL_ARCSEC)
 
 
