@@ -782,3 +782,11 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     oblong["CDELT2"] *= 1.3
     fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), oblong, overwrite=True)
     assert any("0.25 by 0.325 arcsec" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
+    path = tmp_path / "fpC-003918-r3-0213.fit"
+    stored = np.rint(sky + 1150).astype(np.int16)
+    fits.writeto(path, stored, header(0.396, FILTER="r", SOFTBIAS=1000, FLUX20=2000.0))
+    with pytest.raises(InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"):
+        read(tmp_path)

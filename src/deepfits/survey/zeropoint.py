@@ -20,7 +20,7 @@ from deepfits.survey.bands import band_name
 
 HSC_COADD_ZERO_POINT = 27.0
 # Cards that hold the magnitude of one count of the image.
-_PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0")
+_PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0", "ZPAPPROX")
 # Cards that hold the magnitude of one count in some surveys, of one count a second in others.
 _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
@@ -155,14 +155,18 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         value = 2.5 * math.log10(_positive(header["FLUXMAG0"], "FLUXMAG0"))
         found.append((_plausible(value, "FLUXMAG0"), "FLUXMAG0"))
     seconds = _exposure(header)
+    value, words = math.nan, ""
     if "PHOTFLAM" in header and "PHOTPLAM" in header and not _is_per_wavelength(unit):
         flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
         value = -2.5 * math.log10(flam) - 5 * math.log10(pivot) - 2.408
         words = "PHOTFLAM and PHOTPLAM"
-        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # PHOTFLAM is for counts a second
+    elif "PHOTFNU" in header and "PHOTFLAM" not in header:
+        value, words = 8.9 - 2.5 * math.log10(_positive(header["PHOTFNU"], "PHOTFNU")), "PHOTFNU"
+    if words:
+        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # both are for counts a second
             value += 2.5 * math.log10(_positive(header["EXPTIME"], "EXPTIME"))
             words += f", of counts in EXPTIME {header['EXPTIME']} s"
-        found.append((_plausible(value, "PHOTFLAM"), words))
+        found.append((_plausible(value, words.split(" ", 1)[0]), words))
     if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
         exposure = _positive(header["EXPTIME"], "EXPTIME")
         value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)
