@@ -279,6 +279,42 @@ def surface_brightness(where, sky):
     return {}
 
 
+def sisters(where, sky):
+    """Write weights and masks into directories of their own, beside that of the images."""
+    image, variance = counts(sky, 30.0)
+    planes = {"images": image, "invvar": full(1 / variance), "masks": np.zeros(SHAPE, np.int16)}
+    for name, values in planes.items():
+        (where / name).mkdir()
+        for band in "gr":
+            end = "_mask" if name == "masks" else ""
+            fits.writeto(where / name / f"tile-{band}{end}.fits", values, header(MAGZERO=30.0, FILTER=band))
+    return {"mask_polarity": "bad"}
+
+
+def eso(where, sky):
+    """Write products of ESO's archive, of names that say nothing, one named by ORIGFILE, one by ASSON."""
+    image, variance = counts(sky, 0.0)
+    for number, band in enumerate("gr"):
+        mine = {"PRODCATG": "SCIENCE.IMAGE", "ORIGFILE": f"KiDS_DR4.0_13.5_-28.2_{band}_sci.fits"}
+        if band == "r":
+            mine |= {"ASSON1": "ADP.2019-02-11T13:02:24.901.fits", "ASSOC1": "ANCILLARY.WEIGHTMAP"}
+        head = header(0.2, FILTER=f"{band}_SDSS", PHOTZP=0.0, **mine)
+        fits.writeto(where / f"ADP.2019-02-11T13:02:24.80{number}.fits", image, head)
+        orig = f"KiDS_DR4.0_13.5_-28.2_{band}_wei.fits" if band == "g" else "seven.fits"
+        head = header(0.2, FILTER=f"{band}_SDSS", PRODCATG="ANCILLARY.WEIGHTMAP", ORIGFILE=orig)
+        fits.writeto(where / f"ADP.2019-02-11T13:02:24.90{number}.fits", full(1 / variance), head)
+    return {}
+
+
+def of_two_telescopes(where, sky):
+    """Name the survey beside the band."""
+    image, variance = counts(sky, 27.0)
+    for name in ("hsc_y", "uvista_Y"):
+        fits.writeto(where / f"cosmos_{name}.fits", image, header(MAGZERO=27.0))
+        fits.writeto(where / f"cosmos_{name}.weight.fits", full(1 / variance), header())
+    return {}
+
+
 def odd_numbers(where, sky):
     """Whole numbers with BSCALE and BZERO, and big-endian doubles with a border of NaN; TPV; CDELT and PC."""
     image, _ = counts(sky, 25.0)
@@ -297,7 +333,7 @@ def odd_numbers(where, sky):
 OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
-    **{unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
+    **{of_two_telescopes: ("y", "Y"), unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
 }
 
 
@@ -306,7 +342,7 @@ OTHER_BANDS = {
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
-        *(spitzer, kinds_first),
+        *(spitzer, kinds_first, sisters, eso, of_two_telescopes),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -788,5 +824,37 @@ def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     path = tmp_path / "fpC-003918-r3-0213.fit"
     stored = np.rint(sky + 1150).astype(np.int16)
     fits.writeto(path, stored, header(0.396, FILTER="r", SOFTBIAS=1000, FLUX20=2000.0))
-    with pytest.raises(InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"):
+    with pytest.raises(
+        InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
+    ):
         read(tmp_path)
+
+
+def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
+    sisters(tmp_path, sky)
+    (tmp_path / "images/tile-r.fits").unlink()
+    with pytest.raises(InputError, match=r"invvar/tile-r.fits: lies among weights, but no image"):
+        image_set(tmp_path)
+    other = tmp_path / "eso"
+    other.mkdir()
+    eso(other, sky)
+    (other / "ADP.2019-02-11T13:02:24.901.fits").unlink()
+    image_set(other)
+    assert (
+        "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is not beside it" in caplog.text
+    )
+    (other / "ADP.2019-02-11T13:02:24.800.fits").unlink()
+    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
+        image_set(other)
+
+
+@pytest.mark.parametrize(("power", "words"), [(1, "1/σ, and not 1/σ²"), (-1, "errors"), (-2, "variances")])
+def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tmp_path, power, words):
+    rng = np.random.default_rng(3)
+    sigma = full(2.0)
+    sigma[:, 90:] *= 2
+    sigma[80:] *= 1.5
+    coadd(tmp_path, rng.normal(0, sigma).astype(np.float32), role="weight", values=sigma**-power)
+    assert any(words in text for text in deepfits.check(tmp_path).warnings)
+    fits.writeto(tmp_path / "coadd-r.weight.fits", sigma**-2, header(), overwrite=True)
+    assert not any("noise" in text or "σ" in text for text in deepfits.check(tmp_path).warnings)

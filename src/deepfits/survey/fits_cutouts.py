@@ -21,7 +21,7 @@ from deepfits.errors import InputError
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.cutout_description import Description, zero_points
-from deepfits.survey.find import KINDS, fits_files, is_companion, split_name
+from deepfits.survey.find import KINDS, fits_files, is_companion, kind_of, says_what_it_holds, split_name
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
 from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
@@ -129,7 +129,7 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     for file in files:
-        kind = split_name(stem_of(file))[1] if file not in images else None
+        kind = kind_of(file) if file not in images else None
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
@@ -162,6 +162,7 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
     """Determine what an object's files share, its band and its name: from names, else the header."""
     shared = "-".join(split_name(stem_of(path))[0])
     folder = path.parent.name if path.parent != root else ""
+    folder = "" if says_what_it_holds(folder) else folder  # images/ and weights/
     if folder and _is_band(folder, known):
         return shared, band_name(folder), stem_of(path)
     band, rest = band_of_name(shared, known)

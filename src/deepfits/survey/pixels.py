@@ -269,7 +269,7 @@ def _zero_point(
         )
         if "SOFTBIAS" in header and isinstance(flux := header.get("FLUX20"), (int, float)) and flux > 0:
             remedy = (
-                f"a frame of SDSS DR7: take frame-*.fits of DR8 or later, or subtract SOFTBIAS and the sky and "
+                "a frame of SDSS DR7: take frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky, and "
                 f"give zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
             )
         raise InputError(

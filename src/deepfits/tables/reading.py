@@ -524,9 +524,11 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
 
 
 def _without_dictionaries(table: Any) -> Any:
-    """Turn categories into their values, and all kinds of text into one."""
+    """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
     import pyarrow as pa
 
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
     for index, entry in enumerate(table.schema):
         kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
