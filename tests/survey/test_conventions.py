@@ -61,7 +61,8 @@ def des(where, sky):
         mask = np.zeros(SHAPE, np.int32)
         mask[3, 3] = 4
         parts = packed(image, head, "SCI"), packed(mask, head, "MSK"), packed(full(1 / variance), head, "WGT")
-        write(where / f"DES0001-0041_r4907p01_{band}.fits.fz", *parts)
+        for end in ("", "_nobkg"):
+            write(where / f"DES0001-0041_r4907p01_{band}{end}.fits.fz", *parts)
     return {"mask_polarity": "bad"}
 
 
@@ -213,6 +214,16 @@ def bands_in_folders(where, sky):
     return {}
 
 
+def one_word_names(where, sky):
+    """Write image.fits, weight.fits and psf.fits into a directory for each band."""
+    image, variance = counts(sky, 30.0)
+    for band in "gr":
+        (where / band).mkdir()
+        for name, values in {"image": image, "weight": full(1 / variance), "psf": image[:31, :31]}.items():
+            fits.writeto(where / band / f"{name}.fits", values, header(MAGZERO=30.0))
+    return {}
+
+
 def roman(where, sky):
     """Write a word such as "model" into all names."""
     image, variance = counts(sky, 26.0)
@@ -291,6 +302,17 @@ def sisters(where, sky):
     return {"mask_polarity": "bad"}
 
 
+def weights_below(where, sky):
+    """Write weights into a directory in that of the images, under the same names."""
+    image, variance = counts(sky, 30.0)
+    (where / "weights").mkdir()
+    for band in "GR":
+        name = f"MegaPipe.187.321.{band}.MP9401.fits"
+        fits.writeto(where / name, image, header(0.186, PHOTZP=30.0, FILTER=f"{band.lower()}.MP9401"))
+        fits.writeto(where / "weights" / name, full(1 / variance), header(0.186))
+    return {}
+
+
 def eso(where, sky):
     """Write products of ESO's archive, of names that say nothing, one named by ORIGFILE, one by ASSON."""
     image, variance = counts(sky, 0.0)
@@ -342,7 +364,7 @@ OTHER_BANDS = {
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
-        *(spitzer, kinds_first, sisters, eso, of_two_telescopes),
+        *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -367,11 +389,14 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
 def test_hubble_and_webb(tmp_path, sky):
     for name, flam, pivot in (("f814w", 7.07e-20, 8057.0), ("f160w", 1.94e-20, 15369.0)):
         point = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
+        camera = "acs" if name == "f814w" else "wfc3"
         image, variance = counts(sky, point)
         head = header(0.06, PHOTFLAM=flam, PHOTPLAM=pivot, BUNIT="ELECTRONS/S", FILTER1="CLEAR1L")
         head["FILTER2" if name == "f814w" else "FILTER"] = name.upper()
-        fits.writeto(tmp_path / f"hlsp_cosmos_{name}_v1.0_drz.fits", image, head)
-        fits.writeto(tmp_path / f"hlsp_cosmos_{name}_v1.0_wht.fits", full(1 / variance), head)
+        fits.writeto(tmp_path / f"hlsp_cosmos_hst_{camera}_gs-tot_{name}_v1.0_drz.fits", image, head)
+        fits.writeto(
+            tmp_path / f"hlsp_cosmos_hst_{camera}_gs-tot_{name}_v1.0_wht.fits", full(1 / variance), head
+        )
     images = image_set(tmp_path)
     assert images.bands == ("F814W", "F160W")
     with open_field(images.fields[0], images) as field:
@@ -465,7 +490,7 @@ def read(where, **options):
         return *plane.read(), plane.plane.remarks
 
 
-@pytest.mark.parametrize("value", [-9999.0, 1e30, 0.0])
+@pytest.mark.parametrize("value", [-99.0, -9999.0, 1e30, 0.0])
 @pytest.mark.parametrize("role", ["rms", "weight"])
 def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, sky, value, role):
     image = sky.astype(np.float32)
@@ -858,3 +883,15 @@ def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tm
     assert any(words in text for text in deepfits.check(tmp_path).warnings)
     fits.writeto(tmp_path / "coadd-r.weight.fits", sigma**-2, header(), overwrite=True)
     assert not any("noise" in text or "σ" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
+    flags = full(0)
+    flags[:20] = 1
+    coadd(tmp_path, sky.astype(np.float32), role="weight", values=flags)
+    assert any("leaves 12% of the pixels that hold something" in text for text in read(tmp_path)[2])
+
+
+def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
+    fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="W1", BUNIT="nanomaggy"))
+    assert any("in Vega magnitudes as a rule" in text for text in deepfits.check(tmp_path).warnings)

@@ -138,6 +138,8 @@ def test_weights_and_masks_in_directories_of_their_own(objects, tmp_path):
                 write(directory / folder / f"{name}_{band}.fits", planes[kind][index], header(band))
     store, found = read(directory, tmp_path / "store")
     check(store, found, objects)
+    store, found = read(directory / "images", tmp_path / "another")
+    check(store, found, objects)
 
 
 @pytest.mark.parametrize("named", [True, False])

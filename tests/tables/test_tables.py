@@ -856,3 +856,12 @@ def test_structures_of_parquet_are_columns(tmp_path):
     found = tables.read_table(tmp_path / "a.parquet")
     np.testing.assert_array_equal(found["mag.g"], [20.5, np.nan])
     np.testing.assert_array_equal(found["mag.err.g"], [0.1, np.nan])
+
+
+@pytest.mark.parametrize("rule", ["", "|----|-------|:----:|\n"])
+def test_lines_between_bars(tmp_path, rule):
+    rows = "".join(f"| {n} | {a} | {b} |\n" for n, (a, b) in enumerate(zip(RA, DEC, strict=True)))
+    (tmp_path / "a.txt").write_text(f"| id | ra | dec |\n{rule}{rows}")
+    found = read_catalogue(tmp_path / "a.txt")
+    assert found["object_id"].tolist() == list(range(NUM))
+    np.testing.assert_array_equal(found["dec"], DEC)

@@ -89,7 +89,7 @@ _TOKEN = (
 _NAME_TOKEN = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}))[-_])*"
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
-    r"(?=$|[-_. ])"
+    r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )
 
 

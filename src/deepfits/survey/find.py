@@ -72,6 +72,8 @@ _IMAGE_WORDS = (
 )
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
+# Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.
+_HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
@@ -330,6 +332,8 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
     kinds: _Kinds = {path: split_name(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
+    if () in images:  # image.fits beside weight.fits
+        kinds |= {p: ((), KINDS[word]) for p in names if (word := _stem(p).lower()) in KINDS}
     for path, (key, kind) in kinds.items():
         words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
         begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
@@ -384,14 +388,17 @@ def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | Non
     return {folder: _kind_of_folder(folder) for folder in folders}
 
 
-def _sisters(directory: Path) -> dict[Path, str | None]:
-    """Return the directories of weights beside one of images, or of images beside one of weights."""
+def sisters(directory: Path) -> dict[Path, str | None]:
+    """Return the directories of weights beside or in one of images, or those of images for one of weights."""
     here = Path(os.path.abspath(directory))
     try:
         found = _folders_in(here.parent, stamp(here.parent))
     except OSError:  # not ours to read
         return {}
     is_image = _kind_of_folder(here) is None
+    found = found | (
+        _folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_folder(here.parent)}
+    )
     return {folder: kind for folder, kind in found.items() if (kind is None) != is_image}
 
 
@@ -400,7 +407,7 @@ def _family(path: Path) -> list[tuple[Path, str | None]]:
     kinds = _kinds_in(path.parent, stamp(path.parent))
     key = kinds.get(path, split_name(_stem(path)))[0]
     found = [(other, kind) for other, (its, kind) in kinds.items() if its == key]
-    for folder, kind in _sisters(path.parent).items():
+    for folder, kind in sisters(path.parent).items():
         there = _kinds_in(folder, stamp(folder)).items()
         found += [(other, own or kind) for other, (its, own) in there if its == key]
     return found
@@ -504,7 +511,7 @@ def _source(
             "run SWarp",
             head,
         )
-    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", stem))
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
     named, rest = band_of_name(plain)
     if match := _EUCLID.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"

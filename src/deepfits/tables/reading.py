@@ -141,7 +141,9 @@ def _read_text(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ecsv")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
-    if re.match(r"(\\.*\n)*\|", start):
+    if re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
+        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", text)
+    elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
