@@ -294,6 +294,7 @@ def sisters(where, sky):
     """Write weights and masks into directories of their own, beside that of the images."""
     image, variance = counts(sky, 30.0)
     planes = {"images": image, "invvar": full(1 / variance), "masks": np.zeros(SHAPE, np.int16)}
+    planes["backgrounds"] = full(10.0) + image
     for name, values in planes.items():
         (where / name).mkdir()
         for band in "gr":
@@ -863,12 +864,20 @@ def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
     other = tmp_path / "eso"
     other.mkdir()
     eso(other, sky)
+    first, its = (other / f"ADP.2019-02-11T13:02:24.{number}.fits" for number in (800, 900))
+    away = its.rename(tmp_path / "away.fits")
+    fits.setval(first, "ASSOC1", value="ANCILLARY.WEIGHTMAP")
+    fits.setval(first, "ASSON1", value="seven.fits")
+    image_set(other)
+    assert "its weight, ADP.2019-02-11T13:02:24.901.fits, is another image's: not used" in caplog.text
+    away.rename(its)
+    fits.setval(first, "ASSOC1", value="")
     (other / "ADP.2019-02-11T13:02:24.901.fits").unlink()
     image_set(other)
     assert (
         "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is not beside it" in caplog.text
     )
-    (other / "ADP.2019-02-11T13:02:24.800.fits").unlink()
+    first.unlink()
     with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
         image_set(other)
 

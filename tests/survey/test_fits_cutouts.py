@@ -136,6 +136,9 @@ def test_weights_and_masks_in_directories_of_their_own(objects, tmp_path):
         for index, band in enumerate(BANDS):
             for kind, folder in (("image", "images"), ("ivar", "ivar"), ("mask", "masks")):
                 write(directory / folder / f"{name}_{band}.fits", planes[kind][index], header(band))
+            for kind in ("psf", "seg"):
+                write(directory / "images" / f"{name}_{band}.{kind}.fits", np.ones((9, 9)), header(band))
+            write(directory / "models" / f"{name}_{band}.fits", planes["image"][index], header(band))
     store, found = read(directory, tmp_path / "store")
     check(store, found, objects)
     store, found = read(directory / "images", tmp_path / "another")

@@ -30,6 +30,7 @@ _OPTICAL = (
     "OmegaCAM|OCAM|VST|DES"
 )
 _NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraVISTA|UVISTA|NISP|NIR|2MASS"
+_FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|JWST|NIRCam|NIRISS|MIRI"
 _INSTRUMENTS = rf"(?:(?:{_OPTICAL})[-_ .]?)+"
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
@@ -87,7 +88,7 @@ _TOKEN = (
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(
-    rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}))[-_])*"
+    rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
     r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )

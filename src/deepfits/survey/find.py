@@ -270,10 +270,10 @@ def _in_one_directory(
             )
         sources.append(_source(path, folder=folder))
     kind = _kind_of_folder(directory)
-    if sources and kind is not None and any(kind_of(path) == kind for path in files):
+    if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
-            f"{sources[0].path}: lies among {_HELD[kind]}, but no image beside this directory has its name; "
-            "restore that, or move this file elsewhere"
+            f"{sources[0].path}: lies among {_HELD[str(kind)]}, but no image beside this directory has its "
+            "name; restore that, or move this file elsewhere"
         )
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
@@ -318,6 +318,7 @@ def _stem(path: Path) -> str:
     return stem_of(name if isinstance(name, str) and name else path)
 
 
+_Member = tuple[Path, str | None]
 _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
 
@@ -339,14 +340,18 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
         begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
-    stated = {path: _phase3(path) for path in names}
+    stated, linked = {path: _phase3(path) for path in names}, set()
     by_stem = {stem_of(path): path for path in names} | {_stem(path): path for path in names}
     for path, (own, _) in stated.items():
         kinds[path] = kinds[path][0], own or kinds[path][1]
     for path, (_, links) in stated.items():
         for name, kind in links:
             if (other := by_stem.get(stem_of(name))) is not None:
-                kinds[other] = kinds[path][0], kind
+                if other in linked:
+                    log.warning("WARNING: %s: its %s, %s, is another image's: not used", path, kind, name)
+                else:
+                    kinds[other] = kinds[path][0], kind
+                linked.add(other)
             elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
                 log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
     return kinds
@@ -377,7 +382,7 @@ def _kind_of_folder(directory: Path) -> str | None:
     """Return what the files of a directory hold by its name, such as ``weights`` or ``invvar``."""
     name = Path(os.path.abspath(directory)).name.lower()
     kind = KINDS.get(name, KINDS.get(name.removesuffix("s")))
-    return kind if kind in ROLES else None
+    return None if name.startswith("exp") else kind  # exposures are images
 
 
 @cache
@@ -402,14 +407,23 @@ def sisters(directory: Path) -> dict[Path, str | None]:
     return {folder: kind for folder, kind in found.items() if (kind is None) != is_image}
 
 
-def _family(path: Path) -> list[tuple[Path, str | None]]:
+@cache
+def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
+    """Return the files of a directory that share a name, and what they hold."""
+    out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
+    for path, (key, kind) in _kinds_in(directory, stamp).items():
+        out[key].append((path, kind))
+    return dict(out)
+
+
+def _family(path: Path) -> list[_Member]:
     """Return the files that share a name with this one, and what they hold; also in sister directories."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
-    key = kinds.get(path, split_name(_stem(path)))[0]
-    found = [(other, kind) for other, (its, kind) in kinds.items() if its == key]
+    here = stamp(path.parent)
+    key = _kinds_in(path.parent, here).get(path, split_name(_stem(path)))[0]
+    found = list(_families_in(path.parent, here).get(key, ()))
     for folder, kind in sisters(path.parent).items():
-        there = _kinds_in(folder, stamp(folder)).items()
-        found += [(other, own or kind) for other, (its, own) in there if its == key]
+        there = _families_in(folder, stamp(folder)).get(key, ())
+        found += [(other, own or kind) for other, own in there]
     return found
 
 

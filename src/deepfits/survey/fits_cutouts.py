@@ -139,6 +139,8 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     objects: dict[str, _Object] = {}
     for file in files:
         kind = kind_of(file) if file not in images else None
+        if kind == "other":
+            continue
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
