@@ -61,7 +61,8 @@ def des(where, sky):
         mask = np.zeros(SHAPE, np.int32)
         mask[3, 3] = 4
         parts = packed(image, head, "SCI"), packed(mask, head, "MSK"), packed(full(1 / variance), head, "WGT")
-        write(where / f"DES0001-0041_r4907p01_{band}.fits.fz", *parts)
+        for end in ("", "_nobkg"):
+            write(where / f"DES0001-0041_r4907p01_{band}{end}.fits.fz", *parts)
     return {"mask_polarity": "bad"}
 
 
@@ -213,6 +214,16 @@ def bands_in_folders(where, sky):
     return {}
 
 
+def one_word_names(where, sky):
+    """Write image.fits, weight.fits and psf.fits into a directory for each band."""
+    image, variance = counts(sky, 30.0)
+    for band in "gr":
+        (where / band).mkdir()
+        for name, values in {"image": image, "weight": full(1 / variance), "psf": image[:31, :31]}.items():
+            fits.writeto(where / band / f"{name}.fits", values, header(MAGZERO=30.0))
+    return {}
+
+
 def roman(where, sky):
     """Write a word such as "model" into all names."""
     image, variance = counts(sky, 26.0)
@@ -279,6 +290,54 @@ def surface_brightness(where, sky):
     return {}
 
 
+def sisters(where, sky):
+    """Write weights and masks into directories of their own, beside that of the images."""
+    image, variance = counts(sky, 30.0)
+    planes = {"images": image, "invvar": full(1 / variance), "masks": np.zeros(SHAPE, np.int16)}
+    planes["backgrounds"] = full(10.0) + image
+    for name, values in planes.items():
+        (where / name).mkdir()
+        for band in "gr":
+            end = "_mask" if name == "masks" else ""
+            fits.writeto(where / name / f"tile-{band}{end}.fits", values, header(MAGZERO=30.0, FILTER=band))
+    return {"mask_polarity": "bad"}
+
+
+def weights_below(where, sky):
+    """Write weights into a directory in that of the images, under the same names."""
+    image, variance = counts(sky, 30.0)
+    (where / "weights").mkdir()
+    for band in "GR":
+        name = f"MegaPipe.187.321.{band}.MP9401.fits"
+        fits.writeto(where / name, image, header(0.186, PHOTZP=30.0, FILTER=f"{band.lower()}.MP9401"))
+        fits.writeto(where / "weights" / name, full(1 / variance), header(0.186))
+    return {}
+
+
+def eso(where, sky):
+    """Write products of ESO's archive, of names that say nothing, one named by ORIGFILE, one by ASSON."""
+    image, variance = counts(sky, 0.0)
+    for number, band in enumerate("gr"):
+        mine = {"PRODCATG": "SCIENCE.IMAGE", "ORIGFILE": f"KiDS_DR4.0_13.5_-28.2_{band}_sci.fits"}
+        if band == "r":
+            mine |= {"ASSON1": "ADP.2019-02-11T13:02:24.901.fits", "ASSOC1": "ANCILLARY.WEIGHTMAP"}
+        head = header(0.2, FILTER=f"{band}_SDSS", PHOTZP=0.0, **mine)
+        fits.writeto(where / f"ADP.2019-02-11T13:02:24.80{number}.fits", image, head)
+        orig = f"KiDS_DR4.0_13.5_-28.2_{band}_wei.fits" if band == "g" else "seven.fits"
+        head = header(0.2, FILTER=f"{band}_SDSS", PRODCATG="ANCILLARY.WEIGHTMAP", ORIGFILE=orig)
+        fits.writeto(where / f"ADP.2019-02-11T13:02:24.90{number}.fits", full(1 / variance), head)
+    return {}
+
+
+def of_two_telescopes(where, sky):
+    """Name the survey beside the band."""
+    image, variance = counts(sky, 27.0)
+    for name in ("hsc_y", "uvista_Y"):
+        fits.writeto(where / f"cosmos_{name}.fits", image, header(MAGZERO=27.0))
+        fits.writeto(where / f"cosmos_{name}.weight.fits", full(1 / variance), header())
+    return {}
+
+
 def odd_numbers(where, sky):
     """Whole numbers with BSCALE and BZERO, and big-endian doubles with a border of NaN; TPV; CDELT and PC."""
     image, _ = counts(sky, 25.0)
@@ -297,7 +356,7 @@ def odd_numbers(where, sky):
 OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
-    **{unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
+    **{of_two_telescopes: ("y", "Y"), unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
 }
 
 
@@ -306,7 +365,7 @@ OTHER_BANDS = {
     [
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
-        *(spitzer, kinds_first),
+        *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -331,11 +390,14 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
 def test_hubble_and_webb(tmp_path, sky):
     for name, flam, pivot in (("f814w", 7.07e-20, 8057.0), ("f160w", 1.94e-20, 15369.0)):
         point = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
+        camera = "acs" if name == "f814w" else "wfc3"
         image, variance = counts(sky, point)
         head = header(0.06, PHOTFLAM=flam, PHOTPLAM=pivot, BUNIT="ELECTRONS/S", FILTER1="CLEAR1L")
         head["FILTER2" if name == "f814w" else "FILTER"] = name.upper()
-        fits.writeto(tmp_path / f"hlsp_cosmos_{name}_v1.0_drz.fits", image, head)
-        fits.writeto(tmp_path / f"hlsp_cosmos_{name}_v1.0_wht.fits", full(1 / variance), head)
+        fits.writeto(tmp_path / f"hlsp_cosmos_hst_{camera}_gs-tot_{name}_v1.0_drz.fits", image, head)
+        fits.writeto(
+            tmp_path / f"hlsp_cosmos_hst_{camera}_gs-tot_{name}_v1.0_wht.fits", full(1 / variance), head
+        )
     images = image_set(tmp_path)
     assert images.bands == ("F814W", "F160W")
     with open_field(images.fields[0], images) as field:
@@ -429,7 +491,7 @@ def read(where, **options):
         return *plane.read(), plane.plane.remarks
 
 
-@pytest.mark.parametrize("value", [-9999.0, 1e30, 0.0])
+@pytest.mark.parametrize("value", [-99.0, -9999.0, 1e30, 0.0])
 @pytest.mark.parametrize("role", ["rms", "weight"])
 def test_values_that_stand_for_no_data_count_whatever_the_weights_say(tmp_path, sky, value, role):
     image = sky.astype(np.float32)
@@ -782,3 +844,63 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     oblong["CDELT2"] *= 1.3
     fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), oblong, overwrite=True)
     assert any("0.25 by 0.325 arcsec" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
+    path = tmp_path / "fpC-003918-r3-0213.fit"
+    stored = np.rint(sky + 1150).astype(np.int16)
+    fits.writeto(path, stored, header(0.396, FILTER="r", SOFTBIAS=1000, FLUX20=2000.0))
+    with pytest.raises(
+        InputError, match=r"SDSS DR7: take frame-\*\.fits of DR8.*SOFTBIAS.*zero_point, about 28\.25"
+    ):
+        read(tmp_path)
+
+
+def test_a_weight_map_that_lacks_its_image_is_no_image(tmp_path, sky, caplog):
+    sisters(tmp_path, sky)
+    (tmp_path / "images/tile-r.fits").unlink()
+    with pytest.raises(InputError, match=r"invvar/tile-r.fits: lies among weights, but no image"):
+        image_set(tmp_path)
+    other = tmp_path / "eso"
+    other.mkdir()
+    eso(other, sky)
+    first, its = (other / f"ADP.2019-02-11T13:02:24.{number}.fits" for number in (800, 900))
+    away = its.rename(tmp_path / "away.fits")
+    fits.setval(first, "ASSOC1", value="ANCILLARY.WEIGHTMAP")
+    fits.setval(first, "ASSON1", value="seven.fits")
+    image_set(other)
+    assert "its weight, ADP.2019-02-11T13:02:24.901.fits, is another image's: not used" in caplog.text
+    away.rename(its)
+    fits.setval(first, "ASSOC1", value="")
+    (other / "ADP.2019-02-11T13:02:24.901.fits").unlink()
+    image_set(other)
+    assert (
+        "24.801.fits: its weight, ADP.2019-02-11T13:02:24.901.fits (ASSON), is not beside it" in caplog.text
+    )
+    first.unlink()
+    with pytest.raises(InputError, match=r"24.900.fits: holds weights by its name or its header"):
+        image_set(other)
+
+
+@pytest.mark.parametrize(("power", "words"), [(1, "1/σ, and not 1/σ²"), (-1, "errors"), (-2, "variances")])
+def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tmp_path, power, words):
+    rng = np.random.default_rng(3)
+    sigma = full(2.0)
+    sigma[:, 90:] *= 2
+    sigma[80:] *= 1.5
+    coadd(tmp_path, rng.normal(0, sigma).astype(np.float32), role="weight", values=sigma**-power)
+    assert any(words in text for text in deepfits.check(tmp_path).warnings)
+    fits.writeto(tmp_path / "coadd-r.weight.fits", sigma**-2, header(), overwrite=True)
+    assert not any("noise" in text or "σ" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
+    flags = full(0)
+    flags[:20] = 1
+    coadd(tmp_path, sky.astype(np.float32), role="weight", values=flags)
+    assert any("leaves 12% of the pixels that hold something" in text for text in read(tmp_path)[2])
+
+
+def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
+    fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="W1", BUNIT="nanomaggy"))
+    assert any("in Vega magnitudes as a rule" in text for text in deepfits.check(tmp_path).warnings)

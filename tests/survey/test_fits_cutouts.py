@@ -129,6 +129,22 @@ def test_one_file_for_each_band(objects, tmp_path, pattern):
     check(store, found, objects)
 
 
+def test_weights_and_masks_in_directories_of_their_own(objects, tmp_path):
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            for kind, folder in (("image", "images"), ("ivar", "ivar"), ("mask", "masks")):
+                write(directory / folder / f"{name}_{band}.fits", planes[kind][index], header(band))
+            for kind in ("psf", "seg"):
+                write(directory / "images" / f"{name}_{band}.{kind}.fits", np.ones((9, 9)), header(band))
+            write(directory / "models" / f"{name}_{band}.fits", planes["image"][index], header(band))
+    store, found = read(directory, tmp_path / "store")
+    check(store, found, objects)
+    store, found = read(directory / "images", tmp_path / "another")
+    check(store, found, objects)
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_one_hdu_for_each_band(objects, tmp_path, named):
     directory = tmp_path / "stamps"

@@ -230,6 +230,9 @@ def test_bands_by_wavelength():
         ({"MAGZPT": 25}, 25.0),
         ({"FLUXMAG0": 63095734448.0194}, 27.0),
         ({"PHOTFLAM": 7.0331885e-20, "PHOTPLAM": 8045.53}, 25.946),  # ACS/WFC F814W, from its handbook
+        ({"PHOTFNU": 1e-8, "BUNIT": "ELECTRONS/S", "EXPTIME": 100.0}, 28.9),
+        ({"PHOTFNU": 1e-8, "BUNIT": "ELECTRONS", "EXPTIME": 100.0}, 33.9),
+        ({"ZPAPPROX": 27.947, "EXPTIME": 100.0}, 27.947),  # SkyMapper
         ({}, None),
     ],
 )

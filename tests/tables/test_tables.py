@@ -848,3 +848,20 @@ def test_commas_are_decimal_ones_in_all_columns_of_a_table_or_in_none(tmp_path):
     assert found["near"].tolist() == ["4,17", "a,b"]
     (tmp_path / "b.csv").write_text("id;ra;dec;flux\n1;150.1;2.5;12,345\n2;150.2;2.6;22,123\n")
     assert read_catalogue(tmp_path / "b.csv")["flux"].dtype.kind == "U"  # thousands, or not: nobody knows
+
+
+def test_structures_of_parquet_are_columns(tmp_path):
+    table = pa.table({"id": [1, 2], "mag": [{"g": 20.5, "err": {"g": 0.1}}, None]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = tables.read_table(tmp_path / "a.parquet")
+    np.testing.assert_array_equal(found["mag.g"], [20.5, np.nan])
+    np.testing.assert_array_equal(found["mag.err.g"], [0.1, np.nan])
+
+
+@pytest.mark.parametrize("rule", ["", "|----|-------|:----:|\n"])
+def test_lines_between_bars(tmp_path, rule):
+    rows = "".join(f"| {n} | {a} | {b} |\n" for n, (a, b) in enumerate(zip(RA, DEC, strict=True)))
+    (tmp_path / "a.txt").write_text(f"| id | ra | dec |\n{rule}{rows}")
+    found = read_catalogue(tmp_path / "a.txt")
+    assert found["object_id"].tolist() == list(range(NUM))
+    np.testing.assert_array_equal(found["dec"], DEC)

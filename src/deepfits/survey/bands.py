@@ -25,18 +25,19 @@ _SPECIAL = {
     **{"bokr": "r", "zd": "z"},  # BASS and MzLS
     **{"w-s-g+": "g", "w-s-r+": "r", "w-s-i+": "i", "w-s-z+": "z"},
 }
-_INSTRUMENTS = (
-    r"(?:(?:HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|Pan-?STARRS|GPC1|WISHES|SkyMapper|KiDS|"
-    r"OmegaCAM|OCAM|VST|DES)[-_ .]?)+"
+_OPTICAL = (
+    "HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|Pan-?STARRS|GPC1|WISHES|SkyMapper|KiDS|"
+    "OmegaCAM|OCAM|VST|DES"
 )
+_NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraVISTA|UVISTA|NISP|NIR|2MASS"
+_FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|JWST|NIRCam|NIRISS|MIRI"
+_INSTRUMENTS = rf"(?:(?:{_OPTICAL})[-_ .]?)+"
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
 _NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
 # J-PLUS and J-PAS.
 _JAVALAMBRE = re.compile(r"^([ugriz])(?:SDSS|JAVA|JPAS)$")
 _INFRARED = re.compile(
-    r"^(?:(?:VISTA|VIKING|VIRCAM|UKIDSS|WFCAM|WIRCam|UltraVISTA|NISP|NIR|2MASS)[-_ .]?)?"
-    r"(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$",
-    re.IGNORECASE,
+    rf"^(?:(?:{_NEAR_INFRARED})[-_ .]?)?(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$", re.IGNORECASE
 )
 _ROMAN = "F(?:062|087|106|129|146|158|184|213)|R062|Z087|Y106|J129|H158|K213|W146"
 # Hubble's and Webb's: a wavelength and a width; Roman's: a wavelength.
@@ -87,9 +88,9 @@ _TOKEN = (
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(
-    r"(?:^|(?<=[-_. ]))(?:(?:HSC|MegaCam|Mega|SDSS|DECam|VISTA|KiDS)[-_])?"
+    rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"
     rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
-    r"(?=$|[-_. ])"
+    r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )
 
 
@@ -186,11 +187,13 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     --------
     >>> band_of_name("coadd-u"), band_of_name("Mega-u_9812_1c1"), band_of_name("notes")
     (('u', 'coadd'), ('u', '9812_1c1'), (None, 'notes'))
+    >>> band_of_name("cosmos_hsc_y"), band_of_name("cosmos_uvista_y")  # y, and VISTA's Y
+    (('y', 'cosmos'), ('Y', 'cosmos'))
     """
     for match in reversed(list(_NAME_TOKEN.finditer(stem))):
         found = match["band"]
-        has_instrument = len(match[0]) > len(found)
-        short = band_name(f"HSC-{found}") if has_instrument and found[0] in "GRIZY" else band_name(found)
+        is_letter = found.lower() in (*"ugrizyjhk", "ks")
+        short = band_name(f"{match['of']}-{found}" if match["of"] and is_letter else found)
         if not known or short in known:
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest

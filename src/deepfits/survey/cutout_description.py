@@ -24,6 +24,7 @@ from deepfits.config import Range, from_mapping, read_toml
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, sort_bands
 from deepfits.survey.fitsfile import is_fits_name
+from deepfits.survey.hdu_roles import role_of
 
 _Magnitude = Annotated[float, Range(ge=-100, le=100)]
 _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
@@ -49,7 +50,8 @@ class Description:
     image, weight, mask
         Names in the file; of FITS, numbers or names of HDUs.
     weight_is
-        ``ivar``, ``variance``, ``rms``, or ``weight``: an inverse variance up to a factor.
+        ``ivar``, ``variance``, ``rms``, or ``weight``: an inverse variance up to a factor. By default what
+        the name says (``var``, ``err``), else ``ivar``.
     mask_nonzero_is
         What a non-zero pixel of the mask means: ``bad`` or ``good``.
     bad_planes
@@ -83,7 +85,7 @@ class Description:
     format: Literal["arrays", "fits", "multimodal-universe"] = "arrays"
     image: str | int = "image"
     weight: str | int | None = None
-    weight_is: Literal["ivar", "variance", "rms", "weight"] = "ivar"
+    weight_is: Literal["ivar", "variance", "rms", "weight"] | None = None
     mask: str | int | None = None
     mask_nonzero_is: Literal["bad", "good"] | None = None
     bad_planes: tuple[str | int, ...] = ()
@@ -125,6 +127,9 @@ def read_description(path: str | Path) -> Description:
     path = Path(path)
     out = from_mapping(Description, read_toml(path, what="description"), where=path)
     object.__setattr__(out, "where", path)
+    if out.weight_is is None:
+        role = role_of(str(out.weight).rpartition("/")[2])
+        object.__setattr__(out, "weight_is", role if role in ("variance", "rms") else "ivar")
     _check(out)
     return out
 

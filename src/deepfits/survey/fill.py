@@ -83,7 +83,8 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
     if numbers.max() <= FILL_SHARE * finite.size or not others.size:
         return None
     middle, low, high = np.percentile(others.astype(float), (50, 5, 95))
-    return Fill(value=common) if abs(common - middle) > 20 * (high - low) > 0 else None
+    is_far_below = middle - common > 10 * (middle - low) > 0  # 16σ, whatever the sources
+    return Fill(value=common) if is_far_below or abs(common - middle) > 20 * (high - low) > 0 else None
 
 
 def _repeats_little(values: np.ndarray) -> bool:

@@ -20,6 +20,7 @@ Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fi
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ from deepfits.survey.bands import (
     sort_bands,
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, sky_images
+from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,8 @@ _IMAGE_WORDS = (
 )
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
+# Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.
+_HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
@@ -255,15 +258,23 @@ def _in_one_directory(
 ) -> list[ImageSource]:
     """Find the images in a directory, `folder` where its name is a band: a field then lies in several."""
     sources = []
-    for path in fits_files(directory):
+    files = fits_files(directory)
+    for path in files:
         if is_companion(path) or _is_no_image_of_a_band(path):
             continue
-        if (kind := _kind_of(path)) is not None:
+        if (kind := kind_of(path)) is not None:
             raise InputError(
-                f"{path}: holds {_HELD[kind]} by its name, but the image that it belongs to is not there; "
-                "restore that, or move this file elsewhere; if it is an image itself, say its band: band=path"
+                f"{path}: holds {_HELD.get(kind, 'no image')} by its name or its header, but the image that "
+                "it belongs to is not there; restore that, or move this file elsewhere; if it is an image "
+                "itself, say its band: band=path"
             )
         sources.append(_source(path, folder=folder))
+    kind = _kind_of_folder(directory)
+    if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
+        raise InputError(
+            f"{sources[0].path}: lies among {_HELD[str(kind)]}, but no image beside this directory has its "
+            "name; restore that, or move this file elsewhere"
+        )
     names = {s.field for s in sources}
     if len(names) == 1 and field_name is not None and names <= {"", "coadd", "image", "img"}:
         sources = [replace(s, field=field_name) for s in sources]
@@ -301,6 +312,13 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     return tuple(kept), kind
 
 
+def _stem(path: Path) -> str:
+    """Return a file's name without its ending: of ESO's archive, the one that the survey gave it."""
+    name = peek_headers(path)[0].get("ORIGFILE") if path.name.startswith("ADP.") else None
+    return stem_of(name if isinstance(name, str) and name else path)
+
+
+_Member = tuple[Path, str | None]
 _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 
 
@@ -309,35 +327,121 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     """Return what the FITS files of a directory share with their weights, and what they hold.
 
     A word such as "psf" or "model", or one that a name begins with, says nothing where no image is beside the
-    file: it is an image itself. `stamp` is the directory's.
+    file: it is an image itself. What headers of ESO's products say (ASSON, PRODCATG) counts before names.
+    `stamp` is the directory's.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
-    kinds: _Kinds = {path: split_name(stem_of(path)) for path in names}
+    kinds: _Kinds = {path: split_name(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
+    if () in images:  # image.fits beside weight.fits
+        kinds |= {p: ((), KINDS[word]) for p in names if (word := _stem(p).lower()) in KINDS}
     for path, (key, kind) in kinds.items():
-        words = [w for w in re.split(r"[-_. ]+", stem_of(path)) if w]
+        words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
         begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
-        if key not in images and (kind == "other" or begins):
+        if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
+    stated, linked = {path: _phase3(path) for path in names}, set()
+    by_stem = {stem_of(path): path for path in names} | {_stem(path): path for path in names}
+    for path, (own, _) in stated.items():
+        kinds[path] = kinds[path][0], own or kinds[path][1]
+    for path, (_, links) in stated.items():
+        for name, kind in links:
+            if (other := by_stem.get(stem_of(name))) is not None:
+                if other in linked:
+                    log.warning("WARNING: %s: its %s, %s, is another image's: not used", path, kind, name)
+                else:
+                    kinds[other] = kinds[path][0], kind
+                linked.add(other)
+            elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
+                log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
     return kinds
 
 
-def _family(path: Path) -> list[tuple[Path, str | None]]:
-    """Return the files that share a name with this one, and what they hold."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
-    key = kinds.get(path, split_name(stem_of(path)))[0]
-    return [(other, kind) for other, (its, kind) in kinds.items() if its == key]
+def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return what a file of ESO's says that it holds, and names and kinds of what belongs to it."""
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return None, []
+    with path.open("rb") as handle:
+        if b"PRODCATG" not in handle.read(1 << 16):
+            return None, []
+    header = next((h for h in peek_headers(path)[:2] if "PRODCATG" in h), {})
+    own, links = str(header.get("PRODCATG")), []
+    for number in range(1, 10):
+        kind = role_of(str(header.get(f"ASSOC{number}", "")))
+        if kind in ROLES:
+            links.append((str(header.get(f"ASSON{number}")), str(kind)))
+    return role_of(own) if own.startswith("ANCILLARY") else None, links
 
 
-def _kind_of(path: Path) -> str | None:
-    """Return what a file holds by its name; None for an image."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
-    return kinds.get(path, split_name(stem_of(path)))[1]
+def says_what_it_holds(name: str) -> bool:
+    """Return whether a directory's name says what its files hold, such as ``images`` or ``weights``."""
+    return bool({name.lower(), name.lower().removesuffix("s")} & {*KINDS, *_IMAGE_WORDS})
+
+
+def _kind_of_folder(directory: Path) -> str | None:
+    """Return what the files of a directory hold by its name, such as ``weights`` or ``invvar``."""
+    name = Path(os.path.abspath(directory)).name.lower()
+    kind = KINDS.get(name, KINDS.get(name.removesuffix("s")))
+    return None if name.startswith("exp") else kind  # exposures are images
+
+
+@cache
+def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | None]:
+    """Return the directories in one, and what their files hold by their names."""
+    with os.scandir(directory) as entries:
+        folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    return {folder: _kind_of_folder(folder) for folder in folders}
+
+
+def sisters(directory: Path) -> dict[Path, str | None]:
+    """Return the directories of weights beside or in one of images, or those of images for one of weights."""
+    here = Path(os.path.abspath(directory))
+    try:
+        found = _folders_in(here.parent, stamp(here.parent))
+    except OSError:  # not ours to read
+        return {}
+    is_image = _kind_of_folder(here) is None
+    found = found | (
+        _folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_folder(here.parent)}
+    )
+    return {folder: kind for folder, kind in found.items() if (kind is None) != is_image}
+
+
+@cache
+def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
+    """Return the files of a directory that share a name, and what they hold."""
+    out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
+    for path, (key, kind) in _kinds_in(directory, stamp).items():
+        out[key].append((path, kind))
+    return dict(out)
+
+
+def _family(path: Path) -> list[_Member]:
+    """Return the files that share a name with this one, and what they hold; also in sister directories."""
+    here = stamp(path.parent)
+    key = _kinds_in(path.parent, here).get(path, split_name(_stem(path)))[0]
+    found = list(_families_in(path.parent, here).get(key, ()))
+    for folder, kind in sisters(path.parent).items():
+        there = _families_in(folder, stamp(folder)).get(key, ())
+        found += [(other, own or kind) for other, own in there]
+    return found
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file holds by its name, by its header or by its directory's name; None for an image."""
+    kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(_stem(path)))[1]
+    folder = _kind_of_folder(path.parent)
+    is_beside = (
+        kind is None
+        and folder is not None
+        and any(other.parent != path.parent and its is None for other, its in _family(path))
+    )
+    return folder if is_beside else kind
 
 
 def is_companion(path: Path) -> bool:
     """Return whether a file holds weights or a mask for another one beside it."""
-    return _kind_of(path) is not None and any(kind is None for _, kind in _family(path))
+    return kind_of(path) is not None and any(kind is None for _, kind in _family(path))
 
 
 def _is_no_image_of_a_band(path: Path) -> bool:
@@ -351,8 +455,8 @@ def _is_no_image_of_a_band(path: Path) -> bool:
                 "WARNING: %s: an image in a column of a table is not read; write it as an image", path
             )
         return True
-    key, kind = split_name(stem_of(path))
-    if kind is None or band_of_name(stem_of(path))[0] is not None:
+    key, kind = split_name(_stem(path))
+    if kind is None or band_of_name(_stem(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
     serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
@@ -369,7 +473,7 @@ def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
 
 def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     """Return the files with weights and mask of an image, and what they hold."""
-    if _kind_of(path) is not None:
+    if kind_of(path) is not None:
         return ()
     found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
     weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
@@ -384,11 +488,11 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     masks = [p for p, kind in found if kind == "mask"]
     if not masks:
         kinds = _kinds_in(path.parent, stamp(path.parent))
-        mine = kinds.get(path, split_name(stem_of(path)))[0]
+        mine = kinds.get(path, split_name(_stem(path)))[0]
         found += [
             (other, SHARED_MASK)
             for other, (key, kind) in kinds.items()
-            if kind == "mask" and _is_for_all(key, mine) and band_of_name(stem_of(other))[0] is None
+            if kind == "mask" and _is_for_all(key, mine) and band_of_name(_stem(other))[0] is None
         ][:1]
     for other, _ in found:
         require_regular(other)
@@ -398,7 +502,7 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
 def _source(
     path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
 ) -> ImageSource:
-    stem = stem_of(path)
+    stem = _stem(path)
     if match := _SDSS.match(stem):
         return ImageSource(
             band=band or match["band"],
@@ -421,7 +525,7 @@ def _source(
             "run SWarp",
             head,
         )
-    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", stem))
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
     named, rest = band_of_name(plain)
     if match := _EUCLID.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"

@@ -21,7 +21,15 @@ from deepfits.errors import InputError
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.cutout_description import Description, zero_points
-from deepfits.survey.find import KINDS, fits_files, is_companion, split_name
+from deepfits.survey.find import (
+    KINDS,
+    fits_files,
+    is_companion,
+    kind_of,
+    says_what_it_holds,
+    sisters,
+    split_name,
+)
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
 from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
@@ -123,13 +131,16 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [p for where in (path, *subs) for p in fits_files(where)]
     images = [p for p in files if not is_companion(p)]
+    files += [p for where in sisters(path) if where not in subs for p in fits_files(where) if is_companion(p)]
     if not images:
         raise InputError(f"{path}: no FITS file there")
     known = {band_name(b) for b in d.bands}
     by_file = _holds_all_bands(images[0], known)
     objects: dict[str, _Object] = {}
     for file in files:
-        kind = split_name(stem_of(file))[1] if file not in images else None
+        kind = kind_of(file) if file not in images else None
+        if kind == "other":
+            continue
         if by_file:
             key, band, name = "-".join(split_name(stem_of(file))[0]), "", stem_of(file)
         else:
@@ -162,6 +173,7 @@ def _object_of(path: Path, root: Path, known: set[str]) -> tuple[str, str, str]:
     """Determine what an object's files share, its band and its name: from names, else the header."""
     shared = "-".join(split_name(stem_of(path))[0])
     folder = path.parent.name if path.parent != root else ""
+    folder = "" if says_what_it_holds(folder) else folder  # images/ and weights/
     if folder and _is_band(folder, known):
         return shared, band_name(folder), stem_of(path)
     band, rest = band_of_name(shared, known)
@@ -263,7 +275,7 @@ class _FitsCutouts:
     def _chosen(self, hdus: fits.HDUList, path: Path) -> dict[str, Any]:
         """Return the HDUs for weight and mask that the description names."""
         out = {}
-        for which, kind in ((self.d.weight, self.d.weight_is), (self.d.mask, "mask")):
+        for which, kind in ((self.d.weight, str(self.d.weight_is)), (self.d.mask, "mask")):
             if which is not None and str(which).lower() not in KINDS:
                 out[kind] = self._by_name(hdus, which, path)
             elif which is not None and (str(which).isdigit() or str(which) in hdus):

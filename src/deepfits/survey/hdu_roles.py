@@ -31,6 +31,7 @@ OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
+    "nobkg",
 )  # fmt: skip
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {

@@ -163,15 +163,26 @@ def sky_doubts(plane: Any) -> list[str]:
             f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
             "(`deepfits stack` does)"
         )
-    if weight_trend(plane) < -0.5:
-        out.append("the noise is largest where the weights are: are they variances? name the file .var.fits")
+    trend, power = weight_trend(plane)
+    if trend < -0.5:
+        kind, end = ("errors", "rms") if power < -1.5 else ("variances", "var")
+        out.append(f"the noise is largest where the weights are: are they {kind}? name the file .{end}.fits")
+    if trend > 0.5 and power > 1.6:
+        out.append(
+            f"the inverse variance of the pixels goes as the weights to the power {power:.1f}: are they 1/σ, "
+            "and not 1/σ²? write their squares"
+        )
     return out
 
 
-def weight_trend(plane: Any) -> float:
-    """Return the rank correlation of the weights with the inverse of the measured variance, over blocks.
+def weight_trend(plane: Any) -> tuple[float, float]:
+    """Compare the weights with the inverse of the measured variance, over blocks: how they go together.
 
-    It is +1 for weights that say where the noise is small, −1 for the opposite; NaN where they do not vary.
+    Returns
+    -------
+    trend, power
+        The rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and the
+        power of the weights that the inverse variance goes as. NaN where the weights do not vary.
     """
     stated, measured = [], []
     rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else some_rows(plane.shape[0])
@@ -184,6 +195,7 @@ def weight_trend(plane: Any) -> float:
                     stated.append(float(np.median(its[its > 0])))
                     measured.append(sigma**-2)
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
-        return math.nan
+        return math.nan, math.nan
     first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
-    return float(np.corrcoef(first, second)[0, 1])
+    power = np.polyfit(np.log(stated), np.log(measured), 1)[0]
+    return float(np.corrcoef(first, second)[0, 1]), float(power)

@@ -267,6 +267,11 @@ def _zero_point(
             if str(header.get("BUNIT", "")).strip()
             else ""
         )
+        if "SOFTBIAS" in header and isinstance(flux := header.get("FLUX20"), (int, float)) and flux > 0:
+            remedy = (
+                "a frame of SDSS DR7: take frame-*.fits of DR8 or later, or subtract SOFTBIAS and sky, and "
+                f"give zero_point, about {20 + 2.5 * math.log10(flux):.2f}"
+            )
         raise InputError(
             f"{path}: no zero point in the header (MAGZERO, FLUXMAG0, BUNIT, ...){unit}; {remedy}"
         )

@@ -390,6 +390,13 @@ class Plane:
         self._fill, share = find_fill_beside_weights(counts, weight)
         if self._fill is not None:
             self._note_fill(self._fill, share, ", whatever their weights say")
+        there = np.isfinite(counts) & (counts != 0)
+        left = float((weight[there] > 0).mean()) if there.any() else 1.0
+        if left < 1 - MOSTLY_MASKED and not self.has_mask:
+            self.remarks.append(
+                f"WARNING: the {self.weight_kind} plane leaves {left:.0%} of the pixels that hold something; "
+                "is it a mask, where 0 is good? name the file .mask.fits and say mask_polarity"
+            )
 
     def _note_fill(self, fill: Fill, share: float, more: str = "") -> None:
         how = ", in blocks" if fill.in_blocks else ""

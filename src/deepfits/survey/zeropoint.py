@@ -16,11 +16,11 @@ from astropy import units
 from astropy.io import fits
 
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name
+from deepfits.survey.bands import band_name, band_of_header
 
 HSC_COADD_ZERO_POINT = 27.0
 # Cards that hold the magnitude of one count of the image.
-_PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0")
+_PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0", "ZPAPPROX")
 # Cards that hold the magnitude of one count in some surveys, of one count a second in others.
 _PER_COUNT_OR_RATE = (
     *("MAGZPT", "MAGZP", "MAG_ZP", "MAG_ZERO", "PHOTZP", "PHOT_ZP", "ZEROPNT", "ZEROPOIN", "ZPT", "ZP"),
@@ -100,7 +100,8 @@ def given_doubts(header: Mapping[str, Any], zero_point: float, pixel_sr: float |
 def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) -> list[str]:
     """Return warnings about a zero point found in a header, each with its remedy."""
     doubts = []
-    if "unit" not in words and is_vega(header):
+    unit = str(header.get("BUNIT", "")).strip()
+    if ("unit" not in words or _MAGGIES.search(unit)) and is_vega(header):
         doubts.append(
             f"zero points of this survey ({words} = {zero_point:.2f}) are in Vega magnitudes as a rule; give "
             "the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
@@ -112,7 +113,6 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
             f"counts times that, give zero_point {zero_point - 2.5 * math.log10(abs(scale) or 1):.2f}"
         )
     seconds = _exposure(header)
-    unit = str(header.get("BUNIT", "")).strip()
     if (
         words in _PER_COUNT_OR_RATE
         and _COUNTS.match(unit)
@@ -133,7 +133,8 @@ def is_vega(header: Mapping[str, Any]) -> bool:
     origin = " ".join(
         str(header.get(key, "")) for key in ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
     ).upper()
-    return not says_ab and any(name in origin for name in _VEGA)
+    is_wise = band_of_header(header) in ("W1", "W2", "W3", "W4")
+    return not says_ab and (is_wise or any(name in origin for name in _VEGA))
 
 
 def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]], list[str]]:
@@ -155,14 +156,18 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         value = 2.5 * math.log10(_positive(header["FLUXMAG0"], "FLUXMAG0"))
         found.append((_plausible(value, "FLUXMAG0"), "FLUXMAG0"))
     seconds = _exposure(header)
+    value, words = math.nan, ""
     if "PHOTFLAM" in header and "PHOTPLAM" in header and not _is_per_wavelength(unit):
         flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
         value = -2.5 * math.log10(flam) - 5 * math.log10(pivot) - 2.408
         words = "PHOTFLAM and PHOTPLAM"
-        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # PHOTFLAM is for counts a second
+    elif "PHOTFNU" in header and "PHOTFLAM" not in header:
+        value, words = 8.9 - 2.5 * math.log10(_positive(header["PHOTFNU"], "PHOTFNU")), "PHOTFNU"
+    if words:
+        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # both are for counts a second
             value += 2.5 * math.log10(_positive(header["EXPTIME"], "EXPTIME"))
             words += f", of counts in EXPTIME {header['EXPTIME']} s"
-        found.append((_plausible(value, "PHOTFLAM"), words))
+        found.append((_plausible(value, words.split(" ", 1)[0]), words))
     if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
         exposure = _positive(header["EXPTIME"], "EXPTIME")
         value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)

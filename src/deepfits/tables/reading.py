@@ -141,7 +141,9 @@ def _read_text(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ecsv")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
-    if re.match(r"(\\.*\n)*\|", start):
+    if re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
+        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", text)
+    elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
@@ -524,9 +526,11 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
 
 
 def _without_dictionaries(table: Any) -> Any:
-    """Turn categories into their values, and all kinds of text into one."""
+    """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
     import pyarrow as pa
 
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
     for index, entry in enumerate(table.schema):
         kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
