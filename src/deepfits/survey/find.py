@@ -404,7 +404,7 @@ def sisters(directory: Path) -> dict[Path, str | None]:
     found = found | (
         _folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_folder(here.parent)}
     )
-    return {folder: kind for folder, kind in found.items() if (kind is None) != is_image}
+    return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
 
 
 @cache
