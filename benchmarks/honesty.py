@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 
 import numpy as np
 import torch
 
-from deepfits.photometry import asinh_magnitude, flux_of_magnitude
+from deepfits.photometry import asinh_magnitude, circular_aperture, flux_of_magnitude
 from deepfits.provenance import provenance
 from deepfits.sky.drawing import draw_stamps, psf_transfer
-from deepfits.sky.noise import aperture as aperture_mask
 from deepfits.sky.population import PopulationLaws, draw_galaxies
 from deepfits.sky.scene import to_shapes
 from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SURVEYS, SkySurvey
@@ -77,8 +77,9 @@ def observe_apertures(
     scale = survey.pixel_scale_arcsec
     fwhm = tuple(band.fwhm_arcsec / scale for band in survey.bands)
     transfer = psf_transfer(STAMP, fwhm, survey.moffat_beta)
-    inside = aperture_mask(DEPTH_APERTURE_ARCSEC / 2 / scale)
-    half = inside.shape[0] // 2
+    radius = DEPTH_APERTURE_ARCSEC / 2 / scale
+    half = math.ceil(radius) + 1
+    inside = circular_aperture(2 * half + 1, radius, subpixels=5)
     number = len(table["z_spec"])
     # Every object in the middle of its stamp, so that the aperture is the same for all.
     shapes = to_shapes(table | {"x": np.zeros(number), "y": np.zeros(number)}, scale)

@@ -152,7 +152,7 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line: what a user did wrong is one line and status 2, an interruption status 130."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     name = None
     try:
         threads, verbose, tokens = _common(list(sys.argv[1:] if argv is None else argv))
@@ -289,7 +289,3 @@ def _fail_missing_module(error: ModuleNotFoundError) -> None:
     if extra is None:
         raise error
     _fail(f"this needs {error.name!r}; install it with `pip install 'deepfits[{extra}]'`", INPUT_ERROR_STATUS)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt

@@ -186,12 +186,8 @@ def fwhm_of(psf: np.ndarray) -> np.ndarray:
 def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: int) -> np.ndarray:
     """Return the PSFs of some objects, ``(N, B, K, 2)``: what is recorded, else Moffat profiles.
 
-    Parameters
-    ----------
-    psf
-        ``(N, B, K, 2)``, NaN where unknown; None where a store has recorded none.
-    fwhm_arcsec
-        Per band, for those that are unknown; where this is NaN too, the PSF stays NaN.
+    Of a store that has recorded none, `psf` is None. Where the width of a band is NaN too, an unknown PSF
+    stays NaN.
     """
     usual = np.stack([moffat_psf(fwhm) for fwhm in fwhm_arcsec])
     if psf is None:

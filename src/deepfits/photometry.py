@@ -34,7 +34,6 @@ SMALLEST_GAUSSIAN = 0.75
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
-_SUBPIXELS = 10
 
 Number = TypeVar("Number", float, np.ndarray)
 
@@ -128,7 +127,7 @@ def reference_band(bands: Sequence[str]) -> str:
     return bands[len(bands) // 2]
 
 
-def circular_aperture(size: int, radius: float) -> np.ndarray:
+def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.ndarray:
     """Return the share of each pixel inside a centred circle: ``(H, W)``, by 10 × 10 points a pixel.
 
     The centre is that of the array, ((size − 1)/2, (size − 1)/2), for odd and even sides alike; `radius` is
@@ -139,9 +138,9 @@ def circular_aperture(size: int, radius: float) -> np.ndarray:
     >>> round(float(circular_aperture(32, 5.0).sum()), 1), float(circular_aperture(3, 0.5)[1, 1])
     (78.6, 0.8)
     """
-    fine = (np.arange(size * _SUBPIXELS) + 0.5) / _SUBPIXELS - size / 2
+    fine = (np.arange(size * subpixels) + 0.5) / subpixels - size / 2
     is_inside = fine[:, None] ** 2 + fine[None, :] ** 2 <= radius**2
-    return is_inside.reshape(size, _SUBPIXELS, size, _SUBPIXELS).mean(axis=(1, 3))
+    return is_inside.reshape(size, subpixels, size, subpixels).mean(axis=(1, 3))
 
 
 def total_and_aperture(
@@ -163,12 +162,8 @@ def matched_gaussians(fwhm_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     With widths w and p of weight and PSF, and w² + p² = s² in all bands, a source of flux F and Gaussian
     width g has the weighted sum F·peak·w² / (s² + g²); the peak s²/w² makes it F for a point source, and the
-    same share of F in all bands for any other.
-
-    Parameters
-    ----------
-    fwhm_pixels
-        Of the PSF in each band; NaN (unknown) counts as the widest that is known, or as 4 pixels.
+    same share of F in all bands for any other. A width of NaN (unknown) counts as the widest that is known,
+    or as 4 pixels.
     """
     fwhm = np.asarray(fwhm_pixels, dtype=np.float64)
     widest = np.nanmax(fwhm) if np.isfinite(fwhm).any() else 4.0
@@ -249,14 +244,10 @@ def growth_circles(
 def growth_radii(
     growth: np.ndarray, radius: np.ndarray, fractions: Sequence[float] = FRACTIONS
 ) -> np.ndarray:
-    """Return the radii that hold fractions of the light inside the largest circle.
+    """Return the radii, ``(..., F)``, that hold fractions of the light inside the largest circle.
 
-    `growth` is the light inside circles, ``(..., K)``, whose radii, ``(K,)``, rise.
-
-    Returns
-    -------
-    np.ndarray
-        ``(..., F)``, in the unit of `radius`; NaN where the largest circle holds no light.
+    `growth` is the light inside circles, ``(..., K)``, whose radii, ``(K,)``, rise. NaN where the largest
+    circle holds no light.
 
     Examples
     --------

@@ -15,16 +15,14 @@ GAP = 2
 RESIDUAL_SIGMA = 5.0
 
 # Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
-_BALANCE = {"blue": 2.2, "green": 1.1, "red": 0.9}
+_BALANCE = (2.2, 1.1, 0.9)
+_SOFTENING = 8.0  # where the stretch turns from linear to logarithmic, in units of the noise
 
 
 def noise_per_band(weight: np.ndarray) -> np.ndarray:
-    """Return the median pixel noise of each band in nJy, ``(B,)``; NaN for a band without data.
+    """Return the median pixel noise of each band in nJy, ``(B,)``, from weights, ``(N, B, H, W)`` nJy⁻².
 
-    Parameters
-    ----------
-    weight
-        ``(N, B, H, W)``, nJy⁻².
+    NaN for a band without data.
     """
     out = np.full(weight.shape[1], np.nan)
     for band in range(weight.shape[1]):
@@ -34,29 +32,23 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
     return out
 
 
-def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float = 8.0) -> np.ndarray:
+def colour_composite(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Combine all bands into ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
-    Parameters
-    ----------
-    image
-        ``(B, H, W)``, nJy; NaN where there is no data: a pixel that lacks all bands of a colour is grey.
-    noise
-        ``(B,)``, nJy per pixel: sets where the stretch turns from linear to logarithmic.
-    softening
-        That point, in units of the noise.
+    The image is ``(B, H, W)``, nJy, NaN where there is no data: a pixel that lacks all bands of a colour is
+    grey. The noise, ``(B,)`` nJy per pixel, sets where the stretch turns from linear to logarithmic.
     """
     # The thirds of the bands, blue first, without bands that have no data or no noise figure.
     thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
-    for name, which in zip(("blue", "green", "red"), thirds, strict=True):
+    for balance, which in zip(_BALANCE, thirds, strict=True):
         number = is_known[which].sum(axis=0)
         total = np.where(is_known[which], image[which], 0).sum(axis=0)
-        layers.append(_BALANCE[name] * total / np.maximum(number, 1))
+        layers.append(balance * total / np.maximum(number, 1))
         is_grey |= (number == 0) & (number.any() or not is_known.any())
     rgb = np.stack(layers[::-1], axis=-1)
-    scale = softening * float(np.nanmedian(noise))
+    scale = _SOFTENING * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
     stretched = np.arcsinh(intensity / scale) / np.arcsinh(60.0)
     rgb = np.clip(rgb, 0, None) * (stretched / np.where(intensity > 0, intensity, np.inf))[..., None]
@@ -95,13 +87,9 @@ def diverging(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values)[..., None], MISSING, colour)
 
 
-def strip(images: np.ndarray, weights: np.ndarray, noise: np.ndarray, *, columns: int = 8) -> np.ndarray:
-    """Lay out colour composites of objects ``(N, B, H, W)`` in rows of `columns`, without gaps."""
-    tiles = [
-        colour_composite(np.where(weight > 0, image, np.nan), noise)[::-1]
-        for image, weight in zip(images, weights, strict=True)
-    ]
-    return lay_out(tiles, columns, gap=0)
+def strip(images: np.ndarray, noise: np.ndarray, columns: int, *, gap: int = GAP) -> np.ndarray:
+    """Lay out colour composites of objects ``(N, B, H, W)``, NaN without data, in rows of `columns`."""
+    return lay_out([colour_composite(image, noise)[::-1] for image in images], columns, gap=gap)
 
 
 def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.ndarray:
@@ -121,8 +109,12 @@ def png(picture: np.ndarray, *, zoom: int = 1) -> bytes:
     """Encode ``(H, W, 3)`` in [0, 1] as PNG, each pixel `zoom` pixels wide."""
     from PIL import Image
 
-    data = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
-    data = np.repeat(np.repeat(data, zoom, axis=0), zoom, axis=1)
+    data = np.repeat(np.repeat(eight_bits(picture), zoom, axis=0), zoom, axis=1)
     buffer = BytesIO()
     Image.fromarray(data).save(buffer, format="PNG", optimize=False, compress_level=4)
     return buffer.getvalue()
+
+
+def eight_bits(picture: np.ndarray) -> np.ndarray:
+    """Return colours in [0, 1] as whole numbers up to 255, uint8."""
+    return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -40,7 +40,7 @@ def require_main_guard(workers: int) -> None:
     ``if __name__ == "__main__":``, each would make the same call, and Python ends them all with tracebacks.
     """
     frame: FrameType | None = sys._getframe()
-    while frame is not None and not _is_top_of_script(frame):
+    while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("<module>", "__main__"):
         frame = frame.f_back
     if frame is None or _is_guarded(Path(frame.f_code.co_filename), frame.f_lineno):
         return
@@ -48,10 +48,6 @@ def require_main_guard(workers: int) -> None:
         f"{frame.f_code.co_filename}: line {frame.f_lineno} asks for {workers} workers, which are processes "
         'that import this script: put the call under `if __name__ == "__main__":`'
     )
-
-
-def _is_top_of_script(frame: FrameType) -> bool:
-    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
 
 
 def _is_guarded(path: Path, line: int) -> bool:

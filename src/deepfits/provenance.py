@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -20,10 +21,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that matter to a result, as installed."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -56,13 +55,9 @@ def _git(directory: Path, *arguments: str) -> str:
 def hardware() -> dict[str, Any]:
     """Return the processor's name, the number of cores that may be used, and the machine's type."""
     name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass  # not Linux: the platform's own word has to do
+    with suppress(OSError):  # not Linux: the platform's own word has to do
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return {
         "processor": name,
         "cores": available_cores(),

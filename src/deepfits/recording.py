@@ -30,11 +30,8 @@ class Recording:
 
     def accepts(self, given: Sequence[Tensor | None]) -> bool:
         """Return whether these have the shapes of the first call."""
-        if not self.held:
-            return True
-        return [None if t is None else t.shape for t in given] == [
-            None if t is None else t.shape for t in self.held
-        ]
+        shapes, held = ([None if t is None else t.shape for t in some] for some in (given, self.held))
+        return not held or shapes == held
 
     def __call__(self, given: Sequence[Tensor | None]) -> dict[str, Tensor]:
         """Do the work once more; what is returned stays as it is."""

@@ -201,7 +201,10 @@ def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
                     name, old, new = f"{name}.{key}", old.get(key), new.get(key)
                 return f"made with {name} = {_short(old)}, now {_short(new)}"
             if isinstance(old, dict) and isinstance(new, dict):
-                changed = next((key for key in [*new, *old] if _is_other(old.get(key), new.get(key))), None)
+                pairs = {key: (old.get(key), new.get(key)) for key in [*new, *old]}
+                changed = next(
+                    (k for k, (a, b) in pairs.items() if a != b and UNREADABLE not in (a, b)), None
+                )
                 if changed is None:
                     continue
                 if changed == CONTENTS:
@@ -210,10 +213,6 @@ def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | No
                 return f"made from another {name} ({changed} is {how})"
             return f"made from another {name}"
     return None
-
-
-def _is_other(before: object, now: object) -> bool:
-    return before != now and UNREADABLE not in (before, now)
 
 
 def _short(value: Any) -> str:

@@ -15,14 +15,9 @@ HELD_OUT_FRACTION = 0.2
 
 
 def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
-    """Map each identity to a number in [0, 1), ``(N,)`` float64, that depends on nothing else.
+    """Map identities, ``(N,)`` integers or text, to numbers in [0, 1), float64, that depend on nothing else.
 
-    Parameters
-    ----------
-    object_id
-        Identities, ``(N,)``, integers or strings.
-    salt
-        Another salt gives another, independent, assignment.
+    Another salt gives another, independent, assignment.
 
     Examples
     --------

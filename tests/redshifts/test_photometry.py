@@ -11,10 +11,10 @@ from deepfits.fitting.similarity import Similarity
 from deepfits.gaussian_psf import moffat_psf
 from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude
 from deepfits.redshifts.features import (
+    BLOCKS,
     FeatureRecipe,
     Source,
     model_features,
-    model_softening,
     size_features,
 )
 from deepfits.redshifts.methods.neighbours import train_neighbours
@@ -130,7 +130,7 @@ def source_of(columns):
 
 def test_model_features_are_magnitudes_of_drawing_and_data():
     source = source_of(with_joined(make_columns()))
-    softening = model_softening(source)
+    softening = BLOCKS["model"].softening(source)
     np.testing.assert_array_equal(softening, np.full((3, 2), 3.0))
     matrix = model_features(source, softening)
     column = dict(zip(matrix.names, matrix.values.T, strict=True))
@@ -142,7 +142,7 @@ def test_model_features_are_magnitudes_of_drawing_and_data():
 
 
 def test_features_of_before_are_magnitudes_of_the_drawing():
-    softening = model_softening(source_of(make_columns()))
+    softening = BLOCKS["model"].softening(source_of(make_columns()))
     matrix = model_features(source_of(make_columns()), softening)
     column = dict(zip(matrix.names, matrix.values.T, strict=True))
     columns = make_columns()
@@ -153,7 +153,7 @@ def test_features_of_before_are_magnitudes_of_the_drawing():
 
 def test_model_features_of_some_are_those_of_all():
     columns = make_columns(with_errors=False)
-    softening = model_softening(source_of(columns))
+    softening = BLOCKS["model"].softening(source_of(columns))
     matrix = model_features(source_of(columns), softening)
     some = model_features(source_of({name: values[3:7] for name, values in columns.items()}), softening)
     np.testing.assert_array_equal(some.values, matrix.values[3:7])
@@ -186,7 +186,7 @@ def test_every_feature_of_the_fit_is_there_once():
         for name in ("flux_model", "half_light_arcsec", "concentration"):
             columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
     columns |= {"spread": np.array([0.0, 0.02, np.nan]), "spread_err": np.array([0.001, 0.01, np.nan])}
-    made = model_features(source_of(columns), model_softening(source_of(columns)))
+    made = model_features(source_of(columns), BLOCKS["model"].softening(source_of(columns)))
     names = made.names
     np.testing.assert_allclose(made.values[:, names.index("spread")], [0, np.arcsinh(2), np.nan], rtol=1e-6)
     assert made.values[1, names.index("spread_sigma")] == pytest.approx(np.arcsinh(2), rel=0.02)

@@ -22,8 +22,7 @@ from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.observation import Sight
-from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
+from deepfits.pictures import noise_per_band, png, strip
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
 
@@ -96,9 +95,10 @@ class Drawer:
 
     def fitted(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Draw the best fits in nJy, amplitudes included, ``(N, B, H, W)``; NaN without a fit."""
-        rows = np.asarray(rows, dtype=np.int64)
+        model, rows = self._needed_model("drawing"), np.asarray(rows, dtype=np.int64)
         with self._lock:
-            return self._needed_model("drawing").draw(self._latents(), rows, sight=self._sight(rows))
+            sight = model.sight(self._take(rows), self.store.info) if self.draws_scenes else None
+            return model.draw(self._latents(), rows, sight=sight)
 
     def _needed_model(self, what: str) -> Model:
         if self.model is None:
@@ -113,12 +113,6 @@ class Drawer:
         with self._lock, torch.no_grad():
             drawn = torch.from_numpy(np.ascontiguousarray(latent, dtype=np.float32))
             return self._needed_model("drawing").render(drawn).numpy()
-
-    def _sight(self, rows: np.ndarray) -> Sight | None:
-        """Return how objects were observed; only models of scenes ask."""
-        if self.model is None or self.model.grid is None:
-            return None
-        return self.model.sight(self._take(rows), self.store.info)
 
     def panels(self, row: int) -> bytes:
         """Return the picture of one object: observed, fitted, residual and drawing, band by band."""
@@ -139,8 +133,7 @@ class Drawer:
         """Draw an object without PSF and noise, on the pixels of its cutout, ``(B, H, W)`` in nJy."""
         assert self.model is not None
         with self._lock:
-            drawn = self.model.draw(self._latents(), [row])[0]
-        return self._on_pixels(drawn)
+            return self._on_pixels(self.model.draw(self._latents(), [row])[0])
 
     def _on_pixels(self, drawn: np.ndarray) -> np.ndarray:
         """Bring a scene onto the pixels of the cutouts, ``(B, H, W)``."""
@@ -160,7 +153,7 @@ class Drawer:
     def strip(self, rows: Sequence[int], *, columns: int = 8) -> bytes:
         """Return colour composites of objects, in the order given."""
         image, weight = self.images(rows)
-        return png(strip(image, weight, self.noise, columns=columns), zoom=2)
+        return png(strip(np.where(weight > 0, image, np.nan), self.noise, columns, gap=0), zoom=2)
 
     def images(self, rows: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight of objects, ``(N, B, H, W)``, nJy and nJy⁻²."""
@@ -212,8 +205,7 @@ class Drawer:
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        tiles = [colour_composite(image, self.noise)[::-1] for image in seen]
-        return png(lay_out(tiles, len(tiles)), zoom=zoom)
+        return png(strip(seen, self.noise, len(seen)), zoom=zoom)
 
     @property
     def drawn_pixel_arcsec(self) -> float:

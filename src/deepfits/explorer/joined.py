@@ -211,19 +211,14 @@ def find_parts(
         Neither a run with features, nor features.
     """
     run = Path(run)
-    if (run / DESCRIPTION).exists():
-        features, home = run, run.parent
-    else:
-        home = run
-        present = [run / name for name in FEATURES if (run / name / DESCRIPTION).exists()]
-        if not present:
-            raise InputError(
-                f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
-            )
-        features = present[0]
-    own_store = home / "cutouts"
-    if store is None and (own_store / "store.json").exists():
-        store = own_store
+    features = next((p for p in (run, *map(run.joinpath, FEATURES)) if (p / DESCRIPTION).exists()), None)
+    if features is None:
+        raise InputError(
+            f"{run}: no features there; give a run directory, or features made by `deepfits fit`"
+        )
+    home = run.parent if features == run else run
+    if store is None and (home / "cutouts" / "store.json").exists():
+        store = home / "cutouts"
     if model is None and (home / "model" / "model.json").exists():
         model = home / "model"
     labelled = sorted(home.glob("*/predictions.parquet"), key=lambda path: path.parent.name != "redshift")
@@ -282,24 +277,19 @@ def join(
         the latents, ``astropy.table.Table(dict(table))`` with them.
     """
     features, store_path, _, of_run = find_parts(run, store)
-    home = features.parent
-    for part in (
-        features,
-        store_path,
-        *(path if path.parent == home else path.parent for path in of_run.values()),
-    ):
+    found = [path if path.parent == features.parent else path.parent for path in of_run.values()]
+    for part in (features, store_path, *found):
         if part is not None:
             require_finished(part, partial=partial)
-    opened = None if store_path is None else CutoutStore(store_path, skip_bad=True)
+    opened, tables = None if store_path is None else CutoutStore(store_path, skip_bad=True), tables or {}
     joined = JoinedTable(features, store=opened)
-    given = {Path(path).resolve() for path in (tables or {}).values()}
+    given = {Path(path).resolve() for path in tables.values()}
     for label, path in of_run.items():
-        if path.resolve() in given:
-            continue
-        try:
-            joined.add_table(label, path, radius_arcsec)
-        except InputError as error:  # what was merely found in the run need not fit
-            log.warning("left out: %s", error)
-    for label, table in (tables or {}).items():
+        if path.resolve() not in given:
+            try:
+                joined.add_table(label, path, radius_arcsec)
+            except InputError as error:  # what was merely found in the run need not fit
+                log.warning("left out: %s", error)
+    for label, table in tables.items():
         joined.add_table(label, table, radius_arcsec)
     return joined

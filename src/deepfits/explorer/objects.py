@@ -30,6 +30,7 @@ from deepfits.tables import match_identities, match_positions, matches_condition
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
 NUM_AS_BRIGHT = 200
+"""Objects next in brightness that one is compared with."""
 UNLIKE = 0.8
 """Distance from which on nothing is alike; 95 in 100 objects of drawn skies have a nearest within 0.66."""
 MAP_FILE = "_map-umap.npz"
@@ -57,18 +58,10 @@ _NOT_SHOWN = ("object_id", "latent", "latent_std", "embedding", "model_hash")
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnInfo:
-    """What the page needs to know of a column before it draws it.
+    """What the page needs to know of a column, a ``"number"`` or a ``"category"``, before it draws it.
 
-    Attributes
-    ----------
-    kind
-        ``"number"`` or ``"category"``.
-    low, high
-        1st and 99th percentile of the finite values.
-    is_skewed
-        Whether a logarithm shows it better.
-    categories
-        The values of a category, commonest first.
+    Of numbers the 1st and 99th percentile, and whether a logarithm shows them better; the values of a
+    category, commonest first.
     """
 
     name: str
@@ -382,14 +375,15 @@ class Objects:
         if rows.size:
             brightness = float(_mean(self.brightness[rows]))
         distance = self._distance(examples)
-        typical = self._typical(distance, rows, brightness)
+        others = self.by_brightness(self.is_fitted).near(brightness, NUM_AS_BRIGHT + len(rows))
+        others = others[~np.isin(others, rows)]
+        typical = float(np.median(distance[others])) or 1.0 if len(others) else 1.0
         allowed = self.is_fitted.copy() if allowed is None else self.is_fitted & allowed
         allowed[rows] = False
         for row in np.asarray(unlike, dtype=np.int64):
             allowed &= self._distance(self.embedding[[row]]) > distance
         if magnitude_window is not None and rows.size:
-            apart = np.abs(self.brightness - brightness)
-            allowed &= apart <= magnitude_window
+            allowed &= np.abs(self.brightness - brightness) <= magnitude_window
         distance = np.where(allowed, distance, np.inf)
         number = min(number, int(allowed.sum()))
         if number == 0:
@@ -397,12 +391,6 @@ class Objects:
         nearest_rows = np.argpartition(distance, number - 1)[:number]
         order = nearest_rows[np.argsort(distance[nearest_rows], kind="stable")]
         return order, distance[order].astype(np.float64) / typical
-
-    def _typical(self, distance: np.ndarray, examples: np.ndarray, brightness: float) -> float:
-        """Return the median distance from examples to objects as bright."""
-        others = self.by_brightness(self.is_fitted).near(brightness, NUM_AS_BRIGHT + len(examples))
-        others = others[~np.isin(others, examples)]
-        return float(np.median(distance[others])) or 1.0 if len(others) else 1.0
 
     def _distance(self, examples: np.ndarray) -> np.ndarray:
         """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""

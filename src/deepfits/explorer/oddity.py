@@ -13,11 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from deepfits.explorer.objects import Objects
+from deepfits.explorer.objects import NUM_AS_BRIGHT, Objects
 from deepfits.photometry import reference_band
 
-NUM_AS_BRIGHT = 200
-"""Objects next in brightness that colours and sizes are compared with."""
 FEWEST_OTHERS = 20
 RARE, RAREST = 0.9, 0.99
 """Share of them that has to lie on one side: for what is seldom drawn, and for what is odd otherwise."""
@@ -194,8 +192,11 @@ def unusual(objects: Objects, row: int, pool: np.ndarray, share: float) -> list[
 
 def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
     """Return the columns that are worth comparing for an object, and the words for more and less of each."""
-    out = {}
-    is_seen = {band: _significance(objects, row, band) >= FEWEST_SIGMA for band in objects.bands}
+    out, is_seen = {}, dict.fromkeys(objects.bands, True)
+    for band in objects.bands:
+        if (name := f"flux_model_err_{band}") in objects.table:
+            flux, error = (objects.column(n)[row] for n in (f"flux_model_{band}", name))
+            is_seen[band] = bool(flux / error >= FEWEST_SIGMA)
     for blue, red in pairwise(objects.bands):
         if is_seen[blue] and is_seen[red]:
             colour = f"in {blue} − {red}"
@@ -206,10 +207,3 @@ def _compared(objects: Objects, row: int) -> dict[str, tuple[str, str]]:
         f"concentration_{band}": ("more concentrated", "less concentrated"),
     }
     return out | {name: words for name, words in sizes.items() if name in objects.table}
-
-
-def _significance(objects: Objects, row: int, band: str) -> float:
-    name = f"flux_model_err_{band}"
-    if name not in objects.table:
-        return np.inf
-    return float(objects.column(f"flux_model_{band}")[row] / objects.column(name)[row])

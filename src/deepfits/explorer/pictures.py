@@ -27,17 +27,8 @@ def panels(
 ) -> np.ndarray:
     """Lay out one object: a row a band, columns observed, best fit, residual in σ, drawing without noise.
 
-    Parameters
-    ----------
-    image, weight, fitted, scene
-        ``(B, H, W)``, nJy and nJy⁻². The first row of the picture has all bands together.
-    noise
-        ``(B,)``, nJy per pixel.
-
-    Returns
-    -------
-    ndarray
-        ``((B + 1) (H + GAP), 4 (W + GAP), 3)`` in [0, 1]; the first row of pixels is at the bottom.
+    Images and weights are ``(B, H, W)``, nJy and nJy⁻², the noise ``(B,)``, nJy per pixel. The picture,
+    ``((B + 1) (H + GAP), 4 (W + GAP), 3)`` in [0, 1], begins with a row of all bands together.
     """
     is_valid = weight > 0
     residual = significance(image, fitted, weight)

@@ -100,10 +100,8 @@ class Distributions:
     def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Distributions | None:
         """Take them from a table that `redshift predict` wrote; None where it holds none."""
         own = read_table(path)
-        if (
-            not {"object_id", "quantiles", "z_phot"} <= own.keys()
-            or own["quantiles"].shape[1:] != LEVELS.shape
-        ):
+        has_all = {"object_id", "quantiles", "z_phot"} <= own.keys()
+        if not has_all or own["quantiles"].shape[1:] != LEVELS.shape:
             return None
         return cls(
             method=path.name,
@@ -143,9 +141,5 @@ class Distributions:
         density = np.diff(LEVELS) / np.maximum(np.diff(edges), 1e-4)
         low, high = np.interp([0.16, 0.84], LEVELS, edges)
         known = {"z_spec": z_spec, "z_phot": z_phot, "low": low, "high": high}
-        return {
-            "method": self.method,
-            "edges": edges.tolist(),
-            "density": density.tolist(),
-            **{name: float(value) if np.isfinite(value) else None for name, value in known.items()},
-        }
+        numbers = {name: float(value) if np.isfinite(value) else None for name, value in known.items()}
+        return {"method": self.method, "edges": edges.tolist(), "density": density.tolist(), **numbers}

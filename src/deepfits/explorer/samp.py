@@ -49,42 +49,31 @@ def _client() -> Iterator[Any]:
                 client.disconnect()
 
 
-def _notify(client: Any, mtype: str, params: dict[str, str]) -> list[str]:
-    """Send a message to all who understand it, and return their names."""
-    receivers = client.get_subscribed_clients(mtype)
-    client.notify_all({"samp.mtype": mtype, "samp.params": params})
-    return [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
+def _send(mtype: str, params: dict[str, str], nobody: str) -> list[str]:
+    """Send a message to all who understand it, and return their names.
+
+    Raises
+    ------
+    InputError
+        No hub, or nobody there who does.
+    """
+    with _client() as client:
+        receivers = client.get_subscribed_clients(mtype)
+        client.notify_all({"samp.mtype": mtype, "samp.params": params})
+        names = [client.get_metadata(receiver).get("samp.name", receiver) for receiver in receivers]
+    if not names:
+        raise InputError(f"nobody at the SAMP hub {nobody}, then send again")
+    return names
 
 
 def send_table(path: Path, name: str) -> list[str]:
-    """Ask those who read VOTables to load one, and return their names.
-
-    Raises
-    ------
-    InputError
-        No hub, or nobody there who reads VOTables.
-    """
-    with _client() as client:
-        names = _notify(
-            client,
-            "table.load.votable",
-            {"url": path.resolve().as_uri(), "name": name, "table-id": path.resolve().as_uri()},
-        )
-    if not names:
-        raise InputError("nobody at the SAMP hub reads tables: start TOPCAT, then send again")
-    return names
+    """Ask those who read VOTables to load one, and return their names; see `_send`."""
+    address = path.resolve().as_uri()
+    params = {"url": address, "name": name, "table-id": address}
+    return _send("table.load.votable", params, "reads tables: start TOPCAT")
 
 
 def send_position(ra: float, dec: float) -> list[str]:
-    """Ask those who show the sky to look at a position, in degrees, and return their names.
-
-    Raises
-    ------
-    InputError
-        No hub, or nobody there who shows the sky.
-    """
-    with _client() as client:
-        names = _notify(client, "coord.pointAt.sky", {"ra": f"{ra:.8f}", "dec": f"{dec:.8f}"})
-    if not names:
-        raise InputError("nobody at the SAMP hub shows the sky: start Aladin, then send again")
-    return names
+    """Ask those who show the sky to look at a position, in degrees, and return their names; see `_send`."""
+    params = {"ra": f"{ra:.8f}", "dec": f"{dec:.8f}"}
+    return _send("coord.pointAt.sky", params, "shows the sky: start Aladin")

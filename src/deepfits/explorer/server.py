@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
 from functools import partial, wraps
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,17 +226,14 @@ class _Explorer:
         query = request.query_params
         row, end = (self._row(int(query[name])) if query.get(name) else None for name in ("row", "end"))
         offsets = [_bounded(offset, 20) for offset in query.get("offsets", "0").split(",")]
-        way = _bounded(query.get("way", "0"), 2)
-        fwhm, noise = _seeing_and_noise(query)
-        walk = (await self._ready()).walk
-        return await self._png(partial(walk, row, offsets, end=end, way=way, fwhm_arcsec=fwhm, noise=noise))
+        way, seen = _bounded(query.get("way", "0"), 2), _seeing_and_noise(query)
+        return await self._png(partial((await self._ready()).walk, row, offsets, end=end, way=way, **seen))
 
     async def between(self, request: Request) -> Response:
         query = request.query_params
         first, second = (self._row(int(query[name])) for name in ("first", "second"))
-        fwhm, noise = _seeing_and_noise(query)
         between = (await self._ready()).between
-        return await self._png(partial(between, first, second, fwhm_arcsec=fwhm, noise=noise))
+        return await self._png(partial(between, first, second, **_seeing_and_noise(query)))
 
     async def odd(self, request: Request) -> Response:
         number = max(1, min(MAX_PICTURES, int(request.query_params.get("number", "48"))))
@@ -270,9 +268,7 @@ class _Explorer:
                 allowed=self.objects.satisfying(where),
             )
         )
-        return JSONResponse(
-            {"rows": rows.tolist(), "distance": distance.tolist(), "warning": unlike_warning(distance)}
-        )
+        return JSONResponse(_nearest(rows, distance))
 
     async def save(self, request: Request) -> Response:
         """Send the selected objects as a file."""
@@ -335,19 +331,16 @@ class _Explorer:
             brightness = float(ab_magnitude(np.array(flux)))
             like = dropped.features[objects.compared][0]
             rows, distance = objects.neighbours(like, number=24, brightness=brightness)
+            fluxes = {band: [json_value(value) for value in pair] for band, pair in dropped.fluxes().items()}
             return {
                 "reduced_chi2": json_value(dropped.reduced_chi2),
                 "status": str(dropped.features["status"][0]),
-                "fluxes": {
-                    band: [json_value(value) for value in pair] for band, pair in dropped.fluxes().items()
-                },
+                "fluxes": fluxes,
                 "missing": list(dropped.missing),
                 "redshift": redshift,
                 "why": why,
                 "picture": "data:image/png;base64," + base64.b64encode(dropped.picture).decode(),
-                "rows": rows.tolist(),
-                "distance": distance.tolist(),
-                "warning": unlike_warning(distance),
+                **_nearest(rows, distance),
             }
 
         return JSONResponse(await run_in_threadpool(work))
@@ -376,12 +369,8 @@ class _Explorer:
     async def umap(self, request: Request) -> Response:
         """Begin a UMAP in the background, or say how it stands."""
         if self.umap_state in ("absent", "failed"):
-            try:
-                import umap  # noqa: F401
-            except ImportError:
-                raise InputError(
-                    "UMAP needs umap-learn: pip install 'deepfits[umap]', then start again"
-                ) from None
+            if find_spec("umap") is None:
+                raise InputError("UMAP needs umap-learn: pip install 'deepfits[umap]', then start again")
             self.umap_state = "running"
             threading.Thread(target=self._make_umap, daemon=True).start()
         return JSONResponse({"state": self.umap_state})
@@ -483,9 +472,13 @@ async def _body(request: Request) -> bytes:
     return bytes(out)
 
 
-def _seeing_and_noise(query: Any) -> tuple[float, float]:
+def _nearest(rows: np.ndarray, distance: np.ndarray) -> dict[str, Any]:
+    return {"rows": rows.tolist(), "distance": distance.tolist(), "warning": unlike_warning(distance)}
+
+
+def _seeing_and_noise(query: Any) -> dict[str, float]:
     fwhm, noise = _bounded(query.get("fwhm", "0"), 10), _bounded(query.get("noise", "0"), 100)
-    return max(0.0, fwhm), max(0.0, noise)
+    return {"fwhm_arcsec": max(0.0, fwhm), "noise": max(0.0, noise)}
 
 
 def _bounded(text: str, largest: float) -> float:

@@ -28,12 +28,8 @@ VIEWS = 4
 class AidsConfig(Stored):
     """What the two networks look like.
 
-    Attributes
-    ----------
-    width
-        Channels of the refiner's first convolution, doubled by each that follows.
-    hidden, metric_hidden
-        Width of the layers that are not convolutions, of the refiner and of the metric.
+    Channels of the refiner's first convolution, doubled by each that follows, and the width of the layers
+    that are not convolutions, of the refiner and of the metric.
     """
 
     width: Annotated[int, Range(ge=1, le=1024)] = 24

@@ -312,10 +312,11 @@ class Model:
                 f"bands={','.join(self.info.bands)} and allow_missing (weight 0 where there is no data), or "
                 "train a model"
             )
-        beyond = [] if self.grid is None else self._beyond_the_scene(info)
-        if to_train and beyond:
-            size = self.cutout_size(info.pixel_scale_arcsec)
-            reasons += [f"{reason}: cut with size={size}" for reason in beyond]
+        side, scene = (store.size * store.pixel_scale_arcsec for store in (info, self.info))
+        is_beyond = self.grid is not None and side > scene + info.pixel_scale_arcsec
+        beyond = f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"
+        if to_train and is_beyond:
+            reasons.append(f"{beyond}: cut with size={self.cutout_size(info.pixel_scale_arcsec)}")
         elif self.grid is None and info.size != self.info.size:
             reasons.append(
                 f"{info.size} pixels a side, the model draws {self.info.size}: cut with size={self.info.size}"
@@ -332,13 +333,8 @@ class Model:
             )
         if reasons:
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
-        return self._cautions(info) + [f"{reason}: what lies beyond gets weight 0" for reason in beyond]
-
-    def _beyond_the_scene(self, info: StoreInfo) -> list[str]:
-        side, scene = (store.size * store.pixel_scale_arcsec for store in (info, self.info))
-        if side <= scene + info.pixel_scale_arcsec:
-            return []
-        return [f"{side:.1f} arcsec a side, the model's scenes have {scene:.1f}"]
+        cautions = self._cautions(info)
+        return [*cautions, f"{beyond}: what lies beyond gets weight 0"] if is_beyond else cautions
 
     def _cautions(self, info: StoreInfo) -> list[str]:
         order = self.order(info)
@@ -349,14 +345,11 @@ class Model:
             if here != there
         ]
         if order is not None:
-            missing = [b for b, place in zip(names, order.places, strict=True) if place is None]
-            others += [
-                f"band {b}: not in the store; it has weight 0, and the model draws it" for b in missing
-            ]
-            unknown = [b for b in info.bands if b not in names]
-            others += [
-                f"band {b}: left out, since the model knows {'-'.join(self.info.bands)}" for b in unknown
-            ]
+            there = zip(names, order.places, strict=True)
+            words = "not in the store; it has weight 0, and the model draws it"
+            others += [f"band {band}: {words}" for band, place in there if place is None]
+            words = f"left out, since the model knows {'-'.join(self.info.bands)}"
+            others += [f"band {band}: {words}" for band in info.bands if band not in names]
         if self.grid is not None:
             return others
         return others + [
@@ -378,26 +371,18 @@ class Model:
         return digest.hexdigest()[:16]
 
     def _identity(self) -> dict[str, Any]:
-        scene = {} if self.grid is None else {"reference_fwhm_arcsec": self.reference_fwhm_arcsec}
-        error = {} if self.model_error is None else {"model_error": self.model_error}
-        return {
-            "architecture": self.config.to_json(),
-            "info": self.info.to_json(),
-            "normalisation": self.normalisation.to_json(),
-            **scene,
-            **error,
+        described = {"architecture": self.config, "info": self.info, "normalisation": self.normalisation}
+        known = {"reference_fwhm_arcsec": self.reference_fwhm_arcsec, "model_error": self.model_error}
+        return {name: part.to_json() for name, part in described.items()} | {
+            name: value for name, value in known.items() if value is not None
         }
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors of the three networks, each under its network's name."""
-        return {
-            f"{name}.{key}": tensor
-            for name in NETWORKS
-            for key, tensor in getattr(self, name).state_dict().items()
-        }
+        return _state({name: getattr(self, name) for name in NETWORKS})
 
     def _aids_state(self) -> dict[str, Tensor]:
-        return {} if self.aids is None else {f"aids.{k}": t for k, t in self.aids.state_dict().items()}
+        return {} if self.aids is None else _state({"aids": self.aids})
 
     def save(self, directory: str | Path, *, dtype: Literal["float32", "float16"] = "float32") -> Path:
         """Write the model; ``model.json`` comes last, so that a directory with it is whole."""
@@ -423,12 +408,7 @@ class Model:
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Model:
-        """Read a model, ready for use: networks in evaluation mode, weights frozen.
-
-        Parameters
-        ----------
-        path
-            The model's directory, or ``builtin:NAME`` for one that came with the package.
+        """Read a model's directory, or ``builtin:NAME``, ready for use: evaluation mode, weights frozen.
 
         Raises
         ------
@@ -438,8 +418,14 @@ class Model:
         """
         directory = resolve(path)
         where = directory / "model.json"
+        if not where.exists() and (directory / "checkpoints").is_dir():
+            raise InputError(
+                f"{directory}: this model's training is not finished; run the same `deepfits train` again"
+            )
         if not where.exists():
-            raise InputError(_why_absent(directory))
+            raise InputError(
+                f"{directory}: no model.json there, so this is not a model; make one with `deepfits train`"
+            )
         content = read_json(where, what="model description")
         if content.get("schema_version") not in (SCHEMA_VERSION, SCENE_SCHEMA_VERSION):
             raise InputError(
@@ -451,20 +437,17 @@ class Model:
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
-            aids = content.get("aids")
-            if aids is not None:
-                aids = AidsConfig.from_json(aids, f"{where}: aids")
-            width = Annotated[float, Range(gt=0, lt=20)] | None
-            key = "reference_fwhm_arcsec"
-            reference = convert(content.get(key), width, where=where, key=key)
         except KeyError as error:
             raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
+        if (aids := content.get("aids")) is not None:
+            aids = AidsConfig.from_json(aids, f"{where}: aids")
+        width, key = Annotated[float, Range(gt=0, lt=20)] | None, "reference_fwhm_arcsec"
+        reference = convert(content.get(key), width, where=where, key=key)
         if info.flux_unit != FLUX_UNIT:
             raise InputError(f"{where}: the model's unit is {info.flux_unit!r}, only {FLUX_UNIT} is known")
         model = without_allocating(lambda: cls.make(config, info, normalisation, reference))
-        card = content.get("card")
+        card, measured = content.get("card"), content.get("model_error")
         model.card = dict(card) if isinstance(card, Mapping) else {}
-        measured = content.get("model_error")
         model.model_error = dict(measured) if isinstance(measured, Mapping) else None
         networks = {name: getattr(model, name) for name in NETWORKS}
         _read_into(networks, directory / "weights.safetensors", str(content.get("weights_sha256")))
@@ -490,16 +473,21 @@ class Model:
             )
 
 
+def _state(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return all tensors of networks, each under its network's name."""
+    return {
+        f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()
+    }
+
+
 def _read_into(networks: Mapping[str, nn.Module], path: Path, sha256: str) -> None:
     """Read the weights of networks, by their names, from a file that has to be the one that was described."""
-    states = {name: network.state_dict() for name, network in networks.items()}
-    shapes = {f"{name}.{k}": tuple(t.shape) for name, state in states.items() for k, t in state.items()}
-    tensors = read_tensors(path, shapes)
+    tensors = read_tensors(path, {key: tuple(t.shape) for key, t in _state(networks).items()})
     if fingerprint(path) != sha256:
         raise InputError(f"{path}: other weights than model.json says; copy or train the model again")
     for name, network in networks.items():
         # Copies: a view of a file that later changes would crash.
-        own = {key: tensors[f"{name}.{key}"].to(torch.float32, copy=True) for key in states[name]}
+        own = {k: tensors[f"{name}.{k}"].to(torch.float32, copy=True) for k in network.state_dict()}
         network.load_state_dict(own, assign=True)
 
 
@@ -525,12 +513,6 @@ def find_builtin(fingerprint: str | None) -> Model | None:
         return None
     models = (Model.load(f"{BUILTIN_PREFIX}{name}") for name in list_builtin())
     return next((model for model in models if model.fingerprint == fingerprint), None)
-
-
-def _why_absent(directory: Path) -> str:
-    if (directory / "checkpoints").is_dir():
-        return f"{directory}: this model's training is not finished; run the same `deepfits train` again"
-    return f"{directory}: no model.json there, so this is not a model; make one with `deepfits train`"
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -10,13 +10,16 @@ convolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from deepfits.config import Range, check
 from deepfits.errors import InputError
 
 EXPANSION = 4
+_Number = Annotated[int, Range(ge=1, le=8192)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +41,17 @@ class WideResNetConfig:
         stride 2 and the pooling made for photographs of 224×224.
     """
 
-    num_bands: int = 5
-    num_outputs: int = 1
-    blocks: tuple[int, ...] = (3, 4, 6, 3)
-    width: int = 64
-    widening: int = 2
+    num_bands: _Number = 5
+    num_outputs: _Number = 1
+    blocks: Annotated[tuple[int, ...], Range(ge=1, le=100)] = (3, 4, 6, 3)
+    width: _Number = 64
+    widening: _Number = 2
     small_images: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("num_bands", "num_outputs", "width", "widening"):
-            if not 1 <= getattr(self, name) <= 8192:
-                raise InputError(f"wide_resnet: {name} must be from 1 to 8192, not {getattr(self, name)!r}")
-        if not 1 <= len(self.blocks) <= 6 or not all(1 <= n <= 100 for n in self.blocks):
-            raise InputError(f"wide_resnet: blocks must be 1 to 6 numbers from 1 to 100, not {self.blocks!r}")
+        check(self, where="wide_resnet")
+        if not 1 <= len(self.blocks) <= 6:
+            raise InputError(f"wide_resnet: blocks must be 1 to 6 numbers, not {self.blocks!r}")
 
     @property
     def num_layers(self) -> int:
@@ -83,12 +84,8 @@ class WideResNet(nn.Module):
     def __init__(self, config: WideResNetConfig) -> None:
         super().__init__()
         self.config = config
-        if config.small_images:
-            self.first = nn.Sequential(convolve(config.num_bands, config.width, 3), nn.ReLU())
-        else:
-            self.first = nn.Sequential(
-                convolve(config.num_bands, config.width, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-            )
+        first, pooling = ((3, 1), []) if config.small_images else ((7, 2), [nn.MaxPool2d(3, 2, 1)])
+        self.first = nn.Sequential(convolve(config.num_bands, config.width, *first), nn.ReLU(), *pooling)
         stages, inputs = [], config.width
         for number, blocks in enumerate(config.blocks):
             planes = config.width * 2**number

@@ -34,10 +34,7 @@ def scatter(
 ) -> Axes:
     """Show estimated against spectroscopic redshifts, ``(N,)`` each; dotted: Δz = ±0.15 (1 + z).
 
-    Parameters
-    ----------
-    note
-        Text in the corner; by default σ_MAD and the fraction of outliers.
+    The text in the corner, `note`, is by default σ_MAD and the fraction of outliers.
     """
     ax = own_axes(ax, (3.2, 3.5))
     known = np.isfinite(z_spec) & np.isfinite(z_phot)

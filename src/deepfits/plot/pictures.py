@@ -24,6 +24,7 @@ from deepfits.pictures import (
     noise_per_band,
     significance,
     stretch,
+    strip,
 )
 from deepfits.plot.style import INK, bare, own_axes, own_figure
 
@@ -69,8 +70,7 @@ def residuals(image: np.ndarray, fitted: np.ndarray, weight: np.ndarray, *, ax: 
     ax = own_axes(ax, (1.5 * len(image), 1.6))
     bare(ax)
     sigma = significance(image, fitted, weight) / RESIDUAL_SIGMA
-    tiles_ = [diverging(band)[::-1] for band in sigma]
-    ax.imshow(lay_out(tiles_, len(tiles_)), interpolation="nearest")
+    ax.imshow(lay_out([diverging(band)[::-1] for band in sigma], len(sigma)), interpolation="nearest")
     return ax
 
 
@@ -136,7 +136,7 @@ def _show_versions(
     """
     first = next(iter(rows.values()))
     high, wide = np.array(first.shape[-2:]) + GAP
-    tops = [_top(image) for image in first]
+    tops = [float(np.nanpercentile(i, 99.7)) if np.isfinite(i).any() else 0.0 for i in first]
     cells, beside = [], list(names)
     for line, images in enumerate(rows.values()):
         cells.append(colour_composite(images, noise))
@@ -155,10 +155,6 @@ def _show_versions(
     for line, name in enumerate(beside):
         place = (0, line * high + high / 2)
         ax.annotate(name, place, (-5, 0), textcoords="offset points", ha="right", va="center", size=7.5)
-
-
-def _top(image: np.ndarray) -> float:
-    return float(np.nanpercentile(image, 99.7)) if np.isfinite(image).any() else 0.0
 
 
 def _band(image: np.ndarray, noise: float, top: float) -> np.ndarray:
@@ -203,8 +199,8 @@ def tiles(
         shown = [colour_composite(np.where(weight[index] > 0, image[index], np.nan), noise)]
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
-            missing = np.broadcast_to(np.asarray(MISSING), shown[0].shape)
             has_fit = bool(np.isfinite(fitted[index]).any())
+            missing = np.full_like(shown[0], MISSING)
             shown.append(colour_composite(fitted[index], noise) if has_fit else missing)
             shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
         ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
@@ -216,6 +212,5 @@ def contact_sheet(image: np.ndarray, noise: np.ndarray, *, columns: int = 16, ax
     """Show many galaxies, ``(N, B, H, W)`` in nJy, close together in colour."""
     ax = own_axes(ax, (9, 9 * -(-len(image) // columns) / columns))
     bare(ax)
-    pictures = [colour_composite(galaxy, noise)[::-1] for galaxy in image]
-    ax.imshow(lay_out(pictures, columns), interpolation="nearest")
+    ax.imshow(strip(image, noise, columns), interpolation="nearest")
     return ax

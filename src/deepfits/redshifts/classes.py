@@ -19,7 +19,7 @@ from deepfits.errors import InputError
 from deepfits.files import write_json, write_text
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
-from deepfits.redshifts.methods.boosting import train_with_early_stopping
+from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
 from deepfits.redshifts.results import format_metric, table_lines
 
 CLASSIFIER = "classifier.json"
@@ -37,7 +37,7 @@ MIN_OF_A_CLASS = 10
 NUM_FOLDS, NUM_RESAMPLES = 3, 200
 MAX_CLASSES = 50
 _TRIALS: Sequence[dict[str, float]] = (
-    {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0.8, "colsample_bynode": 0.5},
+    FIRST_TRIAL,
     {"max_depth": 3, "eta": 0.1, "min_child_weight": 1, "subsample": 0.8, "colsample_bynode": 0.5},
     {"max_depth": 6, "eta": 0.05, "min_child_weight": 4, "subsample": 0.7, "colsample_bynode": 0.25},
 )
@@ -45,14 +45,9 @@ _TRIALS: Sequence[dict[str, float]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """Trained trees for one feature set.
+    """Trained trees for one feature set, an `xgboost.Booster`.
 
-    Attributes
-    ----------
-    booster
-        The `xgboost.Booster`; its answers are probabilities ``(N, C)``.
-    names
-        The C classes, sorted.
+    Its answers are probabilities, ``(N, C)``, of C classes, whose names are sorted.
     """
 
     booster: Any
@@ -114,11 +109,7 @@ def train_classifier(
         "objective": "multi:softprob",
         "num_class": len(names),
         "eval_metric": "mlogloss",
-        "tree_method": "hist",
-        "max_bin": 128,
-        "nthread": num_threads,
-        "seed": seed,
-        "verbosity": 0,
+        **fixed_parameters(seed, num_threads),
     }
     parts = folds(len(label), NUM_FOLDS, np.random.default_rng(seed))
     trials = []
@@ -187,11 +178,8 @@ def area_under_curve(score: np.ndarray, is_one: np.ndarray) -> float:
 
 def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
     bins = np.minimum((largest * 10).astype(int), 9)
-    gaps = [
-        abs(largest[bins == index].mean() - is_right[bins == index].mean()) * (bins == index).mean()
-        for index in np.unique(bins)
-    ]
-    return float(np.sum(gaps))
+    parts = [bins == index for index in np.unique(bins)]
+    return float(np.sum([abs(largest[p].mean() - is_right[p].mean()) * p.mean() for p in parts]))
 
 
 def class_metrics_with_errors(
@@ -211,16 +199,11 @@ def class_metrics_with_errors(
 
 def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return for each true class its name, its number of objects, and how many were given each class."""
-    guess = probability.argmax(axis=1)
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(counts, (label, probability.argmax(axis=1)), 1)
     return [
-        {
-            "class": name,
-            "num": int((label == number).sum()),
-            "given": {
-                other: int(((label == number) & (guess == place)).sum()) for place, other in enumerate(names)
-            },
-        }
-        for number, name in enumerate(names)
+        {"class": name, "num": sum(given), "given": dict(zip(names, given, strict=True))}
+        for name, given in zip(names, counts.tolist(), strict=True)
     ]
 
 

@@ -22,17 +22,10 @@ INSIDE = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """The labelled objects' place.
+    """The labelled objects' points, ``(T, D)``, along principal axes, ``(K, D)``, over standard deviations.
 
-    Attributes
-    ----------
-    points
-        ``(T, D)``, the labelled objects along the axes.
-    axes
-        ``(K, D)``: onto principal axes, each divided by its standard deviation.
-    unit, limit
-        Median distance among the labelled objects, and the distance in that unit beyond which an object is
-        outside.
+    The unit is the median distance among them, the limit the distance in that unit beyond which an object is
+    outside.
     """
 
     standard: Standard

@@ -338,10 +338,9 @@ FORMER_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
 
 
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
-    """Return what the best fit gives besides the latent; `softening` is that of `model_softening`."""
-    columns, bands = source.columns, band_names(source.columns)
-    kinds = _model_fluxes(columns, bands)
-    softening = _known(softening)
+    """Return what the best fit gives besides the latent; the softening is ``(A, B)`` for A kinds of flux."""
+    columns, softening = source.columns, _known(softening)
+    kinds, bands = _model_fluxes(columns)
     if len(kinds) != len(softening):
         raise InputError(
             f"these features have the model fluxes {list(kinds.values())}, where {len(softening)} kinds were "
@@ -354,24 +353,16 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     return out.hstack(spread_features(columns)) if has_spread else out
 
 
-def model_softening(source: Source) -> np.ndarray:
-    """Return the softening, ``(A, B)`` in nJy, of asinh magnitudes in the A kinds of model flux.
-
-    The median error of the model flux, or a hundredth of its median size where the features have no errors.
-    """
-    columns, bands = source.columns, band_names(source.columns)
-    return _softening(columns, _model_fluxes(columns, bands), bands)
-
-
-def _model_fluxes(columns: Columns, bands: Sequence[str]) -> dict[str, str]:
-    """Return the kinds of model flux that the features have in all bands."""
+def _model_fluxes(columns: Columns) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the kinds of model flux that the features have in all bands, and the bands."""
+    bands = band_names(columns)
     missing = [band for band in bands if f"flux_model_{band}" not in columns]
     if not bands or missing:
         raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
     for kinds in (MODEL_FLUXES, FORMER_FLUXES):
         if all(f"{column}_{band}" in columns for column in kinds.values() for band in bands):
-            return kinds
-    return {"model": FORMER_FLUXES["model"]}
+            return kinds, bands
+    return {"model": FORMER_FLUXES["model"]}, bands
 
 
 SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002
@@ -438,12 +429,6 @@ SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
 """Columns of the scene's noise-free fluxes: inside a 2″ aperture at the reference PSF, and in total."""
 
 
-def _scene_features(source: Source, softening: np.ndarray | None) -> Matrix:
-    flux = _fluxes(source.columns, SCENE_FLUXES, source.bands)
-    magnitudes = _magnitudes(flux, softening, source.bands, list(SCENE_FLUXES))
-    return magnitudes.hstack(_sizes(source.columns, source.bands, "scene_"))
-
-
 def _magnitudes(
     flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
 ) -> Matrix:
@@ -477,7 +462,9 @@ BLOCKS = {
         "a features directory", lambda source, _: latents(replace(source, similarity=None, latents="latent"))
     ),
     "model": Block(
-        "features with model fluxes (flux_model_<band>; fit again)", model_features, model_softening
+        "features with model fluxes (flux_model_<band>; fit again)",
+        model_features,
+        lambda source: _softening(source.columns, *_model_fluxes(source.columns)),
     ),
     "magnitudes": Block(
         "the cutouts: give the store",
@@ -491,7 +478,9 @@ BLOCKS = {
     ),
     "scene": Block(
         "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
-        _scene_features,
+        lambda source, softening: _magnitudes(
+            _fluxes(source.columns, SCENE_FLUXES, source.bands), softening, source.bands, list(SCENE_FLUXES)
+        ).hstack(_sizes(source.columns, source.bands, "scene_")),
         lambda source: _softening(source.columns, SCENE_FLUXES, source.bands),
     ),
     "templates": Block(

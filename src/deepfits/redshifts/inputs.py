@@ -63,7 +63,13 @@ def complete_source(
     if template_filters is not None and source.flux is not None:
         source = replace(source, template_quantiles=_template_quantiles(photometry, source, template_filters))
     if embedder_features is not None:
-        source = replace(source, embedder=_latents_of(embedder_features, identity))
+        columns = read_features(embedder_features)
+        rows = match_identities(identity, columns["object_id"])
+        if (rows < 0).all():
+            raise InputError(
+                f"{embedder_features}: none of the objects is in these features; fit the same store"
+            )
+        source = replace(source, embedder=take_rows(columns["latent"].astype(np.float32), rows))
     return source
 
 
@@ -224,15 +230,6 @@ def store_images(
         raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
     some = cutouts.take(rows)
     return some.image, some.weight
-
-
-def _latents_of(directory: str | Path, object_id: np.ndarray) -> np.ndarray:
-    """Return the latents of other features for the same objects; NaN where they lack one."""
-    columns = read_features(directory)
-    rows = match_identities(object_id, columns["object_id"])
-    if (rows < 0).all():
-        raise InputError(f"{directory}: none of the objects is in these features; fit the same store")
-    return take_rows(columns["latent"].astype(np.float32), rows)
 
 
 def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.ndarray:

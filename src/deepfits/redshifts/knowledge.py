@@ -95,15 +95,8 @@ def known(
 ) -> list[dict[str, Any]]:
     """Return for each number of labels and each set of features how well each property is predicted.
 
-    Parameters
-    ----------
-    is_judged
-        ``(N,)`` bool: objects to judge by; labels are drawn from the others, fewer where there are fewer.
-
-    Returns
-    -------
-    list
-        ``{"features", "num_labels", "num_judged", "found": {name: [value, bootstrap error]}}``.
+    As ``{"features", "num_labels", "num_judged", "found": {name: [value, bootstrap error]}}``. Objects to
+    judge by are ``(N,)`` bool; labels are drawn from the others, fewer where there are fewer.
     """
     order = np.random.default_rng(0).permutation(np.flatnonzero(~is_judged))
     judged, out = np.flatnonzero(is_judged), []
@@ -124,6 +117,10 @@ def _figures(
     features: np.ndarray, properties: Sequence[Property], labelled: np.ndarray, judged: np.ndarray
 ) -> dict[str, list[float | None]]:
     """Learn and judge the properties; those that the same objects have are learned together."""
+
+    def area(score: np.ndarray, truth: np.ndarray) -> float:
+        return area_under_curve(score, truth > 0.5) if 0 < truth.mean() < 1 else np.nan
+
     out: dict[str, list[float | None]] = {item.name: [None, None] for item in properties}
     groups: dict[bytes, list[Property]] = {}
     for item in properties:
@@ -138,32 +135,16 @@ def _figures(
         for number, item in enumerate(group):
             truth = value[judge, number]
             if np.ptp(truth) > 0 and np.ptp(value[learn, number]) > 0:
-                out[item.name] = with_error(_area if item.is_class else r2, answer[:, number], truth)
+                out[item.name] = with_error(area if item.is_class else r2, answer[:, number], truth)
     return out
-
-
-def _area(score: np.ndarray, truth: np.ndarray) -> float:
-    return area_under_curve(score, truth > 0.5) if 0 < truth.mean() < 1 else np.nan
 
 
 def kernel_ridge(features: np.ndarray, target: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Predict targets: Gaussian kernel; its width and the ridge by the leave-one-out error of the labels.
 
-    Parameters
-    ----------
-    features, target
-        ``(M, K)`` and ``(M, T)``, of the labels, in random order; settings are chosen by the first 1,000, for
-        each of T targets.
-    asked
-        ``(J, K)``.
+    From features and targets of the labels, ``(M, K)`` and ``(M, T)``, in random order, by the first 1,000 of
+    which settings are chosen for each target, to those of objects that are asked for, ``(J, K)``: ``(J, T)``.
 
-    Returns
-    -------
-    ndarray
-        ``(J, T)``.
-
-    Notes
-    -----
     Source: leave-one-out errors of ridge regression, Hastie, Tibshirani & Friedman (2009), eq. 7.64.
     """
     from scipy.linalg import cho_factor, cho_solve
@@ -211,22 +192,12 @@ def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float | 
     return [round(float(figure(*arrays)), 4), round(float(np.nanstd(values)), 4)]
 
 
-def _cell(value: float | None, error: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f} ± {error:.{digits}f}"
-
-
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the columns and the cells of a table of `known`."""
-    names = list(rows[0]["found"]) if rows else []
-    cells = [
-        [
-            SETS[row["features"]],
-            f"{row['num_labels']:,}",
-            *(
-                _cell(value, error, 3 if name.endswith(CLASS) else 2)
-                for name, (value, error) in row["found"].items()
-            ),
-        ]
-        for row in rows
-    ]
-    return ["features", "labels", *names], cells
+    cells = []
+    for row in rows:
+        cells.append([SETS[row["features"]], f"{row['num_labels']:,}"])
+        for name, (value, error) in row["found"].items():
+            digits = 3 if name.endswith(CLASS) else 2
+            cells[-1].append("–" if value is None else f"{value:.{digits}f} ± {error:.{digits}f}")
+    return ["features", "labels", *(rows[0]["found"] if rows else ())], cells

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -307,16 +308,21 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     return ""
 
 
-def _finite_positions(columns: Columns) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return np.flatnonzero(np.isfinite(columns["ra"]) & (np.abs(columns["dec"]) <= 90))
+def _coordinates(columns: Columns, rows: Any) -> Any:
+    """Return positions of some rows as astropy has them."""
+    from astropy.coordinates import SkyCoord
+
+    return SkyCoord(columns["ra"][rows], columns["dec"][rows], unit="deg")
 
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
     from astropy import units
-    from astropy.coordinates import SkyCoord
 
-    with_place, labels_with_place = _finite_positions(features), _finite_positions(labels.columns)
+    with np.errstate(invalid="ignore"):
+        with_place, labels_with_place = (
+            np.flatnonzero(np.isfinite(columns["ra"]) & (np.abs(columns["dec"]) <= 90))
+            for columns in (features, labels.columns)
+        )
     lost = len(labels) - len(labels_with_place)
     counts = {"without_position": lost} if lost else {}
     nothing = np.zeros(0, dtype=np.int64)
@@ -324,10 +330,7 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
         return Match(
             rows=nothing, label_rows=nothing, separation_arcsec=np.zeros(0), by="position", counts=counts
         )
-    ours = SkyCoord(features["ra"][with_place], features["dec"][with_place], unit="deg")
-    theirs = SkyCoord(
-        labels.columns["ra"][labels_with_place], labels.columns["dec"][labels_with_place], unit="deg"
-    )
+    ours, theirs = _coordinates(features, with_place), _coordinates(labels.columns, labels_with_place)
     nearest_label, separation, _ = ours.match_to_catalog_sky(theirs)
     nearest_object, label_separation, _ = theirs.match_to_catalog_sky(ours)
     places = np.arange(len(ours))
@@ -336,14 +339,15 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
     chosen = nearest_label[nearest_object]
     is_other = (label_separation <= radius_arcsec * units.arcsec) & (chosen != np.arange(len(theirs)))
     is_other &= keep[nearest_object]
-    apart = theirs.separation(theirs[chosen]).to_value(units.arcsec)
-    is_other &= apart <= _same_place(labels, labels_with_place, labels_with_place[chosen], radius_arcsec)
-    others = np.flatnonzero(is_other)
+    apart, same_place = theirs.separation(theirs[chosen]).to_value(units.arcsec), np.array(radius_arcsec / 4)
+    if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
+        is_same = identity[labels_with_place] == identity[labels_with_place[chosen]]
+        same_place = np.where(is_same, radius_arcsec, min(SAME_PLACE_ARCSEC, radius_arcsec))
+    others = np.flatnonzero(is_other & (apart <= same_place))
     of_object = np.concatenate([places[keep], nearest_object[others]])
     label_rows = labels_with_place[np.concatenate([nearest_label[keep], others])]
     objects, label_rows, joined = _join(of_object, label_rows, labels)
-    # the label that was kept may be another than the nearest
-    at = SkyCoord(labels.columns["ra"][label_rows], labels.columns["dec"][label_rows], unit="deg")
+    at = _coordinates(labels.columns, label_rows)  # the label that was kept may be another than the nearest
     return Match(
         rows=with_place[objects],
         label_rows=label_rows,
@@ -351,15 +355,6 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
         by="position",
         counts=counts | joined,
     )
-
-
-def _same_place(labels: Labels, rows: np.ndarray, chosen: np.ndarray, radius_arcsec: float) -> np.ndarray:
-    """Return within how many arcseconds two labels are of one object: less where identities say otherwise."""
-    if "object_id" not in labels.columns:
-        return np.full(len(rows), radius_arcsec / 4)
-    identity = labels.columns["object_id"]
-    near = min(SAME_PLACE_ARCSEC, radius_arcsec)
-    return np.where(identity[rows] == identity[chosen], radius_arcsec, near)
 
 
 def _join(
@@ -379,11 +374,9 @@ def _join(
     for place in np.flatnonzero(number > 1):
         mine = label_rows[first[place] : first[place] + number[place]]
         if not _agree(labels.value[mine], labels):
-            surest = (
-                mine[flag[mine] == flag[mine].max()]
-                if flag is not None and np.isfinite(flag[mine]).all()
-                else mine
-            )
+            surest = mine
+            if flag is not None and np.isfinite(flag[mine]).all():
+                surest = mine[flag[mine] == flag[mine].max()]
             if len(surest) == len(mine) or not _agree(labels.value[surest], labels):
                 keep[place] = False
                 disagreeing += len(mine)
@@ -422,13 +415,9 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     rows, label_rows, joined = _join(place[place >= 0], named[place >= 0], labels)
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
-        from astropy.coordinates import SkyCoord
-
-        there = labels.columns
-        known = np.isfinite(features["ra"][rows]) & np.isfinite(there["ra"][label_rows])
-        here = SkyCoord(features["ra"][rows][known], features["dec"][rows][known], unit="deg")
-        other = SkyCoord(there["ra"][label_rows][known], there["dec"][label_rows][known], unit="deg")
-        separation[known] = here.separation(other).arcsec
+        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
+        there = _coordinates(labels.columns, label_rows[known])
+        separation[known] = _coordinates(features, rows[known]).separation(there).arcsec
         if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
                 f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "

@@ -6,6 +6,7 @@ Shapes: N objects, K features.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,20 @@ def folds(number: int, num_folds: int, generator: np.random.Generator) -> list[t
     from sklearn.model_selection import PredefinedSplit
 
     return list(PredefinedSplit(generator.permutation(number) % num_folds).split())
+
+
+def train_until(parameters: dict[str, Any], data: Any, others: Any, *, max_rounds: int, patience: int) -> Any:
+    """Train an `xgboost.Booster` until it has not got better on other objects for some rounds."""
+    import xgboost
+
+    return xgboost.train(
+        parameters,
+        data,
+        num_boost_round=max_rounds,
+        evals=[(others, "left_out")],
+        early_stopping_rounds=patience,
+        verbose_eval=False,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,7 +111,8 @@ class Training:
     dataset
         Objects, labels and their division; a method may look at the parts that train and validate alone.
     feature_set, features
-        The features of all objects of the data set; None for methods that take none.
+        The features of all objects of the data set; None for methods that take none. The set of a stack says
+        which one.
     loss
         One of `LOSSES`.
     member

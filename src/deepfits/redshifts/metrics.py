@@ -132,12 +132,9 @@ def bootstrap_errors(
         rows = min(rows_at_once, num_resamples - start)
         picked = generator.integers(number, size=(rows, number))
         parts.append(_metrics(z_phot[picked], z_spec[picked], is_redshift))
-    return {name: _standard_deviation(np.concatenate([part[name] for part in parts])) for name in parts[0]}
-
-
-def _standard_deviation(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.std()) if known.size > 1 else np.nan
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    known = {name: value[np.isfinite(value)] for name, value in values.items()}
+    return {name: float(value.std()) if value.size > 1 else np.nan for name, value in known.items()}
 
 
 def measured(

@@ -36,14 +36,9 @@ HYBRID_CHANNELS = 192
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """How to train.
+    """How to train: at most so many passes, and `patience` of them without a better validation loss.
 
-    Attributes
-    ----------
-    epochs, patience
-        At most so many passes; stop after so many without a better validation loss.
-    max_minutes
-        Stop then, with the best weights so far; the learning rate comes down in time.
+    Training stops after `max_minutes` with the best weights so far; the learning rate comes down in time.
     """
 
     loss: str = "squared"
@@ -99,7 +94,7 @@ class Architecture:
         if self.kind == "wide_resnet":
             from deepfits.models.wide_resnet import WideResNet, WideResNetConfig
 
-            return WideResNet(WideResNetConfig(**{**self.settings, "blocks": tuple(self.settings["blocks"])}))
+            return WideResNet(WideResNetConfig(**self.settings))
         from deepfits.models.embedder import Embedder
         from deepfits.models.layers import ModelConfig
 
@@ -107,12 +102,8 @@ class Architecture:
         embedder = Embedder(config)
         if self.kind == "hybrid":
             return _hybrid(embedder, config.latent_size + self.num_features)
-        head = [
-            nn.Linear(config.latent_size, HEAD_CHANNELS),
-            nn.ReLU(),
-            nn.Linear(HEAD_CHANNELS, NUM_OUTPUTS),
-        ]
-        return nn.Sequential(embedder, *head)
+        hidden = nn.Linear(config.latent_size, HEAD_CHANNELS)
+        return nn.Sequential(embedder, hidden, nn.ReLU(), nn.Linear(HEAD_CHANNELS, NUM_OUTPUTS))
 
 
 def _hidden(sizes: Sequence[int], dropout: float) -> list[Any]:

@@ -122,14 +122,14 @@ def point_estimates(quantiles: np.ndarray) -> dict[str, np.ndarray]:
     at = {name: values_at(quantiles, np.array([level]))[:, 0] for name, level in _INTERVALS.items()}
     return {
         "z_mean": values.mean(axis=1),
-        "z_median": at["median"],
+        "z_median": at.pop("z_median"),
         "z_mode": (values[rows, narrowest] + values[rows, narrowest + 99]) / 2,
-        **{name: column for name, column in at.items() if name != "median"},
+        **at,
     }
 
 
 _INTERVALS = {
-    "median": 0.5,
+    "z_median": 0.5,
     "z_err68_low": 0.16,
     "z_err68_high": 0.84,
     "z_err95_low": 0.025,

@@ -44,14 +44,8 @@ def aperture_photometry(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes through all apertures: the circular ones, then the Gaussian one.
 
-    Fluxes and errors are ``(N, A, B)``, nJy; NaN where data are missing.
-
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    radii_arcsec
-        Of the circular apertures; those wider than the cutout are made as wide as it.
+    From images and weights, ``(N, B, H, W)``, nJy and nJy⁻², to fluxes and errors, ``(N, A, B)``, nJy; NaN
+    where data are missing. Circles wider than the cutout are made as wide as it.
     """
     over = apertures(image.shape[-1], pixel_scale_arcsec, fwhm_arcsec, radii_arcsec)
     measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in over]
@@ -128,25 +122,11 @@ def typical_error(flux_err: np.ndarray) -> np.ndarray:
 def magnitude_features(
     flux: np.ndarray, softening: np.ndarray, bands: Sequence[str], apertures: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """Make magnitudes and colours of fluxes.
+    """Make magnitudes and colours, ``(N, K)`` float32, of fluxes, ``(N, A, B)`` nJy, and return their names.
 
-    Parameters
-    ----------
-    flux
-        ``(N, A, B)``, nJy.
-    softening
-        ``(A, B)``, nJy, of the asinh magnitudes.
-    bands, apertures
-        Names of the B bands and A apertures.
-
-    Returns
-    -------
-    features
-        ``(N, K)`` float32: for each aperture B magnitudes and the B (B − 1) / 2 colours of all pairs of
-        bands, and for each aperture after the first how it differs from the first in each band. NaN where
-        data are missing.
-    names
-        ``K`` names.
+    For each aperture B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and for each aperture
+    after the first how it differs from the first in each band; NaN where data are missing. The softening of
+    the asinh magnitudes is ``(A, B)``, nJy.
     """
     magnitude = asinh_magnitude(flux, softening)  # (N, A, B)
     bands = list(bands)

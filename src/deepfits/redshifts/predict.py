@@ -59,7 +59,10 @@ def predict_table(
             predictions = as_written(predictor.predict(source), predictor.target)
         task.advance(len(usable))
     table: dict[str, Any] = {n: columns[n] for n in ("object_id", "ra", "dec") if n in columns}
-    table |= {name: _at_all_rows(values, usable) for name, values in predictions.items()}
+    for name, values in predictions.items():
+        fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
+        table[name] = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
+        table[name][usable] = values
     return {**table, "is_valid": usable}
 
 
@@ -74,11 +77,3 @@ def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
         if any(recipe is not None and "templates" in FEATURE_SETS[recipe.name] for recipe in recipes):
             return member.filters
     return None
-
-
-def _at_all_rows(values: np.ndarray, usable: np.ndarray) -> np.ndarray:
-    """Put values of the usable objects at their rows; NaN, False or an empty text elsewhere."""
-    fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
-    out = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
-    out[usable] = values
-    return out

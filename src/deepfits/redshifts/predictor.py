@@ -5,19 +5,15 @@ Shapes: N objects, K features, Q quantile levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.progress import Progress, silent
-from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.method import Method, OutOfFold, Training
-from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.pdf import point_estimates
 
 
@@ -88,53 +84,29 @@ class Predictor:
             )
 
 
-def train_predictor(
-    method: type[Method],
-    feature_set: str,
-    dataset: Dataset,
-    options: LearningOptions,
-    target: str,
-    *,
-    loss: str = "squared",
-    member: Callable[[str, str], Predictor] | None = None,
-    progress: Progress = silent,
-) -> Predictor:
-    """Train one method on the training and validation parts of a data set.
-
-    Parameters
-    ----------
-    feature_set
-        What it learns from; of a stack, which one; else ''.
+def train_predictor(method: type[Method], target: str, training: Training) -> Predictor:
+    """Train one method on the training and validation parts of a data set, whose features are made here.
 
     Raises
     ------
     InputError
         Features that cannot be made.
     """
-    recipe = features = domain = None
+    dataset, recipe, domain = training.dataset, None, None
     if method.takes_features:
-        recipe = FeatureRecipe.learn(feature_set, dataset.source)
-        features = recipe.make(dataset.source)
+        recipe = FeatureRecipe.learn(training.feature_set, dataset.source)
+        training = replace(training, features=recipe.make(dataset.source))
         if method.flags_domain:
-            domain = Domain.learn(features.take(dataset.split.fitted).values, features.is_latent)
-    training = Training(
-        dataset=dataset,
-        feature_set=feature_set,
-        features=features,
-        loss=loss,
-        options=options,
-        member=member,
-        progress=progress,
-    )
+            domain = Domain.learn(training.matrix.values, training.matrix.is_latent)
     trained = method.fit(training)
     return Predictor(
         method=trained.method,
-        loss=loss if method.has_loss else "",
+        loss=training.loss if method.has_loss else "",
         target=target,
         recipe=recipe,
         domain=domain,
         model_hash=dataset.model_hash if recipe is not None or method.reads_scenes else "",
-        filters=tuple(options.filters),
+        filters=tuple(training.options.filters),
         out_of_fold=trained.out_of_fold,
         about={"num_train": len(training.rows), **trained.about},
     )

@@ -7,7 +7,7 @@ and ``predictions.parquet`` of each method), and, joined from those, ``predictio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,20 +116,13 @@ def make_row(
         row["by_redshift"] = binned(z_phot, z_spec, z_spec, redshift_edges(z_spec))
     if "quantiles" in predictions:
         row["pdf_metrics"] = pdf_metrics(predictions["quantiles"][has].astype(np.float64), z_spec)
-    if "is_outside_domain" in predictions:
-        row["domain"] = _by_domain(z_phot, z_spec, predictions["is_outside_domain"][has], measure)
+    if "is_outside_domain" in predictions:  # flagged and unflagged objects apart: what the flag is good for
+        is_outside = predictions["is_outside_domain"][has]
+        row["domain"] = {"num_outside": int(is_outside.sum())}
+        for name, which in (("inside", ~is_outside), ("outside", is_outside)):
+            if which.sum() >= MIN_OBJECTS_APART:
+                row["domain"][name] = measure(z_phot[which], z_spec[which])
     return row
-
-
-def _by_domain(
-    z_phot: np.ndarray, z_spec: np.ndarray, is_outside: np.ndarray, measure: Callable[..., dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the metrics of flagged and unflagged objects apart: what the flag is good for."""
-    out: dict[str, Any] = {"num_outside": int(is_outside.sum())}
-    for name, which in (("inside", ~is_outside), ("outside", is_outside)):
-        if which.sum() >= MIN_OBJECTS_APART:
-            out[name] = measure(z_phot[which], z_spec[which])
-    return out
 
 
 def write_row(
@@ -250,18 +243,12 @@ def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines of the table of objects inside and outside the training domain."""
-    cells = [
-        _named(
-            row,
-            str(row["domain"]["num_outside"]),
-            *(
-                format_metric(row["domain"][which]["eta_15"]) if which in row["domain"] else "–"
-                for which in ("inside", "outside")
-            ),
-        )
-        for row in rows
-        if "outside" in row.get("domain", {})
-    ]
+    cells = []
+    for row in rows:
+        if "outside" in (domain := row.get("domain", {})):
+            apart = (domain.get(which) for which in ("inside", "outside"))
+            shares = ("–" if metrics is None else format_metric(metrics["eta_15"]) for metrics in apart)
+            cells.append(_named(row, str(domain["num_outside"]), *shares))
     heads = ["outside", "η (0.15) inside", "η (0.15) outside"]
     return _further_table("Inside and outside the training domain:", heads, cells)
 

@@ -26,6 +26,12 @@ INPUTS = ("flux", "error", "observed", "growth", "radius", "concentration", "col
 """Inputs for each band: see `head_inputs`."""
 FLUXES = ("flux", "total", "gaussian")
 """What each has an error beside it, ``<name>_err``."""
+COLUMNS = {
+    "flux": "flux_aper_scene", "flux_err": "flux_aper_scene_err", "total": "flux_scene",
+    "total_err": "flux_scene_err", "gaussian": "flux_gauss", "gaussian_err": "flux_gauss_err",
+    "radius": "scene_half_light_arcsec", "concentration": "scene_concentration",
+}  # fmt: skip
+"""What features call these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,16 +110,7 @@ class SceneLight:
                         out[~(columns[f"dof_{band}"] > 0), place] = np.nan
             return out
 
-        light = cls(
-            flux=column("flux_aper_scene"),
-            flux_err=column("flux_aper_scene_err"),
-            total=column("flux_scene"),
-            total_err=column("flux_scene_err"),
-            gaussian=column("flux_gauss"),
-            gaussian_err=column("flux_gauss_err"),
-            radius=column("scene_half_light_arcsec"),
-            concentration=column("scene_concentration"),
-        )
+        light = cls(**{name: column(written) for name, written in COLUMNS.items()})
         if not np.isfinite(light.flux_err).any():
             raise InputError(
                 "these features have no errors, which a head asks for: fit with uncertainty=True"

@@ -98,21 +98,10 @@ def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=4)
 def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what the filters see.
+    """Return what B filters, by their names of `speclite`, see at Z redshifts, and places of the templates.
 
-    Parameters
-    ----------
-    filters
-        B names of `speclite`.
-    redshifts
-        Z of them.
-
-    Returns
-    -------
-    fluxes
-        ``(T, Z, B)``, per frequency; each template is 1 on average over the bands.
-    places
-        ``(T,)``, see `rest_spectra`.
+    Fluxes, ``(T, Z, B)``, are per frequency, each template 1 on average over the bands; places, ``(T,)``, are
+    those of `rest_spectra`.
 
     Raises
     ------

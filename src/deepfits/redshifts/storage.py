@@ -145,7 +145,8 @@ class _Reader:
                 return None
             return self.decoded(next(kind for kind in arguments if kind is not NoneType), content, key, depth)
         if hint is Any:
-            return self._trees(content["trees"]) if _is_trees(content) else content
+            is_trees = isinstance(content, dict) and set(content) == {"trees"}
+            return self._trees(content["trees"]) if is_trees else content
         if hint is np.ndarray:
             return self.arrays[content["array"]]
         if dataclasses.is_dataclass(hint):
@@ -171,12 +172,8 @@ class _Reader:
         declared = {field.name for field in dataclasses.fields(cls)}
         if set(fields) != declared:
             raise ValueError(f"{key}: the fields {sorted(set(fields) ^ declared)} are too many or absent")
-        return cls(
-            **{
-                n: self.decoded(hints[n], item, f"{key}.{n}".lstrip("."), depth + 1)
-                for n, item in fields.items()
-            }
-        )
+        keys = {name: f"{key}.{name}".lstrip(".") for name in fields}
+        return cls(**{n: self.decoded(hints[n], item, keys[n], depth + 1) for n, item in fields.items()})
 
     def _trees(self, part: str) -> Any:
         if part not in self.parts:
@@ -190,10 +187,6 @@ class _Reader:
         import lightgbm
 
         return lightgbm.Booster(model_file=self.directory / part)
-
-
-def _is_trees(content: Any) -> bool:
-    return isinstance(content, dict) and set(content) == {"trees"}
 
 
 def _checked(content: Any, kind: type, key: str) -> Any:

@@ -42,11 +42,3 @@ def chi2(
     plot.chi2_by_signal(signal_to_noise, reduced, ax=axes[1], y_name="χ²ᵣ of the cutout")
     plot.chi2_by_signal(signal_to_noise, central, ax=axes[2], y_name="χ²ᵣ of the middle")
     return figure
-
-
-def scatter_with_difference(measured: np.ndarray, predicted: np.ndarray, **names: str) -> Figure:
-    """Draw predicted against measured magnitudes, and the difference below."""
-    figure = Figure(figsize=(4.2, 4.6), layout="constrained")
-    axes = figure.subplots(2, 1, height_ratios=(3, 1.2), sharex=True)
-    plot.scatter_with_difference(measured, predicted, axes=(axes[0], axes[1]), **names)
-    return figure

@@ -19,7 +19,6 @@ from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import ab_magnitude, robust_scatter
-from deepfits.reporting import figures
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.sections import RULE, UNSEEN, HeldOut
 from deepfits.tables import match_identities
@@ -55,9 +54,8 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
         "fitted to the others, and the generator drew the band. No network was trained for this; what the "
         "generator gets systematically wrong is taken out where enough other objects have the band."
     )
-    return Section(
-        title="Missing bands", paragraphs=[UNSEEN, text], tables=tables, pictures=pictures
-    ), summary
+    shown = Section(title="Missing bands", paragraphs=[UNSEEN, text], tables=tables, pictures=pictures)
+    return shown, summary
 
 
 def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str) -> Picture:
@@ -115,16 +113,16 @@ def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[s
     difference = difference[np.isfinite(difference)]
     if not difference.size:
         return None
-    bias = float(np.median(difference))
-    scatter = float(robust_scatter(difference))
+    bias, scatter = float(np.median(difference)), float(robust_scatter(difference))
     caption = (
         f"Aperture magnitude of the {band} band, predicted without its data against measured, for "
         f"{difference.size:,} held-out objects above {MIN_SIGNAL_TO_NOISE:g}σ in it: median difference "
         f"{bias:+.3f}, scatter (1.4826 MAD) {scatter:.3f} mag."
     )
-    figure = figures.scatter_with_difference(
-        measured, predicted, x_name=f"{band} measured (AB)", y_name=f"{band} predicted (AB)"
-    )
+    figure = Figure(figsize=(4.2, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=(3, 1.2), sharex=True)
+    names = {"x_name": f"{band} measured (AB)", "y_name": f"{band} predicted (AB)"}
+    plot.scatter_with_difference(measured, predicted, axes=(upper, lower), **names)
     result = {"num_objects": int(difference.size), "bias_mag": bias, "scatter_mag": scatter}
     return Picture(name=f"inpaint-{band}", figure=figure, caption=caption), result
 
@@ -135,10 +133,9 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     for entry in validation["bands"]:
         cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
         for method in methods:
-            figures = entry["methods"][method]
-            bias, scatter = (_with_error(figures, name) for name in ("bias_mag", "scatter_mag"))
-            cells.append(f"{bias} / {scatter}")
-        rows.append([*cells, _signed(entry["pull_median"]), _plain(entry["pull_width"])])
+            found = entry["methods"][method]
+            cells.append(" / ".join(_with_error(found, name) for name in ("bias_mag", "scatter_mag")))
+        rows.append([*cells, _written(entry["pull_median"], "+.3f"), _written(entry["pull_width"], ".3f")])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
     return PageTable(
         columns=["hidden band", "objects", *methods, "pull, median", "pull, width"],
@@ -148,16 +145,11 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
     )
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.3f}"
+def _written(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
 
 
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _with_error(figures: Mapping[str, Any], name: str) -> str:
+def _with_error(found: Mapping[str, Any], name: str) -> str:
     """Write a figure and, where there is one (validations of before have none), its error."""
-    value, error = figures[name], figures.get(f"{name}_error")
-    text = _signed(value) if name == "bias_mag" else _plain(value)
+    text, error = _written(found[name], "+.3f" if name == "bias_mag" else ".3f"), found.get(f"{name}_error")
     return text if error is None else f"{text} ± {error:.3f}"

@@ -16,7 +16,7 @@ from io import BytesIO
 import numpy as np
 
 from deepfits.photometry import robust_scatter
-from deepfits.pictures import colour_composite, noise_per_band
+from deepfits.pictures import colour_composite, eight_bits, noise_per_band
 from deepfits.splits import unit_hash
 
 MAX_OBJECTS = 3000
@@ -108,9 +108,8 @@ def _sheet(image: np.ndarray, weight: np.ndarray, noise: np.ndarray) -> str:
 
     lines = -(-len(image) // ACROSS)
     sheet = Image.new("RGB", (ACROSS * TILE, lines * TILE), "white")
-    for number, (pixels, known) in enumerate(zip(image, weight, strict=True)):
-        colours = colour_composite(np.where(known > 0, pixels, np.nan), noise)[::-1]
-        tile = Image.fromarray((np.clip(colours, 0, 1) * 255 + 0.5).astype(np.uint8))
+    for number, pixels in enumerate(np.where(weight > 0, image, np.nan)):
+        tile = Image.fromarray(eight_bits(colour_composite(pixels, noise)[::-1]))
         if tile.size != (TILE, TILE):
             tile = tile.resize((TILE, TILE), Image.Resampling.BOX)
         sheet.paste(tile, (TILE * (number % ACROSS), TILE * (number // ACROSS)))

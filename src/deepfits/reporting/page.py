@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
@@ -57,7 +56,7 @@ class Page:
     subtitle: str
     headline: Sequence[tuple[str, str]]
     sections: Sequence[Section]
-    footer: Sequence[str] = field(default_factory=tuple)
+    footer: Sequence[str] = ()
 
 
 def write_page(directory: str | Path, page: Page) -> Path:
@@ -73,13 +72,6 @@ def write_page(directory: str | Path, page: Page) -> Path:
             with writing(directory / "figures" / f"{picture.name}.pdf") as temporary:
                 save(picture.figure, temporary, metadata={"CreationDate": None})
             embedded[picture.name] = base64.b64encode(buffer.getvalue()).decode()
-    html = _template().render(page=page, embedded=embedded)
-    target = directory / "index.html"
-    write_text(target, html)
-    return target
-
-
-def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("deepfits.reporting", "templates"),
         autoescape=select_autoescape(["html"]),
@@ -87,4 +79,6 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html")
+    html = environment.get_template("report.html").render(page=page, embedded=embedded)
+    write_text(directory / "index.html", html)
+    return directory / "index.html"

@@ -6,12 +6,13 @@ global state of matplotlib is touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from deepfits import plot
@@ -57,16 +58,33 @@ def redshift_scatter(directory: str | Path) -> Figure:
     rows = _shown(metrics["rows"], MAX_PANELS)
     z_spec = predictions["z_spec"]
     top = float(np.quantile(z_spec, 0.995)) * 1.1
-    figure = Figure(figsize=(3.0 * len(rows), 3.7), layout="constrained")
-    axes = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, row in zip(axes, rows, strict=True):
+
+    def draw(row: Mapping[str, Any], axis: Axes) -> None:
         values = row["metrics"]
         note = f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}"
         z_phot = predictions[f"z_phot_{row['key'].replace('-', '_')}"]
         plot.scatter(z_spec, z_phot, title=label_of(row), note=note, top=top, ax=axis)
-        if axis is not axes[0]:
-            axis.set_ylabel("")
+
+    return _panels(rows, draw, height=3.7, sharex=True)
+
+
+def _panels(
+    rows: Sequence[Mapping[str, Any]], draw: Callable[..., None], *, height: float, **how: Any
+) -> Figure:
+    """Draw a panel for each row of the table, side by side."""
+    figure = Figure(figsize=(3.0 * len(rows), height), layout="constrained")
+    axes = figure.subplots(1, len(rows), sharey=True, squeeze=False, **how)[0]
+    for axis, row in zip(axes, rows, strict=True):
+        draw(row, axis)
+    for axis in axes[1:]:
+        axis.set_ylabel("")
     return figure
+
+
+def _add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Name the lines below the panels: those of the first that has any."""
+    handles, labels = next(filter(all, (axis.get_legend_handles_labels() for axis in axes)), ((), ()))
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
 
 
 def error_curves(directory: str | Path) -> Figure:
@@ -80,10 +98,7 @@ def error_curves(directory: str | Path) -> Figure:
         curves = {label_of(row): [entry for entry in row[by] if "metrics" in entry] for row in rows}
         for line, name in enumerate(("sigma_mad", "eta_15")):
             plot.error_curve(curves, name, x=x if line else "", ax=axes[line, column])
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    if not handles:
-        handles, labels = axes[0, 1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _add_legend(figure, axes[0])
     return figure
 
 
@@ -97,22 +112,15 @@ def pit_histograms(directory: str | Path) -> Figure | None:
     rows = sorted(rows, key=lambda row: row["pdf_metrics"]["crps"]["value"])[:MAX_PANELS]
     if not rows:
         return None
-    figure = Figure(figsize=(3.0 * len(rows), 2.8), layout="constrained")
-    axes = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-    for axis, row in zip(axes, rows, strict=True):
+
+    def draw(row: Mapping[str, Any], axis: Axes) -> None:
         path = Path(directory) / "methods" / row["key"] / "predictions.parquet"
         values = row["pdf_metrics"]
         note = f"68% interval: {values['coverage_68']['value']:.1%}\nCRPS {values['crps']['value']:.4f}"
         transform = pq.read_table(path, columns=["pit"])["pit"].to_numpy()
         plot.pit(transform, title=label_of(row), note=note, ax=axis)
-        if axis is not axes[0]:
-            axis.set_ylabel("")
-    return figure
 
-
-def _curves(path: Path) -> list[dict[str, Any]]:
-    content = read_json(path, what="label curves").get("curves")
-    return convert(content, list[dict[str, Any]], where=path, key="curves")
+    return _panels(rows, draw, height=2.8)
 
 
 def label_curves(directory: str | Path, methods: Sequence[str] | None = None) -> Figure:
@@ -130,14 +138,15 @@ def label_curves(directory: str | Path, methods: Sequence[str] | None = None) ->
         plot.label_curves(curves, name, ax=axis)
     for axis in axes[0]:
         axis.set_xlabel("")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _add_legend(figure, axes[0])
     return figure
 
 
 def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> dict[str, list[dict[str, Any]]]:
     """Return the points of each method, as `deepfits.plot.label_curves` takes them."""
-    curves = _curves(Path(directory) / "curves.json")
+    path = Path(directory) / "curves.json"
+    content = read_json(path, what="label curves").get("curves")
+    curves = convert(content, list[dict[str, Any]], where=path, key="curves")
     rows = [row for row in curves[-1]["rows"] if row["method"] != "constant"]
     keys = [row["key"] for row in rows if methods is None or row["method"] in methods]
     times = {key: sum(row["key"] == key for curve in curves for row in curve["rows"]) for key in keys}
@@ -152,24 +161,13 @@ def curves_of(directory: str | Path, methods: Sequence[str] | None = None) -> di
 def all_figures(directory: str | Path) -> list[tuple[str, Figure, str]]:
     """Return every figure that the directory has data for: ``(name, figure, caption)``."""
     directory = Path(directory)
-    figures = [
-        (
-            "scatter",
-            redshift_scatter(directory),
-            "Estimated against spectroscopic redshift of the held-out objects; dotted: |Δz| = 0.15.",
-        ),
-        (
-            "errors",
-            error_curves(directory),
-            "σ_MAD and the fraction of outliers against magnitude and redshift, with bootstrap errors; bins "
-            "of fewer than 20 objects are left out.",
-        ),
-    ]
-    histograms = pit_histograms(directory)
-    if histograms is not None:
-        caption = (
-            "PIT of the held-out objects, F(z_spec): flat where the distributions are calibrated; grey: what "
-            "a calibrated method scatters by."
-        )
-        figures.append(("pit", histograms, caption))
-    return figures
+    captions = {
+        "scatter": "Estimated against spectroscopic redshift of the held-out objects; dotted: |Δz| = 0.15.",
+        "errors": "σ_MAD and the fraction of outliers against magnitude and redshift, with bootstrap errors; "
+        "bins of fewer than 20 objects are left out.",
+        "pit": "PIT of the held-out objects, F(z_spec): flat where the distributions are calibrated; grey: "
+        "what a calibrated method scatters by.",
+    }
+    drawn = (redshift_scatter(directory), error_curves(directory), pit_histograms(directory))
+    figures = zip(captions.items(), drawn, strict=True)
+    return [(name, figure, caption) for (name, caption), figure in figures if figure is not None]

@@ -110,10 +110,9 @@ def section(
 def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Describe the methods and features of a table."""
     out = []
-    for what, known in (("method", METHODS), ("features", FEATURES)):
+    for title, what, known in (("Methods", "method", METHODS), ("Features", "features", FEATURES)):
         present = [name for name in dict.fromkeys(row[what] for row in rows) if name in known]
         if present:
-            title = "Methods" if what == "method" else "Features"
             out.append(f"{title}: " + "; ".join(f"{name}, {known[name]}" for name in present) + ".")
     return out
 

@@ -357,15 +357,9 @@ def _repeat_table(fits: Mapping[str, FitResult]) -> list[PageTable]:
         same = np.sqrt(np.mean((first - second) ** 2, axis=1))
         other = np.sqrt(np.mean((first - np.roll(second, len(second) // 2, axis=0)) ** 2, axis=1))
         difference = (fits["optimise"].chi2 - fits["both"].chi2)[good]
-        row = [
-            name,
-            f"{int(good.sum()):,}",
-            f"{np.median(same):.2f}",
-            f"{np.median(other):.2f}",
-            f"{np.median(same) / np.median(other):.2f}",
-            f"{np.median(difference):+.1f}",
-        ]
-        rows.append(row)
+        apart = [np.median(same), np.median(other), np.median(same) / np.median(other)]
+        cells = [f"{int(good.sum()):,}", *(f"{value:.2f}" for value in apart)]
+        rows.append([name, *cells, f"{np.median(difference):+.1f}"])
     return [
         PageTable(
             columns=["", "objects", "between two starts", "between objects", "ratio", "Δχ²"],

@@ -28,16 +28,9 @@ def reduced_chi2(image: np.ndarray, model: np.ndarray | float, weight: np.ndarra
 
 
 def choose_examples(ranking: np.ndarray, number: int, quantiles: tuple[float, float] = BRIGHT) -> np.ndarray:
-    """Choose objects at evenly spaced quantiles of `ranking`, from bright to faint.
+    """Choose objects at evenly spaced quantiles of `ranking`, from bright to faint; fewer where there are.
 
-    Parameters
-    ----------
-    ranking
-        ``(N,)``, signal to noise; objects with NaN are not eligible.
-    number
-        How many; fewer are returned where fewer are eligible.
-    quantiles
-        The first and the last.
+    The ranking, ``(N,)``, is by signal to noise; objects with NaN are not eligible.
 
     Examples
     --------

@@ -75,13 +75,10 @@ def connect(workers: Workers) -> Iterator[Client]:
         with local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
             yield client
         return
-    where: dict[str, Any] = (
-        {"scheduler_file": workers.scheduler}
-        if workers.scheduler.endswith(".json")
-        else {"address": workers.scheduler}
-    )
-    if "scheduler_file" in where and not os.path.exists(workers.scheduler):
+    is_file = workers.scheduler.endswith(".json")
+    if is_file and not os.path.exists(workers.scheduler):
         raise InputError(f"{workers.scheduler}: no such scheduler file; start `dask scheduler` first")
+    where: dict[str, Any] = {"scheduler_file" if is_file else "address": workers.scheduler}
     try:
         client = Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
@@ -125,10 +122,8 @@ def _environments(workers: Workers) -> list[dict[str, str]]:
     common = dict.fromkeys(THREAD_VARIABLES, str(workers.threads_each))
     common["OMP_WAIT_POLICY"] = "PASSIVE"  # docs/decisions/04-threads-wait-asleep.md
     gpus = _gpus() if workers.device.startswith("cuda") else []
-    return [
-        common | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {})
-        for number in range(workers.number)
-    ]
+    own = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{}]
+    return [common | own[number % len(own)] for number in range(workers.number)]
 
 
 def _gpus() -> list[str]:

@@ -59,11 +59,8 @@ class Entry:
 class Manifest:
     """The lines of a directory, in the order of their shards.
 
-    Parameters
-    ----------
-    directory
-        Where ``_manifest.jsonl`` is, or will be. One that is damaged counts as none; one under the name that
-        earlier versions gave it is read, and goes when the manifest is saved.
+    A manifest that is damaged counts as none; one under the name that earlier versions gave it is read, and
+    goes when the manifest is saved.
     """
 
     def __init__(self, directory: str | Path) -> None:

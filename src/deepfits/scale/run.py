@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -82,9 +83,14 @@ def run_shards(
         There is no space left, or the scheduler was lost; what was done so far stays.
     """
     unreadable = dict(unreadable or {})
-    manifest = Manifest(directory)
-    _refuse_strangers(directory, {*unreadable, *(shard.name for shard in shards)}, suffix)
-    manifest.keep_only({*unreadable, *(shard.name for shard in shards)})
+    manifest, names = Manifest(directory), {*unreadable, *(shard.name for shard in shards)}
+    for path in sorted(directory.glob(f"shard-*{suffix}")):
+        if path.name.removesuffix(suffix) not in names:
+            raise InputError(
+                f"{path}: the result of a shard that is not there any more; remove it, or choose another "
+                "directory"
+            )
+    manifest.keep_only(names)
     paths = {shard.name: directory / f"{shard.name}{suffix}" for shard in shards}
     todo = [shard for shard in shards if not _is_done_already(manifest, shard, paths[shard.name], is_done)]
     for name, reason in unreadable.items():
@@ -103,29 +109,15 @@ def run_shards(
             raise
         raise _no_space(directory, describe(error), manifest) from error
     finally:
-        _save(manifest)
+        try:
+            manifest.save()
+        except OSError as error:  # a full disk must not hide the error that led here
+            log.warning("%s: not written (%s); results that it lacks are recognised", manifest.path, error)
     if failed := manifest.failed():
         raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory, remedy))
     if todo:
         remove_leftovers(directory)
     return bool(todo)
-
-
-def _save(manifest: Manifest) -> None:
-    """Save the manifest at the end; a full disk must not hide the error that led here."""
-    try:
-        manifest.save()
-    except OSError as error:
-        log.warning("%s: not written (%s); results that it lacks are recognised", manifest.path, error)
-
-
-def _refuse_strangers(directory: Path, names: set[str], suffix: str) -> None:
-    for path in sorted(directory.glob(f"shard-*{suffix}")):
-        if path.name.removesuffix(suffix) not in names:
-            raise InputError(
-                f"{path}: the result of a shard that is not there any more; remove it, or choose another "
-                "directory"
-            )
 
 
 def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDone) -> bool:
@@ -135,26 +127,19 @@ def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDo
     wanted = ("done", shard.made_from, num_bytes)
     if num_bytes is not None and known and (known.state, known.made_from, known.num_bytes) == wanted:
         return True
-    if is_done(path, shard.made_from):
-        entry = Entry(
-            shard=shard.name,
-            state="done",
-            objects=shard.objects,
-            made_from=shard.made_from,
-            num_bytes=num_bytes,
-        )
-        manifest.put(entry)
-        return True
-    if path.exists():
+    entry = Entry(shard=shard.name, state="missing", objects=shard.objects, made_from=shard.made_from)
+    if is_whole := is_done(path, shard.made_from):
+        entry = replace(entry, state="done", num_bytes=num_bytes)
+    elif path.exists():
         log.info("%s: its input has changed, or it is damaged: made anew", path)
-    manifest.put(Entry(shard=shard.name, state="missing", objects=shard.objects, made_from=shard.made_from))
-    return False
+    manifest.put(entry)
+    return is_whole
 
 
 def _note(manifest: Manifest, shard: Shard, outcome: Outcome, path: Path) -> None:
     entry = Entry(
         shard=shard.name,
-        state="failed" if outcome.reason and not outcome.stops else "missing" if outcome.stops else "done",
+        state="missing" if outcome.stops else "failed" if outcome.reason else "done",
         objects=shard.objects,
         seconds=round(outcome.seconds, 3),
         reason=outcome.reason,
@@ -256,6 +241,7 @@ def _result(client: Client, future: Future, shard: Shard) -> Outcome:
 
     try:
         outcome: Outcome = future.result()
+        return outcome
     except OtherCodeError:  # every shard would meet it
         raise
     except KilledWorker as error:
@@ -263,14 +249,12 @@ def _result(client: Client, future: Future, shard: Shard) -> Outcome:
             f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "
             "smaller shards"
         )
-        return Outcome(shard=shard.name, seconds=0.0, reason=reason)
-    except (CancelledError, OSError) as error:
-        if client.status != "running" or future.status in ("cancelled", "lost"):
+    except (Exception, CancelledError) as error:  # the worker could not even begin, perhaps
+        is_lost = client.status != "running" or future.status in ("cancelled", "lost")
+        if is_lost and isinstance(error, CancelledError | OSError):
             raise _lost() from error
-        return Outcome(shard=shard.name, seconds=0.0, reason=describe(error))
-    except Exception as error:  # the worker could not even begin: no deepfits there, another version
-        return Outcome(shard=shard.name, seconds=0.0, reason=describe(error))
-    return outcome
+        reason = describe(error)
+    return Outcome(shard=shard.name, seconds=0.0, reason=reason)
 
 
 def _lost() -> InputError:

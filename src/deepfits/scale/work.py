@@ -181,11 +181,7 @@ def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
     require_code(wanted)
     threads = get_worker().state.nthreads
     with _one_at_a_time:
-
-        def process(shard: Shard, advance: Advance) -> None:
-            _opened(work, threads)(shard, advance)
-
-        return attempt(process, shard, lambda number: None)
+        return attempt(lambda *given: _opened(work, threads)(*given), shard, lambda number: None)
 
 
 class OtherCodeError(InputError):

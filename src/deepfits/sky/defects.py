@@ -112,20 +112,21 @@ def add_defects(
     """
     bits = np.zeros(image.shape, dtype=np.int32)
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])
-    levels = saturation_levels(survey)
-    _saturate(image, model, bits, levels, rows, survey, shapes)
+    _saturate(image, model, bits, rows, survey, shapes)
     first = rows[0]
     for band, peak, is_bad, light in _trails(defects, sigma, rows, image.shape[2]):
         image[band] += np.float32(peak) * light
         bits[band][is_bad] |= (1 << PLANES["STREAK"]) | (1 << PLANES["BAD"])
+
+    def blank(band: int, begin: int, end: int, columns: slice) -> tuple[int, slice, slice]:
+        part = (band, slice(max(begin - first, 0), max(end - first, 0)), columns)
+        image[part] = 0
+        return part
+
     for band, column, begin, end, width in defects.columns.tolist():
-        part = (band, slice(max(begin - first, 0), max(end - first, 0)), slice(column, column + width))
-        image[part] = 0
-        bits[part] |= 1 << PLANES["BAD"]
+        bits[blank(band, begin, end, slice(column, column + width))] |= 1 << PLANES["BAD"]
     for band, begin, end, left, right in defects.gaps.tolist():
-        part = (band, slice(max(begin - first, 0), max(end - first, 0)), slice(left, right))
-        image[part] = 0
-        bits[part] = 1 << PLANES["NO_DATA"]
+        bits[blank(band, begin, end, slice(left, right))] = 1 << PLANES["NO_DATA"]
     return bits
 
 
@@ -133,13 +134,13 @@ def _saturate(
     image: np.ndarray,
     model: np.ndarray,
     bits: np.ndarray,
-    levels: np.ndarray,
     rows: tuple[int, int],
     survey: SkySurvey,
     shapes: Shapes,
 ) -> None:
     first, last = rows
-    full = model > levels[:, None, None]
+    levels = saturation_levels(survey)[:, None, None]
+    full = model > levels
     is_point = (shapes.disc_radius == 0) & (shapes.bulge_flux == 0).all(axis=1)
     for band, sky_band in enumerate(survey.bands):
         limit = flux_of_magnitude(sky_band.saturation)
@@ -150,7 +151,7 @@ def _saturate(
             wide = 1 + int(ratio > 10)
             low, high = max(y - half - first, 0), max(min(y + half + 1, last) - first, 0)
             full[band, low:high, max(x - wide, 0) : max(x + wide + 1, 0)] = True
-    image[:] = np.where(full, levels[:, None, None].astype(np.float32), image)
+    image[:] = np.where(full, levels.astype(np.float32), image)
     bits |= np.int32(1 << PLANES["SAT"]) * full
 
 

@@ -169,23 +169,15 @@ SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float) -> np.ndarray:
     """Choose the side of each object's stamp of `SIZES`, ``(N,)`` int, so that nothing visible is cut.
 
-    Parameters
-    ----------
-    shapes
-        N objects.
-    faint
-        ``(B,)`` surface brightness, nJy per pixel, below which light may be lost.
-    fwhm
-        ``(B,)`` pixels.
+    Light may be lost below a faint surface brightness, ``(B,)`` nJy per pixel; widths are ``(B,)`` pixels.
     """
     r0 = np.array([moffat_radius(w, beta) for w in fwhm])
     total = shapes.disc_flux + shapes.bulge_flux
     wing = (np.maximum(total / (math.pi * r0**2 * faint / (beta - 1)), 1.0)) ** (1 / beta) - 1
     radius = (r0 * np.sqrt(wing)).max(axis=1)
-    disc = _exponential_reach(shapes.disc_flux, shapes.disc_radius / DISC_SCALE, shapes.disc_ratio, faint)
-    bulge = _exponential_reach(
-        shapes.bulge_flux, shapes.bulge_radius / bulge_scale(), shapes.bulge_ratio, faint
-    )
+    scales = shapes.disc_radius / DISC_SCALE, shapes.bulge_radius / bulge_scale()
+    disc = _exponential_reach(shapes.disc_flux, scales[0], shapes.disc_ratio, faint)
+    bulge = _exponential_reach(shapes.bulge_flux, scales[1], shapes.bulge_ratio, faint)
     extended = np.maximum(disc, bulge)
     needed = 2 * np.where(extended > 0, np.hypot(radius, extended) + 1, radius + 1)
     index = np.searchsorted(np.array(SIZES), needed)
@@ -211,20 +203,10 @@ def draw_into(
     first_row: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Add objects to a part of a scene.
+    """Add objects, at positions of the whole scene, to a part of it that begins at `first_row`.
 
-    Parameters
-    ----------
-    image
-        ``(B, H, W)`` float32, nJy per pixel; changed in place.
-    shapes
-        N objects at positions of the whole scene.
-    sizes
-        ``(N,)`` sides of their stamps, from `stamp_sizes`.
-    fwhm
-        Of each band, pixels.
-    first_row
-        Row of the scene at which `image` begins.
+    The image, ``(B, H, W)`` float32, nJy per pixel, is changed in place; `sizes`, ``(N,)``, are those of
+    `stamp_sizes`, and widths of the bands are in pixels.
     """
     num_bands = image.shape[0]
     for size in np.unique(sizes):

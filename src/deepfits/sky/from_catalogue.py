@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -60,19 +59,9 @@ class CatalogueObjects:
 def resolve_columns(
     names: Sequence[str], survey: SkySurvey, mapping: Mapping[str, str], where: object
 ) -> dict[str, str]:
-    """Find which column of a table holds what.
+    """Find which column of a table holds what; the mapping is from our names to its, where they differ.
 
-    Parameters
-    ----------
-    survey
-        Its bands need ``mag_<band>``.
-    mapping
-        From our names to the table's, where they differ.
-
-    Returns
-    -------
-    dict
-        From ``mag_<band>`` for every band, and from each of `OPTIONAL` that is there, to the table's name.
+    Returns the table's names of ``mag_<band>`` for every band, and of each of `OPTIONAL` that is there.
 
     Raises
     ------
@@ -129,7 +118,11 @@ def from_table(
     number = len(mag)
     redshift = _numbers(rows, "z_spec", number, where)
     redshift[(redshift < 0) | (redshift > 9)] = np.nan  # −99, 9.9999 and their like mean none
-    kind = _kinds(rows, redshift)
+    if "kind" in rows:
+        kind = np.asarray(rows["kind"]).astype(str)
+        kind = np.where(np.isin(kind, ["star", "quasar"]), kind, "galaxy")
+    else:  # redshift 0 marks a star, as spectroscopic surveys do
+        kind = np.where(redshift == 0, "star", "galaxy").astype("<U6")
     table = _galaxies(mag, redshift, survey, rng)
     _use_catalogue_shapes(table, rows, number, where)
     is_point = kind != "galaxy"
@@ -173,14 +166,6 @@ def _numbers(rows: Mapping[str, np.ndarray], name: str, number: int, where: obje
         raise InputError(f"{where}: the column for {name} holds no numbers") from None
 
 
-def _kinds(rows: Mapping[str, np.ndarray], redshift: np.ndarray) -> np.ndarray:
-    """Take the kind from the table; else redshift 0 marks a star, as spectroscopic surveys do."""
-    if "kind" in rows:
-        kind = np.asarray(rows["kind"]).astype(str)
-        return np.where(np.isin(kind, ["star", "quasar"]), kind, "galaxy")
-    return np.where(redshift == 0, "star", "galaxy").astype("<U6")
-
-
 def _identities(rows: Mapping[str, np.ndarray], number: int, where: object) -> np.ndarray:
     if "object_id" not in rows:
         return np.arange(number, dtype=np.int64)
@@ -193,8 +178,8 @@ def _identities(rows: Mapping[str, np.ndarray], number: int, where: object) -> n
 
 def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.random.Generator) -> Table:
     """Find the template of each row's colours at its redshift, and draw the structure of such a galaxy."""
-    number = len(mag)
-    counted = mag[:, _nearest_to_i(survey)]
+    centres = np.array([filter_centre(band.filter) for band in survey.bands])
+    counted = mag[:, np.abs(centres - filter_centre(COUNT_FILTER)).argmin()]
     known = np.isfinite(redshift) & (redshift > 0)
     guess = draw_redshifts(counted, draw_types(counted, rng), rng)
     at = np.where(known, redshift, guess)
@@ -209,13 +194,7 @@ def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.
         "mag_absolute_r": absolute_magnitudes(counted, at, template, dust),
         "flux": flux_of_magnitude(mag),
     }
-    assert len(kind) == number
     return table | draw_structure(table, rng)
-
-
-def _nearest_to_i(survey: SkySurvey) -> int:
-    centres = np.array([filter_centre(band.filter) for band in survey.bands])
-    return int(np.abs(centres - filter_centre(COUNT_FILTER)).argmin())
 
 
 def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> tuple[np.ndarray, np.ndarray]:
@@ -265,7 +244,7 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
     >>> parse_columns(["mag_u=u_photz"])
     {'mag_u': 'u_photz'}
     """
-    out: dict[str, Any] = {}
+    out = {}
     for item in columns or ():
         ours, sign, theirs = item.partition("=")
         if not sign or not ours.strip() or not theirs.strip():

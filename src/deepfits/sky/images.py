@@ -56,21 +56,14 @@ def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> li
     offsets = []
     with path.open("wb") as file:
         for number, (header, dtype) in enumerate(hdus):
-            whole = fits.Header()
-            if number == 0:
-                whole["SIMPLE"] = True
-            else:
-                whole["XTENSION"] = "IMAGE"
-            whole["BITPIX"] = {None: 8, ">f4": -32, ">i4": 32}[dtype]
-            whole["NAXIS"] = 0 if dtype is None else 2
-            if dtype is not None:
-                whole["NAXIS1"] = size
-                whole["NAXIS2"] = size
-            if number > 0:
-                whole["PCOUNT"] = 0
-                whole["GCOUNT"] = 1
+            axes = {} if dtype is None else {"NAXIS1": size, "NAXIS2": size}
+            cards: dict[str, Any] = {"XTENSION": "IMAGE"} if number else {"SIMPLE": True}
+            cards |= {"BITPIX": {None: 8, ">f4": -32, ">i4": 32}[dtype], "NAXIS": len(axes), **axes}
+            if number:
+                cards |= {"PCOUNT": 0, "GCOUNT": 1}
             elif len(hdus) > 1:
-                whole["EXTEND"] = True
+                cards |= {"EXTEND": True}
+            whole = fits.Header(cards.items())
             whole.extend(header)
             file.write(whole.tostring().encode("ascii"))
             offsets.append(file.tell())

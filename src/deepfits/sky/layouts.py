@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from astropy.io import fits
@@ -55,11 +55,6 @@ def _hsc_paths(out: Path, band: SkyBand, patch: int) -> list[Path]:
         stem = f"Mega-{band.name}_{TRACT}_{x}c{y}"
         return [out / f"{stem}.fits", out / f"{stem}.weight.fits"]
     return [out / f"calexp-HSC-{band.name.upper()}-{TRACT}-{x},{y}.fits"]
-
-
-def _card(name: str) -> str:
-    """Return a keyword, marked as long where the standard asks for it."""
-    return name if len(name) <= 8 else f"HIERARCH {name}"
 
 
 @contextmanager
@@ -108,21 +103,19 @@ def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     path = paths[0]
     band = scene.survey.bands[index]
     counts = np.float32(counts_per_njy(band))
-    primary = fits.Header()
-    primary["FILTER"] = f"HSC-{band.name.upper()}"
-    primary["FLUXMAG0"] = (10 ** (0.4 * band.zero_point), "counts of magnitude 0")
+    flux_of_zero = (10 ** (0.4 * band.zero_point), "counts of magnitude 0")
+    primary = fits.Header([("FILTER", f"HSC-{band.name.upper()}"), ("FLUXMAG0", *flux_of_zero)])
     image_header = band_header(scene, index)
     image_header["EXTNAME"] = "IMAGE"
     for key in ("MAGZERO", "FILTER"):
         del image_header[key]
-    mask_header = fits.Header([("EXTNAME", "MASK"), *((_card(f"MP_{k}"), v) for k, v in PLANES.items())])
-    variance_header = fits.Header([("EXTNAME", "VARIANCE")])
-    hdus: list[tuple[Any, str | None]] = [
-        (primary, None),
-        (image_header, ">f4"),
-        (mask_header, ">i4"),
-        (variance_header, ">f4"),
-    ]
+    # The standard asks that a long keyword is marked.
+    names = {f"MP_{name}": bit for name, bit in PLANES.items()}
+    planes = [(name if len(name) <= 8 else f"HIERARCH {name}", bit) for name, bit in names.items()]
+    mask_header, variance_header = (
+        fits.Header([("EXTNAME", name), *cards]) for name, cards in (("MASK", planes), ("VARIANCE", []))
+    )
+    hdus = [(primary, None), (image_header, ">f4"), (mask_header, ">i4"), (variance_header, ">f4")]
     _, image_at, mask_at, variance_at = create_fits(path, hdus, scene.size)
 
     def write(first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:

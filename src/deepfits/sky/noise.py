@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.optimize import brentq
 
-from deepfits.photometry import flux_of_magnitude
+from deepfits.photometry import circular_aperture, flux_of_magnitude
 
 BLOCK_ROWS = 64
 
@@ -25,7 +25,7 @@ def aperture_factor(weight: float, radius: float) -> float:
     not with its root. The weight is w of the smoothing kernel [w, 1, w] along each axis, the radius in
     pixels.
     """
-    inside = aperture(radius)
+    inside = circular_aperture(2 * math.ceil(radius) + 3, radius, subpixels=5)
     number = inside.sum()
     rho = {0: 1.0, 1: 2 * weight / (1 + 2 * weight**2), 2: weight**2 / (1 + 2 * weight**2)}
     height, width = inside.shape
@@ -36,15 +36,6 @@ def aperture_factor(weight: float, radius: float) -> float:
             b = inside[max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
             total += rho[abs(dy)] * rho[abs(dx)] * float((a * b).sum())
     return math.sqrt(total / number)
-
-
-def aperture(radius: float, finer: int = 5) -> np.ndarray:
-    """Return each pixel's share in a circle around the middle of an odd square."""
-    half = math.ceil(radius) + 1
-    axis = (np.arange((2 * half + 1) * finer) + 0.5) / finer - half - 0.5
-    inside = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(float)
-    side = 2 * half + 1
-    return inside.reshape(side, finer, side, finer).mean(axis=(1, 3))
 
 
 @lru_cache(maxsize=32)
@@ -66,16 +57,8 @@ def kernel_weight(factor: float, radius: float) -> float:
 def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor: float) -> float:
     """Return the standard deviation of a pixel, nJy, that gives a 5σ depth in an aperture.
 
-    Parameters
-    ----------
-    depth
-        AB magnitude of five times the error in the aperture.
-    aperture_arcsec
-        Its diameter.
-    pixel_scale
-        Arcseconds.
-    factor
-        From `aperture_factor`.
+    The depth is the AB magnitude of five times the error in an aperture of a diameter in arcseconds, which
+    the scale of the pixels is in too; the factor is that of `aperture_factor`.
     """
     sigma = flux_of_magnitude(depth) / 5
     num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2
@@ -85,16 +68,8 @@ def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor
 def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight: float) -> np.ndarray:
     """Return noise of variance 1 in every pixel, correlated between neighbours: ``(rows, W)`` float32.
 
-    Parameters
-    ----------
-    seed
-        Whole numbers that name this image.
-    rows
-        First row and the one after the last: the same numbers whatever part is asked for.
-    width
-        W of the image.
-    weight
-        From `kernel_weight`.
+    The seed's whole numbers name the image, of which a first row and the one after the last are asked for:
+    the numbers are the same whatever part it is. The weight is that of `kernel_weight`.
     """
     first, last = rows
     # One row and one column more on each side, for the smoothing.

@@ -172,9 +172,8 @@ def draw_redshifts(
     alpha = np.array([2.465, 1.806, 0.906])[kind]
     z_o = np.array([0.431, 0.390, 0.0626])[kind]
     k_m = np.array([0.0913, 0.0636, 0.123])[kind]
-    scale = (z_o + k_m * np.clip(mag - 20, 0, FAINTEST_EVOLUTION - 20)) * 10 ** (
-        0.2 * np.minimum(mag - 20, 0)
-    )
+    candle = 10 ** (0.2 * np.minimum(mag - 20, 0))
+    scale = (z_o + k_m * np.clip(mag - 20, 0, FAINTEST_EVOLUTION - 20)) * candle
     redshift = laws.redshift_scale * scale * rng.gamma((alpha + 1) / alpha) ** (1 / alpha)
     return np.maximum(redshift, 0.003)
 
@@ -186,9 +185,7 @@ def draw_templates(kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     number = len(kind)
     early = np.abs(rng.normal(0.0, 0.3, number))
-    spiral = rng.uniform(0.8, 3.0, number)
-    irregular = rng.uniform(2.4, 5.0, number)
-    return np.choose(kind, [early, spiral, irregular])
+    return np.choose(kind, [early, rng.uniform(0.8, 3.0, number), rng.uniform(2.4, 5.0, number)])
 
 
 @lru_cache(maxsize=1)
@@ -270,34 +267,20 @@ def draw_galaxies(
     """
     laws = laws or DEFAULT_LAWS
     mag = draw_magnitudes(number, limit, rng)
-    kind, redshift, template, dust, absolute = _draw_physical(mag, rng, laws)
-    grid = colour_grid((COUNT_FILTER, *filters))
-    log_flux = grid.at(template, dust, redshift)
+    table = {"mag_count": mag, **_draw_physical(mag, rng, laws)}
+    log_flux = colour_grid((COUNT_FILTER, *filters)).at(table["template"], table["ebv"], table["z_spec"])
     scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
-    deviation = draw_deviations(filters, redshift, laws, rng) + _systematics(
-        filters, kind, template, dust, redshift, laws, rng
-    )
-    flux = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * deviation)
-    table = {
-        "mag_count": mag,
-        "type": kind,
-        "z_spec": redshift,
-        "template": template,
-        "ebv": dust,
-        "mag_absolute_r": absolute,
-        "flux": flux,
-    }
+    deviation = draw_deviations(filters, table["z_spec"], laws, rng) + _systematics(filters, table, laws, rng)
+    table["flux"] = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * deviation)
     table |= draw_structure(table, rng)
     table["bulge_flux"] = bulge_fluxes(table, (COUNT_FILTER, *filters))
     return table
 
 
-def _draw_physical(
-    mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws) -> Table:
     """Draw type, redshift, template, dust and absolute magnitude, again where no such galaxy exists."""
-    kind = np.zeros(len(mag), dtype=int)
-    columns = [np.zeros(len(mag)) for _ in range(4)]
+    names = ("z_spec", "template", "ebv", "mag_absolute_r")
+    out = {"type": np.zeros(len(mag), dtype=int), **{name: np.zeros(len(mag)) for name in names}}
     redraw = np.arange(len(mag))
     for _ in range(MAX_REDRAWS):
         some = mag[redraw]
@@ -306,15 +289,13 @@ def _draw_physical(
         t = np.clip(draw_templates(k, rng) + laws.template_offset, 0.0, 5.0)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
         a = absolute_magnitudes(some, z, t, e)
-        kind[redraw] = k
-        for column, values in zip(columns, (z, t, e, a), strict=True):
+        for column, values in zip(out.values(), (k, z, t, e, a), strict=True):
             column[redraw] = values
         redraw = redraw[(a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)]
         if not redraw.size:
             break
-    columns[0] = np.minimum(columns[0], MAX_DRAWN_REDSHIFT)
-    redshift, template, dust, absolute = columns
-    return kind, redshift, template, dust, absolute
+    out["z_spec"] = np.minimum(out["z_spec"], MAX_DRAWN_REDSHIFT)
+    return out
 
 
 def brightest_absolute(redshift: np.ndarray) -> np.ndarray:
@@ -358,19 +339,14 @@ def draw_deviations(
 
 
 def _systematics(
-    filters: tuple[str, ...],
-    kind: np.ndarray,
-    template: np.ndarray,
-    dust: np.ndarray,
-    redshift: np.ndarray,
-    laws: PopulationLaws,
-    rng: np.random.Generator,
+    filters: tuple[str, ...], table: Table, laws: PopulationLaws, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw what a whole draw of galaxies has in common, and emission lines: ``(N, B)`` magnitudes.
 
     Positive where brighter. As in `draw_deviations` the band of the counts keeps its magnitude. Laws of 0
     draw nothing.
     """
+    kind, template, dust, redshift = (table[name] for name in ("type", "template", "ebv", "z_spec"))
     out = np.zeros((len(redshift), len(filters)))
     names = (COUNT_FILTER, *filters)
     if laws.common_scatter:

@@ -125,33 +125,25 @@ def draw_objects(
     return table
 
 
-_STRUCTURE = (
-    "half_light_radius_arcsec",
-    "disc_radius_arcsec",
-    "bulge_radius_arcsec",
-    "bulge_fraction",
-    "angle",
-    "bulge_flux",
-)
+_OF_POINTS = {
+    "half_light_radius_arcsec": 0.0, "disc_radius_arcsec": 0.0, "bulge_radius_arcsec": 0.0, "angle": 0.0,
+    "bulge_fraction": 0.0, "bulge_flux": 0.0, "disc_ratio": 1.0, "bulge_ratio": 1.0, "type": -1,
+}  # fmt: skip
 
 
 def join(parts: dict[str, Table]) -> Table:
     """Concatenate galaxies, stars and quasars, with their ``kind``."""
-    names = list(parts["galaxy"])
+    numbers = {kind: len(part["mag_count"]) for kind, part in parts.items()}
     out: Table = {}
-    for name in names:
-        columns = []
-        for part in parts.values():
-            if name in part:
-                columns.append(part[name])
-                continue
-            number = len(part["mag_count"])
-            like = parts["galaxy"][name]
-            empty = 0.0 if name in _STRUCTURE else 1.0 if name.endswith("_ratio") else np.nan
-            columns.append(np.full((number, *like.shape[1:]), -1 if name == "type" else empty))
+    for name, like in parts["galaxy"].items():
+        empty = _OF_POINTS.get(name, np.nan)
+        columns = [
+            part[name] if name in part else np.full((numbers[kind], *like.shape[1:]), empty)
+            for kind, part in parts.items()
+        ]
         out[name] = np.concatenate(columns)
     out["type"] = out["type"].astype(np.int64)
-    out["kind"] = np.concatenate([np.full(len(part["mag_count"]), kind) for kind, part in parts.items()])
+    out["kind"] = np.concatenate([np.full(number, kind) for kind, number in numbers.items()])
     return out
 
 

@@ -96,8 +96,7 @@ def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
     path = Path(name)
     if path.exists():
         try:
-            table = np.loadtxt(path)
-            wavelength, response = table[:, 0], table[:, 1]
+            wavelength, response = np.loadtxt(path)[:, :2].T
         except (ValueError, IndexError) as error:
             raise InputError(f"{path}: a filter is two columns, Å and transmission ({error})") from error
     else:
@@ -126,13 +125,8 @@ def filter_centre(name: str) -> float:
 def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.ndarray:
     """Return the mean flux per frequency that photon-counting detectors see through a filter.
 
-    It is ∫ f_λ λ T dλ / ∫ T dλ / λ, ``(...)``, without the speed of light.
-
-    Parameters
-    ----------
-    wavelength, spectrum
-        Observed wavelengths of the filter's own grid, ``(W,)``, and the flux per wavelength there,
-        ``(..., W)``.
+    It is ∫ f_λ λ T dλ / ∫ T dλ / λ, ``(...)``, without the speed of light, of observed wavelengths of the
+    filter's own grid, ``(W,)``, and the flux per wavelength there, ``(..., W)``.
     """
     grid, response = load_filter(name)
     assert wavelength.shape == grid.shape

@@ -9,33 +9,14 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+_NAMES = ("simulate", "stack", "check", "detect", "cutouts", "train", "teach", "fit", "inpaint", "redshift")
+_REDSHIFTS = ("curves", "classes", "train", "pretrain", "predict", "evaluate")
+_MORE_NAMES = ("export", "explore", "show", "similar", "odd", "model", "plan", "report", "run", "demo")
+_ELSEWHERE = {"redshift": "redshifts.compare", "similar": "show", "odd": "show", "demo": "run"}
 MODULES = {
-    "simulate": "simulate",
-    "stack": "stack",
-    "check": "check",
-    "detect": "detect",
-    "cutouts": "cutouts",
-    "train": "train",
-    "teach": "teach",
-    "fit": "fit",
-    "inpaint": "inpaint",
-    "redshift": "redshifts.compare",
-    "redshift_curves": "redshifts.curves",
-    "redshift_classes": "redshifts.classes",
-    "redshift_train": "redshifts.train",
-    "redshift_pretrain": "redshifts.pretrain",
-    "redshift_predict": "redshifts.predict",
-    "redshift_evaluate": "redshifts.evaluate",
-    "export": "export",
-    "explore": "explore",
-    "show": "show",
-    "similar": "show",
-    "odd": "show",
-    "model": "model",
-    "plan": "plan",
-    "report": "report",
-    "run": "run",
-    "demo": "run",
+    **{name: _ELSEWHERE.get(name, name) for name in _NAMES},
+    **{f"redshift_{name}": f"redshifts.{name}" for name in _REDSHIFTS},
+    **{name: _ELSEWHERE.get(name, name) for name in _MORE_NAMES},
 }
 
 

@@ -103,7 +103,9 @@ class Detection:
 
         if results.is_finished:
             return
-        settings, fields = self._settings(), self.images.fields
+        measuring = {"aperture_arcsec": self.aperture_arcsec, "min_snr": self.min_snr}
+        detect = asdict(self.options) | {"smoothing_arcsec": self.smoothing_arcsec} | measuring
+        settings, fields = self.images.settings() | {"detect": detect}, self.images.fields
         parts = results.path.with_name(f"{results.path.name}.parts")
         done: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         for sources in fields:
@@ -127,11 +129,6 @@ class Detection:
         if parts.exists():
             shutil.rmtree(parts)
 
-    def _settings(self) -> dict[str, Any]:
-        measuring = {"aperture_arcsec": self.aperture_arcsec, "min_snr": self.min_snr}
-        detect = asdict(self.options) | {"smoothing_arcsec": self.smoothing_arcsec} | measuring
-        return self.images.settings() | {"detect": detect}
-
     def _one_field(self, sources: FieldSources) -> tuple[str, dict[str, Any], dict[str, Any]]:
         from deepfits.survey.build import describe_field
         from deepfits.survey.extract import extract
@@ -141,13 +138,7 @@ class Detection:
         with open_field(sources, self.images) as field:
             if self.smoothing_arcsec is not None:
                 options = replace(options, smoothing_pixels=self.smoothing_arcsec / field.pixel_scale)
-            extraction = extract(
-                field,
-                options,
-                bands=self.images.bands,
-                aperture_arcsec=self.aperture_arcsec,
-                min_snr=self.min_snr,
-            )
+            extraction = part_of(self, extract, sky=field, options=options, bands=self.images.bands)
             number = len(extraction.columns["object_id"])
             if not number:
                 raise InputError(

@@ -119,8 +119,7 @@ def fit(config: FitConfig) -> Path:
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: ModelWork
         if config.from_coadds:
-            place = {"images": absolute(config.store), "out": results.path, "model": loaded}
-            source = part_of(config, prepare, **place, cutting=config.cutting or {})
+            source = prepare(config, results.path, loaded)
             cautions, selection = loaded.check(source.info), source.selection
             work = source.work(**common)
         else:
@@ -136,7 +135,13 @@ def fit(config: FitConfig) -> Path:
 def _finish(config: FitConfig, model: Model, results: Results, cautions: Sequence[str]) -> None:
     """Write what is said of all shards together."""
     summary = {**summarise(results.path), "cautions": cautions, "store": str(config.store)}
-    _require_a_fit(summary, results.path)
+    if summary["num_objects"] and summary["median_reduced_chi2"] is None:  # nothing but NaN is not finished
+        how = ", ".join(f"{name}: {number}" for name, number in summary["status"].items())
+        raise InputError(
+            f"{results.path}: none of {summary['num_objects']} objects has a fit ({how}); look at the "
+            "weights and the fluxes of the cutouts (`deepfits check`), and whether the model was made for "
+            "them"
+        )
     if model.model_error is not None:
         error = ModelError.from_json(model.model_error, len(model.info.bands), str(config.model))
         Similarity.of(np.array(error.latent_nuisance)).save(results.path)
@@ -153,16 +158,6 @@ def _check_start(config: FitConfig, model: Model) -> None:
         raise InputError(
             f"{config.start}: latents of {latent.shape[1]} numbers, this model's have "
             f"{model.config.latent_size}; give features that the same model was fitted for"
-        )
-
-
-def _require_a_fit(summary: Mapping[str, Any], out: Path) -> None:
-    """Refuse to call results finished that hold nothing but NaN."""
-    if summary["num_objects"] and summary["median_reduced_chi2"] is None:
-        how = ", ".join(f"{name}: {number}" for name, number in summary["status"].items())
-        raise InputError(
-            f"{out}: none of {summary['num_objects']} objects has a fit ({how}); look at the weights and the "
-            "fluxes of the cutouts (`deepfits check`), and whether the model was made for them"
         )
 
 

@@ -6,7 +6,7 @@ objects in order of y, `shard_size` at a time), so the features are those of tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,11 +19,10 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.fitting.features import digest
 from deepfits.models.bundle import Model
-from deepfits.progress import Progress
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.detect import detect
-from deepfits.stages.fit_work import FittingWork, Selection, write_fitted
+from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fitted
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 from deepfits.survey import build
@@ -49,14 +48,12 @@ class CoaddSource:
     info: StoreInfo
     selection: Selection
 
-    def settings(self) -> dict[str, Any]:
-        """Return what all features depend on; each part's own files are in its digest."""
-        return {name: value for name, value in self.plan.settings().items() if name != "files"}
-
     def work(self, **common: Any) -> CoaddWork:
         """Return what fits these images; `common` are the fields of `FittingWork`."""
         alone = replace(self, selection=Selection(shards=[], unreadable={}))
-        return CoaddWork(source=alone, digest=digest(self.settings()), **common)
+        settings = self.plan.settings()
+        del settings["files"]  # each part's own are in its digest
+        return CoaddWork(source=alone, digest=digest(settings), **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,43 +66,28 @@ class Part:
     columns: dict[str, np.ndarray]
 
 
-def prepare(
-    images: str | Path,
-    out: Path,
-    model: Model,
-    *,
-    catalogue: str | Path | None,
-    cutting: Mapping[str, Any],
-    held_out_only: bool,
-    object_ids: Sequence[int | str] | None,
-    where: Sequence[str] | str | None,
-    workers: int,
-    progress: Progress,
-) -> CoaddSource:
+def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
     """Find the images and the objects on them; detect the objects first where there is no catalogue.
 
-    Parameters
-    ----------
-    model
-        Its bands are cut, to the size that it takes.
-    cutting
-        Arguments of `cutouts` that say how to read the images, detect, and share out.
+    All is as `deepfits.stages.fit.FitConfig` says; the model's bands are cut, to the size that it takes.
 
     Raises
     ------
     InputError
         An unknown argument; images or a catalogue that cannot be used.
     """
+    images, cutting = absolute(config.store), dict(config.cutting or {})
     if "bands" in cutting:
         raise InputError("cutting: the bands are the model's; leave them out")
-    options = replace(
-        from_mapping(Cutting, dict(cutting), where="cutting"), bands=model.info.bands, progress=progress
-    )
+    options = from_mapping(Cutting, cutting, where="cutting")
+    options = replace(options, bands=model.info.bands, progress=config.progress)
     chosen = options.find(images)
-    path = Path(catalogue) if catalogue is not None else _detect(images, out, options, workers)
-    if not path.exists():
+    path = Path(config.catalogue or out / "catalogue.parquet")
+    if config.catalogue is None:
+        part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
+    elif not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
-    columns, known = choose(read_catalogue(path), where, path), read_info(path)
+    columns, known = choose(read_catalogue(path), config.where, path), read_info(path)
     plan = part_of(
         options,
         build.StorePlan,
@@ -126,7 +108,7 @@ def prepare(
             write_json(description, info.to_json())
     widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
-    parts = [_part(task, columns, widths, held_out_only, object_ids) for task in tasks]
+    parts = [_part(task, columns, widths, config) for task in tasks]
     if not any(len(part.x) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
     return CoaddSource(plan=plan, info=info, selection=Selection(shards=_shards(parts, plan), unreadable={}))
@@ -195,22 +177,11 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
         return _without_extra(plan, described, tasks, fields)
 
 
-def _detect(images: str | Path, out: Path, options: Cutting, workers: int) -> Path:
-    path = out / "catalogue.parquet"
-    return part_of(options, detect, images=str(images), out=path, workers=max(1, workers))
-
-
-def _part(
-    task: Any,
-    columns: dict[str, np.ndarray],
-    widths: Sequence[str],
-    held_out_only: bool,
-    object_ids: Sequence[int | str] | None,
-) -> Part:
+def _part(task: Any, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
     identity = columns["object_id"][task.rows]
-    keep = is_held_out(identity) if held_out_only else np.ones(len(identity), dtype=bool)
-    if object_ids is not None:
-        keep &= np.isin(identity.astype(str), [str(wanted) for wanted in object_ids])
+    keep = is_held_out(identity) if config.held_out_only else np.ones(len(identity), dtype=bool)
+    if config.object_ids is not None:
+        keep &= np.isin(identity.astype(str), [str(wanted) for wanted in config.object_ids])
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
     ours = {name: columns[name][rows] for name in wanted}

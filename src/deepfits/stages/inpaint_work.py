@@ -81,14 +81,7 @@ def predict(
     calibrations: Sequence[Calibration] | None = None,
     with_pixels: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Fit without some bands, and draw these.
-
-    Parameters
-    ----------
-    hidden
-        Places of the bands to hide.
-    calibrations
-        Of these bands; by default nothing is known of them.
+    """Fit without some bands, whose places are given, and draw these; calibrations are theirs.
 
     Returns
     -------
@@ -104,12 +97,8 @@ def predict(
     measures = measure(fitter, fitted, with_pixels=with_pixels)
     out: dict[str, np.ndarray] = {"object_id": shard.object_id}
     out |= {name: shard.catalogue[name] for name in ("ra", "dec") if name in shard.catalogue}
-    out |= {
-        "chi2": measures["chi2"].sum(1),
-        "dof": measures["dof"].sum(1),
-        "status": fitted.fit.status_names,
-    }
-    out["latent"] = fitted.fit.latent.numpy()
+    out |= {name: measures[name].sum(1) for name in ("chi2", "dof")}
+    out |= {"status": fitted.fit.status_names, "latent": fitted.fit.latent.numpy()}
     measured, error = aperture_flux(shard.image, shard.weight, fitter.sums[1])
     error = error * np.array(fitter.info.noise_correlation)
     drawn = measures["flux"][..., 1].astype(np.float64)
@@ -129,10 +118,8 @@ def predict(
         out[f"flux_aper_measured_err_{band}"] = error[:, index]
         if with_pixels:
             scale = factor[:, None, None].astype(np.float32)
-            model = measures["model"][:, index] * scale
-            measures["pixel_std"][:, index] = np.hypot(
-                measures["pixel_std"][:, index] * scale, known.error * model
-            )
+            model, std = (measures[name][:, index] * scale for name in ("model", "pixel_std"))
+            measures["pixel_std"][:, index] = np.hypot(std, known.error * model)
             measures["model"][:, index] = model
     pixels = {name: values[:, hidden] for name, values in measures.items() if name in ("model", "pixel_std")}
     return out, {**pixels, "drawn": drawn, "measured": measured, "measured_err": error}

@@ -82,8 +82,7 @@ def write_report(config: Any) -> Path:
         claim(config, name="report", out=target, renew=True),
         config.progress("report", total=5, unit="parts") as task,
     ):
-        masks_neighbours = _masks_neighbours(run)
-        held, cutouts = _read_held_out(opened, config.num_examples, config.max_objects, masks_neighbours)
+        held, cutouts = _read_held_out(opened, config, run)
         parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(run), config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
@@ -94,11 +93,17 @@ def write_report(config: Any) -> Path:
         task.advance()
         parts.append(_training(run, trained))
         task.advance()
-        fits = {} if trained is None else _read_fits(run, trained, held, cutouts, opened.info)
-        parts.append(_fits(run, held, fits))
+        fits = {
+            mode: _read_fit(run / f"features-{mode}", trained, held, cutouts, opened.info)
+            for mode in MODES
+            if trained is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
+        }
         if fits:
+            how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
             latents, summary["knows"] = _latents(run, held, fits, opened)
-            parts.append(latents)
+            parts += [sections.fit_section(held, fits, how), latents]
+        else:
+            parts.append(_absent("Best fits", "no features", "deepfits fit"))
         summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, held)
@@ -120,12 +125,10 @@ def write_report(config: Any) -> Path:
     return path
 
 
-def _read_held_out(
-    store: CutoutStore, num_examples: int, max_objects: int, masks_neighbours: bool
-) -> tuple[sections.HeldOut, Cutouts]:
+def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[sections.HeldOut, Cutouts]:
     """Read the held-out objects, and once more as cutouts, with places and PSFs."""
     parts: list[Cutouts] = []
-    left = max_objects
+    left, num_examples = config.max_objects, config.num_examples
     for shard in store:
         chosen = np.flatnonzero(is_held_out(shard.object_id))[:left]
         parts.append(shard.select(chosen))
@@ -143,6 +146,9 @@ def _read_held_out(
     if flags is not None and flags.dtype.kind in "iu" and (is_whole & (flags == 0)).any():
         is_whole &= flags == 0
     ranking = np.where(is_whole, signal, np.nan) if is_whole.any() else signal
+    # Where the fits left out pixels of neighbours, χ² is of the same pixels everywhere.
+    fitted = [run / f"features-{mode}" for mode in MODES if is_finished(run / f"features-{mode}")]
+    masks_neighbours = any(read_settings(place).get("neighbours") == "mask" for place in fitted)
     own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
     held = sections.HeldOut(
         object_id=cutouts.object_id,
@@ -163,12 +169,6 @@ def _read_held_out(
         aperture_arcsec=APERTURE_ARCSEC,
     )
     return held, cutouts
-
-
-def _masks_neighbours(run: Path) -> bool:
-    """Return whether the fits left out pixels of neighbours, so that χ² is of the same pixels everywhere."""
-    directories = [run / f"features-{mode}" for mode in MODES]
-    return any(read_settings(d).get("neighbours") == "mask" for d in directories if is_finished(d))
 
 
 def _circle(info: StoreInfo) -> np.ndarray:
@@ -215,17 +215,6 @@ def _training(run: Path, model: Model | None) -> Section:
     metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
     with content_of(run / "model", what="record of a training"):
         return sections.training_section(model.card, metrics)
-
-
-def _read_fits(
-    run: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
-) -> dict[str, sections.FitResult]:
-    fits = {}
-    for mode in MODES:
-        directory = run / f"features-{mode}"
-        if directory.is_dir() and any(directory.glob("shard-*.parquet")):
-            fits[mode] = _read_fit(directory, model, held, cutouts, info)
-    return fits
 
 
 def _read_fit(
@@ -299,13 +288,6 @@ def _latents(
     tables, known = knowledge(run, features, store)
     coordinates = Similarity.read(features, embedding.shape[1]).coordinates(embedding)
     return sections.latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
-
-
-def _fits(run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult]) -> Section:
-    if not fits:
-        return _absent("Best fits", "no features", "deepfits fit")
-    how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
-    return sections.fit_section(held, fits, how)
 
 
 def _fit_settings(directory: Path, mode: str) -> str:

@@ -166,7 +166,9 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         _check_section(path, name, section)
     run_section = content.get("run", {})
     directory = Path(out) if out is not None else _relative(path, run_section.get("out", path.stem))
-    images = _image_paths(path, content.get("images", {}))
+    given = content.get("images", {}).get("path")
+    several = [given] if isinstance(given, str) else given
+    images = None if several is None else [_relative(path, image) for image in several]
     if images is None and "simulate" not in content:
         raise InputError(
             f'{path}: nothing to start from; add [images] with path = "...", or [simulate] for a '
@@ -205,13 +207,6 @@ def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in _KEYS.get(name, {})}
 
 
-def _image_paths(path: Path, section: dict[str, Any]) -> list[Path] | None:
-    images = section.get("path")
-    if images is None:
-        return None
-    return [_relative(path, image) for image in ([images] if isinstance(images, str) else images)]
-
-
 def _relative(path: Path, name: str | Path) -> Path:
     return path.parent / Path(name).expanduser()
 
@@ -240,10 +235,11 @@ def _run(config: RunFile, progress: Progress) -> Path:
     catalogue = call("detect", images, out / "catalogue.parquet") if "detect" in sections else None
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = call("train", store, out / "model")
-    features = {
-        mode: call("fit", store, model, out / f"features-{mode}", mode=mode, **_options_of(mode))
-        for mode in sections["fit"].get("modes", ["both"])
-    }
+    features = {}
+    for mode in sections["fit"].get("modes", ["both"]):
+        # Fits for figures and comparison alone: no errors, from random starts, of held-out objects alone.
+        how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
+        features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
     call("inpaint", store, model, out / f"inpaint-{'-'.join(sections['inpaint'].get('bands', ['u']))}")
     labels = _labels(config)
@@ -270,20 +266,13 @@ def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, o
     call("redshift", features, labels, out / "redshift", **how, **heads)
 
 
-def _options_of(mode: str) -> dict[str, bool]:
-    """Fits for figures and comparison alone: no errors, from random starts, of held-out objects alone."""
-    if mode == "both":
-        return {}
-    return {"uncertainty": False, "held_out_only": mode == "optimise"}
-
-
 def _labels(config: RunFile) -> Path | None:
     """Return the table of redshifts: the file's, else a simulated sky's truth, else none."""
-    section = config.sections.get("redshift")
-    if section is not None and "labels" in section:
-        return Path(section["labels"])
-    if "simulate" in config.sections:
+    sections = config.sections
+    if "labels" in sections.get("redshift", {}):
+        return Path(sections["redshift"]["labels"])
+    if "simulate" in sections:
         return config.out / "sky" / "truth.parquet"
-    if section is not None:
+    if "redshift" in sections:
         raise InputError('[redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec')
     return None

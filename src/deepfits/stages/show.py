@@ -15,7 +15,7 @@ from deepfits.errors import InputError
 from deepfits.files import write_text, writing
 from deepfits.photometry import reference_band
 from deepfits.stages.parameters import Choosing, Partial
-from deepfits.stages.stage import claim, stage
+from deepfits.stages.stage import claim, part_of, stage
 from deepfits.tables import require_column, write_table
 
 if TYPE_CHECKING:
@@ -235,15 +235,10 @@ def odd(config: OddConfig) -> Path:
 
 
 def _load(config: Any) -> tuple[Objects, Drawer]:
-    from deepfits.explorer.launch import load
+    from deepfits.explorer.launch import load_drawer, load_objects
 
-    objects, drawer = load(
-        config.run,
-        store=config.store,
-        model=config.model,
-        predictions=config.predictions,
-        partial=config.partial,
-    )
+    objects = part_of(config, load_objects)
+    drawer = part_of(config, load_drawer, objects=objects)
     if drawer is None:
         raise InputError(f"{objects.directory}: pictures need the cutouts: say where they are (store=...)")
     return objects, drawer
@@ -294,29 +289,23 @@ def _write(
 
     out = objects.directory.parent / name if config.out is None else Path(config.out)
     columns = {**objects.selection(rows), **more}
-    wanted = [name for name in SHOWN if name in columns and _has_values(columns[name])]
+    has_values = {
+        name: np.isfinite(values).any() if values.dtype.kind == "f" else (values != "").any()
+        for name in SHOWN
+        if (values := columns.get(name)) is not None
+    }
+    wanted = [name for name, has in has_values.items() if has]
     if objects.bands:
         wanted.insert(3, f"mag_model_{reference_band(objects.bands)}")
     wanted = [*(config.columns or wanted), *(name for name in more if name not in (config.columns or ()))]
     printed = {name: require_column(columns, name, objects.directory) for name in wanted}
     with claim(config, name=name, out=out, renew=True):
-        for ending in ("png", "pdf"):
+        for ending, metadata in {"png": None, "pdf": {"CreationDate": None}}.items():
             with writing(out / f"{name}.{ending}") as temporary:
-                save(
-                    figure,
-                    temporary,
-                    dpi=DOTS_PER_INCH,
-                    bbox_inches="tight",
-                    metadata={"CreationDate": None} if ending == "pdf" else None,
-                )
+                save(figure, temporary, dpi=DOTS_PER_INCH, bbox_inches="tight", metadata=metadata)
         write_table(out / "objects.csv", columns)
         write_text(out / "table.md", _markdown(printed))
     return out
-
-
-def _has_values(values: np.ndarray) -> bool:
-    """Return whether any object has a value."""
-    return bool(np.isfinite(values).any() if values.dtype.kind == "f" else (values != "").any())
 
 
 def _markdown(columns: Mapping[str, np.ndarray]) -> str:

@@ -118,6 +118,9 @@ def simulate(config: SimulateConfig) -> Path:
 
     Exposures to stack: `deepfits simulate raw --size 600 --exposures 4`
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     from deepfits.sky.layouts import open_patch, patch_files
     from deepfits.sky.scene import make_scene, strips
 
@@ -155,7 +158,9 @@ def simulate(config: SimulateConfig) -> Path:
                 with open_patch(out, config.layout, scene, alone=alone) as write:
                     _draw(scene, write, config, task)
             _draw_exposures(out, scene, table, config, task)
-        _write_truth(out / "truth.parquet", tables)
+        columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+        with writing(out / "truth.parquet") as temporary:
+            pq.write_table(pa.table(columns), temporary)
     return out
 
 
@@ -251,32 +256,14 @@ def _truth(table: dict[str, np.ndarray], scene: Scene, patch: str) -> dict[str, 
     is_inside = (x >= -0.5) & (x < scene.size - 0.5) & (y >= -0.5) & (y < scene.size - 0.5)
     inside = {name: column[is_inside] for name, column in table.items()}
     number = int(is_inside.sum())
-    ra, dec = scene.wcs.all_pix2world(inside["x"], inside["y"], 0)
-    columns: dict[str, np.ndarray] = {
-        "object_id": inside["object_id"],
-        "ra": ra,
-        "dec": dec,
-        "x": inside["x"],
-        "y": inside["y"],
-        "patch": np.full(number, patch),
-        "kind": inside["kind"],
-        "z_spec": inside["z_spec"],
-        "z_spec_flag": inside.get("z_spec_flag", np.full(number, CERTAIN, dtype=float)),
-    }
-    for index, band in enumerate(scene.survey.names):
-        columns[f"mag_{band}"] = ab_magnitude(inside["flux"][:, index])
-    for name in (
+    inside["ra"], inside["dec"] = scene.wcs.all_pix2world(inside["x"], inside["y"], 0)
+    inside["patch"] = np.full(number, patch)
+    inside.setdefault("z_spec_flag", np.full(number, CERTAIN, dtype=float))
+    magnitudes = {f"mag_{band}": f for band, f in zip(scene.survey.names, inside["flux"].T, strict=True)}
+    inside |= {name: ab_magnitude(flux) for name, flux in magnitudes.items()}
+    names = (
+        "object_id", "ra", "dec", "x", "y", "patch", "kind", "z_spec", "z_spec_flag", *magnitudes,
         "half_light_radius_arcsec", "disc_radius_arcsec", "bulge_radius_arcsec", "bulge_fraction",
         "disc_ratio", "bulge_ratio", "angle", "type", "template", "ebv", "mag_absolute_r",
-    ):  # fmt: skip
-        columns[name] = inside[name]
-    return columns
-
-
-def _write_truth(path: Path, tables: list[dict[str, np.ndarray]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {name: np.concatenate([t[name] for t in tables]) for name in tables[0]}
-    with writing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+    )  # fmt: skip
+    return {name: inside[name] for name in names}

@@ -104,8 +104,10 @@ def stack(config: StackConfig) -> Path:
     }
     inputs = {"images": contents_of(files)}
     with claim(config, name="stack", version=FORMAT, inputs=inputs) as results, ExitStack() as opened:
-        out = results.path
-        report = _earlier(out)
+        out, report = results.path, {}
+        if (out / REPORT).exists():  # of the bands that an earlier run finished
+            report = read_json(out / REPORT, what="stacking report").get("bands", {})
+            report = dict(report) if isinstance(report, dict) else {}
         if all(_is_there(out, band) and band in report for band in exposures):
             return out
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
@@ -138,13 +140,6 @@ def _require_apart(config: StackConfig) -> None:
 
 def _is_there(out: Path, band: str) -> bool:
     return all((out / f"coadd-{band}{end}.fits").exists() for end in ("", ".weight"))
-
-
-def _earlier(out: Path) -> dict[str, Any]:
-    """Return what an earlier run reported of the bands that it finished."""
-    path = out / REPORT
-    bands = read_json(path, what="stacking report").get("bands", {}) if path.exists() else {}
-    return dict(bands) if isinstance(bands, dict) else {}
 
 
 def _grid_of(path: str | Path) -> Any:

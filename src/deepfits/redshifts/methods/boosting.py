@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import TargetScale, check_loss, check_width, folds
+from deepfits.redshifts.learning import TargetScale, check_loss, check_width, folds, train_until
 from deepfits.redshifts.method import Estimates, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.quantiles import BoostedQuantiles, train_quantiles
 
@@ -29,14 +29,7 @@ _SPACE: dict[str, Sequence[float]] = {
     "colsample_bynode": (0.25, 0.5, 1.0),
     "lambda": (1.0, 5.0, 20.0),
 }
-_FIRST_TRIAL = {
-    "max_depth": 4,
-    "eta": 0.1,
-    "min_child_weight": 4,
-    "subsample": 0.8,
-    "colsample_bynode": 0.5,
-    "lambda": 1.0,
-}
+FIRST_TRIAL = {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0.8, "colsample_bynode": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +64,9 @@ class BoostingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedTrees:
-    """Trees for point estimates.
+    """Trees for point estimates on K features in order: members, each an `xgboost.Booster`.
 
-    Attributes
-    ----------
-    boosters
-        The members, each an `xgboost.Booster`.
-    names
-        The K features in order.
-    config, parameters, trials
-        How it came about; `trials` has the cross-validated loss of every setting.
+    How it came about stands beside them; `trials` has the cross-validated loss of every setting.
     """
 
     boosters: tuple[Any, ...]
@@ -103,14 +89,8 @@ def train_boosting(
 ) -> tuple[BoostedTrees, np.ndarray]:
     """Tune on cross-validation, then train on everything that is given.
 
-    Targets are ``(N,)``; a feature that is NaN counts as missing.
-
-    Returns
-    -------
-    trees
-        The regressor.
-    out_of_fold
-        ``(N,)``: estimates by the best setting's trees of the other folds.
+    Targets are ``(N,)``; a feature that is NaN counts as missing. Beside the trees it returns estimates of
+    the objects, ``(N,)``, by the best setting's trees of the other folds.
     """
     import xgboost
 
@@ -118,12 +98,18 @@ def train_boosting(
     target = scale.forward(value)
     generator = np.random.default_rng(config.seed)
     parts = folds(len(value), config.num_folds, generator)
-    settings: list[dict[str, Any]] = [_FIRST_TRIAL]
+    settings: list[dict[str, Any]] = [{**FIRST_TRIAL, "lambda": 1.0}]
     for _ in range(config.num_trials - 1):
         settings.append({name: generator.choice(values).item() for name, values in _SPACE.items()})
-    trials = [_cross_validate(features.values, target, parts, trial, config) for trial in settings]
+    objective, metric = OBJECTIVES[config.loss]
+    fixed = {
+        "objective": objective,
+        "eval_metric": metric,
+        **fixed_parameters(config.seed, config.num_threads),
+    }
+    trials = [_cross_validate(features.values, target, parts, trial, fixed, config) for trial in settings]
     best, out_of_fold = min(trials, key=lambda trial: trial[0]["loss"])
-    parameters = {**best["settings"], **_fixed(config)}
+    parameters = {**best["settings"], **fixed}
     data = xgboost.DMatrix(features.values, label=target, nthread=config.num_threads)
     boosters = tuple(
         xgboost.train({**parameters, "seed": config.seed + number}, data, num_boost_round=best["rounds"])
@@ -140,17 +126,9 @@ def train_boosting(
     return trees, scale.inverse(out_of_fold)
 
 
-def _fixed(config: BoostingConfig) -> dict[str, Any]:
-    objective, metric = OBJECTIVES[config.loss]
-    return {
-        "objective": objective,
-        "eval_metric": metric,
-        "tree_method": "hist",
-        "max_bin": 128,
-        "nthread": config.num_threads,
-        "seed": config.seed,
-        "verbosity": 0,
-    }
+def fixed_parameters(seed: int, num_threads: int) -> dict[str, Any]:
+    """Return what is not tuned, and does not depend on what is predicted."""
+    return {"tree_method": "hist", "max_bin": 128, "nthread": num_threads, "seed": seed, "verbosity": 0}
 
 
 def _cross_validate(
@@ -158,10 +136,11 @@ def _cross_validate(
     value: np.ndarray,
     parts: list[tuple[np.ndarray, np.ndarray]],
     settings: dict[str, Any],
+    fixed: dict[str, Any],
     config: BoostingConfig,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Return the settings with their loss and number of trees, and out-of-fold estimates ``(N,)``."""
-    parameters = {**settings, **_fixed(config)}
+    parameters = {**settings, **fixed}
     losses, rounds, out_of_fold = [], [], np.empty(len(value))
     for train, test in parts:
         booster = train_with_early_stopping(
@@ -181,23 +160,14 @@ def train_with_early_stopping(
     value: np.ndarray,
     train: np.ndarray,
     test: np.ndarray,
-    *,
-    max_rounds: int,
-    patience: int,
+    **limits: int,
 ) -> Any:
-    """Train an `xgboost.Booster` on some rows until it stops getting better on others."""
+    """Train an `xgboost.Booster` on some rows until it stops getting better on others: see `train_until`."""
     import xgboost
 
     threads = parameters["nthread"]
     data, others = (xgboost.DMatrix(features[r], label=value[r], nthread=threads) for r in (train, test))
-    return xgboost.train(
-        parameters,
-        data,
-        num_boost_round=max_rounds,
-        evals=[(others, "left_out")],
-        early_stopping_rounds=patience,
-        verbose_eval=False,
-    )
+    return train_until(parameters, data, others, **limits)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,10 @@ class ImageNetwork(Method):
         )
         with torch.random.fork_rng():
             torch.manual_seed(options.seed)
-            network = cls._first_network(start)
+            network = start.architecture.build()
+            if start.embedder is not None:
+                embedder = network.embedder if cls.takes_features else network[0]
+                embedder.load_state_dict(start.embedder)
             trained = train_network(
                 start.architecture, train, validation, config, network=network, progress=training.progress
             )
@@ -141,14 +144,6 @@ class ImageNetwork(Method):
         }
         out_of_fold = OutOfFold(rows=rows[is_validation], point=point, quantiles=quantiles)
         return Trained(method=method, out_of_fold=out_of_fold, about=about)
-
-    @classmethod
-    def _first_network(cls, start: Start) -> Any:
-        network = start.architecture.build()
-        if start.embedder is not None:
-            embedder = network.embedder if cls.takes_features else network[0]
-            embedder.load_state_dict(start.embedder)
-        return network
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Show the network the images, and beside them the features."""

@@ -109,12 +109,8 @@ def run_lephare(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Run the program in a process of its own.
 
-    Returns
-    -------
-    redshift
-        ``(Z,)``.
-    density
-        ``(N, Z)``, of LePHARE's posterior without a prior; 0 throughout where no template fits.
+    Returns redshifts, ``(Z,)``, and the density of LePHARE's posterior without a prior, ``(N, Z)``; it is 0
+    throughout where no template fits.
 
     Raises
     ------

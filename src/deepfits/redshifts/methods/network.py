@@ -30,14 +30,9 @@ from deepfits.redshifts.pdf import pit, recalibrated, sorted_quantiles
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """Size and training, the same for every feature set.
+    """Size of the three hidden layers, and training, the same for every feature set.
 
-    Attributes
-    ----------
-    channels, dropout
-        Of the three hidden layers.
-    num_steps
-        Steps of training of each member, about; few labels see at most `max_epochs`.
+    Each member takes `num_steps` of training, about; few labels see at most `max_epochs`.
     """
 
     loss: str = "absolute"
@@ -51,16 +46,9 @@ class MLPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPEnsemble(Method):
-    """Trained networks.
+    """Trained networks on K features, one for each fold.
 
-    Attributes
-    ----------
-    members
-        One for each fold.
-    names
-        Of the K features.
-    validation_pit
-        ``(V,)``: of objects that were left out, for recalibration.
+    PIT values, ``(V,)``, of objects that were left out are for recalibration.
     """
 
     name: ClassVar[str] = "network"
@@ -99,12 +87,7 @@ def train_ensemble(
 ) -> tuple[MLPEnsemble, np.ndarray, np.ndarray]:
     """Train one network for each fold. A feature that is NaN counts as the typical value.
 
-    Returns
-    -------
-    ensemble
-        The networks.
-    point, quantiles
-        ``(N,)`` and recalibrated ``(N, Q)``: out-of-fold estimates.
+    Beside the networks it returns out-of-fold estimates, ``(N,)`` and recalibrated quantiles ``(N, Q)``.
     """
     import torch
 

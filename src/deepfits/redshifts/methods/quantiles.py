@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.redshifts.features import Matrix
-from deepfits.redshifts.learning import check_width, folds
+from deepfits.redshifts.learning import check_width, folds, train_until
 from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, mixture, pit, recalibrated, sorted_quantiles
 
 _SETTINGS = {
@@ -36,16 +36,9 @@ NUM_FOLDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedQuantiles:
-    """Trained trees, and PIT values of objects that were left out, before recalibration.
+    """Trained trees, an `xgboost.Booster`, on K features in order.
 
-    Attributes
-    ----------
-    booster
-        The `xgboost.Booster`.
-    names
-        The K features in order.
-    validation_pit
-        ``(V,)``.
+    PIT values, ``(V,)``, are of objects that were left out, before recalibration.
     """
 
     booster: Any
@@ -79,14 +72,8 @@ def train_quantiles(
     """Train on all objects, and recalibrate by cross-validation.
 
     Each object gets its PIT from trees of the other folds; the first fold also says when to stop. The trees
-    that are kept learn from everything. A feature that is NaN counts as missing.
-
-    Returns
-    -------
-    quantiles
-        The trees.
-    out_of_fold
-        ``(N, Q)``: recalibrated quantiles by trees of the other folds.
+    that are kept learn from everything. A feature that is NaN counts as missing. Beside the trees it returns
+    recalibrated quantiles, ``(N, Q)``, by trees of the other folds.
     """
     parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
     out_of_fold = np.empty((len(value), len(LEVELS)))
@@ -119,13 +106,6 @@ def _train(
     if rounds is not None:
         return xgboost.train(parameters, data, num_boost_round=rounds), rounds
     others = xgboost.QuantileDMatrix(features[test], label=value[test], ref=data, max_bin=64, nthread=threads)
-    booster = xgboost.train(
-        parameters,
-        data,
-        num_boost_round=MAX_ROUNDS,
-        evals=[(others, "left_out")],
-        early_stopping_rounds=PATIENCE,
-        verbose_eval=False,
-    )
+    booster = train_until(parameters, data, others, max_rounds=MAX_ROUNDS, patience=PATIENCE)
     rounds = booster.best_iteration + 1
     return booster[:rounds], rounds

@@ -142,7 +142,9 @@ class TemplateFit(Method):
         """Require cutouts, templates, and a filter for each band."""
         super().check(feature_set, inputs)
         inputs.require_cutouts(cls.name)
-        check_templates(inputs.bands, inputs.options.filters)
+        for name in filters_of(inputs.bands, inputs.options.filters):
+            filter_response(name)
+        rest_spectra()
 
     @classmethod
     def learn(
@@ -179,6 +181,7 @@ class TemplateFit(Method):
         An object that only galaxies beyond `brightest` would explain is taken without that limit.
         """
         model, places = template_fluxes(self.filters, REDSHIFTS)
+        reference = self.filters[self.bands.index(reference_band(self.bands))]
         grid = np.array(REDSHIFTS)
         out = []
         for start in range(0, len(photometry), _BATCH):
@@ -189,17 +192,12 @@ class TemplateFit(Method):
             both = likelihood * benitez_prior(part.magnitude, places, grid)
             density = both.sum(axis=1)
             if self.brightest is not None:
-                limited = (both * self._is_possible(part.magnitude)).sum(axis=1)
+                absolute = part.magnitude[:, None, None] + absolute_offsets(reference, REDSHIFTS)
+                limited = (both * ~(absolute < self.brightest)).sum(axis=1)
                 is_possible = limited.max(axis=1) > _TINY
                 density[is_possible] = limited[is_possible]
             out.append(density / density.max(axis=1, keepdims=True))
         return np.concatenate(out)
-
-    def _is_possible(self, magnitude: np.ndarray) -> np.ndarray:
-        """Return which templates at which redshifts are fainter than the limit, ``(N, T, Z)``."""
-        assert self.brightest is not None
-        offsets = absolute_offsets(self.filters[self.bands.index(reference_band(self.bands))], REDSHIFTS)
-        return ~(magnitude[:, None, None] + offsets < self.brightest)
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
@@ -238,13 +236,6 @@ def can_fit_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> bool
     """Say whether what templates need is installed, and the filter of every band given or known."""
     is_installed = all(find_spec(name) is not None for name in ("galsim", "speclite"))
     return is_installed and (bool(filters) or all(band in FILTERS for band in bands))
-
-
-def check_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> None:
-    """Raise where templates or the filter of a band are not at hand, with the remedy."""
-    for name in filters_of(bands, filters):
-        filter_response(name)
-    rest_spectra()
 
 
 def train_templates(

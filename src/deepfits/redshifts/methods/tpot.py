@@ -47,10 +47,8 @@ class TpotConfig:
         Time budget of the search; starting the workers and training the best pipeline come on top.
     population
         Pipelines in a generation.
-    memory_gib
-        Limit of each worker process.
-    num_threads
-        Worker processes, of one thread each.
+    num_threads, memory_gib
+        Worker processes, of one thread each, and the limit of each.
     """
 
     loss: str = "squared"
@@ -69,14 +67,9 @@ class TpotConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TpotModel(Method):
-    """The best pipeline, and all that were tried.
+    """The best pipeline, and all that were tried, with settings and cross-validated loss, best first.
 
-    Attributes
-    ----------
-    booster, trees
-        The regressor: an `xgboost.Booster` or `lightgbm.Booster`, else scikit-learn's trees.
-    pipelines
-        Every pipeline with its settings and cross-validated loss, best first.
+    The regressor is an `xgboost.Booster` or `lightgbm.Booster`, else scikit-learn's trees.
     """
 
     name: ClassVar[str] = "tpot"

@@ -16,7 +16,7 @@ from deepfits.redshifts import storage
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.inputs import photoz_column
 from deepfits.redshifts.learning import LOSSES
-from deepfits.redshifts.method import Inputs
+from deepfits.redshifts.method import Inputs, Training
 from deepfits.redshifts.methods import METHODS, Boosting, Constant
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
@@ -37,7 +37,6 @@ from deepfits.stages.redshifts.load import (
     is_of_classes,
     load_dataset,
     parse_names,
-    photoz_table,
     with_measurements,
 )
 from deepfits.stages.redshifts.parameters import Learning
@@ -116,13 +115,19 @@ def redshift(config: CompareConfig) -> Path:
     dataset = load_dataset(config, fewest=fewest)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
-    given = {**fingerprints(config), **photoz_table(config.photoz)}
-    with claim(config, name="redshift compare", inputs=given) as results:
+    with claim(config, name="redshift compare", inputs=fingerprints(config, config.photoz)) as results:
         out = results.path
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
         if any(read_row(comparison.place(key)) is None for key in keys):
             comparison.dataset = with_measurements(dataset, config, templates=config.template_features)
-        write_table(out / "split.parquet", _split_columns(dataset, config.label_column))
+        split = {
+            "object_id": dataset.object_id,
+            "part": dataset.split.names(len(dataset.object_id)),
+            truth_name(config.label_column): dataset.value,
+            "magnitude": dataset.magnitude,
+            "separation_arcsec": dataset.separation_arcsec,
+        }
+        write_table(out / "split.parquet", split)
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
             for key in keys:
@@ -131,12 +136,8 @@ def redshift(config: CompareConfig) -> Path:
             if config.photoz:
                 rows.append(comparison.column(config.photoz))
                 task.advance(1, config.photoz)
-        test = dataset.split.test
-        columns = {
-            "object_id": dataset.object_id[test],
-            truth_name(config.label_column): dataset.value[test],
-            "magnitude": dataset.magnitude[test],
-        }
+        named = ("object_id", truth_name(config.label_column), "magnitude")
+        columns = {name: split[name][dataset.split.test] for name in named}
         join_predictions(out, [row["key"] for row in rows], columns, config.label_column)
         about = {
             "target": config.label_column,
@@ -170,16 +171,6 @@ def _left_out(predictor: Predictor, dataset: Dataset) -> dict[str, Any]:
     if is_redshift_name(predictor.target):
         error = error / (1 + value)
     return {"left_out": {"sigma_mad": float(robust_scatter(error)), "num": len(value)}}
-
-
-def _split_columns(dataset: Dataset, target: str) -> dict[str, Any]:
-    return {
-        "object_id": dataset.object_id,
-        "part": dataset.split.names(len(dataset.object_id)),
-        truth_name(target): dataset.value,
-        "magnitude": dataset.magnitude,
-        "separation_arcsec": dataset.separation_arcsec,
-    }
 
 
 def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
@@ -254,16 +245,15 @@ class Comparison:
             self.row(own, progress)
             return storage.load(Predictor, self.place(own))
 
-        predictor = train_predictor(
-            METHODS[key.method],
-            key.features,
-            dataset,
-            self.inputs.options,
-            self.config.label_column,
+        training = Training(
+            dataset=dataset,
+            feature_set=key.features,
             loss=key.loss or "squared",
+            options=self.inputs.options,
             member=member,
             progress=progress,
         )
+        predictor = train_predictor(METHODS[key.method], self.config.label_column, training)
         storage.save(predictor, directory)
         test = dataset.split.test
         predictions = predictor.predict(dataset.source.take(test))

@@ -12,7 +12,7 @@ from deepfits.files import read_json, write_json, write_text
 from deepfits.progress import noted
 from deepfits.redshifts.results import format_metric, table_lines
 from deepfits.stages.redshifts.compare import CompareConfig, redshift
-from deepfits.stages.redshifts.load import fingerprints, is_of_classes, photoz_table
+from deepfits.stages.redshifts.load import fingerprints, is_of_classes
 from deepfits.stages.stage import NEUTRAL, claim, part_of, stage
 
 NUMBERS = (100, 300, 1000, 3000, 10000)
@@ -54,8 +54,7 @@ def redshift_curves(config: CurvesConfig) -> Path:
         )
     if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
-    given = {**fingerprints(config), **photoz_table(config.photoz)}
-    with claim(config, name="redshift curves", inputs=given) as results:
+    with claim(config, name="redshift curves", inputs=fingerprints(config, config.photoz)) as results:
         out, numbers = results.path, sorted(set(config.numbers))
         tables: dict[int, dict[str, Any]] = {}
         with config.progress("label curves", total=len(numbers), unit="tables") as task:

@@ -108,22 +108,19 @@ def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = F
     return replace(dataset, source=source)
 
 
-def fingerprints(config: Learning) -> dict[str, Any]:
-    """Return what the model is, by its contents; ``builtin:NAME`` is one too."""
-    if config.model is None:
-        return {}
-    from deepfits.models.bundle import Model
+def fingerprints(config: Learning, photoz: str | None = None) -> dict[str, Any]:
+    """Return what the model (``builtin:NAME`` is one too) and the table of ``TABLE:COLUMN`` hold."""
+    given: dict[str, Any] = {}
+    if config.model is not None:
+        from deepfits.models.bundle import Model
 
-    return {"model": Model.load(config.model).fingerprint}
+        given["model"] = Model.load(config.model).fingerprint
+    if photoz and (path := photoz.rpartition(":")[0]):
+        given["photoz"] = contents(path)
+    return given
 
 
 def parse_names(given: str | Sequence[str] | None) -> list[str]:
     """Return names given as a list, or as text: ``latents,model`` and ``[latents, model]`` are the same."""
     parts = [given] if isinstance(given, str) else list(given or ())
     return [name for part in parts for text in part.strip("[] ").split(",") if (name := text.strip(" '\""))]
-
-
-def photoz_table(photoz: str | None) -> dict[str, Any]:
-    """Return the contents of the table in ``TABLE:COLUMN``."""
-    path = "" if photoz is None else photoz.rpartition(":")[0]
-    return {"photoz": contents(path)} if path else {}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,15 +127,10 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
         raise InputError(f"{config.features}: no object in any of these files; run `deepfits fit` to the end")
     # the contents of each shard are in its own digest: only what has changed is predicted again
     with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
-        work = PredictWork(
-            model=absolute(config.model),
-            features=absolute(config.features),
-            out=absolute(results.path),
-            store=None if config.store is None else absolute(config.store),
-            embedder_features=(
-                None if config.embedder_features is None else absolute(config.embedder_features)
-            ),
-        )
+        config = replace(config, out=results.path)
+        paths = {f.name: getattr(config, f.name) for f in fields(PredictWork)}
+        places: dict[str, Any] = {k: None if path is None else absolute(path) for k, path in paths.items()}
+        work = PredictWork(**places)
         run_shards(
             work,
             shards,
@@ -185,9 +180,10 @@ class PredictWork:
             usable = is_usable(columns)
             if not usable.any():  # the columns of a prediction are known from predicting anything
                 columns["latent"] = np.where(np.arange(len(usable))[:, None] == 0, 0, columns["latent"])
-            table = predict_table(
-                predictor, columns, store=self.store, embedder_features=self._guesses(shard)
-            )
+            guesses = self.embedder_features  # the embedder's latents of the same shard, or else of all
+            if guesses is not None and (same := Path(guesses) / f"{shard.name}.parquet").exists():
+                guesses = str(same)
+            table = predict_table(predictor, columns, store=self.store, embedder_features=guesses)
             if not usable.any():
                 table = _without_predictions(table)
             write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
@@ -195,23 +191,12 @@ class PredictWork:
 
         return process
 
-    def _guesses(self, shard: Shard) -> Path | None:
-        """Return the embedder's latents of the same shard, or else of all."""
-        if self.embedder_features is None:
-            return None
-        directory = Path(self.embedder_features)
-        same = directory / f"{shard.name}.parquet"
-        return same if same.exists() else directory
-
 
 def _without_predictions(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Blank everything but identity and position."""
-    out = {}
-    for name, values in table.items():
-        if name in ("object_id", "ra", "dec"):
-            out[name] = values
-        elif values.dtype.kind == "f":
-            out[name] = np.full_like(values, np.nan)
-        else:
-            out[name] = np.zeros_like(values)
-    return out
+    return {
+        name: values
+        if name in ("object_id", "ra", "dec")
+        else np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
+        for name, values in table.items()
+    }

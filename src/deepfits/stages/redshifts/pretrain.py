@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +15,7 @@ from deepfits.files import write_text
 from deepfits.progress import Task, noted
 from deepfits.redshifts import storage
 from deepfits.sky.population import PopulationLaws
-from deepfits.sky.surveys import SkySurvey, find_survey
+from deepfits.sky.surveys import find_survey
 from deepfits.stages.simulate import simulate
 from deepfits.stages.stage import INPUT, NEUTRAL, Common, claim, part_of, stage
 
@@ -114,7 +113,12 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
             "one that draws scenes (builtin:ugriz, or `deepfits train --recipe scene`)"
         )
     surveys = default_surveys() if config.survey is None else [find_survey(config.survey)]
-    _require_bands(surveys, model, config.model)
+    for survey in surveys:
+        if set(survey.names) != set(model.info.bands):
+            raise InputError(
+                f"survey {survey.name!r} has the bands {survey.names}, the model {config.model} draws "
+                f"{model.info.bands}; name the bands of one as those of the other"
+            )
     laws = None if config.population is None else PopulationLaws.read(config.population)
     described = {"survey": [survey.to_json() for survey in surveys]}
     given = {"model": model.fingerprint}
@@ -125,7 +129,12 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         pointings = draw_pointings(surveys, config.num_skies, config.num_fitted, config.seed, narrowest)
         if laws is not None:
             pointings = [replace(pointing, laws=laws) for pointing in pointings]
-        fitted = _fitted_skies(pointings, results.path / "skies", model, config)
+        fitted = []
+        with config.progress("skies", total=len(pointings), unit="skies") as task:
+            for number, pointing in enumerate(pointings):
+                where = results.path / "skies" / f"sky-{number:02d}"
+                fitted.append(_sky(pointing, where, number, model, config, task))
+                task.advance(1)
         parts = [sky.examples for sky in fitted]
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
@@ -145,26 +154,6 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         )
         head.save(results.path)
     return results.path
-
-
-def _require_bands(surveys: Sequence[SkySurvey], model: Model, path: str | Path) -> None:
-    for survey in surveys:
-        if set(survey.names) != set(model.info.bands):
-            raise InputError(
-                f"survey {survey.name!r} has the bands {survey.names}, the model {path} draws "
-                f"{model.info.bands}; name the bands of one as those of the other"
-            )
-
-
-def _fitted_skies(
-    pointings: Sequence[Pointing], directory: Path, model: Model, config: PretrainConfig
-) -> list[FittedSky]:
-    fitted = []
-    with config.progress("skies", total=len(pointings), unit="skies") as task:
-        for number, pointing in enumerate(pointings):
-            fitted.append(_sky(pointing, directory / f"sky-{number:02d}", number, model, config, task))
-            task.advance(1)
-    return fitted
 
 
 def _sky(

@@ -16,17 +16,12 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
-from deepfits.photometry import flux_of_magnitude
+from deepfits.photometry import REFERENCE_BANDS, flux_of_magnitude
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
 from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
-from deepfits.sky.population import (
-    BRIGHTEST,
-    PopulationLaws,
-    cumulative_counts,
-    draw_galaxies,
-)
+from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 
 FAINTEST = 25.5
@@ -56,11 +51,9 @@ class Pointing:
     @property
     def limit(self) -> float:
         """The faintest i magnitude that is taught here."""
-        names = [name for name in ("i", "r", "z", "g") if name in self.survey.names]
-        depth = next(
-            (b.depth for b in self.survey.bands if names and b.name == names[0]), self.survey.bands[-1].depth
-        )
-        return float(np.clip(depth - BELOW_DEPTH, 19.0, FAINTEST))
+        depths = {band.name: band.depth for band in self.survey.bands}
+        name = next((name for name in REFERENCE_BANDS if name in depths), self.survey.names[-1])
+        return float(np.clip(depths[name] - BELOW_DEPTH, 19.0, FAINTEST))
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -92,13 +85,8 @@ def draw_pointing(
         )
         for band in base.bands
     )
-    survey = replace(
-        base,
-        name=f"{base.name}-{number}",
-        bands=bands,
-        moffat_beta=float(rng.uniform(2.5, 4.5)),
-        pixel_scale_arcsec=base.pixel_scale_arcsec,
-    )
+    moffat_beta = float(rng.uniform(2.5, 4.5))
+    survey = replace(base, name=f"{base.name}-{number}", bands=bands, moffat_beta=moffat_beta)
     pointing = Pointing(survey=survey, laws=PopulationLaws.randomised(rng), size=MIN_SIZE)
     area = objects / float(cumulative_counts(pointing.limit) - cumulative_counts(BRIGHTEST))
     side = np.sqrt(area) * 60 / survey.pixel_scale_arcsec
@@ -123,20 +111,15 @@ def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarra
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
     places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
-    brightness = -0.4 * np.log(10) * np.asarray(truth["mag_i" if "mag_i" in truth else first_mag(truth)])
+    magnitudes = [name for name in truth if name.startswith("mag_") and name != "mag_absolute_r"]
+    brightness = -0.4 * np.log(10) * np.asarray(truth["mag_i" if "mag_i" in truth else magnitudes[0]])
     out = np.full(len(places[1]), -1)
-    for row, (place, near) in enumerate(
-        zip(places[1], tree.query_ball_point(places[1], MATCH_ARCSEC), strict=True)
-    ):
+    found = tree.query_ball_point(places[1], MATCH_ARCSEC)
+    for row, (place, near) in enumerate(zip(places[1], found, strict=True)):
         if near:
             distance = np.hypot(*(places[0][near] - place).T)
             out[row] = near[int(np.argmax(brightness[near] - (distance / 0.5) ** 2))]
     return out
-
-
-def first_mag(truth: Mapping[str, np.ndarray]) -> str:
-    """Return the name of a magnitude of the truth."""
-    return next(name for name in truth if name.startswith("mag_") and name != "mag_absolute_r")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
-from functools import partial
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 from deepfits.errors import InputError
@@ -11,8 +10,9 @@ from deepfits.progress import noted
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
 from deepfits.redshifts.learning import check_loss
+from deepfits.redshifts.method import Training
 from deepfits.redshifts.methods import METHODS, Boosting, method_named, uses_templates
-from deepfits.redshifts.predictor import train_predictor
+from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.stages.redshifts.classes import classes_of, learn_classes
 from deepfits.stages.redshifts.load import (
     fingerprints,
@@ -76,17 +76,19 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
             return results.path
         dataset = with_measurements(dataset, config, templates=templates)
         with config.progress("train redshifts", total=1, unit="methods") as task:
-            train = partial(
-                train_predictor,
+            training = Training(
                 dataset=dataset,
-                options=inputs.options,
-                target=config.label_column,
+                feature_set=config.feature_set,
                 loss=config.loss,
+                options=inputs.options,
                 progress=noted(config.progress, task, config.method),
             )
-            predictor = train(
-                kind, config.feature_set, member=lambda name, features: train(METHODS[name], features)
-            )
+
+            def member(name: str, features: str) -> Predictor:
+                own = replace(training, feature_set=features)
+                return train_predictor(METHODS[name], config.label_column, own)
+
+            predictor = train_predictor(kind, config.label_column, replace(training, member=member))
             storage.save(predictor, results.path)
             task.advance(1, config.method)
     return results.path
