@@ -13,6 +13,8 @@ import numpy as np
 MISSING = (0.86, 0.87, 0.89)
 GAP = 2
 RESIDUAL_SIGMA = 5.0
+SOFTENING = 8.0
+BRIGHTEST = 60.0
 
 # Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
 _BALANCE = {"blue": 2.2, "green": 1.1, "red": 0.9}
@@ -34,7 +36,9 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
     return out
 
 
-def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float = 8.0) -> np.ndarray:
+def colour_composite(
+    image: np.ndarray, noise: np.ndarray, *, softening: float = SOFTENING, top: float = BRIGHTEST
+) -> np.ndarray:
     """Combine all bands into ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
     Parameters
@@ -45,12 +49,13 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float =
         ``(B,)``, nJy per pixel: sets where the stretch turns from linear to logarithmic.
     softening
         That point, in units of the noise.
+    top
+        What is shown as bright as can be, in units of that point: the same for pictures that are to be
+        compared in brightness; `top_of` of each where faint ones are to be seen.
     """
-    # The thirds of the bands, blue first, without bands that have no data or no noise figure.
-    thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
-    for name, which in zip(("blue", "green", "red"), thirds, strict=True):
+    for name, which in zip(_BALANCE, _thirds(len(image)), strict=True):
         number = is_known[which].sum(axis=0)
         total = np.where(is_known[which], image[which], 0).sum(axis=0)
         layers.append(_BALANCE[name] * total / np.maximum(number, 1))
@@ -58,10 +63,42 @@ def colour_composite(image: np.ndarray, noise: np.ndarray, *, softening: float =
     rgb = np.stack(layers[::-1], axis=-1)
     scale = softening * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
-    stretched = np.arcsinh(intensity / scale) / np.arcsinh(60.0)
+    stretched = np.arcsinh(intensity / scale) / np.arcsinh(top)
     rgb = np.clip(rgb, 0, None) * (stretched / np.where(intensity > 0, intensity, np.inf))[..., None]
     seen = np.clip(0.06 + rgb / np.maximum(1, rgb.max(axis=-1, keepdims=True)), 0, 1)
     return np.where(is_grey[..., None], MISSING, seen)
+
+
+def _thirds(num_bands: int) -> list[np.ndarray]:
+    """Return the bands that are blue, green and red: thirds of them, or all in each."""
+    bands = np.arange(num_bands)
+    return np.array_split(bands, 3) if num_bands >= 3 else [bands] * 3
+
+
+def top_of(image: np.ndarray, noise: np.ndarray, *, softening: float = SOFTENING) -> float:
+    """Return the `top` of `colour_composite` at which a galaxy is seen, be it faint.
+
+    Its own brightest pixels are as bright as can be, but noise is not: six sigmas of the noisiest colour.
+
+    Parameters
+    ----------
+    image
+        ``(B, H, W)``, nJy; NaN where there is no data.
+    noise
+        ``(B,)``, nJy per pixel.
+    """
+    light = np.where(np.isfinite(image), image, 0)
+    known = np.where(np.isfinite(noise), noise, 0)
+    layers, noisiest = np.zeros(image.shape[1:]), 0.0
+    for name, which in zip(_BALANCE, _thirds(len(image)), strict=True):
+        layers += _BALANCE[name] * light[which][known[which] > 0].sum(axis=0) / max(1, len(which)) / 3
+        noisiest = max(
+            noisiest, _BALANCE[name] * float(np.sqrt((known[which] ** 2).sum())) / max(1, len(which))
+        )
+    scale = softening * float(np.nanmedian(noise)) if (known > 0).any() else 0.0
+    if not scale > 0:
+        return BRIGHTEST
+    return float(np.clip(max(np.percentile(layers, 99.5), 6 * noisiest) / scale, 0.1, BRIGHTEST))
 
 
 def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:
@@ -96,11 +133,9 @@ def diverging(values: np.ndarray) -> np.ndarray:
 
 
 def strip(images: np.ndarray, weights: np.ndarray, noise: np.ndarray, *, columns: int = 8) -> np.ndarray:
-    """Lay out colour composites of objects ``(N, B, H, W)`` in rows of `columns`, without gaps."""
-    tiles = [
-        colour_composite(np.where(weight > 0, image, np.nan), noise)[::-1]
-        for image, weight in zip(images, weights, strict=True)
-    ]
+    """Lay out colour composites of objects ``(N, B, H, W)``, each in a stretch of its own, without gaps."""
+    seen = np.where(weights > 0, images, np.nan)
+    tiles = [colour_composite(image, noise, top=top_of(image, noise))[::-1] for image in seen]
     return lay_out(tiles, columns, gap=0)
 
 

@@ -23,7 +23,7 @@ from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
-from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip
+from deepfits.pictures import colour_composite, lay_out, noise_per_band, png, strip, top_of
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
 
@@ -212,7 +212,8 @@ class Drawer:
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        tiles = [colour_composite(image, self.noise)[::-1] for image in seen]
+        top = max(top_of(image, self.noise) for image in seen)
+        tiles = [colour_composite(image, self.noise, top=top)[::-1] for image in seen]
         return png(lay_out(tiles, len(tiles)), zoom=zoom)
 
     @property

@@ -24,6 +24,7 @@ from deepfits.pictures import (
     noise_per_band,
     significance,
     stretch,
+    top_of,
 )
 from deepfits.plot.style import INK, bare, own_axes, own_figure
 
@@ -137,9 +138,10 @@ def _show_versions(
     first = next(iter(rows.values()))
     high, wide = np.array(first.shape[-2:]) + GAP
     tops = [_top(image) for image in first]
+    brightest = top_of(first, noise)
     cells, beside = [], list(names)
     for line, images in enumerate(rows.values()):
-        cells.append(colour_composite(images, noise))
+        cells.append(colour_composite(images, noise, top=brightest))
         for band, image in enumerate(images):
             cells.append(_band(image, float(noise[band]), tops[band]))
             if not np.isfinite(image).any():
@@ -182,6 +184,8 @@ def tiles(
 ) -> Figure | SubFigure:
     """Show many galaxies in colour with a caption each: image and, beside it, best fit and residual.
 
+    Each galaxy has a stretch of its own, so that faint ones are seen; `contact_sheet` has one for all.
+
     Parameters
     ----------
     image, weight
@@ -200,12 +204,14 @@ def tiles(
     for ax in axes:
         bare(ax)
     for index, ax in enumerate(axes[: len(image)]):
-        shown = [colour_composite(np.where(weight[index] > 0, image[index], np.nan), noise)]
+        observed = np.where(weight[index] > 0, image[index], np.nan)
+        top = top_of(observed, noise)
+        shown = [colour_composite(observed, noise, top=top)]
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
             missing = np.broadcast_to(np.asarray(MISSING), shown[0].shape)
             has_fit = bool(np.isfinite(fitted[index]).any())
-            shown.append(colour_composite(fitted[index], noise) if has_fit else missing)
+            shown.append(colour_composite(fitted[index], noise, top=top) if has_fit else missing)
             shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
         ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
         ax.set_xlabel(captions[index], size=7, labelpad=2)

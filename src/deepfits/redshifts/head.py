@@ -276,7 +276,10 @@ def disclaimer(head: Head) -> str:
         "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
     ]
     if head.also_for:
-        lines.append(f"The head is for fits of models {', '.join((head.model_hash, *head.also_for))}.")
+        lines.append(
+            f"The head was taught on fits of model {head.model_hash}, and serves those of "
+            f"{', '.join(head.also_for)} too."
+        )
     if measured := head.about.get("real"):
         lines.append(f"How well such predictions did on real redshifts: {measured}")
     lines.append(
