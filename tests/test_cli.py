@@ -133,6 +133,7 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     assert_one_clear_line(done, "--objective", "paper")
     done = run_cli("fit", "s", "m", "-o", tmp_path / "o", "--set", "sead=3")
     assert_one_clear_line(done, "sead", "'seed'")
+    assert_one_clear_line(run_cli("redshift", "predict", tmp_path), "--out z.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
