@@ -80,8 +80,12 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
             f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
             f"needed{remedy}"
         )
-    about = {"target": target, "counts": known.counts, "provenance": provenance()}
-    about["held_out_only"] = config.held_out_only
+    about = {
+        "target": target,
+        "held_out_only": config.held_out_only,
+        "counts": known.counts,
+        "provenance": provenance(),
+    }
     name, used = Path(config.predictions).stem, table.info.get("num_train")
     matched = {column: values[rows] for column, values in columns.items()}
     with (
