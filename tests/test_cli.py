@@ -20,6 +20,7 @@ from deepfits.cli import make_app, words_of
 from deepfits.options import DECIDED_HERE, option_names
 from deepfits.results import RECORD
 from deepfits.stages import MODULES, load
+from deepfits.stages.stage import documentation
 from tests.helpers.command import Command, run_cli
 
 COMMANDS = [
@@ -74,6 +75,12 @@ def test_help_of_every_command_shows_an_example(app, capsys, command):
     assert f"deepfits {command}" in shown.partition("Example")[2]
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_no_two_options_of_a_command_say_the_same(name):
+    said = list(documentation(load(name).config).values())
+    assert [words for words in said if said.count(words) > 1] == []
+
+
 def test_top_level_help_lists_every_stage_and_is_quick():
     begin = _seconds_of_children()
     code = "from deepfits.cli import main; main()"
@@ -126,6 +133,7 @@ def test_what_is_wrong_is_said_in_the_words_of_the_command_line(tmp_path):
     assert_one_clear_line(done, "--objective", "paper")
     done = run_cli("fit", "s", "m", "-o", tmp_path / "o", "--set", "sead=3")
     assert_one_clear_line(done, "sead", "'seed'")
+    assert_one_clear_line(run_cli("redshift", "predict", tmp_path), "--out z.parquet")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from deepfits.pictures import png, strip
+from deepfits.pictures import BRIGHTEST, png, strip
 
 NUM_PICTURES = 10
 MAX_NAMES = 60
@@ -27,7 +27,7 @@ def describe(title: str, facts: Mapping[str, object], pictures: np.ndarray | Non
     if pictures is not None and len(pictures) and find_spec("PIL") is not None:
         edge = np.concatenate((pictures[:, :, :2], pictures[:, :, -2:]), axis=2)
         noise = np.maximum(edge.std(axis=(0, 2, 3)), 0.02 * np.abs(pictures).max(axis=(0, 2, 3)))
-        code = base64.b64encode(png(strip(pictures, noise, len(pictures)), zoom=2)).decode()
+        code = base64.b64encode(png(strip(pictures, noise, len(pictures), top=BRIGHTEST), zoom=2)).decode()
         picture = f'<img alt="galaxies" style="image-rendering:pixelated" src="data:image/png;base64,{code}">'
     return f"<div><b>{escape(title)}</b><table>{rows}</table>{picture}</div>"
 

@@ -13,6 +13,7 @@ import numpy as np
 MISSING = (0.86, 0.87, 0.89)
 GAP = 2
 RESIDUAL_SIGMA = 5.0
+BRIGHTEST = 60.0
 
 # Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
 _BALANCE = (2.2, 1.1, 0.9)
@@ -32,17 +33,17 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
     return out
 
 
-def colour_composite(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGHTEST) -> np.ndarray:
     """Combine all bands into ``(H, W, 3)`` in [0, 1], after Lupton et al. (2004): hue does not saturate.
 
     The image is ``(B, H, W)``, nJy, NaN where there is no data: a pixel that lacks all bands of a colour is
-    grey. The noise, ``(B,)`` nJy per pixel, sets where the stretch turns from linear to logarithmic.
+    grey. The noise, ``(B,)`` nJy per pixel, sets where the stretch turns from linear to logarithmic; `top` is
+    shown as bright as can be, in units of that point: the same for pictures that are to be compared in
+    brightness, `top_of` of each where faint ones are to be seen.
     """
-    # The thirds of the bands, blue first, without bands that have no data or no noise figure.
-    thirds = np.array_split(np.arange(len(image)), 3) if len(image) >= 3 else [np.arange(len(image))] * 3
     is_known = np.isfinite(image) & np.isfinite(noise)[:, None, None]
     layers, is_grey = [], np.zeros(image.shape[1:], dtype=bool)
-    for balance, which in zip(_BALANCE, thirds, strict=True):
+    for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):
         number = is_known[which].sum(axis=0)
         total = np.where(is_known[which], image[which], 0).sum(axis=0)
         layers.append(balance * total / np.maximum(number, 1))
@@ -50,10 +51,34 @@ def colour_composite(image: np.ndarray, noise: np.ndarray) -> np.ndarray:
     rgb = np.stack(layers[::-1], axis=-1)
     scale = _SOFTENING * float(np.nanmedian(noise))
     intensity = rgb.mean(axis=-1)
-    stretched = np.arcsinh(intensity / scale) / np.arcsinh(60.0)
+    stretched = np.arcsinh(intensity / scale) / np.arcsinh(top)
     rgb = np.clip(rgb, 0, None) * (stretched / np.where(intensity > 0, intensity, np.inf))[..., None]
     seen = np.clip(0.06 + rgb / np.maximum(1, rgb.max(axis=-1, keepdims=True)), 0, 1)
     return np.where(is_grey[..., None], MISSING, seen)
+
+
+def _thirds(num_bands: int) -> list[np.ndarray]:
+    """Return the bands that are blue, green and red: thirds of them, or all in each."""
+    bands = np.arange(num_bands)
+    return np.array_split(bands, 3) if num_bands >= 3 else [bands] * 3
+
+
+def top_of(image: np.ndarray, noise: np.ndarray) -> float:
+    """Return the `top` of `colour_composite` at which a galaxy, ``(B, H, W)``, is seen, be it faint.
+
+    Its own brightest pixels are as bright as can be, but noise is not: six sigmas of the noisiest colour.
+    """
+    light = np.where(np.isfinite(image), image, 0)
+    known = np.where(np.isfinite(noise), noise, 0)
+    layers, noisiest = np.zeros(image.shape[1:]), 0.0
+    for balance, which in zip(_BALANCE, _thirds(len(image)), strict=True):
+        share = balance / max(1, len(which))
+        layers += share * light[which][known[which] > 0].sum(axis=0) / 3
+        noisiest = max(noisiest, share * float(np.sqrt((known[which] ** 2).sum())))
+    scale = _SOFTENING * float(np.nanmedian(noise)) if (known > 0).any() else 0.0
+    if not scale > 0:
+        return BRIGHTEST
+    return float(np.clip(max(np.percentile(layers, 99.5), 6 * noisiest) / scale, 0.1, BRIGHTEST))
 
 
 def stretch(image: np.ndarray, noise: float, top: float) -> np.ndarray:
@@ -87,9 +112,16 @@ def diverging(values: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(values)[..., None], MISSING, colour)
 
 
-def strip(images: np.ndarray, noise: np.ndarray, columns: int, *, gap: int = GAP) -> np.ndarray:
-    """Lay out colour composites of objects ``(N, B, H, W)``, NaN without data, in rows of `columns`."""
-    return lay_out([colour_composite(image, noise)[::-1] for image in images], columns, gap=gap)
+def strip(
+    images: np.ndarray, noise: np.ndarray, columns: int, *, gap: int = GAP, top: float | None = None
+) -> np.ndarray:
+    """Lay out colour composites of objects ``(N, B, H, W)``, NaN without data, in rows of `columns`.
+
+    Each has a stretch of its own, or all that of `colour_composite` with this `top`.
+    """
+    tops = [top_of(image, noise) if top is None else top for image in images]
+    pairs = zip(images, tops, strict=True)
+    return lay_out([colour_composite(image, noise, top=t)[::-1] for image, t in pairs], columns, gap=gap)
 
 
 def lay_out(tiles: Sequence[np.ndarray], columns: int, *, gap: int = GAP) -> np.ndarray:

@@ -174,7 +174,7 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
     if others:
         raise InputError(
             f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); name a directory of its "
-            "own, or remove this one to start anew"
+            "own; a result of an earlier version may be removed to start anew"
         )
 
 

@@ -269,6 +269,7 @@ def test_shuffled_labels_teach_nothing(sky, inputs, tmp_path):
     ("changes", "keywords", "word"),
     [
         ({"z_spec": np.full(NUMBER, 0.7)}, {}, "all 420 matched labels are 0.7"),
+        ({"kind": np.full(NUMBER, "star")}, {"label_column": "kind"}, "all 420 matched labels are 'star'"),
         ({"z_spec": np.full(NUMBER, np.nan)}, {}, "420 have a 'z_spec' that is not finite"),
         ({"dec": np.full(NUMBER, -40.0)}, {}, "no overlap"),
         ({"dec": None}, {"match": "position"}, "needs ra and dec"),
@@ -394,7 +395,12 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     evaluated = read_json(directory / "metrics.json", what="metrics")
     used = 420 - is_held_out(sky["object_id"]).sum()
     assert evaluated["rows"][0]["num_train"] == used
-    assert f"labels used for training: {used}." in (tmp_path / "evaluated" / "table.md").read_text()
+    words = (tmp_path / "evaluated" / "table.md").read_text()
+    assert f"held-out objects; labels used for training: {used}." in words
+    everything = redshift_evaluate(predictions, labels, tmp_path / "all", held_out_only=False)
+    words = (everything / "table.md").read_text()
+    assert words.startswith("420 objects, held out or not; ")
+    assert "resamples of the objects, held out or not" in words
     table = deepfits.redshift(
         features,
         labels,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from deepfits import plot
 from deepfits.photometry import circular_aperture
-from deepfits.pictures import MISSING, colour_composite
+from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
 from deepfits.reporting import figures, redshift_section, sections
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
@@ -79,6 +79,20 @@ def test_colour_composite_is_grey_where_a_colour_was_not_observed():
     np.testing.assert_allclose(picture[4], whole[4])
     image[4] = np.nan  # a band that is missing everywhere leaves the others' colours
     assert not (np.abs(colour_composite(image, np.ones(5))[0] - MISSING) < 1e-6).all()
+
+
+def test_a_stretch_of_its_own_shows_a_faint_galaxy_and_leaves_noise_dark():
+    noise = np.array([3.0, 1.0, 1.0, 2.0, 9.0])
+    faint = np.zeros((5, 14, 14))
+    faint[:, 5:9, 5:9] = 8 * noise[:, None, None]
+    plain = colour_composite(faint, noise).max()
+    assert colour_composite(faint, noise, top=top_of(faint, noise)).max() > 1.5 * plain
+    empty = noise[:, None, None] * np.random.default_rng(1).normal(size=faint.shape)
+    assert np.median(colour_composite(empty, noise, top=top_of(empty, noise)).max(axis=-1)) < 0.3
+    assert top_of(1e4 * faint, noise) == BRIGHTEST  # a bright one is shown as ever
+    faint[:, :, 3] = np.nan
+    assert np.isfinite(top_of(faint, noise))
+    assert top_of(faint, np.full(5, np.nan)) == BRIGHTEST
 
 
 def test_page_holds_text_figures_and_escapes_what_users_wrote(tmp_path):

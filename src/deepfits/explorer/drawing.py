@@ -22,7 +22,7 @@ from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
-from deepfits.pictures import noise_per_band, png, strip
+from deepfits.pictures import noise_per_band, png, strip, top_of
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
 
@@ -187,16 +187,18 @@ class Drawer:
             start = (1 - way) * start + way * self.objects.latent[end]
         number = min(len(offsets), len(directions))
         latent = start + np.asarray(offsets[:number], dtype=np.float32) @ directions[:number]
-        return self._drawn(latent[None], fwhm_arcsec, noise, zoom=6)
+        return self._drawn(latent[None], start[None], fwhm_arcsec, noise, zoom=6)
 
     def between(self, first: int, second: int, *, fwhm_arcsec: float = 0.0, noise: float = 0.0) -> bytes:
         """Draw what lies between two objects, on a straight line in the latent."""
         step = np.linspace(0, 1, 8, dtype=np.float32)[:, None]
         latent = (1 - step) * self.objects.latent[first] + step * self.objects.latent[second]
-        return self._drawn(latent, fwhm_arcsec, noise, zoom=2)
+        return self._drawn(latent, latent, fwhm_arcsec, noise, zoom=2)
 
-    def _drawn(self, latent: np.ndarray, fwhm_arcsec: float, noise: float, *, zoom: int) -> bytes:
-        """Draw latents side by side, as they would be seen."""
+    def _drawn(
+        self, latent: np.ndarray, stretch: np.ndarray, fwhm_arcsec: float, noise: float, *, zoom: int
+    ) -> bytes:
+        """Draw latents side by side, as they would be seen, in the stretch that shows `stretch`."""
         if not np.isfinite(latent).all():
             raise InputError("an object has no fit, so nothing is drawn of it")
         seen = add_seeing_and_noise(
@@ -205,7 +207,8 @@ class Drawer:
             noise=noise * self.noise,
             rng=np.random.default_rng(1),
         )
-        return png(strip(seen, self.noise, len(seen)), zoom=zoom)
+        top = max(top_of(image, self.noise) for image in self.render(stretch))
+        return png(strip(seen, self.noise, len(seen), top=top), zoom=zoom)
 
     @property
     def drawn_pixel_arcsec(self) -> float:

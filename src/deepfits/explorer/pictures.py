@@ -19,6 +19,7 @@ from deepfits.pictures import (
     lay_out,
     significance,
     stretch,
+    top_of,
 )
 
 
@@ -32,11 +33,13 @@ def panels(
     """
     is_valid = weight > 0
     residual = significance(image, fitted, weight)
+    observed = np.where(is_valid, image, np.nan)
+    top = top_of(observed, noise)
     first = [
-        colour_composite(np.where(is_valid, image, np.nan), noise),
-        colour_composite(fitted, noise),
+        colour_composite(observed, noise, top=top),
+        colour_composite(fitted, noise, top=top),
         diverging(combined(residual) / RESIDUAL_SIGMA),
-        colour_composite(scene, noise),
+        colour_composite(scene, noise, top=top),
     ]
     rows = [first]
     for band in range(len(image)):

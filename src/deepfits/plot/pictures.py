@@ -14,6 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from deepfits.photometry import robust_scatter
 from deepfits.pictures import (
+    BRIGHTEST,
     GAP,
     MISSING,
     RESIDUAL_SIGMA,
@@ -25,6 +26,7 @@ from deepfits.pictures import (
     significance,
     stretch,
     strip,
+    top_of,
 )
 from deepfits.plot.style import INK, bare, own_axes, own_figure
 
@@ -137,9 +139,10 @@ def _show_versions(
     first = next(iter(rows.values()))
     high, wide = np.array(first.shape[-2:]) + GAP
     tops = [float(np.nanpercentile(i, 99.7)) if np.isfinite(i).any() else 0.0 for i in first]
+    brightest = top_of(first, noise)
     cells, beside = [], list(names)
     for line, images in enumerate(rows.values()):
-        cells.append(colour_composite(images, noise))
+        cells.append(colour_composite(images, noise, top=brightest))
         for band, image in enumerate(images):
             cells.append(_band(image, float(noise[band]), tops[band]))
             if not np.isfinite(image).any():
@@ -178,6 +181,8 @@ def tiles(
 ) -> Figure | SubFigure:
     """Show many galaxies in colour with a caption each: image and, beside it, best fit and residual.
 
+    Each galaxy has a stretch of its own, so that faint ones are seen; `contact_sheet` has one for all.
+
     Parameters
     ----------
     image, weight
@@ -196,12 +201,14 @@ def tiles(
     for ax in axes:
         bare(ax)
     for index, ax in enumerate(axes[: len(image)]):
-        shown = [colour_composite(np.where(weight[index] > 0, image[index], np.nan), noise)]
+        observed = np.where(weight[index] > 0, image[index], np.nan)
+        top = top_of(observed, noise)
+        shown = [colour_composite(observed, noise, top=top)]
         if fitted is not None:
             sigma = significance(image[index], fitted[index], weight[index])
             has_fit = bool(np.isfinite(fitted[index]).any())
             missing = np.full_like(shown[0], MISSING)
-            shown.append(colour_composite(fitted[index], noise) if has_fit else missing)
+            shown.append(colour_composite(fitted[index], noise, top=top) if has_fit else missing)
             shown.append(diverging(combined(sigma) / RESIDUAL_SIGMA))
         ax.imshow(lay_out([picture[::-1] for picture in shown], wide), interpolation="nearest")
         ax.set_xlabel(captions[index], size=7, labelpad=2)
@@ -212,5 +219,5 @@ def contact_sheet(image: np.ndarray, noise: np.ndarray, *, columns: int = 16, ax
     """Show many galaxies, ``(N, B, H, W)`` in nJy, close together in colour."""
     ax = own_axes(ax, (9, 9 * -(-len(image) // columns) / columns))
     bare(ax)
-    ax.imshow(strip(image, noise, columns), interpolation="nearest")
+    ax.imshow(strip(image, noise, columns, top=BRIGHTEST), interpolation="nearest")
     return ax

@@ -20,7 +20,7 @@ from deepfits.files import write_json, write_text
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.learning import folds
 from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, train_with_early_stopping
-from deepfits.redshifts.results import format_metric, table_lines
+from deepfits.redshifts.results import format_metric, objects_of, table_lines
 
 CLASSIFIER = "classifier.json"
 """Its name on disk, for `deepfits.redshifts.storage`."""
@@ -227,7 +227,7 @@ def class_table(content: Mapping[str, Any]) -> str:
         for entry in best["confusion"]
     ]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels used for training: {used}.",
+        f"{rows[0]['num_test']} {objects_of(content)}; labels used for training: {used}.",
         "",
         *table_lines(["features", *DEFINITIONS], metrics),
         "",

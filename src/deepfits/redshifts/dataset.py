@@ -89,9 +89,9 @@ def make_dataset(
     columns = {name: values[pairs.rows] for name, values in columns.items()}
     value = labels.value[pairs.label_rows]
     if np.ptp(value) == 0 and len(value) >= MIN_TRAIN:
+        same = repr(labels.classes[int(value[0])]) if labels.classes else f"{value[0]:g}"
         raise InputError(
-            f"{labels.where}: all {len(value)} matched labels are {value[0]:g}; "
-            "there is nothing to learn from them"
+            f"{labels.where}: all {len(value)} matched labels are {same}; there is nothing to learn from them"
         )
     magnitude, magnitude_name = _reference_magnitude(columns, labels, pairs.label_rows)
     known = {name: values[pairs.label_rows] for name, values in labels.columns.items()}

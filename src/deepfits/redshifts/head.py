@@ -276,7 +276,8 @@ def disclaimer(head: Head) -> str:
         "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
     ]
     if head.also_for:
-        lines.append(f"The head is for fits of models {', '.join((head.model_hash, *head.also_for))}.")
+        serves = " and ".join((head.model_hash, *head.also_for))
+        lines.append(f"The head serves fits of the models with fingerprints {serves}.")
     if measured := head.about.get("real"):
         lines.append(f"How well such predictions did on real redshifts: {measured}")
     lines.append(

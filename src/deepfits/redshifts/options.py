@@ -42,8 +42,10 @@ class LearningOptions(Seeded):
         Time budget of TPOT.
     wide_resnet_width
         Channels of the Wide ResNet's first stage; 64 is the paper's, 8 or 16 are for CPUs.
-    network_epochs, network_minutes
-        Passes and time that each network on images may take.
+    network_epochs
+        Passes over the labelled images that each network on images may take.
+    network_minutes
+        Minutes that each network on images may take.
     device
         Where networks on images are trained.
     head

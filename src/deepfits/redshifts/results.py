@@ -205,18 +205,24 @@ def _named(row: Mapping[str, Any], *cells: str) -> list[str]:
     return [*(row[name] or "–" for name in _NAMES), *cells]
 
 
+def objects_of(content: Mapping[str, Any]) -> str:
+    """Return what a table calls the objects that it was measured on."""
+    return "held-out objects" if content.get("held_out_only", True) else "objects, held out or not"
+
+
 def markdown_table(content: Mapping[str, Any]) -> str:
     """Return the table as Markdown, with the counts above and the definitions below."""
     rows, columns, target = content["rows"], _columns(content), content.get("target", "z_spec")
     definitions, of = _definitions(target), "" if is_redshift_name(target) else f" of {target}"
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
+    objects = objects_of(content)
     cells = [_named(row, *(format_metric(row["metrics"][name]) for name in columns)) for row in rows]
     lines = [
-        f"{rows[0]['num_test']} held-out objects; labels{of} used for training: {used}.",
+        f"{rows[0]['num_test']} {objects}; labels{of} used for training: {used}.",
         "",
         *table_lines([*_NAMES, *(HEADINGS[name] for name in columns)], cells, num_text=3),
         "",
-        "Errors: standard deviation over bootstrap resamples of the held-out objects.",
+        f"Errors: standard deviation over bootstrap resamples of the {objects}.",
         "",
         *(f"- {HEADINGS[name]}: {definitions[name]}" for name in columns),
     ]

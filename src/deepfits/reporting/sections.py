@@ -180,11 +180,12 @@ def sky_section(
         caption=f"Depth in an aperture of {held.aperture_arcsec:g}″ radius, from the weights, taking pixels "
         "as independent." + "".join(f" {number:,} {words}." for words, number in counts.items() if number),
     )
+    which = "All" if len(order) == len(held.object_id) else f"{len(order)} of the brighter half of the"
     sheet = Picture(
         name="contact-sheet",
         figure=figures.contact_sheet(np.where(held.weight[order] > 0, held.image[order], np.nan), noise),
-        caption=f"{len(order)} of the brighter half of the held-out objects, from high to low signal to "
-        "noise; all bands in one colour picture each.",
+        caption=f"{which} held-out objects, from high to low signal to noise; all bands in one colour "
+        "picture each.",
     )
     histogram = Picture(
         name="magnitudes",
@@ -413,7 +414,7 @@ def next_section(run: str, example: str | None, *, has_redshifts: bool) -> Secti
         (f"deepfits odd {run}", "Pictures of the oddest objects, with what is odd about them."),
         (f"deepfits similar {run} --id {example}", "Objects most like one of your choice."),
         (f"deepfits show {run} --id {example}", "Image, best fit and residual of any objects."),
-        (f"deepfits export {features} --out galaxies.fits", "One catalogue, for TOPCAT or your programs."),
+        (f"deepfits export {run} --out galaxies.fits", "All in one catalogue, for TOPCAT or your programs."),
         (labels, "Redshifts, from a table with z_spec of some of the objects."),
     ]
     if example is None:

@@ -60,7 +60,8 @@ class ExportConfig(Choosing, Partial):
         More tables to join, ``NAME=PATH`` each: spectra, labels, another catalogue. They match by position or
         identity (`deepfits.join`); a column whose name is taken is ``NAME.column``.
     half
-        Write latents and their errors as 16-bit floats: half the bytes (its cost: docs/how-to/scale.md).
+        Write latents, their errors and embeddings as 16-bit floats: a third fewer bytes (its cost:
+        docs/how-to/scale.md).
         Parquet and HATS only.
     margin_arcsec
         HATS: objects this near a partition's border are also listed beside its neighbour, so that matches

@@ -200,8 +200,10 @@ class Solving(Choosing, SolverSettings, OnWorkers):
         The trained model, from `train`, or ``builtin:NAME``.
     out
         Directory for the results.
-    held_out_only, object_ids
-        Fit only the objects that training never saw, or only these.
+    held_out_only
+        Fit only the objects that training never saw.
+    object_ids
+        Fit only the objects with these identities.
     """
 
     store: Annotated[str | Path, INPUT]

@@ -20,8 +20,10 @@ class ReportConfig(Choosing, Partial):
         ``inpaint-<bands>/`` and ``redshift/``; what is not there is left out, and said so.
     out
         Where the page goes; by default ``report/`` in the run directory.
-    store, model
-        Elsewhere than at their standard names, ``cutouts/`` and ``model/`` in the run directory.
+    store
+        The cutouts, where they are not ``cutouts/`` in the run directory.
+    model
+        The model, where it is neither ``model/`` in the run directory nor one that came with the package.
     num_examples
         Galaxies in Figs. 1 and 2.
     max_objects

@@ -304,7 +304,8 @@ def _fit_settings(directory: Path, mode: str) -> str:
 def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
-        return _absent("Missing bands", "no inpainting", "deepfits inpaint"), {}
+        command = f"deepfits inpaint {run}/cutouts MODEL --out {run}/inpaint-u --band u"
+        return _absent("Missing bands", "no inpainting", command), {}
     with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
 

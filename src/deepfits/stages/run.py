@@ -82,7 +82,7 @@ class RunConfig(Common):
     Parameters
     ----------
     config
-        The run file (TOML); see the page "Running everything from one file" of the documentation.
+        The run file (TOML); see "Everything from one file" in docs/how-to/coadds-to-report.md.
     out
         The run directory, in place of the file's.
     """

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHOWN = (
-    "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_median", "flags",
-    "tag",
+    "object_id", "ra", "dec", "reduced_chi2", "status", "anomaly", "z_spec", "z_phot", "z_err68_low",
+    "z_err68_high", "flags", "tag",
 )  # fmt: skip
 DOTS_PER_INCH = 150
 WIDEST_CELL = 90

@@ -44,8 +44,11 @@ class EngineSettings(OnDevice):
 
     Parameters
     ----------
-    num_devices, num_nodes
-        Several devices share each batch, through Lightning Fabric (``pip install 'deepfits[training]'``).
+    num_devices
+        GPUs of a machine that share each batch, through Lightning Fabric (``pip install
+        'deepfits[training]'``).
+    num_nodes
+        Machines whose GPUs share each batch.
     precision
         ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
         weights in float32. All others here change the numbers within rounding.
@@ -91,8 +94,10 @@ class Teaching:
         Of the refiner, and as many of the metric.
     num_reference
         Latents at which the metric is computed, each by a Jacobian.
-    batch_size, learning_rate
-        Of the refiner's steps.
+    batch_size
+        Objects in each of the refiner's steps.
+    learning_rate
+        Of the refiner's optimiser, Adam.
     """
 
     steps: int = 5000

@@ -451,6 +451,7 @@ function filterRow() {
 // Starting
 
 function tab(name) {
+  say("");
   for (const button of document.querySelectorAll("nav button")) button.classList.toggle("on", button.dataset.tab === name);
   for (const section of document.querySelectorAll("aside > section")) section.hidden = section.id !== `tab-${name}`;
   if (name === "draw") walk();

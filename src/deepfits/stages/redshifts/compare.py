@@ -62,8 +62,9 @@ class CompareConfig(Learning):
         adapted to the labels. The constant is always there, as the floor.
     feature_sets
         Use these alone for boosting and small networks: ``latents``, ``oriented``, ``model``, ``extended``,
-        ``magnitudes``, ``combined``, ``templates``, ``sizes``, ``all``, ``embedder``; ``boosting:all`` for
-        one alone, and ``stack:fits`` for stacks. A list, or text such as ``latents,model``.
+        ``magnitudes``, ``combined``, ``matched``, ``templates``, ``sizes``, ``all``, ``scene``, ``portable``,
+        ``embedder``; ``boosting:all`` for one alone, and ``stack:fits`` for stacks. A list, or text such as
+        ``latents,model``.
     losses
         ``"squared"`` (serves R²) or ``"absolute"`` (serves σ_MAD), or both.
     photoz

@@ -72,11 +72,20 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
         keep = is_held_out(identity[pairs.rows])
     rows, label_rows = pairs.rows[keep], pairs.label_rows[keep]
     if len(rows) < MIN_OBJECTS:
+        which, remedy = "objects", ""
+        if config.held_out_only:
+            which = "held-out objects"
+            remedy = "; held_out_only=False counts all, where the method learned from none of them"
         raise InputError(
-            f"{config.predictions}: {len(rows)} held-out objects have a label; at least {MIN_OBJECTS} are "
-            "needed"
+            f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
+            f"needed{remedy}"
         )
-    about = {"target": target, "counts": known.counts, "provenance": provenance()}
+    about = {
+        "target": target,
+        "held_out_only": config.held_out_only,
+        "counts": known.counts,
+        "provenance": provenance(),
+    }
     name, used = Path(config.predictions).stem, table.info.get("num_train")
     matched = {column: values[rows] for column, values in columns.items()}
     with (

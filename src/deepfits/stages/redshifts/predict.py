@@ -83,7 +83,7 @@ def redshift_predict(config: PredictConfig) -> Path:
     Without any label: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
     """
     if config.out is None:
-        raise InputError("redshift_predict: give `out`, a table such as z.parquet, or a directory")
+        raise InputError("say where predictions go: out='z.parquet', a table, or a directory")
     out, config = Path(config.out), with_head(config)
     if not out.suffix or config.workers > 1 or config.scheduler is not None:
         return _predict_shards(config, out)

@@ -31,10 +31,14 @@ class TrainPredictorConfig(Learning):
 
     Parameters
     ----------
-    method, feature_set, loss
-        One of each; see `redshift`. The method ``adapted`` takes any number of labels, and no feature set.
-        The feature set of `stack` is ``fits``, ``deep`` or ``templates``;
-        networks on images have none, but for `hybrid`.
+    method
+        One of those that `redshift` compares, such as ``network``, ``templates`` or ``adapted``, which takes
+        any number of labels from one on.
+    feature_set
+        Of ``boosting``, ``network`` and ``hybrid`` one of those of `redshift`; of ``stack`` ``fits``,
+        ``deep`` or ``templates``. Other methods choose for themselves.
+    loss
+        ``squared`` (serves R²) or ``absolute`` (serves σ_MAD).
     """
 
     _: KW_ONLY
