@@ -274,7 +274,7 @@ def small_disk(place: Path, num_bytes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _in_a_child(run: Run, base: Path, out: Path, said: Path, largest_file: int | None) -> None:

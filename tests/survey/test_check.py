@@ -145,6 +145,13 @@ def test_cutouts_of_others_and_stores_are_looked_at(tmp_path, stamps):
     assert "a store of 60 objects" in str(again)
 
 
+def test_cutouts_need_not_be_square(tmp_path, stamps):
+    path = describe(tmp_path, "zero_point = 31.4\n", image=stamps["image"][..., 4:-4])
+    found = deepfits.check(path)
+    assert found.warnings == []
+    assert found.rows[0].shape == (32, 24)
+
+
 @pytest.mark.parametrize(
     ("keys", "change", "words"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ from astropy.io import fits
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
+from deepfits.survey.build import _settled_psf
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex
@@ -24,23 +26,27 @@ def star(fwhm: float, pixel: float, side: int = 25) -> np.ndarray:
 
 
 def test_stars_are_believed_before_the_header() -> None:
-    found = find_psf(star(0.8, 0.168), {"FWHM": 1.5}, 0.168, "field x, band g")
+    found = find_psf(star(0.8, 0.168), {"FWHM": 1.5}, 0.168)
     assert abs(found["fwhm_arcsec"] / 0.8 - 1) < 0.03  # the pixel is taken out
     assert "stars" in found["source"]
 
 
 def test_the_header_is_read_where_there_are_no_stars() -> None:
     in_pixels = fits.Header([("FWHM", 5.5, "Median FWHM in pixels")])
-    assert find_psf(None, in_pixels, 0.2, "field x, band g")["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
-    found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2, "field x, band g")
+    assert find_psf(None, in_pixels, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
+    found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2)
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
 
 
-def test_what_is_unknown_is_said(caplog) -> None:
-    with caplog.at_level(logging.WARNING):
-        found = find_psf(None, {}, 0.2, "field x, band g")
+def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
+    unknown = find_psf(None, {}, 0.2)
+    assert np.isnan(gaussians_of(unknown, NUM_GAUSSIANS)).all()
+    known = {"psf": {"g": unknown, "r": unknown}, "pixel_scale_arcsec": 0.2}
+    plan = SimpleNamespace(images=SimpleNamespace(bands=("g", "r")), psf={"r": "0.8"})
+    psf = _settled_psf("x", known, plan, {})  # type: ignore[arg-type]
+    assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     assert "field x, band g: the PSF is unknown" in caplog.text
-    assert np.isnan(gaussians_of(found, NUM_GAUSSIANS)).all()
+    assert "band r" not in caplog.text
 
 
 def test_given_psfs(tmp_path) -> None:

@@ -438,7 +438,7 @@ def describe_store(
             "scale: make one store for each, or bring them to one grid with `deepfits stack`"
         )
     bands = plan.images.bands
-    psf = {name: _settled_psf(field, plan, columns or {}) for name, field in fields.items()}
+    psf = {name: _settled_psf(name, field, plan, columns or {}) for name, field in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
@@ -460,7 +460,9 @@ def describe_store(
     )
 
 
-def _settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _settled_psf(
+    name: str, known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
     """Return the PSFs of a field's bands, where what the user says counts before all else.
 
     A column of the catalogue with the width at each object counts where it is named, or where
@@ -474,6 +476,12 @@ def _settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, n
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
+        if psf.get(band, {}).get("source") == UNKNOWN:
+            log.warning(
+                "WARNING: field %s, band %s: the PSF is unknown (too few stars, no FWHM in the header); "
+                "models that need it cannot take this band until it is given, in arcsec, as psf=%s=0.8",
+                *(name, band, band),
+            )
     return psf
 
 
@@ -523,7 +531,6 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
                 found.star_images.get(band),
                 plane.plane.header,
                 scale,
-                f"{field.name}, band {band}",
                 widths.get(band),
             )
             for band, plane in field.aligned.items()

@@ -152,7 +152,9 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
         )
         findings.rows.append(row)
         findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
-    flux, error = aperture_flux(sample.image, sample.weight, circular_aperture(width, APERTURE_PIXELS))
+    side = min(height, width)
+    image, weight = (_middle(pixels, side, side) for pixels in (sample.image, sample.weight))
+    flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
     columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
     columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}
     doubts = [*_centre_warnings(sample, flux, error), *colour_warnings(columns, sample.bands)]

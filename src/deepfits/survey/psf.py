@@ -7,7 +7,6 @@ it comes from.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,7 +26,6 @@ from deepfits.survey.bands import band_name
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.seeing import width_at
 
-log = logging.getLogger(__name__)
 UNKNOWN = "unknown"
 MAX_SIDE = 1024
 CELLS = 4  # places of a varying PSF, in half the field
@@ -72,10 +70,9 @@ def find_psf(
     stars: np.ndarray | None,
     header: Mapping[str, Any],
     pixel_scale: float,
-    where: str,
     varies: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Decide the PSF of one band of one field, where the user does not say it.
+    """Decide the PSF of one band of one field, where the user does not say it; its source may be `UNKNOWN`.
 
     Parameters
     ----------
@@ -87,8 +84,6 @@ def find_psf(
         the stars say nothing.
     pixel_scale
         Arcseconds.
-    where
-        Field and band, for messages.
     varies
         How the width of the PSF varies over the field: ``coefficients`` of
         `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
@@ -102,11 +97,6 @@ def find_psf(
     if fwhm is not None and 0.05 < fwhm < 20:
         beta = _number(header.get("PSFBETA"))
         return record(moffat_psf(fwhm, beta if beta is not None and beta > 1 else USUAL_BETA), "FWHM, header")
-    log.warning(
-        "WARNING: %s: the PSF is unknown (too few stars, no FWHM in the header); models that need it cannot "
-        "be used on this band until it is given, such as psf=g=0.8 (FWHM, arcsec)",
-        where,
-    )
     return {"gaussians": [], "fwhm_arcsec": None, "source": UNKNOWN}
 
 
