@@ -250,10 +250,13 @@ class Objects:
             self.store = self.store.in_bands(bands)
         for band in bands:
             table.add(f"mag_model_{band}", lambda band=band: ab_magnitude(table[f"flux_model_{band}"]))  # type: ignore[misc]
+        kind = "flux_gauss" if all(f"flux_gauss_{band}" in table for band in bands) else "flux_model"
         for blue, red in pairwise(bands):
             table.add(
                 f"{blue}_minus_{red}",
-                lambda blue=blue, red=red: table[f"mag_model_{blue}"] - table[f"mag_model_{red}"],  # type: ignore[misc]
+                lambda pair=(blue, red): np.subtract(
+                    *(ab_magnitude(table[f"{kind}_{band}"]) for band in pair)
+                ),  # type: ignore[misc]
             )
         if "anomaly" not in own:
             table.add("anomaly", self._anomaly)
@@ -448,7 +451,7 @@ def describe_column(name: str) -> str:
         if not text and name.startswith(prefix):
             text = description.format(name.removeprefix(prefix))
     if not text and "_minus_" in name:
-        text = "Colour by the best fit, AB magnitudes"
+        text = "Colour of the galaxy under Gaussians matched to the PSFs, AB magnitudes"
     return f"{text} [{known.unit}]" if text and known.unit else text
 
 
