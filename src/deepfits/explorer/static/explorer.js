@@ -24,7 +24,8 @@ const SCALE = Array.from({ length: LEVELS }, (_, n) => {
   return mix(RAMP[low], RAMP[low + 1], place - low);
 });
 
-function say(text) { $("message").textContent = text || ""; }
+function say(text, kind = "hint") { $("message").textContent = text || ""; $("message").className = kind; }
+function warn(error) { say(error.message, "warning"); }
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
@@ -39,7 +40,7 @@ const post = (path, body) => ask(path, {
   method: "POST", headers: { "x-deepfits": "1", "content-type": "application/json" }, body: JSON.stringify(body),
 });
 const attempt = (work) => async (...inputs) => {
-  try { say(""); return await work(...inputs); } catch (error) { say(error.message); return undefined; }
+  try { say(""); return await work(...inputs); } catch (error) { warn(error); return undefined; }
 };
 
 async function column(name) {
@@ -380,7 +381,7 @@ const rankOdd = attempt(async () => {
     list.append(make("div", { className: "card" }, tile, make("span", { className: "why", textContent: `${o.score.toFixed(1)}: ${o.why}` })));
   });
   $("odd-list").replaceChildren(list);
-  if (!rows.length) say("no object among those that the filters show");
+  if (!rows.length) say("no object among those that the filters show", "warning");
 });
 
 // Drawing
@@ -530,7 +531,7 @@ async function start() {
   $("find").onsubmit = attempt(async (event) => { event.preventDefault(); const { row } = await (await ask(`/api/find?id=${encodeURIComponent($("find-id").value)}`)).json(); tab("object"); await select([row]); });
   $("like-clear").onclick = () => { state.like = []; state.unlike = []; return findLike(); };
   $("filter-add").onclick = filterRow;
-  $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown"));
+  $("select-shown").onclick = attempt(() => state.shownRows.length ? select(state.shownRows) : say("no object is shown", "warning"));
   $("like-go").onclick = findLike; $("like-select").onclick = attempt(() => select(state.found));
   $("odd-go").onclick = $("odd-everything").onchange = rankOdd; $("odd-select").onclick = attempt(() => select(state.odd.map((o) => o.row)));
   for (const id of ["draw-fwhm", "draw-noise", "draw-way"]) $(id).oninput = walk;
@@ -602,4 +603,4 @@ async function start() {
   if (!$("tab-draw").hidden) walk();
   state.complete = true;
 }
-start().catch((error) => say(error.message));
+start().catch(warn);
