@@ -6,6 +6,8 @@ that is decided here is how many threads and which GPU a local worker gets.
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_WORKERS = 256
 CONNECT_SECONDS = 20.0
+CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)  # which of them depends on Dask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +147,18 @@ def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable
 
         with connect(workers) as client, client.as_current():
             sent = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
-            for future in as_completed(sent):
-                yield future.result()
+            try:
+                for future in as_completed(sent):
+                    yield future.result()
+            except CANCELLED as error:
+                raise lost_scheduler() from error
 
     return share_out
+
+
+def lost_scheduler() -> InputError:
+    """Return the error for a scheduler that is no longer there."""
+    return InputError(
+        "the Dask scheduler is gone; what was done stays. Start it and run the same command again: it does "
+        "only what is missing"
+    )

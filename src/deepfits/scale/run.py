@@ -14,7 +14,7 @@ from deepfits.errors import InputError, ShardsFailedError, no_space
 from deepfits.files import MANIFEST, remove_leftovers
 from deepfits.progress import Progress, Task
 from deepfits.provenance import code
-from deepfits.scale.cluster import Workers, connect
+from deepfits.scale.cluster import CANCELLED, Workers, connect, lost_scheduler
 from deepfits.scale.manifest import Entry, Manifest
 from deepfits.scale.work import (
     OtherCodeError,
@@ -208,8 +208,6 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
     The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
     that those of one field, which lie beside each other, are done while it is open.
     """
-    from asyncio import CancelledError
-
     from distributed import wait
 
     left, wanted = iter(todo), code()
@@ -226,8 +224,8 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
                 done = wait(list(flying), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             continue
-        except (CancelledError, OSError) as error:  # Dask's CommClosedError is an OSError
-            raise _lost() from error
+        except (*CANCELLED, OSError) as error:  # Dask's CommClosedError is an OSError
+            raise lost_scheduler() from error
         for future in done:
             yield flying[future], _result(client, future, flying[future])
             del flying[future]
@@ -235,8 +233,6 @@ def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple
 
 def _result(client: Client, future: Future, shard: Shard) -> Outcome:
     """Return a shard's outcome; what took its worker down with it is a reason too."""
-    from asyncio import CancelledError
-
     from distributed import KilledWorker
 
     try:
@@ -249,16 +245,9 @@ def _result(client: Client, future: Future, shard: Shard) -> Outcome:
             f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "
             "smaller shards"
         )
-    except (Exception, CancelledError) as error:  # the worker could not even begin, perhaps
+    except (Exception, *CANCELLED) as error:  # the worker could not even begin, perhaps
         is_lost = client.status != "running" or future.status in ("cancelled", "lost")
-        if is_lost and isinstance(error, CancelledError | OSError):
-            raise _lost() from error
+        if is_lost and isinstance(error, (*CANCELLED, OSError)):
+            raise lost_scheduler() from error
         reason = describe(error)
     return Outcome(shard=shard.name, seconds=0.0, reason=reason)
-
-
-def _lost() -> InputError:
-    return InputError(
-        "the Dask scheduler is gone; what was done stays. Start it and run the same command again: it does "
-        "only what is missing"
-    )
