@@ -187,13 +187,14 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     --------
     >>> band_of_name("coadd-u"), band_of_name("Mega-u_9812_1c1"), band_of_name("notes")
     (('u', 'coadd'), ('u', '9812_1c1'), (None, 'notes'))
-    >>> band_of_name("cosmos_hsc_y"), band_of_name("cosmos_uvista_y")  # y, and VISTA's Y
-    (('y', 'cosmos'), ('Y', 'cosmos'))
+    >>> [band_of_name(f"cosmos_{name}")[0] for name in ("hsc_y", "uvista_y", "des_Y")]  # y, and others' Y
+    ['y', 'Y', 'Y']
     """
     for match in reversed(list(_NAME_TOKEN.finditer(stem))):
-        found = match["band"]
+        found, of = match["band"], match["of"] or ""
         is_letter = found.lower() in (*"ugrizyjhk", "ks")
-        short = band_name(f"{match['of']}-{found}" if match["of"] and is_letter else found)
+        is_own = found == "Y" and of.upper() in ("DES", "DECAM")  # as their headers call it
+        short = band_name(f"{of}-{found}" if of and is_letter and not is_own else found)
         if not known or short in known:
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest
