@@ -34,7 +34,6 @@ from deepfits.fitting.measuring import measure
 from deepfits.fitting.metric import Metric, TaughtMetric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
-from deepfits.fitting.rendering import InFlux, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.solvers import LBFGS, Adam
 from deepfits.fitting.starts import random_starts
@@ -121,7 +120,7 @@ def compare_solvers(
 ) -> tuple[dict[str, Any], Tensor, Tensor]:
     """Run every solver on the trained generator; return the figures, the guesses and the reference losses."""
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
-    inner, strength = renderer_of(fitter, fitter.inner), fitter.settings.strength
+    inner, strength = fitter.in_objective(fitter.inner), fitter.settings.strength
     ways = ways_to_start(fitter, object_id, image, weight)
     bare, best = ways["guess, affine metric"], list(ways.values())[-1]
     start = bare.start
@@ -176,12 +175,6 @@ def compare_solvers(
     return figures, start, lowest
 
 
-def renderer_of(fitter: Fitter, generator: FoldedGenerator) -> Renderer:
-    """Return what the fitter's objective compares with the data: this generator, or its images in flux."""
-    is_in_flux = fitter.settings.objective == "flux"
-    return InFlux(generator, fitter.model.normalisation) if is_in_flux else generator
-
-
 def ways_to_start(fitter: Fitter, object_id: np.ndarray, image: Tensor, weight: Tensor) -> dict[str, Way]:
     """Return starts, metrics and what passes cost, as a model without aids has them and with them."""
     model, settings, info = fitter.model, fitter.settings, fitter.info
@@ -204,8 +197,8 @@ def refined(
     assert fitter.refinement is not None
     assert fitter.metric is not None
     passes = fitter.settings.passes or 0
-    objective = Objective(renderer_of(fitter, renderer), prior_strength=fitter.settings.strength)
-    refinement = Refinement(fitter.refinement.network, objective, None)
+    objective = Objective(fitter.in_objective(renderer), prior_strength=fitter.settings.strength)
+    refinement = Refinement(fitter.refinement.network, objective, fitter.refinement.units)
     parts = [slice(first, first + batch_size) for first in range(0, len(guess), batch_size)]
     with FlopCounterMode(display=False) as counter:
         refinement(guess[parts[0]], data[parts[0]], weight[parts[0]], passes)
@@ -247,7 +240,7 @@ def measure_width(
     drawn, again = model.generator(start[:4]), wide(start[:4])
     torch.testing.assert_close(drawn, again, rtol=1e-3, atol=1e-4)
     folded = FoldedGenerator(wide)
-    renderer, strength = renderer_of(fitter, folded), fitter.settings.strength
+    renderer, strength = fitter.in_objective(folded), fitter.settings.strength
     number = min(len(data), options.wide_objects if width > 256 else len(data))
     part = slice(0, number)
     batch_size = min(16 if width > 256 else 64, number)
@@ -266,9 +259,13 @@ def measure_width(
     )
     few = options.adam_steps if width > 256 else ADAM_STEPS
     torch.set_num_threads(options.threads)
-    units = model.normalisation if fitter.settings.objective == "flux" else None
-    plain_adam(wide, data[part], weight[part], start[part], 1, units, strength)  # warm
-    theirs = plain_adam(wide, data[part], weight[part], start[part], few, units, strength)
+
+    def draw(latent: Tensor) -> Tensor:
+        drawn = wide(latent)
+        return model.normalisation.denormalise(drawn) if fitter.settings.objective == "flux" else drawn
+
+    plain_adam(draw, data[part], weight[part], start[part], 1, strength)  # warm
+    theirs = plain_adam(draw, data[part], weight[part], start[part], few, strength)
     theirs.seconds *= ADAM_STEPS / few
     rate = count_operations(folded) * ours.evaluations * number / ours.seconds
     excess = ours.loss / lowest[part] - 1
@@ -346,7 +343,7 @@ def draw_curves(
     }
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    objective = Objective(renderer_of(fitter, fitter.inner), prior_strength=fitter.settings.strength)
+    objective = Objective(fitter.in_objective(fitter.inner), prior_strength=fitter.settings.strength)
     for name, solver in solvers.items():
         number = 500 if isinstance(solver, Adam) else 120
         loss, seconds = curve(objective, data, data_weight, start, solver, number)
@@ -402,9 +399,8 @@ def measure_objective(
 ) -> dict[str, Any]:
     """Compare solvers with one objective, then ours and the plain loop of Adam at two widths."""
     object_id, image, weight = cutouts
-    fitter = Fitter(
-        model, FitSettings(objective=name), CutoutStore(options.store).info, threads=options.threads
-    )  # type: ignore[arg-type]
+    settings = FitSettings(objective=name)  # type: ignore[arg-type]
+    fitter = Fitter(model, settings, CutoutStore(options.store).info, threads=options.threads)
     print(
         f"{len(image)} held-out objects; generator of width {model.config.width}; {OBJECTIVES[name]}",
         flush=True,

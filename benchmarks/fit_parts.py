@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +18,6 @@ from torch import Tensor, nn
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
-from deepfits.survey.normalise import Normalisation
 
 
 def widen(generator: nn.Module, factor: int) -> nn.Module:
@@ -78,28 +78,21 @@ class Run:
 
 
 def plain_adam(
-    generator: nn.Module,
+    draw: Callable[[Tensor], Tensor],
     image: Tensor,
     weight: Tensor,
     start: Tensor,
     num_steps: int,
-    units: Normalisation | None = None,
     prior_strength: float = 0.0,
 ) -> Run:
-    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen.
-
-    With `units` images are compared in flux.
-    """
+    """Fit as one writes it down: `torch.optim.Adam` on the latents, the network as it is, weights frozen."""
     latent = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([latent], lr=0.25)
     best = torch.full((len(start),), torch.inf, device=start.device)
     begin = time.perf_counter()
     for _ in range(num_steps):
         optimiser.zero_grad()
-        drawn = generator(latent)
-        if units is not None:
-            drawn = units.denormalise(drawn)
-        loss = (weight * (image - drawn) ** 2).sum((1, 2, 3))
+        loss = (weight * (image - draw(latent)) ** 2).sum((1, 2, 3))
         if prior_strength:
             loss = loss + prior_strength * latent.square().sum(1)
         loss.sum().backward()

@@ -149,13 +149,17 @@ class Fitter(ForwardModel):
             return Refinement(network, self.objective, self.model.normalisation)
         return Refinement(network, Objective(self.inner, prior_strength=self.settings.strength), None)
 
+    def in_objective(self, inner: Renderer) -> Renderer:
+        """Return what the objective compares with the data: what `inner` draws, or that in flux."""
+        return InFlux(inner, self.model.normalisation) if self.settings.objective == "flux" else inner
+
     def _make_metric(self) -> Metric | TaughtMetric:
         in_flux = self.settings.objective == "flux"
         aids = getattr(self.model, "aids", None)
         if aids is not None and self.prior is None and self.centre is None:
             logarithm: Callable[[Tensor], Tensor] = partial(aids.metric, in_flux=in_flux)
             return TaughtMetric(logarithm)
-        renderer: Renderer = self.in_flux if in_flux else self.inner
+        renderer = self.in_objective(self.inner)
         if (nominal := self.nominal_sight(1)) is not None:
             renderer = Observed(renderer, nominal.observation().to(self.device))
         weight = torch.ones(len(self.info.bands), 1, 1)
@@ -303,7 +307,7 @@ class Fitter(ForwardModel):
         """Minimise the objective, drawn by `inner`, from each of the starts ``(S, N, L)``."""
         settings = self.settings
         return fit(
-            InFlux(inner, self.model.normalisation) if settings.objective == "flux" else inner,
+            self.in_objective(inner),
             data,
             weight,
             start,
