@@ -151,6 +151,12 @@ def total_and_aperture(
     return np.stack([np.ones_like(circle), circle])
 
 
+def distance_from_middle(size: int) -> np.ndarray:
+    """Return how far each pixel is from the middle, ``(H, W)``, in pixels."""
+    offset = np.arange(size) - (size - 1) / 2
+    return np.hypot(offset[:, None], offset[None, :])
+
+
 def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
     """Return a centred Gaussian: ``(H, W)``; `sigma` in pixels."""
     offset = np.arange(size) - (size - 1) / 2

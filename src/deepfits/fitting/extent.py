@@ -21,6 +21,7 @@ import itertools
 import numpy as np
 
 from deepfits.gaussian_psf import fwhm_of
+from deepfits.photometry import distance_from_middle
 
 WIDER = 0.2
 """G is P after a Gaussian of this share of the PSF's full width at half maximum (its standard deviation)."""
@@ -64,7 +65,7 @@ def _spread(
     size = image.shape[3]
     fwhm = fwhm_of(psf) / pixel  # (N, B)
     offset = _offset(size)
-    away = np.hypot(offset[:, None], offset[None])
+    away = distance_from_middle(size)
     inside = away[None, None] <= APERTURE_FWHM / 2 * fwhm[..., None, None]
     used = np.where(np.isfinite(psf).all((2, 3))[..., None, None] & inside, weight, 0.0)
     data = np.where(used > 0, image, 0.0)

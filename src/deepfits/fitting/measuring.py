@@ -206,10 +206,11 @@ class _Measurement:
         observation = fitter.observation(fitted.sight, padded)
         scene = fitter.in_flux(latent) * amplitude[:, :, None, None]
         model = scene if observation is None else observation.show(scene)
-        own = own_light(model.cpu().numpy(), fitted.is_neighbour[padded].numpy())
+        drawn = model.cpu().numpy()
+        own = own_light(drawn, fitted.is_neighbour[padded].numpy())
         sums = self.sums.expand(*model.shape[:2], *self.sums.shape)  # (N, B, K, H, W)
         if self.with_galaxy:
-            radius = total_radius_pixels(fitter, model.cpu().numpy(), weight.cpu().numpy())
+            radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
             circle = soft_circles(fitter.info.size, np.minimum(radius, fitter.edge_pixels))[:, None]
             sums = torch.cat((sums, self._sums_of_galaxy(own, circle)), dim=2)
         if self.with_errors:
@@ -239,9 +240,7 @@ class _Measurement:
         if self.with_galaxy:
             out["total_radius"] = torch.from_numpy(radius)
             out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
-            out["beyond"] = torch.from_numpy(
-                beyond_cutout(own * model.cpu().numpy(), radius, fitter.edge_pixels)
-            )
+            out["beyond"] = torch.from_numpy(beyond_cutout(own * drawn, radius, fitter.edge_pixels))
             out |= self._in_apertures(image, weight, model, own, out)
         if self.with_pixels:
             out["model"] = model

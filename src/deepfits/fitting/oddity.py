@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from deepfits.photometry import distance_from_middle
+
 NARROW_PIXELS, WIDE_PIXELS = 1.5, 3.0
 """Standard deviations of the Gaussians K."""
 PARTS = ("structure", "extended", "colour", "latent")
@@ -71,12 +73,6 @@ def region(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     """Return which pixels count for galaxies that reach so far, ``(N, H, W)`` bool."""
     away = distance_from_middle(size)
     return np.asarray(away <= np.clip(radius_pixels, SMALLEST_PIXELS, LARGEST_PIXELS)[:, None, None])
-
-
-def distance_from_middle(size: int) -> np.ndarray:
-    """Return how far each pixel is from the middle, ``(H, W)``, in pixels."""
-    offset = np.arange(size) - (size - 1) / 2
-    return np.hypot(offset[:, None], offset[None, :])
 
 
 def residual_figures(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.fitting.model_error import UNSURE
-from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii
+from deepfits.photometry import GROWTH_ARCSEC, distance_from_middle, growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
 FEWEST_RADII, MOST_RADII = 2.1, 5.0
@@ -124,8 +124,7 @@ def beyond_cutout(light: np.ndarray, radius_pixels: np.ndarray, edge: float) -> 
         Radius of the largest circle in what is drawn, in pixels.
     """
     size = light.shape[3]
-    offset = np.arange(size) - (size - 1) / 2
-    away = np.hypot(offset[:, None], offset[None, :])
+    away = distance_from_middle(size)
     rings = np.diff(soft_circles(size, edge * np.array(RINGS)), axis=0)
     pixels = rings.sum((1, 2))
     inner, outer = np.moveaxis(np.einsum("nbhw,khw->nbk", light, rings) / pixels, -1, 0)
@@ -143,8 +142,7 @@ def beyond_cutout(light: np.ndarray, radius_pixels: np.ndarray, edge: float) -> 
 
 def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     """Return circles around the middle, ``(N, H, W)`` float32; pixels count by how far they are inside."""
-    offset = np.arange(size) - (size - 1) / 2
-    away = np.hypot(offset[:, None], offset[None, :])
+    away = distance_from_middle(size)
     return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
 
 
