@@ -55,6 +55,7 @@ from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.objective import AmplitudePrior
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
+from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.models.bundle import Model
 from deepfits.photometry import circular_aperture
 from deepfits.provenance import provenance
@@ -154,8 +155,8 @@ class Objects:
         self.flux, self.flux_err = aperture_photometry(
             self.cutouts.image,
             self.cutouts.weight,
+            psf_or_moffat(self.cutouts.psf, store.info.fwhm_arcsec, len(self.cutouts)),
             pixel_scale_arcsec=store.info.pixel_scale_arcsec,
-            fwhm_arcsec=store.info.fwhm_arcsec,
         )
 
     def figures(self, name: str, settings: dict[str, Any], num_repeated: int) -> dict[str, Any]:

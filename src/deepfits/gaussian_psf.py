@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from deepfits.errors import InputError
+from deepfits.photometry import FWHM_PER_SIGMA
 
 NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
 """Index of the Moffat profile (Moffat 1969) where only the width of a PSF is known."""
-FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 NARROWEST, WIDEST = 0.25, 6.0  # standard deviations of an expansion, in units of the FWHM
 
 

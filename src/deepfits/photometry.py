@@ -19,7 +19,7 @@ import numpy as np
 NJY_ZERO_POINT = 31.4
 """AB magnitude of 1 nJy."""
 POGSON = 2.5 / np.log(10.0)
-FWHM_PER_SIGMA = 2.3548
+FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 """Of a Gaussian."""
 SIGMA_PER_MAD = 1.4826
 """Standard deviation of a Gaussian over its median absolute deviation."""
@@ -31,6 +31,10 @@ RADII_ARCSEC = (0.75, 1.25)
 """Of the circular apertures of magnitudes; the second can tell an extended object from a compact one."""
 SMALLEST_GAUSSIAN = 0.75
 """Width of the matched weight in the band with the widest PSF, in units of that PSF's sigma."""
+USUAL_SIGMA_PIXELS = 1.7
+"""Of a Gaussian PSF where that of no band is known."""
+WIDTHS_OF_WEIGHT = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+"""Squares of the widths in the sum of Gaussians that a matched weight is, in units of the one that counts."""
 NUM_CIRCLES = 16
 FRACTIONS = (0.2, 0.5, 0.8)
 REFERENCE_BANDS = ("i", "r", "z", "g")
@@ -157,26 +161,47 @@ def distance_from_middle(size: int) -> np.ndarray:
     return np.hypot(offset[:, None], offset[None, :])
 
 
-def gaussian_aperture(size: int, sigma: float, peak: float = 1.0) -> np.ndarray:
-    """Return a centred Gaussian: ``(H, W)``; `sigma` in pixels."""
-    offset = np.arange(size) - (size - 1) / 2
-    return peak * np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma**2))
+def matched_gaussians(psf: np.ndarray, pixel_scale_arcsec: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights through which each band sees galaxies alike: squares of widths and peaks.
 
+    ``(..., B, J)`` each, of sums of J round Gaussians; widths in pixels. A point source at the distance r
+    from the middle, seen through the PSF Σ_k a_k G(p_k) and a weight Σ_j c_j exp(−r²/2w_j²), has the share
 
-def matched_gaussians(fwhm_pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the width of the Gaussian weight in each band, in pixels, and its peak: ``(B,)`` each.
+        Σ_jk a_k c_j w_j² / (w_j² + p_k²) exp(−½ r² / (w_j² + p_k²))
 
-    With widths w and p of weight and PSF, and w² + p² = s² in all bands, a source of flux F and Gaussian
-    width g has the weighted sum F·peak·w² / (s² + g²); the peak s²/w² makes it F for a point source, and the
-    same share of F in all bands for any other. A width of NaN (unknown) counts as the widest that is known,
-    or as 4 pixels.
+    of its flux. The c_j are those (least squares) for which this is exp(−r²/2s²) in every band, so that
+    fluxes are those of a Gaussian weight of width s in front of any PSF, and colours the galaxy's, whatever
+    its profile (the idea of GAaP, Kuijken 2008, A&A 482, 1053). For Gaussian PSFs the weight is the
+    Gaussian of w² + p² = s².
+
+    Parameters
+    ----------
+    psf
+        ``(..., B, K, 2)``: sums of round Gaussians (`deepfits.gaussian_psf`), without the pixel, arcsec. One
+        that is NaN (unknown) counts as the widest of the object's that are known.
     """
-    fwhm = np.asarray(fwhm_pixels, dtype=np.float64)
-    widest = np.nanmax(fwhm) if np.isfinite(fwhm).any() else 4.0
-    sigma = np.where(np.isfinite(fwhm), fwhm, widest) / FWHM_PER_SIGMA
-    total = sigma.max() ** 2 * (1.0 + SMALLEST_GAUSSIAN**2)
-    width = np.sqrt(total - sigma**2)
-    return width, total / width**2
+    share, sigma = np.moveaxis(np.asarray(psf, dtype=np.float64), -1, 0)
+    variance = (sigma / pixel_scale_arcsec) ** 2 + 1 / 12  # of a pixel, in pixels
+    core = 1 / (share / variance).sum(-1)  # p² of a Gaussian PSF with this peak
+    is_known = np.isfinite(core)
+    widest = np.where(is_known, core, -1).argmax(-1)[..., None, None]
+    share, variance = (
+        np.where(is_known[..., None], values, np.take_along_axis(values, widest, -2))
+        for values in (share, variance)
+    )
+    share = np.where(np.isfinite(variance), share, 1 / share.shape[-1])
+    variance = np.where(np.isfinite(variance), variance, USUAL_SIGMA_PIXELS**2)
+    core = 1 / (share / variance).sum(-1)
+    common = (1 + SMALLEST_GAUSSIAN**2) * core.max(-1, keepdims=True)  # s²
+    squared = (common - core)[..., None] * WIDTHS_OF_WEIGHT  # w_j²
+    both = squared[..., None] + variance[..., None, :]  # (..., B, J, K)
+    share = share[..., None, :] * squared[..., None] / both
+    radius2 = np.linspace(0, 4, 16)[:, None, None] ** 2  # in units of s²
+    ratio = radius2 * (common[..., None, None] / both)[..., None, :, :]
+    curves = (share[..., None, :, :] * np.exp(-0.5 * ratio)).sum(-1)  # (..., B, R, J)
+    wanted = np.exp(-0.5 * radius2[:, 0])
+    peak = (np.linalg.pinv(curves, rcond=1e-3) @ wanted)[..., 0]
+    return squared, peak
 
 
 def aperture_names() -> list[str]:
@@ -185,20 +210,18 @@ def aperture_names() -> list[str]:
 
 
 def apertures(
-    size: int,
-    pixel_scale_arcsec: float,
-    fwhm_arcsec: Sequence[float],
-    radii_arcsec: Sequence[float] = RADII_ARCSEC,
-) -> np.ndarray:
-    """Return what each pixel counts in the apertures that make magnitudes and colours, ``(A, B, H, W)``.
+    size: int, pixel_scale_arcsec: float, psf: np.ndarray, radii_arcsec: Sequence[float] = RADII_ARCSEC
+) -> list[np.ndarray]:
+    """Return what each pixel counts in the apertures that make magnitudes and colours: ``A`` arrays.
 
-    Circles, those wider than the cutout as wide as it, and last Gaussians matched to the PSF in each band
-    (`matched_gaussians`).
+    Circles, ``(H, W)``, those wider than the cutout as wide as it; and last Gaussians matched to the PSFs
+    ``(..., B, K, 2)`` (`matched_gaussians`), ``(..., B, H, W)``.
     """
     circles = [circular_aperture(size, min(radius / pixel_scale_arcsec, size / 2)) for radius in radii_arcsec]
-    widths = zip(*matched_gaussians(np.asarray(fwhm_arcsec) / pixel_scale_arcsec), strict=True)
-    gaussians = np.stack([gaussian_aperture(size, sigma, peak) for sigma, peak in widths])
-    return np.stack([*(np.broadcast_to(circle, gaussians.shape) for circle in circles), gaussians])
+    squared, peak = matched_gaussians(psf, pixel_scale_arcsec)
+    offset = np.arange(size) - (size - 1) / 2
+    along = np.exp(-0.5 * offset**2 / squared[..., None])  # (..., B, J, H)
+    return [*circles, (peak[..., None] * along).swapaxes(-1, -2) @ along]
 
 
 def aperture_flux(
@@ -211,7 +234,7 @@ def aperture_flux(
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻².
     aperture
-        ``(B, H, W)`` or ``(H, W)``: what each pixel counts.
+        ``(N, B, H, W)``, ``(B, H, W)`` or ``(H, W)``: what each pixel counts.
     min_valid
         Smallest share of the aperture that must have data; below it the result is NaN.
 
@@ -220,16 +243,16 @@ def aperture_flux(
     flux, flux_err
         ``(N, B)``, nJy. With missing pixels both are scaled up by the share of the aperture that they take.
     """
-    aperture = np.broadcast_to(aperture, image.shape[1:]).astype(np.float64)
+    aperture = np.broadcast_to(np.asarray(aperture, dtype=np.float64), image.shape)
     is_valid = weight > 0
-    covered = np.einsum("nbhw,bhw->nb", is_valid, aperture) / aperture.sum(axis=(1, 2))
+    covered = np.einsum("nbhw,nbhw->nb", is_valid, aperture) / aperture.sum((2, 3))
     safe_image = np.where(is_valid, image, 0.0)
     variance = 1.0 / np.where(is_valid, weight, np.inf)
     enough = min_valid - 1e-9  # what rounding leaves of a whole aperture; one point of one pixel is more
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(covered >= enough, 1.0 / covered, np.nan)
-    flux = np.einsum("nbhw,bhw->nb", safe_image, aperture) * scale
-    flux_err = np.sqrt(np.einsum("nbhw,bhw->nb", variance, aperture**2)) * scale
+    flux = np.einsum("nbhw,nbhw->nb", safe_image, aperture) * scale
+    flux_err = np.sqrt(np.einsum("nbhw,nbhw,nbhw->nb", variance, aperture, aperture)) * scale
     return flux, flux_err
 
 

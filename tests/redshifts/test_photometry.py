@@ -9,7 +9,7 @@ import pytest
 from deepfits.errors import InputError
 from deepfits.fitting.similarity import Similarity
 from deepfits.gaussian_psf import moffat_psf
-from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude
+from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude, matched_gaussians
 from deepfits.redshifts.features import (
     BLOCKS,
     FeatureRecipe,
@@ -26,6 +26,7 @@ from deepfits.redshifts.photometry import (
 )
 
 SIZE = 32
+PSF = moffat_psf(0.8)[None]
 
 
 def gaussian(sigma, flux=1.0, size=SIZE):
@@ -40,8 +41,8 @@ def test_pixels_without_data_have_no_influence():
     weight[:, :, 10:12, 14:18] = 0
     spoiled = np.where(weight > 0, image, 1e30)
     for one, other in zip(
-        aperture_photometry(image, weight, pixel_scale_arcsec=0.17, fwhm_arcsec=[0.8]),
-        aperture_photometry(spoiled, weight, pixel_scale_arcsec=0.17, fwhm_arcsec=[0.8]),
+        aperture_photometry(image, weight, PSF, pixel_scale_arcsec=0.17),
+        aperture_photometry(spoiled, weight, PSF, pixel_scale_arcsec=0.17),
         strict=True,
     ):
         np.testing.assert_array_equal(one, other)
@@ -51,9 +52,7 @@ def test_pixels_without_data_have_no_influence():
 def test_flux_errors_are_those_of_the_noise():
     generator = np.random.default_rng(1)
     image = generator.normal(scale=2.0, size=(4000, 1, SIZE, SIZE))
-    flux, flux_err = aperture_photometry(
-        image, np.full_like(image, 0.25), pixel_scale_arcsec=0.17, fwhm_arcsec=[0.8]
-    )
+    flux, flux_err = aperture_photometry(image, np.full_like(image, 0.25), PSF, pixel_scale_arcsec=0.17)
     # a standard deviation of 4000 draws is known to 1.1%
     np.testing.assert_allclose((flux / flux_err).std(axis=0), 1.0, atol=0.05)
 
@@ -66,12 +65,9 @@ def test_matched_gaussians_give_the_colour_in_spite_of_seeing():
             for sigma, flux in zip(sigma_psf, (1000 * ratio, 1000), strict=True)
         ]
     )[None]
+    psf = np.stack([np.ones(2), np.sqrt(sigma_psf**2 - 1 / 12)], axis=1)[:, None]  # the pixel comes on top
     flux, _ = aperture_photometry(
-        image,
-        np.ones_like(image),
-        pixel_scale_arcsec=1.0,
-        fwhm_arcsec=2.3548 * sigma_psf,
-        radii_arcsec=(4.0,),
+        image, np.ones_like(image), psf, pixel_scale_arcsec=1.0, radii_arcsec=(4.0,)
     )
     circular, matched = flux[0, :, 0] / flux[0, :, 1]
     # exact but for what the 32 pixels cut off
@@ -81,10 +77,43 @@ def test_matched_gaussians_give_the_colour_in_spite_of_seeing():
 
 def test_matched_gaussians_give_point_sources_their_flux():
     image = gaussian(2.2, 300.0)[None, None]
-    flux, _ = aperture_photometry(
-        image, np.ones_like(image), pixel_scale_arcsec=0.2, fwhm_arcsec=[2.2 * 2.3548 * 0.2]
-    )
+    psf = np.array([[[1.0, 0.2 * math.sqrt(2.2**2 - 1 / 12)]]])
+    flux, _ = aperture_photometry(image, np.ones_like(image), psf, pixel_scale_arcsec=0.2)
     assert flux[0, -1, 0] == pytest.approx(300.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("half_light", [0.0, 0.2, 0.5, 1.0])
+def test_matched_gaussians_make_up_for_the_wings_of_each_objects_psf(half_light):
+    import galsim
+
+    scale, seeing = 0.2, [[(1.1, 2.5), (0.7, 4.5)], [(0.8, 3.0), (1.0, 3.5)]]
+    galaxy = galsim.Exponential(half_light_radius=half_light) if half_light else galsim.DeltaFunction()
+    image = np.stack(
+        [
+            [
+                galsim.Convolve(galaxy, galsim.Moffat(beta, fwhm=fwhm))
+                .drawImage(nx=SIZE, ny=SIZE, scale=scale)
+                .array
+                for fwhm, beta in bands
+            ]
+            for bands in seeing
+        ]
+    )
+    psf = np.array([[moffat_psf(*band) for band in bands] for bands in seeing])
+    flux, _ = aperture_photometry(image, np.ones_like(image), psf, pixel_scale_arcsec=scale)
+    # by the widths of the PSFs alone, those of the first are 13 to 23% wrong
+    np.testing.assert_allclose(flux[:, -1, 0] / flux[:, -1, 1], 1, atol=0.004)
+    if not half_light:
+        np.testing.assert_allclose(flux[:, -1], 1, atol=0.004)
+
+
+def test_an_unknown_psf_counts_as_the_widest_that_is_known():
+    known = np.array([moffat_psf(0.7), moffat_psf(1.1), moffat_psf(1.1)])
+    unknown = np.array([moffat_psf(0.7), moffat_psf(1.1), moffat_psf(np.nan)])
+    for one, other in zip(matched_gaussians(known, 0.2), matched_gaussians(unknown, 0.2), strict=True):
+        np.testing.assert_array_equal(one, other)
+    nothing = np.full_like(known, np.nan)
+    assert np.isfinite(matched_gaussians(nothing, 0.2)).all()
 
 
 def test_names_belong_to_columns():

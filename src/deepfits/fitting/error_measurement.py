@@ -89,7 +89,7 @@ def learn_model_error(
     if (is_bright & good).sum() < FEWEST:
         return None
     again, truth = _draw_again(galaxies, fitted, signal, is_whole, rows, good, rng)
-    measured = measure(fitter, fitted, with_galaxy=True, with_covariance=True)
+    measured = measure(fitter, fitted, galaxy_psf=galaxies.psf[rows], with_covariance=True)
     own = galaxies.fluxes(measured, rows)
     fraction = _flux_fractions(fitter, fitted, own, drawn, galaxies.psf[rows], is_bright & good)
     latent, brightness = fitted.fit.latent.numpy()[good], own.flux[good, :, 1].sum(axis=1)
@@ -187,7 +187,7 @@ def _draw_again(
     half = image.shape[3] // 2
     sky, inverse = (np.roll(pixels[skies], (half, half), (2, 3)) for pixels in (image, galaxies.weight))
     refitted = galaxies.fit((sky + galaxy).astype(np.float32), inverse, skies)
-    again = galaxies.fluxes(measure(fitter, refitted, with_galaxy=True), skies)
+    again = galaxies.fluxes(measure(fitter, refitted, galaxy_psf=galaxies.psf[skies]), skies)
     under = np.einsum("nbhw,hw->n", np.where(inverse > 0, sky, 0), circle)
     is_seen = under < 0.5 * np.einsum("nbhw,hw->n", galaxy, circle)  # else the middle is another object's
     inside = _in_cutout(fitter, galaxies.psf[skies])

@@ -28,8 +28,8 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     seeing counts.
     """
     best, info = fitted.fit, fitter.info
-    measured = measure(fitter, fitted, with_galaxy=True)
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
+    measured = measure(fitter, fitted, galaxy_psf=psf)
     out: Columns = {"object_id": cutouts.object_id}
     out |= {name: cutouts.catalogue[name] for name in ("ra", "dec") if name in cutouts.catalogue}
     out["latent"] = best.latent.numpy()

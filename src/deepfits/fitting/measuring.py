@@ -10,6 +10,7 @@ of sums are larger than of independent pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ from deepfits.fitting.own_light import (
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.photometry import apertures, growth_circles, total_and_aperture
+from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
 
 BATCH = 32
 
@@ -60,7 +61,7 @@ class OwnFluxes:
 
     @classmethod
     def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
-        """Take them from what `measure` has found ``with_galaxy``.
+        """Take them from what `measure` has found the galaxies.
 
         Parameters
         ----------
@@ -87,7 +88,7 @@ def measure(
     fitted: Fitted,
     *,
     with_pixels: bool = False,
-    with_galaxy: bool = False,
+    galaxy_psf: np.ndarray | None = None,
     with_covariance: bool = False,
     uncertainty: bool | None = None,
 ) -> dict[str, np.ndarray]:
@@ -97,8 +98,9 @@ def measure(
     ----------
     with_pixels
         Also what is drawn, and its errors.
-    with_galaxy
-        Also the light of the galaxy in the middle alone (`deepfits.fitting.own_light`).
+    galaxy_psf
+        ``(N, B, K, 2)``: PSFs. With them, also the light of the galaxy in the middle alone
+        (`deepfits.fitting.own_light`), through apertures that are matched to them among others.
     with_covariance
         Also the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
     uncertainty
@@ -111,7 +113,7 @@ def measure(
         aperture, ``growth`` ``(N, B, C)`` (the galaxy's light in `deepfits.photometry.growth_circles`),
         ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; for models of scenes ``scene_flux``,
         ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
-        With the galaxy, a third flux: its total, in the circle ``total_radius`` ``(N,)``, pixels, without
+        With `galaxy_psf`, a third flux: its total, in the circle ``total_radius`` ``(N,)``, pixels, without
         ``removed`` ``(N, B)``, light taken for neighbours', and without ``beyond`` ``(N, B)``, light that the
         circle holds outside of the cutout; ``aperture_flux`` and ``aperture_flux_err``
         ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
@@ -122,7 +124,7 @@ def measure(
         fitter,
         fitted,
         with_pixels=with_pixels,
-        with_galaxy=with_galaxy,
+        galaxy_psf=galaxy_psf,
         with_covariance=with_covariance,
         with_errors=bool(fitter.settings.uncertainty) if uncertainty is None else uncertainty,
     )
@@ -149,17 +151,16 @@ class _Measurement:
         fitted: Fitted,
         *,
         with_pixels: bool,
-        with_galaxy: bool,
+        galaxy_psf: np.ndarray | None,
         with_covariance: bool,
         with_errors: bool,
     ) -> None:
         self.fitter, self.fitted = fitter, fitted
-        self.with_pixels, self.with_galaxy, self.with_errors = with_pixels, with_galaxy, with_errors
+        self.with_pixels, self.galaxy_psf, self.with_errors = with_pixels, galaxy_psf, with_errors
         self.with_covariance = with_covariance
         info, device = fitter.info, fitter.device
         grid = info.size, info.pixel_scale_arcsec
         self.sums = torch.from_numpy(fitter.sums).to(device)  # (2, H, W)
-        self.apertures = apertures(*grid, info.fwhm_arcsec).astype(np.float32)  # (A, B, H, W)
         self.circles = torch.from_numpy(growth_circles(*grid)[0]).to(device)  # (C, H, W)
         self.noise = torch.tensor(info.noise_correlation, device=device)  # (B,)
         self.scene_sums: Tensor | None = None
@@ -172,7 +173,7 @@ class _Measurement:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each measure, of one object."""
         bands, side = len(self.fitter.info.bands), self.fitter.info.size
-        sums = bands, len(self.sums) + self.with_galaxy
+        sums = bands, len(self.sums) + (self.galaxy_psf is not None)
         out: dict[str, tuple[int, ...]] = {
             "chi2": (bands,),
             "flux": sums,
@@ -183,8 +184,8 @@ class _Measurement:
         }
         if self.with_covariance:
             out["latent_covariance"] = self.fitter.num_latents, self.fitter.num_latents
-        if self.with_galaxy:
-            in_apertures = bands, len(self.apertures)
+        if self.galaxy_psf is not None:
+            in_apertures = bands, len(aperture_names())
             out |= {"total_radius": (), "removed": (bands,), "beyond": (bands,)}
             out |= {"aperture_flux": in_apertures, "aperture_flux_err": in_apertures}
         if self.scene_sums is not None:
@@ -209,10 +210,12 @@ class _Measurement:
         drawn = model.cpu().numpy()
         own = own_light(drawn, fitted.is_neighbour[padded].numpy())
         sums = self.sums.expand(*model.shape[:2], *self.sums.shape)  # (N, B, K, H, W)
-        if self.with_galaxy:
+        if self.galaxy_psf is not None:
+            grid = fitter.info.size, fitter.info.pixel_scale_arcsec
+            through = apertures(*grid, self.galaxy_psf[padded.numpy()])
             radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
             circle = soft_circles(fitter.info.size, np.minimum(radius, fitter.edge_pixels))[:, None]
-            sums = torch.cat((sums, self._sums_of_galaxy(own, circle)), dim=2)
+            sums = torch.cat((sums, self._sums_of_galaxy(own, circle, through)), dim=2)
         if self.with_errors:
             posterior = laplace(
                 fitter.objective,
@@ -237,20 +240,19 @@ class _Measurement:
         if self.scene_sums is not None:
             out["scene_growth"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_circles)
             out["scene_flux"] = torch.einsum("nbhw,khw->nbk", scene, self.scene_sums)
-        if self.with_galaxy:
+        if self.galaxy_psf is not None:
             out["total_radius"] = torch.from_numpy(radius)
             out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
             out["beyond"] = torch.from_numpy(beyond_cutout(own * drawn, radius, fitter.edge_pixels))
-            out |= self._in_apertures(image, weight, model, own, out)
+            out |= self._in_apertures(image, weight, model, own, through, out)
         if self.with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}
 
-    def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray) -> Tensor:
+    def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray, through: Sequence[np.ndarray]) -> Tensor:
         """Return what to sum for the galaxy's own light, in its circle and in each aperture."""
-        in_apertures = own[:, :, None] * self.apertures.swapaxes(0, 1)  # (N, B, A, H, W)
-        sums = np.concatenate(((own * circle)[:, :, None], in_apertures), axis=2)
-        return torch.from_numpy(sums).to(self.fitter.device)
+        sums = np.stack([own * pixels for pixels in (circle, *through)], axis=2)  # (N, B, 1 + A, H, W)
+        return torch.from_numpy(sums.astype(np.float32)).to(self.fitter.device)
 
     def _with_errors(self, posterior: Posterior) -> dict[str, Tensor]:
         """Return fluxes and errors by noise, as the pixels' correlation makes them."""
@@ -268,7 +270,13 @@ class _Measurement:
         return {"flux": posterior.flux, "latent_std": posterior.latent_std} | out
 
     def _in_apertures(
-        self, image: Tensor, weight: Tensor, model: Tensor, own: np.ndarray, out: dict[str, Tensor]
+        self,
+        image: Tensor,
+        weight: Tensor,
+        model: Tensor,
+        own: np.ndarray,
+        through: Sequence[np.ndarray],
+        out: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """Split the sums in apertures off the fluxes, and join them with what the data say there."""
         total = len(self.sums) + 1
@@ -284,7 +292,7 @@ class _Measurement:
                 model_noise=noise[:, :, total + number].cpu().numpy(),
                 fraction=np.array(self.fitter.model_error.light_fraction),
             )
-            for number, aperture in enumerate(self.apertures)
+            for number, aperture in enumerate(through)
         ]
         flux, error = (torch.from_numpy(np.stack(values, axis=2)) for values in zip(*joined, strict=True))
         whole = {name: out[name][:, :, :total] for name in ("flux", "flux_std") if name in out}

@@ -190,7 +190,7 @@ def joined_with_data(
     own
         ``(N, B, H, W)``: what each pixel counts, that of `own_light` in it.
     aperture
-        ``(B, H, W)``: the same without.
+        ``(H, W)`` to ``(N, B, H, W)``: the same without.
     noise
         ``B``: by what errors of sums are larger than of independent pixels.
     model_noise

@@ -188,18 +188,11 @@ def store_photometry(
             if pairs:
                 shard = cutouts.read_shard(number)
                 places, rows = (np.array(side) for side in zip(*pairs, strict=True))
-                flux[rows], flux_err[rows] = aperture_photometry(
-                    shard.image[places],
-                    shard.weight[places],
-                    pixel_scale_arcsec=info.pixel_scale_arcsec,
-                    fwhm_arcsec=info.fwhm_arcsec,
-                )
-                matched[rows], matched_err[rows] = matched_photometry(
-                    shard.image[places],
-                    shard.weight[places],
-                    psf_or_moffat(shard.psf, info.fwhm_arcsec, len(shard))[places],
-                    pixel_scale_arcsec=info.pixel_scale_arcsec,
-                )
+                pixels = shard.image[places], shard.weight[places]
+                psf = psf_or_moffat(shard.psf, info.fwhm_arcsec, len(shard))[places]
+                scale = info.pixel_scale_arcsec
+                flux[rows], flux_err[rows] = aperture_photometry(*pixels, psf, pixel_scale_arcsec=scale)
+                matched[rows], matched_err[rows] = matched_photometry(*pixels, psf, pixel_scale_arcsec=scale)
                 is_in_store[rows] = True
             task.advance(len(identities))
             if is_in_store.all():

@@ -7,9 +7,7 @@ Two kinds of flux, each with pixels of weight 0 left out and made up for by the 
 circular apertures
     the sum inside a radius, as catalogues give it;
 Gaussian apertures matched to the PSF
-    a Gaussian weight in each band whose width, added in squares to that of the band's PSF, is the same in all
-    bands: for a Gaussian PSF the colours are then those that one common seeing would give (the idea of GAaP,
-    Kuijken 2008, A&A 482, 1053);
+    a Gaussian weight in each band that makes up for the band's PSF (`deepfits.photometry.matched_gaussians`);
 circular apertures at a common PSF
     the sum inside a radius that an image brought to one round Gaussian PSF would have, whatever the survey.
     Blurring and summing are both linear, so they are one aperture with soft edges on the image as it is,
@@ -37,17 +35,18 @@ COMMON_FWHM_ARCSEC = 1.6
 def aperture_photometry(
     image: np.ndarray,
     weight: np.ndarray,
+    psf: np.ndarray,
     *,
     pixel_scale_arcsec: float,
-    fwhm_arcsec: Sequence[float],
     radii_arcsec: Sequence[float] = RADII_ARCSEC,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Measure fluxes through all apertures: the circular ones, then the Gaussian one.
 
-    From images and weights, ``(N, B, H, W)``, nJy and nJy⁻², to fluxes and errors, ``(N, A, B)``, nJy; NaN
-    where data are missing. Circles wider than the cutout are made as wide as it.
+    From images and weights, ``(N, B, H, W)``, nJy and nJy⁻², and PSFs, ``(N, B, K, 2)``, sums of round
+    Gaussians, to fluxes and errors, ``(N, A, B)``, nJy; NaN where data are missing. Circles wider than the
+    cutout are made as wide as it.
     """
-    over = apertures(image.shape[-1], pixel_scale_arcsec, fwhm_arcsec, radii_arcsec)
+    over = apertures(image.shape[-1], pixel_scale_arcsec, psf, radii_arcsec)
     measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in over]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
 
 log = logging.getLogger(__name__)
-FORMAT = 4
+FORMAT = 5
 
 
 @dataclass(frozen=True, kw_only=True)

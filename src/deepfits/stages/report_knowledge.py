@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from deepfits.fitting.features import read_features
 from deepfits.fitting.similarity import Similarity
+from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.photometry import reference_band
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.knowledge import NEEDED, NUM_LABELS, known, properties_of, table_rows
@@ -48,8 +49,8 @@ def knowledge(run: Path, features: Path, store: CutoutStore) -> tuple[list[PageT
     flux, flux_err = aperture_photometry(
         cutouts.image,
         cutouts.weight,
+        psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts)),
         pixel_scale_arcsec=info.pixel_scale_arcsec,
-        fwhm_arcsec=info.fwhm_arcsec,
     )
     similarity = Similarity.read(features, columns["latent"].shape[1]).matrix
     source = Source(columns=columns, bands=info.bands, flux=flux, flux_err=flux_err, similarity=similarity)
