@@ -574,6 +574,29 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
             read(tmp_path, bad_planes=[absent])
 
 
+@pytest.mark.parametrize("first", [0, 1])  # Rubin has counted from both
+def test_planes_in_cards_of_rubin_and_spherex(tmp_path, sky, first):
+    cards = {"NO_DATA": 1, "INTERPOLATED": 2, "SATURATED": 4}
+    mask = np.zeros(SHAPE, np.int32)
+    mask[:20], mask[40:60], mask[80:90] = 1, 2, 4
+    coadd(tmp_path, sky.astype(np.float32))
+    head = header()
+    for number, (name, value) in enumerate(cards.items(), first):
+        head[f"MSKN{number:04d}"], head[f"MSKM{number:04d}"] = name, value
+    fits.writeto(tmp_path / "coadd-r.mask.fits", mask, head)
+    np.testing.assert_array_equal(read(tmp_path)[1] > 0, (mask != 1) & (mask != 4))
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["INTERPOLATED"])[1] > 0, mask != 2)
+    fits.writeto(
+        tmp_path / "coadd-r.mask.fits",
+        mask,
+        header(MSKN0000="TRANSIENT", MSKN0002="HOT"),
+        overwrite=True,
+    )
+    with pytest.raises(InputError, match=r"planes are TRANSIENT, HOT .*bad_planes"):
+        read(tmp_path)
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["HOT"])[1] > 0, mask != 4)
+
+
 @pytest.mark.parametrize(
     "names",
     [
