@@ -869,6 +869,48 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     assert any("0.25 by 0.325 arcsec" in text for text in deepfits.check(tmp_path).warnings)
 
 
+@pytest.mark.parametrize("kind", ["wht", "rms"])
+@pytest.mark.parametrize("stem", ["tile_{}", "{}"])
+def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, kind, stem):
+    """They are right up to a factor: each band has units and a depth of its own."""
+    depth = np.where(np.arange(SHAPE[1]) < 90, 1.0, 3.0)
+    image = sky * depth  # three times the noise on one side
+    for band, zero_point in (("g", 30.0), ("r", 27.0)):
+        head = header(FILTER=band, MAGZERO=zero_point)
+        fits.writeto(tmp_path / f"{stem.format(band)}.fits", counts(image, zero_point)[0], head)
+    values = 7 * (depth**-2 if kind == "wht" else depth) * np.ones(SHAPE)
+    fits.writeto(tmp_path / f"{stem.format(kind)}.fits", values.astype(np.float32), header())
+    images = image_set(tmp_path)
+    assert [(len(one.images), images.bands) for one in images.fields] == [(2, ("g", "r"))]
+    with open_field(images.fields[0], images) as field:
+        for plane in field.aligned.values():
+            weight = plane.read()[1]
+            assert np.median(weight[:, :80]) == pytest.approx(SIGMA**-2, rel=0.2)
+            assert np.median(weight[:, 100:]) == pytest.approx(SIGMA**-2 / 9, rel=0.2)
+            assert any(text.startswith("WARNING") and "names no band" in text for text in plane.plane.remarks)
+    own = fits.HDUList([fits.PrimaryHDU(full(SIGMA**-2), header())])
+    own.writeto(tmp_path / f"{stem.format('g')}.weight.fits")
+    fits.writeto(
+        tmp_path / f"{stem.format(kind)}.fits", np.ones((9, 9), np.float32), header(), overwrite=True
+    )
+    images = image_set(tmp_path, zero_point=31.4)
+    with open_field(images.fields[0], images) as field:
+        g, r = (field.aligned[band].plane for band in "gr")
+        assert (g.weight_kind, r.weight_kind) == ("weight", "measured")
+        assert any("not used, it has another shape" in text for text in r.remarks)
+
+
+def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
+    coadd(tmp_path, sky.astype(np.float32))
+    names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")
+    for name in names:
+        fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header())
+    assert image_set(tmp_path).bands == ("r",)
+    assert all(f"{name}.fits: a map of no single band; not used" in caplog.text for name in names[:3])
+    fits.setval(tmp_path / "chi2-segmap_v2.fits", "FILTER", value="g")  # its header knows better
+    assert image_set(tmp_path, allow_missing=True).bands == ("g", "r")
+
+
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     path = tmp_path / "fpC-003918-r3-0213.fit"
     stored = np.rint(sky + 1150).astype(np.int16)

@@ -59,15 +59,30 @@ _UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(
 KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
     OTHER, "other"
 )
-# A mask of all bands of a field together (maskbits of the Legacy Surveys).
-SHARED_MASK = "mask of all bands"
+# Ends what is said of a mask (maskbits of the Legacy Surveys) or weights of all bands of a field together.
+SHARED = " of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
 _IMAGE_WORDS = (
-    *("image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "oki", "bgsub", "int", "maic", "refimg"),
+    *(
+        "image",
+        "img",
+        "sci",
+        "drz",
+        "drc",
+        "ooi",
+        "opi",
+        "osi",
+        "osj",
+        "oki",
+        "bgsub",
+        "int",
+        "maic",
+        "refimg",
+    ),
     *("sciimg", "mosaic"),
 )
 # Packed in ways that are not read.
@@ -95,7 +110,8 @@ class ImageSource:
         Number of the HDU with the image; None for the first that holds one.
     companions
         Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``, or a `SHARED_MASK`.
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in `SHARED`
+        are of all bands.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
@@ -312,6 +328,11 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     return tuple(kept), kind
 
 
+def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
+    """Split a name; one that is nothing but ``weight`` is of ``image.fits``, or of all bands beside it."""
+    return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
+
+
 def _stem(path: Path) -> str:
     """Return a file's name without its ending: of ESO's archive, the one that the survey gave it."""
     name = peek_headers(path)[0].get("ORIGFILE") if path.name.startswith("ADP.") else None
@@ -331,13 +352,11 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     `stamp` is the directory's.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
-    kinds: _Kinds = {path: split_name(_stem(path)) for path in names}
+    kinds: _Kinds = {path: _split(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
-    if () in images:  # image.fits beside weight.fits
-        kinds |= {p: ((), KINDS[word]) for p in names if (word := _stem(p).lower()) in KINDS}
     for path, (key, kind) in kinds.items():
         words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
-        begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
+        begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
     stated, linked = {path: _phase3(path) for path in names}, set()
@@ -455,15 +474,21 @@ def _is_no_image_of_a_band(path: Path) -> bool:
                 "WARNING: %s: an image in a column of a table is not read; write it as an image", path
             )
         return True
-    key, kind = split_name(_stem(path))
+    key, kind = _split(_stem(path))
     if kind is None or band_of_name(_stem(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
     serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
-    if serves_all:
-        unless = " unless bad_planes or mask_polarity say what it means" if kind == "mask" else ""
-        log.warning("%s: %s of no single band; not used%s", path, kind, unless)
-    return serves_all
+    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
+    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
+        return False
+    what, use = "a map", "not used"
+    if kind == "mask":
+        what, use = "a mask", "not used unless bad_planes or mask_polarity say what it means"
+    elif kind in ROLES:
+        what, use = str(_HELD[kind]), "used where a band has none of its own"
+    log.warning("%s: %s of no single band; %s", path, what, use)
+    return True
 
 
 def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -485,18 +510,28 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
         log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
         found.remove((other, kind))
-    masks = [p for p, kind in found if kind == "mask"]
-    if not masks:
-        kinds = _kinds_in(path.parent, stamp(path.parent))
-        mine = kinds.get(path, split_name(_stem(path)))[0]
-        found += [
-            (other, SHARED_MASK)
-            for other, (key, kind) in kinds.items()
-            if kind == "mask" and _is_for_all(key, mine) and band_of_name(_stem(other))[0] is None
-        ][:1]
+    for roles in (("mask",), WEIGHT_ROLES):
+        if not any(kind in roles for _, kind in found):
+            shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
+            shared.sort(key=lambda member: roles.index(member[1]))
+            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
     for other, _ in found:
         require_regular(other)
     return tuple(found)
+
+
+def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
+    """Return the files of weights and masks that have the name of an image without its band."""
+    kinds = _kinds_in(path.parent, stamp(path.parent))
+    mine = kinds.get(path, split_name(_stem(path)))[0]
+    return [
+        (other, kind)
+        for other, (key, kind) in kinds.items()
+        if kind in ROLES
+        and _is_for_all(key, mine)
+        and band_of_name(_stem(other))[0] is None
+        and not is_companion(other)
+    ]
 
 
 def _source(

@@ -31,13 +31,13 @@ OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
-    "nobkg",
+    "nobkg", "segmap", "segmentation", "det", "detection", "chimean",
 )  # fmt: skip
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
-    *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK", "BKGMASK"),
+    *("SEGMENTMAP", "BACK", "BKGMASK"),
 }
 # What astropy's CCDData calls uncertainties.
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
