@@ -12,7 +12,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
-from deepfits.survey.find import find_exposures, split_name
+from deepfits.survey.find import find_exposures, find_fields, split_name
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs
@@ -909,6 +909,28 @@ def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
     assert all(f"{name}.fits: a map of no single band; not used" in caplog.text for name in names[:3])
     fits.setval(tmp_path / "chi2-segmap_v2.fits", "FILTER", value="g")  # its header knows better
     assert image_set(tmp_path, allow_missing=True).bands == ("g", "r")
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"g_1": 0, "r_2": 0.001, "i_3": 0.001}, ["gri"]),
+        ({"g_1": 0, "r_2": 0, "g_3": 0.5, "r_4": 0.5}, ["gr", "gr"]),
+        ({"g_1": 0, "r_2": 0.004}, ["g", "r"]),  # a third of the image away
+        ({"g_1": 0, "r_2": 0, "r_3": 0}, ["g", "r", "r"]),  # which of them?
+        ({"g_1": 0, "r_2-deep": 0}, ["g", "r"]),  # kept apart by a word
+    ],
+)
+def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected):
+    """Names of stacks of VST ATLAS, J-PLUS, UltraVISTA differ in numbers that say nothing of the field."""
+    values = sky.astype(np.float32)
+    for name, east in where.items():
+        head = make_wcs(SHAPE, scale=0.25, ra=150 + east).to_header()
+        head["FILTER"] = name[0]
+        write(tmp_path / f"o2014_{name}_st.fits.fz", packed(values, head))
+    fields = find_fields(tmp_path)
+    assert ["".join(field.bands) for field in fields] == expected
+    assert all({source.field for source in field.images.values()} == {field.name} for field in fields)
 
 
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):

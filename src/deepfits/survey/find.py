@@ -40,6 +40,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
+from deepfits.survey.places import fields_of_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -642,6 +643,10 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
                 f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
                 "fields into directories of their own, or stack exposures first with `deepfits stack`"
             )
+    named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
+    for first, *others in fields_of_one_place(named):
+        for other in others:
+            groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
