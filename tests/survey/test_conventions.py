@@ -13,6 +13,7 @@ from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.find import find_exposures, find_fields, split_name
+from deepfits.survey.hdu_roles import role_of
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs
@@ -656,6 +657,22 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
     fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")
     assert any("HDU 1 is not used: no name says what it holds" in text for text in read(tmp_path)[2])
+    mask = fits.ImageHDU(np.zeros(SHAPE, np.int16))
+    fits.HDUList(
+        [image, fits.ImageHDU(full(SIGMA**2), name="VARMAP"), mask, fits.ImageHDU(full(1.0))]
+    ).writeto(tmp_path / "coadd-r.fits", overwrite=True)
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_allclose(weight, SIGMA**-2)
+    assert [text[:25] for text in remarks if "is not used" in text] == ["WARNING: HDU 2 is not use"]
+    fits.writeto(tmp_path / "coadd-r.rms.fits", full(3.0), header())
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_allclose(weight, 1 / 9)
+    assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
+
+
+@pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])
+def test_further_names_of_planes(name):
+    assert role_of(name) in ("mask", "rms", "ivar", "weight")
 
 
 def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):

@@ -256,6 +256,8 @@ class Plane:
             if not numbers:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
             if kind != "mask":
+                own = [role for role in extras if role != "mask"]
+                notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
             mine = number_of(hdus, self._image)
             number = mine if mine in numbers else numbers[0]
@@ -302,12 +304,19 @@ class Plane:
             raise InputError(f"{self.path}: {error}") from None
         for role, number in own.items():
             extras[role] = HduPixels(hdu=hdus[number], path=self.path)
-        if not extras and self.source.layout != "hsc":
+        if self.source.layout != "hsc":
             known = {*sky_images(hdus), number_of(hdus, self._image)}
-            notes += [
-                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+            unnamed = [
+                n
                 for n in numbers
                 if n not in known and role_of(name_of(hdus[n])) is None and hdus[n].shape == self._image.shape
+            ]
+            if extras:  # what is left is a mask, or nothing that is missed
+                may_be_mask = "mask" not in extras
+                unnamed = [n for n in unnamed if may_be_mask and int(hdus[n].header.get("BITPIX", 0)) > 0]
+            notes += [
+                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+                for n in unnamed
             ]
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
