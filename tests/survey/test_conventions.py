@@ -950,6 +950,29 @@ def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected
     assert all({source.field for source in field.images.values()} == {field.name} for field in fields)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
+        (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
+        (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
+        (("{b}/t1/coadd", "{b}/t2/coadd"), ["t1", "t2"]),
+        (("images/t1/a-{b}", "weights/t1/a-{b}"), ["images-t1-a"]),
+    ],
+)
+def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names, expected):
+    for name in names:
+        for band in "gr":
+            path = tmp_path / f"{name.format(b=band, B=band.upper())}.fits"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fits.writeto(path, sky.astype(np.float32), header(BUNIT="nJy"))
+    fields = find_fields(tmp_path)
+    assert [(field.name, field.bands) for field in fields] == [(name, ("g", "r")) for name in expected]
+    assert ("weights: not used, it holds weights by its name" in caplog.text) == names[-1].startswith(
+        "weights"
+    )
+
+
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     path = tmp_path / "fpC-003918-r3-0213.fit"
     stored = np.rint(sky + 1150).astype(np.int16)

@@ -93,6 +93,8 @@ _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
+# Directories deeper than so many below the one given are not looked at.
+DEEPEST = 6
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -144,8 +146,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     Parameters
     ----------
     images
-        A directory (and its subdirectories, one level), a FITS file, or a list of these; in a list,
-        ``band=path`` says what band a file is, and ``path[2]`` which HDU.
+        A directory (and those below it, to the first with FITS files on each way), a FITS file, or a list of
+        these; in a list, ``band=path`` says what band a file is, and ``path[2]`` which HDU.
 
     Returns
     -------
@@ -234,16 +236,40 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
-    for sub in _subdirectories(directory):
-        band, rest = band_of_name(sub.name)
-        folder = band if not rest else None
-        found += _in_one_directory(sub, field_name=None if folder else sub.name, folder=folder)
-        for below in _subdirectories(sub):
-            if any(is_fits_name(p) for p in below.iterdir()):
+    for leaf in _leaves(directory):
+        parts = leaf.relative_to(directory).parts
+        bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
+        folder = next((band for band in reversed(bands) if band), None)
+        name = "-".join(part for part, band in zip(parts, bands, strict=True) if not band)
+        found += _in_one_directory(leaf, field_name=name or None, folder=folder)
+        for below in _subdirectories(leaf):
+            if _holds_files(below):
                 log.warning(
                     "WARNING: %s: FITS files two directories below %s are not used; name it", below, directory
                 )
     return found
+
+
+def _leaves(directory: Path, depth: int = 1) -> list[Path]:
+    """Return the directories below one that hold FITS files, each the first on its way down.
+
+    Archives lay trees: ``HSC-G/9813/4,5/calexp-*.fits``, ``coadd/150/1501p020/``.
+    """
+    out = []
+    for sub in _subdirectories(directory):
+        below = _leaves(sub, depth + 1) if depth < DEEPEST and not _holds_files(sub) else []
+        if below and _kind_of_folder(sub) is not None:
+            log.warning(
+                "WARNING: %s: not used, it holds %s by its name; put them beside their images",
+                *(sub, _HELD.get(str(_kind_of_folder(sub)), "no images")),
+            )
+            continue
+        out += below or [sub]
+    return out
+
+
+def _holds_files(directory: Path) -> bool:
+    return any(is_fits_name(p) for p in directory.iterdir())
 
 
 def _subdirectories(directory: Path) -> list[Path]:
