@@ -859,6 +859,27 @@ def test_fits_columns_with_axes_of_length_one(tmp_path):
     assert read_labels(tmp_path / "t.fits").value.tolist() == [0.5, 1.5]
 
 
+def test_columns_as_vaex_writes_them(tmp_path):
+    """Each is a group; where values lack, a mask lies in it."""
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        for name, values in (("id", np.arange(NUM)), ("ra", RA), ("dec", DEC), ("z_spec", Z)):
+            file[f"table/columns/{name}/data"] = values
+        file["table/columns/z_spec/mask"] = (np.arange(NUM) == 3).astype(np.uint8)
+    labels = read_labels(tmp_path / "t.hdf5")
+    keep = np.arange(NUM) != 3
+    np.testing.assert_array_equal(labels.value, Z[keep])
+    np.testing.assert_array_equal(labels.columns["object_id"], np.arange(NUM)[keep])
+    np.testing.assert_array_equal(labels.columns["ra"], RA[keep])
+    with h5py.File(tmp_path / "s.h5", "w") as file:  # a structure is a table of its own
+        file["cat/data"] = np.array([(1, 0.5)], dtype=[("id", "i8"), ("z_spec", "f8")])
+    assert read_labels(tmp_path / "s.h5").value.tolist() == [0.5]
+    with h5py.File(tmp_path / "t.hdf5", "a") as file:
+        del file["table/columns/ra/data"]
+        file["table/columns/ra/data"] = h5py.ExternalLink("/etc/passwd", "x")
+    with pytest.raises(InputError, match="only data of the file itself"):
+        tables.read_table(tmp_path / "t.hdf5")
+
+
 def test_text_of_no_known_ending_that_names_no_objects_is_no_table(tmp_path):
     for number, text in enumerate(('{"id": 1, "ra": 150.1}', "import numpy\nprint(1)\n", "a b\n1 2\n")):
         path = tmp_path / f"{number}.py"

@@ -436,12 +436,15 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
         units: dict[str, str] = {}
         unused: dict[str, str] = {}
         for name in chosen.names:
-            data = member[name]
+            data, mask = member[name], None
+            if isinstance(data, h5py.Group):  # vaex
+                data, mask = data["data"], data.get("mask")
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
                 unused[name] = str(data.dtype)
                 continue
-            columns[name] = plain(read_column(data))
+            values = read_column(data)
+            columns[name] = plain(values if mask is None else np.ma.array(values, mask=read_column(mask)))
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
                 units[name] = _decoded(unit)
@@ -449,7 +452,7 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
 
 
 def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
-    """List structured data sets, and groups whose data sets are columns of one length."""
+    """List structured data sets, and groups whose data sets are columns of one length; vaex's too."""
     import h5py
 
     from deepfits.hdf5 import local_object
@@ -466,6 +469,11 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
             member = local_object(group, name, path)
+            if isinstance(member, h5py.Group) and {"data"} <= set(member) <= {"data", "mask"}:
+                parts = [local_object(member, part, path) for part in member]  # vaex: a group is a column
+                if all(isinstance(p, h5py.Dataset) and p.ndim == 1 and not p.dtype.names for p in parts):
+                    columns[name] = len(parts[0])
+                    continue
             if isinstance(member, h5py.Group):
                 if member.id not in seen:
                     if depth >= 8:
