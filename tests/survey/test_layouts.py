@@ -209,6 +209,8 @@ def test_whole_way_from_calexps(tmp_path):
         ("field7_Ks", "Ks", "field7"),
         ("HSC-R2_tile", "r", "tile"),
         ("deep_g_sci", "g", "deep-sci"),
+        ("KiDS_DR5.0_180.0_-0.5_i1_sci", "i", "KiDS_DR5.0_180.0-0.5-sci"),
+        ("SPITZER_I1_40_E1", None, "SPITZER_I1_40_E1"),
         ("galaxy", None, "galaxy"),
     ],
 )

@@ -71,7 +71,7 @@ _SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE
 _SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
-    **{f"{letter}2": letter for letter in "ri"},
+    **{"r2": "r", "i2": "i", "i1": "i"},
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
@@ -86,7 +86,7 @@ _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 _TOKEN = (
     rf"(?:{_ROMAN}|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
-    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
+    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"

@@ -667,7 +667,8 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
         if there is not source and there.path.resolve() != source.path.resolve():
             raise InputError(
                 f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
-                "fields into directories of their own, or stack exposures first with `deepfits stack`"
+                "fields into directories of their own, move the one that is not meant away, or stack "
+                "exposures first with `deepfits stack`"
             )
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     for first, *others in fields_of_one_place(named):
