@@ -140,3 +140,19 @@ class LocalGroup:
 
     def __contains__(self, name: str) -> bool:
         return name in self._group
+
+    def arrays(self, most: int = 50) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of some arrays, by their paths; those in groups too, for messages."""
+        out: dict[str, tuple[int, ...]] = {}
+        waiting = [(self._group, "", 0)]
+        while waiting and len(out) < most:
+            group, where, depth = waiting.pop(0)
+            for name in list(group)[: most - len(out)]:
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    continue
+                member = group[name]
+                if isinstance(member, h5py.Dataset):
+                    out[f"{where}{name}"] = member.shape or ()
+                elif isinstance(member, h5py.Group) and depth < _MAX_LINKS:
+                    waiting.append((member, f"{where}{name}/", depth + 1))
+        return out

@@ -12,7 +12,8 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
-from deepfits.survey.find import find_exposures, split_name
+from deepfits.survey.find import find_exposures, find_fields, split_name
+from deepfits.survey.hdu_roles import role_of
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header
 from tests.helpers.gaussian_sky import draw, make_truth, make_wcs
@@ -574,6 +575,29 @@ def test_planes_of_masks_are_those_that_the_mask_names(tmp_path, sky):
             read(tmp_path, bad_planes=[absent])
 
 
+@pytest.mark.parametrize("first", [0, 1])  # Rubin has counted from both
+def test_planes_in_cards_of_rubin_and_spherex(tmp_path, sky, first):
+    cards = {"NO_DATA": 1, "INTERPOLATED": 2, "SATURATED": 4}
+    mask = np.zeros(SHAPE, np.int32)
+    mask[:20], mask[40:60], mask[80:90] = 1, 2, 4
+    coadd(tmp_path, sky.astype(np.float32))
+    head = header()
+    for number, (name, value) in enumerate(cards.items(), first):
+        head[f"MSKN{number:04d}"], head[f"MSKM{number:04d}"] = name, value
+    fits.writeto(tmp_path / "coadd-r.mask.fits", mask, head)
+    np.testing.assert_array_equal(read(tmp_path)[1] > 0, (mask != 1) & (mask != 4))
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["INTERPOLATED"])[1] > 0, mask != 2)
+    fits.writeto(
+        tmp_path / "coadd-r.mask.fits",
+        mask,
+        header(MSKN0000="TRANSIENT", MSKN0002="HOT"),
+        overwrite=True,
+    )
+    with pytest.raises(InputError, match=r"planes are TRANSIENT, HOT .*bad_planes"):
+        read(tmp_path)
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["HOT"])[1] > 0, mask != 4)
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -633,6 +657,22 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
     fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")
     assert any("HDU 1 is not used: no name says what it holds" in text for text in read(tmp_path)[2])
+    mask = fits.ImageHDU(np.zeros(SHAPE, np.int16))
+    fits.HDUList(
+        [image, fits.ImageHDU(full(SIGMA**2), name="VARMAP"), mask, fits.ImageHDU(full(1.0))]
+    ).writeto(tmp_path / "coadd-r.fits", overwrite=True)
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_allclose(weight, SIGMA**-2)
+    assert [text[:25] for text in remarks if "is not used" in text] == ["WARNING: HDU 2 is not use"]
+    fits.writeto(tmp_path / "coadd-r.rms.fits", full(3.0), header())
+    _, weight, remarks = read(tmp_path)
+    np.testing.assert_allclose(weight, 1 / 9)
+    assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
+
+
+@pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])
+def test_further_names_of_planes(name):
+    assert role_of(name) in ("mask", "rms", "ivar", "weight")
 
 
 def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
@@ -844,6 +884,93 @@ def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     oblong["CDELT2"] *= 1.3
     fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), oblong, overwrite=True)
     assert any("0.25 by 0.325 arcsec" in text for text in deepfits.check(tmp_path).warnings)
+
+
+@pytest.mark.parametrize("kind", ["wht", "rms"])
+@pytest.mark.parametrize("stem", ["tile_{}", "{}"])
+def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, kind, stem):
+    """They are right up to a factor: each band has units and a depth of its own."""
+    depth = np.where(np.arange(SHAPE[1]) < 90, 1.0, 3.0)
+    image = sky * depth  # three times the noise on one side
+    for band, zero_point in (("g", 30.0), ("r", 27.0)):
+        head = header(FILTER=band, MAGZERO=zero_point)
+        fits.writeto(tmp_path / f"{stem.format(band)}.fits", counts(image, zero_point)[0], head)
+    values = 7 * (depth**-2 if kind == "wht" else depth) * np.ones(SHAPE)
+    fits.writeto(tmp_path / f"{stem.format(kind)}.fits", values.astype(np.float32), header())
+    images = image_set(tmp_path)
+    assert [(len(one.images), images.bands) for one in images.fields] == [(2, ("g", "r"))]
+    with open_field(images.fields[0], images) as field:
+        for plane in field.aligned.values():
+            weight = plane.read()[1]
+            assert np.median(weight[:, :80]) == pytest.approx(SIGMA**-2, rel=0.2)
+            assert np.median(weight[:, 100:]) == pytest.approx(SIGMA**-2 / 9, rel=0.2)
+            assert any(text.startswith("WARNING") and "names no band" in text for text in plane.plane.remarks)
+    own = fits.HDUList([fits.PrimaryHDU(full(SIGMA**-2), header())])
+    own.writeto(tmp_path / f"{stem.format('g')}.weight.fits")
+    fits.writeto(
+        tmp_path / f"{stem.format(kind)}.fits", np.ones((9, 9), np.float32), header(), overwrite=True
+    )
+    images = image_set(tmp_path, zero_point=31.4)
+    with open_field(images.fields[0], images) as field:
+        g, r = (field.aligned[band].plane for band in "gr")
+        assert (g.weight_kind, r.weight_kind) == ("weight", "measured")
+        assert any("not used, it has another shape" in text for text in r.remarks)
+
+
+def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
+    coadd(tmp_path, sky.astype(np.float32))
+    names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")
+    for name in names:
+        fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header())
+    assert image_set(tmp_path).bands == ("r",)
+    assert all(f"{name}.fits: a map of no single band; not used" in caplog.text for name in names[:3])
+    fits.setval(tmp_path / "chi2-segmap_v2.fits", "FILTER", value="g")  # its header knows better
+    assert image_set(tmp_path, allow_missing=True).bands == ("g", "r")
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"g_1": 0, "r_2": 0.001, "i_3": 0.001}, ["gri"]),
+        ({"g_1": 0, "r_2": 0, "g_3": 0.5, "r_4": 0.5}, ["gr", "gr"]),
+        ({"g_1": 0, "r_2": 0.004}, ["g", "r"]),  # a third of the image away
+        ({"g_1": 0, "r_2": 0, "r_3": 0}, ["g", "r", "r"]),  # which of them?
+        ({"g_1": 0, "r_2-deep": 0}, ["g", "r"]),  # kept apart by a word
+    ],
+)
+def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected):
+    """Names of stacks of VST ATLAS, J-PLUS, UltraVISTA differ in numbers that say nothing of the field."""
+    values = sky.astype(np.float32)
+    for name, east in where.items():
+        head = make_wcs(SHAPE, scale=0.25, ra=150 + east).to_header()
+        head["FILTER"] = name[0]
+        write(tmp_path / f"o2014_{name}_st.fits.fz", packed(values, head))
+    fields = find_fields(tmp_path)
+    assert ["".join(field.bands) for field in fields] == expected
+    assert all({source.field for source in field.images.values()} == {field.name} for field in fields)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
+        (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
+        (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
+        (("{b}/t1/coadd", "{b}/t2/coadd"), ["t1", "t2"]),
+        (("images/t1/a-{b}", "weights/t1/a-{b}"), ["images-t1-a"]),
+    ],
+)
+def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names, expected):
+    for name in names:
+        for band in "gr":
+            path = tmp_path / f"{name.format(b=band, B=band.upper())}.fits"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fits.writeto(path, sky.astype(np.float32), header(BUNIT="nJy"))
+    fields = find_fields(tmp_path)
+    assert [(field.name, field.bands) for field in fields] == [(name, ("g", "r")) for name in expected]
+    assert ("weights: not used, it holds weights by its name" in caplog.text) == names[-1].startswith(
+        "weights"
+    )
 
 
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):

@@ -224,6 +224,31 @@ def test_descriptions_that_do_not_fit(arrays, tmp_path, text, words):
         deepfits.cutouts(describe(tmp_path / "c.toml", text), tmp_path / "store")
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("g/7/image", "g/8/image"), r"there are g/7/image \(2, 8, 8\), .*\(N, B, H, W\): .*numpy.stack"),
+        (("7", "8", "9", "10", "11"), r"\.\.\.; one array of all objects"),
+    ],
+)
+def test_an_array_for_each_object_is_refused_with_how_to_make_one(tmp_path, names, words):
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        for name in names:
+            file[name] = np.zeros((2, 8, 8))
+        file["link"] = h5py.ExternalLink("/etc/passwd", "x")
+    with pytest.raises(InputError, match=words):
+        deepfits.cutouts(describe(tmp_path / "c.toml", 'file = "c.h5"\n' + BANDS), tmp_path / "store")
+
+
+def test_an_array_of_another_name_or_order_is_named(tmp_path):
+    two = 'file = "c.h5"\nbands = ["g", "r"]\nzero_point = 27.0\npixel_scale_arcsec = 0.2\n'
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["data/pictures"], file["ra"] = np.zeros((3, 8, 8, 2)), np.zeros(3)
+    for text, words in ((two, "image = 'data/pictures'"), (f"{two}image = 'data/pictures'", "'NHWB'")):
+        with pytest.raises(InputError, match=words):
+            deepfits.cutouts(describe(tmp_path / "c.toml", text), tmp_path / "store")
+
+
 def test_files_that_could_run_code_are_refused(tmp_path):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="not a readable NumPy file"):

@@ -301,6 +301,21 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("ned.csv", f"id,RA(deg),Dec (deg),z_spec\n{ROWS}"),
         ("2000.csv", f"id,ra2000,dec2000,z_spec\n{ROWS}"),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
+        ("no-ending", f"id,ra,dec,z_spec\n{ROWS}"),
+        ("table.data", "id ra dec z_spec\n" + ROWS.replace(",", "  ")),
+        ("unit-of-id.csv", f"ID [1],ra [deg],dec [deg],z_spec\n{ROWS}"),
+        ("lephare.out", "# Creation date: Mon\n# Prior: 1\n# Format: \n# IDENT 1 ra 2 dec 3 z_spec 4\n"
+         + ROWS.replace(",", "  ")),
+        ("lephare-long.out", "####\n# IDENT  1 , ra  2 ,  dec 3 ,\n# z_spec 4 #\n####\n"
+         + ROWS.replace(",", "  ")),
+        ("latex.tex", r"\begin{table}\centering" "\n" r"\begin{tabular}{lrrr}" "\n\\hline\\hline\n"
+         r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
+         + "".join("{} & {} & ${}$ & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
+         + "\\hline\n\\end{tabular}\n\\end{table}\n"),
+        ("aastex.tex", r"\begin{deluxetable}{lrrr}" "\n" r"\tablehead{\colhead{ID} & \colhead{ra} & "
+         r"\colhead{dec} & \colhead{z\_spec}}" "\n\\startdata\n"
+         + "".join("{} & {} & {} & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
+         + "\\enddata\n\\end{deluxetable}\n"),
     ],
 )  # fmt: skip
 def test_text_as_people_write_it(tmp_path, name, text):
@@ -330,6 +345,16 @@ def test_text_as_people_write_it(tmp_path, name, text):
         ("id,coord_ra,coord_dec,z_spec\n1,2.61,0.03,0.3\n", ["radians", "ra_deg"]),
         ("", ["no rows"]),
         ("<!DOCTYPE html><html>Log in</html>\n", ["page of the web"]),
+        (
+            "id,ra,dec,z_spec\n1,150.1,2.1,0.3\n\nid,ra,dec,z_spec\n1,150.1,2.1,0.4\n",
+            ["come again below row 1"],
+        ),
+        ("id,ra,dec,z_spec\n1,150.1,2.1,0.3 ± 0.1\n", ["'0.3 ± 0.1'", "errors into columns"]),
+        ("\\begin{tabular}{c}\n\\end{tabular}\n" * 2, ["2 tables of LaTeX"]),
+        (
+            "\\begin{tabular}{cc}\nid & z_spec \\\\\n1 & \n 2 \\\\\n\\end{tabular}\n",
+            ["LaTeX", "one row a line"],
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, text, words):
@@ -823,6 +848,44 @@ def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
     labels = read_labels(tmp_path / "a.fits")
     np.testing.assert_array_equal(labels.value, Z[~is_gap])
     assert labels.counts["not_finite"] == is_gap.sum()
+
+
+def test_fits_columns_with_axes_of_length_one(tmp_path):
+    columns = [
+        fits.Column("id", "K", array=[1, 2]),
+        fits.Column("z_spec", "1E", array=[[0.5], [1.5]], dim="(1,1)"),
+    ]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "t.fits")
+    assert read_labels(tmp_path / "t.fits").value.tolist() == [0.5, 1.5]
+
+
+def test_columns_as_vaex_writes_them(tmp_path):
+    """Each is a group; where values lack, a mask lies in it."""
+    with h5py.File(tmp_path / "t.hdf5", "w") as file:
+        for name, values in (("id", np.arange(NUM)), ("ra", RA), ("dec", DEC), ("z_spec", Z)):
+            file[f"table/columns/{name}/data"] = values
+        file["table/columns/z_spec/mask"] = (np.arange(NUM) == 3).astype(np.uint8)
+    labels = read_labels(tmp_path / "t.hdf5")
+    keep = np.arange(NUM) != 3
+    np.testing.assert_array_equal(labels.value, Z[keep])
+    np.testing.assert_array_equal(labels.columns["object_id"], np.arange(NUM)[keep])
+    np.testing.assert_array_equal(labels.columns["ra"], RA[keep])
+    with h5py.File(tmp_path / "s.h5", "w") as file:  # a structure is a table of its own
+        file["cat/data"] = np.array([(1, 0.5)], dtype=[("id", "i8"), ("z_spec", "f8")])
+    assert read_labels(tmp_path / "s.h5").value.tolist() == [0.5]
+    with h5py.File(tmp_path / "t.hdf5", "a") as file:
+        del file["table/columns/ra/data"]
+        file["table/columns/ra/data"] = h5py.ExternalLink("/etc/passwd", "x")
+    with pytest.raises(InputError, match="only data of the file itself"):
+        tables.read_table(tmp_path / "t.hdf5")
+
+
+def test_text_of_no_known_ending_that_names_no_objects_is_no_table(tmp_path):
+    for number, text in enumerate(('{"id": 1, "ra": 150.1}', "import numpy\nprint(1)\n", "a b\n1 2\n")):
+        path = tmp_path / f"{number}.py"
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"\.py: not a table in a known format"):
+            tables.read_table(path)
 
 
 def test_minus_zero_degrees_are_south(tmp_path):

@@ -6,6 +6,7 @@ Shapes: N objects with features, M rows of labels.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,8 +176,8 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     odd = next((entry for entry in value.tolist() if not is_number(entry)), value[0])
     why = (
         "a class, not a redshift; leave such entries empty if they mean that there is none"
-        if not any(map(is_number, value.tolist()))
-        else "leave such entries empty, or put marks of doubt into a column of their own"
+        if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in value.tolist())
+        else "leave such entries empty, or put marks of doubt and errors into columns of their own"
     )
     raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
 

@@ -33,6 +33,7 @@ _NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraV
 _FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|JWST|NIRCam|NIRISS|MIRI"
 _INSTRUMENTS = rf"(?:(?:{_OPTICAL})[-_ .]?)+"
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
+_OWN_Y = re.compile(r"^(?i:DES|DECam)[-_ .]?Y\b")  # as their headers call it; the others' is y
 _NUMBERED = re.compile(r"^([ugrizyY])2?(?:'|[ ._](?:MP\d+|SDSS|DECam.*|\d+.*|Gunn.*|sdss.*))$")
 # J-PLUS and J-PAS.
 _JAVALAMBRE = re.compile(r"^([ugriz])(?:SDSS|JAVA|JPAS)$")
@@ -70,7 +71,7 @@ _SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE
 _SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
-    **{f"{letter}2": letter for letter in "ri"},
+    **{"r2": "r", "i2": "i", "i1": "i"},
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
@@ -85,7 +86,7 @@ _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 _TOKEN = (
     rf"(?:{_ROMAN}|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
-    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|[RI]c|[uUgrizyZYBVRIJHK])"
+    r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK])"
 )
 _NAME_TOKEN = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"
@@ -107,6 +108,8 @@ def band_name(text: str) -> str:
     ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
     >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816", "rSDSS")]
     ['R', 'g', 'F606W', 'g', 'NB816', 'r']
+    >>> [band_name(t) for t in ("HSC-Y", "DECam-Y", "DES Y", "Y DECam c0005 10095.0 1130.0")]
+    ['y', 'Y', 'Y', 'Y']
     """
     text = str(text).strip()
     if text.lower() in _SPECIAL:
@@ -114,7 +117,7 @@ def band_name(text: str) -> str:
     if text in _SPELLINGS:
         return _SPELLINGS[text]
     if match := _LETTER.match(text):
-        return match[1].lower()
+        return "Y" if _OWN_Y.match(text) else match[1].lower()
     if match := _NUMBERED.match(text) or _JAVALAMBRE.match(text):
         return match[1]
     if match := _SPACE.match(text):
@@ -193,8 +196,7 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     for match in reversed(list(_NAME_TOKEN.finditer(stem))):
         found, of = match["band"], match["of"] or ""
         is_letter = found.lower() in (*"ugrizyjhk", "ks")
-        is_own = found == "Y" and of.upper() in ("DES", "DECAM")  # as their headers call it
-        short = band_name(f"{of}-{found}" if of and is_letter and not is_own else found)
+        short = band_name(f"{of}-{found}" if of and is_letter else found)
         if not known or short in known:
             rest = re.sub(r"[-_. ]{2,}", "-", stem[: match.start()] + stem[match.end() :]).strip("-_. ")
             return short, rest

@@ -40,6 +40,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
+from deepfits.survey.places import fields_of_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -59,15 +60,30 @@ _UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(
 KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
     OTHER, "other"
 )
-# A mask of all bands of a field together (maskbits of the Legacy Surveys).
-SHARED_MASK = "mask of all bands"
+# Ends what is said of a mask (maskbits of the Legacy Surveys) or weights of all bands of a field together.
+SHARED = " of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
 _IMAGE_WORDS = (
-    *("image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "oki", "bgsub", "int", "maic", "refimg"),
+    *(
+        "image",
+        "img",
+        "sci",
+        "drz",
+        "drc",
+        "ooi",
+        "opi",
+        "osi",
+        "osj",
+        "oki",
+        "bgsub",
+        "int",
+        "maic",
+        "refimg",
+    ),
     *("sciimg", "mosaic"),
 )
 # Packed in ways that are not read.
@@ -77,6 +93,8 @@ _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
+# Directories deeper than so many below the one given are not looked at.
+DEEPEST = 6
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -95,7 +113,8 @@ class ImageSource:
         Number of the HDU with the image; None for the first that holds one.
     companions
         Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``, or a `SHARED_MASK`.
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in `SHARED`
+        are of all bands.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
@@ -127,8 +146,8 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     Parameters
     ----------
     images
-        A directory (and its subdirectories, one level), a FITS file, or a list of these; in a list,
-        ``band=path`` says what band a file is, and ``path[2]`` which HDU.
+        A directory (and those below it, to the first with FITS files on each way), a FITS file, or a list of
+        these; in a list, ``band=path`` says what band a file is, and ``path[2]`` which HDU.
 
     Returns
     -------
@@ -217,16 +236,40 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
-    for sub in _subdirectories(directory):
-        band, rest = band_of_name(sub.name)
-        folder = band if not rest else None
-        found += _in_one_directory(sub, field_name=None if folder else sub.name, folder=folder)
-        for below in _subdirectories(sub):
-            if any(is_fits_name(p) for p in below.iterdir()):
+    for leaf in _leaves(directory):
+        parts = leaf.relative_to(directory).parts
+        bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
+        folder = next((band for band in reversed(bands) if band), None)
+        name = "-".join(part for part, band in zip(parts, bands, strict=True) if not band)
+        found += _in_one_directory(leaf, field_name=name or None, folder=folder)
+        for below in _subdirectories(leaf):
+            if _holds_files(below):
                 log.warning(
                     "WARNING: %s: FITS files two directories below %s are not used; name it", below, directory
                 )
     return found
+
+
+def _leaves(directory: Path, depth: int = 1) -> list[Path]:
+    """Return the directories below one that hold FITS files, each the first on its way down.
+
+    Archives lay trees: ``HSC-G/9813/4,5/calexp-*.fits``, ``coadd/150/1501p020/``.
+    """
+    out = []
+    for sub in _subdirectories(directory):
+        below = _leaves(sub, depth + 1) if depth < DEEPEST and not _holds_files(sub) else []
+        if below and _kind_of_folder(sub) is not None:
+            log.warning(
+                "WARNING: %s: not used, it holds %s by its name; put them beside their images",
+                *(sub, _HELD.get(str(_kind_of_folder(sub)), "no images")),
+            )
+            continue
+        out += below or [sub]
+    return out
+
+
+def _holds_files(directory: Path) -> bool:
+    return any(is_fits_name(p) for p in directory.iterdir())
 
 
 def _subdirectories(directory: Path) -> list[Path]:
@@ -312,6 +355,11 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     return tuple(kept), kind
 
 
+def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
+    """Split a name; one that is nothing but ``weight`` is of ``image.fits``, or of all bands beside it."""
+    return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
+
+
 def _stem(path: Path) -> str:
     """Return a file's name without its ending: of ESO's archive, the one that the survey gave it."""
     name = peek_headers(path)[0].get("ORIGFILE") if path.name.startswith("ADP.") else None
@@ -331,13 +379,11 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     `stamp` is the directory's.
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
-    kinds: _Kinds = {path: split_name(_stem(path)) for path in names}
+    kinds: _Kinds = {path: _split(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
-    if () in images:  # image.fits beside weight.fits
-        kinds |= {p: ((), KINDS[word]) for p in names if (word := _stem(p).lower()) in KINDS}
     for path, (key, kind) in kinds.items():
         words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
-        begins = kind is not None and len(words) > 1 and split_name("-".join(words[1:]))[1] is None
+        begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
     stated, linked = {path: _phase3(path) for path in names}, set()
@@ -455,15 +501,21 @@ def _is_no_image_of_a_band(path: Path) -> bool:
                 "WARNING: %s: an image in a column of a table is not read; write it as an image", path
             )
         return True
-    key, kind = split_name(_stem(path))
+    key, kind = _split(_stem(path))
     if kind is None or band_of_name(_stem(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
     serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
-    if serves_all:
-        unless = " unless bad_planes or mask_polarity say what it means" if kind == "mask" else ""
-        log.warning("%s: %s of no single band; not used%s", path, kind, unless)
-    return serves_all
+    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
+    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
+        return False
+    what, use = "a map", "not used"
+    if kind == "mask":
+        what, use = "a mask", "not used unless bad_planes or mask_polarity say what it means"
+    elif kind in ROLES:
+        what, use = str(_HELD[kind]), "used where a band has none of its own"
+    log.warning("%s: %s of no single band; %s", path, what, use)
+    return True
 
 
 def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -485,18 +537,28 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
         log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
         found.remove((other, kind))
-    masks = [p for p, kind in found if kind == "mask"]
-    if not masks:
-        kinds = _kinds_in(path.parent, stamp(path.parent))
-        mine = kinds.get(path, split_name(_stem(path)))[0]
-        found += [
-            (other, SHARED_MASK)
-            for other, (key, kind) in kinds.items()
-            if kind == "mask" and _is_for_all(key, mine) and band_of_name(_stem(other))[0] is None
-        ][:1]
+    for roles in (("mask",), WEIGHT_ROLES):
+        if not any(kind in roles for _, kind in found):
+            shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
+            shared.sort(key=lambda member: roles.index(member[1]))
+            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
     for other, _ in found:
         require_regular(other)
     return tuple(found)
+
+
+def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
+    """Return the files of weights and masks that have the name of an image without its band."""
+    kinds = _kinds_in(path.parent, stamp(path.parent))
+    mine = kinds.get(path, split_name(_stem(path)))[0]
+    return [
+        (other, kind)
+        for other, (key, kind) in kinds.items()
+        if kind in ROLES
+        and _is_for_all(key, mine)
+        and band_of_name(_stem(other))[0] is None
+        and not is_companion(other)
+    ]
 
 
 def _source(
@@ -605,8 +667,13 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
         if there is not source and there.path.resolve() != source.path.resolve():
             raise InputError(
                 f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
-                "fields into directories of their own, or stack exposures first with `deepfits stack`"
+                "fields into directories of their own, move the one that is not meant away, or stack "
+                "exposures first with `deepfits stack`"
             )
+    named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
+    for first, *others in fields_of_one_place(named):
+        for other in others:
+            groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]

@@ -9,35 +9,36 @@ from astropy.io import fits
 
 from deepfits.survey.fitsfile import image_hdus
 
-# What a word says about pixels, in names of HDUs and, where a file without it is there too, of files.
-ROLES = {
+_NAMES = {
     "mask": (
         *("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "FLG", "MASKBITS", "BADPIX", "DQMASK", "MDMSK"),
-        *("MSKIMG", "OOD", "OPD", "OSD", "OKD"),
+        *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
     ),
     "variance": ("VARIANCE", "VAR"),
-    "ivar": ("IVAR", "INVVAR", "IVM"),
+    "ivar": ("IVAR", "INVVAR", "IVM", "INVVARIANCE"),
     "rms": (
-        *("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
+        *("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDEV", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
         *("MUNC", "REFUNC"),
     ),
     "weight": (
-        *("WEIGHT", "WEIGHTS", "WEIGHTMAP", "WHT", "WGT", "WT", "WTMAP", "WEI", "CONF"),
+        *("WEIGHT", "WEIGHTS", "WHT", "WGT", "WT", "WEI", "CONF"),
         *("OOW", "OPW", "OSW", "OKW"),
     ),
 }
+# What a word says about pixels, in names of HDUs and, where a file without it is there too, of files.
+ROLES = {role: (*names, *(f"{name}MAP" for name in names)) for role, names in _NAMES.items()}
 # Maps of other things beside images, in the names of files and of HDUs: they are not images of the sky.
 OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
-    "nobkg",
+    "nobkg", "segmap", "segmentation", "det", "detection", "chimean",
 )  # fmt: skip
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
     *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
-    *("SEGMAP", "SEGMENTATION", "SEGMENTMAP", "BACK", "BKGMASK"),
+    *("SEGMENTMAP", "BACK", "BKGMASK"),
 }
 # What astropy's CCDData calls uncertainties.
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}

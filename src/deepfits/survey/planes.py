@@ -23,7 +23,7 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
-from deepfits.survey.find import SHARED_MASK, ImageSource
+from deepfits.survey.find import SHARED, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
 from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
@@ -68,9 +68,9 @@ class ReadOptions(FieldReadingOptions):
     def used_of(self, source: ImageSource) -> list[tuple[Path, str]]:
         """Return the files beside an image that are used, and what they hold."""
         return [
-            (path, "mask" if kind == SHARED_MASK else kind)
+            (path, kind)
             for path, kind in source.companions
-            if kind != SHARED_MASK or self.says_what_is_bad
+            if kind != f"mask{SHARED}" or self.says_what_is_bad
         ]
 
 
@@ -103,6 +103,7 @@ class Plane:
         self.source, self.options = source, options
         hdus = stack.enter_context(opened(source.path, options.unpacked))
         self._image = hdus[self._image_number(hdus)]
+        self._has_shared_weights = False
         notes: list[str] = []
         given = options.zero_point
         has_given = source.band in given or "" in given
@@ -245,15 +246,29 @@ class Plane:
 
     def _find_extras(self, hdus: fits.HDUList, stack: ExitStack, notes: list[str]) -> dict[str, Any]:
         extras = self._own_extras(hdus, notes)
-        for path, kind in self.options.used_of(self.source):
+        for path, stated in self.options.used_of(self.source):
+            kind = stated.removesuffix(SHARED)
+            is_guess = stated != kind != "mask"  # weights that may be of another depth
+            if is_guess and extras.keys() - {"mask"}:
+                continue
             beside = stack.enter_context(opened(path, self.options.unpacked))
             numbers = image_hdus(beside)
             if not numbers:
                 raise InputError(f"{path}: no two-dimensional image in this {kind} file")
             if kind != "mask":
+                own = [role for role in extras if role != "mask"]
+                notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
             mine = number_of(hdus, self._image)
             number = mine if mine in numbers else numbers[0]
+            if is_guess:
+                self._has_shared_weights = beside[number].shape[-2:] == self._image.shape[-2:]
+                if not self._has_shared_weights:
+                    notes.append(f"WARNING: {path.name}: not used, it has another shape than the image")
+                    continue
+                notes.append(
+                    f"WARNING: {path.name} names no band: used as weights of this one up to a factor"
+                )
             extras[kind] = HduPixels(hdu=beside[number], path=path)
             notes += self._apart(hdus, beside, beside[number], path, kind)
         return extras
@@ -289,12 +304,19 @@ class Plane:
             raise InputError(f"{self.path}: {error}") from None
         for role, number in own.items():
             extras[role] = HduPixels(hdu=hdus[number], path=self.path)
-        if not extras and self.source.layout != "hsc":
+        if self.source.layout != "hsc":
             known = {*sky_images(hdus), number_of(hdus, self._image)}
-            notes += [
-                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+            unnamed = [
+                n
                 for n in numbers
                 if n not in known and role_of(name_of(hdus[n])) is None and hdus[n].shape == self._image.shape
+            ]
+            if extras:  # what is left is a mask, or nothing that is missed
+                may_be_mask = "mask" not in extras
+                unnamed = [n for n in unnamed if may_be_mask and int(hdus[n].header.get("BITPIX", 0)) > 0]
+            notes += [
+                f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
+                for n in unnamed
             ]
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
@@ -343,7 +365,7 @@ class Plane:
                 f"no weight plane: constant weight from the measured noise of {noise.sigma:.3g} nJy"
             )
         else:
-            self._settle_scale(noise, weight)
+            self._settle_scale(noise, image, weight)
         return noise
 
     def _settle_range(self, rows: list[tuple[int, int]]) -> None:
@@ -416,13 +438,17 @@ class Plane:
                 "ones? (bad_planes, mask_polarity)"
             )
 
-    def _settle_scale(self, noise: Noise, weight: np.ndarray) -> None:
+    def _settle_scale(self, noise: Noise, image: np.ndarray, weight: np.ndarray) -> None:
         stated = float(np.median(weight[weight > 0])) ** -0.5
         ratio = noise.sigma / stated
         mode = self.options.weight_scale
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
-        if mode == "relative" or (mode == "auto" and is_off and may_be_relative):
+        is_relative = self._has_shared_weights or (is_off and may_be_relative)
+        if mode == "relative" or (mode == "auto" and is_relative):
+            # Where the depth varies, the two medians above are not of the same pixels.
+            of_each = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)
+            ratio = of_each.sigma if of_each is not None else ratio
             self._scale = ratio**-2
             self.remarks.append(
                 f"relative weights: the measured noise is {ratio:.3g} times what they say; scaled to it"

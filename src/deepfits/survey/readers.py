@@ -122,8 +122,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
     )
     if len(bands) != num_bands:
+        hint = "; if the bands are the last axis, say axes = 'NHWB'" if image.shape[-1] == len(bands) else ""
         raise InputError(
             f"{path}: {num_bands} bands in {names['image']}, but {len(bands)} are named: {', '.join(bands)}"
+            f"{hint}"
         )
     for role in ("weight", "mask"):
         if role in arrays and not _fits_to(arrays[role].shape, image.shape, axes, role):
@@ -208,8 +210,24 @@ def _psf_reader(
 def _array(content: Any, name: Any, path: Path) -> Any:
     found = content.get(str(name)) if hasattr(content, "get") else None
     if found is None or not hasattr(found, "shape") or not hasattr(found, "dtype"):
-        raise InputError(f"{path}: no array {name!r}; there are {', '.join(sorted(map(str, content)))[:200]}")
+        raise InputError(f"{path}: no array {name!r}; {_what_there_is(content)}")
     return found
+
+
+def _what_there_is(content: Any) -> str:
+    """Return which arrays there are, and what to do where objects or bands have an array each."""
+    is_file = hasattr(content, "arrays")
+    shapes = content.arrays() if is_file else {str(k): np.shape(content[k]) for k in sorted(content)}
+    listed = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:4])
+    text = f"there are {listed}{', ...' if len(shapes) > 4 else ''}"
+    images = [name for name, shape in shapes.items() if len(shape) >= 2 and sorted(shape)[-2] > 2]
+    images.sort(key=lambda name: -len(shapes[name]))
+    if len(images) > 1 and len(shapes[images[0]]) < 4:
+        return (
+            f"{text}; one array of all objects and bands is read, (N, B, H, W): put them together with "
+            "numpy.stack, and the names of the objects into an array object_id"
+        )
+    return f"{text}; name the one with the images: image = {images[0]!r}" if images else text
 
 
 def _fits_to(shape: tuple[int, ...], image: tuple[int, ...], axes: str, role: str) -> bool:

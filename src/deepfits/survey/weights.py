@@ -5,6 +5,7 @@ Shapes: H, W pixels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ _JWST_BITS = {
     **{"WARM": 12, "LOW_QE": 13, "RC": 14, "TELEGRAPH": 15, "NONLINEAR": 16, "BAD_REF_PIXEL": 17},
 }
 _JWST_BAD = ("DO_NOT_USE",)
+# Rubin's names in cards MSKNnnnn, and what they are in MP_ cards (lsst.images, DP2).
+_RENAMED = {"SATURATED": "SAT", "COSMIC_RAY": "CR", "DETECTION_EDGE": "EDGE", "UNMASKED_NAN": "UNMASKEDNAN"}
 # A value that repeats and lies so far from all others is no weight but a sign for "no data": noise of a
 # thousand times that of the others. The noise of single pixels that have data differs by less than 10⁴.
 SENTINEL_RATIO, LARGEST_RATIO = 1e6, 1e8
@@ -148,8 +151,8 @@ def mask_rule(
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
 
-    Planes that the user names, by the mask's own ``MP_`` cards or by number, come first; then the usual bad
-    ones of the ``MP_`` cards; then what the user says of non-zero pixels; then the bits of Webb's pipeline.
+    Planes that the user names, by the mask's own ``MP_`` or ``MSKN`` cards or by number, come first; then
+    the usual bad ones of these; then what the user says of non-zero pixels; then the bits of Webb's pipeline.
 
     Parameters
     ----------
@@ -173,11 +176,11 @@ def mask_rule(
     InputError
         A plane that the mask has not, or nothing that tells what its values mean.
     """
-    planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")}
+    planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
     declared = _pan_starrs_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
-    has_own_names = bool(planes)
+    has_own_names = any(name in planes for name in BAD_MASK_PLANES)
     is_webb = str(telescope).strip().upper() in ("JWST", "ROMAN")
     if not planes:
         planes = dict(_JWST_BITS) if is_webb else declared
@@ -209,6 +212,21 @@ def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
         value = header.get(str(key).replace("MSKNAM", "MSKVAL")) if str(key).startswith("MSKNAM") else None
         if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
             found[str(name).strip()] = value.bit_length() - 1
+    return found
+
+
+def _msk_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the planes that Rubin's newer files and SPHEREx's name in cards MSKNnnnn.
+
+    The value is in MSKMnnnn; where that lacks, nnnn is the bit.
+    """
+    found: dict[str, int] = {}
+    for key, name in header.items():
+        if match := re.fullmatch(r"MSKN(\d{4})", str(key)):
+            value = header.get(f"MSKM{match[1]}", 1 << int(match[1]))
+            if isinstance(value, int) and value > 0 and value & (value - 1) == 0:
+                bit, own = value.bit_length() - 1, str(name).strip()
+                found |= {own: bit, _RENAMED.get(own, own): bit}
     return found
 
 

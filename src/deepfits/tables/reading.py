@@ -23,7 +23,7 @@ INFO = "deepfits"
 """Key of what our own tables say of themselves, as JSON."""
 TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
-    "out", "zout", "bpz",
+    "out", "zout", "bpz", "tex",
 )  # fmt: skip
 MOST_OF_SMALL_FILES = 4 << 30
 """Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
@@ -124,15 +124,27 @@ def _read_file(
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
         return _read_votable(path, content or path.read_bytes(), selection, wanted)
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
+    text = decode(content or path.read_bytes()) if is_text else ""
     if ending not in TEXT_ENDINGS or not is_text:
+        if (table := _plain_table(path, text)) is not None:
+            return table
         raise InputError(
             f"{path}: not a table in a known format, by its ending or its content; use .parquet, "
-            ".fits, .ecsv, .csv, .txt, .vot or .h5"
+            ".fits, .ecsv, .csv, .txt, .vot or .h5 (pandas or astropy read many others, and write these)"
         )
-    text = decode(content or path.read_bytes())
     if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
         raise InputError(f"{path}: no ECSV, which begins with '# %ECSV 1.0'; call it .csv or .txt")
     return _read_text(path, text)
+
+
+def _plain_table(path: Path, text: str) -> Table | None:
+    """Return a table of text whose ending says nothing, if its columns say what the objects are."""
+    try:
+        table = _read_text(path, text)
+    except InputError:
+        return None
+    pairs = [{a, b} <= {name.lower() for name in table.columns} for a, b in POSITIONS]
+    return table if any(pairs) or identity_name(table.columns) is not None else None
 
 
 def _read_text(path: Path, text: str) -> Table:
@@ -141,12 +153,40 @@ def _read_text(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ecsv")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
-    if re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
+    if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
+        text = _from_latex(text, path, kinds)
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
         text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", text)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
+
+
+def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
+    """Return a table of LaTeX with tabs, without what is there for the eye alone."""
+    from astropy.io import ascii
+    from astropy.table import Table as AstropyTable
+
+    if len(kinds) > 1:
+        raise InputError(f"{path}: holds {len(kinds)} tables of LaTeX; keep the one you mean in a file")
+    text = re.sub(r"\\(?:[hc]line(?:\{[^}]*\})?|(?:top|mid|bottom)rule)(?![A-Za-z])", "", text)
+    with naming(
+        path, "cannot read this table of LaTeX", "one row a line, below one of names, is read; or CSV"
+    ):
+        table = AstropyTable.read(
+            text.replace("longtable", "tabular").splitlines(),
+            format="ascii.aastex" if kinds[0] == "deluxetable" else "ascii.latex",
+            converters={"*": [ascii.convert_numpy(str)]},
+            fill_values=[],
+        )
+
+    def words(entry: object) -> str:
+        there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
+        return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
+
+    return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *table.iterrows()))
 
 
 def _from_astropy_text(path: Path, text: str, format: str) -> Table:
@@ -205,8 +245,8 @@ def plain(values: Any) -> np.ndarray:
     is_gap = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
-    if array.ndim == 2 and array.shape[1] == 1:  # lists of one value each
-        return plain(values[:, 0])
+    if array.ndim > 1 and all(length == 1 for length in array.shape[1:]):  # lists of one value each
+        return plain(values.reshape(len(array)))
     if array.ndim == 2 and kind in "SU":
         return np.stack([plain(row) for row in array])
     if array.ndim > 1 and kind in "iufb":
@@ -396,12 +436,15 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
         units: dict[str, str] = {}
         unused: dict[str, str] = {}
         for name in chosen.names:
-            data = member[name]
+            data, mask = member[name], None
+            if isinstance(data, h5py.Group):  # vaex
+                data, mask = data["data"], data.get("mask")
             is_text = h5py.check_string_dtype(data.dtype) is not None
             if not is_text and data.dtype.kind not in "biuf":
                 unused[name] = str(data.dtype)
                 continue
-            columns[name] = plain(read_column(data))
+            values = read_column(data)
+            columns[name] = plain(values if mask is None else np.ma.array(values, mask=read_column(mask)))
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
                 units[name] = _decoded(unit)
@@ -409,7 +452,7 @@ def _read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
 
 
 def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
-    """List structured data sets, and groups whose data sets are columns of one length."""
+    """List structured data sets, and groups whose data sets are columns of one length; vaex's too."""
     import h5py
 
     from deepfits.hdf5 import local_object
@@ -426,6 +469,11 @@ def _hdf5_tables(file: Any, path: Path) -> list[_Candidate]:
             if isinstance(group.get(name, getlink=True), h5py.SoftLink):
                 continue
             member = local_object(group, name, path)
+            if isinstance(member, h5py.Group) and {"data"} <= set(member) <= {"data", "mask"}:
+                parts = [local_object(member, part, path) for part in member]  # vaex: a group is a column
+                if all(isinstance(p, h5py.Dataset) and p.ndim == 1 and not p.dtype.names for p in parts):
+                    columns[name] = len(parts[0])
+                    continue
             if isinstance(member, h5py.Group):
                 if member.id not in seen:
                     if depth >= 8:

@@ -82,7 +82,8 @@ def identity_name(names: Iterable[str]) -> str | None:
 
 
 def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
-    by_lower = {name.lower(): name for name in reversed(list(names))}
+    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(list(names))}
+    by_lower |= {name.lower(): name for name in reversed(list(names))}
     return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
 
 

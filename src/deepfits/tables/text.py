@@ -32,7 +32,7 @@ GAPS = (
 IDENTITIES = (
     "object_id", "objectid", "coadd_object_id", "coadd_objects_id", "targetid", "target_id", "ls_id", "id",
     "source_id", "sourceid", "number", "objid", "obj_id", "num", "label", "galaxy_id", "id_cosmos", "id_iau",
-    "cosmos_id", "cataid", "objno", "specobjid",
+    "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
@@ -124,7 +124,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     if not lines:
         raise InputError(f"{where}: holds no rows")
     units: dict[str, str] = {}
-    names = _sextractor_names(comments, units, len(lines[0].split()))
+    names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
     rows = [line for line in lines if line.strip("-=+|,; \t\r")]
     delimiter = None if names else _delimiter(rows or lines)
     first = _split(lines[0], delimiter)
@@ -151,6 +151,12 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         if delimiter is None
         else _by_delimiter(text[start:], names, delimiter, where)
     )
+    again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
+    if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
+        raise InputError(
+            f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
+            "another? give each a file of its own, or leave that line out"
+        )
     has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
     return {
         name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)
@@ -192,6 +198,28 @@ def _below_header(
             keep_units(first)
             return 1
     return 0
+
+
+def _as_sextractor(comments: Sequence[str]) -> list[str]:
+    """Return LePHARE's names and numbers of columns as SExtractor would list them, other comments as is.
+
+    Examples
+    --------
+    >>> _as_sextractor(["# Prior: 1", "# IDENT 1 Z_BEST 2 MAG_OBS() 3", "# CONTEXT 8 #"])[1:]
+    ['# 1 IDENT', '# 2 Z_BEST', '# 3 MAG_OBS()', '# 8 CONTEXT']
+    """
+    out: list[str] = []
+    last = 0
+    for line in comments:
+        pairs = re.findall(r"([A-Za-z_]\S*)\s+(\d+)", line)
+        numbers = [int(number) for _, number in pairs]
+        is_list = re.fullmatch(r"#(\s+[A-Za-z_]\S*\s+\d+(\s*,)?)+[\s#]*", line) is not None
+        if is_list and numbers == sorted(numbers) and (numbers[0] > last > 0 or numbers[:2] == [1, 2]):
+            out += [f"# {number} {name}" for name, number in pairs]
+            last = numbers[-1]
+        else:
+            out.append(line)
+    return out
 
 
 def _sextractor_names(
