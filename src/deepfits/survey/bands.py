@@ -184,7 +184,8 @@ def _names_a_filter(value: str) -> bool:
 def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:
     """Find the band in a file's name, and the name without it (what the files of one field share).
 
-    Where several words may be bands, the last one is; with `known`, the last one of these.
+    Where several words may be bands, the last one is; with `known`, the last one of these. Words that may
+    count versions as well (``r2``) come after all others.
 
     Examples
     --------
@@ -192,8 +193,11 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     (('u', 'coadd'), ('u', '9812_1c1'), (None, 'notes'))
     >>> [band_of_name(f"cosmos_{name}")[0] for name in ("hsc_y", "uvista_y", "des_Y")]  # y, and others' Y
     ['y', 'Y', 'Y']
+    >>> band_of_name("field_r2"), band_of_name("field_g_r2")
+    (('r', 'field'), ('g', 'field-r2'))
     """
-    for match in reversed(list(_NAME_TOKEN.finditer(stem))):
+    words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in ("r2", "i1", "i2"))
+    for match in reversed(words):
         found, of = match["band"], match["of"] or ""
         is_letter = found.lower() in (*"ugrizyjhk", "ks")
         short = band_name(f"{of}-{found}" if of and is_letter else found)
