@@ -1,5 +1,6 @@
 """The explorer: columns, neighbours, saving, and what a hostile page or file meets."""
 
+import asyncio
 import io
 import json
 import shutil
@@ -115,6 +116,27 @@ def test_neighbours_at_the_same_brightness_are_as_bright(client, loaded):
     rows = client.post("/api/neighbours", json=asked, headers=SEND).json()["rows"]
     assert len(rows) >= 3
     assert (np.abs(magnitude[rows] - magnitude[row]) <= window).all()
+
+
+def test_two_requests_for_neighbours_at_once_are_both_answered(run, loaded, monkeypatch):
+    objects, _ = load(run)
+    answers, einsum = [], np.einsum
+
+    def while_the_first_prepares(*given):
+        thread.start()
+        thread.join(timeout=0.5)
+        monkeypatch.undo()
+        return einsum(*given)
+
+    thread = threading.Thread(target=lambda: answers.append(objects.neighbours([3], number=5)))
+    monkeypatch.setattr(np, "einsum", while_the_first_prepares)
+    answers.append(objects.neighbours([3], number=5))
+    thread.join()
+    expected = loaded[0].neighbours([3], number=5)
+    assert len(answers) == 2
+    for rows, distance in answers:
+        np.testing.assert_array_equal(rows, expected[0])
+        np.testing.assert_array_equal(distance, expected[1])
 
 
 def test_principal_components_are_those_of_numpy(loaded):
@@ -316,6 +338,18 @@ def test_pictures_wait_for_the_model_and_the_map_does_not(loaded):
         assert told["has_model"]
         assert not told["has_images"]
         assert picture(client.get("/api/panels/3.png")).std() > 0
+
+
+def test_a_request_that_is_given_up_leaves_the_model_to_the_others(loaded):
+    on_its_way = Future()
+    app = make_app(loaded[0], on_its_way, title="x")
+    scope = {"type": "http", "method": "GET", "path": "/api/drawer", "query_string": b""}
+    scope |= {"http_version": "1.1", "headers": [(b"host", b"127.0.0.1")]}
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(app(scope, None, None), 0.1))
+    on_its_way.set_result(loaded[1])
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.get("/api/drawer").json()["has_model"]
 
 
 def test_a_wrong_model_ends_the_explorer(run, tmp_path):
