@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents, write_json
 from deepfits.fitting import features
@@ -65,8 +66,8 @@ class InpaintConfig(Solving):
 
     bands: Sequence[str] | str = ("u",)
     validate: bool = False
-    max_validation: int = 2000
-    num_calibration: int = 1500
+    max_validation: Annotated[int, Range(ge=1)] = 2000
+    num_calibration: Annotated[int, Range(ge=0)] = 1500
     truth: Annotated[str | Path | None, INPUT] = None
     prior_strength: float = 1.0
     amplitudes: Literal["after", "fit", "none"] = "none"
