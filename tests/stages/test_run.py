@@ -19,11 +19,14 @@ def test_paths_are_relative_to_the_file_whatever_else_is_said_of_them(tmp_path):
     read = run_file(
         tmp_path,
         '[images]\npath = ["coadds/r.fits", "g=coadds/one.fits", "/a/run=3/i.fits"]\n'
-        '[redshift]\nlabels = "spectra.csv"\nscenes = "model"\n',
+        '[redshift]\nlabels = "spectra.csv"\nscenes = "model"\n[inpaint]\ntruth = "/b/truth.parquet"\n'
+        '[simulate]\nsurvey = "sdss-like"\npopulation = "laws.toml"\n',
     )
     assert read.images == [f"{tmp_path}/coadds/r.fits", f"g={tmp_path}/coadds/one.fits", "/a/run=3/i.fits"]
     assert read.sections["redshift"]["labels"] == f"{tmp_path}/spectra.csv"
     assert read.sections["redshift"]["scenes"] == f"{tmp_path}/model"
+    assert read.sections["inpaint"]["truth"] == "/b/truth.parquet"
+    assert read.sections["simulate"] == {"survey": "sdss-like", "population": f"{tmp_path}/laws.toml"}
     built_in = run_file(tmp_path, '[simulate]\n[redshift]\nscenes = "builtin:ugriz"\n')
     assert built_in.sections["redshift"]["scenes"] == "builtin:ugriz"
 

@@ -23,7 +23,7 @@ from deepfits.progress import Progress
 from deepfits.provenance import provenance
 from deepfits.stages import load
 from deepfits.stages.parameters import images_at
-from deepfits.stages.stage import Common, stage
+from deepfits.stages.stage import INPUT, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
@@ -175,11 +175,13 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         )
     default = (*_DEFAULT_SECTIONS, "redshift") if is_simulated else _DEFAULT_SECTIONS
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
-    redshift = sections.get("redshift", {})
-    redshift |= {key: _relative(path, redshift[key]) for key in ("labels", "scenes") if key in redshift}
+    for name, section in sections.items():
+        function: Any = load(name)
+        given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
+        section.update({k: _relative(path, value) for k, value in given.items() if isinstance(value, str)})
     if is_simulated:
-        redshift.setdefault("labels", str(out / "sky" / "truth.parquet"))
-    elif "redshift" in sections and "labels" not in redshift:
+        sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
+    elif "redshift" in sections and "labels" not in sections["redshift"]:
         raise InputError(
             f'{path}: [redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec'
         )
