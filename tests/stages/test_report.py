@@ -1,10 +1,12 @@
 """The report of parts that lie elsewhere than in the run: what it says of them is of those."""
 
 import json
+import re
 import shutil
 
 import deepfits
-from deepfits.files import write_json
+from deepfits.files import read_json, write_json
+from tests.helpers.stage_runs import RUNS
 
 
 def test_counts_and_training_are_those_of_the_parts_that_are_named(base, tmp_path):
@@ -22,3 +24,19 @@ def test_counts_and_training_are_those_of_the_parts_that_are_named(base, tmp_pat
     assert "84,321" in html
     assert "71,234" not in html
     assert (page.parent / "figures" / "training.png").exists()  # drawn from the model's own record
+
+
+def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    RUNS["inpaint"](base, run / "inpaint-g", bands="g")
+    alone = read_json(deepfits.report(run, num_examples=1).parent / "summary.json")["inpaint"]
+    RUNS["inpaint"](base, run / "inpaint-g-r", bands=("g", "r"))
+    page = deepfits.report(run, num_examples=1)
+    both = read_json(page.parent / "summary.json")["inpaint"]
+    assert both["g"] == alone["g"]
+    assert "r" in both
+    names = {path.name for path in (page.parent / "figures").glob("inpaint-*.png")}
+    assert names == {"inpaint-g.png", "inpaint-g-with-g-r.png", "inpaint-r-with-g-r.png"}
+    shown = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
+    assert len(set(shown)) == len(shown)
