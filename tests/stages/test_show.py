@@ -189,6 +189,10 @@ def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
     assert (found["object_id"] - FIRST).tolist() == list(range(10))
     assert {"latent", "z_spec", "anomaly"} <= found.keys()
     assert "reduced_chi2" not in found
+    twice = ["object_id", "chi2", "object_id"]
+    for ending in ("csv", "parquet"):
+        path = deepfits.export(run / "features-both", tmp_path / f"twice.{ending}", columns=twice)
+        assert list(read_table(path)) == ["object_id", "chi2"]
     out = deepfits.export(run, tmp_path / "few.csv", columns=["object_id", "g_minus_r"])
     assert list(read_table(out)) == ["object_id", "g_minus_r"]
     with pytest.raises(

@@ -198,7 +198,7 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
     for name in wanted or ():
         if name not in available:
             raise InputError(f"{path}: no column {name!r}; {nearest(name, available)}")
-    return list(wanted) if wanted else list(available)
+    return list(dict.fromkeys(wanted or available))
 
 
 def _reading(path: Path, read: Any) -> Any:

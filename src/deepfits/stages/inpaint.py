@@ -159,11 +159,11 @@ def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, .
     named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     known = store.info.bands
     places = zip(named, places_of(named, known), strict=True)
-    bands = tuple(band if place is None else known[place] for band, place in places)
+    bands = tuple(dict.fromkeys(band if place is None else known[place] for band, place in places))
     if unknown := [band for band in bands if band not in known]:
         raise InputError(
             f"{store.directory}, with {config.model}: no band {unknown[0]!r}; there are {'-'.join(known)}"
         )
-    if not bands or len(set(bands)) == len(known):
+    if not bands or len(bands) == len(known):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
     return bands
