@@ -22,7 +22,6 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
-from deepfits.explorer.launch import load
 from deepfits.explorer.objects import unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
@@ -35,7 +34,7 @@ from deepfits.redshifts.pdf import LEVELS
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.tables import write_table
-from tests.helpers.drawn_run import NUM
+from tests.helpers.drawn_run import NUM, load
 
 SEND = {"x-deepfits": "1"}
 FIRST = 2**60
@@ -376,7 +375,6 @@ def test_what_is_not_there_is_named(tmp_path, run):
 def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_judged(tmp_path):
     from deepfits.explorer.redshifts import Distributions
 
-    assert Distributions.read(tmp_path) is None
     names = {"a": 0.1, "b": 0.05}
     rows = [
         {

@@ -9,12 +9,11 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.explorer.launch import load
 from deepfits.fitting.similarity import Similarity
 from deepfits.results import require_finished
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
-from tests.helpers.drawn_run import NUM, make_run
+from tests.helpers.drawn_run import NUM, load, make_run
 from tests.helpers.results import assert_same_results
 
 FIRST = 2**60

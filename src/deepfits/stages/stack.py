@@ -174,7 +174,7 @@ def _registrations(
             for plane in exposures:
                 lists[plane] = (band, bright_sources(plane, target))
                 task.advance(1, plane.path.name)
-    best = max((p for p in planes[reference]), key=lambda p: len(lists[p][1].x))
+    best = max(planes[reference], key=lambda p: len(lists[p][1].x))
     anchor = lists[best][1]
     return {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
 
