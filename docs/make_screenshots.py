@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from deepfits.explorer.launch import load
+from deepfits.explorer.launch import load_drawer, load_objects
 from deepfits.explorer.server import make_app
 
 IMAGES = Path(__file__).with_name("images")
@@ -38,7 +38,8 @@ def save(page: Page, name: str) -> None:
 @contextmanager
 def served(run: Path) -> Iterator[tuple[str, str]]:
     """Serve a run's explorer; give its address and the identity of a bright galaxy that is fitted well."""
-    objects, drawer = load(run)
+    objects = load_objects(run)
+    drawer = load_drawer(objects, run)
     app = make_app(objects, drawer, title="demo")
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -12,6 +12,6 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(run):
-    from deepfits.explorer.launch import load
+    from tests.helpers.drawn_run import load
 
     return load(run)

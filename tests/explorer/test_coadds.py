@@ -9,7 +9,6 @@ from starlette.testclient import TestClient
 
 from deepfits.errors import InputError
 from deepfits.explorer.coadds import read_place
-from deepfits.explorer.launch import load
 from deepfits.explorer.server import make_app
 from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
@@ -17,6 +16,7 @@ from deepfits.stages.cutouts import cutouts
 from deepfits.stages.fit import fit
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
+from tests.helpers.drawn_run import load
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 SHAPE, BANDS = (150, 140), "gri"

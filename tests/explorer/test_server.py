@@ -1,5 +1,6 @@
 """The explorer: columns, neighbours, saving, and what a hostile page or file meets."""
 
+import asyncio
 import io
 import json
 import shutil
@@ -21,7 +22,6 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.explorer.drawing import Drawer
 from deepfits.explorer.joined import find_parts
-from deepfits.explorer.launch import load
 from deepfits.explorer.objects import unlike_warning
 from deepfits.explorer.oddity import rank
 from deepfits.explorer.pictures import add_seeing_and_noise
@@ -34,7 +34,7 @@ from deepfits.redshifts.pdf import LEVELS
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
 from deepfits.tables import write_table
-from tests.helpers.drawn_run import NUM
+from tests.helpers.drawn_run import NUM, load
 
 SEND = {"x-deepfits": "1"}
 FIRST = 2**60
@@ -115,6 +115,27 @@ def test_neighbours_at_the_same_brightness_are_as_bright(client, loaded):
     rows = client.post("/api/neighbours", json=asked, headers=SEND).json()["rows"]
     assert len(rows) >= 3
     assert (np.abs(magnitude[rows] - magnitude[row]) <= window).all()
+
+
+def test_two_requests_for_neighbours_at_once_are_both_answered(run, loaded, monkeypatch):
+    objects, _ = load(run)
+    answers, einsum = [], np.einsum
+
+    def while_the_first_prepares(*given):
+        thread.start()
+        thread.join(timeout=0.5)
+        monkeypatch.undo()
+        return einsum(*given)
+
+    thread = threading.Thread(target=lambda: answers.append(objects.neighbours([3], number=5)))
+    monkeypatch.setattr(np, "einsum", while_the_first_prepares)
+    answers.append(objects.neighbours([3], number=5))
+    thread.join()
+    expected = loaded[0].neighbours([3], number=5)
+    assert len(answers) == 2
+    for rows, distance in answers:
+        np.testing.assert_array_equal(rows, expected[0])
+        np.testing.assert_array_equal(distance, expected[1])
 
 
 def test_principal_components_are_those_of_numpy(loaded):
@@ -318,6 +339,18 @@ def test_pictures_wait_for_the_model_and_the_map_does_not(loaded):
         assert picture(client.get("/api/panels/3.png")).std() > 0
 
 
+def test_a_request_that_is_given_up_leaves_the_model_to_the_others(loaded):
+    on_its_way = Future()
+    app = make_app(loaded[0], on_its_way, title="x")
+    scope = {"type": "http", "method": "GET", "path": "/api/drawer", "query_string": b""}
+    scope |= {"http_version": "1.1", "headers": [(b"host", b"127.0.0.1")]}
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(app(scope, None, None), 0.1))
+    on_its_way.set_result(loaded[1])
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.get("/api/drawer").json()["has_model"]
+
+
 def test_a_wrong_model_ends_the_explorer(run, tmp_path):
     torch.manual_seed(9)
     right = Model.load(run / "model")
@@ -342,7 +375,6 @@ def test_what_is_not_there_is_named(tmp_path, run):
 def test_distributions_are_those_of_the_method_that_did_best_where_it_could_be_judged(tmp_path):
     from deepfits.explorer.redshifts import Distributions
 
-    assert Distributions.read(tmp_path) is None
     names = {"a": 0.1, "b": 0.05}
     rows = [
         {

@@ -3,11 +3,18 @@
 import numpy as np
 import torch
 
+from deepfits.explorer.launch import load_drawer, load_objects
 from deepfits.stages.fit import fit
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 from tests.helpers.small_model import BANDS, make_model
 
 NUM = 40
+
+
+def load(run, *, model=None, images=None, **others):
+    """Return the objects of a run and what draws them, as the explorer has them."""
+    objects = load_objects(run, **others)
+    return objects, load_drawer(objects, run, model=model, images=images)
 
 
 def make_run(directory):

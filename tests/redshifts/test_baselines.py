@@ -19,7 +19,6 @@ from deepfits.redshifts.methods.templates import (
     benitez_prior,
     chi_square,
     filters_of,
-    train_templates,
 )
 from deepfits.redshifts.metrics import point_metrics
 from deepfits.redshifts.pdf import AS_PREDICTED, pdf_metrics
@@ -189,7 +188,7 @@ def test_zero_points_mend_what_wrong_calibration_spoils(tmp_path):
     """Templates and dust take up part of smooth offsets, so what must come back is the redshifts' quality."""
     offsets = (1.15, 0.95, 1.0, 1.03, 0.9)
     test, value = make_photometry(300, 1, offsets=offsets)
-    fit = train_templates(*make_photometry(300, offsets=offsets), BANDS)
+    fit = TemplateFit.learn(*make_photometry(300, offsets=offsets), BANDS)
     plain = TemplateFit(bands=BANDS, filters=fit.filters, zero_points=np.ones(5), validation_pit=AS_PREDICTED)
     mended, spoiled = (point_metrics(one.estimates(test).point, value)["sigma_mad"] for one in (fit, plain))
     assert mended < 0.6 * spoiled
@@ -236,7 +235,7 @@ def test_the_error_floor_follows_how_far_galaxies_are_from_the_templates(tmp_pat
     photometry, value = make_photometry(300, signal_to_noise=100.0)
     scatter = np.exp(0.12 * np.random.default_rng(4).normal(size=photometry.flux.shape))
     scattered = replace(photometry, flux=photometry.flux * scatter)
-    exact, wide = (train_templates(one, value, BANDS) for one in (photometry, scattered))
+    exact, wide = (TemplateFit.learn(one, value, BANDS) for one in (photometry, scattered))
     assert exact.error_floor < wide.error_floor
     storage.save(wide, tmp_path)
     assert storage.load(TemplateFit, tmp_path).error_floor == wide.error_floor
@@ -244,7 +243,7 @@ def test_the_error_floor_follows_how_far_galaxies_are_from_the_templates(tmp_pat
 
 def test_right_zero_points_are_left_alone():
     photometry, value = make_photometry(300)
-    np.testing.assert_allclose(train_templates(photometry, value, BANDS).zero_points, 1.0, atol=0.015)
+    np.testing.assert_allclose(TemplateFit.learn(photometry, value, BANDS).zero_points, 1.0, atol=0.015)
 
 
 def test_chi_square_is_least_at_its_amplitude():

@@ -343,6 +343,25 @@ def complete(inputs, tmp_path_factory):
     )
 
 
+def test_estimates_of_ones_own_that_are_none_are_refused_before_any_work(inputs, tmp_path, monkeypatch):
+    features, labels, _ = inputs
+    sky = make_sky()
+    kinds = write_labels(tmp_path / "kinds.parquet", sky, kind=np.full(len(sky["ra"]), "galaxy"))
+    monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
+    for table, name, said in ((labels, "nix", "no column 'nix'"), (kinds, "kind", "'kind' .* no numbers")):
+        with pytest.raises(InputError, match=said):
+            deepfits.redshift(features, table, tmp_path / "out", photoz=name, **FAST)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_may_be_called_as_a_column_of_ours(inputs, sky, tmp_path):
+    features, _, _ = inputs
+    labels = write_labels(tmp_path / "labels.parquet", sky, magnitude=sky["mag_i"] + 40)
+    out = deepfits.redshift(features, labels, tmp_path / "out", label_column="magnitude", methods=())
+    for name in ("split.parquet", "predictions.parquet"):
+        assert (read_table(out / name)["magnitude"] > 50).all()
+
+
 def test_every_method_has_its_row(complete):
     rows, _ = metrics_of(complete)
     assert list(rows) == [

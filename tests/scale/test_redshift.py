@@ -55,6 +55,21 @@ def test_shard_by_shard_is_all_at_once(trained, tmp_path):
     np.testing.assert_array_equal(read_features(out)["z_phot"], whole["z_phot"])
 
 
+def test_classes_of_an_object_without_a_fit_are_empty(trained, tmp_path):
+    features, _ = trained
+    lines = [
+        f"{n},{'star' if z > 0 else 'galaxy'}" for n, z in enumerate(read_features(features)["latent"][:, 0])
+    ]
+    (tmp_path / "kinds.csv").write_text("object_id,kind\n" + "\n".join(lines) + "\n")
+    model = redshift_train(
+        features, tmp_path / "kinds.csv", tmp_path / "model", label_column="kind", feature_set="latents"
+    )
+    found = read_features(redshift_predict(model, features, tmp_path / "kinds"))
+    assert set(found["class"][:-1]) == {"star", "galaxy"}
+    assert found["class"][-1] == ""
+    assert np.isnan(found["p_star"][-1])
+
+
 def read_features_of(path):
     from deepfits.fitting.features import read_table
 

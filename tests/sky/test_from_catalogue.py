@@ -68,6 +68,14 @@ def test_redshift_zero_is_a_star_and_nonsense_is_no_redshift():
     assert np.isfinite(objects["half_light_radius_arcsec"]).all()
 
 
+def test_kinds_count_in_capitals_too():
+    table = make_table()
+    table["kind"] = np.array(["STAR", "Quasar", "Galaxy", "other"] + ["galaxy"] * (len(table["z_spec"]) - 4))
+    objects = given(table).table
+    assert objects["kind"][:4].tolist() == ["star", "quasar", "galaxy", "galaxy"]
+    assert (objects["half_light_radius_arcsec"][:2] == 0).all()
+
+
 def test_red_galaxies_get_early_types():
     from deepfits.sky.population import EARLY, IRREGULAR
     from deepfits.sky.spectra import colour_grid

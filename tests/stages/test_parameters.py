@@ -4,8 +4,10 @@ import inspect
 
 import pytest
 
+from deepfits.errors import InputError
 from deepfits.stages import MODULES, load
 from deepfits.stages.stage import documentation
+from tests.helpers.stage_runs import RUNS
 
 
 def documented_by(kind):
@@ -28,3 +30,36 @@ def test_every_parameter_is_documented_once(name):
         said = [kind for kind in classes if field in documented_by(kind)]
         assert said
         assert len(said) <= len(stated)
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "said"),
+    [
+        ("report", {"num_examples": 0}, "num_examples must be a whole number from 1, not 0"),
+        ("report", {"max_objects": -5}, "max_objects must be a whole number from 1, not -5"),
+        ("inpaint", {"validate": True, "max_validation": 0}, "max_validation must be a whole number from 1"),
+        ("stack", {"pixel_scale": 0.0, "grid": None}, "pixel_scale must be a finite number above 0"),
+        ("stack", {"clip": -1.0}, "clip must be a finite number above 0"),
+        ("detect", {"aperture_arcsec": -1.0}, "aperture_arcsec must be a finite number above 0"),
+        ("redshift", {"seed": -1}, "seed must be a whole number from 0"),
+        ("redshift-curves", {"numbers": ()}, "at least one number of labels"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_before_any_work(base, tmp_path, stage, options, said):
+    with pytest.raises(InputError, match=said):
+        RUNS[stage](base, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "said"),
+    [
+        ("odd", {"number": 0}, "number must be a whole number from 1, not 0"),
+        ("similar", {"ids": []}, "name at least one object"),
+        ("show", {"ids": []}, "name at least one object"),
+        ("explore", {"port": 70000}, "port must be a whole number from 0 and up to 65535, not 70000"),
+    ],
+)
+def test_what_is_shown_must_be_something(base, stage, options, said):
+    with pytest.raises(InputError, match=said):
+        load(stage)(base / "run", **options)

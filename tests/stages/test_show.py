@@ -9,12 +9,11 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError
-from deepfits.explorer.launch import load
 from deepfits.fitting.similarity import Similarity
 from deepfits.results import require_finished
 from deepfits.survey.neighbours import neighbours_of
 from deepfits.tables import read_table, write_table
-from tests.helpers.drawn_run import NUM, make_run
+from tests.helpers.drawn_run import NUM, load, make_run
 from tests.helpers.results import assert_same_results
 
 FIRST = 2**60
@@ -189,6 +188,10 @@ def test_a_run_is_exported_with_all_that_is_known_of_it(run, tmp_path):
     assert (found["object_id"] - FIRST).tolist() == list(range(10))
     assert {"latent", "z_spec", "anomaly"} <= found.keys()
     assert "reduced_chi2" not in found
+    twice = ["object_id", "chi2", "object_id"]
+    for ending in ("csv", "parquet"):
+        path = deepfits.export(run / "features-both", tmp_path / f"twice.{ending}", columns=twice)
+        assert list(read_table(path)) == ["object_id", "chi2"]
     out = deepfits.export(run, tmp_path / "few.csv", columns=["object_id", "g_minus_r"])
     assert list(read_table(out)) == ["object_id", "g_minus_r"]
     with pytest.raises(

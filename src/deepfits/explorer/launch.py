@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
@@ -17,14 +17,6 @@ from deepfits.fitting.settings import FitSettings
 
 if TYPE_CHECKING:
     from deepfits.explorer.drawing import Drawer
-
-
-def load(
-    run: str | Path, *, model: str | Path | None = None, images: str | Path | None = None, **others: Any
-) -> tuple[Objects, Drawer | None]:
-    """Return the objects of a run, as `load_objects` does, and their drawer (None without a store)."""
-    objects = load_objects(run, **others)
-    return objects, load_drawer(objects, run, model=model, images=images)
 
 
 def load_objects(

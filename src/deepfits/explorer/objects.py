@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -284,28 +285,26 @@ class Objects:
     @property
     def components(self) -> np.ndarray:
         """Principal components of the latents, ``(N, NUM_COMPONENTS)``; NaN for objects without a fit."""
-        return self._principal()[2]
+        return self._principal[2]
 
     @property
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
         """Middle ``(L,)`` and directions ``(NUM_COMPONENTS, L)``, each one standard deviation long."""
-        return self._principal()[:2]
+        return self._principal[:2]
 
+    @cached_property
     def _principal(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        with self._lock:
-            if not hasattr(self, "_components"):
-                good = self.latent[self.is_fitted]
-                middle = good.mean(axis=0, dtype=np.float64).astype(np.float32)
-                centred = good - middle
-                variance, vectors = np.linalg.eigh(centred.T @ centred / len(good))
-                vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
-                # The sign of a direction is free: its largest entry is positive, so that maps do not flip.
-                vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
-                out = np.full((len(self), vectors.shape[1]), np.nan, dtype=np.float32)
-                out[self.is_fitted] = centred @ vectors
-                scale = np.sqrt(np.maximum(variance[::-1][: vectors.shape[1]], 0))
-                self._components = (middle, (vectors * scale).T.astype(np.float32), out)
-            return self._components
+        good = self.latent[self.is_fitted]
+        middle = good.mean(axis=0, dtype=np.float64).astype(np.float32)
+        centred = good - middle
+        variance, vectors = np.linalg.eigh(centred.T @ centred / len(good))
+        vectors = vectors[:, ::-1][:, :NUM_COMPONENTS]
+        # The sign of a direction is free: its largest entry is positive, so that maps do not flip.
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), range(vectors.shape[1])])
+        out = np.full((len(self), vectors.shape[1]), np.nan, dtype=np.float32)
+        out[self.is_fitted] = centred @ vectors
+        scale = np.sqrt(np.maximum(variance[::-1][: vectors.shape[1]], 0))
+        return middle, (vectors * scale).T.astype(np.float32), out
 
     def load_map(self, path: Path) -> None:
         """Take a map that `make_umap` left beside the features, if it is of these objects."""
@@ -315,17 +314,9 @@ class Objects:
             self.table.add("umap2", position[:, 1].astype(np.float32))
 
     def make_umap(self) -> None:
-        """Compute a UMAP of the embeddings, keep it beside the features, and offer it as two columns.
+        """Compute a UMAP of the embeddings, keep it beside the features, and offer it as two columns."""
+        import umap
 
-        Raises
-        ------
-        InputError
-            ``umap-learn`` is not installed.
-        """
-        try:
-            import umap
-        except ImportError as error:
-            raise InputError("UMAP needs umap-learn: pip install 'deepfits[umap]'") from error
         position = np.full((len(self), 2), np.nan, dtype=np.float32)
         position[self.is_fitted] = umap.UMAP(random_state=1, n_jobs=1).fit_transform(
             self.embedding[self.is_fitted]
@@ -397,15 +388,19 @@ class Objects:
 
     def _distance(self, examples: np.ndarray) -> np.ndarray:
         """Return the distance of all objects from examples ``(K, L)``, averaged over them: ``(N,)``."""
-        if not hasattr(self, "_coordinates"):
-            self._similarity = Similarity.read(self.directory, self.embedding.shape[1])
-            self._coordinates = self._similarity.coordinates(self.embedding)
-            self._squared = np.einsum("nl,nl->n", self._coordinates, self._coordinates)
+        similarity, coordinates, length = self._places
         total = np.zeros(len(self), dtype=np.float32)
-        for example in self._similarity.coordinates(examples):
-            squared = self._squared - 2 * (self._coordinates @ example) + example @ example
+        for example in similarity.coordinates(examples):
+            squared = length - 2 * (coordinates @ example) + example @ example
             total += np.sqrt(np.maximum(squared, 0))
         return np.nan_to_num(total / (len(examples) * np.sqrt(self.embedding.shape[1])), nan=np.inf)
+
+    @cached_property
+    def _places(self) -> tuple[Similarity, np.ndarray, np.ndarray]:
+        """What measures distances, the coordinates of all objects ``(N, L)``, and their squares ``(N,)``."""
+        similarity = Similarity.read(self.directory, self.embedding.shape[1])
+        coordinates = similarity.coordinates(self.embedding)
+        return similarity, coordinates, np.einsum("nl,nl->n", coordinates, coordinates)
 
     def by_brightness(self, allowed: np.ndarray) -> ByBrightness:
         """Return the objects of those allowed ``(N,)`` in order of brightness; the last order is kept."""

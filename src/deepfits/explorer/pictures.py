@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepfits.photometry import FWHM_PER_SIGMA
 from deepfits.pictures import (
     RESIDUAL_SIGMA,
     colour_composite,
@@ -63,6 +64,6 @@ def add_seeing_and_noise(
     if fwhm_pixels > 0:
         from scipy.ndimage import gaussian_filter
 
-        sigma = fwhm_pixels / 2.3548200450309493
+        sigma = fwhm_pixels / FWHM_PER_SIGMA
         image = gaussian_filter(image, sigma=(0, 0, sigma, sigma), mode="nearest")
     return image + rng.normal(size=image.shape) * np.nan_to_num(noise)[:, None, None]

@@ -76,8 +76,6 @@ class Distributions:
     @classmethod
     def read(cls, directory: Path) -> Distributions | None:
         """Read them from what `redshift` wrote; None where no method gives any."""
-        if not (directory / "metrics.json").exists():
-            return None
         metrics = read_json(directory / "metrics.json", what="redshift metrics")
         with content_of(directory / "metrics.json", what="table of redshifts"):
             rows = [row for row in metrics["rows"] if "pdf_metrics" in row]

@@ -386,7 +386,7 @@ class _Explorer:
     async def _ready(self) -> Drawer:
         """Return what draws, as soon as it is there."""
         if isinstance(self._drawer, Future):
-            self._drawer = await asyncio.wrap_future(self._drawer)
+            self._drawer = await asyncio.shield(asyncio.wrap_future(self._drawer))
         if self._drawer is None:
             raise InputError("pictures need the cutouts: start the explorer with --store")
         return self._drawer

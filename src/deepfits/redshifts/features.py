@@ -371,21 +371,19 @@ SIZES = ("half_light_arcsec", "concentration")
 """Columns of the drawn galaxies' radii: the logarithm of the first is a feature, and the second."""
 
 
-def size_features(columns: Columns, bands: Sequence[str]) -> Matrix:
+def size_features(columns: Columns, bands: Sequence[str], prefix: str = "") -> Matrix:
     """Return half-light radii, as ln arcsec, and concentrations of the best fits; NaN where there are none.
+
+    The prefix is that of the columns' names: ``scene_`` for those of the scenes at their reference PSF.
 
     Raises
     ------
     InputError
         The features have no radii.
     """
-    missing = [band for band in bands if f"{SIZES[0]}_{band}" not in columns]
+    missing = [band for band in bands if f"{prefix}{SIZES[0]}_{band}" not in columns]
     if missing:
-        raise InputError(f"these features have no radii ({SIZES[0]}_<band>) in {missing}; fit again")
-    return _sizes(columns, bands)
-
-
-def _sizes(columns: Columns, bands: Sequence[str], prefix: str = "") -> Matrix:
+        raise InputError(f"these features have no radii ({prefix}{SIZES[0]}_<band>) in {missing}; fit again")
     radius, concentration = (_by_band(columns, f"{prefix}{name}", bands) for name in SIZES)
     with np.errstate(divide="ignore", invalid="ignore"):
         values = np.hstack([np.log(radius), concentration])
@@ -480,7 +478,7 @@ BLOCKS = {
         "features of a model that draws scenes (flux_scene_<band>; train with the recipe scene)",
         lambda source, softening: _magnitudes(
             _fluxes(source.columns, SCENE_FLUXES, source.bands), softening, source.bands, list(SCENE_FLUXES)
-        ).hstack(_sizes(source.columns, source.bands, "scene_")),
+        ).hstack(size_features(source.columns, source.bands, "scene_")),
         lambda source: _softening(source.columns, SCENE_FLUXES, source.bands),
     ),
     "templates": Block(

@@ -271,7 +271,7 @@ def head_directory(model_hash: str) -> Path:
 
 
 def disclaimer(head: Head) -> str:
-    """Measure the predictions of a head."""
+    """Say where the predictions of a head come from, how well they did on real redshifts, and what helps."""
     lines = [
         "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
     ]

@@ -229,10 +229,18 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """Return a user's own estimates for the objects of a data set, ``(N,)``; NaN where there is none.
 
     They are named as ``COLUMN`` of the labels, or as ``TABLE:COLUMN``.
+
+    Raises
+    ------
+    InputError
+        No such table or column, or one that holds no numbers.
     """
     path, _, name = photoz.rpartition(":")
     if not path:
-        return require_column(dataset.label_columns, name, "labels").astype(np.float64)
+        values = require_column(dataset.label_columns, name, "labels")
+        if values.dtype.kind not in "fiu":
+            raise InputError(f"photoz: the column {name!r} of the labels holds no numbers")
+        return values.astype(np.float64)
     table = read_labels(path, column=name)
     match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from deepfits.config import Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +23,7 @@ class Seeded:
         cores run a hundred times slower.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Range(ge=0, lt=2**31)] = 0
     num_threads: int = 1
 
 

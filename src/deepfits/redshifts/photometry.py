@@ -2,7 +2,7 @@
 
 Shapes: N objects, B bands, H = W pixels.
 
-Two kinds of flux, each with pixels of weight 0 left out and made up for by the aperture's own profile:
+Three kinds of flux, each with pixels of weight 0 left out and made up for by the aperture's own profile:
 
 circular apertures
     the sum inside a radius, as catalogues give it;

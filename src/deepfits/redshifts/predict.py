@@ -43,10 +43,14 @@ def predict_table(
     embedder_features: str | Path | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Return the columns of the predictions for objects of which at least one has a finite latent."""
+    """Return the columns of the predictions, and `is_valid`: objects without a finite latent have gaps."""
     usable = is_usable(columns)
+    asked = usable
+    if not usable.any():  # which columns there are is known from predicting anything
+        asked = np.arange(len(usable)) == 0
+        columns = {**columns, "latent": np.zeros_like(columns["latent"])}
     source = complete_source(
-        Source(columns={name: values[usable] for name, values in columns.items()}, bands=band_names(columns)),
+        Source(columns={name: values[asked] for name, values in columns.items()}, bands=band_names(columns)),
         store=store,
         embedder_features=embedder_features,
         template_filters=template_filters(predictor),
@@ -62,7 +66,7 @@ def predict_table(
     for name, values in predictions.items():
         fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
         table[name] = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
-        table[name][usable] = values
+        table[name][usable] = values[usable[asked]]
     return {**table, "is_valid": usable}
 
 

@@ -28,18 +28,19 @@ MIN_SIGNAL_TO_NOISE = 5.0
 
 def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[str, Any]]:
     """Return the section on missing bands, and its figures, from what the stage `inpaint` wrote."""
-    pictures, tables, summary = [], [], {}
+    pictures, tables = [], []
+    summary: dict[str, Any] = {}
     for number, directory in enumerate(directories):
         description = read_json(directory / "inpaint.json", what="description of the inpainting")
         bands = tuple(description["settings"]["bands"])
-        suffix = "" if number == 0 else f"-{'-'.join(bands)}"
-        pictures.append(_figure_2(directory, bands, held, suffix))
+        together = "" if number == 0 else f"-with-{'-'.join(bands)}"
+        pictures.append(_figure_2(directory, bands, held, f"figure-2{together}"))
         for band in bands:
-            comparison = _compare(directory, band, held)
+            comparison = _compare(directory, band, held, f"inpaint-{band}{together}")
             if comparison is not None:
                 picture, figures_of_band = comparison
                 pictures.append(picture)
-                summary[band] = figures_of_band
+                summary.setdefault(band, figures_of_band)
         if (directory / "validation.json").exists():
             validation = read_json(directory / "validation.json", what="validation")
             tables.append(_validation_table(validation))
@@ -58,7 +59,7 @@ def section(directories: Sequence[Path], held: HeldOut) -> tuple[Section, dict[s
     return shown, summary
 
 
-def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str) -> Picture:
+def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, name: str) -> Picture:
     hidden = [held.bands.index(band) for band in bands]
     observed = np.where(held.weight > 0, held.image, np.nan)[held.examples]
     given = observed.copy()
@@ -75,7 +76,7 @@ def _figure_2(directory: Path, bands: Sequence[str], held: HeldOut, suffix: str)
         f"The {', '.join(bands)} band destroyed, and filled in by the best fit to the others (after M19 "
         f"Fig. 2). What is filled in has no noise: it is the model. {RULE}."
     )
-    return Picture(name=f"figure-2{suffix}", figure=cast(Figure, figure), caption=caption)
+    return Picture(name=name, figure=cast(Figure, figure), caption=caption)
 
 
 def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -90,22 +91,22 @@ def _images(directory: Path, object_id: np.ndarray, num_bands: int, shape: tuple
     return out
 
 
-def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[str, Any]] | None:
+def _compare(directory: Path, band: str, held: HeldOut, name: str) -> tuple[Picture, dict[str, Any]] | None:
     """Compare predicted with measured aperture magnitudes; None where nothing was measured."""
-    names = {
+    columns = {
         "predicted": f"flux_aper_{band}",
         "measured": f"flux_aper_measured_{band}",
         "error": f"flux_aper_measured_err_{band}",
     }
     files = pa.dataset.dataset(sorted(directory.glob("shard-*.parquet")))
-    missing = sorted(set(names.values()) - set(files.schema.names))
+    missing = sorted(set(columns.values()) - set(files.schema.names))
     if missing:
         raise InputError(f"{directory}: no column {missing[0]!r}; run `deepfits inpaint` again")
     table = files.to_table(
-        columns=["object_id", *names.values()],
+        columns=["object_id", *columns.values()],
         filter=pa.dataset.field("object_id").isin(held.object_id.tolist()),
     )
-    flux = {name: table[column].to_numpy().astype(float) for name, column in names.items()}
+    flux = {kind: table[column].to_numpy().astype(float) for kind, column in columns.items()}
     is_bright = flux["measured"] > MIN_SIGNAL_TO_NOISE * flux["error"]
     measured = np.where(is_bright, ab_magnitude(flux["measured"]), np.nan)
     predicted = ab_magnitude(flux["predicted"])
@@ -124,7 +125,7 @@ def _compare(directory: Path, band: str, held: HeldOut) -> tuple[Picture, dict[s
     names = {"x_name": f"{band} measured (AB)", "y_name": f"{band} predicted (AB)"}
     plot.scatter_with_difference(measured, predicted, axes=(upper, lower), **names)
     result = {"num_objects": int(difference.size), "bias_mag": bias, "scatter_mag": scatter}
-    return Picture(name=f"inpaint-{band}", figure=figure, caption=caption), result
+    return Picture(name=name, figure=figure, caption=caption), result
 
 
 def _validation_table(validation: Mapping[str, Any]) -> PageTable:

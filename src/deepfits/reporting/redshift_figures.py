@@ -34,12 +34,6 @@ def label_of(row: Mapping[str, Any]) -> str:
     return f"{text} ({row['loss']})" if row["loss"] not in ("", "squared") else text
 
 
-def _read(directory: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    metrics = read_json(directory / "metrics.json", what="metrics")
-    table = pq.read_table(directory / "predictions.parquet")
-    return metrics, {name: table[name].to_numpy() for name in table.column_names}
-
-
 def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
     """Choose rows by a rule: the best on latents (the paper's), the best on magnitudes, then by σ_MAD."""
     ranked = sorted(
@@ -54,15 +48,15 @@ def _shown(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
 
 def redshift_scatter(directory: str | Path) -> Figure:
     """Draw z_phot against z_spec of the held-out objects, a panel for each of up to four methods."""
-    metrics, predictions = _read(Path(directory))
-    rows = _shown(metrics["rows"], MAX_PANELS)
-    z_spec = predictions["z_spec"]
+    metrics = read_json(Path(directory) / "metrics.json", what="metrics")
+    predictions = pq.read_table(Path(directory) / "predictions.parquet")
+    rows, z_spec = _shown(metrics["rows"], MAX_PANELS), predictions["z_spec"].to_numpy()
     top = float(np.quantile(z_spec, 0.995)) * 1.1
 
     def draw(row: Mapping[str, Any], axis: Axes) -> None:
         values = row["metrics"]
         note = f"σ_MAD {values['sigma_mad']['value']:.3f}\nη(0.15) {values['eta_15']['value']:.3f}"
-        z_phot = predictions[f"z_phot_{row['key'].replace('-', '_')}"]
+        z_phot = predictions[f"z_phot_{row['key'].replace('-', '_')}"].to_numpy()
         plot.scatter(z_spec, z_phot, title=label_of(row), note=note, top=top, ax=axis)
 
     return _panels(rows, draw, height=3.7, sharex=True)
@@ -89,7 +83,7 @@ def _add_legend(figure: Figure, axes: Iterable[Axes]) -> None:
 
 def error_curves(directory: str | Path) -> Figure:
     """Draw σ_MAD and η(0.15) against magnitude and redshift, a line for each of up to eight methods."""
-    metrics, _ = _read(Path(directory))
+    metrics = read_json(Path(directory) / "metrics.json", what="metrics")
     rows = _shown(metrics["rows"], len(COLOURS))
     figure = Figure(figsize=(9.0, 5.6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -402,10 +403,9 @@ def _neighbour_table(held: HeldOut, coordinates: np.ndarray) -> list[PageTable]:
     ]
 
 
-def next_section(run: str, example: str | None, *, has_redshifts: bool) -> Section:
+def next_section(run: Path, store: Path, example: str | None, *, has_redshifts: bool) -> Section:
     """Return what can be done with the results."""
-    features, store = f"{run}/features-both", f"{run}/cutouts"
-    labels = f"deepfits redshift {features} spectra.csv --out {run}/redshift --store {store}"
+    labels = f"deepfits redshift {run}/features-both spectra.csv --out {run}/redshift --store {store}"
     commands = [
         (
             f"deepfits explore {run}",

@@ -119,7 +119,7 @@ def from_table(
     redshift = _numbers(rows, "z_spec", number, where)
     redshift[(redshift < 0) | (redshift > 9)] = np.nan  # −99, 9.9999 and their like mean none
     if "kind" in rows:
-        kind = np.asarray(rows["kind"]).astype(str)
+        kind = np.char.lower(rows["kind"].astype(str))
         kind = np.where(np.isin(kind, ["star", "quasar"]), kind, "galaxy")
     else:  # redshift 0 marks a star, as spectroscopic surveys do
         kind = np.where(redshift == 0, "star", "galaxy").astype("<U6")

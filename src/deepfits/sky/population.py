@@ -6,14 +6,14 @@ Shapes: N objects, B bands. A population is a `Table`: a dictionary of columns o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from deepfits.config import check, from_mapping, read_toml
-from deepfits.errors import InputError
+from deepfits.config import Range, check, from_mapping, read_toml
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.spectra import colour_grid, filter_centre, load_filter
 
@@ -37,6 +37,8 @@ OPTICAL_ABOVE, ULTRAVIOLET_BELOW = 5000.0, 2000.0
 """Wavelengths at rest, Å, between which the deviations from templates change from one size to the other."""
 
 EARLY, SPIRAL, IRREGULAR = 0, 1, 2
+
+_Constant = Annotated[float, Range(ge=0, le=10)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,30 +74,24 @@ class PopulationLaws:
         of each band's zero point, in magnitudes, the same for all galaxies of a draw.
     """
 
-    smooth_scatter: float = 0.11
-    ultraviolet_scatter: float = 0.06
-    smooth_length: float = 0.15
-    oddity: float = 0.5
-    calibration_scatter: float = 0.02
-    dust_early: float = 0.03
-    dust_late: float = 0.12
-    early_share: float = 1.0
-    spiral_share: float = 1.0
-    redshift_scale: float = 1.0
-    template_offset: float = 0.0
-    line_strength: float = 0.0
-    common_scatter: float = 0.0
-    passband_shift: float = 0.0
-    zero_point_scatter: float = 0.0
+    smooth_scatter: _Constant = 0.11
+    ultraviolet_scatter: _Constant = 0.06
+    smooth_length: Annotated[float, Range(ge=0.02, le=10)] = 0.15
+    oddity: _Constant = 0.5
+    calibration_scatter: _Constant = 0.02
+    dust_early: _Constant = 0.03
+    dust_late: _Constant = 0.12
+    early_share: _Constant = 1.0
+    spiral_share: _Constant = 1.0
+    redshift_scale: Annotated[float, Range(gt=0, le=10)] = 1.0
+    template_offset: Annotated[float, Range(ge=-10, le=10)] = 0.0
+    line_strength: _Constant = 0.0
+    common_scatter: _Constant = 0.0
+    passband_shift: _Constant = 0.0
+    zero_point_scatter: _Constant = 0.0
 
     def __post_init__(self) -> None:
         check(self, where="population")
-        for field in fields(self):
-            value, can_be_negative = getattr(self, field.name), field.name == "template_offset"
-            if not math.isfinite(value) or abs(value) > 10 or (value < 0 and not can_be_negative):
-                raise InputError(f"population: {field.name} is {value}; it must lie in 0 to 10")
-        if not (self.smooth_length >= 0.02 and self.redshift_scale > 0):
-            raise InputError("population: smooth_length must be at least 0.02, redshift_scale above 0")
 
     @classmethod
     def randomised(cls, rng: np.random.Generator) -> PopulationLaws:

@@ -94,7 +94,7 @@ def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
         No such filter in `speclite`, or a file that is not two columns of numbers.
     """
     path = Path(name)
-    if path.exists():
+    if path.is_file():
         try:
             wavelength, response = np.loadtxt(path)[:, :2].T
         except (ValueError, IndexError) as error:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from deepfits.files import contents
 from deepfits.results import Results, results
 from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
 from deepfits.stages.detect import Detection
-from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial
+from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial, images_at
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import require_bands
 from deepfits.survey.catalogue import read_catalogue, read_info
@@ -90,7 +90,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     if config.catalogue is not None and not tables.exists(config.catalogue):
         raise InputError(f"{config.catalogue}: no such catalogue; check the path, or leave it out to detect")
     # The workers of a scheduler may stand elsewhere.
-    chosen = config.find(config.images if config.scheduler is None else absolute_images(images))
+    chosen = config.find(config.images if config.scheduler is None else images_at(images, os.path.realpath))
     require_bands(parse_psf_option(config.psf), chosen.bands, "psf")
     files = chosen.settings()["files"]
     with claim(config, name="cutouts", version=FORMAT, inputs={"images": files}) as claimed:
@@ -150,11 +150,3 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
             config.workers,
             config.scheduler,
         )
-
-
-def absolute_images(images: str | Path | Sequence[str | Path]) -> str | list[str]:
-    """Return images under names that mean the same in every process; ``band=path`` keeps its band."""
-    if not isinstance(images, (str, Path)):
-        return [str(absolute_images(image)) for image in images]
-    band, equals, path = str(images).rpartition("=")
-    return f"{band}{equals}{Path(path).resolve()}" if equals else str(Path(images).resolve())

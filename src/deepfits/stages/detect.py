@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.progress import Progress
 from deepfits.results import Results
@@ -47,7 +48,7 @@ class DetectConfig(Detecting, DeblendOptions, InProcesses):
     out: str | Path
     _: KW_ONLY
     background_mesh: int = 128
-    aperture_arcsec: float = 2.0
+    aperture_arcsec: Annotated[float, Range(gt=0)] = 2.0
 
 
 @stage(DetectConfig)

@@ -12,8 +12,9 @@ from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from threading import Thread, Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.stages.parameters import Partial
 from deepfits.stages.stage import stage
@@ -60,7 +61,7 @@ class ExploreConfig(Partial):
     images: str | Path | None = None
     predictions: Sequence[str | Path] = ()
     host: str = "127.0.0.1"
-    port: int = 8642
+    port: Annotated[int, Range(ge=0, le=65535)] = 8642
     open_browser: bool = True
     samp: bool = False
 

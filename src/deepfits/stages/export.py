@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepfits.config import Range
 from deepfits.errors import InputError, nearest
 from deepfits.explorer.tags import read_tags, tag_column
 from deepfits.files import TEMPORARY_PREFIX, contents, writing
@@ -78,8 +79,8 @@ class ExportConfig(Choosing, Partial):
     store: Annotated[str | Path | None, INPUT] = None
     tables: Mapping[str, str | Path] | None = None
     half: bool = False
-    margin_arcsec: float = 5.0
-    partition_rows: int = 200_000
+    margin_arcsec: Annotated[float, Range(ge=0)] = 5.0
+    partition_rows: Annotated[int, Range(ge=1)] = 200_000
 
 
 @stage(ExportConfig)
@@ -197,7 +198,7 @@ def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> lis
     for name in wanted or ():
         if name not in available:
             raise InputError(f"{path}: no column {name!r}; {nearest(name, available)}")
-    return list(wanted) if wanted else list(available)
+    return list(dict.fromkeys(wanted or available))
 
 
 def _reading(path: Path, read: Any) -> Any:

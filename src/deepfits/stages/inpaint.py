@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents, write_json
 from deepfits.fitting import features
@@ -65,8 +66,8 @@ class InpaintConfig(Solving):
 
     bands: Sequence[str] | str = ("u",)
     validate: bool = False
-    max_validation: int = 2000
-    num_calibration: int = 1500
+    max_validation: Annotated[int, Range(ge=1)] = 2000
+    num_calibration: Annotated[int, Range(ge=0)] = 1500
     truth: Annotated[str | Path | None, INPUT] = None
     prior_strength: float = 1.0
     amplitudes: Literal["after", "fit", "none"] = "none"
@@ -158,11 +159,11 @@ def _bands_to_predict(config: InpaintConfig, store: CutoutStore) -> tuple[str, .
     named = (config.bands,) if isinstance(config.bands, str) else tuple(config.bands)
     known = store.info.bands
     places = zip(named, places_of(named, known), strict=True)
-    bands = tuple(band if place is None else known[place] for band, place in places)
+    bands = tuple(dict.fromkeys(band if place is None else known[place] for band, place in places))
     if unknown := [band for band in bands if band not in known]:
         raise InputError(
             f"{store.directory}, with {config.model}: no band {unknown[0]!r}; there are {'-'.join(known)}"
         )
-    if not bands or len(set(bands)) == len(known):
+    if not bands or len(bands) == len(known):
         raise InputError(f"inpaint: bands {bands} leave nothing to predict, or nothing to predict it from")
     return bands

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from deepfits.survey.fields import ImageSet
 
 Images = str | Path | Sequence[str | Path]
+
+
+def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
+    """Return images under other paths; ``band=path`` keeps its band."""
+
+    def moved(image: str) -> str:
+        band, equals, path = image.partition("=")
+        return f"{band}={place(path)}" if equals and "/" not in band else place(image)
+
+    return [moved(str(image)) for image in ([images] if isinstance(images, str | Path) else images)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated
 
+from deepfits.config import Range
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import stage
 
@@ -37,8 +39,8 @@ class ReportConfig(Choosing, Partial):
     out: str | Path | None = None
     store: str | Path | None = None
     model: str | Path | None = None
-    num_examples: int = 6
-    max_objects: int = 4000
+    num_examples: Annotated[int, Range(ge=1)] = 6
+    max_objects: Annotated[int, Range(ge=1)] = 4000
     title: str | None = None
 
 

@@ -83,7 +83,7 @@ def write_report(config: Any) -> Path:
         config.progress("report", total=5, unit="parts") as task,
     ):
         held, cutouts = _read_held_out(opened, config, run)
-        parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(run), config.where)]
+        parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(store), config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
             "num_objects": len(opened),
@@ -91,7 +91,7 @@ def write_report(config: Any) -> Path:
             "examples": examples,
         }
         task.advance()
-        parts.append(_training(run, trained))
+        parts.append(_training(model, trained))
         task.advance()
         fits = {
             mode: _read_fit(run / f"features-{mode}", trained, held, cutouts, opened.info)
@@ -106,12 +106,12 @@ def write_report(config: Any) -> Path:
             parts.append(_absent("Best fits", "no features", "deepfits fit"))
         summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
         task.advance()
-        inpainted, summary["inpaint"] = _inpainting(run, held)
+        inpainted, summary["inpaint"] = _inpainting(run, store, held)
         parts.append(inpainted)
         task.advance()
         redshifts, summary["redshift"] = _redshifts(run)
         example, has_redshifts = next(iter(examples), None), bool(summary["redshift"])
-        parts += [redshifts, sections.next_section(str(config.run), example, has_redshifts=has_redshifts)]
+        parts += [redshifts, sections.next_section(run, store, example, has_redshifts=has_redshifts)]
         page = Page(
             title=config.title or f"deepfits: {opened.info.survey or run.resolve().name}",
             subtitle="Deep features of galaxies through best fits.",
@@ -195,25 +195,25 @@ _COUNTS = {
 }
 
 
-def _read_counts(run: Path) -> dict[str, int]:
+def _read_counts(store: Path) -> dict[str, int]:
     """Return what the stage `cutouts` counted, in words, where it left a note of it."""
-    path = run / "cutouts" / "summary.json"
+    path = store / "summary.json"
     if not path.exists():
         return {}
     content = read_json(path, what="summary of the cutouts")
     return {words: content[name] for name, words in _COUNTS.items() if isinstance(content.get(name), int)}
 
 
-def _training(run: Path, model: Model | None) -> Section:
+def _training(path: Path, model: Model | None) -> Section:
     if model is None:
         return _absent("Training", "no finished model", "deepfits train")
-    if not (run / "model").exists() and find_builtin(model.fingerprint):
+    if not path.exists() and find_builtin(model.fingerprint):
         text = f"The model came with the package; nothing was trained on these images ({model.info.survey})."
         return Section(title="Training", paragraphs=[text])
-    path = run / "model" / "metrics.jsonl"
-    lines = read_text(path, what="record of the training").splitlines() if path.exists() else []
-    metrics = [parse_json(line, where=path, what="record of the training") for line in lines]
-    with content_of(run / "model", what="record of a training"):
+    record = path / "metrics.jsonl"
+    lines = read_text(record, what="record of the training").splitlines() if record.exists() else []
+    metrics = [parse_json(line, where=record, what="record of the training") for line in lines]
+    with content_of(path, what="record of a training"):
         return sections.training_section(model.card, metrics)
 
 
@@ -301,10 +301,10 @@ def _fit_settings(directory: Path, mode: str) -> str:
     return " Settings: " + ", ".join(words) + "."
 
 
-def _inpainting(run: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
+def _inpainting(run: Path, store: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
-        command = f"deepfits inpaint {run}/cutouts MODEL --out {run}/inpaint-u --band u"
+        command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
         return _absent("Missing bands", "no inpainting", command), {}
     with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)

@@ -11,7 +11,7 @@ import inspect
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +22,8 @@ from deepfits.files import write_json
 from deepfits.progress import Progress
 from deepfits.provenance import provenance
 from deepfits.stages import load
-from deepfits.stages.stage import Common, stage
+from deepfits.stages.parameters import images_at
+from deepfits.stages.stage import INPUT, Common, field_names, stage
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +58,14 @@ class RunFile:
     """
 
     out: Path
-    images: list[Path] | None
-    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+    images: list[str] | None
+    sections: dict[str, dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """Return the resolved configuration: what the file says, and every default that it left."""
         resolved: dict[str, Any] = {"run": {"out": str(self.out)}}
         if self.images is not None:
-            resolved["images"] = {"path": [str(p) for p in self.images]}
+            resolved["images"] = {"path": self.images}
         for name, given in self.sections.items():
             defaults = {
                 key: parameter.default
@@ -157,30 +158,37 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
     Raises
     ------
     InputError
-        Not readable, not TOML, an unknown section or key (the nearest valid one is named), or no images and
-        no ``[simulate]``.
+        Not readable, not TOML, an unknown section or key (the nearest valid one is named), or nothing to
+        start from: no images, or no labels for redshifts, and no ``[simulate]``.
     """
     path = Path(path)
     content = read_toml(path, what="run file")
     for name, section in content.items():
         _check_section(path, name, section)
-    run_section = content.get("run", {})
-    directory = Path(out) if out is not None else _relative(path, run_section.get("out", path.stem))
-    given = content.get("images", {}).get("path")
-    several = [given] if isinstance(given, str) else given
-    images = None if several is None else [_relative(path, image) for image in several]
-    if images is None and "simulate" not in content:
+    out = Path(_relative(path, content.get("run", {}).get("out", path.stem)) if out is None else out)
+    is_simulated = "simulate" in content
+    images = content.get("images", {}).get("path")
+    if images is None and not is_simulated:
         raise InputError(
             f'{path}: nothing to start from; add [images] with path = "...", or [simulate] for a '
             "simulated sky"
         )
-    sections = {name: dict(content[name]) for name in STAGES if name in content}
-    if "labels" in sections.get("redshift", {}):
-        sections["redshift"]["labels"] = str(_relative(path, sections["redshift"]["labels"]))
-    for name in _DEFAULT_SECTIONS:
-        sections.setdefault(name, {})
+    default = (*_DEFAULT_SECTIONS, "redshift") if is_simulated else _DEFAULT_SECTIONS
+    sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
+    for name, section in sections.items():
+        function: Any = load(name)
+        given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
+        section.update({k: _relative(path, value) for k, value in given.items() if isinstance(value, str)})
+    if is_simulated:
+        sections["redshift"].setdefault("labels", str(out / "sky" / "truth.parquet"))
+    elif "redshift" in sections and "labels" not in sections["redshift"]:
+        raise InputError(
+            f'{path}: [redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec'
+        )
     return RunFile(
-        out=directory, images=images, sections={name: sections[name] for name in STAGES if name in sections}
+        out=out,
+        images=None if images is None else images_at(images, lambda image: _relative(path, image)),
+        sections=sections,
     )
 
 
@@ -207,8 +215,9 @@ def _of_stage(name: str, section: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key not in _KEYS.get(name, {})}
 
 
-def _relative(path: Path, name: str | Path) -> Path:
-    return path.parent / Path(name).expanduser()
+def _relative(path: Path, name: str) -> str:
+    """Return a path in a run file as it is from here; ``builtin:`` models stay as they are."""
+    return name if name.startswith("builtin:") else str(path.parent / Path(name).expanduser())
 
 
 def _run(config: RunFile, progress: Progress) -> Path:
@@ -236,43 +245,39 @@ def _run(config: RunFile, progress: Progress) -> Path:
     store = call("cutouts", images, out / "cutouts", catalogue=catalogue)
     model = call("train", store, out / "model")
     features = {}
-    for mode in sections["fit"].get("modes", ["both"]):
+    for mode in sections["fit"].get("modes") or ["both"]:
         # Fits for figures and comparison alone: no errors, from random starts, of held-out objects alone.
         how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
-    call("inpaint", store, model, out / f"inpaint-{'-'.join(sections['inpaint'].get('bands', ['u']))}")
-    labels = _labels(config)
-    if labels is not None:
-        sections.setdefault("redshift", {})
-        embedder = features.get("embedder")
+    hidden = sections["inpaint"].get("bands") or [_band_to_hide(store)]
+    call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
+    if "redshift" in sections:
+        labels, embedder = Path(sections["redshift"]["labels"]), features.get("embedder")
         call("redshift", best, labels, out / "redshift", store=store, embedder_features=embedder)
         if "scenes" in sections["redshift"]:
             _from_scenes(call, sections["redshift"], store, labels, out / "scenes")
     return call("report", out)
 
 
+def _band_to_hide(store: Path) -> str:
+    """Return the band whose prediction is shown where no file says which: u, or else the first."""
+    from deepfits.survey.bands import places_of
+    from deepfits.survey.store import read_info
+
+    bands = read_info(store).bands
+    return bands[places_of(["u"], bands)[0] or 0]
+
+
 def _from_scenes(call: Any, section: dict[str, Any], store: Any, labels: Path, out: Path) -> None:
     """Predict the same test objects by the head of a model of scenes: without labels, and with a few."""
     from deepfits.stages.redshifts.load import objects_to_fit
+    from deepfits.stages.redshifts.parameters import Matching
 
-    how: dict[str, Any] = {
-        name: section[name] for name in ("label_column", "select", "train_select", "seed") if name in section
-    }
+    names = (*(f.name for f in fields(Matching)), "train_select", "block_arcmin", "seed")
+    how = {name: section[name] for name in names if name in section}
     how["max_labels"] = section.get("scene_labels")
     wanted = objects_to_fit(store, labels, **how)
     features = call("fit", store, section["scenes"], out / "features", object_ids=wanted)
     heads = {"methods": ["pretrained", "adapted"], "feature_sets": None, "template_features": False}
     call("redshift", features, labels, out / "redshift", **how, **heads)
-
-
-def _labels(config: RunFile) -> Path | None:
-    """Return the table of redshifts: the file's, else a simulated sky's truth, else none."""
-    sections = config.sections
-    if "labels" in sections.get("redshift", {}):
-        return Path(sections["redshift"]["labels"])
-    if "simulate" in sections:
-        return config.out / "sky" / "truth.parquet"
-    if "redshift" in sections:
-        raise InputError('[redshift] needs labels = "...": a table with object_id or ra, dec, and z_spec')
-    return None

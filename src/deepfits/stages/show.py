@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import write_text, writing
 from deepfits.photometry import reference_band
@@ -96,8 +97,8 @@ class SimilarConfig(Looking, Choosing):
 
     ids: Sequence[int | str]
     unlike: Sequence[int | str] = ()
-    number: int = 24
-    magnitude_window: float | None = None
+    number: Annotated[int, Range(ge=1)] = 24
+    magnitude_window: Annotated[float | None, Range(gt=0)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class OddConfig(Looking, Choosing):
         otherwise they are set apart, and counted.
     """
 
-    number: int = 24
+    number: Annotated[int, Range(ge=1)] = 24
     everything: bool = False
 
 
@@ -237,6 +238,8 @@ def odd(config: OddConfig) -> Path:
 def _load(config: Any) -> tuple[Objects, Drawer]:
     from deepfits.explorer.launch import load_drawer, load_objects
 
+    if not getattr(config, "ids", True):
+        raise InputError("ids: name at least one object")
     objects = part_of(config, load_objects)
     drawer = part_of(config, load_drawer, objects=objects)
     if drawer is None:

@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents_of, read_json, write_json, writing
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
@@ -56,10 +57,10 @@ class StackConfig(Reading):
     out: str | Path
     _: KW_ONLY
     method: Literal["clipped", "mean", "median"] = "clipped"
-    clip: float = 4.0
+    clip: Annotated[float, Range(gt=0)] = 4.0
     register: Literal["report", "apply", "none"] = "report"
     grid: Annotated[str | Path | None, INPUT] = None
-    pixel_scale: float | None = None
+    pixel_scale: Annotated[float | None, Range(gt=0)] = None
     subtract_level: bool = True
 
 
@@ -173,7 +174,7 @@ def _registrations(
             for plane in exposures:
                 lists[plane] = (band, bright_sources(plane, target))
                 task.advance(1, plane.path.name)
-    best = max((p for p in planes[reference]), key=lambda p: len(lists[p][1].x))
+    best = max(planes[reference], key=lambda p: len(lists[p][1].x))
     anchor = lists[best][1]
     return {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
 

@@ -15,25 +15,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import read_arrays, write_json
 from deepfits.redshifts import spectra
-from deepfits.redshifts.learning import evenly_spaced
 from deepfits.redshifts.method import Inputs
-from deepfits.redshifts.methods.templates import (
-    NUM_CALIBRATION,
-    Photometry,
-    TemplateFit,
-    benitez_prior,
-    train_templates,
-)
-from deepfits.redshifts.pdf import LEVELS, from_grid, pit
+from deepfits.redshifts.methods.templates import Photometry, TemplateFit, benitez_prior
+from deepfits.redshifts.pdf import from_grid
 
 STEP = 0.02
 _NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
@@ -55,17 +48,14 @@ class LephareFit(TemplateFit):
     @classmethod
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
-    ) -> Self:
+    ) -> LephareFit:
         """Learn zero points and the error floor as template fitting does, and how to recalibrate.
 
         LePHARE keeps its own limit of the absolute magnitude, −24.
         """
         require_lephare()
-        own = train_templates(photometry, value, bands, filters=filters)
-        fit = cls(**{**vars(own), "validation_pit": LEVELS, "brightest": None})
-        some = evenly_spaced(len(value), NUM_CALIBRATION)
-        transform = pit(fit.raw_quantiles(photometry.take(some)), value[some])
-        return replace(fit, validation_pit=transform)
+        own = TemplateFit.learn(photometry, value, bands, filters)
+        return cls(**{**vars(own), "brightest": None}).calibrated(photometry, value)
 
     def posterior(self, photometry: Photometry) -> np.ndarray:
         """Return p(z) on LePHARE's grid, times the prior of Benítez (2000): ``(N, Z)``, largest value 1."""

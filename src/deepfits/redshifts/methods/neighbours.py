@@ -35,7 +35,7 @@ class Neighbours(Method):
     num, loss
         Neighbours, and whether their mean or median is the estimate.
     validation_pit
-        ``(V,)``, for recalibration; `LEVELS` itself changes nothing.
+        ``(V,)``, for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
     """
 
     name: ClassVar[str] = "neighbours"

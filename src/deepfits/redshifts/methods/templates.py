@@ -118,7 +118,7 @@ class TemplateFit(Method):
     zero_points
         ``(B,)``: what observed fluxes are multiplied with.
     validation_pit
-        For recalibration; `LEVELS` itself changes nothing.
+        ``(V,)``, for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
     error_floor
         Share of the flux that is added to its error.
     brightest
@@ -149,12 +149,38 @@ class TemplateFit(Method):
     @classmethod
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
-    ) -> Self:
-        """Learn from N objects of known redshift; see `train_templates`."""
-        return cls(**vars(train_templates(photometry, value, bands, filters=filters)))
+    ) -> TemplateFit:
+        """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
+
+        Zero points, for each error floor in turn: the best template of each object at its redshift, then in
+        each band the median ratio of what the template says and what was observed, among objects above 10 σ
+        there. Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among
+        `NUM_TUNING` objects.
+        """
+        names = filters_of(bands, filters)
+        some = evenly_spaced(len(value), NUM_TUNING)
+        known, tried = photometry.take(some), []
+        for floor in ERROR_FLOORS:
+            zero_points = _zero_points(photometry, value, names, floor)
+            for brightest in BRIGHTEST:
+                fit = TemplateFit(
+                    bands=tuple(bands),
+                    filters=names,
+                    zero_points=zero_points,
+                    validation_pit=AS_PREDICTED,
+                    error_floor=floor,
+                    brightest=brightest,
+                )
+                tried.append((float(pinball(fit.raw_quantiles(known), value[some]).mean()), fit))
+        return min(tried, key=lambda trial: trial[0])[1].calibrated(photometry, value)
+
+    def calibrated(self, photometry: Photometry, value: np.ndarray) -> Self:
+        """Return it with the PIT of at most `NUM_CALIBRATION` objects of known redshift."""
+        some = evenly_spaced(len(value), NUM_CALIBRATION)
+        return replace(self, validation_pit=pit(self.raw_quantiles(photometry.take(some)), value[some]))
 
     @classmethod
-    def fit(cls, training: Training) -> Trained[Self]:
+    def fit(cls, training: Training) -> Trained[TemplateFit]:
         """Learn zero points, error floor and limit, and how to recalibrate."""
         source = training.dataset.source
         photometry = Photometry.of(source).take(training.rows)
@@ -236,36 +262,6 @@ def can_fit_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> bool
     """Say whether what templates need is installed, and the filter of every band given or known."""
     is_installed = all(find_spec(name) is not None for name in ("galsim", "speclite"))
     return is_installed and (bool(filters) or all(band in FILTERS for band in bands))
-
-
-def train_templates(
-    photometry: Photometry, value: np.ndarray, bands: Sequence[str], *, filters: Sequence[str] = ()
-) -> TemplateFit:
-    """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
-
-    Zero points, for each error floor in turn: the best template of each object at its redshift, then in each
-    band the median ratio of what the template says and what was observed, among objects above 10 σ there.
-    Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among `NUM_TUNING`
-    objects.
-    """
-    names = filters_of(bands, filters)
-    some = evenly_spaced(len(value), NUM_TUNING)
-    known, tried = photometry.take(some), []
-    for floor in ERROR_FLOORS:
-        zero_points = _zero_points(photometry, value, names, floor)
-        for brightest in BRIGHTEST:
-            fit = TemplateFit(
-                bands=tuple(bands),
-                filters=names,
-                zero_points=zero_points,
-                validation_pit=AS_PREDICTED,
-                error_floor=floor,
-                brightest=brightest,
-            )
-            tried.append((float(pinball(fit.raw_quantiles(known), value[some]).mean()), fit))
-    best = min(tried, key=lambda trial: trial[0])[1]
-    some = evenly_spaced(len(value), NUM_CALIBRATION)
-    return replace(best, validation_pit=pit(best.raw_quantiles(photometry.take(some)), value[some]))
 
 
 def _zero_points(

@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
+from deepfits.files import write_json
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import check_loss, check_width
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
-from deepfits.redshifts.methods.trees import REGRESSOR, BestRegressor, TreeSum
+from deepfits.redshifts.methods.trees import TreeSum
 
 _NOT_INSTALLED = 'TPOT is not installed; install "deepfits[redshift]", or leave the method tpot out'
 _GRACE_S = 180.0
@@ -143,18 +143,10 @@ def train_tpot(
     directory = Path(tempfile.mkdtemp(prefix="deepfits-tpot-"))
     try:
         write_json(directory / "job.json", asdict(config))
-        np.savez(directory / "arrays.npz", features=features.values, value=value)
+        names = np.array(features.names)
+        np.savez(directory / "arrays.npz", features=features.values, names=names, value=value)
         _run_worker(directory, config, progress)
-        content = read_json(directory / "pipelines.json", what="list of pipelines")
-        best = storage.load(BestRegressor, directory, REGRESSOR, what="regressor")
-        return TpotModel(
-            booster=best.booster,
-            trees=best.trees,
-            kind=content["best"],
-            names=features.names,
-            config=config,
-            pipelines=content["pipelines"],
-        )
+        return storage.load(TpotModel, directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

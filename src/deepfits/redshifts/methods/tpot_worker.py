@@ -2,8 +2,7 @@
 
 TPOT starts Dask workers as processes of their own. Run here, a user's script needs no ``__main__`` guard, the
 workers end with this process whatever happens, and the time limit can be enforced from outside. JOB holds
-``job.json`` and ``arrays.npz`` (``features``, ``value``); this process adds ``pipelines.json`` and the best
-pipeline in the format of its own library.
+``job.json`` and ``arrays.npz`` (``features``, their ``names``, ``value``); this process adds the `TpotModel`.
 
 The search space is three gradient-boosting regressors. TPOT 1.1's own space for scikit-learn's (the one that
 M19 names) offers the classifier's losses alone, so that every such pipeline fails; hence the spaces here.
@@ -20,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.files import read_arrays, read_json, write_json
+from deepfits.config import from_mapping
+from deepfits.files import read_arrays, read_json
 from deepfits.redshifts import storage
-from deepfits.redshifts.methods.trees import REGRESSOR, BestRegressor, TreeSum
+from deepfits.redshifts.methods.tpot import TpotConfig, TpotModel
+from deepfits.redshifts.methods.trees import TreeSum
 
 LIBRARY_LOSSES = {
     "sklearn": {"squared": "squared_error", "absolute": "absolute_error"},
@@ -84,17 +85,17 @@ def search_space(loss: str, seed: int) -> Any:
     return ChoicePipeline(search_spaces=nodes)
 
 
-def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> Any:
+def run_search(features: np.ndarray, value: np.ndarray, config: TpotConfig) -> Any:
     """Search within the time budget, and return the fitted `TPOTRegressor`."""
     from dask.distributed import Client, LocalCluster
     from tpot import TPOTRegressor
 
     with (
         LocalCluster(
-            n_workers=job["num_threads"],
+            n_workers=config.num_threads,
             threads_per_worker=1,
             processes=True,
-            memory_limit=f"{job['memory_gib']}GiB",
+            memory_limit=f"{config.memory_gib}GiB",
             dashboard_address=None,
             silence_logs=40,
         ) as cluster,
@@ -102,17 +103,17 @@ def run_search(features: np.ndarray, value: np.ndarray, job: dict[str, Any]) -> 
     ):
         client.run(_warm_up)  # so that the time budget is for the search alone
         search = TPOTRegressor(
-            search_space=search_space(job["loss"], job["seed"]),
-            scorers=[SCORERS[job["loss"]]],
+            search_space=search_space(config.loss, config.seed),
+            scorers=[SCORERS[config.loss]],
             scorers_weights=[1],
-            cv=job["num_folds"],
-            population_size=job["population"],
+            cv=config.num_folds,
+            population_size=config.population,
             generations=None,
-            max_time_mins=job["minutes"],
-            max_eval_time_mins=max(job["minutes"] / 3, 1.0),
-            n_jobs=job["num_threads"],
+            max_time_mins=config.minutes,
+            max_eval_time_mins=max(config.minutes / 3, 1.0),
+            n_jobs=config.num_threads,
             client=client,
-            random_state=job["seed"],
+            random_state=config.seed,
             verbose=0,
         )
         search.fit(features, value)
@@ -153,14 +154,20 @@ def _is_plain(value: Any) -> bool:
     return value is not None and isinstance(value, str | int | float | bool) and value == value
 
 
-def save_best(pipeline: Any, directory: Path) -> str:
-    """Write the fitted regressor so that it can be read without pickle; return which it is."""
+def best_model(search: Any, config: TpotConfig, names: tuple[str, ...]) -> TpotModel:
+    """Return the fitted regressor as what can be stored without pickle, with all that were tried."""
+    pipeline = search.fitted_pipeline_
     kind = type(pipeline).__name__
     boosters = {"XGBRegressor": lambda: pipeline.get_booster(), "LGBMRegressor": lambda: pipeline.booster_}
     booster = boosters[kind]() if kind in boosters else None
-    trees = TreeSum.of(pipeline) if booster is None else None
-    storage.save(BestRegressor(booster=booster, trees=trees), directory, REGRESSOR)
-    return kind
+    return TpotModel(
+        booster=booster,
+        trees=TreeSum.of(pipeline) if booster is None else None,
+        kind=kind,
+        names=names,
+        config=config,
+        pipelines=pipelines_found(search),
+    )
 
 
 def _end_with_parent() -> None:
@@ -176,10 +183,13 @@ def _end_with_parent() -> None:
 
 def main(directory: Path) -> None:
     """Do the job that lies in `directory`."""
-    job, arrays = read_json(directory / "job.json", what="job"), read_arrays(directory / "arrays.npz")
-    search = run_search(arrays["features"], arrays["value"], job)
-    kind = save_best(search.fitted_pipeline_, directory)
-    write_json(directory / "pipelines.json", {"best": kind, "pipelines": pipelines_found(search)})
+    path = directory / "job.json"
+    config, arrays = (
+        from_mapping(TpotConfig, read_json(path), where=path),
+        read_arrays(directory / "arrays.npz"),
+    )
+    search = run_search(arrays["features"], arrays["value"], config)
+    storage.save(best_model(search, config, tuple(arrays["names"].tolist())), directory)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,6 @@ import numpy as np
 
 from deepfits.errors import InputError
 
-REGRESSOR = "regressor.json"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSum:
@@ -84,11 +82,3 @@ class TreeSum:
                 node = np.where(is_inner, child, node)
             total += self.constants[1] * self.value[tree, node]
         return total
-
-
-@dataclass(frozen=True, kw_only=True)
-class BestRegressor:
-    """The best regressor of a search, on its way from the searching process: one of the two."""
-
-    booster: Any
-    trees: TreeSum | None

@@ -8,6 +8,8 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+
 from deepfits.errors import InputError, nearest
 from deepfits.photometry import robust_scatter
 from deepfits.progress import noted
@@ -116,6 +118,7 @@ def redshift(config: CompareConfig) -> Path:
     dataset = load_dataset(config, fewest=fewest)
     inputs = inputs_of(dataset, config, templates=config.template_features)
     keys = plan_rows(config, inputs)
+    photoz = photoz_column(config.photoz, dataset, config.match_radius_arcsec) if config.photoz else None
     with claim(config, name="redshift compare", inputs=fingerprints(config, config.photoz)) as results:
         out = results.path
         comparison = Comparison(config=config, out=out, dataset=dataset, inputs=inputs)
@@ -128,15 +131,16 @@ def redshift(config: CompareConfig) -> Path:
             "magnitude": dataset.magnitude,
             "separation_arcsec": dataset.separation_arcsec,
         }
+        split[truth_name(config.label_column)] = dataset.value  # in place of another of its name
         write_table(out / "split.parquet", split)
         rows = []
         with config.progress("redshifts", total=len(keys) + bool(config.photoz), unit="methods") as task:
             for key in keys:
                 rows.append(comparison.row(key, noted(config.progress, task, str(key))))
                 task.advance(1, str(key))
-            if config.photoz:
-                rows.append(comparison.column(config.photoz))
-                task.advance(1, config.photoz)
+            if photoz is not None:
+                rows.append(comparison.column(str(config.photoz), photoz))
+                task.advance(1, str(config.photoz))
         named = ("object_id", truth_name(config.label_column), "magnitude")
         columns = {name: split[name][dataset.split.test] for name in named}
         join_predictions(out, [row["key"] for row in rows], columns, config.label_column)
@@ -273,12 +277,11 @@ class Comparison:
         write_row(directory, row, dataset.object_id[test], predictions, self.config.label_column)
         return row
 
-    def column(self, photoz: str) -> dict[str, Any]:
-        """Measure the user's own estimates, on those test objects that have one."""
-        key, dataset = RowKey(method="column", features=photoz.rpartition(":")[2]), self.dataset
+    def column(self, name: str, photoz: np.ndarray) -> dict[str, Any]:
+        """Measure the user's own estimates, ``(N,)``, on those test objects that have one."""
+        key, dataset = RowKey(method="column", features=name.rpartition(":")[2]), self.dataset
         test = dataset.split.test
-        estimate = photoz_column(photoz, dataset, self.config.match_radius_arcsec)[test]
-        target = self.config.label_column
+        estimate, target = photoz[test], self.config.label_column
         value, magnitude = dataset.value[test], dataset.magnitude[test]
         row = make_row(key, {"z_phot": estimate}, value, magnitude, num_train=0, seconds=0.0, target=target)
         write_row(self.place(key), row, dataset.object_id[test], {"z_phot": estimate}, target)

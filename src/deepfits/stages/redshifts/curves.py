@@ -54,6 +54,8 @@ def redshift_curves(config: CurvesConfig) -> Path:
         )
     if config.max_labels is not None:
         raise InputError("redshift_curves sets max_labels itself; give `numbers` instead")
+    if not config.numbers:
+        raise InputError("redshift_curves: name at least one number of labels (numbers)")
     with claim(config, name="redshift curves", inputs=fingerprints(config, config.photoz)) as results:
         out, numbers = results.path, sorted(set(config.numbers))
         tables: dict[int, dict[str, Any]] = {}

@@ -51,6 +51,7 @@ def objects_to_fit(
     *,
     label_column: str = "z_spec",
     select: Sequence[str] = (),
+    match_radius_arcsec: float = 1.0,
     max_labels: int | None = None,
     **others: Any,
 ) -> list[Any]:
@@ -65,6 +66,7 @@ def objects_to_fit(
     dataset = make_dataset(
         columns,
         read_labels(labels, column=label_column, select=select),
+        radius_arcsec=match_radius_arcsec,
         max_labels=max_labels,
         fewest=1,
         **others,

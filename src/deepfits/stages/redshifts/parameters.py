@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from deepfits.config import Range
 from deepfits.redshifts.options import LearningOptions, Seeded
 from deepfits.stages.parameters import Partial
 from deepfits.stages.stage import INPUT, NEUTRAL, Common
@@ -31,7 +32,7 @@ class Matching(Common):
     label_column: str = "z_spec"
     select: Sequence[str] = ()
     match: Literal["auto", "id", "position"] = "auto"
-    match_radius_arcsec: float = 1.0
+    match_radius_arcsec: Annotated[float, Range(ge=0)] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +84,7 @@ class Labelled(Matching, FromFits, Seeded):
     max_labels: int | None = None
     block_arcmin: float | None = None
     photometry: Annotated[str | Path | None, NEUTRAL] = None
-    num_threads: Annotated[int, NEUTRAL] = 1
+    num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -177,26 +176,11 @@ class PredictWork:
 
         def process(shard: Shard, advance: Advance) -> None:
             columns = read_features(Path(self.features) / f"{shard.name}.parquet")
-            usable = is_usable(columns)
-            if not usable.any():  # the columns of a prediction are known from predicting anything
-                columns["latent"] = np.where(np.arange(len(usable))[:, None] == 0, 0, columns["latent"])
             guesses = self.embedder_features  # the embedder's latents of the same shard, or else of all
             if guesses is not None and (same := Path(guesses) / f"{shard.name}.parquet").exists():
                 guesses = str(same)
             table = predict_table(predictor, columns, store=self.store, embedder_features=guesses)
-            if not usable.any():
-                table = _without_predictions(table)
             write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
             advance(shard.objects)
 
         return process
-
-
-def _without_predictions(table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Blank everything but identity and position."""
-    return {
-        name: values
-        if name in ("object_id", "ra", "dec")
-        else np.full_like(values, np.nan if values.dtype.kind == "f" else 0)
-        for name, values in table.items()
-    }

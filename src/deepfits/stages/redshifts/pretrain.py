@@ -73,8 +73,8 @@ class PretrainConfig(Common):
     num_examples: Annotated[int, Range(ge=0)] = 150_000
     steps: Annotated[int, Range(ge=1)] = 3000
     num_members: Annotated[int, Range(ge=1)] = 5
-    seed: int = 0
-    num_threads: Annotated[int, NEUTRAL] = 1
+    seed: Annotated[int, Range(ge=0, lt=2_000_000)] = 0
+    num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     device: Annotated[str, NEUTRAL] = "cpu"
 
 

@@ -175,11 +175,11 @@ def grafted(
         noises.append(noise)
         trees.append(cKDTree(_place(sky.flux, sky.radius, noise)))
     parts: list[Examples] = []
-    have, most = 0, 0
+    have, draws = 0, 0
     while have < number:
-        which = most % len(fitted)
-        most += 1
-        if most > 200 + 20 * number / PER_POPULATION:
+        which = draws % len(fitted)
+        draws += 1
+        if draws > 200 + 20 * number / PER_POPULATION:
             raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
         chance = laws or PopulationLaws.randomised(rng)
         pointing, sky = pointings[which], fitted[which]

@@ -1,0 +1,42 @@
+"""The report of parts that lie elsewhere than in the run: what it says of them is of those."""
+
+import json
+import re
+import shutil
+
+import deepfits
+from deepfits.files import read_json, write_json
+from tests.helpers.stage_runs import RUNS
+
+
+def test_counts_and_training_are_those_of_the_parts_that_are_named(base, tmp_path):
+    run, store, model = tmp_path / "run", tmp_path / "other-store", tmp_path / "other-model"
+    shutil.copytree(base / "run", run)
+    shutil.copytree(run / "cutouts", store)
+    shutil.copytree(run / "model", model)
+    write_json(run / "cutouts" / "summary.json", {"num_incomplete": 71234})
+    write_json(store / "summary.json", {"num_incomplete": 84321})
+    losses = {"discriminator": 0.5, "generator": 0.5, "embedder": 0.5}
+    record = "".join(json.dumps({"step": step, **losses}) + "\n" for step in (1, 2))
+    (model / "metrics.jsonl").write_text(record)
+    page = deepfits.report(run, store=store, model=model, num_examples=1)
+    html = page.read_text()
+    assert "84,321" in html
+    assert "71,234" not in html
+    assert (page.parent / "figures" / "training.png").exists()  # drawn from the model's own record
+
+
+def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    RUNS["inpaint"](base, run / "inpaint-g", bands="g")
+    alone = read_json(deepfits.report(run, num_examples=1).parent / "summary.json")["inpaint"]
+    RUNS["inpaint"](base, run / "inpaint-g-r", bands=("g", "r"))
+    page = deepfits.report(run, num_examples=1)
+    both = read_json(page.parent / "summary.json")["inpaint"]
+    assert both["g"] == alone["g"]
+    assert "r" in both
+    names = {path.name for path in (page.parent / "figures").glob("inpaint-*.png")}
+    assert names == {"inpaint-g.png", "inpaint-g-with-g-r.png", "inpaint-r-with-g-r.png"}
+    shown = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
+    assert len(set(shown)) == len(shown)

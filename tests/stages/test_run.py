@@ -1,0 +1,75 @@
+"""What a run file says, and what is made of it, before any stage runs."""
+
+import numpy as np
+import pytest
+
+from deepfits.errors import InputError
+from deepfits.splits import is_held_out
+from deepfits.stages.run import _band_to_hide, _from_scenes, read_run_file
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from tests.helpers.redshift_inputs import make_sky, write_labels
+
+
+def run_file(directory, text):
+    (directory / "run.toml").write_text(text)
+    return read_run_file(directory / "run.toml")
+
+
+def test_paths_are_relative_to_the_file_whatever_else_is_said_of_them(tmp_path):
+    read = run_file(
+        tmp_path,
+        '[images]\npath = ["coadds/r.fits", "g=coadds/one.fits", "/a/run=3/i.fits"]\n'
+        '[redshift]\nlabels = "spectra.csv"\nscenes = "model"\n[inpaint]\ntruth = "/b/truth.parquet"\n'
+        '[simulate]\nsurvey = "sdss-like"\npopulation = "laws.toml"\n',
+    )
+    assert read.images == [f"{tmp_path}/coadds/r.fits", f"g={tmp_path}/coadds/one.fits", "/a/run=3/i.fits"]
+    assert read.sections["redshift"]["labels"] == f"{tmp_path}/spectra.csv"
+    assert read.sections["redshift"]["scenes"] == f"{tmp_path}/model"
+    assert read.sections["inpaint"]["truth"] == "/b/truth.parquet"
+    assert read.sections["simulate"] == {"survey": "sdss-like", "population": f"{tmp_path}/laws.toml"}
+    built_in = run_file(tmp_path, '[simulate]\n[redshift]\nscenes = "builtin:ugriz"\n')
+    assert built_in.sections["redshift"]["scenes"] == "builtin:ugriz"
+
+
+def test_labels_that_are_missing_are_said_before_any_work(tmp_path):
+    with pytest.raises(InputError, match=r"run\.toml.*needs labels"):
+        run_file(tmp_path, '[images]\npath = "coadds"\n[redshift]\n')
+
+
+def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
+    resolved = run_file(tmp_path, "[simulate]\n").to_json()
+    assert list(resolved) == ["run", "simulate", "cutouts", "train", "fit", "inpaint", "redshift", "report"]
+    assert resolved["redshift"]["labels"] == str(tmp_path / "run" / "sky" / "truth.parquet")
+    assert "redshift" not in run_file(tmp_path, '[images]\npath = "coadds"\n').to_json()
+
+
+@pytest.mark.parametrize(("bands", "hidden"), [(("g", "u", "r"), "u"), (("g", "r"), "g")])
+def test_the_band_that_is_hidden_is_one_of_the_store(tmp_path, bands, hidden):
+    size = len(bands)
+    create_store(
+        tmp_path / "store", StoreInfo(bands=bands, size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8,) * size)
+    )
+    assert _band_to_hide(tmp_path / "store") == hidden
+
+
+def test_scenes_are_judged_on_the_objects_of_the_other_rows(tmp_path):
+    calls = {}
+
+    def call(name, *inputs, **options):
+        calls[name] = options
+
+    sky, info = (
+        make_sky(),
+        StoreInfo(bands=("g", "r"), size=4, pixel_scale_arcsec=0.2, fwhm_arcsec=(0.8, 0.8)),
+    )
+    pixels = np.ones((len(sky["ra"]), 2, 4, 4), dtype="f4")
+    places = {name: sky[name] for name in ("ra", "dec")}
+    cutouts = Cutouts(object_id=sky["object_id"], image=pixels, weight=pixels, catalogue=places)
+    write_shard(create_store(tmp_path / "store", info) / shard_name(0), cutouts, info)
+    labels = write_labels(tmp_path / "labels.parquet", sky)
+    section = {"scenes": "model", "block_arcmin": 4.0, "match": "position", "match_radius_arcsec": 0.5}
+    _from_scenes(call, section, tmp_path / "store", labels, tmp_path)
+    for name in ("block_arcmin", "match", "match_radius_arcsec"):
+        assert calls["redshift"][name] == section[name]
+    tested = np.intersect1d(calls["fit"]["object_ids"], sky["object_id"][is_held_out(sky["object_id"])])
+    assert 0 < len(tested) < is_held_out(sky["object_id"]).sum()  # those of the squares for testing alone
