@@ -38,7 +38,7 @@ from deepfits.photometry import aperture_names, apertures, growth_circles, total
 
 BATCH = 32
 MATCHED_ERROR = 0.007
-"""Share of a flux matched to the PSF that is uncertain because PSFs are: stars of drawn skies say 0.2 to 1%."""
+"""Share of a flux matched to the PSF that is uncertain because PSFs are: drawn stars say 0.2 to 1%."""
 
 
 @dataclass(frozen=True, kw_only=True)
