@@ -8,6 +8,7 @@ import torch
 
 from deepfits.errors import InputError
 from deepfits.fitting.fitter import Fitter
+from deepfits.fitting.scores import COMPARED_STRENGTH, as_compared
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.redshifts.features import FeatureRecipe, Source
@@ -99,3 +100,18 @@ def test_embeddings_of_scenes_keep_a_share_of_the_latent():
     ]
     share = fitter.embedding(latent) - torch.stack(answers).mean(0)
     torch.testing.assert_close(share, 0.05 * latent, rtol=0.1, atol=0.01)
+
+
+def test_latents_as_compared_are_those_of_a_narrower_prior():
+    """Exact where the drawing is linear in the latent; NaN and fits without a prior stay."""
+    rng = np.random.default_rng(0)
+    jacobian, data = rng.normal(size=(20, 3)), rng.normal(size=20)
+    curvature, pull = jacobian.T @ jacobian, jacobian.T @ data
+    covariance = np.linalg.inv(curvature + np.eye(3))
+    wanted = np.linalg.solve(curvature + COMPARED_STRENGTH * np.eye(3), pull)
+    found = as_compared((covariance @ pull)[None], covariance[None], 1.0)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-12)
+    latent, unknown = np.ones((2, 3)), np.full((2, 3, 3), np.nan)
+    np.testing.assert_array_equal(as_compared(latent, unknown, 1.0), latent)
+    np.testing.assert_array_equal(as_compared(latent, np.stack([covariance] * 2), 0.0), latent)
+    assert np.isnan(as_compared(np.full((1, 3), np.nan), covariance[None], 1.0)).all()

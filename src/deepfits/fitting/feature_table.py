@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 
 from deepfits.fitting.extent import spread
 from deepfits.fitting.fitter import Fitted, Fitter
 from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, oddities
 from deepfits.fitting.model_error import FLUXES
-from deepfits.fitting.scores import latent_distance
+from deepfits.fitting.scores import as_compared, latent_distance
 from deepfits.gaussian_psf import psf_or_moffat
 from deepfits.photometry import aperture_names, growth_circles, growth_radii
 from deepfits.survey.store import Cutouts
@@ -29,12 +30,16 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     """
     best, info = fitted.fit, fitter.info
     psf = psf_or_moffat(cutouts.psf, info.fwhm_arcsec, len(cutouts))
-    measured = measure(fitter, fitted, galaxy_psf=psf)
+    measured = measure(fitter, fitted, galaxy_psf=psf, with_covariance=bool(fitter.settings.uncertainty))
     out: Columns = {"object_id": cutouts.object_id}
     out |= {name: cutouts.catalogue[name] for name in ("ra", "dec") if name in cutouts.catalogue}
     out["latent"] = best.latent.numpy()
     out["latent_std"] = measured["latent_std"]
-    out["embedding"] = fitter.embedding(best.latent).numpy()
+    compared = best.latent
+    if fitter.settings.uncertainty:
+        known = best.latent.numpy(), measured["latent_covariance"]
+        compared = torch.from_numpy(as_compared(*known, fitter.settings.strength))
+    out["embedding"] = fitter.embedding(compared).numpy()
     out |= {"chi2": measured["chi2"].sum(1), "dof": measured["dof"].sum(1)}
     out |= _per_band(info.bands, {name: measured[name] for name in ("chi2", "dof")})
     out["loss"] = best.loss.numpy()
