@@ -60,10 +60,6 @@ class PopulationLaws:
         Factors of the shares of early and spiral galaxies in Benítez (2000).
     redshift_scale
         Factor of the redshifts of that law: more or fewer distant galaxies of a magnitude.
-    nearby_below, nearby_slope
-        Of galaxies brighter than this i magnitude, redshifts fall as 10 to this slope times the magnitudes:
-        below 20 as of a standard candle, or sooner and less steeply. (Of r < 17.77 the median is 0.10, Strauss
-        et al. 2002; of r < 19.4 to 19.8 it is 0.2, Baldry et al. 2010.)
     template_offset
         Added to the place in the sequence of templates: bluer where it is positive.
     line_strength
@@ -88,8 +84,6 @@ class PopulationLaws:
     early_share: _Constant = 1.0
     spiral_share: _Constant = 1.0
     redshift_scale: Annotated[float, Range(gt=0, le=10)] = 1.0
-    nearby_below: Annotated[float, Range(ge=15, le=25)] = 20.0
-    nearby_slope: Annotated[float, Range(ge=0, le=1)] = 0.2
     template_offset: Annotated[float, Range(ge=-10, le=10)] = 0.0
     line_strength: _Constant = 0.0
     common_scatter: _Constant = 0.0
@@ -118,8 +112,6 @@ class PopulationLaws:
             common_scatter=rng.uniform(0, 0.08),
             passband_shift=0.007,
             zero_point_scatter=0.04,
-            nearby_below=rng.uniform(20.3, 21.7),
-            nearby_slope=rng.uniform(0.15, 0.2),
         )
 
     @classmethod
@@ -170,14 +162,14 @@ def draw_redshifts(
 ) -> np.ndarray:
     """Draw redshifts: p(z) ∝ z^α exp(−(z/z_m)^α) with z_m = z_o + k_m (m − 20) (Benítez 2000, eq. 24).
 
-    Brighter than 20, where that paper's law ends, z_m falls as the distance of a standard candle does (or as
-    the laws say); fainter than 26 it stays, for the law was fitted to brighter galaxies and would run away.
+    Brighter than 20, where that paper's law ends, z_m falls as the distance of a standard candle does;
+    fainter than 26 it stays, for the law was fitted to brighter galaxies and would run away.
     """
     alpha = np.array([2.465, 1.806, 0.906])[kind]
     z_o = np.array([0.431, 0.390, 0.0626])[kind]
     k_m = np.array([0.0913, 0.0636, 0.123])[kind]
-    candle = 10 ** (laws.nearby_slope * np.minimum(mag - laws.nearby_below, 0))
-    scale = (z_o + k_m * (np.clip(mag, laws.nearby_below, FAINTEST_EVOLUTION) - 20)) * candle
+    candle = 10 ** (0.2 * np.minimum(mag - 20, 0))
+    scale = (z_o + k_m * np.clip(mag - 20, 0, FAINTEST_EVOLUTION - 20)) * candle
     redshift = laws.redshift_scale * scale * rng.gamma((alpha + 1) / alpha) ** (1 / alpha)
     return np.maximum(redshift, 0.003)
 
