@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from deepfits.errors import InputError
-from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, non_negative
+from deepfits.gaussian_psf import (
+    NUM_GAUSSIANS,
+    expand_image,
+    fwhm_of,
+    moffat_psf,
+    non_negative,
+    psf_or_moffat,
+)
 from deepfits.observation import FEWEST_PIXELS, Observation, SceneGrid, above_reference, small_products
 
 GRID = SceneGrid(size=32, pixel_scale_arcsec=0.18, reference_fwhm_arcsec=0.4)
@@ -199,3 +206,11 @@ def test_non_negative_least_squares_is_scipys() -> None:
         expected = nnls(matrix, target)[0]
         assert (expected > 0).any()
         assert np.allclose(non_negative(matrix, target), expected, atol=1e-9)
+
+
+def test_psfs_of_fewer_gaussians_keep_their_weights_beside_usual_ones():
+    """A store may hold one Gaussian a band, and lack another band's."""
+    psf = np.array([[[[1, 0.4]], [[np.nan, np.nan]]]])
+    found = psf_or_moffat(psf, (0.9, 0.7), 1)
+    np.testing.assert_allclose(found[..., 0].sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(fwhm_of(found), [[0.4 * 2.3548, 0.7]], rtol=1e-3)

@@ -192,4 +192,12 @@ def psf_or_moffat(psf: np.ndarray | None, fwhm_arcsec: Sequence[float], number: 
     usual = np.stack([moffat_psf(fwhm) for fwhm in fwhm_arcsec])
     if psf is None:
         return np.broadcast_to(usual, (number, *usual.shape))
-    return np.where(np.isfinite(psf).all((2, 3), keepdims=True), psf, usual)
+    most = max(psf.shape[2], NUM_GAUSSIANS)
+
+    def padded(values: np.ndarray) -> np.ndarray:
+        """Add Gaussians of weight 0."""
+        nothing = np.array([0, 1], dtype=values.dtype)
+        shape = (*values.shape[:-2], most - values.shape[-2], 2)
+        return np.concatenate([values, np.broadcast_to(nothing, shape)], axis=-2)
+
+    return np.where(np.isfinite(psf).all((2, 3), keepdims=True), padded(psf), padded(usual))

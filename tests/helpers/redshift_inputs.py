@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepfits.photometry import FWHM_PER_SIGMA
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
 BANDS = ("g", "r", "i")
@@ -68,7 +69,10 @@ def write_store(directory, sky, bands=BANDS, size=16):
         flux = sky["flux"][rows][:, [BANDS.index(band) for band in bands]]
         image = flux[:, :, None, None] * profile + generator.normal(size=(len(rows), len(bands), size, size))
         shard = Cutouts(
-            object_id=sky["object_id"][rows], image=image.astype("f4"), weight=np.ones_like(image)
+            object_id=sky["object_id"][rows],
+            image=image.astype("f4"),
+            weight=np.ones_like(image),
+            psf=np.broadcast_to([1, 0.8 / FWHM_PER_SIGMA], (len(rows), len(bands), 1, 2)),
         )
         write_shard(directory / shard_name(number), shard, info)
     return directory

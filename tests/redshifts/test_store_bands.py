@@ -34,7 +34,7 @@ def test_magnitudes_are_those_of_the_features_bands_and_nothing_where_there_is_n
     assert again.bands == BANDS
     assert np.isnan(again.flux[:, :, 1]).all()
     truth = sky["flux"][:, [0, 2]]
-    assert np.abs(again.flux[:, -1, [0, 2]] / truth - 0.8)[truth > 500].mean() < 0.05  # the largest circle
+    assert np.abs(again.flux[:, -1, [0, 2]] / truth - 0.8)[truth > 500].mean() < 0.05  # a point source has 1
     image, weight = store_images(turned, BANDS, sky["object_id"][:3])
     assert (weight[:, 1] == 0).all()
     assert (weight[:, [0, 2]] == 1).all()
