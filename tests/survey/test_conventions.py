@@ -687,6 +687,17 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
 
 
+def test_weights_of_several_layers_are_said(tmp_path, sky):
+    image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
+    layers = fits.ImageHDU(np.stack([full(1.0)] * 2), name="WHT")
+    fits.HDUList([image, layers]).writeto(tmp_path / "coadd-r.fits")
+    remarks = read(tmp_path)[2]
+    assert any(
+        "HDU 1 (WHT) is not used: it has 2 layers, and nothing says which is the weight" in t for t in remarks
+    )
+    assert any("no weight plane" in text for text in remarks)
+
+
 @pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])
 def test_further_names_of_planes(name):
     assert role_of(name) in ("mask", "rms", "ivar", "weight")
