@@ -151,6 +151,24 @@ class Model:
         """Return a store as the model takes it: in its bands, weight 0 where the store has none."""
         return store if self.grid is None else store.in_bands(self.info.bands)
 
+    def require_psf(self, store: CutoutStore) -> None:
+        """Refuse a store, opened for the model, that knows no PSF of a band in which its objects have data.
+
+        Raises
+        ------
+        InputError
+            As `sight` has it, before any object is fitted.
+        """
+        is_unknown = np.isnan(store.info.fwhm_arcsec)
+        if self.grid is None or not is_unknown.any() or not len(store):
+            return
+        try:
+            some = store.take(np.unique(np.linspace(0, len(store) - 1, 16).astype(int)))
+        except InputError:  # damaged: the shard is named when it is its turn
+            return
+        if some.psf is None and (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
+            self.sight(some, store.info)
+
     def render(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
 
