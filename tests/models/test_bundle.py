@@ -74,6 +74,16 @@ def test_render_is_in_njy_and_differentiable(model):
     assert gradient.abs().min() > 0
 
 
+def test_arrays_of_numpy_are_taken_as_tensors_are(model):
+    latent = np.random.default_rng(1).normal(size=(2, model.config.latent_size))  # float64, as NumPy has it
+    image = model.render(latent)
+    assert torch.equal(image, model.render(torch.from_numpy(latent).float()))
+    flux, weight = image.detach(), torch.ones_like(image)
+    given = model.network_input(flux.numpy(), weight.numpy())
+    assert torch.equal(given, model.network_input(flux, weight))
+    assert given.abs().max() > 0
+
+
 def test_embed_ignores_what_stands_in_pixels_without_data(model):
     image, weight = np.random.default_rng(0).normal(size=(2, 2, 3, 16, 16)).astype(np.float32)
     weight = np.abs(weight)

@@ -169,12 +169,14 @@ class Model:
         if some.psf is None and (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
             self.sight(some, store.info)
 
-    def render(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
+    def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
 
         A model of scenes draws the scenes themselves, or, given how objects were observed, what their pixels
         would hold.
         """
+        if isinstance(latent, np.ndarray):
+            latent = self._to_tensor(latent)
         flux = self.normalisation.denormalise(self.generator(latent))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
 
@@ -260,8 +262,11 @@ class Model:
         }
         return describe("Model: random draws below", facts, pictures)
 
-    def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
+    def network_input(
+        self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
+    ) -> Tensor:
         """Turn images, in nJy with weights in nJy⁻², into the input of discriminator and embedder."""
+        image, weight = (a if isinstance(a, Tensor) else self._to_tensor(a) for a in (image, weight))
         image = torch.where(weight > 0, image, 0.0)
         if self.grid is not None:
             if sight is None:
