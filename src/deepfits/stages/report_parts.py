@@ -83,7 +83,8 @@ def write_report(config: Any) -> Path:
         config.progress("report", total=5, unit="parts") as task,
     ):
         held, cutouts = _read_held_out(opened, config, run)
-        parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(store), config.where)]
+        counts = {} if config.where else _read_counts(store)  # which are of the whole store
+        parts = [sections.sky_section(held, opened.info, len(opened), counts, config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
             "num_objects": len(opened),
