@@ -166,7 +166,9 @@ class Model:
             some = store.take(np.unique(np.linspace(0, len(store) - 1, 16).astype(int)))
         except InputError:  # damaged: the shard is named when it is its turn
             return
-        if some.psf is None and (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
+        if some.psf is not None:
+            is_unknown &= ~np.isfinite(some.psf).all(axis=(2, 3)).any(axis=0)
+        if (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
             self.sight(some, store.info)
 
     def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
