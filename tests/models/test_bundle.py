@@ -121,6 +121,15 @@ def test_refuses_cutouts_it_was_not_made_for(model, change, words):
         assert word in str(error.value)
 
 
+def test_a_model_that_came_with_the_package_is_named_where_it_helps(model, tmp_path):
+    with pytest.raises(InputError, match=r"train a model; or take builtin:ugriz, which takes these cutouts$"):
+        model.check(StoreInfo(bands=("g", "r", "i"), size=24, pixel_scale_arcsec=0.3))
+    with pytest.raises(InputError, match=r"train a model$"):  # none of its bands
+        model.check(StoreInfo(bands=("J", "H"), size=16, pixel_scale_arcsec=0.168))
+    with pytest.raises(InputError, match=r"^ugriz: no model.json there.*came with the package: builtin:"):
+        Model.load("ugriz")
+
+
 def test_accepts_what_fits_and_cautions_about_seeing(model):
     assert model.check(INFO) == []
     worse = StoreInfo(bands=INFO.bands, size=16, pixel_scale_arcsec=0.1681, fwhm_arcsec=(0.9, 0.8, 1.4))

@@ -281,6 +281,13 @@ def test_a_store_without_psf_is_refused_before_any_work(stores, trained, tmp_pat
     assert np.isfinite(features["latent"]).all()
 
 
+def test_no_object_is_drawn_in_the_shape_of_the_cutouts(trained):
+    model, sight = Model.load(trained), make_sight()
+    features = {"latent": np.zeros((3, 4), np.float32)}
+    for rows in (np.arange(3), np.arange(0)):
+        assert model.draw(features, rows, sight=sight).shape == (len(rows), 2, 12, 12)
+
+
 def test_one_pass_of_the_discriminator_reaches_the_scenes(stores, trained):
     store = CutoutStore(stores[0])
     cutouts = store.take(np.arange(8))
