@@ -274,6 +274,23 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, number):
     )
 
 
+@pytest.mark.parametrize("module", ["deepfits.cli", "deepfits.stages.plan"])
+def test_an_interruption_while_the_program_starts_is_one_line(module):
+    code = (
+        "import os, runpy, signal, sys\n"
+        "from importlib import abc\n"
+        "class Interrupt(abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, *more):\n"
+        f"        if name == {module!r}:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.argv[1:] = ['plan', '1000']\n"
+        "runpy.run_module('deepfits', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "deepfits: interrupted\n")
+
+
 def test_a_failed_stage_leaves_no_directory(sky, tmp_path):
     (sky / "coadd-i.fits").unlink()
     _write(sky / "coadd-i.fits", np.zeros((64, 64)), wcs=False, FILTER="i")

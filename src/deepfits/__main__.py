@@ -1,6 +1,17 @@
-"""The command line as a module: ``python -m deepfits``."""
+"""The command ``deepfits``, also as a module: an interruption while it starts is one line too."""
 
-from deepfits.cli import main
+import sys
+
+
+def main() -> None:
+    """Import the command line, which takes a while, and run it."""
+    try:
+        from deepfits.cli import main as run
+    except KeyboardInterrupt:
+        print("deepfits: interrupted", file=sys.stderr)
+        sys.exit(130)
+    run()
+
 
 if __name__ == "__main__":
     main()

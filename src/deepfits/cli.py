@@ -142,7 +142,10 @@ def _run(name: str, stage: Callable[..., Any], given: dict[str, Any]) -> int:
     given |= from_text(stage, given, more)
     for threads in {"threads", "num_threads"} & set(inspect.signature(stage).parameters):
         given.setdefault(threads, int(os.environ["OMP_NUM_THREADS"]))
-    result = stage(**given, progress=show_progress)
+    try:
+        result = stage(**given, progress=show_progress)
+    except KeyboardInterrupt:
+        _fail(INTERRUPTED, INTERRUPTED_STATUS)
     if isinstance(result, Path) and (result / "table.md").is_file():
         print((result / "table.md").read_text(encoding="utf-8"))
     if result is not None:
@@ -172,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read what is printed has had enough
         _end_output(keep=False)
         sys.exit(BROKEN_PIPE_STATUS)
-    except KeyboardInterrupt:
-        _fail(INTERRUPTED, INTERRUPTED_STATUS)
+    except KeyboardInterrupt:  # nothing was begun yet
+        _fail("interrupted", INTERRUPTED_STATUS)
     except SystemExit as end:  # a training that was told to end has kept a checkpoint
         if end.code != 128 + signal.SIGTERM:
             raise

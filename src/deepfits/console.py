@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,8 +25,26 @@ from rich.text import Text
 from deepfits.progress import Task
 
 SECONDS_BETWEEN_LINES = 10.0
+# Before so much of the work, or so many seconds, speed says nothing of what is left: much of the time was
+# spent on beginning. Later the speed is that of the last seconds, or of the latter half where that is longer.
+LEAST_SHARE, LEAST_SECONDS = 0.05, 30.0
 
 console = Console(stderr=True, highlight=False)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """Time left, as soon as the speed says something of it."""
+
+    def render(self, task: RichTask) -> Text:
+        """Draw the time left, or dashes."""
+        share = (task.completed - task.fields["begun"]) / task.total if task.total else 0.0
+        if not task.finished and _is_early(share, task.elapsed or 0.0):
+            return Text("-:--:--", style="progress.remaining")
+        return super().render(task)
+
+
+def _is_early(share: float, seconds: float) -> bool:
+    return share < LEAST_SHARE and seconds < LEAST_SECONDS
 
 
 class _Rate(ProgressColumn):
@@ -61,6 +80,7 @@ class _Lines:
         self._description, self._total, self._unit = description, total, unit
         self._start_done = self._done = done
         self._start = self._last = time.monotonic()
+        self._before = deque([(self._start, done)])
 
     def advance(self, number: float = 1, note: str = "") -> None:
         self._done += number
@@ -70,12 +90,14 @@ class _Lines:
             self._print(now, note)
 
     def _print(self, now: float, note: str) -> None:
-        rate = (self._done - self._start_done) / max(now - self._start, 1e-9)
+        rate = self._recent_rate(now)
+        share = (self._done - self._start_done) / self._total if self._total else 0.0
         if self._total and rate > 0:
             seconds_left = max(self._total - self._done, 0) / rate
             state = f"{self._done:,.0f} of {self._total:,.0f} {self._unit}"
             minutes, seconds = divmod(round(seconds_left), 60)
-            left = f", {minutes} min {seconds:02d} s left"
+            is_early = _is_early(share, now - self._start)
+            left = "" if is_early else f", {minutes} min {seconds:02d} s left"
         else:
             state, left = f"{self._done:,.0f} {self._unit}", ""
         speed = f", {_rate(rate, self._unit)}" if rate > 0 else ""
@@ -83,6 +105,17 @@ class _Lines:
             f"{self._description}: {state}{speed}{left}" + (f" ({note})" if note else ""),
             markup=False,
         )
+
+    def _recent_rate(self, now: float) -> float:
+        """Return the units per second of late; of all the time where there were none of late."""
+        since = now - max(LEAST_SECONDS, (now - self._start) / 2)
+        while len(self._before) > 1 and self._before[1][0] <= since:
+            self._before.popleft()
+        then, done = self._before[0]
+        self._before.append((now, self._done))
+        if self._done > done:
+            return (self._done - done) / max(now - then, 1e-9)
+        return (self._done - self._start_done) / max(now - self._start, 1e-9)
 
     def close(self) -> None:
         """Print the last line: what was done and how long it took."""
@@ -107,9 +140,9 @@ def show_progress(
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        _TimeLeft(),
         TextColumn("{task.fields[note]}", style="dim"),
     )
     with RichProgress(*columns, console=console) as rich:
-        task = rich.add_task(description, total=total, completed=int(done), unit=unit, note="")
+        task = rich.add_task(description, total=total, completed=int(done), unit=unit, note="", begun=done)
         yield _Bar(rich, task)

@@ -11,7 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,16 @@ from deepfits.files import (
     write_json,
 )
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 RECORD = "_made_from.json"  # in a directory of results; beside a file, NAME.made_from.json
 UNREADABLE = "unreadable"  # in place of a fingerprint: this part could not be used, and may be mended
 
 log = logging.getLogger(__name__)
+_HELD: set[str] = set()  # directories that this process has locked
 
 
 class Results:
@@ -98,7 +104,8 @@ def results(
     ------
     InputError
         Something else is there: foreign files, another stage's results, or results made from other inputs,
-        with other settings or by another version. The first that differs is named.
+        with other settings or by another version. The first that differs is named. Or another process is at
+        work in the directory.
     """
     out = Path(out)
     if out.is_symlink() and not out.exists():
@@ -123,23 +130,51 @@ def results(
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
     is_kept = there is not None and bool(there.get("finished")) and out.exists()
     claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
-    if is_kept:
-        assert there is not None
-        claimed.content |= {"written": there["written"]} if "written" in there else {}
-    else:
-        claimed.save(finished=False)
-    if is_file:
-        for name in (out.name, record.name):
-            remove_leftovers(out.parent, of=name)
-    else:
-        remove_leftovers(out)
-    try:
-        yield claimed
-        if claimed.is_partial or not is_kept:
-            claimed.save(finished=not claimed.is_partial)
-    except BaseException:
-        _remove_empty(out, record, new_parents, is_file=is_file)
-        raise
+    with nullcontext() if is_file else _alone(out):
+        if is_kept:
+            assert there is not None
+            claimed.content |= {"written": there["written"]} if "written" in there else {}
+        else:
+            claimed.save(finished=False)
+        if is_file:
+            for name in (out.name, record.name):
+                remove_leftovers(out.parent, of=name)
+        else:
+            remove_leftovers(out)
+        try:
+            yield claimed
+            if claimed.is_partial or not is_kept:
+                claimed.save(finished=not claimed.is_partial)
+        except BaseException:
+            _remove_empty(out, record, new_parents, is_file=is_file)
+            raise
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Lock a directory against other processes; go on without where its filesystem has no such locks.
+
+    The lock is on the directory itself, so that nothing of it is left, and ends with the process. Workers
+    claim nothing; a stage that another one calls in the same directory is of the same process.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or (name := os.path.realpath(out)) in _HELD:
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            directory = os.open(name, os.O_RDONLY)
+            stack.callback(os.close, directory)
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{out}: another process is at work in this directory; wait until it ends, or choose another"
+            ) from None
+        except OSError:
+            pass
+        _HELD.add(name)
+        stack.callback(_HELD.discard, name)
+        yield
 
 
 def read_record(out: str | Path) -> dict[str, Any]:

@@ -74,6 +74,16 @@ def test_render_is_in_njy_and_differentiable(model):
     assert gradient.abs().min() > 0
 
 
+def test_arrays_of_numpy_are_taken_as_tensors_are(model):
+    latent = np.random.default_rng(1).normal(size=(2, model.config.latent_size))  # float64, as NumPy has it
+    image = model.render(latent)
+    assert torch.equal(image, model.render(torch.from_numpy(latent).float()))
+    flux, weight = image.detach(), torch.ones_like(image)
+    given = model.network_input(flux.numpy(), weight.numpy())
+    assert torch.equal(given, model.network_input(flux, weight))
+    assert given.abs().max() > 0
+
+
 def test_embed_ignores_what_stands_in_pixels_without_data(model):
     image, weight = np.random.default_rng(0).normal(size=(2, 2, 3, 16, 16)).astype(np.float32)
     weight = np.abs(weight)
@@ -109,6 +119,15 @@ def test_refuses_cutouts_it_was_not_made_for(model, change, words):
         model.check(StoreInfo(**fields | change))
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_model_that_came_with_the_package_is_named_where_it_helps(model, tmp_path):
+    with pytest.raises(InputError, match=r"train a model; or take builtin:ugriz, which takes these cutouts$"):
+        model.check(StoreInfo(bands=("g", "r", "i"), size=24, pixel_scale_arcsec=0.3))
+    with pytest.raises(InputError, match=r"train a model$"):  # none of its bands
+        model.check(StoreInfo(bands=("J", "H"), size=16, pixel_scale_arcsec=0.168))
+    with pytest.raises(InputError, match=r"^ugriz: no model.json there.*came with the package: builtin:"):
+        Model.load("ugriz")
 
 
 def test_accepts_what_fits_and_cautions_about_seeing(model):

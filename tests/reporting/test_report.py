@@ -172,6 +172,21 @@ def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise()
     assert section.tables[0].rows[0][0] == "blank"
 
 
+def test_objects_that_were_not_fitted_are_not_counted():
+    held, fit = held_out()
+    is_left_out = np.arange(60) % 3 == 0
+    for values in (fit.chi2, fit.central):
+        values[is_left_out] = np.nan
+    shown = sections.chi2_summary(held, {"both": fit})
+    for one in shown.values():
+        assert one["all"]["num_objects"] == 40
+        assert sum(v["num_objects"] for k, v in one.items() if k != "all") == 40
+    tables = sections.fit_section(held, {"both": fit}, {}).tables
+    for table in tables[:2]:
+        numbers = [int(name.partition("(")[2].rstrip(")")) for name in table.columns if "(" in name]
+        assert sum(numbers) == 2 * numbers[0] == 80
+
+
 def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     held, fit = held_out(number=200)
     other = replace(fit, latent=fit.latent + 0.1 * np.random.default_rng(1).normal(size=fit.latent.shape))

@@ -6,6 +6,9 @@ import shutil
 
 import deepfits
 from deepfits.files import read_json, write_json
+from deepfits.models.bundle import Model
+from deepfits.results import RECORD
+from deepfits.stages.report_parts import _load_model
 from tests.helpers.stage_runs import RUNS
 
 
@@ -40,3 +43,10 @@ def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, 
     assert names == {"inpaint-g.png", "inpaint-g-with-g-r.png", "inpaint-r-with-g-r.png"}
     shown = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
     assert len(set(shown)) == len(shown)
+
+
+def test_features_of_an_unfinished_fit_say_which_model_that_came_with_the_package_made_them(tmp_path):
+    (tmp_path / "features-both").mkdir()
+    fingerprint = Model.load("builtin:ugriz").fingerprint
+    write_json(tmp_path / "features-both" / RECORD, {"stage": "fit", "inputs": {"model": fingerprint}})
+    assert _load_model(tmp_path, tmp_path / "model").fingerprint == fingerprint

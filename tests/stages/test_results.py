@@ -1,8 +1,11 @@
 """One claim on every result: what differs is refused by name, and nothing foreign is replaced."""
 
+import errno
 import json
 import math
 import re
+import subprocess
+import sys
 from copy import copy
 from dataclasses import fields
 
@@ -117,6 +120,42 @@ def test_unfinished_inputs_are_refused(tmp_path):
     (out / "_manifest.jsonl").write_text('{"state": "done"}\n{"state": "missing"}\n')
     with pytest.raises(InputError, match="1 of 2 shards"):
         require_finished(out)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_another_process_in_the_same_directory_is_refused(tmp_path, is_killed):
+    out = tmp_path / "features"
+    code = (
+        "import sys\nfrom deepfits.results import results\n"
+        f"with results({str(out)!r}, 'fit', inputs={{}}, settings={{}}):\n"
+        "    print('here', flush=True)\n    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "here\n"
+        with pytest.raises(InputError, match="features: another process is at work in this directory"):
+            results(out, "fit", inputs={}, settings={}).__enter__()
+        if is_killed:
+            other.kill()
+        else:
+            other.stdin.close()
+        other.wait()
+    for _ in range(2):
+        with results(out, "fit", inputs={}, settings={}), results(out, "fit", inputs={}, settings={}):
+            pass
+    assert [path.name for path in out.iterdir()] == [RECORD]
+    assert require_finished(out)
+
+
+def test_a_filesystem_without_locks_is_gone_on_with(tmp_path, monkeypatch):
+    def no_locks(*arguments):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr("deepfits.results.fcntl.flock", no_locks)
+    with results(tmp_path / "out", "fit", inputs={}, settings={}):
+        pass
+    assert require_finished(tmp_path / "out")
 
 
 def test_a_shard_that_was_taken_away_is_missed(tmp_path):

@@ -598,6 +598,23 @@ def test_planes_in_cards_of_rubin_and_spherex(tmp_path, sky, first):
     np.testing.assert_array_equal(read(tmp_path, bad_planes=["HOT"])[1] > 0, mask != 4)
 
 
+def test_planes_of_a_second_mask_of_rubin_count(tmp_path, sky):
+    first, second = np.zeros((2, *SHAPE), np.int32)
+    first[:20], second[40:60], second[80:90] = 1, 1, 2
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy"), name="IMAGE")]
+    for ver, (mask, names) in enumerate([(first, ["NO_DATA"]), (second, ["CROSSTALK", "STREAK"])], 1):
+        hdu = fits.ImageHDU(mask, name="MASK", ver=ver)
+        for number, name in enumerate(names):
+            hdu.header[f"MSKN{number:04d}"], hdu.header[f"MSKM{number:04d}"] = name, 1 << number
+        hdus.append(hdu)
+    hdus.append(fits.ImageHDU(full(4.0), name="VARIANCE"))
+    fits.HDUList(hdus).writeto(tmp_path / "coadd-r.fits")
+    np.testing.assert_array_equal(read(tmp_path)[1] > 0, (first == 0) & (second != 1))
+    np.testing.assert_array_equal(read(tmp_path, bad_planes=["STREAK"])[1] > 0, second != 2)
+    both = read(tmp_path, bad_planes=["NO_DATA", "STREAK"])[1] > 0
+    np.testing.assert_array_equal(both, (first == 0) & (second != 2))
+
+
 @pytest.mark.parametrize(
     "names",
     [
@@ -668,6 +685,17 @@ def test_planes_that_nothing_names_are_said(tmp_path, sky):
     _, weight, remarks = read(tmp_path)
     np.testing.assert_allclose(weight, 1 / 9)
     assert "coadd-r.rms.fits counts before the variance in the image's file" in remarks
+
+
+def test_weights_of_several_layers_are_said(tmp_path, sky):
+    image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
+    layers = fits.ImageHDU(np.stack([full(1.0)] * 2), name="WHT")
+    fits.HDUList([image, layers]).writeto(tmp_path / "coadd-r.fits")
+    remarks = read(tmp_path)[2]
+    assert any(
+        "HDU 1 (WHT) is not used: it has 2 layers, and nothing says which is the weight" in t for t in remarks
+    )
+    assert any("no weight plane" in text for text in remarks)
 
 
 @pytest.mark.parametrize("name", ["QUALITY", "FLAGMAP", "RMSMAP", "STDEV", "INVVARIANCE", "WTMAP"])

@@ -138,6 +138,32 @@ def test_without_weights_the_noise_is_measured(arrays, tmp_path):
     np.testing.assert_allclose(sigma, 3, rtol=0.03)
 
 
+@pytest.mark.parametrize("is_alike", [True, False])
+def test_without_weights_objects_of_unlike_noise_have_each_their_own(tmp_path, is_alike):
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE // 2
+    sigma = np.ones((300, 3)) if is_alike else rng.choice([1.0, 4.0], (300, 1)) * np.ones(3)
+    sigma[:, 2] = 2.0  # one band is as deep everywhere
+    image = rng.normal(0, sigma[..., None, None], (300, 3, SIDE, SIDE))
+    # A galaxy as large as the cutout in a tenth of them: its light is no noise.
+    image[::10] += 100 * np.exp(-np.hypot(x, y) / 6)
+    image[7, :, :, 8:] = np.nan  # hardly anything to measure on
+    np.save(tmp_path / "c.npy", image.astype(np.float32))
+    description = describe(tmp_path / "c.toml", 'file = "c.npy"\n' + BANDS)
+    store, found = read(description, tmp_path / "store")
+    measured = found.weight.max(axis=(2, 3)) ** -0.5 / FACTOR[:, 0, 0]
+    is_there = np.arange(300) != 7
+    assert len(np.unique(measured[is_there, 2])) == 1
+    if is_alike:
+        assert len(np.unique(measured[is_there, 0])) == 1
+        np.testing.assert_allclose(measured[is_there], sigma[is_there], rtol=0.25)
+        return
+    # 350 differences: 5% each, four times that; the largest galaxies add a little.
+    np.testing.assert_allclose(measured[is_there, :2], sigma[is_there, :2], rtol=0.25)
+    assert abs(np.median(measured[is_there, :2] / sigma[is_there, :2]) - 1) < 0.05
+    assert "the noise of g, r differs between objects" in " ".join(store.info.extra["remarks"])
+
+
 @pytest.mark.parametrize("ending", ["npz", "h5"])
 def test_tables_beside_the_images_and_columns_of_one_value_are_kept(arrays, tmp_path, ending):
     table = np.zeros(N, dtype=[("object_id", "i8"), ("z_spec", "f4"), ("class", "S8")])

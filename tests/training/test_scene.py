@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import deepfits
 from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
 from deepfits.fitting.feature_table import feature_table
@@ -258,6 +259,33 @@ def test_unknown_and_sharp_psfs_are_refused(stores, trained):
         wrong[:, 0] = moffat_psf(psf)
         with pytest.raises(InputError, match=message):
             model.sight(replace(cutouts, psf=wrong), store.info)
+
+
+@pytest.mark.parametrize("is_nan", [False, True])
+def test_a_store_without_psf_is_refused_before_any_work(stores, trained, tmp_path, is_nan):
+    cutouts = CutoutStore(stores[0]).take(np.arange(6))
+    info = CutoutStore(stores[0]).info
+    store = create_store(tmp_path / "store", info)
+    psf = np.full_like(cutouts.psf, np.nan) if is_nan else None
+    write_shard(store / shard_name(0), replace(cutouts, psf=psf), info)
+    for stage, more in ((deepfits.fit, {}), (deepfits.inpaint, {"bands": "r"})):
+        with pytest.raises(InputError, match=r"^band g: the PSF is unknown.*--psf g=0.8"):
+            stage(store, trained, tmp_path / "out", threads=1, **more)
+        assert not (tmp_path / "out").exists()
+    # A band without data needs none.
+    cutouts.weight[:, 0] = 0
+    known = replace(info, fwhm_arcsec=(np.nan, 0.9))
+    store = create_store(tmp_path / "other", known)
+    write_shard(store / shard_name(0), replace(cutouts, psf=psf), known)
+    features = deepfits.read_features(deepfits.fit(store, trained, tmp_path / "out", threads=1))
+    assert np.isfinite(features["latent"]).all()
+
+
+def test_no_object_is_drawn_in_the_shape_of_the_cutouts(trained):
+    model, sight = Model.load(trained), make_sight()
+    features = {"latent": np.zeros((3, 4), np.float32)}
+    for rows in (np.arange(3), np.arange(0)):
+        assert model.draw(features, rows, sight=sight).shape == (len(rows), 2, 12, 12)
 
 
 def test_one_pass_of_the_discriminator_reaches_the_scenes(stores, trained):

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -151,12 +152,34 @@ class Model:
         """Return a store as the model takes it: in its bands, weight 0 where the store has none."""
         return store if self.grid is None else store.in_bands(self.info.bands)
 
-    def render(self, latent: Tensor, sight: Sight | None = None) -> Tensor:
+    def require_psf(self, store: CutoutStore) -> None:
+        """Refuse a store, opened for the model, that knows no PSF of a band in which its objects have data.
+
+        Raises
+        ------
+        InputError
+            As `sight` has it, before any object is fitted.
+        """
+        is_unknown = np.isnan(store.info.fwhm_arcsec)
+        if self.grid is None or not is_unknown.any() or not len(store):
+            return
+        try:
+            some = store.take(np.unique(np.linspace(0, len(store) - 1, 16).astype(int)))
+        except InputError:  # damaged: the shard is named when it is its turn
+            return
+        if some.psf is not None:
+            is_unknown &= ~np.isfinite(some.psf).all(axis=(2, 3)).any(axis=0)
+        if (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
+            self.sight(some, store.info)
+
+    def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
         """Draw images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
 
         A model of scenes draws the scenes themselves, or, given how objects were observed, what their pixels
         would hold.
         """
+        if isinstance(latent, np.ndarray):
+            latent = self._to_tensor(latent)
         flux = self.normalisation.denormalise(self.generator(latent))
         return flux if sight is None or self.grid is None else sight.observation()(flux)
 
@@ -214,7 +237,8 @@ class Model:
             part = slice(first, first + DRAWN_AT_ONCE)
             latent = self._to_tensor(features["latent"][chosen[part]])
             parts.append(self.render(latent, None if sight is None else sight[part]).cpu().numpy())
-        shape = (0, len(self.info.bands), self.info.size, self.info.size)
+        side = self.info.size if sight is None or self.grid is None else sight.size
+        shape = (0, len(self.info.bands), side, side)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
         names = [name.removeprefix("amplitude_") for name in features if name.startswith("amplitude_")]
         for index, place in enumerate(places_of(self.info.bands, names)):  # called as the store calls them
@@ -242,8 +266,11 @@ class Model:
         }
         return describe("Model: random draws below", facts, pictures)
 
-    def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
+    def network_input(
+        self, image: Tensor | np.ndarray, weight: Tensor | np.ndarray, sight: Sight | None = None
+    ) -> Tensor:
         """Turn images, in nJy with weights in nJy⁻², into the input of discriminator and embedder."""
+        image, weight = (a if isinstance(a, Tensor) else self._to_tensor(a) for a in (image, weight))
         image = torch.where(weight > 0, image, 0.0)
         if self.grid is not None:
             if sight is None:
@@ -332,6 +359,8 @@ class Model:
                 f"fluxes in {info.flux_unit}, the model's are in {self.info.flux_unit}: convert the store"
             )
         if reasons:
+            suiting = [] if to_train or self.grid is not None else _suiting(info)
+            reasons += [f"or take {name}, which takes these cutouts" for name in suiting]
             raise InputError("the cutouts do not fit the model: " + "; ".join(reasons))
         cautions = self._cautions(info)
         return [*cautions, f"{beyond}: what lies beyond gets weight 0"] if is_beyond else cautions
@@ -423,8 +452,10 @@ class Model:
                 f"{directory}: this model's training is not finished; run the same `deepfits train` again"
             )
         if not where.exists():
+            shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
             raise InputError(
-                f"{directory}: no model.json there, so this is not a model; make one with `deepfits train`"
+                f"{path}: no model.json there, so this is not a model; make one with `deepfits train`, or "
+                f"take one that came with the package: {shipped}"
             )
         content = read_json(where, what="model description")
         if content.get("schema_version") not in (SCHEMA_VERSION, SCENE_SCHEMA_VERSION):
@@ -505,6 +536,18 @@ def resolve(path: str | Path) -> Path:
 def list_builtin() -> list[str]:
     """List the names of the models that came with the package."""
     return sorted(p.parent.name for p in BUILTIN_DIRECTORY.glob("*/model.json"))
+
+
+def _suiting(info: StoreInfo) -> list[str]:
+    """Return the models of scenes that came with the package and take cutouts such as these."""
+    out = []
+    for name in list_builtin():
+        model = Model.load(f"{BUILTIN_PREFIX}{name}")
+        if model.grid is not None:  # else it is as particular as the model that was asked
+            with suppress(InputError):
+                model.check(info)
+                out.append(f"{BUILTIN_PREFIX}{name}")
+    return out
 
 
 def find_builtin(fingerprint: str | None) -> Model | None:

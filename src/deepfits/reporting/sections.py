@@ -260,7 +260,7 @@ def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapp
         )
     )
     paragraphs = [UNSEEN, *(f"{mode}: {explanations[mode]}" for mode in fits if mode in explanations)]
-    tables = [_chi2_table(held, fits, reduced), _central_table(held, central)]
+    tables = [_chi2_table(held, fits, reduced), _central_table(held, fits, central)]
     return Section(title="Best fits", paragraphs=paragraphs, tables=tables, pictures=pictures)
 
 
@@ -438,14 +438,14 @@ def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]
                 "median_reduced_chi2_central": _median(central[which]),
                 "num_objects": int(which.sum()),
             }
-            for name, which in _signal_ranges(held).items()
+            for name, which in _signal_ranges(held, fits).items()
         }
         for mode, (whole, central) in reduced.items()
     }
 
 
 def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[str, np.ndarray]) -> PageTable:
-    ranges = _signal_ranges(held)
+    ranges = _signal_ranges(held, fits)
     rows = []
     for mode, values in reduced.items():
         cells = [mode, *(_number(_median(values[which])) for which in ranges.values())]
@@ -460,14 +460,17 @@ def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[s
     return PageTable(
         columns=["whole cutout", *_range_names(ranges), *held.bands, "steps", "converged"],
         rows=rows,
-        caption="Median reduced χ² of held-out objects (how many in brackets), in ranges of signal to noise "
-        "and in each band. 1 is a fit to the noise; neighbours that a model does not draw raise it.",
+        caption="Median reduced χ² of held-out objects that were fitted (how many in brackets), in ranges of "
+        f"signal to noise (those with fewer than {MIN_IN_BIN} are not shown) and in each band. 1 is a fit to "
+        "the noise; neighbours that a model does not draw raise it.",
     )
 
 
-def _central_table(held: HeldOut, central: Mapping[str, np.ndarray]) -> PageTable:
+def _central_table(
+    held: HeldOut, fits: Mapping[str, FitResult], central: Mapping[str, np.ndarray]
+) -> PageTable:
     measured = np.isfinite(list(central.values())[-1])
-    ranges = {name: which & measured for name, which in _signal_ranges(held).items()}
+    ranges = {name: which & measured for name, which in _signal_ranges(held, fits).items()}
     ranges = {name: which for name, which in ranges.items() if which.sum() >= MIN_IN_BIN}
     rows = [
         [mode, *(_number(_median(values[which])) for which in ranges.values())]
@@ -484,11 +487,13 @@ def _range_names(ranges: Mapping[str, np.ndarray]) -> list[str]:
     return [f"{name} ({int(which.sum()):,})" for name, which in ranges.items()]
 
 
-def _signal_ranges(held: HeldOut) -> dict[str, np.ndarray]:
-    ranges = {"all": np.ones(len(held.object_id), dtype=bool)}
+def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np.ndarray]:
+    """Return which of the objects that were fitted are in a range of signal to noise."""
+    is_fitted = np.any([np.isfinite(fit.reduced) for fit in fits.values()], axis=0)
+    ranges = {"all": is_fitted}
     for low, high in pairwise(SIGNAL_EDGES):
         name = f"S/N > {low:g}" if np.isinf(high) else f"S/N {low:g}–{high:g}"
-        which = (held.signal_to_noise >= low) & (held.signal_to_noise < high)
+        which = is_fitted & (held.signal_to_noise >= low) & (held.signal_to_noise < high)
         if which.sum() >= MIN_IN_BIN:
             ranges[name] = which
     return ranges

@@ -114,6 +114,7 @@ def fit(config: FitConfig) -> Path:
         require_finished(config.store, partial=config.partial)
         stored = CutoutStore(config.store, skip_bad=True, where=config.where)
         cautions, cutouts = loaded.check(stored.info), loaded.open(stored)
+        loaded.require_psf(cutouts)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
         inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:

@@ -114,6 +114,7 @@ def inpaint(config: InpaintConfig) -> Path:
     for caution in loaded.check(stored.info):
         log.warning("%s: %s", config.store, caution)
     cutouts = loaded.open(stored)
+    loaded.require_psf(cutouts)
     bands = _bands_to_predict(config, cutouts)
     selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
     # Unlike a fit, predictions depend on the whole store, by which they are calibrated; only what could not

@@ -20,13 +20,13 @@ from deepfits.explorer.joined import find_predictions
 from deepfits.files import content_of, parse_json, read_json, read_text, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
-from deepfits.models.bundle import Model, find_builtin
+from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
 from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
-from deepfits.results import require_finished
+from deepfits.results import read_record, require_finished
 from deepfits.splits import is_held_out, unit_hash
 from deepfits.stages.report_knowledge import knowledge
 from deepfits.stages.stage import claim
@@ -83,7 +83,8 @@ def write_report(config: Any) -> Path:
         config.progress("report", total=5, unit="parts") as task,
     ):
         held, cutouts = _read_held_out(opened, config, run)
-        parts = [sections.sky_section(held, opened.info, len(opened), _read_counts(store), config.where)]
+        counts = {} if config.where else _read_counts(store)  # which are of the whole store
+        parts = [sections.sky_section(held, opened.info, len(opened), counts, config.where)]
         examples = [str(held.object_id[row]) for row in held.examples]
         summary: dict[str, Any] = {
             "num_objects": len(opened),
@@ -179,7 +180,8 @@ def _circle(info: StoreInfo) -> np.ndarray:
 def _load_model(run: Path, path: Path) -> Model | None:
     """Load the run's model, or the one that came with the package and made its features."""
     for features in sorted(run.glob("features-*")) if not path.exists() else ():
-        if builtin := find_builtin(read_settings(features).get("model_hash")):
+        made_with = read_settings(features).get("model_hash") if is_finished(features) else None
+        if builtin := find_builtin(made_with or read_record(features).get("inputs", {}).get("model")):
             return builtin
     try:
         return Model.load(path)
@@ -206,7 +208,12 @@ def _read_counts(store: Path) -> dict[str, int]:
 
 def _training(path: Path, model: Model | None) -> Section:
     if model is None:
-        return _absent("Training", "no finished model", "deepfits train")
+        shipped = ", ".join(BUILTIN_PREFIX + name for name in list_builtin())
+        text = (
+            "This run directory has no finished model, and no features of one that came with the package "
+            f"({shipped}): see deepfits train and deepfits fit."
+        )
+        return Section(title="Training", paragraphs=[text])
     if not path.exists() and find_builtin(model.fingerprint):
         text = f"The model came with the package; nothing was trained on these images ({model.info.survey})."
         return Section(title="Training", paragraphs=[text])
@@ -347,9 +354,7 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
 
 
 def _absent(title: str, what: str, command: str) -> Section:
-    return Section(
-        title=title, paragraphs=[f"There is {what} in this run directory; make it with {command}."]
-    )
+    return Section(title=title, paragraphs=[f"This run directory has {what}: see {command}."])
 
 
 def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

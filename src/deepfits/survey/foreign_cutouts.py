@@ -17,12 +17,15 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_fill_beside_weights
-from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics
+from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, difference_noise
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 
 # Too few to measure noise on.
 FEW_PIXELS = 64
 SAMPLE = 200
+# The noise of the noisiest objects over that of the least noisy (98 and 2%) from which on it is that of each;
+# 4/√n more, which the scatter of measurements on n pixels alone gives.
+UNLIKE_NOISE = 1.35
 
 
 @dataclass(kw_only=True)
@@ -61,6 +64,9 @@ class ForeignCutouts:
         Values that stand for no data, by the number of the band.
     noise
         Of one pixel, measured on the rims of some cutouts, nJy, by band.
+    own_noise
+        Bands, by number, in which each object has weights from its own noise: the noise where an object has
+        too few pixels to tell, and that over `difference_noise`, both of the median object.
     remarks
         What was decided, in words.
     """
@@ -80,6 +86,7 @@ class ForeignCutouts:
     mask: MaskRule | None = None
     remarks: list[str] = field(default_factory=list)
     constant: np.ndarray | None = None
+    own_noise: dict[int, tuple[float, float]] = field(default_factory=dict)
     has_weights: bool = True
     may_be_relative: bool = False
     weight_scale: np.ndarray = field(default_factory=lambda: np.ones(1))
@@ -117,6 +124,10 @@ class ForeignCutouts:
             is_bad |= np.broadcast_to(self.mask.is_bad(mask), flux.shape)
         out = np.where(is_bad, np.float32(0), out)
         flux = np.where(out > 0, flux, np.float32(0))
+        for band, (usual, ratio) in self.own_noise.items():
+            for one, its in zip(flux[:, band], out[:, band], strict=True):
+                sigma, number = difference_noise(one, its > 0)
+                its[its > 0] = (ratio * sigma if number >= FEW_PIXELS and sigma > 0 else usual) ** -2.0
         return (flux, out) if size is None else (to_size(flux, size), to_size(out, size))
 
     def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -215,7 +226,37 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             "the polarity of the mask (mask_nonzero_is)"
         )
     cutouts.constant = cutouts.noise**-2.0
-    cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
+    _settle_own_noise(cutouts)
+    names = ", ".join(cutouts.bands[band] for band in cutouts.own_noise)
+    if len(cutouts.own_noise) < num_bands:
+        cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
+    if names:
+        cutouts.remarks.append(
+            f"no weights, and the noise of {names} differs between objects: weights of each from the noise "
+            "at its own rim"
+        )
+
+
+def _settle_own_noise(cutouts: ForeignCutouts) -> None:
+    """Find the bands in which the noise differs between objects, on some from all over the file."""
+    rows = np.unique(np.linspace(0, cutouts.number - 1, min(SAMPLE, cutouts.number)).astype(int))
+    of_rim, sigma, number = (np.full((len(rows), len(cutouts.bands)), np.nan) for _ in range(3))
+    for place, row in enumerate(rows):
+        image, weight = (part[0] for part in cutouts.read(int(row), int(row) + 1, None))
+        margin = max(min(image.shape[-2:]) // 8, 1)
+        for band, (one, is_valid) in enumerate(zip(image, weight > 0, strict=True)):
+            sigma[place, band], number[place, band] = difference_noise(one, is_valid)
+            is_valid[margin:-margin, margin:-margin] = False
+            of_rim[place, band] = clipped_statistics(one[is_valid])[1]
+    for band in range(len(cutouts.bands)):
+        is_used = (number[:, band] >= FEW_PIXELS) & (sigma[:, band] > 0) & (of_rim[:, band] > 0)
+        if not is_used.any():
+            continue
+        its, count = sigma[is_used, band], np.median(number[is_used, band])
+        low, high = np.percentile(its, [2, 98])
+        if np.log(high / low) > np.log(UNLIKE_NOISE) + 4 / np.sqrt(count):
+            ratio = float(np.median(of_rim[is_used, band] / its))
+            cutouts.own_noise[band] = ratio * float(np.median(its)), ratio
 
 
 def _settle_fill(cutouts: ForeignCutouts, stop: int, weight: np.ndarray) -> bool:

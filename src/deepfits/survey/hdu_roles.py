@@ -122,6 +122,18 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     return out
 
 
+def further_masks(hdus: fits.HDUList, mask: Any) -> list[Any]:
+    """Return the HDUs with the planes of a mask for which its own whole numbers have no bits left.
+
+    Rubin's newer files put them into a second HDU of the same name, of a version (EXTVER) that no image has.
+    """
+    versions = {hdus[n].ver for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None}
+    alike = [hdus[n] for n in image_hdus(hdus) if hdus[n].name == mask.name and hdus[n].shape == mask.shape]
+    if not any(hdu is mask for hdu in alike):  # of a file of its own
+        return []
+    return [hdu for hdu in alike if hdu is not mask and hdu.ver not in {*versions, mask.ver}]
+
+
 def number_of(hdus: fits.HDUList, hdu: Any) -> int:
     """Return the place of an HDU in its file."""
     return next(i for i, other in enumerate(hdus) if other is hdu)

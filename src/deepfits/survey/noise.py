@@ -14,6 +14,8 @@ MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
 MAX_LEVEL_SIGMAS = 1.0
+# Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
+LAG = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +130,39 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
         sigma=float(np.median(np.asarray(sigmas)[quiet])),
         correlation=correlation,
     )
+
+
+def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, int]:
+    """Measure the noise of a cutout on its outer pixels, from second differences along the rows.
+
+    The light of a large galaxy or of a neighbour is smooth over `LAG` pixels and hardly counts; in the
+    scatter of the pixels it would.
+
+    Parameters
+    ----------
+    image, is_valid
+        ``(H, W)``, nJy and bool; the object lies in the middle.
+
+    Returns
+    -------
+    tuple
+        Standard deviation of one pixel, nJy, and from how many differences it is.
+
+    Examples
+    --------
+    >>> slope = np.arange(32.0)[:, None] + 5 * np.arange(32.0)
+    >>> noise = np.random.default_rng(0).normal(0, 2, (32, 32))
+    >>> sigma, number = difference_noise(slope + noise, np.ones((32, 32), bool))
+    >>> 1.8 < sigma < 2.2, number
+    (True, 207)
+    """
+    rows, columns = (np.abs(np.arange(n) - n // 2) for n in image.shape)
+    from_middle = np.maximum(rows[:, None], columns)
+    is_outer = from_middle > 0.75 * from_middle[is_valid].max(initial=0)
+    middle, left, right = np.s_[:, LAG:-LAG], np.s_[:, : -2 * LAG], np.s_[:, 2 * LAG :]
+    is_used = is_outer[middle] & is_valid[left] & is_valid[middle] & is_valid[right]
+    differences = (2 * image[middle] - image[left] - image[right])[is_used]
+    return clipped_statistics(differences)[1] / math.sqrt(6), int(differences.size)
 
 
 def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float, side: int = 4) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,16 @@ from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
 from deepfits.survey.fitsfile import quiet, read_rows
+from deepfits.survey.hdu_roles import further_masks
 from deepfits.survey.sdss import FrameNoise
-from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule, inverse_variance, mask_rule
+from deepfits.survey.weights import (
+    BAD_MASK_PLANES,
+    WEIGHT_ROLES,
+    MaskRule,
+    inverse_variance,
+    mask_rule,
+    named_planes,
+)
 from deepfits.survey.zeropoint import (
     given_doubts,
     zero_point_doubts,
@@ -105,6 +113,8 @@ class CalibratedPixels:
         AB, of the counts.
     mask
         Which pixels of the mask are bad; None without one.
+    more_masks
+        HDUs with further planes of the mask, and which of their pixels are bad.
     wcs
         The celestial WCS, or None.
     remarks
@@ -120,6 +130,7 @@ class CalibratedPixels:
     wcs_remarks: list[str]
     remarks: list[str]
     weight_factor: float = 1.0
+    more_masks: list[tuple[HduPixels, MaskRule]] = field(default_factory=list)
 
     @property
     def weight_role(self) -> str | None:
@@ -149,6 +160,8 @@ class CalibratedPixels:
             marked = self.extras["mask"]
             assert isinstance(marked, HduPixels)
             is_bad = self.mask.is_bad(marked.rows(start, stop))
+            for more, rule in self.more_masks:
+                is_bad = is_bad | rule.is_bad(more.rows(start, stop))
             if weight is not None:
                 weight[is_bad] = 0
             else:
@@ -226,26 +239,40 @@ def calibrated(
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
-    rule = None
+    rules: list[tuple[HduPixels, MaskRule]] = []
     if (mask := extras.get("mask")) is not None:
         assert isinstance(mask, HduPixels)
         middle = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
-        rule = mask_rule(
-            mask.header,
-            mask.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0])),
-            bad_planes=bad_planes,
-            polarity=mask_polarity,
-            telescope=str(header.get("TELESCOP", "")),
-            where=str(path),
-            option=mask_option,
+        wanted = bad_planes
+        for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu)]:
+            planes = named_planes(more.header)
+            its = tuple(name for name in bad_planes if name in planes)
+            wanted = wanted if bad_planes == BAD_MASK_PLANES else tuple(n for n in wanted if n not in its)
+            sample = more.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0]))
+            rules += [(more, mask_rule(more.header, sample, bad_planes=its, where=str(path)))] if its else []
+        only_further = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
+        rule = (
+            only_further
+            if rules and not wanted
+            else mask_rule(
+                mask.header,
+                mask.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0])),
+                bad_planes=wanted,
+                polarity=mask_polarity,
+                telescope=str(header.get("TELESCOP", "")),
+                where=str(path),
+                option=mask_option,
+            )
         )
-        remarks.append(rule.words)
+        rules.insert(0, (mask, rule))
+        remarks += [one.words for _, one in rules]
     out = CalibratedPixels(
         image=image,
         extras=dict(extras),
         header=header,
         zero_point=zero_point,
-        mask=rule,
+        mask=rules[0][1] if rules else None,
+        more_masks=rules[1:],
         wcs=wcs,
         wcs_remarks=doubts,
         remarks=remarks,

@@ -25,7 +25,7 @@ from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import SHARED, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
-from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of, sky_images
+from deepfits.survey.hdu_roles import ROLES, extras_of, name_of, number_of, role_of, sky_images
 from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
@@ -318,6 +318,13 @@ class Plane:
                 f"WARNING: HDU {n} is not used: no name says what it holds (WHT, IVAR, VAR, ERR, MASK)"
                 for n in unnamed
             ]
+        notes += [
+            f"WARNING: HDU {n} ({hdu.name}) is not used: it has {hdu.shape[0]} layers, and nothing says "
+            f"which is the {role_of(name_of(hdu))} of this image; keep that alone, in two dimensions"
+            for n, hdu in enumerate(hdus)
+            if hdu.is_image and len(hdu.shape or ()) == 3 and n not in numbers
+            if hdu.shape[1:] == self._image.shape[-2:] and role_of(name_of(hdu)) in ROLES
+        ]
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
             notes.append(

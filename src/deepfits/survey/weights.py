@@ -176,7 +176,7 @@ def mask_rule(
     InputError
         A plane that the mask has not, or nothing that tells what its values mean.
     """
-    planes = {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
+    planes = named_planes(header)
     declared = _pan_starrs_planes(header)
     if wrong := [k for k, v in planes.items() if not (isinstance(v, int) and 0 <= v < 63)]:
         raise InputError(f"{where}: MP_{wrong[0]} = {planes[wrong[0]]!r} is not a bit number")
@@ -203,6 +203,11 @@ def mask_rule(
         f"{where}: {which}{_bits_set(sample)}; name the bad ones ({planes_option}), or say what "
         f"non-zero means: {option} 'bad' or 'good'"
     )
+
+
+def named_planes(header: Mapping[str, Any]) -> dict[str, int]:
+    """Return the planes of a mask that cards ``MP_`` or ``MSKN`` name, with their bits."""
+    return {str(k)[3:]: v for k, v in header.items() if str(k).startswith("MP_")} or _msk_planes(header)
 
 
 def _pan_starrs_planes(header: Mapping[str, Any]) -> dict[str, int]:
