@@ -278,6 +278,7 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path, number):
 def test_an_interruption_while_the_program_starts_is_one_line(module):
     code = (
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background of a shell
         "from importlib import abc\n"
         "class Interrupt(abc.MetaPathFinder):\n"
         "    def find_spec(self, name, *more):\n"
