@@ -423,6 +423,7 @@ function filterRow() {
   const apply = attempt(async () => { if (!state.filters.includes(own)) state.filters.push(own); await draw(); });
   const prepare = attempt(async () => {
     own.name = pick.value; own.low = -Infinity; own.high = Infinity; delete own.text;
+    values.replaceChildren(); // what is typed for the former column would be lost
     const { info } = await column(own.name);
     if (info.kind === "category") {
       const choice = make("select", {}, new Option("(any)", ""), ...info.categories.map((name, n) => new Option(name || "(empty)", n)));
