@@ -11,7 +11,7 @@ asinh magnitudes, which negative fluxes have too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -131,8 +131,11 @@ def reference_band(bands: Sequence[str]) -> str:
     return bands[len(bands) // 2]
 
 
+@lru_cache(maxsize=64)
 def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.ndarray:
     """Return the share of each pixel inside a centred circle: ``(H, W)``, by 10 × 10 points a pixel.
+
+    Made once for each size and radius; not to be written to.
 
     The centre is that of the array, ((size − 1)/2, (size − 1)/2), for odd and even sides alike; `radius` is
     in pixels.
@@ -144,7 +147,9 @@ def circular_aperture(size: int, radius: float, *, subpixels: int = 10) -> np.nd
     """
     fine = (np.arange(size * subpixels) + 0.5) / subpixels - size / 2
     is_inside = fine[:, None] ** 2 + fine[None, :] ** 2 <= radius**2
-    return is_inside.reshape(size, subpixels, size, subpixels).mean(axis=(1, 3))
+    out = is_inside.reshape(size, subpixels, size, subpixels).mean(axis=(1, 3))
+    out.flags.writeable = False
+    return out
 
 
 def total_and_aperture(

@@ -184,10 +184,8 @@ def _end_with_parent() -> None:
 def main(directory: Path) -> None:
     """Do the job that lies in `directory`."""
     path = directory / "job.json"
-    config, arrays = (
-        from_mapping(TpotConfig, read_json(path), where=path),
-        read_arrays(directory / "arrays.npz"),
-    )
+    config = from_mapping(TpotConfig, read_json(path), where=path)
+    arrays = read_arrays(directory / "arrays.npz")
     search = run_search(arrays["features"], arrays["value"], config)
     storage.save(best_model(search, config, tuple(arrays["names"].tolist())), directory)
 
