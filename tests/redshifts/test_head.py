@@ -27,7 +27,15 @@ from deepfits.redshifts.head import (
 )
 from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points, head_loss, teach
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
-from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, MEDIAN, pinball, recalibrated, sorted_quantiles
+from deepfits.redshifts.pdf import (
+    AS_PREDICTED,
+    LEVELS,
+    MEDIAN,
+    mixture,
+    pinball,
+    recalibrated,
+    sorted_quantiles,
+)
 from deepfits.redshifts.predict import template_filters
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
@@ -370,9 +378,9 @@ def test_stages_are_weighed_by_labels_left_out():
     weights = _weights({"pretrained": wrong, "zero_points": wrong[::-1], "templates": right}, value)
     assert weights[2] > 0.95
     assert weights.sum() == pytest.approx(1)
-    # errors that cancel each other share the weight, whatever the order
-    one, other = (right + shift for shift in (0.15, -0.15))
-    weights = _weights({"pretrained": one, "tuned": other, "network on scene": wrong}, value)
+    # errors on either side share the weight, and what is farther off has none
+    one, other, far = (right + shift for shift in (0.15, -0.15, 0.6))
+    weights = _weights({"pretrained": one, "tuned": other, "network on scene": far}, value)
     np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.04)
 
 
@@ -415,7 +423,7 @@ def test_weights_do_not_follow_chance():
         value, some = stages(30)
         weights = _weights(dict(zip(("pretrained", "zero_points", "tuned"), some * 1.0, strict=True)), value)
         firsts.append(weights[0])
-        worse.append(pinball(np.einsum("m,mnq->nq", weights, there), others).mean())
+        worse.append(pinball(mixture(there, weights), others).mean())
     assert np.mean(firsts) > 0.3
     assert np.mean(worse) < 1.0 * pinball(there[0], others).mean()
 

@@ -6,6 +6,7 @@ from scipy.stats import kstest, norm
 
 from deepfits.redshifts.pdf import (
     LEVELS,
+    MEDIAN,
     as_qp,
     cde_loss,
     crps,
@@ -137,6 +138,17 @@ def test_mixture_of_different_parts_is_wider():
     mixed = mixture(parts)[0]
     assert mixed[7] == pytest.approx(0.75, abs=0.05)
     assert mixed[-1] - mixed[0] > 1.8 * (parts[0, 0, -1] - parts[0, 0, 0])
+
+
+def test_mixture_has_the_weighted_mean_of_the_cumulative_distributions():
+    parts = np.stack([quantiles_of(np.array([0.5, 2.0]), np.array([width, 0.1])) for width in (0.03, 0.2)])
+    parts[1] += 0.4
+    weights = np.array([[0.7, 0.3], [1.0, 0.0]])
+    mixed = mixture(parts, weights)
+    expected = sum(weights[0, n] * cumulative(parts[n, :1], mixed[:1]) for n in range(2))
+    np.testing.assert_allclose(expected[0], LEVELS, atol=1e-3)
+    assert mixed[0, MEDIAN] < 0.55  # 0.62 as the mean of the medians
+    np.testing.assert_allclose(mixed[1], parts[0, 1], atol=1e-9)
 
 
 def test_crossing_quantiles_are_sorted_out():

@@ -95,16 +95,25 @@ def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return sorted_quantiles(np.stack([np.interp(LEVELS, row + tilt, grid) for row in function]))
 
 
-def mixture(parts: np.ndarray) -> np.ndarray:
-    """Return the quantiles of equal mixtures: ``(S, N, Q)`` of S parts each to ``(N, Q)``.
+def mixture(parts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the quantiles of mixtures: ``(S, N, Q)`` of S parts each to ``(N, Q)``.
 
-    This is how the uncertainty of a latent flows into p(z): one part for each draw of the latent.
+    Parameters
+    ----------
+    parts
+        ``(S, N, Q)``, increasing.
+    weights
+        Of the parts, ``(S,)`` or ``(N, S)``, which sum to 1; equal by default.
     """
+    number, length = parts.shape[:2]
+    if weights is None:
+        weights = np.full(number, 1 / number)
+    weights = np.broadcast_to(weights, (length, number))
+    parts, weights = parts[weights.any(axis=0)], weights[:, weights.any(axis=0)]
     out = np.empty(parts.shape[1:])
-    for row in range(parts.shape[1]):
+    for row in range(length):
         points = np.unique(parts[:, row])
-        function = cumulative(parts[:, row], points).mean(axis=0)
-        out[row] = np.interp(LEVELS, function, points)
+        out[row] = np.interp(LEVELS, weights[row] @ cumulative(parts[:, row], points), points)
     return sorted_quantiles(out)
 
 

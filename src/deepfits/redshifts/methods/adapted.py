@@ -19,10 +19,10 @@ In stages, each built on the one before, and each judged on labels it had not le
 ``network`` on `MEMBERS`
     small networks that know nothing of the head: the best that labels alone would give.
 
-The answer is a mixture of the stages, with weights that the labels left out choose. What they cannot tell
-from chance does not count: its gain on the head alone is taken less the standard error, and below two of
-these the head as it came has a share, from none to all at one. Where no label is near, the two simpler
-stages answer alone.
+The answer is a mixture of the stages' distributions, with weights that the labels left out choose. What these
+cannot tell from chance does not count: the gain on the head alone is taken less the standard error, and below
+two of these the head as it came has a share, from none to all at one. Where no label is near, the two simpler
+stages answer alone. It is no mean of their quantiles: where one stage sees two redshifts, that lies between.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import numpy as np
 
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
-from deepfits.redshifts.head import Examples, Head, quantiles_of
+from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
 from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points
 from deepfits.redshifts.learning import evenly_spaced, folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
@@ -47,10 +47,10 @@ from deepfits.redshifts.pdf import (
     AS_PREDICTED,
     LEVELS,
     MEDIAN,
-    pinball,
+    cumulative,
+    mixture,
     pit,
     recalibrated,
-    sorted_quantiles,
     values_at,
 )
 from deepfits.redshifts.predictor import Predictor
@@ -75,6 +75,8 @@ SURE = 2.0
 """Standard errors that adaptation must gain on the head as it came to be the whole answer."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
+NUM_POINTS = 481
+"""Of the grid in ln(1 + z) on which they are compared."""
 SETS = ("all", "templates", "magnitudes", "matched")
 """What residuals are learned from besides the scene: the first that can be had."""
 MEMBERS = ("scene", "matched", "templates")
@@ -147,7 +149,7 @@ class Adapted(Method):
             brightest=head.brightest(examples),
             **others,
         )
-        mixed = sorted_quantiles(np.einsum("m,mnq->nq", weights, np.array(list(left_out.values()))))
+        mixed = mixture(np.array(list(left_out.values())), weights)
         fitted, _ = method._mixture(source, light)
         method = replace(method, validation_pit=_for_recalibration(mixed, fitted, value))
         final = recalibrated(mixed, method.validation_pit)
@@ -202,7 +204,7 @@ class Adapted(Method):
         simple[:2] = self.weights[:2] if self.weights[:2].sum() > 0 else [0.0, 1.0]
         simple /= simple.sum()
         weights = near[:, None] * self.weights + (1 - near[:, None]) * simple
-        return sorted_quantiles(np.einsum("nm,mnq->nq", weights, np.array(stages))), kinds
+        return mixture(np.array(stages), weights), kinds
 
 
 def _point(quantiles: np.ndarray, loss: str) -> np.ndarray:
@@ -355,28 +357,30 @@ def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe,
 def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1.
 
-    They have the least loss of labels left out plus one standard error of its difference from the loss of the
-    first stage, the head as it came. They are all of the answer where their mean gain in the logarithm of the
-    loss (in which no single galaxy decides) is `SURE` standard errors; with one less the head is.
+    They have the least CRPS of ln(1 + z) of labels left out plus one standard error of its difference from
+    that of the first stage, the head as it came. They are all of the answer where their mean gain in the
+    logarithm of the CRPS (in which no single galaxy decides) is `SURE` standard errors; with one less the
+    head is.
     """
     from scipy.optimize import minimize
 
-    count = len(left_out)
-    some = evenly_spaced(len(value), NUM_TO_WEIGH)
-    stages = np.array([quantiles[some] for quantiles in left_out.values()])
-    value = np.clip(value[some], 0, None)
-    number, first = len(value), pinball(stages[0], value)
+    count, some = len(left_out), evenly_spaced(len(value), NUM_TO_WEIGH)
+    number, grid = len(some), np.linspace(0, LARGEST, NUM_POINTS)
+    is_above = grid >= np.log1p(np.clip(value[some], 0, None))[:, None]
+    away = np.stack(
+        [cumulative(quantiles[some], np.expm1(grid)) - is_above for quantiles in left_out.values()], axis=1
+    )
+    product = away @ away.mT * grid[1]  # (V, M, M): the CRPS of mixtures is w·A·w
+    first = product[:, 0, 0]
     scale = float(first.mean())
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        mixed = np.clip(np.einsum("m,mnq->nq", weights, stages), -0.5, None)
-        each = pinball(mixed, value) - first
-        slope = np.where(value[:, None] > mixed, LEVELS, LEVELS - 1)
-        slopes = -np.einsum("nq,mnq->nm", slope / (1 + mixed), stages) / len(LEVELS)
+        along = product @ weights
+        each = along @ weights - first
         spread = np.sqrt(each.var() + (1e-6 * scale) ** 2)
-        of_error = (each - each.mean()) @ slopes / (number * spread * np.sqrt(number))
+        of_error = (each - each.mean()) @ (2 * along) / (number * spread * np.sqrt(number))
         of_loss = float(each.mean() + spread / np.sqrt(number))
-        return of_loss / scale, (slopes.mean(axis=0) + of_error) / scale
+        return of_loss / scale, (2 * along.mean(axis=0) + of_error) / scale
 
     is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
     best = minimize(
@@ -384,7 +388,7 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     )
     weights = np.clip(best.x, 0, None)
     weights = weights / weights.sum()
-    gain = np.log(first / pinball(np.einsum("m,mnq->nq", weights, stages), value))
+    gain = np.log(first / (product @ weights @ weights))
     sureness = gain.mean() / max(gain.std() / np.sqrt(number), 1e-9)
     share = np.clip(sureness - SURE + 1, 0.0, 1.0)
     return np.asarray(share * weights + (1 - share) * np.eye(count)[0])
