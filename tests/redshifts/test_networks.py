@@ -1,8 +1,7 @@
 """Small networks on features, stacking, and networks on images as predictors: learn, store, use."""
 
 import json
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -110,10 +109,16 @@ def test_common_objects_are_in_the_same_order():
     assert second.point.tolist() == [30.0, 50.0]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FewSteps(MLPConfig):
+    num_members: int = 2
+    num_steps: int = 400
+    channels: int = 32
+
+
 @pytest.mark.slow
 def test_a_stack_takes_its_members_from_the_table(inputs, embedder, tmp_path, monkeypatch):
-    small = partial(MLPConfig, num_members=2, num_steps=400, channels=32)
-    monkeypatch.setattr("deepfits.redshifts.methods.network.MLPConfig", small)
+    monkeypatch.setattr("deepfits.redshifts.methods.network.MLPConfig", FewSteps)
     (features, labels, store), model = inputs, embedder
     out = deepfits.redshift(
         features,
