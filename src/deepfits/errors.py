@@ -41,9 +41,16 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names)}"
 
 
+def require_known(what: str, name: str, valid: Iterable[str]) -> None:
+    """Refuse a name that is none of those that are known, and say which one was most likely meant."""
+    if name not in valid:
+        raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
+
+
 def one_line(error: object, most: int = 160) -> str:
     """Return what an error says, in one line of at most so many letters."""
-    return " ".join(str(error).split())[:most] or type(error).__name__
+    text = repr(error) if isinstance(error, KeyError) else str(error)  # a key alone says little
+    return " ".join(text.split())[:most] or type(error).__name__
 
 
 @contextmanager

@@ -19,11 +19,11 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepfits.errors import InputError, naming, no_space, one_line
+from deepfits.errors import InputError, naming, no_space
 
 if TYPE_CHECKING:
     import h5py
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 TEMPORARY_PREFIX = ".writing-"
 MANIFEST = "_manifest.jsonl"  # begins with _, so that readers of Parquet directories pass over it
-FORMER_MANIFEST = "manifest.jsonl"
 WHOLE_BYTES = 2 << 30  # inputs up to this size together are read whole for their fingerprint
 SAMPLES, SAMPLE_BYTES = 32, 1 << 16  # of each file of larger ones
 CONTENTS = "contents"  # the name of the fingerprint of a single file, since its name does not count
@@ -208,19 +207,12 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
                 yield line.rstrip("\n"), None
 
 
-@contextmanager
-def content_of(path: str | Path, *, what: str = "file") -> Iterator[None]:
+def content_of(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
     """Use what a file of ours holds, entry by entry; an entry that is absent or of another type names it.
 
     For records that are only shown. What decides about numbers is declared (`deepfits.config.from_mapping`).
     """
-    try:
-        yield
-    except InputError:
-        raise
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        problem = f"{type(error).__name__}: {one_line(error, 120)}"
-        raise InputError(f"{path}: not the {what} that deepfits writes ({problem}); make it again") from error
+    return naming(path, f"not the {what} that deepfits writes", "make it again")
 
 
 def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, np.ndarray]:
@@ -290,6 +282,15 @@ def fingerprint(*paths: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest(*parts: Any) -> str:
+    """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
+    hashed = hashlib.sha256()
+    for part in parts:
+        values = part.tolist() if hasattr(part, "tolist") else part
+        hashed.update(json.dumps(values, sort_keys=True).encode())
+    return hashed.hexdigest()[:16]
+
+
 def split_table_path(path: Path) -> tuple[Path, str | None]:
     """Return file and table of ``zcat.fits[ZCATALOG]``, one of several tables; other paths as they are."""
     base, bracket, rest = str(path).rpartition("[")
@@ -334,8 +335,7 @@ def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
     }
     if len(states) <= NAMED_FILES:
         return states
-    digest = hashlib.sha256(json.dumps(states).encode()).hexdigest()[:16]
-    return {f"all {len(states)} files": digest}
+    return {f"all {len(states)} files": digest(states)}
 
 
 def _data_files(directory: Path) -> list[tuple[str, Path]]:
@@ -349,7 +349,7 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
     return [
         (str(path.relative_to(directory)), path)
         for path in directory.rglob("*")
-        if path.is_file() and not path.name.startswith((".", "_")) and path.name != FORMER_MANIFEST
+        if path.is_file() and not path.name.startswith((".", "_"))
     ]
 
 

@@ -16,16 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.errors import InputError
-from deepfits.files import (
-    CONTENTS,
-    FORMER_MANIFEST,
-    MANIFEST,
-    contents,
-    json_lines,
-    read_json,
-    remove_leftovers,
-    write_json,
-)
+from deepfits.files import CONTENTS, MANIFEST, contents, json_lines, read_json, remove_leftovers, write_json
 
 try:
     import fcntl
@@ -208,8 +199,8 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
     others = sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) if out.is_dir() else []
     if others:
         raise InputError(
-            f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); name a directory of its "
-            "own; a result of an earlier version may be removed to start anew"
+            f"{out}: holds {others[0]}, and no record of how it was made ({RECORD}); "
+            "name a directory of its own"
         )
 
 
@@ -301,9 +292,8 @@ def _states(directory: Path) -> Iterator[str]:
 
     What is done but lies there no more is ``missing``.
     """
-    name = MANIFEST if (directory / MANIFEST).exists() else FORMER_MANIFEST
     stems = {path.name.partition(".")[0] for path in directory.iterdir()}
-    for _, line in json_lines(directory / name):
+    for _, line in json_lines(directory / MANIFEST):
         if isinstance(line, dict) and isinstance(line.get("state"), str):
             is_gone = line["state"] == "done" and "shard" in line and line["shard"] not in stems
             yield "missing" if is_gone else line["state"]

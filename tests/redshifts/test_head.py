@@ -25,7 +25,7 @@ from deepfits.redshifts.head import (
     point_of,
     quantiles_of,
 )
-from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points, head_loss, teach
+from deepfits.redshifts.head_training import fine_tuned, fit_zero_points, head_loss, teach
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -215,9 +215,8 @@ def test_no_label_left_out_has_a_say_in_the_network_that_speaks_of_it(head, colu
     train, left_out = examples.take(np.arange(80)), examples.take(np.arange(80, 120))
     wrong = left_out.redshift.copy()
     wrong[::2] = 5.9
-    config = TuneConfig(epochs=6, patience=6)
     one, other = (
-        fine_tuned(head, 0, train, replace(left_out, redshift=redshift), config)[1]
+        fine_tuned(head, 0, train, replace(left_out, redshift=redshift), epochs=6, patience=6)[1]
         for redshift in (left_out.redshift, wrong)
     )
     np.testing.assert_array_equal(one[::2], other[::2])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.files import digest
 from deepfits.redshifts import storage
 
 
@@ -83,7 +84,7 @@ def rewritten(directory, change):
     whole = json.loads(path.read_text())
     del whole["content_hash"]
     change(whole)
-    whole["content_hash"] = storage._digest(whole)
+    whole["content_hash"] = digest(whole)
     path.write_text(json.dumps(whole))
 
 

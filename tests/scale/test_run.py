@@ -249,12 +249,3 @@ def test_a_full_disk(sky, undisturbed, small_disk):
     subprocess.run(["mount", "-o", "remount,size=1m", str(small_disk)], check=True)
     fit(sky / "store", sky / "model", out, **QUICK)
     assert_same(out, undisturbed)
-
-
-def test_a_manifest_under_its_former_name_is_read_and_goes(tmp_path):
-    line = '{"shard": "shard-00000", "state": "failed", "reason": "of old"}\n'
-    (tmp_path / "manifest.jsonl").write_text(line)
-    assert [entry.reason for entry in read_manifest(tmp_path)] == ["of old"]
-    Manifest(tmp_path).save()
-    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
-    assert [entry.reason for entry in read_manifest(tmp_path)] == ["of old"]

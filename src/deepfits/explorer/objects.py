@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, require_known
 from deepfits.explorer.joined import JoinedTable
 from deepfits.explorer.redshifts import Distributions
 from deepfits.explorer.tags import TAGS, read_tags, tag_column, write_tags
@@ -413,8 +413,8 @@ class Objects:
 
     def tag(self, rows: Sequence[int], tag: str | None) -> None:
         """Set (or, with None, remove) the tag of objects, and write all tags beside the features."""
-        if tag is not None and tag not in TAGS:
-            raise InputError(f"tag {tag!r} is unknown; {nearest(tag, TAGS)}")
+        if tag is not None:
+            require_known("tag", tag, TAGS)
         with self._lock:
             for row in rows:
                 key = str(self.object_id[row])

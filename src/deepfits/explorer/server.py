@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, require_known
 from deepfits.explorer import samp
 from deepfits.explorer.coadds import read_place
 from deepfits.explorer.objects import Objects, describe_column, json_value, unlike_warning
@@ -275,8 +275,7 @@ class _Explorer:
         content = await _json(request)
         rows = self._rows(content["rows"])
         kind = content.get("format", "csv")
-        if kind not in SAVE_FORMATS:
-            raise InputError(f"format {kind!r} is unknown; use one of {', '.join(SAVE_FORMATS)}")
+        require_known("format", kind, SAVE_FORMATS)
         body, ending, media = await run_in_threadpool(selection_file, self.objects, rows, kind)
         return _attachment(body, f"selection{ending}", media)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.photometry import robust_scatter
 
 MAX_UPLOAD_BYTES = 16 << 20
@@ -44,17 +44,13 @@ def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | No
     """
     if len(content) > MAX_UPLOAD_BYTES:
         raise InputError(f"{name}: {len(content)} bytes are more than the {MAX_UPLOAD_BYTES} allowed")
-    try:
+    with naming(name, "cannot be read"):
         if name.endswith((".npy", ".npz")):
             image, weight = _read_numpy(name, content)
         elif name.endswith((".fits", ".fit", ".fits.gz")):
             image, weight = _read_fits(content)
         else:
             raise InputError(f"{name}: unknown format; use .fits, .npy or .npz")
-    except InputError:
-        raise
-    except Exception as error:  # whatever a damaged file makes a reader do is the file's fault
-        raise InputError(f"{name}: cannot be read ({error})") from error
     if image.ndim != 3 or image.dtype.kind not in "fiu":
         raise InputError(f"{name}: holds an array of shape {image.shape}; bands, height and width are needed")
     return image, weight

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepfits.errors import InputError, nearest
-from deepfits.fitting.engine import Advance, Fit, minimise_in_threads
+from deepfits.errors import InputError, require_known
+from deepfits.fitting.engine import Advance, Fit, minimise
 from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
 from deepfits.fitting.rendering import Observed, Render, Renderer, as_renderer
@@ -127,8 +127,12 @@ def fit(
     chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(chosen, LBFGS):
         if metric is None:
+            observed = renderer
+            if sight is not None:  # as these pixels would at a nominal PSF, the same for all objects
+                nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
+                observed = Observed(renderer, nominal.observation().to(device))
             metric = learn_metric(
-                renderer if sight is None else as_observed(renderer, sight, num_bands, device),
+                observed,
                 num_latents,
                 weight=metric_weight,
                 dtype=begin.dtype,
@@ -140,7 +144,7 @@ def fit(
     if not enough.all():
         tell(int((~enough).sum()) * len(begin))
     results = [
-        minimise_in_threads(
+        minimise(
             objective,
             image[enough],
             weight[enough],
@@ -157,22 +161,13 @@ def fit(
     return _scatter_to_rows(_best_of(results), enough, num_latents, num_bands, begin.dtype)
 
 
-def as_observed(
-    renderer: Renderer, sight: Sight, num_bands: int, device: torch.device | str | None = None
-) -> Observed:
-    """Observe scenes as these pixels would at a nominal PSF, the same for all objects: for a metric."""
-    nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-    return Observed(renderer, nominal.observation().to(device or "cpu"))
-
-
 def make_solver(
     name: str | Solver, *, num_steps: int | None = None, tolerance: float | None = None
 ) -> Solver:
     """Return the solver of that name, its settings changed where they are given."""
     if not isinstance(name, str):
         return name
-    if name not in SOLVERS:
-        raise InputError(f"solver {name!r} is unknown; {nearest(name, SOLVERS)}")
+    require_known("solver", name, SOLVERS)
     settings: dict[str, Any] = {}
     if num_steps is not None:
         if num_steps < 1:
@@ -232,11 +227,7 @@ def _best_of(results: list[Fit]) -> Fit:
 
 def _scatter_to_rows(best: Fit, where: Tensor, length: int, bands: int, dtype: torch.dtype) -> Fit:
     """Put results back in the rows they belong to; the others have the status `TOO_LITTLE_DATA`."""
-    whole = Fit.empty(len(where), length, bands)
+    whole = Fit.empty(len(where), length, bands, dtype)
     for f in fields(Fit):
-        values = getattr(whole, f.name)
-        if values.is_floating_point():
-            values = values.to(dtype)
-        values[where] = getattr(best, f.name)
-        setattr(whole, f.name, values)
+        getattr(whole, f.name)[where] = getattr(best, f.name)
     return whole

@@ -83,14 +83,17 @@ class Fit:
         return Fit(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
     @staticmethod
-    def empty(number: int, length: int, bands: int) -> Fit:
+    def empty(number: int, length: int, bands: int, dtype: torch.dtype = torch.float32) -> Fit:
         """Return rows for `number` objects, all with too little data until filled."""
-        nan = float("nan")
+
+        def unknown(*shape: int) -> Tensor:
+            return torch.full(shape, torch.nan, dtype=dtype)
+
         return Fit(
-            latent=torch.full((number, length), nan),
-            loss=torch.full((number,), nan),
-            loss_start=torch.full((number,), nan),
-            amplitude=torch.full((number, bands), nan),
+            latent=unknown(number, length),
+            loss=unknown(number),
+            loss_start=unknown(number),
+            amplitude=unknown(number, bands),
             num_steps=torch.zeros(number, dtype=torch.int64),
             status=torch.full((number,), int(Status.TOO_LITTLE_DATA)),
         )
@@ -106,9 +109,10 @@ def minimise(
     num_slots: int,
     device: torch.device,
     advance: Advance,
+    threads: int = 1,
     sight: Sight | None = None,
 ) -> Fit:
-    """Minimise the objective of every object.
+    """Minimise the objective of every object; threads share them out, and change no number.
 
     Parameters
     ----------
@@ -123,14 +127,19 @@ def minimise(
     sight
         For a renderer of scenes: how the objects were observed.
     """
-    out = Fit.empty(len(image), start.shape[1], image.shape[1])
-    if not len(image):
+
+    def work(rows: Tensor) -> Fit:
+        out = Fit.empty(len(rows), start.shape[1], image.shape[1], start.dtype)
+        if len(rows):
+            data, seen = (image[rows], weight[rows], start[rows]), None if sight is None else sight[rows]
+            pool = _Pool(objective, solver, *data, num_slots, device, seen)
+            while pool.is_busy:
+                advance(pool.collect(out, *pool.advance()))
         return out
-    out = Fit(**{k: v.to(start.dtype) if v.is_floating_point() else v for k, v in vars(out).items()})
-    pool = _Pool(objective, solver, image, weight, start, num_slots, device, sight)
-    while pool.is_busy:
-        advance(pool.collect(out, *pool.advance()))
-    return out
+
+    parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
+    results = in_threads(work, parts, threads)
+    return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})
 
 
 class _Pool:
@@ -264,36 +273,3 @@ def in_threads(work: Callable[[Part], Done], parts: Sequence[Part], threads: int
             return list(executor.map(alone, parts))
     finally:
         torch.set_num_threads(before)
-
-
-def minimise_in_threads(
-    objective: Objective,
-    image: Tensor,
-    weight: Tensor,
-    start: Tensor,
-    solver: Solver,
-    *,
-    num_slots: int,
-    device: torch.device,
-    advance: Advance,
-    threads: int,
-    sight: Sight | None = None,
-) -> Fit:
-    """Share the objects out among threads; the numbers do not depend on how many (see `minimise`)."""
-
-    def work(part: Tensor) -> Fit:
-        return minimise(
-            objective,
-            image[part],
-            weight[part],
-            start[part],
-            solver,
-            num_slots=num_slots,
-            device=device,
-            advance=advance,
-            sight=None if sight is None else sight[part],
-        )
-
-    parts = torch.arange(len(image)).tensor_split(max(1, min(threads, -(-len(image) // num_slots))))
-    results = in_threads(work, parts, threads)
-    return Fit(**{f.name: torch.cat([getattr(r, f.name) for r in results]) for f in fields(Fit)})

@@ -9,8 +9,6 @@ short goes on where it stood.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.config import convert
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import read_json, write_json, writing
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
-
-
-def digest(*parts: Any) -> str:
-    """Return 16 hexadecimal digits that change with what is given: JSON-like values, or arrays."""
-    hashed = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            text = json.dumps(part.tolist())
-        else:
-            text = json.dumps(part, sort_keys=True)
-        hashed.update(text.encode())
-    return hashed.hexdigest()[:16]
 
 
 def finish(
@@ -122,10 +108,8 @@ def shard_paths(directory: str | Path) -> list[Path]:
 
 def read_table(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read one file of features as NumPy columns."""
-    try:
+    with naming(path, "cannot read these features", "fit again"):
         table = pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot read these features ({error}); fit again") from error
     return {name: to_numpy(table[name]) for name in table.column_names}
 
 

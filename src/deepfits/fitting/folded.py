@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepfits.fitting.rendering import Pullback
+from deepfits.fitting.rendering import Differentiated, Pullback, Renderer
 
 FEW_CHANNELS = 8
 QUARTERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -50,37 +50,26 @@ class FoldedGenerator:
     ----------
     generator
         A module for which `can_fold` holds. Its weights are copied: later training does not change them here.
-    dtype, device
-        Where to work; the generator's own by default.
     inner_dtype
-        Of the convolutions; by default the same. Derivatives along all directions (`jacobian`) and images
-        alone (calling it) are not rounded to it.
+        Of the convolutions; by default the generator's own. Derivatives along all directions (`jacobian`) and
+        images alone (calling it) are not rounded to it.
     """
 
-    def __init__(
-        self,
-        generator: nn.Module,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-        inner_dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, generator: nn.Module, *, inner_dtype: torch.dtype | None = None) -> None:
         if not can_fold(generator):
             raise ValueError(f"{type(generator).__name__} is not built as M19's generator; fit it as it is")
-        like = generator.first.weight  # type: ignore[union-attr]
-        to: dict[str, Any] = {"dtype": dtype or like.dtype, "device": device or like.device}
+        dtype: torch.dtype = generator.first.weight.dtype  # type: ignore[union-attr,assignment]
         with torch.no_grad():
             offset, matrix = _fold_first(generator)
         self.channels = offset.shape[0] // 2
         self.side = offset.shape[1]
         # Rows in the order (H, W, C): viewed back, activations lie channels last, which convolutions like.
-        self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(**to).contiguous()  # (L, H·W·2C)
-        self.offset = offset.permute(1, 2, 0).flatten().to(**to).contiguous()
-        self.layers = [_Up.merge(b.main, b.pass_through, to) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
-        self.last = _Up.merge(generator.last, None, to)  # type: ignore[arg-type]
-        self.num_latents = self.matrix.shape[0]
+        self.matrix = matrix.permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()  # (L, H·W·2C)
+        self.offset = offset.permute(1, 2, 0).flatten().to(dtype).contiguous()
+        self.layers = [_Up.merge(b.main, b.pass_through) for b in list(generator.blocks)[1:]]  # type: ignore[arg-type]
+        self.last = _Up.merge(generator.last)  # type: ignore[arg-type]
         self.can_record = True
-        self.inner_dtype = inner_dtype or to["dtype"]
+        self.inner_dtype = inner_dtype or dtype
         self.inner = [layer.to(self.inner_dtype) for layer in (*self.layers, self.last)]
 
     def __call__(self, latent: Tensor) -> Tensor:
@@ -163,12 +152,11 @@ class _Up:
             self.quarters = _quarters(weight)
 
     @classmethod
-    def merge(cls, main: nn.ConvTranspose2d, other: nn.ConvTranspose2d | None, to: dict[str, Any]) -> _Up:
-        """Put two convolutions of the same input side by side."""
-        both = [main] if other is None else [main, other]
-        weight = torch.cat([c.weight.detach() for c in both], dim=1).to(**to)  # (C, 2C', k, k)
-        bias = torch.cat([c.bias.detach() for c in both if c.bias is not None]).to(**to)
-        return cls(weight, bias, main)
+    def merge(cls, *both: nn.ConvTranspose2d) -> _Up:
+        """Put convolutions of the same input side by side."""
+        weight = torch.cat([c.weight.detach() for c in both], dim=1)  # (C, 2C', k, k)
+        bias = torch.cat([c.bias.detach() for c in both if c.bias is not None])
+        return cls(weight, bias, both[0])
 
     def to(self, dtype: torch.dtype) -> _Up:
         """Return the same in another precision, or itself."""
@@ -219,9 +207,14 @@ def _quarters(weight: Tensor) -> Tensor:
 def _fold_first(generator: Any) -> tuple[Tensor, Tensor]:
     """Return offset ``(2C, H, W)`` and matrix ``(L, 2C, H, W)`` of the first block's two ways, in float64."""
     block, first = generator.blocks[0], generator.first
-    up = _Up.merge(block.main, block.pass_through, {"dtype": torch.float64, "device": first.weight.device})
+    up = _Up.merge(block.main, block.pass_through).to(torch.float64)
     base = int((first.out_features / block.main.in_channels) ** 0.5)
     shape = (block.main.in_channels, base, base)
     offset = up(first.bias.detach().double().view(1, *shape))[0]
     matrix = up(first.weight.detach().double().T.reshape(-1, *shape), with_bias=False)
     return offset, matrix
+
+
+def renderer_of(generator: nn.Module) -> Renderer:
+    """Return what draws as a generator does, in the network's units: multiplied out where it can be."""
+    return FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)

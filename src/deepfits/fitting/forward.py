@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from deepfits.fitting.engine import in_threads
-from deepfits.fitting.folded import FoldedGenerator, can_fold
+from deepfits.fitting.folded import renderer_of
 from deepfits.fitting.model_error import ModelError
-from deepfits.fitting.rendering import Differentiated, InFlux, Renderer
+from deepfits.fitting.rendering import InFlux
 from deepfits.observation import Observation, SceneGrid, Sight
 from deepfits.photometry import total_and_aperture
 from deepfits.survey.normalise import Normalisation
@@ -33,6 +33,10 @@ USUAL_SOFTENING = 3.0
 
 class TrainedModel(Protocol):
     """What is asked of a model (`deepfits.models.bundle.Model` has it)."""
+
+    @property
+    def config(self) -> Any:
+        """Sizes of its networks, ``latent_size`` among them."""
 
     @property
     def generator(self) -> torch.nn.Module:
@@ -95,12 +99,10 @@ class ForwardModel:
         generator = model.generator
         self.device = next(generator.parameters()).device
         self.threads = (threads or torch.get_num_threads()) if self.device.type == "cpu" else 1
-        self.inner: Renderer = (
-            FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
-        )
+        self.inner = renderer_of(generator)
         self.in_flux = InFlux(self.inner, model.normalisation)
         self.grid: SceneGrid | None = getattr(model, "grid", None)
-        self.num_latents = self._count_latents()
+        self.num_latents = int(model.config.latent_size)
         self.sums = total_and_aperture(info.size, info.pixel_scale_arcsec)
         self.edge_pixels = info.size / 2
         if self.grid is not None:
@@ -112,12 +114,6 @@ class ForwardModel:
             if content is None
             else ModelError.from_json(content, bands, f"model {model.fingerprint}")
         )
-
-    def _count_latents(self) -> int:
-        if isinstance(self.inner, FoldedGenerator):
-            return self.inner.num_latents
-        config = getattr(self.model, "config", None)
-        return int(config.latent_size) if config is not None else 64
 
     def sight(self, cutouts: Cutouts) -> Sight | None:
         """Describe how cutouts of this store were observed; None for a model that need not know."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import read_json, write_json
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -150,10 +150,8 @@ class Similarity:
         path = Path(directory) / FILE
         if not path.exists():
             return cls.plain(length)
-        try:
+        with naming(path, "holds no matrix", "fit again"):
             matrix = np.array(read_json(path, what="distance between latents")["matrix"], dtype=np.float32)
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: holds no matrix ({error}); fit again") from error
         if matrix.shape != (length, length) or not np.isfinite(matrix).all():
             raise InputError(f"{path}: holds no matrix of {length} × {length} finite numbers; fit again")
         return cls(matrix)

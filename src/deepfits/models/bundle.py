@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from deepfits.config import Range, convert
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import fingerprint, read_json, require_regular, write_json, writing
 from deepfits.models.aids import Aids, AidsConfig
 from deepfits.models.discriminator import Discriminator
@@ -464,12 +464,10 @@ class Model:
                 f"{SCHEMA_VERSION} and {SCENE_SCHEMA_VERSION}; train again or install the version that "
                 "wrote it"
             )
-        try:
+        with naming(where, "not a valid model description", "train again"):
             config = ModelConfig.from_json(content["architecture"], f"{where}: architecture")
             info = StoreInfo.from_json(content["info"], f"{where}: info")
             normalisation = Normalisation.from_json(content["normalisation"], f"{where}: normalisation")
-        except KeyError as error:
-            raise InputError(f"{where}: not a valid model description ({error!r}); train again") from error
         if (aids := content.get("aids")) is not None:
             aids = AidsConfig.from_json(aids, f"{where}: aids")
         width, key = Annotated[float, Range(gt=0, lt=20)] | None, "reference_fwhm_arcsec"
@@ -566,25 +564,23 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     InputError
         The file is absent, damaged, or holds anything else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     require_regular(path)
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = set(file.keys())
-            if names != set(expected):
-                unexpected = sorted(names ^ set(expected))[:3]
-                raise InputError(f"{path}: other tensors than the description says, among them {unexpected}")
-            for name, shape in expected.items():
-                part = file.get_slice(name)
-                stored = tuple(part.get_shape())
-                if stored != shape or part.get_dtype() not in _DTYPES:
-                    raise InputError(
-                        f"{path}: {name} is {part.get_dtype()} of shape {stored}, expected floats of {shape}"
-                    )
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged weights ({error}); copy or train the model again") from error
+    reading = naming(path, "damaged weights", "copy or train the model again")
+    with reading, safe_open(path, framework="pt", device="cpu") as file:
+        names = set(file.keys())
+        if names != set(expected):
+            unexpected = sorted(names ^ set(expected))[:3]
+            raise InputError(f"{path}: other tensors than the description says, among them {unexpected}")
+        for name, shape in expected.items():
+            part = file.get_slice(name)
+            stored = tuple(part.get_shape())
+            if stored != shape or part.get_dtype() not in _DTYPES:
+                raise InputError(
+                    f"{path}: {name} is {part.get_dtype()} of shape {stored}, expected floats of {shape}"
+                )
+        tensors = {name: file.get_tensor(name) for name in expected}
     for name, tensor in tensors.items():
         if not math.isfinite(float(tensor.float().sum())):
             raise InputError(f"{path}: {name} holds values that are not finite; train the model again")

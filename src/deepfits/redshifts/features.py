@@ -44,7 +44,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, require_known
 from deepfits.photometry import aperture_names
 from deepfits.redshifts.photometry import magnitude_features, matched_names, typical_error
 from deepfits.tables import Columns, read_table, require_column
@@ -203,7 +203,8 @@ def available_sets(
 
 
 def check_available(name: str, available: Sequence[str]) -> None:
-    """Raise where a feature set cannot be made, with what it needs."""
+    """Raise where a feature set is none, or cannot be made, with what it needs."""
+    require_known("feature set", name, FEATURE_SETS)
     if name not in available:
         needs = " and ".join(dict.fromkeys(BLOCKS[block].needs for block in FEATURE_SETS[name]))
         raise InputError(f"the feature set {name!r} needs {needs}")
@@ -242,8 +243,6 @@ class FeatureRecipe:
         InputError
             The set cannot be made of what is given.
         """
-        if name not in FEATURE_SETS:
-            raise InputError(f"feature set {name!r} is unknown; {nearest(name, FEATURE_SETS)}")
         check_available(name, source.available())
         learned = {block: BLOCKS[block].softening(source) for block in FEATURE_SETS[name]}
         return cls(

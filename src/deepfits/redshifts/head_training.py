@@ -6,7 +6,7 @@ Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), V objects left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,10 @@ ZERO_POINT_SIGMA = 0.05
 """Standard deviation of a zero point, magnitudes."""
 ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
 """Of their descent, and objects that are looked at, at most."""
+EPOCHS, PATIENCE = 40, 8
+"""Passes through the labels in further training, at most; of them without a better loss of those left out."""
+TUNED_AT_ONCE, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
+"""Real examples in a batch, beside as many simulated ones, which are asked what the untuned head said."""
 
 
 class Minibatches:
@@ -218,27 +222,6 @@ def fit_zero_points(head: Head, examples: Examples) -> Head:
     return replace(head, zero_points=head.zero_points + shift.detach().double().numpy())
 
 
-@dataclass(frozen=True, kw_only=True)
-class TuneConfig:
-    """How a head is trained further on known redshifts.
-
-    Attributes
-    ----------
-    epochs, patience
-        At most so many passes through the labels; stop after so many without a better loss of those left out.
-    replay
-        Simulated examples in a batch, for each real one; they are asked what the untuned head said.
-    """
-
-    epochs: int = 40
-    patience: int = 8
-    batch: int = 64
-    rate: float = 5e-4
-    weight_decay: float = 0.01
-    replay: float = 1.0
-    seed: int = 0
-
-
 class _BestSoFar:
     """A network's weights at the least loss of objects left out, and p(z) of these objects.
 
@@ -276,7 +259,14 @@ class _BestSoFar:
 
 
 def fine_tuned(
-    head: Head, number: int, train: Examples, left_out: Examples, config: TuneConfig
+    head: Head,
+    number: int,
+    train: Examples,
+    left_out: Examples,
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    patience: int = PATIENCE,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Train one member of a head further, and keep its weights at the best loss of what is left out.
 
@@ -292,26 +282,25 @@ def fine_tuned(
     """
     import torch
 
-    seed = config.seed + number
     network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
-    real, simulated = Minibatches(train, seed), Minibatches(head.replay, seed)
+    real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
     untuned = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=TUNING_RATE, weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
-    steps = max(8, len(real) // config.batch)
-    for epoch in range(config.epochs):
+    steps = max(8, len(real) // TUNED_AT_ONCE)
+    for epoch in range(epochs):
         for step in range(steps):
-            rows = real.rows(min(config.batch, len(real)))
-            replayed = simulated.rows(max(1, int(config.replay * len(rows))))
+            rows = real.rows(min(TUNED_AT_ONCE, len(real)))
+            replayed = simulated.rows(len(rows))
             measured = head.corrected(real.lightly_disturbed(rows))
             pairs = zip(measured, simulated.disturbed(replayed), strict=True)
             output = network(head.standardised([torch.cat(pair) for pair in pairs]))
             drift = torch.softmax(output[len(rows) :, :NUM_CELLS], 1) - untuned[replayed]
             loss = real.loss(output[: len(rows)], 0.3, rows)
-            loss = loss + config.replay * 20 * CELL * (torch.cumsum(drift, 1) ** 2).sum(1).mean()
-            share = (epoch * steps + step) / (config.epochs * steps)
-            descend(network, optimiser, loss, config.rate * one_cycle(share, 0.1))
+            loss = loss + 20 * CELL * (torch.cumsum(drift, 1) ** 2).sum(1).mean()
+            share = (epoch * steps + step) / (epochs * steps)
+            descend(network, optimiser, loss, TUNING_RATE * one_cycle(share, 0.1))
         since = 0 if best.improves(network) else since + 1
-        if since >= config.patience:
+        if since >= patience:
             break
     return best.weights, best.density.double().numpy()

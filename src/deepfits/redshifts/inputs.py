@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import contents, read_arrays, writing
+from deepfits.files import contents, digest, read_arrays, writing
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
@@ -21,11 +19,7 @@ from deepfits.redshifts.features import Source, read_features
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
-from deepfits.redshifts.photometry import (
-    COMMON_FWHM_ARCSEC,
-    aperture_photometry,
-    matched_photometry,
-)
+from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
 from deepfits.survey.bands import places_of
 from deepfits.tables import match_identities, require_column, take_rows
 
@@ -105,7 +99,7 @@ def _cached_photometry(
     """Return `store_photometry`, from the file where it has these objects of this store."""
     if path is None:
         return store_photometry(store, bands, identity, progress=progress)
-    made_from = _digest(json.dumps([contents(store), list(bands)], sort_keys=True).encode(), identity)
+    made_from = digest(contents(store), list(bands), identity)
     arrays = _read_cache(path, made_from)
     if "matched_flux" not in arrays:
         arrays = store_photometry(store, bands, identity, progress=progress)
@@ -118,7 +112,7 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
     assert source.flux is not None
     assert source.flux_err is not None
     names = filters_of(source.bands, filters)
-    made_from = _digest(" ".join(names).encode(), source.flux, source.flux_err, source.columns["object_id"])
+    made_from = digest(names, source.flux, source.flux_err, source.columns["object_id"])
     path = None if path is None else Path(path).with_suffix(".templates.npz")
     arrays = _read_cache(path, made_from)
     if "quantiles" not in arrays:
@@ -128,16 +122,6 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
         arrays = {"quantiles": fit.raw_quantiles(Photometry.of(source)).astype(np.float32)}
         _write_cache(path, made_from, arrays)
     return arrays["quantiles"]
-
-
-def _digest(*parts: bytes | np.ndarray) -> str:
-    """Return a fingerprint of contents."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(
-            part if isinstance(part, bytes) else "\n".join(map(str, part.ravel().tolist())).encode()
-        )
-    return digest.hexdigest()
 
 
 def _read_cache(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +20,6 @@ from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
 from deepfits.tables.values import HIGHEST, is_no_value, is_redshift_name, list_values
 
-MATCHES = ("auto", "id", "position")
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
 SAME_PLACE_ARCSEC = 0.1
@@ -255,8 +253,6 @@ def match_labels(
     InputError
         Neither is possible, nothing matches, or objects of the same identity lie apart.
     """
-    if match not in MATCHES:
-        raise InputError(f"match {match!r} is unknown; choose one of {MATCHES}")
     have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
     if match == "auto":
         match = "position" if have_positions else "id"
@@ -309,52 +305,49 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     return ""
 
 
-def _coordinates(columns: Columns, rows: Any) -> Any:
-    """Return positions of some rows as astropy has them."""
+def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination, NaN where a row has no place."""
+    ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
+    with np.errstate(invalid="ignore"):
+        is_known = np.isfinite(ra) & (np.abs(dec) <= 90)
+    return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
+
+
+def _separations(one: Columns, rows: np.ndarray, other: Columns, other_rows: np.ndarray) -> np.ndarray:
+    """Return how far rows of two tables are from each other, arcsec."""
     from astropy.coordinates import SkyCoord
 
-    return SkyCoord(columns["ra"][rows], columns["dec"][rows], unit="deg")
+    here, there = (
+        SkyCoord(columns["ra"][some], columns["dec"][some], unit="deg")
+        for columns, some in ((one, rows), (other, other_rows))
+    )
+    return np.asarray(here.separation(there).arcsec)
 
 
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
-    from astropy import units
-
-    with np.errstate(invalid="ignore"):
-        with_place, labels_with_place = (
-            np.flatnonzero(np.isfinite(columns["ra"]) & (np.abs(columns["dec"]) <= 90))
-            for columns in (features, labels.columns)
-        )
-    lost = len(labels) - len(labels_with_place)
-    counts = {"without_position": lost} if lost else {}
-    nothing = np.zeros(0, dtype=np.int64)
-    if not len(with_place) or not len(labels_with_place):
-        return Match(
-            rows=nothing, label_rows=nothing, separation_arcsec=np.zeros(0), by="position", counts=counts
-        )
-    ours, theirs = _coordinates(features, with_place), _coordinates(labels.columns, labels_with_place)
-    nearest_label, separation, _ = ours.match_to_catalog_sky(theirs)
-    nearest_object, label_separation, _ = theirs.match_to_catalog_sky(ours)
-    places = np.arange(len(ours))
-    keep = (separation <= radius_arcsec * units.arcsec) & (nearest_object[nearest_label] == places)
+    ours, theirs = _places(features), _places(labels.columns)
+    lost = int(np.isnan(theirs[0]).sum())
+    nearest_label, _ = tables.match_positions(*ours, *theirs, radius_arcsec)
+    nearest_object, _ = tables.match_positions(*theirs, *ours, radius_arcsec)
+    keep = (nearest_label >= 0) & (nearest_object[nearest_label] == np.arange(len(nearest_label)))
     # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
     chosen = nearest_label[nearest_object]
-    is_other = (label_separation <= radius_arcsec * units.arcsec) & (chosen != np.arange(len(theirs)))
-    is_other &= keep[nearest_object]
-    apart, same_place = theirs.separation(theirs[chosen]).to_value(units.arcsec), np.array(radius_arcsec / 4)
+    is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
+    others = np.flatnonzero(is_other)
+    apart = _separations(labels.columns, others, labels.columns, chosen[others])
+    same_place = np.full(len(others), radius_arcsec / 4)
     if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
-        is_same = identity[labels_with_place] == identity[labels_with_place[chosen]]
+        is_same = identity[others] == identity[chosen[others]]
         same_place = np.where(is_same, radius_arcsec, min(SAME_PLACE_ARCSEC, radius_arcsec))
-    others = np.flatnonzero(is_other & (apart <= same_place))
-    of_object = np.concatenate([places[keep], nearest_object[others]])
-    label_rows = labels_with_place[np.concatenate([nearest_label[keep], others])]
-    objects, label_rows, joined = _join(of_object, label_rows, labels)
-    at = _coordinates(labels.columns, label_rows)  # the label that was kept may be another than the nearest
+    others = others[apart <= same_place]
+    of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
+    objects, label_rows, joined = _join(of_object, np.concatenate([nearest_label[keep], others]), labels)
     return Match(
-        rows=with_place[objects],
+        rows=objects,
         label_rows=label_rows,
-        separation_arcsec=ours[objects].separation(at).to_value(units.arcsec),
+        separation_arcsec=_separations(features, objects, labels.columns, label_rows),
         by="position",
-        counts=counts | joined,
+        counts=({"without_position": lost} if lost else {}) | joined,
     )
 
 
@@ -417,8 +410,7 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        there = _coordinates(labels.columns, label_rows[known])
-        separation[known] = _coordinates(features, rows[known]).separation(there).arcsec
+        separation[known] = _separations(features, rows[known], labels.columns, label_rows[known])
         if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
                 f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "

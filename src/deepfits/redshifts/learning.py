@@ -10,17 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError
 from deepfits.tables.values import HIGHEST
 
 LOSSES = ("squared", "absolute")
 """R² and σ_MAD trade against each other through the loss: ``squared`` serves R², ``absolute`` σ_MAD."""
-
-
-def check_loss(loss: str) -> None:
-    """Require a loss to be one of `LOSSES`."""
-    if loss not in LOSSES:
-        raise InputError(f"loss {loss!r} is unknown; {nearest(loss, LOSSES)}")
 
 
 def check_width(features: np.ndarray, number: int) -> None:

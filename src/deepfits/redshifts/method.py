@@ -18,10 +18,10 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
-from deepfits.redshifts.features import FEATURE_SETS, Matrix, Source, check_available
+from deepfits.redshifts.features import Matrix, Source, check_available
 from deepfits.redshifts.options import LearningOptions
 from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.tables.values import is_redshift_name
@@ -210,8 +210,4 @@ class Method(ABC):
         if cls.only_redshifts and not is_redshift_name(inputs.target):
             raise InputError(f"the method {cls.name} predicts redshifts alone, not {inputs.target}")
         if cls.takes_features:
-            if feature_set not in FEATURE_SETS:
-                raise InputError(
-                    f"feature set {feature_set!r} is unknown; {nearest(feature_set, FEATURE_SETS)}"
-                )
             check_available(feature_set, inputs.feature_sets)

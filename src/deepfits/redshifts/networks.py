@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepfits.errors import InputError, NonFiniteLossError
+from deepfits.errors import InputError, NonFiniteLossError, require_known
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.learning import Standard, TargetScale, check_loss
+from deepfits.redshifts.learning import LOSSES, Standard, TargetScale
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -52,7 +52,7 @@ class NetworkConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_loss(self.loss)
+        require_known("loss", self.loss, LOSSES)
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
             raise InputError("training a network needs at least one epoch, two objects a batch and some time")
 

@@ -20,13 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from deepfits.photometry import (
-    FWHM_PER_SIGMA,
-    RADII_ARCSEC,
-    aperture_flux,
-    apertures,
-    asinh_magnitude,
-)
+from deepfits.photometry import FWHM_PER_SIGMA, RADII_ARCSEC, aperture_flux, apertures, asinh_magnitude
 
 COMMON_FWHM_ARCSEC = 1.6
 """Of the common PSF: that of a poor night; sharper images can be blurred, blurred ones not be sharpened."""

@@ -46,8 +46,6 @@ _PDF_HEADINGS = {
     "crps": "CRPS",
     "cde_loss": "CDE loss",
 }
-_UNKNOWN = {"value": None}
-"""A metric that a table of an earlier version has not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +260,7 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
     """Return the lines of the table of distributions, for the methods that give them."""
     cells = [
-        _named(row, *(format_metric(row["pdf_metrics"].get(name, _UNKNOWN)) for name in _PDF_HEADINGS))
+        _named(row, *(format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS))
         for row in rows
         if "pdf_metrics" in row
     ]

@@ -12,8 +12,6 @@ error that names it. Where a field is declared by a base class, any of its subcl
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -21,8 +19,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from deepfits.errors import InputError
-from deepfits.files import fingerprint, read_json, write_json, writing
+from deepfits.errors import InputError, naming
+from deepfits.files import digest, fingerprint, read_json, write_json, writing
 
 T = TypeVar("T")
 SCHEMA_VERSION = 4
@@ -54,7 +52,7 @@ def save(
                 temporary.write_text(booster.model_to_string(), encoding="utf-8")
     parts = {part: fingerprint(directory / part) for part in (ARRAYS, *trees)}
     whole = {"schema_version": version, "content": content, "parts": parts}
-    write_json(directory / name, {**whole, "content_hash": _digest(whole)})
+    write_json(directory / name, {**whole, "content_hash": digest(whole)})
 
 
 def load(
@@ -78,7 +76,7 @@ def load(
     stated = content.pop("content_hash", None)
     if content.get("schema_version") != version:
         raise InputError(f"{path}: not a {what} of this version; train again")
-    if stated != _digest(content) or not isinstance(content.get("parts"), dict):
+    if stated != digest(content) or not isinstance(content.get("parts"), dict):
         raise InputError(f"{path}: this {what} is damaged: its hash is another than it says; train again")
     for part, hashed in {ARRAYS: None, **content["parts"]}.items():
         if Path(part).name != part or not (directory / part).is_file():
@@ -87,18 +85,9 @@ def load(
             raise InputError(
                 f"{directory / part}: damaged: its hash is another than {name} says; train again"
             )
-    try:
+    with naming(path, f"not a {what}", "train again"):
         reader = _Reader(directory, set(content["parts"]))
         return reader.decoded(cls, content["content"], "", 0)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a library makes of a part that somebody else has written
-        raise InputError(f"{path}: not a {what} ({type(error).__name__}: {error}); train again") from error
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    text = json.dumps(content, sort_keys=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> Any:

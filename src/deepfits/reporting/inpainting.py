@@ -151,6 +151,5 @@ def _written(value: float | None, form: str) -> str:
 
 
 def _with_error(found: Mapping[str, Any], name: str) -> str:
-    """Write a figure and, where there is one (validations of before have none), its error."""
-    text, error = _written(found[name], "+.3f" if name == "bias_mag" else ".3f"), found.get(f"{name}_error")
+    text, error = _written(found[name], "+.3f" if name == "bias_mag" else ".3f"), found[f"{name}_error"]
     return text if error is None else f"{text} ± {error:.3f}"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_WORKERS = 256
 CONNECT_SECONDS = 20.0
 CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)  # which of them depends on Dask
 
@@ -43,8 +42,6 @@ class Workers:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.number <= MAX_WORKERS:
-            raise InputError(f"workers: {self.number} is not a number of processes; give 0 to {MAX_WORKERS}")
         if self.scheduler is not None and self.number > 1:
             raise InputError(
                 "workers and scheduler: the scheduler has workers of its own; give one of the two"

@@ -9,7 +9,6 @@ for it, and a killed command leaves lines that are seconds old; results that the
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,11 +17,9 @@ from typing import Literal
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
-from deepfits.files import FORMER_MANIFEST, MANIFEST, json_lines, write_text
+from deepfits.files import MANIFEST, json_lines, write_text
 
 SHARE_OF_TIME = 0.05
-
-log = logging.getLogger(__name__)
 
 State = Literal["done", "failed", "missing"]
 
@@ -57,19 +54,14 @@ class Entry:
 
 
 class Manifest:
-    """The lines of a directory, in the order of their shards.
-
-    A manifest that is damaged counts as none; one under the name that earlier versions gave it is read, and
-    goes when the manifest is saved.
-    """
+    """The lines of a directory, in the order of their shards; a manifest that is damaged counts as none."""
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / MANIFEST
         self.entries: dict[str, Entry] = {}
-        self._former = self.path.with_name(FORMER_MANIFEST)
-        self._is_changed = self._former.is_file()
+        self._is_changed = False
         self._next_save = 0.0
-        for _, line in json_lines(self.path if self.path.exists() else self._former):
+        for _, line in json_lines(self.path):
             try:
                 entry = from_mapping(Entry, line, where=self.path)
             except InputError:
@@ -101,7 +93,6 @@ class Manifest:
         begin = time.monotonic()
         lines = [json.dumps(asdict(self.entries[name])) for name in sorted(self.entries)]
         write_text(self.path, "".join(f"{line}\n" for line in lines))
-        self._former.unlink(missing_ok=True)
         self._is_changed = False
         now = time.monotonic()
         self._next_save = now + (now - begin) / SHARE_OF_TIME
@@ -113,12 +104,5 @@ class Manifest:
 
 def read_manifest(directory: str | Path) -> list[Entry]:
     """Read the manifest of a directory of results, in the order of the shards; empty without one."""
-    former = Path(directory) / FORMER_MANIFEST
-    if former.is_file():
-        log.warning(
-            "WARNING: %s: has the name that earlier versions gave it, at which pandas and pyarrow stumble "
-            "when they read the directory; call it %s",
-            *(former, MANIFEST),
-        )
     entries = Manifest(directory).entries
     return [entries[name] for name in sorted(entries)]

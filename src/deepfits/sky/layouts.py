@@ -5,11 +5,10 @@ Shapes: B bands, H rows of a strip, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from astropy.io import fits
@@ -24,11 +23,8 @@ TRACT = 9813
 """Of the simulated field in the HSC layout: the tract of the COSMOS field."""
 
 
-class Writer(Protocol):
-    """Takes a strip: first row, image and variance in nJy, bits of the mask."""
-
-    def __call__(self, first_row: int, image: np.ndarray, variance: np.ndarray, bits: np.ndarray) -> None:
-        """Write ``(B, H, W)`` arrays."""
+Writer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
+"""Takes a strip: first row, then image and variance in nJy and bits of the mask, ``(B, H, W)`` each."""
 
 
 @dataclass(frozen=True)

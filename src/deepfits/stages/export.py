@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
@@ -18,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.config import Range
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, naming, nearest
 from deepfits.explorer.tags import read_tags, tag_column
-from deepfits.files import TEMPORARY_PREFIX, contents, writing
+from deepfits.files import TEMPORARY_PREFIX, contents, digest, writing
 from deepfits.fitting.columns import describe
-from deepfits.fitting.features import digest, shard_paths, to_numpy
+from deepfits.fitting.features import shard_paths, to_numpy
 from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
@@ -32,6 +31,7 @@ from deepfits.tables.writing import field_metadata
 
 _MADE_BY = {"made_by": "deepfits export"}
 HALF_LARGEST = 65504.0
+UNREADABLE = "cannot read this table", "make it again"
 FINEST_ORDERS = range(7, 13)  # of HEALPix: cells of 27 arcmin to 51 arcsec
 
 
@@ -194,18 +194,12 @@ def _format(out: Path, format: str | None) -> str:
 
 
 def _names(path: Path, wanted: Sequence[str] | None, also: Sequence[str]) -> list[str]:
-    available = [*_reading(path, lambda: pq.read_schema(path)).names, *also]
+    with naming(path, *UNREADABLE):
+        available = [*pq.read_schema(path).names, *also]
     for name in wanted or ():
         if name not in available:
             raise InputError(f"{path}: no column {name!r}; {nearest(name, available)}")
     return list(dict.fromkeys(wanted or available))
-
-
-def _reading(path: Path, read: Any) -> Any:
-    try:
-        return read()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: cannot read this table ({error}); make it again") from error
 
 
 @dataclass(frozen=True)
@@ -230,7 +224,8 @@ class _Shards:
 
         schema, number = None, 0
         for path in self.paths:
-            table = _described(_reading(path, partial(read, path)), self.half)
+            with naming(path, *UNREADABLE):
+                table = _described(read(path), self.half)
             schema = schema or table.schema
             if table.schema != schema:
                 raise InputError(f"{path}: other columns than {self.paths[0].name}; they are not of one run")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.files import digest
 from deepfits.fitting import features
 from deepfits.fitting.features import read_table, shard_paths
 from deepfits.fitting.model_error import ModelError
@@ -116,7 +117,7 @@ def fit(config: FitConfig) -> Path:
         cautions, cutouts = loaded.check(stored.info), loaded.open(stored)
         loaded.require_psf(cutouts)
         selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
-        inputs["store"] = features.digest(replace(cutouts.info, extra={}).to_json())
+        inputs["store"] = digest(replace(cutouts.info, extra={}).to_json())
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: ModelWork
         if config.from_coadds:

@@ -16,8 +16,7 @@ import numpy as np
 
 from deepfits.config import from_mapping
 from deepfits.errors import InputError
-from deepfits.files import read_json, write_json
-from deepfits.fitting.features import digest
+from deepfits.files import digest, read_json, write_json
 from deepfits.models.bundle import Model
 from deepfits.scale.work import Advance, Process, Shard
 from deepfits.splits import is_held_out
@@ -26,7 +25,7 @@ from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fit
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 from deepfits.survey import build
-from deepfits.survey.build import OpenFields, StorePlan
+from deepfits.survey.build import OpenFields, ShardTask, StorePlan
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
 from deepfits.survey.psf import parse_psf_option
@@ -58,11 +57,9 @@ class CoaddSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some objects of a field: identities, pixel positions, and columns of the catalogue, ``(N,)`` each."""
+    """Some objects of a field: where they lie, and their columns of the catalogue, ``(N,)`` each."""
 
-    field_index: int
-    x: np.ndarray
-    y: np.ndarray
+    task: ShardTask
     columns: dict[str, np.ndarray]
 
 
@@ -109,7 +106,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
     widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
     parts = [_part(task, columns, widths, config) for task in tasks]
-    if not any(len(part.x) for part in parts):
+    if not any(len(part.task.x) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
     return CoaddSource(plan=plan, info=info, selection=Selection(shards=_shards(parts, plan), unreadable={}))
 
@@ -117,7 +114,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
 def _describe(
     plan: StorePlan,
     known: dict[str, Any],
-    tasks: list[Any],
+    tasks: list[ShardTask],
     fields: OpenFields,
     columns: dict[str, np.ndarray],
 ) -> StoreInfo:
@@ -144,11 +141,10 @@ def _describe(
 def _without_extra(
     plan: StorePlan,
     described: dict[str, Any],
-    tasks: list[Any],
+    tasks: list[ShardTask],
     fields: OpenFields,
     columns: dict[str, np.ndarray] | None = None,
 ) -> StoreInfo:
-    plan = replace(plan, catalogue_path=Path(build.__file__))  # a store's description names its catalogue
     whole = build.describe_store(plan, {"fields": described}, tasks, fields, columns)
     return replace(whole, extra={"psf": whole.extra["psf"]})
 
@@ -177,7 +173,7 @@ def describe_images(images: ImageSet, size: int) -> StoreInfo:
         return _without_extra(plan, described, tasks, fields)
 
 
-def _part(task: Any, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
+def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
     identity = columns["object_id"][task.rows]
     keep = is_held_out(identity) if config.held_out_only else np.ones(len(identity), dtype=bool)
     if config.object_ids is not None:
@@ -185,7 +181,8 @@ def _part(task: Any, columns: dict[str, np.ndarray], widths: Sequence[str], conf
     rows = task.rows[keep]
     wanted = ["object_id", *(name for name in ("ra", "dec", *widths) if name in columns)]
     ours = {name: columns[name][rows] for name in wanted}
-    return Part(field_index=task.field_index, x=task.x[keep], y=task.y[keep], columns=ours)
+    kept = replace(task, rows=np.arange(len(rows)), x=task.x[keep], y=task.y[keep])
+    return Part(task=kept, columns=ours)
 
 
 def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
@@ -196,8 +193,10 @@ def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
     return [
         Shard(
             name=f"shard-{number:05d}",
-            objects=len(part.x),
-            made_from=digest(*part.columns.values(), part.x, part.y, files.get(names[part.field_index])),
+            objects=len(part.task.x),
+            made_from=digest(
+                *part.columns.values(), part.task.x, part.task.y, files.get(names[part.task.field_index])
+            ),
             content=part,
         )
         for number, part in enumerate(parts)
@@ -218,12 +217,8 @@ class CoaddWork(FittingWork):
 
         def process(shard: Shard, advance: Advance) -> None:
             part = shard.content
-            task = build.ShardTask(
-                number=0, field_index=part.field_index, rows=np.arange(len(part.x)), x=part.x, y=part.y
-            )
-            cutouts = build.cut_task(
-                fields.open(part.field_index), task, part.columns, self.source.plan, self.source.info
-            )
+            images = fields.open(part.task.field_index)
+            cutouts = build.cut_task(images, part.task, part.columns, self.source.plan, self.source.info)
             check_cutouts(cutouts, self.source.info, shard.name)
             write_fitted(self.fitted(fitter, cutouts, shard, advance), Path(self.out), shard)
 

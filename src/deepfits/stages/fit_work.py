@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import contents_of, writing_hdf5
+from deepfits.files import contents_of, digest, writing_hdf5
 from deepfits.fitting.settings import FitSettings
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Parts, Process, Shard
@@ -51,8 +51,6 @@ def select(
     InputError
         None is wanted of a store that can be read, or one that is asked for is not there.
     """
-    from deepfits.fitting.features import digest
-
     wanted = None if object_ids is None else {str(identity) for identity in object_ids}
     missing = set(wanted or ())
     shards, unreadable = [], {path.stem: reason for path, reason in store.bad.items()}
@@ -87,7 +85,6 @@ def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder |
     InputError
         It is damaged, or holds other objects than when the run began.
     """
-    from deepfits.fitting.features import digest
     from deepfits.survey.store import read_shard
 
     path = store / f"{shard.name}.h5"

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.fitting import inpainting
 from deepfits.fitting.fitter import Fitter
 from deepfits.photometry import ab_magnitude, aperture_flux
@@ -98,10 +97,8 @@ def _judge_by_truth(
     other = 1 if index == 0 else index - 1
     band, beside = bands[index], bands[other]
     names = ["ra", "dec", f"mag_{band}", f"mag_{beside}"]
-    try:
+    with naming(path, f"cannot read {names} from this table of true sources", "make it again"):
         table = pq.read_table(path, columns=names)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot read {names} from this table of true sources ({error})") from error
     if "ra" not in columns or "dec" not in columns:
         raise InputError(f"{path}: the store has no ra and dec to match with; validate without truth")
     ra, dec, true, true_beside = (table[name].to_numpy() for name in names)

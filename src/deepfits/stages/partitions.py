@@ -21,8 +21,9 @@ import pandas as pd
 import pyarrow as pa
 
 from deepfits.errors import InputError
+from deepfits.files import digest
 from deepfits.fitting.feature_table import feature_table
-from deepfits.fitting.features import digest, to_arrow
+from deepfits.fitting.features import to_arrow
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model

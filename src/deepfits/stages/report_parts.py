@@ -230,26 +230,22 @@ def _read_fit(
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
-    present = [name for name in (*columns, *per_band) if name in files.schema.names]
-    table = files.to_table(
-        columns=present, filter=pa.dataset.field("object_id").isin(held.object_id.tolist())
-    )
+    ours = pa.dataset.field("object_id").isin(held.object_id.tolist())
+    table = files.to_table(columns=[*columns, *per_band], filter=ours)
     rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")
 
     def column(name: str) -> np.ndarray:
-        values = table[name].to_numpy().astype(float) if name in present else np.ones(len(table))
-        return np.where(rows >= 0, values[rows], np.nan)
+        return np.where(rows >= 0, table[name].to_numpy().astype(float)[rows], np.nan)
 
     def band_columns(name: str) -> np.ndarray:
         return np.stack([column(f"{name}_{band}") for band in held.bands], axis=1)
 
     status = np.asarray(table["status"].to_pylist(), dtype=object)[rows]
-    latent = take_rows(to_numpy(table["latent"]).astype(np.float32), rows)
-    embedding = latent  # of features of before, which have no other
-    if "embedding" in present:
-        embedding = take_rows(to_numpy(table["embedding"]).astype(np.float32), rows)
+    latent, embedding = (
+        take_rows(to_numpy(table[name]).astype(np.float32), rows) for name in ("latent", "embedding")
+    )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
     central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
     return sections.FitResult(

@@ -172,10 +172,8 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
 def _fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None = None) -> Tensor:
     """Fit latents to look at a model's health: the stage `fit`'s way, with fewer steps."""
     from deepfits.fitting.bestfit import fit
-    from deepfits.fitting.folded import FoldedGenerator, can_fold
-    from deepfits.fitting.rendering import Differentiated, InFlux
+    from deepfits.fitting.folded import renderer_of
+    from deepfits.fitting.rendering import InFlux
 
-    generator = model.generator
-    inner = FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
-    renderer = InFlux(inner, model.normalisation)
+    renderer = InFlux(renderer_of(model.generator), model.normalisation)
     return fit(renderer, image, weight, start, sight=sight, num_steps=FIT_STEPS).latent

@@ -7,23 +7,20 @@ held to the same.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import sep
 
 from deepfits.survey.stacking import PixelPositions, Registration, find_bright, register
 
+if TYPE_CHECKING:
+    from deepfits.survey.extract import Sky
+
 MAX_SHIFT_PIXELS = 1.0
 
 
-class Bands(Protocol):
-    """What is needed of a field: planes by band."""
-
-    planes: Any
-
-
-def band_shifts(field: Bands, reference: str) -> dict[str, Registration]:
+def band_shifts(field: Sky, reference: str) -> dict[str, Registration]:
     """Measure how far each band's bright sources lie from those of the reference band."""
     sources = {band: _bright(*plane.read()) for band, plane in field.planes.items()}
     return {

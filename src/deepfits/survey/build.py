@@ -8,7 +8,6 @@ names, objects in order of y, `shard_size` to a shard. So a second run finds its
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, ShardsFailedError
-from deepfits.files import remove_leftovers
+from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, map_on_workers
@@ -201,7 +200,10 @@ def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
 def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) -> Shard:
     """Describe a shard of a store, which is known again by the identities of its objects."""
     return Shard(
-        name=Path(shard_name(number)).stem, objects=objects, made_from=_digest(object_id), content=content
+        name=Path(shard_name(number)).stem,
+        objects=objects,
+        made_from=digest(object_id.astype(str)),
+        content=content,
     )
 
 
@@ -210,13 +212,9 @@ def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
     if not path.exists():
         return False
     try:
-        return _digest(shard_identities(path, info)) == made_from
+        return digest(shard_identities(path, info).astype(str)) == made_from
     except InputError:
         return False  # damaged: it is made again
-
-
-def _digest(object_id: np.ndarray) -> str:
-    return hashlib.blake2b("\n".join(map(str, object_id.tolist())).encode(), digest_size=8).hexdigest()
 
 
 def _without_duplicates(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepfits import tables
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import parse_json
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,10 @@ def write_catalogue(path: str | Path, columns: Mapping[str, np.ndarray], info: M
 def read_info(path: str | Path) -> dict[str, Any]:
     """Return what a catalogue says of itself; empty for files that others wrote."""
     if str(path).lower().endswith((".parquet", ".pq")):
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with naming(str(path), "not a readable Parquet file"):
             text = (pq.read_schema(path).metadata or {}).get(b"deepfits", b"{}").decode()
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: not a readable Parquet file ({error})") from error
         content = parse_json(text, where=path, what="catalogue's note of how it was made")
         return content if isinstance(content, dict) else {}
     if Path(path).is_dir():

@@ -134,7 +134,19 @@ def extract(
         columns[f"mag_auto_{band}"] = ab_magnitude(measured["flux"])
     order = np.lexsort((apertures.x, apertures.y))
     order = order[snr[order] >= min_snr] if min_snr > 0 else order
-    shapes = _shapes(sources, apertures, radius * scale, snr, score, flags)
+    shapes = {
+        "x": apertures.x,
+        "y": apertures.y,
+        "a": sources["a"].astype(float),
+        "b": sources["b"].astype(float),
+        "theta": apertures.theta,
+        "kron_radius": apertures.kron * apertures.a,
+        "half_light_radius_arcsec": radius * scale,
+        "num_pixels": sources["npix"].astype(np.int32),
+        "snr": snr,
+        "star_score": score,
+        "flags": flags,
+    }
     columns = {name: values[order] for name, values in (shapes | columns).items()}
     ra, dec = sky.sky(columns["x"], columns["y"])
     identity = {
@@ -186,26 +198,3 @@ def _snr(
     weight = (~is_empty).astype(np.float32)
     measured = measure_band(combined, weight, apertures, segmentation, radius=3.0)
     return np.nan_to_num(measured["flux"] / measured["flux_err"])
-
-
-def _shapes(
-    sources: np.ndarray,
-    apertures: Apertures,
-    radius_arcsec: np.ndarray,
-    snr: np.ndarray,
-    score: np.ndarray,
-    flags: np.ndarray,
-) -> dict[str, np.ndarray]:
-    return {
-        "x": apertures.x,
-        "y": apertures.y,
-        "a": sources["a"].astype(float),
-        "b": sources["b"].astype(float),
-        "theta": apertures.theta,
-        "kron_radius": apertures.kron * apertures.a,
-        "half_light_radius_arcsec": radius_arcsec,
-        "num_pixels": sources["npix"].astype(np.int32),
-        "snr": snr,
-        "star_score": score,
-        "flags": flags,
-    }

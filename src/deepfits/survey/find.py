@@ -30,14 +30,7 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
-from deepfits.survey.bands import (
-    band_name,
-    band_of_header,
-    band_of_name,
-    is_known_band,
-    passband,
-    sort_bands,
-)
+from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
 from deepfits.survey.places import fields_of_one_place

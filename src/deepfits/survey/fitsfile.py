@@ -136,15 +136,12 @@ def _unpack(path: Path, directory: Path, keep: Path | None) -> Path:
             kept = None
     out = directory / "plain.fits"
     written = 0
-    try:
-        with opener(path, "rb") as stream, out.open("wb") as target:
-            while block := stream.read(_BLOCK):
-                written += len(block)
-                if written > MAX_UNPACKED:
-                    raise InputError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes; not a survey image")
-                target.write(block)
-    except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: truncated or damaged ({one_line(error)}); fetch it again") from error
+    with naming(path, "truncated or damaged"), opener(path, "rb") as stream, out.open("wb") as target:
+        while block := stream.read(_BLOCK):
+            written += len(block)
+            if written > MAX_UNPACKED:
+                raise InputError(f"{path}: unpacks to more than {MAX_UNPACKED} bytes; not a survey image")
+            target.write(block)
     if kept is None or written + sum(p.stat().st_size for p in kept.parent.iterdir()) > MAX_KEPT:
         return out
     partial = kept.with_suffix(f".{os.getpid()}.part")  # another process may unpack the same file now

@@ -18,7 +18,7 @@ from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name, quiet
 from deepfits.survey.foreign_cutouts import FEW_PIXELS, ForeignCutouts
-from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning
+from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import clipped_statistics, depth_of
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
@@ -30,7 +30,6 @@ APERTURE_PIXELS = 3.0
 CATALOGUES = (".parquet", ".pq", ".cat", ".vot", ".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS))
 # The noise at the rims, with neighbours in it, over what the weights say.
 PLAUSIBLE_RATIO = (0.6, 2.5)
-MAX_EMPTY = 0.75
 MAX_OFFSET_PIXELS = 2.0
 
 
@@ -167,11 +166,7 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     out = depth_warning(row)
     if abs(level) > row.noise_njy:
         out.append(f"the sky lies at {level / row.noise_njy:.1f} σ; subtract it first")
-    if row.fraction_empty > MAX_EMPTY:
-        out.append(
-            f"{row.fraction_empty:.0%} of the pixels have no data; is the polarity of mask or weight right? "
-            "(mask_nonzero_is)"
-        )
+    out += empty_warning(row, "mask_nonzero_is")
     ratio = row.noise_njy * float(np.median(weight[weight > 0])) ** 0.5
     if not PLAUSIBLE_RATIO[0] < ratio < PLAUSIBLE_RATIO[1]:
         out.append(

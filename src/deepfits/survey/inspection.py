@@ -200,16 +200,20 @@ def depth_warning(row: Row) -> list[str]:
     ]
 
 
+def empty_warning(row: Row, options: str) -> list[str]:
+    """Warn when hardly a pixel has data, and name the options that would say how masks are meant."""
+    if row.fraction_empty <= MAX_EMPTY:
+        return []
+    words = "of the pixels have no data; is the polarity of mask or weight right?"
+    return [f"{row.fraction_empty:.0%} {words} ({options})"]
+
+
 def _row_warnings(row: Row, plane: Plane) -> list[str]:
     out = depth_warning(row)
     if not PLAUSIBLE_SCALE[0] < row.pixel_scale_arcsec < PLAUSIBLE_SCALE[1]:
         out.append(f"pixels of {row.pixel_scale_arcsec:.3g} arcsec: check the WCS")
     out += sky_doubts(plane)
-    if row.fraction_empty > MAX_EMPTY:
-        out.append(
-            f"{row.fraction_empty:.0%} of the pixels have no data; is the polarity of mask or weight right? "
-            "(mask_polarity, bad_planes)"
-        )
+    out += empty_warning(row, "mask_polarity, bad_planes")
     fwhm = row.fwhm_arcsec / row.pixel_scale_arcsec
     if math.isfinite(fwhm) and not PLAUSIBLE_FWHM_PIXELS[0] < fwhm < PLAUSIBLE_FWHM_PIXELS[1]:
         out.append(f"stars are {fwhm:.1f} pixels wide: undersampled, or the pixel scale is wrong")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,8 @@ class CalibratedPixels:
         Of the image, with the primary header's cards where it lacks them.
     zero_point
         AB, of the counts.
-    mask
-        Which pixels of the mask are bad; None without one.
-    more_masks
-        HDUs with further planes of the mask, and which of their pixels are bad.
+    masks
+        The HDUs of the mask, and which of their pixels are bad.
     wcs
         The celestial WCS, or None.
     remarks
@@ -125,12 +123,16 @@ class CalibratedPixels:
     extras: dict[str, HduPixels | FrameNoise]
     header: fits.Header
     zero_point: float
-    mask: MaskRule | None
+    masks: list[tuple[HduPixels, MaskRule]]
     wcs: WCS | None
     wcs_remarks: list[str]
     remarks: list[str]
     weight_factor: float = 1.0
-    more_masks: list[tuple[HduPixels, MaskRule]] = field(default_factory=list)
+
+    @property
+    def mask(self) -> MaskRule | None:
+        """Which pixels of the mask's first HDU are bad; None without a mask."""
+        return self.masks[0][1] if self.masks else None
 
     @property
     def weight_role(self) -> str | None:
@@ -156,12 +158,8 @@ class CalibratedPixels:
             )
             weight = inverse_variance(stored, role, scale * self.weight_factor / factor**2)
         flux = to_flux(counts, factor)
-        if self.mask is not None:
-            marked = self.extras["mask"]
-            assert isinstance(marked, HduPixels)
-            is_bad = self.mask.is_bad(marked.rows(start, stop))
-            for more, rule in self.more_masks:
-                is_bad = is_bad | rule.is_bad(more.rows(start, stop))
+        if self.masks:
+            is_bad = np.logical_or.reduce([rule.is_bad(mask.rows(start, stop)) for mask, rule in self.masks])
             if weight is not None:
                 weight[is_bad] = 0
             else:
@@ -239,40 +237,37 @@ def calibrated(
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
-    rules: list[tuple[HduPixels, MaskRule]] = []
+    masks: list[tuple[HduPixels, MaskRule]] = []
     if (mask := extras.get("mask")) is not None:
         assert isinstance(mask, HduPixels)
-        middle = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
-        wanted = bad_planes
+        first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
+        sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
         for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu)]:
             planes = named_planes(more.header)
-            its = tuple(name for name in bad_planes if name in planes)
-            wanted = wanted if bad_planes == BAD_MASK_PLANES else tuple(n for n in wanted if n not in its)
-            sample = more.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0]))
-            rules += [(more, mask_rule(more.header, sample, bad_planes=its, where=str(path)))] if its else []
-        only_further = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
-        rule = (
-            only_further
-            if rules and not wanted
-            else mask_rule(
+            if its := tuple(name for name in bad_planes if name in planes):
+                rule = mask_rule(more.header, more.rows(*sampled), bad_planes=its, where=str(path))
+                masks.append((more, rule))
+                if bad_planes != BAD_MASK_PLANES:
+                    wanted = tuple(name for name in wanted if name not in its)
+        rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
+        if wanted or not masks:
+            rule = mask_rule(
                 mask.header,
-                mask.rows(middle, min(middle + _SAMPLE_ROWS, mask.shape[0])),
+                mask.rows(*sampled),
                 bad_planes=wanted,
                 polarity=mask_polarity,
                 telescope=str(header.get("TELESCOP", "")),
                 where=str(path),
                 option=mask_option,
             )
-        )
-        rules.insert(0, (mask, rule))
-        remarks += [one.words for _, one in rules]
+        masks.insert(0, (mask, rule))
+        remarks += [one.words for _, one in masks]
     out = CalibratedPixels(
         image=image,
         extras=dict(extras),
         header=header,
         zero_point=zero_point,
-        mask=rules[0][1] if rules else None,
-        more_masks=rules[1:],
+        masks=masks,
         wcs=wcs,
         wcs_remarks=doubts,
         remarks=remarks,

@@ -19,7 +19,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name
@@ -133,18 +133,16 @@ def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
         )
     if (model := find_psfex(str(path))) is not None:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
-    try:
-        with quiet(), fits.open(path, memmap=False) as hdus:
-            for hdu in hdus:
-                data = hdu.data if hdu.is_image else None
-                if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
-                    scale = _own_scale(hdu.header) or pixel_scale
+    with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
+        for hdu in hdus:
+            data = hdu.data if hdu.is_image else None
+            if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
+                scale = _own_scale(hdu.header) or pixel_scale
+                try:
                     psf = expand_image(data, scale)
-                    return record(psf, f"PSF image {path.name}, pixels of {scale:.4g} arcsec")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot read a PSF from this file ({error})") from error
+                except InputError as error:
+                    raise InputError(f"{path}: {error}") from error
+                return record(psf, f"PSF image {path.name}, pixels of {scale:.4g} arcsec")
     raise InputError(f"{path}: no PSF image of up to {MAX_SIDE} pixels and no PSFEx model in this file")
 
 
@@ -209,14 +207,11 @@ def find_psfex(path: str) -> Psfex | None:
     """
     if not Path(path).is_file():
         return None
-    try:
-        with quiet(), fits.open(path, memmap=False) as hdus:
-            tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and "PSF_MASK" in h.columns.names]
-            if not tables:
-                return None
-            header, planes = tables[0].header, np.asarray(tables[0].data["PSF_MASK"][0], dtype=float)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: cannot read a PSF from this file ({error})") from error
+    with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
+        tables = [h for h in hdus if isinstance(h, fits.BinTableHDU) and "PSF_MASK" in h.columns.names]
+        if not tables:
+            return None
+        header, planes = tables[0].header, np.asarray(tables[0].data["PSF_MASK"][0], dtype=float)
     planes = planes[None] if planes.ndim == 2 else planes
     step, degree, axes = (_number(header.get(key)) for key in ("PSF_SAMP", "POLDEG1", "POLNAXIS"))
     names = [str(header.get(f"POLNAME{n}", "")) for n in (1, 2)]

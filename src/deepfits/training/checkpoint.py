@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.files import fingerprint, json_lines, read_json, remove_leftovers, write_json, writing
 
 KEPT = 2
@@ -46,7 +46,6 @@ def load_checkpoint(
     InputError
         The newest one is damaged; the message says which directory to remove to go on from the one before.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if not directory.is_dir():
@@ -58,12 +57,10 @@ def load_checkpoint(
         return None
     content = read_json(found[-1] / "state.json", what="checkpoint")
     path = found[-1] / "state.safetensors"
-    try:
+    with naming(path, "unreadable", f"remove {found[-1]} and start again"):
         if fingerprint(path) != content.get("sha256"):
             raise InputError(f"{path}: damaged checkpoint; remove {found[-1]} to go on from the one before")
         state = {key: tensor.to(copy=True, device="cpu") for key, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: unreadable ({error}); remove {found[-1]} and start again") from error
     return state, content
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from deepfits.config import Range, Stored, check
 from deepfits.errors import InputError
 from deepfits.observation import SceneGrid
-
-_OF_SCENES = ("reference_fwhm_arcsec", "scene_size", "scene_pixel_arcsec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +129,6 @@ class TrainingConfig(Stored):
             )
         if self.noisy_embedder and self.noise == "none":
             raise InputError("training: noisy_embedder needs noise, 'white' or 'correlated'")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a dictionary that JSON can hold."""
-        content = super().to_json()
-        if not self.reference_fwhm_arcsec:  # descriptions of trainings without these stay as they were
-            for name in _OF_SCENES:
-                del content[name]
-        if self.neighbours == "keep":
-            del content["neighbours"]
-        for name in ("aid_steps", "hidden_bands", "shared_discriminator_pass"):
-            if not content[name]:
-                del content[name]
-        return content
 
     @property
     def grid(self) -> SceneGrid | None:

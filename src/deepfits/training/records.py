@@ -62,22 +62,6 @@ class Recorder:
             self._board.close()
 
 
-class NoRecorder:
-    """Write nothing: what the other processes have."""
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        """Write nothing."""
-
-    def show(self, group: str, row: Mapping[str, Any]) -> None:
-        """Show nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def _open_tracker(name: str, run: str) -> Callable[[dict[str, float], int], None]:
     """Return what takes numbers and a step; its own settings (server, project) are the environment's."""
     try:

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,7 +45,7 @@ from deepfits.training.health import FitFunction
 from deepfits.training.initialise import initialise
 from deepfits.training.loop import Trainer
 from deepfits.training.noise import NoiseSource, white_autocovariance
-from deepfits.training.records import NoRecorder, Recorder
+from deepfits.training.records import Recorder
 from deepfits.training.settings import Teaching, TrainingSettings
 from deepfits.training.teaching import teach_aids
 
@@ -276,7 +276,8 @@ class Session:
                 )
                 if config.evaluate_every and step % config.evaluate_every == 0:
                     task.advance(0, note=evaluator.evaluate(step))
-                    recorder.show("health", evaluator.last)
+                    if recorder is not None:
+                        recorder.show("health", evaluator.last)
                 # What one process notices, all do, in the same step: else the others would wait for ever.
                 agreed = self.engine.average(torch.tensor([self.seconds, float(len(noticed))]))
                 self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0
@@ -288,11 +289,11 @@ class Session:
         self._save(trainer, step)
         return step
 
-    def _record(self, step: int) -> Recorder | NoRecorder:
+    def _record(self, step: int) -> AbstractContextManager[Recorder | None]:
+        """Return what records; one of several processes does."""
         if self.engine.rank:
-            return NoRecorder()
-        plan = self.plan
-        return Recorder(self.out, step, tensorboard=plan.tensorboard, tracker=plan.tracker)
+            return nullcontext()
+        return Recorder(self.out, step, tensorboard=self.plan.tensorboard, tracker=self.plan.tracker)
 
     def _step(
         self, trainer: Trainer, batch: Batch, step: int, limit: float, store: int = 0
@@ -322,7 +323,7 @@ class Session:
             return progress("train", total=self.config.steps, unit="steps", done=step)
         return progress("train", total=60 * max_time, unit="s", done=self.seconds)
 
-    def _log(self, recorder: Recorder | NoRecorder, step: int, losses: dict[str, torch.Tensor]) -> str:
+    def _log(self, recorder: Recorder | None, step: int, losses: dict[str, torch.Tensor]) -> str:
         """Record the losses now and then; return a remark for the progress bar."""
         config = self.config
         if step % config.log_every and step != config.steps:
@@ -330,7 +331,8 @@ class Session:
         row = {name: float(loss) for name, loss in losses.items()}
         rate = step * config.batch_size / self.seconds
         timing = {"seconds": round(self.seconds, 2), "images_per_s": round(rate, 1)}
-        recorder.write({"step": step, **timing, **row})
+        if recorder is not None:
+            recorder.write({"step": step, **timing, **row})
         note = ", ".join(f"{name[:4]} {loss:.3f}" for name, loss in row.items())
         return f"step {step:,}, {rate:,.0f} images/s, {note}"
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from deepfits.errors import InputError, NonFiniteLossError
-from deepfits.fitting.folded import FoldedGenerator, can_fold
+from deepfits.fitting.folded import renderer_of
 from deepfits.fitting.metric import gauss_newton, logarithm_of
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
-from deepfits.fitting.rendering import Differentiated, InFlux, Observed, Renderer
+from deepfits.fitting.rendering import InFlux, Observed, Renderer
 from deepfits.models.aids import Aids, MetricNetwork, Refiner
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
@@ -75,8 +75,7 @@ def teach_aids(
     torch.manual_seed(seed)
     device = next(model.generator.parameters()).device
     aids = Aids(model.config).to(device)
-    generator = model.generator
-    inner: Renderer = FoldedGenerator(generator) if can_fold(generator) else Differentiated(generator)
+    inner = renderer_of(model.generator)
     kinds = 2 if model.grid is None else 1
     total = teaching.num_reference + kinds * teaching.steps
     with progress("teach metric", total=total, unit="steps") as task:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deepfits.errors import InputError, nearest
 from deepfits.redshifts.features import FEATURE_SETS
 from deepfits.redshifts.method import Method
 from deepfits.redshifts.methods.adapted import Adapted
@@ -38,13 +37,6 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 """In the order of the table."""
-
-
-def method_named(name: str) -> type[Method]:
-    """Return a method by the name that users know, or say which one was most likely meant."""
-    if name not in METHODS:
-        raise InputError(f"method {name!r} is unknown; {nearest(name, METHODS)}")
-    return METHODS[name]
 
 
 def uses_templates(method: str, feature_set: str) -> bool:

@@ -37,7 +37,7 @@ import numpy as np
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
-from deepfits.redshifts.head_training import TuneConfig, fine_tuned, fit_zero_points
+from deepfits.redshifts.head_training import fine_tuned, fit_zero_points
 from deepfits.redshifts.learning import evenly_spaced, folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
@@ -240,8 +240,8 @@ def _adapted_heads(
             shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
             if is_tuned:
                 some = np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]
-                config = TuneConfig(seed=seed + place)
-                member, density = fine_tuned(stage, place, left_in.take(some), left_out, config)
+                seen = left_in.take(some)
+                member, density = fine_tuned(stage, place, seen, left_out, seed=seed + place)
                 members.append(member)
                 limit = stage.brightest(left_in)
                 tuned[test] = quantiles_of(stage.limited(density, left_out.light, limit))

@@ -21,12 +21,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, require_known
 from deepfits.files import write_json
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.features import Matrix, Source
-from deepfits.redshifts.learning import check_loss, check_width
+from deepfits.redshifts.learning import LOSSES, check_width
 from deepfits.redshifts.method import Estimates, Inputs, Method, Trained, Training
 from deepfits.redshifts.methods.trees import TreeSum
 
@@ -60,7 +60,7 @@ class TpotConfig:
     num_threads: int = 1
 
     def __post_init__(self) -> None:
-        check_loss(self.loss)
+        require_known("loss", self.loss, LOSSES)
         if not self.minutes > 0:
             raise InputError(f"TPOT's time budget must be positive, not {self.minutes} minutes")
 

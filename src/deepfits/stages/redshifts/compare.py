@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, require_known
 from deepfits.photometry import robust_scatter
 from deepfits.progress import noted
 from deepfits.provenance import provenance
@@ -23,14 +23,7 @@ from deepfits.redshifts.methods import METHODS, Boosting, Constant
 from deepfits.redshifts.naming import truth_name
 from deepfits.redshifts.pdf import pit
 from deepfits.redshifts.predictor import Predictor, train_predictor
-from deepfits.redshifts.results import (
-    RowKey,
-    join_predictions,
-    make_row,
-    read_row,
-    write_metrics,
-    write_row,
-)
+from deepfits.redshifts.results import RowKey, join_predictions, make_row, read_row, write_metrics, write_row
 from deepfits.redshifts.split import MIN_TRAIN
 from deepfits.stages.redshifts.classes import redshift_classes
 from deepfits.stages.redshifts.load import (
@@ -186,10 +179,12 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
     InputError
         An unknown name, or a row that cannot be made of what is given, with what it needs.
     """
-    names = _checked(parse_names(config.methods), METHODS, "method")
-    losses = _checked(parse_names(config.losses), LOSSES, "loss")
+    names, losses = parse_names(config.methods), parse_names(config.losses)
     feature_sets = parse_names(config.feature_sets)
-    _checked([text.partition(":")[0] for text in feature_sets if ":" in text], METHODS, "method")
+    for name in (*names, *(text.partition(":")[0] for text in feature_sets if ":" in text)):
+        require_known("method", name, METHODS)
+    for loss in losses:
+        require_known("loss", loss, LOSSES)
     chosen = [method for name, method in METHODS.items() if name in names and method is not Constant]
     keys = [
         RowKey(method=method.name, features=name, loss=loss)
@@ -205,13 +200,6 @@ def plan_rows(config: CompareConfig, inputs: Inputs) -> list[RowKey]:
         except InputError as error:
             raise InputError(f"the row {key} cannot be made: {error}") from error
     return [RowKey(method=Constant.name), *keys]
-
-
-def _checked(names: Sequence[str], valid: Iterable[str], what: str) -> Sequence[str]:
-    for name in names:
-        if name not in valid:
-            raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
-    return names
 
 
 def _named_for(method: str, feature_sets: Sequence[str]) -> list[str] | None:

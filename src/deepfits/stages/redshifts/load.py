@@ -52,12 +52,11 @@ def objects_to_fit(
     label_column: str = "z_spec",
     select: Sequence[str] = (),
     match_radius_arcsec: float = 1.0,
-    max_labels: int | None = None,
     **others: Any,
 ) -> list[Any]:
     """Return the identities of the cutouts that a table of redshifts needs: to test on, and to learn from.
 
-    With `max_labels`, those that a table with as many labels learns from; `others` go to `make_dataset`.
+    `others` go to `make_dataset`: with `max_labels`, they are those that as many labels are learned from.
     """
     from deepfits.survey.store import CutoutStore
 
@@ -67,7 +66,6 @@ def objects_to_fit(
         columns,
         read_labels(labels, column=label_column, select=select),
         radius_arcsec=match_radius_arcsec,
-        max_labels=max_labels,
         fewest=1,
         **others,
     )

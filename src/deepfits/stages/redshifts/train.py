@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
-from deepfits.errors import InputError
+from deepfits.errors import InputError, require_known
 from deepfits.progress import noted
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER
-from deepfits.redshifts.learning import check_loss
+from deepfits.redshifts.learning import LOSSES
 from deepfits.redshifts.method import Training
-from deepfits.redshifts.methods import METHODS, Boosting, method_named, uses_templates
+from deepfits.redshifts.methods import METHODS, Boosting, uses_templates
 from deepfits.redshifts.predictor import Predictor, train_predictor
 from deepfits.stages.redshifts.classes import classes_of, learn_classes
 from deepfits.stages.redshifts.load import (
@@ -68,10 +68,11 @@ def redshift_train(config: TrainPredictorConfig) -> Path:
 
     Stars and galaxies: `deepfits property train run/features-both truth.csv --target kind --out run/kind`
     """
-    check_loss(config.loss)
+    require_known("loss", config.loss, LOSSES)
     if is_of_classes(config.labels, config.label_column):
         return _train_classes(config)
-    kind, templates = method_named(config.method), uses_templates(config.method, config.feature_set)
+    require_known("method", config.method, METHODS)
+    kind, templates = METHODS[config.method], uses_templates(config.method, config.feature_set)
     dataset = load_dataset(config, fewest=kind.fewest_labels, fewest_to_test=0)
     inputs = inputs_of(dataset, config, templates=templates)
     kind.check(config.feature_set, inputs)
