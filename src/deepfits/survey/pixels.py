@@ -32,6 +32,7 @@ from deepfits.survey.weights import (
 )
 from deepfits.survey.zeropoint import (
     given_doubts,
+    resampling_doubts,
     zero_point_doubts,
     zero_point_of_header,
     zero_point_of_unit,
@@ -237,6 +238,7 @@ def calibrated(
         remarks.append(f"zero point {zero_point:.4g} from {words}")
     else:
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
+    remarks += [f"WARNING: {text}" for text in resampling_doubts(header)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     rules: list[tuple[HduPixels, MaskRule]] = []
