@@ -1014,6 +1014,40 @@ def test_runs_of_one_place_are_bands_of_one_field(tmp_path, sky, where, expected
 
 
 @pytest.mark.parametrize(
+    ("word", "kind"),
+    [
+        ("sig", "rms"),
+        ("rms_map", "rms"),
+        ("inv_var", "ivar"),
+        ("inverse_variance", "ivar"),
+        ("exptime", None),
+    ],
+)
+def test_planes_beside_an_image_by_further_words(tmp_path, sky, word, kind):
+    image, variance = counts(sky, 27.0)
+    head = header(0.2, FILTER="g", MAGZERO=27.0)
+    fits.writeto(tmp_path / "tile_g.fits", image, head)
+    values = {"rms": variance**0.5, "ivar": 1 / variance, None: 900.0}[kind]
+    fits.writeto(tmp_path / f"tile_g_{word}.fits", full(values), head)
+    images = image_set(tmp_path)
+    assert len(images.fields) == 1
+    with open_field(images.fields[0], images) as field:
+        plane = field.aligned["g"].plane
+        assert plane.weight_kind == (kind or "measured")
+        np.testing.assert_allclose(np.median(plane.read()[1]), SIGMA**-2, rtol=0.15)
+
+
+@pytest.mark.parametrize(("east", "is_said"), [(0, True), (0.5, False)])
+def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, sky, caplog, east, is_said):
+    for name, ra in (("tile_g", 150), ("tile_g_skysub", 150 + east)):
+        head = make_wcs(SHAPE, scale=0.2, ra=ra).to_header()
+        head["FILTER"] = "g"
+        fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), head)
+    assert len(find_fields(tmp_path)) == 2
+    assert ("of tile_g.fits, whose name lacks 'skysub'" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
     ("names", "expected"),
     [
         (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),

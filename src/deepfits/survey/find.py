@@ -40,7 +40,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
-from deepfits.survey.places import fields_of_one_place
+from deepfits.survey.places import fields_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ _IMAGE_WORDS = (
         "maic",
         "refimg",
     ),
-    *("sciimg", "mosaic"),
+    *("sciimg", "mosaic", "map"),
 )
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
@@ -337,6 +337,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     ((('legacysurvey', '1501p020', 'g'), None), (('legacysurvey', '1501p020', 'g'), 'ivar'))
     >>> split_name("SPLUS-s01_F660_swpweight")
     (('SPLUS', 's01', 'F660', 'swp'), 'weight')
+    >>> split_name("tile_g_inverse_variance"), split_name("tile_g_rms_map")
+    ((('tile', 'g'), 'ivar'), (('tile', 'g'), 'rms'))
     """
     if match := _EUCLID.match(stem):
         found = match["kind"]
@@ -351,7 +353,10 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
-    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
+    dropped = _IMAGE_WORDS
+    if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
+        kind, dropped = "ivar", (*_IMAGE_WORDS, "inv", "inverse")
+    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in dropped)
     return tuple(kept), kind
 
 
@@ -670,6 +675,7 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
                 "fields into directories of their own, move the one that is not meant away, or stack "
                 "exposures first with `deepfits stack`"
             )
+    _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     for first, *others in fields_of_one_place(named):
         for other in others:
@@ -677,3 +683,21 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
+
+
+def _warn_of_namesakes(sources: list[ImageSource]) -> None:
+    """Warn of images that have another's name but for a word, its band and its place: maps more likely."""
+    words = {s.path: frozenset(w for w in re.split(r"[-_. ]+", _stem(s.path)) if w) for s in sources}
+    there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
+    found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
+    for source in sources:
+        for word in sorted(w for w in words[source.path] if not w.isdigit()):
+            other = there.get((source.path.parent, source.band, words[source.path] - {word}))
+            if other is not None and lie_in_one_place((source.path, source.hdu), (other.path, other.hdu)):
+                found[word].append((source.path, other.path))
+    for word, pairs in found.items():
+        log.warning(
+            "WARNING: %s%s: in band and place of %s, whose name lacks %r: taken as a field of its own; if it "
+            "holds weights, a mask or another map, call it so (.weight, .rms, .mask), else move it away",
+            *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
+        )
