@@ -113,6 +113,9 @@ def _read_file(
         return _read_parquet([path], path, columns)
     if head.startswith(b"\x89HDF"):
         return _read_hdf5(path, selection, wanted)
+    if head.startswith(b"PK\x03\x04"):
+        what = "an Excel workbook; save its sheet as CSV" if "xls" in ending else "a ZIP archive; unpack it"
+        raise InputError(f"{path}: {what}, and give that")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return _read_fits(path, selection, wanted)
     content = unpack(path) if head.startswith(_PACKED) else b""
@@ -194,8 +197,9 @@ def _from_astropy_text(path: Path, text: str, format: str) -> Table:
     from astropy.table import Table as AstropyTable
 
     lines = text.splitlines()
+    gaps = [("", "0"), ("null", "0")]  # the latter in Gaia's
     table = (
-        QTable.read(lines, format=format)
+        QTable.read(lines, format=format, fill_values=gaps)
         if format == "ascii.ecsv"
         else AstropyTable.read(lines, format=format)
     )
