@@ -67,6 +67,8 @@ _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
+# Of several files, as archives send them.
+_BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
 _IMAGE_WORDS = (
     *(
         "image",
@@ -221,6 +223,8 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
         if match := _HDU.match(text):
             text, hdu = match["path"], int(match["hdu"])
         path = Path(text)
+    if path.is_file() and _BUNDLE.search(path.name):
+        raise InputError(f"{path}: a bundle of files; unpack it, and give the directory")
     if path.is_dir():
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
@@ -290,6 +294,8 @@ def fits_files(directory: Path) -> list[Path]:
             raise InputError(f"{path}: this kind of compression is not read; unpack it, or move it elsewhere")
         if _NO_IMAGE.search(path.name) and path.is_file():
             log.warning("WARNING: %s: not used: no whole FITS file by its name", path)
+        if _BUNDLE.search(path.name) and path.is_file():
+            log.warning("WARNING: %s: a bundle of files is not read; unpack it", path)
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)
@@ -353,7 +359,7 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
-    dropped = _IMAGE_WORDS
+    dropped: tuple[str, ...] = _IMAGE_WORDS
     if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
         kind, dropped = "ivar", (*_IMAGE_WORDS, "inv", "inverse")
     kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in dropped)
@@ -387,6 +393,8 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     kinds: _Kinds = {path: _split(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
+        if images and _is_psf(path):
+            continue
         words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
         begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
@@ -406,6 +414,11 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
             elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
                 log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
     return kinds
+
+
+def _is_psf(path: Path) -> bool:
+    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts."""
+    return "psf" in re.split(r"[-_. ]+", _stem(path).lower())
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
@@ -507,6 +520,9 @@ def _is_no_image_of_a_band(path: Path) -> bool:
             )
         return True
     key, kind = _split(_stem(path))
+    if kind_of(path) == "other" and _is_psf(path):
+        log.warning("%s: a PSF; not used, unless you say whose: --psf BAND=%s", path, path.name)
+        return True
     if kind is None or band_of_name(_stem(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))

@@ -39,6 +39,10 @@ from deepfits.survey.zeropoint import (
 )
 
 _LARGE = 1e15
+PICTURE = (
+    "values from 0 to 255, as in pictures for the eye, whose stretch is not undone; take the survey's fluxes "
+    "(FITS), not its JPEG or PNG"
+)
 _SAMPLE_ROWS = 256
 
 
@@ -217,6 +221,8 @@ def calibrated(
     """
     path = image.path
     header = header_of(hdus, image.hdu)
+    if image.header.get("BITPIX") == 8 and image.header.get("BSCALE", 1) == 1:
+        raise InputError(f"{path}: {PICTURE}")
     for plane in extras.values():
         if isinstance(plane, HduPixels) and plane.shape != image.shape:
             raise InputError(
