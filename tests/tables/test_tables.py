@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import warnings
 
 import h5py
 import numpy as np
@@ -848,6 +849,16 @@ def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
     labels = read_labels(tmp_path / "a.fits")
     np.testing.assert_array_equal(labels.value, Z[~is_gap])
     assert labels.counts["not_finite"] == is_gap.sum()
+
+
+def test_gaps_that_astropy_marks_in_hdf5_are_gaps(tmp_path):
+    """Written as users do, without its note, masked columns have what lay under the mask."""
+    table = Table({"object_id": np.arange(NUM), "z_spec": MaskedColumn(Z, mask=np.arange(NUM) == 2)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table.write(tmp_path / "a.h5", path="data")
+    labels = read_labels(tmp_path / "a.h5")
+    np.testing.assert_array_equal(labels.value, np.delete(Z, 2))
 
 
 def test_fits_columns_with_axes_of_length_one(tmp_path):

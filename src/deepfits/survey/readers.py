@@ -56,6 +56,12 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
+        with path.open("rb") as handle:
+            if handle.read(4) == b"PAR1":
+                raise InputError(
+                    f"{path}: Parquet, in which cutouts are not read; write the images as one array "
+                    "(N, B, H, W: numpy.stack) into .h5 or .npz"
+                )
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
