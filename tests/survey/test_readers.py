@@ -214,6 +214,25 @@ def test_larger_store_pads_with_weight_zero(arrays, tmp_path):
     np.testing.assert_allclose(found.image[..., 12:52, 12:52], arrays["image"] * FACTOR, rtol=1e-5)
 
 
+def test_cutouts_in_parquet_are_called_so(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    text = 'file = "a.parquet"\nbands = ["g"]\nzero_point = 22.5\npixel_scale_arcsec = 0.262\n'
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.parquet: Parquet, .* into \.h5 or \.npz"):
+        deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
+
+
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_pictures_for_the_eye_are_refused(tmp_path, kind):
+    """Galaxy10, and what torchvision makes of it, hold the survey's JPEGs and no fluxes."""
+    values = np.random.default_rng(0).integers(0, 256, (5, 3, 40, 40)).astype(np.uint8)
+    np.savez(tmp_path / "a.npz", image=values if kind == "uint8" else values.astype(kind) / 255)
+    text = 'file = "a.npz"\nbands = ["g", "r", "z"]\nzero_point = 22.5\npixel_scale_arcsec = 0.262\n'
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(InputError, match=r"a\.npz: image holds values from 0 to 255, as in pictures"):
+        deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
+
+
 def test_second_run_and_changed_description(arrays, tmp_path):
     np.savez(tmp_path / "c.npz", image=arrays["image"], ivar=arrays["ivar"])
     text = 'file = "c.npz"\nweight = "ivar"\n' + BANDS

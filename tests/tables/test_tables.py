@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+import warnings
 
 import h5py
 import numpy as np
@@ -850,6 +851,16 @@ def test_gaps_that_hsc_marks_in_columns_of_their_own_and_lists_of_one(tmp_path):
     assert labels.counts["not_finite"] == is_gap.sum()
 
 
+def test_gaps_that_astropy_marks_in_hdf5_are_gaps(tmp_path):
+    """Written as users do, without its note, masked columns have what lay under the mask."""
+    table = Table({"object_id": np.arange(NUM), "z_spec": MaskedColumn(Z, mask=np.arange(NUM) == 2)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table.write(tmp_path / "a.h5", path="data")
+    labels = read_labels(tmp_path / "a.h5")
+    np.testing.assert_array_equal(labels.value, np.delete(Z, 2))
+
+
 def test_fits_columns_with_axes_of_length_one(tmp_path):
     columns = [
         fits.Column("id", "K", array=[1, 2]),
@@ -928,3 +939,47 @@ def test_lines_between_bars(tmp_path, rule):
     found = read_catalogue(tmp_path / "a.txt")
     assert found["object_id"].tolist() == list(range(NUM))
     np.testing.assert_array_equal(found["dec"], DEC)
+
+
+def test_null_is_a_gap_in_tables_of_gaia(tmp_path):
+    """Files of the archive are ECSV, packed, of text ``null`` where there is no value."""
+    names = {"source_id": "int64", "ra": "float64", "dec": "float64", "z_spec": "float64", "visits": "int16"}
+    lines = ["# %ECSV 1.0", "# ---", "# delimiter: ','", "# datatype:"]
+    for name, kind in names.items():
+        lines += ["# -", f"#   name: {name}", f"#   datatype: {kind}"]
+    lines += [",".join(names), "4295806720,150.1,2.1,0.3,null", "4295806721,150.2,2.2,null,7"]
+    path = tmp_path / "GaiaSource_000000-003111.csv.gz"
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+    columns = tables.read(path).columns
+    assert columns["source_id"].tolist() == [4295806720, 4295806721]
+    np.testing.assert_array_equal(columns["z_spec"], [0.3, np.nan])
+    np.testing.assert_array_equal(columns["visits"], [np.nan, 7])
+
+
+def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(tmp_path):
+    path = tmp_path / "jplus.csv"
+    path.write_text("TILE_ID,NUMBER,ra,dec\n101,1,150.1,2.1\n102,1,150.2,2.2\n")
+    with pytest.raises(InputError, match=r"jplus\.csv: NUMBER 1 occurs 2 times; .* call it otherwise"):
+        read_catalogue(path)
+
+
+@pytest.mark.parametrize("name", ["ZWARN", "zflg", "nQ", "ZQUALITY", "q_z", "cc", "SPECTYPE"])
+def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
+    values = ["GALAXY", "STAR"] if name == "SPECTYPE" else [3, 4]
+    rows = "".join(f"{i},{0.1 * i:.1f},{values[i % 2]},{i}\n" for i in range(1, 9))
+    path = tmp_path / "labels.csv"
+    path.write_text(f"id,z_spec,{name},FLAGS\n{rows}")
+    read_labels(path)
+    said = f"{name}: {values[0]} (4 times), {values[1]} (4 times); select the sure ones"
+    assert said in caplog.text
+    assert "FLAGS" not in caplog.text
+    caplog.clear()
+    read_labels(path, select=[f"{name} == {values[1]}"])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("name", "words"), [("a.csv.zip", "ZIP archive; unpack"), ("a.xlsx", "as CSV")])
+def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(InputError, match=words):
+        tables.read(tmp_path / name)

@@ -26,6 +26,14 @@ SAME_PLACE_ARCSEC = 0.1
 """Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+MOST_QUALITIES = 100
+"""A column of more values than that is no flag."""
+_QUALITY = re.compile(
+    r"z_?warn(ing)?|z(_?spec)?_?(qual(ity)?|flg|flags?|conf(idence)?|q)|qual(ity)?|conf(idence)?|q_?(z|f|op)?"
+    r"|nq|cc|cclass|(qual(ity)?|flg|flag|conf)_?z(_?spec)?|spectype|class",
+    re.IGNORECASE,
+)
+"""Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +131,8 @@ def read_labels(
             *(path, zeros, int(is_selected.sum()), column, column),
         )
     keep = is_selected & is_finite & ~is_code
+    if is_redshift_name(column) and not classes:
+        _warn_of_quality({n: v[keep] for n, v in columns.items() if n != column}, select, path)
     if not keep.any():
         is_fast = is_finite & (np.abs(number) > HIGHEST)
         velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
@@ -136,6 +146,26 @@ def read_labels(
     return Labels(
         value=number[keep], columns=left, where=str(path), counts=counts, classes=names, target=column
     )
+
+
+def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) -> None:
+    """Warn where columns say which redshifts are sure, in several ways, and nothing is selected by any."""
+    found = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
+    if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in found for condition in select):
+        return
+    said = []
+    for name, values in found.items():
+        unique, counts = np.unique(values, return_counts=True)
+        if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
+            common = np.argsort(-counts)[:4]
+            listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
+            said.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
+    if said:
+        log.warning(
+            "WARNING: %s: all rows count, whatever these columns say of the quality of a redshift: %s; "
+            "select the sure ones, as their description says (--select 'COLUMN >= 3')",
+            *(path, "; ".join(said)),
+        )
 
 
 def _with_ours(table: tables.Table) -> Columns:

@@ -108,6 +108,8 @@ def band_name(text: str) -> str:
     ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
     >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816", "rSDSS")]
     ['R', 'g', 'F606W', 'g', 'NB816', 'r']
+    >>> [band_name(t) for t in ("j", "h", "k")]  # 2MASS
+    ['J', 'H', 'K']
     >>> [band_name(t) for t in ("HSC-Y", "DECam-Y", "DES Y", "Y DECam c0005 10095.0 1130.0")]
     ['y', 'Y', 'Y', 'Y']
     """
@@ -122,7 +124,7 @@ def band_name(text: str) -> str:
         return match[1]
     if match := _SPACE.match(text):
         return match[1].upper()
-    if (match := _INFRARED.match(text)) and (len(text) > 2 or text in ("Z", "Y", "J", "H", "K", "Ks")):
+    if (match := _INFRARED.match(text)) and (len(text) > 2 or text in (*"ZYJHKjhk", "Ks")):
         return {"ks": "Ks"}.get(match[1].lower(), match[1].upper())
     if match := _NARROW.match(text):
         return match[1].upper()

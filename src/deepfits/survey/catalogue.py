@@ -72,8 +72,9 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
     if number == 0:
         raise InputError(f"{path}: the catalogue has no rows")
     if "object_id" in columns:
-        columns["object_id"] = tables.identities(columns["object_id"], path)
-        tables.require_unique(columns["object_id"], path)
+        name = tables.identity_name(table.columns) or "object_id"
+        columns["object_id"] = tables.identities(columns["object_id"], path, name)
+        tables.require_unique(columns["object_id"], path, name)
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     if "ra" in columns:

@@ -33,7 +33,7 @@ from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
-from deepfits.survey.places import fields_of_one_place
+from deepfits.survey.places import fields_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
     re.IGNORECASE,
 )
+# Of several files, as archives send them.
+_BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
 _IMAGE_WORDS = (
     *(
         "image",
@@ -77,7 +79,7 @@ _IMAGE_WORDS = (
         "maic",
         "refimg",
     ),
-    *("sciimg", "mosaic"),
+    *("sciimg", "mosaic", "map"),
 )
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
@@ -214,6 +216,8 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
         if match := _HDU.match(text):
             text, hdu = match["path"], int(match["hdu"])
         path = Path(text)
+    if path.is_file() and _BUNDLE.search(path.name):
+        raise InputError(f"{path}: a bundle of files; unpack it, and give the directory")
     if path.is_dir():
         if band is not None:
             raise InputError(f"{item}: band=path needs a file, not a directory")
@@ -283,6 +287,8 @@ def fits_files(directory: Path) -> list[Path]:
             raise InputError(f"{path}: this kind of compression is not read; unpack it, or move it elsewhere")
         if _NO_IMAGE.search(path.name) and path.is_file():
             log.warning("WARNING: %s: not used: no whole FITS file by its name", path)
+        if _BUNDLE.search(path.name) and path.is_file():
+            log.warning("WARNING: %s: a bundle of files is not read; unpack it", path)
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)
@@ -330,6 +336,8 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     ((('legacysurvey', '1501p020', 'g'), None), (('legacysurvey', '1501p020', 'g'), 'ivar'))
     >>> split_name("SPLUS-s01_F660_swpweight")
     (('SPLUS', 's01', 'F660', 'swp'), 'weight')
+    >>> split_name("tile_g_inverse_variance"), split_name("tile_g_rms_map")
+    ((('tile', 'g'), 'ivar'), (('tile', 'g'), 'rms'))
     """
     if match := _EUCLID.match(stem):
         found = match["kind"]
@@ -344,7 +352,10 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
         kind = "variance"  # what Pan-STARRS calls wt
-    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in _IMAGE_WORDS)
+    dropped: tuple[str, ...] = _IMAGE_WORDS
+    if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
+        kind, dropped = "ivar", (*_IMAGE_WORDS, "inv", "inverse")
+    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in dropped)
     return tuple(kept), kind
 
 
@@ -375,6 +386,8 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     kinds: _Kinds = {path: _split(_stem(path)) for path in names}
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
+        if images and _is_psf(path):
+            continue
         words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
         begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
@@ -394,6 +407,11 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
             elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
                 log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
     return kinds
+
+
+def _is_psf(path: Path) -> bool:
+    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts."""
+    return "psf" in re.split(r"[-_. ]+", _stem(path).lower())
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
@@ -495,6 +513,9 @@ def _is_no_image_of_a_band(path: Path) -> bool:
             )
         return True
     key, kind = _split(_stem(path))
+    if kind_of(path) == "other" and _is_psf(path):
+        log.warning("%s: a PSF; not used, unless you say whose: --psf BAND=%s", path, path.name)
+        return True
     if kind is None or band_of_name(_stem(path))[0] is not None:
         return False
     kinds = _kinds_in(path.parent, stamp(path.parent))
@@ -663,6 +684,7 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
                 "fields into directories of their own, move the one that is not meant away, or stack "
                 "exposures first with `deepfits stack`"
             )
+    _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     for first, *others in fields_of_one_place(named):
         for other in others:
@@ -670,3 +692,21 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
+
+
+def _warn_of_namesakes(sources: list[ImageSource]) -> None:
+    """Warn of images that have another's name but for a word, its band and its place: maps more likely."""
+    words = {s.path: frozenset(w for w in re.split(r"[-_. ]+", _stem(s.path)) if w) for s in sources}
+    there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
+    found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
+    for source in sources:
+        for word in sorted(w for w in words[source.path] if not w.isdigit()):
+            other = there.get((source.path.parent, source.band, words[source.path] - {word}))
+            if other is not None and lie_in_one_place((source.path, source.hdu), (other.path, other.hdu)):
+                found[word].append((source.path, other.path))
+    for word, pairs in found.items():
+        log.warning(
+            "WARNING: %s%s: in band and place of %s, whose name lacks %r: taken as a field of its own; if it "
+            "holds weights, a mask or another map, call it so (.weight, .rms, .mask), else move it away",
+            *(pairs[0][0], f" and {len(pairs) - 1} others" * (len(pairs) > 1), pairs[0][1].name, word),
+        )

@@ -15,9 +15,23 @@ _NAMES = {
         *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
     ),
     "variance": ("VARIANCE", "VAR"),
-    "ivar": ("IVAR", "INVVAR", "IVM", "INVVARIANCE"),
+    "ivar": ("IVAR", "INVVAR", "INVAR", "IVM", "INVVARIANCE"),
     "rms": (
-        *("ERR", "ERROR", "RMS", "SIGMA", "STD", "STDEV", "STDDEV", "UNC", "UNCERT", "UNCERTAINTY", "NOISE"),
+        *(
+            "ERR",
+            "ERROR",
+            "ERRORS",
+            "RMS",
+            "SIG",
+            "SIGMA",
+            "STD",
+            "STDEV",
+            "STDDEV",
+            "UNC",
+            "UNCERT",
+            "UNCERTAINTY",
+            "NOISE",
+        ),
         *("MUNC", "REFUNC"),
     ),
     "weight": (
@@ -32,12 +46,13 @@ OTHER = (
     "depth", "galdepth", "nexp", "psfsize", "chi2", "model", "blobmodel", "resid", "exp", "expwt", "num",
     "ctx", "seg", "segm", "bkg", "background", "nimg", "psf", "cnt", "rrhr", "skybg", "intbgsub", "cov",
     "coverage", "mcov", "refcov", "nexpo", "exposure", "expmap", "hits", "residual", "bkgd", "bgmod",
-    "nobkg", "segmap", "segmentation", "det", "detection", "chimean",
+    "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
+    "snr",
 )  # fmt: skip
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
-    *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SKY", "EXPTIME", "SNR", "SN"),
+    *("CON", "NIM", "WCSDVARR", "D2IMARR", "POISSON", "RNOISE", "FLAT", "SN"),
     *("SEGMENTMAP", "BACK", "BKGMASK"),
 }
 # What astropy's CCDData calls uncertainties.

@@ -32,12 +32,17 @@ from deepfits.survey.weights import (
 )
 from deepfits.survey.zeropoint import (
     given_doubts,
+    resampling_doubts,
     zero_point_doubts,
     zero_point_of_header,
     zero_point_of_unit,
 )
 
 _LARGE = 1e15
+PICTURE = (
+    "values from 0 to 255, as in pictures for the eye, whose stretch is not undone; take the survey's fluxes "
+    "(FITS), not its JPEG or PNG"
+)
 _SAMPLE_ROWS = 256
 
 
@@ -214,6 +219,8 @@ def calibrated(
     """
     path = image.path
     header = header_of(hdus, image.hdu)
+    if image.header.get("BITPIX") == 8 and image.header.get("BSCALE", 1) == 1:
+        raise InputError(f"{path}: {PICTURE}")
     for plane in extras.values():
         if isinstance(plane, HduPixels) and plane.shape != image.shape:
             raise InputError(
@@ -235,6 +242,7 @@ def calibrated(
         remarks.append(f"zero point {zero_point:.4g} from {words}")
     else:
         remarks += [f"WARNING: {text}" for text in given_doubts(header, zero_point, pixel_sr)]
+    remarks += [f"WARNING: {text}" for text in resampling_doubts(header)]
     if image.is_asinh:
         remarks.append("asinh scaling undone (BSOFTEN and BOFFSET, Pan-STARRS)")
     masks: list[tuple[HduPixels, MaskRule]] = []

@@ -57,6 +57,12 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
     return out
 
 
+def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
+    """Return whether all images, files and HDUs, show one piece of sky by their headers."""
+    places = {str(n): place for n, image in enumerate(images) if (place := _place(*image)) is not None}
+    return any(len(group) == len(images) for group in _together(places))
+
+
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
     """Return the names whose places are one."""
     names = list(places)

@@ -24,6 +24,7 @@ from deepfits.survey.bands import band_name
 from deepfits.survey.cutout_description import Description, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
+from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
 
@@ -55,6 +56,12 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
+        with path.open("rb") as handle:
+            if handle.read(4) == b"PAR1":
+                raise InputError(
+                    f"{path}: Parquet, in which cutouts are not read; write the images as one array "
+                    "(N, B, H, W: numpy.stack) into .h5 or .npz"
+                )
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
@@ -117,6 +124,10 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
     if len(image.shape) != len(axes) or image.dtype.kind not in "fiu":
         hint = ", or axes = 'NHW' for one band" if len(image.shape) == 3 and len(d.bands) == 1 else ""
         raise InputError(f"{path}: {names['image']} has shape {image.shape}; axes {axes} are needed{hint}")
+    with naming(path, f"cannot read {names['image']}"):
+        few = np.asarray(image[:FEW_OBJECTS])
+    if _is_picture(few):
+        raise InputError(f"{path}: {names['image']} holds {PICTURE}")
     number, num_bands = image.shape[axes.index("N")], image.shape[axes.index("B")] if "B" in axes else 1
     bands, scale, fwhm = (
         _universe_facts(d, path, content) if is_universe else (d.bands, d.pixel_scale_arcsec, d.fwhm_arcsec)
@@ -172,6 +183,15 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         mask=rule,
         remarks=[rule.words] if rule is not None else [],
     )
+
+
+def _is_picture(values: np.ndarray) -> bool:
+    """Return whether images are pictures: bytes, or bytes over 255 as floats."""
+    if values.dtype == np.uint8 or values.dtype.kind != "f" or not values.size:
+        return values.dtype == np.uint8
+    steps = np.asarray(values, np.float32) * 255
+    is_within = bool(values.min() >= 0 and 0.1 < values.max() <= 1)
+    return is_within and bool(np.abs(steps - np.round(steps)).max() < 1e-2)  # float16 is not as exact
 
 
 def _psf_reader(

@@ -39,6 +39,10 @@ _PER_PIXEL = re.compile(
 _RATE = re.compile(r"(?:/\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*\(?-1\)?|\bcps)\s*$", re.IGNORECASE)
 _COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
 _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
+# Cards that say which magnitudes a zero point is of.
+_SYSTEMS = ("PHOTSYS", "MAGSYS", "ZPSYS", "MAG_SYS", "PHOT_SYS", "MAGTYPE", "ZPTYPE")
+# Services that interpolate what a pixel holds, whatever its size, and sign in HISTORY or COMMENT.
+_RESAMPLERS = {"hips2fits": "hips2fits", "skyview": "SkyView"}
 PLAUSIBLE = (-2.5, 45.0)
 # Zero points of one file agree if they differ by less: rounded cards, colour terms of PHOTFLAM.
 AGREEMENT = 0.05
@@ -101,7 +105,12 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
     """Return warnings about a zero point found in a header, each with its remedy."""
     doubts = []
     unit = str(header.get("BUNIT", "")).strip()
-    if ("unit" not in words or _MAGGIES.search(unit)) and is_vega(header):
+    is_stated = "unit" not in words
+    if is_stated and (card := _states_vega(header, words)):
+        doubts.append(
+            f"{words} = {zero_point:.2f} is in Vega magnitudes, by {card}; give the AB one (zero_point)"
+        )
+    elif (is_stated or _MAGGIES.search(unit)) and is_vega(header):
         doubts.append(
             f"zero points of this survey ({words} = {zero_point:.2f}) are in Vega magnitudes as a rule; give "
             "the AB one (zero_point), or write PHOTSYS = 'AB' into the header"
@@ -115,6 +124,7 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
     seconds = _exposure(header)
     if (
         words in _PER_COUNT_OR_RATE
+        and not (words == "PHOTZP" and "PRODCATG" in header)  # ESO's standard: of what a pixel holds
         and _COUNTS.match(unit)
         and not _RATE.search(unit)
         and seconds not in (None, 1.0)
@@ -127,9 +137,34 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
     return doubts
 
 
+def resampling_doubts(header: Mapping[str, Any]) -> list[str]:
+    """Return a warning where a service has resampled an image and kept what a pixel holds, not the flux."""
+    unit = str(header.get("BUNIT", ""))
+    signed = " ".join(str(header.get(key, "")) for key in ("HISTORY", "COMMENT")).lower()
+    by = next((name for word, name in _RESAMPLERS.items() if word in signed), None)
+    if by is None or re.search("sr|arcsec", unit, re.IGNORECASE):  # surface brightness stays what it is
+        return []
+    return [
+        f"resampled by {by}, which keeps the values of pixels and not fluxes: these are right only if the "
+        "pixels are as large as the survey's; else take the survey's own images, or a zero_point less by "
+        "2.5 log10 of the area of these pixels over that of the survey's"
+    ]
+
+
+def _states_vega(header: Mapping[str, Any], words: str) -> str:
+    """Return which card says that a zero point is in Vega magnitudes; nothing where none does."""
+    for key in _SYSTEMS:
+        if "VEGA" in str(header.get(key, "")).upper():
+            return f"{key} = {header[key]!r}"
+    key = words.split(" ", 1)[0]
+    comment = header.comments[key] if isinstance(header, fits.Header) and key in header else ""
+    is_of_vega = re.search(r"\bvega", comment, re.IGNORECASE) and not re.search(r"\bAB\b", comment)
+    return f"the comment of {key}" if is_of_vega else ""
+
+
 def is_vega(header: Mapping[str, Any]) -> bool:
     """Return whether a file comes from a survey whose zero points are in Vega magnitudes as a rule."""
-    says_ab = any("AB" in str(header.get(key, "")).upper() for key in ("PHOTSYS", "MAGSYS", "ZPSYS"))
+    says_ab = any("AB" in str(header.get(key, "")).upper() for key in _SYSTEMS)
     origin = " ".join(
         str(header.get(key, "")) for key in ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY")
     ).upper()
@@ -268,6 +303,7 @@ def _parsed(text: str) -> Any:
     elif upper == text:
         text = text.replace("MJY", "MJy")
     text = re.sub(r"(?<=[/ .*])A(?=$|[-^*/ .])", "Angstrom", text)
+    text = re.sub(r"\bergs\b", "erg", text, flags=re.IGNORECASE)
     text = re.sub(
         r"(?<![A-Za-z])(ERG|SR|HZ|CM|S|SEC|ARCSEC)(?![A-Za-z])",
         lambda m: {"HZ": "Hz"}.get(m[0], m[0].lower()),

@@ -94,8 +94,17 @@ def read(
     with naming(path, f"cannot read this {what}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
         if path.is_dir():
-            return _read_parquet(_parquet_files(path), path, columns)
-        return _read_file(path, selection, columns, wanted)
+            return _without_marked(_read_parquet(_parquet_files(path), path, columns))
+        return _without_marked(_read_file(path, selection, columns, wanted))
+
+
+def _without_marked(table: Table) -> Table:
+    """Make gaps of what other columns mark so: HSC's ``NAME_isnull``, astropy's ``NAME.mask`` in HDF5."""
+    for name, values in table.columns.items():
+        for is_gap in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
+            if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
+                table.columns[name] = plain(np.ma.array(table.columns[name], mask=is_gap))
+    return table
 
 
 def exists(path: str | Path) -> bool:
@@ -113,6 +122,9 @@ def _read_file(
         return _read_parquet([path], path, columns)
     if head.startswith(b"\x89HDF"):
         return _read_hdf5(path, selection, wanted)
+    if head.startswith(b"PK\x03\x04"):
+        what = "an Excel workbook; save its sheet as CSV" if "xls" in ending else "a ZIP archive; unpack it"
+        raise InputError(f"{path}: {what}, and give that")
     if head.startswith(b"SIMPLE  ") or ".fit" in path.name.lower():
         return _read_fits(path, selection, wanted)
     content = unpack(path) if head.startswith(_PACKED) else b""
@@ -194,8 +206,9 @@ def _from_astropy_text(path: Path, text: str, format: str) -> Table:
     from astropy.table import Table as AstropyTable
 
     lines = text.splitlines()
+    gaps = [("", "0"), ("null", "0")]  # the latter in Gaia's
     table = (
-        QTable.read(lines, format=format)
+        QTable.read(lines, format=format, fill_values=gaps)
         if format == "ascii.ecsv"
         else AstropyTable.read(lines, format=format)
     )
@@ -358,10 +371,6 @@ def _read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Tabl
             content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = _as_info(hdu.header.get(INFO.upper(), "{}"))
-    for name, values in table.columns.items():
-        is_null = table.columns.get(f"{name}_isnull")  # HSC's
-        if is_null is not None and is_null.dtype.kind == "b" and values.shape == is_null.shape:
-            table.columns[name] = plain(np.ma.array(values, mask=is_null))
     return replace(table, info=info)
 
 

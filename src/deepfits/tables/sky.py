@@ -337,12 +337,13 @@ def require_unique(identity: np.ndarray, where: str | Path, name: str = "object_
         number = int((identity == "").sum())
         raise InputError(
             f"{where}: {number} of {len(identity)} rows have no {name} (row {row + 1} is the first); give "
-            "them one, or leave the column out, and rows are numbered"
+            "them one, or leave the column out (or call it otherwise), and rows are numbered"
         )
     values, counts = np.unique(identity, return_counts=True)
     if (counts > 1).any():
         raise InputError(
-            f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique"
+            f"{where}: {name} {values[counts > 1][0]} occurs {counts.max()} times; make it unique, or, if it "
+            "counts in each tile anew, call it otherwise, and rows are numbered"
         )
 
 
