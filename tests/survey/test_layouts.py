@@ -22,6 +22,11 @@ SHAPE = (96, 100)
 MASK = {"MP_BAD": 0, "MP_SAT": 1, "MP_INTRP": 2, "MP_CR": 3, "MP_EDGE": 4, "MP_DETECTED": 5, "MP_NO_DATA": 8}
 
 
+def zero_point_of(header):
+    """From PHOTFLAM and PHOTPLAM, as HST's handbooks have it."""
+    return -2.5 * np.log10(header["PHOTFLAM"]) - 5 * np.log10(header["PHOTPLAM"]) - 2.408
+
+
 def read_all(path, **options):
     images = image_set(path, **options)
     with open_field(images.fields[0], images) as field:
@@ -94,6 +99,26 @@ def test_u_from_cfht_joins_the_patch_of_hsc(tmp_path):
     assert its[20, 20] ** -0.5 == pytest.approx(4.0 * njy_per_count(30.0), rel=0.05)
     _, remarks, _ = read_all(tmp_path, weight_scale="absolute")
     assert any(line.startswith("WARNING: measured noise") for line in remarks["u"])
+
+
+@pytest.mark.parametrize("seconds", [2028.0, 800.0])
+def test_weights_that_are_exposure_times_are_up_to_a_factor(tmp_path, seconds):
+    """As in drizzled images of HST, even where a second is by chance nearly the inverse variance."""
+    header = make_wcs(SHAPE).to_header()
+    header.update(FILTER="F814W", BUNIT="ELECTRONS/S", PHOTFLAM=7.0e-20, PHOTPLAM=8045.0, EXPTIME=2028.0)
+    depth = np.full(SHAPE, seconds)
+    depth[:, :50] /= 2
+    inverse_variance = 2.9 * depth  # noise off by a factor of 1.7
+    noise = np.random.default_rng(5).normal(0, inverse_variance**-0.5)
+    fits.writeto(tmp_path / "a_drz_sci.fits", noise.astype(np.float32), header)
+    fits.writeto(tmp_path / "a_drz_wht.fits", depth.astype(np.float32), header)
+    planes, remarks, _ = read_all(tmp_path)
+    ((name, (_, weight)),) = planes.items()
+    is_scaled = any("relative weights" in line for line in remarks[name])
+    assert is_scaled == (seconds == 2028.0)
+    scale = njy_per_count(zero_point_of(header)) ** 2
+    ratio = weight[20, 80] * scale / inverse_variance[20, 80]
+    assert ratio == pytest.approx(1.0 if is_scaled else 1 / 2.9, rel=0.05)
 
 
 def test_mask_without_named_planes_is_asked_about(tmp_path):

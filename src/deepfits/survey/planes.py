@@ -21,6 +21,7 @@ from astropy.io import fits
 
 from deepfits.config import check
 from deepfits.errors import InputError, naming
+from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import SHARED, ImageSource
@@ -31,12 +32,14 @@ from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
-from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, parse_per_band
+from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
 # Too few to measure noise on.
 FEW_PIXELS = 64
 # Pixels between image and weights, by their WCS, that are no rounding.
 FAR_APART = 2.0
+# Weights whose largest values (this quantile) are EXPTIME to this share are seconds.
+FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
 RELATIVE_FACTOR = 2.0
 # 5σ in 2″, AB: no zero point of a header that makes an image shallower or deeper than that is right.
@@ -445,13 +448,25 @@ class Plane:
                 "ones? (bad_planes, mask_polarity)"
             )
 
+    def _are_exposure_times(self, weight: np.ndarray) -> bool:
+        """Return whether weights are seconds, as in drizzled images of HST: at most those of the header."""
+        seconds = exposure_of(self.header)
+        if seconds is None or seconds == 1:
+            return False
+        pixels = self._pixels
+        scale = pixels.weight_factor / njy_per_count(pixels.zero_point) ** 2
+        most = float(np.quantile(weight[weight > 0], FULL_DEPTH)) / scale
+        return abs(most / seconds - 1) < SAME_EXPOSURE
+
     def _settle_scale(self, noise: Noise, image: np.ndarray, weight: np.ndarray) -> None:
         stated = float(np.median(weight[weight > 0])) ** -0.5
         ratio = noise.sigma / stated
         mode = self.options.weight_scale
         is_off = not 1 / RELATIVE_FACTOR < ratio < RELATIVE_FACTOR
         may_be_relative = self._pixels.weight_role == "weight"
-        is_relative = self._has_shared_weights or (is_off and may_be_relative)
+        is_relative = self._has_shared_weights or (
+            may_be_relative and (is_off or self._are_exposure_times(weight))
+        )
         if mode == "relative" or (mode == "auto" and is_relative):
             # Where the depth varies, the two medians above are not of the same pixels.
             of_each = measure_noise((image - noise.level) * np.sqrt(weight), weight > 0)

@@ -121,7 +121,7 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
             f"FLXSCALE = {scale:g}, by which SWarp multiplies counts, is not applied; if {words} holds for "
             f"counts times that, give zero_point {zero_point - 2.5 * math.log10(abs(scale) or 1):.2f}"
         )
-    seconds = _exposure(header)
+    seconds = exposure_of(header)
     if (
         words in _PER_COUNT_OR_RATE
         and not (words == "PHOTZP" and "PRODCATG" in header)  # ESO's standard: of what a pixel holds
@@ -190,7 +190,7 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     if "FLUXMAG0" in header:
         value = 2.5 * math.log10(_positive(header["FLUXMAG0"], "FLUXMAG0"))
         found.append((_plausible(value, "FLUXMAG0"), "FLUXMAG0"))
-    seconds = _exposure(header)
+    seconds = exposure_of(header)
     value, words = math.nan, ""
     if "PHOTFLAM" in header and "PHOTPLAM" in header and not _is_per_wavelength(unit):
         flam, pivot = _positive(header["PHOTFLAM"], "PHOTFLAM"), _positive(header["PHOTPLAM"], "PHOTPLAM")
@@ -230,7 +230,8 @@ def _of_the_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) 
     return [(value, key) for value, key in found if abs(value - wanted) <= AGREEMENT]
 
 
-def _exposure(header: Mapping[str, Any]) -> float | None:
+def exposure_of(header: Mapping[str, Any]) -> float | None:
+    """Return the seconds of ``EXPTIME``; None where there are none."""
     seconds = _as_float(header.get("EXPTIME"))
     return seconds if 0 < seconds < math.inf else None
 
