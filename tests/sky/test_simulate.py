@@ -9,6 +9,7 @@ from astropy.wcs import WCS
 import deepfits
 from deepfits.errors import InputError
 from deepfits.sky.scene import draw_model, draw_objects, make_scene, observe, strips
+from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import SURVEYS, find_survey
 
 BANDS = "ugriz"
@@ -216,6 +217,19 @@ def test_a_survey_of_ones_own(tmp_path):
     path.write_text('bands = "ugriz"\nname = "mine"\npixel_scale_arcsec = 1')
     with pytest.raises(InputError, match="bands must be a list, not 'ugriz'"):
         find_survey(path)
+
+
+def test_a_filter_is_looked_for_beside_the_survey_file(tmp_path):
+    wavelength = np.arange(4000.0, 5600.0, 20)
+    response = np.exp(-0.5 * ((wavelength - 4800) / 200) ** 2)
+    np.savetxt(tmp_path / "mine.txt", np.stack([wavelength, response], axis=1))
+    text = SURVEYS["sdss-like"].to_toml()
+    ours = SURVEYS["sdss-like"].bands[1].filter
+    (tmp_path / "survey.toml").write_text(text.replace(f'"{ours}"', '"mine.txt"'))
+    found = find_survey(tmp_path / "survey.toml").bands
+    assert found[1].filter == str(tmp_path / "mine.txt")
+    assert filter_centre(found[1].filter) == pytest.approx(4800, abs=20)
+    assert found[0].filter == SURVEYS["sdss-like"].bands[0].filter
 
 
 def test_a_survey_survives_json():

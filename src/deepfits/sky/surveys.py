@@ -6,7 +6,7 @@ B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +28,7 @@ class SkyBand:
         As in file names and columns.
     filter
         A filter of `speclite`, as ``hsc2017-i2``, or the path of a text file with two columns, wavelength in
-        Å and transmission.
+        Å and transmission; in a TOML file from where that lies.
     depth
         AB magnitude of a point source whose flux in a 2″ aperture is five times its error.
     fwhm_arcsec
@@ -175,4 +175,10 @@ def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
         raise InputError(
             f"survey {str(survey)!r} is unknown; {nearest(str(survey), SURVEYS)}, or a .toml file"
         )
-    return SkySurvey.from_json(read_toml(path, what="survey file"), path)
+    found = SkySurvey.from_json(read_toml(path, what="survey file"), path)
+    beside = [path.parent / band.filter for band in found.bands]
+    bands = (
+        replace(band, filter=str(file)) if file.is_file() else band
+        for band, file in zip(found.bands, beside, strict=True)
+    )
+    return replace(found, bands=tuple(bands))
