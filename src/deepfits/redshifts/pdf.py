@@ -109,7 +109,8 @@ def mixture(parts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     if weights is None:
         weights = np.full(number, 1 / number)
     weights = np.broadcast_to(weights, (length, number))
-    parts, weights = parts[weights.any(axis=0)], weights[:, weights.any(axis=0)]
+    is_used = weights.any(axis=0)
+    parts, weights = parts[is_used], weights[:, is_used]
     out = np.empty(parts.shape[1:])
     for row in range(length):
         points = np.unique(parts[:, row])

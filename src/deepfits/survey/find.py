@@ -32,7 +32,7 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images
+from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images, words_of
 from deepfits.survey.places import fields_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
@@ -388,7 +388,7 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     for path, (key, kind) in kinds.items():
         if images and _is_psf(path):
             continue
-        words = [w for w in re.split(r"[-_. ]+", _stem(path)) if w]
+        words = words_of(_stem(path))
         begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
             kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
@@ -411,7 +411,7 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
 
 def _is_psf(path: Path) -> bool:
     """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts."""
-    return "psf" in re.split(r"[-_. ]+", _stem(path).lower())
+    return "psf" in words_of(_stem(path).lower())
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
@@ -696,7 +696,7 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
 
 def _warn_of_namesakes(sources: list[ImageSource]) -> None:
     """Warn of images that have another's name but for a word, its band and its place: maps more likely."""
-    words = {s.path: frozenset(w for w in re.split(r"[-_. ]+", _stem(s.path)) if w) for s in sources}
+    words = {s.path: frozenset(words_of(_stem(s.path))) for s in sources}
     there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
     for source in sources:

@@ -71,15 +71,16 @@ def role_of(name: str) -> str | None:
     >>> role_of("SCI"), role_of("WHT"), role_of("VAR_POISSON"), role_of("1-1.E.RMS"), role_of("INVERSE_VAR")
     (None, 'weight', 'other', 'rms', 'ivar')
     """
-    words = _words(name)
+    words = words_of(name.upper())
     if any(w in _OTHER for w in words):
         return "other"
     role = next((role for role, names in ROLES.items() if any(w in names for w in words)), None)
     return "ivar" if role == "variance" and {"INVERSE", "INV"} & set(words) else role
 
 
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[-_. ]+", name.upper()) if word]
+def words_of(name: str) -> list[str]:
+    """Return the words of a file's or an HDU's name."""
+    return [word for word in re.split(r"[-_. ]+", name) if word]
 
 
 def name_of(hdu: Any) -> str:
@@ -98,7 +99,7 @@ def name_of(hdu: Any) -> str:
 def whose(name: str) -> list[str]:
     """Return the words of a name that tell one image from another: ``["G"]`` of ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
-    return [word for word in _words(name) if word not in _COMMON and word not in roles]
+    return [word for word in words_of(name.upper()) if word not in _COMMON and word not in roles]
 
 
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
