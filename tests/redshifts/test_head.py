@@ -172,7 +172,7 @@ def test_noise_and_missing_bands_widen_the_distribution(head):
         quantiles = np.log1p(quantiles_of(head.densities(of)[0]))
         return np.median(quantiles[:, -3] - quantiles[:, 2])
 
-    worse = examples_of(scene_sky(600, 9, sigma=8 * SIGMA)).light
+    worse = examples_of(scene_sky(600, 9, sigma=16 * SIGMA)).light
     assert width(worse) > 1.04 * width(light)
     columns |= {"dof_u": np.zeros(600), "dof_z": np.zeros(600)}
     fewer = SceneLight.of(Source(columns=columns, bands=BANDS), BANDS)

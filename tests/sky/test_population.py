@@ -191,6 +191,10 @@ def test_laws_of_nothing_change_nothing_and_others_do_what_they_say(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("redshift_scale = 1.3\n")
     assert PopulationLaws.read(path) == PopulationLaws(redshift_scale=1.3)
+    path.write_text("templates = ['S0_A_0', 'Sc_A_2', 'Sdm_A_0', 'SB5_A_0', 'SB8_A_0', 'SB9_A_0']\n")
+    others = PopulationLaws.read(path)
+    assert others.templates[1] == "Sc_A_2"
+    assert np.abs(np.log(drawn(templates=others.templates)["flux"] / plain["flux"])).max() > 0.05
     path.write_text("smooth_scatter = -1.0\n")
     with pytest.raises(InputError, match="smooth_scatter"):
         PopulationLaws.read(path)

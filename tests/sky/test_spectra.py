@@ -4,14 +4,17 @@ import pytest
 from deepfits.errors import InputError
 from deepfits.sky.hydrogen import LINES, transmission
 from deepfits.sky.spectra import (
+    CWW,
     REDDENINGS,
     REDSHIFTS,
     band_flux,
     calzetti,
     colour_grid,
+    draw_sequence,
     galaxy_templates,
     load_filter,
     quasar_grid,
+    template_places,
 )
 
 FILTERS = ("cfht_megacam-u", "hsc2017-g", "hsc2017-r2", "hsc2017-i2", "hsc2017-z")
@@ -72,7 +75,7 @@ def test_band_magnitudes_agree_with_speclite():
     wavelength, spectra = galaxy_templates()
     redshift = 0.7
     observed = wavelength * (1 + redshift)
-    flux = np.interp(np.linspace(3000, 11000, 8001), observed, spectra[1])
+    flux = np.interp(np.linspace(3000, 11000, 8001), observed, spectra["Sbc"])
     flux *= transmission(np.linspace(3000, 11000, 8001), redshift)
     grid = colour_grid(FILTERS)
     ours = -2.5 * grid.at(np.array([1.0]), np.array([0.0]), np.array([redshift]))[0]
@@ -95,6 +98,28 @@ def test_templates_grow_bluer_along_the_sequence():
     grid = colour_grid(FILTERS)
     at = grid.at(np.arange(6.0), np.zeros(6), np.full(6, 0.3))
     assert (np.diff(at[:, 0] - at[:, 3]) > 0).all()
+
+
+def test_sequences_of_templates_go_from_red_to_blue_in_other_libraries_too():
+    places, rng = template_places(), np.random.default_rng(3)
+    assert [places[name] for name in CWW] == pytest.approx(range(6))
+    drawn = {draw_sequence(rng) for _ in range(60)}
+    assert CWW in drawn
+    assert len(drawn) > 20
+    for sequence in drawn:
+        assert (np.diff([places[name] for name in sequence]) >= 0).all()
+    # shapes, not only colours, differ: of the same place, galaxies at z = 0.7 have other colours
+    other = next(sequence for sequence in drawn if not set(sequence) & set(CWW))
+    at = (np.full(50, 1.0), np.zeros(50), np.full(50, 0.7))
+    ours, theirs = (colour_grid(FILTERS, sequence).at(*at)[0] for sequence in (CWW, other))
+    assert np.abs(np.diff(ours - theirs)).max() > 0.02 / 2.5
+
+
+def test_an_unknown_template_is_refused_with_those_that_are_known():
+    with pytest.raises(InputError, match=r"Sbd.*six names.*Sbc_B2004a"):
+        colour_grid(FILTERS, ("E", "Sbd", "Scd", "Im", "Im_0.5", "Im_1.0"))
+    with pytest.raises(InputError, match="six names"):
+        colour_grid(FILTERS, CWW[:5])
 
 
 def test_dust_reddens_and_follows_calzetti_at_his_normalisation():

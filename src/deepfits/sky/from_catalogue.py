@@ -128,7 +128,8 @@ def from_table(
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
-    table["bulge_flux"] = bulge_fluxes(table, (COUNT_FILTER, *(band.filter for band in survey.bands)))
+    grid = colour_grid((COUNT_FILTER, *(band.filter for band in survey.bands)))
+    table["bulge_flux"] = bulge_fluxes(table, grid)
     for name in ("template", "ebv", "mag_absolute_r"):
         table[name][is_point] = np.nan
     table["type"][is_point] = -1

@@ -15,7 +15,7 @@ import numpy as np
 
 from deepfits.config import Range, check, from_mapping, read_toml
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.sky.spectra import colour_grid, filter_centre, load_filter
+from deepfits.sky.spectra import CWW, ColourGrid, colour_grid, draw_sequence, filter_centre, load_filter
 
 Table = dict[str, np.ndarray]
 
@@ -72,6 +72,8 @@ class PopulationLaws:
         Standard deviation of a shift of each passband, as a share of its wavelength, and
     zero_point_scatter
         of each band's zero point, in magnitudes, the same for all galaxies of a draw.
+    templates
+        Six spectra from red to blue, of `deepfits.sky.spectra.galaxy_templates`.
     """
 
     smooth_scatter: _Constant = 0.11
@@ -89,6 +91,7 @@ class PopulationLaws:
     common_scatter: _Constant = 0.0
     passband_shift: _Constant = 0.0
     zero_point_scatter: _Constant = 0.0
+    templates: tuple[str, ...] = CWW
 
     def __post_init__(self) -> None:
         check(self, where="population")
@@ -109,9 +112,10 @@ class PopulationLaws:
             redshift_scale=rng.uniform(0.85, 1.25),
             template_offset=rng.normal(0, 0.1),
             line_strength=rng.uniform(0, 1),
-            common_scatter=rng.uniform(0, 0.08),
+            common_scatter=rng.uniform(0, 0.05),
             passband_shift=0.007,
-            zero_point_scatter=0.04,
+            zero_point_scatter=0.025,
+            templates=draw_sequence(rng),
         )
 
     @classmethod
@@ -197,10 +201,14 @@ def _distances() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def absolute_magnitudes(
-    mag: np.ndarray, redshift: np.ndarray, template: np.ndarray, dust: np.ndarray
+    mag: np.ndarray,
+    redshift: np.ndarray,
+    template: np.ndarray,
+    dust: np.ndarray,
+    templates: tuple[str, ...] = CWW,
 ) -> np.ndarray:
     """Return absolute r magnitudes at rest from observed i magnitudes: ``(N,)``."""
-    grid = colour_grid((COUNT_FILTER,))
+    grid = colour_grid((COUNT_FILTER,), templates)
     nodes, modulus, _ = _distances()
     stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust))
     return mag - np.interp(redshift, nodes, modulus) - stretch - 2.5 * np.log10(1 + redshift)
@@ -264,12 +272,13 @@ def draw_galaxies(
     laws = laws or DEFAULT_LAWS
     mag = draw_magnitudes(number, limit, rng)
     table = {"mag_count": mag, **_draw_physical(mag, rng, laws)}
-    log_flux = colour_grid((COUNT_FILTER, *filters)).at(table["template"], table["ebv"], table["z_spec"])
+    grid = colour_grid((COUNT_FILTER, *filters), laws.templates)
+    log_flux = grid.at(table["template"], table["ebv"], table["z_spec"])
     scale = 0.4 * (NJY_ZERO_POINT - mag) - log_flux[:, 0]
     deviation = draw_deviations(filters, table["z_spec"], laws, rng) + _systematics(filters, table, laws, rng)
     table["flux"] = 10 ** (log_flux[:, 1:] + scale[:, None] + 0.4 * deviation)
     table |= draw_structure(table, rng)
-    table["bulge_flux"] = bulge_fluxes(table, (COUNT_FILTER, *filters))
+    table["bulge_flux"] = bulge_fluxes(table, grid)
     return table
 
 
@@ -284,7 +293,7 @@ def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLa
         z = draw_redshifts(some, k, rng, laws)
         t = np.clip(draw_templates(k, rng) + laws.template_offset, 0.0, 5.0)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
-        a = absolute_magnitudes(some, z, t, e)
+        a = absolute_magnitudes(some, z, t, e, laws.templates)
         for column, values in zip(out.values(), (k, z, t, e, a), strict=True):
             column[redraw] = values
         redraw = redraw[(a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)]
@@ -356,7 +365,7 @@ def _systematics(
         out += seen[:, 1:] - seen[:, :1]
     if laws.passband_shift:
         shift = laws.passband_shift * rng.normal(size=len(filters))
-        grid, step = colour_grid(names), 0.01
+        grid, step = colour_grid(names, laws.templates), 0.01
         # A passband redder by a share sees what it would see of the galaxy a little nearer.
         slope = (
             grid.at(template, dust, np.maximum((1 + redshift) * (1 - step) - 1, 0.0))
@@ -411,13 +420,12 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
     }
 
 
-def bulge_fluxes(table: Table, filters: tuple[str, ...]) -> np.ndarray:
+def bulge_fluxes(table: Table, grid: ColourGrid) -> np.ndarray:
     """Give each bulge the colour of an old population, and leave the rest to the disc: ``(N, B)`` nJy.
 
-    The table needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``; filters
-    are `COUNT_FILTER`, then those of the bands.
+    The table needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``; the
+    grid is of `COUNT_FILTER`, then of the bands' filters.
     """
-    grid = colour_grid(filters)
     old = np.minimum(table["template"], 0.15)
     log_flux = grid.at(old, np.minimum(table["ebv"], 0.1), table["z_spec"])
     scale = 0.4 * (NJY_ZERO_POINT - table["mag_count"]) - log_flux[:, 0]

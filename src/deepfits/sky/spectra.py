@@ -3,9 +3,12 @@
 Shapes: N objects, T templates, E reddenings, Z redshifts, B bands, W wavelengths. Fluxes are per frequency,
 in any unit; wavelengths in Ångström.
 
-Galaxies follow a sequence of templates: the E, Sbc, Scd and Im galaxies of Coleman, Wu & Weedman (1980), as
-GalSim ships them, and two bluer ones extended from Im. Between them we interpolate. Dust dims them after
-Calzetti et al. (2000), intergalactic hydrogen after Inoue et al. (2014).
+Galaxies follow a sequence of six templates, by default the E, Sbc, Scd and Im galaxies of Coleman, Wu &
+Weedman (1980), as GalSim ships them, and two bluer ones extended from Im. Between them we interpolate. Dust
+dims them after Calzetti et al. (2000), intergalactic hydrogen after Inoue et al. (2014).
+
+``templates.safetensors`` holds the libraries of Ilbert et al. (2009) and of Benítez et al. (2004), resampled,
+from which other sequences are drawn.
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.sky.hydrogen import transmission
 
-TEMPLATES = ("E", "Sbc", "Scd", "Im")
-EXTENSION_SLOPES = (0.5, 1.0)
-"""The bluer templates are Im times (λ / 5000 Å) to minus this."""
+CWW = ("E", "Sbc", "Scd", "Im", "Im_0.5", "Im_1.0")
+"""The sequence where no other is given: the last two are Im times (λ / 5000 Å) to minus 0.5 and 1."""
+LIBRARY = Path(__file__).with_name("templates.safetensors")
 YOUNG_IN_E = 0.03
 """Light at 5500 Å of an Im galaxy in the reddest template, as part of its own."""
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
@@ -34,23 +37,65 @@ REST_BAND = "sdss2010-r"
 
 
 @lru_cache(maxsize=1)
-def galaxy_templates() -> tuple[np.ndarray, np.ndarray]:
-    """Return the wavelengths, ``(W,)``, and the spectra per wavelength, ``(T, W)``, 1 at 5500 Å."""
+def galaxy_templates() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return wavelengths, ``(W,)``, and every template's spectrum per wavelength, ``(W,)``, 1 at 5500 Å.
+
+    Those of `CWW` come first, from red to blue, then the libraries' by name.
+    """
     import galsim
+    from safetensors.numpy import load_file
 
     folder = Path(galsim.meta_data.share_dir) / "SEDs"
     wavelength = np.exp(np.linspace(np.log(100.0), np.log(22000.0), 8000))
-    rows = []
-    for name in TEMPLATES:
+    spectra = {}
+    for name in CWW[:4]:
         table = np.loadtxt(folder / f"CWW_{name}_ext.sed")
-        rows.append(np.interp(wavelength, table[:, 0], table[:, 1]))
+        spectra[name] = np.interp(wavelength, table[:, 0], table[:, 1])
     # Real ellipticals are not as red in the ultraviolet as the nearby ones of the template.
-    at_5500 = [np.interp(5500.0, wavelength, row) for row in rows]
-    rows[0] = rows[0] / at_5500[0] + YOUNG_IN_E * rows[-1] / at_5500[-1]
-    rows += [rows[-1] * (wavelength / 5000.0) ** -slope for slope in EXTENSION_SLOPES]
-    spectra = np.array(rows)
-    at = np.array([np.interp(5500.0, wavelength, row) for row in spectra])
-    return wavelength, spectra / at[:, None]
+    at_5500 = {name: np.interp(5500.0, wavelength, row) for name, row in spectra.items()}
+    spectra["E"] = spectra["E"] / at_5500["E"] + YOUNG_IN_E * spectra["Im"] / at_5500["Im"]
+    for name in CWW[4:]:
+        spectra[name] = spectra["Im"] * (wavelength / 5000.0) ** -float(name.removeprefix("Im_"))
+    library = load_file(LIBRARY)
+    nodes = library.pop("wavelength").astype(float)
+    spectra |= {name: np.interp(wavelength, nodes, row.astype(float)) for name, row in library.items()}
+    return wavelength, {name: row / np.interp(5500.0, wavelength, row) for name, row in spectra.items()}
+
+
+@lru_cache(maxsize=1)
+def template_places() -> dict[str, float]:
+    """Return where each template stands in the sequence `CWW`, 0 to 5, by its colour at rest.
+
+    The colour is that of 3000 to 3600 Å and 5300 to 6000 Å.
+    """
+    wavelength, spectra = galaxy_templates()
+    sides = [(wavelength > low) & (wavelength < high) for low, high in ((3000, 3600), (5300, 6000))]
+
+    def slope(row: np.ndarray) -> float:
+        blue, red = (np.average(row[side], weights=wavelength[side]) for side in sides)
+        return float(np.log(blue / red))
+
+    nodes = [slope(spectra[name]) for name in CWW]
+    return {name: float(np.interp(slope(row), nodes, range(len(CWW)))) for name, row in spectra.items()}
+
+
+def draw_sequence(rng: np.random.Generator) -> tuple[str, ...]:
+    """Draw six templates from red to blue, each near one of `CWW` in colour: mostly of one library.
+
+    A quarter of the draws are `CWW` itself.
+    """
+    if rng.random() < 0.25:
+        return CWW
+    names = list(template_places())
+    benitez = [name for name in names if name.endswith(("_B2004a", "_z008"))]
+    libraries = [list(CWW), [name for name in names if name not in (*CWW, *benitez)], benitez]
+    library = libraries[rng.integers(len(libraries))]
+    out = []
+    for place in range(len(CWW)):
+        choice = library if rng.random() < 0.7 else names
+        distance = [abs(template_places()[name] - place) for name in choice]
+        out.append(choice[int(np.argmin(distance + 0.15 * rng.random(len(choice))))])
+    return tuple(out)
 
 
 def quasar_spectrum(wavelength: np.ndarray) -> np.ndarray:
@@ -175,7 +220,7 @@ def _bracket(nodes: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def _corners(
     template: np.ndarray, reddening: np.ndarray
 ) -> list[tuple[tuple[np.ndarray, np.ndarray], np.ndarray]]:
-    t, t_part = _bracket(np.arange(len(TEMPLATES) + len(EXTENSION_SLOPES), dtype=float), template)
+    t, t_part = _bracket(np.arange(len(CWW), dtype=float), template)
     e, e_part = _bracket(REDDENINGS, reddening)
     return [
         ((t + i, e + j), (t_part if i else 1 - t_part) * (e_part if j else 1 - e_part))
@@ -185,20 +230,35 @@ def _corners(
 
 
 @lru_cache(maxsize=8)
-def colour_grid(filters: tuple[str, ...]) -> ColourGrid:
-    """Compute the galaxies' grid for some filters (about a second; kept for the next call)."""
+def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> ColourGrid:
+    """Compute the galaxies' grid for some filters and a sequence of templates (a second, then kept).
+
+    Raises
+    ------
+    InputError
+        Other than six templates, or one that `galaxy_templates` does not have.
+    """
+    known = galaxy_templates()[1]
+    if len(templates) != len(CWW) or not set(templates) <= set(known):
+        raise InputError(
+            f"templates {list(templates)}: six names, from red to blue, are asked for, of {', '.join(known)}"
+        )
+    parts = [_template_grid(filters, name) for name in templates]
+    return ColourGrid(
+        log_flux=np.stack([grid for grid, _ in parts]), log_rest=np.stack([rest for _, rest in parts])
+    )
+
+
+@lru_cache(maxsize=256)
+def _template_grid(filters: tuple[str, ...], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return log₁₀ of a template's band fluxes, ``(E, Z, B)``, and at rest in `REST_BAND`, ``(E,)``."""
     wavelength, spectra = galaxy_templates()
     dimming = 10.0 ** (-0.4 * REDDENINGS[:, None] * calzetti(wavelength))
-    reddened = spectra[:, None, :] * dimming  # (T, E, W)
-    rest = _through(wavelength, reddened, 0.0, REST_BAND)
-    log_flux = np.stack(
-        [
-            np.stack([np.log10(_through(wavelength, reddened, z, name)) for z in REDSHIFTS], axis=2)
-            for name in filters
-        ],
-        axis=3,
+    reddened = spectra[name] * dimming  # (E, W)
+    seen = [[np.log10(_through(wavelength, reddened, z, band)) for z in REDSHIFTS] for band in filters]
+    return np.moveaxis(np.array(seen), (0, 1), (2, 1)), np.log10(
+        _through(wavelength, reddened, 0.0, REST_BAND)
     )
-    return ColourGrid(log_flux=log_flux, log_rest=np.log10(rest))
 
 
 @lru_cache(maxsize=8)

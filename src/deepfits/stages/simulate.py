@@ -135,7 +135,10 @@ def simulate(config: SimulateConfig) -> Path:
             "population is of the built-in galaxies, which a catalogue replaces: give one of them"
         )
     laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
-    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
+    described = asdict(laws)
+    if laws.templates == DEFAULT_LAWS.templates:
+        del described["templates"]  # as before they could be chosen: finished skies stay what they are
+    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": described}
     size, exposures, alone = config.size, config.exposures, num_patches == 1
     tables = []
     each = len(strips(size)) * (1 + exposures * len(survey.bands))

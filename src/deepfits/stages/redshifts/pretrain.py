@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
-FORMAT = 1
+FORMAT = 2
 SHARPEST = 1.45
 """Of the PSFs, in units of the reference PSF's width."""
 
@@ -172,7 +173,9 @@ def _sky(
     where.mkdir(parents=True, exist_ok=True)
     survey, population = where / "survey.toml", where / "population.toml"
     write_text(survey, pointing.survey.to_toml())
-    write_text(population, "".join(f"{key} = {value!r}\n" for key, value in vars(pointing.laws).items()))
+    write_text(
+        population, "".join(f"{key} = {json.dumps(law)}\n" for key, law in vars(pointing.laws).items())
+    )
     progress = noted(config.progress, task, f"sky {number + 1}")
     sky = simulate(
         where / "sky",
