@@ -136,7 +136,7 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
             rng = np.random.default_rng(3)
             parts.append(grafted(fitted, [pointings[number] for number in kept], drawn, rng, laws))
         return teach(
-            Examples.join(parts),
+            [Examples.join(parts)],
             model.info.bands,
             model_hash=model.fingerprint,
             steps=STEPS if drawn else STEPS // 2,

@@ -77,7 +77,13 @@ def head():
         for n, sigma in enumerate([SIGMA, 5 * SIGMA] * 4)
     ]
     return teach(
-        Examples.join(parts), BANDS, model_hash=MODEL_HASH, steps=1000, num_members=1, channels=64, batch=256
+        [Examples.join(parts)],
+        BANDS,
+        model_hash=MODEL_HASH,
+        steps=1000,
+        num_members=1,
+        channels=64,
+        batch=256,
     )
 
 
@@ -197,10 +203,22 @@ def test_zero_points_are_found_through_the_networks(head, columns):
     assert np.abs(one.zero_points).max() < 0.5 * np.abs(found.zero_points).max()
 
 
+def test_networks_are_taught_on_the_sets_of_examples_in_turn():
+    near, far = (examples_of(scene_sky(300, 1)) for _ in range(2))
+    near.redshift[:], far.redshift[:] = 0.2, 2.0
+    head = teach([near, far], BANDS, model_hash="", steps=250, num_members=3, channels=32, batch=128)
+    light = near.light.take(np.flatnonzero(near.kind == 0))
+    medians = [
+        np.median(quantiles_of(replace(head, members=(member,)).densities(light)[0])[:, MEDIAN])
+        for member in head.members
+    ]
+    assert medians == pytest.approx([0.2, 2.0, 0.2], rel=0.3)
+
+
 def test_inputs_can_be_hidden_to_find_what_they_bring():
     examples = examples_of(scene_sky(200, 1))
     seen, hidden = (
-        teach(examples, BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
+        teach([examples], BANDS, model_hash="", steps=2, num_members=1, channels=8, unseen=unseen)
         for unseen in ((), ("error", "radius"))
     )
     is_hidden = np.array([name.startswith(("error_", "radius_")) for name in input_names(BANDS)])

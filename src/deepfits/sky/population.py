@@ -97,8 +97,11 @@ class PopulationLaws:
         check(self, where="population")
 
     @classmethod
-    def randomised(cls, rng: np.random.Generator) -> PopulationLaws:
-        """Draw a population as the real one might be: what learns from many of them believes in none."""
+    def randomised(cls, rng: np.random.Generator, *, libraries: bool = True) -> PopulationLaws:
+        """Draw a population as the real one might be: what learns from many of them believes in none.
+
+        Its templates are drawn from all `libraries`, or are those of `CWW`, which are doubted more then.
+        """
         return cls(
             smooth_scatter=rng.uniform(0.05, 0.13),
             ultraviolet_scatter=rng.uniform(0.04, 0.12),
@@ -112,10 +115,10 @@ class PopulationLaws:
             redshift_scale=rng.uniform(0.85, 1.25),
             template_offset=rng.normal(0, 0.1),
             line_strength=rng.uniform(0, 1),
-            common_scatter=rng.uniform(0, 0.05),
+            common_scatter=rng.uniform(0, 0.05 if libraries else 0.08),
             passband_shift=0.007,
-            zero_point_scatter=0.025,
-            templates=draw_sequence(rng),
+            zero_point_scatter=0.025 if libraries else 0.04,
+            templates=draw_sequence(rng) if libraries else CWW,
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,7 +52,9 @@ class PretrainConfig(Common):
     num_fitted
         Objects to fit on each, at most.
     num_examples
-        Further objects to draw, which take over what image and fit did to a fitted one like them.
+        Further objects to draw, which take over what image and fit did to a fitted one like them: as many
+        with the templates of one library for one half of the networks, and with those of several for the
+        other.
     steps
         Of training of each network.
     num_members
@@ -73,7 +76,7 @@ class PretrainConfig(Common):
     num_fitted: Annotated[int, Range(ge=30)] = 1000
     num_examples: Annotated[int, Range(ge=0)] = 150_000
     steps: Annotated[int, Range(ge=1)] = 3000
-    num_members: Annotated[int, Range(ge=1)] = 5
+    num_members: Annotated[int, Range(ge=1)] = 6
     seed: Annotated[int, Range(ge=0, lt=2_000_000)] = 0
     num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     device: Annotated[str, NEUTRAL] = "cpu"
@@ -137,13 +140,16 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
                 fitted.append(_sky(pointing, where, number, model, config, task))
                 task.advance(1)
         parts = [sky.examples for sky in fitted]
+        beliefs = [Examples.join(parts)]
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
-            parts.append(grafted(fitted, pointings, config.num_examples, rng, laws))
+            draw = partial(grafted, fitted, pointings, config.num_examples, rng, laws)
+            drawn = [draw(libraries=several) for several in ((True, False) if laws is None else (True,))]
+            beliefs = [Examples.join([*parts, more]) for more in drawn]
         head = part_of(
             config,
             teach,
-            examples=Examples.join(parts),
+            examples=beliefs,
             bands=model.info.bands,
             model_hash=model.fingerprint,
             about={

@@ -163,10 +163,13 @@ def grafted(
     number: int,
     rng: np.random.Generator,
     laws: PopulationLaws | None = None,
+    *,
+    libraries: bool = True,
 ) -> Examples:
     """Draw many objects of ever new populations, and let each be measured as its donor was.
 
-    They are of the one population that is given, or of a new one for every `PER_POPULATION` objects.
+    They are of the one population that is given, or of a new one for every `PER_POPULATION` objects, with
+    templates of all `libraries` or of one (`PopulationLaws.randomised`).
     """
     trees, noises = [], []
     for sky in fitted:
@@ -181,7 +184,7 @@ def grafted(
         draws += 1
         if draws > 200 + 20 * number / PER_POPULATION:
             raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
-        chance = laws or PopulationLaws.randomised(rng)
+        chance = laws or PopulationLaws.randomised(rng, libraries=libraries)
         pointing, sky = pointings[which], fitted[which]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
