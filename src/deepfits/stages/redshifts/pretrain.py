@@ -76,7 +76,7 @@ class PretrainConfig(Common):
     num_fitted: Annotated[int, Range(ge=30)] = 1000
     num_examples: Annotated[int, Range(ge=0)] = 150_000
     steps: Annotated[int, Range(ge=1)] = 3000
-    num_members: Annotated[int, Range(ge=1)] = 6
+    num_members: Annotated[int, Range(ge=1)] = 10
     seed: Annotated[int, Range(ge=0, lt=2_000_000)] = 0
     num_threads: Annotated[int, NEUTRAL, Range(ge=1)] = 1
     device: Annotated[str, NEUTRAL] = "cpu"
