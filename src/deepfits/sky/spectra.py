@@ -24,6 +24,9 @@ from deepfits.sky.hydrogen import transmission
 
 CWW = ("E", "Sbc", "Scd", "Im", "Im_0.5", "Im_1.0")
 """The sequence where no other is given: the last two are Im times (λ / 5000 Å) to minus 0.5 and 1."""
+SHARE_OF_CWW, SHARE_OF_LIBRARY, PLACE_TOLERANCE = 0.25, 0.7, 0.15
+"""Of sequences that are drawn: the share that is `CWW` itself, the share of the others' templates that come
+from its library and not from any, and how much bluer or redder a template may be than the nearest."""
 LIBRARY = Path(__file__).with_name("templates.safetensors")
 YOUNG_IN_E = 0.03
 """Light at 5500 Å of an Im galaxy in the reddest template, as part of its own."""
@@ -80,21 +83,18 @@ def template_places() -> dict[str, float]:
 
 
 def draw_sequence(rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw six templates from red to blue, each near one of `CWW` in colour: mostly of one library.
-
-    A quarter of the draws are `CWW` itself.
-    """
-    if rng.random() < 0.25:
+    """Draw six templates from red to blue, each about as blue as one of `CWW`: mostly of one library."""
+    if rng.random() < SHARE_OF_CWW:
         return CWW
-    names = list(template_places())
-    benitez = [name for name in names if name.endswith(("_B2004a", "_z008"))]
-    libraries = [list(CWW), [name for name in names if name not in (*CWW, *benitez)], benitez]
-    library = libraries[rng.integers(len(libraries))]
+    every = list(template_places())
+    benitez = [name for name in every if name.endswith(("_B2004a", "_z008"))]
+    ilbert = [name for name in every if name not in (*CWW, *benitez)]
+    library = (list(CWW), ilbert, benitez)[rng.integers(3)]
     out = []
     for place in range(len(CWW)):
-        choice = library if rng.random() < 0.7 else names
-        distance = [abs(template_places()[name] - place) for name in choice]
-        out.append(choice[int(np.argmin(distance + 0.15 * rng.random(len(choice))))])
+        names = library if rng.random() < SHARE_OF_LIBRARY else every
+        distance = [abs(template_places()[name] - place) for name in names]
+        out.append(names[int(np.argmin(distance + PLACE_TOLERANCE * rng.random(len(names))))])
     return tuple(out)
 
 
