@@ -62,6 +62,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "neither these nor total fluxes": {"unseen": ("radius", "concentration", "growth")},
     "no colours of drawing and data": {"unseen": ("colour", "noise", "core")},
     "no errors as inputs": {"unseen": ("error", "noise")},
+    "templates of one library": {"libraries": (False,)},
+    "a network for each, one library and several": {"libraries": (True, False)},
     "grafted galaxies of one population": {"laws": PopulationLaws()},
     "a quarter of the grafted galaxies": {"drawn": NUM_DRAWN // 4},
     "fitted galaxies alone": {"drawn": 0},
@@ -130,17 +132,23 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         name: (SceneLight.of(source, model.info.bands), value) for name, (source, value) in skies.items()
     }
 
-    def one(unseen: tuple[str, ...] = (), drawn: int = NUM_DRAWN, laws: Any = None) -> Head:
-        parts = [one.examples for one in fitted]
-        if drawn:
-            rng = np.random.default_rng(3)
-            parts.append(grafted(fitted, [pointings[number] for number in kept], drawn, rng, laws))
+    def one(
+        unseen: tuple[str, ...] = (),
+        drawn: int = NUM_DRAWN,
+        laws: Any = None,
+        libraries: tuple[bool, ...] = (True,),
+    ) -> Head:
+        parts, sets = [one.examples for one in fitted], []
+        for several in libraries:
+            rng, of = np.random.default_rng(3), [pointings[number] for number in kept]
+            more = [grafted(fitted, of, drawn, rng, laws, libraries=several)] if drawn else []
+            sets.append(Examples.join([*parts, *more]))
         return teach(
-            [Examples.join(parts)],
+            sets,
             model.info.bands,
             model_hash=model.fingerprint,
             steps=STEPS if drawn else STEPS // 2,
-            num_members=1,
+            num_members=len(sets),
             unseen=unseen,
         )
 
