@@ -47,7 +47,7 @@ from deepfits.survey.normalise import Normalisation  # noqa: E402
 from deepfits.survey.store import StoreInfo  # noqa: E402
 from deepfits.training.data import Batch, turn  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
-from deepfits.training.health import EvaluationSet, examine  # noqa: E402
+from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from fit_parts import count_operations, plain_adam, widen  # noqa: E402
 from gpu_sky import SIZE, DeviceSky  # noqa: E402
@@ -378,7 +378,7 @@ def train_paper(bench: Bench) -> dict[str, Any]:
     held_out = bench.sky.draw(max(16, min(1024, sizes.tested)), bench.generator(7))
     health = examine(
         finished,
-        EvaluationSet(held_out.image, held_out.weight),
+        Batch(held_out.image, held_out.weight),
         bench.sky.noise,
         add_noise=True,
         fit=_health_fit,

@@ -37,7 +37,7 @@ from deepfits.observation import Observation  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.training.data import Batch  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
-from deepfits.training.health import EvaluationSet, examine  # noqa: E402
+from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from gpu import Bench, Sizes, _learn, _mlp, load_builtin  # noqa: E402
 from gpu_sky import (  # noqa: E402
@@ -205,7 +205,7 @@ def look(model: Model, sky: BrightSky) -> dict[str, Any]:
     guess = model.embed(image, weight)
     mag = 31.4 - 2.5 * own[:, 3].log10()
     found: dict[str, Any] = examine(
-        model, EvaluationSet(image[:512], weight[:512]), sky.noise, add_noise=True, fit=best
+        model, Batch(image[:512], weight[:512]), sky.noise, add_noise=True, fit=best
     )
     for name, latent in (("embedder", guess), ("both", best(model, image, weight, guess))):
         squares = ((image - model.render(latent)) ** 2 * weight).sum((1, 2, 3)) / (weight > 0).sum((1, 2, 3))

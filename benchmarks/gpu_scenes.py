@@ -46,7 +46,7 @@ from deepfits.sky.drawing import moffat_radius, moffat_transfer  # noqa: E402
 from deepfits.survey.store import CutoutStore  # noqa: E402
 from deepfits.training.data import Batch, Batches, measure_training_set  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
-from deepfits.training.health import EvaluationSet, examine  # noqa: E402
+from deepfits.training.health import examine  # noqa: E402
 from deepfits.training.loop import Trainer  # noqa: E402
 from deepfits.training.noise import NoiseSource, white_autocovariance  # noqa: E402
 from deepfits.training.teaching import Teaching, TeachingSet, teach_aids  # noqa: E402
@@ -426,7 +426,7 @@ def look(model: Model, skies: Skies) -> dict[str, Any]:
         chi2.append(squares / (weight > 0).sum((1, 2, 3)))
         flux.append(own[:, 3])
         if number == 0:
-            held = EvaluationSet(image, weight, drawn.sight)
+            held = Batch(image, weight, drawn.sight)
             found = examine(model, held, skies.surveys[0].noise, add_noise=True, fit=best)
     mag, all_chi2 = 31.4 - 2.5 * torch.cat(flux).log10(), torch.cat(chi2)
     for low, high in ((16.5, 18.5), (18.5, 20), (20, 22), (22, 25.5)):

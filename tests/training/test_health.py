@@ -8,9 +8,9 @@ from deepfits.models.bundle import Model
 from deepfits.models.layers import ModelConfig
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import StoreInfo
+from deepfits.training.data import Batch
 from deepfits.training.health import (
     NUM_RINGS,
-    EvaluationSet,
     colour_panel,
     examine,
     kernel_distance,
@@ -101,7 +101,7 @@ def drawn_by(model, number, seed, sigma=0.5):
     with torch.no_grad():
         image = model.render(normal(seed, number, 4))
     weight = torch.full_like(image, sigma**-2)
-    return EvaluationSet(image + sigma * normal(seed + 1, *image.shape), weight)
+    return Batch(image + sigma * normal(seed + 1, *image.shape), weight)
 
 
 def test_a_perfect_generator_is_healthy(model):
@@ -135,7 +135,7 @@ def test_chi2_is_per_band_in_units_of_the_noise(model):
         truth = model.render(latent)
     sigma = torch.tensor([0.5, 1.0, 2.0])[:, None, None]
     image = truth + sigma * normal(4, *truth.shape)
-    held_out = EvaluationSet(image, torch.ones_like(image) / sigma**2)
+    held_out = Batch(image, torch.ones_like(image) / sigma**2)
     found = examine(model, held_out, SOURCE, add_noise=True, fit=lambda *_: latent)
     assert found["chi2_both"] == pytest.approx(1, abs=0.02)  # the median of 300 means of 768 squares
     for band in INFO.bands:

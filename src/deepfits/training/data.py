@@ -315,9 +315,7 @@ class Batches:
             return batch
         which = np.random.default_rng([self.seed, 4, step]).integers(NUM_SYMMETRIES, size=len(batch.image))
         index = torch.as_tensor(which, device=batch.image.device)
-        sight = batch.sight
-        if sight is not None:  # a PSF is round, so the place alone turns
-            sight = replace(sight, shift_pixels=turn_shift(sight.shift_pixels, index))
+        sight = None if batch.sight is None else turn_sight(batch.sight, index)
         return Batch(turn(batch.image, index), turn(batch.weight, index), sight)
 
 
@@ -341,6 +339,11 @@ class MixedBatches:
         while True:
             chosen = min(int(np.searchsorted(self.ends, draw.random(), side="right")), last)
             yield chosen, next(each[chosen])
+
+
+def turn_sight(sight: Sight, which: Tensor) -> Sight:
+    """Apply the symmetries of `turn` to how objects were observed: PSFs are round, so places alone turn."""
+    return replace(sight, shift_pixels=turn_shift(sight.shift_pixels, which.to(sight.shift_pixels.device)))
 
 
 def turn_shift(shift: Tensor, which: Tensor) -> Tensor:

@@ -19,15 +19,8 @@ from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
 from deepfits.training.checkpoint import cut_metrics, kept_rows
-from deepfits.training.data import weight_without_neighbours
-from deepfits.training.health import (
-    EvaluationSet,
-    FitFunction,
-    colour_panel,
-    draw_observed,
-    examine,
-    make_panel,
-)
+from deepfits.training.data import Batch, weight_without_neighbours
+from deepfits.training.health import FitFunction, colour_panel, draw_observed, examine, make_panel
 from deepfits.training.loop import Trainer
 from deepfits.training.shapes import compare_shapes, measure_shapes
 
@@ -150,9 +143,8 @@ class Evaluator:
         assert self.held_out is not None
         if importlib.util.find_spec("sep") is None:
             return {}
-        image, weight = self.held_out.image, self.held_out.weight
+        image, weight, sight = self.held_out.image, self.held_out.weight, self.held_out.sight
         noise = self.trainer.noise if self.trainer.config.noise != "none" else None
-        sight = self.held_out.sight
         drawn = draw_observed(model, weight, noise, self.trainer.seed, sight)
         scale = model.info.pixel_scale_arcsec if sight is None else sight.pixel_scale_arcsec
         real, generated = (
@@ -166,13 +158,13 @@ def load_held_out(
     store: CutoutStore,
     number: int,
     device: torch.device,
-    model: Model | None = None,
+    model: Model,
     *,
-    mask_neighbours: bool = False,
-) -> EvaluationSet | None:
+    mask_neighbours: bool,
+) -> Batch | None:
     """Read complete held-out cutouts, at most `number`; None when there are fewer than 16.
 
-    With a model of scenes, also how they were observed.
+    For a model of scenes, also how they were observed.
     """
     identity = store.catalogue([])["object_id"]
     indices = np.flatnonzero(is_held_out(identity))
@@ -185,8 +177,7 @@ def load_held_out(
         seen = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
         image.append(np.where(seen > 0, cutouts.image, np.float32(0)))
         weight.append(seen)
-        sight = model.sight(cutouts, store.info) if model is not None else None
-        if sight is not None:
+        if (sight := model.sight(cutouts, store.info)) is not None:
             sights.append(sight)
         found += len(image[-1])
         if found == number:
@@ -194,7 +185,7 @@ def load_held_out(
     if found < 16:
         return None
     pixels, weights = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
-    return EvaluationSet(pixels, weights, join_sights(sights).to(device) if sights else None)
+    return Batch(pixels, weights, join_sights(sights).to(device) if sights else None)
 
 
 def _remark(row: dict[str, Any]) -> str:

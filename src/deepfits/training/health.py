@@ -9,7 +9,6 @@ colours included, in the networks' units.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from deepfits.models.bundle import Model
 from deepfits.observation import Sight
+from deepfits.training.data import Batch
 from deepfits.training.losses import fine_structure
-from deepfits.training.noise import NoiseSource
+from deepfits.training.noise import NoiseSource, noise_of
 
 FitFunction = Callable[[Model, Tensor, Tensor, Tensor, Sight | None], Tensor]
 
@@ -102,19 +102,10 @@ def spread(real: Tensor, generated: Tensor) -> float:
     return float((width(generated) / width(real).clamp(min=1e-12)).median())
 
 
-@dataclass(frozen=True)
-class EvaluationSet:
-    """Complete cutouts that are never trained on, in nJy and nJy⁻², ``(N, B, H, W)``."""
-
-    image: Tensor
-    weight: Tensor
-    sight: Sight | None = None
-
-
 @torch.no_grad()
 def examine(
     model: Model,
-    held_out: EvaluationSet,
+    held_out: Batch,
     noise: NoiseSource,
     *,
     add_noise: bool,
@@ -127,6 +118,8 @@ def examine(
     ----------
     model
         In evaluation mode.
+    held_out
+        Complete cutouts that are never trained on.
     noise, add_noise
         The noise of real images, added to generated ones when the generator draws none itself.
     seed
@@ -143,8 +136,7 @@ def examine(
         ``chi2_<mode>_<band>``; ``latent_spread``: the standard deviation of embedded real images' latents,
         where generated ones have 1.
     """
-    image, weight = held_out.image, held_out.weight
-    sight = held_out.sight
+    image, weight, sight = held_out.image, held_out.weight, held_out.sight
     flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
     x_real, x_generated = model.network_input(image, weight, sight), model.network_input(flux, weight, sight)
     num_bands = image.shape[1]
@@ -181,33 +173,34 @@ def draw_observed(
 
     `noise` is None for a generator that draws noise itself.
     """
-    draw = torch.Generator(weight.device).manual_seed(seed)
-    latent = torch.randn(len(weight), model.config.latent_size, generator=draw, device=weight.device)
+    latent, draw = _draw_latents(model, weight, seed)
     flux = model.render(latent, sight)
     if noise is not None:
-        flux = flux + weight.clamp(min=1e-30).rsqrt() * noise.draw(len(weight), draw)
+        flux = flux + noise_of(weight) * noise.draw(len(weight), draw)
     return torch.where(weight > 0, flux, 0)
 
 
+def _draw_latents(model: Model, like: Tensor, seed: int) -> tuple[Tensor, torch.Generator]:
+    """Return a latent for each of some images, and what goes on drawing."""
+    draw = torch.Generator(like.device).manual_seed(seed)
+    return torch.randn(len(like), model.config.latent_size, generator=draw, device=like.device), draw
+
+
 @torch.no_grad()
-def make_panel(
-    model: Model, held_out: EvaluationSet, *, seed: int = 0, fit: FitFunction | None = None
-) -> np.ndarray:
+def make_panel(model: Model, held_out: Batch, *, seed: int = 0, fit: FitFunction | None = None) -> np.ndarray:
     """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
 
     They are ``(rows, PANEL, B, H, W)`` in nJy.
     """
-    image, weight = held_out.image[:PANEL], held_out.weight[:PANEL]
-    sight = None if held_out.sight is None else held_out.sight[:PANEL]
+    shown = held_out[:PANEL]
+    image, weight, sight = shown.image, shown.weight, shown.sight
     guess = model.embed(image, weight, sight)
     rows = [image, model.render(guess, sight)]
     if fit is not None:
         with torch.enable_grad():
             best = fit(model, image, weight, guess, sight)
         rows.append(model.render(best, sight))
-    draw = torch.Generator(image.device).manual_seed(seed)
-    latent = torch.randn(len(image), model.config.latent_size, generator=draw, device=image.device)
-    rows.append(model.render(latent, sight))
+    rows.append(model.render(_draw_latents(model, image, seed)[0], sight))
     return torch.stack(rows).cpu().numpy()
 
 

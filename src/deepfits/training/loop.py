@@ -30,7 +30,7 @@ from deepfits.training.losses import (
     smoothness_loss,
     with_gradient,
 )
-from deepfits.training.noise import NoiseSource
+from deepfits.training.noise import NoiseSource, noise_of
 
 SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
 
@@ -255,7 +255,7 @@ class Trainer:
         else:  # in the data's pixels, stretched about each image's own noise, whatever its depth
             flux = way(self.model.normalisation.denormalise(again))
             sigmas = self.config.softening_sigmas
-            unit = sigmas * weight.clamp(min=1e-30).rsqrt()
+            unit = sigmas * noise_of(weight)
             residual = sigmas * (arcsinh(image / unit) - arcsinh(flux / unit))
         return reconstruction_loss(residual, weight > 0, logarithmic=way is not None)
 
@@ -265,7 +265,7 @@ class Trainer:
         size = number, self.model.config.latent_size
         return draw, self.engine.part(torch.randn(size, generator=draw, device=self.device))
 
-    def _draw_noise(self, number: int, draw: torch.Generator, store: int = 0) -> Tensor | None:
+    def _draw_noise(self, number: int, draw: torch.Generator, store: int) -> Tensor | None:
         if self.config.noise == "none":
             return None
         return self.engine.part(self.noises[store].draw(number, draw))
@@ -298,10 +298,10 @@ class Trainer:
             way = way or sight.observation()
             flux = way(normalisation.denormalise(clean))
             if noise is not None:
-                flux = flux + weight.clamp(min=1e-30).rsqrt() * noise
+                flux = flux + noise_of(weight) * noise
             return self._observe(torch.where(weight > 0, flux, 0.0), weight, sight)
         if noise is not None:
-            flux = normalisation.denormalise(clean) + weight.clamp(min=1e-30).rsqrt() * noise
+            flux = normalisation.denormalise(clean) + noise_of(weight) * noise
             clean = normalise(normalisation, flux)
         if self.config.incomplete or self.config.neighbours == "mask":
             clean = torch.where(weight > 0, clean, normalise(normalisation, torch.zeros_like(clean)))
@@ -310,7 +310,7 @@ class Trainer:
     def noise_in_x(self, weight: Tensor) -> Tensor:
         """Return the noise near zero flux in the networks' units; 1 where there is no data."""
         slope = self.model.normalisation.slope(torch.zeros_like(weight))
-        return torch.where(weight > 0, weight.clamp(min=1e-30).rsqrt() * slope, 1.0)
+        return torch.where(weight > 0, noise_of(weight) * slope, 1.0)
 
     def _optimise(self, names: list[str], loss: Tensor, step: int | None) -> None:
         if step is not None:

@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deepfits.photometry import SIGMA_PER_MAD
+
 MAX_LAG = 4
 CENTRE_RADIUS = 0.3  # of the side: the object itself lies inside
 THRESHOLD = 2.0
+
+
+def noise_of(weight: Tensor) -> Tensor:
+    """Return the standard deviations that weights state; huge, and of no pixel's, where a weight is 0."""
+    return weight.clamp(min=1e-30).rsqrt()
 
 
 def white_autocovariance(num_bands: int) -> np.ndarray:
@@ -64,7 +71,7 @@ def _is_blank(detection: Tensor) -> Tensor:
     is_outer = distance > CENTRE_RADIUS * min(height, width)
     outer = smooth[:, is_outer]
     level = outer.median()
-    scale = 1.4826 * (outer - level).abs().median()
+    scale = SIGMA_PER_MAD * (outer - level).abs().median()
     is_source = (smooth - level > THRESHOLD * scale).float()
     return is_outer & (functional.max_pool2d(is_source, 5, stride=1, padding=2) == 0)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,8 +33,8 @@ from deepfits.splits import is_held_out
 from deepfits.survey.normalise import is_complete
 from deepfits.survey.store import CutoutStore
 from deepfits.symmetries import NUM_SYMMETRIES
-from deepfits.training.data import turn, turn_shift
-from deepfits.training.noise import NoiseSource, measure_autocovariance, white_autocovariance
+from deepfits.training.data import turn, turn_sight
+from deepfits.training.noise import NoiseSource, measure_autocovariance, noise_of, white_autocovariance
 from deepfits.training.settings import Teaching
 
 NUM_PASSES = 2
@@ -299,14 +299,13 @@ class TeachingSet:
         image, weight = (turn(t[rows], which) for t in (self.image, self.weight))
         weight = self._hide(weight, rows, which, rng).to(device)
         image, sight = image.to(device), None
-        if self.sight is not None:  # a PSF is round, so the place alone turns
-            sight = self.sight[rows.to(self.sight.psf.device)]
-            sight = replace(sight, shift_pixels=turn_shift(sight.shift_pixels, which.to(sight.psf.device)))
+        if self.sight is not None:
+            sight = turn_sight(self.sight[rows.to(self.sight.psf.device)], which)
         draw = torch.Generator(device).manual_seed(int(rng.integers(1 << 62)))
         half = slice(number // 2, None)
         latent = torch.randn(number - number // 2, model.config.latent_size, generator=draw, device=device)
         drawn = model.render(latent, None if sight is None else sight[half])
-        noise = self.noise.draw(len(latent), draw) * weight[half].clamp(min=1e-30).rsqrt()
+        noise = self.noise.draw(len(latent), draw) * noise_of(weight[half])
         image[half] = drawn + noise
         return torch.where(weight > 0, image, 0), weight, sight
 
