@@ -14,6 +14,12 @@ import numpy as np
 HELD_OUT_FRACTION = 0.2
 
 
+def as_text(object_id: np.ndarray) -> list[str]:
+    """Return identities as text, in which whole numbers, text and bytes of the same signs are the same."""
+    each = np.asarray(object_id).tolist()
+    return [one.decode() if isinstance(one, bytes) else str(one) for one in each]
+
+
 def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
     """Map identities, ``(N,)`` integers or text, to numbers in [0, 1), float64, that depend on nothing else.
 
@@ -25,13 +31,12 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
     True
     """
     out = np.empty(len(object_id))
-    for index, identity in enumerate(np.asarray(object_id).tolist()):
-        text = identity.decode() if isinstance(identity, bytes) else str(identity)
+    for index, text in enumerate(as_text(object_id)):
         digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
         out[index] = (int.from_bytes(digest, "big") >> 11) / 2.0**53
     return out
 
 
-def is_held_out(object_id: np.ndarray, fraction: float = HELD_OUT_FRACTION) -> np.ndarray:
+def is_held_out(object_id: np.ndarray) -> np.ndarray:
     """Return which objects are never trained on: ``(N,)`` bool."""
-    return unit_hash(object_id) < fraction
+    return unit_hash(object_id) < HELD_OUT_FRACTION

@@ -9,6 +9,8 @@ import hashlib
 
 import numpy as np
 
+from deepfits.splits import as_text
+
 
 def random_starts(
     object_id: np.ndarray, num_latents: int, *, seed: int = 0, num_starts: int = 1
@@ -22,8 +24,7 @@ def random_starts(
     True
     """
     out = np.empty((num_starts, len(object_id), num_latents), dtype=np.float32)
-    for row, identity in enumerate(np.asarray(object_id).tolist()):
-        text = identity.decode() if isinstance(identity, bytes) else str(identity)
+    for row, text in enumerate(as_text(object_id)):
         digest = hashlib.blake2b(f"start:{seed}:{text}".encode(), digest_size=16).digest()
         draws = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
         out[:, row] = draws.standard_normal((num_starts, num_latents), dtype=np.float32)

@@ -28,6 +28,7 @@ from deepfits.scale.cluster import Workers, map_on_workers
 from deepfits.scale.manifest import read_manifest
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Outcome, Shard, attempt
+from deepfits.splits import as_text
 from deepfits.survey.band_registration import band_shifts, shift_warnings
 from deepfits.survey.bands import require_bands
 from deepfits.survey.coverage import write_coverage
@@ -202,7 +203,7 @@ def store_shard(number: int, object_id: np.ndarray, objects: int, content: Any) 
     return Shard(
         name=Path(shard_name(number)).stem,
         objects=objects,
-        made_from=digest(object_id.astype(str)),
+        made_from=digest(as_text(object_id)),
         content=content,
     )
 
@@ -212,7 +213,7 @@ def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
     if not path.exists():
         return False
     try:
-        return digest(shard_identities(path, info).astype(str)) == made_from
+        return digest(as_text(shard_identities(path, info))) == made_from
     except InputError:
         return False  # damaged: it is made again
 
