@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from deepfits.stages.parameters import Images, ReadingFields
+from deepfits.stages.parameters import Images, ReadingFields, several
 from deepfits.stages.stage import INPUT, stage
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ def check(config: CheckConfig) -> Findings:
     from deepfits.survey.inspection import Findings
 
     findings = Findings()
-    images = config.images
-    names = [images] if isinstance(images, str | Path) else list(images)
+    names = [Path(name) for name in several(config.images)]
     with _add_logged(findings):
-        if all(is_cutouts(Path(name)) or is_catalogue(Path(name)) for name in names):
-            for name in map(Path, names):
+        if all(is_cutouts(name) or is_catalogue(name) for name in names):
+            for name in names:
                 (inspect_cutouts if is_cutouts(name) else inspect_catalogue)(name, findings)
         else:
             _inspect_images(config, findings)

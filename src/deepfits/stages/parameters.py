@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Images = str | Path | Sequence[str | Path]
 
 
+def several(paths: Images) -> list[str | Path]:
+    """Return one path as a list of one."""
+    return [paths] if isinstance(paths, str | Path) else list(paths)
+
+
 def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
     """Return images under other paths; ``band=path`` keeps its band."""
 
@@ -28,7 +33,7 @@ def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
         band, equals, path = image.partition("=")
         return f"{band}={place(path)}" if equals and "/" not in band else place(image)
 
-    return [moved(str(image)) for image in ([images] if isinstance(images, str | Path) else images)]
+    return [moved(str(image)) for image in several(images)]
 
 
 @dataclass(frozen=True, kw_only=True)

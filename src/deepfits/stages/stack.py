@@ -14,7 +14,7 @@ from deepfits.errors import InputError
 from deepfits.files import contents_of, read_json, write_json, writing
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
-from deepfits.stages.parameters import Images, Reading
+from deepfits.stages.parameters import Images, Reading, several
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 
@@ -131,7 +131,7 @@ def stack(config: StackConfig) -> Path:
 def _require_apart(config: StackConfig) -> None:
     """Refuse to write coadds among the exposures, where the next run would stack them too."""
     out = os.path.realpath(config.out)
-    for place in [config.images] if isinstance(config.images, str | Path) else config.images:
+    for place in several(config.images):
         if Path(place).is_dir() and Path(out).is_relative_to(os.path.realpath(place)):
             raise InputError(
                 f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "

@@ -14,7 +14,7 @@ from deepfits.config import Range
 from deepfits.files import contents
 from deepfits.results import require_finished
 from deepfits.splits import is_held_out
-from deepfits.stages.parameters import Choosing, Images, Partial
+from deepfits.stages.parameters import Choosing, Images, Partial, several
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
 
@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> Path:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, steps=config.steps)
         )
-    stores = [config.store] if isinstance(config.store, str | Path) else list(config.store)
+    stores = several(config.store)
     for store in stores:
         require_finished(store, partial=config.partial)
     plan = part_of(
