@@ -21,7 +21,7 @@ from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, describe
 from deepfits.survey.find import FieldSources
-from deepfits.survey.noise import depth_of, sky_doubts, some_rows
+from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
 
 # 5σ in 2″: from the shallowest photographic plate to the deepest field from space.
@@ -171,7 +171,7 @@ def _inspect_open(field: Field, planes: dict[str, Plane], findings: Findings) ->
 
 def _row(name: str, band: str, plane: Plane, fwhm: float) -> Row:
     empty = []
-    for start, stop in [(0, plane.shape[0])] if plane.shape[0] < 1200 else some_rows(plane.shape[0]):
+    for start, stop in sample_rows(plane.shape[0], 16, 1199):
         _, weight = plane.rows(start, stop)
         empty.append((weight <= 0).mean())
     return Row(

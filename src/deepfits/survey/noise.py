@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.photometry import NJY_ZERO_POINT
+from deepfits.photometry import NJY_ZERO_POINT, SIGMA_PER_MAD
 
 MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
@@ -16,6 +16,7 @@ MAX_BLOCKS = 80
 MAX_LEVEL_SIGMAS = 1.0
 # Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
 LAG = 3
+CLIPPING_ROUNDS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +38,15 @@ class Noise:
     correlation: float = 1.0
 
 
-def sample_rows(height: int, num_strips: int = 8, strip: int = MESH) -> list[tuple[int, int]]:
-    """Choose strips of rows, evenly over the image, to measure the noise on."""
-    if height <= num_strips * strip * 2:
+def sample_rows(height: int, number: int = 8, whole: int = 1024) -> list[tuple[int, int]]:
+    """Choose strips of 64 rows, evenly over an image; an image of up to `whole` rows is one strip."""
+    if height <= whole:
         return [(0, height)]
-    starts = np.linspace(0, height - strip, num_strips).astype(int)
-    return [(int(s), int(s) + strip) for s in starts]
+    starts = np.linspace(0, height - MESH, number).astype(int)
+    return [(int(start), int(start) + MESH) for start in starts]
 
 
-def clipped_statistics(values: np.ndarray, *, clip: float = 3.0, rounds: int = 6) -> tuple[float, float]:
+def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float, float]:
     """Return median and standard deviation after clipping outliers.
 
     Parameters
@@ -65,8 +66,8 @@ def clipped_statistics(values: np.ndarray, *, clip: float = 3.0, rounds: int = 6
     if not values.size:
         return np.nan, np.nan
     level = _middle_of(values)
-    spread = 1.4826 * float(np.median(np.abs(values - level)))
-    for _ in range(rounds):
+    spread = SIGMA_PER_MAD * float(np.median(np.abs(values - level)))
+    for _ in range(CLIPPING_ROUNDS):
         kept = values
         if spread > 0:
             ends = np.asarray([level - clip * spread, level + clip * spread], values.dtype)
@@ -182,11 +183,6 @@ def depth_of(sigma_njy: float, pixel_scale: float) -> float:
     return NJY_ZERO_POINT - 2.5 * math.log10(5 * sigma_njy * math.sqrt(pixels))
 
 
-def some_rows(height: int) -> list[tuple[int, int]]:
-    """Choose strips of 64 rows, evenly over the image."""
-    return [(int(s), int(s) + 64) for s in np.linspace(0, height - 64, 16)]
-
-
 def sky_doubts(plane: Any) -> list[str]:
     """Describe what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
 
@@ -220,8 +216,7 @@ def weight_trend(plane: Any) -> tuple[float, float]:
         power of the weights that the inverse variance goes as. NaN where the weights do not vary.
     """
     stated, measured = [], []
-    rows = [(0, plane.shape[0])] if plane.shape[0] < 600 else some_rows(plane.shape[0])
-    for start, stop in rows:
+    for start, stop in sample_rows(plane.shape[0], 16, 599):
         image, weight = plane.rows(start, stop)
         for y in range(0, stop - start - 31, 32):
             for x in range(0, plane.shape[1] - 31, 32):
