@@ -91,8 +91,6 @@ class Fitter(ForwardModel):
         Of the store: its noise correlation scales the errors.
     threads
         Cores to use; PyTorch's own choice by default.
-    amplitude_prior
-        How freely the bands' amplitudes may leave 1, where the settings let them.
     """
 
     def __init__(
@@ -102,7 +100,6 @@ class Fitter(ForwardModel):
         info: StoreInfo,
         *,
         threads: int | None = None,
-        amplitude_prior: AmplitudePrior | None = None,
     ) -> None:
         super().__init__(model, info, batch_size=settings.batch_size, threads=threads)
         self.settings = settings = settings.resolved(getattr(model, "aids", None) is not None)
@@ -111,9 +108,8 @@ class Fitter(ForwardModel):
                 f"fit: objective={settings.objective!r} compares images in a network's units, and "
                 "this model draws scenes at another PSF; use objective='flux'"
             )
-        amplitude_prior = amplitude_prior or AmplitudePrior()
-        self.prior = amplitude_prior if settings.amplitudes == "fit" else None
-        self.prior_after = amplitude_prior if settings.amplitudes == "after" else None
+        self.prior = AmplitudePrior() if settings.amplitudes == "fit" else None
+        self.prior_after = AmplitudePrior() if settings.amplitudes == "after" else None
         self.objective = Objective(self.in_flux, prior_strength=settings.strength, amplitude_prior=self.prior)
         self.centre: Tensor | None = None
         self.centre_fwhm_pixels: float | None = None

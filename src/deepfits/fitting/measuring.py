@@ -92,7 +92,6 @@ def measure(
     with_pixels: bool = False,
     galaxy_psf: np.ndarray | None = None,
     with_covariance: bool = False,
-    uncertainty: bool | None = None,
 ) -> dict[str, np.ndarray]:
     """Measure χ², fluxes and errors at the best latents.
 
@@ -105,8 +104,6 @@ def measure(
         (`deepfits.fitting.own_light`), through apertures that are matched to them among others.
     with_covariance
         Also the posterior covariances of the latents, ``latent_covariance`` ``(N, L, L)``.
-    uncertainty
-        Whether to measure errors; by default as the fitter's settings say.
 
     Returns
     -------
@@ -120,7 +117,7 @@ def measure(
         circle holds outside of the cutout; ``aperture_flux`` and ``aperture_flux_err``
         ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
         With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
-        NaN for objects without a fit, and for errors where none were asked for.
+        NaN for objects without a fit, and for errors where the fitter's settings ask for none.
     """
     measurement = _Measurement(
         fitter,
@@ -128,7 +125,6 @@ def measure(
         with_pixels=with_pixels,
         galaxy_psf=galaxy_psf,
         with_covariance=with_covariance,
-        with_errors=bool(fitter.settings.uncertainty) if uncertainty is None else uncertainty,
     )
     out = {
         name: np.full((len(fitted), *shape), np.float32(np.nan)) for name, shape in measurement.shapes.items()
@@ -155,11 +151,9 @@ class _Measurement:
         with_pixels: bool,
         galaxy_psf: np.ndarray | None,
         with_covariance: bool,
-        with_errors: bool,
     ) -> None:
         self.fitter, self.fitted = fitter, fitted
-        self.with_pixels, self.galaxy_psf, self.with_errors = with_pixels, galaxy_psf, with_errors
-        self.with_covariance = with_covariance
+        self.with_pixels, self.galaxy_psf, self.with_covariance = with_pixels, galaxy_psf, with_covariance
         info, device = fitter.info, fitter.device
         grid = info.size, info.pixel_scale_arcsec
         self.sums = torch.from_numpy(fitter.sums).to(device)  # (2, H, W)
@@ -218,7 +212,7 @@ class _Measurement:
             radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
             circle = soft_circles(fitter.info.size, np.minimum(radius, fitter.edge_pixels))[:, None]
             sums = torch.cat((sums, self._sums_of_galaxy(own, circle, through)), dim=2)
-        if self.with_errors:
+        if fitter.settings.uncertainty:
             posterior = laplace(
                 fitter.objective,
                 latent,

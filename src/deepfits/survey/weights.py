@@ -147,7 +147,6 @@ def mask_rule(
     telescope: str = "",
     where: str = "",
     option: str = "mask_polarity",
-    planes_option: str = "bad_planes",
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
 
@@ -168,8 +167,8 @@ def mask_rule(
         Card ``TELESCOP`` of the image.
     where
         The file, for errors.
-    option, planes_option
-        What the user sets, for errors.
+    option
+        That says the polarity, for errors.
 
     Raises
     ------
@@ -200,7 +199,7 @@ def mask_rule(
         else "the mask has no cards that name its planes"
     )
     raise InputError(
-        f"{where}: {which}{_bits_set(sample)}; name the bad ones ({planes_option}), or say what "
+        f"{where}: {which}{_bits_set(sample)}; name the bad ones (bad_planes), or say what "
         f"non-zero means: {option} 'bad' or 'good'"
     )
 
