@@ -219,7 +219,7 @@ def _flux_fractions(
     """Compare model fluxes of bright galaxies with the light in their images."""
     image, weight = fitted.image.numpy()[rows], fitted.weight.numpy()[rows]
     pixels = np.where(weight > 0, image, drawn[rows])
-    variance = np.where(weight > 0, 1 / np.where(weight > 0, weight, 1), 0)
+    variance = 1 / np.where(weight > 0, weight, np.inf)
     size = image.shape[3]
     counted = own_light(drawn[rows], fitted.is_neighbour.numpy()[rows])
     inside = _in_cutout(fitter, psf[rows])[..., None, None]

@@ -65,7 +65,7 @@ def comparable(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return residual, variance and drawn light, 0 where there is no data."""
     is_valid = weight > 0
-    variance = np.where(is_valid, noise[:, None, None] ** 2 / np.where(is_valid, weight, 1), 0)
+    variance = noise[:, None, None] ** 2 / np.where(is_valid, weight, np.inf)
     return np.where(is_valid, image - model, 0), variance, np.where(is_valid, np.abs(model), 0)
 
 

@@ -82,8 +82,8 @@ def total_radius(
     size, edge = model.shape[3], edge_pixels * pixel_scale_arcsec
     is_valid = weight > 0
     pixels = is_valid.sum((2, 3))
-    noise2 = (np.where(is_valid, 1 / np.where(is_valid, weight, 1), 0)).sum((2, 3)) / np.maximum(pixels, 1)
-    gain = np.where(pixels > 0, 1 / np.sqrt(np.where(noise2 > 0, noise2, 1)), 0)  # (N, B)
+    noise2 = (1 / np.where(is_valid, weight, np.inf)).sum((2, 3)) / np.maximum(pixels, 1)
+    gain = 1 / np.sqrt(np.where(pixels > 0, noise2, np.inf))  # (N, B); 0 without data
     light = symmetric(model)
     together = (light * gain[:, :, None, None]).sum(axis=1)
 
@@ -207,7 +207,7 @@ def joined_with_data(
     light = model * own
     drawn = light.sum((2, 3))
     left = (np.where(is_seen, image - model, 0) * own).sum((2, 3))
-    of_data = (np.where(is_seen, own**2 / np.where(is_seen, weight, 1), 0)).sum((2, 3)) * noise**2
+    of_data = (own**2 / np.where(is_seen, weight, np.inf)).sum((2, 3)) * noise**2
     shared = model_noise**2
     seen = (fraction * np.where(is_seen, light, 0).sum((2, 3))) ** 2
     unseen = (fraction * np.where(is_seen, 0, light).sum((2, 3))) ** 2
