@@ -328,8 +328,14 @@ class Sight:
     pixel_scale_arcsec: float
 
     @classmethod
-    def nominal(cls, grid: SceneGrid, num_bands: int, size: int, pixel_scale_arcsec: float) -> Sight:
-        """Return how one object would be seen at twice the reference's width: what metrics are learnt at."""
+    def nominal(
+        cls, grid: SceneGrid, num_bands: int, size: int = 0, pixel_scale_arcsec: float = 0.0
+    ) -> Sight:
+        """Return how one object would be seen at twice the reference's width: what metrics are learnt at.
+
+        Its pixels are by default those of the scenes.
+        """
+        size, pixel_scale_arcsec = size or grid.size, pixel_scale_arcsec or grid.pixel_scale_arcsec
         psf = np.zeros((1, num_bands, NUM_GAUSSIANS, 2), dtype=np.float32)
         psf[..., 0, 0], psf[..., 1] = 1, 2 * grid.reference_sigma
         return cls(grid, torch.from_numpy(psf), torch.zeros(1, 2), size, pixel_scale_arcsec)

@@ -165,8 +165,7 @@ class ForwardModel:
         weight = (noise**-2)[:, None, None].to(self.device)
         nominal, way = None, None
         if self.grid is not None:
-            bands, size, scale = len(self.info.bands), self.grid.size, self.grid.pixel_scale_arcsec
-            nominal = Sight.nominal(self.grid, bands, size, scale).to(self.device)
+            nominal = Sight.nominal(self.grid, len(self.info.bands)).to(self.device)
             way = nominal.observation()
 
         def embed(rows: Tensor) -> Tensor:

@@ -490,10 +490,7 @@ class Model:
     def _probe(self, directory: Path) -> None:
         """Draw and embed once: weights that are finite each may still make NaN together."""
         image = self.render(torch.zeros(1, self.config.latent_size))
-        sight = None
-        if self.grid is not None:
-            grid = self.grid
-            sight = Sight.nominal(grid, len(self.info.bands), grid.size, grid.pixel_scale_arcsec)
+        sight = None if self.grid is None else Sight.nominal(self.grid, len(self.info.bands))
         latent = self.embed(image, torch.ones_like(image), sight)
         if not (torch.isfinite(image).all() and torch.isfinite(latent).all()):
             raise InputError(

@@ -95,9 +95,8 @@ def _references(
     in_flux = InFlux(inner, model.normalisation)
     renderers: dict[bool, Renderer] = {True: in_flux, False: inner}
     if model.grid is not None:
-        info = model.info
-        nominal = Sight.nominal(model.grid, len(info.bands), info.size, info.pixel_scale_arcsec)
-        renderers = {True: Observed(in_flux, nominal.to(device).observation())}
+        nominal = Sight.nominal(model.grid, len(model.info.bands)).to(device)
+        renderers = {True: Observed(in_flux, nominal.observation())}
     length = model.config.latent_size
     row, column = torch.triu_indices(length, length)
     found: dict[bool, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in renderers}
