@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.photometry import NJY_ZERO_POINT
+from deepfits.photometry import ab_magnitude
 from deepfits.redshifts import storage
 from deepfits.redshifts.domain import Domain
+from deepfits.redshifts.learning import LIMIT
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.redshifts.scene_light import FLUXES, SceneLight, head_inputs, reference_order
+from deepfits.redshifts.spectra import distance_modulus
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,6 @@ CELL = LARGEST / NUM_CELLS
 CENTRES = (np.arange(NUM_CELLS) + 0.5) * CELL
 NUM_FLUXES = 2 * len(FLUXES)
 """Of the measurements of `SceneLight`: fluxes, each with its error after it, which come first."""
-LIMIT = 8.0
 MARGIN = 0.5
 """Magnitudes by which a galaxy may outshine the most luminous of those whose redshifts are known."""
 SOFTNESS = 0.15
@@ -206,15 +207,10 @@ class Head:
         redshift
             ``(N,)``, or ``(1, G)`` for each of G.
         """
-        from astropy.cosmology import FlatLambdaCDM
-
-        total = light.total[:, self.order[0]]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            magnitude = NJY_ZERO_POINT - 2.5 * np.log10(np.where(total > 0, total, np.nan))
+        magnitude = ab_magnitude(light.total[:, self.order[0]])
         redshift = np.maximum(redshift, 1e-3)
-        modulus = FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(redshift).value
         seen = magnitude if redshift.ndim == 1 else magnitude[:, None]
-        return np.asarray(seen - modulus + 2.5 * np.log10(1 + redshift))
+        return seen - distance_modulus(redshift) + 2.5 * np.log10(1 + redshift)
 
     def brightest(self, examples: Examples) -> float | None:
         """Return the luminosity beyond which there are no galaxies, from those of known redshift."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from deepfits.redshifts.classes import area_under_curve
 from deepfits.redshifts.features import FeatureRecipe, Source
-from deepfits.redshifts.learning import Standard
+from deepfits.redshifts.learning import LIMIT, Standard
 from deepfits.tables import Columns
 
 SETS = {
@@ -44,7 +44,6 @@ CLASS = " or galaxy"
 MIN_OF_A_CLASS = 20
 WIDTHS, RIDGES = (0.5, 1.0, 2.0, 4.0), (0.003, 0.03, 0.3, 3.0)
 MOST_TO_CHOOSE = 1000
-LIMIT = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,10 @@ LOSSES = ("squared", "absolute")
 """R² and σ_MAD trade against each other through the loss: ``squared`` serves R², ``absolute`` σ_MAD."""
 
 
+LIMIT = 8.0
+"""Standardised features are held to this, so that an extreme one does not carry a learner off."""
+
+
 def check_width(features: np.ndarray, number: int) -> None:
     """Require as many features as a method was trained on."""
     if features.ndim != 2 or features.shape[1] != number:

@@ -21,7 +21,7 @@ import numpy as np
 
 from deepfits.errors import InputError, NonFiniteLossError, require_known
 from deepfits.progress import Progress, silent
-from deepfits.redshifts.learning import LOSSES, Standard, TargetScale
+from deepfits.redshifts.learning import LIMIT, LOSSES, Standard, TargetScale
 from deepfits.redshifts.pdf import LEVELS, sorted_quantiles
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 
@@ -55,10 +55,6 @@ class NetworkConfig:
         require_known("loss", self.loss, LOSSES)
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
             raise InputError("training a network needs at least one epoch, two objects a batch and some time")
-
-
-LIMIT = 8.0
-"""Standardised features are held to this, so that an extreme one does not carry a network off."""
 
 
 def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:

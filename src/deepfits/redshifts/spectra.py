@@ -112,6 +112,13 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
     return out / out.mean(axis=2, keepdims=True), rest_spectra()[1]
 
 
+def distance_modulus(redshift: np.ndarray) -> np.ndarray:
+    """Return distance moduli of redshifts above 0, of any shape: H₀ = 70 km/s/Mpc, Ω_m = 0.3."""
+    from astropy.cosmology import FlatLambdaCDM
+
+    return np.asarray(FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(redshift).value)
+
+
 @lru_cache(maxsize=8)
 def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray:
     """Return what makes an observed magnitude the absolute one of each template: ``(T, Z)``, to be added.
@@ -121,16 +128,12 @@ def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray
 
     Notes
     -----
-    The absolute magnitude is that of the flux density at 7700 Å at rest, about the i band; H₀ = 70 km/s/Mpc,
-    Ω_m = 0.3.
+    The absolute magnitude is that of the flux density at 7700 Å at rest, about the i band.
     """
-    from astropy.cosmology import FlatLambdaCDM
-
     z = np.array(redshifts)
-    modulus = np.asarray(FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(z).value)
     rest = np.array([np.interp(REST_WAVELENGTH, WAVELENGTH, row) for row in rest_spectra()[0]])
     there = rest[:, None] * (REST_WAVELENGTH * (1 + z)) ** 2  # per frequency, at the wavelength it is seen at
-    return -2.5 * np.log10(there / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - modulus
+    return -2.5 * np.log10(there / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - distance_modulus(z)
 
 
 @lru_cache(maxsize=8)
