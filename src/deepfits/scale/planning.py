@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import require_known
 from deepfits.files import read_json
 
 SECONDS_PER_DAY = 86_400.0
@@ -75,8 +75,7 @@ def figures() -> dict[str, Any]:
 def named_device(name: str) -> Device:
     """Return a device of the package's table."""
     table = figures()["devices"]
-    if name not in table:
-        raise InputError(f"device {name!r} is unknown; {nearest(name, [*table, 'measured'])}")
+    require_known("device", name, [*table, "measured"])  # the last is for those who time one of their own
     return Device(name=name, **table[name])
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from deepfits.errors import InputError, nearest
+from deepfits.errors import InputError, require_known
 from deepfits.redshifts.features import Matrix, Source
 from deepfits.redshifts.learning import TargetScale
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
@@ -66,8 +66,7 @@ class Stack(Method):
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
         """Check the members."""
-        if feature_set not in STACKS:
-            raise InputError(f"no stack is called {feature_set!r}; {nearest(feature_set, tuple(STACKS))}")
+        require_known("stack", feature_set, STACKS)
         if not inputs.options.distributions:
             raise InputError("a stack averages distributions too: leave them on")
         for method, name in STACKS[feature_set]:
