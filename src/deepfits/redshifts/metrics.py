@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.photometry import SIGMA_PER_MAD
 
 DEFINITIONS = {
     "r2": "1 − Σ(z_phot − z_spec)² / Σ(z_spec − mean z_spec)²",
@@ -92,7 +93,7 @@ def _metrics(z_phot: np.ndarray, z_spec: np.ndarray, is_redshift: bool) -> dict[
     with np.errstate(divide="ignore", invalid="ignore"):
         r2 = np.where(variance > 0, 1.0 - (error**2).sum(-1) / variance, np.nan)
     q25, q50, q75 = np.quantile(dz, [0.25, 0.5, 0.75], axis=-1)
-    sigma_mad = 1.4826 * np.median(np.abs(dz - q50[..., None]), axis=-1)
+    sigma_mad = SIGMA_PER_MAD * np.median(np.abs(dz - q50[..., None]), axis=-1)
     sigma_iqr = (q75 - q25) / 1.349
     size = np.abs(dz)
     metrics = {

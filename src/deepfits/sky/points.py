@@ -22,8 +22,14 @@ _SDSS_CENTRES = np.log([3551.0, 4686.0, 6166.0, 7480.0, 8932.0])
 
 def star_counts(limit: float) -> float:
     """Return the number of stars per square arcminute brighter than `limit`."""
-    low, high = (10 ** (STAR_SLOPE * (m - 20.5)) for m in (BRIGHTEST_STAR, min(limit, FAINTEST_STAR)))
+    low, high = _star_law(limit)
     return float(STARS_AT_20_5 * (high - low) / (STAR_SLOPE * np.log(10)))
+
+
+def _star_law(limit: float) -> tuple[float, float]:
+    """Return the counts of stars at both ends of their range, over those at i = 20.5."""
+    low, high = (10 ** (STAR_SLOPE * (m - 20.5)) for m in (BRIGHTEST_STAR, min(limit, FAINTEST_STAR)))
+    return low, high
 
 
 def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.random.Generator) -> Table:
@@ -34,7 +40,7 @@ def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.rand
     five SDSS bands, which puts the locus where it belongs to about 0.05 mag.
     """
     u = rng.random(number)
-    low, high = (10 ** (STAR_SLOPE * (m - 20.5)) for m in (BRIGHTEST_STAR, min(limit, FAINTEST_STAR)))
+    low, high = _star_law(limit)
     mag = 20.5 + np.log10(low + u * (high - low)) / STAR_SLOPE
     # Halo and disc stars near the turn-off, and M dwarfs, which take over towards faint magnitudes.
     share = np.clip(0.45 + 0.08 * (mag - 20), 0.3, 0.85)
