@@ -19,8 +19,8 @@ from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
 from deepfits.provenance import provenance
-from deepfits.results import Results, require_finished
-from deepfits.stages.fit_work import FitWork, ModelWork, absolute, run_work, select
+from deepfits.results import Results
+from deepfits.stages.fit_work import FitWork, ModelWork, absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 
@@ -90,7 +90,6 @@ def fit(config: FitConfig) -> Path:
     """
     from deepfits.models.bundle import Model
     from deepfits.stages.fit_coadds import prepare
-    from deepfits.survey.store import CutoutStore
 
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
@@ -112,11 +111,7 @@ def fit(config: FitConfig) -> Path:
     # fitted again.
     inputs: dict[str, Any] = {"model": loaded.fingerprint, "store": None}
     if not config.from_coadds:
-        require_finished(config.store, partial=config.partial)
-        stored = CutoutStore(config.store, skip_bad=True, where=config.where)
-        cautions, cutouts = loaded.check(stored.info), loaded.open(stored)
-        loaded.require_psf(cutouts)
-        selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
+        cutouts, cautions, selection = open_selected(config, loaded)
         inputs["store"] = digest(replace(cutouts.info, extra={}).to_json())
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: ModelWork

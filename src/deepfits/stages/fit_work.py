@@ -14,9 +14,11 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import contents_of, digest, writing_hdf5
 from deepfits.fitting.settings import FitSettings
+from deepfits.results import require_finished
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Parts, Process, Shard
 from deepfits.splits import is_held_out
+from deepfits.stages.parameters import Solving
 
 if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
@@ -75,6 +77,23 @@ def select(
     if not any(shard.objects for shard in shards) and not unreadable:
         raise InputError(f"{store.directory}: none of its {len(store)} objects is among those to be fitted")
     return Selection(shards=shards, unreadable=unreadable)
+
+
+def open_selected(config: Solving, model: Model) -> tuple[CutoutStore, list[str], Selection]:
+    """Open a store as a model takes it; return it, cautions about the two, and the wanted objects.
+
+    Raises
+    ------
+    InputError
+        A store that is not finished or does not fit the model, or nothing wanted in it.
+    """
+    from deepfits.survey.store import CutoutStore
+
+    require_finished(config.store, partial=config.partial)
+    stored = CutoutStore(config.store, skip_bad=True, where=config.where)
+    cautions, store = model.check(stored.info), model.open(stored)
+    model.require_psf(store)
+    return store, cautions, select(store, held_out_only=config.held_out_only, object_ids=config.object_ids)
 
 
 def read_selected(store: Path, info: StoreInfo, shard: Shard, order: BandOrder | None = None) -> Cutouts:

@@ -15,9 +15,9 @@ from deepfits.fitting import features
 from deepfits.fitting.inpainting import DEFINITIONS
 from deepfits.fitting.settings import FitSettings
 from deepfits.provenance import provenance
-from deepfits.results import UNREADABLE, require_finished
+from deepfits.results import UNREADABLE
 from deepfits.scale.manifest import read_manifest
-from deepfits.stages.fit_work import absolute, run_work, select
+from deepfits.stages.fit_work import absolute, open_selected, run_work
 from deepfits.stages.parameters import Solving
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import places_of
@@ -103,20 +103,15 @@ def inpaint(config: InpaintConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.stages.inpaint_validation import validate
     from deepfits.stages.inpaint_work import CALIBRATION, Calibrations, InpaintWork
-    from deepfits.survey.store import CutoutStore
 
     pool = config.pool()
     # What is a neighbour is seen in all bands, and the hidden ones may not be seen: all pixels are kept.
     settings = part_of(config, FitSettings, neighbours="keep")
-    require_finished(config.store, partial=config.partial)
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
-    stored = CutoutStore(config.store, skip_bad=True, where=config.where)
-    for caution in loaded.check(stored.info):
+    cutouts, cautions, selection = open_selected(config, loaded)
+    for caution in cautions:
         log.warning("%s: %s", config.store, caution)
-    cutouts = loaded.open(stored)
-    loaded.require_psf(cutouts)
     bands = _bands_to_predict(config, cutouts)
-    selection = select(cutouts, held_out_only=config.held_out_only, object_ids=config.object_ids)
     # Unlike a fit, predictions depend on the whole store, by which they are calibrated; only what could not
     # be read then may have been mended.
     failed = [entry.shard for entry in read_manifest(config.out) if entry.state == "failed"]
