@@ -10,7 +10,7 @@ asinh magnitudes, which negative fluxes have too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from typing import TypeVar
 
@@ -129,6 +129,18 @@ def reference_band(bands: Sequence[str]) -> str:
         if wanted in short:
             return bands[short.index(wanted)]
     return bands[len(bands) // 2]
+
+
+def bands_of(names: Iterable[str], what: str = "flux_model") -> tuple[str, ...]:
+    """Return the bands that have a column ``<what>_<band>``, in the order of the columns.
+
+    Examples
+    --------
+    >>> bands_of(["flux_model_g", "flux_model_err_g", "flux_model_HSC-R", "chi2"])
+    ('g', 'HSC-R')
+    """
+    found = (name.removeprefix(f"{what}_") for name in names if name.startswith(f"{what}_"))
+    return tuple(band for band in found if not band.startswith("err_"))
 
 
 @lru_cache(maxsize=64)

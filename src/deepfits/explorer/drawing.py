@@ -22,6 +22,7 @@ from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
+from deepfits.photometry import bands_of
 from deepfits.pictures import noise_per_band, png, strip, top_of
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
@@ -55,10 +56,9 @@ class Dropped:
 
     def fluxes(self) -> dict[str, tuple[float, float]]:
         """Return the galaxy's flux and its error in each band, nJy, drawn where there is no data."""
-        known, start = self.features, "flux_model_err_"
-        bands = [name.removeprefix(start) for name in known if name.startswith(start)]
+        columns = {band: (f"flux_model_{band}", f"flux_model_err_{band}") for band in bands_of(self.features)}
         return {
-            band: (float(known[f"flux_model_{band}"][0]), float(known[f"{start}{band}"][0])) for band in bands
+            band: (float(self.features[a][0]), float(self.features[b][0])) for band, (a, b) in columns.items()
         }
 
 

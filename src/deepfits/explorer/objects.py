@@ -25,7 +25,7 @@ from deepfits.files import read_arrays, writing
 from deepfits.fitting.columns import describe
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
-from deepfits.photometry import ab_magnitude, reference_band
+from deepfits.photometry import ab_magnitude, bands_of, reference_band
 from deepfits.tables import match_identities, match_positions, matches_conditions, require_column, take_rows
 
 MAX_CATEGORIES = 24
@@ -244,9 +244,7 @@ class Objects:
         table, own = self.table, set(self.table)
         if {"chi2", "dof"} <= own:
             table.add("reduced_chi2", lambda: _divide(table["chi2"], table["dof"]))
-        names = [name.removeprefix("flux_model_") for name in table if name.startswith("flux_model_")]
-        bands = [name for name in names if not name.startswith("err_")]
-        self.bands = tuple(bands)
+        self.bands = bands = bands_of(table)
         if self.store is not None and bands:
             self.store = self.store.in_bands(bands)
         for band in bands:

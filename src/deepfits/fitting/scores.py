@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from deepfits.photometry import robust_scatter
+from deepfits.photometry import bands_of, robust_scatter
 
 NUM_NEIGHBOURS = 201
 COMPARED_STRENGTH = 16.0
@@ -101,7 +101,7 @@ def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     ndarray
         ``(N,)``; NaN for objects without a fit.
     """
-    fluxes = [v for k, v in columns.items() if k.startswith("flux_model_") and "_err_" not in k]
+    fluxes = [columns[f"flux_model_{band}"] for band in bands_of(columns)]
     with np.errstate(divide="ignore", invalid="ignore"):
         brightness = np.log(np.sum(fluxes, axis=0))
         figures = [

@@ -34,6 +34,7 @@ from deepfits.models.generator import Generator
 from deepfits.models.layers import ModelConfig, without_allocating
 from deepfits.models.sight import sight_of
 from deepfits.observation import SceneGrid, Sight
+from deepfits.photometry import bands_of
 from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo
@@ -240,7 +241,7 @@ class Model:
         side = self.info.size if sight is None or self.grid is None else sight.size
         shape = (0, len(self.info.bands), side, side)
         drawn = np.concatenate(parts) if parts else np.empty(shape, dtype=np.float32)
-        names = [name.removeprefix("amplitude_") for name in features if name.startswith("amplitude_")]
+        names = bands_of(features, "amplitude")
         for index, place in enumerate(places_of(self.info.bands, names)):  # called as the store calls them
             if place is not None:
                 drawn[:, index] *= features[f"amplitude_{names[place]}"][chosen, None, None]

@@ -45,7 +45,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, require_known
-from deepfits.photometry import aperture_names
+from deepfits.photometry import aperture_names, bands_of
 from deepfits.redshifts.photometry import magnitude_features, matched_names, typical_error
 from deepfits.tables import Columns, read_table, require_column
 
@@ -191,10 +191,10 @@ def available_sets(
     has = {
         "latents": True,
         "oriented": True,
-        "model": any(name.startswith("flux_model_") for name in columns),
+        "model": bool(bands_of(columns)),
         "magnitudes": cutouts,
         "matched": matched,
-        "scene": any(name.startswith("flux_scene_") for name in columns),
+        "scene": bool(bands_of(columns, "flux_scene")),
         "templates": templates and cutouts,
         "sizes": any(name.startswith(SIZES[0]) for name in columns),
         "embedder": embedder,
@@ -301,12 +301,7 @@ def read_features(directory: str | Path) -> Columns:
 
 def band_names(columns: Columns) -> tuple[str, ...]:
     """Return the bands that the columns speak of, in their order."""
-    for prefix in ("flux_model_", "chi2_", "amplitude_"):
-        names = [name[len(prefix) :] for name in columns if name.startswith(prefix)]
-        bands = tuple(name for name in names if not name.startswith("err_"))
-        if bands:
-            return bands
-    return ()
+    return next(filter(None, (bands_of(columns, what) for what in ("flux_model", "chi2", "amplitude"))), ())
 
 
 def latents(source: Source) -> Matrix:
