@@ -558,14 +558,11 @@ def _check_shard(file: h5py.File, path: Path, info: StoreInfo) -> int:
         raise InputError(f"{path}: no catalogue/object_id in this shard; remove it and cut again")
     number = identity.shape[0] if identity.ndim == 1 else -1
     shape = (number, len(info.bands), info.size, info.size)
-    file_size = path.stat().st_size
     for name in ("image", "weight"):
         data = local_object(file, name, path)
         if not isinstance(data, h5py.Dataset) or data.shape != shape or data.dtype.kind != "f":
             found = getattr(data, "shape", None)
             raise InputError(f"{path}: {name} has shape {found}, the store's description says {shape}")
-        if data.nbytes > 1000 * file_size:
-            raise InputError(f"{path}: {name} declares {data.nbytes} bytes in a file of {file_size}")
     psf = local_object(file, "psf", path)
     if psf is not None:
         is_psf = isinstance(psf, h5py.Dataset) and psf.ndim == 4 and psf.dtype.kind == "f"
