@@ -583,7 +583,16 @@ def test_pointings_vary_and_detections_find_their_truth():
         "mag_i": np.array([24.0, 20.0, 22.0]),
     }
     seen = {"ra": np.array([150.0, 150.1, 150.2]), "dec": np.array([2.0, 2.0, 2.0])}
-    assert match_truth(seen, truth).tolist() == [1, 2, -1]
+    assert match_truth(seen, truth, truth["mag_i"]).tolist() == [1, 2, -1]
+
+
+def test_a_survey_without_i_is_judged_by_one_band_throughout():
+    """The limit of what is taught was of r, and the objects beyond it were chosen by z."""
+    survey = SURVEYS["sdss-like"]
+    without = replace(survey, bands=tuple(b for b in survey.bands if b.name != "i"))
+    pointing = Pointing(survey=without, laws=PopulationLaws(), size=500)
+    assert pointing.reference == "r"
+    assert pointing.limit == pytest.approx(22.7 - 0.7)
 
 
 def test_survey_as_toml_is_read_back(tmp_path):

@@ -195,8 +195,8 @@ def _sky(
     size = model.cutout_size(pointing.survey.pixel_scale_arcsec)
     store = CutoutStore(cutouts(sky, where / "cutouts", size=size, progress=progress))
     columns, truth = store.catalogue(["ra", "dec"]), read_table(where / "sky" / "truth.parquet")
-    rows = match_truth(columns, truth)
-    magnitude = truth["mag_i" if "mag_i" in truth else f"mag_{pointing.survey.names[-1]}"]
+    magnitude = truth[f"mag_{pointing.reference}"]
+    rows = match_truth(columns, truth, magnitude)
     is_wanted = (rows >= 0) & (magnitude[rows] < pointing.limit + 0.5)
     order = np.random.default_rng((config.seed, number, 1)).permutation(np.flatnonzero(is_wanted))
     chosen = np.sort(order[: config.num_fitted])

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
-from deepfits.photometry import REFERENCE_BANDS, flux_of_magnitude
+from deepfits.photometry import flux_of_magnitude, reference_band
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
 from deepfits.redshifts.scene_light import FLUXES, SceneLight
@@ -49,11 +49,15 @@ class Pointing:
     size: int
 
     @property
+    def reference(self) -> str:
+        """The band that says how bright an object is: i, or what stands for it."""
+        return reference_band(self.survey.names)
+
+    @property
     def limit(self) -> float:
-        """The faintest i magnitude that is taught here."""
-        depths = {band.name: band.depth for band in self.survey.bands}
-        name = next((name for name in REFERENCE_BANDS if name in depths), self.survey.names[-1])
-        return float(np.clip(depths[name] - BELOW_DEPTH, 19.0, FAINTEST))
+        """The faintest magnitude in that band that is taught here."""
+        depth = self.survey.bands[self.survey.names.index(self.reference)].depth
+        return float(np.clip(depth - BELOW_DEPTH, 19.0, FAINTEST))
 
     @property
     def filters(self) -> tuple[str, ...]:
@@ -103,16 +107,17 @@ def draw_pointings(
     ]
 
 
-def match_truth(columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray]) -> np.ndarray:
+def match_truth(
+    columns: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], magnitude: np.ndarray
+) -> np.ndarray:
     """Return for each detection the row of the true object that it shows, −1 for none: ``(N,)``.
 
-    Of several within `MATCH_ARCSEC` the brightest, unless it is farther off.
+    Of several within `MATCH_ARCSEC` the brightest by the true magnitudes, unless it is farther off.
     """
     shrink = np.cos(np.radians(np.mean(truth["dec"])))
     places = [np.stack([table["ra"] * shrink, table["dec"]], axis=1) * 3600 for table in (truth, columns)]
     tree = cKDTree(places[0])
-    magnitudes = [name for name in truth if name.startswith("mag_") and name != "mag_absolute_r"]
-    brightness = -0.4 * np.log(10) * np.asarray(truth["mag_i" if "mag_i" in truth else magnitudes[0]])
+    brightness = -0.4 * np.log(10) * magnitude
     out = np.full(len(places[1]), -1)
     found = tree.query_ball_point(places[1], MATCH_ARCSEC)
     for row, (place, near) in enumerate(zip(places[1], found, strict=True)):
