@@ -10,10 +10,13 @@ from io import BytesIO
 
 import numpy as np
 
+from deepfits.photometry import robust_scatter
+
 MISSING = (0.86, 0.87, 0.89)
 GAP = 2
 RESIDUAL_SIGMA = 5.0
 BRIGHTEST = 60.0
+EDGE_PIXELS = 3
 
 # Weights of (blue, green, red) thirds of the bands that make an average faint galaxy look white.
 _BALANCE = (2.2, 1.1, 0.9)
@@ -31,6 +34,14 @@ def noise_per_band(weight: np.ndarray) -> np.ndarray:
         if valid.size:
             out[band] = float(np.median(valid)) ** -0.5
     return out
+
+
+def noise_at_edges(image: np.ndarray) -> np.ndarray:
+    """Return the robust scatter of the outer pixels of a cutout, ``(B, H, W)``, by band; NaN without data."""
+    edge = np.ones(image.shape[1:], dtype=bool)
+    edge[EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS] = False
+    outer = [pixels[edge & np.isfinite(pixels)] for pixels in image]
+    return np.array([float(robust_scatter(pixels)) if pixels.size else np.nan for pixels in outer])
 
 
 def colour_composite(image: np.ndarray, noise: np.ndarray, *, top: float = BRIGHTEST) -> np.ndarray:

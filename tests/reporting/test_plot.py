@@ -37,6 +37,16 @@ def test_composite_shows_the_image_the_right_way_up(ax):
     assert ax.images[0].origin == "lower"
 
 
+def test_composite_is_seen_where_a_pixel_at_the_edge_is_missing(ax):
+    """The noise of the edges was NaN then, and all of the picture grey."""
+    image = np.random.default_rng(0).normal(size=(3, 16, 16))
+    image[:, 0, 0] = np.nan
+    plot.composite(image, ax=ax)
+    is_grey = (np.abs(ax.images[0].get_array() - MISSING) < 1e-6).all(axis=-1)
+    assert is_grey[0, 0]
+    assert is_grey.sum() == 1
+
+
 def test_reconstructions_show_versions_bands_and_residuals():
     rng = np.random.default_rng(2)
     image, hidden = rng.normal(size=(3, 5, 16, 16)), rng.normal(size=(3, 5, 16, 16))

@@ -11,24 +11,16 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError, naming
-from deepfits.photometry import robust_scatter
+from deepfits.pictures import noise_at_edges
 
 MAX_UPLOAD_BYTES = 16 << 20
-EDGE_PIXELS = 3
 
 
 def weight_from_edges(image: np.ndarray) -> np.ndarray:
     """Return inverse variances ``(B, H, W)`` from the robust scatter of the outer pixels of each band."""
-    edge = np.ones(image.shape[-2:], dtype=bool)
-    edge[EDGE_PIXELS:-EDGE_PIXELS, EDGE_PIXELS:-EDGE_PIXELS] = False
-    out = np.zeros(image.shape, dtype=np.float32)
-    for band, pixels in enumerate(image):
-        outer = pixels[edge & np.isfinite(pixels)]
-        if outer.size:
-            sigma = float(robust_scatter(outer))
-            if sigma > 0:
-                out[band] = np.where(np.isfinite(pixels), sigma**-2, 0)
-    return out
+    sigma = noise_at_edges(image)[:, None, None]
+    is_known = np.isfinite(image) & (sigma > 0)
+    return np.where(is_known, np.where(sigma > 0, sigma, np.inf) ** -2, 0).astype(np.float32)
 
 
 def read_dropped(name: str, content: bytes) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,7 +12,6 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
-from deepfits.photometry import robust_scatter
 from deepfits.pictures import (
     BRIGHTEST,
     GAP,
@@ -22,6 +21,7 @@ from deepfits.pictures import (
     combined,
     diverging,
     lay_out,
+    noise_at_edges,
     noise_per_band,
     significance,
     stretch,
@@ -54,8 +54,7 @@ def composite(
     if noise is None and weight is not None:
         noise = noise_per_band(weight[None])
     elif noise is None:
-        edge = np.concatenate((image[:, :3], image[:, -3:]), axis=1).reshape(len(image), -1)
-        noise = robust_scatter(edge)
+        noise = noise_at_edges(image)
     if not np.isfinite(image).any():
         ax.set_facecolor(MISSING)
         return ax
