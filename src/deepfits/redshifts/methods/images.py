@@ -96,6 +96,8 @@ class ImageNetwork(Method):
         """Train on the training part, stop and recalibrate by the validation part."""
         import torch
 
+        from deepfits.models.layers import count_parameters
+
         options, rows = training.options, training.rows
         image, weight = training.dataset.source.take(rows).images()
         is_validation = np.isin(rows, training.dataset.split.validation)
@@ -138,7 +140,7 @@ class ImageNetwork(Method):
         )
         about = {
             **start.about,
-            "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "num_parameters": count_parameters(network),
             "epochs": len(trained.history),
             "training": asdict(config),
         }
