@@ -37,12 +37,12 @@ from deepfits.errors import NonFiniteLossError  # noqa: E402
 from deepfits.fitting.bestfit import fit  # noqa: E402
 from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
-from deepfits.gaussian_psf import moffat_psf  # noqa: E402
+from deepfits.gaussian_psf import moffat_psf, moffat_radius  # noqa: E402
 from deepfits.models.bundle import NETWORKS, Model  # noqa: E402
 from deepfits.models.card import describe  # noqa: E402
 from deepfits.observation import SceneGrid, Sight, all_above_reference  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
-from deepfits.sky.drawing import moffat_radius, moffat_transfer  # noqa: E402
+from deepfits.sky.drawing import moffat_transfer  # noqa: E402
 from deepfits.survey.store import CutoutStore  # noqa: E402
 from deepfits.training.data import Batch, Batches, measure_training_set  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402

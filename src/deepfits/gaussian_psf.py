@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from deepfits.errors import InputError
 from deepfits.photometry import FWHM_PER_SIGMA
+
+Width = TypeVar("Width", float, np.ndarray)
 
 NUM_GAUSSIANS = 8
 USUAL_BETA = 3.0
@@ -52,6 +55,11 @@ def _unit_moffat(beta: float) -> np.ndarray:
     enclosed = 1 - (1 + radius**2 / squared) ** (1 - beta)
     sigma = np.geomspace(NARROWEST, WIDEST, NUM_GAUSSIANS)
     return np.stack([expand_profile(radius, profile, enclosed, sigma)[0], sigma], axis=1)
+
+
+def moffat_radius(fwhm: Width, beta: float) -> Width:
+    """Return the scale radius of a Moffat profile of this full width at half maximum, same unit."""
+    return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
 
 
 def expansion_radii(fwhm: float) -> np.ndarray:

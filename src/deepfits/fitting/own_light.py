@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from deepfits.fitting.model_error import UNSURE
+from deepfits.gaussian_psf import moffat_radius
 from deepfits.photometry import GROWTH_ARCSEC, distance_from_middle, growth_circles, growth_radii
 
 SMALLEST_TOTAL_ARCSEC = 1.0
@@ -157,7 +158,7 @@ def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:
     >>> enclosed(np.array([[0.7, np.nan]]), np.array([1.4])).round(2)
     array([[0.96, 1.  ]])
     """
-    scale = fwhm_arcsec / (2 * np.sqrt(2 ** (1 / MOFFAT_INDEX) - 1))
+    scale = moffat_radius(fwhm_arcsec, MOFFAT_INDEX)
     with np.errstate(divide="ignore"):
         inside = 1 - (1 + (radius_arcsec[:, None] / scale) ** 2) ** (1 - MOFFAT_INDEX)
     return np.where(np.isfinite(inside), inside, 1.0)

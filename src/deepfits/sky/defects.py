@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deepfits.gaussian_psf import moffat_radius
 from deepfits.photometry import flux_of_magnitude
-from deepfits.sky.drawing import Shapes, moffat_radius
+from deepfits.sky.drawing import Shapes
 from deepfits.sky.surveys import SkySurvey
 
 PLANES = {"BAD": 0, "SAT": 1, "CR": 3, "EDGE": 4, "DETECTED": 5, "NO_DATA": 8, "STREAK": 15}

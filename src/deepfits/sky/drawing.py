@@ -20,6 +20,8 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import gamma, kv
 
+from deepfits.gaussian_psf import moffat_radius
+
 DISC_SCALE = 1.6783469900166605
 """Half-light radius of an exponential disc in units of its scale length."""
 BULGE_NU = -0.6
@@ -77,11 +79,6 @@ def wave_numbers(size: int, device: str | torch.device = "cpu") -> tuple[torch.T
     ky = 2 * math.pi * torch.fft.fftfreq(size, device=device)
     kx = 2 * math.pi * torch.fft.rfftfreq(size, device=device)
     return ky, kx
-
-
-def moffat_radius(fwhm: float, beta: float) -> float:
-    """Return the scale radius of a Moffat profile of this full width at half maximum, same unit."""
-    return fwhm / (2 * math.sqrt(2 ** (1 / beta) - 1))
 
 
 def moffat_transfer(k: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
