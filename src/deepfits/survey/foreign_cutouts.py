@@ -17,11 +17,16 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_fill_beside_weights
-from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, difference_noise
+from deepfits.survey.noise import (
+    FEW_PIXELS,
+    MAX_LEVEL_SIGMAS,
+    clipped_statistics,
+    difference_noise,
+    rim,
+    rim_pixels,
+)
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
 
-# Too few to measure noise on.
-FEW_PIXELS = 64
 SAMPLE = 200
 # The noise of the noisiest objects over that of the least noisy (98 and 2%) from which on it is that of each;
 # 4/√n more, which the scatter of measurements on n pixels alone gives.
@@ -198,25 +203,19 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
     if _settle_fill(cutouts, stop, weight):
         image, weight = cutouts.read(0, stop, None)
     _warn_if_masked(cutouts, stop)
-    rim = np.zeros(image.shape[-2:], bool)
-    margin = max(min(image.shape[-2:]) // 8, 1)
-    rim[:] = True
-    rim[margin:-margin, margin:-margin] = False
     cutouts.noise = np.full(num_bands, np.nan)
     for band in range(num_bands):
         if cutouts.has_weights:
             _settle_range(cutouts, band, weight[:, band])
-        fluxes, its = image[:, band][:, rim], weight[:, band][:, rim]
-        if (its > 0).sum() < FEW_PIXELS:
-            fluxes, its = image[:, band], weight[:, band]
-        level, cutouts.noise[band] = clipped_statistics(fluxes[its > 0])
+        fluxes, its = rim_pixels(image[:, band], weight[:, band])
+        level, cutouts.noise[band] = clipped_statistics(fluxes)
         if abs(level) > MAX_LEVEL_SIGMAS * cutouts.noise[band]:
             cutouts.remarks.append(
                 f"WARNING: {cutouts.bands[band]}: the sky at the cutouts' rims lies at "
                 f"{level / cutouts.noise[band]:.1f} σ; subtract it first"
             )
-        if cutouts.has_weights and (its > 0).any() and cutouts.noise[band] > 0:
-            _compare_weights(cutouts, band, float(np.median(its[its > 0])) ** -0.5)
+        if cutouts.has_weights and cutouts.noise[band] > 0:
+            _compare_weights(cutouts, band, float(np.median(its)) ** -0.5)
     if cutouts.has_weights:
         return
     if not (cutouts.noise > 0).all():
@@ -243,11 +242,10 @@ def _settle_own_noise(cutouts: ForeignCutouts) -> None:
     of_rim, sigma, number = (np.full((len(rows), len(cutouts.bands)), np.nan) for _ in range(3))
     for place, row in enumerate(rows):
         image, weight = (part[0] for part in cutouts.read(int(row), int(row) + 1, None))
-        margin = max(min(image.shape[-2:]) // 8, 1)
+        outer = rim(*image.shape[1:])
         for band, (one, is_valid) in enumerate(zip(image, weight > 0, strict=True)):
             sigma[place, band], number[place, band] = difference_noise(one, is_valid)
-            is_valid[margin:-margin, margin:-margin] = False
-            of_rim[place, band] = clipped_statistics(one[is_valid])[1]
+            of_rim[place, band] = clipped_statistics(one[is_valid & outer])[1]
     for band in range(len(cutouts.bands)):
         is_used = (number[:, band] >= FEW_PIXELS) & (sigma[:, band] > 0) & (of_rim[:, band] > 0)
         if not is_used.any():

@@ -17,9 +17,9 @@ from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name, quiet
-from deepfits.survey.foreign_cutouts import FEW_PIXELS, ForeignCutouts
+from deepfits.survey.foreign_cutouts import ForeignCutouts
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
-from deepfits.survey.noise import clipped_statistics, depth_of
+from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of, rim_pixels
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.store import CutoutStore
 from deepfits.tables.reading import TEXT_ENDINGS
@@ -129,13 +129,9 @@ def _middle(array: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _inspect(sample: _Sample, findings: Findings) -> None:
     height, width = sample.image.shape[-2:]
-    rim = np.ones((height, width), bool)
-    margin = max(min(height, width) // 8, 1)
-    rim[margin:-margin, margin:-margin] = False
     for index, band in enumerate(sample.bands):
         flux, its = sample.image[:, index], sample.weight[:, index]
-        outside = flux[:, rim][its[:, rim] > 0]
-        level, sigma = clipped_statistics(outside if outside.size >= FEW_PIXELS else flux[its > 0])
+        level, sigma = clipped_statistics(rim_pixels(flux, its)[0])
         row = Row(
             field=sample.name,
             band=band,
@@ -164,7 +160,7 @@ def _warnings(row: Row, level: float, weight: np.ndarray) -> list[str]:
     if not (row.noise_njy > 0):
         return ["no data in the cutouts looked at; is the polarity of mask or weight right?"]
     out = depth_warning(row)
-    if abs(level) > row.noise_njy:
+    if abs(level) > MAX_LEVEL_SIGMAS * row.noise_njy:
         out.append(f"the sky lies at {level / row.noise_njy:.1f} σ; subtract it first")
     out += empty_warning(row, "mask_nonzero_is")
     ratio = row.noise_njy * float(np.median(weight[weight > 0])) ** 0.5

@@ -14,6 +14,8 @@ MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
 MAX_LEVEL_SIGMAS = 1.0
+# Too few to measure noise on.
+FEW_PIXELS = 64
 # Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
 LAG = 3
 CLIPPING_ROUNDS = 6
@@ -133,6 +135,24 @@ def measure_noise(image: np.ndarray, is_valid: np.ndarray) -> Noise | None:
     )
 
 
+def rim(height: int, width: int) -> np.ndarray:
+    """Return the outer eighth of a cutout on each side, where its object seldom is, ``(H, W)`` bool."""
+    out, margin = np.ones((height, width), bool), max(min(height, width) // 8, 1)
+    out[margin:-margin, margin:-margin] = False
+    return out
+
+
+def rim_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return flux and weight of the pixels at the rims of cutouts, ``(N, H, W)``, that have data.
+
+    Where the rims have too few, of all pixels.
+    """
+    is_valid = weight > 0
+    is_used = is_valid & rim(*image.shape[1:])
+    is_used = is_used if is_used.sum() >= FEW_PIXELS else is_valid
+    return image[is_used], weight[is_used]
+
+
 def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, int]:
     """Measure the noise of a cutout on its outer pixels, from second differences along the rows.
 
@@ -166,8 +186,9 @@ def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, in
     return clipped_statistics(differences)[1] / math.sqrt(6), int(differences.size)
 
 
-def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float, side: int = 4) -> float:
+def _block_ratio(residual: np.ndarray, good: np.ndarray, sigma: float) -> float:
     """Return the noise of sums over small blocks in units of what white noise would give."""
+    side = 4
     height, width = (n // side * side for n in residual.shape)
     if height < 2 * side or width < 2 * side:
         return np.nan

@@ -27,15 +27,13 @@ from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weight
 from deepfits.survey.find import SHARED, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
 from deepfits.survey.hdu_roles import ROLES, extras_of, name_of, number_of, role_of, sky_images
-from deepfits.survey.noise import Noise, depth_of, measure_noise, sample_rows
+from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
-# Too few to measure noise on.
-FEW_PIXELS = 64
 # Pixels between image and weights, by their WCS, that are no rounding.
 FAR_APART = 2.0
 # Weights whose largest values (this quantile) are EXPTIME to this share are seconds.
