@@ -101,19 +101,13 @@ def from_table(
     InputError
         No row with all magnitudes, or a column of the wrong kind.
     """
-
-    def column(name: str) -> np.ndarray:
-        try:
-            return np.asarray(columns[names[name]], dtype=float)
-        except ValueError:
-            raise InputError(f"{where}: column {names[name]!r} holds no numbers") from None
-
-    mag = np.stack([column(f"mag_{band}") for band in survey.names], axis=1)
+    given = {name: np.asarray(columns[theirs]) for name, theirs in names.items()}
+    mag = np.stack([_numbers(given, f"mag_{band}", 0, where) for band in survey.names], axis=1)
     with np.errstate(invalid="ignore"):
         keep = ((mag > 5) & (mag < FAINTEST_MAGNITUDE)).all(axis=1)
     if not keep.any():
         raise InputError(f"{where}: no row has a magnitude in every band ({', '.join(survey.names)})")
-    rows = {name: np.asarray(columns[theirs])[keep] for name, theirs in names.items()}
+    rows = {name: values[keep] for name, values in given.items()}
     mag = mag[keep]
     number = len(mag)
     redshift = _numbers(rows, "z_spec", number, where)
