@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from deepfits.errors import InputError
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+"""Names of this machine."""
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def _client() -> Iterator[Any]:
             raise InputError(
                 "no SAMP hub runs on this machine: start TOPCAT or Aladin, then send again"
             ) from None
-        if urlsplit(address).hostname not in _LOCAL:
+        if urlsplit(address).hostname not in LOCAL_HOSTS:
             raise InputError(f"the SAMP hub is at {address}, which is not on this machine; nothing was sent")
         client = SAMPIntegratedClient(name="deepfits explorer", addr="127.0.0.1", callable=False)
         try:

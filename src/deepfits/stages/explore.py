@@ -90,6 +90,7 @@ def explore(config: ExploreConfig) -> None:
         import uvicorn
 
         from deepfits.explorer.launch import load_drawer, load_objects
+        from deepfits.explorer.samp import LOCAL_HOSTS
         from deepfits.explorer.server import make_app
     except ImportError as error:
         raise InputError(
@@ -97,7 +98,7 @@ def explore(config: ExploreConfig) -> None:
         ) from error
 
     host, run = config.host, Path(config.run)
-    is_local = host in ("127.0.0.1", "localhost", "::1")
+    is_local = host in LOCAL_HOSTS
     if config.samp and not is_local:
         raise InputError(f"SAMP is for this machine alone: leave out --samp, or --host {host}")
     token = None if is_local else secrets.token_urlsafe(24)
