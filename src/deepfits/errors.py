@@ -47,10 +47,10 @@ def require_known(what: str, name: str, valid: Iterable[str]) -> None:
         raise InputError(f"{what} {name!r} is unknown; {nearest(name, valid)}")
 
 
-def one_line(error: object, most: int = 160) -> str:
-    """Return what an error says, in one line of at most so many letters."""
+def one_line(error: object) -> str:
+    """Return what an error says, in one line of at most 160 letters."""
     text = repr(error) if isinstance(error, KeyError) else str(error)  # a key alone says little
-    return " ".join(text.split())[:most] or type(error).__name__
+    return " ".join(text.split())[:160] or type(error).__name__
 
 
 @contextmanager

@@ -96,8 +96,8 @@ def train_classifier(
     recipe: FeatureRecipe,
     *,
     target: str,
-    seed: int = 0,
-    num_threads: int = 1,
+    seed: int,
+    num_threads: int,
 ) -> Classifier:
     """Choose among a few settings by cross-validation, then train on everything that is given.
 

@@ -119,8 +119,8 @@ def build_store(
     info: dict[str, Any],
     out: Path,
     progress: Progress,
-    workers: int = 1,
-    scheduler: str | None = None,
+    workers: int,
+    scheduler: str | None,
 ) -> None:
     """Cut what is not cut yet, in `workers` processes or a scheduler's, then count what is incomplete.
 

@@ -38,6 +38,8 @@ MAX_GRID_PIXELS = 1 << 29
 MAX_EMPTINESS = 50
 # Sources for registration: at least so many, and at most so many, of each exposure.
 LEAST_SOURCES, MOST_SOURCES = 8, 400
+# Pixels by which exposures may be off by their WCS.
+FARTHEST = 15.0
 
 
 def common_grid(planes: Sequence[Plane], pixel_scale: float | None = None) -> Grid:
@@ -128,19 +130,17 @@ class Registration:
     flux_ratio: float = np.nan
 
 
-def register(
-    sources: PixelPositions, reference: PixelPositions, *, radius: float = 15.0, same_band: bool = True
-) -> Registration:
-    """Measure the shift between two lists of sources that may be off by up to `radius` pixels.
+def register(sources: PixelPositions, reference: PixelPositions, *, same_band: bool = True) -> Registration:
+    """Measure the shift between two lists of sources that may be off by up to `FARTHEST` pixels.
 
-    All pairs within the radius vote for their difference; the fullest place wins, and the median of the pairs
-    within one pixel of it is the shift.
+    All pairs as near as that vote for their difference; the fullest place wins, and the median of the pairs
+    within a pixel and a half of it is the shift.
     """
     if len(sources.x) < LEAST_SOURCES or len(reference.x) < LEAST_SOURCES:
         return Registration()
     tree = cKDTree(np.c_[reference.x, reference.y])
     here = np.c_[sources.x, sources.y]
-    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(here, radius)) for j in near]
+    pairs = [(i, j) for i, near in enumerate(tree.query_ball_point(here, FARTHEST)) for j in near]
     if len(pairs) < LEAST_SOURCES:
         return Registration()
     first, second = np.array(pairs).T
