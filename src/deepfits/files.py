@@ -254,13 +254,18 @@ def _refuse_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON")
 
 
+def refuse_broken_link(path: Path) -> None:
+    """Refuse a link to nothing."""
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
+
+
 def require_regular(path: Path) -> None:
     """Refuse what is not a file: absent, a broken link, a directory, a FIFO or a device, or not to be read.
 
     Asked before a file is opened: a FIFO would wait forever, a device never ends.
     """
-    if path.is_symlink() and not path.exists():
-        raise InputError(f"{path}: a link to {os.readlink(path)}, which does not exist; restore or remove it")
+    refuse_broken_link(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or directory; check the path")
     if path.is_dir():

@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from deepfits.errors import InputError
-from deepfits.files import CONTENTS, MANIFEST, contents, json_lines, read_json, remove_leftovers, write_json
+from deepfits.files import (
+    CONTENTS,
+    MANIFEST,
+    contents,
+    json_lines,
+    read_json,
+    refuse_broken_link,
+    remove_leftovers,
+    write_json,
+)
 
 try:
     import fcntl
@@ -99,8 +108,7 @@ def results(
         work in the directory.
     """
     out = Path(out)
-    if out.is_symlink() and not out.exists():
-        raise InputError(f"{out}: a link to {os.readlink(out)}, which does not exist; restore or remove it")
+    refuse_broken_link(out)
     record = _record_of(out, is_file=is_file)
     wanted = json.loads(
         json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})

@@ -47,7 +47,7 @@ import numpy as np
 from deepfits.errors import InputError, require_known
 from deepfits.photometry import aperture_names, bands_of
 from deepfits.redshifts.photometry import magnitude_features, matched_names, typical_error
-from deepfits.tables import Columns, read_table, require_column
+from deepfits.tables import Columns, read_table, require_column, require_unique
 
 FEATURE_SETS = {
     "latents": ("latents",),
@@ -287,9 +287,7 @@ def read_features(directory: str | Path) -> Columns:
     identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
     if latent.ndim != 2 or not len(identity):
         raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
-    unique, counts = np.unique(identity, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"{directory}: object_id {unique[counts > 1][0]} occurs {counts.max()} times")
+    require_unique(identity, directory)
     bands = band_names(columns)
     if len(bands) == 1:
         raise InputError(
