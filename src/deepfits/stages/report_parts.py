@@ -94,18 +94,9 @@ def write_report(config: Any) -> Path:
         task.advance()
         parts.append(_training(model, trained))
         task.advance()
-        fits = {
-            mode: _read_fit(run / f"features-{mode}", trained, held, cutouts, opened.info)
-            for mode in MODES
-            if trained is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
-        }
-        if fits:
-            how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
-            latents, summary["knows"] = _latents(run, held, fits, opened)
-            parts += [sections.fit_section(held, fits, how), latents]
-        else:
-            parts.append(_absent("Best fits", "no features", "deepfits fit"))
-        summary["fits"] = sections.chi2_summary(held, fits) if fits else {}
+        of_fits, figures = _fits(run, trained, held, cutouts, opened)
+        parts += of_fits
+        summary |= figures
         task.advance()
         inpainted, summary["inpaint"] = _inpainting(run, store, held)
         parts.append(inpainted)
@@ -222,6 +213,23 @@ def _training(path: Path, model: Model | None) -> Section:
     metrics = [parse_json(line, where=record, what="record of the training") for line in lines]
     with content_of(path, what="record of a training"):
         return sections.training_section(model.card, metrics)
+
+
+def _fits(
+    run: Path, model: Model | None, held: sections.HeldOut, cutouts: Cutouts, store: CutoutStore
+) -> tuple[list[Section], dict[str, Any]]:
+    """Show the fits in each mode that the run has, and the latents."""
+    fits = {
+        mode: _read_fit(run / f"features-{mode}", model, held, cutouts, store.info)
+        for mode in MODES
+        if model is not None and any((run / f"features-{mode}").glob("shard-*.parquet"))
+    }
+    if not fits:
+        return [_absent("Best fits", "no features", "deepfits fit")], {"fits": {}}
+    how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
+    latents, knows = _latents(run, held, fits, store)
+    shown = [sections.fit_section(held, fits, how), latents]
+    return shown, {"knows": knows, "fits": sections.chi2_summary(held, fits)}
 
 
 def _read_fit(
