@@ -24,7 +24,7 @@ THRESHOLD = 2.0
 
 
 def noise_of(weight: Tensor) -> Tensor:
-    """Return the standard deviations that weights state; huge, and of no pixel's, where a weight is 0."""
+    """Return the noise of pixels that weights state; where a weight is 0, a number that means nothing."""
     return weight.clamp(min=1e-30).rsqrt()
 
 
