@@ -1,4 +1,4 @@
-"""Which objects are held out: a rule on the object's identity, so that every stage agrees.
+"""Which objects are held out: a rule on the object's identity, so that every stage agrees; and samples.
 
 An object is held out when the hash of its `object_id` falls under the held-out fraction. The rule needs no
 file and no order: training leaves these objects out, reports draw figures from them, and redshifts are tested
@@ -35,6 +35,17 @@ def unit_hash(object_id: np.ndarray, salt: str = "held-out") -> np.ndarray:
         digest = hashlib.blake2b(f"{salt}:{text}".encode(), digest_size=8).digest()
         out[index] = (int.from_bytes(digest, "big") >> 11) / 2.0**53
     return out
+
+
+def evenly_spaced(number: int, at_most: int) -> np.ndarray:
+    """Return some of so many rows, evenly from the first to the last.
+
+    Examples
+    --------
+    >>> evenly_spaced(9, 3).tolist(), evenly_spaced(2, 3).tolist()
+    ([0, 4, 8], [0, 1])
+    """
+    return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
 
 
 def is_held_out(object_id: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.photometry import bands_of
 from deepfits.pictures import noise_per_band, png, strip, top_of
+from deepfits.splits import evenly_spaced
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts
 
@@ -87,8 +88,7 @@ class Drawer:
         if store is None:
             raise InputError("pictures need the cutouts: give the store")
         self.store = store
-        sample = np.linspace(0, len(store) - 1, min(NOISE_SAMPLE, len(store))).astype(int)
-        self.noise = noise_per_band(store.take(np.unique(sample)).weight)
+        self.noise = noise_per_band(store.take(evenly_spaced(len(store), NOISE_SAMPLE)).weight)
         self._lock = threading.Lock()
         self._fitter: Fitter | None = None
         self._coadds: Coadds | None = None

@@ -26,6 +26,7 @@ from deepfits.fitting.columns import describe
 from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, bands_of, reference_band
+from deepfits.splits import evenly_spaced
 from deepfits.tables import match_identities, match_positions, matches_conditions, require_column, take_rows
 
 MAX_CATEGORIES = 24
@@ -85,7 +86,7 @@ class ByBrightness:
     def near(self, brightness: float, number: int) -> np.ndarray:
         """Return so many rows next in brightness; where it is not known, rows spread over all."""
         if not np.isfinite(brightness) or not len(self.rows):
-            return self.every[np.unique(np.linspace(0, len(self.every) - 1, number).astype(int))]
+            return self.every[evenly_spaced(len(self.every), number)]
         place = int(np.searchsorted(self.brightness, brightness)) - number // 2
         first = min(max(place, 0), max(len(self.rows) - number, 0))
         return self.rows[first : first + number]

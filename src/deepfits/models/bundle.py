@@ -35,6 +35,7 @@ from deepfits.models.layers import ModelConfig, without_allocating
 from deepfits.models.sight import sight_of
 from deepfits.observation import SceneGrid, Sight
 from deepfits.photometry import bands_of
+from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo
@@ -165,7 +166,7 @@ class Model:
         if self.grid is None or not is_unknown.any() or not len(store):
             return
         try:
-            some = store.take(np.unique(np.linspace(0, len(store) - 1, 16).astype(int)))
+            some = store.take(evenly_spaced(len(store), 16))
         except InputError:  # damaged: the shard is named when it is its turn
             return
         if some.psf is not None:

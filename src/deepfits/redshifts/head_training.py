@@ -16,9 +16,10 @@ from deepfits.errors import NonFiniteLossError
 from deepfits.progress import Progress, Task, silent
 from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.head import CELL, NUM_CELLS, NUM_FLUXES, Examples, Head, built, weights_of
-from deepfits.redshifts.learning import LIMIT, Standard, evenly_spaced
+from deepfits.redshifts.learning import LIMIT, Standard
 from deepfits.redshifts.networks import descend, one_cycle
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
+from deepfits.splits import evenly_spaced
 
 if TYPE_CHECKING:
     import torch

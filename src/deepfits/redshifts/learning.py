@@ -27,11 +27,6 @@ def check_width(features: np.ndarray, number: int) -> None:
         raise InputError(f"the model was trained on {number} features, not {features.shape[1:]}")
 
 
-def evenly_spaced(number: int, at_most: int) -> np.ndarray:
-    """Return rows evenly from the first to the last."""
-    return np.unique(np.linspace(0, number - 1, min(number, at_most)).astype(int))
-
-
 def folds(number: int, num_folds: int, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """Divide objects at random: for each fold the rows to learn from, and the rows left out."""
     from sklearn.model_selection import PredefinedSplit

@@ -15,6 +15,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
+from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
 from deepfits.survey.fill import Fill, find_fill_beside_weights
 from deepfits.survey.noise import (
@@ -238,7 +239,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
 
 def _settle_own_noise(cutouts: ForeignCutouts) -> None:
     """Find the bands in which the noise differs between objects, on some from all over the file."""
-    rows = np.unique(np.linspace(0, cutouts.number - 1, min(SAMPLE, cutouts.number)).astype(int))
+    rows = evenly_spaced(cutouts.number, SAMPLE)
     of_rim, sigma, number = (np.full((len(rows), len(cutouts.bands)), np.nan) for _ in range(3))
     for place, row in enumerate(rows):
         image, weight = (part[0] for part in cutouts.read(int(row), int(row) + 1, None))

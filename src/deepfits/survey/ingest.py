@@ -16,6 +16,7 @@ from deepfits.progress import Progress
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Shard
+from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import require_bands
 from deepfits.survey.build import has_identities, store_shard
 from deepfits.survey.catalogue import read_catalogue
@@ -62,23 +63,7 @@ def ingest(
                 log.warning("%s%s: %s", WARNING, description.where.name, text.removeprefix(WARNING))
         if catalogue is not None:
             _join(found, Path(catalogue))
-        some = np.unique(np.linspace(0, found.number - 1, min(SAMPLE, found.number)).astype(int))
-
-        def sampled(read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-            return fwhm_of(np.concatenate([read(np.array([row])) for row in some]))
-
-        read_psf = _psf_reader(found, psf or {})
-        known = sampled(read_psf)
-        if (is_unknown := ~np.isfinite(known).any(axis=0)).any():
-            bands = [band for band, one in zip(found.store_bands, is_unknown, strict=True) if one]
-            estimated = _estimate_psf(found, [band for band in bands if band in found.bands], size)
-            read_psf = _psf_reader(found, psf or {}, estimated)
-            known = sampled(read_psf)
-        stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
-        widths = tuple(
-            _median(measured) if psf or not one > 0 else one
-            for one, measured in zip(stated, known.T, strict=True)
-        )
+        read_psf, widths = _psf_and_widths(found, psf or {}, size)
         info = StoreInfo(
             bands=found.store_bands,
             size=size,
@@ -151,6 +136,32 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         cutouts.remarks.append(f"{WARNING}{text}")
     for name, values in columns.items():
         cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
+
+
+def _psf_and_widths(
+    found: ForeignCutouts, given: Mapping[str, str], size: int
+) -> tuple[Callable[[np.ndarray], np.ndarray], tuple[float, ...]]:
+    """Return what says the PSFs of some rows, and the store's widths, by band.
+
+    PSFs of which nothing is known are estimated.
+    """
+    some = evenly_spaced(found.number, SAMPLE)
+
+    def sampled(read: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        return fwhm_of(np.concatenate([read(np.array([row])) for row in some]))
+
+    read_psf = _psf_reader(found, given)
+    known = sampled(read_psf)
+    if (is_unknown := ~np.isfinite(known).any(axis=0)).any():
+        bands = [band for band, one in zip(found.store_bands, is_unknown, strict=True) if one]
+        estimated = _estimate_psf(found, [band for band in bands if band in found.bands], size)
+        read_psf = _psf_reader(found, given, estimated)
+        known = sampled(read_psf)
+    stated = found.per_store_band(found.fwhm_arcsec, float("nan"))
+    return read_psf, tuple(
+        _median(measured) if given or not one > 0 else one
+        for one, measured in zip(stated, known.T, strict=True)
+    )
 
 
 def _estimate_psf(found: ForeignCutouts, bands: Sequence[str], size: int) -> dict[str, np.ndarray]:

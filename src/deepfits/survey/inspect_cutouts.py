@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from deepfits.errors import InputError
 from deepfits.photometry import NJY_ZERO_POINT, aperture_flux, circular_aperture
+from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name, quiet
@@ -87,7 +88,7 @@ def inspect_cutouts(path: Path, findings: Findings) -> None:
 
 def _of_store(path: Path, findings: Findings) -> _Sample:
     store = CutoutStore(path)
-    rows = np.unique(np.linspace(0, len(store) - 1, SAMPLE).astype(int))
+    rows = evenly_spaced(len(store), SAMPLE)
     found = store.take(rows)
     findings.remarks.append(f"{path.name}: a store of {len(store)} objects; {len(rows)} looked at")
     bands = store.info.bands

@@ -38,7 +38,7 @@ from deepfits.redshifts.domain import Domain
 from deepfits.redshifts.features import FeatureRecipe, Matrix, Source
 from deepfits.redshifts.head import LARGEST, Examples, Head, quantiles_of
 from deepfits.redshifts.head_training import fine_tuned, fit_zero_points
-from deepfits.redshifts.learning import evenly_spaced, folds
+from deepfits.redshifts.learning import folds
 from deepfits.redshifts.method import Estimates, Inputs, Method, OutOfFold, Trained, Training
 from deepfits.redshifts.methods.network import MLPConfig, MLPEnsemble, train_ensemble
 from deepfits.redshifts.methods.pretrained import Pretrained, domain_and_class, find_head
@@ -55,6 +55,7 @@ from deepfits.redshifts.pdf import (
 )
 from deepfits.redshifts.predictor import Predictor
 from deepfits.redshifts.scene_light import SceneLight
+from deepfits.splits import evenly_spaced
 
 NUM_FOLDS = 5
 FEWEST_TO_JUDGE = 10
