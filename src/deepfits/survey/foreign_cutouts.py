@@ -64,6 +64,8 @@ class ForeignCutouts:
         Which pixels of the mask are bad.
     has_weights, may_be_relative, weight_scale
         Whether weights were found; whether they may be right up to a factor; by what they were scaled.
+    constant
+        The weight of every pixel by band, where the file has no weights.
     credible
         Limits of the weights by band, ``(B, 2)``: what lies beyond has no data.
     fill
@@ -91,7 +93,7 @@ class ForeignCutouts:
     weight_is: str = "ivar"
     mask: MaskRule | None = None
     remarks: list[str] = field(default_factory=list)
-    constant: np.ndarray | None = None
+    constant: np.ndarray = field(default_factory=lambda: np.ones(1))
     own_noise: dict[int, tuple[float, float]] = field(default_factory=dict)
     has_weights: bool = True
     may_be_relative: bool = False
@@ -116,8 +118,7 @@ class ForeignCutouts:
         with np.errstate(all="ignore"):
             flux = (image * factor).astype(np.float32)
             if weight is None:
-                constant = np.ones(len(self.bands)) if self.constant is None else self.constant
-                out = np.broadcast_to(constant[:, None, None], flux.shape).astype(np.float32)
+                out = np.broadcast_to(self.constant[:, None, None], flux.shape).astype(np.float32)
             else:
                 scale = self.weight_scale[:, None, None] / factor**2
                 out = inverse_variance(weight, self.weight_is, scale)
