@@ -283,7 +283,7 @@ def _fail(message: str, status: int) -> None:
 
 def _fail_missing_module(error: ModuleNotFoundError) -> None:
     extras = {
-        "sep": "survey", "reproject": "survey", "scipy": "survey", "galsim": "sky", "speclite": "sky",
+        "sep": "survey", "reproject": "survey", "galsim": "sky", "speclite": "sky",
         "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
         "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
         "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",

@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -75,6 +78,27 @@ def test_features_say_what_the_page_says(fitted, sky):
     summary = json.loads((fitted / "_features.json").read_text())["summary"]
     assert summary["num_objects"] == 2 * NUM
     assert np.isnan(columns["spread"]).all()  # of a store that knows no seeing
+
+
+def test_fit_and_inpaint_need_none_of_the_extras(sky, tmp_path):
+    """As the installation's page says; of stores that know the neighbours, as those that are cut do."""
+    cutouts = CutoutStore(sky[0]).take(np.arange(NUM))
+    create_store(tmp_path / "store", INFO)
+    known = replace(cutouts, is_neighbour=np.zeros((NUM, 16, 16), bool))
+    write_shard(tmp_path / "store" / shard_name(0), known, INFO)
+    extras = ["sep", "reproject", "galsim", "speclite", "lightning", "sklearn", "xgboost", "tpot"]
+    extras += ["matplotlib", "jinja2", "starlette", "PIL", "dask", "hats"]
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({extras}))\n"
+        "import deepfits\n"
+        f"given = {str(tmp_path / 'store')!r}, {str(sky[1])!r}\n"
+        f"deepfits.fit(*given, {str(tmp_path / 'features')!r}, num_starts=1, threads=1)\n"
+        f"deepfits.inpaint(*given, {str(tmp_path / 'inpainted')!r}, bands=['i'], threads=1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(read_features(tmp_path / "features")["object_id"]) == NUM
 
 
 def test_the_documented_lines_read_what_fit_writes(fitted):

@@ -89,7 +89,6 @@ def fit(config: FitConfig) -> Path:
     As M19: `deepfits fit run/cutouts run/model --out run/features-adam --solver adam --objective paper`
     """
     from deepfits.models.bundle import Model
-    from deepfits.stages.fit_coadds import prepare
 
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
@@ -116,6 +115,8 @@ def fit(config: FitConfig) -> Path:
     with claim(config, name="fit", version=FORMAT, inputs=inputs, settings=resolved) as results:
         work: ModelWork
         if config.from_coadds:
+            from deepfits.stages.fit_coadds import prepare  # needs what detection needs
+
             source = prepare(config, results.path, loaded)
             cautions, selection = loaded.check(source.info), source.selection
             work = source.work(**common)
