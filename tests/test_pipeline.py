@@ -64,6 +64,7 @@ def test_every_stage_leaves_its_files(small_run):
     ):
         assert (out / name).exists(), name
     assert not list(out.rglob(".writing-*"))
+    assert json.loads((out / "config.json").read_text())["inpaint"]["bands"] == ["u"]
 
 
 def _identities(features):

@@ -40,6 +40,7 @@ def test_the_configuration_that_is_recorded_is_all_that_runs(tmp_path):
     resolved = run_file(tmp_path, "[simulate]\n").to_json()
     assert list(resolved) == ["run", "simulate", "cutouts", "train", "fit", "inpaint", "redshift", "report"]
     assert resolved["redshift"]["labels"] == str(tmp_path / "run" / "sky" / "truth.parquet")
+    assert resolved["inpaint"]["bands"] is None  # the store will say
     assert "redshift" not in run_file(tmp_path, '[images]\npath = "coadds"\n').to_json()
 
 

@@ -14,7 +14,7 @@ import torch
 
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.models.bundle import Model
-from deepfits.stages.train import train
+from deepfits.stages.train import _rank, train
 from deepfits.survey.store import CutoutStore, shard_name, write_shard
 from deepfits.training.config import TrainingConfig
 from deepfits.training.loop import Trainer
@@ -34,6 +34,30 @@ def test_a_model_comes_out_and_knows_what_it_is(store, tmp_path):
     assert total == 200
     assert [row["step"] for row in losses(out)] == [1, 2, 3]
     assert torch.isfinite(model.render(torch.randn(5, 4))).all()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, 3),
+        ({"RANK": "4", "LOCAL_RANK": "0", "SLURM_PROCID": "1"}, 4),  # torchrun, on the second node of a job
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1),  # started by Lightning
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, 1),
+        ({}, 0),
+    ],
+)
+def test_which_of_several_processes_this_is(monkeypatch, environment, expected):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert _rank() == expected
+
+
+def test_a_task_of_many_that_each_train_alone_keeps_its_record(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    out = train(store, tmp_path / "m", recipe="tiny", steps=1, options=OPTIONS)
+    assert (out / "_made_from.json").exists()
 
 
 def test_training_twice_is_training_once(store, tmp_path):
@@ -87,7 +111,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint(store, tmp_path):
 import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from tests.helpers.trainings import OPTIONS, StopAt
-from deepfits.stages.train import train
+from deepfits.stages.train import _rank, train
 options = OPTIONS | {{"checkpoint_seconds": 0.0}}
 train({str(store)!r}, {str(out)!r}, recipe="tiny", steps=8, threads=1, options=options, progress=StopAt(5, 9))
 """

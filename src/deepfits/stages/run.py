@@ -175,6 +175,7 @@ def read_run_file(path: str | Path, *, out: str | Path | None = None) -> RunFile
         )
     default = (*_DEFAULT_SECTIONS, "redshift") if is_simulated else _DEFAULT_SECTIONS
     sections = {name: dict(content.get(name, {})) for name in STAGES if name in content or name in default}
+    sections["inpaint"].setdefault("bands", None)  # the store will tell
     for name, section in sections.items():
         function: Any = load(name)
         given = {key: section.get(key) for key in ("scenes", *field_names(function.config, INPUT))}
@@ -250,7 +251,8 @@ def _run(config: RunFile, progress: Progress) -> Path:
         how = {} if mode == "both" else {"uncertainty": False, "held_out_only": mode == "optimise"}
         features[mode] = call("fit", store, model, out / f"features-{mode}", mode=mode, **how)
     best = features.get("both", next(iter(features.values())))
-    hidden = sections["inpaint"].get("bands") or [_band_to_hide(store)]
+    hidden = sections["inpaint"]["bands"] = sections["inpaint"]["bands"] or [_band_to_hide(store)]
+    write_json(out / "config.json", config.to_json())
     call("inpaint", store, model, out / f"inpaint-{'-'.join(hidden)}", bands=hidden)
     if "redshift" in sections:
         labels, embedder = Path(sections["redshift"]["labels"]), features.get("embedder")

@@ -116,7 +116,7 @@ def train(config: TrainConfig) -> Path:
         measure_error=measure_model_error,
     )
     session = Session(plan)
-    if _rank():  # one process of several claims the directory
+    if plan.engine.num_devices * plan.engine.num_nodes > 1 and _rank():  # one of several claims the directory
         return session.run(max_time=config.max_time, progress=config.progress)
     inputs: dict[str, Any] = {
         "store": contents(*stores),
@@ -129,10 +129,16 @@ def train(config: TrainConfig) -> Path:
 
 
 def _rank() -> int:
-    """Return the number of this process, where Lightning, torchrun or SLURM have started several."""
-    return int(
-        next((os.environ[name] for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID") if os.environ.get(name)), 0)
-    )
+    """Return 0 in the first process of all nodes, where torchrun, Lightning or SLURM have started several."""
+
+    def number(name: str) -> int:
+        return int(os.environ.get(name) or 0)
+
+    if os.environ.get("RANK"):
+        return number("RANK")
+    if os.environ.get("LOCAL_RANK"):  # Lightning's own processes, one node after the other
+        return number("NODE_RANK") or number("LOCAL_RANK")
+    return number("SLURM_PROCID")
 
 
 def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str, Any] | None:
