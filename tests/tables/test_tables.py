@@ -309,6 +309,11 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          + ROWS.replace(",", "  ")),
         ("lephare-long.out", "####\n# IDENT  1 , ra  2 ,  dec 3 ,\n# z_spec 4 #\n####\n"
          + ROWS.replace(",", "  ")),
+        ("title.txt", "Table 2. Redshifts of 3 fields\n\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
+        ("title.csv", f"Redshifts\nid,ra,dec,z_spec\n{ROWS}"),
+        ("title-and-units.csv", f"Redshifts\nof 2019\nid,ra,dec,z_spec\n-,deg,deg,-\n{ROWS}"),
+        ("title.tsv", "Our run, 2019\nid\tra\tdec\tz_spec\n" + ROWS.replace(",", "\t")),
+        ("dos.csv", f"id,ra,dec,z_spec\n{ROWS}\n\x1a".replace("\n", "\r\n")),
         ("latex.tex", r"\begin{table}\centering" "\n" r"\begin{tabular}{lrrr}" "\n\\hline\\hline\n"
          r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
          + "".join("{} & {} & ${}$ & {} \\\\\n".format(*line.split(",")) for line in ROWS.splitlines())
@@ -983,3 +988,43 @@ def test_archives_and_workbooks_are_called_so(tmp_path, name, words):
     (tmp_path / name).write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(InputError, match=words):
         tables.read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "gap", ["1.#QNAN", "-1.#IND00", "1.#INF", "-nan", "NaN(ind)", "********", "#DIV/0!", "?"]
+)
+def test_what_programs_write_where_there_is_no_number(tmp_path, gap):
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        f"id,ra,dec,z_spec,mag\n1,150.1,2.1,0.3,inf\n2,150.2,2.2,{gap},21.5\n3,{gap},2.3,0.4,{gap}\n"
+    )
+    labels = read_labels(path)
+    assert labels.value.tolist() == [0.3, 0.4]
+    np.testing.assert_array_equal(labels.columns["mag"], [np.inf, np.nan])
+    np.testing.assert_array_equal(labels.columns["ra"], [150.1, np.nan])
+
+
+@pytest.mark.parametrize("lacks", [-999.0, np.nan, 0.0, -99.0])
+def test_positions_that_lack_are_those_of_another_pair_of_columns(tmp_path, caplog, lacks):
+    """Pan-STARRS has -999 in raMean where an object is on stacks alone."""
+    is_there = np.arange(NUM) % 3 > 0
+    columns = {
+        "objID": np.arange(NUM),
+        "raMean": np.where(is_there, RA, lacks),
+        "decMean": np.where(is_there, DEC, lacks),
+        "raStack": RA + 1e-5,
+        "decStack": DEC,
+    }
+    path = tables.write_table(tmp_path / "ps1.fits", columns)
+    found = read_catalogue(path)
+    np.testing.assert_allclose(found["ra"], RA, atol=2e-5)
+    assert f"{(~is_there).sum()} of {NUM} objects without raMean and decMean are where raStack" in caplog.text
+    columns["raStack"] = RA + 0.1  # of other objects
+    found = read_catalogue(tables.write_table(tmp_path / "other.fits", columns))
+    np.testing.assert_array_equal(np.isfinite(found["ra"]), is_there)
+
+
+def test_hours_of_hyperleda(tmp_path):
+    path = tmp_path / "leda.csv"
+    path.write_text("pgc,al2000,de2000,v\n1,0.5,-20.0,3\n2,12.25,30.5,4\n")
+    np.testing.assert_allclose(read_catalogue(path)["ra"], [7.5, 183.75])

@@ -28,17 +28,20 @@ POSITIONS = (
     ("plug_ra", "plug_dec"), ("plugra", "plugdec"), ("alpha", "delta"), ("alpha_sky", "delta_sky"),
     ("ra_deg_j2000", "dec_deg_j2000"),
     ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
-    ("ra2000", "dec2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"), ("_ra.icrs", "_de.icrs"),
-    ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
+    ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
+    ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
 )  # fmt: skip
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),
-    ("ra_b1950", "dec_b1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
+    ("ra_b1950", "dec_b1950"), ("al1950", "de1950"), ("ra1950", "dec1950"), ("ra_1950", "dec_1950"),
 )  # fmt: skip
 GALACTIC = (("glon", "glat"), ("_glon", "_glat"), ("gal_lon", "gal_lat"), ("l", "b"))
 PIXELS = (("x", "y"), ("x_pixel", "y_pixel"), ("xcentroid", "ycentroid"), ("x_centroid", "y_centroid"))
 FITS_PIXELS = (("x_image", "y_image"), ("xwin_image", "ywin_image"), ("xpsf_image", "ypsf_image"))
 FIELDS = ("field", "patch")
+
+SAME_OBJECT_ARCSEC = 1.0
+"""Two pairs of columns are of the same objects when the places of half of them differ by less."""
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +126,22 @@ def positions(
             return None  # L and B are as often magnitudes
     if pair is None:
         return None
+    if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
+        log.warning("WARNING: %s: %s and %s were written in single precision: good to 0.03″", where, *pair)
+    found = _from_pair(columns, units, where, pair, frame)
+    if frame == "icrs" and not found.is_known.all():
+        return _with_other_pair(found, columns, units, where)
+    return found
+
+
+def _from_pair(
+    columns: Mapping[str, np.ndarray],
+    units: Mapping[str, str],
+    where: str | Path,
+    pair: tuple[str, str],
+    frame: str,
+) -> Positions:
+    """Return the positions that two columns hold."""
     longitude, latitude = (
         _degrees(columns[name], _unit(name, units), name, where, is_longitude=number == 0, frame=frame)
         for number, name in enumerate(pair)
@@ -132,9 +151,39 @@ def positions(
             f"{where}: {pair[0]} and {pair[1]} may be degrees or radians, both lie within 2π and π/2; say "
             "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
         )
-    if any(columns[name].dtype in (np.float16, np.float32) for name in pair):
-        log.warning("WARNING: %s: %s and %s were written in single precision: good to 0.03″", where, *pair)
     return _checked(longitude, latitude, pair, frame)
+
+
+def _with_other_pair(
+    found: Positions, columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> Positions:
+    """Fill positions that lack from another pair of columns of the same objects: raStack beside raMean."""
+    mine = {name.lower() for name in found.names}
+    for names in POSITIONS:
+        pair = _first_pair(columns, [names])
+        if pair is None or mine & {name.lower() for name in pair}:
+            continue
+        try:
+            other = _from_pair(columns, units, where, pair, "icrs")
+        except InputError:  # no angles
+            continue
+        both, more = found.is_known & other.is_known, ~found.is_known & other.is_known
+        if not more.any() or not both.any():
+            continue
+        off = np.hypot(
+            ((found.ra - other.ra + 180) % 360 - 180) * np.cos(np.radians(found.dec)), found.dec - other.dec
+        )
+        if np.median(off[both]) * 3600 > SAME_OBJECT_ARCSEC:
+            continue
+        log.warning(
+            "WARNING: %s: %d of %d objects without %s and %s are where %s and %s say",
+            *(where, int(more.sum()), len(more), *found.names, *pair),
+        )
+        ra, dec = np.where(more, other.ra, found.ra), np.where(more, other.dec, found.dec)
+        left = int(np.isnan(ra).sum())
+        lost = f"{left} objects without {found.names[0]} or {pair[0]}" if left else ""
+        found = Positions(ra=ra, dec=dec, names=found.names, lost=lost)
+    return found
 
 
 def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
@@ -152,6 +201,9 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
             & (longitude <= 360)
         )
         is_number = np.isfinite(longitude) & np.isfinite(latitude)
+        is_code = is_place & (longitude == latitude) & (longitude == np.round(longitude))
+    if is_code.sum() > 1:  # 0 and 0, or -1 and -1
+        is_place, is_number = is_place & ~is_code, is_number & ~is_code
     lost = (
         (~is_number, f"without {names[0]} or {names[-1]}"),
         (is_number & ~is_place, "with dec beyond ±90 or ra beyond 360 (are they degrees, and not swapped?)"),
@@ -176,7 +228,7 @@ def _unit(name: str, units: Mapping[str, str]) -> str:
     lower = name.lower()
     if stated:
         return stated
-    if lower.endswith(("_hours", "_hour", "_hms")):
+    if lower.endswith(("_hours", "_hour", "_hms")) or lower in ("al2000", "al1950"):  # HyperLEDA's
         return "h"
     return "rad" if lower.endswith(("_rad", "_radians")) else ""
 

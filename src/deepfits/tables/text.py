@@ -25,8 +25,16 @@ from deepfits.errors import InputError
 Columns = dict[str, np.ndarray]
 
 GAPS = (
-    "", "nan", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
-    "#n/a",
+    "", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
+    "#n/a", "(null)", "?", "n.a.", "undef", "undefined", "nodata", "no data", "missing", "–", "—",
+    "#num!", "#value!", "#div/0!", "#ref!", "#name?",  # Excel
+    *(f"{sign}{word}" for sign in ("", "+", "-") for word in ("nan", "nan(ind)", "nan(snan)")),
+    *(  # what C of Windows wrote
+        f"{sign}1.#{word}{zeros}"
+        for sign in ("", "+", "-") for word in ("qnan", "snan", "ind", "inf")
+        for zeros in ("", "0", "00", "000")
+    ),
+    *("*" * length for length in range(2, 31)),  # Fortran, where a field was too narrow
 )  # fmt: skip
 """What stands in a column of numbers where there is none; upper and lower case are the same."""
 IDENTITIES = (
@@ -39,6 +47,8 @@ WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
 EXACT = 2**53
 """Beyond this, float64 does not hold every whole number."""
+MOST_TITLES = 5
+"""Lines above those of names."""
 MAX_RATIO = 300
 """Text never packs better than this by honest means."""
 
@@ -89,7 +99,8 @@ def decode(content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    return text if "\n" in text else text.replace("\r", "\n")
+    text = text if "\n" in text else text.replace("\r", "\n")
+    return re.sub(r"\x1a\s*\Z", "", text)  # the end of a file of DOS
 
 
 def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
@@ -125,6 +136,9 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         raise InputError(f"{where}: holds no rows")
     units: dict[str, str] = {}
     names = _sextractor_names(_as_sextractor(comments), units, len(lines[0].split()))
+    if names is None and (titles := _num_titles(lines)):
+        place = head.index(lines[titles], place)
+        lines = lines[titles:]
     rows = [line for line in lines if line.strip("-=+|,; \t\r")]
     delimiter = None if names else _delimiter(rows or lines)
     first = _split(lines[0], delimiter)
@@ -174,6 +188,25 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
     ):
         return _text(entries)
     return as_numbers(entries, has_commas)
+
+
+def _num_titles(lines: Sequence[str]) -> int:
+    """Return how many lines stand above the names, such as a title: of as many entries as no line below.
+
+    Examples
+    --------
+    >>> _num_titles(["Table 1. Redshifts", "id ra dec z", "1 150.1 2.1 0.3"]), _num_titles(["id z", "1 0.3"])
+    (1, 0)
+    """
+    for number in range(min(MOST_TITLES, len(lines) - 2) + 1):
+        rows = [line for line in lines[number:] if line.strip("-=+|,; \t\r")]
+        delimiter = _delimiter(rows)
+        entries = [_split(line, delimiter) for line in rows]
+        is_even = len({len(row) for row in entries}) == 1 < len(entries[0]) and len(rows) > 1
+        if is_even and not any(map(_PLACE.match, entries[0])) and _is_header(*entries[:2]):
+            has_numbers = any(_PLACE.match(entry) for row in entries[1:4] for entry in row)
+            return number if has_numbers else 0
+    return 0
 
 
 def _below_header(
