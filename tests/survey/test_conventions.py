@@ -1128,3 +1128,44 @@ def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
 def test_nanomaggies_of_wise_are_of_vega(tmp_path, sky):
     fits.writeto(tmp_path / "a.fits", sky.astype(np.float32), header(FILTER="W1", BUNIT="nanomaggy"))
     assert any("in Vega magnitudes as a rule" in text for text in deepfits.check(tmp_path).warnings)
+
+
+@pytest.mark.parametrize("place", ["beside", "in the file", "of all bands"])
+@pytest.mark.parametrize(
+    "word", ["badpixmask", "bad_pixel_mask", "goodmask", "starmask", "BrightStar-Mask", "bpm"]
+)
+def test_masks_whose_name_says_what_they_mean(tmp_path, sky, word, place):
+    marked = np.zeros(SHAPE, np.int16)
+    marked[:20] = 3
+    is_good = word == "goodmask"
+    values = marked == 0 if is_good else marked
+    image = fits.ImageHDU(sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"), name="SCI")
+    mask = fits.ImageHDU(values.astype(np.int16), header(), name=word.upper())
+    write(tmp_path / "tile_r.fits", image, *([mask] if place == "in the file" else []))
+    if place != "in the file":
+        mask.name = ""
+        write(tmp_path / f"tile_{'r_' if place == 'beside' else ''}{word}.fits", mask)
+    images = image_set(tmp_path)
+    assert [field.bands for field in images.fields] == [("r",)]
+    assert ((read(tmp_path)[1] > 0) == (marked == 0)).all()
+    said = {"mask_polarity": "good" if not is_good else "bad"}  # who says it knows better
+    assert ((read(tmp_path, **said)[1] > 0) == (marked > 0)).all()
+
+
+@pytest.mark.parametrize("place", ["beside", "in the file"])
+def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
+    image = fits.ImageHDU(sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"), name="SCI")
+    masks = []
+    for number, name in enumerate(("MASK", "BPM", "STARMASK", "FLAGS")):
+        values = np.zeros(SHAPE, np.int32)
+        values[10 * number] = 1
+        masks.append(fits.ImageHDU(values, header(), name=name))
+    masks[0].header["MP_BAD"] = 0
+    write(tmp_path / "tile_r.fits", image, *(masks if place == "in the file" else []))
+    if place == "beside":
+        write(tmp_path / "tile_r.mask.fits", *masks, fits.ImageHDU(values, name="EDGES"))
+    _, weight, remarks = read(tmp_path)
+    assert [(weight[10 * k] == 0).all() for k in range(4)] == [True, True, True, False]
+    assert any("a further mask, FLAGS, is not used: nothing says what it means" in text for text in remarks)
+    assert any("only HDU 1 is used, not 5" in text for text in remarks) == (place == "beside")
+    assert (read(tmp_path, mask_polarity="bad")[1][30] == 0).all()

@@ -32,7 +32,7 @@ from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, role_of, sky_images, words_of
+from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, role_of, sky_images, words_of
 from deepfits.survey.places import fields_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
@@ -346,8 +346,7 @@ def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
     if match := _UNWISE.match(stem):
         kind = {"img": None, "invvar": "ivar"}.get(match["kind"], "other") if match["end"] == "m" else "other"
         return (match["name"],), kind
-    # S-PLUS and J-PLUS write swpweight beside swp.
-    words = [w for w in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", stem) if w]
+    words = words_of(stem)
     places = [i for i, w in enumerate(words) if w.lower() in KINDS and len(words) > 1]
     kind = KINDS[words[places[-1]].lower()] if places else None
     if kind == "weight" and "skycell" in words:
@@ -525,7 +524,9 @@ def _is_no_image_of_a_band(path: Path) -> bool:
         return False
     what, use = "a map", "not used"
     if kind == "mask":
-        what, use = "a mask", "not used unless bad_planes or mask_polarity say what it means"
+        says = meaning_of_mask(_stem(path)) is not None
+        what = "a mask"
+        use = "used" if says else "not used unless bad_planes or mask_polarity say what it means"
     elif kind in ROLES:
         what, use = str(_HELD[kind]), "used where a band has none of its own"
     log.warning("%s: %s of no single band; %s", path, what, use)

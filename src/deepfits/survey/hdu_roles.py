@@ -9,9 +9,25 @@ from astropy.io import fits
 
 from deepfits.survey.fitsfile import image_hdus
 
+# Masks whose names say what non-zero means.
+_MEANINGS = {
+    **dict.fromkeys(("BAD", "STAR", "BRIGHTSTAR", "HALO", "SAT", "SATURATION", "COSMIC"), "bad"),
+    **dict.fromkeys(("GOOD", "VALID"), "good"),
+}
+MEANING_OF_MASK = {
+    **{
+        f"{what}{of}{end}": meaning
+        for what, meaning in _MEANINGS.items()
+        for of in ("", "PIX", "PIXEL", "PIXELS")
+        for end in ("", "MASK", "MSK", "MAP")
+        if of + end not in ("", "MAP")
+    },
+    "BPM": "bad",
+}
 _NAMES = {
     "mask": (
-        *("MASK", "MSK", "DQ", "BPM", "FLAG", "FLAGS", "FLG", "MASKBITS", "BADPIX", "DQMASK", "MDMSK"),
+        *MEANING_OF_MASK,
+        *("MASK", "MSK", "DQ", "FLAG", "FLAGS", "FLG", "MASKBITS", "DQMASK", "MDMSK"),
         *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
     ),
     "variance": ("VARIANCE", "VAR"),
@@ -59,6 +75,12 @@ _OTHER = {
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
 # Words that say nothing of which image it is.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
+# Words that are one, as in bad_pixel_mask.
+_ONE_WORD = re.compile(
+    r"(?<![A-Z])(?:bad|good|valid|(?:bright[-_. ]?)?star|saturation)"
+    r"(?:[-_. ]?pix(?:els?)?[-_. ]?(?:mask|msk|map)?|[-_. ](?:mask|msk))(?![A-Z])",
+    re.IGNORECASE,
+)
 # A second image is one of the sky only if it is not much smaller than the first.
 LEAST_AREA = 0.5
 
@@ -79,8 +101,22 @@ def role_of(name: str) -> str | None:
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a file's or an HDU's name."""
-    return [word for word in re.split(r"[-_. ]+", name) if word]
+    """Return the words of a file's or an HDU's name.
+
+    Examples
+    --------
+    >>> words_of("tile_g_bad_pixel_mask"), words_of("SPLUS-s01_F660_swpweight")
+    (['tile', 'g', 'badpixelmask'], ['SPLUS', 's01', 'F660', 'swp', 'weight'])
+    """
+    whole = _ONE_WORD.sub(lambda words: re.sub("[-_. ]", "", words[0]), name)
+    # S-PLUS and J-PLUS write swpweight beside swp.
+    return [word for word in re.split(r"[-_. ]+|(?<=[a-z])(?=weights?(?:$|[-_. ]))", whole) if word]
+
+
+def meaning_of_mask(*names: str) -> str | None:
+    """Return what non-zero means in a mask by its names: ``bad``, ``good``, or None where they do not say."""
+    words = [word for name in names for word in words_of(name.upper())]
+    return next((MEANING_OF_MASK[word] for word in words if word in MEANING_OF_MASK), None)
 
 
 def name_of(hdu: Any) -> str:
@@ -138,16 +174,25 @@ def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:
     return out
 
 
-def further_masks(hdus: fits.HDUList, mask: Any) -> list[Any]:
-    """Return the HDUs with the planes of a mask for which its own whole numbers have no bits left.
+def further_masks(hdus: fits.HDUList, mask: Any, file: fits.HDUList | None = None) -> list[Any]:
+    """Return the HDUs with more of the mask of an image than its first HDU.
 
-    Rubin's newer files put them into a second HDU of the same name, of a version (EXTVER) that no image has.
+    Those are the planes for which its whole numbers have no bits left, which Rubin's newer files put into a
+    second HDU of the same name, of a version (EXTVER) that no image has; and masks of other names. `file` is
+    the one of the mask, where that is not the image's.
     """
-    versions = {hdus[n].ver for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None}
-    alike = [hdus[n] for n in image_hdus(hdus) if hdus[n].name == mask.name and hdus[n].shape == mask.shape]
-    if not any(hdu is mask for hdu in alike):  # of a file of its own
-        return []
-    return [hdu for hdu in alike if hdu is not mask and hdu.ver not in {*versions, mask.ver}]
+    images = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
+    versions, file = {hdus[n].ver for n in images}, hdus if file is None else file
+    out = []
+    for hdu in (file[n] for n in image_hdus(file)):
+        name = name_of(hdu)
+        if hdu is mask or hdu.shape != mask.shape or role_of(name) != "mask":
+            continue
+        is_more = hdu.ver not in {*versions, mask.ver}
+        is_other = len(images) == 1 and whose(name) == whose(name_of(mask))
+        if is_more if name == name_of(mask) else is_other:
+            out.append(hdu)
+    return out
 
 
 def number_of(hdus: fits.HDUList, hdu: Any) -> int:

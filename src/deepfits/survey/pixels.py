@@ -19,8 +19,8 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
-from deepfits.survey.fitsfile import quiet, read_rows
-from deepfits.survey.hdu_roles import further_masks
+from deepfits.survey.fitsfile import quiet, read_rows, stem_of
+from deepfits.survey.hdu_roles import further_masks, meaning_of_mask, name_of
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import (
     BAD_MASK_PLANES,
@@ -53,6 +53,7 @@ class HduPixels:
     hdu: Any
     path: Path
     layer: int | None = None
+    file: fits.HDUList | None = None  # the open one, where it is not the image's
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -250,20 +251,30 @@ def calibrated(
         assert isinstance(mask, HduPixels)
         first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
         sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
-        for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu)]:
-            planes = named_planes(more.header)
+        for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]:
+            planes, name = named_planes(more.header), name_of(more.hdu)
+            meaning = mask_polarity or meaning_of_mask(name)
             if its := tuple(name for name in bad_planes if name in planes):
                 rule = mask_rule(more.header, more.rows(*sampled), bad_planes=its, where=str(path))
                 masks.append((more, rule))
                 if bad_planes != BAD_MASK_PLANES:
                     wanted = tuple(name for name in wanted if name not in its)
+            elif meaning is not None and not planes:
+                words = f"non-zero pixels of {name} are {meaning}"
+                masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
+            elif not planes:
+                remarks.append(
+                    f"WARNING: {mask.path.name}: a further mask, {name}, is not used: nothing says what it "
+                    f"means; say what non-zero means ({mask_option}), or call it BADMASK or GOODMASK"
+                )
+        own = [stem_of(mask.path)] if mask.path != path else []
         rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
         if wanted or not masks:
             rule = mask_rule(
                 mask.header,
                 mask.rows(*sampled),
                 bad_planes=wanted,
-                polarity=mask_polarity,
+                polarity=mask_polarity or meaning_of_mask(name_of(mask.hdu), *own),
                 telescope=str(header.get("TELESCOP", "")),
                 where=str(path),
                 option=mask_option,

@@ -25,8 +25,16 @@ from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
 from deepfits.survey.find import SHARED, ImageSource
-from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet
-from deepfits.survey.hdu_roles import ROLES, extras_of, name_of, number_of, role_of, sky_images
+from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet, stem_of
+from deepfits.survey.hdu_roles import (
+    ROLES,
+    extras_of,
+    meaning_of_mask,
+    name_of,
+    number_of,
+    role_of,
+    sky_images,
+)
 from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
@@ -71,7 +79,7 @@ class ReadOptions(FieldReadingOptions):
         return [
             (path, kind)
             for path, kind in source.companions
-            if kind != f"mask{SHARED}" or self.says_what_is_bad
+            if kind != f"mask{SHARED}" or self.says_what_is_bad or meaning_of_mask(stem_of(path))
         ]
 
 
@@ -260,8 +268,11 @@ class Plane:
                 own = [role for role in extras if role != "mask"]
                 notes += [f"{path.name} counts before the {role} in the image's file" for role in own[:1]]
                 extras = {k: v for k, v in extras.items() if k == "mask"}
-            mine = number_of(hdus, self._image)
-            number = mine if mine in numbers else numbers[0]
+            mine, of_kind = number_of(hdus, self._image), [n for n in numbers if _role(beside[n]) == kind]
+            number = next((n for n in (mine, *of_kind) if n in (of_kind or numbers)), numbers[0])
+            alike = (n for n in numbers if n != number and beside[n].shape == beside[number].shape)
+            if len(sky_images(hdus)) == 1 and (more := [n for n in alike if _role(beside[n]) is None]):
+                notes.append(f"WARNING: {path.name}: only HDU {number} is used, not {_shortened(more)}")
             if is_guess:
                 self._has_shared_weights = beside[number].shape[-2:] == self._image.shape[-2:]
                 if not self._has_shared_weights:
@@ -270,7 +281,7 @@ class Plane:
                 notes.append(
                     f"WARNING: {path.name} names no band: used as weights of this one up to a factor"
                 )
-            extras[kind] = HduPixels(hdu=beside[number], path=path)
+            extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
             notes += self._apart(hdus, beside, beside[number], path, kind)
         return extras
 
@@ -310,7 +321,7 @@ class Plane:
             unnamed = [
                 n
                 for n in numbers
-                if n not in known and role_of(name_of(hdus[n])) is None and hdus[n].shape == self._image.shape
+                if n not in known and _role(hdus[n]) is None and hdus[n].shape == self._image.shape
             ]
             if extras:  # what is left is a mask, or nothing that is missed
                 may_be_mask = "mask" not in extras
@@ -321,10 +332,10 @@ class Plane:
             ]
         notes += [
             f"WARNING: HDU {n} ({hdu.name}) is not used: it has {hdu.shape[0]} layers, and nothing says "
-            f"which is the {role_of(name_of(hdu))} of this image; keep that alone, in two dimensions"
+            f"which is the {_role(hdu)} of this image; keep that alone, in two dimensions"
             for n, hdu in enumerate(hdus)
             if hdu.is_image and len(hdu.shape or ()) == 3 and n not in numbers
-            if hdu.shape[1:] == self._image.shape[-2:] and role_of(name_of(hdu)) in ROLES
+            if hdu.shape[1:] == self._image.shape[-2:] and _role(hdu) in ROLES
         ]
         if not extras and number_of(hdus, self._image) == 0 and (noise := frame_noise(hdus)) is not None:
             extras["photon noise"] = noise
@@ -478,6 +489,10 @@ class Plane:
                 f"WARNING: measured noise is {ratio:.3g} times what the {self.weight_kind} plane says; "
                 "check unit and polarity, or say weight_scale relative"
             )
+
+
+def _role(hdu: Any) -> str | None:
+    return role_of(name_of(hdu))
 
 
 def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
