@@ -339,6 +339,26 @@ def of_two_telescopes(where, sky):
     return {}
 
 
+def subaru(where, sky):
+    """Images brought to one PSF, and say so in their names; bands as COSMOS calls them."""
+    image, variance = counts(sky, 31.4)
+    for band in ("ip", "zp"):
+        fits.writeto(where / f"cosmos_subaru_{band}_psf_v2.fits", image, header(MAGZERO=31.4))
+        fits.writeto(where / f"cosmos_subaru_{band}_psf_v2_rms.fits", full(variance**0.5), header())
+    fits.writeto(where / "subaru_ip_psf.fits", draw((41, 41), [20], [20], [1], 3.0), header())
+    return {}
+
+
+def swire(where, sky):
+    image, variance = counts(sky, 8.9 - 2.5 * np.log10(1e6 * (0.6 / 206264.806) ** 2))
+    for channel in (1, 2):
+        head = header(0.6, BUNIT="MJy/sr", CHNLNUM=channel, EXPTIME=100.0)
+        stem = f"swire_CDFS_I{channel}_tile_1_2_v4"
+        for kind, values in (("mosaic", image), ("unc", full(variance**0.5)), ("cov", full(4))):
+            fits.writeto(where / f"{stem}_{kind}.fits", values, head)
+    return {}
+
+
 def odd_numbers(where, sky):
     """Whole numbers with BSCALE and BZERO, and big-endian doubles with a border of NaN; TPV; CDELT and PC."""
     image, _ = counts(sky, 25.0)
@@ -358,6 +378,7 @@ OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
     **{of_two_telescopes: ("y", "Y"), unwise: ("W1", "W2"), spitzer: ("IRAC1", "IRAC2")},
+    **{subaru: ("i", "z"), swire: ("IRAC1", "IRAC2")},
 }
 
 
@@ -367,6 +388,7 @@ OTHER_BANDS = {
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
         *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
+        *(subaru, swire),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -1169,3 +1191,30 @@ def test_all_masks_of_an_image_count_or_are_said(tmp_path, sky, place):
     assert any("a further mask, FLAGS, is not used: nothing says what it means" in text for text in remarks)
     assert any("only HDU 1 is used, not 5" in text for text in remarks) == (place == "beside")
     assert (read(tmp_path, mask_polarity="bad")[1][30] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("names", "is_one"),
+    [
+        ("{b}i1230057", True),  # 2MASS
+        ("a{B}_asky_980403s0190256", True),
+        ("N1234{b}", True),
+        ("{b}at_1", True),
+        ("{b}{b}x", False),  # differs in more than the band
+    ],
+)
+def test_bands_whose_letter_is_part_of_a_word_are_one_field_in_one_place(tmp_path, sky, names, is_one):
+    for band in "jhk":
+        head = header(1.0, FILTER=band, MAGZP=20.9)
+        fits.writeto(tmp_path / f"{names.format(b=band, B=band.upper())}.fits", sky.astype(np.float32), head)
+    fields = find_fields(tmp_path)
+    assert [field.bands for field in fields] == ([("J", "H", "K")] if is_one else [("H",), ("J",), ("K",)])
+
+
+@pytest.mark.parametrize("key", ["EXPTIME", "EXP_TIME"])
+def test_zero_points_of_one_second_in_headers_without_a_unit(key):
+    """Headers of CASU (VISTA, WFCAM, VST ATLAS) have no BUNIT; their MAGZPT is of one count a second."""
+    head = header(MAGZPT=22.0, CASUVERS="1.4", **{key: 10.0})
+    assert any("zero_point 24.50" in text for text in zero_point_doubts(head, 22.0, "MAGZPT"))
+    del head["CASUVERS"]
+    assert not zero_point_doubts(head, 22.0, "MAGZPT")

@@ -84,7 +84,7 @@ _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNOREC
 _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 # What may stand for a band in a file's name, between separators.
 _TOKEN = (
-    rf"(?:{_ROMAN}|"
+    rf"(?:{_ROMAN}|[griz]p|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK])"
 )
@@ -94,6 +94,8 @@ _NAME_TOKEN = re.compile(
     r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )
 
+
+_UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
 
 _LIKE_LOWER = tuple("UGRIZY")
 """Letters whose passband is nearly that of the lower case."""
@@ -187,7 +189,7 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     """Find the band in a file's name, and the name without it (what the files of one field share).
 
     Where several words may be bands, the last one is; with `known`, the last one of these. Words that may
-    count versions as well (``r2``) come after all others.
+    count versions as well (``r2``), or mean something else as often (Subaru's ``ip``), come after all others.
 
     Examples
     --------
@@ -198,7 +200,7 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     >>> band_of_name("field_r2"), band_of_name("field_g_r2")
     (('r', 'field'), ('g', 'field-r2'))
     """
-    words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in ("r2", "i1", "i2"))
+    words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in _UNSURE)
     for match in reversed(words):
         found, of = match["band"], match["of"] or ""
         is_letter = found.lower() in (*"ugrizyjhk", "ks")

@@ -88,6 +88,8 @@ _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
 _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
+# Pixels: a file that is called a PSF and has more is none, if its header says where on the sky it is.
+LARGEST_PSF = 100
 # Directories deeper than so many below the one given are not looked at.
 DEEPEST = 6
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
@@ -383,14 +385,20 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
     """
     names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
     kinds: _Kinds = {path: _split(_stem(path)) for path in names}
+    words = {path: words_of(_stem(path)) for path in names}
+    bare = {path: tuple(w for w in words[path] if w.lower() not in _IMAGE_WORDS) for path in names}
+    images = {key for key, kind in kinds.values() if kind is None}
+    for path, (key, kind) in kinds.items():
+        if kind == "other" and key not in images and "psf" in bare[path] and not _is_psf(path):
+            kinds[path] = bare[path], None
     images = {key for key, kind in kinds.values() if kind is None}
     for path, (key, kind) in kinds.items():
         if images and _is_psf(path):
             continue
-        words = words_of(_stem(path))
-        begins = kind is not None and len(words) > 1 and not any(w.lower() in KINDS for w in words[1:])
+        begins = kind is not None and len(words[path]) > 1
+        begins = begins and not any(w.lower() in KINDS for w in words[path][1:])
         if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
-            kinds[path] = tuple(w for w in words if w.lower() not in _IMAGE_WORDS), None
+            kinds[path] = bare[path], None
     stated, linked = {path: _phase3(path) for path in names}, set()
     by_stem = {stem_of(path): path for path in names} | {_stem(path): path for path in names}
     for path, (own, _) in stated.items():
@@ -409,8 +417,16 @@ def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
 
 
 def _is_psf(path: Path) -> bool:
-    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts."""
-    return "psf" in words_of(_stem(path).lower())
+    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts.
+
+    A large image with a WCS is one of the sky that was brought to another PSF (``subaru_B_psf.fits``).
+    """
+    words = words_of(_stem(path).lower())
+    if "psf" not in words or len(words) == 1:
+        return "psf" in words
+    image = next((header for header in peek_headers(path) if has_image(header)), {})
+    sides = [image.get(f"ZNAXIS{n}", image.get(f"NAXIS{n}", 0)) for n in (1, 2)]
+    return not ("CTYPE1" in image and min(sides) >= LARGEST_PSF)
 
 
 def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
@@ -616,6 +632,7 @@ def _source(
     elif match := _UNIONS.match(stem):
         rest = match["tile"].replace("_", ".")  # each band has a survey of its own
     elif named != band and not _EUCLID.match(stem):
+        plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
         there, without = band_of_name(plain, {band})
         rest = without if there else _without_band(plain, band) if named is None else rest
     layout = "plain" if stem.startswith("coadd-") else "generic"

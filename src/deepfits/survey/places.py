@@ -7,7 +7,7 @@ import math
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +30,28 @@ _CARDS = re.compile(r"(?:CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_
 def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None]]]) -> list[list[str]]:
     """Return which fields are bands of one, by name: they lie in one place, and no band is there twice.
 
-    Only fields whose names differ in nothing but numbers are looked at: whatever else a name says may mean
-    that the images are to be kept apart. `fields` are files and HDUs, by name and band.
+    Only fields whose names differ in nothing but numbers, or the band's letter at an end of a word
+    (``ji1230057`` of 2MASS), are looked at: whatever else a name says may mean that the images are to be kept
+    apart. `fields` are files and HDUs, by name and band.
 
     Returns
     -------
     list of lists
         Of two names or more, sorted.
     """
-    alike = defaultdict(list)
-    for name in sorted(fields):
-        alike[re.sub(r"\d+", "#", name)].append(name)
-    out = []
+    alike: dict[str, set[str]] = defaultdict(set)
+    for name, images in fields.items():
+        for key in _keys(name, images):
+            alike[key].add(name)
+    out: list[list[str]] = []
     for names in alike.values():
         bands = [set(fields[name]) for name in names]
         if all(its == bands[0] for its in bands):
             continue  # fields of all bands each
-        places = {n: p for n in names if (p := _place(*next(iter(fields[n].values())))) is not None}
+        joined = {name for group in out for name in group}
+        places = {
+            n: p for n in sorted(names - joined) if (p := _place(*next(iter(fields[n].values())))) is not None
+        }
         for found in _together(places):
             every = [band for name in found for band in fields[name]]
             if len(every) == len(set(every)):
@@ -55,6 +60,26 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
                 )
                 out.append(found)
     return out
+
+
+def _keys(name: str, bands: Collection[str]) -> list[str]:
+    """Return what a field's name shares with those of its other bands: all but numbers, and the own band.
+
+    Examples
+    --------
+    >>> _keys("ji1230057", ["J"]), _keys("N12-g", ["g", "r"])
+    (['ji#', '*i#'], ['N#-g'])
+    """
+    plain = re.sub(r"\d+", "#", name)
+    if len(bands) > 1:
+        return [plain]
+    word = re.escape(next(iter(bands)))
+    either = rf"(?:{word}|{word[0]})"
+    glued = re.finditer(
+        rf"(?i)(?<![^-_. ]){either}(?=[^-_. ])|(?<=[^-_. ]){either}(?![^-_. ])",
+        plain,
+    )
+    return [plain, *(f"{plain[: match.start()]}*{plain[match.end() :]}" for match in glued)]
 
 
 def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:

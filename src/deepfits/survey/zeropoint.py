@@ -125,14 +125,14 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
     if (
         words in _PER_COUNT_OR_RATE
         and not (words == "PHOTZP" and "PRODCATG" in header)  # ESO's standard: of what a pixel holds
-        and _COUNTS.match(unit)
+        and (_COUNTS.match(unit) or (not unit and (is_vega(header) or "CASUVERS" in header)))
         and not _RATE.search(unit)
         and seconds not in (None, 1.0)
     ):
-        total = zero_point + 2.5 * math.log10(seconds)
+        total, what = zero_point + 2.5 * math.log10(seconds), unit or "count"
         doubts.append(
-            f"{words} = {zero_point:.2f} is taken for one {unit} of the image; if it holds for one a second, "
-            f"give the one for {seconds:g} s, zero_point {total:.2f}"
+            f"{words} = {zero_point:.2f} is taken for one {what} of the image; if it holds for one a second, "
+            f" give the one for {seconds:g} s, zero_point {total:.2f}"
         )
     return doubts
 
@@ -231,8 +231,8 @@ def _of_the_unit(found: list[tuple[float, str]], is_rate: bool, seconds: float) 
 
 
 def exposure_of(header: Mapping[str, Any]) -> float | None:
-    """Return the seconds of ``EXPTIME``; None where there are none."""
-    seconds = _as_float(header.get("EXPTIME"))
+    """Return the seconds of ``EXPTIME`` (``EXP_TIME`` of WFCAM); None where there are none."""
+    seconds = _as_float(header.get("EXPTIME", header.get("EXP_TIME")))
     return seconds if 0 < seconds < math.inf else None
 
 
