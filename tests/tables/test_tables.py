@@ -968,7 +968,9 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         read_catalogue(path)
 
 
-@pytest.mark.parametrize("name", ["ZWARN", "zflg", "nQ", "ZQUALITY", "q_z", "cc", "SPECTYPE"])
+@pytest.mark.parametrize(
+    "name", ["ZWARN", "zflg", "nQ", "ZQUALITY", "q_z", "cc", "SPECTYPE", "flag", "f_z", "CONFID"]
+)
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
     values = ["GALAXY", "STAR"] if name == "SPECTYPE" else [3, 4]
     rows = "".join(f"{i},{0.1 * i:.1f},{values[i % 2]},{i}\n" for i in range(1, 9))
@@ -1028,3 +1030,45 @@ def test_hours_of_hyperleda(tmp_path):
     path = tmp_path / "leda.csv"
     path.write_text("pgc,al2000,de2000,v\n1,0.5,-20.0,3\n2,12.25,30.5,4\n")
     np.testing.assert_allclose(read_catalogue(path)["ra"], [7.5, 183.75])
+
+
+@pytest.mark.parametrize(
+    "names", ["ra_corrected dec_corrected", "HST_RA HST_DE", "RAspec DECspec", "alpha.new delta.new"]
+)
+def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog, names):
+    first, second = names.split()
+    columns = {"z_spec": Z, first: RA, second: DEC, "e_ra": Z, "e_dec": Z, "pm_ra": Z, "pm_dec": Z}
+    path = tables.write_table(tmp_path / "labels.csv", columns)
+    labels = read_labels(path)
+    np.testing.assert_allclose(labels.columns["ra"], RA)
+    assert f"{first} and {second} are taken as the places of the objects" in caplog.text
+    again = {"ra_old": RA + 1e-5, "dec_old": DEC}
+    np.testing.assert_allclose(read_labels(tables.write_table(path, columns | again)).columns["ra"], RA)
+    again["ra_old"] = RA + 0.1
+    with pytest.raises(InputError, match="say other places than"):
+        read_labels(tables.write_table(path, columns | again))
+    del columns[first]
+    assert "ra" not in read_labels(tables.write_table(path, columns)).columns
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "rah ram ras decd decm decs",
+        "RA_h RA_m RA_s Dec_d Dec_m Dec_s",
+        "rahr ramin rasec ded demin desec",
+        "RAh RAm RAs DE- DEd DEm DEs",
+    ],
+)
+def test_places_in_six_or_seven_columns(tmp_path, names):
+    numbers = "10 0 30.5 - 0 30 36" if "-" in names else "10 0 30.5 -0 30 36"
+    path = tmp_path / "labels.csv"
+    path.write_text(",".join(["z_spec", *names.split()]) + "\n" + ",".join(["0.3", *numbers.split()]) + "\n")
+    columns = read_labels(path).columns
+    np.testing.assert_allclose([columns["ra"][0], columns["dec"][0]], [150.127083333, -0.51], atol=1e-8)
+
+
+def test_velocities_are_no_redshifts(tmp_path):
+    path = tables.write_table(tmp_path / "labels.csv", {"ra": RA, "dec": DEC, "cz": Z * 299792.458})
+    with pytest.raises(InputError, match="'cz' is in km/s: velocities, no redshifts"):
+        read_labels(path, column="cz")

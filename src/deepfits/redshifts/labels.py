@@ -28,9 +28,11 @@ FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
 MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
+_VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
     r"z_?warn(ing)?|z(_?spec)?_?(qual(ity)?|flg|flags?|conf(idence)?|q)|qual(ity)?|conf(idence)?|q_?(z|f|op)?"
-    r"|nq|cc|cclass|(qual(ity)?|flg|flag|conf)_?z(_?spec)?|spectype|class",
+    r"|nq|cc|cclass|(qual(ity)?|flg|flag|conf)_?z(_?spec)?|spectype|class|flag|confid|conf(idence)?_level"
+    r"|z\w*_conf(idence)?|f_z(_?spec)?|(flag|q|qual(ity)?)_?spec|spec_?(z_?)?(flag|qual(ity)?|conf)",
     re.IGNORECASE,
 )
 """Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""
@@ -100,7 +102,7 @@ def read_labels(
         value, names = _as_numbers(value)
     elif is_text(value):
         value = _numbers_in_text(value, column, path)
-    if is_redshift_name(column):
+    if is_redshift_name(column) or _VELOCITY.fullmatch(column):
         _require_no_unit(table.units.get(column, ""), column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         raise InputError(f"{path}: column {column!r} holds no numbers")
@@ -214,6 +216,8 @@ def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
     """Refuse redshifts that are velocities."""
     from astropy import units
 
+    if _VELOCITY.fullmatch(column):
+        unit = unit or "km/s"
     try:
         is_velocity = units.Unit(unit).is_equivalent(units.km / units.s)
     except (ValueError, TypeError):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.text import EXACT, GAPS, IDENTITIES, WITH_EXPONENT
+from deepfits.tables.text import EXACT, GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
 
 POSITIONS = (
     ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),
@@ -47,6 +47,14 @@ log = logging.getLogger(__name__)
 
 _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
+# One of six columns with a right ascension and a declination: RAh, ra_min, DEd, decs.
+_PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
+# Of what is no place, in names of columns with ra in them.
+_NO_PLACE = re.compile(
+    r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
+    r"deg|hms|dms|[hdms]|min|sec|sys|scatter|epoch|fwhm|size|shift|corner|cen|cent(?:er|re)|tile|field|tel|"
+    r"pointing|boresight|fiber|fibre|star|nearest|plate)(?![a-z])|1950|err$|^[hdms]$"
+)
 _HOUR_UNITS = ("h", "hr", "hrs", "hour", "hours", "hourangle", "hms", "h:m:s", '"h:m:s"', "hh:mm:ss")
 _RADIAN_UNITS = ("rad", "radian", "radians")
 _DEGREE_UNITS = (
@@ -119,6 +127,8 @@ def positions(
         components = _components(columns, where)
         if components is not None:
             return components
+        pair = _alike_pair(columns, units, where)
+    if pair is None:
         pair, frame = _first_pair(columns, OLD_POSITIONS), "fk4"
     if pair is None:
         pair, frame = _first_pair(columns, GALACTIC), "galactic"
@@ -167,13 +177,8 @@ def _with_other_pair(
             other = _from_pair(columns, units, where, pair, "icrs")
         except InputError:  # no angles
             continue
-        both, more = found.is_known & other.is_known, ~found.is_known & other.is_known
-        if not more.any() or not both.any():
-            continue
-        off = np.hypot(
-            ((found.ra - other.ra + 180) % 360 - 180) * np.cos(np.radians(found.dec)), found.dec - other.dec
-        )
-        if np.median(off[both]) * 3600 > SAME_OBJECT_ARCSEC:
+        more = ~found.is_known & other.is_known
+        if not more.any() or not _are_of_one_place(found, other):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s are where %s and %s say",
@@ -184,6 +189,53 @@ def _with_other_pair(
         lost = f"{left} objects without {found.names[0]} or {pair[0]}" if left else ""
         found = Positions(ra=ra, dec=dec, names=found.names, lost=lost)
     return found
+
+
+def _are_of_one_place(one: Positions, other: Positions) -> bool:
+    """Return whether two pairs of columns are of the same objects, where both say something."""
+    both = one.is_known & other.is_known
+    if not both.any():
+        return False
+    east = ((one.ra - other.ra + 180) % 360 - 180)[both] * np.cos(np.radians(one.dec[both]))
+    return float(np.median(np.hypot(east, (one.dec - other.dec)[both]))) * 3600 < SAME_OBJECT_ARCSEC
+
+
+def _alike_pair(
+    columns: Mapping[str, np.ndarray], units: Mapping[str, str], where: str | Path
+) -> tuple[str, str] | None:
+    """Return columns whose names differ in ra and dec alone, as ``ra_corrected`` and ``dec_corrected``.
+
+    Raises
+    ------
+    InputError
+        Several of them, of different places.
+    """
+    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(list(columns))}
+    pairs: dict[tuple[str, str], Positions] = {}
+    for lower, name in reversed(by_lower.items()):
+        for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
+            ends = ("dec", "de") if match[0] == "ra" else ("delta",)
+            rest = lower[: match.start()], lower[match.end() :]
+            other = next((by_lower[n] for end in ends if (n := end.join(rest)) in by_lower), None)
+            if other is None or _NO_PLACE.search(" ".join(rest)):
+                continue
+            try:
+                place = _from_pair(columns, units, where, (name, other), "icrs")
+            except InputError:  # no angles
+                continue
+            if place.is_known.any():
+                pairs[name, other] = place
+    if not pairs:
+        return None
+    first, *others = pairs
+    for pair in others:
+        if not _are_of_one_place(pairs[first], pairs[pair]):
+            raise InputError(
+                f"{where}: {' and '.join(first)} say other places than {' and '.join(pair)}; name those ra "
+                "and dec that are meant"
+            )
+    log.warning("WARNING: %s: %s and %s are taken as the places of the objects", where, *first)
+    return first
 
 
 def _may_be_radians(ra: np.ndarray, dec: np.ndarray) -> bool:
@@ -304,20 +356,21 @@ def _angles(text: np.ndarray, unit: str, name: str, where: str | Path, *, is_hou
 
 def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positions | None:
     """Join right ascension and declination that stand in seven columns, as in the tables of journals."""
-    by_lower = {name.lower(): name for name in columns}
+    named = {match[1][:2] + match[2]: name for name in columns if (match := _PART.fullmatch(name.lower()))}
     needed = ("rah", "ram", "ras", "ded", "dem", "des")
-    if not all(name in by_lower for name in needed):
+    if not all(part in named for part in needed):
         return None
     try:
-        h, m, s, d, arcmin, arcsec = (columns[by_lower[n]].astype(np.float64) for n in needed)
+        h, m, s, d, arcmin, arcsec = (columns[named[part]].astype(np.float64) for part in needed)
     except ValueError:
         raise InputError(f"{where}: the columns RAh to DEs hold text that is not a number") from None
     sign = np.ones(len(h))
-    if "de-" in by_lower:
-        sign = np.where(np.char.strip(columns[by_lower["de-"]].astype(str)) == "-", -1.0, 1.0)
+    signs = next((name for name in columns if name.lower() in SIGNS), None)
+    if signs is not None:
+        sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), ("-", "-1")), -1.0, 1.0)
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
-    return _checked(ra, dec, tuple(by_lower[n] for n in needed), "icrs")
+    return _checked(ra, dec, tuple(named[part] for part in needed), "icrs")
 
 
 def pixel_positions(

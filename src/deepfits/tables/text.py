@@ -43,6 +43,8 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
+SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "design", "decsign", "sign")
+"""Names of columns with the signs of declinations, where - is no gap."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
 EXACT = 2**53
@@ -182,6 +184,8 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 
     They are what a spreadsheet made of long numbers, or text such as 12e5.
     """
+    if name.lower() in SIGNS:
+        return _text(entries)
     if (
         name.lower() in IDENTITIES
         and pc.any(pc.match_substring_regex(entries, "^[+-]?[0-9.]+[eEdD]")).as_py()
