@@ -1072,3 +1072,12 @@ def test_velocities_are_no_redshifts(tmp_path):
     path = tables.write_table(tmp_path / "labels.csv", {"ra": RA, "dec": DEC, "cz": Z * 299792.458})
     with pytest.raises(InputError, match="'cz' is in km/s: velocities, no redshifts"):
         read_labels(path, column="cz")
+
+
+@pytest.mark.parametrize(("offset", "is_said"), [(9.0, True), (0.0, False)])
+def test_zeros_far_from_all_other_values_are_said(tmp_path, caplog, offset, is_said):
+    values = np.where(np.arange(NUM) < 4, 0.0, Z + offset)
+    read_labels(
+        tables.write_table(tmp_path / "labels.csv", {"id": np.arange(NUM), "mass": values}), column="mass"
+    )
+    assert ("a mass of exactly 0, far from all others" in caplog.text) == is_said

@@ -138,8 +138,8 @@ class JoinedTable(Mapping[str, np.ndarray]):
         ``object_id``.
         """
         table = read(path)
-        columns = with_our_names(table)
         sky = positions(table.columns, table.units, path)
+        columns = with_our_names(table, sky)
         rows = np.full(self.num_rows, -1)
         if "object_id" in columns:
             rows = match_identities(self["object_id"], columns["object_id"])

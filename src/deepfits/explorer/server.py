@@ -446,7 +446,7 @@ def _overlay(
     label = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(name).stem)[:40] or "overlay"
     answer = objects.overlay(label, sky.ra, sky.dec, table.columns, radius_arcsec)
     rows = answer.pop("unmatched")
-    return answer, {name: np.asarray(values)[rows] for name, values in with_our_names(table).items()}
+    return answer, {name: np.asarray(values)[rows] for name, values in with_our_names(table, sky).items()}
 
 
 async def _json(request: Request) -> dict[str, Any]:

@@ -125,13 +125,22 @@ def read_labels(
             "counts when it is written otherwise (9.9901)",
             *(path, counts["impossible"], len(value), column, codes),
         )
-    zeros = int((is_selected & (number == 0)).sum())
-    if zeros > max(2, 0.01 * is_selected.sum()) and is_redshift_name(column) and not classes:
-        log.warning(
-            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often stands for none, or a star; "
-            "select '%s > 0' leaves them out",
-            *(path, zeros, int(is_selected.sum()), column, column),
-        )
+    is_zero = is_selected & (number == 0)
+    others = number[is_selected & is_finite & ~is_code & ~is_zero]
+    zeros = int(is_zero.sum())
+    if zeros > max(2, 0.01 * is_selected.sum()) and not classes:
+        if is_redshift_name(column):
+            log.warning(
+                "WARNING: %s: %d of %d rows have a %s of exactly 0, which often stands for none, or a star; "
+                "select '%s > 0' leaves them out",
+                *(path, zeros, int(is_selected.sum()), column, column),
+            )
+        elif len(others) and np.abs(others).min() > np.ptp(others):
+            log.warning(
+                "WARNING: %s: %d of %d rows have a %s of exactly 0, far from all others (%g to %g), which "
+                "often stands for none; select '%s != 0' leaves them out",
+                *(path, zeros, int(is_selected.sum()), column, others.min(), others.max(), column),
+            )
     keep = is_selected & is_finite & ~is_code
     if is_redshift_name(column) and not classes:
         _warn_of_quality({n: v[keep] for n, v in columns.items() if n != column}, select, path)

@@ -60,9 +60,10 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
         Unreadable, no positions, or an identity that lacks, occurs twice, or is not exact.
     """
     table = tables.read(path, what="catalogue")
+    sky = tables.positions(table.columns, table.units, path)
     columns = {
         name: values
-        for name, values in tables.with_our_names(table).items()
+        for name, values in tables.with_our_names(table, sky).items()
         if values.ndim == 1 and values.dtype.kind in "iufbU"
     }
     if needs_places and not ({"ra", "dec"} <= columns.keys() or {"x", "y"} <= columns.keys()):
@@ -78,7 +79,6 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     if "ra" in columns:
-        sky = tables.positions(table.columns, table.units, path)
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():
             if (

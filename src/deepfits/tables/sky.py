@@ -479,10 +479,12 @@ def with_legacy_identity(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray
     return columns | {"object_id": (release << 42) | (brick << 22) | number}
 
 
-def with_our_names(table: Any) -> dict[str, np.ndarray]:
-    """Return the columns of a table with identity, position and field under our names, others as they are."""
+def with_our_names(table: Any, sky: Positions | None) -> dict[str, np.ndarray]:
+    """Return the columns of a table with identity, position and field under our names, others as they are.
+
+    `sky` is what `positions` says of them.
+    """
     columns = dict(table.columns)
-    sky = positions(columns, table.units, table.where)
     if sky is not None:
         for name in sky.names:
             columns.pop(name, None)
