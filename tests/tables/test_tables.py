@@ -309,6 +309,12 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
          + ROWS.replace(",", "  ")),
         ("lephare-long.out", "####\n# IDENT  1 , ra  2 ,  dec 3 ,\n# z_spec 4 #\n####\n"
          + ROWS.replace(",", "  ")),
+        ("numbered.txt", "# (1) ID\n# (2) RA\n# (3) Dec\n# (4) z_spec\n" + ROWS.replace(",", " ")),
+        ("columns.txt", "# 1. We made this\n# Column 1: ID\n# Column 2: RA (deg)\n# Column 3: Dec [deg]\n"
+         "# Column 4: z_spec of the spectrum\n" + ROWS.replace(",", " ")),
+        ("slashes.txt", "// ours\n// id ra dec z_spec\n" + ROWS.replace(",", " ")),
+        ("exclamation.txt", "! ours\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
+        ("units-apart.txt", "ID RA (deg) Dec (deg) z_spec\n" + ROWS.replace(",", " ")),
         ("title.txt", "Table 2. Redshifts of 3 fields\n\nid ra dec z_spec\n" + ROWS.replace(",", " ")),
         ("title.csv", f"Redshifts\nid,ra,dec,z_spec\n{ROWS}"),
         ("title-and-units.csv", f"Redshifts\nof 2019\nid,ra,dec,z_spec\n-,deg,deg,-\n{ROWS}"),
@@ -1081,3 +1087,45 @@ def test_zeros_far_from_all_other_values_are_said(tmp_path, caplog, offset, is_s
         tables.write_table(tmp_path / "labels.csv", {"id": np.arange(NUM), "mass": values}), column="mass"
     )
     assert ("a mass of exactly 0, far from all others" in caplog.text) == is_said
+
+
+HMS = "1 10 02 02.83 -00 16 26.5 0.7245\n2 10 03 48.11 +02 00 25.5 1.0156\n3 0 0 34.59 -12 38 44.5 0.4\n"
+READ_ME = """\
+Byte-by-byte Description of file: other.dat table?.dat
+--------------------------------------------------------------------------------
+   Bytes Format Units   Label     Explanations
+--------------------------------------------------------------------------------
+   1      I1    ---     ID        Number
+   3-  4  I2    h       RAh       Hour of Right Ascension (J2000)
+   6-  7  I2    min     RAm       Minute of Right Ascension (J2000)
+   9- 13  F5.2  s       RAs       Second of Right Ascension (J2000)
+  15      A1    ---     DE-       Sign of the Declination (J2000)
+  16- 17  I2    deg     DEd       Degree of Declination (J2000)
+  19- 20  I2    arcmin  DEm       Arcminute of Declination (J2000)
+  22- 25  F4.1  arcsec  DEs       Arcsecond of Declination (J2000)
+  27- 32  F6.4  ---     z_spec    ? Redshift
+--------------------------------------------------------------------------------
+"""
+
+
+@pytest.mark.parametrize("way", ["a header of four names", "a ReadMe beside", "a ReadMe beside, packed"])
+def test_right_ascensions_and_declinations_in_three_parts_without_names(tmp_path, way):
+    path = tmp_path / ("table2.dat" if "packed" not in way else "table2.dat.gz")
+    text = HMS
+    if way == "a header of four names":
+        text = "ID RA(J2000) Dec z_spec\n" + HMS
+    else:
+        text = HMS.replace("3 0 0 34.59", "3 00 00 34.59").replace("0.4\n", "\n")
+        (tmp_path / "ReadMe").write_text(READ_ME)
+    path.write_bytes(gzip.compress(text.encode()) if "packed" in way else text.encode())
+    labels = read_labels(path)
+    assert labels.value[:2].tolist() == [0.7245, 1.0156]
+    assert len(labels) == (3 if "header" in way else 2)
+    np.testing.assert_allclose(labels.columns["ra"][:2], [150.511792, 150.950458], atol=1e-6)
+    np.testing.assert_allclose(labels.columns["dec"][:2], [-0.274028, 2.007083], atol=1e-6)
+    np.testing.assert_allclose(read_catalogue(path)["dec"][2], -12.645694, atol=1e-6)
+    if "ReadMe" in way:
+        other = tmp_path / "another.dat"
+        other.write_text(HMS)
+        with pytest.raises(InputError, match="no header"):
+            read_labels(other)

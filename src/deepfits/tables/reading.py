@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,10 @@ def _read_text(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ecsv")
     if "Byte-by-byte Description" in start:
         return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
+    if (readme := _described_beside(path)) is not None:
+        from astropy.table import Table as AstropyTable
+
+        return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
     elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
@@ -173,6 +178,17 @@ def _read_text(path: Path, text: str) -> Table:
         return _from_astropy_text(path, text, "ascii.ipac")
     columns, units = read_text(text, path)
     return Table(columns=columns, units=units, where=str(path))
+
+
+def _described_beside(path: Path) -> Path | None:
+    """Return the ReadMe of a catalogue of the CDS, if it lies beside a table that it describes."""
+    readme = path.with_name("ReadMe")
+    if not readme.is_file():
+        return None
+    text, name = decode(readme.read_bytes()), re.sub(r"\.gz$", "", path.name)
+    described = re.findall(r"(?mi)^Byte-by-byte Description of file: *(.+)$", text)
+    patterns = [pattern for line in described for pattern in re.split("[, \r]+", line) if pattern]
+    return readme if any(fnmatch(name, pattern) for pattern in patterns) else None
 
 
 def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:

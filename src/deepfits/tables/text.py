@@ -66,6 +66,15 @@ _TYPE = re.compile(
     r"^(?:\d*[NSD]|(?:u?int|float)\d*|integer|long|short|byte|double|real|char|str|string|text|bool.*)$"
 )
 _SEXTRACTOR = re.compile(r"^#\s*(\d+)\s+([A-Za-z_]\S*)(?:\s.*?)?(?:\[([^\]]*)\])?\s*$")
+# The same as people write it: "# (3) RA", "# 3: RA", "# Column 3: RA (deg)".
+_NUMBERED = re.compile(
+    r"^#\s*(?:col(?:umn)?\.?\s*)?\(?(\d+)(?:\)|\.|\s*[=:-])?\s+([A-Za-z_]\S*)(?:\s.*?)?"
+    r"(?:[\[(]([^\])]*)[\])])?\s*$",
+    re.IGNORECASE,
+)
+_COMMENT = ("#", "%", "!", "//")
+_RIGHT_ASCENSION = re.compile(r"_?(?:ra|r\.a\.|alpha)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
+_DECLINATION = re.compile(r"_?(?:dec?|decl\.?|delta)(?:_?\(?j?2000\)?)?", re.IGNORECASE)
 
 
 def unpack(path: Path) -> bytes:
@@ -130,7 +139,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         )
     comments: list[str] = []
     place = 0
-    while place < len(head) and (not head[place].strip() or head[place].lstrip()[0] in "#%"):
+    while place < len(head) and (not head[place].strip() or head[place].lstrip().startswith(_COMMENT)):
         comments.append(head[place].strip())
         place += 1
     lines = [line for line in head[place:] if line.strip() and not _NO_ROW.match(line)][:50]
@@ -146,6 +155,9 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     first = _split(lines[0], delimiter)
     if names is None:
         second = _split(lines[1], delimiter) if len(lines) > 1 else None
+        if delimiter is None and second is not None and len(second) < len(first):  # RA (deg)
+            joined = re.findall(r"\S+(?:\s+[\[(][^\])]*[\])])?", lines[0])
+            first = joined if len(joined) == len(second) else first
         if _is_header(first, second):
             names, place = first, place + 1
             place += _below_header(head[place:], names, delimiter, units)
@@ -156,6 +168,8 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
             f"{where}: no header: the first line holds {', '.join(first[:4])}; put a line of names before "
             "it, such as: id ra dec z_spec"
         )
+    if delimiter is None:
+        names = _with_parts(names, len(lines[-1].split()))
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -264,11 +278,14 @@ def _sextractor_names(
 ) -> list[str] | None:
     """Return the names that a header of SExtractor's lists (``#   1 NUMBER   Running number``)."""
     names: list[str] = []
+    is_strict = any(map(_SEXTRACTOR.match, comments))
     for line in comments:
-        match = _SEXTRACTOR.match(line)
+        match = (_SEXTRACTOR if is_strict else _NUMBERED).match(line)
         if match is None:
             continue
         number, name, unit = int(match[1]), match[2], match[3]
+        if number == 1 and not is_strict:  # what was counted before was no column
+            names = []
         if number <= len(names) or number > len(names) + 1000 or (not names and number != 1):
             return None
         base = names[-1] if names else ""
@@ -276,9 +293,24 @@ def _sextractor_names(
         names.append(name)
         if unit:
             units[name] = unit
-    if not 1 < len(names) <= number_of_entries:
+    if not 1 < len(names) <= number_of_entries or (not is_strict and len(names) < number_of_entries):
         return None
     return names + [f"{names[-1]}_{k}" for k in range(1, number_of_entries - len(names) + 1)]
+
+
+def _with_parts(names: list[str], number: int) -> list[str]:
+    """Return names for entries of which three each are right ascension and declination, 10 02 02.8 +02 16 26.
+
+    Examples
+    --------
+    >>> _with_parts(["id", "RA", "Dec", "z"], 8)
+    ['id', 'RAh', 'RAm', 'RAs', 'DEd', 'DEm', 'DEs', 'z']
+    """
+    ra, dec = ([n for n in names if kind.fullmatch(n)] for kind in (_RIGHT_ASCENSION, _DECLINATION))
+    if number != len(names) + 4 or len(ra) != 1 or len(dec) != 1:
+        return names
+    parts = {ra[0]: ["RAh", "RAm", "RAs"], dec[0]: ["DEd", "DEm", "DEs"]}
+    return [part for name in names for part in parts.get(name, [name])]
 
 
 def _delimiter(lines: Sequence[str]) -> str | None:
@@ -320,7 +352,7 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
 def _names_in_comments(comments: Sequence[str], delimiter: str | None, number: int) -> list[str] | None:
     """Return the names in the last comment that has as many as there are entries."""
     for line in reversed(comments):
-        bare = line.lstrip("#% \t")
+        bare = line.lstrip("#%!/ \t")
         for names in (_split(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
             if len(names) == number and not any(_PLACE.match(name) for name in names):
                 return names
