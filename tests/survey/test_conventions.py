@@ -1077,12 +1077,14 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
         (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
         (("{b}/t1/coadd", "{b}/t2/coadd"), ["t1", "t2"]),
         (("images/t1/a-{b}", "weights/t1/a-{b}"), ["images-t1-a"]),
+        (("102018211/{C}/tile-{b}",), ["102018211-tile"]),
     ],
 )
 def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names, expected):
     for name in names:
         for band in "gr":
-            path = tmp_path / f"{name.format(b=band, B=band.upper())}.fits"
+            camera = {"g": "VST", "r": "DECam"}[band]
+            path = tmp_path / f"{name.format(b=band, B=band.upper(), C=camera)}.fits"
             path.parent.mkdir(parents=True, exist_ok=True)
             fits.writeto(path, sky.astype(np.float32), header(BUNIT="nJy"))
     fields = find_fields(tmp_path)
@@ -1218,3 +1220,39 @@ def test_zero_points_of_one_second_in_headers_without_a_unit(key):
     assert any("zero_point 24.50" in text for text in zero_point_doubts(head, 22.0, "MAGZPT"))
     del head["CASUVERS"]
     assert not zero_point_doubts(head, 22.0, "MAGZPT")
+
+
+@pytest.mark.parametrize(
+    ("cards", "kind"),
+    [
+        ({"EXTNAME": "STAT"}, "variance"),
+        ({"HDUCLAS2": "ERROR", "HDUCLAS3": "MSE"}, "variance"),
+        ({"EXTNAME": "ERR", "HDUCLAS2": "ERROR", "HDUCLAS3": "MSE"}, "variance"),
+        ({"HDUCLAS2": "ERROR", "HDUCLAS3": "RMSE"}, "rms"),
+        ({"HDUCLAS2": "ERROR"}, "rms"),
+        ({"HDUCLAS2": "ERROR", "HDUCLAS3": "INVMSE"}, "ivar"),
+    ],
+)
+def test_planes_as_pipelines_of_eso_call_them(tmp_path, sky, cards, kind):
+    image, variance = counts(sky, 27.0)
+    values = {"variance": variance, "rms": variance**0.5, "ivar": 1 / variance}[kind]
+    head = header(FILTER="r", MAGZERO=27.0, HDUCLAS2="DATA")
+    quality = np.zeros(SHAPE, np.int32)
+    quality[5] = 1
+    planes = [fits.ImageHDU(image, head, name="DATA"), fits.ImageHDU(full(values), header(**cards))]
+    write(tmp_path / "a.fits", *planes, fits.ImageHDU(quality, header(HDUCLAS2="QUALITY")))
+    _, weight, _ = read(tmp_path, mask_polarity="bad")
+    assert (weight[5] == 0).all()
+    np.testing.assert_allclose(np.median(weight), SIGMA**-2, rtol=1e-3)
+    assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
+
+
+def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
+    head = header(FILTER="r", BUNIT="nJy")
+    planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]
+    write(tmp_path / "a.fits", *planes)
+    with pytest.raises(
+        InputError, match=r"HDUs 1 \(SCI\) and 2 \(SCATTER\) show one piece of sky.*r=.*\[1\]"
+    ):
+        find_exposures(tmp_path)
+    assert len(find_exposures([f"r={tmp_path}/a.fits[1]"])["r"]) == 1

@@ -155,6 +155,11 @@ def is_known_band(band: str) -> bool:
     return band in ORDER or bool(_SPACE.match(band) or _NARROW.match(band))
 
 
+def is_instrument(text: str) -> bool:
+    """Return whether text is the name of a survey, a telescope or a camera, as of directories: HSC, NISP."""
+    return bool(re.fullmatch(rf"(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE})", text))
+
+
 def band_of_header(header: Mapping[str, Any]) -> str | None:
     """Return the band that a header's filter cards name, or None.
 

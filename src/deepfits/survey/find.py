@@ -30,9 +30,17 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
-from deepfits.survey.bands import band_name, band_of_header, band_of_name, is_known_band, passband, sort_bands
+from deepfits.survey.bands import (
+    band_name,
+    band_of_header,
+    band_of_name,
+    is_instrument,
+    is_known_band,
+    passband,
+    sort_bands,
+)
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, role_of, sky_images, words_of
+from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, name_of, role_of, sky_images, words_of
 from deepfits.survey.places import fields_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
@@ -199,6 +207,14 @@ def _chips(source: ImageSource) -> list[ImageSource]:
         return [source]
     with opened(source.path) as hdus:
         numbers = sky_images(hdus)
+        names = {n: name_of(hdus[n]) for n in numbers}
+    first, *others = numbers or [0]
+    for number in others:
+        if names[number] != names[first] and lie_in_one_place((source.path, first), (source.path, number)):
+            raise InputError(
+                f"{source.path}: HDUs {first} ({names[first]}) and {number} ({names[number]}) show one piece "
+                f"of sky, and are no CCDs of a camera; name the image: {source.band}={source.path}[{first}]"
+            )
     return [replace(source, hdu=n) for n in numbers] if len(numbers) > 1 else [source]
 
 
@@ -239,7 +255,9 @@ def _sources_in(directory: Path) -> list[ImageSource]:
         parts = leaf.relative_to(directory).parts
         bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
         folder = next((band for band in reversed(bands) if band), None)
-        name = "-".join(part for part, band in zip(parts, bands, strict=True) if not band)
+        name = "-".join(
+            part for part, band in zip(parts, bands, strict=True) if not band and not is_instrument(part)
+        )
         found += _in_one_directory(leaf, field_name=name or None, folder=folder)
         for below in _subdirectories(leaf):
             if _holds_files(below):

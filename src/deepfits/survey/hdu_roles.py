@@ -30,7 +30,7 @@ _NAMES = {
         *("MASK", "MSK", "DQ", "FLAG", "FLAGS", "FLG", "MASKBITS", "DQMASK", "MDMSK"),
         *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
     ),
-    "variance": ("VARIANCE", "VAR"),
+    "variance": ("VARIANCE", "VAR", "STAT"),
     "ivar": ("IVAR", "INVVAR", "INVAR", "IVM", "INVVARIANCE"),
     "rms": (
         *(
@@ -73,6 +73,8 @@ _OTHER = {
 }
 # What astropy's CCDData calls uncertainties.
 _UTYPES = {"stddevuncertainty": "RMS", "varianceuncertainty": "VAR", "inversevariance": "IVAR"}
+# What ESO's standard calls errors (HDUCLAS3 where HDUCLAS2 is ERROR), and planes (HDUCLAS2).
+_CLASSES = {"MSE": "VAR", "RMSE": "RMS", "INVMSE": "IVAR", "ERROR": "ERR", "QUALITY": "MASK"}
 # Words that say nothing of which image it is.
 _COMMON = ("SCI", "IMAGE", "IMG", "PRIMARY", "DATA", "MAP", "COMPRESSED", "INVERSE", "INV")
 # Words that are one, as in bad_pixel_mask.
@@ -122,14 +124,18 @@ def meaning_of_mask(*names: str) -> str | None:
 def name_of(hdu: Any) -> str:
     """Return the name of an HDU; where it has none, what HSC and the Legacy Surveys' viewer write instead.
 
-    Of uncertainties that astropy writes, UTYPE says of which kind they are.
+    Of uncertainties that astropy writes, UTYPE says of which kind they are; of ESO's planes, HDUCLAS2 and 3.
     """
     if (kind := _UTYPES.get(str(hdu.header.get("UTYPE", "")).strip().lower())) is not None:
         return kind
-    if hdu.name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
+    name = str(hdu.name)
+    plane, kind_of_error = (str(hdu.header.get(f"HDUCLAS{n}", "")).strip().upper() for n in (2, 3))
+    if name in ("", "PRIMARY", "COMPRESSED_IMAGE"):
         stated = (str(hdu.header.get(key, "")) for key in ("EXTTYPE", "IMTYPE", "IMAGETYP"))
-        return next((text for text in stated if role_of(text) in ROLES), hdu.name)
-    return str(hdu.name)
+        name = next((text for text in stated if role_of(text) in ROLES), hdu.name)
+    if plane == "ERROR" and kind_of_error in _CLASSES:
+        return _CLASSES[kind_of_error]
+    return _CLASSES.get(plane, name) if role_of(name) is None else name
 
 
 def whose(name: str) -> list[str]:

@@ -132,7 +132,7 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
         total, what = zero_point + 2.5 * math.log10(seconds), unit or "count"
         doubts.append(
             f"{words} = {zero_point:.2f} is taken for one {what} of the image; if it holds for one a second, "
-            f" give the one for {seconds:g} s, zero_point {total:.2f}"
+            f"give the one for {seconds:g} s, zero_point {total:.2f}"
         )
     return doubts
 
