@@ -780,6 +780,7 @@ def test_names_of_filters():
     assert {name: band_name(name) for name in names} == names
     assert band_of_header({"TELESCOP": "WISE", "BAND": 2}) == "W2"
     assert band_of_header({"ESO INS FILT1 NAME": "J"}) == "J"
+    assert [band_of_name(name)[0] for name in ("cosmos_ip", "tile_g_zp")] == ["i", "g"]
     assert sort_bands(["F444W", "F115W", "F200W"]) == ("F115W", "F200W", "F444W")
 
 

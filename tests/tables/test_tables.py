@@ -1129,3 +1129,16 @@ def test_right_ascensions_and_declinations_in_three_parts_without_names(tmp_path
         other.write_text(HMS)
         with pytest.raises(InputError, match="no header"):
             read_labels(other)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("brick_primary", bool), ("i_detect_isPrimary", int)])
+def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
+    marks = (np.arange(NUM) % 4 > 0).astype(kind)
+    path = tables.write_table(tmp_path / "tractor.fits", {"ra": RA, "dec": DEC, name: marks})
+    read_catalogue(path)
+    condition = f"{name} == {'true' if kind is bool else 1}"
+    assert f"{(marks == 0).sum()} of {NUM} objects are not primary by {name}" in caplog.text
+    assert f"--where '{condition}' leaves them out" in caplog.text
+    caplog.clear()
+    assert len(read_catalogue(path, where=condition)["ra"]) == marks.sum()
+    assert not caplog.text

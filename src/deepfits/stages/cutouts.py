@@ -143,7 +143,7 @@ def _cut(config: CutoutsConfig, chosen: ImageSet, claimed: Results) -> None:
             plan = replace(plan, images=replace(chosen, options=replace(chosen.options, unpacked=None)))
         build_store(
             plan,
-            tables.choose(read_catalogue(path), config.where, path),
+            read_catalogue(path, where=config.where),
             read_info(path),
             out,
             config.progress,

@@ -30,7 +30,6 @@ from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
 from deepfits.survey.psf import parse_psf_option
 from deepfits.survey.store import StoreInfo, check_cutouts
-from deepfits.tables import choose
 
 DESCRIPTION = "_coadds.json"
 
@@ -84,7 +83,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
         part_of(options, detect, images=images, out=path, workers=max(1, config.workers))
     elif not path.exists():
         raise InputError(f"{path}: no such catalogue; check the path, or leave it out to detect")
-    columns, known = choose(read_catalogue(path), config.where, path), read_info(path)
+    columns, known = read_catalogue(path, where=config.where), read_info(path)
     plan = part_of(
         options,
         build.StorePlan,

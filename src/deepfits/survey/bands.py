@@ -95,7 +95,8 @@ _NAME_TOKEN = re.compile(
 )
 
 
-_UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
+UNSURE = ("r2", "i1", "i2", *(f"{letter}p" for letter in "griz"))
+"""Words of names that mean a band where no header and no other word does."""
 
 _LIKE_LOWER = tuple("UGRIZY")
 """Letters whose passband is nearly that of the lower case."""
@@ -205,7 +206,7 @@ def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, st
     >>> band_of_name("field_r2"), band_of_name("field_g_r2")
     (('r', 'field'), ('g', 'field-r2'))
     """
-    words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in _UNSURE)
+    words = sorted(_NAME_TOKEN.finditer(stem), key=lambda match: match["band"] not in UNSURE)
     for match in reversed(words):
         found, of = match["band"], match["of"] or ""
         is_letter = found.lower() in (*"ugrizyjhk", "ks")

@@ -6,7 +6,8 @@ A catalogue of ours carries what it was made with and what was measured of each 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from deepfits.errors import InputError, naming
 from deepfits.files import parse_json
 
 log = logging.getLogger(__name__)
+_PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
+"""Columns in which surveys mark doubles, of overlapping tiles: brick_primary, detect_isPrimary."""
 
 
 def write_catalogue(path: str | Path, columns: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Path:
@@ -38,7 +41,9 @@ def read_info(path: str | Path) -> dict[str, Any]:
     return tables.read(path, what="catalogue").info
 
 
-def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, np.ndarray]:
+def read_catalogue(
+    path: str | Path, *, where: str | Sequence[str] | None = None, needs_places: bool = True
+) -> dict[str, np.ndarray]:
     """Read a catalogue of anyone's; see `deepfits.tables.read` for the formats.
 
     Columns keep their names, but for identity, position and field, which get ours, and positions become
@@ -46,6 +51,8 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
 
     Parameters
     ----------
+    where
+        Conditions; the rows that satisfy all are returned.
     needs_places
         Refuse a catalogue that does not say where its objects are.
 
@@ -78,6 +85,9 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
         tables.require_unique(columns["object_id"], path, name)
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
+    columns = tables.choose(columns, where, path)
+    if needs_places:
+        _warn_of_doubles(columns, path)
     if "ra" in columns:
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():
@@ -89,3 +99,15 @@ def read_catalogue(path: str | Path, *, needs_places: bool = True) -> dict[str, 
         if lost:
             log.warning("WARNING: %s: %s; they will lie on no image", path, lost)
     return columns
+
+
+def _warn_of_doubles(columns: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Warn of objects that a survey's own mark calls doubles; `is_primary`, ours, is respected later."""
+    for name, values in columns.items():
+        if _PRIMARY.fullmatch(name) and values.dtype.kind in "biuf" and set(np.unique(values)) == {0, 1}:
+            log.warning(
+                "WARNING: %s: %d of %d objects are not primary by %s, doubles as a rule; --where '%s == %s' "
+                "leaves them out",
+                *(path, (values == 0).sum(), len(values), name),
+                *(name, "true" if values.dtype.kind == "b" else 1),
+            )

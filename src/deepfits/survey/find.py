@@ -31,6 +31,7 @@ from pathlib import Path
 from deepfits.errors import InputError
 from deepfits.files import require_regular
 from deepfits.survey.bands import (
+    UNSURE,
     band_name,
     band_of_header,
     band_of_name,
@@ -694,7 +695,7 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None
     if stated is None or named is None:
         return str(stated or named)
     last = re.split(r"[-_. ]+", stem)[-1]
-    is_last = band_of_name(last)[0] == named and is_known_band(named)
+    is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
     if is_last and not _may_be_one_band(stated, named):
         raise InputError(
             f"{path}: the header says band {stated}, the name {named}; say which it is: "
