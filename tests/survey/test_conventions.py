@@ -1257,3 +1257,18 @@ def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     ):
         find_exposures(tmp_path)
     assert len(find_exposures([f"r={tmp_path}/a.fits[1]"])["r"]) == 1
+
+
+@pytest.mark.parametrize("value", [1e10, 1e-12, 1e30])
+@pytest.mark.parametrize(("rows", "role"), [(20, "rms"), (120, "rms"), (120, "ivar"), (20, "weight")])
+def test_values_for_no_data_beside_weights_that_are_the_same_everywhere(tmp_path, sky, value, rows, role):
+    noise = full(SIGMA)
+    noise[:rows] = value
+    coadd(tmp_path, sky.astype(np.float32), role=role, values=noise if role == "rms" else noise**-2.0)
+    weight = read(tmp_path)[1]
+    assert (weight[:rows] == 0).all()
+    np.testing.assert_allclose(weight[rows:], SIGMA**-2, rtol=0.1)
+
+
+def test_empty_places_in_filter_wheels_are_no_band():
+    assert band_of_header({"FILTER1": "free", "FILTER2": "R_BESS"}) == "R"

@@ -55,6 +55,7 @@ _NO_FILTER = {
     *("", "CLEAR", "CLEARP", "CLEAR1L", "CLEAR2L", "CLEAR1S", "CLEAR2S", "NONE", "UNKNOWN", "OPEN", "EMPTY"),
     *("N/A", "NA", "NAN", "NULL", "N", "UNDEFINED", "UNDEF", "MULTI", "MULTIPLE", "MIXED", "VARIOUS", "ALL"),
     *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
+    *("FREE", "BLANK", "HOLE", "NOFILT", "NO_FILTER", "AIR"),
 }
 # Words beside the letter: systems, telescopes and cameras whose letters mean what they say ...
 _SYSTEMS = (

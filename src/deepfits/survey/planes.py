@@ -389,8 +389,11 @@ class Plane:
 
     def _settle_range(self, rows: list[tuple[int, int]]) -> None:
         """Find the values of error maps that stand for no data."""
-        weight = np.concatenate([np.asarray(self._pixels.rows(a, b)[1]) for a, b in rows])
-        self._credible = credible_range(weight)
+        blocks = [self._pixels.rows(a, b) for a, b in rows]
+        image, weight = (np.concatenate([np.asarray(block[k]) for block in blocks]) for k in (0, 1))
+        is_absolute = self._pixels.weight_role != "weight"
+        noise = measure_noise(image, np.isfinite(image)) if is_absolute else None
+        self._credible = credible_range(weight, None if noise is None else noise.sigma**-2)
         is_beyond = (
             (weight > 0) & (weight < np.inf) & ~((weight > self._credible[0]) & (weight < self._credible[1]))
         )

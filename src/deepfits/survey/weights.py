@@ -5,6 +5,7 @@ Shapes: H, W pixels.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -72,11 +73,12 @@ def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarr
         return weight.astype(np.float32, copy=False)
 
 
-def credible_range(weight: np.ndarray) -> tuple[float, float]:
+def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[float, float]:
     """Return the limits beyond which a weight is no weight but a sign for pixels without data.
 
     Error maps often hold 1e10 or 1e-10 there. Such a value stands in many pixels, and far from all others.
-    `weight` are inverse variances of a sample of pixels.
+    `weight` are inverse variances of a sample of pixels, `expected` that of the measured noise, where it is
+    known: it tells which of two values is the one of pixels with data; else the commoner one is.
 
     Examples
     --------
@@ -94,8 +96,15 @@ def credible_range(weight: np.ndarray) -> tuple[float, float]:
         others = rest[rest != values[common]]
         if not others.size or counts[common] < max(SENTINEL_SHARE * used.size, 2):
             break
-        ratio = float(values[common]) / float(np.median(others))
-        if 1 / SENTINEL_RATIO < ratio < SENTINEL_RATIO:
+        value, other = float(values[common]), float(np.median(others))
+        if 1 / SENTINEL_RATIO < value / other < SENTINEL_RATIO:
+            break
+        if expected is not None:
+            is_data = abs(math.log(value / expected)) < abs(math.log(other / expected))
+        else:
+            is_data = len(values) == 2
+        if is_data:  # of an error map that is the same everywhere
+            rest = rest[rest == values[common]]
             break
         rest = others
     middle = float(np.median(rest))
