@@ -291,3 +291,12 @@ def test_the_command_line_reads_descriptions(objects, tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit, match="0"):
         main(["check", str(tmp_path / "mine.toml")])
     assert "3 objects, one file for each band" in capsys.readouterr().out
+
+
+def test_files_of_which_no_two_are_bands_of_one_object_are_refused(objects, tmp_path):
+    (tmp_path / "cutouts").mkdir()
+    for name, planes in objects.items():
+        for index, band in enumerate(BANDS):
+            write(tmp_path / f"cutouts/{name[0]}x{band}.fits", planes["image"][index], header(band))
+    with pytest.raises(InputError, match=r"no two files are bands of one object.*OBJECT_BAND\.fits"):
+        read(tmp_path / "cutouts", tmp_path / "store")

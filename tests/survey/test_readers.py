@@ -346,6 +346,14 @@ def test_a_mask_that_hides_the_objects_is_warned_of_and_catalogues_need_no_place
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+@pytest.mark.parametrize("name", ["bad_pixel_mask", "goodmask"])
+def test_masks_of_arrays_whose_name_says_what_they_mean(arrays, tmp_path, name):
+    mask = ~arrays["mask"] if name == "goodmask" else arrays["mask"]
+    np.savez(tmp_path / "c.npz", **({k: v for k, v in arrays.items() if k != "mask"} | {name: mask}))
+    keys = f'file = "c.npz"\nweight = "ivar"\nmask = "{name}"\n{BANDS}'
+    check(read(describe(tmp_path / "c.toml", keys), tmp_path / "store")[1], arrays)
+
+
 def test_the_psf_of_each_object(arrays, tmp_path, caplog):
     image, ivar = arrays["image"], arrays["ivar"]
     number, num_bands = image.shape[:2]

@@ -24,7 +24,7 @@ from deepfits.config import Range, from_mapping, read_toml
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, sort_bands
 from deepfits.survey.fitsfile import is_fits_name
-from deepfits.survey.hdu_roles import role_of
+from deepfits.survey.hdu_roles import meaning_of_mask, role_of
 
 _Magnitude = Annotated[float, Range(ge=-100, le=100)]
 _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
@@ -130,6 +130,9 @@ def read_description(path: str | Path) -> Description:
     if out.weight_is is None:
         role = role_of(str(out.weight).rpartition("/")[2])
         object.__setattr__(out, "weight_is", role if role in ("variance", "rms") else "ivar")
+    if out.mask is not None and not out.has_mask:
+        meaning = meaning_of_mask(str(out.mask).rpartition("/")[2])
+        object.__setattr__(out, "mask_nonzero_is", meaning)
     _check(out)
     return out
 

@@ -64,6 +64,16 @@ def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
     bands = tuple(band_name(b) for b in d.bands) or _bands_of(objects)
     if not bands:
         raise InputError(f'{d.where}: say the bands, for example bands = ["g", "r"]')
+    if (
+        len(bands) > 1
+        and len(objects) > 1
+        and all(set(o.files) - {""} and len(o.files) == 1 for o in objects)
+    ):
+        one, other = objects[0].first(), objects[1].first()
+        raise InputError(
+            f"{path}: no two files are bands of one object, by names such as {one.name} and {other.name}; "
+            "call them OBJECT_BAND.fits"
+        )
     if strange := sort_bands({b for galaxy in objects for b in galaxy.files if b} - set(bands)):
         raise InputError(
             f"{path}: files of band {', '.join(strange)}, which {d.where.name} does not name; add it to "
