@@ -1142,3 +1142,15 @@ def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
     caplog.clear()
     assert len(read_catalogue(path, where=condition)["ra"]) == marks.sum()
     assert not caplog.text
+
+
+@pytest.mark.parametrize(("name", "is_said"), [("ID", True), ("NUMBER", True), ("object_id", False)])
+def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, caplog, name, is_said):
+    features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
+    path = tables.write_table(tmp_path / "labels.csv", {name: np.arange(NUM), "z_spec": Z})
+    assert match_labels(features, read_labels(path)).by == "id"
+    assert (f"matched by {name} alone" in caplog.text) == is_said
+    caplog.clear()
+    path = tables.write_table(path, {name: np.arange(NUM), "ra": RA, "dec": DEC, "z_spec": Z})
+    match_labels(features, read_labels(path))
+    assert "alone" not in caplog.text

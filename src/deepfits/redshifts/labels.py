@@ -26,6 +26,8 @@ SAME_PLACE_ARCSEC = 0.1
 """Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+MOST_COUNTED = 100_000_000
+"""Identities up to this are running numbers, which every catalogue has."""
 MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
@@ -299,6 +301,7 @@ def match_labels(
     have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
     if match == "auto":
         match = "position" if have_positions else "id"
+        _warn_of_other_numbers(features, labels, have_positions=have_positions)
     if match == "position":
         if not have_positions:
             raise InputError(
@@ -325,6 +328,23 @@ def match_labels(
             *(labels.where, apart),
         )
     return pairs
+
+
+def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
+    """Warn where running numbers of two tables are all that they are matched by, and need not be the same."""
+    name = tables.identity_name(name for name in labels.columns if name != "object_id")
+    if have_positions or name is None or "ra" not in features:
+        return
+    theirs, ours = labels.columns[name], features["object_id"]
+    is_count = all(
+        ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in (ours, theirs)
+    )
+    if is_count and np.array_equal(theirs, labels.columns["object_id"]):
+        log.warning(
+            "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if these "
+            "are the numbers of the catalogue that the objects were cut by; else add ra and dec",
+            *(labels.where, name),
+        )
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
