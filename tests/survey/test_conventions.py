@@ -775,6 +775,9 @@ def test_names_of_filters():
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
         "HSC-I2": "i", "f814w": "F814W", "W-C-RC": "R", "W-S-Z+": "z", "PANSTARRS_y": "y", "J": "J",
         "bokr": "r", "zd": "z", "H158": "H158", "Euclid_VIS": "VIS", "ls-r": "r",
+        "2MASS/2MASS.H": "H", "SLOAN/SDSS.r": "r", "HST/ACS_WFC.F814W": "F814W", "Paranal/VISTA.Ks": "Ks",
+        "Subaru/HSC.Y": "y", "Euclid/VIS.vis": "VIS", "JEDIS-G": "g", "JPCAM_g": "g", "r_G0303": "r",
+        "z++": "z", "R_SPECIAL": "R", "nuv": "NUV", "F606W/CLEAR2L": "F606W",
         "VR DECam c0007 6300.0 2600.0": "VR", "i2.MP9703": "i", "Open + g": "g", "g DES": "g",
     }  # fmt: skip
     assert {name: band_name(name) for name in names} == names

@@ -23,11 +23,11 @@ _SPECIAL = {
     # Suprime-Cam's own names.
     **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
     **{"bokr": "r", "zd": "z"},  # BASS and MzLS
-    **{"w-s-g+": "g", "w-s-r+": "r", "w-s-i+": "i", "w-s-z+": "z"},
+    **{f"{start}{letter}{end}": letter for start in ("", "w-s-") for letter in "griz" for end in ("+", "++")},
 }
 _OPTICAL = (
     "HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|Pan-?STARRS|GPC1|WISHES|SkyMapper|KiDS|"
-    "OmegaCAM|OCAM|VST|DES"
+    "OmegaCAM|OCAM|VST|DES|JPCAM|JEDIS"
 )
 _NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraVISTA|UVISTA|NISP|NIR|2MASS"
 _FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|JWST|NIRCam|NIRISS|MIRI"
@@ -64,11 +64,11 @@ _SYSTEMS = (
     "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
     "lsst", "hsc", "cfht", "eso", "uvista", "ultravista", "cfis", "unions", "bass", "mzls", "90prime",
     "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
-    "clear", "sim", "euclid", "legacysurvey", "ls",
+    "clear", "sim", "euclid", "legacysurvey", "ls", "special",
 )  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
-_SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^c\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
+_SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^[cG]\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
 _SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
@@ -78,8 +78,10 @@ _SPELLINGS = {
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
     **dict.fromkeys(("Kshort", "K-short", "K_short", "K_s"), "Ks"),
     **{f"{letter}band": letter for letter in "UBVRIJHKYZ"},
-    **{"nd": "NUV", "fd": "FUV", "ks": "Ks", "vis": "VIS"},
+    **{"nd": "NUV", "fd": "FUV", "nuv": "NUV", "fuv": "FUV", "ks": "Ks", "vis": "VIS"},
 }
+# As the Filter Profile Service names them: Paranal/VISTA.Ks.
+_PROFILE = re.compile(r"[\w-]+/([\w-]+)\.([\w+'-]+)")
 _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNORECASE)
 # The passband of two elements in the beam is that of the narrower one.
 _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
@@ -118,6 +120,9 @@ def band_name(text: str) -> str:
     ['y', 'Y', 'Y', 'Y']
     """
     text = str(text).strip()
+    if match := _PROFILE.fullmatch(text):
+        of_camera = band_name(f"{match[1]}-{match[2]}")
+        return of_camera if is_known_band(of_camera) else band_name(match[2])
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]
     if text in _SPELLINGS:
