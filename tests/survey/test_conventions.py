@@ -1275,3 +1275,22 @@ def test_values_for_no_data_beside_weights_that_are_the_same_everywhere(tmp_path
 
 def test_empty_places_in_filter_wheels_are_no_band():
     assert band_of_header({"FILTER1": "free", "FILTER2": "R_BESS"}) == "R"
+
+
+def test_weights_that_are_taken_for_fields_of_their_own_are_said(tmp_path, sky, caplog):
+    for band in "gr":
+        for kind in ("sci", "wht"):
+            head = header(FILTER=band, BUNIT="nJy")
+            fits.writeto(tmp_path / f"x_{band}{kind}.fits", sky.astype(np.float32), head)
+    assert [field.bands for field in find_fields(tmp_path)] == [("g", "r"), ("g", "r")]
+    assert "x_gsci.fits and x_gwht.fits show one piece of sky in one band" in caplog.text
+
+
+def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky):
+    fits.writeto(tmp_path / "tile_g_coadd.fits", sky.astype(np.float32), header(BUNIT="nJy"))
+    fits.writeto(tmp_path / "tile_g_weight.fits", full(SIGMA**-2), header())
+    words = r"if it is tile_g_coadd\.fits, call this file (tile_g_coadd\.weight\.fits)"
+    with pytest.raises(InputError, match=words):
+        find_fields(tmp_path)
+    (tmp_path / "tile_g_weight.fits").rename(tmp_path / "tile_g_coadd.weight.fits")
+    np.testing.assert_allclose(np.median(read(tmp_path)[1]), SIGMA**-2)

@@ -23,9 +23,10 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from deepfits.errors import InputError
@@ -42,7 +43,7 @@ from deepfits.survey.bands import (
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
 from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, name_of, role_of, sky_images, words_of
-from deepfits.survey.places import fields_of_one_place, lie_in_one_place
+from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -328,8 +329,8 @@ def _in_one_directory(
         if (kind := kind_of(path)) is not None:
             raise InputError(
                 f"{path}: holds {_HELD.get(kind, 'no image')} by its name or its header, but the image that "
-                "it belongs to is not there; restore that, or move this file elsewhere; if it is an image "
-                "itself, say its band: band=path"
+                f"it belongs to is not there; restore that{_perhaps(path, files)}, or move this file "
+                "elsewhere; if it is an image itself, say its band: band=path"
             )
         sources.append(_source(path, folder=folder))
     kind = _kind_of_folder(directory)
@@ -346,6 +347,14 @@ def _in_one_directory(
         sources = [s if s.layout in ("hsc", "sdss") else j for s, j in zip(sources, joined, strict=True)]
     unnamed = (directory.parent if folder else directory).resolve().name
     return [s if s.field else replace(s, field=unnamed) for s in sources]
+
+
+def _perhaps(path: Path, files: list[Path]) -> str:
+    """Return how to name weights or a mask that may be of an image whose name differs in a word."""
+    key, kind = split_name(_stem(path))
+    alike = (p for p in files if len(set(split_name(_stem(p))[0]) ^ set(key)) == 1 and kind_of(p) is None)
+    image = next(alike, None)
+    return "" if image is None else f", or, if it is {image.name}, call this file {_stem(image)}.{kind}.fits"
 
 
 def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
@@ -723,12 +732,27 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
             )
     _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
-    for first, *others in fields_of_one_place(named):
+    joined = fields_of_one_place(named)
+    for first, *others in joined:
         for other in others:
             groups[first] |= {b: replace(s, field=first) for b, s in groups.pop(other).items()}
+    _warn_of_maps(groups, [names[0] for names in joined])
     return [
         FieldSources(name=n, images={b: groups[n][b] for b in sort_bands(groups[n])}) for n in sorted(groups)
     ]
+
+
+def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[str]) -> None:
+    """Warn of fields of the same bands in one place, which may be weights of the others (xgsci, xgwht)."""
+    first_of = {name: next(iter(groups[name].values())) for name in joined}
+    for alike in groups_of_one_place({name: (s.path, s.hdu) for name, s in first_of.items()}):
+        for first, second in pairwise(alike):
+            if common := sorted(groups[first].keys() & groups[second].keys()):
+                log.warning(
+                    "WARNING: %s and %s show one piece of sky in one band: if one of them holds weights, a "
+                    "mask or another map, call it so (.weight, .rms, .mask), else move it away",
+                    *(groups[first][common[0]].path, groups[second][common[0]].path.name),
+                )
 
 
 def _warn_of_namesakes(sources: list[ImageSource]) -> None:

@@ -49,10 +49,7 @@ def fields_of_one_place(fields: Mapping[str, Mapping[str, tuple[Path, int | None
         if all(its == bands[0] for its in bands):
             continue  # fields of all bands each
         joined = {name for group in out for name in group}
-        places = {
-            n: p for n in sorted(names - joined) if (p := _place(*next(iter(fields[n].values())))) is not None
-        }
-        for found in _together(places):
+        for found in groups_of_one_place({n: next(iter(fields[n].values())) for n in sorted(names - joined)}):
             every = [band for name in found for band in fields[name]]
             if len(every) == len(set(every)):
                 log.warning(
@@ -82,10 +79,15 @@ def _keys(name: str, bands: Collection[str]) -> list[str]:
     return [plain, *(f"{plain[: match.start()]}*{plain[match.end() :]}" for match in glued)]
 
 
+def groups_of_one_place(images: Mapping[str, tuple[Path, int | None]]) -> list[list[str]]:
+    """Return which images, files and HDUs by name, show one piece of sky by their headers: of two or more."""
+    return _together({name: place for name, image in images.items() if (place := _place(*image)) is not None})
+
+
 def lie_in_one_place(*images: tuple[Path, int | None]) -> bool:
     """Return whether all images, files and HDUs, show one piece of sky by their headers."""
-    places = {str(n): place for n, image in enumerate(images) if (place := _place(*image)) is not None}
-    return any(len(group) == len(images) for group in _together(places))
+    groups = groups_of_one_place({str(number): image for number, image in enumerate(images)})
+    return any(len(group) == len(images) for group in groups)
 
 
 def _together(places: Mapping[str, tuple[np.ndarray, float]]) -> list[list[str]]:
