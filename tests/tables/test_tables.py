@@ -1154,3 +1154,13 @@ def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, capl
     path = tables.write_table(path, {name: np.arange(NUM), "ra": RA, "dec": DEC, "z_spec": Z})
     match_labels(features, read_labels(path))
     assert "alone" not in caplog.text
+
+
+def test_magnitudes_that_are_called_z_are_no_redshifts(tmp_path):
+    bands = {band: Z + 18 for band in "ugriz"}
+    path = tables.write_table(tmp_path / "sdss.csv", {"id": np.arange(NUM), **bands, "redshift": Z})
+    with pytest.raises(InputError, match=r"'z' is above .* beside columns g, r and i: magnitudes"):
+        read_labels(path, column="z")
+    assert len(read_labels(path, column="redshift")) == NUM
+    deep = tables.write_table(tmp_path / "deep.csv", {"id": np.arange(NUM), **bands, "z": Z + 5})
+    assert len(read_labels(deep, column="z")) == NUM

@@ -28,13 +28,15 @@ FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
 MOST_COUNTED = 100_000_000
 """Identities up to this are running numbers, which every catalogue has."""
+NO_MEDIAN, NO_MEDIAN_OF_Z = 12.0, 8.0
+"""No sample of galaxies has half of its redshifts above these; the latter where z is beside g, r, i."""
 MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
-    r"z_?warn(ing)?|z(_?spec)?_?(qual(ity)?|flg|flags?|conf(idence)?|q)|qual(ity)?|conf(idence)?|q_?(z|f|op)?"
-    r"|nq|cc|cclass|(qual(ity)?|flg|flag|conf)_?z(_?spec)?|spectype|class|flag|confid|conf(idence)?_level"
-    r"|z\w*_conf(idence)?|f_z(_?spec)?|(flag|q|qual(ity)?)_?spec|spec_?(z_?)?(flag|qual(ity)?|conf)",
+    r"\w*(z|redshift|spec)[_ ]?(warn|flag|flg|qual|conf)\w*|z\w*_conf\w*|z(_?spec)?_?q|q_?(f|op)?|nq|cc"
+    r"|(qual(ity)?|conf|flg|flag|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec|qual(ity)?|conf(idence)?(_level)?"
+    r"|cclass|confid|spectype|class|flag",
     re.IGNORECASE,
 )
 """Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""
@@ -144,6 +146,8 @@ def read_labels(
                 *(path, zeros, int(is_selected.sum()), column, others.min(), others.max(), column),
             )
     keep = is_selected & is_finite & ~is_code
+    if is_redshift_name(column) and not classes and keep.any():
+        _require_no_magnitudes(number[keep], columns, column, path)
     if is_redshift_name(column) and not classes:
         _warn_of_quality({n: v[keep] for n, v in columns.items() if n != column}, select, path)
     if not keep.any():
@@ -236,6 +240,18 @@ def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
     if is_velocity:
         raise InputError(
             f"{path}: column {column!r} is in {unit}: velocities, no redshifts; divide by the speed of light"
+        )
+
+
+def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, path: str | Path) -> None:
+    """Refuse the magnitude z of u g r i z, and whatever else is too large for most redshifts."""
+    is_among_bands = column.lower() == "z" and {"g", "r", "i"} <= {name.lower() for name in columns}
+    middle = float(np.median(value))
+    if middle > (NO_MEDIAN_OF_Z if is_among_bands else NO_MEDIAN):
+        beside = ", beside columns g, r and i" if is_among_bands else ""
+        raise InputError(
+            f"{path}: half of column {column!r} is above {middle:.3g}{beside}: magnitudes, no redshifts; "
+            "name the column of redshifts"
         )
 
 
