@@ -1294,3 +1294,21 @@ def test_weights_of_another_name_are_refused_with_how_to_call_them(tmp_path, sky
         find_fields(tmp_path)
     (tmp_path / "tile_g_weight.fits").rename(tmp_path / "tile_g_coadd.weight.fits")
     np.testing.assert_allclose(np.median(read(tmp_path)[1]), SIGMA**-2)
+
+
+@pytest.mark.parametrize("word", ["goodmask", "badmask"])
+def test_pixels_of_a_mask_that_are_no_number_are_bad(tmp_path, sky, word):
+    coadd(tmp_path, sky.astype(np.float32))
+    values = full(float(word == "goodmask"))
+    values[:20] = np.nan
+    fits.writeto(tmp_path / f"coadd-r.{word}.fits", values, header())
+    weight = read(tmp_path)[1]
+    assert (weight[:20] == 0).all()
+    assert (weight[20:] > 0).all()
+
+
+def test_further_planes_of_one_kind_are_said(tmp_path, sky):
+    image = fits.ImageHDU(sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"), name="SCI")
+    planes = [fits.ImageHDU(full(SIGMA * factor), name=name) for factor, name in ((1, "ERR"), (1.1, "NOISE"))]
+    write(tmp_path / "a.fits", image, *planes)
+    assert "WARNING: the rms plane is HDU 2 (ERR), not 3 (NOISE)" in read(tmp_path)[2]

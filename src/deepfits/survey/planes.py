@@ -316,6 +316,12 @@ class Plane:
             raise InputError(f"{self.path}: {error}") from None
         for role, number in own.items():
             extras[role] = HduPixels(hdu=hdus[number], path=self.path)
+            alike = [n for n in numbers if _role(hdus[n]) == role and hdus[n].shape == hdus[number].shape]
+            if role != "mask" and len(alike) > 1 and len(sky_images(hdus)) == 1:
+                names = ", ".join(f"{n} ({name_of(hdus[n])})" for n in alike if n != number)
+                notes.append(
+                    f"WARNING: the {role} plane is HDU {number} ({name_of(hdus[number])}), not {names}"
+                )
         if self.source.layout != "hsc":
             known = {*sky_images(hdus), number_of(hdus, self._image)}
             unnamed = [

@@ -134,9 +134,10 @@ class MaskRule:
     words: str = ""
 
     def is_bad(self, mask: np.ndarray) -> np.ndarray:
-        """Return which pixels are bad, bool of the same shape."""
+        """Return which pixels are bad, bool of the same shape; those that are no number are."""
         if self.bits is None:
-            return np.asarray((mask != 0) == self.nonzero_is_bad)
+            is_bad = np.asarray((mask != 0) == self.nonzero_is_bad)
+            return is_bad | ~np.isfinite(mask) if mask.dtype.kind == "f" else is_bad
         return np.asarray((whole_numbers(mask) & self.bits) != 0)
 
 
