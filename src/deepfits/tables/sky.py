@@ -49,6 +49,7 @@ _HOURS = re.compile(r"^([+-]?\d+)\s*[h:\s]\s*\d+", re.IGNORECASE)
 _UNIT_IN_NAME = re.compile(r"\s*[\[(]([^\])]*)[\])]$")  # RA (deg), DEC[deg]
 # One of six columns with a right ascension and a declination: RAh, ra_min, DEd, decs.
 _PART = re.compile(r"(ra|dec?)_?(h|d|m|s)(?:(?<=h)(?:r|ours?)|(?<=m)in|(?<=s)ec)?")
+_MINUS = ("-", "−", "–", "-1", "-1.0")
 # Of what is no place, in names of columns with ra in them.
 _NO_PLACE = re.compile(
     r"(?<![a-z])(?:pm|e|err|errors?|sigma|sig|std|stddev|ivar|var|variance|unc|mu|off|offset|delta|diff|cov|corr|"
@@ -367,7 +368,7 @@ def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positio
     sign = np.ones(len(h))
     signs = next((name for name in columns if name.lower() in SIGNS), None)
     if signs is not None:
-        sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), ("-", "-1")), -1.0, 1.0)
+        sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), _MINUS), -1.0, 1.0)
     sign = np.where(np.signbit(d), -1.0, sign)
     ra, dec = 15 * (h + m / 60 + s / 3600), sign * (np.abs(d) + arcmin / 60 + arcsec / 3600)
     return _checked(ra, dec, tuple(named[part] for part in needed), "icrs")

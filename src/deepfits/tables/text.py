@@ -43,7 +43,7 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
-SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "design", "decsign", "sign")
+SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "decsign")
 """Names of columns with the signs of declinations, where - is no gap."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
