@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,17 @@ NUM_SKIES, NUM_FITTED = 10, 1000
 LEFT_OUT = (7, 9)
 """Skies that no head learns from: one of CLAUDS+HSC, one of Rubin."""
 NUM_DRAWN, STEPS = 60_000, 2_500
+SEVERAL, ONE = PopulationLaws.randomised, partial(PopulationLaws.randomised, libraries=False)
+"""Populations with templates of several libraries, and of one."""
 HEADS: dict[str, dict[str, Any]] = {
     "everything": {},
     "no radii and concentrations": {"unseen": ("radius", "concentration")},
     "neither these nor total fluxes": {"unseen": ("radius", "concentration", "growth")},
     "no colours of drawing and data": {"unseen": ("colour", "noise", "core")},
     "no errors as inputs": {"unseen": ("error", "noise")},
-    "templates of one library": {"libraries": (False,)},
-    "a network for each, one library and several": {"libraries": (True, False)},
-    "grafted galaxies of one population": {"laws": PopulationLaws()},
+    "templates of one library": {"populations": (ONE,)},
+    "a network for each, one library and several": {"populations": (SEVERAL, ONE)},
+    "grafted galaxies of one population": {"populations": (lambda _: PopulationLaws(),)},
     "a quarter of the grafted galaxies": {"drawn": NUM_DRAWN // 4},
     "fitted galaxies alone": {"drawn": 0},
 }
@@ -135,13 +137,12 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
     def one(
         unseen: tuple[str, ...] = (),
         drawn: int = NUM_DRAWN,
-        laws: Any = None,
-        libraries: tuple[bool, ...] = (True,),
+        populations: tuple[Callable[[np.random.Generator], PopulationLaws], ...] = (SEVERAL,),
     ) -> Head:
         parts, sets = [one.examples for one in fitted], []
-        for several in libraries:
+        for population in populations:
             rng, of = np.random.default_rng(3), [pointings[number] for number in kept]
-            more = [grafted(fitted, of, drawn, rng, laws, libraries=several)] if drawn else []
+            more = [grafted(fitted, of, drawn, rng, population)] if drawn else []
             sets.append(Examples.join([*parts, *more]))
         return teach(
             sets,

@@ -551,7 +551,7 @@ def test_grafted_objects_are_measured_as_their_donors_were():
         radius=table["half_light_radius_arcsec"],
     )
     pointing = Pointing(survey=survey, laws=PopulationLaws(), size=500)
-    found = grafted([fitted], [pointing], 3000, rng, PopulationLaws())
+    found = grafted([fitted], [pointing], 3000, rng, lambda _: PopulationLaws())
     galaxy = found.kind == 0
     assert len(found) == 3000
     assert galaxy.mean() > 0.7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,12 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
                 f"{model.info.bands}; name the bands of one as those of the other"
             )
     laws = None if config.population is None else PopulationLaws.read(config.population)
+    populations: list[Callable[[np.random.Generator], PopulationLaws]] = [
+        PopulationLaws.randomised,
+        partial(PopulationLaws.randomised, libraries=False),
+    ]
+    if laws is not None:
+        populations = [lambda _: laws]
     described = {"survey": [survey.to_json() for survey in surveys]}
     given = {"model": model.fingerprint}
     with claim(config, name="redshift pretrain", version=FORMAT, settings=described, inputs=given) as results:
@@ -143,8 +150,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         beliefs = [Examples.join(parts)]
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
-            draw = partial(grafted, fitted, pointings, config.num_examples, rng, laws)
-            drawn = [draw(libraries=several) for several in ((True, False) if laws is None else (True,))]
+            drawn = [grafted(fitted, pointings, config.num_examples, rng, each) for each in populations]
             beliefs = [Examples.join([*parts, more]) for more in drawn]
         head = part_of(
             config,

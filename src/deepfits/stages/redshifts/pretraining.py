@@ -9,7 +9,7 @@ noise, neighbours and fit did to a fitted galaxy of nearly the same fluxes and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -167,14 +167,11 @@ def grafted(
     pointings: Sequence[Pointing],
     number: int,
     rng: np.random.Generator,
-    laws: PopulationLaws | None = None,
-    *,
-    libraries: bool = True,
+    population: Callable[[np.random.Generator], PopulationLaws] = PopulationLaws.randomised,
 ) -> Examples:
-    """Draw many objects of ever new populations, and let each be measured as its donor was.
+    """Draw many objects, and let each be measured as its donor was.
 
-    They are of the one population that is given, or of a new one for every `PER_POPULATION` objects, with
-    templates of all `libraries` or of one (`PopulationLaws.randomised`).
+    Every `PER_POPULATION` objects are of a population that is asked for anew.
     """
     trees, noises = [], []
     for sky in fitted:
@@ -189,11 +186,11 @@ def grafted(
         draws += 1
         if draws > 200 + 20 * number / PER_POPULATION:
             raise InputError("hardly any drawn object is like one that was fitted: fit more of them")
-        chance = laws or PopulationLaws.randomised(rng, libraries=libraries)
+        laws = population(rng)
         pointing, sky = pointings[which], fitted[which]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
-        flux, radius, redshift, kind = _draw(PER_POPULATION, limit, pointing.filters, chance, rng)
+        flux, radius, redshift, kind = _draw(PER_POPULATION, limit, pointing.filters, laws, rng)
         distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
