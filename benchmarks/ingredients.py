@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.pretrain import SHARPEST
 from deepfits.stages.redshifts.pretraining import (
     EXAMPLES,
+    FILTERS,
     FittedSky,
     default_surveys,
     draw_pointings,
@@ -64,6 +65,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "neither these nor total fluxes": {"unseen": ("radius", "concentration", "growth")},
     "no colours of drawing and data": {"unseen": ("colour", "noise", "core")},
     "no errors as inputs": {"unseen": ("error", "noise")},
+    "filters not told": {"unseen": ("passband", "told")},
+    "the same, filters of three surveys alone": {"unseen": ("passband", "told"), "filters": None},
     "templates of one library": {"populations": (ONE,)},
     "a network for each, one library and several": {"populations": (SEVERAL, ONE)},
     "grafted galaxies of one population": {"populations": (lambda _: PopulationLaws(),)},
@@ -138,11 +141,12 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         unseen: tuple[str, ...] = (),
         drawn: int = NUM_DRAWN,
         populations: tuple[Callable[[np.random.Generator], PopulationLaws], ...] = (SEVERAL,),
+        filters: Mapping[str, str] | None = FILTERS,
     ) -> Head:
         parts, sets = [one.examples for one in fitted], []
         for population in populations:
             rng, of = np.random.default_rng(3), [pointings[number] for number in kept]
-            more = [grafted(fitted, of, drawn, rng, population)] if drawn else []
+            more = [grafted(fitted, of, drawn, rng, population, filters)] if drawn else []
             sets.append(Examples.join([*parts, *more]))
         return teach(
             sets,

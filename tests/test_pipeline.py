@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import deepfits
+from deepfits.passbands import wavelength_of
 from deepfits.splits import is_held_out
 from deepfits.survey.store import CutoutStore
 from tests.helpers.command import Command, run_cli
@@ -69,6 +70,16 @@ def test_every_stage_leaves_its_files(small_run):
 
 def _identities(features):
     return [i for p in sorted(features.glob("shard-*")) for i in pq.read_table(p)["object_id"].to_pylist()]
+
+
+def test_filters_travel_from_headers_to_features(small_run):
+    """What seeing through filters costs, heads must know: the sky's own, as its images' headers say."""
+    out = small_run.parents[1]
+    for place in (out / "features-both", out / "scenes" / "features"):
+        table = pq.read_table(sorted(place.glob("shard-*"))[0])
+        for band, name in (("u", "cfht_megacam-u"), ("z", "hsc2017-z")):
+            found = table[f"filter_wavelength_{band}"].to_numpy()
+            np.testing.assert_allclose(found, wavelength_of(name), atol=1)
 
 
 def test_identities_travel_to_every_output(small_run):

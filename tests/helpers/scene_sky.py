@@ -5,10 +5,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.fitting.features import to_arrow
+from deepfits.passbands import COLUMN
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import Examples
 from deepfits.redshifts.scene_light import SceneLight
 from deepfits.sky.population import DEFAULT_LAWS, draw_galaxies
+from deepfits.sky.spectra import filter_centre
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
 BANDS = ("u", "g", "r", "i", "z")
@@ -18,13 +20,13 @@ SIGMA = np.array([12.0, 10.0, 14.0, 18.0, 28.0])
 MODEL_HASH = "0123456789abcdef"
 
 
-def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=SIGMA):
+def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=SIGMA, filters=FILTERS):
     """Draw galaxies and return the columns of their features, with ``z_spec`` and ``mag_i`` beside them.
 
     `offset` is added to the magnitudes, one for each band.
     """
     rng = np.random.default_rng(seed)
-    table = draw_galaxies(number, limit, FILTERS, rng, laws)
+    table = draw_galaxies(number, limit, filters, rng, laws)
     flux = table["flux"] * 10 ** (-0.4 * np.broadcast_to(offset, 5))
     columns = {
         "object_id": np.arange(number, dtype=np.int64),
@@ -45,6 +47,7 @@ def scene_sky(number, seed, *, limit=23.0, laws=DEFAULT_LAWS, offset=0.0, sigma=
         columns[f"flux_gauss_{band}"] = flux[:, place] * np.exp(-0.3 * radius) + 0.9 * noise[1]
         columns[f"flux_gauss_err_{band}"] = np.full(number, 0.9 * sigma[place])
         columns[f"scene_half_light_arcsec_{band}"] = np.hypot(radius, 0.2)
+        columns[f"{COLUMN}_{band}"] = np.full(number, filter_centre(filters[place]))
         columns[f"scene_concentration_{band}"] = 2.7 + 0.1 * rng.normal(size=number)
     return columns | {"z_spec": table["z_spec"], "mag_i": table["mag_count"]}
 

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import norm
 
@@ -26,6 +27,7 @@ from deepfits.redshifts.head import (
     quantiles_of,
 )
 from deepfits.redshifts.head_training import fine_tuned, fit_zero_points, head_loss, teach
+from deepfits.redshifts.inputs import with_filters
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -80,8 +82,8 @@ def head():
         [Examples.join(parts)],
         BANDS,
         model_hash=MODEL_HASH,
-        steps=1000,
-        num_members=1,
+        steps=1200,
+        num_members=2,
         channels=64,
         batch=256,
     )
@@ -184,6 +186,28 @@ def test_noise_and_missing_bands_widen_the_distribution(head):
     fewer = SceneLight.of(Source(columns=columns, bands=BANDS), BANDS)
     assert not fewer.is_valid[:, [0, 4]].any()
     assert width(fewer) > 1.04 * width(light)
+
+
+def test_it_helps_to_tell_the_filters():
+    """Taught through filters of two surveys: told others it errs, told the right ones it does not."""
+    other = ("sdss2010-u", "BASS-g", "decam2014-r", "decam2014-i", "decam2014-z")
+    rng = np.random.default_rng(6)
+    parts = [
+        examples_of(scene_sky(1500, 70 + n, laws=PopulationLaws.randomised(rng), filters=filters))
+        for n, filters in enumerate([FILTERS, other] * 2)
+    ]
+    few = {"num_members": 1, "channels": 64, "batch": 256}
+    head = teach([Examples.join(parts)], BANDS, model_hash=MODEL_HASH, steps=1000, **few)
+    columns = scene_sky(800, 75, filters=other)
+
+    def error(filters):
+        light = examples_of(with_filters(columns, filters)).light
+        return pinball(quantiles_of(head.densities(light)[0]), columns["z_spec"]).mean()
+
+    assert error(()) == pytest.approx(error(other), rel=0.01)
+    assert error(other) < 0.9 * error(FILTERS)
+    with pytest.raises(InputError, match="4 filters for the 5 bands"):
+        with_filters(columns, FILTERS[1:])
 
 
 def test_zero_points_are_found_through_the_networks(head, columns):
@@ -327,11 +351,22 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
     with caplog.at_level("INFO", logger="deepfits"):
         found = read_table(redshift_predict(features, out=tmp_path / "z.parquet"))
     assert "no spectrum of this survey" in caplog.text
+    assert "--filters" not in caplog.text  # the images' headers told them
     assert scatter(found["z_phot"], columns["z_spec"]) < 0.15
     again = read_table(redshift_predict(directory / "head", features, tmp_path / "again.parquet"))
     np.testing.assert_array_equal(again["quantiles"], found["quantiles"])
     with pytest.raises(InputError, match=r"say where predictions go: out='z\.parquet'"):
         redshift_predict(features)
+    table = pq.read_table(features / "shard-00000.parquet")
+    told = [name for name in table.column_names if name.startswith("filter_wavelength")]
+    (tmp_path / "untold").mkdir()
+    pq.write_table(table.drop_columns(told), tmp_path / "untold" / "shard-00000.parquet")
+    with caplog.at_level("INFO", logger="deepfits"):
+        untold = read_table(redshift_predict(tmp_path / "untold", out=tmp_path / "any.parquet"))
+    assert "name them with --filters" in caplog.text
+    assert (untold["quantiles"] != found["quantiles"]).any()
+    given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=FILTERS)
+    np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)
     with pytest.raises(InputError, match="name the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")
 
@@ -544,6 +579,7 @@ def test_grafted_objects_are_measured_as_their_donors_were():
         gaussian_err=error,
         radius=radius,
         concentration=radius,
+        wavelength=np.full(measured.shape, np.nan),
     )
     fitted = FittedSky(
         examples=Examples.galaxies(light, table["z_spec"]),
@@ -551,11 +587,13 @@ def test_grafted_objects_are_measured_as_their_donors_were():
         radius=table["half_light_radius_arcsec"],
     )
     pointing = Pointing(survey=survey, laws=PopulationLaws(), size=500)
-    found = grafted([fitted], [pointing], 3000, rng, lambda _: PopulationLaws())
+    found = grafted([fitted], [pointing], 3000, rng, lambda _: PopulationLaws(), {"r": "sdss2010-r BASS-r"})
     galaxy = found.kind == 0
     assert len(found) == 3000
     assert galaxy.mean() > 0.7
     np.testing.assert_array_equal(found.light.flux_err, np.broadcast_to(8 * SIGMA, (3000, 5)))
+    assert set(np.rint(found.light.wavelength[:, 2])) == {6187, 6411}
+    assert set(np.rint(found.light.wavelength[:, 1])) == {4809}
 
     assert np.corrcoef(np.log(found.light.flux[galaxy, 3].clip(1)), found.redshift[galaxy])[0, 1] < -0.1
     # what is measured of other fluxes is nine tenths of these, and the noise is the donors' own

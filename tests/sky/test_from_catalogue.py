@@ -110,6 +110,8 @@ def test_a_users_table_becomes_a_sky(tmp_path):
     expected = table["object_id"][table["z_spec"] < 0.9]
     assert set(truth.index) == set(expected.tolist())
     assert set(truth.patch) == {"patch-00", "patch-01"}  # 25 to a patch
+    # Nobody knows whose magnitudes these are.
+    assert fits.getval(next((out / "patch-00").glob("*g.fits")), "WAVELEN") == 0
     np.testing.assert_allclose(truth.loc[expected, "mag_u"], table["m_u"][table["z_spec"] < 0.9])
     with pytest.raises(InputError, match="made with where"):
         deepfits.simulate(tmp_path / "sky", catalogue=path, columns=["mag_u=m_u"], size=256, num_patches=2)

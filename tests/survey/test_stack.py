@@ -12,6 +12,7 @@ from reproject import reproject_interp
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.passbands import wavelength_of
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import image_set
 from deepfits.survey.grids import AlignedPlane, Grid
@@ -98,12 +99,15 @@ def test_outliers_go_and_weights_tell_the_noise(truth, tmp_path):
     with fits.open(raw / "exposure-2-r.fits", mode="update") as hdus:
         hdus[0].data[100, 100:140] += 500  # a satellite
         hdus[0].data[40:42, 60] = np.nan
+    for path in raw.iterdir():
+        fits.setval(path, "INSTRUME", value="DECam")
     clean, weight, header = coadd(deepfits.stack(raw, tmp_path / "clipped"))
     dirty, _, _ = coadd(deepfits.stack(raw, tmp_path / "mean", method="mean"))
     assert np.abs(dirty - clean).max() > 50
     report = json.loads((tmp_path / "clipped" / "stack.json").read_text())["bands"]["r"]
     assert 30 < report["num_rejected"] < 400
     assert report["num_exposures"] == 5
+    assert header["WAVELEN"] == wavelength_of("decam2014-r")
     # In the sky, the scatter of pixels is what their weights say; levels of 0 to 20 nJy are gone.
     x, y = WCS(header).world_to_pixel_values(*make_wcs(SHAPE).pixel_to_world_values(truth["x"], truth["y"]))
     yy, xx = np.indices(clean.shape)

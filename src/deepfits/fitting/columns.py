@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from deepfits.passbands import COLUMN
 from deepfits.photometry import RADII_ARCSEC, aperture_names
 
 _SPECTRUM = {
@@ -110,6 +111,7 @@ _PER_BAND = {
     "concentration": ("", "src.morph.param;meta.modelled", "5 lg(r80/r20) of the drawn galaxy"),
     "amplitude_err": ("", "stat.error", "Error of the amplitude"),
     "amplitude": ("", "arith.factor", "Brightness over that of the drawn galaxy"),
+    COLUMN: ("Angstrom", "em.wl.central;instr.filter", "Mean wavelength of the filter"),
     "chi2": ("", "stat.fit.chi2", "Chi-square"),
     "dof": ("", "stat.fit.dof", "Valid pixels; no parameter subtracted"),
 }

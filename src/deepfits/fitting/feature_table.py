@@ -16,6 +16,7 @@ from deepfits.fitting.measuring import OwnFluxes, discriminator_score, measure, 
 from deepfits.fitting.model_error import FLUXES
 from deepfits.fitting.scores import as_compared, latent_distance
 from deepfits.gaussian_psf import psf_or_moffat
+from deepfits.passbands import COLUMN
 from deepfits.photometry import aperture_names, growth_circles, growth_radii
 from deepfits.survey.store import Cutouts
 
@@ -62,6 +63,8 @@ def feature_table(fitter: Fitter, fitted: Fitted, cutouts: Cutouts) -> Columns:
     )
     if fitter.grid is not None:
         out |= _of_scenes(fitter, measured)
+    filters = [f"{COLUMN}_{band}" for band in info.bands]
+    out |= {name: cutouts.catalogue[name] for name in filters if name in cutouts.catalogue}
     out["model_hash"] = np.full(len(cutouts), fitter.model.fingerprint)
     return out
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
 
 HEAD = "head.json"
-FORMAT = 5
+FORMAT = 6
 """Of a head on disk: others than of redshift models, so that heads that ship stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240

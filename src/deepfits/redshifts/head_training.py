@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MISSING = 0.08
 """Chance of each band to be left out of a training example, for a half of the examples."""
+UNTOLD = 0.3
+"""Chance of a training example not to say which filters it was seen through."""
 DEEPEST_CUT = 1.2
 """Training examples are made noisier by factors up to e to this, a half of them."""
 ZERO_POINT_SIGMA = 0.05
@@ -87,6 +89,8 @@ class Minibatches:
         is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
         lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
         lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
+        is_untold = torch.rand(len(rows), 1, generator=draw) < UNTOLD
+        parts[-1] = torch.where(is_untold, torch.nan, parts[-1])
         return [torch.where(lost, torch.nan, part) for part in parts]
 
     def loss(self, output: torch.Tensor, entropy: float, rows: Any = slice(None)) -> torch.Tensor:
@@ -146,6 +150,7 @@ def teach(
     rng = np.random.default_rng(seed)
     whole = Examples.join(examples)
     light = whole.light.take(rng.permutation(len(whole))[:20000])
+    light.wavelength[rng.random(len(light)) < UNTOLD] = np.nan
     values = head_inputs(light.tensors(), reference_order(tuple(bands))).numpy()
     standard = Standard.learn(values)
     centre, scale = (each.astype(np.float32) for each in (standard.centre, standard.scale))

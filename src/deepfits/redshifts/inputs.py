@@ -12,16 +12,17 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, read_arrays, writing
+from deepfits.passbands import COLUMN, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
-from deepfits.redshifts.features import Source, read_features
+from deepfits.redshifts.features import Source, band_names, read_features
 from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
 from deepfits.survey.bands import places_of
-from deepfits.tables import match_identities, require_column, take_rows
+from deepfits.tables import Columns, match_identities, require_column, take_rows
 
 if TYPE_CHECKING:
     from deepfits.survey.store import StoreInfo
@@ -65,6 +66,22 @@ def complete_source(
             )
         source = replace(source, embedder=take_rows(columns["latent"].astype(np.float32), rows))
     return source
+
+
+def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
+    """Return features that say which filters they were seen through, where these are given for each band.
+
+    Raises
+    ------
+    InputError
+        Another number of filters than of bands, or one that is not known.
+    """
+    if not filters:
+        return columns
+    bands = band_names(columns)
+    seen = zip(bands, map(wavelength_of, filters_of(bands, filters)), strict=True)
+    number = len(columns["object_id"])
+    return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:

@@ -36,7 +36,9 @@ class LearningOptions(Seeded):
     model
         The model that the features were fitted with; networks on images start from its embedder.
     filters
-        A speclite filter for each band, for template fitting; by default those of CLAUDS and HSC.
+        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``. For
+        template fitting, by default those of CLAUDS and HSC; and for heads, which are told otherwise only
+        what the images' headers say.
     distributions
         Whether to learn and measure p(z), where a method can.
     tuning_trials

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from deepfits.passbands import COLUMN
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
-from deepfits.redshifts.inputs import complete_source
+from deepfits.redshifts.inputs import complete_source, with_filters
 from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
@@ -41,9 +42,17 @@ def predict_table(
     *,
     store: str | Path | None = None,
     embedder_features: str | Path | None = None,
+    filters: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Return the columns of the predictions, and `is_valid`: objects without a finite latent have gaps."""
+    """Return the columns of the predictions, and `is_valid`: objects without a finite latent have gaps.
+
+    `filters` are of the bands of these features: where they are not given, the features themselves say, or
+    else they are those that were given in training.
+    """
+    if not filters and not any(name.startswith(COLUMN) for name in columns):
+        filters = getattr(predictor, "filters", ())
+    columns = with_filters(columns, filters)
     usable = is_usable(columns)
     asked = usable
     if not usable.any():  # which columns there are is known from predicting anything

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.passbands import COLUMN
 from deepfits.photometry import REFERENCE_BANDS
 from deepfits.redshifts.features import Source
 
@@ -22,14 +23,17 @@ FLOOR = 0.01
 """Share of a flux that its error is at least: no generator draws better."""
 EDGE = 12.0
 """Logarithms of errors and fluxes relative to the reference band are held to this."""
-INPUTS = ("flux", "error", "observed", "growth", "radius", "concentration", "colour", "noise", "core")
+INPUTS = (
+    "flux", "error", "observed", "growth", "radius", "concentration", "colour", "noise", "core", "passband",
+    "told",
+)  # fmt: skip
 """Inputs for each band: see `head_inputs`."""
 FLUXES = ("flux", "total", "gaussian")
 """What each has an error beside it, ``<name>_err``."""
 COLUMNS = {
     "flux": "flux_aper_scene", "flux_err": "flux_aper_scene_err", "total": "flux_scene",
     "total_err": "flux_scene_err", "gaussian": "flux_gauss", "gaussian_err": "flux_gauss_err",
-    "radius": "scene_half_light_arcsec", "concentration": "scene_concentration",
+    "radius": "scene_half_light_arcsec", "concentration": "scene_concentration", "wavelength": COLUMN,
 }  # fmt: skip
 """What features call these."""
 
@@ -48,6 +52,8 @@ class SceneLight:
         ``(N, B)``, nJy: of drawing and data, through Gaussians matched to the PSF.
     radius, concentration
         ``(N, B)``: half-light radius in arcsec.
+    wavelength
+        ``(N, B)``, Å: mean wavelength of the filter; NaN where it is not known.
     """
 
     flux: np.ndarray
@@ -58,6 +64,7 @@ class SceneLight:
     gaussian_err: np.ndarray
     radius: np.ndarray
     concentration: np.ndarray
+    wavelength: np.ndarray
 
     def __len__(self) -> int:
         return len(self.flux)
@@ -138,18 +145,19 @@ def input_names(bands: Sequence[str]) -> list[str]:
 
 
 def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Tensor:
-    """Return what a head's networks see, ``(N, 1 + 9 B)``, NaN where missing.
+    """Return what a head's networks see, ``(N, 1 + 11 B)``, NaN where missing.
 
     The logarithm of the scene's flux in the reference band (the first one of `order` with data); and for each
     band the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms
     of total over aperture and of the radius, and the concentration; then logarithms of flux and error through
-    Gaussians relative to that flux in the reference band, and of that flux over the scene's. A logarithm of a
-    flux f with error e is asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable
-    in the fluxes. `parts` are those of `SceneLight.tensors`.
+    Gaussians relative to that flux in the reference band, and of that flux over the scene's; and the
+    logarithm of the filter's wavelength, and whether it is known. A logarithm of a flux f with error e is
+    asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable in the fluxes. `parts`
+    are those of `SceneLight.tensors`.
     """
     import torch
 
-    flux, error, total, total_error, gaussian, gaussian_error, radius, concentration = parts
+    flux, error, total, total_error, gaussian, gaussian_error, radius, concentration, wavelength = parts
 
     def logarithms(flux: torch.Tensor, error: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         error = torch.sqrt(error**2 + (FLOOR * flux) ** 2)
@@ -177,6 +185,8 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
             (seen - seen_reference).clamp(-EDGE, EDGE),
             (seen_noise - seen_reference).clamp(-EDGE, EDGE),
             (seen - light).clamp(-3, 3),
+            torch.log(wavelength),
+            torch.isfinite(wavelength).to(light.dtype),
         ],
         dim=1,
     )

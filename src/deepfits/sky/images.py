@@ -14,6 +14,7 @@ from astropy.io import fits
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.noise import aperture_factor
 from deepfits.sky.scene import Scene
+from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkyBand
 
 
@@ -25,14 +26,17 @@ def counts_per_njy(band: SkyBand) -> float:
 def band_header(scene: Scene, index: int) -> Any:
     """Return the header of a band's image.
 
-    ``MAGZERO`` is the AB magnitude of one count, ``FWHM`` in arcseconds, ``DEPTH5`` the 5σ depth in 2″, and
-    ``NOISCORR`` how much larger the noise is in a 2″ aperture than independent pixels would give.
+    ``WAVELEN`` is the mean wavelength of the filter, Å, 0 where it is not known, ``MAGZERO`` the AB magnitude
+    of one count, ``FWHM`` in arcseconds, ``DEPTH5`` the 5σ depth in 2″, and ``NOISCORR`` how much larger the
+    noise is in a 2″ aperture than independent pixels would give.
     """
     survey, conditions = scene.survey, scene.conditions
     band = survey.bands[index]
     radius = DEPTH_APERTURE_ARCSEC / 2 / survey.pixel_scale_arcsec
     header = scene.wcs.to_header()
     header["FILTER"] = (band.name, band.filter if len(band.filter) < 40 else "")
+    wavelength = round(filter_centre(band.filter), 1) if scene.knows_filters else 0.0
+    header["WAVELEN"] = (wavelength, "mean wavelength of the filter, Angstrom; 0: ?")
     header["MAGZERO"] = (band.zero_point, "AB magnitude of one count")
     header["BUNIT"] = "count"
     header["FWHM"] = (round(conditions.fwhm_arcsec[index], 4), "of the PSF, arcsec")

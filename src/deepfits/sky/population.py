@@ -116,7 +116,7 @@ class PopulationLaws:
             template_offset=rng.normal(0, 0.1),
             line_strength=rng.uniform(0, 1),
             common_scatter=rng.uniform(0, 0.05 if libraries else 0.08),
-            passband_shift=0.007,
+            passband_shift=0.003,
             zero_point_scatter=0.025 if libraries else 0.04,
             templates=draw_sequence(rng) if libraries else CWW,
         )

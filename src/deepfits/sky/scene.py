@@ -195,6 +195,8 @@ class Scene:
         None for images without any.
     noise_key
         Names the noise: the same key gives the same noise.
+    knows_filters
+        Whether the objects' light is as the survey's filters see it; not where magnitudes were given.
     """
 
     survey: SkySurvey
@@ -207,6 +209,7 @@ class Scene:
     stamp_size: np.ndarray
     defects: Defects | None
     noise_key: tuple[int, ...]
+    knows_filters: bool = True
 
     @property
     def fwhm_pixels(self) -> tuple[float, ...]:
@@ -215,7 +218,14 @@ class Scene:
 
 
 def make_scene(
-    survey: SkySurvey, size: int, seed: int, patch: int, table: Table, *, defects: bool = True
+    survey: SkySurvey,
+    size: int,
+    seed: int,
+    patch: int,
+    table: Table,
+    *,
+    defects: bool = True,
+    knows_filters: bool = True,
 ) -> Scene:
     """Prepare a patch: choose its conditions, its defects, and the sides of the stamps."""
     conditions = draw_conditions(survey, seed, patch)
@@ -232,6 +242,7 @@ def make_scene(
         stamp_size=choose_stamps(shapes, survey, conditions),
         defects=draw_defects(len(survey.bands), size, rng) if defects else None,
         noise_key=(seed, patch, _NOISE),
+        knows_filters=knows_filters,
     )
 
 

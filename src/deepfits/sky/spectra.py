@@ -243,30 +243,33 @@ def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> C
         raise InputError(
             f"templates {list(templates)}: six names, from red to blue, are asked for, of {', '.join(known)}"
         )
-    parts = [_template_grid(filters, name) for name in templates]
+    log_flux = [np.stack([_log_fluxes(name, band) for band in filters], axis=-1) for name in templates]
     return ColourGrid(
-        log_flux=np.stack([grid for grid, _ in parts]), log_rest=np.stack([rest for _, rest in parts])
+        log_flux=np.stack(log_flux),
+        log_rest=np.stack([_log_fluxes(name, REST_BAND)[:, 0] for name in templates]),
     )
 
 
-@lru_cache(maxsize=256)
-def _template_grid(filters: tuple[str, ...], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return log₁₀ of a template's band fluxes, ``(E, Z, B)``, and at rest in `REST_BAND`, ``(E,)``."""
+@lru_cache(maxsize=4096)
+def _log_fluxes(template: str, band: str) -> np.ndarray:
+    """Return log₁₀ of a template's flux through a filter: ``(E, Z)``."""
     wavelength, spectra = galaxy_templates()
     dimming = 10.0 ** (-0.4 * REDDENINGS[:, None] * calzetti(wavelength))
-    reddened = spectra[name] * dimming  # (E, W)
-    seen = [[np.log10(_through(wavelength, reddened, z, band)) for z in REDSHIFTS] for band in filters]
-    return np.moveaxis(np.array(seen), (0, 1), (2, 1)), np.log10(
-        _through(wavelength, reddened, 0.0, REST_BAND)
-    )
+    reddened = spectra[template] * dimming  # (E, W)
+    return np.log10(np.stack([_through(wavelength, reddened, z, band) for z in REDSHIFTS], axis=1))
 
 
-@lru_cache(maxsize=8)
 def quasar_grid(filters: tuple[str, ...]) -> np.ndarray:
     """Return log₁₀ of the mean quasar's band fluxes: ``(Z, B)``."""
+    return np.stack([_quasar_log_fluxes(name) for name in filters], axis=1)
+
+
+@lru_cache(maxsize=64)
+def _quasar_log_fluxes(band: str) -> np.ndarray:
+    """Return log₁₀ of the mean quasar's flux through a filter: ``(Z,)``."""
     wavelength, _ = galaxy_templates()
     spectrum = quasar_spectrum(wavelength)
-    return np.log10([[_through(wavelength, spectrum, z, name) for name in filters] for z in REDSHIFTS])
+    return np.log10([_through(wavelength, spectrum, z, band) for z in REDSHIFTS])
 
 
 def _through(wavelength: np.ndarray, spectra: np.ndarray, redshift: float, name: str) -> np.ndarray:

@@ -152,7 +152,15 @@ def simulate(config: SimulateConfig) -> Path:
         for patch in range(num_patches):
             files = patch_files(out, config.layout, survey.bands, patch, alone=alone)
             table = _objects(config, survey, patch, objects, laws)
-            scene = make_scene(survey, size, config.seed, patch, table, defects=config.defects)
+            scene = make_scene(
+                survey,
+                size,
+                config.seed,
+                patch,
+                table,
+                defects=config.defects,
+                knows_filters=objects is None,
+            )
             tables.append(_truth(table, scene, files.name))
             if all(path.exists() for path in files.paths):
                 task.advance(len(strips(size)), "is there")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.files import contents_of, read_json, write_json, writing
+from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
 from deepfits.stages.parameters import Images, Reading, several
@@ -184,6 +185,7 @@ def _one_band(
 ) -> dict[str, Any]:
     """Stack one band strip by strip, and write coadd and weights."""
     import numpy as np
+    from astropy.io import fits
 
     from deepfits.survey.grids import AlignedPlane
     from deepfits.survey.stacking import stack_strip
@@ -210,7 +212,10 @@ def _one_band(
     if not (weight > 0).any():
         raise InputError(f"band {band}: no exposure covers the grid; check the WCS of {planes[0].path}")
     correlation = float(np.mean([a.noise_correlation for a in aligned]))
-    _write_band(out, band, image, weight, target, correlation, len(planes))
+    header = _band_header(band, target, correlation, planes)
+    for end, array in ((".weight", weight), ("", image)):
+        with writing(out / f"coadd-{band}{end}.fits") as temporary:
+            fits.writeto(temporary, array, header)
     return {
         "num_exposures": len(planes),
         "fraction_covered": float((weight > 0).mean()),
@@ -243,11 +248,8 @@ def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
     return report
 
 
-def _write_band(
-    out: Path, band: str, image: Any, weight: Any, target: Any, correlation: float, num_exposures: int
-) -> None:
-    from astropy.io import fits
-
+def _band_header(band: str, target: Any, correlation: float, planes: list[Any]) -> Any:
+    """Return the header of a coadd, which says the filter's wavelength where all exposures have the same."""
     from deepfits.survey.fitsfile import quiet
 
     with quiet():
@@ -256,7 +258,8 @@ def _write_band(
     header["BUNIT"] = "nJy"
     header["MAGZERO"] = (NJY_ZERO_POINT, "AB magnitude of one count")
     header["NOISCORR"] = (round(correlation, 4), "noise of large apertures over that of pixels")
-    header["NUMEXP"] = (num_exposures, "exposures stacked")
-    for end, array in ((".weight", weight), ("", image)):
-        with writing(out / f"coadd-{band}{end}.fits") as temporary:
-            fits.writeto(temporary, array, header)
+    header["NUMEXP"] = (len(planes), "exposures stacked")
+    wavelengths = {wavelength_in_header(plane.header, band) for plane in planes}
+    if len(wavelengths) == 1 and None not in wavelengths:
+        header["WAVELEN"] = (wavelengths.pop(), "mean wavelength of the filter, Angstrom")
+    return header

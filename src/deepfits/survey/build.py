@@ -23,6 +23,7 @@ import numpy as np
 from deepfits.errors import InputError, ShardsFailedError
 from deepfits.files import digest, remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS
+from deepfits.passbands import COLUMN, wavelength_in_header
 from deepfits.progress import Progress, Task
 from deepfits.scale.cluster import Workers, map_on_workers
 from deepfits.scale.manifest import read_manifest
@@ -382,6 +383,10 @@ def cut_task(
     ours |= {"x": task.x, "y": task.y, "field": np.full(number, field.name)}
     valid = (weight > 0).mean(axis=(2, 3))
     ours |= {f"fraction_valid_{band}": valid[:, i].astype(np.float32) for i, band in enumerate(bands)}
+    seen = info.extra.get("fields", {}).get(field.name, {}).get("wavelength", {})
+    for band, wavelength in seen.items():
+        if wavelength is not None:
+            ours.setdefault(f"{COLUMN}_{band}", np.full(number, wavelength, dtype=np.float32))
     known = info.extra.get("psf", {}).get(field.name, {})
     psf = np.empty((number, len(bands), NUM_GAUSSIANS, 2), np.float32)
     for index, band in enumerate(bands):
@@ -534,6 +539,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
             )
             for band, plane in field.aligned.items()
         },
+        "wavelength": {b: wavelength_in_header(p.plane.header, b) for b, p in field.aligned.items()},
         "noise_correlation": {b: p.noise_correlation for b, p in field.aligned.items()},
         "noise_njy": {b: p.plane.noise.sigma for b, p in field.aligned.items()},
         "shift_pixels": {b: [s.dx, s.dy] if s.num_matched else None for b, s in shifts.items()},

@@ -13,7 +13,7 @@ from deepfits.files import contents
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
-from deepfits.redshifts.inputs import can_match, check_store, complete_source
+from deepfits.redshifts.inputs import can_match, check_store, complete_source, with_filters
 from deepfits.redshifts.labels import is_number, is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
@@ -29,7 +29,7 @@ def load_dataset(config: Labelled, *, classes: bool = False, **enough: int) -> D
     `enough` may be `fewest` and `fewest_to_test` of `deepfits.redshifts.split.split_objects`.
     """
     dataset = make_dataset(
-        read_features(config.features),
+        with_filters(read_features(config.features), getattr(config, "filters", ())),
         read_labels(config.labels, column=config.label_column, select=config.select, classes=classes),
         match=config.match,
         radius_arcsec=config.match_radius_arcsec,

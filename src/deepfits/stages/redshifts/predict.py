@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from deepfits.errors import InputError
 from deepfits.files import contents, digest
 from deepfits.fitting.features import is_done, shard_paths
 from deepfits.fitting.features import write_table as write_shard
+from deepfits.passbands import COLUMN
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
 from deepfits.redshifts.predict import load_predictor, predict_table
@@ -50,11 +52,16 @@ class PredictConfig(FromFits, OnCluster):
         a classifier: `class`, and `p_<class>` for each. A name without an ending is a directory: one such
         file for each file of the features that holds objects, and ``_manifest.jsonl``; running it again makes
         only what is missing or failed.
+    filters
+        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``, a
+        file of wavelengths and transmissions, or the mean wavelength in Å. By default what the images'
+        headers say; else a head takes any for possible.
     """
 
     model: Annotated[str | Path, INPUT]
     features: Annotated[str | Path | None, INPUT] = None
     out: str | Path | None = None
+    filters: Sequence[str] = ()
 
 
 @stage(PredictConfig)
@@ -80,6 +87,9 @@ def redshift_predict(config: PredictConfig) -> Path:
     Many shards: `deepfits redshift predict MODEL FEATURES --out run/redshifts --workers 4` (a directory)
 
     Without any label: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
+
+    Seen through filters of SDSS: `deepfits redshift predict FEATURES --out z.fits --filters sdss2010-u
+    sdss2010-g sdss2010-r sdss2010-i sdss2010-z`
     """
     if config.out is None:
         raise InputError("say where predictions go: out='z.parquet', a table, or a directory")
@@ -105,11 +115,17 @@ def with_head(config: PredictConfig) -> PredictConfig:
     features = config.model
     if (Path(features) / "predictor.json").exists() or (Path(features) / HEAD).exists():
         raise InputError(f"{features}: is a redshift model; name the features to predict for too")
-    hashes = read_features(features).get("model_hash")
+    columns = read_features(features)
+    hashes = columns.get("model_hash")
     if hashes is None:
         raise InputError(f"{features}: does not say which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
+    if not config.filters and not any(name.startswith(COLUMN) for name in columns):
+        log.info(
+            "The images did not say which filters they were taken through, so that any are taken for "
+            "possible; name them with --filters, and p(z) will be sharper."
+        )
     return replace(config, model=place, features=features)
 
 
@@ -127,9 +143,10 @@ def _predict_shards(config: PredictConfig, out: Path) -> Path:
     # the contents of each shard are in its own digest: only what has changed is predicted again
     with claim(config, name="redshift predict", inputs={"features": None}, renew=True) as results:
         config = replace(config, out=results.path)
-        paths = {f.name: getattr(config, f.name) for f in fields(PredictWork)}
+        names = [f.name for f in fields(PredictWork) if f.name != "filters"]
+        paths = {name: getattr(config, name) for name in names}
         places: dict[str, Any] = {k: None if path is None else absolute(path) for k, path in paths.items()}
-        work = PredictWork(**places)
+        work = PredictWork(**places, filters=tuple(config.filters))
         run_shards(
             work,
             shards,
@@ -169,6 +186,7 @@ class PredictWork:
     out: str
     store: str | None
     embedder_features: str | None
+    filters: tuple[str, ...]
 
     def open(self, threads: int | None = None) -> Process:
         """Load the redshift model."""
@@ -179,7 +197,13 @@ class PredictWork:
             guesses = self.embedder_features  # the embedder's latents of the same shard, or else of all
             if guesses is not None and (same := Path(guesses) / f"{shard.name}.parquet").exists():
                 guesses = str(same)
-            table = predict_table(predictor, columns, store=self.store, embedder_features=guesses)
+            table = predict_table(
+                predictor,
+                columns,
+                store=self.store,
+                embedder_features=guesses,
+                filters=self.filters,
+            )
             write_shard(Path(self.out) / f"{shard.name}.parquet", table, shard.made_from)
             advance(shard.objects)
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
-FORMAT = 2
+FORMAT = 3
 SHARPEST = 1.45
 """Of the PSFs, in units of the reference PSF's width."""
 
@@ -109,7 +109,7 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
     from deepfits.models.bundle import Model
     from deepfits.redshifts.head import Examples
     from deepfits.redshifts.head_training import teach
-    from deepfits.stages.redshifts.pretraining import default_surveys, draw_pointings, grafted
+    from deepfits.stages.redshifts.pretraining import FILTERS, default_surveys, draw_pointings, grafted
 
     model = Model.load(config.model)
     if model.grid is None:
@@ -150,7 +150,10 @@ def redshift_pretrain(config: PretrainConfig) -> Path:
         beliefs = [Examples.join(parts)]
         if config.num_examples:
             rng = np.random.default_rng((config.seed, config.num_skies))
-            drawn = [grafted(fitted, pointings, config.num_examples, rng, each) for each in populations]
+            filters = FILTERS if config.survey is None else None
+            drawn = [
+                grafted(fitted, pointings, config.num_examples, rng, each, filters) for each in populations
+            ]
             beliefs = [Examples.join([*parts, more]) for more in drawn]
         head = part_of(
             config,

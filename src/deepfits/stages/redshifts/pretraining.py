@@ -22,6 +22,7 @@ from deepfits.redshifts.head import CLASSES, Examples
 from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
+from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 
 FAINTEST = 25.5
@@ -30,6 +31,14 @@ BELOW_DEPTH = 0.7
 MATCH_ARCSEC = 1.0
 PER_POPULATION = 200
 """Objects drawn from one population: hundreds of populations, or their chances are learnt by heart."""
+FILTERS = {
+    "u": "cfht_megacam-u cfht_megacam-ustar sdss2010-u lsst2023-u lsst2016-u decam2014-u",
+    "g": "hsc2017-g sdss2010-g lsst2023-g decam2014-g cfht_megacam-g panstarrs-g BASS-g",
+    "r": "hsc2017-r2 sdss2010-r lsst2023-r decam2014-r cfht_megacam-r panstarrs-r BASS-r",
+    "i": "hsc2017-i2 hsc2017-i sdss2010-i lsst2023-i decam2014-i cfht_megacam-i panstarrs-i",
+    "z": "hsc2017-z sdss2010-z lsst2023-z decam2014-z cfht_megacam-z panstarrs-z MzLS-z",
+}
+"""Filters of bands of these names, for a head that serves any survey: `speclite`'s names."""
 NUM_DONORS = 6
 FARTHEST_DONOR = 1.2
 """Distance of a donor in logarithms of fluxes, all bands together, and of the size."""
@@ -168,10 +177,12 @@ def grafted(
     number: int,
     rng: np.random.Generator,
     population: Callable[[np.random.Generator], PopulationLaws] = PopulationLaws.randomised,
+    filters: Mapping[str, str] | None = None,
 ) -> Examples:
     """Draw many objects, and let each be measured as its donor was.
 
-    Every `PER_POPULATION` objects are of a population that is asked for anew.
+    Every `PER_POPULATION` objects are of a population that is asked for anew, seen through the donor's
+    filters, or through any of the `filters` of each band, names with spaces between.
     """
     trees, noises = [], []
     for sky in fitted:
@@ -190,13 +201,19 @@ def grafted(
         pointing, sky = pointings[which], fitted[which]
         low, high = BRIGHTEST + 4.0, pointing.limit + 0.3
         limit = low + (high - low) * np.sqrt(rng.random())
-        flux, radius, redshift, kind = _draw(PER_POPULATION, limit, pointing.filters, laws, rng)
+        seen_through = pointing.filters
+        if filters is not None:
+            own = zip(pointing.survey.names, seen_through, strict=True)
+            seen_through = tuple(str(rng.choice(filters.get(band, name).split())) for band, name in own)
+        flux, radius, redshift, kind = _draw(PER_POPULATION, limit, seen_through, laws, rng)
         distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
         rows = np.arange(len(near))
         donor, distance = near[rows, pick], distance[rows, pick]
         good = np.flatnonzero((distance < FARTHEST_DONOR) & (donor < len(sky.flux)))
         light = as_donor(sky.examples.light.take(donor[good]), sky.flux[donor[good]], flux[good])
+        wavelength = np.array([filter_centre(name) for name in seen_through])
+        light = replace(light, wavelength=np.where(light.is_valid, wavelength, np.nan))
         parts.append(
             Examples(light=light, redshift=redshift[good], kind=kind[good], weight=np.ones(len(good)))
         )

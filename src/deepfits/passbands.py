@@ -1,0 +1,97 @@
+"""Which filters images were taken through, as mean wavelengths: what colours mean depends on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deepfits.errors import InputError
+
+COLUMN = "filter_wavelength"
+"""Of tables, for each band: mean wavelength of the filter of each object's image, Å."""
+WAVELENGTHS = {
+    "sdss2010": {"u": 3599, "g": 4718, "r": 6187, "i": 7506, "z": 8918},
+    "cfht_megacam": {"u": 3682, "ustar": 3806, "g": 4784, "r": 6397, "i": 7696, "z": 8988},
+    "hsc2017": {"g": 4809, "r": 6229, "r2": 6228, "i": 7703, "i2": 7747, "z": 8906, "y": 9777},
+    "decam2014": {"u": 3876, "g": 4842, "r": 6438, "i": 7821, "z": 9172, "Y": 9877},
+    "panstarrs": {"g": 4866, "r": 6215, "i": 7545, "z": 8679, "y": 9633},
+    "lsst2023": {"u": 3723, "g": 4807, "r": 6221, "i": 7559, "z": 8681, "y": 9754},
+    "BASS": {"g": 4778, "r": 6411},
+    "MzLS": {"z": 9209},
+    "suprime": {"g": 4777, "r": 6289, "i": 7684, "z": 9037},
+}
+"""Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite`'s names, ``cfht_megacam-ustar``; those of
+Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1."""
+_CAMERAS = (
+    ("hsc2017", r"HSC|HYPER.?SUPRIME"),
+    ("suprime", r"SUPRIME"),
+    ("decam2014", r"DECAM|\bDES\b|DELVE"),
+    ("cfht_megacam", r"MEGAPRIME|CFHT|\bMP9\d{3}\b"),
+    ("panstarrs", r"GPC1|\bPS1\b|PAN-?STARRS"),
+    ("lsst2023", r"LSST(COM)?CAM"),
+    ("BASS", r"90PRIME|\bBASS\b"),
+    ("MzLS", r"MOSAIC-?3|\bMZLS\b"),
+    ("sdss2010", r"\bSDSS\b"),
+)
+"""What headers call the cameras."""
+_WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
+_CARDS = ("WAVELEN", "PHOTPLAM")
+"""Cards with the wavelength itself: of simulated skies, and of the Hubble Space Telescope."""
+_PLAUSIBLE = (2000.0, 25_000.0)
+
+
+def wavelength_of(given: str | float) -> float:
+    """Return a filter's mean wavelength, Å, from a name of `WAVELENGTHS` or speclite, a file, or a number.
+
+    Raises
+    ------
+    InputError
+        No such filter, or a wavelength that is none.
+
+    Examples
+    --------
+    >>> wavelength_of("sdss2010-g"), wavelength_of(4718)
+    (4718.0, 4718.0)
+    """
+    camera, _, name = str(given).rpartition("-")
+    known = WAVELENGTHS.get(camera, {})
+    if name in known:
+        return float(known[name])
+    try:
+        value = float(given)
+    except ValueError:
+        from deepfits.sky.spectra import filter_centre
+
+        try:
+            return filter_centre(str(given))
+        except ImportError:
+            raise InputError(
+                f"filter {given!r}: not among {sorted(WAVELENGTHS)}; for others speclite is asked: "
+                'install "deepfits[sky]", or give the mean wavelength in Å'
+            ) from None
+    if not _PLAUSIBLE[0] < value < _PLAUSIBLE[1]:
+        raise InputError(f"filter {given!r}: a mean wavelength in Å lies between 2000 and 25000")
+    return value
+
+
+def wavelength_in_header(header: Mapping[str, Any], band: str) -> float | None:
+    """Return the mean wavelength, Å, of the filter that an image's header speaks of, None where unknown.
+
+    It is stated (0 where nobody knows), or known from the camera.
+    """
+    for key in _CARDS:
+        value = header.get(key)
+        if isinstance(value, (int, float)):
+            return float(value) if _PLAUSIBLE[0] < value < _PLAUSIBLE[1] else None
+    words = " ".join(str(header.get(key, "")) for key in _WHERE).upper()
+    camera = next((name for name, pattern in _CAMERAS if re.search(pattern, words)), None)
+    if camera is None:
+        return None
+    known, seen = WAVELENGTHS[camera], str(header.get("FILTER", "")).upper()
+    if camera == "cfht_megacam" and band == "u" and ("9301" in seen or "*" in seen):
+        band = "ustar"
+    if camera == "hsc2017" and re.search(rf"\b{band}2\b", seen, re.IGNORECASE):
+        band = f"{band}2"
+    value = known.get(band, known.get(band.swapcase()))
+    return None if value is None else float(value)
