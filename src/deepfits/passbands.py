@@ -20,9 +20,12 @@ WAVELENGTHS = {
     "BASS": {"g": 4778, "r": 6411},
     "MzLS": {"z": 9209},
     "suprime": {"g": 4777, "r": 6289, "i": 7684, "z": 9037},
+    "omegacam": {"u": 3573, "g": 4728, "r": 6300, "i": 7569},
+    "vircam": {"Z": 8781},
 }
 """Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite`'s names, ``cfht_megacam-ustar``; those of
-Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1."""
+Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1, of KiDS and VIKING from the curves that LePHARE
+comes with."""
 _CAMERAS = (
     ("hsc2017", r"HSC|HYPER.?SUPRIME"),
     ("suprime", r"SUPRIME"),
@@ -32,6 +35,8 @@ _CAMERAS = (
     ("lsst2023", r"LSST(COM)?CAM"),
     ("BASS", r"90PRIME|\bBASS\b"),
     ("MzLS", r"MOSAIC-?3|\bMZLS\b"),
+    ("omegacam", r"OMEGACAM|\bKIDS\b"),
+    ("vircam", r"VIRCAM|\bVIKING\b"),
     ("sdss2010", r"\bSDSS\b"),
 )
 """What headers call the cameras."""
