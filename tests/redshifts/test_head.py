@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy.stats import norm
 
 import deepfits
@@ -127,6 +128,11 @@ def test_inputs_know_no_scale_and_are_linear_in_the_noise():
     assert (without[:, 11] == 0).all()
     kept = [k for k in range(one.shape[1]) if (k - 1) % 5]
     np.testing.assert_array_equal(without[:, kept], one[:, kept])
+    # filters are known of all bands or of none
+    parts[-1][:, 2] = np.nan
+    untold = head_inputs([*parts[:-1], torch.full_like(parts[-1], torch.nan)], order)
+    np.testing.assert_array_equal(head_inputs(parts, order), untold)
+    assert (untold != one).any()
     # where i is lost r takes its place: nothing is missing but i itself
     for part in (*parts, *lost):
         part[:, 3] = np.nan

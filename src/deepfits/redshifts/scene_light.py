@@ -151,7 +151,8 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
     band the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms
     of total over aperture and of the radius, and the concentration; then logarithms of flux and error through
     Gaussians relative to that flux in the reference band, and of that flux over the scene's; and the
-    logarithm of the filter's wavelength, and whether it is known. A logarithm of a flux f with error e is
+    logarithm of the filter's wavelength, and whether it is known, which it is where it is of every band that
+    was observed. A logarithm of a flux f with error e is
     asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable in the fluxes. `parts`
     are those of `SceneLight.tensors`.
     """
@@ -173,6 +174,8 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
     whole, _ = logarithms(total, total_error)
     seen, seen_noise = logarithms(gaussian, gaussian_error)
     reference, seen_reference = first(light), first(seen)
+    is_told = (torch.isfinite(wavelength) | ~torch.isfinite(flux)).all(1, keepdim=True)
+    wavelength = torch.where(is_told, wavelength, torch.nan)
     return torch.cat(
         [
             reference,
