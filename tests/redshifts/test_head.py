@@ -371,7 +371,8 @@ def test_predictions_without_labels_say_so(files, columns, monkeypatch, tmp_path
         untold = read_table(redshift_predict(tmp_path / "untold", out=tmp_path / "any.parquet"))
     assert "name them with --filters" in caplog.text
     assert (untold["quantiles"] != found["quantiles"]).any()
-    given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=FILTERS)
+    names = [",".join(FILTERS)]
+    given = redshift_predict(tmp_path / "untold", out=tmp_path / "given.parquet", filters=names)
     np.testing.assert_allclose(read_table(given)["quantiles"], found["quantiles"], rtol=0.01, atol=1e-3)
     with pytest.raises(InputError, match="name the features"):
         redshift_predict(directory / "head", out=tmp_path / "no.parquet")

@@ -249,9 +249,10 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tu
         A band without a filter, or another number of filters than of bands.
     """
     if filters:
-        if len(filters) != len(bands):
-            raise InputError(f"{len(filters)} filters for the {len(bands)} bands {tuple(bands)}")
-        return tuple(filters)
+        names = [name.strip() for given in filters for name in str(given).split(",")]
+        if len(names) != len(bands):
+            raise InputError(f"{len(names)} filters for the {len(bands)} bands {tuple(bands)}")
+        return tuple(names)
     unknown = [band for band in bands if band not in FILTERS]
     if unknown:
         raise InputError(f"no filter is known for band {unknown[0]!r}; give one speclite name for each band")

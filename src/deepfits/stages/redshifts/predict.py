@@ -88,8 +88,8 @@ def redshift_predict(config: PredictConfig) -> Path:
 
     Without any label: `deepfits redshift predict run/features-both --out run/redshifts.parquet`
 
-    Seen through filters of SDSS: `deepfits redshift predict FEATURES --out z.fits --filters sdss2010-u
-    sdss2010-g sdss2010-r sdss2010-i sdss2010-z`
+    Seen through filters of SDSS: `deepfits redshift predict FEATURES --out z.fits --filters
+    sdss2010-u,sdss2010-g,sdss2010-r,sdss2010-i,sdss2010-z`
     """
     if config.out is None:
         raise InputError("say where predictions go: out='z.parquet', a table, or a directory")
