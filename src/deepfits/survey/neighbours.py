@@ -13,14 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from deepfits.survey.store import Cutouts, StoreInfo
-
-if TYPE_CHECKING:
-    from deepfits.survey.detection import DetectOptions
 
 GROWTH = 2
 """Pixels by which the segments of neighbours are grown: their wings go on below the threshold."""
@@ -67,7 +63,7 @@ def find_neighbours(
     """
     import sep  # a machine that only trains may lack it: stores of today know their neighbours
 
-    from deepfits.survey.detection import DetectOptions, gaussian_kernel
+    from deepfits.survey.detection import DetectOptions, gaussian_kernel, sep_arguments
 
     options = DetectOptions(threshold=THRESHOLD, deblend_contrast=DEBLEND_CONTRAST)
     number = len(image)
@@ -80,6 +76,8 @@ def find_neighbours(
     sep.set_extract_pixstack(
         4 * out[0].size if number else before
     )  # clearing a large one takes 10 ms a cutout
+    y, x = (np.arange(side) - (side - 1) / 2 for side in out.shape[1:])
+    is_middle = np.hypot(y[:, None], x) <= REACH
     try:
         for row in range(number):
             is_valid = weight[row] > 0
@@ -87,30 +85,26 @@ def find_neighbours(
             signal = np.where(is_valid, image[row] * np.sqrt(weight[row]), 0.0).sum(0)
             combined = (signal / np.sqrt(np.maximum(there, 1))).astype(np.float32)
             if there.any():
-                out[row] = _others(combined, there == 0, options, kernel, sigma)
+                arguments = sep_arguments(options, kernel, there == 0)
+                sources, segments = sep.extract(combined, options.threshold * sigma, **arguments)
+                out[row] = _others(sources, segments, is_middle) & (there > 0)
     finally:
         sep.set_extract_pixstack(before)
     return out
 
 
-def _others(
-    combined: np.ndarray, is_empty: np.ndarray, options: DetectOptions, kernel: np.ndarray, sigma: float
-) -> np.ndarray:
+def _others(sources: np.ndarray, segments: np.ndarray, is_middle: np.ndarray) -> np.ndarray:
     """Return the pixels of all segments but the central one, grown: ``(H, W)`` bool."""
-    import sep
     from scipy import ndimage
 
-    from deepfits.survey.detection import sep_arguments
-
-    arguments = sep_arguments(options, kernel, is_empty)
-    sources, segments = sep.extract(combined, options.threshold * sigma, **arguments)
     # The middle of an even side is the corner of four pixels: an object lies in one of them.
-    y, x = (np.arange(side) - (side - 1) / 2 for side in segments.shape)
-    is_middle = np.hypot(y[:, None], x[None, :]) <= REACH
-    labels, counts = np.unique(segments[is_middle & (segments > 0)], return_counts=True)
-    at = labels - 1
-    is_near = np.hypot(sources["ycpeak"][at] + y[0], sources["xcpeak"][at] + x[0]) <= FARTHEST_PEAK
-    labels, counts = labels[is_near], counts[is_near]
-    is_own = segments == labels[counts.argmax()] if len(labels) else is_middle
-    grown = ndimage.binary_dilation((segments > 0) & ~is_own, _DISC)
-    return grown & ~is_own & ~(is_middle & (segments == 0)) & ~is_empty
+    counts = np.bincount(segments[is_middle], minlength=len(sources) + 1)[1:]
+    middle = [(side - 1) / 2 for side in segments.shape]
+    is_near = np.hypot(sources["ycpeak"] - middle[0], sources["xcpeak"] - middle[1]) <= FARTHEST_PEAK
+    counts = np.where(is_near, counts, 0)
+    is_own = segments == counts.argmax() + 1 if counts.any() else is_middle
+    is_other = (segments > 0) & ~is_own
+    if not is_other.any():
+        return is_other
+    grown = ndimage.binary_dilation(is_other, _DISC)
+    return grown & ~is_own & ~(is_middle & (segments == 0))

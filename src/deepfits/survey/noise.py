@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 
 from deepfits.photometry import NJY_ZERO_POINT, SIGMA_PER_MAD
+from deepfits.splits import evenly_spaced
 
 MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
 MAX_LEVEL_SIGMAS = 1.0
+MOST_BLOCKS = 1000
+"""In which noise and weights are compared."""
 # Too few to measure noise on.
 FEW_PIXELS = 64
 # Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
@@ -236,16 +239,22 @@ def weight_trend(plane: Any) -> tuple[float, float]:
         The rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and the
         power of the weights that the inverse variance goes as. NaN where the weights do not vary.
     """
-    stated, measured = [], []
+    blocks: list[tuple[float, np.ndarray]] = []
     for start, stop in sample_rows(plane.shape[0], 16, 599):
         image, weight = plane.rows(start, stop)
         for y in range(0, stop - start - 31, 32):
             for x in range(0, plane.shape[1] - 31, 32):
                 block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
-                if (its > 0).mean() > 0.8 and (sigma := clipped_statistics(block[its > 0])[1]) > 0:
-                    stated.append(float(np.median(its[its > 0])))
-                    measured.append(sigma**-2)
+                if (its > 0).mean() > 0.8:
+                    blocks.append((float(np.median(its[its > 0])), block[its > 0]))
+    stated = np.array([weight for weight, _ in blocks])
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
+        return math.nan, math.nan
+    some = evenly_spaced(len(stated), MOST_BLOCKS)
+    spread = np.array([clipped_statistics(blocks[place][1])[1] for place in some])
+    varies = spread > 0
+    stated, measured = stated[some][varies], spread[varies] ** -2
+    if len(stated) < 12:
         return math.nan, math.nan
     first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
     power = np.polyfit(np.log(stated), np.log(measured), 1)[0]
