@@ -44,7 +44,8 @@ class PretrainConfig(Common):
         ``builtin:NAME``.
     survey
         Whose filters, depths and seeing: ``clauds-hsc``, ``rubin-like``, ``sdss-like``, or a TOML file (see
-        the page on the simulated sky). By default all three in turn, for one head that serves any survey.
+        the page on the simulated sky). By default all three in turn, and drawn galaxies through filters of
+        any camera, for one head that serves any survey.
     population
         A TOML file with constants of the one population to teach; by default every sky and every few
         galaxies have another one.
