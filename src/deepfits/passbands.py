@@ -26,6 +26,7 @@ WAVELENGTHS = {
 """Mean wavelengths ∫ λ T dλ / ∫ T dλ, Å, of filters by `speclite`'s names, ``cfht_megacam-ustar``; those of
 Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1, of KiDS and VIKING from the curves that LePHARE
 comes with."""
+_NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
 _CAMERAS = (
     ("hsc2017", r"HSC|HYPER.?SUPRIME"),
     ("suprime", r"SUPRIME"),
@@ -78,6 +79,25 @@ def wavelength_of(given: str | float) -> float:
     if not _PLAUSIBLE[0] < value < _PLAUSIBLE[1]:
         raise InputError(f"filter {given!r}: a mean wavelength in Å lies between 2000 and 25000")
     return value
+
+
+def filter_at(wavelength: float, band: str) -> str | None:
+    """Return the name of the filter that `speclite` has at a mean wavelength, Å; None for any other.
+
+    Examples
+    --------
+    >>> filter_at(6187.0, "r"), filter_at(6300.0, "r")
+    ('sdss2010-r', None)
+    """
+    return next(
+        (
+            f"{camera}-{name}"
+            for camera, known in WAVELENGTHS.items()
+            for name, value in known.items()
+            if camera not in _NOT_IN_SPECLITE and name.startswith(band) and abs(value - wavelength) < 1
+        ),
+        None,
+    )
 
 
 def wavelength_in_header(header: Mapping[str, Any], band: str) -> float | None:

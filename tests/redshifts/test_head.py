@@ -13,6 +13,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model
+from deepfits.passbands import COLUMN
 from deepfits.photometry import robust_scatter
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.head import (
@@ -28,7 +29,7 @@ from deepfits.redshifts.head import (
     quantiles_of,
 )
 from deepfits.redshifts.head_training import fine_tuned, fit_zero_points, head_loss, teach
-from deepfits.redshifts.inputs import with_filters
+from deepfits.redshifts.inputs import known_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
@@ -212,6 +213,8 @@ def test_it_helps_to_tell_the_filters():
 
     assert error(()) == pytest.approx(error(other), rel=0.01)
     assert error(other) < 0.9 * error(FILTERS)
+    assert known_filters(columns) == other
+    assert known_filters({**columns, f"{COLUMN}_i": np.linspace(7500, 7800, 800)}) == ()
     with pytest.raises(InputError, match="4 filters for the 5 bands"):
         with_filters(columns, FILTERS[1:])
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, read_arrays, writing
-from deepfits.passbands import COLUMN, wavelength_of
+from deepfits.passbands import COLUMN, filter_at, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
@@ -82,6 +82,15 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     seen = zip(bands, map(wavelength_of, filters_of(bands, filters)), strict=True)
     number = len(columns["object_id"])
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
+
+
+def known_filters(columns: Columns) -> tuple[str, ...]:
+    """Return the filter of each band where features say all of them, the same for all objects; else none."""
+    names = []
+    for band in band_names(columns):
+        wavelengths = np.unique(columns.get(f"{COLUMN}_{band}", np.empty(0)))
+        names.append(filter_at(float(wavelengths[0]), band) if len(wavelengths) == 1 else None)
+    return tuple(name for name in names if name is not None) if all(names) else ()
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:

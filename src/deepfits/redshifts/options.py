@@ -36,9 +36,9 @@ class LearningOptions(Seeded):
     model
         The model that the features were fitted with; networks on images start from its embedder.
     filters
-        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``. For
-        template fitting, by default those of CLAUDS and HSC; and for heads, which are told otherwise only
-        what the images' headers say.
+        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``. By
+        default what the images' headers say; else templates are fitted through those of CLAUDS and HSC, and
+        heads take any for possible.
     distributions
         Whether to learn and measure p(z), where a method can.
     tuning_trials

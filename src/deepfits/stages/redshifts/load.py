@@ -13,7 +13,13 @@ from deepfits.files import contents
 from deepfits.fitting.similarity import Similarity
 from deepfits.redshifts.dataset import Dataset, make_dataset
 from deepfits.redshifts.features import available_sets, read_features
-from deepfits.redshifts.inputs import can_match, check_store, complete_source, with_filters
+from deepfits.redshifts.inputs import (
+    can_match,
+    check_store,
+    complete_source,
+    known_filters,
+    with_filters,
+)
 from deepfits.redshifts.labels import is_number, is_text, read_labels
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.options import LearningOptions
@@ -85,6 +91,7 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
     """Describe what the methods will be given, before it is measured."""
     source = dataset.source
     info = None if config.store is None else check_store(config.store, source.bands)
+    options = part_of(config, LearningOptions)
     return Inputs(
         bands=source.bands if info is None else info.bands,
         pixels=None if info is None else info.size,
@@ -95,15 +102,20 @@ def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) ->
             templates=templates,
             embedder=config.embedder_features is not None,
         ),
-        options=part_of(config, LearningOptions),
+        options=replace(options, filters=_filters(dataset, options.filters)),
         target=config.label_column,
         model_hash=dataset.model_hash,
     )
 
 
+def _filters(dataset: Dataset, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the filters that are given, else those that the features know."""
+    return tuple(given) or known_filters(dataset.source.columns)
+
+
 def with_measurements(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Dataset:
     """Add what is measured in the cutouts, and the embedder's latents, where these are given."""
-    filters = getattr(config, "filters", ()) if templates else None
+    filters = _filters(dataset, getattr(config, "filters", ())) if templates else None
     source = part_of(config, complete_source, source=dataset.source, template_filters=filters)
     return replace(dataset, source=source)
 
