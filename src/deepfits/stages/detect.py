@@ -22,7 +22,7 @@ from deepfits.tables import format_of
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import ImageSet
-    from deepfits.survey.find import FieldSources
+    from deepfits.survey.image_source import FieldSources
 
 
 FORMAT = 2

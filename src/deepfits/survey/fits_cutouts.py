@@ -20,16 +20,10 @@ from astropy.io import fits
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.companions import is_companion, kind_of, sisters
 from deepfits.survey.cutout_description import Description, zero_points
-from deepfits.survey.find import (
-    KINDS,
-    fits_files,
-    is_companion,
-    kind_of,
-    says_what_it_holds,
-    sisters,
-    split_name,
-)
+from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
+from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
 from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
