@@ -29,7 +29,7 @@ from deepfits.survey.readers import open_cutouts
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 from deepfits.tables import choose, match_identities
-from deepfits.tables.reading import plain
+from deepfits.tables.table import plain
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
