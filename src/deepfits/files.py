@@ -207,7 +207,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
                 yield line.rstrip("\n"), None
 
 
-def content_of(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
+def reading_record(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
     """Use what a file of ours holds, entry by entry; an entry that is absent or of another type names it.
 
     For records that are only shown. What decides about numbers is declared (`deepfits.config.from_mapping`).

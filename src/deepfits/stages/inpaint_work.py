@@ -67,7 +67,7 @@ class InpaintWork(ModelWork):
             if self.images:
                 planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
                 write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
-            features.write_table(path, columns, shard.made_from)
+            features.write_shard(path, columns, shard.made_from)
 
         return process
 

@@ -17,7 +17,7 @@ import pyarrow.dataset
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.explorer.joined import find_predictions
-from deepfits.files import content_of, parse_json, read_json, read_text, write_json
+from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
@@ -211,7 +211,7 @@ def _training(path: Path, model: Model | None) -> Section:
     record = path / "metrics.jsonl"
     lines = read_text(record, what="record of the training").splitlines() if record.exists() else []
     metrics = [parse_json(line, where=record, what="record of the training") for line in lines]
-    with content_of(path, what="record of a training"):
+    with reading_record(path, what="record of a training"):
         return sections.training_section(model.card, metrics)
 
 
@@ -317,7 +317,7 @@ def _inpainting(run: Path, store: Path, held: sections.HeldOut) -> tuple[Section
     if not directories:
         command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
         return _absent("Missing bands", "no inpainting", command), {}
-    with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
+    with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
 
 
@@ -347,7 +347,7 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
             "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
         )
         return Section(title="Redshifts", paragraphs=[text]), {}
-    with content_of(path, what="redshift metrics"):
+    with reading_record(path, what="redshift metrics"):
         metrics = read_json(path, what="redshift metrics")
         if not is_redshift_name(metrics["target"]):
             text = f"{path.parent} holds predictions of {metrics['target']}: see table.md there."
@@ -376,7 +376,7 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _footer(run: Path) -> list[str]:
     path = run / "provenance.json"
     source = read_json(path, what="provenance") if path.exists() else provenance()
-    with content_of(path, what="provenance"):
+    with reading_record(path, what="provenance"):
         versions = source["versions"]
         lines = [
             f"deepfits {versions.get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "
