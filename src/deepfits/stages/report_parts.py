@@ -24,6 +24,9 @@ from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_bui
 from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
+from deepfits.reporting.fit_section import chi2_summary, fit_section
+from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
 from deepfits.results import read_record, require_finished
@@ -117,7 +120,7 @@ def write_report(config: Any) -> Path:
     return path
 
 
-def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[sections.HeldOut, Cutouts]:
+def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut, Cutouts]:
     """Read the held-out objects, and once more as cutouts, with places and PSFs."""
     parts: list[Cutouts] = []
     left, num_examples = config.max_objects, config.num_examples
@@ -142,7 +145,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[sections
     fitted = [run / f"features-{mode}" for mode in MODES if is_finished(run / f"features-{mode}")]
     masks_neighbours = any(read_settings(place).get("neighbours") == "mask" for place in fitted)
     own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
-    held = sections.HeldOut(
+    held = HeldOut(
         object_id=cutouts.object_id,
         image=image,
         weight=weight,
@@ -216,7 +219,7 @@ def _training(path: Path, model: Model | None) -> Section:
 
 
 def _fits(
-    run: Path, model: Model | None, held: sections.HeldOut, cutouts: Cutouts, store: CutoutStore
+    run: Path, model: Model | None, held: HeldOut, cutouts: Cutouts, store: CutoutStore
 ) -> tuple[list[Section], dict[str, Any]]:
     """Show the fits in each mode that the run has, and the latents."""
     fits = {
@@ -228,13 +231,11 @@ def _fits(
         return [_absent("Best fits", "no features", "deepfits fit")], {"fits": {}}
     how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     latents, knows = _latents(run, held, fits, store)
-    shown = [sections.fit_section(held, fits, how), latents]
-    return shown, {"knows": knows, "fits": sections.chi2_summary(held, fits)}
+    shown = [fit_section(held, fits, how), latents]
+    return shown, {"knows": knows, "fits": chi2_summary(held, fits)}
 
 
-def _read_fit(
-    directory: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
-) -> sections.FitResult:
+def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, info: StoreInfo) -> FitResult:
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
@@ -256,7 +257,7 @@ def _read_fit(
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
     central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
-    return sections.FitResult(
+    return FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
         chi2_band=band_columns("chi2"),
@@ -273,7 +274,7 @@ def _read_fit(
 def _drawn_again(
     columns: Mapping[str, np.ndarray],
     model: Model,
-    held: sections.HeldOut,
+    held: HeldOut,
     cutouts: Cutouts,
     info: StoreInfo,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
@@ -291,14 +292,14 @@ def _drawn_again(
 
 
 def _latents(
-    run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult], store: CutoutStore
+    run: Path, held: HeldOut, fits: Mapping[str, FitResult], store: CutoutStore
 ) -> tuple[Section, list[dict[str, Any]]]:
     """Show the latents of the last mode, and what they know of a simulated sky."""
     mode = list(fits)[-1]
     features, embedding = run / f"features-{mode}", fits[mode].embedding
     tables, known = knowledge(run, features, store)
     coordinates = Similarity.read(features, embedding.shape[1]).coordinates(embedding)
-    return sections.latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
+    return latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
 
 
 def _fit_settings(directory: Path, mode: str) -> str:
@@ -312,7 +313,7 @@ def _fit_settings(directory: Path, mode: str) -> str:
     return " Settings: " + ", ".join(words) + "."
 
 
-def _inpainting(run: Path, store: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
+def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
         command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
@@ -321,7 +322,7 @@ def _inpainting(run: Path, store: Path, held: sections.HeldOut) -> tuple[Section
         return inpainting.section(directories, held)
 
 
-def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]:
+def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
     """Return the redshifts of held-out objects, where the run has some."""
     path = run / "redshift" / "predictions.parquet"
     if not path.exists():
