@@ -118,7 +118,7 @@ def is_no_image_of_a_band(path: Path) -> bool:
     return True
 
 
-def sisters(directory: Path) -> dict[Path, str | None]:
+def sister_directories(directory: Path) -> dict[Path, str | None]:
     """Return the directories of weights beside or in one of images, or those of images for one of weights."""
     here = Path(os.path.abspath(directory))
     try:
@@ -145,7 +145,7 @@ def _family(path: Path) -> list[_Member]:
     here = stamp(path.parent)
     key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
     found = list(_families_in(path.parent, here).get(key, ()))
-    for folder, kind in sisters(path.parent).items():
+    for folder, kind in sister_directories(path.parent).items():
         there = _families_in(folder, stamp(folder)).get(key, ())
         found += [(other, own or kind) for other, own in there]
     return found
