@@ -8,6 +8,8 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.progress import Progress
@@ -157,8 +159,6 @@ def _joined(
     done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Concatenate the catalogues of fields, and mark the primary detections."""
-    import numpy as np
-
     from deepfits.survey.overlaps import primary_detections
 
     parts, infos = [columns for columns, _ in done.values()], {name: info for name, (_, info) in done.items()}

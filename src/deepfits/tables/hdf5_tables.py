@@ -10,7 +10,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
-from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain
+from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_array
 
 
 def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
@@ -39,7 +39,9 @@ def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
                 unused[name] = str(data.dtype)
                 continue
             values = read_column(data)
-            columns[name] = plain(values if mask is None else np.ma.array(values, mask=read_column(mask)))
+            columns[name] = plain_array(
+                values if mask is None else np.ma.array(values, mask=read_column(mask))
+            )
             unit = data.attrs.get("unit", data.attrs.get("units"))
             if isinstance(unit, (str, bytes)):
                 units[name] = decoded(unit)

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
-from deepfits.tables.table import INFO, Columns, Table, as_info, plain, truth_with_gaps, whole_with_gaps
+from deepfits.tables.table import INFO, Columns, Table, as_info, plain_array, truth_with_gaps, whole_with_gaps
 from deepfits.tables.text import as_numbers
 
 MOST_OF_SMALL_FILES = 4 << 30
@@ -140,7 +140,9 @@ def from_arrow(column: Any) -> np.ndarray | None:
         or types.is_binary(kind)
         or types.is_large_binary(kind)
     ):
-        return plain(np.array(["" if value is None else value for value in column.to_pylist()], dtype=object))
+        return plain_array(
+            np.array(["" if value is None else value for value in column.to_pylist()], dtype=object)
+        )
     if types.is_null(kind):
         return np.full(len(column), np.nan)
     if types.is_decimal(kind):

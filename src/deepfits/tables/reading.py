@@ -13,7 +13,7 @@ from deepfits.files import split_table_path
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
 from deepfits.tables.parquet import parquet_files, read_parquet
-from deepfits.tables.table import Columns, Table, plain
+from deepfits.tables.table import Columns, Table, plain_array
 from deepfits.tables.text import decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
@@ -68,7 +68,7 @@ def _without_marked(table: Table) -> Table:
     for name, values in table.columns.items():
         for is_gap in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
             if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
-                table.columns[name] = plain(np.ma.array(table.columns[name], mask=is_gap))
+                table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
     return table
 
 

@@ -73,14 +73,14 @@ def from_astropy(table: Any, where: str) -> Table:
         if unit is not None and str(unit):
             units[name] = str(unit)
         try:
-            columns[name] = plain(values)
+            columns[name] = plain_array(values)
         except TypeError:
             unused[name] = type(column).__name__ if not hasattr(values, "dtype") else str(values.dtype)
     raw = table.meta.get(INFO, table.meta.get(INFO.upper(), "{}"))
     return Table(columns=columns, units=units, where=where, info=as_info(raw), unused=unused)
 
 
-def plain(values: Any) -> np.ndarray:
+def plain_array(values: Any) -> np.ndarray:
     """Return a column as an ordinary array, with gaps as `Table` has them.
 
     Raises
@@ -92,9 +92,9 @@ def plain(values: Any) -> np.ndarray:
     array = np.asarray(np.ma.getdata(values))
     kind = array.dtype.kind
     if array.ndim > 1 and all(length == 1 for length in array.shape[1:]):  # lists of one value each
-        return plain(values.reshape(len(array)))
+        return plain_array(values.reshape(len(array)))
     if array.ndim == 2 and kind in "SU":
-        return np.stack([plain(row) for row in array])
+        return np.stack([plain_array(row) for row in array])
     if array.ndim > 1 and kind in "iufb":
         array = array.astype(array.dtype.newbyteorder("="))
         return array if is_gap is None or not is_gap.any() else np.where(is_gap, np.nan, array.astype(float))
