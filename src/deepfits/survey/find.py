@@ -16,7 +16,8 @@ A *field* is a piece of sky with one image per band: an HSC patch, an SDSS frame
 
 Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fits[1]"]``.
 
-Which band and field a file is of is told in `image_source`; which files hold its weights, in `companions`.
+Which band and field a file is of is told in `deepfits.survey.image_source`; which files hold its weights, in
+`deepfits.survey.companions`.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ class ImageSource:
         Number of the HDU with the image; None for the first that holds one.
     companions
         Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in `SHARED`
-        are of all bands.
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in
+        `deepfits.survey.companions.SHARED` are of all bands.
     layout
         ``plain``, ``hsc``, ``sdss`` or ``generic``.
     """
