@@ -51,15 +51,9 @@ MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
 _SHOWN_SETTINGS = (
-    "solver",
-    "objective",
-    "num_steps",
-    "prior_strength",
-    "amplitudes",
-    "centre_fwhm_arcsec",
-    "neighbours",
+    "solver", "objective", "num_steps", "prior_strength", "amplitudes", "centre_fwhm_arcsec", "neighbours",
     "num_starts",
-)
+)  # fmt: skip
 
 
 def write_report(config: Any) -> Path:

@@ -24,24 +24,9 @@ KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} 
     OTHER, "other"
 )
 IMAGE_WORDS = (
-    *(
-        "image",
-        "img",
-        "sci",
-        "drz",
-        "drc",
-        "ooi",
-        "opi",
-        "osi",
-        "osj",
-        "oki",
-        "bgsub",
-        "int",
-        "maic",
-        "refimg",
-    ),
-    *("sciimg", "mosaic", "map"),
-)
+    "image", "img", "sci", "drz", "drc", "ooi", "opi", "osi", "osj", "oki", "bgsub", "int", "maic", "refimg",
+    "sciimg", "mosaic", "map",
+)  # fmt: skip
 HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
 
 

@@ -81,17 +81,9 @@ class Findings:
 
 def _table(rows: list[Row]) -> list[str]:
     head = (
-        "field",
-        "band",
-        "pixels",
-        "arcsec",
-        "zero pt",
-        "FWHM ″",
-        "depth 5σ 2″",
-        "noise nJy",
-        "no data",
+        "field", "band", "pixels", "arcsec", "zero pt", "FWHM ″", "depth 5σ 2″", "noise nJy", "no data",
         "weights",
-    )
+    )  # fmt: skip
     cells = [
         (
             _short(row.field),
