@@ -161,7 +161,7 @@ def compare_solvers(
     for name, these in by_tolerance.items():
         way = ways[name]
         objective = Objective(inner, prior_strength=strength)
-        begins_at = objective.look(way.start, data, data_weight)[0] / lowest - 1
+        begins_at = objective.value_and_drawing(way.start, data, data_weight)[0] / lowest - 1
         print(
             f"{name}: passes cost {way.worth:.1f} evaluations and {way.seconds:.2f} s; starts lie "
             f"{float(begins_at.median()):.2%} above the lowest in the median",

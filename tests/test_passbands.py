@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.passbands import WAVELENGTHS, wavelength_in_header, wavelength_of
+from deepfits.passbands import WAVELENGTHS, filter_centre, wavelength_in_header, wavelength_of
 
 
 def test_wavelengths_are_those_of_the_filters_curves():
-    from deepfits.sky.spectra import filter_centre
-
     names = [f"{camera}-{band}" for camera, bands in WAVELENGTHS.items() for band in bands]
     of_curves = [name for name in names if not name.startswith(("suprime", "omegacam", "vircam"))]
     assert len(of_curves) > 30

@@ -179,7 +179,9 @@ def parse_json(text: str, *, where: str | Path, what: str = "file") -> Any:
         Anything but valid JSON of finite numbers and valid text; `where` is named.
     """
     try:
-        content = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant)
+        content = json.loads(
+            text, parse_int=_parse_int, parse_float=_parse_float, parse_constant=_refuse_constant
+        )
         if "\\ud" in text.lower():  # half a surrogate pair is no text, and fails where it is printed
             json.dumps(content, ensure_ascii=False).encode()
     except RecursionError:
@@ -207,7 +209,7 @@ def json_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
                 yield line.rstrip("\n"), None
 
 
-def content_of(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
+def reading_record(path: str | Path, *, what: str = "file") -> AbstractContextManager[None]:
     """Use what a file of ours holds, entry by entry; an entry that is absent or of another type names it.
 
     For records that are only shown. What decides about numbers is declared (`deepfits.config.from_mapping`).
@@ -237,13 +239,13 @@ def read_arrays(path: str | Path, *, what: str = "file of arrays") -> dict[str, 
         return {name: file[name] for name in file.files}
 
 
-def _whole(text: str) -> int:
+def _parse_int(text: str) -> int:
     if len(text) > MOST_DIGITS:
         raise ValueError(f"{text[:40]} is larger than 64 bits hold")
     return int(text)
 
 
-def _finite(text: str) -> float:
+def _parse_float(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{text[:40]} is larger than any number")

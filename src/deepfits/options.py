@@ -27,16 +27,8 @@ DECIDED_HERE = {"progress", "threads", "num_threads"}
 # Conditions and paths may hold commas.
 NOT_SPLIT = {"images", "select", "train_select", "where"}
 REPEATED = {
-    "bands",
-    "methods",
-    "losses",
-    "feature_sets",
-    "columns",
-    "numbers",
-    "object_ids",
-    "bad_planes",
-    "ids",
-}
+    "bands", "methods", "losses", "feature_sets", "columns", "numbers", "object_ids", "bad_planes", "ids",
+}  # fmt: skip
 MORE_NAMES = {
     "out": ["-o"],
     "bands": ["-b"],

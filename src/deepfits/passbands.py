@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from deepfits.errors import InputError
 
@@ -45,6 +49,51 @@ _WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
 _CARDS = ("WAVELEN", "PHOTPLAM")
 """Cards with the wavelength itself: of simulated skies, and of the Hubble Space Telescope."""
 _PLAUSIBLE = (2000.0, 25_000.0)
+STEP = 5.0
+"""Of the wavelength grid on which filters are integrated, Å."""
+
+
+@lru_cache(maxsize=64)
+def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a filter's wavelengths on a regular grid, ``(W,)`` in Å, and its transmission, ``(W,)``.
+
+    Raises
+    ------
+    InputError
+        No such filter in `speclite`, or a file that is not two columns of numbers.
+    """
+    path = Path(name)
+    if path.is_file():
+        try:
+            wavelength, response = np.loadtxt(path)[:, :2].T
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{path}: a filter is two columns, Å and transmission ({error})") from error
+    else:
+        try:
+            import speclite.filters
+        except ImportError:
+            raise InputError(
+                f'filter {name!r}: speclite knows it, which is an extra: install "deepfits[sky]", or give '
+                "a file of wavelengths and transmissions"
+            ) from None
+        try:
+            loaded = speclite.filters.load_filter(name)
+        except ValueError:
+            raise InputError(
+                f"filter {name!r} is neither a file nor one of speclite's, as hsc2017-i2"
+            ) from None
+        wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
+    if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
+        raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
+    seen = wavelength[response > 1e-4 * response.max()]
+    grid = np.arange(STEP * np.floor(seen[0] / STEP), seen[-1] + STEP, STEP)
+    return grid, np.clip(np.interp(grid, wavelength, response, left=0.0, right=0.0), 0.0, None)
+
+
+def filter_centre(name: str) -> float:
+    """Return the mean wavelength of a filter, Å."""
+    wavelength, response = load_filter(name)
+    return float((wavelength * response).sum() / response.sum())
 
 
 def wavelength_of(given: str | float) -> float:
@@ -67,15 +116,7 @@ def wavelength_of(given: str | float) -> float:
     try:
         value = float(given)
     except ValueError:
-        from deepfits.sky.spectra import filter_centre
-
-        try:
-            return filter_centre(str(given))
-        except ImportError:
-            raise InputError(
-                f"filter {given!r}: not among {sorted(WAVELENGTHS)}; for others speclite is asked: "
-                'install "deepfits[sky]", or give the mean wavelength in Å'
-            ) from None
+        return filter_centre(str(given))
     if not _PLAUSIBLE[0] < value < _PLAUSIBLE[1]:
         raise InputError(f"filter {given!r}: a mean wavelength in Å lies between 2000 and 25000")
     return value

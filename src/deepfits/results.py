@@ -110,29 +110,20 @@ def results(
     out = Path(out)
     refuse_broken_link(out)
     record = _record_of(out, is_file=is_file)
-    wanted = json.loads(
-        json.dumps({"stage": stage, "version": version, "inputs": inputs, "settings": settings})
-    )
-    there = _read_record(record)
-    if there is None:
+    made_from = {"stage": stage, "version": version, "inputs": inputs, "settings": settings}
+    wanted = json.loads(json.dumps(made_from))
+    earlier = _read_record(record)
+    if earlier is None:
         _refuse_foreign(out, is_file=is_file)
-    elif difference := _difference(there, wanted):
-        is_ours = there.get("stage") == stage and (not is_file or _is_as_written(out, there))
-        if not (renew and is_ours):
-            raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
-        log.info("%s: %s: made anew", out, difference)
-        there = None
-    elif is_file and not _is_as_written(out, there):
-        raise InputError(
-            f"{out}: this file is not the one that deepfits wrote there; choose another name, or remove it"
-        )
+    elif not _is_the_same(out, earlier, wanted, is_file=is_file, renew=renew):
+        earlier = None
     new_parents = [directory for directory in (out, *out.parents) if not directory.exists()]
-    is_kept = there is not None and bool(there.get("finished")) and out.exists()
+    is_kept = earlier is not None and bool(earlier.get("finished")) and out.exists()
     claimed = Results(out, record, {**wanted, "finished": is_kept}, is_partial=is_partial)
-    with nullcontext() if is_file else _alone(out):
+    with nullcontext() if is_file else _locked(out):
         if is_kept:
-            assert there is not None
-            claimed.content |= {"written": there["written"]} if "written" in there else {}
+            assert earlier is not None
+            claimed.content |= {"written": earlier["written"]} if "written" in earlier else {}
         else:
             claimed.save(finished=False)
         if is_file:
@@ -149,8 +140,25 @@ def results(
             raise
 
 
+def _is_the_same(
+    out: Path, earlier: Mapping[str, Any], wanted: Mapping[str, Any], *, is_file: bool, renew: bool
+) -> bool:
+    """Return whether an earlier result was made from the same; False where it may be made anew."""
+    if difference := _difference(earlier, wanted):
+        is_ours = earlier.get("stage") == wanted["stage"] and (not is_file or _is_as_written(out, earlier))
+        if not (renew and is_ours):
+            raise InputError(f"{out}: {difference}; choose another place, or remove it to start anew")
+        log.info("%s: %s: made anew", out, difference)
+        return False
+    if is_file and not _is_as_written(out, earlier):
+        raise InputError(
+            f"{out}: this file is not the one that deepfits wrote there; choose another name, or remove it"
+        )
+    return True
+
+
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _locked(out: Path) -> Iterator[None]:
     """Lock a directory against other processes; go on without where its filesystem has no such locks.
 
     The lock is on the directory itself, so that nothing of it is left, and ends with the process. Workers
@@ -212,19 +220,21 @@ def _refuse_foreign(out: Path, *, is_file: bool) -> None:
         )
 
 
-def _is_as_written(out: Path, there: Mapping[str, Any]) -> bool:
+def _is_as_written(out: Path, earlier: Mapping[str, Any]) -> bool:
     """Return whether a file is the one that was recorded (or was to be written when the run was killed)."""
-    return not out.exists() or "written" not in there or contents(out) == there["written"]
+    return not out.exists() or "written" not in earlier or contents(out) == earlier["written"]
 
 
-def _difference(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
+def _difference(earlier: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
     """Describe in a few words what differs first."""
-    if there.get("stage") != wanted["stage"]:
-        return f"results of `deepfits {there.get('stage')}` are there"
-    if there.get("version") != wanted["version"]:
-        return f"results of format {there.get('version')} are there, this version writes {wanted['version']}"
+    if earlier.get("stage") != wanted["stage"]:
+        return f"results of `deepfits {earlier.get('stage')}` are there"
+    if earlier.get("version") != wanted["version"]:
+        return (
+            f"results of format {earlier.get('version')} are there, this version writes {wanted['version']}"
+        )
     for kind in ("inputs", "settings"):
-        before, now = there.get(kind, {}), wanted[kind]
+        before, now = earlier.get(kind, {}), wanted[kind]
         for name in [*now, *(key for key in before if key not in now)]:
             old, new = before.get(name), now.get(name)
             if old == new:

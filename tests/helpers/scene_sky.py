@@ -4,14 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from deepfits.fitting.features import to_arrow
-from deepfits.passbands import COLUMN
+from deepfits.passbands import COLUMN, filter_centre
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import Examples
 from deepfits.redshifts.scene_light import SceneLight
 from deepfits.sky.population import DEFAULT_LAWS, draw_galaxies
-from deepfits.sky.spectra import filter_centre
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
+from deepfits.tables.parquet import to_arrow
 
 BANDS = ("u", "g", "r", "i", "z")
 FILTERS = ("cfht_megacam-u", "hsc2017-g", "hsc2017-r2", "hsc2017-i2", "hsc2017-z")

@@ -12,7 +12,10 @@ from PIL import Image
 from deepfits import plot
 from deepfits.photometry import circular_aperture
 from deepfits.pictures import BRIGHTEST, MISSING, colour_composite, top_of
-from deepfits.reporting import figures, redshift_section, sections
+from deepfits.reporting import figures, redshift_section
+from deepfits.reporting.fit_section import chi2_summary, fit_section
+from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.map import make_map
 from deepfits.reporting.page import Page, PageTable, Picture, Section, write_page
 from deepfits.reporting.selection import (
@@ -126,7 +129,7 @@ def held_out(number=60, seed=0):
     latent = np.stack([np.log(bright), np.log(red), 0.01 * rng.normal(size=number)], 1)
     flux, error = central_flux(image, weight, 0.5, 1.0)
     signal = np.sqrt(np.sum((flux / error).clip(0) ** 2, axis=1))
-    held = sections.HeldOut(
+    held = HeldOut(
         object_id=np.arange(number),
         image=image,
         weight=weight,
@@ -143,7 +146,7 @@ def held_out(number=60, seed=0):
         aperture_arcsec=1.0,
     )
     chi2 = ((image - clean) ** 2).sum((2, 3))
-    fit = sections.FitResult(
+    fit = FitResult(
         chi2=chi2.sum(1),
         dof=np.full(number, 512),
         chi2_band=chi2,
@@ -160,14 +163,14 @@ def held_out(number=60, seed=0):
 
 def test_chi2_stands_beside_that_of_a_blank_image_in_ranges_of_signal_to_noise():
     held, fit = held_out()
-    shown = sections.chi2_summary(held, {"both": fit})
+    shown = chi2_summary(held, {"both": fit})
     assert abs(shown["both"]["all"]["median_reduced_chi2"] - 1) < 0.1
     assert set(shown["both"]) > {"all", "S/N > 100"}
     assert sum(v["num_objects"] for k, v in shown["both"].items() if k != "all") == 60
     bright = {mode: one["S/N > 100"] for mode, one in shown.items()}
     assert bright["blank"]["median_reduced_chi2"] > 3 * bright["both"]["median_reduced_chi2"]
     assert bright["blank"]["median_reduced_chi2_central"] > 2 * bright["blank"]["median_reduced_chi2"]
-    section = sections.fit_section(held, {"both": fit}, {})
+    section = fit_section(held, {"both": fit}, {})
     assert [picture.name for picture in section.pictures] == ["figure-1", "figure-1-faint", "chi2"]
     assert section.tables[0].rows[0][0] == "blank"
 
@@ -177,11 +180,11 @@ def test_objects_that_were_not_fitted_are_not_counted():
     is_left_out = np.arange(60) % 3 == 0
     for values in (fit.chi2, fit.central):
         values[is_left_out] = np.nan
-    shown = sections.chi2_summary(held, {"both": fit})
+    shown = chi2_summary(held, {"both": fit})
     for one in shown.values():
         assert one["all"]["num_objects"] == 40
         assert sum(v["num_objects"] for k, v in one.items() if k != "all") == 40
-    tables = sections.fit_section(held, {"both": fit}, {}).tables
+    tables = fit_section(held, {"both": fit}, {}).tables
     for table in tables[:2]:
         numbers = [int(name.partition("(")[2].rstrip(")")) for name in table.columns if "(" in name]
         assert sum(numbers) == 2 * numbers[0] == 80
@@ -190,7 +193,7 @@ def test_objects_that_were_not_fitted_are_not_counted():
 def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     held, fit = held_out(number=200)
     other = replace(fit, latent=fit.latent + 0.1 * np.random.default_rng(1).normal(size=fit.latent.shape))
-    section = sections.latent_section(held, {"optimise": other, "both": fit}, {}, fit.latent)
+    section = latent_section(held, {"optimise": other, "both": fit}, {}, fit.latent)
     prior, repeat, neighbours = section.tables
     far = np.median(np.sqrt((fit.latent**2).mean(1)))
     assert float(prior.rows[1][2]) == pytest.approx(far, abs=0.006)
@@ -200,7 +203,7 @@ def test_latents_that_know_colours_have_neighbours_of_the_same_colour():
     assert float(repeat.rows[1][2]) == 0
     assert float(neighbours.rows[0][3]) < 0.4
     blind = replace(fit, latent=np.random.default_rng(2).normal(size=fit.latent.shape))
-    chance = sections.latent_section(held, {"both": blind}, {}, blind.latent).tables[-1]
+    chance = latent_section(held, {"both": blind}, {}, blind.latent).tables[-1]
     assert 0.6 < float(chance.rows[0][3]) < 1.5
 
 

@@ -15,7 +15,7 @@ from astropy.table import Table
 from deepfits.errors import InputError
 from deepfits.explorer.tags import write_tags
 from deepfits.fitting.columns import describe
-from deepfits.fitting.features import write_table as write_features
+from deepfits.fitting.features import write_shard as write_features
 from deepfits.stages.export import export
 from deepfits.tables import read_table, write_table
 

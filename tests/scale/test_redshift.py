@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError, ShardsFailedError
-from deepfits.fitting.features import read_features, write_table
+from deepfits.fitting.features import read_features, write_shard
 from deepfits.scale.manifest import read_manifest
 from deepfits.stages.export import export
 from deepfits.stages.redshifts.predict import redshift_predict
@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
         columns[f"flux_model_{band}"] = rng.uniform(1, 10, NUM).astype(np.float32)
     for number, (first, last) in enumerate([(0, 150), (150, 150), (150, NUM - 1), (NUM - 1, NUM)]):
         part = {name: values[first:last] for name, values in columns.items()}
-        write_table(directory / "features" / f"shard-{number:05d}.parquet", part, f"part {number}")
+        write_shard(directory / "features" / f"shard-{number:05d}.parquet", part, f"part {number}")
     redshift = 1 + 0.3 * latent[:, 0]
     lines = [f"{n},{z}" for n, z in enumerate(redshift) if np.isfinite(z)]
     (directory / "labels.csv").write_text("object_id,z_spec\n" + "\n".join(lines) + "\n")
@@ -71,9 +71,9 @@ def test_classes_of_an_object_without_a_fit_are_empty(trained, tmp_path):
 
 
 def read_features_of(path):
-    from deepfits.fitting.features import read_table
+    from deepfits.fitting.features import read_shard
 
-    return read_table(path)
+    return read_shard(path)
 
 
 def test_a_damaged_shard_stops_no_other(trained, tmp_path):

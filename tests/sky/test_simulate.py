@@ -8,8 +8,8 @@ from astropy.wcs import WCS
 
 import deepfits
 from deepfits.errors import InputError
+from deepfits.passbands import filter_centre
 from deepfits.sky.scene import draw_model, draw_objects, make_scene, observe, strips
-from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import SURVEYS, find_survey
 
 BANDS = "ugriz"

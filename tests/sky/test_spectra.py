@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
+from deepfits.passbands import load_filter
 from deepfits.sky.hydrogen import LINES, transmission
 from deepfits.sky.spectra import (
     CWW,
@@ -12,7 +13,6 @@ from deepfits.sky.spectra import (
     colour_grid,
     draw_sequence,
     galaxy_templates,
-    load_filter,
     quasar_grid,
     template_places,
 )

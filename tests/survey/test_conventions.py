@@ -12,7 +12,8 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.fields import image_set, open_field
-from deepfits.survey.find import find_exposures, find_fields, split_name
+from deepfits.survey.file_names import split_name
+from deepfits.survey.find import find_exposures, find_fields
 from deepfits.survey.hdu_roles import role_of
 from deepfits.survey.store import CutoutStore
 from deepfits.survey.zeropoint import zero_point_doubts, zero_point_of_header

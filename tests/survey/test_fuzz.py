@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from deepfits.errors import InputError
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
-from deepfits.survey.find import find_fields, peek_headers
+from deepfits.survey.find import find_fields
+from deepfits.survey.fitsfile import peek_headers
 from deepfits.survey.planes import ReadOptions, open_planes
 from deepfits.survey.readers import open_cutouts, read_description
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard

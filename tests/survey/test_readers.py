@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.survey.foreign_cutouts import to_size as _to_size
+from deepfits.survey.foreign_cutouts import to_shape
 from deepfits.survey.store import CutoutStore
 
 N, B, SIDE = 11, 3, 40
@@ -304,7 +304,7 @@ def test_files_that_could_run_code_are_refused(tmp_path):
 @settings(max_examples=60, deadline=None)
 def test_cropping_keeps_the_middle(height, width, size):
     image = np.arange(1.0, height * width + 1).reshape(1, height, width)
-    out = _to_size(image, size)
+    out = to_shape(image, size, size)
     assert out.shape == (1, size, size)
     assert out[0, size // 2, size // 2] == image[0, height // 2, width // 2]
     assert (out > 0).sum() == min(size, height) * min(size, width) or max(height, width) > size > min(

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from deepfits import tables
 from deepfits.errors import InputError
-from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.label_matching import match_labels
+from deepfits.redshifts.labels import Labels, read_labels
 from deepfits.survey.catalogue import read_catalogue
 
 NUM = 24
@@ -761,7 +762,7 @@ def test_parquet_that_declares_far_more_than_it_holds_and_pipes(tmp_path, monkey
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"object_id": np.zeros(2_000_000, np.int8)}), path)
     assert len(tables.read_table(path)["object_id"]) == 2_000_000
-    monkeypatch.setattr("deepfits.tables.reading.MOST_OF_SMALL_FILES", 1 << 20)
+    monkeypatch.setattr("deepfits.tables.parquet.MOST_OF_SMALL_FILES", 1 << 20)
     with pytest.raises(InputError, match=r"t\.parquet: declares 2000000 rows in a file of \d+ bytes"):
         tables.read_table(path)
     os.mkfifo(tmp_path / "u.parquet")

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,8 +73,12 @@ class JoinedTable(Mapping[str, np.ndarray]):
         self._read: dict[str, np.ndarray] = {}
         self._readers: dict[str, Callable[[], np.ndarray]] = {}
         self.origin: dict[str, str] = {}
+
+        def read(name: str) -> np.ndarray:
+            return read_columns(features, [name])[name]
+
         for name in pq.read_schema(shard_paths(features)[0]).names:
-            self.add(name, lambda name=name: read_columns(features, [name])[name], "features")  # type: ignore[misc]
+            self.add(name, partial(read, name), "features")
         if tags := read_tags(self.directory):
             self.add("tag", lambda: tag_column(tags, self["object_id"]), "tags")
         self.store = CutoutStore(store) if isinstance(store, str | Path) else store
@@ -125,9 +130,13 @@ class JoinedTable(Mapping[str, np.ndarray]):
         rows = match_identities(self["object_id"], store.catalogue([])["object_id"])
         if (rows < 0).all():
             raise InputError(f"{store.directory}: holds none of the objects of {self.directory}")
+
+        def read(name: str) -> np.ndarray:
+            return take_rows(store.catalogue([name])[name], rows)
+
         for name in shard_catalogue(store.shards[0]):
             if name not in self._readers:
-                self.add(name, lambda name=name: take_rows(store.catalogue([name])[name], rows), "catalogue")  # type: ignore[misc]
+                self.add(name, partial(read, name), "catalogue")
         return rows
 
     def add_table(self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC) -> None:
@@ -154,7 +163,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = name if name not in self._readers else f"{label}.{name}"
-                self.add(key, lambda values=values: take_rows(values, rows), label)  # type: ignore[misc]
+                self.add(key, partial(take_rows, values, rows), label)
 
     def _repr_html_(self) -> str:
         return _html("Joined table", self, self.directory)

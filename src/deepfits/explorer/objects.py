@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -243,27 +243,32 @@ class Objects:
     def _derive(self) -> None:
         """Add what astronomers plot first: reduced χ², magnitudes and colours, anomaly, the map."""
         table, own = self.table, set(self.table)
+
+        def magnitude(flux: str) -> np.ndarray:
+            return ab_magnitude(table[flux])
+
+        def colour(blue: str, red: str) -> np.ndarray:
+            return magnitude(blue) - magnitude(red)
+
+        def component(number: int) -> np.ndarray:
+            return self.components[:, number]
+
         if {"chi2", "dof"} <= own:
             table.add("reduced_chi2", lambda: _divide(table["chi2"], table["dof"]))
         self.bands = bands = bands_of(table)
         if self.store is not None and bands:
             self.store = self.store.in_bands(bands)
         for band in bands:
-            table.add(f"mag_model_{band}", lambda band=band: ab_magnitude(table[f"flux_model_{band}"]))  # type: ignore[misc]
+            table.add(f"mag_model_{band}", partial(magnitude, f"flux_model_{band}"))
         kind = "flux_gauss" if all(f"flux_gauss_{band}" in table for band in bands) else "flux_model"
         for blue, red in pairwise(bands):
-            table.add(
-                f"{blue}_minus_{red}",
-                lambda pair=(blue, red): np.subtract(
-                    *(ab_magnitude(table[f"{kind}_{band}"]) for band in pair)
-                ),  # type: ignore[misc]
-            )
+            table.add(f"{blue}_minus_{red}", partial(colour, f"{kind}_{blue}", f"{kind}_{red}"))
         if "anomaly" not in own:
             table.add("anomaly", self._anomaly)
         if "latent_distance" not in own:
             table.add("latent_distance", lambda: latent_distance(self.latent).astype(np.float32))
         for number in range(min(NUM_COMPONENTS, self.latent.shape[1])):
-            table.add(f"pc{number + 1}", lambda number=number: self.components[:, number])  # type: ignore[misc]
+            table.add(f"pc{number + 1}", partial(component, number))
         if (self.directory / MAP_FILE).exists():
             self.load_map(self.directory / MAP_FILE)
 

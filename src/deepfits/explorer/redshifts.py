@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.files import content_of, contents, read_json
+from deepfits.files import contents, read_json, reading_record
 from deepfits.redshifts.head import HEAD, head_directory
 from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.predict import load_predictor, predict_table
@@ -77,7 +77,7 @@ class Distributions:
     def read(cls, directory: Path) -> Distributions | None:
         """Read them from what `redshift` wrote; None where no method gives any."""
         metrics = read_json(directory / "metrics.json", what="redshift metrics")
-        with content_of(directory / "metrics.json", what="table of redshifts"):
+        with reading_record(directory / "metrics.json", what="table of redshifts"):
             rows = [row for row in metrics["rows"] if "pdf_metrics" in row]
             if not is_redshift_name(metrics["target"]) or not rows:
                 return None

@@ -127,12 +127,8 @@ def fit(
     chosen = make_solver(solver, num_steps=num_steps, tolerance=tolerance)
     if solver == "lbfgs" and isinstance(chosen, LBFGS):
         if metric is None:
-            observed = renderer
-            if sight is not None:  # as these pixels would at a nominal PSF, the same for all objects
-                nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
-                observed = Observed(renderer, nominal.observation().to(device))
             metric = learn_metric(
-                observed,
+                _at_nominal_psf(renderer, sight, num_bands, device),
                 num_latents,
                 weight=metric_weight,
                 dtype=begin.dtype,
@@ -159,6 +155,16 @@ def fit(
         for latent in begin
     ]
     return _scatter_to_rows(_best_of(results), enough, num_latents, num_bands, begin.dtype)
+
+
+def _at_nominal_psf(
+    renderer: Renderer, sight: Sight | None, num_bands: int, device: torch.device
+) -> Renderer:
+    """Return what draws scenes as these pixels would show them at a nominal PSF, the same for all objects."""
+    if sight is None:
+        return renderer
+    nominal = Sight.nominal(sight.grid, num_bands, sight.size, sight.pixel_scale_arcsec)
+    return Observed(renderer, nominal.observation().to(device))
 
 
 def make_solver(

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from deepfits.config import convert
 from deepfits.errors import InputError, naming
 from deepfits.files import read_json, write_json, writing
+from deepfits.tables.parquet import to_arrow
 
 DESCRIPTION = "_features.json"
 SCHEMA_VERSION = 1
@@ -55,7 +56,7 @@ def is_finished(directory: str | Path, *, description: str = DESCRIPTION) -> boo
     return (Path(directory) / description).exists()
 
 
-def write_table(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
+def write_shard(path: str | Path, columns: Mapping[str, np.ndarray], made_from: str) -> None:
     """Write columns, ``(N,)`` or ``(N, L)`` each, as Parquet; `made_from` is what `is_done` asks for."""
     arrays = {name: to_arrow(values) for name, values in columns.items()}
     table = pa.table(arrays).replace_schema_metadata({"made_from": made_from})
@@ -106,20 +107,11 @@ def shard_paths(directory: str | Path) -> list[Path]:
     return paths
 
 
-def read_table(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
+def read_shard(path: str | Path, columns: list[str] | None = None) -> dict[str, np.ndarray]:
     """Read one file of features as NumPy columns."""
     with naming(path, "cannot read these features", "fit again"):
         table = pq.read_table(path, columns=columns)
     return {name: to_numpy(table[name]) for name in table.column_names}
-
-
-def to_arrow(values: np.ndarray) -> pa.Array:
-    """Return values ``(N,)`` or ``(N, L)`` as Arrow has them, the latter as lists of fixed size."""
-    values = np.asarray(values)
-    if values.ndim == 1:
-        return pa.array(values)
-    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:

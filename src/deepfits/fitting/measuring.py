@@ -131,7 +131,7 @@ def measure(
     }
 
     def work(rows: Tensor) -> None:
-        for name, values in measurement.of(rows).items():
+        for name, values in measurement.of_batch(rows).items():
             out[name][rows.numpy()] = values.cpu().numpy()
 
     rows = fitted.fitted_rows
@@ -192,7 +192,7 @@ class _Measurement:
             out |= dict.fromkeys(("model", "pixel_std"), (bands, side, side))
         return out
 
-    def of(self, rows: Tensor) -> dict[str, Tensor]:
+    def of_batch(self, rows: Tensor) -> dict[str, Tensor]:
         """Measure the objects of a batch."""
         fitter, fitted = self.fitter, self.fitted
         padded = torch.cat((rows, rows[-1:].expand(BATCH - len(rows))))  # shapes never change

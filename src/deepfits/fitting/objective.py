@@ -127,9 +127,9 @@ class Objective:
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor]:
         """Evaluate loss, ``(N,)``, and amplitudes, ``(N, B)``, without the gradient."""
-        return self.look(latent, image, weight, observation)[:2]
+        return self.value_and_drawing(latent, image, weight, observation)[:2]
 
-    def look(
+    def value_and_drawing(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Evaluate loss and amplitudes, and return what is drawn, ``(N, B, H, W)``, amplitudes left aside."""

@@ -140,7 +140,7 @@ def laplace(
             [_joint(information[:, i], mixed[..., i], drawn, w) for i, w in enumerate(by)], 1
         )
     precision = _prior_precision(objective, latent, amplitude, used, weight).double()
-    half_hessian, covariance = _of_fit(information, precision, weight, fit_weight)
+    half_hessian, covariance = _hessian_and_covariance(information, precision, weight, fit_weight)
     if solved_after is not None:
         along = along_drawn[..., 0], along_drawn[..., 1]
         covariance = _with_amplitudes(
@@ -189,7 +189,7 @@ def _over_jacobians(
     return [torch.cat(values) for values in zip(*parts, strict=True)], kept
 
 
-def _of_fit(
+def _hessian_and_covariance(
     information: Tensor, precision: Tensor, weight: Tensor, fit_weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return H and the covariance H⁻¹ M H⁻¹ of what was fitted, ``(N, P, P)`` each."""

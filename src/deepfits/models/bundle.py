@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -140,8 +140,7 @@ class Model:
             return None
         if (order := self.order(info)) is not None:
             cutouts, info = order.cutouts(cutouts), order.info(info)
-        like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
-        return sight_of(cutouts, info, self.grid).to(like.device)
+        return sight_of(cutouts, info, self.grid).to(self._like.device)
 
     def order(self, info: StoreInfo) -> BandOrder | None:
         """Say how the bands of a store become the model's; None where they are.
@@ -294,9 +293,13 @@ class Model:
         """
         return self.embedder(self.network_input(self._to_tensor(image), self._to_tensor(weight), sight))
 
+    @property
+    def _like(self) -> Tensor:
+        """A tensor of the networks' type, on their device."""
+        return cast(Tensor, self.embedder.last.bias)
+
     def _to_tensor(self, array: Tensor | np.ndarray) -> Tensor:
-        like: Tensor = self.embedder.last.bias  # type: ignore[assignment]
-        return torch.as_tensor(array, dtype=like.dtype, device=like.device)
+        return torch.as_tensor(array, dtype=self._like.dtype, device=self._like.device)
 
     def to(self, device: torch.device | str) -> Model:
         """Move the networks to a device, and return the model."""

@@ -29,15 +29,9 @@ SETS = {
 }
 NUM_LABELS = (300, 3000)
 NEEDED = (
-    "half_light_radius_arcsec",
-    "kind",
-    "z_spec",
-    "bulge_fraction",
-    "bulge_ratio",
-    "disc_ratio",
-    "angle",
+    "half_light_radius_arcsec", "kind", "z_spec", "bulge_fraction", "bulge_ratio", "disc_ratio", "angle",
     "ebv",
-)
+)  # fmt: skip
 """Columns of the truth."""
 NUM_BOOTSTRAP = 100
 CLASS = " or galaxy"

@@ -19,8 +19,8 @@ from deepfits.errors import InputError
 from deepfits.files import read_json
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.photometry import ab_magnitude, robust_scatter
+from deepfits.reporting.held_out import RULE, UNSEEN, HeldOut
 from deepfits.reporting.page import PageTable, Picture, Section
-from deepfits.reporting.sections import RULE, UNSEEN, HeldOut
 from deepfits.tables import match_identities
 
 MIN_SIGNAL_TO_NOISE = 5.0

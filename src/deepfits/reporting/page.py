@@ -36,6 +36,11 @@ class PageTable:
     caption: str = ""
 
 
+def format_number(value: float | None, form: str = "{:.3f}") -> str:
+    """Return a number as a cell of a table; empty without one."""
+    return "" if value is None else form.format(value)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of the page: paragraphs, tables, commands with what they do, the map, pictures, in order."""

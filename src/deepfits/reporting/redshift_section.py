@@ -8,9 +8,9 @@ from typing import Any
 
 from deepfits.redshifts.results import HEADINGS, format_metric
 from deepfits.reporting import redshift_figures
+from deepfits.reporting.held_out import UNSEEN
 from deepfits.reporting.page import PageTable, Picture, Section
 from deepfits.reporting.redshift_figures import name_of
-from deepfits.reporting.sections import UNSEEN
 
 COLUMNS = ("r2", "bias", "bias_median", "sigma_mad", "eta", "eta_15", "eta_05")
 METHODS = {

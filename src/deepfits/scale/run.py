@@ -26,8 +26,8 @@ from deepfits.scale.work import (
     attempt,
     attempt_in_worker,
     describe,
-    in_turn,
     overlapped,
+    thread_safe,
 )
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def run_shards(
         manifest.save()
         with progress(title, total=total, unit="objects", done=total - left) as task:
             for shard, outcome in outcomes(todo, task):
-                _note(manifest, shard, outcome, paths[shard.name])
+                _record(manifest, shard, outcome, paths[shard.name])
                 if outcome.stops:
                     raise _no_space(directory, outcome.reason, manifest)
     except OSError as error:
@@ -136,7 +136,7 @@ def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDo
     return is_whole
 
 
-def _note(manifest: Manifest, shard: Shard, outcome: Outcome, path: Path) -> None:
+def _record(manifest: Manifest, shard: Shard, outcome: Outcome, path: Path) -> None:
     entry = Entry(
         shard=shard.name,
         state="missing" if outcome.stops else "failed" if outcome.reason else "done",
@@ -181,11 +181,11 @@ def _outcomes(
     if not todo:
         return
     if workers.is_here and open_here is not None:
-        yield from _here(open_here(), todo, task)
+        yield from _in_this_process(open_here(), todo, task)
         return
     assert work is not None
     if workers.is_here:
-        yield from _here(work.open(), todo, task)
+        yield from _in_this_process(work.open(), todo, task)
         return
     with connect(workers) as client:
         for shard, outcome in _on_workers(client, work, todo):
@@ -193,8 +193,8 @@ def _outcomes(
             yield shard, outcome
 
 
-def _here(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
-    advance = in_turn(task.advance)
+def _in_this_process(process: Process, todo: list[Shard], task: Task) -> Iterator[tuple[Shard, Outcome]]:
+    advance = thread_safe(task.advance)
     if isinstance(process, Parts):
         yield from overlapped(process, todo, advance)
         return

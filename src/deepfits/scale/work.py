@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 
 
-def in_turn(advance: Advance) -> Advance:
+def thread_safe(advance: Advance) -> Advance:
     """Let several threads report their progress."""
     lock = Lock()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deepfits.errors import InputError, nearest
+from deepfits.passbands import filter_centre
 from deepfits.photometry import flux_of_magnitude
 from deepfits.sky.population import (
     COUNT_FILTER,
@@ -29,7 +30,7 @@ from deepfits.sky.population import (
     draw_structure,
     draw_types,
 )
-from deepfits.sky.spectra import REDDENINGS, colour_grid, filter_centre
+from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, require_unique
 

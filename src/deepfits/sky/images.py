@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from deepfits.passbands import filter_centre
 from deepfits.photometry import NJY_ZERO_POINT
 from deepfits.sky.noise import aperture_factor
 from deepfits.sky.scene import Scene
-from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkyBand
 
 

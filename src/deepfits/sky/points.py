@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from deepfits.passbands import filter_centre
 from deepfits.photometry import NJY_ZERO_POINT, flux_of_magnitude
 from deepfits.sky.population import COUNT_FILTER, Table
-from deepfits.sky.spectra import REDSHIFTS, filter_centre, quasar_grid
+from deepfits.sky.spectra import REDSHIFTS, quasar_grid
 
 STARS_AT_20_5, STAR_SLOPE = 0.57, 0.055
 """Stars per square arcminute and magnitude at i = 20.5, and the rise of log₁₀ per magnitude: a field at high

@@ -14,8 +14,9 @@ from typing import Annotated
 import numpy as np
 
 from deepfits.config import Range, check, from_mapping, read_toml
+from deepfits.passbands import filter_centre, load_filter
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.sky.spectra import CWW, ColourGrid, colour_grid, draw_sequence, filter_centre, load_filter
+from deepfits.sky.spectra import CWW, ColourGrid, colour_grid, draw_sequence
 
 Table = dict[str, np.ndarray]
 

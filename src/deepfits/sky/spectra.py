@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.passbands import load_filter
 from deepfits.sky.hydrogen import transmission
 
 CWW = ("E", "Sbc", "Scd", "Im", "Im_0.5", "Im_1.0")
@@ -33,8 +34,6 @@ YOUNG_IN_E = 0.03
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
 MAX_REDSHIFT = 7.0
 REDSHIFTS = np.exp(np.linspace(0.0, np.log1p(MAX_REDSHIFT), 420)) - 1
-STEP = 5.0
-"""Of the wavelength grid on which filters are integrated, Å."""
 REST_BAND = "sdss2010-r"
 """Absolute magnitudes are in this band."""
 
@@ -127,44 +126,6 @@ def calzetti(wavelength: np.ndarray) -> np.ndarray:
     red = 2.659 * (-1.857 + 1.040 * x) + 4.05
     blue = 2.659 * (-2.156 + 1.509 * x - 0.198 * x**2 + 0.011 * x**3) + 4.05
     return np.where(x < 1 / 0.63, red, blue)
-
-
-@lru_cache(maxsize=64)
-def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a filter's wavelengths on a regular grid, ``(W,)`` in Å, and its transmission, ``(W,)``.
-
-    Raises
-    ------
-    InputError
-        No such filter in `speclite`, or a file that is not two columns of numbers.
-    """
-    path = Path(name)
-    if path.is_file():
-        try:
-            wavelength, response = np.loadtxt(path)[:, :2].T
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{path}: a filter is two columns, Å and transmission ({error})") from error
-    else:
-        import speclite.filters
-
-        try:
-            loaded = speclite.filters.load_filter(name)
-        except ValueError:
-            raise InputError(
-                f"filter {name!r} is neither a file nor one of speclite's, as hsc2017-i2"
-            ) from None
-        wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
-    if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
-        raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
-    seen = wavelength[response > 1e-4 * response.max()]
-    grid = np.arange(STEP * np.floor(seen[0] / STEP), seen[-1] + STEP, STEP)
-    return grid, np.clip(np.interp(grid, wavelength, response, left=0.0, right=0.0), 0.0, None)
-
-
-def filter_centre(name: str) -> float:
-    """Return the mean wavelength of a filter, Å."""
-    wavelength, response = load_filter(name)
-    return float((wavelength * response).sum() / response.sum())
 
 
 def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from deepfits.stages.parameters import Images, ReadingFields, several
+from deepfits.stages.parameters import Images, ReadingFields, as_list
 from deepfits.stages.stage import INPUT, stage
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check(config: CheckConfig) -> Findings:
     from deepfits.survey.inspection import Findings
 
     findings = Findings()
-    names = [Path(name) for name in several(config.images)]
+    names = [Path(name) for name in as_list(config.images)]
     with _add_logged(findings):
         if all(is_cutouts(name) or is_catalogue(name) for name in names):
             for name in names:

@@ -14,7 +14,7 @@ from deepfits.files import contents
 from deepfits.results import Results, results
 from deepfits.stages.detect import FORMAT as CATALOGUE_FORMAT
 from deepfits.stages.detect import Detection
-from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial, images_at, several
+from deepfits.stages.parameters import Choosing, Cutting, Images, OnCluster, Partial, as_list, images_at
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import require_bands
 from deepfits.survey.catalogue import read_catalogue, read_info
@@ -84,7 +84,7 @@ def cutouts(config: CutoutsConfig) -> Path:
     """
     from deepfits.survey.psf import parse_psf_option
 
-    images = several(config.images)
+    images = as_list(config.images)
     if len(images) == 1 and str(images[0]).endswith(".toml"):
         return _ingest(config, Path(images[0]))
     if config.catalogue is not None and not tables.exists(config.catalogue):

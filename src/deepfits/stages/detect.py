@@ -8,6 +8,8 @@ from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from deepfits.config import Range
 from deepfits.errors import InputError
 from deepfits.progress import Progress
@@ -22,7 +24,7 @@ from deepfits.tables import format_of
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
     from deepfits.survey.fields import ImageSet
-    from deepfits.survey.find import FieldSources
+    from deepfits.survey.image_source import FieldSources
 
 
 FORMAT = 2
@@ -157,8 +159,6 @@ def _joined(
     done: dict[str, tuple[dict[str, Any], dict[str, Any]]],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Concatenate the catalogues of fields, and mark the primary detections."""
-    import numpy as np
-
     from deepfits.survey.overlaps import primary_detections
 
     parts, infos = [columns for columns, _ in done.values()], {name: info for name, (_, info) in done.items()}

@@ -26,7 +26,7 @@ from deepfits.progress import Progress, Task
 from deepfits.stages.parameters import Choosing, Partial
 from deepfits.stages.stage import INPUT, claim, stage
 from deepfits.tables import format_of, matches_conditions, require_column, write_table
-from deepfits.tables.reading import INFO
+from deepfits.tables.table import INFO
 from deepfits.tables.writing import field_metadata
 
 _MADE_BY = {"made_by": "deepfits export"}

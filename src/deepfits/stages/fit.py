@@ -14,7 +14,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.files import digest
 from deepfits.fitting import features
-from deepfits.fitting.features import read_table, shard_paths
+from deepfits.fitting.features import read_shard, shard_paths
 from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
@@ -151,7 +151,7 @@ def _check_start(config: FitConfig, model: Model) -> None:
     """Refuse starts that are no latents of this model's generator."""
     if config.mode == "embedder":
         raise InputError("mode 'embedder' fits nothing that could begin with start; choose another mode")
-    latent = read_table(shard_paths(str(config.start))[0], ["latent"])["latent"]
+    latent = read_shard(shard_paths(str(config.start))[0], ["latent"])["latent"]
     if latent.shape[1] != model.config.latent_size:
         raise InputError(
             f"{config.start}: latents of {latent.shape[1]} numbers, this model's have "
@@ -163,7 +163,7 @@ def summarise(directory: Path) -> dict[str, Any]:
     """Return what `_features.json` says of all shards together, which are read one after the other."""
     reduced, status, num_steps = [], Counter[str](), 0
     for path in shard_paths(directory):
-        columns = read_table(path, ["chi2", "dof", "status", "num_steps"])
+        columns = read_shard(path, ["chi2", "dof", "status", "num_steps"])
         good = np.isfinite(columns["chi2"]) & (columns["dof"] > 0)
         reduced.append((columns["chi2"][good] / columns["dof"][good]).astype(np.float32))
         status.update(columns["status"].tolist())

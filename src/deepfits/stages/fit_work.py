@@ -13,12 +13,14 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents_of, digest, writing_hdf5
+from deepfits.fitting import features
 from deepfits.fitting.settings import FitSettings
 from deepfits.results import require_finished
 from deepfits.scale.run import run_shards
 from deepfits.scale.work import Advance, Parts, Process, Shard
 from deepfits.splits import is_held_out
 from deepfits.stages.parameters import Solving
+from deepfits.tables.matching import match_identities, take_rows
 
 if TYPE_CHECKING:
     from deepfits.fitting.fitter import Fitter
@@ -202,8 +204,6 @@ class FitWork(FittingWork):
 
 def run_work(config: Any, work: ModelWork, selection: Selection, model: Model, out: Path, title: str) -> bool:
     """Do the shards that are not done, with a model that is loaded; return whether anything was done."""
-    from deepfits.fitting import features
-
     return run_shards(
         work,
         selection.shards,
@@ -222,13 +222,10 @@ def read_starts(directory: str | Path, shard: str, object_id: np.ndarray) -> np.
 
     Features of the same store have them in a shard of the same name; only else are all read.
     """
-    from deepfits.fitting.features import read_features, read_table
-    from deepfits.tables.matching import match_identities, take_rows
-
     path = Path(directory) / f"{shard}.parquet"
-    columns = read_table(path, ["object_id", "latent"]) if path.is_file() else None
+    columns = features.read_shard(path, ["object_id", "latent"]) if path.is_file() else None
     if columns is None or (match_identities(object_id, columns["object_id"]) < 0).any():
-        columns = read_features(directory, ["object_id", "latent"])
+        columns = features.read_features(directory, ["object_id", "latent"])
     return take_rows(columns["latent"], match_identities(object_id, columns["object_id"]))
 
 
@@ -243,12 +240,10 @@ class FittedShard:
 
 def write_fitted(fitted: FittedShard, out: Path, shard: Shard) -> None:
     """Write features; the table comes last, so that with it all is there."""
-    from deepfits.fitting import features
-
     path = out / f"{shard.name}.parquet"
     if fitted.planes:
         write_images(path.with_suffix(".h5"), fitted.columns["object_id"], fitted.planes, fitted.bands)
-    features.write_table(path, fitted.columns, shard.made_from)
+    features.write_shard(path, fitted.columns, shard.made_from)
 
 
 def write_images(

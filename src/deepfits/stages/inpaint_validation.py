@@ -14,7 +14,7 @@ from deepfits.fitting import inpainting
 from deepfits.fitting.fitter import Fitter
 from deepfits.photometry import ab_magnitude, aperture_flux
 from deepfits.progress import Progress
-from deepfits.scale.work import in_turn
+from deepfits.scale.work import thread_safe
 from deepfits.splits import is_held_out
 from deepfits.stages.inpaint_work import Calibrations, predict
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
@@ -41,7 +41,7 @@ def validate(
     there = [n for n in range(len(store.info.bands)) if (tested.weight[:, n] > 0).any()]
     calibrated = [calibrations.of([store.info.bands[index]])[0] for index in there]
     with progress("validate", total=len(there) * len(tested), unit="objects") as task:
-        advance = in_turn(task.advance)
+        advance = thread_safe(task.advance)
         for index, calibration in zip(there, calibrated, strict=True):
             columns, predicted = predict(
                 fitter, tested, [index], advance, calibrations=[calibration], with_pixels=False

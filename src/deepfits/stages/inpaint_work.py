@@ -22,7 +22,7 @@ from deepfits.fitting.measuring import measure
 from deepfits.models.bundle import Model
 from deepfits.photometry import ab_magnitude, aperture_flux, magnitude_error
 from deepfits.progress import Progress
-from deepfits.scale.work import Advance, Process, Shard, in_turn
+from deepfits.scale.work import Advance, Process, Shard, thread_safe
 from deepfits.splits import is_held_out
 from deepfits.stages.fit_work import ModelWork, read_selected, write_images
 from deepfits.survey.store import Cutouts, CutoutStore, read_info
@@ -67,7 +67,7 @@ class InpaintWork(ModelWork):
             if self.images:
                 planes = {"image": predicted["model"], "image_err": predicted["pixel_std"]}
                 write_images(path.with_suffix(".h5"), cutouts.object_id, planes, self.bands)
-            features.write_table(path, columns, shard.made_from)
+            features.write_shard(path, columns, shard.made_from)
 
         return process
 
@@ -189,7 +189,7 @@ class Calibrations:
         if not (cutouts.weight[:, hidden] > 0).any():
             return [None] * len(hidden)
         with self.progress("calibrate", total=len(cutouts), unit="objects") as task:
-            advance = in_turn(task.advance)
+            advance = thread_safe(task.advance)
             columns, predicted = predict(self.fitter, cutouts, hidden, advance, with_pixels=False)
         bands = self.store.info.bands
         return [_calibrate(columns, predicted, bands[band], tuple(hidden), band) for band in hidden]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Images = str | Path | Sequence[str | Path]
 
 
-def several(paths: Images) -> list[str | Path]:
+def as_list(paths: Images) -> list[str | Path]:
     """Return one path as a list of one."""
     return [paths] if isinstance(paths, str | Path) else list(paths)
 
@@ -33,7 +33,7 @@ def images_at(images: Images, place: Callable[[str], str]) -> list[str]:
         band, equals, path = image.partition("=")
         return f"{band}={place(path)}" if equals and "/" not in band else place(image)
 
-    return [moved(str(image)) for image in several(images)]
+    return [moved(str(image)) for image in as_list(images)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,6 @@ import pyarrow as pa
 from deepfits.errors import InputError
 from deepfits.files import digest
 from deepfits.fitting.feature_table import feature_table
-from deepfits.fitting.features import to_arrow
 from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
@@ -34,6 +33,7 @@ from deepfits.survey.fields import ImageSet, image_set
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import Cutouts, StoreInfo
 from deepfits.tables import from_arrow, identities, positions
+from deepfits.tables.parquet import to_arrow
 
 CHUNK = 2048
 

@@ -17,13 +17,16 @@ import pyarrow.dataset
 from deepfits.config import convert
 from deepfits.errors import InputError
 from deepfits.explorer.joined import find_predictions
-from deepfits.files import content_of, parse_json, read_json, read_text, write_json
+from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
 from deepfits.fitting.similarity import Similarity
 from deepfits.models.bundle import BUILTIN_PREFIX, Model, find_builtin, list_builtin
 from deepfits.photometry import circular_aperture, reference_band
 from deepfits.provenance import provenance
 from deepfits.reporting import inpainting, redshift_section, sections
+from deepfits.reporting.fit_section import chi2_summary, fit_section
+from deepfits.reporting.held_out import FitResult, HeldOut
+from deepfits.reporting.latent_section import latent_section
 from deepfits.reporting.page import Page, Section, write_page
 from deepfits.reporting.selection import FAINT, central_flux, choose_examples, reduced_chi2
 from deepfits.results import read_record, require_finished
@@ -48,15 +51,9 @@ MAX_DRAWN = 1000  # objects whose fits are drawn again, for χ² in the middle
 DRAWN_AT_ONCE = 250
 NO_OBJECTS = np.empty(0, dtype=np.int64)
 _SHOWN_SETTINGS = (
-    "solver",
-    "objective",
-    "num_steps",
-    "prior_strength",
-    "amplitudes",
-    "centre_fwhm_arcsec",
-    "neighbours",
+    "solver", "objective", "num_steps", "prior_strength", "amplitudes", "centre_fwhm_arcsec", "neighbours",
     "num_starts",
-)
+)  # fmt: skip
 
 
 def write_report(config: Any) -> Path:
@@ -117,7 +114,7 @@ def write_report(config: Any) -> Path:
     return path
 
 
-def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[sections.HeldOut, Cutouts]:
+def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[HeldOut, Cutouts]:
     """Read the held-out objects, and once more as cutouts, with places and PSFs."""
     parts: list[Cutouts] = []
     left, num_examples = config.max_objects, config.num_examples
@@ -142,7 +139,7 @@ def _read_held_out(store: CutoutStore, config: Any, run: Path) -> tuple[sections
     fitted = [run / f"features-{mode}" for mode in MODES if is_finished(run / f"features-{mode}")]
     masks_neighbours = any(read_settings(place).get("neighbours") == "mask" for place in fitted)
     own = np.where(neighbours_of(cutouts, store.info)[:, None], 0, weight) if masks_neighbours else weight
-    held = sections.HeldOut(
+    held = HeldOut(
         object_id=cutouts.object_id,
         image=image,
         weight=weight,
@@ -211,12 +208,12 @@ def _training(path: Path, model: Model | None) -> Section:
     record = path / "metrics.jsonl"
     lines = read_text(record, what="record of the training").splitlines() if record.exists() else []
     metrics = [parse_json(line, where=record, what="record of the training") for line in lines]
-    with content_of(path, what="record of a training"):
+    with reading_record(path, what="record of a training"):
         return sections.training_section(model.card, metrics)
 
 
 def _fits(
-    run: Path, model: Model | None, held: sections.HeldOut, cutouts: Cutouts, store: CutoutStore
+    run: Path, model: Model | None, held: HeldOut, cutouts: Cutouts, store: CutoutStore
 ) -> tuple[list[Section], dict[str, Any]]:
     """Show the fits in each mode that the run has, and the latents."""
     fits = {
@@ -228,13 +225,11 @@ def _fits(
         return [_absent("Best fits", "no features", "deepfits fit")], {"fits": {}}
     how = {mode: EXPLANATIONS[mode] + _fit_settings(run / f"features-{mode}", mode) for mode in fits}
     latents, knows = _latents(run, held, fits, store)
-    shown = [sections.fit_section(held, fits, how), latents]
-    return shown, {"knows": knows, "fits": sections.chi2_summary(held, fits)}
+    shown = [fit_section(held, fits, how), latents]
+    return shown, {"knows": knows, "fits": chi2_summary(held, fits)}
 
 
-def _read_fit(
-    directory: Path, model: Model, held: sections.HeldOut, cutouts: Cutouts, info: StoreInfo
-) -> sections.FitResult:
+def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, info: StoreInfo) -> FitResult:
     columns = ["object_id", "latent", "embedding", "chi2", "dof", "status", "num_steps"]
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
@@ -256,7 +251,7 @@ def _read_fit(
     )
     amplitude = {f"amplitude_{band}": column(f"amplitude_{band}") for band in held.bands}
     central, drawn = _drawn_again({"latent": latent, **amplitude}, model, held, cutouts, info)
-    return sections.FitResult(
+    return FitResult(
         chi2=column("chi2"),
         dof=column("dof"),
         chi2_band=band_columns("chi2"),
@@ -273,7 +268,7 @@ def _read_fit(
 def _drawn_again(
     columns: Mapping[str, np.ndarray],
     model: Model,
-    held: sections.HeldOut,
+    held: HeldOut,
     cutouts: Cutouts,
     info: StoreInfo,
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
@@ -291,14 +286,14 @@ def _drawn_again(
 
 
 def _latents(
-    run: Path, held: sections.HeldOut, fits: Mapping[str, sections.FitResult], store: CutoutStore
+    run: Path, held: HeldOut, fits: Mapping[str, FitResult], store: CutoutStore
 ) -> tuple[Section, list[dict[str, Any]]]:
     """Show the latents of the last mode, and what they know of a simulated sky."""
     mode = list(fits)[-1]
     features, embedding = run / f"features-{mode}", fits[mode].embedding
     tables, known = knowledge(run, features, store)
     coordinates = Similarity.read(features, embedding.shape[1]).coordinates(embedding)
-    return sections.latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
+    return latent_section(held, fits, _known_redshifts(run, held), coordinates, tables), known
 
 
 def _fit_settings(directory: Path, mode: str) -> str:
@@ -312,16 +307,16 @@ def _fit_settings(directory: Path, mode: str) -> str:
     return " Settings: " + ", ".join(words) + "."
 
 
-def _inpainting(run: Path, store: Path, held: sections.HeldOut) -> tuple[Section, dict[str, Any]]:
+def _inpainting(run: Path, store: Path, held: HeldOut) -> tuple[Section, dict[str, Any]]:
     directories = sorted(p for p in run.glob("inpaint-*") if p.is_dir())
     if not directories:
         command = f"deepfits inpaint {store} MODEL --out {run}/inpaint-u --band u"
         return _absent("Missing bands", "no inpainting", command), {}
-    with content_of(directories[0].with_name("inpaint-*"), what="predictions"):
+    with reading_record(directories[0].with_name("inpaint-*"), what="predictions"):
         return inpainting.section(directories, held)
 
 
-def _known_redshifts(run: Path, held: sections.HeldOut) -> dict[str, np.ndarray]:
+def _known_redshifts(run: Path, held: HeldOut) -> dict[str, np.ndarray]:
     """Return the redshifts of held-out objects, where the run has some."""
     path = run / "redshift" / "predictions.parquet"
     if not path.exists():
@@ -347,7 +342,7 @@ def _redshifts(run: Path) -> tuple[Section, dict[str, Any]]:
             "With a table of spectroscopic redshifts: deepfits redshift FEATURES LABELS --out RUN/redshift."
         )
         return Section(title="Redshifts", paragraphs=[text]), {}
-    with content_of(path, what="redshift metrics"):
+    with reading_record(path, what="redshift metrics"):
         metrics = read_json(path, what="redshift metrics")
         if not is_redshift_name(metrics["target"]):
             text = f"{path.parent} holds predictions of {metrics['target']}: see table.md there."
@@ -376,7 +371,7 @@ def _headline(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _footer(run: Path) -> list[str]:
     path = run / "provenance.json"
     source = read_json(path, what="provenance") if path.exists() else provenance()
-    with content_of(path, what="provenance"):
+    with reading_record(path, what="provenance"):
         versions = source["versions"]
         lines = [
             f"deepfits {versions.get('deepfits', '')}, commit {source['commit'] or 'unknown'}, "

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+
+import numpy as np
 
 from deepfits.config import Range
 from deepfits.errors import InputError
@@ -15,14 +18,12 @@ from deepfits.files import contents_of, read_json, write_json, writing
 from deepfits.passbands import wavelength_in_header
 from deepfits.photometry import NJY_ZERO_POINT, reference_band
 from deepfits.progress import Progress
-from deepfits.stages.parameters import Images, Reading, several
+from deepfits.stages.parameters import Images, Reading, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 
 # Rows combined at a time: at most 256, and few enough that all exposures' strips fit into this many bytes.
 STRIP, STRIP_BYTES = 256, 200 << 20
-
-
 FORMAT = 2
 REPORT = "stack.json"
 
@@ -132,7 +133,7 @@ def stack(config: StackConfig) -> Path:
 def _require_apart(config: StackConfig) -> None:
     """Refuse to write coadds among the exposures, where the next run would stack them too."""
     out = os.path.realpath(config.out)
-    for place in several(config.images):
+    for place in as_list(config.images):
         if Path(place).is_dir() and Path(out).is_relative_to(os.path.realpath(place)):
             raise InputError(
                 f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "
@@ -184,7 +185,6 @@ def _one_band(
     band: str, planes: list[Any], target: Any, shifts: dict[Any, Any], config: StackConfig, out: Path
 ) -> dict[str, Any]:
     """Stack one band strip by strip, and write coadd and weights."""
-    import numpy as np
     from astropy.io import fits
 
     from deepfits.survey.grids import AlignedPlane
@@ -226,8 +226,6 @@ def _one_band(
 
 
 def _exposure_report(plane: Any, aligned: Any, shift: Any) -> dict[str, Any]:
-    import math
-
     def number(value: float) -> float | None:
         return round(value, 4) if math.isfinite(value) else None
 

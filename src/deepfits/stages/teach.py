@@ -8,7 +8,7 @@ from typing import Annotated
 
 from deepfits.files import write_text
 from deepfits.processes import torch_threads
-from deepfits.stages.parameters import Images, Partial, several
+from deepfits.stages.parameters import Images, Partial, as_list
 from deepfits.stages.stage import INPUT, claim, part_of, stage
 from deepfits.training.settings import Draws, OnDevice, Teaching
 
@@ -60,7 +60,7 @@ def teach(config: TeachConfig) -> Path:
     from deepfits.training.engine import EngineConfig
     from deepfits.training.teaching import teach_aids
 
-    stores = several(config.store)
+    stores = as_list(config.store)
     model = Model.load(config.model, EngineConfig(device=config.device).kind)
     teaching = part_of(config, Teaching)
     with (

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from deepfits.config import Range
 from deepfits.files import contents
 from deepfits.results import require_finished
 from deepfits.splits import is_held_out
-from deepfits.stages.parameters import Choosing, Images, Partial, several
+from deepfits.stages.parameters import Choosing, Images, Partial, as_list
 from deepfits.stages.stage import INPUT, NEUTRAL, claim, part_of, stage
 from deepfits.training.settings import EngineSettings, TrainingSettings
 
@@ -24,12 +26,9 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.observation import Sight
 
-
 FIT_STEPS = 40
 MAX_MEASURED = 3000
 """Held-out objects of a store among which those are chosen that a model's errors are learnt from."""
-
-
 FORMAT = 2
 
 
@@ -100,7 +99,7 @@ def train(config: TrainConfig) -> Path:
         chosen = dataclasses.replace(
             chosen, training=dataclasses.replace(chosen.training, steps=config.steps)
         )
-    stores = several(config.store)
+    stores = as_list(config.store)
     for store in stores:
         require_finished(store, partial=config.partial)
     plan = part_of(
@@ -146,8 +145,6 @@ def measure_model_error(model: Model, stores: Sequence[str | Path]) -> dict[str,
 
     Of several stores, the median of each number.
     """
-    import numpy as np
-
     from deepfits.fitting.error_measurement import learn_model_error, median_of
     from deepfits.fitting.fitter import FitSettings, Fitter
     from deepfits.survey.neighbours import find_neighbours

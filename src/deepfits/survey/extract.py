@@ -105,11 +105,11 @@ def extract(
     apertures = make_apertures(sources, combined, is_empty, segmentation)
     radius = half_light_radius(combined, is_empty, apertures, segmentation)
     snr = _snr(combined, is_empty, apertures, segmentation)
-    compact = radius
-    if np.isfinite(rough := stellar_radius(radius, snr)):
-        reach = max(3 * rough, 2.0)
+    compact, stellar = radius, stellar_radius(radius, snr)
+    if np.isfinite(stellar):  # measured again inside a circle not much larger than stars
+        reach = max(3 * stellar, 2.0)
         compact = half_light_radius(combined, is_empty, apertures, segmentation, reach=reach)
-    stellar = stellar_radius(compact, snr)
+        stellar = stellar_radius(compact, snr)
     score = star_score(compact, snr, stellar)
     del combined, is_empty
     flags = sources["flag"].astype(np.int32)
@@ -118,7 +118,6 @@ def extract(
         stars = choose_stars(compact, snr, flags, stellar)
         if is_whole:
             everywhere = choose_stars(compact, snr, flags, stellar, most=1000, within=0.16)
-
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
     widths: dict[str, list[float] | None] = {}

@@ -16,9 +16,10 @@ from deepfits.errors import InputError
 from deepfits.files import contents_of
 from deepfits.photometry import reference_band
 from deepfits.survey.bands import band_name, require_bands, sort_bands
-from deepfits.survey.find import FieldSources, find_fields
+from deepfits.survey.find import find_fields
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.grids import AlignedPlane, align
+from deepfits.survey.image_source import FieldSources
 from deepfits.survey.planes import Plane, ReadOptions, open_planes
 
 log = logging.getLogger(__name__)

@@ -15,56 +15,32 @@ A *field* is a piece of sky with one image per band: an HSC patch, an SDSS frame
     one field.
 
 Where none of this fits, the mapping is given: ``images=["u=one.fits", "g=two.fits[1]"]``.
+
+Which band and field a file is of is told in `deepfits.survey.image_source`; which files hold its weights, in
+`deepfits.survey.companions`.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
-from deepfits.survey.bands import (
-    UNSURE,
-    band_name,
-    band_of_header,
-    band_of_name,
-    is_instrument,
-    is_known_band,
-    passband,
-    sort_bands,
-)
-from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, name_of, role_of, sky_images, words_of
+from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
+from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
+from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
+from deepfits.survey.fitsfile import is_fits_name, opened
+from deepfits.survey.hdu_roles import ROLES, name_of, sky_images, words_of
+from deepfits.survey.image_source import FieldSources, ImageSource, source_of
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
-from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
-_SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
-_HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
-_UNIONS = re.compile(
-    r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
-)
-_PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
-_EUCLID = re.compile(
-    r"^EUC_MER_(?:(?:BGSUB-)?MOSAIC|(?P<other>BGMOD|[A-Z]+-PSF))-(?P<band>[A-Za-z0-9-]+?)"
-    r"(?:-(?P<kind>RMS|FLAG))?_TILE(?P<tile>\d+)"
-)
-# std and n are scatter and numbers of images, -u holds the outliers that -m has not.
-_UNWISE = re.compile(r"^(?P<name>unwise-\w+-w[1-4])-(?P<kind>img|invvar|std|n)-(?P<end>[mu])$")
-# What a word of a file's name says about its pixels, where a file of the same name without it is there too.
-KINDS = {word.lower(): role for role, words in ROLES.items() for word in words} | dict.fromkeys(
-    OTHER, "other"
-)
-# Ends what is said of a mask (maskbits of the Legacy Surveys) or weights of all bands of a field together.
-SHARED = " of all bands"
 # Images that are not whole, or of formats that are not read, by the endings of their names.
 _NO_IMAGE = re.compile(
     r"\.(?:asdf|jp2|tiff?)$|\.(?:fits?|fts|fz)(?:\.\w+)?(?:~|\.(?:part|partial|filepart|(?:cr)?download|tmp|bak|old|orig))$",
@@ -72,79 +48,12 @@ _NO_IMAGE = re.compile(
 )
 # Of several files, as archives send them.
 _BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
-_IMAGE_WORDS = (
-    *(
-        "image",
-        "img",
-        "sci",
-        "drz",
-        "drc",
-        "ooi",
-        "opi",
-        "osi",
-        "osj",
-        "oki",
-        "bgsub",
-        "int",
-        "maic",
-        "refimg",
-    ),
-    *("sciimg", "mosaic", "map"),
-)
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
-# Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.
-_HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
-# The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
-_CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
-_HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms": "errors", "mask": "a mask"}
-# Pixels: a file that is called a PSF and has more is none, if its header says where on the sky it is.
-LARGEST_PSF = 100
 # Directories deeper than so many below the one given are not looked at.
 DEEPEST = 6
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSource:
-    """Where the image of one band of one field lies.
-
-    Attributes
-    ----------
-    band, field
-        Short names.
-    path
-        The FITS file.
-    hdu
-        Number of the HDU with the image; None for the first that holds one.
-    companions
-        Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
-        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in `SHARED`
-        are of all bands.
-    layout
-        ``plain``, ``hsc``, ``sdss`` or ``generic``.
-    """
-
-    band: str
-    field: str
-    path: Path
-    hdu: int | None = None
-    companions: tuple[tuple[Path, str], ...] = ()
-    layout: str = "generic"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FieldSources:
-    """The images of one field, by band, in order of wavelength."""
-
-    name: str
-    images: dict[str, ImageSource] = field(default_factory=dict)
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """The bands there are."""
-        return tuple(self.images)
 
 
 def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
@@ -248,7 +157,7 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
             f"{path}: arrays, not an image; say what they hold in a TOML file (bands, zero_point, "
             "pixel_scale_arcsec, ...) and give that"
         )
-    return [_source(path, band=band, hdu=hdu)]
+    return [source_of(path, band=band, hdu=hdu)]
 
 
 def _sources_in(directory: Path) -> list[ImageSource]:
@@ -277,10 +186,10 @@ def _leaves(directory: Path, depth: int = 1) -> list[Path]:
     out = []
     for sub in _subdirectories(directory):
         below = _leaves(sub, depth + 1) if depth < DEEPEST and not _holds_files(sub) else []
-        if below and _kind_of_folder(sub) is not None:
+        if below and kind_of_folder(sub) is not None:
             log.warning(
                 "WARNING: %s: not used, it holds %s by its name; put them beside their images",
-                *(sub, _HELD.get(str(_kind_of_folder(sub)), "no images")),
+                *(sub, HELD.get(str(kind_of_folder(sub)), "no images")),
             )
             continue
         out += below or [sub]
@@ -324,19 +233,19 @@ def _in_one_directory(
     sources = []
     files = fits_files(directory)
     for path in files:
-        if is_companion(path) or _is_no_image_of_a_band(path):
+        if is_companion(path) or is_no_image_of_a_band(path):
             continue
         if (kind := kind_of(path)) is not None:
             raise InputError(
-                f"{path}: holds {_HELD.get(kind, 'no image')} by its name or its header, but the image that "
+                f"{path}: holds {HELD.get(kind, 'no image')} by its name or its header, but the image that "
                 f"it belongs to is not there; restore that{_perhaps(path, files)}, or move this file "
                 "elsewhere; if it is an image itself, say its band: band=path"
             )
-        sources.append(_source(path, folder=folder))
-    kind = _kind_of_folder(directory)
+        sources.append(source_of(path, folder=folder))
+    kind = kind_of_folder(directory)
     if sources and kind in ROLES and any(kind_of(path) == kind for path in files):
         raise InputError(
-            f"{sources[0].path}: lies among {_HELD[str(kind)]}, but no image beside this directory has its "
+            f"{sources[0].path}: lies among {HELD[str(kind)]}, but no image beside this directory has its "
             "name; restore that, or move this file elsewhere"
         )
     names = {s.field for s in sources}
@@ -351,372 +260,16 @@ def _in_one_directory(
 
 def _perhaps(path: Path, files: list[Path]) -> str:
     """Return how to name weights or a mask that may be of an image whose name differs in a word."""
-    key, kind = split_name(_stem(path))
-    alike = (p for p in files if len(set(split_name(_stem(p))[0]) ^ set(key)) == 1 and kind_of(p) is None)
+    key, kind = split_name(given_name(path))
+    alike = (
+        p for p in files if len(set(split_name(given_name(p))[0]) ^ set(key)) == 1 and kind_of(p) is None
+    )
     image = next(alike, None)
-    return "" if image is None else f", or, if it is {image.name}, call this file {_stem(image)}.{kind}.fits"
-
-
-def split_name(stem: str) -> tuple[tuple[str, ...], str | None]:
-    """Split a file's name into what it shares with its weights and mask, and what its pixels are.
-
-    Examples
-    --------
-    >>> split_name("legacysurvey-1501p020-image-g"), split_name("legacysurvey-1501p020-invvar-g")
-    ((('legacysurvey', '1501p020', 'g'), None), (('legacysurvey', '1501p020', 'g'), 'ivar'))
-    >>> split_name("SPLUS-s01_F660_swpweight")
-    (('SPLUS', 's01', 'F660', 'swp'), 'weight')
-    >>> split_name("tile_g_inverse_variance"), split_name("tile_g_rms_map")
-    ((('tile', 'g'), 'ivar'), (('tile', 'g'), 'rms'))
-    """
-    if match := _EUCLID.match(stem):
-        found = match["kind"]
-        kind = KINDS[found.lower()] if found else "other" if match["other"] else None
-        return (match["band"], match["tile"]), kind
-    if match := _UNWISE.match(stem):
-        kind = {"img": None, "invvar": "ivar"}.get(match["kind"], "other") if match["end"] == "m" else "other"
-        return (match["name"],), kind
-    words = words_of(stem)
-    places = [i for i, w in enumerate(words) if w.lower() in KINDS and len(words) > 1]
-    kind = KINDS[words[places[-1]].lower()] if places else None
-    if kind == "weight" and "skycell" in words:
-        kind = "variance"  # what Pan-STARRS calls wt
-    dropped: tuple[str, ...] = _IMAGE_WORDS
-    if kind == "variance" and {"inv", "inverse"} & {w.lower() for w in words}:
-        kind, dropped = "ivar", (*_IMAGE_WORDS, "inv", "inverse")
-    kept = (w for i, w in enumerate(words) if i not in places[-1:] and w.lower() not in dropped)
-    return tuple(kept), kind
-
-
-def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
-    """Split a name; one that is nothing but ``weight`` is of ``image.fits``, or of all bands beside it."""
-    return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
-
-
-def _stem(path: Path) -> str:
-    """Return a file's name without its ending: of ESO's archive, the one that the survey gave it."""
-    name = peek_headers(path)[0].get("ORIGFILE") if path.name.startswith("ADP.") else None
-    return stem_of(name if isinstance(name, str) and name else path)
-
-
-_Member = tuple[Path, str | None]
-_Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
-
-
-@cache
-def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
-    """Return what the FITS files of a directory share with their weights, and what they hold.
-
-    A word such as "psf" or "model", or one that a name begins with, says nothing where no image is beside the
-    file: it is an image itself. What headers of ESO's products say (ASSON, PRODCATG) counts before names.
-    `stamp` is the directory's.
-    """
-    names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
-    kinds: _Kinds = {path: _split(_stem(path)) for path in names}
-    words = {path: words_of(_stem(path)) for path in names}
-    bare = {path: tuple(w for w in words[path] if w.lower() not in _IMAGE_WORDS) for path in names}
-    images = {key for key, kind in kinds.values() if kind is None}
-    for path, (key, kind) in kinds.items():
-        if kind == "other" and key not in images and "psf" in bare[path] and not _is_psf(path):
-            kinds[path] = bare[path], None
-    images = {key for key, kind in kinds.values() if kind is None}
-    for path, (key, kind) in kinds.items():
-        if images and _is_psf(path):
-            continue
-        begins = kind is not None and len(words[path]) > 1
-        begins = begins and not any(w.lower() in KINDS for w in words[path][1:])
-        if key not in images and (kind == "other" or (begins and _kind_of_folder(directory) is None)):
-            kinds[path] = bare[path], None
-    stated, linked = {path: _phase3(path) for path in names}, set()
-    by_stem = {stem_of(path): path for path in names} | {_stem(path): path for path in names}
-    for path, (own, _) in stated.items():
-        kinds[path] = kinds[path][0], own or kinds[path][1]
-    for path, (_, links) in stated.items():
-        for name, kind in links:
-            if (other := by_stem.get(stem_of(name))) is not None:
-                if other in linked:
-                    log.warning("WARNING: %s: its %s, %s, is another image's: not used", path, kind, name)
-                else:
-                    kinds[other] = kinds[path][0], kind
-                linked.add(other)
-            elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
-                log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
-    return kinds
-
-
-def _is_psf(path: Path) -> bool:
-    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts.
-
-    A large image with a WCS is one of the sky that was brought to another PSF (``subaru_B_psf.fits``).
-    """
-    words = words_of(_stem(path).lower())
-    if "psf" not in words or len(words) == 1:
-        return "psf" in words
-    image = next((header for header in peek_headers(path) if has_image(header)), {})
-    sides = [image.get(f"ZNAXIS{n}", image.get(f"NAXIS{n}", 0)) for n in (1, 2)]
-    return not ("CTYPE1" in image and min(sides) >= LARGEST_PSF)
-
-
-def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
-    """Return what a file of ESO's says that it holds, and names and kinds of what belongs to it."""
-    if not path.is_file() or not os.access(path, os.R_OK):
-        return None, []
-    with path.open("rb") as handle:
-        if b"PRODCATG" not in handle.read(1 << 16):
-            return None, []
-    header = next((h for h in peek_headers(path)[:2] if "PRODCATG" in h), {})
-    own, links = str(header.get("PRODCATG")), []
-    for number in range(1, 10):
-        kind = role_of(str(header.get(f"ASSOC{number}", "")))
-        if kind in ROLES:
-            links.append((str(header.get(f"ASSON{number}")), str(kind)))
-    return role_of(own) if own.startswith("ANCILLARY") else None, links
-
-
-def says_what_it_holds(name: str) -> bool:
-    """Return whether a directory's name says what its files hold, such as ``images`` or ``weights``."""
-    return bool({name.lower(), name.lower().removesuffix("s")} & {*KINDS, *_IMAGE_WORDS})
-
-
-def _kind_of_folder(directory: Path) -> str | None:
-    """Return what the files of a directory hold by its name, such as ``weights`` or ``invvar``."""
-    name = Path(os.path.abspath(directory)).name.lower()
-    kind = KINDS.get(name, KINDS.get(name.removesuffix("s")))
-    return None if name.startswith("exp") else kind  # exposures are images
-
-
-@cache
-def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | None]:
-    """Return the directories in one, and what their files hold by their names."""
-    with os.scandir(directory) as entries:
-        folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    return {folder: _kind_of_folder(folder) for folder in folders}
-
-
-def sisters(directory: Path) -> dict[Path, str | None]:
-    """Return the directories of weights beside or in one of images, or those of images for one of weights."""
-    here = Path(os.path.abspath(directory))
-    try:
-        found = _folders_in(here.parent, stamp(here.parent))
-    except OSError:  # not ours to read
-        return {}
-    is_image = _kind_of_folder(here) is None
-    found = found | (
-        _folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_folder(here.parent)}
+    return (
+        ""
+        if image is None
+        else f", or, if it is {image.name}, call this file {given_name(image)}.{kind}.fits"
     )
-    return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
-
-
-@cache
-def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
-    """Return the files of a directory that share a name, and what they hold."""
-    out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
-    for path, (key, kind) in _kinds_in(directory, stamp).items():
-        out[key].append((path, kind))
-    return dict(out)
-
-
-def _family(path: Path) -> list[_Member]:
-    """Return the files that share a name with this one, and what they hold; also in sister directories."""
-    here = stamp(path.parent)
-    key = _kinds_in(path.parent, here).get(path, split_name(_stem(path)))[0]
-    found = list(_families_in(path.parent, here).get(key, ()))
-    for folder, kind in sisters(path.parent).items():
-        there = _families_in(folder, stamp(folder)).get(key, ())
-        found += [(other, own or kind) for other, own in there]
-    return found
-
-
-def kind_of(path: Path) -> str | None:
-    """Return what a file holds by its name, by its header or by its directory's name; None for an image."""
-    kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(_stem(path)))[1]
-    folder = _kind_of_folder(path.parent)
-    is_beside = (
-        kind is None
-        and folder is not None
-        and any(other.parent != path.parent and its is None for other, its in _family(path))
-    )
-    return folder if is_beside else kind
-
-
-def is_companion(path: Path) -> bool:
-    """Return whether a file holds weights or a mask for another one beside it."""
-    return kind_of(path) is not None and any(kind is None for _, kind in _family(path))
-
-
-def _is_no_image_of_a_band(path: Path) -> bool:
-    """Return whether a file can be no image of one band: a table, or a map of all bands together."""
-    headers = peek_headers(path)
-    if not any(has_image(header) for header in headers):
-        if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
-            log.warning("%s: no image in this file; not used", path)
-        elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
-            log.warning(
-                "WARNING: %s: an image in a column of a table is not read; write it as an image", path
-            )
-        return True
-    key, kind = _split(_stem(path))
-    if kind_of(path) == "other" and _is_psf(path):
-        log.warning("%s: a PSF; not used, unless you say whose: --psf BAND=%s", path, path.name)
-        return True
-    if kind is None or band_of_name(_stem(path))[0] is not None:
-        return False
-    kinds = _kinds_in(path.parent, stamp(path.parent))
-    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
-    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
-    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
-        return False
-    what, use = "a map", "not used"
-    if kind == "mask":
-        says = meaning_of_mask(_stem(path)) is not None
-        what = "a mask"
-        use = "used" if says else "not used unless bad_planes or mask_polarity say what it means"
-    elif kind in ROLES:
-        what, use = str(_HELD[kind]), "used where a band has none of its own"
-    log.warning("%s: %s of no single band; %s", path, what, use)
-    return True
-
-
-def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Return whether a name is that of another file without one word, the band."""
-    return len(other) == len(key) + 1 and set(key) < set(other)
-
-
-def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
-    """Return the files with weights and mask of an image, and what they hold."""
-    if kind_of(path) is not None:
-        return ()
-    found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
-    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
-    for kind in (*weights[:1], "mask"):
-        alike = [p.name for p, its in found if its == kind]
-        if len(alike) > 1:
-            what = "mask" if kind == "mask" else "weight"
-            raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
-    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
-        log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
-        found.remove((other, kind))
-    for roles in (("mask",), WEIGHT_ROLES):
-        if not any(kind in roles for _, kind in found):
-            shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
-            shared.sort(key=lambda member: roles.index(member[1]))
-            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
-    for other, _ in found:
-        require_regular(other)
-    return tuple(found)
-
-
-def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
-    """Return the files of weights and masks that have the name of an image without its band."""
-    kinds = _kinds_in(path.parent, stamp(path.parent))
-    mine = kinds.get(path, split_name(_stem(path)))[0]
-    return [
-        (other, kind)
-        for other, (key, kind) in kinds.items()
-        if kind in ROLES
-        and _is_for_all(key, mine)
-        and band_of_name(_stem(other))[0] is None
-        and not is_companion(other)
-    ]
-
-
-def _source(
-    path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
-) -> ImageSource:
-    stem = _stem(path)
-    if match := _SDSS.match(stem):
-        return ImageSource(
-            band=band or match["band"],
-            field=match["field"],
-            path=path,
-            hdu=0 if hdu is None else hdu,
-            layout="sdss",
-        )
-    if match := _HSC.match(stem):
-        return ImageSource(
-            band=band or band_name(match["band"]),
-            field=f"{match['tract']}-{match['patch']}",
-            path=path,
-            hdu=hdu,
-            layout="hsc",
-        )
-    if (head := path.with_name(f"{stem}.head")).is_file():
-        log.warning(
-            "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "
-            "run SWarp",
-            head,
-        )
-    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
-    named, rest = band_of_name(plain)
-    if match := _EUCLID.match(stem):
-        named, rest = band_name(match["band"]), f"TILE{match['tile']}"
-    patch = _PATCH.search(rest)
-    is_named = band is not None
-    band = band or _band_of(path, stem, named, folder)
-    if patch:
-        rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
-    elif is_named:
-        rest = ""  # whoever names the bands names one field
-    elif match := _UNIONS.match(stem):
-        rest = match["tile"].replace("_", ".")  # each band has a survey of its own
-    elif named != band and not _EUCLID.match(stem):
-        plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
-        there, without = band_of_name(plain, {band})
-        rest = without if there else _without_band(plain, band) if named is None else rest
-    layout = "plain" if stem.startswith("coadd-") else "generic"
-    return ImageSource(
-        band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
-    )
-
-
-def _without_band(stem: str, band: str) -> str:
-    """Return a name without the word that means a band: what the files of one field share.
-
-    Examples
-    --------
-    >>> _without_band("STRIPE82-0001_F660_swp", "F660"), _without_band("6778_01500", "g")
-    ('STRIPE82-0001-swp', '6778_01500')
-    """
-    words = list(re.finditer(r"[^-_. ]+", stem))
-    word = next((w for w in reversed(words) if passband(w[0]) == passband(band)), None)
-    if word is None:
-        return stem
-    return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
-
-
-def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
-    """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
-    headers = peek_headers(path)
-    images = [h for h in headers if has_image(h)]
-    stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
-    if stated is None and named is None and folder is not None:
-        return folder
-    if stated is None and named is None:
-        if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
-            raise InputError(
-                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
-                "(docs/how-to/survey-files.md); else split it into one image for each band"
-            )
-        raise InputError(
-            f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
-            f"images=['g={path.name}', ...]"
-        )
-    if stated is None or named is None:
-        return str(stated or named)
-    last = re.split(r"[-_. ]+", stem)[-1]
-    is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
-    if is_last and not _may_be_one_band(stated, named):
-        raise InputError(
-            f"{path}: the header says band {stated}, the name {named}; say which it is: "
-            f"{stated}={path.name} or {named}={path.name}"
-        )
-    return stated
-
-
-def _may_be_one_band(stated: str, named: str) -> bool:
-    """Return whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
-    one, other = stated.lower(), named.lower()
-    return one.startswith(other) or other.startswith(one)
 
 
 def _group(sources: list[ImageSource]) -> list[FieldSources]:
@@ -757,7 +310,7 @@ def _warn_of_maps(groups: Mapping[str, Mapping[str, ImageSource]], joined: list[
 
 def _warn_of_namesakes(sources: list[ImageSource]) -> None:
     """Warn of images that have another's name but for a word, its band and its place: maps more likely."""
-    words = {s.path: frozenset(words_of(_stem(s.path))) for s in sources}
+    words = {s.path: frozenset(words_of(given_name(s.path))) for s in sources}
     there = {(s.path.parent, s.band, words[s.path]): s for s in sources}
     found: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
     for source in sources:

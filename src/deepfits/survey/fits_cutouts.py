@@ -20,18 +20,12 @@ from astropy.io import fits
 from deepfits.errors import InputError
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
+from deepfits.survey.companions import is_companion, kind_of, sister_directories
 from deepfits.survey.cutout_description import Description, zero_points
-from deepfits.survey.find import (
-    KINDS,
-    fits_files,
-    is_companion,
-    kind_of,
-    says_what_it_holds,
-    sisters,
-    split_name,
-)
+from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
+from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
-from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
+from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, overlap
 from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
@@ -141,7 +135,13 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
     subs = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     files = [p for where in (path, *subs) for p in fits_files(where)]
     images = [p for p in files if not is_companion(p)]
-    files += [p for where in sisters(path) if where not in subs for p in fits_files(where) if is_companion(p)]
+    files += [
+        p
+        for where in sister_directories(path)
+        if where not in subs
+        for p in fits_files(where)
+        if is_companion(p)
+    ]
     if not images:
         raise InputError(f"{path}: no FITS file there")
     known = {band_name(b) for b in d.bands}
@@ -425,14 +425,8 @@ def _together(
             if name not in its:
                 continue
             one = its[name]
-            window = tuple(_middle(n, size) for n, size in zip(one.image.shape, shape[2:], strict=True))
+            window = tuple(overlap(n, size)[0] for n, size in zip(one.image.shape, shape[2:], strict=True))
             image[row, index][window] = one.image
             if ivar is not None and one.ivar is not None:
                 ivar[row, index][window] = one.ivar
     return image, ivar, None
-
-
-def _middle(length: int, size: int) -> slice:
-    """Return where an axis goes so that pixel length // 2 comes to size // 2."""
-    start = size // 2 - length // 2
-    return slice(start, start + length)

@@ -135,7 +135,7 @@ class ForeignCutouts:
             for one, its in zip(flux[:, band], out[:, band], strict=True):
                 sigma, number = difference_noise(one, its > 0)
                 its[its > 0] = (ratio * sigma if number >= FEW_PIXELS and sigma > 0 else usual) ** -2.0
-        return (flux, out) if size is None else (to_size(flux, size), to_size(out, size))
+        return (flux, out) if size is None else (to_shape(flux, size, size), to_shape(out, size, size))
 
     def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight as `read` does, in the store's bands: weight 0 in the absent ones."""
@@ -154,15 +154,17 @@ class ForeignCutouts:
         return tuple(known.get(b, default) for b in self.store_bands)
 
 
-def to_size(array: np.ndarray, size: int) -> np.ndarray:
+def to_shape(array: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crop or pad the last two axes about the pixel (length // 2), which an object's centre is nearest to."""
-    out = np.zeros((*array.shape[:-2], size, size), array.dtype)
-    (to_y, from_y), (to_x, from_x) = (_overlap(length, size) for length in array.shape[-2:])
+    out = np.zeros((*array.shape[:-2], height, width), array.dtype)
+    pairs = zip(array.shape[-2:], (height, width), strict=True)
+    (to_y, from_y), (to_x, from_x) = (overlap(length, size) for length, size in pairs)
     out[..., to_y, to_x] = array[..., from_y, from_x]
     return out
 
 
-def _overlap(length: int, size: int) -> tuple[slice, slice]:
+def overlap(length: int, size: int) -> tuple[slice, slice]:
+    """Return where an axis goes in one of another length, and which part of it, so that middles meet."""
     start = length // 2 - size // 2
     first, last = max(start, 0), min(start + size, length)
     return slice(first - start, last - start), slice(first, last)

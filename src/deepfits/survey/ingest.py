@@ -29,7 +29,7 @@ from deepfits.survey.readers import open_cutouts
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 from deepfits.tables import choose, match_identities
-from deepfits.tables.reading import plain
+from deepfits.tables.table import plain_array
 
 WARNING = "WARNING: "
 log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         log.warning("%s%s", WARNING, text)
         cutouts.remarks.append(f"{WARNING}{text}")
     for name, values in columns.items():
-        cutouts.columns[name] = plain(np.ma.array(values[rows], mask=is_absent))
+        cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
 
 
 def _psf_and_widths(

@@ -18,7 +18,7 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutout_description import read_description
 from deepfits.survey.fitsfile import is_fits_name, quiet
-from deepfits.survey.foreign_cutouts import ForeignCutouts
+from deepfits.survey.foreign_cutouts import ForeignCutouts, to_shape
 from deepfits.survey.inspection import Findings, Row, colour_warnings, depth_warning, empty_warning
 from deepfits.survey.noise import MAX_LEVEL_SIGMAS, clipped_statistics, depth_of, rim_pixels
 from deepfits.survey.readers import open_cutouts
@@ -108,8 +108,8 @@ def _of_store(path: Path, findings: Findings) -> _Sample:
 def _of_foreign(name: str, found: ForeignCutouts, zero_points: tuple[float, ...]) -> _Sample:
     starts = np.unique(np.linspace(0, max(found.number - SAMPLE // 4, 0), 4).astype(int))
     parts = [found.read(int(s), min(int(s) + SAMPLE // 4, found.number), None) for s in starts]
-    side = min(p[0].shape[-1] for p in parts), min(p[0].shape[-2] for p in parts)
-    image, weight = (np.concatenate([_middle(part[i], side[1], side[0]) for part in parts]) for i in range(2))
+    shape = np.min([part[0].shape[-2:] for part in parts], axis=0)
+    image, weight = (np.concatenate([to_shape(part[i], *shape) for part in parts]) for i in range(2))
     return _Sample(
         name=name,
         bands=found.bands,
@@ -121,11 +121,6 @@ def _of_foreign(name: str, found: ForeignCutouts, zero_points: tuple[float, ...]
         weight=weight,
         number=found.number,
     )
-
-
-def _middle(array: np.ndarray, height: int, width: int) -> np.ndarray:
-    y, x = array.shape[-2] // 2 - height // 2, array.shape[-1] // 2 - width // 2
-    return array[..., y : y + height, x : x + width]
 
 
 def _inspect(sample: _Sample, findings: Findings) -> None:
@@ -149,7 +144,7 @@ def _inspect(sample: _Sample, findings: Findings) -> None:
         findings.rows.append(row)
         findings.warnings += [f"{sample.name} {band}: {w}" for w in _warnings(row, level, its)]
     side = min(height, width)
-    image, weight = (_middle(pixels, side, side) for pixels in (sample.image, sample.weight))
+    image, weight = (to_shape(pixels, side, side) for pixels in (sample.image, sample.weight))
     flux, error = aperture_flux(image, weight, circular_aperture(side, APERTURE_PIXELS))
     columns = {f"flux_aper_{b}": flux[:, i] for i, b in enumerate(sample.bands)}
     columns |= {f"flux_aper_err_{b}": error[:, i] for i, b in enumerate(sample.bands)}

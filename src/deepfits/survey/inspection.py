@@ -20,7 +20,7 @@ from deepfits.survey.build import MiddleOfField
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import extract
 from deepfits.survey.fields import Field, ImageSet, describe
-from deepfits.survey.find import FieldSources
+from deepfits.survey.image_source import FieldSources
 from deepfits.survey.noise import depth_of, sample_rows, sky_doubts
 from deepfits.survey.planes import Plane, open_planes
 
@@ -81,17 +81,9 @@ class Findings:
 
 def _table(rows: list[Row]) -> list[str]:
     head = (
-        "field",
-        "band",
-        "pixels",
-        "arcsec",
-        "zero pt",
-        "FWHM ″",
-        "depth 5σ 2″",
-        "noise nJy",
-        "no data",
+        "field", "band", "pixels", "arcsec", "zero pt", "FWHM ″", "depth 5σ 2″", "noise nJy", "no data",
         "weights",
-    )
+    )  # fmt: skip
     cells = [
         (
             _short(row.field),

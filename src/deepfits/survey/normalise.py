@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from deepfits.errors import InputError
 
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-KINDS = ("standard", "asinh")
+Kind = Literal["standard", "asinh"]
 MAX_STRETCHED = 50.0
 """asinh of any flux in units of any softening lies far under this."""
 
@@ -46,7 +46,7 @@ class Normalisation(Stored):
         Per band, nJy; where the stretch turns from linear to logarithmic. Unused by ``standard``.
     """
 
-    kind: Literal["standard", "asinh"]
+    kind: Kind
     mean: tuple[Annotated[float, Range(ge=-1e15, le=1e15)], ...]
     std: tuple[Annotated[float, Range(ge=1e-15, le=1e15)], ...]
     softening: tuple[Annotated[float, Range(ge=1e-15, le=1e15)], ...]
@@ -147,7 +147,7 @@ def is_complete(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 def measure_normalisation(
-    image: np.ndarray, weight: np.ndarray, kind: str = "asinh", softening_sigmas: float = 3.0
+    image: np.ndarray, weight: np.ndarray, kind: Kind = "asinh", softening_sigmas: float = 3.0
 ) -> Normalisation:
     """Measure the constants over all valid pixels of some images.
 
@@ -165,8 +165,8 @@ def measure_normalisation(
     InputError
         No valid pixel in a band, or a band without any variation.
     """
-    if kind not in KINDS:
-        raise InputError(f"normalisation {kind!r} is unknown; choose one of {KINDS}")
+    if kind not in get_args(Kind):
+        raise InputError(f"normalisation {kind!r} is unknown; choose one of {get_args(Kind)}")
     mean, std, softening = [], [], []
     for band in range(image.shape[1]):
         is_valid = weight[:, band] > 0
@@ -180,4 +180,4 @@ def measure_normalisation(
         std.append(float(stretched.std()))
         if not std[-1] > 0:
             raise InputError(f"normalisation: band number {band} has the same value in every pixel")
-    return Normalisation(kind=kind, mean=tuple(mean), std=tuple(std), softening=tuple(softening))  # type: ignore[arg-type]
+    return Normalisation(kind=kind, mean=tuple(mean), std=tuple(std), softening=tuple(softening))

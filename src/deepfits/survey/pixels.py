@@ -229,7 +229,7 @@ def calibrated(
                 "give the weight or mask that belongs to this image"
             )
     remarks: list[str] = []
-    wcs, pixel_sr = None, None
+    wcs: WCS | None = None
     doubts: list[str] = []
     if pixel_scale_arcsec is None:
         wcs, doubts = celestial_wcs(hdus, image.hdu, header)
@@ -249,38 +249,8 @@ def calibrated(
     masks: list[tuple[HduPixels, MaskRule]] = []
     if (mask := extras.get("mask")) is not None:
         assert isinstance(mask, HduPixels)
-        first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
-        sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
-        for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]:
-            planes, name = named_planes(more.header), name_of(more.hdu)
-            meaning = mask_polarity or meaning_of_mask(name)
-            if its := tuple(name for name in bad_planes if name in planes):
-                rule = mask_rule(more.header, more.rows(*sampled), bad_planes=its, where=str(path))
-                masks.append((more, rule))
-                if bad_planes != BAD_MASK_PLANES:
-                    wanted = tuple(name for name in wanted if name not in its)
-            elif meaning is not None and not planes:
-                words = f"non-zero pixels of {name} are {meaning}"
-                masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
-            elif not planes:
-                remarks.append(
-                    f"WARNING: {mask.path.name}: a further mask, {name}, is not used: nothing says what it "
-                    f"means; say what non-zero means ({mask_option}), or call it BADMASK or GOODMASK"
-                )
-        own = [stem_of(mask.path)] if mask.path != path else []
-        rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
-        if wanted or not masks:
-            rule = mask_rule(
-                mask.header,
-                mask.rows(*sampled),
-                bad_planes=wanted,
-                polarity=mask_polarity or meaning_of_mask(name_of(mask.hdu), *own),
-                telescope=str(header.get("TELESCOP", "")),
-                where=str(path),
-                option=mask_option,
-            )
-        masks.insert(0, (mask, rule))
-        remarks += [one.words for _, one in masks]
+        masks, unused = _masks(hdus, mask, header, path, bad_planes, mask_polarity, mask_option)
+        remarks += [*unused, *(rule.words for _, rule in masks)]
     out = CalibratedPixels(
         image=image,
         extras=dict(extras),
@@ -293,6 +263,51 @@ def calibrated(
     )
     out.weight_factor = _unit_of_weights(out, header, pixel_sr)
     return out
+
+
+def _masks(
+    hdus: fits.HDUList,
+    mask: HduPixels,
+    header: fits.Header,
+    path: Path,
+    bad_planes: tuple[str | int, ...],
+    polarity: str | None,
+    option: str,
+) -> tuple[list[tuple[HduPixels, MaskRule]], list[str]]:
+    """Return the HDUs of a mask with what is bad in them, its first HDU first, and which are not used."""
+    masks: list[tuple[HduPixels, MaskRule]] = []
+    unused: list[str] = []
+    first = max((mask.shape[0] - _SAMPLE_ROWS) // 2, 0)
+    sampled, wanted = (first, min(first + _SAMPLE_ROWS, mask.shape[0])), bad_planes
+    for more in [replace(mask, hdu=hdu) for hdu in further_masks(hdus, mask.hdu, mask.file)]:
+        planes, name = named_planes(more.header), name_of(more.hdu)
+        meaning = polarity or meaning_of_mask(name)
+        if its := tuple(name for name in bad_planes if name in planes):
+            rule = mask_rule(more.header, more.rows(*sampled), bad_planes=its, where=str(path))
+            masks.append((more, rule))
+            if bad_planes != BAD_MASK_PLANES:
+                wanted = tuple(name for name in wanted if name not in its)
+        elif meaning is not None and not planes:
+            words = f"non-zero pixels of {name} are {meaning}"
+            masks.append((more, MaskRule(nonzero_is_bad=meaning == "bad", words=words)))
+        elif not planes:
+            unused.append(
+                f"WARNING: {mask.path.name}: a further mask, {name}, is not used: nothing says what it "
+                f"means; say what non-zero means ({option}), or call it BADMASK or GOODMASK"
+            )
+    own = [stem_of(mask.path)] if mask.path != path else []
+    rule = MaskRule(bits=0, words="mask planes taken as bad: none of the first HDU's")
+    if wanted or not masks:
+        rule = mask_rule(
+            mask.header,
+            mask.rows(*sampled),
+            bad_planes=wanted,
+            polarity=polarity or meaning_of_mask(name_of(mask.hdu), *own),
+            telescope=str(header.get("TELESCOP", "")),
+            where=str(path),
+            option=option,
+        )
+    return [(mask, rule), *masks], unused
 
 
 def _zero_point(

@@ -23,8 +23,8 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
+from deepfits.survey.companions import SHARED
 from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
-from deepfits.survey.find import SHARED, ImageSource
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import (
     ROLES,
@@ -35,6 +35,7 @@ from deepfits.survey.hdu_roles import (
     role_of,
     sky_images,
 )
+from deepfits.survey.image_source import ImageSource
 from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sample_rows
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions

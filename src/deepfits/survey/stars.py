@@ -15,6 +15,7 @@ NOISE_FACTOR = 1.5
 CLEAR_SNR = 60.0
 # Least number of well-measured sources to look for stars among.
 LEAST = 8
+NUM_ROUNDS = 30  # of expectation and maximisation
 
 
 def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
@@ -64,12 +65,10 @@ def star_score(radius: np.ndarray, snr: np.ndarray, centre: float) -> np.ndarray
     return score
 
 
-def _mixture(
-    excess: np.ndarray, noise: np.ndarray, most: float, rounds: int = 30
-) -> tuple[np.ndarray, float]:
+def _mixture(excess: np.ndarray, noise: np.ndarray, most: float) -> tuple[np.ndarray, float]:
     share, mean, width = min(0.3, most), 0.5, 0.4
     of_star = np.zeros_like(excess)
-    for _ in range(rounds):
+    for _ in range(NUM_ROUNDS):
         # What is smaller than a star (noise, cosmic rays) is as compact as one, as far as this score goes.
         star = share * _gaussian(np.maximum(excess, 0), SPREAD**2 + noise**2)
         galaxy = (1 - share) * _gaussian(excess - mean, width**2 + noise**2)

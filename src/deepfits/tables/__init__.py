@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from deepfits.tables.conditions import as_conditions, choose, matches_conditions
 from deepfits.tables.matching import match_identities, match_positions, take_rows
-from deepfits.tables.reading import Table, exists, from_arrow, from_astropy, read, read_table, require_column
+from deepfits.tables.parquet import from_arrow
+from deepfits.tables.reading import exists, read, read_table
 from deepfits.tables.sky import (
     Positions,
     identities,
@@ -19,7 +20,7 @@ from deepfits.tables.sky import (
     with_legacy_identity,
     with_our_names,
 )
-from deepfits.tables.text import Columns
+from deepfits.tables.table import Columns, Table, from_astropy, require_column
 from deepfits.tables.writing import ENDINGS, format_of, write_table
 
 __all__ = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.tables.text import whole_with_gaps
+from deepfits.tables.table import whole_with_gaps
 
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.text import EXACT, GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
+from deepfits.tables.table import EXACT
+from deepfits.tables.text import GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
 
 POSITIONS = (
     ("ra", "dec"), ("alpha_j2000", "delta_j2000"), ("raj2000", "dej2000"), ("raj2000", "decj2000"),

@@ -12,6 +12,7 @@ import lzma
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfits.errors import InputError
-
-Columns = dict[str, np.ndarray]
+from deepfits.tables.table import Columns, truth_with_gaps, whole_with_gaps
 
 GAPS = (
     "", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
@@ -47,8 +47,6 @@ SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "decsign")
 """Names of columns with the signs of declinations, where - is no gap."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
-EXACT = 2**53
-"""Beyond this, float64 does not hold every whole number."""
 MOST_TITLES = 5
 """Lines above those of names."""
 MAX_RATIO = 300
@@ -128,15 +126,49 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         No header, a name twice, or a line with more or fewer entries than there are names.
     """
     text = re.sub(r"\A\s*sep=.[ \t\r]*\n", "", text)  # for Excel
-    head = text[:_HEAD].split("\n")
-    if len(text) > _HEAD:
-        head.pop()
     if text.lstrip().startswith("# Region file format"):
         raise InputError(f"{where}: regions of DS9, no table; save them as columns ra and dec")
     if re.match(r"\s*<(?:!doctype|html|\?xml)\b", text[:200], re.IGNORECASE):
         raise InputError(
             f"{where}: a page of the web, no table: an error or a log-in in its place? fetch it again"
         )
+    head = text[:_HEAD].split("\n")
+    if len(text) > _HEAD:
+        head.pop()
+    layout = _layout(head, where)
+    names, delimiter = layout.names, layout.delimiter
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
+    start = sum(len(line) + 1 for line in head[: layout.first_row])
+    entries = (
+        _by_blanks(text[start:], names, where, layout.first_row + 1)
+        if delimiter is None
+        else _by_delimiter(text[start:], names, delimiter, where)
+    )
+    again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
+    if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
+        raise InputError(
+            f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
+            "another? give each a file of its own, or leave that line out"
+        )
+    has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
+    columns = {name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)}
+    return columns, layout.units
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Names of columns, what separates entries (None: blanks), where the rows begin, and units."""
+
+    names: list[str]
+    delimiter: str | None
+    first_row: int
+    units: dict[str, str]
+
+
+def _layout(head: list[str], where: str | Path) -> _Layout:
+    """Find the layout in the first lines of a table."""
     comments: list[str] = []
     place = 0
     while place < len(head) and (not head[place].strip() or head[place].lstrip().startswith(_COMMENT)):
@@ -171,26 +203,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     if delimiter is None:
         names = _with_parts(names, len(lines[-1].split()))
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
-    start = sum(len(line) + 1 for line in head[:place])
-    line_number = place + 1
-    entries = (
-        _by_blanks(text[start:], names, where, line_number)
-        if delimiter is None
-        else _by_delimiter(text[start:], names, delimiter, where)
-    )
-    again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
-    if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
-        raise InputError(
-            f"{where}: the names of the columns come again below row {again[0]}: several tables one after "
-            "another? give each a file of its own, or leave that line out"
-        )
-    has_commas = delimiter != "," and any(map(_shows_decimal_commas, entries))
-    return {
-        name: _column(name, column, has_commas) for name, column in zip(names, entries, strict=True)
-    }, units
+    return _Layout(names, delimiter, place, units)
 
 
 def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
@@ -483,19 +496,3 @@ def _whole(values: pa.Array, gap: np.ndarray) -> np.ndarray:
     out = np.full(len(gap), "", dtype=object)
     out[~gap] = bare.to_pylist()
     return out.astype(str)
-
-
-def whole_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
-    """Return whole numbers of which some lack: floats with NaN where exact, else text with ``""``."""
-    if not is_gap.any():
-        return values
-    there = values[~is_gap]
-    if not len(there) or (there.max() <= EXACT and there.min() >= -EXACT):
-        return np.where(is_gap, np.nan, values.astype(np.float64))
-    return np.where(is_gap, "", values.astype(str))
-
-
-def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
-    """Return truth values of which some lack as text, the others as they are."""
-    values = values.astype(bool)
-    return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values

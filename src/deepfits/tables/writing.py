@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
 from deepfits.files import writing, writing_hdf5
-from deepfits.tables.reading import INFO
+from deepfits.tables.parquet import to_arrow
+from deepfits.tables.table import INFO
 
 ENDINGS = {
     ".parquet": "parquet", ".pq": "parquet", ".fits": "fits", ".fit": "fits", ".fits.gz": "fits",
@@ -69,8 +72,6 @@ def write_table(
     arrays = {name: np.asarray(values) for name, values in columns.items()}
     with writing(path) as temporary:
         if format == "parquet":
-            import pyarrow.parquet as pq
-
             pq.write_table(
                 to_arrow_table(arrays, info=info, describe=describe), temporary, compression="zstd"
             )
@@ -84,19 +85,12 @@ def to_arrow_table(
     *,
     info: Mapping[str, Any] | None = None,
     describe: Callable[[str], Any] | None = None,
-) -> Any:
+) -> pa.Table:
     """Return an Arrow table, vectors as lists of fixed size."""
-    import pyarrow as pa
-
     fields, arrays = [], []
     for name, values in columns.items():
-        if values.ndim == 1:
-            array = pa.array(values)
-        else:
-            flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-            array = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-        arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata=field_metadata(name, describe)))
+        arrays.append(to_arrow(values))
+        fields.append(pa.field(name, arrays[-1].type, metadata=field_metadata(name, describe)))
     metadata = {INFO: json.dumps(info)} if info is not None else None
     return pa.table(arrays, schema=pa.schema(fields, metadata=metadata))
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from deepfits.errors import InputError
 from deepfits.models.sight import join_sights, sight_of
 from deepfits.observation import SceneGrid, Sight
-from deepfits.progress import Progress, silent
+from deepfits.progress import Progress, Task, silent
 from deepfits.splits import is_held_out
 from deepfits.survey.neighbours import neighbours_of
-from deepfits.survey.normalise import Normalisation, is_complete
+from deepfits.survey.normalise import Kind, Normalisation, is_complete
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 from deepfits.training.noise import measure_autocovariance
@@ -67,7 +67,7 @@ class TrainingSet:
 def measure_training_set(
     store: CutoutStore,
     *,
-    kind: str = "asinh",
+    kind: Kind = "asinh",
     softening_sigmas: float = 3.0,
     incomplete: bool = False,
     seed: int = 0,
@@ -127,7 +127,9 @@ def measure_training_set(
     )
 
 
-def _measure(store, rows, kind, softening, task) -> Normalisation:  # type: ignore[no-untyped-def]
+def _measure(
+    store: CutoutStore, rows: Sequence[np.ndarray], kind: Kind, softening: np.ndarray, task: Task
+) -> Normalisation:
     """Mean and standard deviation of flux or of its stretched value, over all pixels, one shard at a time."""
     number = 0
     total, squares = np.zeros((2, len(store.info.bands)))

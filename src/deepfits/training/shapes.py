@@ -6,6 +6,8 @@ is compared is the distribution of each quantity.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from deepfits.errors import InputError
@@ -59,7 +61,7 @@ def measure_shapes(
     }
 
 
-def _measure_one(sep, image, weight) -> tuple[list[float], list[float]]:  # type: ignore[no-untyped-def]
+def _measure_one(sep: Any, image: np.ndarray, weight: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the bands' fluxes, and radius, ellipticity and concentration of the sum of the bands."""
     image, weight = image.astype(np.float64), weight.astype(np.float64)
     total = np.ascontiguousarray((image * np.sqrt(weight)).sum(axis=0) / np.sqrt(len(image)))

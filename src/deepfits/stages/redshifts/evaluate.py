@@ -12,7 +12,8 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.label_matching import match_labels
+from deepfits.redshifts.labels import Labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
@@ -20,7 +21,7 @@ from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import identities, read, require_column
+from deepfits.tables import Columns, identities, read, require_column
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,10 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     table, target = read(config.predictions, what="predictions"), config.label_column
     columns, classes = table.columns, is_of_classes(config.labels, target)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
-    identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
     estimate = "class" if classes else written_name(ESTIMATE, target)
+    identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
     guess = require_column(columns, estimate, config.predictions)
-    pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
-    keep = np.ones(len(pairs.rows), dtype=bool)
-    if config.held_out_only:
-        keep = is_held_out(identity[pairs.rows])
-    rows, label_rows = pairs.rows[keep], pairs.label_rows[keep]
-    if len(rows) < MIN_OBJECTS:
-        which, remedy = "objects", ""
-        if config.held_out_only:
-            which = "held-out objects"
-            remedy = "; held_out_only=False counts all, where the method learned from none of them"
-        raise InputError(
-            f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
-            f"needed{remedy}"
-        )
+    rows, label_rows = _matched(columns, identity, known, config)
     about = {
         "target": target,
         "held_out_only": config.held_out_only,
@@ -110,6 +98,24 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
             write_metrics(results.path, [row], about)
         task.advance(len(rows))
     return results.path
+
+
+def _matched(
+    columns: Columns, identity: np.ndarray, known: Labels, config: EvaluateConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of the objects to measure, and of their labels."""
+    pairs = match_labels(columns, known, match=config.match, radius_arcsec=config.match_radius_arcsec)
+    rows, label_rows, which, remedy = pairs.rows, pairs.label_rows, "objects", ""
+    if config.held_out_only:
+        keep = is_held_out(identity[rows])
+        rows, label_rows, which = rows[keep], label_rows[keep], "held-out objects"
+        remedy = "; held_out_only=False counts all, where the method learned from none of them"
+    if len(rows) < MIN_OBJECTS:
+        raise InputError(
+            f"{config.predictions}: {len(rows)} {which} have a label; at least {MIN_OBJECTS} are "
+            f"needed{remedy}"
+        )
+    return rows, label_rows
 
 
 def _row_of_classes(

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest
-from deepfits.fitting.features import is_done, shard_paths
-from deepfits.fitting.features import write_table as write_shard
+from deepfits.fitting.features import is_done, shard_paths, write_shard
 from deepfits.passbands import COLUMN
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory

@@ -16,13 +16,13 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from deepfits.errors import InputError
+from deepfits.passbands import filter_centre
 from deepfits.photometry import flux_of_magnitude, reference_band
 from deepfits.redshifts.features import Source
 from deepfits.redshifts.head import CLASSES, Examples
 from deepfits.redshifts.scene_light import FLUXES, SceneLight
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
 from deepfits.sky.population import BRIGHTEST, PopulationLaws, cumulative_counts, draw_galaxies
-from deepfits.sky.spectra import filter_centre
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 
 FAINTEST = 25.5

@@ -1,0 +1,145 @@
+"""The report's figures of the fits (M19 Fig. 1), and their χ².
+
+Shapes: N held-out objects, B bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from deepfits import plot
+from deepfits.reporting import figures
+from deepfits.reporting.held_out import MIN_IN_BIN, RULE, UNSEEN, FitResult, HeldOut
+from deepfits.reporting.page import PageTable, Picture, Section, format_number
+
+SIGNAL_EDGES = (0, 10, 30, 100, np.inf)
+CENTRE = "within 1″ of the middle"
+
+
+def fit_section(held: HeldOut, fits: Mapping[str, FitResult], explanations: Mapping[str, str]) -> Section:
+    """Show M19 Fig. 1, and the χ² of each mode beside that of a blank image, on the same objects."""
+    last = list(fits)[-1]
+    caption = (
+        "Observation and reconstructions (after M19 Fig. 1). The stretch of a band is the same in all rows "
+        f"of a galaxy; the residual is that of “{last}”, in units of the noise. {RULE}: here the bright ones."
+    )
+    pictures = [Picture(name="figure-1", figure=_reconstructions(held, fits, held.examples), caption=caption)]
+    if len(held.faint):
+        pictures.append(
+            Picture(
+                name="figure-1-faint",
+                figure=_reconstructions(held, fits, held.faint),
+                caption="The same for faint ones, by the same rule.",
+            )
+        )
+    reduced = {"blank": held.blank, **{mode: fit.reduced for mode, fit in fits.items()}}
+    central = {"blank": held.blank_central, **{mode: fit.central for mode, fit in fits.items()}}
+    pictures.append(
+        Picture(
+            name="chi2",
+            figure=figures.chi2(held.signal_to_noise, reduced, central),
+            caption="Reduced χ², in nJy with inverse-variance weights: over all valid pixels of the cutout, "
+            f"and {CENTRE} against signal to noise (median, 16 to 84%). Blank: an image with nothing on it. "
+            "Most pixels are empty, so that the whole cutout says little of faint galaxies.",
+        )
+    )
+    paragraphs = [UNSEEN, *(f"{mode}: {explanations[mode]}" for mode in fits if mode in explanations)]
+    tables = [_chi2_table(held, fits, reduced), _central_table(held, fits, central)]
+    return Section(title="Best fits", paragraphs=paragraphs, tables=tables, pictures=pictures)
+
+
+def _reconstructions(held: HeldOut, fits: Mapping[str, FitResult], which: np.ndarray) -> Any:
+    image, weight = held.image[which], held.weight[which]
+    rows = {"observed": np.where(weight > 0, image, np.nan)}
+    rows |= {mode: fit.images(which) for mode, fit in fits.items()}
+    last = rows[list(fits)[-1]]
+    notes = {mode: [f"χ²ᵣ {fit.reduced[i]:.2f}" for i in which] for mode, fit in fits.items()}
+    return plot.reconstructions(
+        rows,
+        held.bands,
+        plot.noise_per_band(held.weight),
+        residual=plot.significance(image, last, weight),
+        titles=held.titles(which),
+        notes=notes,
+    )
+
+
+def chi2_summary(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, Any]:
+    """Return the medians that the tables show, for ``summary.json``."""
+    reduced = {"blank": (held.blank, held.blank_central)}
+    reduced |= {mode: (fit.reduced, fit.central) for mode, fit in fits.items()}
+    return {
+        mode: {
+            name: {
+                "median_reduced_chi2": _median(whole[which]),
+                "median_reduced_chi2_central": _median(central[which]),
+                "num_objects": int(which.sum()),
+            }
+            for name, which in _signal_ranges(held, fits).items()
+        }
+        for mode, (whole, central) in reduced.items()
+    }
+
+
+def _chi2_table(held: HeldOut, fits: Mapping[str, FitResult], reduced: Mapping[str, np.ndarray]) -> PageTable:
+    ranges = _signal_ranges(held, fits)
+    rows = []
+    for mode, values in reduced.items():
+        cells = [mode, *(format_number(_median(values[which])) for which in ranges.values())]
+        if mode in fits:
+            fit = fits[mode]
+            per_band = fit.chi2_band / np.where(fit.dof_band > 0, fit.dof_band, np.nan)
+            done = fit.status[fit.status != ""]
+            cells += [format_number(_median(per_band[:, b])) for b in range(len(held.bands))]
+            cells += [format_number(_median(fit.num_steps), "{:.0f}")]
+            cells += [f"{np.mean(done == 'converged'):.0%}" if done.size else ""]
+        rows.append([*cells, *[""] * (len(ranges) + len(held.bands) + 3 - len(cells))])
+    return PageTable(
+        columns=["whole cutout", *_range_names(ranges), *held.bands, "steps", "converged"],
+        rows=rows,
+        caption="Median reduced χ² of held-out objects that were fitted (how many in brackets), in ranges of "
+        f"signal to noise (those with fewer than {MIN_IN_BIN} are not shown) and in each band. 1 is a fit to "
+        "the noise; neighbours that a model does not draw raise it.",
+    )
+
+
+def _central_table(
+    held: HeldOut, fits: Mapping[str, FitResult], central: Mapping[str, np.ndarray]
+) -> PageTable:
+    measured = np.isfinite(list(central.values())[-1])
+    ranges = {name: which & measured for name, which in _signal_ranges(held, fits).items()}
+    ranges = {name: which for name, which in ranges.items() if which.sum() >= MIN_IN_BIN}
+    rows = [
+        [mode, *(format_number(_median(values[which])) for which in ranges.values())]
+        for mode, values in central.items()
+    ]
+    return PageTable(
+        columns=[CENTRE, *_range_names(ranges)],
+        rows=rows,
+        caption=f"The same {CENTRE}, where the galaxy is.",
+    )
+
+
+def _range_names(ranges: Mapping[str, np.ndarray]) -> list[str]:
+    return [f"{name} ({int(which.sum()):,})" for name, which in ranges.items()]
+
+
+def _signal_ranges(held: HeldOut, fits: Mapping[str, FitResult]) -> dict[str, np.ndarray]:
+    """Return which of the objects that were fitted are in a range of signal to noise."""
+    is_fitted = np.any([np.isfinite(fit.reduced) for fit in fits.values()], axis=0)
+    ranges = {"all": is_fitted}
+    for low, high in pairwise(SIGNAL_EDGES):
+        name = f"S/N > {low:g}" if np.isinf(high) else f"S/N {low:g}–{high:g}"
+        which = is_fitted & (held.signal_to_noise >= low) & (held.signal_to_noise < high)
+        if which.sum() >= MIN_IN_BIN:
+            ranges[name] = which
+    return ranges
+
+
+def _median(values: np.ndarray) -> float | None:
+    good = values[np.isfinite(values)]
+    return float(np.median(good)) if good.size else None

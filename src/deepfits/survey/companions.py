@@ -1,0 +1,235 @@
+"""The files beside an image that hold its weights or its mask, by their names and headers."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+from deepfits.errors import InputError
+from deepfits.files import require_regular
+from deepfits.survey.bands import band_of_header, band_of_name
+from deepfits.survey.file_names import HELD, IMAGE_WORDS, KINDS, given_name, kind_of_folder, split_name
+from deepfits.survey.fitsfile import has_image, is_fits_name, peek_headers, stamp, stem_of
+from deepfits.survey.hdu_roles import ROLES, meaning_of_mask, role_of, words_of
+from deepfits.survey.weights import WEIGHT_ROLES
+
+log = logging.getLogger(__name__)
+# Ends what is said of a mask (maskbits of the Legacy Surveys) or weights of all bands of a field together.
+SHARED = " of all bands"
+# Pixels: a file that is called a PSF and has more is none, if its header says where on the sky it is.
+LARGEST_PSF = 100
+_Member = tuple[Path, str | None]
+_Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file holds by its name, by its header or by its directory's name; None for an image."""
+    kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))[1]
+    folder = kind_of_folder(path.parent)
+    is_beside = (
+        kind is None
+        and folder is not None
+        and any(other.parent != path.parent and its is None for other, its in _family(path))
+    )
+    return folder if is_beside else kind
+
+
+def is_companion(path: Path) -> bool:
+    """Return whether a file holds weights or a mask for another one beside it."""
+    return kind_of(path) is not None and any(kind is None for _, kind in _family(path))
+
+
+def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
+    """Return the files with weights and mask of an image, and what they hold."""
+    if kind_of(path) is not None:
+        return ()
+    found = [(other, kind) for other, kind in _family(path) if kind is not None and kind != "other"]
+    weights = [kind for role in WEIGHT_ROLES for _, kind in found if kind == role]
+    for kind in (*weights[:1], "mask"):
+        alike = [p.name for p, its in found if its == kind]
+        if len(alike) > 1:
+            what = "mask" if kind == "mask" else "weight"
+            raise InputError(f"{path}: two {what} files, {' and '.join(alike)}; keep one beside the image")
+    for other, kind in [(p, kind) for p, kind in found if kind in weights[1:]]:
+        log.warning("%s: not used: the %s of this image tells its weights", other, weights[0])
+        found.remove((other, kind))
+    for roles in (("mask",), WEIGHT_ROLES):
+        if not any(kind in roles for _, kind in found):
+            shared = [(p, kind) for p, kind in _of_all_bands(path) if kind in roles]
+            shared.sort(key=lambda member: roles.index(member[1]))
+            found += [(p, f"{kind}{SHARED}") for p, kind in shared[:1]]
+    for other, _ in found:
+        require_regular(other)
+    return tuple(found)
+
+
+def _of_all_bands(path: Path) -> list[tuple[Path, str]]:
+    """Return the files of weights and masks that have the name of an image without its band."""
+    kinds = _kinds_in(path.parent, stamp(path.parent))
+    mine = kinds.get(path, split_name(given_name(path)))[0]
+    return [
+        (other, kind)
+        for other, (key, kind) in kinds.items()
+        if kind in ROLES
+        and _is_for_all(key, mine)
+        and band_of_name(given_name(other))[0] is None
+        and not is_companion(other)
+    ]
+
+
+def _is_for_all(key: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Return whether a name is that of another file without one word, the band."""
+    return len(other) == len(key) + 1 and set(key) < set(other)
+
+
+def is_no_image_of_a_band(path: Path) -> bool:
+    """Return whether a file can be no image of one band: a table, or a map of all bands together."""
+    headers = peek_headers(path)
+    if not any(has_image(header) for header in headers):
+        if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
+            log.warning("%s: no image in this file; not used", path)
+        elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
+            log.warning(
+                "WARNING: %s: an image in a column of a table is not read; write it as an image", path
+            )
+        return True
+    key, kind = _split(given_name(path))
+    if kind_of(path) == "other" and _is_psf(path):
+        log.warning("%s: a PSF; not used, unless you say whose: --psf BAND=%s", path, path.name)
+        return True
+    if kind is None or band_of_name(given_name(path))[0] is not None:
+        return False
+    kinds = _kinds_in(path.parent, stamp(path.parent))
+    serves_all = any(_is_for_all(key, other) for its, (other, _) in kinds.items() if its != path)
+    is_alone = all(its is not None for other, (_, its) in kinds.items() if other != path)
+    if not serves_all and (kind != "other" or is_alone or any(map(band_of_header, headers))):
+        return False
+    what, use = "a map", "not used"
+    if kind == "mask":
+        says = meaning_of_mask(given_name(path)) is not None
+        what = "a mask"
+        use = "used" if says else "not used unless bad_planes or mask_polarity say what it means"
+    elif kind in ROLES:
+        what, use = str(HELD[kind]), "used where a band has none of its own"
+    log.warning("%s: %s of no single band; %s", path, what, use)
+    return True
+
+
+def sister_directories(directory: Path) -> dict[Path, str | None]:
+    """Return the directories of weights beside or in one of images, or those of images for one of weights."""
+    here = Path(os.path.abspath(directory))
+    try:
+        found = _folders_in(here.parent, stamp(here.parent))
+    except OSError:  # not ours to read
+        return {}
+    is_image = kind_of_folder(here) is None
+    found = found | (
+        _folders_in(here, stamp(here)) if is_image else {here.parent: kind_of_folder(here.parent)}
+    )
+    return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
+
+
+@cache
+def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | None]:
+    """Return the directories in one, and what their files hold by their names."""
+    with os.scandir(directory) as entries:
+        folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    return {folder: kind_of_folder(folder) for folder in folders}
+
+
+def _family(path: Path) -> list[_Member]:
+    """Return the files that share a name with this one, and what they hold; also in sister directories."""
+    here = stamp(path.parent)
+    key = _kinds_in(path.parent, here).get(path, split_name(given_name(path)))[0]
+    found = list(_families_in(path.parent, here).get(key, ()))
+    for folder, kind in sister_directories(path.parent).items():
+        there = _families_in(folder, stamp(folder)).get(key, ())
+        found += [(other, own or kind) for other, own in there]
+    return found
+
+
+@cache
+def _families_in(directory: Path, stamp: tuple[int, ...]) -> dict[tuple[str, ...], list[_Member]]:
+    """Return the files of a directory that share a name, and what they hold."""
+    out: dict[tuple[str, ...], list[_Member]] = defaultdict(list)
+    for path, (key, kind) in _kinds_in(directory, stamp).items():
+        out[key].append((path, kind))
+    return dict(out)
+
+
+@cache
+def _kinds_in(directory: Path, stamp: tuple[int, ...]) -> _Kinds:
+    """Return what the FITS files of a directory share with their weights, and what they hold.
+
+    A word such as "psf" or "model", or one that a name begins with, says nothing where no image is beside the
+    file: it is an image itself. What headers of ESO's products say (ASSON, PRODCATG) counts before names.
+    `stamp` is the directory's.
+    """
+    names = [p for p in sorted(directory.iterdir()) if is_fits_name(p) and not p.is_dir()]
+    kinds: _Kinds = {path: _split(given_name(path)) for path in names}
+    words = {path: words_of(given_name(path)) for path in names}
+    bare = {path: tuple(w for w in words[path] if w.lower() not in IMAGE_WORDS) for path in names}
+    images = {key for key, kind in kinds.values() if kind is None}
+    for path, (key, kind) in kinds.items():
+        if kind == "other" and key not in images and "psf" in bare[path] and not _is_psf(path):
+            kinds[path] = bare[path], None
+    images = {key for key, kind in kinds.values() if kind is None}
+    for path, (key, kind) in kinds.items():
+        if images and _is_psf(path):
+            continue
+        begins = kind is not None and len(words[path]) > 1
+        begins = begins and not any(w.lower() in KINDS for w in words[path][1:])
+        if key not in images and (kind == "other" or (begins and kind_of_folder(directory) is None)):
+            kinds[path] = bare[path], None
+    stated, linked = {path: _phase3(path) for path in names}, set()
+    by_stem = {stem_of(path): path for path in names} | {given_name(path): path for path in names}
+    for path, (own, _) in stated.items():
+        kinds[path] = kinds[path][0], own or kinds[path][1]
+    for path, (_, links) in stated.items():
+        for name, kind in links:
+            if (other := by_stem.get(stem_of(name))) is not None:
+                if other in linked:
+                    log.warning("WARNING: %s: its %s, %s, is another image's: not used", path, kind, name)
+                else:
+                    kinds[other] = kinds[path][0], kind
+                linked.add(other)
+            elif not any(k == kind for p, (key, k) in kinds.items() if key == kinds[path][0]):
+                log.warning("WARNING: %s: its %s, %s (ASSON), is not beside it: not used", path, kind, name)
+    return kinds
+
+
+def _split(stem: str) -> tuple[tuple[str, ...], str | None]:
+    """Split a name; one that is nothing but ``weight`` is of ``image.fits``, or of all bands beside it."""
+    return ((), KINDS[stem.lower()]) if stem.lower() in KINDS else split_name(stem)
+
+
+def _is_psf(path: Path) -> bool:
+    """Return whether a file holds a PSF by its name, as those that HSC's service sends beside cutouts.
+
+    A large image with a WCS is one of the sky that was brought to another PSF (``subaru_B_psf.fits``).
+    """
+    words = words_of(given_name(path).lower())
+    if "psf" not in words or len(words) == 1:
+        return "psf" in words
+    image = next((header for header in peek_headers(path) if has_image(header)), {})
+    sides = [image.get(f"ZNAXIS{n}", image.get(f"NAXIS{n}", 0)) for n in (1, 2)]
+    return not ("CTYPE1" in image and min(sides) >= LARGEST_PSF)
+
+
+def _phase3(path: Path) -> tuple[str | None, list[tuple[str, str]]]:
+    """Return what a file of ESO's says that it holds, and names and kinds of what belongs to it."""
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return None, []
+    with path.open("rb") as handle:
+        if b"PRODCATG" not in handle.read(1 << 16):
+            return None, []
+    header = next((h for h in peek_headers(path)[:2] if "PRODCATG" in h), {})
+    own, links = str(header.get("PRODCATG")), []
+    for number in range(1, 10):
+        kind = role_of(str(header.get(f"ASSOC{number}", "")))
+        if kind in ROLES:
+            links.append((str(header.get(f"ASSON{number}")), str(kind)))
+    return role_of(own) if own.startswith("ANCILLARY") else None, links

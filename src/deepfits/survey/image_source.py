@@ -1,0 +1,167 @@
+"""The image of one band of one field: in which file it lies, and of which band and field a file is."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deepfits.errors import InputError
+from deepfits.survey.bands import UNSURE, band_name, band_of_header, band_of_name, is_known_band, passband
+from deepfits.survey.companions import companions_of
+from deepfits.survey.file_names import EUCLID_MER, given_name
+from deepfits.survey.fitsfile import has_image, peek_headers
+
+log = logging.getLogger(__name__)
+_SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
+_HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
+_UNIONS = re.compile(
+    r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
+)
+_PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
+# Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.
+_HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
+# The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
+_CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """Where the image of one band of one field lies.
+
+    Attributes
+    ----------
+    band, field
+        Short names.
+    path
+        The FITS file.
+    hdu
+        Number of the HDU with the image; None for the first that holds one.
+    companions
+        Files beside it and what they hold: one with weights, which are ``weight`` (inverse variance, maybe up
+        to a factor), ``ivar``, ``variance`` or ``rms``; and one with a ``mask``. Those that end in
+        `deepfits.survey.companions.SHARED` are of all bands.
+    layout
+        ``plain``, ``hsc``, ``sdss`` or ``generic``.
+    """
+
+    band: str
+    field: str
+    path: Path
+    hdu: int | None = None
+    companions: tuple[tuple[Path, str], ...] = ()
+    layout: str = "generic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldSources:
+    """The images of one field, by band, in order of wavelength."""
+
+    name: str
+    images: dict[str, ImageSource] = field(default_factory=dict)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The bands there are."""
+        return tuple(self.images)
+
+
+def source_of(
+    path: Path, *, band: str | None = None, hdu: int | None = None, folder: str | None = None
+) -> ImageSource:
+    """Return what image a file is: its band, its field and its companions, as far as these are not given."""
+    stem = given_name(path)
+    if match := _SDSS.match(stem):
+        return ImageSource(
+            band=band or match["band"],
+            field=match["field"],
+            path=path,
+            hdu=0 if hdu is None else hdu,
+            layout="sdss",
+        )
+    if match := _HSC.match(stem):
+        return ImageSource(
+            band=band or band_name(match["band"]),
+            field=f"{match['tract']}-{match['patch']}",
+            path=path,
+            hdu=hdu,
+            layout="hsc",
+        )
+    if (head := path.with_name(f"{stem}.head")).is_file():
+        log.warning(
+            "WARNING: %s: SCAMP's header beside the image is not read; write its cards into the image, or "
+            "run SWarp",
+            head,
+        )
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
+    named, rest = band_of_name(plain)
+    if match := EUCLID_MER.match(stem):
+        named, rest = band_name(match["band"]), f"TILE{match['tile']}"
+    patch = _PATCH.search(rest)
+    is_named = band is not None
+    band = band or _band_of(path, stem, named, folder)
+    if patch:
+        rest = f"{patch['tract']}-{patch['x']},{patch['y']}"
+    elif is_named:
+        rest = ""  # whoever names the bands names one field
+    elif match := _UNIONS.match(stem):
+        rest = match["tile"].replace("_", ".")  # each band has a survey of its own
+    elif named != band and not EUCLID_MER.match(stem):
+        plain = re.sub(rf"(?<![^-_. ])I(?={band[-1]}[-_. ])", "IRAC", plain) if "IRAC" in band else plain
+        there, without = band_of_name(plain, {band})
+        rest = without if there else _without_band(plain, band) if named is None else rest
+    layout = "plain" if stem.startswith("coadd-") else "generic"
+    return ImageSource(
+        band=band, field=rest, path=path, hdu=hdu, companions=companions_of(path), layout=layout
+    )
+
+
+def _without_band(stem: str, band: str) -> str:
+    """Return a name without the word that means a band: what the files of one field share.
+
+    Examples
+    --------
+    >>> _without_band("STRIPE82-0001_F660_swp", "F660"), _without_band("6778_01500", "g")
+    ('STRIPE82-0001-swp', '6778_01500')
+    """
+    words = list(re.finditer(r"[^-_. ]+", stem))
+    word = next((w for w in reversed(words) if passband(w[0]) == passband(band)), None)
+    if word is None:
+        return stem
+    return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
+
+
+def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
+    """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
+    headers = peek_headers(path)
+    images = [h for h in headers if has_image(h)]
+    stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None and folder is not None:
+        return folder
+    if stated is None and named is None:
+        if any(h.get("NAXIS") == 3 or h.get("ZNAXIS") == 3 for h in images):
+            raise InputError(
+                f"{path}: a cube, not an image; for cutouts with all bands in one file write a TOML file "
+                "(docs/how-to/survey-files.md); else split it into one image for each band"
+            )
+        raise InputError(
+            f"{path}: neither the header (FILTER) nor the name tells the band; say it: "
+            f"images=['g={path.name}', ...]"
+        )
+    if stated is None or named is None:
+        return str(stated or named)
+    last = re.split(r"[-_. ]+", stem)[-1]
+    is_last = band_of_name(last)[0] == named and is_known_band(named) and last not in UNSURE
+    if is_last and not _may_be_one_band(stated, named):
+        raise InputError(
+            f"{path}: the header says band {stated}, the name {named}; say which it is: "
+            f"{stated}={path.name} or {named}={path.name}"
+        )
+    return stated
+
+
+def _may_be_one_band(stated: str, named: str) -> bool:
+    """Return whether two names may mean one band: K and Ks, u and ustar, R and r, W1 and w1."""
+    one, other = stated.lower(), named.lower()
+    return one.startswith(other) or other.startswith(one)

@@ -1,0 +1,93 @@
+"""Tables in HDF5: structured data sets, groups of columns, and those of vaex and astropy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepfits.errors import InputError
+from deepfits.tables.candidates import Candidate, choose_table
+from deepfits.tables.table import Columns, Table, decoded, from_astropy, plain_array
+
+
+def read_hdf5(path: Path, selection: str | None, wanted: Sequence[str]) -> Table:
+    """Read the table of an HDF5 file that is meant (`choose_table`)."""
+    import h5py
+
+    from deepfits.hdf5 import opened, read_column
+
+    with opened(path) as file:
+        candidates = _hdf5_tables(file, path)
+        chosen = choose_table(candidates, path, selection, wanted)
+        member = file[chosen.key]
+        if isinstance(member, h5py.Dataset):
+            from astropy.table import Table as AstropyTable
+
+            return from_astropy(AstropyTable.read(file, path=chosen.key, format="hdf5"), str(path))
+        columns: Columns = {}
+        units: dict[str, str] = {}
+        unused: dict[str, str] = {}
+        for name in chosen.names:
+            data, mask = member[name], None
+            if isinstance(data, h5py.Group):  # vaex
+                data, mask = data["data"], data.get("mask")
+            is_text = h5py.check_string_dtype(data.dtype) is not None
+            if not is_text and data.dtype.kind not in "biuf":
+                unused[name] = str(data.dtype)
+                continue
+            values = read_column(data)
+            columns[name] = plain_array(
+                values if mask is None else np.ma.array(values, mask=read_column(mask))
+            )
+            unit = data.attrs.get("unit", data.attrs.get("units"))
+            if isinstance(unit, (str, bytes)):
+                units[name] = decoded(unit)
+        return Table(columns=columns, units=units, where=str(path), unused=unused)
+
+
+def _hdf5_tables(file: Any, path: Path) -> list[Candidate]:
+    """List structured data sets, and groups whose data sets are columns of one length; vaex's too."""
+    import h5py
+
+    from deepfits.hdf5 import local_object
+
+    out: list[Candidate] = []
+    seen: set[Any] = set()  # a group may hold itself
+
+    def visit(group: Any, key: str, depth: int) -> None:
+        columns: dict[str, int] = {}
+        seen.add(group.id)
+        if "pandas_type" in group.attrs or "pandas_version" in group.attrs:
+            raise InputError(f"{path}: pandas' own HDF5, which holds pickles; write it with to_parquet")
+        for name in group:
+            if isinstance(group.get(name, getlink=True), h5py.SoftLink):
+                continue
+            member = local_object(group, name, path)
+            if isinstance(member, h5py.Group) and {"data"} <= set(member) <= {"data", "mask"}:
+                parts = [local_object(member, part, path) for part in member]  # vaex: a group is a column
+                if all(isinstance(p, h5py.Dataset) and p.ndim == 1 and not p.dtype.names for p in parts):
+                    columns[name] = len(parts[0])
+                    continue
+            if isinstance(member, h5py.Group):
+                if member.id not in seen:
+                    if depth >= 8:
+                        raise InputError(f"{path}: {key}{name} lies too deep; put the table further up")
+                    visit(member, f"{key}{name}/", depth + 1)
+                continue
+            if not isinstance(member, h5py.Dataset):
+                continue
+            if member.dtype.names and member.ndim == 1:
+                out.append(Candidate(f"{key}{name}", list(member.dtype.names), len(member)))
+            elif member.ndim in (1, 2) and not name.endswith("__table_column_meta__"):
+                columns[name] = len(member)
+        if columns:
+            lengths = list(columns.values())
+            common = max(set(lengths), key=lengths.count)
+            names = [name for name, length in columns.items() if length == common]
+            out.append(Candidate(key or "/", names, common))
+
+    visit(file, "", 0)
+    return out

@@ -1,0 +1,183 @@
+"""Parquet files, alone or as data sets of many, and Arrow columns as NumPy has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from deepfits.errors import InputError
+from deepfits.tables.table import INFO, Columns, Table, as_info, plain_array, truth_with_gaps, whole_with_gaps
+from deepfits.tables.text import as_numbers
+
+MOST_OF_SMALL_FILES = 4 << 30
+"""Bytes that a Parquet file may unpack to however small it is: columns of one value pack without end."""
+
+
+def parquet_files(directory: Path) -> list[Path]:
+    """Return the files of a data set; ours are ``shard-*.parquet``, others lie as HATS or Hive lay them."""
+    collection = directory / "collection.properties"
+    if collection.is_file():
+        main = re.search(r"^hats_primary_table_url\s*=\s*(\S+)", collection.read_text(encoding="utf-8"), re.M)
+        if main is not None and (directory / main[1]).resolve().parent == directory.resolve():
+            return parquet_files(directory / main[1])
+    files = sorted(directory.glob("shard-*.parquet")) or [
+        file
+        for file in sorted(p for e in ("parquet", "pq", "parq") for p in directory.rglob(f"*.{e}"))
+        if not any(part.startswith(("_", ".")) for part in file.relative_to(directory).parts)
+        and file.name not in ("data_thumbnail.parquet",)
+    ]
+    if not files:
+        raise InputError(
+            f"{directory}: no .parquet file in this directory; give the one that holds the table"
+        )
+    for file in files:
+        if not file.is_file():  # opening a pipe would wait forever
+            raise InputError(f"{file}: is not a regular file; remove it and make it again")
+    return files
+
+
+def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) -> Table:
+    """Read files of the same columns as one table; of `columns` alone where they are named."""
+    parts = []
+    for file in files:
+        part = pq.ParquetFile(file)
+        declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
+        if declared > max(1000 * size, MOST_OF_SMALL_FILES):
+            raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
+        parts.append(_without_dictionaries(part.read(columns=list(columns) if columns else None)))
+        if set(parts[-1].column_names) != set(parts[0].column_names):
+            raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
+    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="permissive")
+    stated = table.schema.metadata or {}
+    out: Columns = _named_range(stated, table.num_rows)
+    units = _astropy_units(stated.get(b"table_meta_yaml", b""))
+    unused: dict[str, str] = {}
+    for entry in table.schema:
+        if entry.name.startswith("__index_level_"):
+            continue  # pandas' index without a name
+        values = from_arrow(table.column(entry.name))
+        if values is None:
+            unused[entry.name] = str(entry.type)
+            continue
+        out[entry.name] = values
+        unit = (entry.metadata or {}).get(b"unit")
+        if unit:
+            units[entry.name] = unit.decode()
+    info = as_info(stated.get(INFO.encode(), b"{}"))
+    return Table(columns=out, units=units, where=str(where), info=info, unused=unused)
+
+
+def _astropy_units(stated: bytes) -> dict[str, str]:
+    """Return the units that astropy, and Rubin's butler, write into the note of a Parquet file."""
+    from astropy.table.meta import YamlParseError, get_header_from_yaml
+
+    try:
+        described = get_header_from_yaml(stated.decode().split("\n"))["datatype"] if stated else []
+    except (YamlParseError, UnicodeDecodeError, KeyError):
+        return {}
+    return {str(column["name"]): str(column["unit"]) for column in described if column.get("unit")}
+
+
+def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
+    """Return pandas' index where it has a name and counts: it stands in the note of the file alone."""
+    indices = as_info(stated.get(b"pandas", b"{}")).get("index_columns", [])
+    for index in indices if isinstance(indices, list) else []:
+        if isinstance(index, dict) and index.get("kind") == "range" and index.get("name"):
+            values = np.arange(index["start"], index["stop"], index["step"])
+            return {str(index["name"]): values} if len(values) == number else {}
+    return {}
+
+
+def _without_dictionaries(table: Any) -> Any:
+    """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
+    while any(pa.types.is_struct(kind) for kind in table.schema.types):
+        table = table.flatten()
+    for index, entry in enumerate(table.schema):
+        kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
+            kind = pa.large_string()
+        if kind != entry.type:
+            table = table.set_column(index, entry.with_type(kind), table.column(index).cast(kind))
+    return table
+
+
+def to_arrow(values: np.ndarray) -> pa.Array:
+    """Return values ``(N,)`` or ``(N, L)`` as Arrow has them, the latter as lists of fixed size."""
+    values = np.asarray(values)
+    if values.ndim == 1:
+        return pa.array(values)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def from_arrow(column: Any) -> np.ndarray | None:
+    """Return an Arrow column as NumPy has it, with gaps as `Table` has them; None for what is no column."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    kind, types = column.type, pa.types
+    if types.is_dictionary(kind):
+        return from_arrow(column.cast(kind.value_type))
+    if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
+        return _lists(column)
+    gap = np.asarray(pc.is_null(column).to_numpy(zero_copy_only=False), dtype=bool)
+    if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
+        column = column.cast(pa.string())
+        kind = column.type
+    if (
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    ):
+        return plain_array(
+            np.array(["" if value is None else value for value in column.to_pylist()], dtype=object)
+        )
+    if types.is_null(kind):
+        return np.full(len(column), np.nan)
+    if types.is_decimal(kind):
+        values = column.to_pylist()
+        if kind.scale > 0:
+            return np.array([np.nan if value is None else float(value) for value in values])
+        return as_numbers(
+            pa.array(["" if value is None else f"{int(value)}" for value in values], pa.string())
+        )
+    if types.is_boolean(kind):
+        return truth_with_gaps(np.array(column.fill_null(False).to_numpy(zero_copy_only=False)), gap)
+    if types.is_integer(kind):
+        return whole_with_gaps(np.array(column.fill_null(0).to_numpy(zero_copy_only=False)), gap)
+    if types.is_floating(kind):
+        values = np.array(column.to_numpy(zero_copy_only=False))
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+    return None
+
+
+def _lists(column: Any) -> np.ndarray | None:
+    """Return lists of one length as ``(N, L)``, rows of NaN where there is none; None for other lists."""
+    if not (pa.types.is_floating(column.type.value_type) or pa.types.is_integer(column.type.value_type)):
+        return None
+    is_there = np.asarray(pc.is_valid(column).to_numpy(zero_copy_only=False), dtype=bool)
+    whole = column.filter(pa.array(is_there))
+    if pa.types.is_fixed_size_list(column.type):
+        length = column.type.list_size
+    else:
+        lengths = set(pc.list_value_length(whole).to_pylist()) or {0}
+        if len(lengths) > 1:
+            return None
+        length = lengths.pop()
+    flat = np.array(whole.flatten().to_numpy(zero_copy_only=False)).reshape(len(whole), length)
+    if is_there.all():
+        return flat
+    out = np.full((len(column), length), np.nan, dtype=flat.dtype if flat.dtype.kind == "f" else float)
+    out[is_there] = flat
+    return out

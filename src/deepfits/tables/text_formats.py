@@ -1,0 +1,95 @@
+"""Tables of text in formats that have a name: ECSV, those of the CDS and of IPAC, LaTeX, Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+
+from deepfits.errors import InputError, naming
+from deepfits.tables.sky import POSITIONS, identity_name
+from deepfits.tables.table import Table, from_astropy
+from deepfits.tables.text import decode, read_text
+
+
+def read_text_table(path: Path, text: str) -> Table:
+    """Read a table of text, in the format that it is in."""
+    start = text[:20000].lstrip()
+    if start.startswith("# %ECSV"):
+        return _from_astropy_text(path, text, "ascii.ecsv")
+    if "Byte-by-byte Description" in start:
+        return _from_astropy_text(path, text, "ascii.mrt" if start.startswith("Title:") else "ascii.cds")
+    if (readme := _described_beside(path)) is not None:
+        from astropy.table import Table as AstropyTable
+
+        return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
+    if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
+        text = _from_latex(text, path, kinds)
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
+        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", text)
+    elif re.match(r"(\\.*\n)*\|", start):
+        return _from_astropy_text(path, text, "ascii.ipac")
+    columns, units = read_text(text, path)
+    return Table(columns=columns, units=units, where=str(path))
+
+
+def read_if_of_objects(path: Path, text: str) -> Table | None:
+    """Return a table of text whose ending says nothing, if its columns say what the objects are."""
+    try:
+        table = read_text_table(path, text)
+    except InputError:
+        return None
+    pairs = [{a, b} <= {name.lower() for name in table.columns} for a, b in POSITIONS]
+    return table if any(pairs) or identity_name(table.columns) is not None else None
+
+
+def _described_beside(path: Path) -> Path | None:
+    """Return the ReadMe of a catalogue of the CDS, if it lies beside a table that it describes."""
+    readme = path.with_name("ReadMe")
+    if not readme.is_file():
+        return None
+    text, name = decode(readme.read_bytes()), re.sub(r"\.gz$", "", path.name)
+    described = re.findall(r"(?mi)^Byte-by-byte Description of file: *(.+)$", text)
+    patterns = [pattern for line in described for pattern in re.split("[, \r]+", line) if pattern]
+    return readme if any(fnmatch(name, pattern) for pattern in patterns) else None
+
+
+def _from_latex(text: str, path: Path, kinds: Sequence[str]) -> str:
+    """Return a table of LaTeX with tabs, without what is there for the eye alone."""
+    from astropy.io import ascii
+    from astropy.table import Table as AstropyTable
+
+    if len(kinds) > 1:
+        raise InputError(f"{path}: holds {len(kinds)} tables of LaTeX; keep the one you mean in a file")
+    text = re.sub(r"\\(?:[hc]line(?:\{[^}]*\})?|(?:top|mid|bottom)rule)(?![A-Za-z])", "", text)
+    with naming(
+        path, "cannot read this table of LaTeX", "one row a line, below one of names, is read; or CSV"
+    ):
+        table = AstropyTable.read(
+            text.replace("longtable", "tabular").splitlines(),
+            format="ascii.aastex" if kinds[0] == "deluxetable" else "ascii.latex",
+            converters={"*": [ascii.convert_numpy(str)]},
+            fill_values=[],
+        )
+
+    def words(entry: object) -> str:
+        there = re.sub(r"\\(?:nodata|[lc]?dots)(?![A-Za-z])(?:\{\})?", "", str(entry)).replace(r"\pm", "±")
+        there = re.sub(r"\\(?:rm|it|bf|text\w*|math\w*|phantom\{[^}]*\})(?![A-Za-z])", "", there)
+        return re.sub(r"_\s+", "_", re.sub(r"[${}\\]", "", there)).replace("~", " ").strip()
+
+    return "\n".join("\t".join(map(words, row)) for row in (table.colnames, *table.iterrows()))
+
+
+def _from_astropy_text(path: Path, text: str, format: str) -> Table:
+    from astropy.table import QTable
+    from astropy.table import Table as AstropyTable
+
+    lines = text.splitlines()
+    gaps = [("", "0"), ("null", "0")]  # the latter in Gaia's
+    table = (
+        QTable.read(lines, format=format, fill_values=gaps)
+        if format == "ascii.ecsv"
+        else AstropyTable.read(lines, format=format)
+    )
+    return from_astropy(table, str(path))
