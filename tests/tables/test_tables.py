@@ -1144,6 +1144,23 @@ def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
     assert not caplog.text
 
 
+def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
+    """As in DESI's catalogues, which have a row for each survey and program."""
+    columns = {
+        "TARGETID": [7, 7, 8],
+        "TARGET_RA": RA[:3],
+        "TARGET_DEC": DEC[:3],
+        "ZCAT_PRIMARY": [False, True, True],
+    }
+    path = tables.write_table(tmp_path / "zall.fits", {k: np.asarray(v) for k, v in columns.items()})
+    with pytest.raises(InputError, match="TARGETID 7 occurs 2 times"):
+        read_catalogue(path)
+    assert "--where 'ZCAT_PRIMARY == true' leaves them out" in caplog.text
+    found = read_catalogue(path, where="ZCAT_PRIMARY == true")
+    assert found["object_id"].tolist() == [7, 8]
+    np.testing.assert_allclose(found["ra"], RA[1:3])
+
+
 @pytest.mark.parametrize(("name", "is_said"), [("ID", True), ("NUMBER", True), ("object_id", False)])
 def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, caplog, name, is_said):
     features = {"object_id": np.arange(NUM), "ra": RA, "dec": DEC}
