@@ -769,7 +769,25 @@ def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
     assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
 
 
+def test_intensities_of_galex_have_the_zero_points_of_the_mission(tmp_path, sky):
+    for band, number, point in (("nd", 1, 20.08), ("fd", 2, 18.82)):
+        image, _ = counts(sky, point)
+        head = header(1.5, TELESCOP="GALEX", BAND=number, EXPTIME=1500.0)
+        fits.writeto(tmp_path / f"AIS_1-{band}-int.fits", image, head)
+        fits.writeto(tmp_path / f"AIS_1-{band}-cnt.fits", full(3), head)
+    images = image_set(tmp_path)
+    assert images.bands == ("FUV", "NUV")
+    with open_field(images.fields[0], images) as field:
+        for plane in field.planes.values():
+            np.testing.assert_allclose(plane.read()[0], sky, rtol=1e-4, atol=1e-3)
+    assert zero_point_of_header(dict(head) | {"BUNIT": "adu"}) is None
+    assert zero_point_of_header(dict(head) | {"MAGZERO": 20.0}) == (20.0, "MAGZERO")
+
+
 def test_names_of_filters():
+    assert band_of_name("ABELL370_G") == ("G", "ABELL370")
+    assert sort_bands("RGU") == ("U", "G", "R")
+    assert band_of_header({"FILTNAME": "v", "TELESCOP": "SkyMapper"}) == "v"
     names = {
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
