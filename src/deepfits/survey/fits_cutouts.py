@@ -32,11 +32,12 @@ from deepfits.survey.find import (
 )
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
-from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
+from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of, whose
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
+ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
 @dataclass
@@ -271,10 +272,15 @@ class _FitsCutouts:
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
         fitting = [h for h in hdus if h.is_image and len(h.shape or ()) == dimensions]
-        found = next((h for h in fitting if role_of(name_of(h)) is None), None)
-        if found is None:
+        found = [h for h in fitting if role_of(name_of(h)) is None]
+        if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
-        return found
+        if dimensions == 3 and len(found) > 1:
+            raise InputError(
+                f"{path}: {len(found)} cubes, of an object each? {ALL_IN_ONE}; or name the one that is "
+                f"meant: image = {number_of(hdus, found[0])}"
+            )
+        return found[0]
 
     def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
         try:
@@ -332,6 +338,10 @@ class _FitsCutouts:
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
         images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(name_of(h)) is None]
+        if not images:
+            raise InputError(
+                f"{path}: no image in an HDU of its own; if all objects are in one, {ALL_IN_ONE}"
+            )
         named = [_band_of_hdu(h) for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):
