@@ -1,6 +1,7 @@
 """Tables in and out: one catalogue written in a great many ways is one catalogue, or a clean error."""
 
 import gzip
+import json
 import os
 import pickle
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
@@ -319,6 +321,7 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("title.csv", f"Redshifts\nid,ra,dec,z_spec\n{ROWS}"),
         ("title-and-units.csv", f"Redshifts\nof 2019\nid,ra,dec,z_spec\n-,deg,deg,-\n{ROWS}"),
         ("title.tsv", "Our run, 2019\nid\tra\tdec\tz_spec\n" + ROWS.replace(",", "\t")),
+        ("commas-at-ends.csv", "id,ra,dec,z_spec\n" + ROWS.replace("\n", ",\n") + ","),
         ("dos.csv", f"id,ra,dec,z_spec\n{ROWS}\n\x1a".replace("\n", "\r\n")),
         ("latex.tex", r"\begin{table}\centering" "\n" r"\begin{tabular}{lrrr}" "\n\\hline\\hline\n"
          r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
@@ -487,6 +490,26 @@ def test_frames_of_other_programs(tmp_path):
         assert (np.arange(NUM)[np.arange(NUM) % 5 >= 3] == np.flatnonzero(np.isin(Z, labels.value))).all()
         found = match_labels({"object_id": ids}, labels, match="id")
         assert found.rows.tolist() == [n for n in range(NUM) if n % 5 >= 3]
+
+
+@pytest.mark.parametrize("name", ["t.feather", "t.json", "lists.json", "rows.json", "lines.jsonl", "t.npy"])
+def test_tables_as_pandas_and_numpy_write_them(tmp_path, name):
+    path, columns = tmp_path / name, {"id": np.arange(1, NUM + 1) + 2**60, "ra": RA, "dec": DEC, "z_spec": Z}
+    lists = {key: values.tolist() for key, values in columns.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    if name.endswith("feather"):
+        pa.feather.write_feather(pa.table(columns), path)
+    elif name.endswith("npy"):
+        np.save(path, Table(columns).as_array())
+    elif "lines" in name:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        by_row = {key: dict(enumerate(values)) for key, values in lists.items()}
+        path.write_text(json.dumps(by_row if name == "t.json" else lists if "lists" in name else rows))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], columns["id"])
+    np.testing.assert_allclose(read_catalogue(path)["dec"], DEC)
 
 
 def test_arrays_in_hdf5_and_what_is_refused_there(tmp_path):

@@ -121,6 +121,14 @@ def _read_file(
     ending = path.suffix.lower().lstrip(".")
     if head.startswith(b"PAR1"):
         return _read_parquet([path], path, columns)
+    if head.startswith((b"ARROW1", b"FEA1")):
+        import pyarrow.feather
+
+        return _of_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
+    if head.startswith(b"\x93NUMPY"):
+        from astropy.table import Table as AstropyTable
+
+        return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
     if head.startswith(b"\x89HDF"):
         return _read_hdf5(path, selection, wanted)
     if head.startswith(b"PK\x03\x04"):
@@ -136,6 +144,8 @@ def _read_file(
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
         return _read_votable(path, content or path.read_bytes(), selection, wanted)
+    if ending in ("json", "jsonl", "ndjson"):
+        return _read_json(path, decode(content or path.read_bytes()))
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
     text = decode(content or path.read_bytes()) if is_text else ""
     if ending not in TEXT_ENDINGS or not is_text:
@@ -148,6 +158,21 @@ def _read_file(
     if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
         raise InputError(f"{path}: no ECSV, which begins with '# %ECSV 1.0'; call it .csv or .txt")
     return _read_text(path, text)
+
+
+def _read_json(path: Path, text: str) -> Table:
+    """Read JSON: a list of rows or a row a line, or columns, each a list or, as pandas has it, by row."""
+    import pyarrow as pa
+
+    lines = text.splitlines()
+    is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
+    content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
+    if isinstance(content, dict):
+        content = {k: list(v.values()) if isinstance(v, dict) else v for k, v in content.items()}
+    else:
+        names = dict.fromkeys(name for row in content for name in row)
+        content = {name: [row.get(name) for row in content] for name in names}
+    return _of_arrow(pa.table(content), path)
 
 
 def _plain_table(path: Path, text: str) -> Table | None:
@@ -554,10 +579,15 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
         declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_without_dictionaries(part.read(columns=list(columns) if columns else None)))
+        parts.append(_flat(part.read(columns=list(columns) if columns else None)))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
-    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="permissive")
+    same = [p.select(parts[0].column_names) for p in parts]
+    return _of_arrow(pa.concat_tables(same, promote_options="permissive"), where)
+
+
+def _of_arrow(table: Any, where: Path) -> Table:
+    table = _flat(table)
     stated = table.schema.metadata or {}
     out: Columns = _named_range(stated, table.num_rows)
     units = _astropy_units(stated.get(b"table_meta_yaml", b""))
@@ -598,7 +628,7 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
     return {}
 
 
-def _without_dictionaries(table: Any) -> Any:
+def _flat(table: Any) -> Any:
     """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
     import pyarrow as pa
 

@@ -174,12 +174,16 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
-    start = sum(len(line) + 1 for line in head[:place])
+    body = text[sum(len(line) + 1 for line in head[:place]) :]
     line_number = place + 1
+    if delimiter is not None and len(lines) > 1:
+        rows, end = [_split(line, delimiter) for line in lines[1:]], rf"(?m){re.escape(delimiter)}[ \r]*$"
+        if all(len(row) == len(names) + 1 and not row[-1] for row in rows):
+            body = re.sub(end, "", body)  # one more after the last entry of each row
     entries = (
-        _by_blanks(text[start:], names, where, line_number)
+        _by_blanks(body, names, where, line_number)
         if delimiter is None
-        else _by_delimiter(text[start:], names, delimiter, where)
+        else _by_delimiter(body, names, delimiter, where)
     )
     again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
     if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
