@@ -374,6 +374,23 @@ def odd_numbers(where, sky):
     return {}
 
 
+def bands_in_one_file(where, sky):
+    image, variance = counts(sky, 27.0)
+    planes = [
+        fits.ImageHDU(values, header(MAGZERO=27.0), name=f"{kind}_{band}")
+        for band in "GR"
+        for kind, values in (("SCI", image), ("IVAR", full(1 / variance)))
+    ]
+    write(where / "tile1.fits", *planes)
+    return {}
+
+
+def bands_in_one_file_by_filter(where, sky):
+    image, _ = counts(sky, 27.0)
+    write(where / "tile_r2.fits", *(fits.ImageHDU(image, header(MAGZERO=27.0, FILTER=f)) for f in "gr"))
+    return {}
+
+
 OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
@@ -388,7 +405,7 @@ OTHER_BANDS = {
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
         *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
-        *(subaru, swire),
+        *(subaru, swire, bands_in_one_file, bands_in_one_file_by_filter),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -1096,6 +1113,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
     [
         (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
         (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
+        (("n1/n2/n3/n4/n5/n6/n7/n8/n9/coadd-{b}",), ["n1-n2-n3-n4-n5-n6-n7-n8-n9"]),
         (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
         (("{b}/t1/coadd", "{b}/t2/coadd"), ["t1", "t2"]),
         (("images/t1/a-{b}", "weights/t1/a-{b}"), ["images-t1-a"]),

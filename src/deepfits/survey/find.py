@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
@@ -42,7 +43,16 @@ from deepfits.survey.bands import (
     sort_bands,
 )
 from deepfits.survey.fitsfile import has_image, is_fits_name, opened, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import OTHER, ROLES, meaning_of_mask, name_of, role_of, sky_images, words_of
+from deepfits.survey.hdu_roles import (
+    OTHER,
+    ROLES,
+    band_of_plane,
+    meaning_of_mask,
+    name_of,
+    role_of,
+    sky_images,
+    words_of,
+)
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
 from deepfits.survey.weights import WEIGHT_ROLES
 
@@ -101,7 +111,7 @@ _HELD = {"weight": "weights", "ivar": "weights", "variance": "variances", "rms":
 # Pixels: a file that is called a PSF and has more is none, if its header says where on the sky it is.
 LARGEST_PSF = 100
 # Directories deeper than so many below the one given are not looked at.
-DEEPEST = 6
+DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -166,10 +176,32 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     InputError
         Nothing found, no band to be told, or two files for one band of a field.
     """
-    sources = [s for item in _as_list(images) for s in _sources_of(item)]
+    sources = [s for item in _as_list(images) for found in _sources_of(item) for s in _of_each_band(found)]
     if not sources:
         raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
     return _group(sources)
+
+
+def _of_each_band(source: ImageSource) -> list[ImageSource]:
+    """Return one source for each image of a file that holds one for each of several bands."""
+    if source.hdu is not None or source.layout == "hsc":
+        return [source]
+    found = _bands_of_hdus(peek_headers(source.path))
+    if len(found) < 2 or len(set(found.values())) < len(found):
+        return [source]
+    return [replace(source, band=band, hdu=number) for number, band in found.items()]
+
+
+def _bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
+    """Return the bands that HDUs with images of the sky say, by number."""
+    out = {}
+    for number, header in enumerate(headers):
+        name = str(header.get("EXTNAME", ""))
+        if has_image(header) and role_of(name) is None:
+            named = band_of_plane(name) or ""
+            if band := band_of_header(header) or (named if is_known_band(named) else None):
+                out[number] = band
+    return out
 
 
 def find_exposures(
@@ -689,6 +721,8 @@ def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None:
+        stated = next(iter(_bands_of_hdus(headers).values()), None)
     if stated is None and named is None and folder is not None:
         return folder
     if stated is None and named is None:

@@ -32,7 +32,7 @@ from deepfits.survey.find import (
 )
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity
-from deepfits.survey.hdu_roles import extras_of, name_of, number_of, role_of, whose
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
@@ -219,16 +219,8 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 def _band_of_hdu(hdu: Any) -> str | None:
     """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
-    rest = [w for w in whose(name_of(hdu)) if role_of(w) is None]
-    # FITS writes the names of HDUs in capitals: U to Y mean the optical bands, unless the header says so.
     named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
-    if named:
-        return band_name(named)
-    if not rest:
-        return None
-    if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
-        return rest[-1].lower()
-    return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
+    return band_name(named) if named else band_of_plane(name_of(hdu))
 
 
 @dataclass
