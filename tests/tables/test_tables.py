@@ -302,6 +302,7 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("units.csv", f"id,ra,dec,z_spec\n,deg,deg,\n{ROWS}"),
         ("types.tsv", "id\tra\tdec\tz_spec\nlong\tdouble\tdouble\tdouble\n" + ROWS.replace(",", "\t")),
         ("ned.csv", f"id,RA(deg),Dec (deg),z_spec\n{ROWS}"),
+        ("words.csv", f"ID,Right Ascension (J2000),Declination (J2000),z_spec\n{ROWS}"),
         ("2000.csv", f"id,ra2000,dec2000,z_spec\n{ROWS}"),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
         ("no-ending", f"id,ra,dec,z_spec\n{ROWS}"),
@@ -1087,10 +1088,12 @@ def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog,
         "RA_h RA_m RA_s Dec_d Dec_m Dec_s",
         "rahr ramin rasec ded demin desec",
         "RAh RAm RAs DE- DEd DEm DEs",
+        "RAh RAm RAs sign DEd DEm DEs",
+        "RAh RAm RAs Dec_sgn DEd DEm DEs",
     ],
 )
 def test_places_in_six_or_seven_columns(tmp_path, names):
-    numbers = "10 0 30.5 - 0 30 36" if "-" in names else "10 0 30.5 -0 30 36"
+    numbers = "10 0 30.5 - 0 30 36" if len(names.split()) == 7 else "10 0 30.5 -0 30 36"
     path = tmp_path / "labels.csv"
     path.write_text(",".join(["z_spec", *names.split()]) + "\n" + ",".join(["0.3", *numbers.split()]) + "\n")
     columns = read_labels(path).columns

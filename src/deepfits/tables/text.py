@@ -43,7 +43,7 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
-SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "decsign")
+SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
 """Names of columns with the signs of declinations, where - is no gap."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
@@ -202,7 +202,7 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 
     They are what a spreadsheet made of long numbers, or text such as 12e5.
     """
-    if name.lower() in SIGNS:
+    if SIGNS.fullmatch(name):
         return _text(entries)
     if (
         name.lower() in IDENTITIES
