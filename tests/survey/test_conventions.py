@@ -151,10 +151,12 @@ def decam_stack(where, sky):
     image, variance = counts(sky, 25.0)
     for band in "gr":
         head = header(0.263, FILTER=f"{band} DECam SDSS c0001 4720.0 1520.0", MAGZERO=25.0)
-        parts = {"osi": image, "osw": full(1 / variance), "osd": np.zeros(SHAPE, np.int16)}
+        mask = np.zeros(SHAPE, np.int16)
+        mask[:9] = 2
+        parts = {"osi": np.where(mask, 1e3, image), "osw": full(1 / variance), "osd": mask}
         for kind, values in parts.items():
             write(where / f"c4d_180404_045543_{kind}_{band}_v1.fits.fz", packed(values, head))
-    return {"mask_polarity": "bad"}
+    return {}
 
 
 def euclid_models(where, sky):
@@ -425,6 +427,20 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
             np.testing.assert_allclose(np.median(weight[good]), SIGMA**-2, rtol=0.1)
     store = CutoutStore(deepfits.cutouts(where, tmp_path / "store", **options))
     assert len(store) >= 18
+
+
+def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
+    """Pan-STARRS's, when somebody has undone the scaling and kept the header."""
+    panstarrs(tmp_path, sky)
+    for path in tmp_path.glob("*.unconv.fits"):
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].data[:] = counts(sky, 25 + 2.5 * np.log10(900.0))[0]
+    images = image_set(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"fluxes, and no asinh magnitudes as BSOFTEN .* remove these"),
+        open_field(images.fields[0], images) as field,
+    ):
+        field.planes["g"].read()
 
 
 def test_hubble_and_webb(tmp_path, sky):

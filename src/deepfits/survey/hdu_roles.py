@@ -23,13 +23,13 @@ MEANING_OF_MASK = {
         for end in ("", "MASK", "MSK", "MAP")
         if of + end not in ("", "MAP")
     },
-    "BPM": "bad",
+    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # the latter NOIRLab's
 }
 _NAMES = {
     "mask": (
         *MEANING_OF_MASK,
         *("MASK", "MSK", "DQ", "FLAG", "FLAGS", "FLG", "MASKBITS", "DQMASK", "MDMSK"),
-        *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
+        *("MSKIMG", "QUALITY", "QUAL"),
     ),
     "variance": ("VARIANCE", "VAR", "STAT"),
     "ivar": ("IVAR", "INVVAR", "INVAR", "IVM", "INVVARIANCE"),

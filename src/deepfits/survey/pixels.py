@@ -39,6 +39,8 @@ from deepfits.survey.zeropoint import (
 )
 
 _LARGE = 1e15
+# The asinh magnitude of 10¹⁵ times the softening.
+MOST_ASINH = 40.0
 PICTURE = (
     "values from 0 to 255, as in pictures for the eye, whose stretch is not undone; take the survey's fluxes "
     "(FITS), not its JPEG or PNG"
@@ -81,6 +83,10 @@ class HduPixels:
         ):
             raise InputError(
                 f"{self.path}: BOFFSET and BSOFTEN are {[offset, softening]}; fetch the file again"
+            )
+        if (np.abs(values) > MOST_ASINH).any():
+            raise InputError(
+                f"{self.path}: fluxes, and no asinh magnitudes as BSOFTEN and BOFFSET say; remove these cards"
             )
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(
