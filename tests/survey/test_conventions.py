@@ -760,6 +760,22 @@ def test_units(unit, point):
         assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(point, abs=0.01)
 
 
+def test_weights_with_a_unit_of_inverse_variances_are_those(tmp_path, sky):
+    """Not seconds, though as many as EXPTIME, and not up to a factor."""
+    image, variance = counts(sky, 23.9)
+    weight = full(0.25 / variance)  # noise twice as large as it is
+    weight[:40] = 1 / variance
+    for band, unit, factor in (("g", "1/uJy2", 1.0), ("r", "nJy^-2", 1e-6)):
+        head = header(BUNIT="uJy", EXPTIME=float(weight.max()))
+        parts = fits.ImageHDU(image, head, name="SCI"), fits.ImageHDU(weight * factor, name="WHT")
+        parts[1].header["BUNIT"] = unit
+        write(tmp_path / f"t_{band}.fits", *parts)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        for plane in field.planes.values():
+            np.testing.assert_allclose(plane.read()[1], weight * 1e-6, rtol=1e-5)
+
+
 def test_planes_that_nothing_names_are_said(tmp_path, sky):
     image = fits.PrimaryHDU(sky.astype(np.float32), header(BUNIT="nJy", FILTER="r"))
     fits.HDUList([image, fits.ImageHDU(full(1.0))]).writeto(tmp_path / "coadd-r.fits")

@@ -329,10 +329,10 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
     """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
     role = pixels.weight_role
     plane = pixels.extras[role] if role is not None else None
-    if not isinstance(plane, HduPixels) or role == "weight":
+    if role is None or not isinstance(plane, HduPixels):
         return 1.0
     text = str(plane.header.get("BUNIT", "")).strip()
-    power = {"rms": 1.0, "variance": 0.5, "ivar": -0.5}[str(role)]
+    power = {"rms": 1.0, "variance": 0.5}.get(role, -0.5)
     if not text or text == str(header.get("BUNIT", "")).strip():
         return 1.0
     with quiet():
@@ -343,6 +343,8 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
             return 1.0  # a unit that is none of a noise says nothing
     if zero_point is None:
         return 1.0
+    if role == "weight":  # whose unit says that they are more than relative
+        pixels.extras["ivar"] = pixels.extras.pop(role)
     ratio = njy_per_count(pixels.zero_point) / njy_per_count(zero_point)
     if abs(math.log(ratio)) > 0.01:
         pixels.remarks.append(f"{role} plane in {text}, converted from that unit of its own")
