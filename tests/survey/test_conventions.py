@@ -750,7 +750,15 @@ def test_images_that_a_service_has_resampled_are_warned_of(tmp_path, sky, key, t
 
 @pytest.mark.parametrize(
     ("unit", "point"),
-    [("nJy", 31.4), ("MJy", -6.1), ("mJy", 16.4), ("10.0*nJy", 28.9), ("uJy", 23.9), ("nanomaggy", 22.5)],
+    [
+        ("nJy", 31.4),
+        ("MJy", -6.1),
+        ("Mjy", -6.1),
+        ("mJy", 16.4),
+        ("10.0*nJy", 28.9),
+        ("uJy", 23.9),
+        ("nanomaggy", 22.5),
+    ],
 )
 def test_units(unit, point):
     if point < -2.5:

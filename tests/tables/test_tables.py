@@ -999,7 +999,21 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
 
 
 @pytest.mark.parametrize(
-    "name", ["ZWARN", "zflg", "nQ", "ZQUALITY", "q_z", "cc", "SPECTYPE", "flag", "f_z", "CONFID"]
+    "name",
+    [
+        "ZWARN",
+        "zflg",
+        "nQ",
+        "ZQUALITY",
+        "q_z",
+        "cc",
+        "SPECTYPE",
+        "flag",
+        "f_z",
+        "CONFID",
+        "VI_QUALITY",
+        "z_best_s",
+    ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
     values = ["GALAXY", "STAR"] if name == "SPECTYPE" else [3, 4]

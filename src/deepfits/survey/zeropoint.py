@@ -295,6 +295,7 @@ def _parsed(text: str) -> Any:
     upper = text.upper()
     if upper == text and upper.startswith("MJY") and not re.search("SR|ARCSEC", upper):
         raise InputError(f"BUNIT {text!r} may be mJy or MJy; write which into the header")
+    text = re.sub("Mjy", "MJy", text)
     if not text.startswith("MJy") and not (upper == text and upper.startswith("MJY")):
         text = _JANSKY.sub(
             lambda m: (
