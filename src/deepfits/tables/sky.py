@@ -184,7 +184,7 @@ def _with_other_pair(
         except InputError:  # no angles
             continue
         more = ~found.is_known & other.is_known
-        if not more.any() or not _are_of_one_place(found, other):
+        if not more.any() or not are_of_one_place(found, other):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s are where %s and %s say",
@@ -197,7 +197,7 @@ def _with_other_pair(
     return found
 
 
-def _are_of_one_place(one: Positions, other: Positions) -> bool:
+def are_of_one_place(one: Positions, other: Positions) -> bool:
     """Return whether two pairs of columns are of the same objects, where both say something."""
     both = one.is_known & other.is_known
     if not both.any():
@@ -235,7 +235,7 @@ def _alike_pair(
         return None
     first, *others = pairs
     for pair in others:
-        if not _are_of_one_place(pairs[first], pairs[pair]):
+        if not are_of_one_place(pairs[first], pairs[pair]):
             raise InputError(
                 f"{where}: {' and '.join(first)} say other places than {' and '.join(pair)}; name those ra "
                 "and dec that are meant"
