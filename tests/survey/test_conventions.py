@@ -1327,6 +1327,12 @@ def test_planes_as_pipelines_of_eso_call_them(tmp_path, sky, cards, kind):
     assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
 
 
+def test_images_of_several_bands_in_a_file_are_no_ccds(tmp_path, sky):
+    bands_in_one_file_by_filter(tmp_path, sky)
+    found = find_exposures(tmp_path)
+    assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1], "r": [2]}
+
+
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     head = header(FILTER="r", BUNIT="nJy")
     planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]

@@ -176,10 +176,15 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     InputError
         Nothing found, no band to be told, or two files for one band of a field.
     """
-    sources = [s for item in _as_list(images) for found in _sources_of(item) for s in _of_each_band(found)]
-    if not sources:
+    return _group(_all_sources(images))
+
+
+def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
+    """Return all images, those of files with several bands by their HDUs."""
+    found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
+    if not found:
         raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
-    return _group(sources)
+    return found
 
 
 def _of_each_band(source: ImageSource) -> list[ImageSource]:
@@ -219,9 +224,7 @@ def find_exposures(
     InputError
         Nothing found, or a wanted band missing.
     """
-    sources = [s for item in _as_list(images) for found in _sources_of(item) for s in _chips(found)]
-    if not sources:
-        raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
+    sources = [s for found in _all_sources(images) for s in _chips(found)]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there
     if missing := [b for b in wanted if b not in there]:
