@@ -587,6 +587,7 @@ def _read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None)
 
 
 def _of_arrow(table: Any, where: Path) -> Table:
+    """Take the columns of an Arrow table, with what it says of units and of itself."""
     table = _flat(table)
     stated = table.schema.metadata or {}
     out: Columns = _named_range(stated, table.num_rows)

@@ -177,9 +177,9 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     body = text[sum(len(line) + 1 for line in head[:place]) :]
     line_number = place + 1
     if delimiter is not None and len(lines) > 1:
-        rows, end = [_split(line, delimiter) for line in lines[1:]], rf"(?m){re.escape(delimiter)}[ \r]*$"
-        if all(len(row) == len(names) + 1 and not row[-1] for row in rows):
-            body = re.sub(end, "", body)  # one more after the last entry of each row
+        entries_of = [_split(line, delimiter) for line in lines[1:]]
+        if all(len(row) == len(names) + 1 and not row[-1] for row in entries_of):
+            body = re.sub(rf"(?m){re.escape(delimiter)}[ \r]*$", "", body)  # one after the last entry, too
     entries = (
         _by_blanks(body, names, where, line_number)
         if delimiter is None
