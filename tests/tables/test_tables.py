@@ -513,6 +513,15 @@ def test_tables_as_pandas_and_numpy_write_them(tmp_path, name):
     np.testing.assert_allclose(read_catalogue(path)["dec"], DEC)
 
 
+def test_rows_of_json_that_lack_an_entry_keep_their_places(tmp_path):
+    for number, content in enumerate(
+        ({"id": {"a": 1, "b": 2}, "z_spec": {"b": 0.2}}, [{"id": 1}, {"id": 2, "z_spec": 0.2}])
+    ):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(content))
+        np.testing.assert_array_equal(tables.read_table(path)["z_spec"], [np.nan, 0.2])
+
+
 def test_arrays_in_hdf5_and_what_is_refused_there(tmp_path):
     path = tmp_path / "rail.hdf5"
     with h5py.File(path, "w") as file:

@@ -168,7 +168,8 @@ def _read_json(path: Path, text: str) -> Table:
     is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
     content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
     if isinstance(content, dict):
-        content = {k: list(v.values()) if isinstance(v, dict) else v for k, v in content.items()}
+        rows = dict.fromkeys(row for column in content.values() if isinstance(column, dict) for row in column)
+        content = {k: list(map(v.get, rows)) if isinstance(v, dict) else v for k, v in content.items()}
     else:
         names = dict.fromkeys(name for row in content for name in row)
         content = {name: [row.get(name) for row in content] for name in names}
