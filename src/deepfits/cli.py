@@ -21,7 +21,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from deepfits import __version__
-from deepfits.errors import InputError, NonFiniteLossError, explain, nearest
+from deepfits.errors import InputError, NonFiniteLossError, explain, missing_extra, nearest
 from deepfits.options import about, from_text, name_value, options_of
 from deepfits.processes import THREAD_VARIABLES, available_cores
 from deepfits.stages import MODULES, load
@@ -282,13 +282,6 @@ def _fail(message: str, status: int) -> None:
 
 
 def _fail_missing_module(error: ModuleNotFoundError) -> None:
-    extras = {
-        "sep": "survey", "reproject": "survey", "galsim": "sky", "speclite": "sky",
-        "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
-        "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
-        "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",
-    }  # fmt: skip
-    extra = extras.get((error.name or "").split(".")[0])
-    if extra is None:
+    if (text := missing_extra(error)) is None:
         raise error
-    _fail(f"this needs {error.name!r}; install it with `pip install 'deepfits[{extra}]'`", INPUT_ERROR_STATUS)
+    _fail(text, INPUT_ERROR_STATUS)

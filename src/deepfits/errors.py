@@ -141,3 +141,22 @@ def explain(error: BaseException) -> str | None:
 
 def _names_file(error: OSError) -> bool:
     return error.filename is not None and error.strerror is not None
+
+
+def missing_extra(error: BaseException) -> str | None:
+    """Return how to install what an import lacks; None where no extra of the package brings it.
+
+    Examples
+    --------
+    >>> missing_extra(ModuleNotFoundError("No module named 'sep'", name="sep"))
+    "this needs 'sep'; install it with `pip install 'deepfits[survey]'`"
+    """
+    extras = {
+        "sep": "survey", "reproject": "survey", "galsim": "sky", "speclite": "sky",
+        "lightning": "training", "tensorboard": "training", "sklearn": "redshift", "xgboost": "redshift",
+        "tpot": "redshift", "pandas": "redshift", "matplotlib": "report", "jinja2": "report",
+        "dask": "scale", "distributed": "scale", "hats": "lsdb", "hats_import": "lsdb", "lsdb": "lsdb",
+    }  # fmt: skip
+    name = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
+    extra = extras.get(name.split(".")[0])
+    return f"this needs {name!r}; install it with `pip install 'deepfits[{extra}]'`" if extra else None

@@ -110,6 +110,12 @@ def _check(data: h5py.Dataset, name: str, path: Path) -> None:
             f"{path}: {name!r} is a virtual data set, put together from other files; only data of the file "
             "itself are read: copy them into it"
         )
+    scale, offset = (data.attrs.get(name, usual) for name, usual in (("scale_factor", 1), ("add_offset", 0)))
+    if np.any(np.asarray(scale) != 1) or np.any(np.asarray(offset) != 0):
+        raise InputError(
+            f"{path}: {name!r} is packed as in netCDF (scale_factor {scale}, add_offset {offset}), which is "
+            "not undone; write its values unpacked, as xarray reads them"
+        )
     declared = int(np.prod(data.shape or (1,), dtype=object)) * data.dtype.itemsize
     if declared > _allowed(path):
         raise InputError(f"{path}: {name} declares {declared} bytes in a file of {path.stat().st_size}")

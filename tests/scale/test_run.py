@@ -32,11 +32,12 @@ class Toy:
 
     out: Path
     failing: tuple[str, ...] = ()
+    error: Exception | None = None
 
     def open(self, threads=None):
         def process(shard, advance):
             if shard.name in self.failing:
-                raise KeyError("a defect")
+                raise self.error or KeyError("a defect")
             with writing(self.out / f"{shard.name}.txt") as temporary:
                 temporary.write_text(shard.made_from)
             advance(shard.objects)
@@ -49,7 +50,7 @@ def is_done(path, made_from):
 
 
 def run_toy(out, shards, **options):
-    work = Toy(out, options.pop("failing", ()))
+    work = Toy(out, options.pop("failing", ()), options.pop("error", None))
     settings = {
         "title": "toy",
         "is_done": is_done,
@@ -100,6 +101,12 @@ def test_a_failure_names_its_shard_and_stops_no_other(tmp_path):
     assert sorted(p.stem for p in tmp_path.glob("*.txt")) == ["shard-00000", "shard-00002", "shard-00003"]
     assert run_toy(tmp_path, shards_of(4))
     assert [e.state for e in read_manifest(tmp_path)] == ["done"] * 4
+
+
+def test_a_package_that_lacks_is_named_with_its_extra(tmp_path):
+    lacks = ModuleNotFoundError("No module named 'sep'", name="sep")
+    with pytest.raises(ShardsFailedError, match=r"this needs 'sep'; .*deepfits\[survey\]"):
+        run_toy(tmp_path, shards_of(2), failing=("shard-00001",), error=lacks)
 
 
 def test_results_of_another_store_are_not_mixed_in(tmp_path):

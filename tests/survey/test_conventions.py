@@ -152,10 +152,12 @@ def decam_stack(where, sky):
     image, variance = counts(sky, 25.0)
     for band in "gr":
         head = header(0.263, FILTER=f"{band} DECam SDSS c0001 4720.0 1520.0", MAGZERO=25.0)
-        parts = {"osi": image, "osw": full(1 / variance), "osd": np.zeros(SHAPE, np.int16)}
+        mask = np.zeros(SHAPE, np.int16)
+        mask[:9] = 2
+        parts = {"osi": np.where(mask, 1e3, image), "osw": full(1 / variance), "osd": mask}
         for kind, values in parts.items():
             write(where / f"c4d_180404_045543_{kind}_{band}_v1.fits.fz", packed(values, head))
-    return {"mask_polarity": "bad"}
+    return {}
 
 
 def euclid_models(where, sky):
@@ -375,6 +377,23 @@ def odd_numbers(where, sky):
     return {}
 
 
+def bands_in_one_file(where, sky):
+    image, variance = counts(sky, 27.0)
+    planes = [
+        fits.ImageHDU(values, header(MAGZERO=27.0), name=f"{kind}_{band}")
+        for band in "GR"
+        for kind, values in (("SCI", image), ("IVAR", full(1 / variance)))
+    ]
+    write(where / "tile1.fits", *planes)
+    return {}
+
+
+def bands_in_one_file_by_filter(where, sky):
+    image, _ = counts(sky, 27.0)
+    write(where / "tile_r2.fits", *(fits.ImageHDU(image, header(MAGZERO=27.0, FILTER=f)) for f in "gr"))
+    return {}
+
+
 OTHER_BANDS = {
     **dict.fromkeys((webb_mosaic, ceers), ("F200W", "F444W")),
     **{euclid_models: ("Y", "VIS"), roman: ("F158", "F184")},
@@ -389,7 +408,7 @@ OTHER_BANDS = {
         *(des, legacy, panstarrs, cfht, rubin, euclid, odd_numbers, hsc_cutout, decam_stack, euclid_models),
         *(webb_mosaic, ceers, ztf, surface_brightness, bands_in_folders, roman, ccddata, unwise),
         *(spitzer, kinds_first, one_word_names, sisters, weights_below, eso, of_two_telescopes),
-        *(subaru, swire),
+        *(subaru, swire, bands_in_one_file, bands_in_one_file_by_filter),
     ],
 )
 def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sky, survey):
@@ -409,6 +428,20 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
             np.testing.assert_allclose(np.median(weight[good]), SIGMA**-2, rtol=0.1)
     store = CutoutStore(deepfits.cutouts(where, tmp_path / "store", **options))
     assert len(store) >= 18
+
+
+def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
+    """Pan-STARRS's, when somebody has undone the scaling and kept the header."""
+    panstarrs(tmp_path, sky)
+    for path in tmp_path.glob("*.unconv.fits"):
+        with fits.open(path, mode="update") as hdus:
+            hdus[1].data[:] = counts(sky, 25 + 2.5 * np.log10(900.0))[0]
+    images = image_set(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"fluxes, and no asinh magnitudes as BSOFTEN .* remove these"),
+        open_field(images.fields[0], images) as field,
+    ):
+        field.planes["g"].read()
 
 
 def test_hubble_and_webb(tmp_path, sky):
@@ -718,7 +751,15 @@ def test_images_that_a_service_has_resampled_are_warned_of(tmp_path, sky, key, t
 
 @pytest.mark.parametrize(
     ("unit", "point"),
-    [("nJy", 31.4), ("MJy", -6.1), ("mJy", 16.4), ("10.0*nJy", 28.9), ("uJy", 23.9), ("nanomaggy", 22.5)],
+    [
+        ("nJy", 31.4),
+        ("MJy", -6.1),
+        ("Mjy", -6.1),
+        ("mJy", 16.4),
+        ("10.0*nJy", 28.9),
+        ("uJy", 23.9),
+        ("nanomaggy", 22.5),
+    ],
 )
 def test_units(unit, point):
     if point < -2.5:
@@ -726,6 +767,22 @@ def test_units(unit, point):
             zero_point_of_header({"BUNIT": unit})
     else:
         assert zero_point_of_header({"BUNIT": unit})[0] == pytest.approx(point, abs=0.01)
+
+
+def test_weights_with_a_unit_of_inverse_variances_are_those(tmp_path, sky):
+    """Not seconds, though as many as EXPTIME, and not up to a factor."""
+    image, variance = counts(sky, 23.9)
+    weight = full(0.25 / variance)  # noise twice as large as it is
+    weight[:40] = 1 / variance
+    for band, unit, factor in (("g", "1/uJy2", 1.0), ("r", "nJy^-2", 1e-6)):
+        head = header(BUNIT="uJy", EXPTIME=float(weight.max()))
+        parts = fits.ImageHDU(image, head, name="SCI"), fits.ImageHDU(weight * factor, name="WHT")
+        parts[1].header["BUNIT"] = unit
+        write(tmp_path / f"t_{band}.fits", *parts)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        for plane in field.planes.values():
+            np.testing.assert_allclose(plane.read()[1], weight * 1e-6, rtol=1e-5)
 
 
 def test_planes_that_nothing_names_are_said(tmp_path, sky):
@@ -770,7 +827,25 @@ def test_a_zero_point_that_the_unit_contradicts_is_said(tmp_path, sky):
     assert not any("zero_point" in text for text in read(tmp_path, zero_point=31.4)[2])
 
 
+def test_intensities_of_galex_have_the_zero_points_of_the_mission(tmp_path, sky):
+    for band, number, point in (("nd", 1, 20.08), ("fd", 2, 18.82)):
+        image, _ = counts(sky, point)
+        head = header(1.5, TELESCOP="GALEX", BAND=number, EXPTIME=1500.0)
+        fits.writeto(tmp_path / f"AIS_1-{band}-int.fits", image, head)
+        fits.writeto(tmp_path / f"AIS_1-{band}-cnt.fits", full(3), head)
+    images = image_set(tmp_path)
+    assert images.bands == ("FUV", "NUV")
+    with open_field(images.fields[0], images) as field:
+        for plane in field.planes.values():
+            np.testing.assert_allclose(plane.read()[0], sky, rtol=1e-4, atol=1e-3)
+    assert zero_point_of_header(dict(head) | {"BUNIT": "adu"}) is None
+    assert zero_point_of_header(dict(head) | {"MAGZERO": 20.0}) == (20.0, "MAGZERO")
+
+
 def test_names_of_filters():
+    assert band_of_name("ABELL370_G") == ("G", "ABELL370")
+    assert sort_bands("RGU") == ("U", "G", "R")
+    assert band_of_header({"FILTNAME": "v", "TELESCOP": "SkyMapper"}) == "v"
     names = {
         "g DECam SDSS c0001 4720.0 1520.0": "g", "CFHT MegaCam r.MP9602": "r", "u*": "ustar", "z.00000": "z",
         "OCAM_i_SDSS": "i", "NIR_Y": "Y", "NIR_H": "H", "VISTA Ks": "Ks", "Ks.WC8302": "Ks", "VIS": "VIS",
@@ -1079,6 +1154,7 @@ def test_an_image_of_the_name_band_and_place_of_another_is_warned_of(tmp_path, s
     [
         (("HSC-{B}/9813/4,5/calexp-HSC-{B}-9813-4,5",), ["9813-4,5"]),
         (("coadd/150/1501p020/ls-1501p020-image-{b}",), ["coadd-150-1501p020-ls-1501p020-image"]),
+        (("n1/n2/n3/n4/n5/n6/n7/n8/n9/coadd-{b}",), ["n1-n2-n3-n4-n5-n6-n7-n8-n9"]),
         (("north/1/coadd-{b}", "north/2/coadd-{b}"), ["north-1", "north-2"]),
         (("{b}/t1/coadd", "{b}/t2/coadd"), ["t1", "t2"]),
         (("images/t1/a-{b}", "weights/t1/a-{b}"), ["images-t1-a"]),
@@ -1250,6 +1326,12 @@ def test_planes_as_pipelines_of_eso_call_them(tmp_path, sky, cards, kind):
     assert (weight[5] == 0).all()
     np.testing.assert_allclose(np.median(weight), SIGMA**-2, rtol=1e-3)
     assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
+
+
+def test_images_of_several_bands_in_a_file_are_no_ccds(tmp_path, sky):
+    bands_in_one_file_by_filter(tmp_path, sky)
+    found = find_exposures(tmp_path)
+    assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1], "r": [2]}
 
 
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):

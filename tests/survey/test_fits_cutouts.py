@@ -300,3 +300,24 @@ def test_files_of_which_no_two_are_bands_of_one_object_are_refused(objects, tmp_
             write(tmp_path / f"cutouts/{name[0]}x{band}.fits", planes["image"][index], header(band))
     with pytest.raises(InputError, match=r"no two files are bands of one object.*OBJECT_BAND\.fits"):
         read(tmp_path / "cutouts", tmp_path / "store")
+
+
+@pytest.mark.parametrize("form", ["a cube each", "an array", "a table"])
+def test_all_objects_in_one_file_are_refused_with_what_is_read(objects, tmp_path, form):
+    """The first of several cubes was taken, and the others left out without a word."""
+    cubes = [planes["image"] for planes in objects.values()]
+    column = fits.Column("image", f"{cubes[0].size}E", dim=f"({SIDE},{SIDE},3)", array=np.stack(cubes))
+    hdus = {
+        "a cube each": [fits.ImageHDU(cube, header()) for cube in cubes],
+        "an array": [fits.ImageHDU(np.stack(cubes), header())],
+        "a table": [fits.BinTableHDU.from_columns([column])],
+    }[form]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "all.fits")
+    with pytest.raises(InputError, match=r"as one array \(N, B, H, W\)"):
+        read(tmp_path / "all.fits", tmp_path / "store", 'bands = ["g", "r", "z"]\n')
+    if form == "a cube each":
+        _, found = read(tmp_path / "all.fits", tmp_path / "store", 'bands = ["g", "r", "z"]\nimage = 2\n')
+        start = (SIDE - found.image.shape[-1]) // 2
+        np.testing.assert_allclose(
+            found.image[0, 0, 5, 5], cubes[1][0, start + 5, start + 5] * NJY, rtol=1e-4
+        )

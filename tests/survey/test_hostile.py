@@ -162,3 +162,27 @@ def test_a_catalogue_joins_cutouts_made_elsewhere(tmp_path, caplog):
     (tmp_path / "none.csv").write_text("object_id,ra,dec\n7,1,1\n")
     with pytest.raises(InputError, match=r"none\.csv: no row for any of the 3 cutouts: .* object_id 30"):
         deepfits.cutouts(tmp_path / "c.toml", tmp_path / "u", catalogue=tmp_path / "none.csv", size=12)
+
+
+def test_a_catalogue_in_another_order_than_cutouts_made_elsewhere(tmp_path, caplog):
+    image, ra = np.random.default_rng(0).normal(0, 1, (3, 1, 12, 12)).astype("f4"), np.array([1.0, 1.1, 1.2])
+    text = 'file = "c.npz"\nbands = ["r"]\nzero_point = 27.0\npixel_scale_arcsec = 0.2\n'
+    (tmp_path / "c.toml").write_text(text)
+    (tmp_path / "cat.csv").write_text("ID,ra,dec,z_spec\n30,1.2,1,0.3\n20,1.1,1,0.2\n10,1.0,1,0.1\n")
+
+    def made(out, **columns):
+        np.savez(tmp_path / "c.npz", image=image, **columns)
+        deepfits.cutouts(tmp_path / "c.toml", tmp_path / out, catalogue=tmp_path / "cat.csv", size=12)
+        return CutoutStore(tmp_path / out).read_shard(0).catalogue["z_spec"].tolist()
+
+    assert made("by-row", other=[1, 2, 3]) == [0.3, 0.2, 0.1]
+    assert "differ" not in caplog.text
+    made("said", targetid=[10, 20, 30])
+    assert "row by row, though targetid of the cutouts and ID of the catalogue differ" in caplog.text
+    with pytest.raises(
+        InputError, match=r"cat\.csv: its objects lie elsewhere than the cutouts by ra and dec"
+    ):
+        made("refused", ra=ra, dec=np.ones(3))
+    with pytest.raises(InputError, match="lie elsewhere"):
+        made("other", object_id=[10, 20, 30], ra=ra + 5, dec=np.ones(3))
+    assert made("joined", object_id=[10, 20, 30], ra=ra, dec=np.ones(3)) == [0.1, 0.2, 0.3]

@@ -101,6 +101,17 @@ def test_a_psf_image_may_have_pixels_of_its_own(tmp_path) -> None:
         assert "0.05 arcsec" in found["source"]
 
 
+def test_a_grid_of_psfs_is_no_psf_and_further_axes_of_one_plane_are_none(tmp_path) -> None:
+    y, x = np.mgrid[-12:13, -12:13]
+    one = np.exp(-(x**2 + y**2) / 8)
+    fits.writeto(tmp_path / "one.fits", one[None])
+    fits.writeto(tmp_path / "grid.fits", np.tile(one, (3, 3)))
+    fwhm = read_psf_option(str(tmp_path / "one.fits"), 0.2)["fwhm_arcsec"]
+    assert fwhm == pytest.approx(2 * 2.355 * 0.2, rel=0.05)  # 4% less: the pixel is taken out
+    with pytest.raises(InputError, match="shows 9 peaks, a grid of PSFs"):
+        read_psf_option(str(tmp_path / "grid.fits"), 0.2)
+
+
 def test_psfex_models_vary_over_the_field(tmp_path) -> None:
     galsim = pytest.importorskip("galsim")
     des = pytest.importorskip("galsim.des")

@@ -404,3 +404,16 @@ def test_values_that_hardly_repeat_need_no_sorting():
             assert not (_repeats_little(values) and often)
     assert _repeats_little(rng.normal(size=100_000).astype(np.float32))
     assert not _repeats_little(np.zeros(0, np.float32))
+
+
+def test_packed_arrays_are_refused_and_whole_numbers_in_floats_are_identities(arrays, tmp_path):
+    path = describe(tmp_path / "c.toml", 'file = "c.h5"\nweight = "ivar"\n' + BANDS)
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["image"], file["ivar"] = arrays["image"] * 100, arrays["ivar"]
+        file["object_id"] = arrays["object_id"].astype(float)
+        file["image"].attrs["scale_factor"], file["image"].attrs["add_offset"] = np.array([0.01]), 0.0
+    with pytest.raises(InputError, match=r"'image' is packed as in netCDF \(scale_factor"):
+        read(path, tmp_path / "store")
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        file["image"].attrs["scale_factor"] = 1.0
+    assert read(path, tmp_path / "store")[1].object_id.tolist() == arrays["object_id"].tolist()

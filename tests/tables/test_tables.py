@@ -1,6 +1,7 @@
 """Tables in and out: one catalogue written in a great many ways is one catalogue, or a clean error."""
 
 import gzip
+import json
 import os
 import pickle
 import warnings
@@ -8,6 +9,7 @@ import warnings
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
@@ -301,6 +303,7 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("units.csv", f"id,ra,dec,z_spec\n,deg,deg,\n{ROWS}"),
         ("types.tsv", "id\tra\tdec\tz_spec\nlong\tdouble\tdouble\tdouble\n" + ROWS.replace(",", "\t")),
         ("ned.csv", f"id,RA(deg),Dec (deg),z_spec\n{ROWS}"),
+        ("words.csv", f"ID,Right Ascension (J2000),Declination (J2000),z_spec\n{ROWS}"),
         ("2000.csv", f"id,ra2000,dec2000,z_spec\n{ROWS}"),
         ("old-mac.csv", f"id,ra,dec,z_spec\n{ROWS}".replace("\n", "\r")),
         ("no-ending", f"id,ra,dec,z_spec\n{ROWS}"),
@@ -320,6 +323,7 @@ ROWS = "\n".join(f"{i},{a:.7f},{d:.7f},{z}" for i, (a, d, z) in enumerate(zip(RA
         ("title.csv", f"Redshifts\nid,ra,dec,z_spec\n{ROWS}"),
         ("title-and-units.csv", f"Redshifts\nof 2019\nid,ra,dec,z_spec\n-,deg,deg,-\n{ROWS}"),
         ("title.tsv", "Our run, 2019\nid\tra\tdec\tz_spec\n" + ROWS.replace(",", "\t")),
+        ("commas-at-ends.csv", "id,ra,dec,z_spec\n" + ROWS.replace("\n", ",\n") + ","),
         ("dos.csv", f"id,ra,dec,z_spec\n{ROWS}\n\x1a".replace("\n", "\r\n")),
         ("latex.tex", r"\begin{table}\centering" "\n" r"\begin{tabular}{lrrr}" "\n\\hline\\hline\n"
          r"ID & RA & Dec & $z_{\rm spec}$ \\" "\n" r" & (deg) & (deg) & \\" "\n\\hline\n"
@@ -488,6 +492,35 @@ def test_frames_of_other_programs(tmp_path):
         assert (np.arange(NUM)[np.arange(NUM) % 5 >= 3] == np.flatnonzero(np.isin(Z, labels.value))).all()
         found = match_labels({"object_id": ids}, labels, match="id")
         assert found.rows.tolist() == [n for n in range(NUM) if n % 5 >= 3]
+
+
+@pytest.mark.parametrize("name", ["t.feather", "t.json", "lists.json", "rows.json", "lines.jsonl", "t.npy"])
+def test_tables_as_pandas_and_numpy_write_them(tmp_path, name):
+    path, columns = tmp_path / name, {"id": np.arange(1, NUM + 1) + 2**60, "ra": RA, "dec": DEC, "z_spec": Z}
+    lists = {key: values.tolist() for key, values in columns.items()}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+    if name.endswith("feather"):
+        pa.feather.write_feather(pa.table(columns), path)
+    elif name.endswith("npy"):
+        np.save(path, Table(columns).as_array())
+    elif "lines" in name:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        by_row = {key: dict(enumerate(values)) for key, values in lists.items()}
+        path.write_text(json.dumps(by_row if name == "t.json" else lists if "lists" in name else rows))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_array_equal(labels.columns["object_id"], columns["id"])
+    np.testing.assert_allclose(read_catalogue(path)["dec"], DEC)
+
+
+def test_rows_of_json_that_lack_an_entry_keep_their_places(tmp_path):
+    for number, content in enumerate(
+        ({"id": {"a": 1, "b": 2}, "z_spec": {"b": 0.2}}, [{"id": 1}, {"id": 2, "z_spec": 0.2}])
+    ):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(content))
+        np.testing.assert_array_equal(tables.read_table(path)["z_spec"], [np.nan, 0.2])
 
 
 def test_arrays_in_hdf5_and_what_is_refused_there(tmp_path):
@@ -976,7 +1009,21 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
 
 
 @pytest.mark.parametrize(
-    "name", ["ZWARN", "zflg", "nQ", "ZQUALITY", "q_z", "cc", "SPECTYPE", "flag", "f_z", "CONFID"]
+    "name",
+    [
+        "ZWARN",
+        "zflg",
+        "nQ",
+        "ZQUALITY",
+        "q_z",
+        "cc",
+        "SPECTYPE",
+        "flag",
+        "f_z",
+        "CONFID",
+        "VI_QUALITY",
+        "z_best_s",
+    ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):
     values = ["GALAXY", "STAR"] if name == "SPECTYPE" else [3, 4]
@@ -1065,10 +1112,12 @@ def test_columns_that_differ_in_ra_and_dec_are_places_and_said(tmp_path, caplog,
         "RA_h RA_m RA_s Dec_d Dec_m Dec_s",
         "rahr ramin rasec ded demin desec",
         "RAh RAm RAs DE- DEd DEm DEs",
+        "RAh RAm RAs sign DEd DEm DEs",
+        "RAh RAm RAs Dec_sgn DEd DEm DEs",
     ],
 )
 def test_places_in_six_or_seven_columns(tmp_path, names):
-    numbers = "10 0 30.5 - 0 30 36" if "-" in names else "10 0 30.5 -0 30 36"
+    numbers = "10 0 30.5 - 0 30 36" if len(names.split()) == 7 else "10 0 30.5 -0 30 36"
     path = tmp_path / "labels.csv"
     path.write_text(",".join(["z_spec", *names.split()]) + "\n" + ",".join(["0.3", *numbers.split()]) + "\n")
     columns = read_labels(path).columns
@@ -1143,6 +1192,23 @@ def test_doubles_that_a_catalogue_marks_are_said(tmp_path, caplog, name, kind):
     caplog.clear()
     assert len(read_catalogue(path, where=condition)["ra"]) == marks.sum()
     assert not caplog.text
+
+
+def test_identities_of_which_conditions_leave_one_each(tmp_path, caplog):
+    """As in DESI's catalogues, which have a row for each survey and program."""
+    columns = {
+        "TARGETID": [7, 7, 8],
+        "TARGET_RA": RA[:3],
+        "TARGET_DEC": DEC[:3],
+        "ZCAT_PRIMARY": [False, True, True],
+    }
+    path = tables.write_table(tmp_path / "zall.fits", {k: np.asarray(v) for k, v in columns.items()})
+    with pytest.raises(InputError, match="TARGETID 7 occurs 2 times"):
+        read_catalogue(path)
+    assert "--where 'ZCAT_PRIMARY == true' leaves them out" in caplog.text
+    found = read_catalogue(path, where="ZCAT_PRIMARY == true")
+    assert found["object_id"].tolist() == [7, 8]
+    np.testing.assert_allclose(found["ra"], RA[1:3])
 
 
 @pytest.mark.parametrize(("name", "is_said"), [("ID", True), ("NUMBER", True), ("object_id", False)])

@@ -26,9 +26,9 @@ MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
-    r"\w*(z|redshift|spec)[_ ]?(warn|flag|flg|qual|conf)\w*|z\w*_conf\w*|z(_?spec)?_?q|q_?(f|op)?|nq|cc"
-    r"|(qual(ity)?|conf|flg|flag|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec|qual(ity)?|conf(idence)?(_level)?"
-    r"|cclass|confid|spectype|class|flag",
+    r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*|z\w*_(conf\w*|s)"
+    r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|flag"
+    r"|(qual(ity)?|conf|flg|flags?|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec|use_zgrism",
     re.IGNORECASE,
 )
 """Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""

@@ -17,7 +17,7 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Protocol
 
-from deepfits.errors import InputError, no_space
+from deepfits.errors import InputError, missing_extra, no_space
 from deepfits.provenance import code
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,8 @@ def describe(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
+    if (needed := missing_extra(error)) is not None:
+        return needed
     if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
         return f"{error.filename}: {error.strerror}"
     frames = traceback.extract_tb(error.__traceback__)

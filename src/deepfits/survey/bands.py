@@ -15,7 +15,7 @@ from deepfits.errors import InputError, nearest
 
 # By wavelength; a band that is not listed comes after these, in alphabetical order.
 ORDER = (
-    *("FUV", "NUV", "U", "u", "ustar", "B", "g", "V", "r", "R", "i", "I", "z", "y"),
+    *("FUV", "NUV", "U", "u", "ustar", "B", "g", "G", "V", "r", "R", "i", "I", "z", "y"),
     *("Z", "Y", "J", "H", "K", "Ks", "VIS", "W1", "W2"),
 )
 _SPECIAL = {
@@ -47,7 +47,7 @@ _SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
     "LSST BUTLER DATAID BAND",  # before FILTER, which is the physical one there: i_sim_1.4
-    *("FILTER", "FILTNAM", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
+    *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
     *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
     "LSST BUTLER DATAID PHYSICAL_FILTER",
 )
@@ -93,7 +93,7 @@ _TOKEN = (
 )
 _NAME_TOKEN = re.compile(
     rf"(?:^|(?<=[-_. ]))(?:(?P<of>(?i:{_OPTICAL}|{_NEAR_INFRARED}|{_FROM_SPACE}))[-_])*"
-    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|(?<=HSC[-_])[GRIZY]|[RI]2)"
+    rf"(?P<band>{_TOKEN}|[GRIZY](?=2?[-_.])|G$|(?<=HSC[-_])[GRIZY]|[RI]2)"
     r"(?:\.(?:MP|WC)\d{4})?(?=$|[-_. ])"  # MegaPipe
 )
 

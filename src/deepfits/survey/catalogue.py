@@ -79,15 +79,15 @@ def read_catalogue(
     number = len(next(iter(columns.values())))
     if number == 0:
         raise InputError(f"{path}: the catalogue has no rows")
+    name = tables.identity_name(table.columns) or "object_id"
     if "object_id" in columns:
-        name = tables.identity_name(table.columns) or "object_id"
         columns["object_id"] = tables.identities(columns["object_id"], path, name)
-        tables.require_unique(columns["object_id"], path, name)
     else:
         columns["object_id"] = np.arange(1, number + 1, dtype=np.int64)
     columns = tables.choose(columns, where, path)
     if needs_places:
         _warn_of_doubles(columns, path)
+    tables.require_unique(columns["object_id"], path, name)
     if "ra" in columns:
         lost = sky.lost if sky is not None else ""
         if not np.isfinite(columns["ra"]).any():

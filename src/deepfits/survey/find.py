@@ -35,9 +35,9 @@ from deepfits.files import require_regular
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
-from deepfits.survey.fitsfile import is_fits_name, opened
+from deepfits.survey.fitsfile import is_fits_name, opened, peek_headers
 from deepfits.survey.hdu_roles import ROLES, name_of, sky_images, words_of
-from deepfits.survey.image_source import FieldSources, ImageSource, source_of
+from deepfits.survey.image_source import FieldSources, ImageSource, bands_of_hdus, source_of
 from deepfits.survey.places import fields_of_one_place, groups_of_one_place, lie_in_one_place
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ _BUNDLE = re.compile(r"\.(?:tar(?:\.\w+)?|tgz|zip)$", re.IGNORECASE)
 # Packed in ways that are not read.
 _UNREADABLE = re.compile(r"\.(?:fits?|fts)\.(?:Z|zst|zip|lz4|7z|tar|lzma|br)$", re.IGNORECASE)
 # Directories deeper than so many below the one given are not looked at.
-DEEPEST = 6
+DEEPEST = 12
 _EXPLICIT = re.compile(r"^(?P<band>[A-Za-z][A-Za-z0-9_*+-]{0,15})=(?P<path>.+)$")
 _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
@@ -75,10 +75,25 @@ def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]
     InputError
         Nothing found, no band to be told, or two files for one band of a field.
     """
-    sources = [s for item in _as_list(images) for s in _sources_of(item)]
-    if not sources:
+    return _group(_all_sources(images))
+
+
+def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]:
+    """Return all images, those of files with several bands by their HDUs."""
+    found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
+    if not found:
         raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
-    return _group(sources)
+    return found
+
+
+def _of_each_band(source: ImageSource) -> list[ImageSource]:
+    """Return one source for each image of a file that holds one for each of several bands."""
+    if source.hdu is not None or source.layout == "hsc":
+        return [source]
+    found = bands_of_hdus(peek_headers(source.path))
+    if len(found) < 2 or len(set(found.values())) < len(found):
+        return [source]
+    return [replace(source, band=band, hdu=number) for number, band in found.items()]
 
 
 def find_exposures(
@@ -96,9 +111,7 @@ def find_exposures(
     InputError
         Nothing found, or a wanted band missing.
     """
-    sources = [s for item in _as_list(images) for found in _sources_of(item) for s in _chips(found)]
-    if not sources:
-        raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
+    sources = [s for found in _all_sources(images) for s in _chips(found)]
     there = sort_bands(s.band for s in sources)
     wanted = tuple(band_name(b) for b in bands) if bands is not None else there
     if missing := [b for b in wanted if b not in there]:

@@ -26,11 +26,12 @@ from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, overlap
-from deepfits.survey.hdu_roles import extras_of, name_of, role_of, whose
+from deepfits.survey.hdu_roles import band_of_plane, extras_of, name_of, number_of, role_of
 from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
+ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
 @dataclass
@@ -218,16 +219,8 @@ def _is_band(text: str, known: set[str]) -> bool:
 
 def _band_of_hdu(hdu: Any) -> str | None:
     """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
-    rest = [w for w in whose(name_of(hdu)) if role_of(w) is None]
-    # FITS writes the names of HDUs in capitals: U to Y mean the optical bands, unless the header says so.
     named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
-    if named:
-        return band_name(named)
-    if not rest:
-        return None
-    if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
-        return rest[-1].lower()
-    return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
+    return band_name(named) if named else band_of_plane(name_of(hdu))
 
 
 @dataclass
@@ -271,10 +264,15 @@ class _FitsCutouts:
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
         fitting = [h for h in hdus if h.is_image and len(h.shape or ()) == dimensions]
-        found = next((h for h in fitting if role_of(name_of(h)) is None), None)
-        if found is None:
+        found = [h for h in fitting if role_of(name_of(h)) is None]
+        if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
-        return found
+        if dimensions == 3 and len(found) > 1:
+            raise InputError(
+                f"{path}: {len(found)} cubes, of an object each? {ALL_IN_ONE}; or name the one that is "
+                f"meant: image = {number_of(hdus, found[0])}"
+            )
+        return found[0]
 
     def _by_name(self, hdus: fits.HDUList, which: str | int, path: Path) -> Any:
         try:
@@ -332,6 +330,10 @@ class _FitsCutouts:
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
         images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(name_of(h)) is None]
+        if not images:
+            raise InputError(
+                f"{path}: no image in an HDU of its own; if all objects are in one, {ALL_IN_ONE}"
+            )
         named = [_band_of_hdu(h) for h in images]
         if not any(b in self.bands for b in named):
             if len(images) != len(self.bands):

@@ -27,6 +27,7 @@ from deepfits.survey.noise import (
     rim_pixels,
 )
 from deepfits.survey.weights import MOSTLY_MASKED, MaskRule, credible_range, inverse_variance
+from deepfits.tables import identities, require_unique
 
 SAMPLE = 200
 # The noise of the noisiest objects over that of the least noisy (98 and 2%) from which on it is that of each;
@@ -179,20 +180,13 @@ def plain_values(array: Any) -> np.ndarray:
 
 
 def check_identity(array: Any, path: Path, number: int) -> np.ndarray:
-    """Return identities, whole numbers or text, each of which occurs once."""
+    """Return identities, int64 or text, each of which occurs once."""
     values = plain_values(array)
     if values.shape != (number,):
         raise InputError(f"{path}: object_id has shape {values.shape}, for {number} objects")
-    if values.dtype.kind not in "iuU":
-        raise InputError(f"{path}: object_id must be whole numbers or text, not {values.dtype}")
-    if values.dtype.kind == "u" and values.size and int(values.max()) > np.iinfo(np.int64).max:
-        raise InputError(f"{path}: object_id {values.max()} does not fit into 64 bits with a sign; give text")
-    unique, counts = np.unique(values, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(
-            f"{path}: object_id {unique[counts > 1][0]} occurs {counts.max()} times; make it unique"
-        )
-    return values.astype(np.int64) if values.dtype.kind == "u" else values
+    values = identities(values, path)
+    require_unique(values, path)
+    return values
 
 
 def resolve_weights(cutouts: ForeignCutouts) -> None:

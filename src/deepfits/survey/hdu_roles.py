@@ -7,6 +7,7 @@ from typing import Any
 
 from astropy.io import fits
 
+from deepfits.survey.bands import band_name, band_of_name
 from deepfits.survey.fitsfile import image_hdus
 
 # Masks whose names say what non-zero means.
@@ -22,13 +23,13 @@ MEANING_OF_MASK = {
         for end in ("", "MASK", "MSK", "MAP")
         if of + end not in ("", "MAP")
     },
-    "BPM": "bad",
+    **dict.fromkeys(("BPM", "OOD", "OPD", "OSD", "OKD"), "bad"),  # the latter NOIRLab's
 }
 _NAMES = {
     "mask": (
         *MEANING_OF_MASK,
         *("MASK", "MSK", "DQ", "FLAG", "FLAGS", "FLG", "MASKBITS", "DQMASK", "MDMSK"),
-        *("MSKIMG", "OOD", "OPD", "OSD", "OKD", "QUALITY", "QUAL"),
+        *("MSKIMG", "QUALITY", "QUAL"),
     ),
     "variance": ("VARIANCE", "VAR", "STAT"),
     "ivar": ("IVAR", "INVVAR", "INVAR", "IVM", "INVVARIANCE"),
@@ -142,6 +143,19 @@ def whose(name: str) -> list[str]:
     """Return the words of a name that tell one image from another: ``["G"]`` of ``WHT_G``."""
     roles = {word for names in ROLES.values() for word in names}
     return [word for word in words_of(name.upper()) if word not in _COMMON and word not in roles]
+
+
+def band_of_plane(name: str) -> str | None:
+    """Return the band that an HDU's name tells, ``g`` of ``SCI_G``; None where nothing is left of the name.
+
+    FITS writes names of HDUs in capitals: U to Y mean the optical bands.
+    """
+    rest = [word for word in whose(name) if role_of(word) is None]
+    if not rest:
+        return None
+    if len(rest[-1]) == 1 and rest[-1] in "UGRIZY":
+        return rest[-1].lower()
+    return band_of_name("_".join(rest))[0] or band_name("_".join(rest))
 
 
 def extras_of(hdus: fits.HDUList, image: Any) -> dict[str, int]:

@@ -6,12 +6,14 @@ import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from deepfits.errors import InputError
 from deepfits.survey.bands import UNSURE, band_name, band_of_header, band_of_name, is_known_band, passband
 from deepfits.survey.companions import companions_of
 from deepfits.survey.file_names import EUCLID_MER, given_name
 from deepfits.survey.fitsfile import has_image, peek_headers
+from deepfits.survey.hdu_roles import band_of_plane, role_of
 
 log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
@@ -132,11 +134,25 @@ def _without_band(stem: str, band: str) -> str:
     return re.sub(r"[-_. ]{2,}", "-", stem[: word.start()] + stem[word.end() :]).strip("-_. ")
 
 
+def bands_of_hdus(headers: list[dict[str, Any]]) -> dict[int, str]:
+    """Return the bands that HDUs with images of the sky say, by number."""
+    out = {}
+    for number, header in enumerate(headers):
+        name = str(header.get("EXTNAME", ""))
+        if has_image(header) and role_of(name) is None:
+            named = band_of_plane(name) or ""
+            if band := band_of_header(header) or (named if is_known_band(named) else None):
+                out[number] = band
+    return out
+
+
 def _band_of(path: Path, stem: str, named: str | None, folder: str | None = None) -> str:
     """Return the band that header and name tell, else the folder's; that the first two differ is an error."""
     headers = peek_headers(path)
     images = [h for h in headers if has_image(h)]
     stated = next((b for b in map(band_of_header, [headers[0], *images]) if b), None)
+    if stated is None and named is None:
+        stated = next(iter(bands_of_hdus(headers).values()), None)
     if stated is None and named is None and folder is not None:
         return folder
     if stated is None and named is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.files import remove_leftovers
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf
@@ -29,6 +30,7 @@ from deepfits.survey.readers import open_cutouts
 from deepfits.survey.seeing import star_among_cutouts
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
 from deepfits.tables import choose, match_identities
+from deepfits.tables.sky import are_of_one_place
 from deepfits.tables.table import plain_array
 
 WARNING = "WARNING: "
@@ -113,6 +115,7 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
                 f"{path}: {len(identity)} rows for {cutouts.number} cutouts that have no object_id; give one "
                 "row for each, in the same order, or say object_id in the TOML file"
             )
+        _warn_of_identities(cutouts, identity, path)
         cutouts.object_id, rows = identity, np.arange(cutouts.number)
         is_absent = np.zeros(cutouts.number, bool)
         cutouts.remarks.append(
@@ -134,8 +137,30 @@ def _join(cutouts: ForeignCutouts, path: Path) -> None:
         )
         log.warning("%s%s", WARNING, text)
         cutouts.remarks.append(f"{WARNING}{text}")
+    pairs = (cutouts.columns, ~is_absent), (columns, rows[~is_absent])
+    here, there = (tables.positions({n: v[some] for n, v in of.items()}, {}, path) for of, some in pairs)
+    if here and there and (here.is_known & there.is_known).any() and not are_of_one_place(here, there):
+        raise InputError(
+            f"{path}: its objects lie elsewhere than the cutouts by {' and '.join(here.names)} of these: is "
+            "it in another order, or has it other identities?"
+        )
     for name, values in columns.items():
         cutouts.columns[name] = plain_array(np.ma.array(values[rows], mask=is_absent))
+
+
+def _warn_of_identities(cutouts: ForeignCutouts, identity: np.ndarray, path: Path) -> None:
+    """Warn where a catalogue is taken row by row, though an array has its identities in another order."""
+    name = tables.identity_name(cutouts.columns)
+    theirs = tables.identity_name(tables.read(path, what="catalogue").columns)
+    if name is None or theirs is None:
+        return
+    own = cutouts.columns[name].astype(str)
+    if np.isin(own, identity.astype(str)).any() and (own != identity.astype(str)).any():
+        log.warning(
+            "%s%s: taken row by row, though %s of the cutouts and %s of the catalogue differ; to join by "
+            "these, say object_id = '%s' in the TOML file",
+            *(WARNING, path, name, theirs, name),
+        )
 
 
 def _psf_and_widths(

@@ -28,7 +28,10 @@ from deepfits.tables.values import is_no_value, is_redshift_name, list_values
 
 SAMPLE = 400
 APERTURE_PIXELS = 3.0
-CATALOGUES = (".parquet", ".pq", ".cat", ".vot", ".votable", ".xml", *(f".{e}" for e in TEXT_ENDINGS))
+CATALOGUES = (
+    *(".parquet", ".pq", ".feather", ".json", ".jsonl", ".cat", ".vot", ".votable", ".xml"),
+    *(f".{e}" for e in TEXT_ENDINGS),
+)
 # The noise at the rims, with neighbours in it, over what the weights say.
 PLAUSIBLE_RATIO = (0.6, 2.5)
 MAX_OFFSET_PIXELS = 2.0

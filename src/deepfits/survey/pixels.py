@@ -39,6 +39,8 @@ from deepfits.survey.zeropoint import (
 )
 
 _LARGE = 1e15
+# The asinh magnitude of 10¹⁵ times the softening.
+MOST_ASINH = 40.0
 PICTURE = (
     "values from 0 to 255, as in pictures for the eye, whose stretch is not undone; take the survey's fluxes "
     "(FITS), not its JPEG or PNG"
@@ -81,6 +83,10 @@ class HduPixels:
         ):
             raise InputError(
                 f"{self.path}: BOFFSET and BSOFTEN are {[offset, softening]}; fetch the file again"
+            )
+        if (np.abs(values) > MOST_ASINH).any():
+            raise InputError(
+                f"{self.path}: fluxes, and no asinh magnitudes as BSOFTEN and BOFFSET say; remove these cards"
             )
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(
@@ -338,10 +344,10 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
     """Return (nJy per count of the image)² over that of the weights, where these have a unit of their own."""
     role = pixels.weight_role
     plane = pixels.extras[role] if role is not None else None
-    if not isinstance(plane, HduPixels) or role == "weight":
+    if role is None or not isinstance(plane, HduPixels):
         return 1.0
     text = str(plane.header.get("BUNIT", "")).strip()
-    power = {"rms": 1.0, "variance": 0.5, "ivar": -0.5}[str(role)]
+    power = {"rms": 1.0, "variance": 0.5}.get(role, -0.5)
     if not text or text == str(header.get("BUNIT", "")).strip():
         return 1.0
     with quiet():
@@ -352,6 +358,8 @@ def _unit_of_weights(pixels: CalibratedPixels, header: fits.Header, pixel_sr: fl
             return 1.0  # a unit that is none of a noise says nothing
     if zero_point is None:
         return 1.0
+    if role == "weight":  # whose unit says that they are more than relative
+        pixels.extras["ivar"] = pixels.extras.pop(role)
     ratio = njy_per_count(pixels.zero_point) / njy_per_count(zero_point)
     if abs(math.log(ratio)) > 0.01:
         pixels.remarks.append(f"{role} plane in {text}, converted from that unit of its own")

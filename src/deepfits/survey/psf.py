@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from deepfits.errors import InputError, naming
 from deepfits.gaussian_psf import NUM_GAUSSIANS, USUAL_BETA, expand_image, fwhm_of, moffat_psf
@@ -135,8 +136,10 @@ def _read_file(path: Path, pixel_scale: float) -> dict[str, Any]:
         return record(model.at(0, 0, pixel_scale), f"PSFEx model {path.name}")
     with naming(path, "cannot read a PSF from this file"), quiet(), fits.open(path, memmap=False) as hdus:
         for hdu in hdus:
-            data = hdu.data if hdu.is_image else None
+            data = hdu.data.squeeze() if hdu.is_image and hdu.data is not None else None
             if data is not None and data.ndim == 2 and max(data.shape) <= MAX_SIDE:
+                if (number := ndimage.label(data > np.nanmax(data) / 2)[1]) > 1:
+                    raise InputError(f"{path}: shows {number} peaks, a grid of PSFs? give an image of one")
                 scale = _own_scale(hdu.header) or pixel_scale
                 try:
                     psf = expand_image(data, scale)

@@ -19,6 +19,8 @@ from deepfits.errors import InputError
 from deepfits.survey.bands import band_name, band_of_header
 
 HSC_COADD_ZERO_POINT = 27.0
+# Of one count a second in intensity maps of GALEX, whose headers say none (Morrissey et al. 2007, section 4).
+_GALEX = {"FUV": 18.82, "NUV": 20.08}
 # Cards that hold the magnitude of one count of the image.
 _PER_COUNT = ("MAGZERO", "SEXMGZPT", "ZP_AB", "ABZP", "AB_ZP", "ZPAB", "ABZERO", "MAG0", "ZPAPPROX")
 # Cards that hold the magnitude of one count in some surveys, of one count a second in others.
@@ -207,6 +209,8 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
         exposure = _positive(header["EXPTIME"], "EXPTIME")
         value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)
         found.append((value, f"FPA.ZP and EXPTIME {exposure:g} s"))
+    if not found and (not unit or is_rate) and "GALEX" in str(header.get("TELESCOP", "")).upper():
+        found = [(_GALEX[b], f"GALEX {b}, a count a second") for b in [band_of_header(header)] if b in _GALEX]
     if seconds is not None and len(found) > 1 and _COUNTS.match(unit):
         found = _of_the_unit(found, is_rate, seconds)
     return found, unusable
@@ -291,6 +295,7 @@ def _parsed(text: str) -> Any:
     upper = text.upper()
     if upper == text and upper.startswith("MJY") and not re.search("SR|ARCSEC", upper):
         raise InputError(f"BUNIT {text!r} may be mJy or MJy; write which into the header")
+    text = re.sub("Mjy", "MJy", text)
     if not text.startswith("MJy") and not (upper == text and upper.startswith("MJY")):
         text = _JANSKY.sub(
             lambda m: (

@@ -1,4 +1,4 @@
-"""Parquet files, alone or as data sets of many, and Arrow columns as NumPy has them."""
+"""Parquet files, alone or as data sets of many, Feather, and Arrow columns as NumPy has them."""
 
 from __future__ import annotations
 
@@ -51,10 +51,23 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
         declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_without_dictionaries(part.read(columns=list(columns) if columns else None)))
+        parts.append(_flat(part.read(columns=list(columns) if columns else None)))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
-    table = pa.concat_tables([p.select(parts[0].column_names) for p in parts], promote_options="permissive")
+    same = [p.select(parts[0].column_names) for p in parts]
+    return of_arrow(pa.concat_tables(same, promote_options="permissive"), where)
+
+
+def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
+    """Read a file of Arrow's own format; of `columns` alone where they are named."""
+    import pyarrow.feather
+
+    return of_arrow(pyarrow.feather.read_table(path, columns=columns and list(columns)), path)
+
+
+def of_arrow(table: Any, where: Path) -> Table:
+    """Take the columns of an Arrow table, with what it says of units and of itself."""
+    table = _flat(table)
     stated = table.schema.metadata or {}
     out: Columns = _named_range(stated, table.num_rows)
     units = _astropy_units(stated.get(b"table_meta_yaml", b""))
@@ -95,7 +108,7 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
     return {}
 
 
-def _without_dictionaries(table: Any) -> Any:
+def _flat(table: Any) -> Any:
     """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
     while any(pa.types.is_struct(kind) for kind in table.schema.types):
         table = table.flatten()

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError, naming
-from deepfits.files import split_table_path
+from deepfits.files import parse_json, split_table_path
 from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
-from deepfits.tables.parquet import parquet_files, read_parquet
-from deepfits.tables.table import Columns, Table, plain_array
+from deepfits.tables.parquet import of_arrow, parquet_files, read_feather, read_parquet
+from deepfits.tables.table import Columns, Table, from_astropy, plain_array
 from deepfits.tables.text import decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
@@ -85,6 +85,12 @@ def _read_file(
     ending = path.suffix.lower().lstrip(".")
     if head.startswith(b"PAR1"):
         return read_parquet([path], path, columns)
+    if head.startswith((b"ARROW1", b"FEA1")):
+        return read_feather(path, columns)
+    if head.startswith(b"\x93NUMPY"):
+        from astropy.table import Table as AstropyTable
+
+        return from_astropy(AstropyTable(np.load(path, allow_pickle=False)), str(path))
     if head.startswith(b"\x89HDF"):
         return read_hdf5(path, selection, wanted)
     if head.startswith(b"PK\x03\x04"):
@@ -100,6 +106,8 @@ def _read_file(
     bare = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if bare.startswith(b"<") and b"VOTABLE" in head.upper():
         return read_votable(path, content or path.read_bytes(), selection, wanted)
+    if ending in ("json", "jsonl", "ndjson"):
+        return _read_json(path, decode(content or path.read_bytes()))
     is_text = head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" not in head
     text = decode(content or path.read_bytes()) if is_text else ""
     if ending not in TEXT_ENDINGS or not is_text:
@@ -112,3 +120,19 @@ def _read_file(
     if ending == "ecsv" and not text.lstrip().startswith("# %ECSV"):
         raise InputError(f"{path}: no ECSV, which begins with '# %ECSV 1.0'; call it .csv or .txt")
     return read_text_table(path, text)
+
+
+def _read_json(path: Path, text: str) -> Table:
+    """Read JSON: a list of rows or a row a line, or columns, each a list or, as pandas has it, by row."""
+    import pyarrow as pa
+
+    lines = text.splitlines()
+    is_by_line = lines[0].rstrip().endswith("}") and len(lines) > 1
+    content = parse_json(f"[{','.join(filter(str.strip, lines))}]" if is_by_line else text, where=path)
+    if isinstance(content, dict):
+        rows = dict.fromkeys(row for column in content.values() if isinstance(column, dict) for row in column)
+        content = {k: list(map(v.get, rows)) if isinstance(v, dict) else v for k, v in content.items()}
+    else:
+        names = dict.fromkeys(name for row in content for name in row)
+        content = {name: [row.get(name) for row in content] for name in names}
+    return of_arrow(pa.table(content), path)

@@ -94,15 +94,20 @@ def identity_name(names: Iterable[str]) -> str | None:
     return _first(names, IDENTITIES)
 
 
+def _bare(name: str) -> str:
+    """Return a name as lists have it: ``Right Ascension (J2000)`` is ``right_ascension``."""
+    return _UNIT_IN_NAME.sub("", name.lower()).replace(" ", "_")
+
+
 def _first(names: Iterable[str], aliases: Iterable[str]) -> str | None:
-    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(list(names))}
+    by_lower = {_bare(name): name for name in reversed(list(names))}
     by_lower |= {name.lower(): name for name in reversed(list(names))}
     return next((by_lower[alias] for alias in aliases if alias in by_lower), None)
 
 
 def _first_pair(names: Iterable[str], pairs: Iterable[tuple[str, str]]) -> tuple[str, str] | None:
     names = list(names)
-    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(names)}
+    by_lower = {_bare(name): name for name in reversed(names)}
     for longitude, latitude in pairs:
         if longitude in names and latitude in names:
             return longitude, latitude
@@ -180,7 +185,7 @@ def _with_other_pair(
         except InputError:  # no angles
             continue
         more = ~found.is_known & other.is_known
-        if not more.any() or not _are_of_one_place(found, other):
+        if not more.any() or not are_of_one_place(found, other):
             continue
         log.warning(
             "WARNING: %s: %d of %d objects without %s and %s are where %s and %s say",
@@ -193,7 +198,7 @@ def _with_other_pair(
     return found
 
 
-def _are_of_one_place(one: Positions, other: Positions) -> bool:
+def are_of_one_place(one: Positions, other: Positions) -> bool:
     """Return whether two pairs of columns are of the same objects, where both say something."""
     both = one.is_known & other.is_known
     if not both.any():
@@ -212,7 +217,7 @@ def _alike_pair(
     InputError
         Several of them, of different places.
     """
-    by_lower = {_UNIT_IN_NAME.sub("", name.lower()): name for name in reversed(list(columns))}
+    by_lower = {_bare(name): name for name in reversed(list(columns))}
     pairs: dict[tuple[str, str], Positions] = {}
     for lower, name in reversed(by_lower.items()):
         for match in re.finditer(r"(?<![a-z0-9])(?:ra|alpha)", lower):
@@ -231,7 +236,7 @@ def _alike_pair(
         return None
     first, *others = pairs
     for pair in others:
-        if not _are_of_one_place(pairs[first], pairs[pair]):
+        if not are_of_one_place(pairs[first], pairs[pair]):
             raise InputError(
                 f"{where}: {' and '.join(first)} say other places than {' and '.join(pair)}; name those ra "
                 "and dec that are meant"
@@ -279,6 +284,7 @@ def _checked(longitude: np.ndarray, latitude: np.ndarray, names: tuple[str, ...]
 def _unit(name: str, units: Mapping[str, str]) -> str:
     in_name = _UNIT_IN_NAME.search(name)
     stated = (units.get(name, "") or (in_name[1] if in_name else "")).strip().lower()
+    stated = re.sub(r"^(?:icrs|fk5|j2000(?:\.0)?)$", "", stated)
     lower = name.lower()
     if stated:
         return stated
@@ -367,7 +373,7 @@ def _components(columns: Mapping[str, np.ndarray], where: str | Path) -> Positio
     except ValueError:
         raise InputError(f"{where}: the columns RAh to DEs hold text that is not a number") from None
     sign = np.ones(len(h))
-    signs = next((name for name in columns if name.lower() in SIGNS), None)
+    signs = next((name for name in columns if SIGNS.fullmatch(name)), None)
     if signs is not None:
         sign = np.where(np.isin(np.char.strip(columns[signs].astype(str)), _MINUS), -1.0, 1.0)
     sign = np.where(np.signbit(d), -1.0, sign)

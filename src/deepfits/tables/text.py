@@ -43,7 +43,7 @@ IDENTITIES = (
     "cosmos_id", "cataid", "objno", "specobjid", "ident",
 )  # fmt: skip
 """Names of columns that tell the objects apart, the surest first; upper and lower case are the same."""
-SIGNS = ("de-", "dec-", "de_sign", "dec_sign", "decsign")
+SIGNS = re.compile(r"dec?-|\+/-|(?:d(?:e(?:cl?)?)?_?)?si?gn(?:_?dec?)?", re.IGNORECASE)
 """Names of columns with the signs of declinations, where - is no gap."""
 WITH_EXPONENT = r"^[+-]?\d(\.\d+)?[eE][+]?\d+$"
 """How spreadsheets write long numbers, without their last digits."""
@@ -140,11 +140,15 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
-    start = sum(len(line) + 1 for line in head[: layout.first_row])
+    body = text[sum(len(line) + 1 for line in head[: layout.first_row]) :]
+    if delimiter is not None:
+        first = [_split(line, delimiter) for line in head[layout.first_row :][:50] if line.strip()]
+        if first and all(len(row) == len(names) + 1 and not row[-1] for row in first):
+            body = re.sub(rf"(?m){re.escape(delimiter)}[ \r]*$", "", body)  # one after the last entry, too
     entries = (
-        _by_blanks(text[start:], names, where, layout.first_row + 1)
+        _by_blanks(body, names, where, layout.first_row + 1)
         if delimiter is None
-        else _by_delimiter(text[start:], names, delimiter, where)
+        else _by_delimiter(body, names, delimiter, where)
     )
     again = [pc.index(column, pa.scalar(name)).as_py() for column, name in zip(entries, names, strict=True)]
     if len(names) > 1 and min(again) >= 0 and len(set(again)) == 1:
@@ -211,7 +215,7 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 
     They are what a spreadsheet made of long numbers, or text such as 12e5.
     """
-    if name.lower() in SIGNS:
+    if SIGNS.fullmatch(name):
         return _text(entries)
     if (
         name.lower() in IDENTITIES
