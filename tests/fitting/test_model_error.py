@@ -60,22 +60,25 @@ def test_errors_of_fluxes_have_every_term(known):
     np.testing.assert_allclose(unknown, noise)
 
 
-def test_totals_have_what_lies_beyond_the_cutout_with_its_uncertainty():
-    """Sums of cutout, aperture and total; half of the PSF's light is outside of the second circle."""
+def test_totals_have_what_lies_beyond_the_circle_with_its_uncertainty():
+    """Sums of cutout, aperture and circle; half of the PSF's light is outside of the second circle."""
     measured = {
         "flux": np.array([[[9.0, 4.0, 8.0]], [[9.0, 4.0, 8.0]]]),
         "flux_std": np.full((2, 1, 3), 0.5),
         "total_radius": np.array([1e6, 1.0]),
         "removed": np.array([[3.0], [0.0]]),
-        "beyond": np.array([[16.0], [0.0]]),
+        "background": np.array([[0.0], [2.0]]),
+        "beyond": np.array([2.0, 0.5]),
+        "outside": np.array([1.5, 0.0]),
     }
     width = 2 * np.sqrt((2 ** (1 / 3) - 1) / (2**0.5 - 1))  # of Moffat's profile with half inside of 1
     psf = np.tile([[[1.0, width / FWHM_PER_SIGMA]]], (2, 1, 1, 1))
     own = OwnFluxes.of(measured, psf, 1.0)
-    np.testing.assert_allclose(own.flux[:, 0], [[4, 24], [4, 16]], rtol=1e-4)
-    np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5], [0.5, 1]], rtol=1e-4)
-    np.testing.assert_allclose(own.beyond, [16 / 24, 0])
-    np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, 0]])
+    np.testing.assert_allclose(own.flux[:, 0], [[4, 8 * 3], [4, 6 * 2.5]], rtol=1e-4)
+    np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5 * 3], [0.5, 0.5 * 2.5]], rtol=1e-4)
+    np.testing.assert_allclose(own.beyond, [1.5 / 3, 0])
+    uncertain = 0.25 * np.array([16, np.hypot(0.5 * 6, 2)])
+    np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, uncertain[1]]])
 
 
 def test_latents_are_held_against_those_of_galaxies_as_bright(known):

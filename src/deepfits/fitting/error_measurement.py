@@ -137,9 +137,9 @@ class _Galaxies:
         )
 
     def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
-        """Return fluxes of the central galaxies inside their cutouts, from what `measure` has found."""
-        radius = np.minimum(measured["total_radius"], self.fitter.edge_pixels)
-        measured = measured | {"total_radius": radius, "beyond": np.zeros_like(measured["beyond"])}
+        """Return fluxes of the central galaxies inside their circles, from what `measure` has found."""
+        nothing = {name: np.zeros_like(measured[name]) for name in ("background", "beyond", "outside")}
+        measured = measured | nothing
         return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
