@@ -34,7 +34,13 @@ from deepfits.fitting.own_light import (
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
+from deepfits.photometry import (
+    APERTURE_ARCSEC,
+    aperture_names,
+    apertures,
+    growth_circles,
+    total_and_aperture,
+)
 
 BATCH = 32
 MATCHED_ERROR = 0.007
@@ -49,6 +55,8 @@ class OwnFluxes:
     ----------
     flux, noise
         ``(N, B, 2)``, nJy: values, and their errors by noise alone.
+    area
+        ``(N, 2)``: of the aperture and of the total's circle, arcsec².
     beyond
         ``(N,)``: share of the totals, all bands together, that lies outside of what is drawn.
     unsure
@@ -58,6 +66,7 @@ class OwnFluxes:
 
     flux: np.ndarray
     noise: np.ndarray
+    area: np.ndarray
     beyond: np.ndarray
     unsure: np.ndarray
 
@@ -70,7 +79,8 @@ class OwnFluxes:
         psf
             ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
         """
-        inside = enclosed(fwhm_of(psf), measured["total_radius"] * pixel_scale_arcsec)
+        radius = measured["total_radius"] * pixel_scale_arcsec
+        inside = enclosed(fwhm_of(psf), radius)
         whole = 1 / inside + measured["beyond"][:, None]  # of light in the circle
         factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
         background, none = measured["background"], np.zeros_like(measured["background"])
@@ -83,6 +93,7 @@ class OwnFluxes:
         return cls(
             flux=flux * factor,
             noise=measured["flux_std"][:, :, 1:] * factor,
+            area=np.pi * np.stack([np.full_like(radius, APERTURE_ARCSEC / 2), radius], axis=1) ** 2,
             beyond=np.clip(outside, 0, 1),
             unsure=np.hypot(removed, unsure),
         )

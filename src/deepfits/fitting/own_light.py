@@ -30,8 +30,8 @@ SMALL, LARGE = 0.6, 0.9
 the second on, all of it is."""
 EDGE_RING = 0.8
 """Inner radius of the ring that is the edge of what is drawn, in units of the largest circle."""
-CONFUSION_NJY = 18.0
-"""Scatter in an arcsec² of the light of galaxies fainter than i = 26, which deep surveys do not see beside
+CONFUSION_NJY = 24.0
+"""Scatter in an arcsec² of the light of galaxies fainter than i = 25.5, which deep surveys seldom see beside
 another: of counts of 12 a square arcminute and magnitude at 24 that rise by 0.35 dex a magnitude."""
 EXTRAPOLATED = 0.25
 """Share of the light beyond a circle that is uncertain: a little more than what simulated skies show."""
