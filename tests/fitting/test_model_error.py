@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.fitting.error_measurement import _blend, median_of
+from deepfits.fitting.error_measurement import _unseen, median_of
 from deepfits.fitting.measuring import OwnFluxes
 from deepfits.fitting.model_error import FLUXES, UNSURE, ModelError
 from deepfits.photometry import FWHM_PER_SIGMA, robust_scatter
@@ -18,22 +18,26 @@ def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
     truth = np.exp(rng.uniform(4, 9, (4000, 2, 1)))
     noise = 8 + 0.002 * truth
     removed = np.where(rng.random((4000, 1)) < 0.5, 0.3 * truth[..., 0], 0.0)
-    variance = noise**2 + (np.array([[0.6], [1.2]]) ** 2) * noise * truth + (0.04 * truth) ** 2
+    area = rng.uniform(3, 30, size=(4000, 1))
+    variance = noise**2 + (np.array([[0.6], [1.2]]) ** 2) * area[:, None] * truth + (0.04 * truth) ** 2
     flux = truth + np.sqrt(variance + (UNSURE * removed[..., None]) ** 2) * rng.normal(size=truth.shape)
 
     def learn(flux, rows=4000):
         unsure = np.broadcast_to(UNSURE * removed[:rows, :, None], flux[:rows].shape)
-        own = OwnFluxes(flux=flux[:rows], noise=noise[:rows], beyond=np.zeros(rows), unsure=unsure)
-        return _blend(own, truth[:rows], 0, (0.04, 0.04))
+        parts = {"flux": flux[:rows], "noise": noise[:rows], "area": area[:rows]}
+        own = OwnFluxes(**parts, beyond=np.zeros(rows), unsure=unsure)
+        return _unseen(own, truth[:rows], 0, (0.04, 0.04))
 
     found = learn(flux)
     np.testing.assert_allclose(found, [0.6, 1.2], rtol=0.08)
     known = dataclasses.replace(
-        ModelError.unknown(2), flux_blend={"flux_model": found}, flux_fraction={"flux_model": (0.04, 0.04)}
+        ModelError.unknown(2), flux_unseen={"flux_model": found}, flux_fraction={"flux_model": (0.04, 0.04)}
     )
     for band in (0, 1):
         x, sigma, away = flux[:, band, 0], noise[:, band, 0], removed[:, band]
-        pull = (x - truth[:, band, 0]) / known.flux_error("flux_model", band, x, sigma, UNSURE * away)
+        pull = (x - truth[:, band, 0]) / known.flux_error(
+            "flux_model", band, x, sigma, area[:, 0], UNSURE * away
+        )
         for some in (away == 0, away > 0):
             assert robust_scatter(pull[some]) == pytest.approx(1, abs=0.08)
     assert max(learn(truth + noise * rng.normal(size=truth.shape))) < 0.1
@@ -44,7 +48,7 @@ def test_the_light_of_others_makes_pulls_one_wide_in_a_crowd_and_alone():
 def known():
     return ModelError(
         flux_fraction={kind: (0.03, 0.04) for kind in FLUXES},
-        flux_blend={kind: (0.5, 1.0) for kind in FLUXES},
+        flux_unseen={kind: (0.5, 1.0) for kind in FLUXES},
         light_fraction=(0.1, 0.2),
         usual={part: (1.0, 0.5) for part in ("structure", "extended", "colour", "latent")},
         latent_trend=(0.5, 0.1, 2.0, 8.0),
@@ -54,28 +58,33 @@ def known():
 
 def test_errors_of_fluxes_have_every_term(known):
     flux, noise, unsure = np.array([0.0, 1000.0]), np.array([5.0, 20.0]), np.array([0.0, 240.0])
-    error = known.flux_error("flux_model", 0, flux, noise, unsure)
-    np.testing.assert_allclose(error, [5.0, np.sqrt(400 + 0.25 * 20_000 + 900 + 240**2)])
-    unknown = ModelError.unknown(2).flux_error("flux_model", 0, flux, noise, np.zeros(2))
+    area = np.array([9.0, 25.0])
+    error = known.flux_error("flux_model", 0, flux, noise, area, unsure)
+    np.testing.assert_allclose(error, [5.0, np.sqrt(400 + 0.25 * 25_000 + 900 + 240**2)])
+    unknown = ModelError.unknown(2).flux_error("flux_model", 0, flux, noise, area, np.zeros(2))
     np.testing.assert_allclose(unknown, noise)
 
 
-def test_totals_have_what_lies_beyond_the_cutout_with_its_uncertainty():
-    """Sums of cutout, aperture and total; half of the PSF's light is outside of the second circle."""
+def test_totals_have_what_lies_beyond_the_circle_with_its_uncertainty():
+    """Sums of cutout, aperture and circle; half of the PSF's light is outside of the second circle."""
     measured = {
         "flux": np.array([[[9.0, 4.0, 8.0]], [[9.0, 4.0, 8.0]]]),
         "flux_std": np.full((2, 1, 3), 0.5),
         "total_radius": np.array([1e6, 1.0]),
         "removed": np.array([[3.0], [0.0]]),
-        "beyond": np.array([[16.0], [0.0]]),
+        "background": np.array([[0.0], [2.0]]),
+        "beyond": np.array([2.0, 0.5]),
+        "outside": np.array([1.5, 0.0]),
     }
     width = 2 * np.sqrt((2 ** (1 / 3) - 1) / (2**0.5 - 1))  # of Moffat's profile with half inside of 1
     psf = np.tile([[[1.0, width / FWHM_PER_SIGMA]]], (2, 1, 1, 1))
     own = OwnFluxes.of(measured, psf, 1.0)
-    np.testing.assert_allclose(own.flux[:, 0], [[4, 24], [4, 16]], rtol=1e-4)
-    np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5], [0.5, 1]], rtol=1e-4)
-    np.testing.assert_allclose(own.beyond, [16 / 24, 0])
-    np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, 0]])
+    np.testing.assert_allclose(own.flux[:, 0], [[4, 8 * 3], [4, 6 * 2.5]], rtol=1e-4)
+    np.testing.assert_allclose(own.noise[:, 0], [[0.5, 0.5 * 3], [0.5, 0.5 * 2.5]], rtol=1e-4)
+    np.testing.assert_allclose(own.beyond, [1.5 / 3, 0])
+    np.testing.assert_allclose(own.area, np.pi * np.array([[1, 1e12], [1, 1]]))
+    uncertain = 0.25 * np.array([16, np.hypot(0.5 * 6, 2)])
+    np.testing.assert_allclose(own.unsure[:, 0], [[2.4, np.hypot(2.4, 4)], [0, uncertain[1]]])
 
 
 def test_latents_are_held_against_those_of_galaxies_as_bright(known):
@@ -90,6 +99,12 @@ def test_it_comes_back_from_json_and_what_is_wrong_is_named(known):
     for broken in ({"usual": {}}, {"light_fraction": [1.0, float("nan")]}, {"latent_trend": None}):
         with pytest.raises(InputError, match="train again"):
             ModelError.from_json({**known.to_json(), **broken}, 2, "model x")
+
+
+def test_models_from_before_have_usual_errors(known):
+    content = known.to_json()
+    del content["flux_unseen"]
+    assert ModelError.from_json(content, 2, "model x").flux_unseen == dict.fromkeys(FLUXES, (0.7, 0.7))
 
 
 def test_median_over_surveys(known):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from deepfits.fitting.own_light import (
-    REACH,
-    beyond_cutout,
+    Wings,
     enclosed,
     joined_with_data,
     own_light,
     soft_circles,
     total_radius,
+    wings,
 )
 from deepfits.gaussian_psf import moffat_psf
 
@@ -45,31 +45,96 @@ def disc(scale: float, size: int = 33) -> np.ndarray:
     return np.exp(-away / scale) / (2 * np.pi * scale**2)
 
 
-@pytest.mark.parametrize("scale", [3.0, 5.0, 8.0])
-def test_light_of_a_disc_beyond_its_cutout_is_known(scale):
-    edge, reach = 33 / 2, 33 / 2 + 4 * scale
-
-    def outside(radius: float) -> float:
-        return np.exp(-radius / scale) * (1 + radius / scale)
-
-    radius = edge + (reach - edge) / REACH
-    found = beyond_cutout(disc(scale)[None, None], np.array([radius]), edge)[0, 0]
-    assert found == pytest.approx(outside(edge) - outside(reach), rel=0.08)
-
-
-def test_nothing_is_added_where_the_circle_is_inside_or_light_does_not_fall_off():
-    light = np.stack([disc(5.0), disc(5.0), 0 * disc(5.0), 1 / disc(5.0), -disc(5.0)])[:, None]
-    added = beyond_cutout(light, np.array([20.0, 16.5, 20.0, 20.0, 20.0]), 16.5)[:, 0]
-    assert added[0] > 0
-    np.testing.assert_array_equal(added[1:], 0)
+def found(light: np.ndarray, radius: float, *, weight: float = 1.0, fwhm: float = np.nan) -> Wings:
+    """Of drawings of 33 pixels, bright beside noise and unseen galaxies unless the weight says otherwise."""
+    number, bands, *_ = light.shape
+    return wings(
+        light,
+        np.full(light.shape, weight),
+        np.full(number, radius),
+        16.5,
+        fwhm_arcsec=np.full((number, bands), fwhm),
+        noise=np.ones(bands),
+        pixel_scale_arcsec=0.2,
+    )
 
 
-def test_a_total_reaches_out_of_the_cutout_step_by_step():
-    """Nothing jumps where the circle begins to be larger than the cutout."""
-    light = np.tile(disc(5.0), (3, 1, 1, 1))
-    added = beyond_cutout(light, np.array([16.5, 16.51, 16.6]), 16.5)[:, 0]
-    assert (np.diff(added) > 0).all()
-    assert added[2] < 0.01
+def total(light: np.ndarray, radius: float, **options: float) -> np.ndarray:
+    wing = found(light, radius, **options)
+    radius = min(radius, 16.5)
+    inside = (light * soft_circles(33, np.array([radius]))).sum((2, 3))
+    of_star = enclosed(np.array([[options.get("fwhm", np.nan)]]), np.array([0.2 * radius]))
+    return (inside - wing.background) * (1 / of_star + wing.beyond[:, None])
+
+
+@pytest.mark.parametrize("scale", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize("radius", [14.9, 16.5, 40.0])
+def test_a_disc_has_all_of_its_light(scale, radius):
+    light = 1e6 * disc(scale)[None, None]
+    assert total(light, radius)[0, 0] == pytest.approx(1e6, rel=0.03)
+    outside = found(light, radius).outside[0] * light.sum()
+    assert outside == pytest.approx(1e6 * np.exp(-16.5 / scale) * (1 + 16.5 / scale), rel=0.3, abs=3e3)
+
+
+@pytest.mark.parametrize("radius", [4.0, 6.0, 9.0])
+def test_what_is_drawn_everywhere_is_not_the_galaxys(radius):
+    """A small disc on a constant that adds 20 to 100% inside the circle: its total is its own within 5%."""
+    light, sky = 1e6 * disc(1.8)[None, None], 4e3
+    with_sky = light + sky
+    assert total(with_sky, radius)[0, 0] == pytest.approx(1e6, rel=0.05)
+    assert found(with_sky, radius).background[0, 0] == pytest.approx(sky * np.pi * radius**2, rel=0.05)
+    np.testing.assert_array_equal(found(with_sky, 15.0).background, 0)  # of a large galaxy all is its own
+
+
+@pytest.mark.parametrize("radius", [9.0, 11.0, 14.0])
+def test_of_a_star_there_is_what_the_psf_puts_there(radius):
+    """Neither are wings of the PSF at the edge taken for the sky's, nor is anything added to them."""
+    share, sigma = np.moveaxis(moffat_psf(1.4), -1, 0)  # arcsec
+    away = 0.2 * np.hypot(*(np.mgrid[:33, :33] - 16))
+    profile = (a * np.exp(-(away**2) / (2 * s**2)) / s**2 for a, s in zip(share, sigma, strict=True))
+    star = 1e6 * 0.04 / (2 * np.pi) * sum(profile)[None, None]
+    inside = enclosed(np.array([[1.4]]), np.array([0.2 * radius]))[0, 0]
+    assert inside < 0.97
+    assert total(star, radius, fwhm=1.4)[0, 0] == pytest.approx(1e6, rel=0.01)
+
+
+def test_beyond_the_circle_counts_what_is_sure():
+    """A quarter of the light lies beyond. None counts in noise, nor of what unseen galaxies hide."""
+    radius, light = 5.0, disc(2.0)[None, None]
+    bright = found(1e6 * light, radius).beyond[0]
+    assert bright > 0.2
+    noisy = [found(1e6 * light, radius, weight=weight).beyond[0] for weight in (1e-2, 1e-6, 1e-9, 1e-12)]
+    assert (np.diff([bright, *noisy]) < 0).all()
+    assert noisy[-1] < 1e-3 * bright
+    assert found(10 * light, radius, weight=1e12).beyond[0] < 0.05 * bright
+
+
+def test_colours_are_those_of_the_circle():
+    """The bands with signal say how much lies beyond; one without data says nothing."""
+    light = np.stack([1e6 * disc(2.0), 1e2 * disc(4.0), 1e6 * disc(8.0)])[None]
+    weight = np.ones_like(light)
+    weight[:, 2] = 0
+    options = {"fwhm_arcsec": np.full((1, 3), np.nan), "noise": np.ones(3), "pixel_scale_arcsec": 0.2}
+    three = wings(light, weight, np.array([6.0]), 16.5, **options)
+    one = found(light[:, :1], 6.0)
+    assert three.beyond.shape == (1,)
+    assert three.beyond[0] == pytest.approx(one.beyond[0], rel=0.01)
+
+
+def test_what_does_not_fall_off_adds_nothing():
+    light = 1e4 * np.stack([disc(5.0), 0 * disc(5.0), 1 / disc(5.0), -disc(5.0)])[:, None]
+    wing = found(light, 10.0)
+    assert wing.beyond[0] > 0
+    for values in (wing.beyond, wing.outside):
+        np.testing.assert_array_equal(values[1:], 0)
+    assert np.isfinite(wing.background).all()
+
+
+def test_totals_do_not_jump():
+    """Circles of all sizes, to beyond what is drawn: by at most 2% from one to the next."""
+    light, radii = 1e6 * disc(3.0)[None, None] + 20, np.arange(5.0, 25.0, 0.25)
+    totals = np.array([total(light, radius)[0, 0] for radius in radii])
+    assert np.abs(np.diff(totals) / totals[1:]).max() < 0.02
 
 
 def test_the_wings_of_a_neighbour_beyond_its_pixels_are_not_the_galaxys():

@@ -70,8 +70,8 @@ def test_the_model_of_clauds_and_hsc_has_measured_its_own_errors():
     model = Model.load("builtin:clauds-hsc")
     assert model.model_error is not None
     known = ModelError.from_json(model.model_error, 5, "clauds-hsc")
-    flux, noise = np.array([100.0, 1e5]), np.array([3.0, 20.0])
-    error = known.flux_error("flux_model", 3, flux, noise, np.zeros(2))
+    flux, noise, area = np.array([100.0, 1e5]), np.array([3.0, 20.0]), np.array([4.0, 30.0])
+    error = known.flux_error("flux_model", 3, flux, noise, area, np.zeros(2))
     assert 5 < error[0] < 20  # neighbours: more than the noise of a faint galaxy
     assert 0.01 < error[1] / 1e5 < 0.12  # the drawing: the noise of a bright one is nothing
     assert np.shape(known.latent_nuisance) == (64, 64)

@@ -4,8 +4,7 @@ Shapes: N objects, B bands, H = W pixels.
 
 Bright galaxies, whose noise counts for nothing, show what the drawing is wrong by, f: their model fluxes
 against the light in the image. Galaxies that are drawn again onto the sky of other cutouts and fitted there,
-neighbours and all, show what is left of others, g: more in the larger circles of brighter galaxies, though
-not in proportion to their flux. f and g as in `deepfits.fitting.model_error`.
+neighbours and all, show what is left of others, g. f and g as in `deepfits.fitting.model_error`.
 
 The same bright galaxies say what share of the light is drawn wrong pixel by pixel, and all of them what
 figures of `deepfits.fitting.oddity` ordinary galaxies have.
@@ -39,7 +38,7 @@ BRIGHT_SIGMA, BRIGHT_PERCENTILE = 60.0, 92.0
 MOST_BRIGHT, NUM_ORDINARY, NUM_DRAWN = 120, 120, 200
 PERCENTILES = (20.0, 97.0)
 """Of the signal to noise of all objects: between these galaxies are drawn again."""
-LARGEST_BLEND = 5.0
+LARGEST_UNSEEN = 20.0
 LARGEST_DIMMING = 3.0
 """By how much a galaxy is dimmed at most before it is drawn again: faint ones are smaller."""
 
@@ -97,7 +96,9 @@ def learn_model_error(
     nuisance = learn_nuisance(fitter, latent, covariance, _typical_noise(weight[rows]))
     learnt = ModelError(
         flux_fraction=fraction,
-        flux_blend={kind: _blend(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)},
+        flux_unseen={
+            kind: _unseen(again, truth, number, fraction[kind]) for number, kind in enumerate(FLUXES)
+        },
         usual=ModelError.unknown(len(fitter.info.bands)).usual,
         light_fraction=_light_fractions(fitter, fitted, np.nan_to_num(drawn), is_bright & good),
         latent_trend=_trend(np.log(np.maximum(brightness, 1.0)), latent_distance(latent)),
@@ -137,9 +138,9 @@ class _Galaxies:
         )
 
     def fluxes(self, measured: dict[str, np.ndarray], rows: np.ndarray) -> OwnFluxes:
-        """Return fluxes of the central galaxies inside their cutouts, from what `measure` has found."""
-        radius = np.minimum(measured["total_radius"], self.fitter.edge_pixels)
-        measured = measured | {"total_radius": radius, "beyond": np.zeros_like(measured["beyond"])}
+        """Return fluxes of the central galaxies inside their circles, from what `measure` has found."""
+        nothing = {name: np.zeros_like(measured[name]) for name in ("background", "beyond", "outside")}
+        measured = measured | nothing
         return OwnFluxes.of(measured, self.psf[rows], self.fitter.info.pixel_scale_arcsec)
 
 
@@ -264,7 +265,7 @@ def _alone(fitter: Fitter, fitted: Fitted, rows: np.ndarray, sight: Sight | None
     return np.asarray(symmetric(drawn) * soft_circles(size, np.array([(size - 1) / 2]))[:, None])
 
 
-def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
+def _unseen(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[float]) -> tuple[float, ...]:
     """Return the g of each band with which the pulls of galaxies drawn again are 1 wide."""
     flux, noise, true = (values[:, :, kind] for values in (own.flux, own.noise, truth))
 
@@ -273,11 +274,11 @@ def _blend(own: OwnFluxes, truth: np.ndarray, kind: int, fraction: Sequence[floa
         rows = np.isfinite(x + sigma + off)
         if rows.sum() < FEWEST:
             return 0.0
-        parts = x[rows], sigma[rows], own.unsure[rows, band, kind]
+        parts = x[rows], sigma[rows], own.area[rows, kind], own.unsure[rows, band, kind]
         return smallest_wide_enough(
             lambda g: bool(robust_scatter(off[rows] / total_error(*parts, g, fraction[band])) > 1),
             0.0,
-            LARGEST_BLEND,
+            LARGEST_UNSEEN,
         )
 
     return tuple(widening(band) for band in range(flux.shape[1]))

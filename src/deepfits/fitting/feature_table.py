@@ -91,7 +91,7 @@ def _fluxes(fitter: Fitter, fitted: Fitted, measured: Columns, psf: np.ndarray) 
         flux, noise = own.flux[:, :, number], own.noise[:, :, number]
         errors = [
             fitter.model_error.flux_error(
-                kind, band, flux[:, band], noise[:, band], own.unsure[:, band, number]
+                kind, band, flux[:, band], noise[:, band], own.area[:, number], own.unsure[:, band, number]
             )
             for band in range(len(bands))
         ]

@@ -24,17 +24,23 @@ from deepfits.fitting.model_error import UNSURE, ModelError
 from deepfits.fitting.oddity import PARTS, residual_figures, score
 from deepfits.fitting.own_light import (
     EXTRAPOLATED,
-    beyond_cutout,
     enclosed,
     joined_with_data,
     own_light,
     soft_circles,
     total_radius,
+    wings,
 )
 from deepfits.fitting.posterior import Posterior, laplace
 from deepfits.fitting.scores import latent_distance
 from deepfits.gaussian_psf import fwhm_of
-from deepfits.photometry import aperture_names, apertures, growth_circles, total_and_aperture
+from deepfits.photometry import (
+    APERTURE_ARCSEC,
+    aperture_names,
+    apertures,
+    growth_circles,
+    total_and_aperture,
+)
 
 BATCH = 32
 MATCHED_ERROR = 0.007
@@ -49,15 +55,18 @@ class OwnFluxes:
     ----------
     flux, noise
         ``(N, B, 2)``, nJy: values, and their errors by noise alone.
+    area
+        ``(N, 2)``: of the aperture and of the total's circle, arcsec².
     beyond
-        ``(N,)``: share of the totals, all bands together, that lies outside of the cutout.
+        ``(N,)``: share of the totals, all bands together, that lies outside of what is drawn.
     unsure
-        ``(N, B, 2)``: uncertain light, of what was taken for neighbours' inside the total's circle, and of
-        what totals have from beyond the cutout.
+        ``(N, B, 2)``: uncertain light, of what was taken for neighbours' or for the sky's inside the total's
+        circle, and of what totals have from beyond it.
     """
 
     flux: np.ndarray
     noise: np.ndarray
+    area: np.ndarray
     beyond: np.ndarray
     unsure: np.ndarray
 
@@ -70,18 +79,23 @@ class OwnFluxes:
         psf
             ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
         """
-        inside = enclosed(fwhm_of(psf), measured["total_radius"] * pixel_scale_arcsec)
-        share = np.stack([np.ones_like(inside), inside], axis=2).astype(np.float32)
-        beyond = np.stack([np.zeros_like(measured["beyond"]), measured["beyond"]], axis=2)
-        removed = measured["removed"][:, :, None]
-        flux = measured["flux"][:, :, 1:] + beyond
+        radius = measured["total_radius"] * pixel_scale_arcsec
+        inside = enclosed(fwhm_of(psf), radius)
+        whole = 1 / inside + measured["beyond"][:, None]  # of light in the circle
+        factor = np.stack([np.ones_like(whole), whole], axis=2).astype(np.float32)
+        background, none = measured["background"], np.zeros_like(measured["background"])
+        flux = measured["flux"][:, :, 1:] - np.stack([none, background], axis=2)
+        beyond = measured["beyond"][:, None] * flux[:, :, 1]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share_beyond = beyond[:, :, 1].sum(1) / flux[:, :, 1].sum(1)
+            outside = (measured["outside"][:, None] * flux[:, :, 1]).sum(1) / (whole * flux[:, :, 1]).sum(1)
+        removed = (UNSURE * measured["removed"])[:, :, None]
+        unsure = EXTRAPOLATED * np.stack([none, np.hypot(beyond, background)], axis=2)
         return cls(
-            flux=flux / share,
-            noise=measured["flux_std"][:, :, 1:] / share,
-            beyond=np.clip(share_beyond, 0, 1),
-            unsure=np.hypot(UNSURE * removed, EXTRAPOLATED * beyond),
+            flux=flux * factor,
+            noise=measured["flux_std"][:, :, 1:] * factor,
+            area=np.pi * np.stack([np.full_like(radius, APERTURE_ARCSEC / 2), radius], axis=1) ** 2,
+            beyond=np.clip(outside, 0, 1),
+            unsure=np.hypot(removed, unsure),
         )
 
 
@@ -112,10 +126,10 @@ def measure(
         aperture, ``growth`` ``(N, B, C)`` (the galaxy's light in `deepfits.photometry.growth_circles`),
         ``latent_std`` ``(N, L)``, ``amplitude_std`` ``(N, B)``; for models of scenes ``scene_flux``,
         ``scene_flux_std`` and ``scene_growth``, the same of the scenes.
-        With `galaxy_psf`, a third flux: its total, in the circle ``total_radius`` ``(N,)``, pixels, without
-        ``removed`` ``(N, B)``, light taken for neighbours', and without ``beyond`` ``(N, B)``, light that the
-        circle holds outside of the cutout; ``aperture_flux`` and ``aperture_flux_err``
-        ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
+        With `galaxy_psf`, a third flux: that in the circle ``total_radius`` ``(N,)``, pixels, without
+        ``removed`` ``(N, B)``, light taken for neighbours'; ``background`` ``(N, B)``, ``beyond`` and
+        ``outside`` ``(N,)`` of `deepfits.fitting.own_light.Wings`; ``aperture_flux`` and
+        ``aperture_flux_err`` ``(N, B, A)``, of drawing and data together in `deepfits.photometry.apertures`.
         With pixels, ``model`` and ``pixel_std`` ``(N, B, H, W)``.
         NaN for objects without a fit, and for errors where the fitter's settings ask for none.
     """
@@ -182,7 +196,8 @@ class _Measurement:
             out["latent_covariance"] = self.fitter.num_latents, self.fitter.num_latents
         if self.galaxy_psf is not None:
             in_apertures = bands, len(aperture_names())
-            out |= {"total_radius": (), "removed": (bands,), "beyond": (bands,)}
+            out |= {"total_radius": (), "removed": (bands,), "background": (bands,)}
+            out |= {"beyond": (), "outside": ()}
             out |= {"aperture_flux": in_apertures, "aperture_flux_err": in_apertures}
         if self.scene_sums is not None:
             sums = bands, len(self.scene_sums)
@@ -210,7 +225,8 @@ class _Measurement:
             grid = fitter.info.size, fitter.info.pixel_scale_arcsec
             through = apertures(*grid, self.galaxy_psf[padded.numpy()])
             radius = total_radius_pixels(fitter, drawn, weight.cpu().numpy())
-            circle = soft_circles(fitter.info.size, np.minimum(radius, fitter.edge_pixels))[:, None]
+            radius = np.minimum(radius, fitter.edge_pixels)
+            circle = soft_circles(fitter.info.size, radius)[:, None]
             sums = torch.cat((sums, self._sums_of_galaxy(own, circle, through)), dim=2)
         if fitter.settings.uncertainty:
             posterior = laplace(
@@ -239,11 +255,27 @@ class _Measurement:
         if self.galaxy_psf is not None:
             out["total_radius"] = torch.from_numpy(radius)
             out["removed"] = ((1 - light) * torch.from_numpy(circle).to(fitter.device) * model).sum((2, 3))
-            out["beyond"] = torch.from_numpy(beyond_cutout(own * drawn, radius, fitter.edge_pixels))
+            out |= self._wings(own * drawn, weight.cpu().numpy(), radius, self.galaxy_psf[padded.numpy()])
             out |= self._in_apertures(image, weight, model, own, through, out)
         if self.with_pixels:
             out["model"] = model
         return {name: values[: len(rows)] for name, values in out.items()}
+
+    def _wings(
+        self, light: np.ndarray, weight: np.ndarray, radius: np.ndarray, psf: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Return what totals have beside the light in their circles."""
+        info = self.fitter.info
+        found = wings(
+            light,
+            weight,
+            radius,
+            self.fitter.edge_pixels,
+            fwhm_arcsec=fwhm_of(psf),
+            noise=np.array(info.noise_correlation),
+            pixel_scale_arcsec=info.pixel_scale_arcsec,
+        )
+        return {name: torch.from_numpy(values.astype(np.float32)) for name, values in vars(found).items()}
 
     def _sums_of_galaxy(self, own: np.ndarray, circle: np.ndarray, through: Sequence[np.ndarray]) -> Tensor:
         """Return what to sum for the galaxy's own light, in its circle and in each aperture."""

@@ -5,11 +5,13 @@ Shapes: N objects, L latent dimensions.
 The Laplace approximation knows what pixel noise does to a flux. It knows nothing of a generator that cannot
 draw this galaxy, of light beyond the total's aperture, and of what other objects add. So errors of fluxes are
 
-    error² = σ² + g_b² · σ · flux + (h · removed)² + (e · beyond)² + (f_b · flux)²,
+    error² = σ² + g_b² · area · flux + (h · removed)² + (e · beyond)² + (f_b · flux)²,
 
-with the error σ by noise, for each kind of flux and each band. Of what was taken away as neighbours' light
-(`deepfits.fitting.own_light`) a share h = `UNSURE` is uncertain, so that a galaxy by itself has smaller
-errors than one in a crowd; of what a total has from beyond the cutout e = `EXTRAPOLATED` is. f and g are
+with the error σ by noise, for each kind of flux and each band. Galaxies that nobody sees beside a galaxy,
+up to some share of its flux, add the variance ∫ n(F) F² dF in each arcsec² of its aperture, which with counts
+n ∝ F^−1.9 is in proportion to the flux, whatever the survey's noise. Of what was taken away as neighbours'
+light (`deepfits.fitting.own_light`) a share h = `UNSURE` is uncertain, so that a galaxy by itself has smaller
+errors than one in a crowd; of what a total has from beyond its circle e = `EXTRAPOLATED` is. f and g are
 learnt in `deepfits.fitting.error_measurement`.
 """
 
@@ -25,6 +27,8 @@ from deepfits.errors import InputError
 from deepfits.fitting.oddity import PARTS
 
 FLUXES = ("flux_aper_model", "flux_model")
+USUAL_UNSEEN = 0.7
+"""g, in nJy^½ per arcsec, where a model was measured before it was one: of the models that ship."""
 UNSURE = 0.8
 """Share of the light taken for neighbours' that is uncertain: likeliest by the truth of a simulated sky."""
 
@@ -35,8 +39,8 @@ class ModelError:
 
     Attributes
     ----------
-    flux_fraction, flux_blend
-        For each kind of flux, f and g of each band.
+    flux_fraction, flux_unseen
+        For each kind of flux, f and g (nJy^½ per arcsec) of each band.
     light_fraction
         ``B``: share of the light that is drawn wrong, on the scale of the PSF.
     usual
@@ -51,7 +55,7 @@ class ModelError:
     """
 
     flux_fraction: dict[str, tuple[float, ...]]
-    flux_blend: dict[str, tuple[float, ...]]
+    flux_unseen: dict[str, tuple[float, ...]]
     light_fraction: tuple[float, ...]
     usual: dict[str, tuple[float, float]]
     latent_trend: tuple[float, float, float, float]
@@ -62,7 +66,7 @@ class ModelError:
         """Return what is assumed where nobody has measured it: fluxes that know the noise alone."""
         return cls(
             flux_fraction={kind: (0.0,) * num_bands for kind in FLUXES},
-            flux_blend={kind: (0.0,) * num_bands for kind in FLUXES},
+            flux_unseen={kind: (0.0,) * num_bands for kind in FLUXES},
             light_fraction=(0.05,) * num_bands,
             usual={
                 "structure": (2.2, 0.8),
@@ -74,10 +78,17 @@ class ModelError:
         )
 
     def flux_error(
-        self, kind: str, band: int, flux: np.ndarray, noise: np.ndarray, unsure: np.ndarray
+        self,
+        kind: str,
+        band: int,
+        flux: np.ndarray,
+        noise: np.ndarray,
+        area: np.ndarray,
+        unsure: np.ndarray,
     ) -> np.ndarray:
-        """Return the whole error of fluxes, ``(N,)``, from that by noise and `OwnFluxes.unsure`."""
-        return total_error(flux, noise, unsure, self.flux_blend[kind][band], self.flux_fraction[kind][band])
+        """Return the whole error of fluxes, ``(N,)``: that by noise, of `OwnFluxes.area` and `unsure`."""
+        unseen, fraction = self.flux_unseen[kind][band], self.flux_fraction[kind][band]
+        return total_error(flux, noise, area, unsure, unseen, fraction)
 
     def unusual_latent(self, latent_distance: np.ndarray, flux: np.ndarray) -> np.ndarray:
         """Return how much longer than usual latents are, ``(N,)``; `flux` is the sum of all bands."""
@@ -106,9 +117,11 @@ class ModelError:
 
         try:
             nuisance = content["latent_nuisance"]
+            usual = dict.fromkeys(FLUXES, (USUAL_UNSEEN,) * num_bands)  # of models from before
+            unseen = content.get("flux_unseen", usual)
             return cls(
                 flux_fraction={kind: numbers(content["flux_fraction"][kind], num_bands) for kind in FLUXES},
-                flux_blend={kind: numbers(content["flux_blend"][kind], num_bands) for kind in FLUXES},
+                flux_unseen={kind: numbers(unseen[kind], num_bands) for kind in FLUXES},
                 light_fraction=numbers(content["light_fraction"], num_bands),
                 usual={part: numbers(content["usual"][part], 2) for part in PARTS},  # type: ignore[misc]
                 latent_trend=numbers(content["latent_trend"], 4),  # type: ignore[arg-type]
@@ -121,7 +134,12 @@ class ModelError:
 
 
 def total_error(
-    flux: np.ndarray, noise: np.ndarray, unsure: np.ndarray, blend: float, fraction: float
+    flux: np.ndarray,
+    noise: np.ndarray,
+    area: np.ndarray,
+    unsure: np.ndarray,
+    unseen: float,
+    fraction: float,
 ) -> np.ndarray:
     """Return the whole error of fluxes, ``(N,)``."""
-    return np.sqrt(noise**2 + blend**2 * noise * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)
+    return np.sqrt(noise**2 + unseen**2 * area * np.abs(flux) + unsure**2 + (fraction * flux) ** 2)
