@@ -44,6 +44,8 @@ def test_a_filter_is_a_name_a_file_or_a_number(tmp_path):
         ({"WAVELEN": 0.0, "FILTER": "HSC-G"}, "g", None),
         ({"ORIGIN": "deepfits simulate", "SURVEY": "sdss-like"}, "g", None),
         ({"INSTRUME": "gpc1"}, "u", None),
+        ({"INSTRUME": "HSC"}, "r(", None),
+        ({"ORIGIN": "Observatoire des Monts"}, "g", None),
         ({}, "g", None),
     ],
 )

@@ -32,9 +32,9 @@ Suprime-Cam (g+, r+, i+, z+) from Ilbert et al. 2009, table 1, of KiDS and VIKIN
 comes with."""
 _NOT_IN_SPECLITE = ("suprime", "omegacam", "vircam")
 _CAMERAS = (
-    ("hsc2017", r"HSC|HYPER.?SUPRIME"),
+    ("hsc2017", r"\bHSC\b|HYPER.?SUPRIME"),
     ("suprime", r"SUPRIME"),
-    ("decam2014", r"DECAM|\bDES\b|DELVE"),
+    ("decam2014", r"\bDECAM"),
     ("cfht_megacam", r"MEGAPRIME|CFHT|\bMP9\d{3}\b"),
     ("panstarrs", r"GPC1|\bPS1\b|PAN-?STARRS"),
     ("lsst2023", r"LSST(COM)?CAM"),
@@ -157,7 +157,7 @@ def wavelength_in_header(header: Mapping[str, Any], band: str) -> float | None:
     known, seen = WAVELENGTHS[camera], str(header.get("FILTER", "")).upper()
     if camera == "cfht_megacam" and band == "u" and ("9301" in seen or "*" in seen):
         band = "ustar"
-    if camera == "hsc2017" and re.search(rf"\b{band}2\b", seen, re.IGNORECASE):
+    if camera == "hsc2017" and re.search(rf"\b{re.escape(band)}2\b", seen, re.IGNORECASE):
         band = f"{band}2"
     value = known.get(band, known.get(band.swapcase()))
     return None if value is None else float(value)
