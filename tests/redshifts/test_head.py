@@ -31,6 +31,7 @@ from deepfits.redshifts.head import (
 from deepfits.redshifts.head_training import fine_tuned, fit_zero_points, head_loss, teach
 from deepfits.redshifts.inputs import known_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
+from deepfits.redshifts.methods.templates import can_fit_templates
 from deepfits.redshifts.pdf import (
     AS_PREDICTED,
     LEVELS,
@@ -420,6 +421,8 @@ def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, 
         found[name] = {row["method"]: row for row in read_json(table / "metrics.json")["rows"]}["adapted"]
     assert found["with"]["weights"]["templates"] > 0.02
     assert "templates" not in found["without"]["weights"]
+    assert can_fit_templates(BANDS, FILTERS)
+    assert not can_fit_templates(BANDS, ["4777"] * 5)
     better, worse = (found[name]["pdf_metrics"]["crps"]["value"] for name in ("with", "without"))
     assert better < worse
     # on disk it is the same, and says what it needs

@@ -260,9 +260,15 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tu
 
 
 def can_fit_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> bool:
-    """Say whether what templates need is installed, and the filter of every band given or known."""
-    is_installed = all(find_spec(name) is not None for name in ("galsim", "speclite"))
-    return is_installed and (bool(filters) or all(band in FILTERS for band in bands))
+    """Say whether what templates need is installed, and speclite has the curve of every band's filter."""
+    if any(find_spec(name) is None for name in ("galsim", "speclite")):
+        return False
+    try:
+        for name in filters_of(bands, filters):
+            filter_response(name)
+    except InputError:  # no filter for a band, or one that is a mean wavelength alone
+        return False
+    return True
 
 
 def _zero_points(
