@@ -37,8 +37,7 @@ from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.inputs import complete_source
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import read_labels
+from deepfits.redshifts.labels import match_labels, read_labels
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 from deepfits.survey.neighbours import with_neighbours

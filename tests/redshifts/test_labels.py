@@ -5,8 +5,7 @@ import pytest
 from astropy.table import Table
 
 from deepfits.errors import InputError
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
 from deepfits.tables import matches_conditions, read_table

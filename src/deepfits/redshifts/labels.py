@@ -1,6 +1,6 @@
-"""Labels: known redshifts, or values of another property, and which rows of a table can be used.
+"""Labels: known redshifts, or values of another property, and which objects they are of.
 
-Shapes: M rows of labels.
+Shapes: N objects with features, M rows of labels.
 """
 
 from __future__ import annotations
@@ -20,6 +20,14 @@ from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
 from deepfits.tables.values import HIGHEST, is_no_value, is_redshift_name, list_values
 
+AGREE = 0.005
+"""Two values of one object agree when they differ by less than this times (1 + value)."""
+SAME_PLACE_ARCSEC = 0.1
+"""Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
+FLAGS = ("z_spec_flag", "z_flag", "zflag")
+"""Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+MOST_COUNTED = 100_000_000
+"""Identities up to this are running numbers, which every catalogue has."""
 NO_MEDIAN, NO_MEDIAN_OF_Z = 12.0, 8.0
 """No sample of galaxies has half of its redshifts above these; the latter where z is beside g, r, i."""
 MOST_QUALITIES = 100
@@ -273,3 +281,235 @@ def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     numbers = places.astype(np.float64)
     numbers[text == ""] = np.nan
     return numbers, tuple(names.tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """Pairs of objects and labels, one to one.
+
+    Attributes
+    ----------
+    rows, label_rows
+        ``(P,)`` indices of the pairs; `rows` increases.
+    separation_arcsec
+        ``(P,)``; NaN where a position is not known.
+    by
+        ``"id"`` or ``"position"``.
+    counts
+        Of labels: `repeated` ones of an object that agree with another and were joined, `disagreeing` ones
+        that were left out, and those `without_position` or `without_identity`.
+    """
+
+    rows: np.ndarray
+    label_rows: np.ndarray
+    separation_arcsec: np.ndarray
+    by: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def match_labels(
+    features: Columns, labels: Labels, *, match: str = "auto", radius_arcsec: float = 1.0
+) -> Match:
+    """Find the label of each object.
+
+    Parameters
+    ----------
+    features
+        With `object_id`, and `ra` and `dec` (degrees) where known.
+    match
+        ``"position"`` (nearest and one to one, within the radius), ``"id"``, or ``"auto"``: by position where
+        both sides have one, because a detected catalogue and a spectroscopic one rarely share a numbering.
+
+    Raises
+    ------
+    InputError
+        Neither is possible, nothing matches, or objects of the same identity lie apart.
+    """
+    have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
+    if match == "auto":
+        match = "position" if have_positions else "id"
+        _warn_of_other_numbers(features, labels, have_positions=have_positions)
+    if match == "position":
+        if not have_positions:
+            raise InputError(
+                f"{labels.where}: matching by position needs ra and dec in the labels and the features"
+            )
+        pairs = _by_position(features, labels, radius_arcsec)
+    else:
+        pairs = _by_id(features, labels, radius_arcsec if have_positions else None)
+    if not len(pairs.rows):
+        how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
+        hint = _hint(features, labels, match)
+        raise InputError(
+            f"{labels.where}: no overlap: none of {len(labels)} labels matches one of "
+            f"{len(features['object_id'])} objects {how}; check that they are of the same sky{hint}"
+        )
+    reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
+    if reasons:
+        log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), reasons)
+    apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
+    if pairs.by == "position" and apart > radius_arcsec / 2:
+        log.warning(
+            "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
+            "one of them off, or the radius too small?",
+            *(labels.where, apart),
+        )
+    return pairs
+
+
+def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
+    """Warn where running numbers of two tables are all that they are matched by, and need not be the same."""
+    name = tables.identity_name(name for name in labels.columns if name != "object_id")
+    if have_positions or name is None or "ra" not in features:
+        return
+    theirs, ours = labels.columns[name], features["object_id"]
+    is_count = all(
+        ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in (ours, theirs)
+    )
+    if is_count and np.array_equal(theirs, labels.columns["object_id"]):
+        log.warning(
+            "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if these "
+            "are the numbers of the catalogue that the objects were cut by; else add ra and dec",
+            *(labels.where, name),
+        )
+
+
+def _hint(features: Columns, labels: Labels, match: str) -> str:
+    """Describe what may be wrong where nothing matches."""
+    if match == "position":
+        box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
+        swapped = [labels.columns[name] for name in ("ra", "dec")]
+        is_inside = [
+            (v >= low - 0.5) & (v <= high + 0.5) for v, (low, high) in zip(swapped, box, strict=True)
+        ]
+        if np.logical_and(*is_inside).mean() > 0.5:
+            return "; ra and dec look swapped"
+        return tables.place_hint(labels.columns["ra"], features["ra"])
+    ours, theirs = (
+        _identity_text(table, where)
+        for table, where in ((features, "features"), (labels.columns, labels.where))
+    )
+    bare = np.char.lstrip(theirs[theirs != ""], "0")
+    if np.isin(np.char.lstrip(ours, "0"), bare).any():
+        return "; they would match without leading zeros: write both as text, or both as numbers"
+    return ""
+
+
+def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
+    """Return right ascension and declination, NaN where a row has no place."""
+    ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
+    with np.errstate(invalid="ignore"):
+        is_known = np.isfinite(ra) & (np.abs(dec) <= 90)
+    return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
+
+
+def _separations(one: Columns, rows: np.ndarray, other: Columns, other_rows: np.ndarray) -> np.ndarray:
+    """Return how far rows of two tables are from each other, arcsec."""
+    from astropy.coordinates import SkyCoord
+
+    here, there = (
+        SkyCoord(columns["ra"][some], columns["dec"][some], unit="deg")
+        for columns, some in ((one, rows), (other, other_rows))
+    )
+    return np.asarray(here.separation(there).arcsec)
+
+
+def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
+    ours, theirs = _places(features), _places(labels.columns)
+    lost = int(np.isnan(theirs[0]).sum())
+    nearest_label, _ = tables.match_positions(*ours, *theirs, radius_arcsec)
+    nearest_object, _ = tables.match_positions(*theirs, *ours, radius_arcsec)
+    keep = (nearest_label >= 0) & (nearest_object[nearest_label] == np.arange(len(nearest_label)))
+    # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
+    chosen = nearest_label[nearest_object]
+    is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
+    others = np.flatnonzero(is_other)
+    apart = _separations(labels.columns, others, labels.columns, chosen[others])
+    same_place = np.full(len(others), radius_arcsec / 4)
+    if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
+        is_same = identity[others] == identity[chosen[others]]
+        same_place = np.where(is_same, radius_arcsec, min(SAME_PLACE_ARCSEC, radius_arcsec))
+    others = others[apart <= same_place]
+    of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
+    objects, label_rows, joined = _join(of_object, np.concatenate([nearest_label[keep], others]), labels)
+    return Match(
+        rows=objects,
+        label_rows=label_rows,
+        separation_arcsec=_separations(features, objects, labels.columns, label_rows),
+        by="position",
+        counts=({"without_position": lost} if lost else {}) | joined,
+    )
+
+
+def _join(
+    objects: np.ndarray, label_rows: np.ndarray, labels: Labels
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Leave one label for each object: the first where all agree, else the surest by its flag, else none.
+
+    Of the ``(K,)`` pairs the preferred label of an object comes first.
+    """
+    order = np.argsort(objects, kind="stable")
+    objects, label_rows = objects[order], label_rows[order]
+    unique, first, number = np.unique(objects, return_index=True, return_counts=True)
+    chosen = label_rows[first].copy()
+    flag = _flag(labels)
+    repeated = disagreeing = 0
+    keep = np.ones(len(unique), dtype=bool)
+    for place in np.flatnonzero(number > 1):
+        mine = label_rows[first[place] : first[place] + number[place]]
+        if not _agree(labels.value[mine], labels):
+            surest = mine
+            if flag is not None and np.isfinite(flag[mine]).all():
+                surest = mine[flag[mine] == flag[mine].max()]
+            if len(surest) == len(mine) or not _agree(labels.value[surest], labels):
+                keep[place] = False
+                disagreeing += len(mine)
+                continue
+            chosen[place] = surest[0]
+        repeated += len(mine) - 1
+    counts = {"repeated": repeated, "disagreeing": disagreeing}
+    return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
+
+
+def _agree(value: np.ndarray, labels: Labels) -> bool:
+    spread = float(value.max() - value.min())
+    return spread == 0 if labels.classes else spread <= AGREE * (1 + abs(float(value[0])))
+
+
+def _flag(labels: Labels) -> np.ndarray | None:
+    """Return how sure each label is, where a column says so by larger numbers."""
+    for name in (f"{labels.target}_flag", *FLAGS):
+        values = labels.columns.get(name)
+        # Flags of two digits (zCOSMOS, VIPERS) say what was observed, not how sure it is.
+        if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
+            return values.astype(np.float64)
+    return None
+
+
+def _identity_text(columns: Columns, where: str) -> np.ndarray:
+    """Return identities as text, in which whole numbers and text of them are the same."""
+    return tables.identities(require_column(columns, "object_id", where), where).astype(str)
+
+
+def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Match:
+    ours, theirs = _identity_text(features, "features"), _identity_text(labels.columns, labels.where)
+    named = np.flatnonzero(theirs != "")
+    counts = {"without_identity": len(theirs) - len(named)} if len(named) < len(theirs) else {}
+    place = tables.match_identities(theirs[named], ours)
+    rows, label_rows, joined = _join(place[place >= 0], named[place >= 0], labels)
+    separation = np.full(len(rows), np.nan)
+    if radius_arcsec is not None and len(rows):
+        known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
+        separation[known] = _separations(features, rows[known], labels.columns, label_rows[known])
+        if known.any() and np.median(separation[known]) > radius_arcsec:
+            raise InputError(
+                f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "
+                "apart (median), so this is another numbering; match by position instead"
+            )
+    return Match(
+        rows=rows,
+        label_rows=label_rows,
+        separation_arcsec=separation,
+        by="id",
+        counts=counts | joined,
+    )

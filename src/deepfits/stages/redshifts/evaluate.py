@@ -12,8 +12,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.label_matching import match_labels
-from deepfits.redshifts.labels import Labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
