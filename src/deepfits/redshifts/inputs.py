@@ -84,6 +84,11 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
+def say_filters(columns: Columns) -> bool:
+    """Return whether features say of any band which filter it was seen through."""
+    return any(name.startswith(f"{COLUMN}_") for name in columns)
+
+
 def known_filters(columns: Columns) -> tuple[str, ...]:
     """Return the filter of each band where features say all of them, the same for all objects; else none."""
     names = []

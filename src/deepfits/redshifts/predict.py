@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from deepfits.passbands import COLUMN
 from deepfits.progress import Progress, silent
 from deepfits.redshifts import storage
 from deepfits.redshifts.classes import CLASSIFIER, Classifier, class_columns
 from deepfits.redshifts.features import FEATURE_SETS, Source, band_names, is_usable
 from deepfits.redshifts.head import HEAD, Head
-from deepfits.redshifts.inputs import complete_source, with_filters
+from deepfits.redshifts.inputs import complete_source, say_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.pretrained import Pretrained
 from deepfits.redshifts.methods.stack import Stack
@@ -50,7 +49,7 @@ def predict_table(
     `filters` are of the bands of these features: where they are not given, the features themselves say, or
     else they are those that were given in training.
     """
-    if not filters and not any(name.startswith(COLUMN) for name in columns):
+    if not filters and not say_filters(columns):
         filters = getattr(predictor, "filters", ())
     columns = with_filters(columns, filters)
     usable = is_usable(columns)

@@ -152,9 +152,8 @@ def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Te
     of total over aperture and of the radius, and the concentration; then logarithms of flux and error through
     Gaussians relative to that flux in the reference band, and of that flux over the scene's; and the
     logarithm of the filter's wavelength, and whether it is known, which it is where it is of every band that
-    was observed. A logarithm of a flux f with error e is
-    asinh(f / 2e) + ln e, as of asinh magnitudes: linear in the noise. Differentiable in the fluxes. `parts`
-    are those of `SceneLight.tensors`.
+    was observed. A logarithm of a flux f with error e is asinh(f / 2e) + ln e, as of asinh magnitudes: linear
+    in the noise. Differentiable in the fluxes. `parts` are those of `SceneLight.tensors`.
     """
     import torch
 

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 from deepfits.errors import InputError
 from deepfits.files import contents, digest
 from deepfits.fitting.features import is_done, shard_paths, write_shard
-from deepfits.passbands import COLUMN
 from deepfits.redshifts.features import is_usable, read_features
 from deepfits.redshifts.head import HEAD, Head, disclaimer, head_directory
+from deepfits.redshifts.inputs import say_filters
 from deepfits.redshifts.predict import load_predictor, predict_table
 from deepfits.scale.cluster import Workers
 from deepfits.scale.run import run_shards
@@ -120,7 +120,7 @@ def with_head(config: PredictConfig) -> PredictConfig:
         raise InputError(f"{features}: does not say which model it was fitted with; fit again")
     place = head_directory(str(hashes[0]))
     log.info(disclaimer(Head.load(place)))
-    if not config.filters and not any(name.startswith(COLUMN) for name in columns):
+    if not config.filters and not say_filters(columns):
         log.info(
             "The images did not say which filters they were taken through, so that any are taken for "
             "possible; name them with --filters, and p(z) will be sharper."
