@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any
@@ -141,7 +141,7 @@ def heads(skies: dict[str, tuple[Source, np.ndarray]], options: argparse.Namespa
         unseen: tuple[str, ...] = (),
         drawn: int = NUM_DRAWN,
         populations: tuple[Callable[[np.random.Generator], PopulationLaws], ...] = (SEVERAL,),
-        filters: Mapping[str, str] | None = FILTERS,
+        filters: Mapping[str, Sequence[str]] | None = FILTERS,
     ) -> Head:
         parts, sets = [one.examples for one in fitted], []
         for population in populations:

@@ -600,7 +600,9 @@ def test_grafted_objects_are_measured_as_their_donors_were():
         radius=table["half_light_radius_arcsec"],
     )
     pointing = Pointing(survey=survey, laws=PopulationLaws(), size=500)
-    found = grafted([fitted], [pointing], 3000, rng, lambda _: PopulationLaws(), {"r": "sdss2010-r BASS-r"})
+    found = grafted(
+        [fitted], [pointing], 3000, rng, lambda _: PopulationLaws(), {"r": ("sdss2010-r", "BASS-r")}
+    )
     galaxy = found.kind == 0
     assert len(found) == 3000
     assert galaxy.mean() > 0.7

@@ -32,11 +32,19 @@ MATCH_ARCSEC = 1.0
 PER_POPULATION = 200
 """Objects drawn from one population: hundreds of populations, or their chances are learnt by heart."""
 FILTERS = {
-    "u": "cfht_megacam-u cfht_megacam-ustar sdss2010-u lsst2023-u lsst2016-u decam2014-u",
-    "g": "hsc2017-g sdss2010-g lsst2023-g decam2014-g cfht_megacam-g panstarrs-g BASS-g",
-    "r": "hsc2017-r2 sdss2010-r lsst2023-r decam2014-r cfht_megacam-r panstarrs-r BASS-r",
-    "i": "hsc2017-i2 hsc2017-i sdss2010-i lsst2023-i decam2014-i cfht_megacam-i panstarrs-i",
-    "z": "hsc2017-z sdss2010-z lsst2023-z decam2014-z cfht_megacam-z panstarrs-z MzLS-z",
+    "u": ("cfht_megacam-u", "cfht_megacam-ustar", "sdss2010-u", "lsst2023-u", "lsst2016-u", "decam2014-u"),
+    "g": ("hsc2017-g", "sdss2010-g", "lsst2023-g", "decam2014-g", "cfht_megacam-g", "panstarrs-g", "BASS-g"),
+    "r": ("hsc2017-r2", "sdss2010-r", "lsst2023-r", "decam2014-r", "cfht_megacam-r", "panstarrs-r", "BASS-r"),
+    "i": (
+        "hsc2017-i2",
+        "hsc2017-i",
+        "sdss2010-i",
+        "lsst2023-i",
+        "decam2014-i",
+        "cfht_megacam-i",
+        "panstarrs-i",
+    ),
+    "z": ("hsc2017-z", "sdss2010-z", "lsst2023-z", "decam2014-z", "cfht_megacam-z", "panstarrs-z", "MzLS-z"),
 }
 """Filters of bands of these names, for a head that serves any survey: `speclite`'s names."""
 NUM_DONORS = 6
@@ -177,12 +185,12 @@ def grafted(
     number: int,
     rng: np.random.Generator,
     population: Callable[[np.random.Generator], PopulationLaws] = PopulationLaws.randomised,
-    filters: Mapping[str, str] | None = None,
+    filters: Mapping[str, Sequence[str]] | None = None,
 ) -> Examples:
     """Draw many objects, and let each be measured as its donor was.
 
     Every `PER_POPULATION` objects are of a population that is asked for anew, seen through the donor's
-    filters, or through any of the `filters` of each band, names with spaces between.
+    filters, or through any of the `filters` of each band.
     """
     trees, noises = [], []
     for sky in fitted:
@@ -204,7 +212,7 @@ def grafted(
         seen_through = pointing.filters
         if filters is not None:
             own = zip(pointing.survey.names, seen_through, strict=True)
-            seen_through = tuple(str(rng.choice(filters.get(band, name).split())) for band, name in own)
+            seen_through = tuple(str(rng.choice(filters.get(band, (name,)))) for band, name in own)
         flux, radius, redshift, kind = _draw(PER_POPULATION, limit, seen_through, laws, rng)
         distance, near = trees[which].query(_place(flux, radius, noises[which]), k=NUM_DONORS)
         pick = rng.integers(NUM_DONORS, size=len(near))
