@@ -52,7 +52,6 @@ import deepfits
 import table1
 from deepfits.fitting.feature_table import feature_table
 from deepfits.fitting.fitter import Fitted, Fitter
-from deepfits.fitting.objective import AmplitudePrior
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.similarity import Similarity
 from deepfits.gaussian_psf import psf_or_moffat
@@ -75,7 +74,6 @@ OTHERS: dict[str, dict[str, Any]] = {
     "embedder": {"mode": "embedder"},
     "plain": {"amplitudes": "none", "prior_strength": 0.0, "neighbours": "keep"},
     "neighbours kept": {"neighbours": "keep"},
-    "common amplitude": {"amplitudes": "fit"},
     "prior 0.3": {"prior_strength": 0.3},
     "prior 3": {"prior_strength": 3.0},
     "centre 3 arcsec": {"centre_fwhm_arcsec": 3.0},
@@ -192,8 +190,7 @@ class Objects:
             weight = cutouts.weight.copy()
             if hidden:
                 weight[:, self.info.bands.index(hidden)] = 0
-            prior = AmplitudePrior(band_sigma=0.01 if name.startswith("common amplitude") else 0.3)
-            fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1, amplitude_prior=prior)
+            fitter = Fitter(self.model, FitSettings(**settings), self.info, threads=1)
             sight = fitter.sight(cutouts)
             fitted = fitter.fit(cutouts.object_id, cutouts.image, weight, is_neighbour=others, sight=sight)
             columns = feature_table(fitter, fitted, cutouts)

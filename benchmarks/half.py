@@ -34,7 +34,7 @@ def main() -> None:
     fitter = Fitter(model, FitSettings(), store.info)
     fitted = fitter.fit(cutouts.object_id, cutouts.image, cutouts.weight)
     rounded = replace(fitted, fit=replace(fitted.fit, latent=fitted.fit.latent.half().float()))
-    exact, coarse = (measure(fitter, latents, uncertainty=False) for latents in (fitted, rounded))
+    exact, coarse = (measure(fitter, latents) for latents in (fitted, rounded))
     change = (coarse["chi2"] - exact["chi2"]).sum(1)
     dof = exact["dof"].sum(1)
     good = torch.isfinite(fitted.fit.latent).all(1).numpy()

@@ -59,6 +59,7 @@ line_strength = 0.5
 common_scatter = 0.03
 zero_point_scatter = 0.02
 passband_shift = 0.004
+ultraviolet_limit = -21.0
 """
 """The other population of the simulated sky."""
 FAINTEST = 24.5

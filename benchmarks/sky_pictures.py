@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from astropy.io import fits
+from scipy.stats import gamma
 
 import deepfits
 from deepfits.provenance import provenance
@@ -111,15 +112,12 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
     axes[1].plot(list(KNOWN_RADII), list(KNOWN_RADII.values()), "k*", ms=12, label="expected")
     axes[1].set(yscale="log", xlabel="i", ylabel="half-light radius, arcsec")
     axes[1].legend(fontsize=8)
-    for low, high in ((20, 21.5), (21.5, 22.5), (22.5, 23.5), (23.5, 24.5), (24.5, 25.5)):
-        some = (galaxies["mag_count"] >= low) & (galaxies["mag_count"] < high)
-        axes[2].hist(
-            galaxies["z_spec"][some],
-            np.arange(0, 5, 0.1),
-            density=True,
-            histtype="step",
-            label=f"{low} < i < {high}",
-        )
+    edges = np.arange(0, 5, 0.1)
+    for number, limit in enumerate((22.5, 23.5, 24.5, 25.5)):
+        some = galaxies["z_spec"][galaxies["mag_count"] < limit]
+        axes[2].hist(some, edges, density=True, histtype="step", color=f"C{number}", label=f"i < {limit}")
+        axes[2].plot(edges, redshift_law(limit).pdf(edges), "--", color=f"C{number}", lw=1)
+    axes[2].plot([], [], "k--", lw=1, label="LSST Science Book")
     axes[2].set(xlabel="redshift", ylabel="density")
     axes[2].legend(fontsize=8)
     figure.tight_layout()
@@ -133,6 +131,11 @@ def draw_laws(path: Path, galaxies: dict[str, np.ndarray], seed: int) -> dict[st
             str(mag): round(median_near(galaxies, "z_spec", mag), 3) for mag in (20, 22, 23, 24, 25)
         },
     }
+
+
+def redshift_law(limit: float) -> Any:
+    """Return the law of redshifts to a limit in i of the LSST Science Book (2009, eqs. 3.8 and 3.9)."""
+    return gamma(3, scale=0.0417 * limit - 0.744)
 
 
 def median_near(table: dict[str, np.ndarray], name: str, mag: float) -> float:

@@ -25,10 +25,18 @@ from deepfits.redshifts.head import (
     Head,
     disclaimer,
     head_directory,
+    narrowed,
     point_of,
     quantiles_of,
 )
-from deepfits.redshifts.head_training import fine_tuned, fit_zero_points, head_loss, teach
+from deepfits.redshifts.head_training import (
+    WRONG,
+    Minibatches,
+    fine_tuned,
+    fit_zero_points,
+    head_loss,
+    teach,
+)
 from deepfits.redshifts.inputs import known_filters, with_filters
 from deepfits.redshifts.methods.adapted import Adapted, _for_recalibration, _weights
 from deepfits.redshifts.methods.templates import can_fit_templates
@@ -169,6 +177,36 @@ def test_loss_is_least_at_the_truth_and_ignores_redshifts_of_stars():
     assert head_loss(logits, moved, stars, weight, 1.0) == head_loss(logits, at, stars, weight, 1.0)
 
 
+def test_examples_have_bands_with_wrong_photometry():
+    examples = examples_of(scene_sky(3000, 5))
+    batches = Minibatches(examples, 1)
+    import torch
+
+    rows = torch.arange(len(examples))
+    seen = [part.numpy() for part in batches.disturbed(rows)]
+    ratios = np.stack([seen[place] / batches.parts[place].numpy() for place in range(0, NUM_FLUXES, 2)])
+    # of the half that is not made noisier too, all other bands are as they were
+    ratios = ratios[:, (ratios[0] == 1).sum(axis=1) >= 3]
+    assert ratios.shape[1] > 1000
+    is_wrong = np.isfinite(ratios[0]) & (ratios[0] != 1)
+    assert 0.5 * WRONG < is_wrong.mean() < 2 * WRONG
+    assert np.abs(np.log(ratios[0][is_wrong])).std() > 0.3
+    np.testing.assert_allclose(ratios[1:][:, is_wrong], ratios[:1][:, is_wrong].repeat(2, 0), rtol=1e-4)
+
+
+def test_narrowed_distributions_keep_their_medians():
+    density = np.random.default_rng(3).dirichlet(np.full(NUM_CELLS, 0.05), size=30)
+    narrow = narrowed(density, 1.5)
+    levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
+    # the probability outside of an interval is raised to the power
+    wider = 0.5 + np.sign(levels - 0.5) * (1 - (1 - np.abs(2 * levels - 1)) ** (1 / 1.5)) / 2
+    found, expected = (np.log1p(quantiles_of(*each)) for each in ((narrow, levels), (density, wider)))
+    np.testing.assert_allclose(found, expected, atol=0.5 * CELL)
+    np.testing.assert_allclose(found[:, 2], np.log1p(quantiles_of(density)[:, MEDIAN]), atol=0.05 * CELL)
+    np.testing.assert_allclose(narrow.sum(axis=1), 1)
+    np.testing.assert_allclose(narrowed(density, 1.0), density, atol=1e-12)
+
+
 def test_without_labels_it_sees_redshifts(head):
     columns = scene_sky(800, 9)
     light = examples_of(columns).light
@@ -265,8 +303,8 @@ def test_inputs_can_be_hidden_to_find_what_they_bring():
 def test_no_label_left_out_has_a_say_in_the_network_that_speaks_of_it(head, columns):
     examples = examples_of(columns)
     train, left_out = examples.take(np.arange(80)), examples.take(np.arange(80, 120))
-    wrong = left_out.redshift.copy()
-    wrong[::2] = 5.9
+    wrong = left_out.redshift.copy()  # for these the network had better not be trained at all
+    wrong[::2] = point_of(head.densities(left_out.light)[0], "absolute")[::2]
     one, other = (
         fine_tuned(head, 0, train, replace(left_out, redshift=redshift), epochs=6, patience=6)[1]
         for redshift in (left_out.redshift, wrong)
@@ -304,7 +342,7 @@ def test_table_adapts_and_is_never_worse(files, columns):
     assert rows["adapted"]["num_train"] == 90
     for name in ("sigma_mad", "eta_15"):
         assert after[name]["value"] < before[name]["value"] + 0.5 * before[name]["error"]
-    assert after["r2"]["value"] > before["r2"]["value"]
+    assert after["r2"]["value"] > before["r2"]["value"] - 0.5 * before["r2"]["error"]
     assert rows["adapted"]["weights"].keys() == {"pretrained", "zero_points", "tuned"}
     assert 0.5 < rows["adapted"]["pdf_metrics"]["coverage_68"]["value"] < 0.85
     write_curves(out, {90: read_json(out / "metrics.json")})

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.stats import gamma
 
 from deepfits.errors import InputError
 from deepfits.sky.points import draw_quasars, draw_stars, quasar_counts, star_counts
@@ -81,6 +82,28 @@ def test_redshifts_follow_the_density_they_are_drawn_from(kind, alpha, scale):
 def test_the_sky_reaches_beyond_redshift_four_without_monsters(galaxies):
     assert (galaxies["z_spec"] > 4).sum() > 50
     assert (galaxies["mag_absolute_r"] < brightest_absolute(galaxies["z_spec"])).mean() < 1e-3
+
+
+@pytest.mark.parametrize("limit", [23.0, 24.0, 25.0])
+def test_redshifts_to_a_limit_are_those_of_the_lsst_science_book(galaxies, limit):
+    """Its eqs. 3.8 and 3.9: p(z) ∝ z² exp(−z/z₀) with z₀ = 0.0417 i − 0.744 (2009)."""
+    z = galaxies["z_spec"][galaxies["mag_count"] < limit]
+    law = gamma(3, scale=0.0417 * limit - 0.744)
+    assert np.median(z) == pytest.approx(law.median(), rel=0.06)
+    assert (z > 1.4).mean() == pytest.approx(law.sf(1.4), rel=0.6, abs=0.03)
+
+
+def test_distant_galaxies_are_as_rare_as_their_luminosity_function_says(galaxies):
+    """Reddy & Steidel (2009): M* = −20.70, φ* = 0.00275 per Mpc³, α = −1.73 at 1.9 < z < 2.7."""
+    mag, z = galaxies["mag_count"], galaxies["z_spec"]
+    seen = (mag > 22) & (mag < 23) & (z > 1.9) & (z < 2.7)
+    share = seen.sum() / ((mag > 22) & (mag < 23)).sum()
+    volume = 2600.0  # Mpc³ per square arcminute between these redshifts (flat, H₀ = 70, Ω_m = 0.3)
+    luminosity = 10 ** (-0.4 * (np.linspace(22, 23, 101) - 46.2 + 2.5 * np.log10(3.2) + 20.70))
+    density = 0.4 * np.log(10) * 0.00275 * np.mean(luminosity**-0.73 * np.exp(-luminosity))
+    per_arcmin2 = np.diff(cumulative_counts(np.array([22.0, 23.0])))[0]
+    assert share < 3 * density * volume / per_arcmin2
+    assert share > 0
 
 
 def test_absolute_magnitudes_agree_with_the_definition_nearby():
@@ -171,7 +194,9 @@ def test_laws_of_nothing_change_nothing_and_others_do_what_they_say(tmp_path):
         return draw_galaxies(6000, 24.0, FILTERS, np.random.default_rng(4), PopulationLaws(**laws))
 
     plain = drawn()
-    assert drawn(redshift_scale=1.3)["z_spec"].mean() > 1.2 * plain["z_spec"].mean()
+    assert np.median(drawn(redshift_scale=1.3)["z_spec"]) > 1.2 * np.median(plain["z_spec"])
+    faint = drawn(ultraviolet_limit=-20.2)["z_spec"]
+    assert (faint > 1.4).mean() < 0.7 * (plain["z_spec"] > 1.4).mean()
     assert (drawn(early_share=0.3)["type"] == 0).mean() < 0.5 * (plain["type"] == 0).mean()
 
     def blue(table):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MISSING = 0.08
 """Chance of each band to be left out of a training example, for a half of the examples."""
+WRONG = 0.01
+"""Chance of each band to be wrong by a factor of any size, about e, as photometry is of real surveys."""
 UNTOLD = 0.3
 """Chance of a training example not to say which filters it was seen through."""
 DEEPEST_CUT = 1.2
@@ -86,6 +88,10 @@ class Minibatches:
             own = noise if place == 0 else 0.8 * noise + 0.6 * torch.randn(shape, generator=draw)
             parts[place] = parts[place] + more * parts[place + 1] * own
             parts[place + 1] = parts[place + 1] * factor
+        is_wrong = torch.rand(shape, generator=draw) < WRONG
+        error = torch.exp(is_wrong * torch.randn(shape, generator=draw))
+        for place in range(0, NUM_FLUXES, 2):
+            parts[place] = parts[place] * error
         is_less = torch.rand(len(rows), 1, generator=draw) < 0.5
         lost = (torch.rand(shape, generator=draw) < MISSING) & is_less
         lost &= ((torch.isfinite(parts[0]) & ~lost).sum(1, keepdim=True)) >= 2
@@ -295,7 +301,9 @@ def fine_tuned(
 
     network = built(len(head.centre), head.channels, head.members[number % len(head.members)])
     real, simulated = (Minibatches(some, seed + number) for some in (train, head.replay))
-    untuned = torch.as_tensor(head.densities(head.replay.light)[0], dtype=torch.float32)
+    untuned = torch.as_tensor(
+        replace(head, sharpness=1.0).densities(head.replay.light)[0], dtype=torch.float32
+    )
     optimiser = torch.optim.AdamW(network.parameters(), lr=TUNING_RATE, weight_decay=WEIGHT_DECAY)
     best, since = _BestSoFar(head, left_out, network), 0
     steps = max(8, len(real) // TUNED_AT_ONCE)

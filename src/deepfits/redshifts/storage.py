@@ -23,7 +23,7 @@ from deepfits.errors import InputError, naming
 from deepfits.files import digest, fingerprint, read_json, write_json, writing
 
 T = TypeVar("T")
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 ARRAYS = "arrays.safetensors"
 _TREES = {"xgboost": ".ubj", "lightgbm": ".txt"}
 _MAX_DEPTH = 40

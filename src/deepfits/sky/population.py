@@ -16,7 +16,7 @@ import numpy as np
 from deepfits.config import Range, check, from_mapping, read_toml
 from deepfits.passbands import filter_centre, load_filter
 from deepfits.photometry import NJY_ZERO_POINT
-from deepfits.sky.spectra import CWW, ColourGrid, colour_grid, draw_sequence
+from deepfits.sky.spectra import CWW, REST_BAND, ULTRAVIOLET, ColourGrid, colour_grid, draw_sequence
 
 Table = dict[str, np.ndarray]
 
@@ -32,6 +32,9 @@ MAX_DRAWN_REDSHIFT = 6.5
 BRIGHTEST_ABSOLUTE, BRIGHTENING, BRIGHTENING_ENDS = -24.3, 1.0, 1.5
 """In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again.
 Galaxies were brighter by about a magnitude per unit of redshift (Lin et al. 1999); frozen beyond 1.5."""
+REDSHIFT_SCALE = 1.15
+"""Of the redshift law, since those limits take from its tail: medians are those of the LSST Science Book
+(2009, eqs. 3.8 and 3.9) then."""
 MAX_REDRAWS = 40
 
 OPTICAL_ABOVE, ULTRAVIOLET_BELOW = 5000.0, 2000.0
@@ -73,6 +76,9 @@ class PopulationLaws:
         Standard deviation of a shift of each passband, as a share of its wavelength, and
     zero_point_scatter
         of each band's zero point, in magnitudes, the same for all galaxies of a draw.
+    ultraviolet_limit
+        Absolute magnitude at 2300 Å (GALEX NUV) from which on galaxies are rarer than in that law: by
+        exp(L/L_limit), as in Schechter's (1976).
     templates
         Six spectra from red to blue, of `deepfits.sky.spectra.galaxy_templates`.
     """
@@ -92,6 +98,7 @@ class PopulationLaws:
     common_scatter: _Constant = 0.0
     passband_shift: _Constant = 0.0
     zero_point_scatter: _Constant = 0.0
+    ultraviolet_limit: Annotated[float, Range(ge=-40, le=-10)] = -21.2
     templates: tuple[str, ...] = CWW
 
     def __post_init__(self) -> None:
@@ -120,6 +127,7 @@ class PopulationLaws:
             passband_shift=0.003,
             zero_point_scatter=0.025 if libraries else 0.04,
             templates=draw_sequence(rng) if libraries else CWW,
+            ultraviolet_limit=rng.uniform(-21.6, -20.8),
         )
 
     @classmethod
@@ -210,11 +218,12 @@ def absolute_magnitudes(
     template: np.ndarray,
     dust: np.ndarray,
     templates: tuple[str, ...] = CWW,
+    band: str = REST_BAND,
 ) -> np.ndarray:
-    """Return absolute r magnitudes at rest from observed i magnitudes: ``(N,)``."""
+    """Return absolute magnitudes at rest, by default in r, from observed i magnitudes: ``(N,)``."""
     grid = colour_grid((COUNT_FILTER,), templates)
     nodes, modulus, _ = _distances()
-    stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust))
+    stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust, band))
     return mag - np.interp(redshift, nodes, modulus) - stretch - 2.5 * np.log10(1 + redshift)
 
 
@@ -294,13 +303,17 @@ def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLa
     for _ in range(MAX_REDRAWS):
         some = mag[redraw]
         k = draw_types(some, rng, laws)
-        z = draw_redshifts(some, k, rng, laws)
+        z = REDSHIFT_SCALE * draw_redshifts(some, k, rng, laws)
         t = np.clip(draw_templates(k, rng) + laws.template_offset, 0.0, 5.0)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
         a = absolute_magnitudes(some, z, t, e, laws.templates)
         for column, values in zip(out.values(), (k, z, t, e, a), strict=True):
             column[redraw] = values
-        redraw = redraw[(a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)]
+        is_none = (a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)
+        ultraviolet = absolute_magnitudes(some, z, t, e, laws.templates, ULTRAVIOLET)
+        luminosity = 10 ** (-0.4 * (ultraviolet - laws.ultraviolet_limit))
+        is_none |= rng.random(len(some)) > np.exp(-luminosity)
+        redraw = redraw[is_none]
         if not redraw.size:
             break
     out["z_spec"] = np.minimum(out["z_spec"], MAX_DRAWN_REDSHIFT)

@@ -34,8 +34,8 @@ YOUNG_IN_E = 0.03
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
 MAX_REDSHIFT = 7.0
 REDSHIFTS = np.exp(np.linspace(0.0, np.log1p(MAX_REDSHIFT), 420)) - 1
-REST_BAND = "sdss2010-r"
-"""Absolute magnitudes are in this band."""
+REST_BAND, ULTRAVIOLET = "sdss2010-r", "galex-nuv"
+"""Absolute magnitudes are in one of these bands."""
 
 
 @lru_cache(maxsize=1)
@@ -149,11 +149,11 @@ class ColourGrid:
         ``(T, E, Z, B)``: log₁₀ of the band fluxes of a template 1 at 5500 Å at rest, of which only the
         wavelengths were stretched.
     log_rest
-        ``(T, E)``: the same at redshift 0 in `REST_BAND`.
+        ``(T, E)`` each: the same at redshift 0 in `REST_BAND` and in the `ULTRAVIOLET`.
     """
 
     log_flux: np.ndarray
-    log_rest: np.ndarray
+    log_rest: dict[str, np.ndarray]
 
     def at(self, template: np.ndarray, reddening: np.ndarray, redshift: np.ndarray) -> np.ndarray:
         """Interpolate linearly to objects: ``(N, B)``."""
@@ -165,11 +165,11 @@ class ColourGrid:
             out += share[:, None] * part[:, None] * self.log_flux[t, e, low + 1]
         return out
 
-    def rest_at(self, template: np.ndarray, reddening: np.ndarray) -> np.ndarray:
+    def rest_at(self, template: np.ndarray, reddening: np.ndarray, band: str) -> np.ndarray:
         """Interpolate the flux at rest: ``(N,)``."""
         out = np.zeros(len(template))
         for (t, e), share in _corners(template, reddening):
-            out += share * self.log_rest[t, e]
+            out += share * self.log_rest[band][t, e]
         return out
 
 
@@ -207,7 +207,10 @@ def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> C
     log_flux = [np.stack([_log_fluxes(name, band) for band in filters], axis=-1) for name in templates]
     return ColourGrid(
         log_flux=np.stack(log_flux),
-        log_rest=np.stack([_log_fluxes(name, REST_BAND)[:, 0] for name in templates]),
+        log_rest={
+            band: np.stack([_log_fluxes(name, band)[:, 0] for name in templates])
+            for band in (REST_BAND, ULTRAVIOLET)
+        },
     )
 
 

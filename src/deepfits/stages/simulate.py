@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepfits.sky.layouts import Writer
     from deepfits.sky.scene import Scene
 
-FORMAT = 2
+FORMAT = 3
 CERTAIN = 4
 """The flag of a redshift beyond doubt, as VVDS, zCOSMOS and many others give it."""
 _GIVEN = 7  # number of the random stream for what a user's table does not have
@@ -135,10 +135,7 @@ def simulate(config: SimulateConfig) -> Path:
             "population is of the built-in galaxies, which a catalogue replaces: give one of them"
         )
     laws = DEFAULT_LAWS if config.population is None else PopulationLaws.read(config.population)
-    described = asdict(laws)
-    if laws.templates == DEFAULT_LAWS.templates:
-        del described["templates"]  # as before they could be chosen: finished skies stay what they are
-    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": described}
+    resolved = {"survey": survey.to_json(), "num_patches": num_patches, "laws": asdict(laws)}
     size, exposures, alone = config.size, config.exposures, num_patches == 1
     tables = []
     each = len(strips(size)) * (1 + exposures * len(survey.bands))

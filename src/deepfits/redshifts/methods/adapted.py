@@ -250,7 +250,9 @@ def _adapted_heads(
     estimates = {"pretrained": first, "zero_points": shifted}
     if not is_tuned:
         return (head, zeroed), estimates
-    return (head, zeroed, replace(zeroed, members=tuple(members))), estimates | {"tuned": tuned}
+    return (head, zeroed, replace(zeroed, members=tuple(members), sharpness=1.0)), estimates | {
+        "tuned": tuned
+    }
 
 
 def _other_stages(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from deepfits.models.bundle import Model
     from deepfits.stages.redshifts.pretraining import FittedSky, Pointing
 
-FORMAT = 3
+FORMAT = 4
 SHARPEST = 1.45
 """Of the PSFs, in units of the reference PSF's width."""
 
