@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MISSING = 0.08
 """Chance of each band to be left out of a training example, for a half of the examples."""
 WRONG = 0.01
-"""Chance of each band to be wrong by a factor of any size, about e, as photometry is of real surveys."""
+"""Chance of each band to be wrong by a factor, of e or so, as photometry of real surveys is."""
 UNTOLD = 0.3
 """Chance of a training example not to say which filters it was seen through."""
 DEEPEST_CUT = 1.2
