@@ -997,6 +997,46 @@ def test_a_mask_of_all_bands_counts_where_the_user_says_what_it_means(tmp_path, 
         has_data(bad_planes=["1"])
 
 
+@pytest.mark.parametrize("value", [-1.0, -0.0123, 2.0])
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_a_border_that_is_constant_near_the_sky_has_no_data(tmp_path, sky, value, has_weights):
+    image = sky + np.random.default_rng(3).normal(0, 1, SHAPE)
+    image[:, :40] = value
+    fits.writeto(tmp_path / "a_r.fits", image.astype(np.float32), header(0.25, FILTER="r", BUNIT="nJy"))
+    if has_weights:
+        fits.writeto(tmp_path / "a_r.ivar.fits", full(1 / (np.var(image[:, 40:]))))
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        plane = field.reference
+        _, weight = plane.read()
+        assert (weight[:, :40] == 0).all()
+        assert (weight[:, 40:] > 0).all()
+        assert plane.noise.sigma > 0.8
+
+
+def test_values_that_are_cut_off_at_a_limit_are_data(tmp_path):
+    image = np.random.default_rng(3).normal(0, 1, (200, 200)).clip(-1.5, None)
+    fits.writeto(tmp_path / "a_r.fits", image.astype(np.float32), header(0.25, FILTER="r", BUNIT="nJy"))
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert (field.reference.read()[1] > 0).all()
+
+
+def test_a_preview_before_the_image_is_no_image(tmp_path, sky):
+    head = header(0.25, FILTER="r", BUNIT="nJy")
+    hdus = [fits.PrimaryHDU(sky[::4, ::4].astype(np.float32)), fits.ImageHDU(sky.astype(np.float32), head)]
+    fits.HDUList(hdus).writeto(tmp_path / "a_r.fits")
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert field.reference.shape == SHAPE
+
+
+@pytest.mark.parametrize("unit", ["mag(AB)", "ABmag", "mag"])
+def test_magnitudes_are_no_fluxes(unit):
+    with pytest.raises(InputError, match="magnitudes, not fluxes"):
+        zero_point_of_header({"BUNIT": unit, "MAGZERO": 27.0})
+
+
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
