@@ -131,6 +131,11 @@ class LocalGroup:
     def __init__(self, group: h5py.Group, path: Path) -> None:
         self._group, self._path = group, path
 
+    @property
+    def attrs(self) -> Any:
+        """What the file or group says of itself."""
+        return self._group.attrs
+
     def get(self, name: str) -> Any:
         """Return a member, or None."""
         return local_object(self._group, name, self._path)

@@ -997,6 +997,88 @@ def test_a_mask_of_all_bands_counts_where_the_user_says_what_it_means(tmp_path, 
         has_data(bad_planes=["1"])
 
 
+@pytest.mark.parametrize("value", [-1.0, -0.0123, 2.0])
+@pytest.mark.parametrize("has_weights", [False, True])
+def test_a_border_that_is_constant_near_the_sky_has_no_data(tmp_path, sky, value, has_weights):
+    image = sky + np.random.default_rng(3).normal(0, 1, SHAPE)
+    image[:, :40] = value
+    fits.writeto(tmp_path / "a_r.fits", image.astype(np.float32), header(0.25, FILTER="r", BUNIT="nJy"))
+    if has_weights:
+        fits.writeto(tmp_path / "a_r.ivar.fits", full(1 / (np.var(image[:, 40:]))))
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        plane = field.reference
+        _, weight = plane.read()
+        assert (weight[:, :40] == 0).all()
+        assert (weight[:, 40:] > 0).all()
+        assert plane.noise.sigma > 0.8
+
+
+def test_values_that_are_cut_off_at_a_limit_are_data(tmp_path):
+    image = np.random.default_rng(3).normal(0, 1, (200, 200)).clip(-1.5, None)
+    fits.writeto(tmp_path / "a_r.fits", image.astype(np.float32), header(0.25, FILTER="r", BUNIT="nJy"))
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert (field.reference.read()[1] > 0).all()
+
+
+def test_a_preview_before_the_image_is_no_image(tmp_path, sky):
+    head = header(0.25, FILTER="r", BUNIT="nJy")
+    hdus = [fits.PrimaryHDU(sky[::4, ::4].astype(np.float32)), fits.ImageHDU(sky.astype(np.float32), head)]
+    fits.HDUList(hdus).writeto(tmp_path / "a_r.fits")
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert field.reference.shape == SHAPE
+
+
+@pytest.mark.parametrize("unit", ["mag(AB)", "ABmag", "mag"])
+def test_magnitudes_are_no_fluxes(unit):
+    with pytest.raises(InputError, match="magnitudes, not fluxes"):
+        zero_point_of_header({"BUNIT": unit, "MAGZERO": 27.0})
+
+
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"}, ""),
+        ({"CTYPE1": "RA--TAN", "CTYPE2": "DEC---TAN"}, ""),
+        ({"CUNIT1": "degrees", "CUNIT2": "DEGREE"}, ""),
+        ({"EPOCH": 2015.3}, "EPOCH = 2015.3 is taken as the date of an observation"),
+        ({"EQUINOX": 0.0}, ""),
+        ({"EQUINOX": 2015.3, "RADESYS": "ICRS"}, ""),
+        ({"EQUINOX": 2000.0, "EPOCH": 2015.3}, ""),
+    ],
+)
+def test_cards_of_a_wcs_that_mean_the_same(tmp_path, sky, cards, words):
+    plain = header(0.25, FILTER="r", BUNIT="nJy")
+
+    def places(head):
+        fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), head, overwrite=True)
+        images = image_set(tmp_path)
+        with open_field(images.fields[0], images) as field:
+            remarks = [text for text in field.remarks()["r"] if "WARNING" in text]
+            return np.array(field.sky(np.array([0.0, 100.0]), np.array([0.0, 50.0]))), remarks
+
+    expected, usual = places(plain)
+    odd = plain.copy()
+    for key in ("RADESYS", "EQUINOX"):
+        odd.remove(key, ignore_missing=True)
+    odd.update(cards)
+    found, remarks = places(odd)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    said = [text for text in remarks if text not in usual]
+    assert [words in text for text in said] == ([True] if words else [])
+
+
+def test_an_equinox_that_may_be_a_date_is_warned_of(tmp_path, sky):
+    head = header(0.25, FILTER="r", BUNIT="nJy", EQUINOX=2015.3)
+    head.remove("RADESYS", ignore_missing=True)
+    fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), head)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert any("precessed from EQUINOX = 2015.3" in text for text in field.remarks()["r"])
+
+
 def test_cards_of_a_wcs_that_lack_or_are_no_numbers(tmp_path, sky):
     wcs = make_wcs(SHAPE, scale=0.25, rotation=20.0)
     plain = header(0.25, FILTER="r", BUNIT="nJy", CDELT1=-0.25 / 3600, CDELT2=0.25 / 3600)

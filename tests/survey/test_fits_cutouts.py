@@ -321,3 +321,28 @@ def test_all_objects_in_one_file_are_refused_with_what_is_read(objects, tmp_path
         np.testing.assert_allclose(
             found.image[0, 0, 5, 5], cubes[1][0, start + 5, start + 5] * NJY, rtol=1e-4
         )
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"BANDS": "grz"},
+        {"BAND0": "g", "BAND1": "r", "BAND2": "z"},
+        {"FILTER1": "g", "FILTER2": "r", "FILTER3": "z"},
+    ],
+)
+def test_layers_of_a_cube_are_the_bands_that_its_header_says(tmp_path, objects, cards):
+    for name, planes in objects.items():
+        head = header()
+        head.update(cards)
+        write(tmp_path / "c" / f"{name}.fits", planes["image"], head)
+
+    def bands(text):
+        (tmp_path / "c.toml").write_text(f'file = "c"\n{text}')
+        return CutoutStore(
+            deepfits.cutouts(tmp_path / "c.toml", tmp_path / f"s{len(text)}", size=32)
+        ).info.bands
+
+    assert bands("") == bands('bands = ["g", "r", "z"]\n') == BANDS
+    with pytest.raises(InputError, match=r"says that its bands are g, r, z.* that they are r, g, z"):
+        bands('bands = ["r", "g", "z"]   \n')

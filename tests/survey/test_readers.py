@@ -222,6 +222,51 @@ def test_cutouts_in_parquet_are_called_so(tmp_path):
         deepfits.cutouts(tmp_path / "a.toml", tmp_path / "store")
 
 
+def test_other_files_than_arrays_are_called_so(tmp_path, caplog):
+    (tmp_path / "c.zarr").mkdir()
+    (tmp_path / "c.pkl").write_bytes(b"\x80\x04 a pickle")
+    for name, what in (("c.zarr", "Zarr"), ("c.pkl", "none of HDF5, NumPy and FITS")):
+        with pytest.raises(InputError, match=f"{name}: {what}.* write the images as one array"):
+            read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "store")
+
+
+@pytest.mark.parametrize("where", ["array", "attribute of the file", "attribute of the image", "npz"])
+def test_bands_that_the_file_itself_says_in_another_order_are_refused(arrays, tmp_path, where):
+    def write(path, bands):
+        if where == "npz":
+            np.savez(path.with_suffix(".npz"), image=arrays["image"], bands=bands.split(","))
+            return path.with_suffix(".npz").name
+        with h5py.File(path, "w") as file:
+            image = file.create_dataset("image", data=arrays["image"])
+            if where == "array":
+                file["filters"] = np.array(bands.split(","), "S")
+            elif where == "attribute of the file":
+                file.attrs["bands"] = bands.split(",")
+            else:
+                image.attrs["filters"] = bands
+        return path.name
+
+    for bands in ("DES-G,DES-R,DES-I", "a,b,c"):  # the same, and names that say nothing
+        name = write(tmp_path / "c.h5", bands)
+        read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / f"store{bands[0]}")
+    name = write(tmp_path / "c.h5", "i,r,g")
+    with pytest.raises(
+        InputError, match=r"says that its bands are i, r, g.* bands that they are g, r, HSC-I"
+    ):
+        read(describe(tmp_path / "c.toml", f'file = "{name}"\n' + BANDS), tmp_path / "other")
+
+
+def test_a_unit_of_the_file_that_is_another_than_the_zero_point_is_warned_of(arrays, tmp_path, caplog):
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.create_dataset("image", data=arrays["image"]).attrs["unit"] = "nanomaggies"
+    read(describe(tmp_path / "c.toml", 'file = "c.h5"\n' + BANDS), tmp_path / "store")
+    assert [f"zero_point {point} is used as given" in caplog.text for point in ("31.4", "27", "22.5")] == [
+        True,
+        True,
+        False,
+    ]
+
+
 @pytest.mark.parametrize("kind", ["uint8", "float32"])
 def test_pictures_for_the_eye_are_refused(tmp_path, kind):
     """Galaxy10, and what torchvision makes of it, hold the survey's JPEGs and no fluxes."""

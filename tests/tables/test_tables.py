@@ -1230,3 +1230,44 @@ def test_magnitudes_that_are_called_z_are_no_redshifts(tmp_path):
     assert len(read_labels(path, column="redshift")) == NUM
     deep = tables.write_table(tmp_path / "deep.csv", {"id": np.arange(NUM), **bands, "z": Z + 5})
     assert len(read_labels(deep, column="z")) == NUM
+
+
+@pytest.mark.parametrize("name", ["t.fits", "t.vot"])
+def test_places_that_the_file_says_are_of_b1950(tmp_path, name):
+    true = SkyCoord([150.0, 150.1, 12.3], [2.0, -2.1, 45.0], unit="deg")
+    old = true.fk4
+
+    def found(system, **columns):
+        path = tmp_path / name
+        if name == "t.fits":
+            Table(columns).write(path, overwrite=True)
+            with fits.open(path, mode="update") as hdus:
+                hdus[1].header.update(system)
+        else:
+            Table(columns).write(path, format="votable", overwrite=True)
+            frame = "eq_FK4" if system.get("EQUINOX", system.get("RADESYS")) in (1950.0, "FK4") else "eq_FK5"
+            text = path.read_text().replace("<TABLE", f'<COOSYS ID="sys" system="{frame}"/><TABLE', 1)
+            path.write_text(text.replace("<FIELD ", '<FIELD ref="sys" '))
+        return read_catalogue(path)
+
+    for system in ({"EQUINOX": 1950.0}, {"RADESYS": "FK4"}):
+        catalogue = found(system, RA=old.ra.deg, Dec=old.dec.deg)
+        there = SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg")
+        assert there.separation(true).arcsec.max() < 0.01
+    for system, names in (
+        ({"EQUINOX": 2000.0}, ("RA", "Dec")),
+        ({"EQUINOX": 1950.0}, ("RAJ2000", "DEJ2000")),
+    ):
+        catalogue = found(system, **dict(zip(names, (true.ra.deg, true.dec.deg), strict=True)))
+        there = SkyCoord(catalogue["ra"], catalogue["dec"], unit="deg")
+        assert there.separation(true).arcsec.max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "names", [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec")]
+)
+def test_further_names_of_places(tmp_path, names):
+    (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]},z\n7,150.1,2.2,0.5\n9,150.2,2.3,0.7\n")
+    catalogue = read_catalogue(tmp_path / "t.csv")
+    assert catalogue["ra"].tolist() == [150.1, 150.2]
+    assert catalogue["dec"].tolist() == [2.2, 2.3]

@@ -19,12 +19,14 @@ from deepfits.survey.fitsfile import quiet, quiet_log
 
 # What astropy mends in headers without moving anything: dates, spellings of units and of keywords.
 _HARMLESS = re.compile(
-    r"datfix|unitfix|obsfix|spcfix|RADECSYS|MJD|DATE|non-?standard|"
+    r"datfix|unitfix|obsfix|spcfix|celfix|RADECSYS|MJD|DATE|non-?standard|"
     r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
     r"(?:PCi_ja|PROJPn) keyword is deprecated",
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
+# Of catalogues that astrometry is solved with; any other equinox is as often a date.
+_EQUINOXES = (1950.0, 2000.0)
 # Arcseconds; a header without scale has pixels of a degree.
 LARGEST_PIXEL = 1000.0
 # Of a position, a scale or an angle.
@@ -34,6 +36,8 @@ _NUMBER_CARD = re.compile(
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Sides of a pixel may differ by so much.
 SQUARE = 0.02
+_CTYPE = re.compile(r"(RA|DEC|GLON|GLAT)-+([A-Z]{3})(-SIP)?")
+_DEGREES = re.compile(r"deg(?:r|rees?)?", re.IGNORECASE)
 _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
 
 
@@ -60,9 +64,10 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         return None, ["no WCS in the header"]
     try:
         _settle_numbers(cards)
+        _settle_spelling(cards)
         _refuse_iraf(cards)
         remarks = _without_left_over_distortion(cards)
-        _settle_frame(cards)
+        remarks += _settle_frame(cards)
         remarks += _settle_matrix(cards)
     except _UnusableWCSError as error:
         return None, [f"the WCS in the header cannot be used ({error})"]
@@ -107,6 +112,17 @@ def _settle_numbers(cards: fits.Header) -> None:
                 raise _UnusableWCSError(f"{key} = {str(cards[key])!r}, where a number is needed") from None
     if missing := [key for key in _NEEDED if key not in cards]:
         raise _UnusableWCSError(f"no {missing[0]}")
+
+
+def _settle_spelling(cards: fits.Header) -> None:
+    """Write types of axes and degrees as wcslib reads them: ``ra---tan``, ``DEC---TAN``, ``degrees``."""
+    for axis in (1, 2):
+        kind = str(cards[f"CTYPE{axis}"]).strip().upper()
+        if match := _CTYPE.fullmatch(kind):
+            kind = f"{match[1]:-<4}-{match[2]}{match[3] or ''}"
+        cards[f"CTYPE{axis}"] = kind
+        if _DEGREES.fullmatch(str(cards.get(f"CUNIT{axis}", "")).strip()):
+            cards[f"CUNIT{axis}"] = "deg"
 
 
 def _refuse_iraf(cards: fits.Header) -> None:
@@ -155,8 +171,11 @@ def _without_left_over_distortion(cards: fits.Header) -> list[str]:
     ]
 
 
-def _settle_frame(cards: fits.Header) -> None:
-    """Write the frame as astropy reads it; of Galactic coordinates the equatorial frame says nothing."""
+def _settle_frame(cards: fits.Header) -> list[str]:
+    """Write the frame as astropy reads it; of Galactic coordinates the equatorial frame says nothing.
+
+    An EPOCH that is no equinox of a catalogue is the date of an observation, and an EQUINOX of 0 none.
+    """
     kinds = {str(cards[f"CTYPE{axis}"]).split("-")[0].strip().upper() for axis in (1, 2)}
     if kinds == {"GLON", "GLAT"}:
         for key in ("RADESYS", "RADECSYS", "EQUINOX", "EPOCH"):
@@ -171,6 +190,15 @@ def _settle_frame(cards: fits.Header) -> None:
             if number is None:
                 raise _UnusableWCSError(f"{key} = {cards[key]!r}")
             cards[key] = float(number[0])
+        if key in cards and not (isinstance(cards[key], (int, float)) and 1800 < cards[key] < 2200):
+            del cards[key]
+    remarks = []
+    if (epoch := cards.get("EPOCH")) not in (None, *_EQUINOXES) and "EQUINOX" not in cards:
+        del cards["EPOCH"]
+        remarks.append(
+            f"WARNING: WCS: EPOCH = {epoch:g} is taken as the date of an observation; if the coordinates are "
+            "of that equinox, write EQUINOX"
+        )
     for key in ("RADESYS", "RADECSYS"):
         if key in cards:
             name = str(cards[key]).strip().upper()
@@ -178,6 +206,13 @@ def _settle_frame(cards: fits.Header) -> None:
             if name not in ("", *_FRAMES):
                 raise _UnusableWCSError(f"{key} = {cards[key]!r}, which is none of {', '.join(_FRAMES)}")
             cards[key] = name
+    equinox, frame = cards.get("EQUINOX"), cards.get("RADESYS", cards.get("RADECSYS"))
+    if equinox not in (None, *_EQUINOXES) and frame != "ICRS":
+        remarks.append(
+            f"WARNING: WCS: coordinates are precessed from EQUINOX = {equinox:g}; if that is the date of the "
+            "observation, and the WCS was solved with a catalogue, write 2000"
+        )
+    return remarks
 
 
 def _settle_matrix(cards: fits.Header) -> list[str]:

@@ -24,6 +24,7 @@ _SPECIAL = {
     **{"w-j-b": "B", "w-j-v": "V", "w-c-rc": "R", "w-c-ic": "I"},
     **{"bokr": "r", "zd": "z"},  # BASS and MzLS
     **{f"{start}{letter}{end}": letter for start in ("", "w-s-") for letter in "griz" for end in ("+", "++")},
+    **{f"{start}sloan{letter}": letter for start in ("", "wfc") for letter in "ugriz"},  # INT's
 }
 _OPTICAL = (
     "HSC|SDSS|MegaCam|Mega|CFHT|MegaPrime|DECam|LSST|Rubin|PS1|Pan-?STARRS|GPC1|WISHES|SkyMapper|KiDS|"
@@ -47,8 +48,9 @@ _SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
 _NANOMETRES = (218, 225, 275, 300, 336, 350, 390, 435, 438, 450, 475, 555, 600, 606, 625, 702, 775, 814, 850)
 _FILTER_KEYS = (
     "LSST BUTLER DATAID BAND",  # before FILTER, which is the physical one there: i_sim_1.4
-    *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "BAND", "FILTERS", "INSFLNAM"),
-    *("ESO INS FILT1 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
+    *("FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTER3", "FILTER4", "FILTER01", "FILTNAM1"),
+    *("BAND", "FILTERS", "INSFLNAM", "WFFBAND"),
+    *("ESO INS FILT1 NAME", "ESO INS FILT2 NAME", "FPA.FILTER", "FPA.FILTERID", "FILTBAND"),
     "LSST BUTLER DATAID PHYSICAL_FILTER",
 )
 _NO_FILTER = {
@@ -57,6 +59,7 @@ _NO_FILTER = {
     *("WHITE", "WHITELIGHT", "NO FILTER", "NOFILTER", "DETECTION", "CHI2", "ANY", "OTHER", "DEFAULT", "TBD"),
     *("FREE", "BLANK", "HOLE", "NOFILT", "NO_FILTER", "AIR"),
 }
+_EMPTY = re.compile(r"(?:OPEN|CLEAR|EMPTY)[-_ ]?\d+(?:[-_ ]\d+)?")  # places in wheels: open1-6 of GMOS
 # Words beside the letter: systems, telescopes and cameras whose letters mean what they say ...
 _SYSTEMS = (
     "johnson", "john", "cousins", "cous", "bessell", "bessel", "bess", "gunn", "kpno", "ctio", "ptf",
@@ -64,15 +67,17 @@ _SYSTEMS = (
     "megacam", "megaprime", "subaru", "suprimecam", "ps1", "panstarrs", "sdss", "sloan", "ztf", "decam",
     "lsst", "hsc", "cfht", "eso", "uvista", "ultravista", "cfis", "unions", "bass", "mzls", "90prime",
     "delve", "skymapper", "lsstcomcam", "lsstcam", "acs", "wfc", "wfc3", "uvis", "ir", "nircam", "niriss",
-    "clear", "sim", "euclid", "legacysurvey", "ls", "special",
+    "clear", "sim", "euclid", "legacysurvey", "ls", "special", "empty", "bb", "odi", "lbc", "csst", "wfst",
+    "tng", "int", "paus", "jpas", "jplus", "splus", "jast", "nisp", "roman", "high", "mko", "wise", "unwise",
+    "galex",
 )  # fmt: skip
 # ... and those whose letters are u g r i z y, however they are written.
 _LOWER_CASE = ("ps1", "panstarrs", "sdss", "sloan", "ztf", "hsc", "lsst")
-_SERIAL = re.compile(r"^#?\d+(?:\.\d+)?$|^[cG]\d{4}$|^(?:MP|WC)\d+$", re.IGNORECASE)
-_SINGLE = re.compile(r"^(?:[ugrizyUBVRIZYJHK]|Ks|VIS)$")
+_SERIAL = re.compile(r"^\d+(?:\.\d+)?$|^[ckG]\d{4}$|^(?:MP|WC|ESO)\d+$", re.IGNORECASE)
+_SINGLE = re.compile(r"^(?:[ugvrizyUBGVRIZYJHK]|Ks|VIS|[NF]UV|W[1-4])$")
 _SPELLINGS = {
     **{f"{letter}{end}": letter for letter in "ugrizy" for end in ("band", "-band", "_band", "prime", "p")},
-    **{"r2": "r", "i2": "i", "i1": "i"},
+    **{"r2": "r", "i2": "i", "i1": "i", "zs": "z"},  # the last of Las Cumbres
     **{f"z{letter}": letter for letter in "gri"},  # ZTF's, in names of files
     **{f"{name}{n}": f"{band}{n}" for name, band in (("w", "W"), ("ch", "IRAC")) for n in "1234"},
     **{"Rc": "R", "Ic": "I", "R2": "r", "I2": "i", "Kband": "K"},
@@ -114,6 +119,8 @@ def band_name(text: str) -> str:
     ['g', 'i', 'u', 'u', 'Ks', 'ustar', 'r']
     >>> [band_name(t) for t in ("Cousins R", "SLOAN-g", "F606W;CLEAR2L", "gband", "HSC-NB816", "rSDSS")]
     ['R', 'g', 'F606W', 'g', 'NB816', 'r']
+    >>> [band_name(t) for t in ("BB#R/162_ESO844", "r SDSS k1018", "SLOAN_G", "sdss_gp", "SkyMapper v", "zs")]
+    ['R', 'r', 'g', 'g', 'v', 'z']
     >>> [band_name(t) for t in ("j", "h", "k")]  # 2MASS
     ['J', 'H', 'K']
     >>> [band_name(t) for t in ("HSC-Y", "DECam-Y", "DES Y", "Y DECam c0005 10095.0 1130.0")]
@@ -141,8 +148,8 @@ def band_name(text: str) -> str:
         return match[1]
     if found := _narrowest(re.split(r"[;,+/& ]+", text)):
         return found
-    words = [w for w in re.split(r"[-_ .,;'+]+", text) if w]
-    rest = [w for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
+    words = [w for w in re.split(r"[-_ .,;:'+#/]+", text) if w]
+    rest = [_SPELLINGS.get(w, w) for w in words if w.lower() not in _SYSTEMS and not _SERIAL.match(w)]
     if len(rest) == 1 and len(words) > 1 and _SPACE.match(rest[0]):
         return rest[0].upper()
     if len(rest) == 1 and len(words) > 1 and _SINGLE.match(rest[0]):
@@ -175,6 +182,8 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
     >>> webb = {"TELESCOP": "JWST", "FILTER": "F444W", "PUPIL": "F405N"}
     >>> band_of_header(webb), band_of_header({"FILTER": "N/A"}), band_of_header({"FILTER": 2})
     ('F405N', None, None)
+    >>> band_of_header({"FILTER1": "open1-6", "FILTER2": "g_G0301"}), band_of_header({"FILTER01": "W-S-R+"})
+    ('g', 'r')
     """
     named = [str(header[key]).strip() for key in ("FILTER", "PUPIL", "FILTER1", "FILTER2") if key in header]
     if passband := _narrowest(named):
@@ -194,7 +203,7 @@ def band_of_header(header: Mapping[str, Any]) -> str | None:
 def _names_a_filter(value: str) -> bool:
     """Return whether a card's text names a filter: not "N/A", a position in the wheel, or nothing."""
     text = value.strip().upper()
-    return text not in _NO_FILTER and bool(re.search("[A-Z]", text))
+    return text not in _NO_FILTER and not _EMPTY.fullmatch(text) and bool(re.search("[A-Z]", text))
 
 
 def band_of_name(stem: str, known: Collection[str] = ()) -> tuple[str | None, str]:

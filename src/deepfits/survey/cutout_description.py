@@ -16,13 +16,14 @@ For example
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from deepfits.config import Range, from_mapping, read_toml
 from deepfits.errors import InputError
-from deepfits.survey.bands import band_name, sort_bands
+from deepfits.survey.bands import band_name, is_known_band, passband, sort_bands
 from deepfits.survey.fitsfile import is_fits_name
 from deepfits.survey.hdu_roles import meaning_of_mask, role_of
 
@@ -180,3 +181,25 @@ def store_bands(bands: tuple[str, ...], absent: tuple[str, ...]) -> tuple[str, .
     (('u', 'g', 'r'), ('r', 'g', 'u'))
     """
     return sort_bands((*bands, *absent)) if absent and sort_bands(bands) == bands else (*bands, *absent)
+
+
+def compare_bands(stated: Sequence[str], given: Sequence[str], path: Path) -> str | None:
+    """Return a warning where a file calls its bands otherwise than they are given, None where it does not.
+
+    Raises
+    ------
+    InputError
+        The same bands in another order.
+    """
+    its, ours = (tuple(passband(name) for name in names) for names in (stated, given))
+    if its == ours or len(its) != len(ours):
+        return None
+    listed, wanted = ", ".join(stated), ", ".join(given)
+    if sorted(its) == sorted(ours):
+        raise InputError(
+            f"{path}: the file says that its bands are {listed}, in this order, and bands that they are "
+            f"{wanted}; mend the one that is wrong"
+        )
+    if not all(is_known_band(band_name(name)) for name in stated):
+        return None
+    return f"WARNING: the bands, by the file {listed}, are taken as {wanted}, as bands says"

@@ -1,5 +1,7 @@
 """Values that stand for no data where no weight says so: 0, or a value far from all others that repeats.
 
+So does any other that fills blocks, where the counts do not come in steps.
+
 Shapes: H, W pixels; any number of axes before them.
 """
 
@@ -12,6 +14,8 @@ from scipy import ndimage
 
 # Such values are in more than this share of the pixels.
 FILL_SHARE = 0.005
+# Counts come in steps where one value more than that is in more than this share of them.
+STEPPED_SHARE = 2e-3
 # Where single zeros may be values, blocks of so many pixels a side are none.
 BLOCK = 5
 
@@ -73,7 +77,7 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
         return None
     values, numbers = np.unique(finite[finite != 0], return_counts=True)
     if zeros > FILL_SHARE:
-        is_stepped = bool(values.size) and float(numbers.max()) > 2e-3 * finite.size
+        is_stepped = bool(values.size) and float(numbers.max()) > STEPPED_SHARE * finite.size
         return Fill(value=0.0, in_blocks=is_stepped or steps is not None)
     if not values.size:
         return None
@@ -84,7 +88,12 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
         return None
     middle, low, high = np.percentile(others.astype(float), (50, 5, 95))
     is_far_below = middle - common > 10 * (middle - low) > 0  # 16σ, whatever the sources
-    return Fill(value=common) if is_far_below or abs(common - middle) > 20 * (high - low) > 0 else None
+    if is_far_below or abs(common - middle) > 20 * (high - low) > 0:
+        return Fill(value=common)
+    # A border whose zeros a sky was subtracted from; values cut off at a limit stand alone.
+    next_common = np.partition(numbers, -2)[-2] if numbers.size > 1 else 0
+    is_stepped = steps is not None or next_common > STEPPED_SHARE * finite.size
+    return None if is_stepped else Fill(value=common, in_blocks=True)
 
 
 def _repeats_little(values: np.ndarray) -> bool:
@@ -108,7 +117,7 @@ def find_fill_beside_weights(counts: np.ndarray, weight: np.ndarray) -> tuple[Fi
     fill = find_fill(used)
     if fill is None:
         return None, 0.0
-    fill.in_blocks = fill.value == 0
+    fill.in_blocks |= fill.value == 0
     marked = fill.holds(counts) & np.isfinite(used)
     single = int((used == fill.value).sum() - marked.sum())
     if not marked.any() or (fill.in_blocks and single > marked.sum()):

@@ -9,6 +9,7 @@ Shapes: N objects, B bands, H, W pixels, padded to the largest of those read tog
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from deepfits.errors import InputError
 from deepfits.survey.astrometry import pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import is_companion, kind_of, sister_directories
-from deepfits.survey.cutout_description import Description, zero_points
+from deepfits.survey.cutout_description import Description, compare_bands, zero_points
 from deepfits.survey.file_names import KINDS, says_what_it_holds, split_name
 from deepfits.survey.find import fits_files
 from deepfits.survey.fitsfile import opened, stem_of
@@ -31,6 +32,8 @@ from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
+# Cards with the bands of the layers of a cube, before their numbers.
+_OF_A_LAYER = ("BAND", "FILTER", "FILT")
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
 
 
@@ -125,9 +128,28 @@ def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
         found = [_band_of_hdu(hdu) for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == 2]
         cube = next((h for h in hdus if h.is_image and len(h.shape or ()) == 3), None)
         if cube is not None:
-            letters = str(cube.header.get("BANDS", hdus[0].header.get("BANDS", ""))).strip()
-            return tuple(letters) if len(letters) == cube.shape[0] else ()
+            return _bands_of_cube(hdus, cube)
     return sort_bands(b for b in found if b)
+
+
+def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
+    """Return the bands of the layers that cards tell: ``BANDS`` (``grz``), or ``BAND0``, ``BAND1``, ....
+
+    Nothing where there are not as many as layers.
+    """
+    number = cube.shape[0]
+    for header in (cube.header, hdus[0].header):
+        stated = [str(header.get("BANDS", "")).strip()]
+        stated = re.split(r"[,; ]+", stated[0]) if len(stated[0]) != number else list(stated[0])
+        each = (
+            [header.get(f"{key}{n + first}") for n in range(number)]
+            for key in _OF_A_LAYER
+            for first in (0, 1)
+        )
+        found = next((names for names in (stated, *each) if len(names) == number and all(names)), None)
+        if found is not None and all(isinstance(name, str) for name in found):
+            return tuple(band_name(name) for name in found)
+    return ()
 
 
 def _find_objects(d: Description, path: Path) -> list[_Object]:
@@ -367,6 +389,8 @@ class _FitsCutouts:
         for kind, (hdu, _) in planes.items():
             if tuple(hdu.shape) not in (cube, cube[1:]):
                 raise InputError(f"{path}: {kind} of shape {tuple(hdu.shape)}, the image has {cube}")
+        if (doubt := compare_bands(_bands_of_cube(hdus, image), self.bands, path)) is not None:
+            self.remarks.append(doubt)
         out = {}
         for index, band in enumerate(self.bands):
             its = {

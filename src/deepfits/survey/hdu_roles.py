@@ -228,9 +228,11 @@ def sky_images(hdus: fits.HDUList) -> list[int]:
     """Return the numbers of the HDUs that hold images of the sky.
 
     The first image without a role, and those after it that say where on the sky they are and are of its size:
-    the CCDs of a camera, or bands.
+    the CCDs of a camera, or bands. A small one that does not say where is a preview of one that does.
     """
     plain = [n for n in image_hdus(hdus) if role_of(name_of(hdus[n])) is None]
+    largest = max((_area(hdus[n]) for n in plain if "CTYPE1" in hdus[n].header), default=0)
+    plain = [n for n in plain if "CTYPE1" in hdus[n].header or _area(hdus[n]) >= LEAST_AREA * largest]
     if not plain:
         return []
     area = _area(hdus[plain[0]])

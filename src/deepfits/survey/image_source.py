@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 _SDSS = re.compile(r"^frame-(?P<band>[ugriz])-(?P<field>\d+-\d-\d+)$")
 _HSC = re.compile(r"^calexp-(?P<band>[A-Za-z0-9-]+)-(?P<tract>\d+)-(?P<patch>\d+,\d+)$")
 _UNIONS = re.compile(
-    r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
+    r"^(?:calexp-)?(?:CFIS(?:_LSB)?|PSS?[-.]DR\d|WISHES|WHIGS|UNIONS)[._](?P<tile>\d{1,3}[._]\d{1,3})(?=$|[._])"
 )
 _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
 # Telescope and camera in names of MAST's high-level products, of which the bands of a field have several.

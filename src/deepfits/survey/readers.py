@@ -9,11 +9,13 @@ Shapes: N objects, B bands, H, W pixels of the file, S side of the store.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from deepfits.errors import InputError, naming
@@ -21,16 +23,30 @@ from deepfits.files import require_regular
 from deepfits.hdf5 import LocalGroup, opened
 from deepfits.photometry import njy_per_count
 from deepfits.survey.bands import band_name
-from deepfits.survey.cutout_description import Description, read_description, zero_points
+from deepfits.survey.cutout_description import Description, compare_bands, read_description, zero_points
 from deepfits.survey.fits_cutouts import open_fits_cutouts
 from deepfits.survey.foreign_cutouts import ForeignCutouts, check_identity, plain_values, resolve_weights
 from deepfits.survey.pixels import PICTURE
 from deepfits.survey.psf import MAX_SIDE, expand_images, psf_of_widths
 from deepfits.survey.weights import BAD_MASK_PLANES, mask_rule
+from deepfits.survey.zeropoint import given_doubts
 
 log = logging.getLogger(__name__)
 
 __all__ = ["open_cutouts", "read_description"]
+NAMES_OF_BANDS = (
+    "bands",
+    "band",
+    "band_names",
+    "bandnames",
+    "filters",
+    "filter",
+    "filter_names",
+    "filternames",
+)
+"""Arrays and attributes in which files say which bands they hold."""
+REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"
+_HDF5 = (".h5", ".hdf5", ".hdf", ".he5")
 MAX_NPZ_RATIO = 5000
 FEW_OBJECTS = 200
 
@@ -51,17 +67,20 @@ def open_cutouts(description: Description) -> Iterator[ForeignCutouts]:
         )
     if not path.is_dir():
         require_regular(path)
+    elif path.suffix == ".zarr" or any(
+        (path / name).exists() for name in (".zgroup", ".zarray", "zarr.json")
+    ):
+        raise InputError(f"{path}: Zarr, in which cutouts are not read; {REMEDY}")
     if description.is_fits:
         yield _settled(open_fits_cutouts(description, path), description)
     elif path.suffix in (".npz", ".npy"):
         yield _settled(_from_arrays(description, path, _numpy_arrays(description, path)), description)
     else:
         with path.open("rb") as handle:
-            if handle.read(4) == b"PAR1":
-                raise InputError(
-                    f"{path}: Parquet, in which cutouts are not read; write the images as one array "
-                    "(N, B, H, W: numpy.stack) into .h5 or .npz"
-                )
+            is_parquet = handle.read(4) == b"PAR1"
+        if is_parquet or (path.suffix.lower() not in _HDF5 and not h5py.is_hdf5(path)):
+            what = "Parquet" if is_parquet else "none of HDF5, NumPy and FITS"
+            raise InputError(f"{path}: {what}, in which cutouts are not read; {REMEDY}")
         with opened(path) as file:
             yield _settled(_from_arrays(description, path, LocalGroup(file, path)), description)
 
@@ -181,8 +200,39 @@ def _from_arrays(d: Description, path: Path, content: Any) -> ForeignCutouts:
         weight_is="ivar" if is_universe else str(d.weight_is),
         may_be_relative=d.weight_is == "weight" and not is_universe,
         mask=rule,
-        remarks=[rule.words] if rule is not None else [],
+        remarks=([rule.words] if rule is not None else []) + _doubts(d, path, content, image, bands),
     )
+
+
+def _doubts(d: Description, path: Path, content: Any, image: Any, bands: tuple[str, ...]) -> list[str]:
+    """Return warnings where the file itself says other bands, or another unit, than the description."""
+    attributes = [owner.attrs for owner in (image, content) if hasattr(owner, "attrs")]
+    stated = [attrs[name] for attrs in attributes for name in NAMES_OF_BANDS if name in attrs]
+    there = (content.get(name) for name in NAMES_OF_BANDS if name in content)
+    stated += [plain_values(found) for found in there if hasattr(found, "dtype")]
+    out = [compare_bands(_words(value), bands, path) for value in stated]
+    unit = next(
+        (attrs[key] for attrs in attributes for key in ("BUNIT", "unit", "units") if key in attrs), ""
+    )
+    for point in dict.fromkeys(zero_points(d, len(bands))):
+        out += [f"WARNING: {text}" for text in given_doubts({"BUNIT": "".join(_texts(unit))}, point)]
+    return [text for text in out if text is not None]
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a list of them, or a single one; none of anything else."""
+    parts = np.asarray(value).reshape(-1).tolist()
+    texts = [part.decode("utf-8", "replace") if isinstance(part, bytes) else part for part in parts]
+    return texts if all(isinstance(text, str) for text in texts) else []
+
+
+def _words(value: Any) -> list[str]:
+    """Return the words of a list of texts, or of a single one: ``gri`` and ``g,r,i`` are three."""
+    texts = _texts(value)
+    if len(texts) != 1:
+        return texts
+    words = re.split(r"[,;\s]+", texts[0].strip("[]() "))
+    return words if len(words) > 1 else list(words[0])
 
 
 def _is_picture(values: np.ndarray) -> bool:

@@ -35,6 +35,7 @@ _MAGGIES = re.compile(
     r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
 _JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
+_MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
 )
@@ -257,6 +258,8 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
     if not text or _COUNTS.match(text):
         return None
     parsed = _parsed(text)
+    if isinstance(parsed, units.function.FunctionUnitBase) or _MAGNITUDES.search(text):
+        raise InputError(f"BUNIT {unit!r}: magnitudes, not fluxes; convert the image first")
     if parsed is None:
         return None
     jansky, steradian = units.Jy, units.Jy / units.sr
@@ -277,8 +280,6 @@ def zero_point_of_unit(unit: str, header: Mapping[str, Any], pixel_sr: float | N
         raise InputError(
             f"BUNIT {unit!r} is not a flux per pixel; divide by the pixels in a beam (BMAJ, BMIN) first"
         )
-    if isinstance(parsed, units.function.FunctionUnitBase) or "mag" in text.lower():
-        raise InputError(f"BUNIT {unit!r}: magnitudes, not fluxes; convert the image first")
     if _is_dimensionless(parsed):
         return None
     raise InputError(f"BUNIT {unit!r} is not a unit of a flux density per pixel")

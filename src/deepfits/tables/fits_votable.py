@@ -13,6 +13,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
+from deepfits.tables.sky import from_fk4
 from deepfits.tables.table import INFO, Table, as_info, from_astropy
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,10 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
         table = _one_row_to_many(from_astropy(content, str(path)))
         info = as_info(hdu.header.get(INFO.upper(), "{}"))
-    return replace(table, info=info)
+        frame = str(hdu.header.get("RADESYS", hdu.header.get("RADECSYS", ""))).strip().upper()
+        is_fk4 = frame.startswith("FK4") or (frame == "" and hdu.header.get("EQUINOX") == 1950)
+    table = replace(table, info=info)
+    return from_fk4(table, table.columns) if is_fk4 else table
 
 
 def _gaps_of_scaled(hdu: Any) -> dict[str, np.ndarray]:
@@ -99,4 +103,12 @@ def read_votable(path: Path, content: bytes, selection: str | None, wanted: Sequ
     chosen = candidates.index(choose_table(candidates, path, selection, wanted))
     meant = tables[chosen]
     table = from_astropy(meant.to_table(use_names_over_ids=True), str(path))
-    return replace(table, info=as_info(meant.description))
+    frames = [f for of in (tree, *tree.resources, *_below(tree.resources)) for f in of.coordinate_systems]
+    fk4 = {f.ID for f in frames if str(f.system) == "eq_FK4"}
+    old = [field.name for field in meant.fields if field.ref in fk4 and field.ref is not None]
+    return from_fk4(replace(table, info=as_info(meant.description)), old)
+
+
+def _below(resources: Sequence[Any]) -> list[Any]:
+    """Return the resources within resources, however deep."""
+    return [one for of in resources for one in (*of.resources, *_below(of.resources))]

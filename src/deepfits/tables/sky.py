@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deepfits.errors import InputError
-from deepfits.tables.table import EXACT
+from deepfits.tables.table import EXACT, Table
 from deepfits.tables.text import GAPS, IDENTITIES, SIGNS, WITH_EXPONENT
 
 POSITIONS = (
@@ -30,6 +30,8 @@ POSITIONS = (
     ("ra_deg_j2000", "dec_deg_j2000"),
     ("raj2000_deg", "dej2000_deg"), ("ra_1", "dec_1"), ("i_ra", "i_dec"), ("_ra", "_de"),
     ("ra2000", "dec2000"), ("al2000", "de2000"), ("ra_hms", "dec_dms"), ("_ra_icrs", "_de_icrs"),
+    ("ra", "decl"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"), ("x_world", "y_world"),
+    ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
 )  # fmt: skip
 OLD_POSITIONS = (
@@ -169,6 +171,23 @@ def _from_pair(
             "which by a unit (FITS, ECSV), or by the names ra_deg, dec_deg or ra_rad, dec_rad"
         )
     return _checked(longitude, latitude, pair, frame)
+
+
+def from_fk4(table: Table, names: Collection[str]) -> Table:
+    """Bring places that a file itself says are of B1950, in columns of `names`, to ICRS.
+
+    Columns whose own names say otherwise (``raj2000``) stay as they are.
+    """
+    pair = _first_pair(table.columns, POSITIONS)
+    if pair is None or not set(pair) <= set(names) or re.search("2000|icrs", " ".join(pair).lower()):
+        return table
+    found = _from_pair(table.columns, table.units, table.where, pair, "fk4")
+    log.warning("%s: %s and %s are of B1950, as the file says: brought to ICRS", table.where, *pair)
+    return replace(
+        table,
+        columns=table.columns | dict(zip(pair, (found.ra, found.dec), strict=True)),
+        units=table.units | dict.fromkeys(pair, "deg"),
+    )
 
 
 def _with_other_pair(
