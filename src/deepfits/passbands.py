@@ -53,9 +53,8 @@ STEP = 5.0
 """Of the wavelength grid on which filters are integrated, Å."""
 
 
-@lru_cache(maxsize=64)
-def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a filter's wavelengths on a regular grid, ``(W,)`` in Å, and its transmission, ``(W,)``.
+def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a filter's wavelengths, ``(W,)`` in Å, and its transmission, ``(W,)``, as they are published.
 
     Raises
     ------
@@ -78,13 +77,20 @@ def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
             ) from None
         try:
             loaded = speclite.filters.load_filter(name)
-        except ValueError:
+        except (ValueError, OSError):
             raise InputError(
                 f"filter {name!r} is neither a file nor one of speclite's, as hsc2017-i2"
             ) from None
         wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
     if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
         raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
+    return wavelength, response
+
+
+@lru_cache(maxsize=64)
+def load_filter(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a filter where it lets light through, on a regular grid of `STEP`: see `read_curve`."""
+    wavelength, response = read_curve(name)
     seen = wavelength[response > 1e-4 * response.max()]
     grid = np.arange(STEP * np.floor(seen[0] / STEP), seen[-1] + STEP, STEP)
     return grid, np.clip(np.interp(grid, wavelength, response, left=0.0, right=0.0), 0.0, None)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.errors import InputError
+from deepfits.passbands import read_curve
 
 FILTERS = {
     "u": "cfht_megacam-u",
@@ -106,7 +107,7 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
     Raises
     ------
     InputError
-        speclite is not installed, or does not know a filter.
+        A filter that cannot be read; see `deepfits.passbands.read_curve`.
     """
     out = _fluxes(filters, redshifts)
     return out / out.mean(axis=2, keepdims=True), rest_spectra()[1]
@@ -158,20 +159,7 @@ def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarra
 
 
 def filter_response(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return wavelengths in steps of 10 Å and the transmission there, ``(W,)`` each.
-
-    Raises
-    ------
-    InputError
-        speclite is not installed, or does not know the filter.
-    """
-    try:
-        import speclite.filters
-    except ImportError:
-        raise InputError('template fitting needs speclite; install "deepfits[sky]"') from None
-    try:
-        curve = speclite.filters.load_filter(name)
-    except (ValueError, OSError) as error:
-        raise InputError(f"filter {name!r}: {error}; give names of speclite, such as sdss2010-g") from error
-    wavelength = np.arange(curve.wavelength.min(), curve.wavelength.max(), 10.0)
-    return wavelength, np.interp(wavelength, curve.wavelength, curve.response)
+    """Return wavelengths in steps of 10 Å and the transmission there, ``(W,)`` each."""
+    published, response = read_curve(name)
+    wavelength = np.arange(published.min(), published.max(), 10.0)
+    return wavelength, np.interp(wavelength, published, response)
