@@ -430,6 +430,28 @@ def test_images_weights_and_bands_are_read_as_the_survey_means_them(tmp_path, sk
     assert len(store) >= 18
 
 
+def test_a_directory_of_images_with_their_weights_is_one_whatever_it_is_called(tmp_path, sky):
+    """``sky`` beside ``raw`` and ``field``, with files of the same names, is no directory of sky planes."""
+    image, variance = counts(sky, 30.0)
+    for name in ("sky", "raw", "field"):
+        (tmp_path / name).mkdir()
+        for band in "gr":
+            path = tmp_path / name / f"coadd-{band}.fits"
+            fits.writeto(path, image, header(MAGZERO=30.0, FILTER=band))
+            fits.writeto(path.with_suffix(".weight.fits"), full(1 / variance), header())
+    for name in ("sky", "raw", "field"):
+        (field,) = find_fields(tmp_path / name)
+        assert set(field.bands) == {"g", "r"}
+        weights = [path for image in field.images.values() for path, _ in image.companions]
+        assert sorted(path.relative_to(tmp_path).as_posix() for path in weights) == [
+            f"{name}/coadd-{band}.weight.fits" for band in "gr"
+        ]
+    for path in (tmp_path / "sky").glob("*.weight.fits"):
+        path.unlink()
+    with pytest.raises(InputError, match="if they are images, call it otherwise"):
+        find_fields(tmp_path / "sky")
+
+
 def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
     """Pan-STARRS's, when somebody has undone the scaling and kept the header."""
     panstarrs(tmp_path, sky)

@@ -28,7 +28,7 @@ _Kinds = dict[Path, tuple[tuple[str, ...], str | None]]
 def kind_of(path: Path) -> str | None:
     """Return what a file holds by its name, by its header or by its directory's name; None for an image."""
     kind = _kinds_in(path.parent, stamp(path.parent)).get(path, split_name(given_name(path)))[1]
-    folder = kind_of_folder(path.parent)
+    folder = _kind_of_all(path.parent)
     is_beside = (
         kind is None
         and folder is not None
@@ -125,10 +125,8 @@ def sister_directories(directory: Path) -> dict[Path, str | None]:
         found = _folders_in(here.parent, stamp(here.parent))
     except OSError:  # not ours to read
         return {}
-    is_image = kind_of_folder(here) is None
-    found = found | (
-        _folders_in(here, stamp(here)) if is_image else {here.parent: kind_of_folder(here.parent)}
-    )
+    is_image = _kind_of_all(here) is None
+    found = found | (_folders_in(here, stamp(here)) if is_image else {here.parent: _kind_of_all(here.parent)})
     return {f: kind for f, kind in found.items() if (kind is None) != is_image and os.access(f, os.R_OK)}
 
 
@@ -137,7 +135,20 @@ def _folders_in(directory: Path, stamp: tuple[int, ...]) -> dict[Path, str | Non
     """Return the directories in one, and what their files hold by their names."""
     with os.scandir(directory) as entries:
         folders = sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    return {folder: kind_of_folder(folder) for folder in folders}
+    return {folder: _kind_of_all(folder) for folder in folders}
+
+
+def _kind_of_all(directory: Path) -> str | None:
+    """Return what the files of a directory hold by its name, None for images.
+
+    One in which a file has its weights or its mask beside it is one of images, whatever it is called.
+    """
+    kind = kind_of_folder(directory)
+    if kind is None or not os.access(directory, os.R_OK):
+        return kind
+    families = _families_in(directory, stamp(directory)).values()
+    has_own = any(len({its is None for _, its in family}) == 2 for family in families)
+    return None if has_own else kind
 
 
 def _family(path: Path) -> list[_Member]:

@@ -82,7 +82,14 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
     """Return all images, those of files with several bands by their HDUs."""
     found = [s for item in _as_list(images) for source in _sources_of(item) for s in _of_each_band(source)]
     if not found:
-        raise InputError(f"{_as_list(images)[0]}: no FITS image there; check the path")
+        first = _as_list(images)[0]
+        where = Path(str(first))
+        if where.is_dir() and _holds_files(where) and kind_of_folder(where) is not None:
+            raise InputError(
+                f"{first}: by this directory's name its files belong to images of the same names beside it; "
+                "if they are images, call it otherwise"
+            )
+        raise InputError(f"{first}: no FITS image there; check the path")
     return found
 
 
