@@ -289,10 +289,15 @@ def disclaimer(head: Head) -> str:
     return " ".join(lines)
 
 
+def _cumulative(density: np.ndarray) -> np.ndarray:
+    """Return the distribution function at the edges of the cells, ``(N, G + 1)``, from 0 to 1."""
+    function = np.concatenate([np.zeros((len(density), 1)), np.cumsum(density, axis=1)], axis=1)
+    return np.asarray(function / function[:, -1:])
+
+
 def narrowed(density: np.ndarray, power: float) -> np.ndarray:
     """Return p of the cells, ``(N, G)``, narrower about the same medians by `SHARPNESS` or another power."""
-    function = np.concatenate([np.zeros((len(density), 1)), np.cumsum(density, axis=1)], axis=1)
-    sides = 2 * function / function[:, -1:] - 1
+    sides = 2 * _cumulative(density) - 1
     inside = 1 - np.clip(1 - np.abs(sides), 0, 1) ** power
     return np.asarray(np.diff(np.sign(sides) * inside, axis=1) / 2)
 
@@ -300,9 +305,7 @@ def narrowed(density: np.ndarray, power: float) -> np.ndarray:
 def quantiles_of(density: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
     """Return quantiles in z, ``(N, Q)``, of p on the cells of ln(1 + z), ``(N, G)``."""
     edges = np.arange(NUM_CELLS + 1) * CELL
-    function = np.concatenate([np.zeros((len(density), 1)), np.cumsum(density, axis=1)], axis=1)
-    function /= function[:, -1:]
-    function += np.linspace(0, 1e-9, NUM_CELLS + 1)
+    function = _cumulative(density) + np.linspace(0, 1e-9, NUM_CELLS + 1)
     out = np.stack([np.interp(levels, row, edges) for row in function])
     return sorted_quantiles(np.expm1(out))
 

@@ -218,12 +218,11 @@ def absolute_magnitudes(
     template: np.ndarray,
     dust: np.ndarray,
     templates: tuple[str, ...] = CWW,
-    band: str = REST_BAND,
 ) -> np.ndarray:
-    """Return absolute magnitudes at rest, by default in r, from observed i magnitudes: ``(N,)``."""
+    """Return absolute r magnitudes at rest from observed i magnitudes: ``(N,)``."""
     grid = colour_grid((COUNT_FILTER,), templates)
     nodes, modulus, _ = _distances()
-    stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust, band))
+    stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust, REST_BAND))
     return mag - np.interp(redshift, nodes, modulus) - stretch - 2.5 * np.log10(1 + redshift)
 
 
@@ -299,7 +298,7 @@ def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLa
     """Draw type, redshift, template, dust and absolute magnitude, again where no such galaxy exists."""
     names = ("z_spec", "template", "ebv", "mag_absolute_r")
     out = {"type": np.zeros(len(mag), dtype=int), **{name: np.zeros(len(mag)) for name in names}}
-    redraw = np.arange(len(mag))
+    redraw, grid = np.arange(len(mag)), colour_grid((COUNT_FILTER,), laws.templates)
     for _ in range(MAX_REDRAWS):
         some = mag[redraw]
         k = draw_types(some, rng, laws)
@@ -310,7 +309,7 @@ def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLa
         for column, values in zip(out.values(), (k, z, t, e, a), strict=True):
             column[redraw] = values
         is_none = (a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)
-        ultraviolet = absolute_magnitudes(some, z, t, e, laws.templates, ULTRAVIOLET)
+        ultraviolet = a - 2.5 * (grid.rest_at(t, e, ULTRAVIOLET) - grid.rest_at(t, e, REST_BAND))
         luminosity = 10 ** (-0.4 * (ultraviolet - laws.ultraviolet_limit))
         is_none |= rng.random(len(some)) > np.exp(-luminosity)
         redraw = redraw[is_none]
