@@ -8,7 +8,8 @@ scenes. Small networks learn redshifts from half of the galaxies as one survey s
 the other half as each survey shows them; then the halves change places. The sets of features are those of
 `deepfits.redshifts.features`: aperture magnitudes (``magnitudes``), apertures at a common PSF (``matched``),
 model magnitudes at the data's PSF (``model``), the scene at its reference PSF (``scene``), ``latents``, and
-``portable``: scene and matched together.
+``portable``: scene and matched together. Beside them stands the head that came with the model: as it is, and
+adapted to a hundred labels of one survey, and to all of the half.
 
 What is finished under ``--out`` is used again. The last line is one JSON object: per pair of surveys and set
 of features the metrics, and ``worst_ratio``, over all pairs the largest σ_MAD of what was learnt elsewhere
@@ -35,10 +36,16 @@ from deepfits.fitting.fitter import Fitter
 from deepfits.fitting.settings import FitSettings
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
+from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import FeatureRecipe, Source
 from deepfits.redshifts.inputs import complete_source
 from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.method import Training
+from deepfits.redshifts.methods.adapted import Adapted
 from deepfits.redshifts.methods.network import MLPConfig, train_ensemble
+from deepfits.redshifts.methods.pretrained import Pretrained
+from deepfits.redshifts.metrics import point_metrics
+from deepfits.redshifts.split import Split
 from deepfits.sky.surveys import SURVEYS, SkySurvey
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.store import CutoutStore
@@ -66,7 +73,11 @@ def main() -> None:
         sources[name], label = source.take(rows), label_here[rows]
     print(f"{len(label)} galaxies that every survey detects", flush=True)
     pairs = {name: judge(name, sources, label) for name in SETS}
-    for name, found in pairs.items():
+    by_head = {
+        name: judge_head(number, sources, label)
+        for name, number in (("head, 0", 0), ("head, 100", 100), ("head, half", len(label)))
+    }
+    for name, found in (pairs | by_head).items():
         for pair, metrics in found.items():
             print(f"{name:12} {pair:28}" + "".join(f"{metrics[m]:9.3f}" for m in metrics), flush=True)
     best = min(OURS, key=lambda name: np.mean([pairs[name][f"{s} -> {s}"]["sigma_mad"] for s in sources]))
@@ -77,7 +88,7 @@ def main() -> None:
     }
     result = {
         "galaxies": len(label),
-        "metrics": pairs,
+        "metrics": pairs | by_head,
         "best": best,
         "worst_ratio": max(ratios.values()),
         "model": model.fingerprint,
@@ -117,6 +128,7 @@ def observe(
     found = match_labels({key: np.asarray(values) for key, values in catalogue.items()}, labels)
     cutouts = store.take(np.asarray(found.rows))
     columns = fit(model, cutouts, store, directory / "fits.npz")
+    columns["model_hash"] = np.full(len(cutouts.object_id), model.fingerprint)
     source = Source(columns=columns, bands=store.info.bands)
     source = complete_source(source, store=store.directory, photometry=directory / "photometry.npz")
     truth = np.asarray(found.label_rows)
@@ -152,14 +164,53 @@ def judge(features: str, sources: dict[str, Source], label: np.ndarray) -> dict[
                 some = recipe.make(source).take(rest)
                 estimates[name][rest] = ensemble.predict(source.take(rest), some).point
         for name, estimate in estimates.items():
-            offset = (estimate - label) / (1 + label)
-            out[f"{learnt} -> {name}"] = {
-                "r2": float(1 - np.sum((estimate - label) ** 2) / np.sum((label - label.mean()) ** 2)),
-                "bias": float(offset.mean()),
-                "sigma_mad": float(1.4826 * np.median(np.abs(offset - np.median(offset)))),
-                "eta": float(np.mean(np.abs(offset) > 0.15)),
-            }
+            out[f"{learnt} -> {name}"] = measured(estimate, label)
     return out
+
+
+def judge_head(number: int, sources: dict[str, Source], label: np.ndarray) -> dict[str, dict[str, float]]:
+    """Adapt the head on each survey to some labels of a half, and judge the other half on every survey."""
+    half = np.random.default_rng(1).permutation(len(label)) % 2
+    out = {}
+    for learnt, teacher in sources.items():
+        estimates = {name: np.empty(len(label)) for name in sources}
+        for part in (0, 1):
+            learn, rest = np.flatnonzero(half != part), np.flatnonzero(half == part)
+            some = np.sort(np.random.default_rng(2).permutation(learn)[:number])
+            training = Training(dataset=as_dataset(teacher, label, some), loss="absolute")
+            method = (Adapted if number else Pretrained).fit(training).method
+            for name, source in sources.items():
+                estimates[name][rest] = method.predict(source.take(rest), None).point
+        for name, estimate in estimates.items():
+            out[f"{learnt} -> {name}"] = measured(estimate, label)
+    return out
+
+
+def measured(estimate: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Return the metrics of the table."""
+    metrics = point_metrics(estimate, label)
+    return {
+        "r2": metrics["r2"],
+        "bias": metrics["bias"],
+        "sigma_mad": metrics["sigma_mad"],
+        "eta": metrics["eta_15"],
+    }
+
+
+def as_dataset(source: Source, label: np.ndarray, learn: np.ndarray) -> Dataset:
+    """Return galaxies of which the labels of some may be learned from."""
+    none, unknown = np.empty(0, dtype=np.int64), np.full(len(label), np.nan)
+    return Dataset(
+        object_id=np.arange(len(label)),
+        value=label,
+        magnitude=unknown,
+        magnitude_name="",
+        separation_arcsec=unknown,
+        split=Split(train=learn, validation=none, test=none, unused=none),
+        source=source,
+        label_columns={},
+        counts={},
+    )
 
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
 from deepfits.survey.build import _settled_psf
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
+from deepfits.survey.stars import stand_out, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex
 
@@ -36,6 +38,62 @@ def test_the_header_is_read_where_there_are_no_stars() -> None:
     assert find_psf(None, in_pixels, 0.2)["fwhm_arcsec"] == pytest.approx(1.1, rel=0.01)
     found = find_psf(None, {"FWHM": 1.1, "PSFBETA": 2.5}, 0.2)
     assert np.allclose(gaussians_of(found, NUM_GAUSSIANS), moffat_psf(1.1, 2.5))
+
+
+def radii(num_stars: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Half-light radii and signal-to-noise of stars of radius 2 and of 600 galaxies behind the same PSF."""
+    rng = np.random.default_rng(seed)
+    snr = 30 * (1 - rng.random(num_stars + 600)) ** -1.2
+    size = np.exp(rng.normal(np.log(2.2), 0.4, num_stars + 600))
+    size[:num_stars] = 0
+    noise = np.hypot(0.01, 1 / snr) * rng.normal(size=len(snr))
+    return np.hypot(2, size) * np.exp(noise), snr
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stars_stand_out_and_compact_galaxies_do_not(seed: int) -> None:
+    for num_stars, wanted in ((60, True), (0, False)):
+        radius, snr = radii(num_stars, seed)
+        found = stellar_radius(radius, snr)
+        assert stand_out(radius, snr, found) == wanted
+        assert (abs(found / 2 - 1) < 0.04) == wanted
+    assert not stand_out(radius, snr, np.nan)
+
+
+def test_compact_galaxies_are_not_believed_before_a_narrower_header() -> None:
+    image = star(0.9, 0.168)
+    found = find_psf(image, {"FWHM": 0.7}, 0.168, stars_stand_out=False)
+    assert found == find_psf(None, {"FWHM": 0.7}, 0.168)
+    for header in ({"FWHM": 1.1}, {}):  # nothing is narrower than the PSF
+        assert abs(find_psf(image, header, 0.168, stars_stand_out=False)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+    assert abs(find_psf(image, {"FWHM": 0.7}, 0.168)["fwhm_arcsec"] / 0.9 - 1) < 0.03
+
+
+def test_that_the_psf_may_be_that_of_galaxies_is_said_unless_somebody_gives_it(caplog) -> None:
+    doubtful = find_psf(star(0.9, 0.2), {}, 0.2, stars_stand_out=False)
+    known = {"psf": dict.fromkeys("gr", doubtful), "pixel_scale_arcsec": 0.2}
+    plan = SimpleNamespace(images=SimpleNamespace(bands=("g", "r")), psf={})
+    columns = {"psfsize_r": np.array([0.7, 0.8, 0.9])}
+    psf = _settled_psf("x", known, plan, columns)  # type: ignore[arg-type]
+    assert psf["g"] == doubtful
+    assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
+    assert "field x, band g: no stars stand out" in caplog.text
+    assert "band r" not in caplog.text
+
+
+def test_a_sky_without_stars_has_the_psf_of_its_header(tmp_path) -> None:
+    rng = np.random.default_rng(3)
+    number = 400
+    catalogue = {"mag_g": rng.uniform(20, 22.5, number), "z_spec": rng.uniform(0.1, 1, number)}
+    colours = {"u": 1.0, "r": -0.5, "i": -0.8, "z": -1.0}
+    catalogue |= {f"mag_{band}": catalogue["mag_g"] + colour for band, colour in colours.items()}
+    Table(catalogue).write(tmp_path / "galaxies.fits")
+    sky = deepfits.simulate(tmp_path / "sky", catalogue=tmp_path / "galaxies.fits", size=1026, seed=5)
+    store = CutoutStore(deepfits.cutouts(sky, tmp_path / "store", size=24))
+    psf = next(iter(store.info.extra["psf"].values()))
+    header = fits.getheader(next(sky.rglob("coadd-i.fits")))
+    assert psf["i"]["source"] == "FWHM, header"
+    assert psf["i"]["fwhm_arcsec"] == pytest.approx(header["FWHM"], rel=0.01)
 
 
 def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:

@@ -194,8 +194,8 @@ class Cutting(Detecting):
     psf
         Of the bands, one or several: ``g=0.8`` (FWHM, arcsec), ``g=0.8:2.5`` (with the index of a Moffat
         profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
-        is not given it is measured on the field's stars, else read from ``FWHM`` in the header, else said to
-        be unknown.
+        is not given it is measured on the field's stars, where they stand out, else read from ``FWHM`` in the
+        header, else said to be unknown.
     """
 
     shard_size: Annotated[int, Range(ge=1)] = 2048

@@ -41,6 +41,8 @@ from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.noise import sky_doubts
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.psf import (
+    MOST_COMPACT,
+    STARS,
     UNKNOWN,
     column_record,
     find_psf,
@@ -448,8 +450,7 @@ def describe_store(
         size=plan.size,
         pixel_scale_arcsec=scale,
         fwhm_arcsec=tuple(
-            _median([_width(field, psf[name], b, plan) for name, field in fields.items()], np.nan)
-            for b in bands
+            _median([_width(field, psf[name], b) for name, field in fields.items()], np.nan) for b in bands
         ),
         noise_correlation=tuple(
             _median([field["noise_correlation"].get(b) for field in fields.values()], 1.0) for b in bands
@@ -476,11 +477,18 @@ def _settled_psf(
     for band in plan.images.bands:
         given = plan.psf.get(band, plan.psf.get(""))
         widths = psf_column(given, band, columns)
-        if widths is not None and (given is not None or psf.get(band, {}).get("source") == UNKNOWN):
+        if widths is not None and (given is not None or _source(psf, band) in (UNKNOWN, MOST_COMPACT)):
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
-        if psf.get(band, {}).get("source") == UNKNOWN:
+        if _source(psf, band) == MOST_COMPACT:
+            log.warning(
+                "WARNING: field %s, band %s: no stars stand out, and the header has no FWHM, so the PSF is "
+                "that of the most compact objects, %.2f arcsec, and too wide if these are galaxies; give it, "
+                "in arcsec, as psf=%s=0.8",
+                *(name, band, psf[band]["fwhm_arcsec"], band),
+            )
+        elif _source(psf, band) == UNKNOWN:
             log.warning(
                 "WARNING: field %s, band %s: the PSF is unknown (too few stars, no FWHM in the header); "
                 "models that need it cannot take this band until it is given, in arcsec, as psf=%s=0.8",
@@ -489,11 +497,16 @@ def _settled_psf(
     return psf
 
 
-def _width(known: dict[str, Any], psf: dict[str, Any], band: str, plan: StorePlan) -> float | None:
-    """Return the FWHM in a band of a field: of a PSF that was given, of its stars, or of its header."""
-    stated: float | None = psf.get(band, {}).get("fwhm_arcsec")
-    is_given = bool({band, ""} & plan.psf.keys())
-    return stated if is_given else known["fwhm_arcsec"].get(band) or stated
+def _width(known: dict[str, Any], psf: dict[str, Any], band: str) -> float | None:
+    """Return the FWHM in a band of a field: of its stars with the pixel in it, else of its PSF."""
+    found: float | None = psf.get(band, {}).get("fwhm_arcsec")
+    is_measured = _source(psf, band) in (STARS, MOST_COMPACT)
+    return (known["fwhm_arcsec"].get(band) if is_measured else None) or found
+
+
+def _source(psf: Mapping[str, Mapping[str, Any]], band: str) -> str:
+    """Return where the PSF of a band comes from; '' where the field lacks the band."""
+    return str(psf.get(band, {}).get("source", ""))
 
 
 def _median(values: list[float | None], default: float) -> float:
@@ -536,6 +549,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
                 plane.plane.header,
                 scale,
                 widths.get(band),
+                stars_stand_out=found.stars_stand_out,
             )
             for band, plane in field.aligned.items()
         },

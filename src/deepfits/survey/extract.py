@@ -21,7 +21,7 @@ from deepfits.survey.photometry import (
     not_measured,
 )
 from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, width_over_field
-from deepfits.survey.stars import star_score, stellar_radius
+from deepfits.survey.stars import stand_out, star_score, stellar_radius
 
 
 class Sky(Protocol):
@@ -54,6 +54,9 @@ class Extraction:
         Median image of the stars per band, the background taken off; None where there are too few.
     widths
         How the width of the PSF varies, per band; None where it does not (`width_over_field`).
+    stars_stand_out
+        Whether what was taken for stars is a peak, and not the most compact galaxies
+        (`deepfits.survey.stars.stand_out`).
     """
 
     columns: dict[str, np.ndarray]
@@ -61,6 +64,7 @@ class Extraction:
     stellar_radius_arcsec: float = np.nan
     star_images: dict[str, np.ndarray | None] = field(default_factory=dict)
     widths: dict[str, list[float] | None] = field(default_factory=dict)
+    stars_stand_out: bool = False
 
 
 def object_ids(field_name: str, number: int) -> np.ndarray:
@@ -162,6 +166,7 @@ def extract(
         stellar_radius_arcsec=stellar * scale,
         star_images=star_images,
         widths=widths,
+        stars_stand_out=stand_out(compact, snr, stellar),
     )
 
 

@@ -27,7 +27,8 @@ from deepfits.survey.bands import band_name
 from deepfits.survey.fitsfile import quiet
 from deepfits.survey.seeing import width_at
 
-UNKNOWN = "unknown"
+UNKNOWN, STARS = "unknown", "the field's stars"
+MOST_COMPACT = "the field's most compact objects, which need not be stars"
 MAX_SIDE = 1024
 CELLS = 4  # places of a varying PSF, in half the field
 
@@ -72,8 +73,13 @@ def find_psf(
     header: Mapping[str, Any],
     pixel_scale: float,
     varies: Mapping[str, Any] | None = None,
+    *,
+    stars_stand_out: bool = True,
 ) -> dict[str, Any]:
     """Decide the PSF of one band of one field, where the user does not say it; its source may be `UNKNOWN`.
+
+    The stars are believed before the header, unless they may be galaxies: nothing is narrower than the PSF,
+    so where they do not stand out and the header says less than they have, the header is right.
 
     Parameters
     ----------
@@ -81,17 +87,27 @@ def find_psf(
         The image of the field's stars, from `deepfits.survey.seeing.star_image`; None where there are too
         few.
     header
-        Of the image; ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are read where
-        the stars say nothing.
+        Of the image; ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are read.
     pixel_scale
         Arcseconds.
     varies
         How the width of the PSF varies over the field: ``coefficients`` of
         `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
+    stars_stand_out
+        Whether there are more of these stars than of slightly larger objects
+        (`deepfits.survey.stars.stand_out`).
     """
-    if stars is not None:
-        found = record(expand_image(stars, pixel_scale), "the field's stars")
-        return found | ({"varies": dict(varies)} if varies else {})
+    stated = _stated(header, pixel_scale)
+    if stars is None:
+        return stated
+    found = record(expand_image(stars, pixel_scale), STARS if stars_stand_out else MOST_COMPACT)
+    if not stars_stand_out and stated["source"] != UNKNOWN and stated["fwhm_arcsec"] < found["fwhm_arcsec"]:
+        return stated
+    return found | ({"varies": dict(varies)} if varies else {})
+
+
+def _stated(header: Mapping[str, Any], pixel_scale: float) -> dict[str, Any]:
+    """Return the PSF that a header states; its source is `UNKNOWN` where there is none."""
     fwhm = _number(header.get("FWHM"))
     if fwhm is not None and "pix" in str(getattr(header, "comments", {"FWHM": ""})["FWHM"]).lower():
         fwhm *= pixel_scale  # so DECam's pipeline

@@ -5,6 +5,8 @@ Shapes: N sources.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 # Scatter of the logarithm of the half-light radii of bright stars (undersampling, varying PSF).
@@ -16,6 +18,10 @@ CLEAR_SNR = 60.0
 # Least number of well-measured sources to look for stars among.
 LEAST = 8
 NUM_ROUNDS = 30  # of expectation and maximisation
+# Least signal-to-noise, places and half-widths in the logarithm of the radius where a peak is looked for.
+CUTS, PLACES, HALF_WIDTHS = (30, 60, 150, 300, 600, 1200), (-0.02, 0.0), (0.02, 0.03, 0.04)
+# Standard errors from which on an excess is one of stars: chance finds 2.5 among so many.
+LEAST_EXCESS = 3.0
 
 
 def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
@@ -38,6 +44,27 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     )
     start = first + int(np.argmax(counts[near]))
     return float(np.exp(np.median(values[start : start + counts[start]])))
+
+
+def stand_out(radius: np.ndarray, snr: np.ndarray, centre: float) -> bool:
+    """Say whether more sources have the half-light radius that was taken for the stars' than one beside it.
+
+    Galaxies become more and more frequent from the smallest radius on; stars are a peak before that. The
+    brighter the sources, the narrower the peak and the fewer the galaxies, so several limits of
+    signal-to-noise and several widths are tried, at the centre and just below it, where galaxies push it up.
+    Radii and signal-to-noise are as in `stellar_radius`, and `centre` is what that found.
+    """
+    if not np.isfinite(centre):
+        return False
+    good = np.isfinite(radius) & (radius > 0)
+    excess, snr = np.log(radius[good] / centre), snr[good]
+    for cut, place, half in itertools.product(CUTS, PLACES, HALF_WIDTHS):
+        edges = place + half * np.array([-3, -1, 1, 3])
+        below, at, above = np.histogram(excess[snr > cut], edges)[0].tolist()
+        beside = max(below, above)
+        if at - beside > LEAST_EXCESS * np.sqrt(at + beside):
+            return True
+    return False
 
 
 def star_score(radius: np.ndarray, snr: np.ndarray, centre: float) -> np.ndarray:
