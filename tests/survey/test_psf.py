@@ -16,7 +16,7 @@ from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
 from deepfits.survey.build import _settled_psf
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
-from deepfits.survey.stars import stand_out, stellar_radius
+from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex
 
@@ -54,10 +54,11 @@ def radii(num_stars: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_stars_stand_out_and_compact_galaxies_do_not(seed: int) -> None:
     for num_stars, wanted in ((60, True), (0, False)):
         radius, snr = radii(num_stars, seed)
-        found = stellar_radius(radius, snr)
-        assert stand_out(radius, snr, found) == wanted
-        assert (abs(found / 2 - 1) < 0.04) == wanted
-    assert not stand_out(radius, snr, np.nan)
+        found = stellar_peak(radius, snr, stellar_radius(radius, snr))
+        assert (found is not None) == wanted
+        if found is not None:
+            assert abs(found.radius / 2 - 1) < 0.03
+    assert stellar_peak(radius, snr, np.nan) is None
 
 
 def test_compact_galaxies_are_not_believed_before_a_narrower_header() -> None:

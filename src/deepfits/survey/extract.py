@@ -6,7 +6,7 @@ Shapes: N sources.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +21,7 @@ from deepfits.survey.photometry import (
     not_measured,
 )
 from deepfits.survey.seeing import choose_stars, moffat_fwhm, star_image, width_over_field
-from deepfits.survey.stars import stand_out, star_score, stellar_radius
+from deepfits.survey.stars import Locus, star_score, stellar_peak, stellar_radius
 
 
 class Sky(Protocol):
@@ -56,7 +56,7 @@ class Extraction:
         How the width of the PSF varies, per band; None where it does not (`width_over_field`).
     stars_stand_out
         Whether what was taken for stars is a peak, and not the most compact galaxies
-        (`deepfits.survey.stars.stand_out`).
+        (`deepfits.survey.stars.stellar_peak`).
     """
 
     columns: dict[str, np.ndarray]
@@ -118,10 +118,12 @@ def extract(
     del combined, is_empty
     flags = sources["flag"].astype(np.int32)
     stars = everywhere = np.empty(0, int)
+    peak = stellar_peak(compact, snr, stellar)
     if np.isfinite(stellar):
-        stars = choose_stars(compact, snr, flags, stellar)
+        around = Locus(radius=stellar, half_width=0.08, least_snr=40)
+        stars = choose_stars(compact, snr, flags, peak or around)
         if is_whole:
-            everywhere = choose_stars(compact, snr, flags, stellar, most=1000, within=0.16)
+            everywhere = choose_stars(compact, snr, flags, replace(around, half_width=0.16), most=1000)
     columns: dict[str, np.ndarray] = {}
     star_images: dict[str, np.ndarray | None] = {}
     widths: dict[str, list[float] | None] = {}
@@ -166,7 +168,7 @@ def extract(
         stellar_radius_arcsec=stellar * scale,
         star_images=star_images,
         widths=widths,
-        stars_stand_out=stand_out(compact, snr, stellar),
+        stars_stand_out=peak is not None,
     )
 
 

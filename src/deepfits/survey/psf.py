@@ -95,7 +95,7 @@ def find_psf(
         `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
     stars_stand_out
         Whether there are more of these stars than of slightly larger objects
-        (`deepfits.survey.stars.stand_out`).
+        (`deepfits.survey.stars.stellar_peak`).
     """
     stated = _stated(header, pixel_scale)
     if stars is None:

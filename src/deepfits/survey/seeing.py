@@ -9,6 +9,7 @@ from scipy import ndimage, optimize, stats
 
 from deepfits.gaussian_psf import centre_of_light
 from deepfits.photometry import GROWTH_ARCSEC, growth_circles, growth_radii, robust_scatter
+from deepfits.survey.stars import Locus
 
 SIDE, LEAST_SIDE = 25, 9
 FEWEST = 3
@@ -27,22 +28,14 @@ APERTURE_ARCSEC = 1.0
 
 
 def choose_stars(
-    radius: np.ndarray,
-    snr: np.ndarray,
-    flags: np.ndarray,
-    stellar_radius: float,
-    *,
-    most: int = 40,
-    within: float = 0.08,
+    radius: np.ndarray, snr: np.ndarray, flags: np.ndarray, locus: Locus, *, most: int = 40
 ) -> np.ndarray:
     """Choose bright unblended point sources: indices, without the brightest tenth (saturation).
 
-    `within` is how far the logarithm of a radius may be from the stars'.
-
     The brightest, because there stars of a given radius outnumber compact galaxies most.
     """
-    good = np.isfinite(radius) & (snr > 40) & (flags == 0)
-    good &= np.abs(np.log(np.where(good, radius, 1) / stellar_radius)) < within
+    good = np.isfinite(radius) & (snr > locus.least_snr) & (flags == 0)
+    good &= np.abs(np.log(np.where(good, radius, 1) / locus.radius)) < locus.half_width
     which = np.flatnonzero(good)
     which = which[np.argsort(-snr[which])]
     return which[len(which) // 10 :][:most]

@@ -6,6 +6,7 @@ Shapes: N sources.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,8 +20,9 @@ CLEAR_SNR = 60.0
 LEAST = 8
 NUM_ROUNDS = 30  # of expectation and maximisation
 # Least signal-to-noise, places and half-widths in the logarithm of the radius where a peak is looked for.
-CUTS, PLACES, HALF_WIDTHS = (30, 60, 150, 300, 600, 1200), (-0.02, 0.0), (0.02, 0.03, 0.04)
-# Standard errors from which on an excess is one of stars: chance finds 2.5 among so many.
+CUTS, HALF_WIDTHS = (30.0, 60.0, 150.0, 300.0, 600.0, 1200.0), (0.02, 0.03, 0.04)
+PLACES = (-0.06, -0.04, -0.02, 0.0, 0.02)
+# Standard errors from which on an excess is one of stars: galaxies alone reach 2.4 in all these.
 LEAST_EXCESS = 3.0
 
 
@@ -46,25 +48,38 @@ def stellar_radius(radius: np.ndarray, snr: np.ndarray) -> float:
     return float(np.exp(np.median(values[start : start + counts[start]])))
 
 
-def stand_out(radius: np.ndarray, snr: np.ndarray, centre: float) -> bool:
-    """Say whether more sources have the half-light radius that was taken for the stars' than one beside it.
+@dataclass(frozen=True, kw_only=True)
+class Locus:
+    """Where stars lie: within `half_width` in the logarithm of the half-light radius, above `least_snr`."""
+
+    radius: float
+    half_width: float
+    least_snr: float
+
+
+def stellar_peak(radius: np.ndarray, snr: np.ndarray, centre: float) -> Locus | None:
+    """Find where stars stand out most: more sources of their half-light radius than of one beside it.
 
     Galaxies become more and more frequent from the smallest radius on; stars are a peak before that. The
-    brighter the sources, the narrower the peak and the fewer the galaxies, so several limits of
-    signal-to-noise and several widths are tried, at the centre and just below it, where galaxies push it up.
-    Radii and signal-to-noise are as in `stellar_radius`, and `centre` is what that found.
+    brighter the sources, the narrower the peak and the fewer the galaxies in it, so several limits of
+    signal-to-noise and several widths are tried, at the centre and near it, where galaxies push it up.
+    Radii and signal-to-noise are as in `stellar_radius`, and `centre` is what that found. It is None where
+    no excess is beyond chance.
     """
     if not np.isfinite(centre):
-        return False
+        return None
     good = np.isfinite(radius) & (radius > 0)
     excess, snr = np.log(radius[good] / centre), snr[good]
+    found, most = None, LEAST_EXCESS
     for cut, place, half in itertools.product(CUTS, PLACES, HALF_WIDTHS):
         edges = place + half * np.array([-3, -1, 1, 3])
         below, at, above = np.histogram(excess[snr > cut], edges)[0].tolist()
         beside = max(below, above)
-        if at - beside > LEAST_EXCESS * np.sqrt(at + beside):
-            return True
-    return False
+        sureness = (at - beside) / np.sqrt(max(at + beside, 1))
+        if sureness > most:
+            most = sureness
+            found = Locus(radius=float(centre * np.exp(place)), half_width=half, least_snr=cut)
+    return found
 
 
 def star_score(radius: np.ndarray, snr: np.ndarray, centre: float) -> np.ndarray:
