@@ -483,9 +483,8 @@ def _settled_psf(
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
         if _source(psf, band) == MOST_COMPACT:
             log.warning(
-                "WARNING: field %s, band %s: no stars stand out, and the header has no FWHM, so the PSF is "
-                "that of the most compact objects, %.2f arcsec, and too wide if these are galaxies; give it, "
-                "in arcsec, as psf=%s=0.8",
+                "WARNING: field %s, band %s: no stars stand out, so the PSF is that of the most compact "
+                "objects, %.2f arcsec, and too wide if these are galaxies; give it, in arcsec, as psf=%s=0.8",
                 *(name, band, psf[band]["fwhm_arcsec"], band),
             )
         elif _source(psf, band) == UNKNOWN:

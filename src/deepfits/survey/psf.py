@@ -30,6 +30,7 @@ from deepfits.survey.seeing import width_at
 UNKNOWN, STARS = "unknown", "the field's stars"
 MOST_COMPACT = "the field's most compact objects, which need not be stars"
 MAX_SIDE = 1024
+ABOUT = 1.05  # noise makes the most compact objects a little narrower than the PSF
 CELLS = 4  # places of a varying PSF, in half the field
 
 
@@ -79,7 +80,7 @@ def find_psf(
     """Decide the PSF of one band of one field, where the user does not say it; its source may be `UNKNOWN`.
 
     The stars are believed before the header, unless they may be galaxies: nothing is narrower than the PSF,
-    so where they do not stand out and the header says less than they have, the header is right.
+    so where they do not stand out and are no narrower than the header says, the header is right.
 
     Parameters
     ----------
@@ -101,7 +102,8 @@ def find_psf(
     if stars is None:
         return stated
     found = record(expand_image(stars, pixel_scale), STARS if stars_stand_out else MOST_COMPACT)
-    if not stars_stand_out and stated["source"] != UNKNOWN and stated["fwhm_arcsec"] < found["fwhm_arcsec"]:
+    is_known = not stars_stand_out and stated["source"] != UNKNOWN
+    if is_known and stated["fwhm_arcsec"] < ABOUT * found["fwhm_arcsec"]:
         return stated
     return found | ({"varies": dict(varies)} if varies else {})
 
