@@ -136,7 +136,7 @@ _DIRECTIONS = {
     "sky": set(),
     "models": {"survey.store", "survey.normalise", "survey.bands"},
     "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
-    "fitting": {"survey.store", "survey.normalise"},
+    "fitting": {"survey.store", "survey.normalise", "models"},
     "redshifts": {"survey.store", "survey.normalise", "survey.bands", "models"},
     "reporting": {"survey.store", "redshifts.results"},
     "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},
