@@ -129,15 +129,15 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> dict[str, Any]:
+def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     """Read a JSON object, with errors that name the file.
 
     Raises
     ------
     InputError
-        The file is absent, larger than `max_bytes`, not JSON, or not an object.
+        The file is absent, larger than 64 MiB, not JSON, or not an object.
     """
-    content = parse_json(read_text(path, what=what, max_bytes=max_bytes), where=path, what=what)
+    content = parse_json(read_text(path, what=what), where=path, what=what)
     if not isinstance(content, dict):
         raise InputError(f"{path}: this {what} holds no JSON object; write it again")
     return content

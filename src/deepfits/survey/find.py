@@ -243,7 +243,7 @@ def fits_files(directory: Path) -> list[Path]:
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)
-    return [p for p in out if not p.is_dir()]
+    return out
 
 
 def _in_one_directory(
