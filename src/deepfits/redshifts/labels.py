@@ -18,7 +18,7 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
-from deepfits.tables.values import HIGHEST, is_no_value, is_redshift_name, list_values
+from deepfits.tables.values import HIGHEST, HIGHEST_MEDIAN, is_no_value, is_redshift_name, list_values
 
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
@@ -28,8 +28,8 @@ FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
 MOST_COUNTED = 100_000_000
 """Identities up to this are running numbers, which every catalogue has."""
-NO_MEDIAN, NO_MEDIAN_OF_Z = 12.0, 8.0
-"""No sample of galaxies has half of its redshifts above these; the latter where z is beside g, r, i."""
+NO_MEDIAN_OF_Z = 8.0
+"""No sample of galaxies has half of its redshifts above this; it is tried where z is beside g, r, i."""
 MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
@@ -258,7 +258,7 @@ def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, pat
     """Refuse the magnitude z of u g r i z, and whatever else is too large for most redshifts."""
     is_among_bands = column.lower() == "z" and {"g", "r", "i"} <= {name.lower() for name in columns}
     middle = float(np.median(value)) if len(value) else 0.0
-    if middle > (NO_MEDIAN_OF_Z if is_among_bands else NO_MEDIAN):
+    if middle > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
         beside = ", beside columns g, r and i" if is_among_bands else ""
         raise InputError(
             f"{path}: half of column {column!r} is above {middle:.3g}{beside}: magnitudes, no redshifts; "

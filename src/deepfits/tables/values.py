@@ -21,6 +21,8 @@ _CODES = np.array(
 )
 LOWEST, HIGHEST = -0.01, 20.0
 """A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
+HIGHEST_MEDIAN = 12.0
+"""Magnitudes, and no redshifts, where half are above this."""
 
 
 def is_redshift_name(name: str) -> bool:
