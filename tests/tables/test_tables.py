@@ -644,6 +644,12 @@ def test_other_targets_may_be_negative(tmp_path):
         (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
         (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
         (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
+        (np.array(["4.0", "4", "4a", ""]), "q != 4", [False, False, True, False]),
+        (np.array(["T", "F", ""]), "q != 1", [False, True, False]),
+        (np.array(["Y", "N", ""]), "q == true", [True, False, False]),
+        (np.array(["0,0", "4,5"]), "q == 0,0", [True, False]),
+        (np.array(["a or b", "b"]), "q != 'a or b'", [False, True]),
+        (np.array(["it's", "b"]), 'q == "it\'s"', [True, False]),
     ],
 )
 def test_conditions_compare_what_is_meant(column, condition, expected):
@@ -656,11 +662,27 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
         (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
         (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or q != QSO", "joined by 'and' alone"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != 'STAR' | q != 'QSO'", "joined by 'and' alone"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' alone"),
+        (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(column, condition, word):
     with pytest.raises(InputError, match=word):
         tables.matches_conditions({"q": column}, [condition], "x")
+
+
+def test_identities_of_another_column_are_named_where_none_matches(tmp_path):
+    features = {"object_id": 2**60 + np.arange(5)}
+    table = Table({"ID": np.arange(5), "z_spec": np.full(5, 0.3), "bestObjID": features["object_id"]})
+    table.write(tmp_path / "l.fits")
+    with pytest.raises(InputError, match="those of column 'bestObjID' match: call it object_id"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+    table.remove_column("bestObjID")
+    table.write(tmp_path / "l.fits", overwrite=True)
+    with pytest.raises(InputError, match=f"an object is '{2**60}', a label '0'"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
 
 
 def test_text_and_numbers_match_exactly_or_say_how(tmp_path):

@@ -385,14 +385,15 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
         if np.logical_and(*is_inside).mean() > 0.5:
             return "; ra and dec look swapped"
         return tables.place_hint(labels.columns["ra"], features["ra"])
-    ours, theirs = (
-        _identity_text(table, where)
-        for table, where in ((features, "features"), (labels.columns, labels.where))
-    )
+    ours = _identity_text(features, "features")
+    theirs = _identity_text(labels.columns, labels.where)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
     if np.isin(np.char.lstrip(ours, "0"), bare).any():
         return "; they would match without leading zeros: write both as text, or both as numbers"
-    return ""
+    for name, values in labels.columns.items():
+        if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
+            return f"; those of column {name!r} match: call it object_id"
+    return f": an object is {str(ours[0])!r}, a label {str(theirs[0])!r}"
 
 
 def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
