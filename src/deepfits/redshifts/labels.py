@@ -18,7 +18,14 @@ from deepfits import tables
 from deepfits.errors import InputError
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
-from deepfits.tables.values import HIGHEST, HIGHEST_MEDIAN, is_no_value, is_redshift_name, list_values
+from deepfits.tables.values import (
+    HIGHEST,
+    HIGHEST_MEDIAN,
+    STAR_REDSHIFT,
+    is_no_value,
+    is_redshift_name,
+    list_values,
+)
 
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
@@ -147,26 +154,30 @@ def _target(
     value = require_column(columns, column, path)
     names: tuple[str, ...] = ()
     if classes:
-        value, names = _as_numbers(value)
+        value, names = _class_numbers(value, column, path)
     elif is_text(value):
         value = _numbers_in_text(value, column, path)
     if is_redshift_name(column) or _VELOCITY.fullmatch(column):
         _require_no_unit(unit, column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
-        raise InputError(f"{path}: column {column!r} holds no numbers")
+        what = (
+            "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one for each object"
+        )
+        raise InputError(f"{path}: column {column!r} holds {what}")
     return value.astype(np.float64), names
 
 
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
-    """Warn of many values of exactly 0 among those that are selected; `others` are used and are not 0."""
-    zeros = int((selected == 0).sum())
+    """Warn of many values of 0 among those that are selected; `others` are used and are not 0."""
+    is_redshift = is_redshift_name(column)
+    zeros = int((np.abs(selected) < STAR_REDSHIFT if is_redshift else selected == 0).sum())
     if zeros <= max(2, 0.01 * len(selected)):
         return
-    if is_redshift_name(column):
+    if is_redshift:
         log.warning(
-            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often stands for none, or a star; "
-            "select '%s > 0' leaves them out",
-            *(path, zeros, len(selected), column, column),
+            "WARNING: %s: %d of %d rows have a %s of 0, or nearer to it than %g, which often stands for "
+            "none, or a star; select '%s > %g' leaves them out",
+            *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
         )
     elif len(others) and np.abs(others).min() > np.ptp(others):
         log.warning(
@@ -271,15 +282,38 @@ def is_text(value: np.ndarray) -> bool:
     return value.dtype.kind in "USO"
 
 
-def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the place of each value among the sorted names, NaN where there is none, and the names."""
     if value.dtype.kind == "f":
         text = np.array([f"{entry:g}" if np.isfinite(entry) else "" for entry in value.tolist()])
+    elif value.dtype.kind == "b":  # as where some of them lack
+        text = np.where(value, "true", "false")
     else:
-        text = np.array(["" if entry is None else str(entry) for entry in value.tolist()])
-    names, places = np.unique(text, return_inverse=True)
-    numbers = places.astype(np.float64)
-    numbers[text == ""] = np.nan
+        text = np.array(["" if entry is None else str(entry).strip() for entry in value.tolist()])
+    is_gap = np.isin(np.char.lower(text), GAPS)
+    if (is_gap & (text != "")).any():
+        said = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
+        log.warning(
+            "WARNING: %s: %d of %d rows are left out: %s is %s there, which stands for no class; one that is "
+            "real counts when it is called otherwise",
+            *(path, int(is_gap.sum()), len(text), column, said),
+        )
+    names, places = np.unique(text[~is_gap], return_inverse=True)
+    codes = [name for name in names.tolist() if re.fullmatch(r"-\d+|9{2,}", name)]
+    if codes and len(codes) < len(names):
+        log.warning(
+            "WARNING: %s: %s counts as a class of %s, though such numbers often stand for none; --select "
+            "'%s != %s' leaves them out",
+            *(path, " and ".join(codes), column, column, codes[0]),
+        )
+    lower = [name.lower() for name in names.tolist()]
+    if alike := [name for name in names.tolist() if lower.count(name.lower()) > 1]:
+        log.warning(
+            "WARNING: %s: %s are classes of %s each; write them alike if they are one",
+            *(path, ", ".join(alike[:6]), column),
+        )
+    numbers = np.full(len(text), np.nan)
+    numbers[~is_gap] = places
     return numbers, tuple(names.tolist())
 
 

@@ -36,12 +36,10 @@ from deepfits.sky.population import (
 from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, require_unique
-from deepfits.tables.values import HIGHEST_MEDIAN, is_no_value
+from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
 """A magnitude outside these means that there is none (−99, 99, NaN)."""
-STAR_REDSHIFT = 0.001
-"""What is nearer to 0 is a star (300 km/s), where nothing else says what it is."""
 SPACING = 48
 """Objects stand on a grid of this many pixels, each moved at random, so that few overlap."""
 SHAPE_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")

@@ -61,9 +61,10 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     How good they are: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
     """
     table, target = read(config.predictions, what="predictions"), config.label_column
-    columns, classes = table.columns, is_of_classes(config.labels, target)
+    columns, estimate = table.columns, written_name(ESTIMATE, target)
+    classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
-    estimate = "class" if classes else written_name(ESTIMATE, target)
+    estimate = "class" if classes else estimate
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
     guess = require_column(columns, estimate, config.predictions)
     rows, label_rows = _matched(columns, identity, known, config)
