@@ -697,6 +697,21 @@ def test_conditions_that_mean_nothing_are_refused(column, condition, word):
         tables.matches_conditions({"q": column}, [condition], "x")
 
 
+def test_labels_of_which_nothing_says_what_they_are_of_are_refused_with_what_is_needed(tmp_path):
+    features = {"object_id": np.arange(5), "ra": RA[:5], "dec": DEC[:5]}
+    table = Table({"z_spec": np.full(5, 0.3), "lon": RA[:5], "lat": DEC[:5]})
+    table.write(tmp_path / "l.fits")
+    with pytest.raises(
+        InputError, match=r"no column 'object_id' to match by; .* ra and dec .degrees.: .* lat, lon"
+    ):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+    table.rename_columns(["lon", "lat"], ["dec", "ra"])
+    table["dec"] += 90.0 - table["dec"].min() + 1.0
+    table.write(tmp_path / "l.fits", overwrite=True)
+    with pytest.raises(InputError, match="no label has a place: are ra and dec degrees, and not swapped"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+
+
 def test_identities_of_another_column_are_named_where_none_matches(tmp_path):
     features = {"object_id": 2**60 + np.arange(5)}
     table = Table({"ID": np.arange(5), "z_spec": np.full(5, 0.3), "bestObjID": features["object_id"]})

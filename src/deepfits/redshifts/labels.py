@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from deepfits import tables
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
 from deepfits.tables.values import (
@@ -411,6 +411,8 @@ def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions:
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Describe what may be wrong where nothing matches."""
     if match == "position":
+        if not np.isfinite(labels.columns["ra"]).any():
+            return "; no label has a place: are ra and dec degrees, and not swapped?"
         box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
         swapped = [labels.columns[name] for name in ("ra", "dec")]
         is_inside = [
@@ -523,6 +525,11 @@ def _flag(labels: Labels) -> np.ndarray | None:
 
 def _identity_text(columns: Columns, where: str) -> np.ndarray:
     """Return identities as text, in which whole numbers and text of them are the same."""
+    if "object_id" not in columns:
+        raise InputError(
+            f"{where}: no column 'object_id' to match by; name the one of identities so, or those of places "
+            f"ra and dec (degrees): {nearest('object_id', columns)}"
+        )
     return tables.identities(require_column(columns, "object_id", where), where).astype(str)
 
 
