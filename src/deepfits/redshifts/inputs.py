@@ -12,7 +12,7 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, read_arrays, writing
-from deepfits.passbands import COLUMN, filter_at, wavelength_of
+from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
@@ -74,13 +74,15 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     Raises
     ------
     InputError
-        Another number of filters than of bands, or one that is not known.
+        Another number of filters than of bands, one that is not known, or one of another band.
     """
     if not filters:
         return columns
     bands = band_names(columns)
-    seen = zip(bands, map(wavelength_of, filters_of(bands, filters)), strict=True)
-    number = len(columns["object_id"])
+    names = filters_of(bands, filters)
+    wavelengths = [wavelength_of(name) for name in names]
+    require_own_bands(bands, names, wavelengths)
+    seen, number = zip(bands, wavelengths, strict=True), len(columns["object_id"])
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
