@@ -209,3 +209,10 @@ def test_too_few_labels_are_an_error(objects):
         split_objects(*(column[:20] for column in objects))
     with pytest.raises(InputError, match="at least 30"):
         split_objects(*objects, max_labels=10)
+
+
+@pytest.mark.parametrize("name", ["object_id", "part", "ra"])
+def test_a_target_that_results_would_mistake_is_refused(tmp_path, name):
+    """The split of a target called ``part`` held the target in the place of the parts."""
+    with pytest.raises(InputError, match=f"'{name}' is what results call something else"):
+        read_labels(tmp_path / "l.fits", column=name)

@@ -33,6 +33,8 @@ SAME_PLACE_ARCSEC = 0.1
 """Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+RESERVED = ("object_id", "ra", "dec", "part")
+"""Names that results have for other things than a target."""
 MOST_COUNTED = 100_000_000
 """Identities up to this are running numbers, which every catalogue has."""
 NO_MEDIAN_OF_Z = 8.0
@@ -105,6 +107,10 @@ def read_labels(
     Rows whose value is not finite, or stands for "no redshift" (−99, −1, 9.99, 999 and their like), are left
     out and counted, because surveys mark failures so.
     """
+    if column in RESERVED:
+        raise InputError(
+            f"{path}: {column!r} is what results call something else; give the target another name"
+        )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = _with_ours(table)
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
