@@ -29,14 +29,10 @@ from deepfits.tables.values import (
 
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
-SAME_PLACE_ARCSEC = 0.1
-"""Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
 RESERVED = ("object_id", "ra", "dec", "part")
 """Names that results have for other things than a target."""
-MOST_COUNTED = 100_000_000
-"""Identities up to this are running numbers, which every catalogue has."""
 NO_MEDIAN_OF_Z = 8.0
 """No sample of galaxies has half of its redshifts above this; it is tried where z is beside g, r, i."""
 MOST_QUALITIES = 100
@@ -403,10 +399,7 @@ def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions:
     if have_positions or name is None or "ra" not in features:
         return
     theirs, ours = labels.columns[name], features["object_id"]
-    is_count = all(
-        ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in (ours, theirs)
-    )
-    if is_count and np.array_equal(theirs, labels.columns["object_id"]):
+    if tables.are_running_numbers(ours, theirs) and np.array_equal(theirs, labels.columns["object_id"]):
         log.warning(
             "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if these "
             "are the numbers of the catalogue that the objects were cut by; else add ra and dec",
@@ -446,39 +439,27 @@ def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
 
 
-def _separations(one: Columns, rows: np.ndarray, other: Columns, other_rows: np.ndarray) -> np.ndarray:
-    """Return how far rows of two tables are from each other, arcsec."""
-    from astropy.coordinates import SkyCoord
-
-    here, there = (
-        SkyCoord(columns["ra"][some], columns["dec"][some], unit="deg")
-        for columns, some in ((one, rows), (other, other_rows))
-    )
-    return np.asarray(here.separation(there).arcsec)
-
-
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
     ours, theirs = _places(features), _places(labels.columns)
     lost = int(np.isnan(theirs[0]).sum())
-    nearest_label, _ = tables.match_positions(*ours, *theirs, radius_arcsec)
-    nearest_object, _ = tables.match_positions(*theirs, *ours, radius_arcsec)
-    keep = (nearest_label >= 0) & (nearest_object[nearest_label] == np.arange(len(nearest_label)))
+    nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
+    keep = nearest_label >= 0
     # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
     others = np.flatnonzero(is_other)
-    apart = _separations(labels.columns, others, labels.columns, chosen[others])
+    apart = tables.apart_arcsec(labels.columns, others, chosen[others])
     same_place = np.full(len(others), radius_arcsec / 4)
     if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
         is_same = identity[others] == identity[chosen[others]]
-        same_place = np.where(is_same, radius_arcsec, min(SAME_PLACE_ARCSEC, radius_arcsec))
+        same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
     others = others[apart <= same_place]
     of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
     objects, label_rows, joined = _join(of_object, np.concatenate([nearest_label[keep], others]), labels)
     return Match(
         rows=objects,
         label_rows=label_rows,
-        separation_arcsec=_separations(features, objects, labels.columns, label_rows),
+        separation_arcsec=tables.apart_arcsec(features, objects, label_rows, labels.columns),
         by="position",
         counts=({"without_position": lost} if lost else {}) | joined,
     )
@@ -548,7 +529,7 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        separation[known] = _separations(features, rows[known], labels.columns, label_rows[known])
+        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
         if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
                 f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "
