@@ -17,12 +17,12 @@ from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
-from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.labels import match_labels, read_estimates, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
 from deepfits.survey.bands import places_of
-from deepfits.tables import Columns, match_identities, require_column, take_rows
+from deepfits.tables import Columns, match_identities, take_rows
 
 if TYPE_CHECKING:
     from deepfits.survey.store import StoreInfo
@@ -254,10 +254,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """
     path, _, name = photoz.rpartition(":")
     if not path:
-        values = require_column(dataset.label_columns, name, "labels")
-        if values.dtype.kind not in "fiu":
-            raise InputError(f"photoz: the column {name!r} of the labels holds no numbers")
-        return values.astype(np.float64)
+        return read_estimates(dataset.label_columns, name, "labels")
     table = read_labels(path, column=name)
     match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)

@@ -157,16 +157,46 @@ def _target(
     names: tuple[str, ...] = ()
     if classes:
         value, names = _class_numbers(value, column, path)
-    elif is_text(value):
-        value = _numbers_in_text(value, column, path)
     if is_redshift_name(column) or _VELOCITY.fullmatch(column):
         _require_no_unit(unit, column, path)
+    return _numbers(value, column, path), names
+
+
+def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
+    """Return a column of numbers, be they written as text, as float64 ``(M,)``."""
+    if is_text(value) and value.ndim == 1:
+        value = _numbers_in_text(value, column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         what = (
             "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one for each object"
         )
         raise InputError(f"{path}: column {column!r} holds {what}")
-    return value.astype(np.float64), names
+    return value.astype(np.float64)
+
+
+def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
+    """Return estimates of a target that a table of anybody's has, ``(M,)`` float64, NaN where there is none.
+
+    Raises
+    ------
+    InputError
+        The column is absent, or holds no numbers.
+
+    Notes
+    -----
+    Codes for "no estimate" (−99) count as none where they lie outside of what the others span: a poor
+    estimate is one.
+    """
+    value = _numbers(require_column(columns, column, path), column, path)
+    finite = np.flatnonzero(np.isfinite(value))
+    is_code = is_no_value(value[finite], is_redshift=False)
+    if is_code.any():
+        log.warning(
+            "WARNING: %s: %d of %d rows have no %s: %s stands for none there",
+            *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
+        )
+        value[finite[is_code]] = np.nan
+    return value
 
 
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
