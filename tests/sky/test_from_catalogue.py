@@ -106,6 +106,9 @@ def test_sizes_and_angles_count_in_the_units_that_the_table_says():
     objects = given(changed, half_light_radius_arcsec="deg", angle_deg="rad").table
     np.testing.assert_allclose(objects["half_light_radius_arcsec"], arcsec)
     np.testing.assert_allclose(objects["angle"], angle)
+    for unit in ("arcseconds", "ARCSEC", '"'):
+        found = given(table, half_light_radius_arcsec=unit).table["half_light_radius_arcsec"]
+        np.testing.assert_allclose(found, arcsec)
     with pytest.raises(InputError, match="'half_light_radius_arcsec' is in 'pix'; arcsec are needed"):
         given(table, half_light_radius_arcsec="pix")
 

@@ -200,11 +200,14 @@ class _Given:
     def _scale(self, name: str, unit: str) -> float:
         from astropy import units
 
-        stated = self.units.get(self.names[name], "")
-        try:
-            return float(units.Unit(stated or unit).to(unit))
-        except (ValueError, TypeError):
-            raise self.refusal(name, f"is in {stated!r}; {unit} are needed") from None
+        stated = self.units.get(self.names[name], "").strip()
+        text = re.sub(r"^(?:\"|''|asec)$", "arcsec", stated.lower() or unit)
+        for word in (text, text.removesuffix("s")):  # arcseconds
+            try:
+                return float(units.Unit(word).to(unit))
+            except (ValueError, TypeError):
+                continue
+        raise self.refusal(name, f"is in {stated!r}; {unit} are needed")
 
     def magnitudes(self, name: str) -> np.ndarray:
         """Return a column of AB magnitudes ``(N,)``, NaN where there is none.
