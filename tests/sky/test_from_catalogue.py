@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -77,6 +78,23 @@ def test_kinds_count_in_capitals_too_and_others_are_named(caplog):
     assert objects["kind"][:6].tolist() == ["star", "quasar", "galaxy", "galaxy", "quasar", "star"]
     assert (objects["half_light_radius_arcsec"][[0, 1, 4, 5]] == 0).all()
     assert "drawn as galaxies: other (1 times)" in caplog.text
+
+
+def test_what_objects_are_counts_in_columns_written_in_capitals():
+    table = make_table() | {"Kind": np.full(30, "STAR"), "Z_SPEC": np.zeros(30)}
+    del table["z_spec"]
+    objects = given(table).table
+    assert (objects["kind"] == "star").all()
+    assert (objects["z_spec_flag"] == 4).all()
+
+
+def test_of_several_tables_in_a_file_the_one_with_the_magnitudes_is_meant(tmp_path):
+    given = make_table(20)
+    tables = [Table({"ra": [1.0, 2.0], "dec": [1.0, 2.0]}), Table(given)]
+    fits.HDUList([fits.PrimaryHDU(), *map(fits.BinTableHDU, tables)]).writeto(tmp_path / "two.fits")
+    out = deepfits.simulate(tmp_path / "sky", catalogue=tmp_path / "two.fits", size=256)
+    truth = pq.read_table(out / "truth.parquet")
+    assert set(truth["object_id"].to_pylist()) == set(given["object_id"].tolist())
 
 
 @pytest.mark.parametrize(
@@ -216,6 +234,7 @@ def test_a_users_table_becomes_a_sky(tmp_path):
         ({}, {"columns": ["mag_u=m_u"]}, "no column 'm_u'"),
         ({}, {"columns": ["magnitude_u=mag_u"]}, "not a column that `simulate` reads"),
         ({}, {"columns": ["mag_u"]}, "is not OURS=THEIRS"),
+        ({}, {"columns": ["mag_u=mag_g", "mag_u=mag_r"]}, "'mag_u' is given twice"),
         ({}, {"where": ["z_spec > 5"]}, "no row satisfies"),
         ({"mag_u": np.full(30, -99.0)}, {}, "no row has a magnitude in every band"),
         ({"object_id": np.ones(30)}, {}, "occurs 30 times; make it unique"),

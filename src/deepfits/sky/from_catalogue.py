@@ -88,7 +88,9 @@ def resolve_columns(
             )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
+    by_lower = {name.lower(): name for name in reversed(names)}  # of bands z and Z are two
     columns = {ours: mapping.get(ours, ours) for ours in known}
+    columns |= {ours: by_lower[ours] for ours in OPTIONAL if columns[ours] not in names and ours in by_lower}
     for ours in needed:
         if columns[ours] not in names:
             close = nearest(ours, names)
@@ -369,7 +371,7 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
     Raises
     ------
     InputError
-        An item without ``=``.
+        An item without ``=``, or one of our names twice.
 
     Examples
     --------
@@ -381,5 +383,7 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
         ours, sign, theirs = item.partition("=")
         if not sign or not ours.strip() or not theirs.strip():
             raise InputError(f"columns: {item!r} is not OURS=THEIRS, as in mag_u=u_photz")
+        if ours.strip() in out:
+            raise InputError(f"columns: {ours.strip()!r} is given twice")
         out[ours.strip()] = theirs.strip()
     return out

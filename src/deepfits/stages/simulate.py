@@ -190,7 +190,8 @@ def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[Catalogu
 
     path, size, where = Path(str(config.catalogue)), config.size, list(config.where or ())
     mapping = parse_columns(config.columns)
-    table = read(path, what="catalogue", wanted=list(mapping.values()))
+    magnitudes = [mapping.get(name, name) for name in (f"mag_{band}" for band in survey.names)]
+    table = read(path, what="catalogue", wanted=magnitudes)
     keep = matches_conditions(table.columns, where, path)
     if not keep.any():
         raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
