@@ -12,17 +12,17 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, read_arrays, writing
-from deepfits.passbands import COLUMN, filter_at, wavelength_of
+from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
-from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.labels import match_labels, read_estimates, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
 from deepfits.survey.bands import places_of
-from deepfits.tables import Columns, match_identities, require_column, take_rows
+from deepfits.tables import Columns, match_identities, take_rows
 
 if TYPE_CHECKING:
     from deepfits.survey.store import StoreInfo
@@ -74,13 +74,15 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     Raises
     ------
     InputError
-        Another number of filters than of bands, or one that is not known.
+        Another number of filters than of bands, one that is not known, or one of another band.
     """
     if not filters:
         return columns
     bands = band_names(columns)
-    seen = zip(bands, map(wavelength_of, filters_of(bands, filters)), strict=True)
-    number = len(columns["object_id"])
+    names = filters_of(bands, filters)
+    wavelengths = [wavelength_of(name) for name in names]
+    require_own_bands(bands, names, wavelengths)
+    seen, number = zip(bands, wavelengths, strict=True), len(columns["object_id"])
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
@@ -236,10 +238,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """
     path, _, name = photoz.rpartition(":")
     if not path:
-        values = require_column(dataset.label_columns, name, "labels")
-        if values.dtype.kind not in "fiu":
-            raise InputError(f"photoz: the column {name!r} of the labels holds no numbers")
-        return values.astype(np.float64)
+        return read_estimates(dataset.label_columns, name, "labels")
     table = read_labels(path, column=name)
     match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)
