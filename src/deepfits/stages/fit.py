@@ -38,8 +38,8 @@ class FitConfig(Solving, FitSettings):
     Parameters
     ----------
     from_coadds
-        `store` names images, as for `cutouts`: each part of a field is cut, fitted and forgotten. The
-        features are those that a store of these cutouts would give.
+        `store` names a directory of images, or a file of all bands, as for `cutouts`: each part of a field is
+        cut, fitted and forgotten. The features are those that a store of these cutouts would give.
     catalogue
         From coadds: what to cut; without one, the objects are detected first.
     cutting
