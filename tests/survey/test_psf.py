@@ -13,7 +13,7 @@ from astropy.io import fits
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
-from deepfits.survey.build import _settled_psf
+from deepfits.survey.build import settled_psf
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
 from tests.helpers.psfex import write_psfex
@@ -43,7 +43,7 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     assert np.isnan(gaussians_of(unknown, NUM_GAUSSIANS)).all()
     known = {"psf": {"g": unknown, "r": unknown}, "pixel_scale_arcsec": 0.2}
     plan = SimpleNamespace(images=SimpleNamespace(bands=("g", "r")), psf={"r": "0.8"})
-    psf = _settled_psf("x", known, plan, {})  # type: ignore[arg-type]
+    psf = settled_psf("x", known, plan, {})  # type: ignore[arg-type]
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
     assert "field x, band g: the PSF is unknown" in caplog.text
     assert "band r" not in caplog.text
