@@ -1499,3 +1499,58 @@ def test_further_planes_of_one_kind_are_said(tmp_path, sky):
     planes = [fits.ImageHDU(full(SIGMA * factor), name=name) for factor, name in ((1, "ERR"), (1.1, "NOISE"))]
     write(tmp_path / "a.fits", image, *planes)
     assert "WARNING: the rms plane is HDU 2 (ERR), not 3 (NOISE)" in read(tmp_path)[2]
+
+
+def rewrite(path, **cards):
+    """Write what follows the ``=`` of cards as it is given, by the standard or not."""
+    content = path.read_bytes()
+    for key, text in cards.items():
+        start = content.index(f"{key:8s}=".encode())
+        card = f"{key:8s}= {text}".ljust(80).encode("latin-1")
+        assert len(card) == 80
+        content = content[:start] + card + content[start + 80 :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["plain", "packed"])
+def test_cards_that_are_no_values_by_the_standard_cost_no_other_card(tmp_path, sky, how):
+    values, _ = counts(sky, 27.0)
+    head = header(FILTER="r", MAGZERO=27.0, SEEING=0.7, OBJECT="M 51", OBSERVER="who", SATURATE=1.0)
+    path = tmp_path / "field-r.fits"
+
+    def written(**cards):
+        hdu = packed(values, head) if how == "packed" else fits.ImageHDU(values, head)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
+        rewrite(path, **cards)
+        return read(tmp_path)
+
+    odd = {"SEEING": "nan / none", "SATURATE": "inf", "OBJECT": "'M 51", "OBSERVER": "'G\u00e9rard'"}
+    image, _, _ = written(FILTER="r / no quotes", **odd)
+    np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    with pytest.raises(InputError, match=r"field-r\.fits: MAGZERO = '27,0' is not a plausible"):
+        written(MAGZERO="                27,0")
+    with pytest.raises(InputError, match=r"field-r\.fits: the WCS .*CRVAL1 = .150,0., where a number"):
+        written(CRVAL1="150,0")
+
+
+def test_exponents_may_be_written_with_a_d(tmp_path, sky):
+    """Of such a number wcslib reads what stands before the D: the image lay elsewhere on the sky."""
+    path, cards = tmp_path / "a-r.fits", {"CRVAL1": 150.0, "CDELT1": -0.25 / 3600, "CDELT2": 0.25 / 3600}
+    sip = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5}
+    head = header(FILTER="r", BUNIT="nJy", **sip, **cards)
+    head["PC1_1"], head["PC2_2"] = 1.0, 1.0
+
+    def places():
+        images = image_set(tmp_path)
+        with open_field(images.fields[0], images) as field:
+            return np.array(field.sky(np.array([0.0, 100.0]), np.array([0.0, 50.0])))
+
+    fits.writeto(path, sky.astype(np.float32), head)
+    expected = places()
+    rewrite(
+        path,
+        CRVAL1="1.5D+02 / of the middle",
+        CDELT1=f"{-0.25 / 3600:.15e}".replace("e", "D"),
+        A_2_0="3.0d-05",
+    )
+    np.testing.assert_allclose(places(), expected, atol=1e-9)
