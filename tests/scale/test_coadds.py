@@ -198,11 +198,18 @@ def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
         ({"cutting": {"zeropoint": 27}}, "did you mean 'zero_point'"),
         ({"cutting": {"shard_size": 0}}, "shard_size must be a whole number from 1"),
         ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
+        ({"catalogue": "c.parquet", "from_coadds": False}, "catalogue is for images: say from_coadds"),
+        ({"cutting": {"zero_point": 27.0}, "from_coadds": False}, "cutting is for images: say from_coadds"),
     ],
 )
 def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        fit(images, model, tmp_path / "f", from_coadds=True, **options)
+        fit(images, model, tmp_path / "f", **{"from_coadds": True, **options})
+
+
+def test_results_are_no_images(model, through_a_store, tmp_path):
+    with pytest.raises(InputError, match="the results of `deepfits cutouts`, not images"):
+        fit(through_a_store[0], model, tmp_path / "f", from_coadds=True)
 
 
 @pytest.mark.slow

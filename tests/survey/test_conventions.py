@@ -1186,6 +1186,14 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
         assert any("not used, it has another shape" in text for text in r.remarks)
 
 
+def test_maps_in_healpix_are_called_so(tmp_path, caplog):
+    hdu = fits.BinTableHDU(Table({"T": np.zeros(12)}), header=fits.Header({"PIXTYPE": "HEALPIX"}))
+    write(tmp_path / "map_g.fits", hdu)
+    with pytest.raises(InputError, match="no FITS image there"):
+        find_fields(tmp_path)
+    assert "map_g.fits: a HEALPix map is not read" in caplog.text
+
+
 def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
     coadd(tmp_path, sky.astype(np.float32))
     names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = 5
+_OF_COADDS = ("catalogue", "cutting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,8 @@ def fit(config: FitConfig) -> Path:
     """
     from deepfits.models.bundle import Model
 
+    if not config.from_coadds and (idle := [n for n in _OF_COADDS if getattr(config, n) is not None]):
+        raise InputError(f"fit: {idle[0]} is for images: say from_coadds, or leave it out")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings).resolved(loaded.aids is not None)

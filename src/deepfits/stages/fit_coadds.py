@@ -159,9 +159,11 @@ def _without_settings(
     columns: Mapping[str, np.ndarray],
 ) -> StoreInfo:
     """Keep what cutting needs to know of each field."""
-    psf = {name: build.settled_psf(name, known, plan, columns) for name, known in described.items()}
+    psf = {name: build.settled_psf(known, plan, columns) for name, known in described.items()}
     seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
-    return replace(info, extra={"psf": psf, "fields": seen})
+    kept = replace(info, extra={"psf": psf, "fields": seen})
+    build.warn_of_unknown_psfs(kept)
+    return kept
 
 
 def cutout_size(model: Model, images: ImageSet) -> int:

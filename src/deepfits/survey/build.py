@@ -137,7 +137,9 @@ def build_store(
         tasks = layout.tasks
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        store_info = there or describe_store(plan, describe_fields(plan, info, tasks, fields), columns)
+        if (store_info := there) is None:
+            store_info = describe_store(plan, describe_fields(plan, info, tasks, fields), columns)
+            warn_of_unknown_psfs(store_info)
         create_store(out, store_info)
         out = out.resolve()  # what does the work may stand elsewhere
         shards = [
@@ -491,7 +493,7 @@ def describe_store(
     """Describe the store by its fields: one scale for all, the median width of the PSF over them."""
     scale = one_scale(fields)
     bands = plan.images.bands
-    psf = {name: settled_psf(name, field, plan, columns) for name, field in fields.items()}
+    psf = {name: settled_psf(field, plan, columns) for name, field in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
@@ -533,9 +535,7 @@ def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
     return scale
 
 
-def settled_psf(
-    name: str, known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the PSFs of a field's bands, where what the user says counts before all else.
 
     A column of the catalogue with the width at each object counts where it is named, or where
@@ -549,13 +549,23 @@ def settled_psf(
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
-        if psf.get(band, {}).get("source") == UNKNOWN:
+    return psf
+
+
+def warn_of_unknown_psfs(info: StoreInfo) -> None:
+    """Say of which fields and bands the PSF is unknown, and what stands for it."""
+    for name, psf in info.extra["psf"].items():
+        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
+            if psf.get(band, {}).get("source") != UNKNOWN:
+                continue
+            then = "models that need it cannot take this band until it is given"
+            if math.isfinite(fwhm):
+                then = f"that of the other fields, {fwhm:.2f} arcsec, stands for it; better give it"
             log.warning(
                 "WARNING: field %s, band %s: the PSF is unknown (too few stars, no FWHM in the header); "
-                "models that need it cannot take this band until it is given, in arcsec, as psf=%s=0.8",
-                *(name, band, band),
+                "%s, in arcsec, as psf=%s=0.8",
+                *(name, band, then, band),
             )
-    return psf
 
 
 def _width(known: dict[str, Any], psf: dict[str, Any], band: str, plan: StorePlan) -> float | None:
