@@ -1562,3 +1562,25 @@ def test_exponents_may_be_written_with_a_d(tmp_path, sky):
         A_2_0="3.0d-05",
     )
     np.testing.assert_allclose(places(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["none", "rms"])
+def test_what_lies_between_the_rows_that_are_looked_at_first_is_held_to_the_same(tmp_path, kind):
+    """Of a high image some strips are measured; they may miss a hole of zeros, or of errors that are none."""
+    shape = (3000, 60)
+    values = np.random.default_rng(0).normal(0, SIGMA, shape).astype(np.float32)
+    values[5:50:7, 3::9] = 0  # by chance, as in counts
+    hole, other = np.s_[150:300, 20:40], np.s_[600:700, 20:40]
+    values[hole] = 0
+    head = make_wcs(shape).to_header()
+    head["FILTER"], head["BUNIT"] = "r", "nJy"
+    fits.writeto(tmp_path / "a-r.fits", values, head)
+    if kind == "rms":
+        errors = np.full(shape, SIGMA, np.float32)
+        errors[other] = 1e-10
+        fits.writeto(tmp_path / "a-r.rms.fits", errors, head)
+    weight = read(tmp_path)[1]
+    assert (weight[hole] == 0).all()
+    assert (weight[other] == 0).all() == (kind == "rms")
+    weight[hole] = weight[other] = SIGMA**-2
+    np.testing.assert_allclose(weight, SIGMA**-2, rtol=0.02)
