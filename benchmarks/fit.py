@@ -35,7 +35,7 @@ from deepfits.fitting.metric import Metric, TaughtMetric
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.settings import FitSettings
-from deepfits.fitting.solvers import LBFGS, Adam
+from deepfits.fitting.solvers import LBFGS, Adam, Solver
 from deepfits.fitting.starts import random_starts
 from deepfits.models.bundle import Model
 from deepfits.provenance import provenance
@@ -236,7 +236,7 @@ def measure_width(
     """Time ours and the plain loop on the generator widened by `factor`, and count operations."""
     model = fitter.model
     wide = widen(model.generator, factor)
-    width = wide.blocks[0].main.in_channels  # type: ignore[union-attr,index]
+    width = wide.config.width
     drawn, again = model.generator(start[:4]), wide(start[:4])
     torch.testing.assert_close(drawn, again, rtol=1e-3, atol=1e-4)
     folded = FoldedGenerator(wide)
@@ -336,7 +336,7 @@ def draw_curves(
 
     data, data_weight, _ = fitter.in_units_of_fit(image, weight)
     assert fitter.metric is not None
-    solvers = {
+    solvers: dict[str, Solver] = {
         "L-BFGS in a metric of the latent": LBFGS(metric=fitter.metric),
         "L-BFGS without a metric": LBFGS(),
         "Adam, learning rate 0.25 (M19)": Adam(),
@@ -376,7 +376,9 @@ def main() -> None:
     cutouts = load(options.store, options.objects)
     limit = measure_limit()
     found = {name: measure_objective(name, model, cutouts, limit, options) for name in options.objectives}
-    repeated = repeatability(model, options.store, *(each[:64] for each in cutouts), options.threads)
+    object_id, image, weight = cutouts
+    few = object_id[:64], image[:64], weight[:64]
+    repeated = repeatability(model, options.store, *few, options.threads)
     result = {
         "benchmark": "fit",
         **next(iter(found.values())),

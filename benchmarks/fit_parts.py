@@ -10,6 +10,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +19,20 @@ from torch import Tensor, nn
 from deepfits.fitting.folded import FoldedGenerator
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.solvers import Solver
+from deepfits.models.generator import Generator
 
 
-def widen(generator: nn.Module, factor: int) -> nn.Module:
+def widen(generator: Generator, factor: int) -> Generator:
     """Return a generator with `factor` times the channels that draws the same images.
 
     Every channel is repeated, and what reads it takes the mean (Chen, Goodfellow & Shlens 2016). The
     arithmetic is that of the wide network, the landscape of the fit that of the narrow one.
     """
     out = copy.deepcopy(generator)
-    first, blocks = out.first, out.blocks  # type: ignore[union-attr]
+    first: Any = out.first
+    blocks: Any = out.blocks
     channels = blocks[0].main.in_channels
-    out.config = dataclasses.replace(out.config, width=factor * channels)  # type: ignore[union-attr]
+    out.config = dataclasses.replace(out.config, width=factor * channels)
     with torch.no_grad():
         for name in ("weight", "bias"):
             values = getattr(first, name)

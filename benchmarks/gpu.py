@@ -21,8 +21,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ from deepfits.fitting.solvers import LBFGS  # noqa: E402
 from deepfits.models.bundle import BUILTIN_DIRECTORY, Model  # noqa: E402
 from deepfits.models.layers import ModelConfig  # noqa: E402
 from deepfits.models.wide_resnet import WideResNet, WideResNetConfig  # noqa: E402
+from deepfits.observation import Sight  # noqa: E402
 from deepfits.provenance import provenance  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.survey.normalise import Normalisation  # noqa: E402
@@ -57,6 +59,7 @@ from train import make_plain_step, make_trainer, seconds_of  # noqa: E402
 MIB = 1 << 20
 ADAM_STEPS = 500
 TIME_TO_COMPILE = 240.0  # seconds that must be left for a try
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,10 +228,9 @@ def fits(bench: Bench) -> dict[str, Any]:
         rows = torch.arange(number, device=device) % len(data) if times > 1 else slice(0, number)
         these = data[rows], weight[rows], start[rows]
         few = slice(0, min(number, sizes.adam_objects))
-        plain_adam(generator, *(t[few] for t in these), 1)
-        adam, seconds = bench.time(
-            lambda g=generator, f=few, t=these: plain_adam(g, *(x[f] for x in t), sizes.adam_steps)
-        )
+        by_adam = partial(plain_adam, generator, data[rows][few], weight[rows][few], start[rows][few])
+        by_adam(1)
+        adam, seconds = bench.time(partial(by_adam, sizes.adam_steps))
         adam_rate = len(adam.loss) / (seconds * ADAM_STEPS / sizes.adam_steps)
         rows_out: dict[str, Any] = {"adam_objects_per_second": adam_rate}
         is_narrow = width == model.config.width
@@ -317,7 +319,9 @@ def _fit(
 def train_speed(bench: Bench) -> dict[str, Any]:
     """Time training against the plain script, at the recipe's widths."""
     out = {}
-    precisions = ("float32", "tf32", "bf16") if bench.device.type == "cuda" else ("float32",)
+    precisions: tuple[Precision, ...] = (
+        ("float32", "tf32", "bf16") if bench.device.type == "cuda" else ("float32",)
+    )
     size = bench.sizes.batch
     for width in dict.fromkeys((min(128, bench.sizes.width), bench.sizes.width)):
         real = torch.randn(size, 5, SIZE, SIZE, device=bench.device)
@@ -356,7 +360,7 @@ def train_paper(bench: Bench) -> dict[str, Any]:
     )
     torch.manual_seed(0)
     model = Model.make(replace(shipped.config, width=sizes.width), shipped.info, shipped.normalisation)
-    precision = "bf16" if device.type == "cuda" else "float32"
+    precision: Precision = "bf16" if device.type == "cuda" else "float32"
     engine = Engine(EngineConfig(device=str(device), precision=precision))
     trainer = Trainer(model, config, bench.sky.noise, 0, engine)
     checkpoint, before, step = bench.out / "training.pt", 0.0, 0
@@ -399,7 +403,7 @@ def train_paper(bench: Bench) -> dict[str, Any]:
     return out
 
 
-def _health_fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: None = None) -> Tensor:
+def _health_fit(model: Model, image: Tensor, weight: Tensor, start: Tensor, sight: Sight | None) -> Tensor:
     renderer = InFlux(FoldedGenerator(model.generator), model.normalisation)
     found = fit(
         renderer, image, weight, start, num_steps=40, batch_size=min(256, len(image)), device=image.device

@@ -33,7 +33,7 @@ from deepfits.fitting.folded import FoldedGenerator  # noqa: E402
 from deepfits.fitting.metric import learn_metric  # noqa: E402
 from deepfits.fitting.rendering import InFlux  # noqa: E402
 from deepfits.models.bundle import Model  # noqa: E402
-from deepfits.observation import Observation  # noqa: E402
+from deepfits.observation import Observation, Sight  # noqa: E402
 from deepfits.recipes import recipe  # noqa: E402
 from deepfits.training.data import Batch  # noqa: E402
 from deepfits.training.engine import Engine, EngineConfig  # noqa: E402
@@ -191,7 +191,9 @@ def look(model: Model, sky: BrightSky) -> dict[str, Any]:
     noise = (3 / torch.tensor(model.normalisation.softening, device=device))[:, None, None] ** 2
     metric = learn_metric(renderer, model.config.latent_size, device=device, weight=noise)
 
-    def best(model: Model, image: Tensor, weight: Tensor, guess: Tensor, sight: None = None) -> Tensor:
+    def best(
+        model: Model, image: Tensor, weight: Tensor, guess: Tensor, sight: Sight | None = None
+    ) -> Tensor:
         found = fit(
             renderer, image, weight, guess, num_steps=100, batch_size=min(2048, len(image)),
             prior_strength=1.0, device=device, metric=metric,

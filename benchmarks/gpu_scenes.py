@@ -121,14 +121,13 @@ def prepare(path: Path, number: int, seed: int) -> None:
     table = {name: np.concatenate([part[name] for part in parts]) for name in columns}
 
     shape = (len(table["share"]), len(SURVEYS), -1)
-    halves = {name: table[name].astype(np.float16) for name in columns[2:6]}
-    np.savez_compressed(
-        path,
-        mag=mag_steps(table["flux"]).reshape(shape),
-        bulge_mag=mag_steps(table["bulge_flux"]).reshape(shape),
-        share=table["share"].astype(np.float32),
-        **halves,
-    )
+    arrays: dict[str, Any] = {
+        "mag": mag_steps(table["flux"]).reshape(shape),
+        "bulge_mag": mag_steps(table["bulge_flux"]).reshape(shape),
+        "share": table["share"].astype(np.float32),
+        **{name: table[name].astype(np.float16) for name in columns[2:6]},
+    }
+    np.savez_compressed(path, **arrays)
     print(f"{path}: {len(table['share'])} objects, {path.stat().st_size / 1e6:.2f} MB")
 
 
@@ -346,11 +345,11 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
         try:
             if stores and rng.random() < REAL_SHARE:
                 chosen = int(rng.integers(len(stores)))
-                store, images = len(skies.surveys) + chosen, next(real[chosen])
+                noise, images = len(skies.surveys) + chosen, next(real[chosen])
             else:
-                store = int(rng.integers(len(skies.surveys)))
-                images = skies.batch(store, batch, (arguments.seed << 40) + step)
-            losses = trainer.step(images, step, fraction, store=store)
+                noise = int(rng.integers(len(skies.surveys)))
+                images = skies.batch(noise, batch, (arguments.seed << 40) + step)
+            losses = trainer.step(images, step, fraction, store=noise)
         except NonFiniteLossError as error:  # what there is may serve
             print(f"{arguments.width}: ENDED EARLY: {error}", flush=True)
             break

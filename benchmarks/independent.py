@@ -46,7 +46,7 @@ SLOPE, AT_24 = 0.35, 12.0  # of log N, and galaxies of i = 24 a square arcminute
 STARS = 1 / 16
 BULGE_REDDER = np.array([0.3, 0.2, 0.08, 0.0, -0.05])  # magnitudes, over its share in i
 BINS = ((17, 19), (19, 20), (20, 21), (21, 22), (22, 23), (23, 24))
-COLOURS = ("ug", "gr", "ri", "iz")
+COLOURS = (("u", "g"), ("g", "r"), ("r", "i"), ("i", "z"))
 NEAREST_ARCSEC = 0.6
 FEWEST, NUM_RESAMPLES = 15, 200
 GSPARAMS = galsim.GSParams(maximum_fft_size=8192)

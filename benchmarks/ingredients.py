@@ -206,7 +206,7 @@ def quality(source: Source) -> Matrix:
 def judge(quantiles: np.ndarray, redshift: np.ndarray) -> list[float]:
     """Return the figures of `COLUMNS`."""
     error = delta_z(quantiles[:, MEDIAN], redshift)
-    metrics = pdf_metrics(quantiles, redshift, num_resamples=2)
+    metrics: dict[str, Any] = pdf_metrics(quantiles, redshift, num_resamples=2)
     return [
         float(robust_scatter(error)),
         float((np.abs(error) > 0.15).mean()),

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -73,10 +74,9 @@ def measure_limit(device: torch.device | str = "cpu", *, seconds: float = 0.4) -
         pixels, kernel = b.reshape(1, k, n, 1), a.reshape(m, k, 1, 1)
         operations = 2.0 * m * k * n
         shape = f"{m}x{k}x{n}"
-        rates[f"matrix product {shape}"] = _rate(lambda a=a, b=b: a @ b, operations, seconds, device)
-        rates[f"convolution {shape}"] = _rate(
-            lambda p=pixels, w=kernel: torch.nn.functional.conv2d(p, w), operations, seconds, device
-        )
+        rates[f"matrix product {shape}"] = _rate(partial(torch.matmul, a, b), operations, seconds, device)
+        convolve = partial(torch.nn.functional.conv2d, pixels, kernel)
+        rates[f"convolution {shape}"] = _rate(convolve, operations, seconds, device)
     if device.type == "cpu":
         threads = torch.get_num_threads()
         set_here = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
@@ -135,7 +135,8 @@ def theoretical_peak(threads: int) -> float | None:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return None
-    fields = dict((part.strip() for part in line.split(":", 1)) for line in text.splitlines() if ":" in line)
+    pairs = (line.partition(":") for line in text.splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, _, value in pairs}
     flags = fields.get("flags", "").split()
     if "fma" not in flags:
         return None

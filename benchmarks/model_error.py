@@ -51,7 +51,7 @@ def main() -> None:
         model.save(options.write)
     out: dict[str, Any] = {"model_error": model.model_error}
     if options.truth:
-        out["pulls"] = judge(model, *options.truth, options.objects)
+        out["pulls"] = judge(model, options.truth[0], options.truth[1], options.objects)
     print(json.dumps({"figures": out, "provenance": provenance()}))
 
 

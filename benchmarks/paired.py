@@ -71,8 +71,8 @@ def measured_difference(
     for name in value:
         values = np.array([one[name] for one in resampled])
         error = values[np.isfinite(values)].std()
-        out[name] = {"value": float(value[name]), "error": float(error)}
-        out[name] = {key: one if np.isfinite(one) else None for key, one in out[name].items()}
+        found = {"value": float(value[name]), "error": float(error)}
+        out[name] = {key: one if np.isfinite(one) else None for key, one in found.items()}
     return out
 
 

@@ -65,6 +65,7 @@ def on_workers(number: int, store: Path, out: Path, warm: Path, budget: dict[str
     """Fit a store on warm workers; return seconds, the start's seconds, and each worker's peak memory."""
     begin = time.perf_counter()
     with connect(Workers(number=number, threads=number)) as client:
+        assert client.scheduler is not None
         address = client.scheduler.address
         deepfits.fit(warm, MODEL, out.with_name(f"{out.name}-warm"), scheduler=address, **budget)
         started = time.perf_counter()

@@ -36,7 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model = Model.load(options.model)
-    rows, magnitude = {}, {}
+    rows: dict[str, tuple[CutoutStore, dict[int, int]]] = {}
+    magnitude: dict[int, float] = {}
     for name in make_surveys():
         directory = Path(options.sky) / name
         store = CutoutStore(directory / "cutouts")
@@ -46,14 +47,14 @@ def main() -> None:
         identity = labels.columns["object_id"][found.label_rows]
         rows[name] = store, dict(zip(identity.tolist(), np.asarray(found.rows).tolist(), strict=True))
         magnitude |= dict(zip(labels.columns["object_id"], labels.columns["mag_i"], strict=True))
-    common = set.intersection(*(set(found) for _, found in rows.values()))
+    common = set.intersection(*(set(row_of) for _, row_of in rows.values()))
     chosen = sorted((one for one in common if magnitude[one] > BRIGHTEST), key=lambda one: magnitude[one])[
         :NUMBER
     ]
     pictures = []
     scenes = []
-    for store, found in rows.values():
-        cutouts = store.take(np.array([found[one] for one in chosen]))
+    for store, row_of in rows.values():
+        cutouts = store.take(np.array([row_of[one] for one in chosen]))
         fitter = Fitter(model, FitSettings(uncertainty=False), store.info, threads=1)
         fitted = fitter.fit_cutouts(with_neighbours(cutouts, store.info))
         noise = np.sqrt(1 / np.median(cutouts.weight, axis=(0, 2, 3)))

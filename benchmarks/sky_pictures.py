@@ -154,7 +154,7 @@ def draw_colours(path: Path, galaxies: dict[str, np.ndarray], table: Path) -> di
     drawn = galaxies["mag_count"] < 22.5
     ours = 31.4 - 2.5 * np.log10(galaxies["flux"][drawn])
     figure, axes = plt.subplots(2, 4, figsize=(15, 6.5))
-    out = {"real_galaxies": len(mag), "drawn_galaxies": int(drawn.sum())}
+    out: dict[str, Any] = {"real_galaxies": len(mag), "drawn_galaxies": int(drawn.sum())}
     bins = np.arange(0.05, 1.25, 0.1)
     for index, (one, two) in enumerate(zip("ugri", "griz", strict=True)):
         colours = [m[:, index] - m[:, index + 1] for m in (mag, ours)]

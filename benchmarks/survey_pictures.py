@@ -38,7 +38,7 @@ pixel_scale_arcsec = 0.168
 
 def main() -> None:
     """Cut, draw, and say how many and how fast."""
-    said = {}
+    said: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         sdss = _timed(said, "sdss", REAL / "sdss", Path(temporary) / "sdss")
         _draw(sdss, "survey-sdss.png", band="r")
@@ -60,7 +60,7 @@ def main() -> None:
     print(json.dumps({**said, "provenance": provenance()}))
 
 
-def _timed(said: dict, name: str, images: Path, out: Path, **options: object) -> CutoutStore:
+def _timed(said: dict[str, Any], name: str, images: Path, out: Path, **options: Any) -> CutoutStore:
     start = time.perf_counter()
     store = CutoutStore(deepfits.cutouts(images, out, **options))
     summary = json.loads((out / "summary.json").read_text())

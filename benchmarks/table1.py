@@ -255,7 +255,7 @@ def own_inputs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def make_sky(sky: str, directory: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Go the whole way from images to features for one sky; only objects with a label are fitted."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "labels": directory / "sky" / "truth.parquet",
         "store": directory / "cutouts",
         "select": ["kind == galaxy"],

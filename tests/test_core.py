@@ -14,7 +14,15 @@ import pytest
 
 import deepfits
 from deepfits.errors import InputError, nearest
-from deepfits.files import TEMPORARY_PREFIX, fingerprint, read_json, remove_leftovers, write_json, writing
+from deepfits.files import (
+    TEMPORARY_PREFIX,
+    fingerprint,
+    read_json,
+    read_text,
+    remove_leftovers,
+    write_json,
+    writing,
+)
 from deepfits.splits import HELD_OUT_FRACTION, is_held_out, unit_hash
 
 SOURCE = Path(deepfits.__file__).parent
@@ -74,7 +82,7 @@ def test_json_round_trip_and_refusals(tmp_path):
         read_json(tmp_path / "absent.json")
     path.write_text(json.dumps({"x": "y" * 100}))
     with pytest.raises(InputError, match="more than the 10"):
-        read_json(path, max_bytes=10)
+        read_text(path, max_bytes=10)
 
 
 def test_fingerprint_changes_with_the_content(tmp_path):
@@ -89,6 +97,8 @@ def test_fingerprint_changes_with_the_content(tmp_path):
 def test_nearest_names_the_likely_key_or_all_of_them():
     assert "'steps'" in nearest("step", ["steps", "seed"])
     assert "seed, steps" in nearest("zzz", ["steps", "seed"])
+    assert nearest("Q", ["q", "z"]) == "did you mean 'q'?"
+    assert nearest("zzz", [f"c{n:03}" for n in range(700)]).endswith("c038, c039, and 660 others")
 
 
 def test_held_out_fraction_and_independence_of_order():
@@ -128,7 +138,7 @@ _DIRECTIONS = {
     "sky": set(),
     "models": {"survey.store", "survey.normalise", "survey.bands"},
     "training": {"survey.store", "survey.normalise", "survey.neighbours", "models", "fitting"},
-    "fitting": {"survey.store", "survey.normalise"},
+    "fitting": {"survey.store", "survey.normalise", "models"},
     "redshifts": {"survey.store", "survey.normalise", "survey.bands", "models"},
     "reporting": {"survey.store", "redshifts.results"},
     "explorer": {"survey", "models", "fitting", "reporting", "redshifts"},

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from deepfits.errors import InputError
-from deepfits.passbands import WAVELENGTHS, filter_centre, wavelength_in_header, wavelength_of
+from deepfits.passbands import (
+    WAVELENGTHS,
+    filter_centre,
+    require_own_bands,
+    wavelength_in_header,
+    wavelength_of,
+)
 
 
 def test_wavelengths_are_those_of_the_filters_curves():
@@ -24,6 +30,29 @@ def test_a_filter_is_a_name_a_file_or_a_number(tmp_path):
     for wrong in ("sdss2010-q", "0.48", "nan"):
         with pytest.raises(InputError, match="filter"):
             wavelength_of(wrong)
+
+
+def test_curves_in_other_units_than_angstrom_are_refused(tmp_path):
+    for factor in (0.1, 1e-4):
+        curve = tmp_path / f"{factor}.txt"
+        np.savetxt(curve, np.array([[4990, 0], [5000, 1], [5200, 1], [5210, 0]]) * [factor, 1])
+        with pytest.raises(InputError, match="write Å, not nm or µm"):
+            wavelength_of(str(curve))
+
+
+def test_filters_of_other_bands_are_refused():
+    """As they are in another order, or one place further; those of every camera suit their own bands."""
+    for camera, known in WAVELENGTHS.items():
+        require_own_bands(list(known), [f"{camera}-{band}" for band in known], list(known.values()))
+    require_own_bands(["V", "g"], ["mine.txt", "other.txt"], [5470, 5100])  # unusual ones may be
+    for bands, wavelengths, band in (
+        ("gri", (7506, 6187, 4718), "g"),
+        ("gri", (3599, 4718, 6187), "g"),
+        ("griz", (4842, 6438, 9172, 7821), "i"),
+        ("izy", (7821, 9877, 9172), "z"),
+    ):
+        with pytest.raises(InputError, match=rf"is given for band {band}, .*each of {', '.join(bands)} in"):
+            require_own_bands(list(bands), ["a-filter"] * len(bands), wavelengths)
 
 
 @pytest.mark.parametrize(

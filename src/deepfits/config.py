@@ -283,7 +283,9 @@ def _convert(value: Any, annotation: Any, where: str, key: str, range_: Range = 
         if isinstance(value, annotation):
             return value
         return annotation(_convert_literal(value, tuple(e.value for e in annotation), where, key))
-    known = isinstance(container, type) and not getattr(container, "_is_protocol", False)
+    if getattr(container, "_is_protocol", False):
+        return _accept(value, callable(value), annotation, where, key)
+    known = isinstance(container, type)
     return _accept(value, not known or isinstance(value, container), annotation, where, key)
 
 
@@ -413,4 +415,6 @@ def _describe(annotation: Any, range_: Range) -> str:
     words: dict[Any, str] = {bool: "true or false", str: "text", type(None): "left out"}
     if isinstance(annotation, type) and issubclass(annotation, PurePath):
         return "a path"
+    if getattr(annotation, "_is_protocol", False):
+        return f"a function; see {annotation.__module__}.{annotation.__name__}"
     return words.get(annotation) or str(getattr(annotation, "__name__", annotation))

@@ -15,6 +15,9 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+MOST_NAMES = 40
+"""Valid names that an error lists."""
+
 
 class InputError(ValueError):
     """The input is wrong in a way that the user can mend; the message says how."""
@@ -37,8 +40,12 @@ def nearest(key: str, valid: Iterable[str]) -> str:
     "did you mean 'seed'?"
     """
     names = sorted(valid)
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names)}"
+    close = [name for name in names if name.lower() == key.lower()]
+    close += difflib.get_close_matches(key, names, n=1, cutoff=0.6)
+    more = f", and {len(names) - MOST_NAMES} others" if len(names) > MOST_NAMES else ""
+    return (
+        f"did you mean {close[0]!r}?" if close else f"valid names are: {', '.join(names[:MOST_NAMES])}{more}"
+    )
 
 
 def require_known(what: str, name: str, valid: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,15 +130,15 @@ def write_json(path: str | Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, *, what: str = "file", max_bytes: int = 1 << 26) -> dict[str, Any]:
+def read_json(path: str | Path, *, what: str = "file") -> dict[str, Any]:
     """Read a JSON object, with errors that name the file.
 
     Raises
     ------
     InputError
-        The file is absent, larger than `max_bytes`, not JSON, or not an object.
+        The file is absent, larger than 64 MiB, not JSON, or not an object.
     """
-    content = parse_json(read_text(path, what=what, max_bytes=max_bytes), where=path, what=what)
+    content = parse_json(read_text(path, what=what), where=path, what=what)
     if not isinstance(content, dict):
         raise InputError(f"{path}: this {what} holds no JSON object; write it again")
     return content
@@ -332,17 +333,22 @@ def contents(*paths: str | Path) -> dict[str, str]:
 
 def contents_of(files: Mapping[str, Path]) -> dict[str, str]:
     """Fingerprint files under the names that are given; see `contents`."""
-    for path in files.values():
-        if not path.is_file():
-            raise InputError(f"{path}: is not a regular file; check the path")
-    is_small = sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
-    states = {
-        name: f"{path.stat().st_size} {fingerprint(path) if is_small else _sample(path)}"
-        for name, path in sorted(files.items())
-    }
+    states = states_of(files)
     if len(states) <= NAMED_FILES:
         return states
     return {f"all {len(states)} files": digest(states)}
+
+
+def states_of(files: Mapping[str, Path], *, is_sample: bool = False) -> dict[str, str]:
+    """Fingerprint each of some files; with `is_sample`, by 32 blocks of each, however small they all are."""
+    for path in files.values():
+        if not path.is_file():
+            raise InputError(f"{path}: is not a regular file; check the path")
+    is_whole = not is_sample and sum(path.stat().st_size for path in files.values()) <= WHOLE_BYTES
+    return {
+        name: f"{path.stat().st_size} {fingerprint(path) if is_whole else _sample(path)}"
+        for name, path in sorted(files.items())
+    }
 
 
 def _data_files(directory: Path) -> list[tuple[str, Path]]:
@@ -361,7 +367,13 @@ def _data_files(directory: Path) -> list[tuple[str, Path]]:
 
 
 def _sample(path: Path) -> str:
-    digest, size = hashlib.sha256(), path.stat().st_size
+    status = path.stat()
+    return _sampled(path, status.st_size, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@lru_cache(maxsize=1 << 14)
+def _sampled(path: Path, size: int, stamp: tuple[int, ...]) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as handle:
         for number in range(SAMPLES):
             handle.seek(max(size - SAMPLE_BYTES, 0) * number // (SAMPLES - 1))

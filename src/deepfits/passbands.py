@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ _WHERE = ("FILTER", "INSTRUME", "TELESCOP", "ORIGIN")
 _CARDS = ("WAVELEN", "PHOTPLAM")
 """Cards with the wavelength itself: of simulated skies, and of the Hubble Space Telescope."""
 _PLAUSIBLE = (2000.0, 25_000.0)
+SHORTEST = 1000.0
+"""No filter has a shorter mean wavelength, Å: those of files that do are in nm or µm."""
+FARTHEST = 1.2
+"""By this factor at most a filter's mean wavelength differs from those that its band usually has."""
 STEP = 5.0
 """Of the wavelength grid on which filters are integrated, Å."""
 
@@ -84,6 +88,8 @@ def read_curve(name: str) -> tuple[np.ndarray, np.ndarray]:
         wavelength, response = np.asarray(loaded.wavelength), np.asarray(loaded.response)
     if not (np.diff(wavelength) > 0).all() or not np.isfinite(response).all() or response.max() <= 0:
         raise InputError(f"filter {name!r}: wavelengths must increase and transmissions be finite")
+    if (mean := np.average(wavelength, weights=response)) < SHORTEST:
+        raise InputError(f"filter {name!r}: a mean wavelength of {mean:.4g}: write Å, not nm or µm")
     return wavelength, response
 
 
@@ -126,6 +132,32 @@ def wavelength_of(given: str | float) -> float:
     if not _PLAUSIBLE[0] < value < _PLAUSIBLE[1]:
         raise InputError(f"filter {given!r}: a mean wavelength in Å lies between 2000 and 25000")
     return value
+
+
+def require_own_bands(bands: Sequence[str], filters: Sequence[str], wavelengths: Sequence[float]) -> None:
+    """Refuse filters that are of other bands, as in another order; bands of unusual names may have any.
+
+    Raises
+    ------
+    InputError
+        A filter whose mean wavelength is far from the usual ones of its band, or nearer to those of another.
+
+    Examples
+    --------
+    >>> require_own_bands(["g", "r"], ["sdss2010-g", "sdss2010-r"], [4718, 6187])
+    """
+    usual = {
+        band: np.log([known[band] for known in WAVELENGTHS.values() if band in known]).mean()
+        for band in bands
+        if any(band in known for known in WAVELENGTHS.values())
+    }
+    for band, name, wavelength in zip(bands, filters, wavelengths, strict=True):
+        apart = {other: abs(np.log(wavelength) - value) for other, value in usual.items()}
+        if band in usual and (apart[band] > np.log(FARTHEST) or apart[band] > min(apart.values()) + 0.03):
+            raise InputError(
+                f"filters: {name!r}, at {wavelength:.0f} Å, is given for band {band}, which is near "
+                f"{np.exp(usual[band]):.0f} Å; give one for each of {', '.join(bands)} in this order"
+            )
 
 
 def filter_at(wavelength: float, band: str) -> str | None:

@@ -149,7 +149,7 @@ def test_non_finite_objects_are_named_and_keep_their_best():
         return torch.where(latent[:, :1, None, None] > 5, torch.nan, 1) * Decoder()(latent)
 
     start[1, 0] = 6.0
-    identity = Metric.constant(torch.eye(L))
+    identity = Metric(torch.zeros(L, L), torch.zeros(L, L, L))
     for solver in SOLVERS:
         result = fit(render, image, weight, start, solver=solver, num_steps=5, metric=identity)
         assert result.status[1] == Status.NON_FINITE

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepfits.photometry import FWHM_PER_SIGMA
+from deepfits.redshifts.features import MODEL_FLUXES
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
 
 BANDS = ("g", "r", "i")
@@ -42,7 +43,8 @@ def write_features(directory, sky, bands=BANDS, shards=2):
         columns = {name: sky[name][rows] for name in ("object_id", "ra", "dec")}
         columns |= {"latent": latent, "chi2": np.full(len(rows), 700.0), "dof": np.full(len(rows), 768)}
         for band in bands:
-            columns[f"flux_model_{band}"] = sky["flux"][rows, BANDS.index(band)]
+            flux = sky["flux"][rows, BANDS.index(band)]
+            columns |= {f"{name}_{band}": flux for name in ("flux_model", *MODEL_FLUXES.values())}
             columns[f"chi2_{band}"] = np.full(len(rows), 250.0)
             columns[f"dof_{band}"] = np.full(len(rows), 256)
             columns[f"half_light_arcsec_{band}"] = np.linspace(0.3, 0.9, len(rows)).astype("f4")

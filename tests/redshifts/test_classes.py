@@ -79,6 +79,34 @@ def test_table_of_classes_and_its_use(inputs, tmp_path):
     assert agreed == pytest.approx(content["rows"][0]["metrics"]["accuracy"]["value"])
 
 
+@pytest.mark.parametrize("form", ["text with gaps", "truth values", "whole numbers"])
+def test_classes_are_trained_predicted_and_evaluated_however_a_table_writes_them(inputs, tmp_path, form):
+    features, _, sky, kind = inputs
+    is_far = kind == "far"
+    values = {
+        "text with gaps": np.where(np.arange(len(kind)) < 30, "", kind),
+        "truth values": is_far,
+        "whole numbers": is_far.astype(int),
+    }[form]
+    labels = write_labels(tmp_path / "labels.parquet", sky, kind=values)
+    options = {"label_column": "kind"}
+    if form == "whole numbers":  # numbers are classes where it is said
+        out = redshift_classes(features, labels, tmp_path / "out", feature_sets=("latents",), **options)
+        model = out / "methods" / "classes-latents"
+    else:
+        model = deepfits.redshift_train(
+            features, labels, tmp_path / "model", feature_set="latents", **options
+        )
+    found = deepfits.redshift_evaluate(
+        redshift_predict(model, features, tmp_path / "p.csv"), labels, tmp_path / "evaluated", **options
+    )
+    (row,) = json.loads((found / "metrics.json").read_text())["rows"]
+    test = is_held_out(sky["object_id"]) & (values != "" if form == "text with gaps" else True)
+    assert row["num_test"] == test.sum()
+    common = max(np.mean(values[test] == one) for one in np.unique(values[test]))
+    assert row["metrics"]["accuracy"]["value"] > common
+
+
 def test_confusion_counts_every_object():
     probability = np.array([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8]])
     found = confusion(probability, np.array([0, 0, 1]), ("a", "b"))

@@ -5,7 +5,7 @@ import pytest
 from astropy.table import Table
 
 from deepfits.errors import InputError
-from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
 from deepfits.tables import matches_conditions, read_table
@@ -209,3 +209,25 @@ def test_too_few_labels_are_an_error(objects):
         split_objects(*(column[:20] for column in objects))
     with pytest.raises(InputError, match="at least 30"):
         split_objects(*objects, max_labels=10)
+
+
+@pytest.mark.parametrize("name", ["object_id", "part", "ra"])
+def test_a_target_that_results_would_mistake_is_refused(tmp_path, name):
+    """The split of a target called ``part`` held the target in the place of the parts."""
+    with pytest.raises(InputError, match=f"'{name}' is what results call something else"):
+        read_labels(tmp_path / "l.fits", column=name)
+
+
+def test_estimates_of_others_have_codes_text_and_poor_values(caplog):
+    z = np.linspace(0.1, 2, 30)
+    codes = np.where(np.arange(30) < 4, -99.0, z)
+    found = read_estimates({"zb": codes}, "zb", "mine.csv")
+    np.testing.assert_array_equal(found, np.where(codes < 0, np.nan, z))
+    assert "mine.csv: 4 of 30 rows have no zb: -99 (4 times) stands for none there" in caplog.text
+    caplog.clear()
+    poor = np.append(z, [-0.05, 7.3])  # wrong, but given
+    np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)
+    np.testing.assert_array_equal(read_estimates({"zb": z.astype(str)}, "zb", "mine.csv"), z)
+    assert not caplog.text
+    with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
+        read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")

@@ -12,6 +12,7 @@ from deepfits.gaussian_psf import moffat_psf
 from deepfits.photometry import RADII_ARCSEC, aperture_names, asinh_magnitude, matched_gaussians
 from deepfits.redshifts.features import (
     BLOCKS,
+    MODEL_FLUXES,
     FeatureRecipe,
     Source,
     model_features,
@@ -137,19 +138,11 @@ def make_columns(number=40, with_errors=True):
     generator = np.random.default_rng(0)
     columns = {"object_id": np.arange(number), "latent": generator.normal(size=(number, 3)).astype("f4")}
     for band in "gr":
-        for kind, scale in (("flux_model", 100.0), ("flux_aper_model", 60.0)):
-            columns[f"{kind}_{band}"] = scale * generator.uniform(0.5, 2, number)
-            if with_errors:
-                columns[f"{kind}_err_{band}"] = np.full(number, 2.0)
-    return columns
-
-
-def with_joined(columns):
-    generator = np.random.default_rng(5)
-    for band in "gr":
+        columns[f"flux_model_{band}"] = 100 * generator.uniform(0.5, 2, number)
         for name in aperture_names():
-            columns[f"flux_{name}_{band}"] = 80 * generator.uniform(0.5, 2, len(columns["object_id"]))
-            columns[f"flux_{name}_err_{band}"] = np.full(len(columns["object_id"]), 3.0)
+            columns[f"flux_{name}_{band}"] = 80 * generator.uniform(0.5, 2, number)
+            if with_errors:
+                columns[f"flux_{name}_err_{band}"] = np.full(number, 3.0)
     return columns
 
 
@@ -158,7 +151,7 @@ def source_of(columns):
 
 
 def test_model_features_are_magnitudes_of_drawing_and_data():
-    source = source_of(with_joined(make_columns()))
+    source = source_of(make_columns())
     softening = BLOCKS["model"].softening(source)
     np.testing.assert_array_equal(softening, np.full((3, 2), 3.0))
     matrix = model_features(source, softening)
@@ -166,18 +159,15 @@ def test_model_features_are_magnitudes_of_drawing_and_data():
     gauss = asinh_magnitude(source.columns["flux_gauss_g"], 3.0)
     np.testing.assert_allclose(column["mag_fit_gauss_g"], gauss, rtol=1e-6)
     assert "mag_model_g" not in column
-    with pytest.raises(InputError, match="fit again, or train again"):  # learned from, and not there
-        model_features(source_of(make_columns()), softening)
 
 
-def test_features_of_before_are_magnitudes_of_the_drawing():
-    softening = BLOCKS["model"].softening(source_of(make_columns()))
-    matrix = model_features(source_of(make_columns()), softening)
-    column = dict(zip(matrix.names, matrix.values.T, strict=True))
-    columns = make_columns()
-    np.testing.assert_array_equal(softening, np.full((2, 2), 2.0))
-    for name, flux in (("mag_model_aper_g", "flux_aper_model_g"), ("mag_model_r", "flux_model_r")):
-        np.testing.assert_allclose(column[name], asinh_magnitude(columns[flux], 2.0), rtol=1e-6)
+@pytest.mark.parametrize("gone", ["flux_gauss_g", "flux_gauss_", "flux_"])
+def test_features_without_fluxes_by_drawing_and_data_are_refused(gone):
+    recipe = FeatureRecipe.learn("model", source_of(make_columns()))
+    columns = {name: values for name, values in make_columns().items() if not name.startswith(gone)}
+    assert "latents" in source_of(columns).available()
+    with pytest.raises(InputError, match=r"flux_gauss_<band>.*fit again"):
+        recipe.make(source_of(columns))
 
 
 def test_model_features_of_some_are_those_of_all():
@@ -186,12 +176,6 @@ def test_model_features_of_some_are_those_of_all():
     matrix = model_features(source_of(columns), softening)
     some = model_features(source_of({name: values[3:7] for name, values in columns.items()}), softening)
     np.testing.assert_array_equal(some.values, matrix.values[3:7])
-
-
-def test_features_without_model_fluxes_are_refused():
-    columns = {name: values for name, values in make_columns().items() if not name.startswith("flux_model")}
-    with pytest.raises(InputError, match="no model fluxes"):
-        model_features(source_of(columns), np.ones((1, 2)))
 
 
 def test_sizes_are_logarithms_of_radii_beside_concentrations():
@@ -212,7 +196,7 @@ def test_sizes_are_logarithms_of_radii_beside_concentrations():
 def test_every_feature_of_the_fit_is_there_once():
     columns = {}
     for band in "gr":
-        for name in ("flux_model", "half_light_arcsec", "concentration"):
+        for name in ("flux_model", *MODEL_FLUXES.values(), "half_light_arcsec", "concentration"):
             columns[f"{name}_{band}"] = np.array([1.0, 2.0, 3.0])
     columns |= {"spread": np.array([0.0, 0.02, np.nan]), "spread_err": np.array([0.001, 0.01, np.nan])}
     made = model_features(source_of(columns), BLOCKS["model"].softening(source_of(columns)))
@@ -220,7 +204,7 @@ def test_every_feature_of_the_fit_is_there_once():
     np.testing.assert_allclose(made.values[:, names.index("spread")], [0, np.arcsinh(2), np.nan], rtol=1e-6)
     assert made.values[1, names.index("spread_sigma")] == pytest.approx(np.arcsinh(2), rel=0.02)
     assert len(set(names)) == len(names)
-    assert {"log_half_light_g", "concentration_r", "mag_model_g"} <= set(names)
+    assert {"log_half_light_g", "concentration_r", "mag_fit_gauss_g"} <= set(names)
 
 
 def observe_gaussian(sigma_galaxy, psf, size, pixel):

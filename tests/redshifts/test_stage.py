@@ -14,7 +14,7 @@ from deepfits.stages.redshifts.evaluate import redshift_evaluate
 from deepfits.stages.redshifts.load import parse_names
 from deepfits.stages.redshifts.predict import redshift_predict
 from deepfits.stages.redshifts.train import redshift_train
-from deepfits.tables import read_table
+from deepfits.tables import read_table, write_table
 from tests.helpers.redshift_inputs import (
     NUMBER,
     make_sky,
@@ -348,7 +348,7 @@ def test_estimates_of_ones_own_that_are_none_are_refused_before_any_work(inputs,
     sky = make_sky()
     kinds = write_labels(tmp_path / "kinds.parquet", sky, kind=np.full(len(sky["ra"]), "galaxy"))
     monkeypatch.setattr("deepfits.stages.redshifts.compare.train_predictor", None)
-    for table, name, said in ((labels, "nix", "no column 'nix'"), (kinds, "kind", "'kind' .* no numbers")):
+    for table, name, said in ((labels, "nix", "no column 'nix'"), (kinds, "kind", "'kind' .* not numbers")):
         with pytest.raises(InputError, match=said):
             deepfits.redshift(features, table, tmp_path / "out", photoz=name, **FAST)
     assert not (tmp_path / "out").exists()
@@ -432,6 +432,22 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     row = metrics_of(table)[0][f"{method}-{feature_set}-squared"]
     assert evaluated["rows"][0]["metrics"] == row["metrics"]
     assert evaluated["rows"][0]["pdf_metrics"]["crps"] == row["pdf_metrics"]["crps"]
+
+
+def test_estimates_of_another_program_are_judged_without_its_codes(inputs, sky, tmp_path):
+    """Those of −99 counted as estimates, which was an R² of −9,000 for a fifth of the objects."""
+    _, labels, _ = inputs
+    z_phot = sky["z_spec"] + 0.01
+    table = {name: sky[name] for name in ("object_id", "ra", "dec")}
+    coded = np.where(np.arange(len(z_phot)) < 80, -99.0, z_phot)
+    path = write_table(tmp_path / "mine.csv", {**table, "z_phot": coded})
+    found = redshift_evaluate(path, labels, tmp_path / "judged", held_out_only=False)
+    (row,) = read_json(found / "metrics.json", what="metrics")["rows"]
+    assert (row["num_test"], row["num_missing"]) == (len(z_phot) - 80, 80)
+    assert row["metrics"]["r2"]["value"] == pytest.approx(1, abs=0.01)
+    wide = write_table(tmp_path / "wide.fits", {**table, "z_phot": z_phot, "quantiles": np.ones((420, 7))})
+    with pytest.raises(InputError, match=r"wide\.fits: quantiles holds 7 values for each object, not the 15"):
+        redshift_evaluate(wide, labels, tmp_path / "wide")
 
 
 def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):

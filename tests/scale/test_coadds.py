@@ -1,9 +1,16 @@
 """Fitting straight from images: the same bits as through a store, without one, and resumable."""
 
+import json
+import shutil
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+from astropy.io import fits
+from scipy.ndimage import gaussian_filter
 
 from deepfits.errors import InputError, ShardsFailedError
 from deepfits.fitting.features import read_features
@@ -13,8 +20,9 @@ from deepfits.scale.manifest import read_manifest
 from deepfits.splits import is_held_out
 from deepfits.stages.cutouts import cutouts
 from deepfits.stages.fit import fit
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.normalise import Normalisation
-from deepfits.survey.store import StoreInfo
+from deepfits.survey.store import CutoutStore, StoreInfo
 from tests.helpers.gaussian_sky import SCALE, make_truth, write_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # of LSDB
@@ -109,17 +117,99 @@ def test_a_damaged_field_stops_no_other(images, model, through_a_store, tmp_path
     assert {n: (tmp_path / "f" / n).stat().st_mtime_ns for n in times} == times
 
 
+def test_objects_that_come_later_are_as_if_they_had_been_there(images, model, through_a_store, tmp_path):
+    """What a field's PSF and filters are is known of each field, whenever the first object on it comes."""
+    store, expected = through_a_store
+    options = {**QUICK, "from_coadds": True, "cutting": {"shard_size": 10}}
+    few = tmp_path / "few.parquet"
+    whole = pq.read_table(store / "catalogue.parquet")
+    pq.write_table(whole.filter(pc.equal(whole["field"], "field-0")), few)
+    fit(images, model, tmp_path / "f", catalogue=few, **options)
+    fit(images, model, tmp_path / "f", catalogue=store / "catalogue.parquet", **options)
+    found = read_features(tmp_path / "f")
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+
+
+def test_images_that_change_are_described_anew(images, model, through_a_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("deepfits.files.NAMED_FILES", 3)  # as in a survey of a thousand files
+    sky = shutil.copytree(images, tmp_path / "sky")
+    store, expected = through_a_store
+    options = {**QUICK, "from_coadds": True, "catalogue": store / "catalogue.parquet"}
+    options["cutting"] = {"shard_size": 10}
+    out = fit(sky, model, tmp_path / "f", **options)
+    before = read_features(out)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(before[name], values, err_msg=name)
+    for path in (sky / "field-1").glob("coadd-?.fits"):
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].data = gaussian_filter(hdus[0].data, 2.0)  # of 3.5 pixels, now 5.9
+    fit(sky, model, out, **options)
+    widths = [json.loads((out / "_coadds.json").read_text())["fields"][f"field-{n}"] for n in (0, 1)]
+    narrow, wide = ([its["psf"][band]["fwhm_arcsec"] for band in "ugriz"] for its in widths)
+    np.testing.assert_allclose(narrow, 3.5 * SCALE, rtol=0.1)
+    np.testing.assert_allclose(wide, 5.9 * SCALE, rtol=0.1)
+    anew = read_features(fit(sky, model, tmp_path / "g", **options))
+    after = read_features(out)
+    for name, values in anew.items():
+        np.testing.assert_array_equal(after[name], values, err_msg=name)
+    assert (after["flux_gauss_i"] != before["flux_gauss_i"]).mean() > 0.3
+
+
+def test_doubles_of_overlapping_fields_are_fitted_once(images, model, tmp_path):
+    sky = tmp_path / "sky"
+    for number in range(2):
+        shutil.copytree(images / "field-0", sky / f"field-{number}")
+    store = CutoutStore(cutouts(sky, tmp_path / "store", size=16))
+    found = read_features(fit(sky, model, tmp_path / "f", from_coadds=True, **QUICK))
+    np.testing.assert_array_equal(np.sort(found["object_id"]), np.sort(store.catalogue()["object_id"]))
+    assert len(found["object_id"]) == pq.read_metadata(tmp_path / "f/catalogue.parquet").num_rows / 2 > 20
+    options = {"from_coadds": True, "cutting": {"keep_duplicates": True}, **QUICK}
+    both = read_features(fit(sky, model, tmp_path / "g", **options))
+    assert len(both["object_id"]) == 2 * len(found["object_id"])
+
+
+def test_objects_on_no_image_are_counted_and_bands_go_by_their_passband(
+    images, model, through_a_store, tmp_path, caplog
+):
+    sky = shutil.copytree(images / "field-0", tmp_path / "sky")
+    for path in sky.glob("coadd-u*"):
+        with fits.open(path, mode="update") as hdus:
+            hdus[0].header["FILTER"] = "u*"
+        path.rename(sky / path.name.replace("-u", "-ustar"))
+    rows = read_catalogue(through_a_store[0] / "catalogue.parquet")
+    is_mine = rows["field"] == "field-0"
+    ra, dec = np.append(rows["ra"][is_mine], [10.0, 11.0]), np.append(rows["dec"][is_mine], [-60.0, 70.0])
+    path = tmp_path / "c.parquet"
+    options = {**QUICK, "from_coadds": True, "catalogue": path}
+    pq.write_table(pa.table({"object_id": np.arange(len(ra)), "ra": ra, "dec": dec}), path)
+    found = read_features(fit(sky, model, tmp_path / "f", **options))
+    assert len(found["object_id"]) == is_mine.sum()
+    assert f"2 of {len(ra)} objects lie on no image" in caplog.text
+    assert np.isfinite(found["flux_gauss_ustar"]).all()
+    pq.write_table(pa.table({"object_id": np.arange(len(ra)), "ra": ra / 15, "dec": dec}), path)
+    with pytest.raises(InputError, match=r"no object lies on any of the images.*look like hours"):
+        fit(sky, model, tmp_path / "g", **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"cutting": {"zeropoint": 27}}, "did you mean 'zero_point'"),
         ({"cutting": {"shard_size": 0}}, "shard_size must be a whole number from 1"),
         ({"catalogue": "nowhere.parquet"}, "no such catalogue"),
+        ({"catalogue": "c.parquet", "from_coadds": False}, "catalogue is for images: say from_coadds"),
+        ({"cutting": {"zero_point": 27.0}, "from_coadds": False}, "cutting is for images: say from_coadds"),
     ],
 )
 def test_wrong_arguments_are_refused(images, model, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        fit(images, model, tmp_path / "f", from_coadds=True, **options)
+        fit(images, model, tmp_path / "f", **{"from_coadds": True, **options})
+
+
+def test_results_are_no_images(model, through_a_store, tmp_path):
+    with pytest.raises(InputError, match="the results of `deepfits cutouts`, not images"):
+        fit(through_a_store[0], model, tmp_path / "f", from_coadds=True)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 import deepfits
 from deepfits.errors import InputError
@@ -15,9 +16,9 @@ from tests.helpers.real_data import REAL_DATA
 SURVEY = SURVEYS["clauds-hsc"]
 
 
-def given(table: dict[str, np.ndarray], mapping: dict[str, str] | None = None):
+def given(table: dict[str, np.ndarray], mapping: dict[str, str] | None = None, **units: str):
     found = resolve_columns(list(table), SURVEY, mapping or {}, "table")
-    return from_table(table, found, SURVEY, np.random.default_rng(2), "table")
+    return from_table(table, found, SURVEY, np.random.default_rng(2), "table", units)
 
 
 def test_magnitudes_are_drawn_as_they_stand():
@@ -68,12 +69,121 @@ def test_redshift_zero_is_a_star_and_nonsense_is_no_redshift():
     assert np.isfinite(objects["half_light_radius_arcsec"]).all()
 
 
-def test_kinds_count_in_capitals_too():
+def test_kinds_count_in_capitals_too_and_others_are_named(caplog):
     table = make_table()
-    table["kind"] = np.array(["STAR", "Quasar", "Galaxy", "other"] + ["galaxy"] * (len(table["z_spec"]) - 4))
+    kinds = ["STAR", "Quasar", "Galaxy", "other", "QSO", ""]
+    table["kind"] = np.array(kinds + ["galaxy"] * (len(table["z_spec"]) - len(kinds)))
+    table["z_spec"][5] = 0.0  # nobody said what it is
     objects = given(table).table
-    assert objects["kind"][:4].tolist() == ["star", "quasar", "galaxy", "galaxy"]
-    assert (objects["half_light_radius_arcsec"][:2] == 0).all()
+    assert objects["kind"][:6].tolist() == ["star", "quasar", "galaxy", "galaxy", "quasar", "star"]
+    assert (objects["half_light_radius_arcsec"][[0, 1, 4, 5]] == 0).all()
+    assert "drawn as galaxies: other (1 times)" in caplog.text
+
+
+def test_what_objects_are_counts_in_columns_written_in_capitals():
+    table = make_table() | {"Kind": np.full(30, "STAR"), "Z_SPEC": np.zeros(30)}
+    del table["z_spec"]
+    objects = given(table).table
+    assert (objects["kind"] == "star").all()
+    assert (objects["z_spec_flag"] == 4).all()
+
+
+def test_of_several_tables_in_a_file_the_one_with_the_magnitudes_is_meant(tmp_path):
+    given = make_table(20)
+    tables = [Table({"ra": [1.0, 2.0], "dec": [1.0, 2.0]}), Table(given)]
+    fits.HDUList([fits.PrimaryHDU(), *map(fits.BinTableHDU, tables)]).writeto(tmp_path / "two.fits")
+    out = deepfits.simulate(tmp_path / "sky", catalogue=tmp_path / "two.fits", size=256)
+    truth = pq.read_table(out / "truth.parquet")
+    assert set(truth["object_id"].to_pylist()) == set(given["object_id"].tolist())
+
+
+@pytest.mark.parametrize(
+    "values", [np.arange(30) % 2 * 3 + 3, np.arange(30) > 5, np.array(["PSF", "DEV"] * 15)], ids=str
+)
+def test_kinds_in_a_surveys_own_code_are_refused(values):
+    """SDSS's 3 and 6, a column of truth values and the types of the Legacy Surveys were all galaxies."""
+    with pytest.raises(InputError, match=r"column 'kind' must say galaxy, star or quasar, not .* times"):
+        given(make_table() | {"kind": values})
+
+
+def test_stars_move_and_a_table_of_them_is_doubted(caplog):
+    table = make_table()
+    table["z_spec"][:20] = np.linspace(-4e-4, 4e-4, 20)
+    objects = given(table).table
+    assert objects["kind"].tolist() == ["star"] * 20 + ["galaxy"] * 10
+    assert (objects["z_spec"][:20] == 0).all()
+    (record,) = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "20 of 30 objects with a redshift are drawn as stars" in record.getMessage()
+
+
+def test_sizes_and_angles_count_in_the_units_that_the_table_says():
+    table = make_table()
+    arcsec = table["half_light_radius_arcsec"].copy()
+    angle = np.radians(table["angle_deg"])
+    changed = table | {"half_light_radius_arcsec": arcsec / 3600, "angle_deg": angle}
+    objects = given(changed, half_light_radius_arcsec="deg", angle_deg="rad").table
+    np.testing.assert_allclose(objects["half_light_radius_arcsec"], arcsec)
+    np.testing.assert_allclose(objects["angle"], angle)
+    for unit in ("arcseconds", "ARCSEC", '"'):
+        found = given(table, half_light_radius_arcsec=unit).table["half_light_radius_arcsec"]
+        np.testing.assert_allclose(found, arcsec)
+    with pytest.raises(InputError, match="'half_light_radius_arcsec' is in 'pix'; arcsec are needed"):
+        given(table, half_light_radius_arcsec="pix")
+
+
+def test_a_code_in_place_of_an_angle_is_none():
+    table = make_table()
+    table["angle_deg"][:3] = -999.0
+    expected = given({k: v for k, v in make_table().items() if k != "angle_deg"}).table["angle"][:3]
+    np.testing.assert_array_equal(given(table).table["angle"][:3], expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "message"),
+    [
+        (lambda mag: 10 ** ((23.9 - mag) / 2.5), "uJy", "is a flux .uJy.; AB magnitudes are needed: .* 23.9"),
+        (lambda mag: 10 ** ((22.5 - mag) / 2.5), "", "holds fluxes or the like, such as"),
+        (lambda mag: 10 ** ((31.4 - mag) / 2.5), "", "holds fluxes or the like, such as"),
+        (lambda mag: mag, "mag(ST)", "holds magnitudes of another system"),
+        (lambda mag: mag, "vegamag", "holds magnitudes of another system"),
+        (lambda mag: np.stack([mag, mag], axis=1), "mag", "holds lists of 2 numbers"),
+        (lambda mag: mag.astype(str) + "*", "", "holds text, not numbers"),
+    ],
+)
+def test_what_is_no_ab_magnitude_is_refused(values, unit, message):
+    table = make_table()
+    table["g_cmodel"] = values(table["mag_g"])
+    with pytest.raises(InputError, match=f"table: column 'g_cmodel' .given as mag_g. {message}"):
+        given(table, {"mag_g": "g_cmodel"}, g_cmodel=unit)
+
+
+def test_a_column_called_flux_is_one():
+    table = make_table()
+    table["flux_g"] = 10 ** ((22.5 - table["mag_g"]) / 2.5) + 5  # all of it between 5 and 40
+    with pytest.raises(InputError, match=r"'flux_g' .given as mag_g. is a flux .by its name."):
+        given(table, {"mag_g": "flux_g"})
+
+
+@pytest.mark.parametrize("unit", ["mag", "mag(AB)", "ABmag", "AB"])
+def test_units_of_ab_magnitudes_change_nothing(unit):
+    objects = given(make_table(), **{f"mag_{b}": unit for b in BANDS}).table
+    np.testing.assert_array_equal(objects["flux"], given(make_table()).table["flux"])
+
+
+def test_a_magnitude_that_stands_for_none_again_and_again_is_none(caplog):
+    caplog.set_level("INFO")
+    table = make_table()
+    table["mag_u"][:4] = 37.5  # of a flux of 0.001, as DES wrote it
+    assert given(table).left_out == 4
+    assert "4 of 30 rows lack a magnitude, and are left out: u (4 rows)" in caplog.text
+
+
+@pytest.mark.parametrize("factor", [299792.458, 40.0], ids=["velocities", "magnitudes"])
+def test_a_column_that_holds_no_redshifts_is_refused(factor):
+    table = make_table()
+    table["z_spec"] *= factor
+    with pytest.raises(InputError, match="column 'z_spec' holds no redshifts: half of it is above"):
+        given(table)
 
 
 def test_red_galaxies_get_early_types():
@@ -124,6 +234,7 @@ def test_a_users_table_becomes_a_sky(tmp_path):
         ({}, {"columns": ["mag_u=m_u"]}, "no column 'm_u'"),
         ({}, {"columns": ["magnitude_u=mag_u"]}, "not a column that `simulate` reads"),
         ({}, {"columns": ["mag_u"]}, "is not OURS=THEIRS"),
+        ({}, {"columns": ["mag_u=mag_g", "mag_u=mag_r"]}, "'mag_u' is given twice"),
         ({}, {"where": ["z_spec > 5"]}, "no row satisfies"),
         ({"mag_u": np.full(30, -99.0)}, {}, "no row has a magnitude in every band"),
         ({"object_id": np.ones(30)}, {}, "occurs 30 times; make it unique"),

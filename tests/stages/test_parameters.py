@@ -35,6 +35,11 @@ def test_every_parameter_is_documented_once(name):
 @pytest.mark.parametrize(
     ("stage", "options", "said"),
     [
+        (
+            "report",
+            {"progress": True},
+            "progress must be a function; see deepfits.progress.Progress, not True",
+        ),
         ("report", {"num_examples": 0}, "num_examples must be a whole number from 1, not 0"),
         ("report", {"max_objects": -5}, "max_objects must be a whole number from 1, not -5"),
         ("inpaint", {"validate": True, "max_validation": 0}, "max_validation must be a whole number from 1"),

@@ -4,7 +4,12 @@ import json
 import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
 import deepfits
+from deepfits.errors import InputError
 from deepfits.files import read_json, write_json
 from deepfits.models.bundle import Model
 from deepfits.results import RECORD
@@ -43,6 +48,24 @@ def test_a_band_that_was_predicted_twice_has_a_figure_and_numbers_of_each(base, 
     assert names == {"inpaint-g.png", "inpaint-g-with-g-r.png", "inpaint-r-with-g-r.png"}
     shown = re.findall(r'src="data:image/png;base64,([^"]+)"', page.read_text())
     assert len(set(shown)) == len(shown)
+
+
+@pytest.mark.parametrize("column", ["chi2", "object_id"])
+def test_features_without_a_column_or_of_other_identities_are_named(base, tmp_path, column):
+    run = tmp_path / "run"
+    shutil.copytree(base / "run", run)
+    for path in (run / "features-both").glob("shard-*.parquet"):
+        table = pq.read_table(path)
+        place = table.column_names.index(column)
+        changed = table.remove_column(place)
+        if column == "object_id":
+            text = pa.array([f"J{number}" for number in table[column].to_pylist()])
+            changed = changed.append_column(column, text)
+        pq.write_table(changed.replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(
+        InputError, match=r"features-both: cannot read these features of this store .*; fit again"
+    ):
+        deepfits.report(run, num_examples=1)
 
 
 def test_features_of_an_unfinished_fit_say_which_model_that_came_with_the_package_made_them(tmp_path):

@@ -1186,6 +1186,14 @@ def test_weights_of_all_bands_are_those_of_bands_that_have_none(tmp_path, sky, k
         assert any("not used, it has another shape" in text for text in r.remarks)
 
 
+def test_maps_in_healpix_are_called_so(tmp_path, caplog):
+    hdu = fits.BinTableHDU(Table({"T": np.zeros(12)}), header=fits.Header({"PIXTYPE": "HEALPIX"}))
+    write(tmp_path / "map_g.fits", hdu)
+    with pytest.raises(InputError, match="no FITS image there"):
+        find_fields(tmp_path)
+    assert "map_g.fits: a HEALPix map is not read" in caplog.text
+
+
 def test_maps_that_name_no_band_are_passed_over(tmp_path, sky, caplog):
     coadd(tmp_path, sky.astype(np.float32))
     names = ("coadd_det", "coadd_detection", "chi2-segmap_v2", "coadd_det_wht")
@@ -1499,3 +1507,80 @@ def test_further_planes_of_one_kind_are_said(tmp_path, sky):
     planes = [fits.ImageHDU(full(SIGMA * factor), name=name) for factor, name in ((1, "ERR"), (1.1, "NOISE"))]
     write(tmp_path / "a.fits", image, *planes)
     assert "WARNING: the rms plane is HDU 2 (ERR), not 3 (NOISE)" in read(tmp_path)[2]
+
+
+def rewrite(path, **cards):
+    """Write what follows the ``=`` of cards as it is given, by the standard or not."""
+    content = path.read_bytes()
+    for key, text in cards.items():
+        start = content.index(f"{key:8s}=".encode())
+        card = f"{key:8s}= {text}".ljust(80).encode("latin-1")
+        assert len(card) == 80
+        content = content[:start] + card + content[start + 80 :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["plain", "packed"])
+def test_cards_that_are_no_values_by_the_standard_cost_no_other_card(tmp_path, sky, how):
+    values, _ = counts(sky, 27.0)
+    head = header(FILTER="r", MAGZERO=27.0, SEEING=0.7, OBJECT="M 51", OBSERVER="who", SATURATE=1.0)
+    path = tmp_path / "field-r.fits"
+
+    def written(**cards):
+        hdu = packed(values, head) if how == "packed" else fits.ImageHDU(values, head)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
+        rewrite(path, **cards)
+        return read(tmp_path)
+
+    odd = {"SEEING": "nan / none", "SATURATE": "inf", "OBJECT": "'M 51", "OBSERVER": "'G\u00e9rard'"}
+    image, _, _ = written(FILTER="r / no quotes", **odd)
+    np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    with pytest.raises(InputError, match=r"field-r\.fits: MAGZERO = '27,0' is not a plausible"):
+        written(MAGZERO="                27,0")
+    with pytest.raises(InputError, match=r"field-r\.fits: the WCS .*CRVAL1 = .150,0., where a number"):
+        written(CRVAL1="150,0")
+
+
+def test_exponents_may_be_written_with_a_d(tmp_path, sky):
+    """Of such a number wcslib reads what stands before the D: the image lay elsewhere on the sky."""
+    path, cards = tmp_path / "a-r.fits", {"CRVAL1": 150.0, "CDELT1": -0.25 / 3600, "CDELT2": 0.25 / 3600}
+    sip = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2, "A_2_0": 3e-5}
+    head = header(FILTER="r", BUNIT="nJy", **sip, **cards)
+    head["PC1_1"], head["PC2_2"] = 1.0, 1.0
+
+    def places():
+        images = image_set(tmp_path)
+        with open_field(images.fields[0], images) as field:
+            return np.array(field.sky(np.array([0.0, 100.0]), np.array([0.0, 50.0])))
+
+    fits.writeto(path, sky.astype(np.float32), head)
+    expected = places()
+    rewrite(
+        path,
+        CRVAL1="1.5D+02 / of the middle",
+        CDELT1=f"{-0.25 / 3600:.15e}".replace("e", "D"),
+        A_2_0="3.0d-05",
+    )
+    np.testing.assert_allclose(places(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["none", "rms"])
+def test_what_lies_between_the_rows_that_are_looked_at_first_is_held_to_the_same(tmp_path, kind):
+    """Of a high image some strips are measured; they may miss a hole of zeros, or of errors that are none."""
+    shape = (3000, 60)
+    values = np.random.default_rng(0).normal(0, SIGMA, shape).astype(np.float32)
+    values[5:50:7, 3::9] = 0  # by chance, as in counts
+    hole, other = np.s_[150:300, 20:40], np.s_[600:700, 20:40]
+    values[hole] = 0
+    head = make_wcs(shape).to_header()
+    head["FILTER"], head["BUNIT"] = "r", "nJy"
+    fits.writeto(tmp_path / "a-r.fits", values, head)
+    if kind == "rms":
+        errors = np.full(shape, SIGMA, np.float32)
+        errors[other] = 1e-10
+        fits.writeto(tmp_path / "a-r.rms.fits", errors, head)
+    weight = read(tmp_path)[1]
+    assert (weight[hole] == 0).all()
+    assert (weight[other] == 0).all() == (kind == "rms")
+    weight[hole] = weight[other] = SIGMA**-2
+    np.testing.assert_allclose(weight, SIGMA**-2, rtol=0.02)

@@ -21,7 +21,7 @@ from deepfits.survey import cutting
 from deepfits.survey.catalogue import read_catalogue, write_catalogue
 from deepfits.survey.cutting import compiled_copy, copy_windows, cut
 from deepfits.survey.store import CutoutStore
-from tests.helpers.gaussian_sky import ZERO_POINTS, make_truth, make_wcs, write_plain
+from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
 
 SHAPE = (320, 360)
@@ -392,3 +392,24 @@ def test_a_damaged_field_stops_no_other_and_the_manifest_says_so(tmp_path, worke
 
 def _identities(store):
     return CutoutStore(store).catalogue(["object_id"])["object_id"]
+
+
+def test_what_a_catalogue_says_of_images_counts_for_these_alone(tmp_path, truth):
+    """Of bands that it was not detected on, and of other images of the same names, the PSF is measured."""
+    sky = write_plain(tmp_path / "sky", truth, SHAPE, rng=np.random.default_rng(16))
+    catalogue = deepfits.detect(sky, tmp_path / "c.parquet", bands=["g", "r", "i"])
+
+    def widths(name, **options):
+        store = CutoutStore(deepfits.cutouts(sky, tmp_path / name, catalogue=catalogue, **options))
+        return dict(zip(store.info.bands, store.info.fwhm_arcsec, strict=True)), store.info.extra["fields"]
+
+    whole, described = widths("ugriz")
+    np.testing.assert_allclose([whole[b] for b in "ugriz"], 3.5 * SCALE, rtol=0.1)
+    some, its = widths("ri", bands=["r", "i"])
+    assert "stellar_radius_arcsec" in its["coadd"]  # the catalogue's own
+    assert "stellar_radius_arcsec" not in described["coadd"]
+    wide = truth | {"fwhm": truth["fwhm"] + 1.5}
+    write_plain(sky, wide, SHAPE, rng=np.random.default_rng(17))
+    other, _ = widths("other", bands=["r", "i"])
+    np.testing.assert_allclose([other[b] for b in "ri"], 5.0 * SCALE, rtol=0.1)
+    np.testing.assert_allclose([some[b] for b in "ri"], 3.5 * SCALE, rtol=0.1)

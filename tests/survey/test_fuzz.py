@@ -32,7 +32,7 @@ SHAPE = (24, 40)
 # Thousands of cases: DEEPFITS_FUZZ=2000 python -m pytest tests/survey/test_fuzz.py
 RUNS = settings(
     max_examples=int(os.environ.get("DEEPFITS_FUZZ", "60")),
-    deadline=5000,
+    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 

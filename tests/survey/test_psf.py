@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -14,7 +15,7 @@ from astropy.table import Table
 import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import NUM_GAUSSIANS, expand_image, fwhm_of, moffat_psf, psf_or_moffat
-from deepfits.survey.build import _settled_psf
+from deepfits.survey.build import settled_psf, warn_of_doubtful_psfs
 from deepfits.survey.psf import find_psf, gaussians_of, parse_psf_option, psf_of_objects, read_psf_option
 from deepfits.survey.stars import stellar_peak, stellar_radius
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, write_shard
@@ -75,10 +76,12 @@ def test_that_the_psf_may_be_that_of_galaxies_is_said_unless_somebody_gives_it(c
     known = {"psf": dict.fromkeys("gr", doubtful), "pixel_scale_arcsec": 0.2}
     plan = SimpleNamespace(images=SimpleNamespace(bands=("g", "r")), psf={})
     columns = {"psfsize_r": np.array([0.7, 0.8, 0.9])}
-    psf = _settled_psf("x", known, plan, columns)  # type: ignore[arg-type]
+    psf = settled_psf(known, plan, columns)  # type: ignore[arg-type]
     assert psf["g"] == doubtful
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
-    assert "field x, band g: no stars stand out" in caplog.text
+    info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    assert "field x, band g: the PSF is that of the most compact objects" in caplog.text
     assert "band r" not in caplog.text
 
 
@@ -102,10 +105,15 @@ def test_what_is_unknown_is_said_where_nobody_gives_it(caplog) -> None:
     assert np.isnan(gaussians_of(unknown, NUM_GAUSSIANS)).all()
     known = {"psf": {"g": unknown, "r": unknown}, "pixel_scale_arcsec": 0.2}
     plan = SimpleNamespace(images=SimpleNamespace(bands=("g", "r")), psf={"r": "0.8"})
-    psf = _settled_psf("x", known, plan, {})  # type: ignore[arg-type]
+    psf = settled_psf(known, plan, {})  # type: ignore[arg-type]
     assert psf["r"]["fwhm_arcsec"] == pytest.approx(0.8, rel=0.01)
+    info = StoreInfo(bands=("g", "r"), size=8, pixel_scale_arcsec=0.2, extra={"psf": {"x": psf}})
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(np.nan, 0.8)))
     assert "field x, band g: the PSF is unknown" in caplog.text
+    assert "cannot take this band until it is given, in arcsec, as psf=g=0.8" in caplog.text
     assert "band r" not in caplog.text
+    warn_of_doubtful_psfs(replace(info, fwhm_arcsec=(0.9, 0.8)))
+    assert "that of the other fields, 0.90 arcsec, stands for it" in caplog.text
 
 
 def test_given_psfs(tmp_path) -> None:

@@ -15,6 +15,7 @@ import deepfits
 from deepfits.errors import InputError
 from deepfits.gaussian_psf import fwhm_of
 from deepfits.survey.foreign_cutouts import to_shape
+from deepfits.survey.readers import open_cutouts, read_description
 from deepfits.survey.store import CutoutStore
 
 N, B, SIDE = 11, 3, 40
@@ -462,3 +463,25 @@ def test_packed_arrays_are_refused_and_whole_numbers_in_floats_are_identities(ar
     with h5py.File(tmp_path / "c.h5", "a") as file:
         file["image"].attrs["scale_factor"] = 1.0
     assert read(path, tmp_path / "store")[1].object_id.tolist() == arrays["object_id"].tolist()
+
+
+@pytest.mark.parametrize("kind", ["zeros", "rim", "sentinel", "errors"])
+def test_what_later_objects_lack_is_no_data(tmp_path, kind):
+    """Files are in the order of tiles: what has no data may begin after the first hundreds of objects."""
+    rng = np.random.default_rng(3)
+    image = rng.normal(0, 2.0, (260, B, 24, 24)).astype(np.float32)
+    errors = np.full(image.shape, 2.0, np.float32)
+    lost = {"zeros": np.s_[240:, 1], "rim": np.s_[255:, :, :, :6]}.get(kind, np.s_[230:, 1])
+    if kind == "errors":
+        errors[lost] = 1e-10
+    else:
+        image[lost] = -99.0 if kind == "sentinel" else 0.0
+    is_good = np.ones(image.shape, bool)
+    is_good[lost] = False
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["image"], file["noise"] = image, errors
+    keys = 'file = "c.h5"\n' + ('weight = "noise"\n' if kind == "errors" else "")
+    with open_cutouts(read_description(describe(tmp_path / "c.toml", keys + BANDS))) as found:
+        weight = found.read(0, 260, None)[1] * found.factor[:, None, None] ** 2
+    np.testing.assert_array_equal(weight > 0, is_good)
+    np.testing.assert_allclose(weight[is_good], 0.25, rtol=0.05)

@@ -397,8 +397,32 @@ def test_what_a_table_says_of_redshifts_counts(tmp_path, caplog):
     zeros = np.where(np.arange(NUM) < 5, 0.0, Z)
     Table({"object_id": IDENTITIES["small"], "z_spec": zeros}).write(tmp_path / "zeros.fits")
     assert len(read_labels(tmp_path / "zeros.fits")) == NUM
-    assert "5 of 24 rows have a z_spec of exactly 0" in caplog.text
+    assert "5 of 24 rows have a z_spec of 0, or nearer" in caplog.text
     assert "z_spec > 0" in caplog.text
+    caplog.clear()
+    stars = np.where(np.arange(NUM) < 5, np.linspace(-4e-4, 4e-4, NUM), Z)
+    Table({"object_id": IDENTITIES["small"], "z_spec": stars}).write(tmp_path / "stars.fits")
+    assert len(read_labels(tmp_path / "stars.fits")) == NUM
+    assert "5 of 24 rows have a z_spec of 0, or nearer to it than 0.001" in caplog.text
+
+
+def test_what_stands_for_no_class_is_none(tmp_path, caplog):
+    table = Table({"object_id": IDENTITIES["small"]})
+    table["kind"] = ["nan", "N/A", "", "star", *["galaxy"] * (NUM - 4)]
+    table["lp_type"] = [-99, 99, *range(NUM - 2)]
+    table.write(tmp_path / "l.fits")
+    labels = read_labels(tmp_path / "l.fits", column="kind", classes=True)
+    assert (labels.classes, labels.counts["not_finite"]) == (("galaxy", "star"), 3)
+    np.testing.assert_array_equal(labels.value, [1, *np.zeros(NUM - 4)])
+    assert "3 of 24 rows are left out: kind is N/A, nan there" in caplog.text
+    assert "classes of kind each" not in caplog.text
+    assert len(read_labels(tmp_path / "l.fits", column="lp_type", classes=True)) == NUM
+    assert "-99 and 99 counts as a class of lp_type" in caplog.text
+    assert "--select 'lp_type != -99' leaves them out" in caplog.text
+    table["kind"][:4] = "GALAXY"
+    table.write(tmp_path / "l.fits", overwrite=True)
+    assert read_labels(tmp_path / "l.fits", column="kind", classes=True).classes == ("GALAXY", "galaxy")
+    assert "GALAXY, galaxy are classes of kind each; write them alike if they are one" in caplog.text
 
 
 def test_labels_that_lie_beside_or_swapped_are_told(caplog):
@@ -644,6 +668,12 @@ def test_other_targets_may_be_negative(tmp_path):
         (np.array(["A", "4", "B"]), "q == 4", [False, True, False]),
         (np.array([2**60, 2**60 + 1]), f"q == {2**60 + 1}", [False, True]),
         (np.array([1, 2], dtype=np.uint8), "q > -3", [True, True]),
+        (np.array(["4.0", "4", "4a", ""]), "q != 4", [False, False, True, False]),
+        (np.array(["T", "F", ""]), "q != 1", [False, True, False]),
+        (np.array(["Y", "N", ""]), "q == true", [True, False, False]),
+        (np.array(["0,0", "4,5"]), "q == 0,0", [True, False]),
+        (np.array(["a or b", "b"]), "q != 'a or b'", [False, True]),
+        (np.array(["it's", "b"]), 'q == "it\'s"', [True, False]),
     ],
 )
 def test_conditions_compare_what_is_meant(column, condition, expected):
@@ -656,11 +686,42 @@ def test_conditions_compare_what_is_meant(column, condition, expected):
         (np.array(["A", "4"]), "q >= 3", "'A', which is not a number"),
         (np.array(["A", "4"]), "q >= B", "no order"),
         (np.array([1, 2]), "q = 3", "COLUMN OP VALUE"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR or q != QSO", "joined by 'and' alone"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != 'STAR' | q != 'QSO'", "joined by 'and' alone"),
+        (np.array(["STAR", "QSO", "GALAXY"]), "q != STAR, q != QSO", "joined by 'and' alone"),
+        (np.array(["STAR", "GALAXY"]), "q != star", "no row has 'star', but 1 have 'STAR'"),
     ],
 )
 def test_conditions_that_mean_nothing_are_refused(column, condition, word):
     with pytest.raises(InputError, match=word):
         tables.matches_conditions({"q": column}, [condition], "x")
+
+
+def test_labels_of_which_nothing_says_what_they_are_of_are_refused_with_what_is_needed(tmp_path):
+    features = {"object_id": np.arange(5), "ra": RA[:5], "dec": DEC[:5]}
+    table = Table({"z_spec": np.full(5, 0.3), "lon": RA[:5], "lat": DEC[:5]})
+    table.write(tmp_path / "l.fits")
+    with pytest.raises(
+        InputError, match=r"no column 'object_id' to match by; .* ra and dec .degrees.: .* lat, lon"
+    ):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+    table.rename_columns(["lon", "lat"], ["dec", "ra"])
+    table["dec"] += 90.0 - table["dec"].min() + 1.0
+    table.write(tmp_path / "l.fits", overwrite=True)
+    with pytest.raises(InputError, match="no label has a place: are ra and dec degrees, and not swapped"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+
+
+def test_identities_of_another_column_are_named_where_none_matches(tmp_path):
+    features = {"object_id": 2**60 + np.arange(5)}
+    table = Table({"ID": np.arange(5), "z_spec": np.full(5, 0.3), "bestObjID": features["object_id"]})
+    table.write(tmp_path / "l.fits")
+    with pytest.raises(InputError, match="those of column 'bestObjID' match: call it object_id"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
+    table.remove_column("bestObjID")
+    table.write(tmp_path / "l.fits", overwrite=True)
+    with pytest.raises(InputError, match=f"an object is '{2**60}', a label '0'"):
+        match_labels(features, read_labels(tmp_path / "l.fits"))
 
 
 def test_text_and_numbers_match_exactly_or_say_how(tmp_path):
@@ -800,6 +861,21 @@ def test_parquet_that_declares_far_more_than_it_holds_and_pipes(tmp_path, monkey
     os.mkfifo(tmp_path / "u.parquet")
     with pytest.raises(InputError, match=r"u\.parquet: is not a regular file"):
         tables.read_table(tmp_path)
+
+
+def test_truth_values_that_lack_in_fits_are_gaps(tmp_path):
+    """A byte of 0, as TOPCAT writes it, is neither T nor F; it was false."""
+    path = tmp_path / "l.fits"
+    Table({"is_star": [True, False, False], "id": [1, 2, 3]}).write(path)
+    with fits.open(path) as hdus:
+        width, start = hdus[1].header["NAXIS1"], hdus[1]._data_offset
+    content = bytearray(path.read_bytes())
+    assert content[start + 2 * width] == ord("F")
+    content[start + 2 * width] = 0
+    path.write_bytes(content)
+    columns = tables.read_table(path)
+    assert columns["is_star"].tolist() == ["true", "false", ""]
+    assert tables.matches_conditions(columns, "is_star != true", path).tolist() == [False, True, False]
 
 
 def test_gaps_of_scaled_columns_are_gaps(tmp_path):

@@ -105,7 +105,7 @@ class Coadds:
         )
         columns = {"object_id": np.array([0]), "ra": np.array([ra]), "dec": np.array([dec])}
         with closing(build.OpenFields(self.images)) as opened:
-            tasks, _ = build.plan_shards(plan, columns, {}, opened)
+            tasks = build.plan_shards(plan, columns, {}, opened).tasks
             if not tasks:
                 raise InputError(f"{ra:.6f} {dec:+.6f} lies on none of the images of {self.path}")
             return build.cut_task(opened.open(tasks[0].field_index), tasks[0], columns, plan, self.info)

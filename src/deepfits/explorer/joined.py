@@ -24,7 +24,19 @@ from deepfits.fitting.features import DESCRIPTION, shard_paths
 from deepfits.fitting.features import read_features as read_columns
 from deepfits.results import read_record, require_finished
 from deepfits.survey.store import CutoutStore, shard_catalogue
-from deepfits.tables import match_identities, match_positions, positions, read, take_rows, with_our_names
+from deepfits.tables import (
+    SAME_PLACE_ARCSEC,
+    apart_arcsec,
+    are_running_numbers,
+    identities,
+    identity_name,
+    match_identities,
+    match_one_to_one,
+    positions,
+    read,
+    take_rows,
+    with_our_names,
+)
 
 FEATURES = ("features-both", "features-optimise", "features-embedder")
 RADIUS_ARCSEC = 1.0
@@ -144,26 +156,67 @@ class JoinedTable(Mapping[str, np.ndarray]):
 
         By position, one to one, where both have one (a detected catalogue and a spectroscopic one rarely
         share a numbering), unless rows of the same ``object_id`` lie at the same place; else by
-        ``object_id``.
+        ``object_id``. Of several rows of one object the first counts.
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_our_names(table, sky)
-        rows = np.full(self.num_rows, -1)
-        if "object_id" in columns:
-            rows = match_identities(self["object_id"], columns["object_id"])
-        if sky is not None and {"ra", "dec"} <= self._readers.keys():
-            matched, _ = match_positions(self["ra"], self["dec"], sky.ra, sky.dec, radius_arcsec)
-            back, _ = match_positions(sky.ra, sky.dec, self["ra"], self["dec"], radius_arcsec)
-            is_mutual = (matched >= 0) & (back[matched] == np.arange(len(matched)))
-            if 2 * (rows[is_mutual] == matched[is_mutual]).sum() <= is_mutual.sum():
-                rows = np.where(is_mutual, matched, -1)
-        if (rows < 0).all():
-            raise InputError(f"{path}: no row is of an object of {self.directory}, by object_id or position")
+        name = identity_name(table.columns) or "object_id"
+        rows = self._match(columns, name, path, radius_arcsec, has_places=sky is not None)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = name if name not in self._readers else f"{label}.{name}"
                 self.add(key, partial(take_rows, values, rows), label)
+
+    def _match(
+        self,
+        columns: Mapping[str, np.ndarray],
+        name: str,
+        path: str | Path,
+        radius_arcsec: float,
+        *,
+        has_places: bool,
+    ) -> np.ndarray:
+        """Return the row of a table that is of each object, ``(N,)``, −1 without one; see `add_table`.
+
+        `name` is what the table calls its identities.
+        """
+        ours, by_place = self["object_id"], has_places and {"ra", "dec"} <= self._readers.keys()
+        rows, nearest = np.full(self.num_rows, -1), np.full(0, -1)
+        if "object_id" in columns:
+            try:
+                theirs = identities(columns["object_id"], path, name)
+            except InputError:
+                if not by_place:
+                    raise
+                theirs = np.full(len(columns["object_id"]), "")
+            rows, nearest = match_identities(ours, theirs), match_identities(theirs, ours)
+            if not has_places and name != "object_id" and are_running_numbers(ours, theirs):
+                log.warning(
+                    "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if "
+                    "these are the numbers of the catalogue that the objects were cut by; else add ra and "
+                    "dec",
+                    *(path, name),
+                )
+        if by_place:
+            places = self["ra"], self["dec"], columns["ra"], columns["dec"]
+            matched, _, near = match_one_to_one(*places, radius_arcsec)
+            is_pair = matched >= 0
+            by_place = 2 * (rows[is_pair] == matched[is_pair]).sum() <= is_pair.sum()
+            rows, nearest = (matched, near) if by_place else (rows, nearest)
+        if (rows < 0).all():
+            raise InputError(f"{path}: no row is of an object of {self.directory}, by object_id or position")
+        again = np.flatnonzero(nearest >= 0)
+        again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
+        if by_place:  # others are neighbours
+            again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
+        if len(again):
+            log.warning(
+                "WARNING: %s: %d of %d rows are further ones of an object, of which the first counts: keep "
+                "those that are meant",
+                *(path, len(again), len(nearest)),
+            )
+        return rows
 
     def _repr_html_(self) -> str:
         return _html("Joined table", self, self.directory)

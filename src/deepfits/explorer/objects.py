@@ -27,7 +27,7 @@ from deepfits.fitting.scores import anomaly_score, latent_distance
 from deepfits.fitting.similarity import Similarity
 from deepfits.photometry import ab_magnitude, bands_of, reference_band
 from deepfits.splits import evenly_spaced
-from deepfits.tables import match_identities, match_positions, matches_conditions, require_column, take_rows
+from deepfits.tables import match_identities, match_one_to_one, matches_conditions, require_column, take_rows
 
 MAX_CATEGORIES = 24
 NUM_COMPONENTS = 8
@@ -190,7 +190,7 @@ class Objects:
         columns: Mapping[str, np.ndarray],
         radius_arcsec: float,
     ) -> dict[str, Any]:
-        """Match another catalogue by position and add its columns, each named ``label.column``.
+        """Match another catalogue by position, one to one, and add its columns, each named ``label.column``.
 
         Returns
         -------
@@ -205,7 +205,8 @@ class Objects:
         """
         if not {"ra", "dec"} <= self.table.keys():
             raise InputError("the features have no ra and dec, so nothing can be matched by position")
-        other, separation = match_positions(self.column("ra"), self.column("dec"), ra, dec, radius_arcsec)
+        ours = self.column("ra"), self.column("dec")
+        other, separation, nearest = match_one_to_one(*ours, ra, dec, radius_arcsec)
         added = []
         for name, values in columns.items():
             if np.ndim(values) == 1:
@@ -213,8 +214,7 @@ class Objects:
                 added.append(f"{label}.{name}")
         self.table.add(f"{label}.separation_arcsec", separation)
         rows = np.flatnonzero(other >= 0)
-        back, _ = match_positions(ra, dec, self.column("ra"), self.column("dec"), radius_arcsec)
-        unmatched = np.flatnonzero((back < 0) & np.isfinite(ra) & np.isfinite(dec))
+        unmatched = np.flatnonzero((nearest < 0) & np.isfinite(ra) & np.isfinite(dec))
         answer = {"rows": rows, "matched": len(rows), "total": len(ra), "columns": added}
         return {**answer, "unmatched": unmatched}
 

@@ -179,7 +179,7 @@ def make_solver(
         if num_steps < 1:
             raise InputError(f"num_steps must be at least 1, not {num_steps}")
         settings["num_steps"] = num_steps
-    if tolerance is not None:
+    if tolerance is not None and name != "adam":  # which takes all its steps
         settings["tolerance"] = tolerance
     return Adam(**settings) if name == "adam" else LBFGS(**settings)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,15 +23,18 @@ from deepfits.errors import InputError
 from deepfits.fitting.bestfit import fit
 from deepfits.fitting.engine import Advance, Fit, Status
 from deepfits.fitting.folded import FoldedGenerator
-from deepfits.fitting.forward import ForwardModel, TrainedModel
+from deepfits.fitting.forward import ForwardModel
 from deepfits.fitting.metric import Metric, TaughtMetric, learn_metric
 from deepfits.fitting.objective import AmplitudePrior, Objective, centre_weight
-from deepfits.fitting.refinement import Refine, Refinement
+from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.rendering import InFlux, Observed, Renderer
 from deepfits.fitting.settings import FitSettings
 from deepfits.fitting.starts import random_starts
 from deepfits.observation import Sight
 from deepfits.survey.store import Cutouts, StoreInfo
+
+if TYPE_CHECKING:
+    from deepfits.models.bundle import Model
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -95,14 +99,14 @@ class Fitter(ForwardModel):
 
     def __init__(
         self,
-        model: TrainedModel,
+        model: Model,
         settings: FitSettings,
         info: StoreInfo,
         *,
         threads: int | None = None,
     ) -> None:
         super().__init__(model, info, batch_size=settings.batch_size, threads=threads)
-        self.settings = settings = settings.resolved(getattr(model, "aids", None) is not None)
+        self.settings = settings = settings.resolved(model.aids is not None)
         if self.grid is not None and settings.objective != "flux":
             raise InputError(
                 f"fit: objective={settings.objective!r} compares images in a network's units, and "
@@ -138,12 +142,12 @@ class Fitter(ForwardModel):
         return FoldedGenerator(self.model.generator, inner_dtype=PRECISIONS[name])
 
     def _make_refinement(self) -> Refinement | None:
-        if not self.settings.passes:
+        aids = self.model.aids
+        if aids is None or not self.settings.passes:
             return None
-        network: Refine = self.model.aids.refiner  # type: ignore[attr-defined]
         if self.settings.objective == "flux":
-            return Refinement(network, self.objective, self.model.normalisation)
-        return Refinement(network, Objective(self.inner, prior_strength=self.settings.strength), None)
+            return Refinement(aids.refiner, self.objective, self.model.normalisation)
+        return Refinement(aids.refiner, Objective(self.inner, prior_strength=self.settings.strength), None)
 
     def in_objective(self, inner: Renderer) -> Renderer:
         """Return what the objective compares with the data: what `inner` draws, or that in flux."""
@@ -151,7 +155,7 @@ class Fitter(ForwardModel):
 
     def _make_metric(self) -> Metric | TaughtMetric:
         in_flux = self.settings.objective == "flux"
-        aids = getattr(self.model, "aids", None)
+        aids = self.model.aids
         if aids is not None and self.prior is None and self.centre is None:
             logarithm: Callable[[Tensor], Tensor] = partial(aids.metric, in_flux=in_flux)
             return TaughtMetric(logarithm)

@@ -3,14 +3,13 @@
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
 Everything is done in batches of one size, the last one padded, so that no kernel changes its shape and a row
-alone decides its result. A model is known here only by what is asked of it (`TrainedModel`), so that this
-part does not import the networks.
+alone decides its result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,53 +18,18 @@ from deepfits.fitting.engine import in_threads
 from deepfits.fitting.folded import renderer_of
 from deepfits.fitting.model_error import ModelError
 from deepfits.fitting.rendering import InFlux
-from deepfits.observation import Observation, SceneGrid, Sight
+from deepfits.observation import Observation, Sight
 from deepfits.photometry import total_and_aperture
-from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import Cutouts, StoreInfo
 from deepfits.symmetries import NUM_SYMMETRIES, symmetry
+
+if TYPE_CHECKING:
+    from deepfits.models.bundle import Model
 
 OWN_SHARE = 0.05
 """Of the fitted latent in the embedding of scenes, whose embedder leaves some directions out."""
 USUAL_SOFTENING = 3.0
 """Softening of the stretch in units of the noise, unless a recipe says otherwise."""
-
-
-class TrainedModel(Protocol):
-    """What is asked of a model (`deepfits.models.bundle.Model` has it)."""
-
-    @property
-    def config(self) -> Any:
-        """Sizes of its networks, ``latent_size`` among them."""
-
-    @property
-    def generator(self) -> torch.nn.Module:
-        """From latents to images in the network's units."""
-
-    @property
-    def embedder(self) -> torch.nn.Module:
-        """From images in the network's units, and how they were observed, to latents."""
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """Between nJy and the network's units."""
-
-    @property
-    def fingerprint(self) -> str:
-        """What changes with the model."""
-
-    @property
-    def grid(self) -> SceneGrid | None:
-        """What scenes are drawn on; None for a model that draws images."""
-
-    def sight(self, cutouts: Any, info: Any) -> Sight | None:
-        """Describe how cutouts of a store were observed; None for a model that need not know."""
-
-    def network_input(self, image: Tensor, weight: Tensor, sight: Sight | None = None) -> Tensor:
-        """Turn images and weights in nJy into what the embedder sees."""
-
-    def embed(self, image: Any, weight: Any, sight: Sight | None = None) -> Tensor:
-        """Guess latents from images and weights in nJy."""
 
 
 class ForwardModel:
@@ -92,23 +56,21 @@ class ForwardModel:
         What the model says that it draws wrong.
     """
 
-    def __init__(
-        self, model: TrainedModel, info: StoreInfo, *, batch_size: int, threads: int | None = None
-    ) -> None:
+    def __init__(self, model: Model, info: StoreInfo, *, batch_size: int, threads: int | None = None) -> None:
         self.model, self.info, self.batch_size = model, info, batch_size
         generator = model.generator
         self.device = next(generator.parameters()).device
         self.threads = (threads or torch.get_num_threads()) if self.device.type == "cpu" else 1
         self.inner = renderer_of(generator)
         self.in_flux = InFlux(self.inner, model.normalisation)
-        self.grid: SceneGrid | None = getattr(model, "grid", None)
-        self.num_latents = int(model.config.latent_size)
+        self.grid = model.grid
+        self.num_latents = model.config.latent_size
         self.sums = total_and_aperture(info.size, info.pixel_scale_arcsec)
         self.edge_pixels = info.size / 2
         if self.grid is not None:
             scene_arcsec = self.grid.size * self.grid.pixel_scale_arcsec
             self.edge_pixels = min(self.edge_pixels, scene_arcsec / info.pixel_scale_arcsec / 2)
-        content, bands = getattr(model, "model_error", None), len(info.bands)
+        content, bands = model.model_error, len(info.bands)
         self.model_error = (
             ModelError.unknown(bands)
             if content is None

@@ -39,24 +39,14 @@ class Metric:
     centre
         ``(L, L)``: at the origin.
     slopes
-        ``(L, L, L)``: its change along each latent (first axis); None for the same metric everywhere.
+        ``(L, L, L)``: its change along each latent (first axis).
     """
 
     centre: Tensor
-    slopes: Tensor | None = None
+    slopes: Tensor
     _places: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-
-    @classmethod
-    def constant(cls, matrix: Tensor, ridge: float = RIDGE) -> Metric:
-        """Make the metric that is `matrix`, ``(L, L)``, everywhere, with a ridge."""
-        return cls(logarithm_of(matrix[None], ridge)[0])
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is the same for every latent."""
-        return self.slopes is None
 
     def inverse(self, latent: Tensor) -> Tensor:
         """Return the inverse at each latent, ``(N, L, L)``; an object's depends on its latent alone, bitwise.
@@ -64,14 +54,11 @@ class Metric:
         The exponential is that of a truncated series, squared `SQUARINGS` times: symmetric and positive
         definite like the exact one, from which it differs where no fit would notice.
         """
-        if self.slopes is None:
-            return torch.linalg.matrix_exp(-self.centre).to(latent).repeat(len(latent), 1, 1)
         centre, slopes = self._like(latent)
         return _inverse(lambda near: centre + (near @ slopes).view(-1, *centre.shape), latent)
 
     def _like(self, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Return centre and flat slopes in dtype and place of `latent`, brought there once."""
-        assert self.slopes is not None
         key = latent.dtype, latent.device
         if key not in self._places:
             self._places[key] = self.centre.to(latent), self.slopes.to(latent).flatten(1)
@@ -86,7 +73,6 @@ class TaughtMetric:
     """
 
     logarithm: Callable[[Tensor], Tensor]
-    is_constant = False
 
     def inverse(self, latent: Tensor) -> Tensor:
         """Return the inverse at each latent, ``(N, L, L)``, as `Metric.inverse` does."""
@@ -117,9 +103,29 @@ def _exponential(matrix: Tensor) -> Tensor:
     return (out + out.mT) / 2
 
 
-def logarithm_of(matrix: Tensor, ridge: float = RIDGE) -> Tensor:
+def logarithms_at(
+    latent: Tensor,
+    renderer: Renderer,
+    weight: Tensor | None = None,
+    *,
+    ridge: float = RIDGE,
+    profiled: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of Gauss–Newton matrices, and at which latents, ``(N,)`` bool, there is one.
+
+    They are float64 and on the CPU. Weight, ridge and `profiled` are those of `learn_metric`.
+    """
+    image, derivative = renderer.jacobian(latent)
+    pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
+    if profiled:
+        derivative = project_out(derivative, image, pixels)
+    matrix = gauss_newton(derivative, pixels).double().cpu()
+    usable = torch.isfinite(matrix).all((1, 2)) & (matrix.diagonal(dim1=1, dim2=2).mean(1) > 0)
+    return _logarithm_of(matrix[usable], ridge), usable
+
+
+def _logarithm_of(matrix: Tensor, ridge: float) -> Tensor:
     """Take the logarithm of symmetric matrices, ``(N, L, L)``, with a ridge of their mean diagonals."""
-    matrix = matrix.double()
     eye = torch.eye(matrix.shape[-1], dtype=torch.float64, device=matrix.device)
     size = matrix.diagonal(dim1=1, dim2=2).mean(1)
     values, vectors = torch.linalg.eigh(matrix + ridge * size[:, None, None] * eye)
@@ -140,7 +146,6 @@ def learn_metric(
     weight: Tensor | None = None,
     num_reference: int | None = None,
     ridge: float = RIDGE,
-    seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
     profiled: bool = False,
@@ -156,8 +161,8 @@ def learn_metric(
     weight
         Of the pixels, broadcastable to ``(B, H, W)``; 1 by default. Per band, what matters is the ratio.
     num_reference
-        How many latents to draw, unit normal, from `seed`; eight per latent dimension and at least 64 by
-        default. Each costs a Jacobian.
+        How many latents to draw, unit normal; eight per latent dimension and at least 64 by default. Each
+        costs a Jacobian.
     ridge
         In units of each matrix's mean diagonal.
     profiled
@@ -169,18 +174,13 @@ def learn_metric(
         Regression of the logarithms on the latents, shrunk towards no change.
     """
     number = num_reference or max(64, REFERENCES_PER_LATENT * num_latents)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     latent = torch.randn(number, num_latents, generator=generator, dtype=torch.float64)
     logarithms, used = [], []
     for part in latent.split(BATCH):
-        image, derivative = renderer.jacobian(part.to(dtype=dtype, device=device))
-        pixels = torch.ones_like(image) if weight is None else weight.to(image).expand_as(image)
-        if profiled:
-            derivative = project_out(derivative, image, pixels)
-        matrix = gauss_newton(derivative, pixels).double().cpu()
-        size = matrix.diagonal(dim1=1, dim2=2).mean(1)
-        usable = torch.isfinite(matrix).all((1, 2)) & (size > 0)
-        logarithms.append(logarithm_of(matrix[usable], ridge))
+        at_part = part.to(dtype=dtype, device=device)
+        logarithm, usable = logarithms_at(at_part, renderer, weight, ridge=ridge, profiled=profiled)
+        logarithms.append(logarithm)
         used.append(part[usable])
     target, at = torch.cat(logarithms), torch.cat(used)
     if not len(target):

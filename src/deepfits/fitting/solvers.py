@@ -46,34 +46,20 @@ class Adam:
     """The paper's solver (M19 §2.3): Adam with learning rate 0.25, a fixed number of steps.
 
     The update is `torch.optim.Adam`'s, per slot with its own step count.
-
-    Attributes
-    ----------
-    patience
-        Call an object converged, and stop it, when its best loss has fallen by less than `tolerance`
-        (relative) over this many steps; 0 takes all steps, as the paper does.
     """
 
     num_steps: int = 500
     learning_rate: float = 0.25
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
-    patience: int = 0
-    tolerance: float = 1e-3
 
     def init(self, start: Tensor) -> State:
         """Start with empty moments."""
-        zeros = torch.zeros_like(start)
-        count = torch.zeros_like(start[:, 0])
-        endless = torch.full_like(count, torch.inf)
         return {
             "trial": start.clone(),
-            "mean": zeros.clone(),
-            "square": zeros.clone(),
-            "count": count,
-            "best": endless.clone(),
-            "reference": endless.clone(),
-            "since": count.clone(),
+            "mean": torch.zeros_like(start),
+            "square": torch.zeros_like(start),
+            "count": torch.zeros_like(start[:, 0]),
         }
 
     def step(self, state: State, loss: Tensor, gradient: Tensor) -> None:
@@ -85,20 +71,10 @@ class Adam:
         size = self.learning_rate / (1 - beta1**count)
         spread = state["square"].sqrt() / (1 - beta2**count).sqrt()[:, None] + self.epsilon
         state["trial"].sub_(size[:, None] * state["mean"] / spread)
-        self._watch(state, loss)
-
-    def _watch(self, state: State, loss: Tensor) -> None:
-        torch.fmin(state["best"], loss, out=state["best"])
-        fell = state["best"] < state["reference"] * (1 - self.tolerance)
-        state["since"].add_(1)
-        state["since"][fell] = 0
-        state["reference"][fell] = state["best"][fell]
 
     def terminate(self, state: State) -> Tensor:
-        """Return which slots have not improved for `patience` steps."""
-        if not self.patience:
-            return torch.zeros_like(state["since"], dtype=torch.bool)
-        return state["since"] >= self.patience
+        """Return that no slot is done before its last step."""
+        return torch.zeros_like(state["count"], dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +193,7 @@ class LBFGS:
 
     def _move_metric(self, state: State) -> None:
         """Take the metric anew where an object has come far from where its metric was taken."""
-        if self.metric is None or self.metric.is_constant:
+        if self.metric is None:
             return
         away = (state["latent"] - state["anchor"]).square().mean(1).sqrt() > self.metric_reach
         if away.is_cuda:  # always as many rows, so that nothing waits: those that are away, then others

@@ -39,7 +39,6 @@ from deepfits.splits import evenly_spaced
 from deepfits.survey.bands import passband, places_of
 from deepfits.survey.normalise import Normalisation
 from deepfits.survey.store import FLUX_UNIT, BandOrder, Cutouts, CutoutStore, StoreInfo
-from deepfits.tables.matching import match_identities
 
 SCHEMA_VERSION = 1
 SCENE_SCHEMA_VERSION = 2
@@ -228,11 +227,8 @@ class Model:
                     "that one"
                 )
         if store is not None and self.grid is not None:
-            identity = features["object_id"][chosen]
-            places = match_identities(identity, store.catalogue([])["object_id"])
-            if (places < 0).any():
-                raise InputError(f"{store.directory}: object {identity[places < 0][0]} is not in it")
-            sight = self.sight(store.take(places), store.info)
+            cutouts = store.take(store.rows_of(features["object_id"][chosen]))
+            sight = self.sight(cutouts, store.info)
         parts = []
         for first in range(0, len(chosen), DRAWN_AT_ONCE):
             part = slice(first, first + DRAWN_AT_ONCE)

@@ -188,10 +188,11 @@ def available_sets(
     columns: Columns, *, cutouts: bool, matched: bool, templates: bool, embedder: bool
 ) -> tuple[str, ...]:
     """Return the names of the feature sets that can be made of columns, and of what else is at hand."""
+    model_fluxes = {f"{name}_{band}" for name in MODEL_FLUXES.values() for band in band_names(columns)}
     has = {
         "latents": True,
         "oriented": True,
-        "model": bool(bands_of(columns)),
+        "model": bool(model_fluxes) and model_fluxes <= columns.keys(),
         "magnitudes": cutouts,
         "matched": matched,
         "scene": bool(bands_of(columns, "flux_scene")),
@@ -325,36 +326,16 @@ def is_usable(columns: Columns) -> np.ndarray:
 
 MODEL_FLUXES = {f"fit_{name}": f"flux_{name}" for name in aperture_names()}
 """Columns of the galaxies' fluxes by drawing and data, for each aperture."""
-FORMER_FLUXES = {"model_aper": "flux_aper_model", "model": "flux_model"}
-"""The same of features that were made without: of the drawing, inside a 2″ aperture and in total."""
 
 
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
     """Return what the best fit gives besides the latent; the softening is ``(A, B)`` for A kinds of flux."""
-    columns, softening = source.columns, _known(softening)
-    kinds, bands = _model_fluxes(columns)
-    if len(kinds) != len(softening):
-        raise InputError(
-            f"these features have the model fluxes {list(kinds.values())}, where {len(softening)} kinds were "
-            "learned from: fit again, or train again"
-        )
-    out = _magnitudes(_fluxes(columns, kinds, bands), softening, bands, list(kinds))
+    columns, bands = source.columns, band_names(source.columns)
+    out = _magnitudes(_fluxes(columns, MODEL_FLUXES, bands), softening, bands, list(MODEL_FLUXES))
     if any(name.startswith(f"{SIZES[0]}_") for name in columns):
         out = out.hstack(size_features(columns, bands))
     has_spread = np.isfinite(columns.get("spread", np.nan)).any()
     return out.hstack(spread_features(columns)) if has_spread else out
-
-
-def _model_fluxes(columns: Columns) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the kinds of model flux that the features have in all bands, and the bands."""
-    bands = band_names(columns)
-    missing = [band for band in bands if f"flux_model_{band}" not in columns]
-    if not bands or missing:
-        raise InputError(f"these features have no model fluxes (flux_model_<band>) {missing}; fit again")
-    for kinds in (MODEL_FLUXES, FORMER_FLUXES):
-        if all(f"{column}_{band}" in columns for column in kinds.values() for band in bands):
-            return kinds, bands
-    return {"model": FORMER_FLUXES["model"]}, bands
 
 
 SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002
@@ -452,9 +433,9 @@ BLOCKS = {
         "a features directory", lambda source, _: latents(replace(source, similarity=None, latents="latent"))
     ),
     "model": Block(
-        "features with model fluxes (flux_model_<band>; fit again)",
+        "features with fluxes by drawing and data (flux_gauss_<band> and those beside it; fit again)",
         model_features,
-        lambda source: _softening(source.columns, *_model_fluxes(source.columns)),
+        lambda source: _softening(source.columns, MODEL_FLUXES, band_names(source.columns)),
     ),
     "magnitudes": Block(
         "the cutouts: give the store",

@@ -12,17 +12,17 @@ import numpy as np
 
 from deepfits.errors import InputError
 from deepfits.files import contents, digest, read_arrays, writing
-from deepfits.passbands import COLUMN, filter_at, wavelength_of
+from deepfits.passbands import COLUMN, filter_at, require_own_bands, wavelength_of
 from deepfits.photometry import RADII_ARCSEC
 from deepfits.progress import Progress, silent
 from deepfits.redshifts.dataset import Dataset
 from deepfits.redshifts.features import Source, band_names, read_features
-from deepfits.redshifts.labels import match_labels, read_labels
+from deepfits.redshifts.labels import match_labels, read_estimates, read_labels
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, filters_of
 from deepfits.redshifts.pdf import AS_PREDICTED
 from deepfits.redshifts.photometry import COMMON_FWHM_ARCSEC, aperture_photometry, matched_photometry
 from deepfits.survey.bands import places_of
-from deepfits.tables import Columns, match_identities, require_column, take_rows
+from deepfits.tables import Columns, match_identities, take_rows
 
 if TYPE_CHECKING:
     from deepfits.survey.store import StoreInfo
@@ -74,13 +74,15 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
     Raises
     ------
     InputError
-        Another number of filters than of bands, or one that is not known.
+        Another number of filters than of bands, one that is not known, or one of another band.
     """
     if not filters:
         return columns
     bands = band_names(columns)
-    seen = zip(bands, map(wavelength_of, filters_of(bands, filters)), strict=True)
-    number = len(columns["object_id"])
+    names = filters_of(bands, filters)
+    wavelengths = [wavelength_of(name) for name in names]
+    require_own_bands(bands, names, wavelengths)
+    seen, number = zip(bands, wavelengths, strict=True), len(columns["object_id"])
     return columns | {f"{COLUMN}_{band}": np.full(number, value, np.float32) for band, value in seen}
 
 
@@ -190,33 +192,20 @@ def store_photometry(
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store).in_bands(bands)
-    info = cutouts.info
+    info, scale = cutouts.info, cutouts.info.pixel_scale_arcsec
     circles = len(RADII_ARCSEC)
     flux, flux_err = np.full((2, len(object_id), circles + 1, len(bands)), np.nan)
     matched, matched_err = np.full((2, len(object_id), circles, len(bands)), np.nan)
-    wanted = {identity: row for row, identity in enumerate(object_id.tolist())}
-    is_in_store = np.zeros(len(object_id), dtype=bool)
-    with progress("aperture magnitudes", total=len(cutouts), unit="objects") as task:
-        for number in range(len(cutouts.shards)):
-            identities = cutouts.identities(number).tolist()
-            pairs = [(n, wanted[identity]) for n, identity in enumerate(identities) if identity in wanted]
-            if pairs:
-                shard = cutouts.read_shard(number)
-                places, rows = (np.array(side) for side in zip(*pairs, strict=True))
-                pixels = shard.image[places], shard.weight[places]
-                psf = psf_or_moffat(shard.psf, info.fwhm_arcsec, len(shard))[places]
-                scale = info.pixel_scale_arcsec
-                flux[rows], flux_err[rows] = aperture_photometry(*pixels, psf, pixel_scale_arcsec=scale)
-                matched[rows], matched_err[rows] = matched_photometry(*pixels, psf, pixel_scale_arcsec=scale)
-                is_in_store[rows] = True
-            task.advance(len(identities))
-            if is_in_store.all():
-                break
-    if not is_in_store.all():
-        raise InputError(
-            f"{store}: {int((~is_in_store).sum())} objects of the features are not in this store, object_id "
-            f"{object_id[~is_in_store][0]} among them; give the store that the features were fitted from"
-        )
+    places = cutouts.rows_of(object_id)
+    order = np.argsort(places, kind="stable")
+    shards = np.split(order, np.searchsorted(places[order], np.cumsum(cutouts.lengths)))
+    with progress("aperture magnitudes", total=len(object_id), unit="objects") as task:
+        for rows in filter(len, shards):
+            some = cutouts.take(places[rows])
+            pixels, psf = (some.image, some.weight), psf_or_moffat(some.psf, info.fwhm_arcsec, len(some))
+            flux[rows], flux_err[rows] = aperture_photometry(*pixels, psf, pixel_scale_arcsec=scale)
+            matched[rows], matched_err[rows] = matched_photometry(*pixels, psf, pixel_scale_arcsec=scale)
+            task.advance(len(rows))
     return {"flux": flux, "flux_err": flux_err, "matched_flux": matched, "matched_flux_err": matched_err}
 
 
@@ -233,10 +222,7 @@ def store_images(
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store).in_bands(bands)
-    rows = match_identities(object_id, cutouts.catalogue([])["object_id"])
-    if (rows < 0).any():
-        raise InputError(f"{store}: object_id {object_id[rows < 0][0]} of the features is not in this store")
-    some = cutouts.take(rows)
+    some = cutouts.take(cutouts.rows_of(object_id))
     return some.image, some.weight
 
 
@@ -252,10 +238,7 @@ def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.nda
     """
     path, _, name = photoz.rpartition(":")
     if not path:
-        values = require_column(dataset.label_columns, name, "labels")
-        if values.dtype.kind not in "fiu":
-            raise InputError(f"photoz: the column {name!r} of the labels holds no numbers")
-        return values.astype(np.float64)
+        return read_estimates(dataset.label_columns, name, "labels")
     table = read_labels(path, column=name)
     match = match_labels(dataset.source.columns, table, radius_arcsec=radius_arcsec)
     out = np.full(len(dataset.object_id), np.nan)

@@ -15,21 +15,26 @@ import numpy as np
 import pyarrow as pa
 
 from deepfits import tables
-from deepfits.errors import InputError
+from deepfits.errors import InputError, nearest
 from deepfits.tables import Columns, matches_conditions, require_column
 from deepfits.tables.text import GAPS, as_numbers
-from deepfits.tables.values import HIGHEST, is_no_value, is_redshift_name, list_values
+from deepfits.tables.values import (
+    HIGHEST,
+    HIGHEST_MEDIAN,
+    STAR_REDSHIFT,
+    is_no_value,
+    is_redshift_name,
+    list_values,
+)
 
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
-SAME_PLACE_ARCSEC = 0.1
-"""Labels with identities of their own, as in a simulation's truth, are of one object this near alone."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
 """Columns whose larger values are the surer ones, beside ``<target>_flag``."""
-MOST_COUNTED = 100_000_000
-"""Identities up to this are running numbers, which every catalogue has."""
-NO_MEDIAN, NO_MEDIAN_OF_Z = 12.0, 8.0
-"""No sample of galaxies has half of its redshifts above these; the latter where z is beside g, r, i."""
+RESERVED = ("object_id", "ra", "dec", "part")
+"""Names that results have for other things than a target."""
+NO_MEDIAN_OF_Z = 8.0
+"""No sample of galaxies has half of its redshifts above this; it is tried where z is beside g, r, i."""
 MOST_QUALITIES = 100
 """A column of more values than that is no flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
@@ -98,6 +103,10 @@ def read_labels(
     Rows whose value is not finite, or stands for "no redshift" (−99, −1, 9.99, 999 and their like), are left
     out and counted, because surveys mark failures so.
     """
+    if column in RESERVED:
+        raise InputError(
+            f"{path}: {column!r} is what results call something else; give the target another name"
+        )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = _with_ours(table)
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
@@ -147,26 +156,60 @@ def _target(
     value = require_column(columns, column, path)
     names: tuple[str, ...] = ()
     if classes:
-        value, names = _as_numbers(value)
-    elif is_text(value):
-        value = _numbers_in_text(value, column, path)
+        value, names = _class_numbers(value, column, path)
     if is_redshift_name(column) or _VELOCITY.fullmatch(column):
         _require_no_unit(unit, column, path)
+    return _numbers(value, column, path), names
+
+
+def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
+    """Return a column of numbers, be they written as text, as float64 ``(M,)``."""
+    if is_text(value) and value.ndim == 1:
+        value = _numbers_in_text(value, column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
-        raise InputError(f"{path}: column {column!r} holds no numbers")
-    return value.astype(np.float64), names
+        what = (
+            "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one for each object"
+        )
+        raise InputError(f"{path}: column {column!r} holds {what}")
+    return value.astype(np.float64)
+
+
+def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
+    """Return estimates of a target that a table of anybody's has, ``(M,)`` float64, NaN where there is none.
+
+    Raises
+    ------
+    InputError
+        The column is absent, or holds no numbers.
+
+    Notes
+    -----
+    Codes for "no estimate" (−99) count as none where they lie outside of what the others span: a poor
+    estimate is one.
+    """
+    value = _numbers(require_column(columns, column, path), column, path)
+    finite = np.flatnonzero(np.isfinite(value))
+    is_code = is_no_value(value[finite], is_redshift=False)
+    if is_code.any():
+        log.warning(
+            "WARNING: %s: %d of %d rows have no %s: %s stands for none there",
+            *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
+        )
+        value[finite[is_code]] = np.nan
+    return value
 
 
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
-    """Warn of many values of exactly 0 among those that are selected; `others` are used and are not 0."""
-    zeros = int((selected == 0).sum())
+    """Warn of many values of 0 among those that are selected; `others` are used and are not 0."""
+    is_redshift = is_redshift_name(column)
+    zeros = int((np.abs(selected) < STAR_REDSHIFT if is_redshift else selected == 0).sum())
     if zeros <= max(2, 0.01 * len(selected)):
         return
-    if is_redshift_name(column):
+    if is_redshift:
         log.warning(
-            "WARNING: %s: %d of %d rows have a %s of exactly 0, which often stands for none, or a star; "
-            "select '%s > 0' leaves them out",
-            *(path, zeros, len(selected), column, column),
+            "WARNING: %s: %d of %d rows have a %s of 0, or nearer to it than %g, which often stands for "
+            "none, or a star; select '%s > %g' leaves them out",
+            *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
         )
     elif len(others) and np.abs(others).min() > np.ptp(others):
         log.warning(
@@ -258,7 +301,7 @@ def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, pat
     """Refuse the magnitude z of u g r i z, and whatever else is too large for most redshifts."""
     is_among_bands = column.lower() == "z" and {"g", "r", "i"} <= {name.lower() for name in columns}
     middle = float(np.median(value)) if len(value) else 0.0
-    if middle > (NO_MEDIAN_OF_Z if is_among_bands else NO_MEDIAN):
+    if middle > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
         beside = ", beside columns g, r and i" if is_among_bands else ""
         raise InputError(
             f"{path}: half of column {column!r} is above {middle:.3g}{beside}: magnitudes, no redshifts; "
@@ -271,15 +314,38 @@ def is_text(value: np.ndarray) -> bool:
     return value.dtype.kind in "USO"
 
 
-def _as_numbers(value: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return the place of each value among the sorted names, NaN where there is none, and the names."""
     if value.dtype.kind == "f":
         text = np.array([f"{entry:g}" if np.isfinite(entry) else "" for entry in value.tolist()])
+    elif value.dtype.kind == "b":  # as where some of them lack
+        text = np.where(value, "true", "false")
     else:
-        text = np.array(["" if entry is None else str(entry) for entry in value.tolist()])
-    names, places = np.unique(text, return_inverse=True)
-    numbers = places.astype(np.float64)
-    numbers[text == ""] = np.nan
+        text = np.array(["" if entry is None else str(entry).strip() for entry in value.tolist()])
+    is_gap = np.isin(np.char.lower(text), GAPS)
+    if (is_gap & (text != "")).any():
+        said = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
+        log.warning(
+            "WARNING: %s: %d of %d rows are left out: %s is %s there, which stands for no class; one that is "
+            "real counts when it is called otherwise",
+            *(path, int(is_gap.sum()), len(text), column, said),
+        )
+    names, places = np.unique(text[~is_gap], return_inverse=True)
+    codes = [name for name in names.tolist() if re.fullmatch(r"-\d+|9{2,}", name)]
+    if codes and len(codes) < len(names):
+        log.warning(
+            "WARNING: %s: %s counts as a class of %s, though such numbers often stand for none; --select "
+            "'%s != %s' leaves them out",
+            *(path, " and ".join(codes), column, column, codes[0]),
+        )
+    lower = [name.lower() for name in names.tolist()]
+    if alike := [name for name in names.tolist() if lower.count(name.lower()) > 1]:
+        log.warning(
+            "WARNING: %s: %s are classes of %s each; write them alike if they are one",
+            *(path, ", ".join(alike[:6]), column),
+        )
+    numbers = np.full(len(text), np.nan)
+    numbers[~is_gap] = places
     return numbers, tuple(names.tolist())
 
 
@@ -363,10 +429,7 @@ def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions:
     if have_positions or name is None or "ra" not in features:
         return
     theirs, ours = labels.columns[name], features["object_id"]
-    is_count = all(
-        ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in (ours, theirs)
-    )
-    if is_count and np.array_equal(theirs, labels.columns["object_id"]):
+    if tables.are_running_numbers(ours, theirs) and np.array_equal(theirs, labels.columns["object_id"]):
         log.warning(
             "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if these "
             "are the numbers of the catalogue that the objects were cut by; else add ra and dec",
@@ -377,6 +440,8 @@ def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions:
 def _hint(features: Columns, labels: Labels, match: str) -> str:
     """Describe what may be wrong where nothing matches."""
     if match == "position":
+        if not np.isfinite(labels.columns["ra"]).any():
+            return "; no label has a place: are ra and dec degrees, and not swapped?"
         box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
         swapped = [labels.columns[name] for name in ("ra", "dec")]
         is_inside = [
@@ -385,14 +450,15 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
         if np.logical_and(*is_inside).mean() > 0.5:
             return "; ra and dec look swapped"
         return tables.place_hint(labels.columns["ra"], features["ra"])
-    ours, theirs = (
-        _identity_text(table, where)
-        for table, where in ((features, "features"), (labels.columns, labels.where))
-    )
+    ours = _identity_text(features, "features")
+    theirs = _identity_text(labels.columns, labels.where)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
     if np.isin(np.char.lstrip(ours, "0"), bare).any():
         return "; they would match without leading zeros: write both as text, or both as numbers"
-    return ""
+    for name, values in labels.columns.items():
+        if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
+            return f"; those of column {name!r} match: call it object_id"
+    return f": an object is {str(ours[0])!r}, a label {str(theirs[0])!r}"
 
 
 def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
@@ -403,39 +469,27 @@ def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
     return np.where(is_known, ra, np.nan), np.where(is_known, dec, np.nan)
 
 
-def _separations(one: Columns, rows: np.ndarray, other: Columns, other_rows: np.ndarray) -> np.ndarray:
-    """Return how far rows of two tables are from each other, arcsec."""
-    from astropy.coordinates import SkyCoord
-
-    here, there = (
-        SkyCoord(columns["ra"][some], columns["dec"][some], unit="deg")
-        for columns, some in ((one, rows), (other, other_rows))
-    )
-    return np.asarray(here.separation(there).arcsec)
-
-
 def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Match:
     ours, theirs = _places(features), _places(labels.columns)
     lost = int(np.isnan(theirs[0]).sum())
-    nearest_label, _ = tables.match_positions(*ours, *theirs, radius_arcsec)
-    nearest_object, _ = tables.match_positions(*theirs, *ours, radius_arcsec)
-    keep = (nearest_label >= 0) & (nearest_object[nearest_label] == np.arange(len(nearest_label)))
+    nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
+    keep = nearest_label >= 0
     # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
     others = np.flatnonzero(is_other)
-    apart = _separations(labels.columns, others, labels.columns, chosen[others])
+    apart = tables.apart_arcsec(labels.columns, others, chosen[others])
     same_place = np.full(len(others), radius_arcsec / 4)
     if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
         is_same = identity[others] == identity[chosen[others]]
-        same_place = np.where(is_same, radius_arcsec, min(SAME_PLACE_ARCSEC, radius_arcsec))
+        same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
     others = others[apart <= same_place]
     of_object = np.concatenate([np.flatnonzero(keep), nearest_object[others]])
     objects, label_rows, joined = _join(of_object, np.concatenate([nearest_label[keep], others]), labels)
     return Match(
         rows=objects,
         label_rows=label_rows,
-        separation_arcsec=_separations(features, objects, labels.columns, label_rows),
+        separation_arcsec=tables.apart_arcsec(features, objects, label_rows, labels.columns),
         by="position",
         counts=({"without_position": lost} if lost else {}) | joined,
     )
@@ -488,6 +542,11 @@ def _flag(labels: Labels) -> np.ndarray | None:
 
 def _identity_text(columns: Columns, where: str) -> np.ndarray:
     """Return identities as text, in which whole numbers and text of them are the same."""
+    if "object_id" not in columns:
+        raise InputError(
+            f"{where}: no column 'object_id' to match by; name the one of identities so, or those of places "
+            f"ra and dec (degrees): {nearest('object_id', columns)}"
+        )
     return tables.identities(require_column(columns, "object_id", where), where).astype(str)
 
 
@@ -500,7 +559,7 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
     separation = np.full(len(rows), np.nan)
     if radius_arcsec is not None and len(rows):
         known = np.isfinite(features["ra"][rows]) & np.isfinite(labels.columns["ra"][label_rows])
-        separation[known] = _separations(features, rows[known], labels.columns, label_rows[known])
+        separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
         if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
                 f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "

@@ -2,14 +2,17 @@
 
 Shapes: N rows of the table, B bands.
 
-Magnitudes are drawn as they stand, whatever system and filters they were measured in: colours and redshifts
-then come from nature. Sizes and shapes the table does not have are drawn for a galaxy of this brightness,
-redshift and colour.
+AB magnitudes are drawn as they stand, whatever filters they were measured in: colours and redshifts then come
+from nature. Sizes and shapes the table does not have are drawn for a galaxy of this brightness, redshift and
+colour.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,13 +36,20 @@ from deepfits.sky.population import (
 from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
 from deepfits.tables import identities, require_unique
+from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
-FAINTEST_MAGNITUDE = 40.0
-"""A magnitude outside 5 to this means that there is none (−99, 99, NaN)."""
+BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
+"""A magnitude outside these means that there is none (−99, 99, NaN)."""
 SPACING = 48
 """Objects stand on a grid of this many pixels, each moved at random, so that few overlap."""
 SHAPE_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")
 OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
+
+_KINDS = {"galaxy": "galaxy", "gal": "galaxy", "star": "star", "quasar": "quasar", "qso": "quasar"}
+_MAGNITUDE_UNIT = re.compile(r"|ab|.*mag(?!g).*", re.IGNORECASE)
+_OTHER_SYSTEM = re.compile(r"vega|st[_ ]?mag|mag[_ ]?\(?st\b", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,7 +88,9 @@ def resolve_columns(
             )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
+    by_lower = {name.lower(): name for name in reversed(names)}  # of bands z and Z are two
     columns = {ours: mapping.get(ours, ours) for ours in known}
+    columns |= {ours: by_lower[ours] for ours in OPTIONAL if columns[ours] not in names and ours in by_lower}
     for ours in needed:
         if columns[ours] not in names:
             close = nearest(ours, names)
@@ -92,34 +104,39 @@ def from_table(
     survey: SkySurvey,
     rng: np.random.Generator,
     where: object,
+    units: Mapping[str, str] | None = None,
 ) -> CatalogueObjects:
     """Turn a user's table into objects.
 
-    `names` are those of `resolve_columns`; `rng` is for what the table does not have.
+    `names` are those of `resolve_columns`; `rng` is for what the table does not have; `units` are those that
+    the file says, by its names.
 
     Raises
     ------
     InputError
-        No row with all magnitudes, or a column of the wrong kind.
+        No row with all magnitudes, a column of the wrong kind or unit, or values that are no magnitudes or
+        redshifts.
     """
-    given = {name: np.asarray(columns[theirs]) for name, theirs in names.items()}
-    mag = np.stack([_numbers(given, f"mag_{band}", 0, where) for band in survey.names], axis=1)
-    with np.errstate(invalid="ignore"):
-        keep = ((mag > 5) & (mag < FAINTEST_MAGNITUDE)).all(axis=1)
+    given = _Given(columns, names, units or {}, where)
+    mag = np.stack([given.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
+    is_there = np.isfinite(mag)
+    keep = is_there.all(axis=1)
+    lacking = {b: int((~ok).sum()) for b, ok in zip(survey.names, is_there.T, strict=True) if not ok.all()}
+    said = ", ".join(f"{band} ({count} rows)" for band, count in lacking.items())
     if not keep.any():
-        raise InputError(f"{where}: no row has a magnitude in every band ({', '.join(survey.names)})")
-    rows = {name: values[keep] for name, values in given.items()}
+        raise InputError(
+            f"{where}: no row has a magnitude in every band ({', '.join(survey.names)}); lacking: {said}"
+        )
+    if lacking:
+        log.info(
+            "%s: %d of %d rows lack a magnitude, and are left out: %s", where, (~keep).sum(), len(keep), said
+        )
+    given = _Given({name: values[keep] for name, values in columns.items()}, names, units or {}, where)
     mag = mag[keep]
-    number = len(mag)
-    redshift = _numbers(rows, "z_spec", number, where)
-    redshift[(redshift < 0) | (redshift > 9)] = np.nan  # −99, 9.9999 and their like mean none
-    if "kind" in rows:
-        kind = np.char.lower(rows["kind"].astype(str))
-        kind = np.where(np.isin(kind, ["star", "quasar"]), kind, "galaxy")
-    else:  # redshift 0 marks a star, as spectroscopic surveys do
-        kind = np.where(redshift == 0, "star", "galaxy").astype("<U6")
+    redshift = given.redshifts(len(mag))
+    kind = given.kinds(redshift)
     table = _galaxies(mag, redshift, survey, rng)
-    _use_catalogue_shapes(table, rows, number, where)
+    _use_catalogue_shapes(table, given)
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
@@ -130,10 +147,10 @@ def from_table(
     table["type"][is_point] = -1
     table["z_spec"] = np.where(kind == "star", 0.0, redshift)
     table["kind"] = kind
-    table["object_id"] = _identities(rows, number, where)
-    flag = _numbers(rows, "z_spec_flag", number, where)
+    table["object_id"] = given.identities(len(mag))
+    flag = given.numbers("z_spec_flag", len(mag))
     default = np.where(np.isfinite(table["z_spec"]), 4.0, 0.0)
-    table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default) if "z_spec_flag" in rows else default
+    table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default)
     return CatalogueObjects(table, int((~keep).sum()))
 
 
@@ -153,23 +170,141 @@ def objects_per_patch(size: int) -> int:
     return (size // SPACING) ** 2
 
 
-def _numbers(rows: Mapping[str, np.ndarray], name: str, number: int, where: object) -> np.ndarray:
-    if name not in rows:
-        return np.full(number, np.nan)
-    try:
-        return np.array(rows[name], dtype=float)
-    except ValueError:
-        raise InputError(f"{where}: the column for {name} holds no numbers") from None
+@dataclass(frozen=True)
+class _Given:
+    """The columns of a user's table: theirs, their names by ours, their units, and the file."""
 
+    columns: Mapping[str, np.ndarray]
+    names: Mapping[str, str]
+    units: Mapping[str, str]
+    where: object
 
-def _identities(rows: Mapping[str, np.ndarray], number: int, where: object) -> np.ndarray:
-    if "object_id" not in rows:
-        return np.arange(number, dtype=np.int64)
-    identity = identities(np.asarray(rows["object_id"]), str(where))
-    if identity.dtype.kind != "i":
-        raise InputError(f"{where}: the column for object_id holds no whole numbers, such as {identity[0]!r}")
-    require_unique(identity, str(where))
-    return identity
+    def refusal(self, name: str, why: str) -> InputError:
+        theirs = self.names[name]
+        said = repr(theirs) if theirs == name else f"{theirs!r} (given as {name})"
+        return InputError(f"{self.where}: column {said} {why}")
+
+    def numbers(self, name: str, number: int, unit: str = "") -> np.ndarray:
+        """Return a column ``(N,)`` as float64 in a unit of an angle; NaN where the table has none."""
+        if name not in self.names:
+            return np.full(number, np.nan)
+        values = self.columns[self.names[name]]
+        if values.ndim != 1:
+            raise self.refusal(
+                name, f"holds lists of {values.shape[1]} numbers; write each to its own column"
+            )
+        scale = self._scale(name, unit) if unit else 1.0
+        try:
+            return np.array(values, dtype=float) * scale
+        except ValueError:
+            raise self.refusal(name, "holds text, not numbers") from None
+
+    def _scale(self, name: str, unit: str) -> float:
+        from astropy import units
+
+        stated = self.units.get(self.names[name], "").strip()
+        text = re.sub(r"^(?:\"|''|asec)$", "arcsec", stated.lower() or unit)
+        for word in (text, text.removesuffix("s")):  # arcseconds
+            try:
+                return float(units.Unit(word).to(unit))
+            except (ValueError, TypeError):
+                continue
+        raise self.refusal(name, f"is in {stated!r}; {unit} are needed")
+
+    def magnitudes(self, name: str) -> np.ndarray:
+        """Return a column of AB magnitudes ``(N,)``, NaN where there is none.
+
+        Raises
+        ------
+        InputError
+            By the unit or the values these are fluxes or other magnitudes.
+        """
+        remedy = (
+            "AB magnitudes are needed: −2.5 log10(flux) + 31.4 of nJy, 23.9 of µJy, 22.5 of nanomaggies, "
+            "−48.6 of erg/s/cm²/Hz"
+        )
+        theirs = self.names[name]
+        unit = self.units.get(theirs, "")
+        if _OTHER_SYSTEM.search(f"{unit} {theirs}"):
+            raise self.refusal(
+                name,
+                f"holds magnitudes of another system ({unit or 'by its name'}); AB ones are needed: add the "
+                "offset of its filter",
+            )
+        is_flux = "flux" in theirs.lower() and "mag" not in f"{theirs} {unit}".lower()
+        if is_flux or not _MAGNITUDE_UNIT.fullmatch(unit):
+            raise self.refusal(name, f"is a flux ({unit or 'by its name'}); {remedy}")
+        value = self.numbers(name, 0)
+        there = np.isfinite(value)
+        value[there] = np.where(is_no_value(value[there], is_redshift=False), np.nan, value[there])
+        with np.errstate(invalid="ignore"):
+            is_possible = (value > BRIGHTEST_MAGNITUDE) & (value < FAINTEST_MAGNITUDE)
+        odd = value[np.isfinite(value) & ~is_possible]
+        if len(np.unique(odd)) > max(2, 0.02 * there.sum()):
+            raise self.refusal(
+                name, f"holds fluxes or the like, such as {odd[0]:g} and {odd[-1]:g}; {remedy}"
+            )
+        return np.where(is_possible, value, np.nan)
+
+    def redshifts(self, number: int) -> np.ndarray:
+        """Return the redshifts ``(N,)``, NaN where there is none."""
+        value = self.numbers("z_spec", number)
+        finite = np.flatnonzero(np.isfinite(value))
+        is_none = is_no_value(value[finite], is_redshift=True)
+        possible, none = value[finite[~is_none]], value[finite[is_none]]
+        if (len(possible) and np.median(possible) > HIGHEST_MEDIAN) or (
+            len(np.unique(none)) > max(5, 0.5 * len(finite))
+        ):
+            raise self.refusal(
+                "z_spec",
+                f"holds no redshifts: half of it is above {np.median(value[finite]):.3g}; are these "
+                "magnitudes, or velocities (to be divided by 299792.458 km/s)?",
+            )
+        value[finite[is_none]] = np.nan
+        return value
+
+    def kinds(self, redshift: np.ndarray) -> np.ndarray:
+        """Return ``galaxy``, ``star`` or ``quasar`` for each object, ``(N,)``."""
+        with np.errstate(invalid="ignore"):
+            by_redshift = np.where(np.abs(redshift) < STAR_REDSHIFT, "star", "galaxy").astype("<U6")
+        if "kind" not in self.names:
+            is_star = by_redshift == "star"
+            if is_star.any():
+                known = np.isfinite(redshift).sum()
+                log.log(
+                    logging.WARNING if is_star.sum() > known / 2 else logging.INFO,
+                    "%s: %d of %d objects with a redshift are drawn as stars, because theirs is 0; if that "
+                    "stands for none, leave it empty, or say what they are in a column kind",
+                    *(self.where, is_star.sum(), known),
+                )
+            return by_redshift
+        values = self.columns[self.names["kind"]]
+        words = np.char.lower(values.astype(str))
+        unknown = Counter(words[~np.isin(words, ["", *_KINDS])].tolist())
+        listed = ", ".join(f"{word} ({count} times)" for word, count in unknown.most_common(5))
+        if values.dtype.kind not in "UO" or (unknown and not np.isin(words, list(_KINDS)).any()):
+            raise self.refusal(
+                "kind", f"must say galaxy, star or quasar, not {listed}; write these words in its place"
+            )
+        if unknown:
+            log.warning("WARNING: %s: kinds that are drawn as galaxies: %s", self.where, listed)
+        kind = np.array([_KINDS.get(word, "galaxy") for word in words.tolist()], dtype="<U6")
+        return np.where(words == "", by_redshift, kind)
+
+    def identities(self, number: int) -> np.ndarray:
+        """Return whole numbers that tell the objects apart, ``(N,)``."""
+        if "object_id" not in self.names:
+            return np.arange(number, dtype=np.int64)
+        where, theirs = str(self.where), self.names["object_id"]
+        identity = identities(self.columns[theirs], where, theirs)
+        require_unique(identity, where, theirs)
+        if identity.dtype.kind != "i":
+            raise self.refusal(
+                "object_id",
+                f"holds other than whole numbers below 2⁶³, such as {str(identity[0])!r}; call it "
+                "otherwise, and rows are numbered",
+            )
+        return identity
 
 
 def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.random.Generator) -> Table:
@@ -209,21 +344,24 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
     return template, dust
 
 
-def _use_catalogue_shapes(table: Table, rows: Mapping[str, np.ndarray], number: int, where: object) -> None:
+def _use_catalogue_shapes(table: Table, given: _Given) -> None:
     """Put sizes and shapes of the table in place of the drawn ones, where they are valid numbers."""
-    radius = _numbers(rows, "half_light_radius_arcsec", number, where)
+    number = len(table["flux"])
+    radius = given.numbers("half_light_radius_arcsec", number, "arcsec")
     good = (radius > 0) & (radius < 60)
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec"):
         table[name][good] *= radius[good] / table["half_light_radius_arcsec"][good]
     table["half_light_radius_arcsec"][good] = radius[good]
-    ratio = _numbers(rows, "axis_ratio", number, where)
+    ratio = given.numbers("axis_ratio", number)
     good = (ratio > 0) & (ratio <= 1)
     # The disc's radius is along its major axis; its area stays.
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
-    angle = np.radians(_numbers(rows, "angle_deg", number, where))
-    table["angle"] = np.where(np.isfinite(angle), angle % math.pi, table["angle"])
-    fraction = _numbers(rows, "bulge_fraction", number, where)
+    angle = given.numbers("angle_deg", number, "deg")
+    good = np.isfinite(angle)
+    good[good] = ~is_no_value(angle[good], is_redshift=False)
+    table["angle"][good] = np.radians(angle[good]) % math.pi
+    fraction = given.numbers("bulge_fraction", number)
     table["bulge_fraction"] = np.where((fraction >= 0) & (fraction <= 1), fraction, table["bulge_fraction"])
 
 
@@ -233,7 +371,7 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
     Raises
     ------
     InputError
-        An item without ``=``.
+        An item without ``=``, or one of our names twice.
 
     Examples
     --------
@@ -245,5 +383,7 @@ def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
         ours, sign, theirs = item.partition("=")
         if not sign or not ours.strip() or not theirs.strip():
             raise InputError(f"columns: {item!r} is not OURS=THEIRS, as in mag_u=u_photz")
+        if ours.strip() in out:
+            raise InputError(f"columns: {ours.strip()!r} is given twice")
         out[ours.strip()] = theirs.strip()
     return out

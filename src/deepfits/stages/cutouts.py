@@ -43,9 +43,6 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
         detected first, into ``catalogue.parquet`` in the store. For cutouts made elsewhere: columns to add.
     size
         Side of a cutout in pixels.
-    keep_duplicates
-        Cut all detections of an object that lies on several fields, not the primary one alone. The others are
-        counted in ``summary.json``; this holds for catalogues made by `detect`.
     """
 
     images: Annotated[Images, INPUT]
@@ -53,7 +50,6 @@ class CutoutsConfig(Cutting, Choosing, OnCluster, Partial):
     _: KW_ONLY
     catalogue: Annotated[str | Path | None, INPUT] = None
     size: int = 32
-    keep_duplicates: bool = False
 
 
 @stage(CutoutsConfig)

@@ -148,7 +148,7 @@ class Detection:
                     f"field {sources.name!r}: nothing detected; lower the threshold of {options.threshold}"
                 )
             stellar = extraction.stellar_radius_arcsec
-            info = describe_field(field, self.images.bands, extraction) | {
+            info = describe_field(field, self.images, extraction) | {
                 "num_objects": number,
                 "stellar_radius_arcsec": stellar if math.isfinite(stellar) else None,
             }

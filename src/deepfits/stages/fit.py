@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FORMAT = 5
+_OF_COADDS = ("catalogue", "cutting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class FitConfig(Solving, FitSettings):
     Parameters
     ----------
     from_coadds
-        `store` names images, as for `cutouts`: each part of a field is cut, fitted and forgotten. The
-        features are those that a store of these cutouts would give.
+        `store` names a directory of images, or a file of all bands, as for `cutouts`: each part of a field is
+        cut, fitted and forgotten. The features are those that a store of these cutouts would give.
     catalogue
         From coadds: what to cut; without one, the objects are detected first.
     cutting
@@ -90,6 +91,8 @@ def fit(config: FitConfig) -> Path:
     """
     from deepfits.models.bundle import Model
 
+    if not config.from_coadds and (idle := [n for n in _OF_COADDS if getattr(config, n) is not None]):
+        raise InputError(f"fit: {idle[0]} is for images: say from_coadds, or leave it out")
     pool = config.pool()
     loaded = Model.load(config.model, config.device if pool.is_here else "cpu")
     settings = part_of(config, FitSettings).resolved(loaded.aids is not None)

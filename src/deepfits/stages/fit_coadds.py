@@ -6,7 +6,7 @@ objects in order of y, `shard_size` at a time), so the features are those of tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +25,11 @@ from deepfits.stages.fit_work import FittingWork, Selection, absolute, write_fit
 from deepfits.stages.parameters import Cutting
 from deepfits.stages.stage import part_of
 from deepfits.survey import build
+from deepfits.survey.bands import places_of, sort_bands
 from deepfits.survey.build import OpenFields, ShardTask, StorePlan
 from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.fields import ImageSet
+from deepfits.survey.find import find_fields
 from deepfits.survey.psf import parse_psf_option
 from deepfits.survey.store import StoreInfo, check_cutouts
 
@@ -76,7 +78,7 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
     if "bands" in cutting:
         raise InputError("cutting: the bands are the model's; leave them out")
     options = from_mapping(Cutting, cutting, where="cutting")
-    options = replace(options, bands=model.info.bands, progress=config.progress)
+    options = replace(options, bands=_bands(images, model), progress=config.progress)
     chosen = options.find(images)
     path = Path(config.catalogue or out / "catalogue.parquet")
     if config.catalogue is None:
@@ -93,21 +95,22 @@ def prepare(config: Any, out: Path, model: Model) -> CoaddSource:
         psf=parse_psf_option(options.psf),
     )
     with closing(build.OpenFields(chosen)) as fields:
-        tasks, _ = build.plan_shards(plan, columns, known, fields)
-        if not tasks:
-            raise InputError(f"{path}: no object lies on any of the images; check ra, dec and the WCS")
-        description = out / DESCRIPTION
-        if description.exists():
-            info = StoreInfo.from_json(read_json(description, what="description of cutouts"), description)
-        else:
-            info = _describe(plan, known, tasks, fields, columns)
-            write_json(description, info.to_json())
+        tasks = build.lay_out(plan, columns, known, fields).tasks
+        info = _describe(plan, known, tasks, fields, columns, out / DESCRIPTION)
     widths = [plan.psf.get(b, plan.psf.get("", f"psfsize_{b}")) for b in chosen.bands]
     widths = [name for name in dict.fromkeys(widths) if name in columns]
     parts = [_part(task, columns, widths, config) for task in tasks]
     if not any(len(part.task.x) for part in parts):
         raise InputError(f"{path}: none of its objects on the images is among those to be fitted")
-    return CoaddSource(plan=plan, info=info, selection=Selection(shards=_shards(parts, plan), unreadable={}))
+    shards = _shards(parts, plan, info)
+    return CoaddSource(plan=plan, info=info, selection=Selection(shards=shards, unreadable={}))
+
+
+def _bands(images: str, model: Model) -> tuple[str, ...]:
+    """Return the model's bands as the images call them: ``ustar`` for u, ``R`` for r."""
+    there = sort_bands(band for field in find_fields(images) for band in field.bands)
+    places = places_of(model.info.bands, there)
+    return tuple(b if n is None else there[n] for b, n in zip(model.info.bands, places, strict=True))
 
 
 def _describe(
@@ -116,36 +119,51 @@ def _describe(
     tasks: list[ShardTask],
     fields: OpenFields,
     columns: dict[str, np.ndarray],
+    path: Path,
 ) -> StoreInfo:
     """Describe the cutouts by the fields that can be read; the others will be named when they are cut.
 
-    This is done once and kept, so that the features do not change when a field is mended.
+    What fields have in common is settled once and kept in `path`, so that the features of one do not change
+    when another is mended or added; it is settled anew where images that it is from have changed.
     """
-    described = dict(known.get("fields", {}))
-    readable, reason = set(), None
+    earlier = read_json(path, what="description of cutouts") if path.exists() else {}
+    described: dict[str, dict[str, Any]] = dict(earlier.get("fields", {}))
+    changed, reason = set(), None
     for index in sorted({task.field_index for task in tasks}):
         name = plan.images.fields[index].name
+        there = {"fields": {**known.get("fields", {}), **described}}
         try:
-            if not build.is_described(described.get(name)):
-                described[name] = build.describe_field(fields.open(index), plan.images.bands)
-            readable.add(index)
+            now = build.known_or_described(plan.images, index, there, fields)
         except InputError as error:
             reason = error
-    if reason is not None and not readable:
+            continue
+        if name in described and now is not described[name]:
+            changed.add(name)
+        described[name] = now
+    if not described:
+        assert reason is not None
         raise reason
-    able = [task for task in tasks if task.field_index in readable]
-    return _without_extra(plan, described, able, fields, columns)
+    common = earlier.get("common", [])
+    if not common or changed & set(common):
+        common = sorted(described)
+    info = build.describe_store(plan, {name: described[name] for name in common}, columns)
+    build.one_scale(described)
+    write_json(path, {"common": common, "fields": described})
+    return _without_settings(info, plan, described, columns)
 
 
-def _without_extra(
+def _without_settings(
+    info: StoreInfo,
     plan: StorePlan,
-    described: dict[str, Any],
-    tasks: list[ShardTask],
-    fields: OpenFields,
-    columns: dict[str, np.ndarray] | None = None,
+    described: Mapping[str, dict[str, Any]],
+    columns: Mapping[str, np.ndarray],
 ) -> StoreInfo:
-    whole = build.describe_store(plan, {"fields": described}, tasks, fields, columns)
-    return replace(whole, extra={"psf": whole.extra["psf"]})
+    """Keep what cutting needs to know of each field."""
+    psf = {name: build.settled_psf(known, plan, columns) for name, known in described.items()}
+    seen = {name: {"wavelength": known["wavelength"]} for name, known in described.items()}
+    kept = replace(info, extra={"psf": psf, "fields": seen})
+    build.warn_of_doubtful_psfs(kept)
+    return kept
 
 
 def cutout_size(model: Model, images: ImageSet) -> int:
@@ -159,17 +177,12 @@ def cutout_size(model: Model, images: ImageSet) -> int:
 def describe_images(images: ImageSet, size: int) -> StoreInfo:
     """Describe the cutouts of images without a catalogue, every field alike."""
     plan = build.StorePlan(images=images, size=size, shard_size=1, survey="", catalogue_path=Path())
-    none = np.empty(0)
     with closing(build.OpenFields(images)) as fields:
-        tasks = [
-            build.ShardTask(number=n, field_index=n, rows=none, x=none, y=none)
-            for n in range(len(images.fields))
-        ]
-        described = {}
-        for task in tasks:
-            field_images = fields.open(task.field_index)
-            described[field_images.name] = build.describe_field(field_images, images.bands)
-        return _without_extra(plan, described, tasks, fields)
+        described = {
+            field.name: build.known_or_described(images, index, {}, fields)
+            for index, field in enumerate(images.fields)
+        }
+    return _without_settings(build.describe_store(plan, described, {}), plan, described, {})
 
 
 def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str], config: Any) -> Part:
@@ -184,18 +197,20 @@ def _part(task: ShardTask, columns: dict[str, np.ndarray], widths: Sequence[str]
     return Part(task=kept, columns=ours)
 
 
-def _shards(parts: Sequence[Part], plan: StorePlan) -> list[Shard]:
-    files: dict[str, dict[str, Any]] = {}
-    for name, state in plan.settings()["files"].items():
-        files.setdefault(name.split("/")[0], {})[name] = state
-    names = [field.name for field in plan.images.fields]
+def _shards(parts: Sequence[Part], plan: StorePlan, info: StoreInfo) -> list[Shard]:
+    states = plan.images.states_by_field()
+    common = replace(info, extra={}).to_json()
+
+    def made_from(part: Part) -> str:
+        name = plan.images.fields[part.task.field_index].name
+        own = [info.extra[what].get(name) for what in ("psf", "fields")]
+        return digest(*part.columns.values(), part.task.x, part.task.y, states[name], common, *own)
+
     return [
         Shard(
             name=f"shard-{number:05d}",
             objects=len(part.task.x),
-            made_from=digest(
-                *part.columns.values(), part.task.x, part.task.y, files.get(names[part.task.field_index])
-            ),
+            made_from=made_from(part),
             content=part,
         )
         for number, part in enumerate(parts)

@@ -196,11 +196,15 @@ class Cutting(Detecting):
         profile), ``g=PSF.fits`` (an image of it), ``g=MODEL.psf`` (PSFEx); without a band, of all. Where it
         is not given it is measured on the field's stars, where they stand out, else read from ``FWHM`` in the
         header, else said to be unknown.
+    keep_duplicates
+        Cut all detections of an object that lies on several fields, not the primary one alone. The others are
+        counted in ``summary.json``; this holds for catalogues made by `detect`.
     """
 
     shard_size: Annotated[int, Range(ge=1)] = 2048
     survey: str = ""
     psf: PerBand | Mapping[str, str] | None = None
+    keep_duplicates: bool = False
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class PartitionFit:
             images=self.images, size=info.size, shard_size=CHUNK, survey="", catalogue_path=Path()
         )
         with closing(build.OpenFields(self.images)) as fields:
-            tasks = build.plan_shards(plan, columns, {}, fields)[0] if len(columns["ra"]) else []
+            tasks = build.plan_shards(plan, columns, {}, fields).tasks if len(columns["ra"]) else []
             for task in tasks:
                 cutouts = build.cut_task(fields.open(task.field_index), task, columns, plan, info)
                 parts.append(fitted(cutouts))

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from deepfits.config import convert
-from deepfits.errors import InputError
+from deepfits.errors import InputError, naming
 from deepfits.explorer.joined import find_predictions
 from deepfits.files import parse_json, read_json, read_text, reading_record, write_json
 from deepfits.fitting.features import is_finished, read_settings, shard_paths, to_numpy
@@ -234,7 +234,8 @@ def _read_fit(directory: Path, model: Model, held: HeldOut, cutouts: Cutouts, in
     per_band = [f"{name}_{band}" for name in ("chi2", "dof", "amplitude") for band in held.bands]
     files = pa.dataset.dataset(shard_paths(directory))
     ours = pa.dataset.field("object_id").isin(held.object_id.tolist())
-    table = files.to_table(columns=[*columns, *per_band], filter=ours)
+    with naming(directory, "cannot read these features of this store", "fit again"):
+        table = files.to_table(columns=[*columns, *per_band], filter=ours)
     rows = match_identities(held.object_id, to_numpy(table["object_id"]))
     if (rows < 0).all():
         raise InputError(f"{directory}: none of the held-out objects is there; fit the same store again")

@@ -50,9 +50,9 @@ class SimulateConfig(Common):
     seed
         The same seed gives the same sky, whatever `workers` is.
     catalogue
-        A table (Parquet, FITS, CSV) of objects to draw instead of the built-in population: ``mag_<band>``,
-        and where there are ``z_spec``, ``z_spec_flag``, ``kind``, ``object_id``,
-        ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg``, ``bulge_fraction``.
+        A table (Parquet, FITS, CSV) of objects to draw instead of the built-in population: AB magnitudes
+        ``mag_<band>``, and where there are ``z_spec``, ``z_spec_flag``, ``kind`` (galaxy, star, quasar),
+        ``object_id``, ``half_light_radius_arcsec``, ``axis_ratio``, ``angle_deg``, ``bulge_fraction``.
     columns
         Where the table names its columns differently: ``["mag_u=u_photz", "z_spec=zpec"]``.
     where
@@ -186,16 +186,19 @@ def _description(record: dict[str, Any], objects: CatalogueObjects | None) -> di
 def _read_catalogue(config: SimulateConfig, survey: SkySurvey) -> tuple[CatalogueObjects, int]:
     """Read a user's table; return its objects, and how many patches they need."""
     from deepfits.sky.from_catalogue import from_table, objects_per_patch, parse_columns, resolve_columns
-    from deepfits.tables import matches_conditions, read_table
+    from deepfits.tables import matches_conditions, read
 
     path, size, where = Path(str(config.catalogue)), config.size, list(config.where or ())
-    table = read_table(path, what="catalogue")
-    keep = matches_conditions(table, where, path)
+    mapping = parse_columns(config.columns)
+    magnitudes = [mapping.get(name, name) for name in (f"mag_{band}" for band in survey.names)]
+    table = read(path, what="catalogue", wanted=magnitudes)
+    keep = matches_conditions(table.columns, where, path)
     if not keep.any():
         raise InputError(f"{path}: no row satisfies {' and '.join(where)}")
-    table = {name: column[keep] for name, column in table.items()}
-    names = resolve_columns(list(table), survey, parse_columns(config.columns), path)
-    objects = from_table(table, names, survey, np.random.default_rng((config.seed, 0, _GIVEN)), path)
+    columns = {name: column[keep] for name, column in table.columns.items()}
+    names = resolve_columns(list(columns), survey, mapping, path)
+    rng = np.random.default_rng((config.seed, 0, _GIVEN))
+    objects = from_table(columns, names, survey, rng, path, table.units)
     per_patch = objects_per_patch(size)
     if per_patch == 0:
         raise InputError(f"size {size} is too small for a patch of given objects; choose 200 or more")

@@ -33,6 +33,7 @@ LARGEST_PIXEL = 1000.0
 _NUMBER_CARD = re.compile(
     r"(?:CRVAL|CRPIX|CDELT|CROTA)[12]|(?:CD|PC)[12]_[12]|PC00[12]00[12]|LONPOLE|LATPOLE"
 )
+_EXPONENT_D = re.compile(r"^[^=/]*=\s*[+-]?[\d.]+[Dd][+-]?\d+\s*(?:/|$)")
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Sides of a pixel may differ by so much.
 SQUARE = 0.02
@@ -103,13 +104,20 @@ class _UnusableWCSError(ValueError):
 
 
 def _settle_numbers(cards: fits.Header) -> None:
-    """Read numbers that stand as text; refuse what is none, or lacks: wcslib takes it for 0."""
-    for key in list(cards):
-        if _NUMBER_CARD.fullmatch(key) and not isinstance(cards[key], (int, float)):
+    """Read numbers that stand as text; refuse what is none, or lacks: wcslib takes it for 0.
+
+    Of a number with an exponent D, which the standard allows, wcslib reads what stands before the D.
+    """
+    for card in list(cards.cards):
+        key, value = card.keyword, card.value
+        if isinstance(value, float) and _EXPONENT_D.search(card.image):
+            cards.remove(key)
+            cards[key] = value
+        elif _NUMBER_CARD.fullmatch(key) and not isinstance(value, (int, float)):
             try:
-                cards[key] = float(str(cards[key]))
+                cards[key] = float(str(value))
             except ValueError:
-                raise _UnusableWCSError(f"{key} = {str(cards[key])!r}, where a number is needed") from None
+                raise _UnusableWCSError(f"{key} = {str(value)!r}, where a number is needed") from None
     if missing := [key for key in _NEEDED if key not in cards]:
         raise _UnusableWCSError(f"no {missing[0]}")
 

@@ -37,6 +37,7 @@ from deepfits.survey.cutting import cut
 from deepfits.survey.detection import DetectOptions
 from deepfits.survey.extract import Extraction, extract
 from deepfits.survey.fields import Field, ImageSet, open_field
+from deepfits.survey.image_source import FieldSources
 from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.noise import sky_doubts
 from deepfits.survey.parallel import in_processes
@@ -133,17 +134,14 @@ def build_store(
         Images turned out damaged; all other shards are done.
     """
     there = read_info(out) if (out / "store.json").exists() else None
-    columns, num_duplicates = _without_duplicates(plan, columns, info)
     with closing(OpenFields(plan.images)) as fields:
-        tasks, outside = plan_shards(plan, columns, info, fields)
-        if not tasks:
-            raise InputError(
-                f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
-                f"{_place_hint(columns, fields)}"
-            )
+        layout = lay_out(plan, columns, info, fields)
+        tasks = layout.tasks
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out)
-        store_info = there or describe_store(plan, info, tasks, fields, columns)
+        if (store_info := there) is None:
+            store_info = describe_store(plan, describe_fields(plan, info, tasks, fields), columns)
+            warn_of_doubtful_psfs(store_info)
         create_store(out, store_info)
         out = out.resolve()  # what does the work may stand elsewhere
         shards = [
@@ -178,18 +176,17 @@ def build_store(
                 remedy=_REMEDY,
             )
         except ShardsFailedError:
-            _count(out, tasks, store_info, columns["object_id"][outside], num_duplicates)
+            _count(out, layout, store_info, columns["object_id"])
             raise
-    _count(out, tasks, store_info, columns["object_id"][outside], num_duplicates)
+    _count(out, layout, store_info, columns["object_id"])
 
 
-def _count(
-    out: Path, tasks: list[ShardTask], info: StoreInfo, outside: np.ndarray, num_duplicates: int
-) -> None:
+def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) -> None:
     """Count the incomplete among the objects of the shards that are done."""
     done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
-    if complete := [task for task in tasks if Path(shard_name(task.number)).stem in done]:
-        write_coverage(out, info.bands, _coverage(out, complete, info), outside, num_duplicates)
+    if complete := [task for task in layout.tasks if Path(shard_name(task.number)).stem in done]:
+        parts, outside = _coverage(out, complete, info), object_id[layout.outside]
+        write_coverage(out, info.bands, parts, outside, layout.num_duplicates)
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
@@ -221,14 +218,11 @@ def has_identities(info: StoreInfo, path: Path, made_from: str) -> bool:
         return False  # damaged: it is made again
 
 
-def _without_duplicates(
-    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any]
-) -> tuple[dict[str, np.ndarray], int]:
-    """Leave out what is not primary in our own catalogues, and say how many objects these are."""
+def _are_wanted(plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any]) -> np.ndarray:
+    """Return which objects are cut, ``(N,)`` bool: of our own catalogues what is primary."""
     if plan.keep_duplicates or not info.get("fields") or "is_primary" not in columns:
-        return columns, 0
-    is_primary = columns["is_primary"].astype(bool)
-    return {name: values[is_primary] for name, values in columns.items()}, int((~is_primary).sum())
+        return np.ones(len(columns["object_id"]), bool)
+    return columns["is_primary"].astype(bool)
 
 
 def _cut_and_write(
@@ -289,15 +283,53 @@ def _run_job(job: _Job) -> list[Outcome]:
         return [attempt(process, shard, lambda number: None) for shard in job.shards]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which objects of a catalogue are cut from where.
+
+    Attributes
+    ----------
+    tasks
+        The shards.
+    outside
+        Rows of the catalogue that lie on no image.
+    num_duplicates
+        Detections left out because another one of the same object is primary.
+    """
+
+    tasks: list[ShardTask]
+    outside: np.ndarray
+    num_duplicates: int
+
+
+def lay_out(
+    plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
+) -> Layout:
+    """Assign objects to fields and shards, and say how many lie on no image.
+
+    Raises
+    ------
+    InputError
+        None lies on any.
+    """
+    layout, number = plan_shards(plan, columns, info, fields), len(columns["object_id"])
+    if not layout.tasks:
+        raise InputError(
+            f"{plan.catalogue_path}: no object lies on any of the images; check ra, dec and the WCS"
+            f"{_place_hint(columns, fields)}"
+        )
+    if lost := len(layout.outside):
+        log.warning("%s: %d of %d objects lie on no image", plan.catalogue_path, lost, number)
+    return layout
+
+
 def plan_shards(
     plan: StorePlan, columns: dict[str, np.ndarray], info: dict[str, Any], fields: OpenFields
-) -> tuple[list[ShardTask], np.ndarray]:
-    """Assign objects to fields and shards.
-
-    Returns the shards, and the rows of the catalogue that lie on no image.
-    """
-    number = len(columns["object_id"])
+) -> Layout:
+    """Assign objects to fields and shards."""
+    is_wanted = _are_wanted(plan, columns, info)
     owner, x, y = _assign(plan, columns, info, fields)
+    owner[~is_wanted] = -1
     tasks: list[ShardTask] = []
     for index in range(len(plan.images.fields)):
         rows = np.flatnonzero(owner == index)
@@ -305,7 +337,8 @@ def plan_shards(
         for start in range(0, len(rows), plan.shard_size):
             part = rows[start : start + plan.shard_size]
             tasks.append(ShardTask(number=len(tasks), field_index=index, rows=part, x=x[part], y=y[part]))
-    return tasks, np.setdiff1d(np.arange(number), np.flatnonzero(owner >= 0))
+    outside = np.flatnonzero(is_wanted & (owner < 0))
+    return Layout(tasks=tasks, outside=outside, num_duplicates=int((~is_wanted).sum()))
 
 
 def _assign(
@@ -333,8 +366,8 @@ def _assign(
         mine = named == name if has_names else np.ones(number, bool)
         if not mine.any():
             continue
-        known = info.get("fields", {}).get(name, {}).get("shape")
-        height, width = known if known and has_pixels else fields.open(index).shape
+        known = _said_of(plan.images.fields[index], info)
+        height, width = known["shape"] if known and has_pixels else fields.open(index).shape
         if has_pixels:
             x, y = columns["x"].astype(float), columns["y"].astype(float)
         else:
@@ -420,31 +453,49 @@ def _check_places(field: Field, task: ShardTask, ours: dict[str, np.ndarray], pl
         )
 
 
+def describe_fields(
+    plan: StorePlan, info: dict[str, Any], tasks: list[ShardTask], opened: OpenFields
+) -> dict[str, dict[str, Any]]:
+    """Describe the fields of some shards, by name: as a catalogue's `info` does, where it is of them."""
+    return {
+        plan.images.fields[index].name: known_or_described(plan.images, index, info, opened)
+        for index in sorted({task.field_index for task in tasks})
+    }
+
+
+def known_or_described(
+    images: ImageSet, index: int, info: Mapping[str, Any], opened: OpenFields
+) -> dict[str, Any]:
+    """Return the description of a field from `info`, where it is of these images; else describe it.
+
+    Of a field that cannot be read now, what `info` says counts: it will be named when it is cut.
+    """
+    field, known = images.fields[index], _said_of(images.fields[index], info)
+    if images.is_made_from(field, known.get("made_from", {})):
+        return known
+    try:
+        now = describe_field(opened.open(index), images)
+    except InputError:
+        if not known:
+            raise
+        return known
+    log_warnings(field.name, now)
+    return now
+
+
+def _said_of(field: FieldSources, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a catalogue says of a field; empty for nothing."""
+    known: dict[str, Any] = info.get("fields", {}).get(field.name, {})
+    return known
+
+
 def describe_store(
-    plan: StorePlan,
-    info: dict[str, Any],
-    tasks: list[ShardTask],
-    opened: OpenFields,
-    columns: Mapping[str, np.ndarray] | None = None,
+    plan: StorePlan, fields: Mapping[str, dict[str, Any]], columns: Mapping[str, np.ndarray]
 ) -> StoreInfo:
-    """Describe the store: one scale for all fields, the median width of the PSF over them."""
-    fields = {}
-    for index in sorted({task.field_index for task in tasks}):
-        name = plan.images.fields[index].name
-        known = info.get("fields", {}).get(name)
-        if not is_described(known):
-            known = describe_field(opened.open(index), plan.images.bands)
-            log_warnings(name, known)
-        fields[name] = known
-    scales = [field["pixel_scale_arcsec"] for field in fields.values()]
-    scale = float(np.median(scales))
-    if max(abs(s / scale - 1) for s in scales) > SCALE_TOLERANCE:
-        raise InputError(
-            f"the fields have pixels of {min(scales):.4f} to {max(scales):.4f} arcsec; a store needs one "
-            "scale: make one store for each, or bring them to one grid with `deepfits stack`"
-        )
+    """Describe the store by its fields: one scale for all, the median width of the PSF over them."""
+    scale = one_scale(fields)
     bands = plan.images.bands
-    psf = {name: _settled_psf(name, field, plan, columns or {}) for name, field in fields.items()}
+    psf = {name: settled_psf(field, plan, columns) for name, field in fields.items()}
     return StoreInfo(
         bands=bands,
         size=plan.size,
@@ -458,16 +509,34 @@ def describe_store(
         survey=plan.survey,
         extra={
             "settings": plan.settings(),
-            "fields": fields,
+            "fields": dict(fields),
             "psf": psf,
             "sub_pixel_policy": _POLICY,
         },
     )
 
 
-def _settled_psf(
-    name: str, known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
+def one_scale(fields: Mapping[str, dict[str, Any]]) -> float:
+    """Return the scale of the pixels of all fields, arcsec.
+
+    Raises
+    ------
+    InputError
+        It is not the same for all.
+    """
+    scales = {name: field["pixel_scale_arcsec"] for name, field in fields.items()}
+    scale = float(np.median(list(scales.values())))
+    if max(abs(s / scale - 1) for s in scales.values()) > SCALE_TOLERANCE:
+        fine, coarse = min(scales, key=scales.__getitem__), max(scales, key=scales.__getitem__)
+        raise InputError(
+            f"the fields have pixels of {scales[fine]:.4f} ({fine}) to {scales[coarse]:.4f} arcsec "
+            f"({coarse}); a store needs one scale: make one store for each, or bring them to one grid with "
+            "`deepfits stack`"
+        )
+    return scale
+
+
+def settled_psf(known: dict[str, Any], plan: StorePlan, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the PSFs of a field's bands, where what the user says counts before all else.
 
     A column of the catalogue with the width at each object counts where it is named, or where
@@ -481,19 +550,27 @@ def _settled_psf(
             psf[band] = column_record(given or f"psfsize_{band}", widths)
         elif given is not None:
             psf[band] = read_psf_option(given, known["pixel_scale_arcsec"])
-        if _source(psf, band) == MOST_COMPACT:
-            log.warning(
-                "WARNING: field %s, band %s: no stars stand out, so the PSF is that of the most compact "
-                "objects, %.2f arcsec, and too wide if these are galaxies; give it, in arcsec, as psf=%s=0.8",
-                *(name, band, psf[band]["fwhm_arcsec"], band),
-            )
-        elif _source(psf, band) == UNKNOWN:
-            log.warning(
-                "WARNING: field %s, band %s: the PSF is unknown (too few stars, no FWHM in the header); "
-                "models that need it cannot take this band until it is given, in arcsec, as psf=%s=0.8",
-                *(name, band, band),
-            )
     return psf
+
+
+def warn_of_doubtful_psfs(info: StoreInfo) -> None:
+    """Say of which fields and bands the PSF is unknown, or may be of galaxies, and what stands for it."""
+    for name, psf in info.extra["psf"].items():
+        for band, fwhm in zip(info.bands, info.fwhm_arcsec, strict=True):
+            source = _source(psf, band)
+            if source == MOST_COMPACT:
+                why = "the PSF is that of the most compact objects, as no stars stand out"
+                then = f"{psf[band]['fwhm_arcsec']:.2f} arcsec are too many if these are galaxies: give it"
+            elif source != UNKNOWN:
+                continue
+            else:
+                why = "the PSF is unknown (too few stars, no FWHM in the header)"
+                then = "models that need it cannot take this band until it is given"
+                if math.isfinite(fwhm):
+                    then = f"that of the other fields, {fwhm:.2f} arcsec, stands for it; better give it"
+            log.warning(
+                "WARNING: field %s, band %s: %s; %s, in arcsec, as psf=%s=0.8", *(name, band, why, then, band)
+            )
 
 
 def _width(known: dict[str, Any], psf: dict[str, Any], band: str) -> float | None:
@@ -513,24 +590,20 @@ def _median(values: list[float | None], default: float) -> float:
     return float(np.median(found)) if found else default
 
 
-def is_described(known: dict[str, Any] | None) -> bool:
-    """Return whether a catalogue's description of a field holds all that a store needs."""
-    wanted = {"pixel_scale_arcsec", "fwhm_arcsec", "noise_correlation", "noise_njy", "psf"}
-    return known is not None and wanted <= known.keys()
-
-
-def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | None = None) -> dict[str, Any]:
+def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
     """Describe what a field is like, for JSON.
 
     Parameters
     ----------
+    images
+        The set that the field is one of.
     found
         What detection found, for the PSF and how it varies; when None, the PSF is measured on the middle
         thousand rows and is the same everywhere.
     """
     middle, shape = MiddleOfField(field), list(field.shape)
     if found is None:
-        found = extract(middle, DetectOptions(threshold=6.0), bands=bands, is_whole=False)
+        found = extract(middle, DetectOptions(threshold=6.0), bands=images.bands, is_whole=False)
     widths = {b: {"coefficients": w, "shape": shape} for b, w in found.widths.items() if w is not None}
     fwhm = found.fwhm_arcsec
     reference = field.reference.source.band
@@ -539,6 +612,7 @@ def describe_field(field: Field, bands: tuple[str, ...], found: Extraction | Non
     stated = [f"{b}: {r.removeprefix(WARNING)}" for b, its in remarks.items() for r in its if WARNING in r]
     stated += [f"{b}: {text}" for b, plane in field.aligned.items() for text in sky_doubts(plane.plane)]
     return {
+        "made_from": images.made_from(field.sources),
         "shape": list(field.shape),
         "pixel_scale_arcsec": field.pixel_scale,
         "fwhm_arcsec": {b: (float(v) if math.isfinite(v) else None) for b, v in fwhm.items()},

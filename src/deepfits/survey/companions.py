@@ -91,6 +91,8 @@ def is_no_image_of_a_band(path: Path) -> bool:
     if not any(has_image(header) for header in headers):
         if not any(header.get("XTENSION") in ("BINTABLE", "TABLE") for header in headers):
             log.warning("%s: no image in this file; not used", path)
+        elif any(header.get("PIXTYPE") == "HEALPIX" for header in headers):
+            log.warning("WARNING: %s: a HEALPix map is not read; write images of it (reproject)", path)
         elif any(str(header.get(f"TTYPE{n}")).upper() == "IMAGE" for header in headers for n in range(1, 9)):
             log.warning(
                 "WARNING: %s: an image in a column of a table is not read; write it as an image", path

@@ -13,7 +13,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.files import contents_of
+from deepfits.files import contents_of, states_of
 from deepfits.photometry import reference_band
 from deepfits.survey.bands import band_name, require_bands, sort_bands
 from deepfits.survey.find import find_fields
@@ -51,17 +51,43 @@ class ImageSet:
 
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, for JSON: contents of the files, and options."""
-        files = {
+        files = {name: path for field in self.fields for name, path in self._files_of(field).items()}
+        return {"files": contents_of(files), "bands": list(self.bands), "reference": self.reference} | (
+            self._reading()
+        )
+
+    def states_by_field(self) -> dict[str, dict[str, str]]:
+        """Return the contents of each field's files, by the field's name, as far as `settings` looks."""
+        files = {field.name: self._files_of(field) for field in self.fields}
+        states = states_of({name: path for its in files.values() for name, path in its.items()})
+        return {field: {name: states[name] for name in its} for field, its in files.items()}
+
+    def made_from(self, field: FieldSources) -> dict[str, Any]:
+        """Return what the description of a field depends on, for JSON; see `is_made_from`."""
+        files = states_of(self._files_of(field), is_sample=True)
+        return {"files": files, "reference": self.reference_of(field)} | self._reading()
+
+    def is_made_from(self, field: FieldSources, earlier: Mapping[str, Any]) -> bool:
+        """Return whether something was made from these images of a field, read alike; and maybe others."""
+        now = self.made_from(field)
+        files = earlier.get("files", {})
+        return {**now, "files": {}} == {**earlier, "files": {}} and now["files"].items() <= files.items()
+
+    def reference_of(self, field: FieldSources) -> str:
+        """Return the band whose grid a field is on."""
+        is_there = self.reference is not None and self.reference in field.images
+        return str(self.reference) if is_there else reference_band(sort_bands(field.bands))
+
+    def _files_of(self, field: FieldSources) -> dict[str, Path]:
+        return {
             f"{field.name}/{source.band}/{number}/{path.name}": path
-            for field in self.fields
             for source in field.images.values()
             for number, path in enumerate((source.path, *(p for p, _ in self.options.used_of(source))))
         }
+
+    def _reading(self) -> dict[str, Any]:
         options = self.options
         return {
-            "files": contents_of(files),
-            "bands": list(self.bands),
-            "reference": self.reference,
             "zero_point": dict(options.zero_point),
             "pixel_scale": options.pixel_scale,
             "assume_aligned": options.assume_aligned,
@@ -121,6 +147,8 @@ class Field:
 
     Attributes
     ----------
+    sources
+        The files.
     name
         The field's name.
     planes
@@ -129,8 +157,8 @@ class Field:
         The plane whose grid it is.
     """
 
-    def __init__(self, name: str, planes: dict[str, Plane], reference: str) -> None:
-        self.name = name
+    def __init__(self, sources: FieldSources, planes: dict[str, Plane], reference: str) -> None:
+        self.sources, self.name = sources, sources.name
         self.reference = planes[reference]
         self.aligned: dict[str, AlignedPlane] = align(planes, reference)
         size = 8 * len(planes) * int(np.prod(self.shape))
@@ -215,10 +243,8 @@ class InMemory:
 @contextmanager
 def open_field(sources: FieldSources, images: ImageSet) -> Iterator[Field]:
     """Open one field of a set."""
-    wish = images.reference
-    reference = wish if wish in sources.images else reference_band(sort_bands(sources.bands))
     with open_planes(sources.images, images.options) as planes:
-        yield Field(sources.name, dict(planes), str(reference))
+        yield Field(sources, dict(planes), images.reference_of(sources))
 
 
 def describe(remarks: Mapping[str, list[str]]) -> list[str]:

@@ -58,6 +58,15 @@ class Fill:
         return np.asarray(is_fill)
 
 
+HOLES = Fill(value=0.0, in_blocks=True)
+"""Where hardly any value is 0, so that no block of zeros is there by chance."""
+
+
+def zeros_are_rare(counts: np.ndarray) -> bool:
+    """Return whether hardly any value of a sample is exactly 0: elsewhere, blocks of zeros are `HOLES`."""
+    return bool((counts == 0).mean() <= FILL_SHARE)
+
+
 def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: bool = False) -> Fill | None:
     """Find the value that stands for no data; None when there is none.
 

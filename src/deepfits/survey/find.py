@@ -32,6 +32,7 @@ from pathlib import Path
 
 from deepfits.errors import InputError
 from deepfits.files import require_regular
+from deepfits.results import read_record
 from deepfits.survey.bands import band_name, band_of_name, is_instrument, sort_bands
 from deepfits.survey.companions import is_companion, is_no_image_of_a_band, kind_of
 from deepfits.survey.file_names import HELD, given_name, kind_of_folder, split_name
@@ -89,6 +90,8 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
                 f"{first}: by this directory's name its files belong to images of the same names beside it; "
                 "if they are images, call it otherwise"
             )
+        if stage := read_record(where).get("stage"):
+            raise InputError(f"{first}: the results of `deepfits {stage}`, not images; name those")
         raise InputError(f"{first}: no FITS image there; check the path")
     return found
 
@@ -243,7 +246,7 @@ def fits_files(directory: Path) -> list[Path]:
         if is_fits_name(path) and (path.is_symlink() or not path.is_dir()):
             require_regular(path)
             out.append(path)
-    return [p for p in out if not p.is_dir()]
+    return out
 
 
 def _in_one_directory(

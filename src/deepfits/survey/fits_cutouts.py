@@ -125,11 +125,9 @@ def _bands_of(objects: list[_Object]) -> tuple[str, ...]:
     if named:
         return sort_bands(named)
     with opened(objects[0].first()) as hdus:
-        found = [_band_of_hdu(hdu) for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == 2]
-        cube = next((h for h in hdus if h.is_image and len(h.shape or ()) == 3), None)
-        if cube is not None:
-            return _bands_of_cube(hdus, cube)
-    return sort_bands(b for b in found if b)
+        if cubes := _images(hdus, 3):
+            return _bands_of_cube(hdus, cubes[0])
+        return sort_bands(b for b in map(_band_of_hdu, _images(hdus, 2)) if b)
 
 
 def _bands_of_cube(hdus: fits.HDUList, cube: Any) -> tuple[str, ...]:
@@ -194,9 +192,9 @@ def _find_objects(d: Description, path: Path) -> list[_Object]:
 def _holds_all_bands(path: Path, known: set[str]) -> bool:
     """Return whether a file holds a cube or several images, so that its name needs no band."""
     with opened(path) as hdus:
-        planes = [h for h in hdus if h.is_image and len(h.shape or ()) in (2, 3)]
-        if any(len(h.shape) == 3 for h in planes):
+        if _images(hdus, 3):
             return True
+        planes = _images(hdus, 2)
         images = [h for h in planes if role_of(name_of(h)) is None]
         named = {_band_of_hdu(h) for h in planes} - {None}
         return len(images) > 1 or len(named) > 1 or len(known) == 1
@@ -239,6 +237,11 @@ def _is_band(text: str, known: set[str]) -> bool:
     return band_name(text) in known if known else band_of_name(text) == (band_name(text), "")
 
 
+def _images(hdus: fits.HDUList, dimensions: int) -> list[Any]:
+    """Return the HDUs with arrays of so many dimensions: 2 images, 3 cubes."""
+    return [hdu for hdu in hdus if hdu.is_image and len(hdu.shape or ()) == dimensions]
+
+
 def _band_of_hdu(hdu: Any) -> str | None:
     """Return the band of an HDU from its name (``SCI_G``, ``r_ivar``) or its filter cards."""
     named = next((b for b in (hdu.header.get("FILTER"), hdu.header.get("BAND")) if isinstance(b, str)), None)
@@ -263,30 +266,25 @@ class _FitsCutouts:
             return {b: self._single(b, files) for b, files in one.files.items()}
         files = one.files[""]
         with opened(files["image"]) as hdus:
-            image = self._wanted(hdus, files["image"], 3) if self._is_cube(hdus) else None
-            if image is None:
+            if not _images(hdus, 3):
                 return self._extensions(hdus, files["image"])
+            image = self._wanted(hdus, files["image"], 3)
             extras = dict(self._chosen(hdus, files["image"]) or self._extras(hdus, image))
             planes = {kind: (hdu, files["image"]) for kind, hdu in extras.items()}
             with ExitStack() as stack:
                 for kind, path in files.items():
                     if kind != "image":
                         beside = stack.enter_context(opened(path))
-                        hdu = next((h for h in beside if h.is_image and len(h.shape or ()) == 3), None)
-                        if hdu is None:
+                        if not (cubes := _images(beside, 3)):
                             raise InputError(f"{path}: no cube in this {kind} file")
-                        planes[kind] = hdu, path
+                        planes[kind] = cubes[0], path
                 return self._split(hdus, image, planes, files["image"])
-
-    def _is_cube(self, hdus: fits.HDUList) -> bool:
-        return any(h.is_image and len(h.shape or ()) == 3 for h in hdus)
 
     def _wanted(self, hdus: fits.HDUList, path: Path, dimensions: int) -> Any:
         """Return the image's HDU: the one named, else the first of so many dimensions without a role."""
         if self.d.image != "image":
             return self._by_name(hdus, self.d.image, path)
-        fitting = [h for h in hdus if h.is_image and len(h.shape or ()) == dimensions]
-        found = [h for h in fitting if role_of(name_of(h)) is None]
+        found = [h for h in _images(hdus, dimensions) if role_of(name_of(h)) is None]
         if not found:
             raise InputError(f"{path}: no image of {dimensions} dimensions in this file")
         if dimensions == 3 and len(found) > 1:
@@ -340,18 +338,14 @@ class _FitsCutouts:
             for kind, other in files.items():
                 if kind != "image":
                     beside = stack.enter_context(opened(other))
-                    planes[kind] = HduPixels(hdu=self._wanted_plane(beside, other), path=other)
+                    if not (found := _images(beside, 2)):
+                        raise InputError(f"{other}: no two-dimensional image in this file")
+                    planes[kind] = HduPixels(hdu=found[0], path=other)
             return self._band(band, hdus, HduPixels(hdu=image, path=path), planes)
-
-    def _wanted_plane(self, hdus: fits.HDUList, path: Path) -> Any:
-        found = next((h for h in hdus if h.is_image and len(h.shape or ()) == 2), None)
-        if found is None:
-            raise InputError(f"{path}: no two-dimensional image in this file")
-        return found
 
     def _extensions(self, hdus: fits.HDUList, path: Path) -> dict[str, _Band]:
         """Read a file with one HDU for each band."""
-        images = [h for h in hdus if h.is_image and len(h.shape or ()) == 2 and role_of(name_of(h)) is None]
+        images = [h for h in _images(hdus, 2) if role_of(name_of(h)) is None]
         if not images:
             raise InputError(
                 f"{path}: no image in an HDU of its own; if all objects are in one, {ALL_IN_ONE}"

@@ -18,7 +18,7 @@ import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -41,6 +41,8 @@ MAX_TILE_RATIO = 20_000
 # Of a compressed file at most so many bytes are unpacked to look for a later header.
 MAX_SKIPPED = 64 << 20
 _BLOCK = 1 << 20
+# What may follow the = of a card: text in quotes, a truth value, a number, and a comment.
+_VALUE = re.compile(r"(?:'(?:[^']|'')*'|[TF]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[EDed][+-]?\d+)?)?\s*(?:/.*)?")
 _PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
@@ -89,6 +91,7 @@ def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
         hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
         number = 0
         while number < MAX_HDUS and _has(hdus, number):
+            _settle_cards(hdus[number].header)
             number += 1
         _check_sizes(path, hdus, plain.stat().st_size)
     return hdus
@@ -100,6 +103,22 @@ def _has(hdus: fits.HDUList, number: int) -> bool:
     except IndexError:
         return False
     return True
+
+
+def _settle_cards(header: fits.Header) -> None:
+    """Read what is no value by the standard as text: ``MAGZERO = 27,0``, ``SEEING = nan``, an open quote.
+
+    Whoever asks for a number then sees what stands there; a header's other cards are not lost.
+    """
+    for card in list(header.cards):
+        _, _, value = card.image.partition("=")
+        if _VALUE.fullmatch(value.strip()):
+            continue  # most by far, and fast
+        try:
+            _ = card.value
+        except fits.VerifyError:
+            with suppress(fits.VerifyError):  # no keyword either: asking for it will say so
+                card.verify("silentfix")
 
 
 def _check_sizes(path: Path, hdus: fits.HDUList, file_size: int) -> None:
@@ -315,7 +334,10 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
         if any(text[i : i + 80].rstrip() == b"END" for i in range(len(text) - 2880, len(text), 80)):
             with quiet():
                 try:
-                    header = fits.Header.fromstring(text.decode("ascii", errors="replace"))
+                    header = fits.Header.fromstring(
+                        text.decode("ascii", errors="replace").replace("\ufffd", "?")
+                    )
+                    _settle_cards(header)
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards
                     raise InputError(f"unreadable header ({one_line(error)})") from error

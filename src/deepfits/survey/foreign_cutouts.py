@@ -17,7 +17,7 @@ from deepfits.errors import InputError
 from deepfits.hdf5 import read_column
 from deepfits.splits import evenly_spaced
 from deepfits.survey.cutout_description import store_bands
-from deepfits.survey.fill import Fill, find_fill_beside_weights
+from deepfits.survey.fill import HOLES, Fill, find_fill_beside_weights, zeros_are_rare
 from deepfits.survey.noise import (
     FEW_PIXELS,
     MAX_LEVEL_SIGMAS,
@@ -114,7 +114,13 @@ class ForeignCutouts:
         Cutouts larger than `size` are cropped about their middle, smaller ones get a rim of weight 0; None
         leaves them as they are.
         """
-        image, weight, mask = self.raw(start, stop)
+        flux, out = self.converted(*self.raw(start, stop))
+        return (flux, out) if size is None else (to_shape(flux, size, size), to_shape(out, size, size))
+
+    def converted(
+        self, image: np.ndarray, weight: np.ndarray | None, mask: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `raw` gives in nJy and nJy⁻², with weight 0 where there is no data."""
         factor = self.factor[:, None, None]
         with np.errstate(all="ignore"):
             flux = (image * factor).astype(np.float32)
@@ -136,7 +142,7 @@ class ForeignCutouts:
             for one, its in zip(flux[:, band], out[:, band], strict=True):
                 sigma, number = difference_noise(one, its > 0)
                 its[its > 0] = (ratio * sigma if number >= FEW_PIXELS and sigma > 0 else usual) ** -2.0
-        return (flux, out) if size is None else (to_shape(flux, size, size), to_shape(out, size, size))
+        return flux, out
 
     def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and weight as `read` does, in the store's bands: weight 0 in the absent ones."""
@@ -189,18 +195,41 @@ def check_identity(array: Any, path: Path, number: int) -> np.ndarray:
     return values
 
 
+_Raw = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+def _stacked(parts: list[_Raw]) -> _Raw:
+    """Put objects that were read one by one into arrays, padded about their middles: NaN, with weight 0."""
+    shape = len(parts), *np.max([image.shape[1:] for image, _, _ in parts], axis=0)
+    if all(image.shape[1:] == shape[1:] for image, _, _ in parts):
+        weight, mask = (
+            np.concatenate([part[n] for part in parts]) if parts[0][n] is not None else None for n in (1, 2)
+        )
+        return np.concatenate([image for image, _, _ in parts]), weight, mask
+    image, weight = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
+    for row, (one, its, _) in enumerate(parts):
+        window = tuple(overlap(n, size)[0] for n, size in zip(one.shape[2:], shape[2:], strict=True))
+        image[row][:, *window] = one[0]
+        if its is not None:
+            weight[row][:, *window] = its[0]
+    return image, weight if parts[0][1] is not None else None, None
+
+
 def resolve_weights(cutouts: ForeignCutouts) -> None:
-    """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check."""
+    """Measure the noise on the rims of some cutouts: it is the weight where there is none, else a check.
+
+    These are from all over the file: what is odd comes in runs, as the tiles of a survey do.
+    """
     if cutouts.number == 0:
         raise InputError("the file holds no cutout")
     num_bands = len(cutouts.bands)
     cutouts.weight_scale = np.ones(num_bands)
     cutouts.credible = np.tile([0.0, np.inf], (num_bands, 1))
-    stop = min(SAMPLE, cutouts.number)
-    image, weight = cutouts.read(0, stop, None)
-    if _settle_fill(cutouts, stop, weight):
-        image, weight = cutouts.read(0, stop, None)
-    _warn_if_masked(cutouts, stop)
+    sample = [cutouts.raw(int(row), int(row) + 1) for row in evenly_spaced(cutouts.number, SAMPLE)]
+    raw = _stacked(sample)
+    _settle_fill(cutouts, raw[0], cutouts.converted(*raw)[1])
+    image, weight = cutouts.converted(*raw)
+    _warn_if_masked(cutouts, raw[2])
     cutouts.noise = np.full(num_bands, np.nan)
     for band in range(num_bands):
         if cutouts.has_weights:
@@ -223,7 +252,7 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             "the polarity of the mask (mask_nonzero_is)"
         )
     cutouts.constant = cutouts.noise**-2.0
-    _settle_own_noise(cutouts)
+    _settle_own_noise(cutouts, sample)
     names = ", ".join(cutouts.bands[band] for band in cutouts.own_noise)
     if len(cutouts.own_noise) < num_bands:
         cutouts.remarks.append("no weights: constant weight from the noise measured on the cutouts' rims")
@@ -234,12 +263,11 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
         )
 
 
-def _settle_own_noise(cutouts: ForeignCutouts) -> None:
-    """Find the bands in which the noise differs between objects, on some from all over the file."""
-    rows = evenly_spaced(cutouts.number, SAMPLE)
-    of_rim, sigma, number = (np.full((len(rows), len(cutouts.bands)), np.nan) for _ in range(3))
-    for place, row in enumerate(rows):
-        image, weight = (part[0] for part in cutouts.read(int(row), int(row) + 1, None))
+def _settle_own_noise(cutouts: ForeignCutouts, sample: list[_Raw]) -> None:
+    """Find the bands in which the noise differs between objects."""
+    of_rim, sigma, number = (np.full((len(sample), len(cutouts.bands)), np.nan) for _ in range(3))
+    for place, raw in enumerate(sample):
+        image, weight = (part[0] for part in cutouts.converted(*raw))
         outer = rim(*image.shape[1:])
         for band, (one, is_valid) in enumerate(zip(image, weight > 0, strict=True)):
             sigma[place, band], number[place, band] = difference_noise(one, is_valid)
@@ -255,18 +283,18 @@ def _settle_own_noise(cutouts: ForeignCutouts) -> None:
             cutouts.own_noise[band] = ratio * float(np.median(its)), ratio
 
 
-def _settle_fill(cutouts: ForeignCutouts, stop: int, weight: np.ndarray) -> bool:
-    """Find values that stand for no data whatever the weights say; say whether there are any."""
-    counts = cutouts.raw(0, stop)[0]
+def _settle_fill(cutouts: ForeignCutouts, counts: np.ndarray, weight: np.ndarray) -> None:
+    """Find values that stand for no data whatever the weights say."""
     for band, name in enumerate(cutouts.bands):
         fill, share = find_fill_beside_weights(counts[:, band], weight[:, band])
-        if fill is not None:
+        if fill is None and zeros_are_rare(counts[:, band]):
+            cutouts.fill[band] = HOLES
+        elif fill is not None:
             cutouts.fill[band] = fill
             how = ", in blocks" if fill.in_blocks else ""
             cutouts.remarks.append(
                 f"{name}: {share:.1%} of the pixels are exactly {fill.value:g}{how}: taken as no data"
             )
-    return bool(cutouts.fill)
 
 
 def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> None:
@@ -282,9 +310,8 @@ def _settle_range(cutouts: ForeignCutouts, band: int, weight: np.ndarray) -> Non
         )
 
 
-def _warn_if_masked(cutouts: ForeignCutouts, stop: int) -> None:
+def _warn_if_masked(cutouts: ForeignCutouts, mask: np.ndarray | None) -> None:
     """Warn when the mask removes more than half of the pixels, or of the middles, where the objects are."""
-    mask = cutouts.raw(0, stop)[2]
     if mask is None or cutouts.mask is None:
         return
     is_bad = cutouts.mask.is_bad(mask)

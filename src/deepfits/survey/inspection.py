@@ -128,7 +128,7 @@ def inspect_field(sources: FieldSources, images: ImageSet, findings: Findings) -
         return
     try:
         with open_planes(usable, images.options) as planes:
-            field = Field(sources.name, dict(planes), reference_band(sort_bands(usable)))
+            field = Field(sources, dict(planes), reference_band(sort_bands(usable)))
             _inspect_open(field, dict(planes), findings)
     except InputError as error:
         findings.refuse(error)

@@ -24,7 +24,14 @@ from deepfits.errors import InputError, naming
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.companions import SHARED
-from deepfits.survey.fill import BLOCK, Fill, find_fill, find_fill_beside_weights
+from deepfits.survey.fill import (
+    BLOCK,
+    HOLES,
+    Fill,
+    find_fill,
+    find_fill_beside_weights,
+    zeros_are_rare,
+)
 from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quiet, stem_of
 from deepfits.survey.hdu_roles import (
     ROLES,
@@ -167,14 +174,16 @@ class Plane:
         image, weight = self._pixels.rows(start, stop, self._scale)
         if weight is None:
             weight = np.full(image.shape, 1.0 if self._constant is None else self._constant, np.float32)
-        has_fill = self._fill is not None
+        fill = self._fill
+        if fill is HOLES and not (image == 0).any():
+            fill = None
         low, high = self._credible
         with np.errstate(over="ignore", invalid="ignore"):
-            if not has_fill and (low, high) == (0.0, math.inf) and _all_valid(image, weight):
-                return image, weight
+            if fill is None and np.isfinite(image.sum()) and weight.min() > low and weight.max() < high:
+                return image, weight  # most by far, found in few passes: a sum with NaN is NaN
             is_valid = (np.abs(image) < np.inf) & (weight > low) & (weight < high)
-        if self._fill is not None:
-            is_valid &= ~self._fill_rows(self._fill, start, stop)
+        if fill is not None:
+            is_valid &= ~self._fill_rows(fill, start, stop)
         if not is_valid.all():
             weight[~is_valid] = 0
             image[~is_valid] = 0
@@ -418,6 +427,7 @@ class Plane:
         steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
         self._fill = find_fill(counts, steps, is_dithered)
         if self._fill is None:
+            self._fill = HOLES if zeros_are_rare(counts) else None
             return
         if step is not None and self._fill.half_step is not None:
             self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
@@ -441,6 +451,8 @@ class Plane:
         self._fill, share = find_fill_beside_weights(counts, weight)
         if self._fill is not None:
             self._note_fill(self._fill, share, ", whatever their weights say")
+        elif zeros_are_rare(counts):
+            self._fill = HOLES
         there = np.isfinite(counts) & (counts != 0)
         left = float((weight[there] > 0).mean()) if there.any() else 1.0
         if left < 1 - MOSTLY_MASKED and not self.has_mask:
@@ -503,11 +515,6 @@ class Plane:
 
 def _role(hdu: Any) -> str | None:
     return role_of(name_of(hdu))
-
-
-def _all_valid(image: np.ndarray, weight: np.ndarray) -> bool:
-    """Return whether every pixel has data, in few passes: a sum with NaN or infinity in it is not finite."""
-    return bool(np.isfinite(image.sum()) and np.isfinite(weight.sum()) and weight.min() > 0)
 
 
 def _shortened(numbers: list[int]) -> str:

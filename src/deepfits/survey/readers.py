@@ -35,14 +35,8 @@ log = logging.getLogger(__name__)
 
 __all__ = ["open_cutouts", "read_description"]
 NAMES_OF_BANDS = (
-    "bands",
-    "band",
-    "band_names",
-    "bandnames",
-    "filters",
-    "filter",
-    "filter_names",
-    "filternames",
+    *("bands", "band", "band_names", "bandnames"),
+    *("filters", "filter", "filter_names", "filternames"),
 )
 """Arrays and attributes in which files say which bands they hold."""
 REMEDY = "write the images as one array (N, B, H, W: numpy.stack) into .h5 or .npz"

@@ -27,6 +27,7 @@ from deepfits.errors import InputError
 from deepfits.files import read_json, write_json, writing_hdf5
 from deepfits.hdf5 import local_object, opened, read_column
 from deepfits.survey.bands import places_of
+from deepfits.tables.matching import match_identities
 
 SCHEMA_VERSION = 2
 READABLE_SCHEMAS = (1, 2)
@@ -432,6 +433,16 @@ class CutoutStore:
                 odd = sorted(set(part) ^ set(names))
                 raise InputError(f"{path}: other catalogue columns than {self.shards[0].name}: {odd}")
         return {name: np.concatenate([part[name] for part in parts]) for name in names}
+
+    def rows_of(self, object_id: np.ndarray) -> np.ndarray:
+        """Return the rows of objects with features, over all shards, for `take`; all have to be there."""
+        rows = match_identities(object_id, self.catalogue([])["object_id"])
+        if (is_absent := rows < 0).any():
+            raise InputError(
+                f"{self.directory}: {int(is_absent.sum())} objects of the features are not in this store, "
+                f"object_id {object_id[is_absent][0]} among them; give the store that they were fitted from"
+            )
+        return rows
 
     def take(self, indices: np.ndarray) -> Cutouts:
         """Read the objects at `indices` (over all shards, in the order given)."""

@@ -108,11 +108,9 @@ def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[f
             break
         rest = others
     middle = float(np.median(rest))
-    outside = used[(used < middle / SENTINEL_RATIO) | (used > middle * SENTINEL_RATIO)]
-    low, high = middle / LARGEST_RATIO, middle * LARGEST_RATIO
-    if rest.size < used.size:  # there is such a value: what lies as far away is one too
-        low, high = middle / SENTINEL_RATIO, middle * SENTINEL_RATIO
-    return (low, high) if outside.size else (0.0, np.inf)
+    # Where there is such a value, what lies as far away is one too.
+    ratio = SENTINEL_RATIO if rest.size < used.size else LARGEST_RATIO
+    return middle / ratio, middle * ratio
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ _MAGGIES = re.compile(
     r"(?<![A-Za-z])(?P<prefix>nano|micro|n|u|µ)?m(?:ag+(?:y|ys|ie|ies)|gy)(?![A-Za-z])", re.IGNORECASE
 )
 _JANSKY = re.compile(r"(?P<prefix>nano|micro|milli|[nuµμm]?)\s*(?:jy|jansky|janskys)(?![a-z])", re.IGNORECASE)
+_PREFIXES = {"nano": "n", "micro": "u", "milli": "m", "µ": "u", "μ": "u"}
 _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z])", re.IGNORECASE)
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
@@ -298,15 +299,7 @@ def _parsed(text: str) -> Any:
         raise InputError(f"BUNIT {text!r} may be mJy or MJy; write which into the header")
     text = re.sub("Mjy", "MJy", text)
     if not text.startswith("MJy") and not (upper == text and upper.startswith("MJY")):
-        text = _JANSKY.sub(
-            lambda m: (
-                {"nano": "n", "micro": "u", "milli": "m"}.get(
-                    m["prefix"].lower(), m["prefix"].lower()
-                ).translate({0xB5: "u", 0x3BC: "u"})
-                + "Jy"
-            ),
-            text,
-        )
+        text = _JANSKY.sub(lambda m: _PREFIXES.get(m["prefix"].lower(), m["prefix"].lower()) + "Jy", text)
     elif upper == text:
         text = text.replace("MJY", "MJy")
     text = re.sub(r"(?<=[/ .*])A(?=$|[-^*/ .])", "Angstrom", text)

@@ -7,7 +7,15 @@ ending of the name says; columns are found by the names that surveys give them.
 from __future__ import annotations
 
 from deepfits.tables.conditions import as_conditions, choose, matches_conditions
-from deepfits.tables.matching import match_identities, match_positions, take_rows
+from deepfits.tables.matching import (
+    SAME_PLACE_ARCSEC,
+    apart_arcsec,
+    are_running_numbers,
+    match_identities,
+    match_one_to_one,
+    match_positions,
+    take_rows,
+)
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.reading import exists, read, read_table
 from deepfits.tables.sky import (
@@ -25,9 +33,12 @@ from deepfits.tables.writing import ENDINGS, format_of, write_table
 
 __all__ = [
     "ENDINGS",
+    "SAME_PLACE_ARCSEC",
     "Columns",
     "Positions",
     "Table",
+    "apart_arcsec",
+    "are_running_numbers",
     "as_conditions",
     "choose",
     "exists",
@@ -37,6 +48,7 @@ __all__ = [
     "identities",
     "identity_name",
     "match_identities",
+    "match_one_to_one",
     "match_positions",
     "matches_conditions",
     "place_hint",

@@ -20,8 +20,12 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 _CONDITION = re.compile(r"^\s*(\S.*?)\s*(>=|<=|==|!=|>|<)\s*([^=<>].*?)\s*$")
 _AND = re.compile(r"\s+and\s+|\s*&&?\s*", re.IGNORECASE)
+_SEVERAL = re.compile(r">=|<=|==|!=|>|<|\||\bor\b", re.IGNORECASE)
+_QUOTED = re.compile(r"(['\"])(?!.*\1.+\1$)(.*)\1")
 _WHOLE = re.compile(r"^[+-]?\d+$")
-_TRUTH = dict.fromkeys(("true", "t", "yes", "1"), True) | dict.fromkeys(("false", "f", "no", "0"), False)
+_TRUTH = dict.fromkeys(("true", "t", "yes", "y", "1"), True) | dict.fromkeys(
+    ("false", "f", "no", "n", "0"), False
+)
 
 
 def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
@@ -133,32 +137,49 @@ def _number(text: str) -> int | float | None:
 
 def _compare_text(column: np.ndarray, sign: str, text: str, condition: str, where: str | Path) -> np.ndarray:
     """Compare a column of text: with a number as numbers, with true and false as these, else for equality."""
-    bare = text.strip("'\"")
-    is_quoted = bare != text
+    quoted = _QUOTED.fullmatch(text)
+    bare = quoted[2] if quoted else text
+    if quoted is None and _SEVERAL.search(text):
+        raise InputError(
+            f"condition {condition!r} is not COLUMN OP VALUE: conditions are joined by 'and' alone; write "
+            "quotes around text that holds 'or' or signs"
+        )
     lower = np.char.lower(np.char.strip(column)) if len(column) else column
     is_gap = np.isin(lower, GAPS)
-    value = None if is_quoted else _number(text)
+    value = None if quoted else _number(text)
     if value is not None:
-        number = np.full(len(column), np.nan)
-        entry = ""
-        for row in np.flatnonzero(~is_gap):
-            try:
-                number[row] = float(column[row])
-            except ValueError:
-                entry = entry or str(column[row])
-        if not entry:
-            with np.errstate(invalid="ignore"):
-                return np.asarray(_OPERATORS[sign](number, value) & np.isfinite(number), dtype=bool)
-        if sign not in ("==", "!="):
+        number, entry = _numbers_in(column, is_gap)
+        if entry and sign not in ("==", "!="):
             raise InputError(
                 f"{where}: condition {condition!r}: the column holds text such as {entry!r}, which is not a "
                 "number; leave those out in the table, or name the values that you want with =="
             )
-    if not is_quoted and bare.lower() in ("true", "false") and np.isin(lower[~is_gap], list(_TRUTH)).all():
+        if not entry or np.isfinite(number).any():
+            is_there = ~is_gap if sign == "!=" else np.isfinite(number)
+            with np.errstate(invalid="ignore"):
+                return np.asarray(_OPERATORS[sign](number, value) & is_there, dtype=bool)
+    if not quoted and bare.lower() in _TRUTH and np.isin(lower[~is_gap], list(_TRUTH)).all():
         truth = np.isin(lower, [word for word, means in _TRUTH.items() if means])
         return np.asarray(_OPERATORS[sign](truth, _TRUTH[bare.lower()]) & ~is_gap, dtype=bool)
     if sign not in ("==", "!="):
         raise InputError(f"condition {condition!r}: the column holds text, which has no order; use == or !=")
     if not bare:
         return np.asarray(_OPERATORS[sign](column, bare), dtype=bool)
+    if not (column == bare).any() and (alike := column[lower == bare.strip().lower()]).size:
+        raise InputError(
+            f"{where}: condition {condition!r}: no row has {bare!r}, but {len(alike)} have "
+            f"{str(alike[0])!r}; write it like that"
+        )
     return np.asarray(_OPERATORS[sign](column, bare) & (column != ""), dtype=bool)
+
+
+def _numbers_in(column: np.ndarray, is_gap: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the numbers that text holds, NaN elsewhere, and the first entry that is none."""
+    number = np.full(len(column), np.nan)
+    entry = ""
+    for row in np.flatnonzero(~is_gap):
+        try:
+            number[row] = float(column[row])
+        except ValueError:
+            entry = entry or str(column[row])
+    return number, entry

@@ -41,7 +41,7 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             places[key] = number
             candidates.append(Candidate(key, names, rows))
         hdu = hdus[places[choose_table(candidates, path, selection, wanted).key]]
-        gaps = _gaps_of_scaled(hdu)
+        gaps = _gaps_as_stored(hdu)
         content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
         for name, is_gap in gaps.items():
             content[name] = np.ma.array(np.ma.getdata(content[name]), mask=is_gap)
@@ -53,17 +53,21 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
     return from_fk4(table, table.columns) if is_fk4 else table
 
 
-def _gaps_of_scaled(hdu: Any) -> dict[str, np.ndarray]:
-    """Return where scaled columns have no value, by name, and take TNULL away from them.
+def _gaps_as_stored(hdu: Any) -> dict[str, np.ndarray]:
+    """Return where scaled columns and truth values have no value, by name, and take TNULL away from those.
 
-    It is a number as stored; astropy looks for it among the scaled ones.
+    It is a number as stored; astropy looks for it among the scaled ones, and takes a truth value that is
+    neither T nor F as false.
     """
     stored, gaps = np.asarray(hdu.data).view(np.ndarray), {}
     for column in hdu.columns:
+        values = stored[column.name] if column.name in (stored.dtype.names or ()) else np.zeros(0)
         is_scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
-        if column.null is not None and is_scaled and stored[column.name].dtype.kind in "iu":
-            gaps[column.name] = np.asarray(stored[column.name] == column.null)
+        if column.null is not None and is_scaled and values.dtype.kind in "iu":
+            gaps[column.name] = np.asarray(values == column.null)
             column.null = None
+        elif str(column.format).strip() in ("L", "1L") and (values == 0).any():
+            gaps[column.name] = np.asarray(values == 0)
     return gaps
 
 

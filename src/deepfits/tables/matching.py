@@ -5,11 +5,22 @@ Shapes: N rows here, M rows there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from deepfits.tables.table import whole_with_gaps
+
+MOST_COUNTED = 100_000_000
+"""Identities up to this are running numbers, which every catalogue has."""
+SAME_PLACE_ARCSEC = 0.1
+"""Rows this near are of one object, whatever their identities."""
+
+
+def are_running_numbers(*identities: np.ndarray) -> bool:
+    """Return whether identities, ``(N,)`` each, are numbers as any catalogue has them."""
+    return all(ids.dtype.kind in "iu" and len(ids) and 0 <= ids.max() <= MOST_COUNTED for ids in identities)
 
 
 def match_identities(wanted: np.ndarray, identity: np.ndarray) -> np.ndarray:
@@ -39,7 +50,7 @@ def match_positions(
     """Return the row of the nearest other position within a radius, −1 without one, and how far it is.
 
     Positions are in degrees, ``(N,)``, NaN where there is no place, and ``(M,)``. Rows and separations are
-    ``(N,)``; the latter are NaN without a match.
+    ``(N,)``; the latter are NaN without a match. Of several rows at exactly one place the first counts.
     """
     from astropy import units
     from astropy.coordinates import SkyCoord, match_coordinates_sky
@@ -52,10 +63,54 @@ def match_positions(
         here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
         there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
         nearest, apart, _ = match_coordinates_sky(here, there)
+        places = np.stack([other_ra[other], other_dec[other]], axis=1)
+        _, first, same = np.unique(places, axis=0, return_index=True, return_inverse=True)
+        nearest = first[same.ravel()][nearest]
         is_near = apart.arcsec <= radius_arcsec
         index[good[is_near]] = other[nearest[is_near]]
         separation[good[is_near]] = apart.arcsec[is_near]
     return index, separation
+
+
+def match_one_to_one(
+    ra: np.ndarray, dec: np.ndarray, other_ra: np.ndarray, other_dec: np.ndarray, radius_arcsec: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pairs of positions each of which is the nearest of the other, within a radius.
+
+    Positions are as of `match_positions`.
+
+    Returns
+    -------
+    rows, separations
+        ``(N,)``: the other position of the pair, −1 and NaN without one.
+    nearest
+        ``(M,)``: the row here that is nearest to each of the others, be they in a pair or not; −1 where none
+        lies within the radius.
+    """
+    rows, separations = match_positions(ra, dec, other_ra, other_dec, radius_arcsec)
+    nearest, _ = match_positions(other_ra, other_dec, ra, dec, radius_arcsec)
+    is_pair = rows >= 0
+    is_pair[is_pair] = nearest[rows[is_pair]] == np.flatnonzero(is_pair)
+    return np.where(is_pair, rows, -1), np.where(is_pair, separations, np.nan), nearest
+
+
+def apart_arcsec(
+    columns: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    other_rows: np.ndarray,
+    other: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Return how far rows ``(K,)`` are from rows ``(K,)`` of the same or another table, arcsec.
+
+    Both have ``ra`` and ``dec``, degrees.
+    """
+    from astropy.coordinates import SkyCoord
+
+    here, there = (
+        SkyCoord(table["ra"][some], table["dec"][some], unit="deg")
+        for table, some in ((columns, rows), (other or columns, other_rows))
+    )
+    return np.asarray(here.separation(there).arcsec)
 
 
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -21,6 +21,10 @@ _CODES = np.array(
 )
 LOWEST, HIGHEST = -0.01, 20.0
 """A redshift outside these is none: infall stays above, and nothing has been seen beyond."""
+STAR_REDSHIFT = 0.001
+"""What is nearer to 0 is a star as a rule (300 km/s)."""
+HIGHEST_MEDIAN = 12.0
+"""Magnitudes, and no redshifts, where half are above this."""
 
 
 def is_redshift_name(name: str) -> bool:

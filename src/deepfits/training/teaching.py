@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deepfits.errors import InputError, NonFiniteLossError
 from deepfits.fitting.folded import renderer_of
-from deepfits.fitting.metric import gauss_newton, logarithm_of
+from deepfits.fitting.metric import logarithms_at
 from deepfits.fitting.objective import Objective
 from deepfits.fitting.refinement import Refinement
 from deepfits.fitting.rendering import InFlux, Observed, Renderer
@@ -103,11 +103,8 @@ def _references(
     for _ in range(0, number, REFERENCE_BATCH):
         latent = torch.randn(REFERENCE_BATCH, length, generator=draw)
         for kind, renderer in renderers.items():
-            image, derivative = renderer.jacobian(latent.to(device))
-            weight = torch.ones_like(image) * (softening**-2 if kind else 1)
-            matrix = gauss_newton(derivative, weight).double().cpu()
-            good = torch.isfinite(matrix).all(2).all(1) & (matrix.diagonal(dim1=1, dim2=2).sum(1) > 0)
-            found[kind].append((latent[good], logarithm_of(matrix[good])[:, row, column].float()))
+            logarithm, usable = logarithms_at(latent.to(device), renderer, softening**-2 if kind else None)
+            found[kind].append((latent[usable], logarithm[:, row, column].float()))
         advance(REFERENCE_BATCH)
     return {kind: tuple(torch.cat(t) for t in zip(*parts, strict=True)) for kind, parts in found.items()}  # type: ignore[misc]
 

@@ -12,9 +12,10 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.provenance import provenance
 from deepfits.redshifts.classes import class_metrics_with_errors, confusion, write_classes
-from deepfits.redshifts.labels import Labels, match_labels, read_labels
+from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels
 from deepfits.redshifts.metrics import MIN_OBJECTS
 from deepfits.redshifts.naming import ESTIMATE, written_name
+from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.results import RowKey, make_row, write_metrics
 from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.load import is_of_classes
@@ -61,11 +62,18 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     How good they are: `deepfits redshift evaluate run/redshifts.parquet spectra.csv --out run/metrics`
     """
     table, target = read(config.predictions, what="predictions"), config.label_column
-    columns, classes = table.columns, is_of_classes(config.labels, target)
+    columns, estimate = table.columns, written_name(ESTIMATE, target)
+    classes = is_of_classes(config.labels, target) or ("class" in columns and estimate not in columns)
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
-    estimate = "class" if classes else written_name(ESTIMATE, target)
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
-    guess = require_column(columns, estimate, config.predictions)
+    if not classes:
+        columns = columns | {ESTIMATE: read_estimates(columns, estimate, config.predictions)}
+        shape = columns.get("quantiles", LEVELS[None]).shape[1:]
+        if shape != LEVELS.shape:
+            raise InputError(
+                f"{config.predictions}: quantiles holds {shape[0] if shape else 1} values for each object, "
+                f"not the {len(LEVELS)} of deepfits; leave that column out"
+            )
     rows, label_rows = _matched(columns, identity, known, config)
     about = {
         "target": target,
@@ -87,7 +95,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
         else:
             row = make_row(
                 RowKey(method=name),
-                {**matched, ESTIMATE: guess[rows]},
+                matched,
                 known.value[label_rows],
                 np.full(len(rows), np.nan),
                 num_train=used,

@@ -26,6 +26,7 @@ from deepfits.redshifts.options import LearningOptions
 from deepfits.stages.redshifts.parameters import Labelled, Learning
 from deepfits.stages.stage import part_of
 from deepfits.tables import read, require_column
+from deepfits.tables.text import GAPS
 from deepfits.tables.values import is_redshift_name
 
 
@@ -80,11 +81,12 @@ def objects_to_fit(
 
 
 def is_of_classes(path: str | Path, column: str) -> bool:
-    """Return whether a target is a class: a column of names, and no redshift."""
+    """Return whether a target is a class: a column of names or of truth values, and no redshift."""
     if is_redshift_name(column):
         return False
     value = require_column(read(path, what="table of labels", wanted=(column,)).columns, column, path)
-    return is_text(value) and not any(map(is_number, value.tolist()))
+    named = [entry for entry in value.tolist() if is_text(value) and entry.lower() not in GAPS]
+    return value.dtype.kind == "b" or (bool(named) and not any(map(is_number, named)))
 
 
 def inputs_of(dataset: Dataset, config: Labelled, *, templates: bool = False) -> Inputs:

@@ -1,0 +1,76 @@
+"""Tables joined to the objects of a run: which row is of which object, and what is said where several are."""
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from deepfits.errors import InputError
+from deepfits.explorer.joined import JoinedTable
+from deepfits.tables import match_one_to_one
+from tests.helpers.redshift_inputs import make_sky, write_features
+
+NUM = 420
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return make_sky()
+
+
+@pytest.fixture(scope="module")
+def features(sky, tmp_path_factory):
+    return write_features(tmp_path_factory.mktemp("joined") / "features", sky)
+
+
+def joined(features, directory, **columns):
+    Table(columns).write(directory / "mine.ecsv", overwrite=True)
+    return JoinedTable(features, tables={"mine": directory / "mine.ecsv"})
+
+
+@pytest.mark.parametrize("by", ["identity", "place"])
+def test_of_several_rows_of_an_object_the_first_counts_and_it_is_said(features, sky, tmp_path, caplog, by):
+    """Of rows at one place it was now this one, now the other, as the tree of places had them."""
+    key = {"object_id": sky["object_id"]} if by == "identity" else {"ra": sky["ra"], "dec": sky["dec"]}
+    twice = {name: np.tile(values, 2) for name, values in key.items()}
+    value = np.concatenate([sky["z_spec"], sky["z_spec"] + 1])
+    found = joined(features, tmp_path, **twice, mass=value)
+    np.testing.assert_allclose(found["mass"], sky["z_spec"])
+    assert f"{NUM} of {2 * NUM} rows are further ones of an object" in caplog.text
+    caplog.clear()
+    joined(features, tmp_path, **key, mass=sky["z_spec"])
+    assert not caplog.text
+
+
+def test_a_neighbour_within_the_radius_is_no_further_row(features, sky, tmp_path, caplog):
+    ra = np.concatenate([sky["ra"], sky["ra"] + 0.4 / 3600])
+    values = np.arange(2 * NUM, dtype=float)
+    found = joined(features, tmp_path, ra=ra, dec=np.tile(sky["dec"], 2), mass=values)
+    np.testing.assert_array_equal(found["mass"], values[:NUM])
+    assert not caplog.text
+
+
+def test_identities_that_are_not_exact_or_any_catalogue_has(features, sky, tmp_path, caplog):
+    found = joined(features, tmp_path, object_id=sky["object_id"].astype(float), mass=sky["z_spec"])
+    np.testing.assert_allclose(found["mass"], sky["z_spec"])
+    inexact = 2.0**60 + 256 * np.arange(NUM)
+    with pytest.raises(InputError, match=r"mine\.ecsv: object_id was written as floating point"):
+        joined(features, tmp_path, object_id=inexact, mass=sky["z_spec"])
+    by_place = joined(features, tmp_path, object_id=inexact, ra=sky["ra"], dec=sky["dec"], mass=sky["z_spec"])
+    np.testing.assert_allclose(by_place["mass"], sky["z_spec"])
+    assert not caplog.text
+    joined(features, tmp_path, id=sky["object_id"], mass=sky["z_spec"])
+    assert "matched by id alone, as nothing says where its objects are" in caplog.text
+
+
+def test_a_table_without_rows_is_refused(features, tmp_path):
+    with pytest.raises(InputError, match="no row is of an object"):
+        joined(features, tmp_path, ra=np.zeros(0), dec=np.zeros(0), mass=np.zeros(0))
+
+
+def test_pairs_are_one_to_one():
+    here = np.array([10.0, 10.0 + 0.3 / 3600, 20.0, np.nan])
+    there = np.array([10.0 + 0.1 / 3600, 20.0, 20.0, 30.0])
+    rows, apart, nearest = match_one_to_one(here, np.zeros(4), there, np.zeros(4), 1.0)
+    assert rows.tolist() == [0, -1, 1, -1]
+    assert nearest.tolist() == [0, 2, 2, -1]
+    np.testing.assert_allclose(apart, [0.1, np.nan, 0.0, np.nan], atol=1e-4)
