@@ -26,10 +26,11 @@ from astropy.nddata import Cutout2D
 from astropy.wcs import WCS
 
 from deepfits.provenance import provenance
-from deepfits.survey.catalogue import read_catalogue, write_catalogue
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutting import cut
 from deepfits.survey.fields import image_set, open_field
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import write_table
 
 BANDS = "ugriz"
 SIZE = 32
@@ -50,7 +51,7 @@ def make_sky(directory: Path, side: int, objects: int, seed: int = 0) -> Path:
         fits.writeto(directory / f"coadd-{band}.fits", image, header)
         fits.writeto(directory / f"coadd-{band}.weight.fits", np.ones_like(image), header)
     identity = np.arange(1, objects + 1)
-    return write_catalogue(directory / "catalogue.parquet", {"object_id": identity, "x": x, "y": y}, {})
+    return write_table(directory / "catalogue.parquet", {"object_id": identity, "x": x, "y": y})
 
 
 def plain_loop(directory: Path, x: np.ndarray, y: np.ndarray, out: Path) -> tuple[float, float]:

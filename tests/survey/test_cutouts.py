@@ -18,9 +18,10 @@ from deepfits.errors import InputError
 from deepfits.gaussian_psf import fwhm_of
 from deepfits.scale.manifest import read_manifest
 from deepfits.survey import cutting
-from deepfits.survey.catalogue import read_catalogue, write_catalogue
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.cutting import compiled_copy, copy_windows, cut
 from deepfits.survey.store import CutoutStore
+from deepfits.tables import write_table
 from tests.helpers.gaussian_sky import SCALE, ZERO_POINTS, make_truth, make_wcs, write_plain
 from tests.helpers.psfex import write_psfex
 
@@ -198,10 +199,9 @@ def test_own_catalogue_with_sky_positions(sky, truth, tmp_path):
     wcs = make_wcs(SHAPE)
     ra, dec = wcs.pixel_to_world_values(truth["x"], truth["y"])
     ids = np.array([f"galaxy {i}" for i in range(len(ra))])
-    path = write_catalogue(
+    path = write_table(
         tmp_path / "mine.fits",
         {"ID": ids, "RA": np.append(ra[:-1], 10.0), "DEC": dec, "Mass": ra * 0 + 9},
-        {},
     )
     out = deepfits.cutouts(sky, tmp_path / "store", catalogue=path, size=16)
     store = CutoutStore(out)
@@ -216,14 +216,14 @@ def test_own_catalogue_with_sky_positions(sky, truth, tmp_path):
 
 
 def test_catalogue_that_misses_every_image_is_refused(sky, tmp_path):
-    path = write_catalogue(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])}, {})
+    path = write_table(tmp_path / "far.parquet", {"ra": np.array([10.0]), "dec": np.array([-40.0])})
     with pytest.raises(InputError, match="no object lies on any"):
         deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
 
 
 def test_duplicate_identities_are_refused(sky, tmp_path):
     columns = {"object_id": np.array([3, 3]), "x": np.array([9.0, 20.0]), "y": np.array([9.0, 20.0])}
-    path = write_catalogue(tmp_path / "twice.parquet", columns, {})
+    path = write_table(tmp_path / "twice.parquet", columns)
     with pytest.raises(InputError, match="object_id 3 occurs 2 times"):
         deepfits.cutouts(sky, tmp_path / "store", catalogue=path)
 
@@ -320,7 +320,7 @@ def test_catalogue_in_a_directory_as_hats_lays_it_out(sky, truth, tmp_path):
     columns = {"object_id": np.arange(len(ra)), "ra": ra, "dec": dec, "z_spec": truth["x"] / 100}
     for number, half in enumerate((np.s_[:20], np.s_[20:])):
         path = tmp_path / "hats" / "dataset" / "Norder=0" / "Dir=0" / f"Npix={number}.parquet"
-        write_catalogue(path, {name: values[half] for name, values in columns.items()}, {})
+        write_table(path, {name: values[half] for name, values in columns.items()})
     (tmp_path / "hats" / "partition_info.csv").write_text("Norder,Npix\n0,0\n0,1\n")
     (tmp_path / "hats" / "hats.properties").write_text("obs_collection=mine\n")
     store = CutoutStore(deepfits.cutouts(sky, tmp_path / "store", catalogue=tmp_path / "hats", size=16))

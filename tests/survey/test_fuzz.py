@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deepfits.errors import InputError
-from deepfits.survey.catalogue import read_catalogue, write_catalogue
+from deepfits.survey.catalogue import read_catalogue
 from deepfits.survey.find import find_fields
 from deepfits.survey.fitsfile import peek_headers
 from deepfits.survey.planes import ReadOptions, open_planes
 from deepfits.survey.readers import open_cutouts, read_description
 from deepfits.survey.store import Cutouts, CutoutStore, StoreInfo, create_store, shard_name, write_shard
+from deepfits.tables import write_table
 from tests.helpers.gaussian_sky import make_wcs
 
 SHAPE = (24, 40)
@@ -192,8 +193,8 @@ def test_damaged_stores(tmp_path_factory, where, cut):
 @given(where=flips, cut=cuts)
 def test_damaged_catalogues(tmp_path_factory, where, cut):
     path = tmp_path_factory.mktemp("cat") / "catalogue.parquet"
-    write_catalogue(
-        path, {"object_id": np.arange(40), "ra": np.linspace(1, 2, 40), "dec": np.zeros(40)}, {"a": 1}
+    write_table(
+        path, {"object_id": np.arange(40), "ra": np.linspace(1, 2, 40), "dec": np.zeros(40)}, info={"a": 1}
     )
     path.write_bytes(damage(path.read_bytes(), where, cut))
     found = cleanly(lambda: read_catalogue(path), path.name)

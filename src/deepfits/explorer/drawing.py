@@ -162,9 +162,11 @@ class Drawer:
 
     def _take(self, rows: Sequence[int] | np.ndarray) -> Cutouts:
         assert self.objects.store_row is not None
-        at = self.objects.store_row[np.asarray(rows, dtype=np.int64)]
+        wanted = np.asarray(rows, dtype=np.int64)
+        at = self.objects.store_row[wanted]
         if (at < 0).any():
-            raise InputError(f"{self.store.directory}: object {self.objects.object_id[rows[0]]} is not in it")
+            absent = self.objects.object_id[wanted[at < 0][0]]
+            raise InputError(f"{self.store.directory}: object {absent} is not in it")
         return self.store.take(at)
 
     def walk(

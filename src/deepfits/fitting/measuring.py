@@ -382,13 +382,11 @@ def oddities(
 
 
 def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
-    """Return the discriminator's score of the observed images, ``(N,)``: near 1 is usual; NaN without one.
+    """Return the discriminator's score of the observed images, ``(N,)``: near 1 is usual.
 
     What has no data or is a neighbour's is filled in with the drawing, so that the score does not see it.
     """
-    model, network = fitter.model, getattr(fitter.model, "discriminator", None)
-    if network is None:
-        return np.full(len(fitted), np.float32(np.nan))
+    model, network = fitter.model, fitter.model.discriminator
     filled = torch.where(fitted.weight > 0, fitted.image, torch.nan_to_num(torch.from_numpy(drawn)))
 
     def judge(rows: Tensor) -> Tensor:

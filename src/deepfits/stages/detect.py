@@ -16,10 +16,10 @@ from deepfits.progress import Progress
 from deepfits.results import Results
 from deepfits.stages.parameters import Detecting, Images, InProcesses
 from deepfits.stages.stage import INPUT, claim, part_of, stage
-from deepfits.survey.catalogue import read_catalogue, read_info, write_catalogue
+from deepfits.survey.catalogue import read_catalogue, read_info
 from deepfits.survey.parallel import in_processes
 from deepfits.survey.sources import DeblendOptions
-from deepfits.tables import format_of
+from deepfits.tables import format_of, write_table
 
 if TYPE_CHECKING:
     from deepfits.survey.detection import DetectOptions
@@ -123,12 +123,12 @@ class Detection:
             for name, columns, info in detected:
                 if len(fields) > 1:
                     about = {"settings": settings, "field": info}
-                    write_catalogue(parts / f"{name}.parquet", columns, about)
+                    write_table(parts / f"{name}.parquet", columns, info=about)
                 log_warnings(name, info)
                 done[name] = columns, info
                 task.advance(1, f"{name}: {len(columns['object_id'])} sources")
         columns, infos = _joined({sources.name: done[sources.name] for sources in fields})
-        write_catalogue(results.path, columns, {"settings": settings, "fields": infos})
+        write_table(results.path, columns, info={"settings": settings, "fields": infos})
         if parts.exists():
             shutil.rmtree(parts)
 

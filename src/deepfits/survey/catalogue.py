@@ -22,11 +22,6 @@ _PRIMARY = re.compile(r"(?!is_primary$).*primary(_?detection)?", re.IGNORECASE)
 """Columns in which surveys mark doubles, of overlapping tiles: brick_primary, detect_isPrimary."""
 
 
-def write_catalogue(path: str | Path, columns: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Path:
-    """Write a catalogue in the format that the ending of its name says, whole or not at all."""
-    return tables.write_table(path, columns, info=info)
-
-
 def read_info(path: str | Path) -> dict[str, Any]:
     """Return what a catalogue says of itself; empty for files that others wrote."""
     if str(path).lower().endswith((".parquet", ".pq")):
