@@ -209,6 +209,8 @@ def test_too_few_labels_are_an_error(objects):
         split_objects(*(column[:20] for column in objects))
     with pytest.raises(InputError, match="at least 30"):
         split_objects(*objects, max_labels=10)
+    with pytest.raises(InputError, match="match radius; train_select leaves 7 of 5000"):
+        split_objects(*objects, is_trainable=np.arange(5000) < 7)
 
 
 @pytest.mark.parametrize("name", ["object_id", "part", "ra"])
