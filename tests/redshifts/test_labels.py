@@ -5,6 +5,7 @@ import pytest
 from astropy.table import Table
 
 from deepfits.errors import InputError
+from deepfits.redshifts.dataset import make_dataset
 from deepfits.redshifts.labels import Labels, match_labels, read_estimates, read_labels
 from deepfits.redshifts.split import split_objects
 from deepfits.splits import is_held_out
@@ -209,6 +210,8 @@ def test_too_few_labels_are_an_error(objects):
         split_objects(*(column[:20] for column in objects))
     with pytest.raises(InputError, match="at least 30"):
         split_objects(*objects, max_labels=10)
+    with pytest.raises(InputError, match="match radius; train_select leaves 7 of 5000"):
+        split_objects(*objects, is_trainable=np.arange(5000) < 7)
 
 
 @pytest.mark.parametrize("name", ["object_id", "part", "ra"])
@@ -231,3 +234,22 @@ def test_estimates_of_others_have_codes_text_and_poor_values(caplog):
     assert not caplog.text
     with pytest.raises(InputError, match=r"mine.csv: column 'zb' holds lists of 2 values"):
         read_estimates({"zb": np.stack([z, z], axis=1)}, "zb", "mine.csv")
+
+
+def test_magnitudes_to_sort_by_have_no_codes(tmp_path):
+    """A magnitude of −99 was one, with bins from there on."""
+    number = 200
+    magnitude = np.random.default_rng(3).uniform(18, 24, number)
+    coded = magnitude.copy()
+    coded[:60] = np.tile([-99.0, 99.0, -9999.0, 1e20, np.inf, 37.5], 10)
+    table = Table({"object_id": np.arange(number), "z_spec": np.linspace(0.1, 1, number), "mag_i": coded})
+    table.write(tmp_path / "l.fits")
+    features = {"object_id": np.arange(number), "latent": np.ones((number, 2)), "mag_i": magnitude}
+    dataset = make_dataset(features, read_labels(tmp_path / "l.fits"))
+    assert dataset.magnitude_name == "mag_i"
+    np.testing.assert_array_equal(dataset.magnitude[60:], coded[60:])
+    assert np.isnan(dataset.magnitude[:60]).all()
+    table["mag_i"] = -99.0  # none of them: those of the features
+    table.write(tmp_path / "l.fits", overwrite=True)
+    dataset = make_dataset(features, read_labels(tmp_path / "l.fits"))
+    np.testing.assert_array_equal(dataset.magnitude, magnitude)

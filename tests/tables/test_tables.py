@@ -614,7 +614,7 @@ def test_hours_among_degrees_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("match", ["id", "position"])
-def test_several_spectra_of_one_object(tmp_path, match):
+def test_several_spectra_of_one_object(tmp_path, caplog, match):
     """The first four: agreeing, disagreeing, settled by the flag, three of which two are sure and agree."""
     rows = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3, 4])
     z = np.array([0.5, 0.5002, 0.3, 1.1, 0.7, 2.0, 0.9, 0.2, 0.9001, 1.5])
@@ -635,6 +635,7 @@ def test_several_spectra_of_one_object(tmp_path, match):
     found = match_labels(features, read_labels(tmp_path / "plain.fits"), match=match)
     assert found.rows.tolist() == [0, 4]
     assert found.counts == {"repeated": 1, "disagreeing": 7}
+    assert "7 disagreeing; those are left out: select the sure ones, or name a column" in caplog.text
 
 
 @pytest.mark.parametrize("code", [-99.0, -9.0, -1.0, 9.99, 99.0, 999.0, 9999.0, -99.9, 7.7])

@@ -17,6 +17,10 @@ from deepfits.redshifts.features import Source, band_names, is_usable
 from deepfits.redshifts.labels import Labels, match_labels
 from deepfits.redshifts.split import MIN_TRAIN, Split, split_objects
 from deepfits.tables import Columns, matches_conditions
+from deepfits.tables.values import is_no_value
+
+PLAUSIBLE = (0.0, 50.0)
+"""Magnitudes outside these are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,10 +136,22 @@ def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarra
     for band in bands:
         for name in (f"mag_{band}", f"mag_auto_{band}"):
             for table, rows in ((labels.columns, label_rows), (columns, slice(None))):
-                if name in table and table[name].dtype.kind == "f":
-                    return np.asarray(table[name][rows], dtype=np.float64), name
+                if name in table and table[name].dtype.kind == "f" and table[name].ndim == 1:
+                    magnitude = _known_magnitudes(table[name][rows])
+                    if np.isfinite(magnitude).any():
+                        return magnitude, name
     for band in bands:
         if f"flux_model_{band}" in columns:
             flux = columns[f"flux_model_{band}"].astype(np.float64)
             return asinh_magnitude(flux, 1.0), f"asinh magnitude of flux_model_{band}"
     return np.full(len(columns["object_id"]), np.nan), "none"
+
+
+def _known_magnitudes(values: np.ndarray) -> np.ndarray:
+    """Return magnitudes ``(N,)`` as float64, NaN in the place of codes for none: −99, 99, 1e20."""
+    magnitude = values.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        magnitude[~((magnitude > PLAUSIBLE[0]) & (magnitude < PLAUSIBLE[1]))] = np.nan
+    known = np.isfinite(magnitude)
+    magnitude[known] = np.where(is_no_value(magnitude[known], is_redshift=False), np.nan, magnitude[known])
+    return magnitude

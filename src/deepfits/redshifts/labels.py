@@ -412,7 +412,15 @@ def match_labels(
         )
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
     if reasons:
-        log.warning("WARNING: %s: of %d labels: %s", labels.where, len(labels), reasons)
+        remedy = (
+            "; those are left out: select the sure ones, or name a column of which the largest values are "
+            f"the surest {labels.target}_flag"
+        )
+        is_undecided = "disagreeing" in pairs.counts
+        log.warning(
+            "WARNING: %s: of %d labels: %s%s",
+            *(labels.where, len(labels), reasons, remedy if is_undecided else ""),
+        )
     apart = np.nanmedian(pairs.separation_arcsec) if np.isfinite(pairs.separation_arcsec).any() else 0.0
     if pairs.by == "position" and apart > radius_arcsec / 2:
         log.warning(

@@ -89,9 +89,12 @@ def split_objects(
         raise InputError(f"max_labels is {max_labels}; at least {fewest} are needed to train this")
     used = free[order[:max_labels]]
     if len(used) < fewest or len(test) < fewest_to_test:
+        chosen = len(value) if is_trainable is None else is_trainable.sum()
+        looser = f"; train_select leaves {chosen} of {len(value)}" if chosen < len(value) else ""
         raise InputError(
             f"too few labels: {len(used)} objects to train on and {len(test)} held-out ones to test on; at "
-            f"least {fewest} and {fewest_to_test} are needed. Give more labels, or a larger match radius"
+            f"least {fewest} and {fewest_to_test} are needed. Give more labels, or a larger match "
+            f"radius{looser}"
         )
     is_validation = _stratified(used, value, magnitude, object_id, seed)
     return Split(

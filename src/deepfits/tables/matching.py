@@ -63,9 +63,9 @@ def match_positions(
         here = SkyCoord(ra[good] * units.deg, dec[good] * units.deg)
         there = SkyCoord(other_ra[other] * units.deg, other_dec[other] * units.deg)
         nearest, apart, _ = match_coordinates_sky(here, there)
-        places = np.stack([other_ra[other], other_dec[other]], axis=1)
-        _, first, same = np.unique(places, axis=0, return_index=True, return_inverse=True)
-        nearest = first[same.ravel()][nearest]
+        places = other_ra[other] + 1j * other_dec[other]  # sorted faster than two columns
+        _, first, same = np.unique(places, return_index=True, return_inverse=True)
+        nearest = first[same][nearest]
         is_near = apart.arcsec <= radius_arcsec
         index[good[is_near]] = other[nearest[is_near]]
         separation[good[is_near]] = apart.arcsec[is_near]
