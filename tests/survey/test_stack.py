@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -228,4 +229,19 @@ def test_exposures_far_apart_are_refused(truth, tmp_path):
     with fits.open(raw / "exposure-1-r.fits", mode="update") as hdus:
         hdus[0].header["CRVAL1"] = 155.0
     with pytest.raises(InputError, match="stack one field at a time"):
+        deepfits.stack(raw, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", ["copy", "packed"])
+def test_an_exposure_that_is_there_twice_is_refused(truth, tmp_path, how):
+    """It would count as two, and the noise of the coadd be too small."""
+    raw = write_exposures(tmp_path / "raw", truth, sigma=0.5, turns=TURNS[:3])
+    path = raw / "exposure-1-r.fits"
+    if how == "copy":
+        shutil.copy(path, raw / "again-r.fits")
+    else:
+        values, header = fits.getdata(path, header=True)
+        packed = fits.CompImageHDU(values, header, quantize_level=16)
+        fits.HDUList([fits.PrimaryHDU(), packed]).writeto(raw / "exposure-1-r.fits.fz")
+    with pytest.raises(InputError, match=r"exposure-1-r\.fits.*the same exposure twice"):
         deepfits.stack(raw, tmp_path / "out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -114,6 +115,8 @@ def stack(config: StackConfig) -> Path:
         if all(_is_there(out, band) and band in report for band in exposures):
             return out
         planes = {b: [open_plane(s, options, opened) for s in sources] for b, sources in exposures.items()}
+        for band_planes in planes.values():
+            _require_different(band_planes)
         every = [plane for band_planes in planes.values() for plane in band_planes]
         for plane, text in ((p, t) for p in every for t in p.remarks if t.startswith("WARNING: ")):
             log.warning("WARNING: %s: %s", plane.path, text.removeprefix("WARNING: "))
@@ -139,6 +142,26 @@ def _require_apart(config: StackConfig) -> None:
                 f"{config.out}: lies within {place}, where coadds would be taken for exposures; choose "
                 "another place"
             )
+
+
+def _require_different(planes: Sequence[Any]) -> None:
+    """Refuse an exposure that is there twice, copied or packed: it would count as two, with less noise.
+
+    Of the same pixels, level and noise are the same to the last bit.
+    """
+    from deepfits.survey.fitsfile import stem_of
+
+    of_pixels: dict[Any, Path] = {}
+    of_names: dict[Path, Path] = {}
+    for plane in planes:
+        path, pixels = plane.path, (plane.shape, plane.noise)
+        namesake = of_names.setdefault(path.parent / stem_of(path), path)
+        if pixels in of_pixels or namesake != path:
+            raise InputError(
+                f"{of_pixels.get(pixels, namesake)}, {path}: the same exposure twice, which would count as "
+                "two; leave one out"
+            )
+        of_pixels[pixels] = path
 
 
 def _is_there(out: Path, band: str) -> bool:
