@@ -1446,6 +1446,16 @@ def test_images_of_several_bands_in_a_file_are_no_ccds(tmp_path, sky):
     assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1], "r": [2]}
 
 
+def test_several_images_of_several_bands_in_a_file_are_exposures_and_no_field(tmp_path, sky):
+    """Each is of its own band: all were taken for images of the first one's."""
+    heads = [header(FILTER=band, BUNIT="nJy") for band in "gr" for _ in range(2)]
+    write(tmp_path / "a.fits", *(fits.ImageHDU(sky.astype(np.float32), head) for head in heads))
+    found = find_exposures(tmp_path)
+    assert {band: [s.hdu for s in its] for band, its in found.items()} == {"g": [1, 2], "r": [3, 4]}
+    with pytest.raises(InputError, match=r"a\.fits: HDUs 1 and 2 both hold g; keep each field in a file"):
+        find_fields(tmp_path)
+
+
 def test_two_images_of_one_place_in_a_file_are_no_ccds(tmp_path, sky):
     head = header(FILTER="r", BUNIT="nJy")
     planes = [fits.ImageHDU(sky.astype(np.float32), head, name=name) for name in ("SCI", "SCATTER")]

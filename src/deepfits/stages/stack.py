@@ -147,14 +147,15 @@ def _require_apart(config: StackConfig) -> None:
 def _require_different(planes: Sequence[Any]) -> None:
     """Refuse an exposure that is there twice, copied or packed: it would count as two, with less noise.
 
-    Of the same pixels, level and noise are the same to the last bit.
+    Of the same pixels, place, level and noise are the same to the last bit.
     """
     from deepfits.survey.fitsfile import stem_of
 
     of_pixels: dict[Any, Path] = {}
     of_names: dict[Path, Path] = {}
     for plane in planes:
-        path, pixels = plane.path, (plane.shape, plane.noise)
+        path, place = plane.path, plane.wcs and (*plane.wcs.wcs.crval, *plane.wcs.wcs.crpix)
+        pixels = (plane.shape, plane.noise, place)
         namesake = of_names.setdefault(path.parent / stem_of(path), path)
         if pixels in of_pixels or namesake != path:
             raise InputError(

@@ -97,11 +97,11 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
 
 
 def _of_each_band(source: ImageSource) -> list[ImageSource]:
-    """Return one source for each image of a file that holds one for each of several bands."""
+    """Return one source for each image of a file that holds images of several bands."""
     if source.hdu is not None or source.layout == "hsc":
         return [source]
     found = bands_of_hdus(peek_headers(source.path))
-    if len(found) < 2 or len(set(found.values())) < len(found):
+    if len(set(found.values())) < 2:
         return [source]
     return [replace(source, band=band, hdu=number) for number, band in found.items()]
 
@@ -300,12 +300,18 @@ def _group(sources: list[ImageSource]) -> list[FieldSources]:
     for source in sources:
         name = source.field or source.path.resolve().parent.name
         there = groups[name].setdefault(source.band, source)
-        if there is not source and there.path.resolve() != source.path.resolve():
+        if there is source or (there.path.resolve(), there.hdu) == (source.path.resolve(), source.hdu):
+            continue
+        if there.path.resolve() == source.path.resolve():
             raise InputError(
-                f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
-                "fields into directories of their own, move the one that is not meant away, or stack "
-                "exposures first with `deepfits stack`"
+                f"{source.path}: HDUs {there.hdu} and {source.hdu} both hold {source.band}; keep each field "
+                "in a file of its own, or stack exposures first with `deepfits stack`"
             )
+        raise InputError(
+            f"{source.path}: a second {source.band} image of field {name!r}, beside {there.path}; put "
+            "fields into directories of their own, move the one that is not meant away, or stack "
+            "exposures first with `deepfits stack`"
+        )
     _warn_of_namesakes(sources)
     named = {name: {b: (s.path, s.hdu) for b, s in images.items()} for name, images in groups.items()}
     joined = fields_of_one_place(named)
