@@ -154,8 +154,8 @@ def _require_different(planes: Sequence[Any]) -> None:
     of_pixels: dict[Any, Path] = {}
     of_names: dict[Path, Path] = {}
     for plane in planes:
-        path, wcs = plane.path, plane.wcs.wcs
-        pixels = (plane.shape, plane.noise, *wcs.crval, *wcs.crpix)
+        path, place = plane.path, plane.wcs and (*plane.wcs.wcs.crval, *plane.wcs.wcs.crpix)
+        pixels = (plane.shape, plane.noise, place)
         namesake = of_names.setdefault(path.parent / stem_of(path), path)
         if pixels in of_pixels or namesake != path:
             raise InputError(
