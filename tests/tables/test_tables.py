@@ -1099,6 +1099,14 @@ def test_identities_that_count_in_each_tile_anew_are_refused_by_their_own_name(t
         "CONFID",
         "VI_QUALITY",
         "z_best_s",
+        "flag_specz",
+        "q_specz",
+        "zsp_flag",
+        "zs_flag",
+        "secure",
+        "reliability",
+        "grade",
+        "spe_rank",
     ],
 )
 def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, name):

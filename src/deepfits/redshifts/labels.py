@@ -41,7 +41,8 @@ _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
     r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*|z\w*_(conf\w*|s)"
     r"|z(_?spec)?_?q|q_?(f|op)?|nq|cc|c?class|qual(ity)?(_flag)?|conf(idence)?(_level)?|confid|flag"
-    r"|(qual(ity)?|conf|flg|flags?|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec|use_zgrism",
+    r"|(qual(ity)?|conf|flg|flags?|q|f)_?z(_?spec)?|(flag|q|qual(ity)?)_?spec_?z?|use_zgrism"
+    r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
     re.IGNORECASE,
 )
 """Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""
