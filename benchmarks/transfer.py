@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ from deepfits.survey.store import CutoutStore
 SETS = ("magnitudes", "matched", "model", "scene", "latents", "portable")
 OURS = ("scene", "latents", "portable")
 
+Rows = np.ndarray
+Estimator = Callable[[Source, Rows], np.ndarray]
+
 
 def main() -> None:
     """Make skies, fits and the table."""
@@ -72,9 +77,9 @@ def main() -> None:
         rows = rows[np.argsort(identity[rows])]
         sources[name], label = source.take(rows), label_here[rows]
     print(f"{len(label)} galaxies that every survey detects", flush=True)
-    pairs = {name: judge(name, sources, label) for name in SETS}
+    pairs = {name: judge(partial(teach_networks, name, label), sources, label) for name in SETS}
     by_head = {
-        name: judge_head(number, sources, label)
+        name: judge(partial(teach_head, number, label), sources, label)
         for name, number in (("head, 0", 0), ("head, 100", 100), ("head, half", len(label)))
     }
     for name, found in (pairs | by_head).items():
@@ -149,41 +154,38 @@ def fit(model: Model, cutouts: Any, store: CutoutStore, path: Path) -> dict[str,
     return dict(np.load(path))
 
 
-def judge(features: str, sources: dict[str, Source], label: np.ndarray) -> dict[str, dict[str, float]]:
+def judge(
+    teach: Callable[[Source, Rows], Estimator], sources: dict[str, Source], label: np.ndarray
+) -> dict[str, dict[str, float]]:
     """Learn on each survey from half of the galaxies, and judge the other half on every survey."""
     half = np.random.default_rng(1).permutation(len(label)) % 2
     out = {}
     for learnt, teacher in sources.items():
-        recipe = FeatureRecipe.learn(features, teacher)
         estimates = {name: np.empty(len(label)) for name in sources}
         for part in (0, 1):
             learn, rest = np.flatnonzero(half != part), np.flatnonzero(half == part)
-            config = MLPConfig(num_members=2, num_steps=800)
-            ensemble, _, _ = train_ensemble(recipe.make(teacher).take(learn), label[learn], config)
+            estimate = teach(teacher, learn)
             for name, source in sources.items():
-                some = recipe.make(source).take(rest)
-                estimates[name][rest] = ensemble.predict(source.take(rest), some).point
-        for name, estimate in estimates.items():
-            out[f"{learnt} -> {name}"] = measured(estimate, label)
+                estimates[name][rest] = estimate(source, rest)
+        for name, values in estimates.items():
+            out[f"{learnt} -> {name}"] = measured(values, label)
     return out
 
 
-def judge_head(number: int, sources: dict[str, Source], label: np.ndarray) -> dict[str, dict[str, float]]:
-    """Adapt the head on each survey to some labels of a half, and judge the other half on every survey."""
-    half = np.random.default_rng(1).permutation(len(label)) % 2
-    out = {}
-    for learnt, teacher in sources.items():
-        estimates = {name: np.empty(len(label)) for name in sources}
-        for part in (0, 1):
-            learn, rest = np.flatnonzero(half != part), np.flatnonzero(half == part)
-            some = np.sort(np.random.default_rng(2).permutation(learn)[:number])
-            training = Training(dataset=as_dataset(teacher, label, some), loss="absolute")
-            method = (Adapted if number else Pretrained).fit(training).method
-            for name, source in sources.items():
-                estimates[name][rest] = method.predict(source.take(rest), None).point
-        for name, estimate in estimates.items():
-            out[f"{learnt} -> {name}"] = measured(estimate, label)
-    return out
+def teach_networks(features: str, label: np.ndarray, teacher: Source, learn: Rows) -> Estimator:
+    """Train networks on a set of features."""
+    recipe = FeatureRecipe.learn(features, teacher)
+    config = MLPConfig(num_members=2, num_steps=800)
+    ensemble, _, _ = train_ensemble(recipe.make(teacher).take(learn), label[learn], config)
+    return lambda source, rows: ensemble.predict(source.take(rows), recipe.make(source).take(rows)).point
+
+
+def teach_head(number: int, label: np.ndarray, teacher: Source, learn: Rows) -> Estimator:
+    """Adapt the head that came with the model to some of the labels."""
+    some = np.sort(np.random.default_rng(2).permutation(learn)[:number])
+    training = Training(dataset=as_dataset(teacher, label, some), loss="absolute")
+    method = (Adapted if number else Pretrained).fit(training).method
+    return lambda source, rows: method.predict(source.take(rows), None).point
 
 
 def measured(estimate: np.ndarray, label: np.ndarray) -> dict[str, float]:
