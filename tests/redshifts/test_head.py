@@ -441,8 +441,8 @@ def test_a_head_ships_with_the_model_of_scenes(tmp_path):
 
 
 def test_template_fitting_is_among_what_is_mixed_where_there_are_cutouts(files, columns, monkeypatch):
-    # as many labels as make its gain sure would take a minute to fit templates to
-    monkeypatch.setattr("deepfits.redshifts.methods.adapted.SURE", -np.inf)
+    # as many labels as choose the weights by themselves would take a minute to fit templates to
+    monkeypatch.setattr("deepfits.redshifts.methods.adapted.STIFFNESS", 0.0)
     directory, features = files
     store = write_scene_store(directory / "store", columns)
     found = {}
@@ -487,6 +487,26 @@ def test_stages_are_weighed_by_labels_left_out():
     one, other, far = (right + shift for shift in (0.15, -0.15, 0.6))
     weights = _weights({"pretrained": one, "tuned": other, "network on scene": far}, value)
     np.testing.assert_allclose(weights, [0.5, 0.5, 0.0], atol=0.04)
+
+
+def test_few_labels_leave_the_heads_to_count_the_same():
+    rng = np.random.default_rng(5)
+    value = rng.uniform(0.2, 1.2, 2000)
+    names = ("pretrained", "zero_points", "tuned", "templates")
+    errors = {name: width * rng.normal(size=2000) for name, width in zip(names, (5, 4, 3, 3), strict=True)}
+
+    def weights(number):
+        some = value[:number]
+        left_out = {
+            name: some[:, None] + 0.01 * error[:number, None] + 0.05 * norm.ppf(LEVELS)
+            for name, error in errors.items()
+        }
+        return _weights(left_out, some)
+
+    np.testing.assert_allclose(weights(10), [1 / 3, 1 / 3, 1 / 3, 0], atol=0.15)
+    many = weights(2000)
+    assert many[0] < 0.1  # the worst hardly counts
+    assert many[2:].sum() > 0.7
 
 
 def test_tuned_galaxies_are_as_luminous_as_the_labels_at_most(head, columns):

@@ -47,8 +47,8 @@ MARGIN = 0.5
 SOFTNESS = 0.15
 """Magnitudes over which that limit falls."""
 SHARPNESS = 1.2
-"""Of a head that has seen no label: the probability outside of each interval about the median is raised to
-this power. It is taught to be right over all populations that are drawn; those of a survey are more alike."""
+"""The probability outside of each interval about the median is raised to this power: heads are taught to be
+right over all populations that are drawn; those of a survey are more alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +118,7 @@ class Head:
     zero_points
         ``(B,)`` magnitudes that are taken off the observed ones.
     sharpness
-        By which p(z) is narrower than the networks' own: `SHARPNESS`, and 1 where these were trained on real
-        redshifts.
+        By which p(z) is narrower than the networks' own.
     replay
         Simulated examples that keep a head what it is while it is adapted.
     domain

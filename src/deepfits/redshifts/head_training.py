@@ -15,7 +15,16 @@ import numpy as np
 from deepfits.errors import NonFiniteLossError
 from deepfits.progress import Progress, Task, silent
 from deepfits.redshifts.domain import Domain
-from deepfits.redshifts.head import CELL, NUM_CELLS, NUM_FLUXES, Examples, Head, built, weights_of
+from deepfits.redshifts.head import (
+    CELL,
+    NUM_CELLS,
+    NUM_FLUXES,
+    Examples,
+    Head,
+    built,
+    narrowed,
+    weights_of,
+)
 from deepfits.redshifts.learning import LIMIT, Standard
 from deepfits.redshifts.networks import descend, one_cycle
 from deepfits.redshifts.scene_light import SceneLight, head_inputs, input_names, reference_order
@@ -322,4 +331,4 @@ def fine_tuned(
         since = 0 if best.improves(network) else since + 1
         if since >= patience:
             break
-    return best.weights, best.density.double().numpy()
+    return best.weights, narrowed(best.density.double().numpy(), head.sharpness)

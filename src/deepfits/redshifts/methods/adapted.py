@@ -20,9 +20,9 @@ In stages, each built on the one before, and each judged on labels it had not le
     small networks that know nothing of the head: the best that labels alone would give.
 
 The answer is a mixture of the stages' distributions, with weights that the labels left out choose. What these
-cannot tell from chance does not count: the gain on the head alone is taken less the standard error, and below
-two of these the head as it came has a share, from none to all at one. Where no label is near, the two simpler
-stages answer alone. It is no mean of their quantiles: where one stage sees two redshifts, that lies between.
+cannot tell from chance does not count: the gain on the head alone is taken less the standard error, and few
+labels leave the stages of the head to count the same. Where no label is near, the two simpler stages answer
+alone. It is no mean of their quantiles: where one stage sees two redshifts, that lies between.
 """
 
 from __future__ import annotations
@@ -72,8 +72,11 @@ FARTHEST = 2.0
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 NUM_PIT = 400
 """Values of PIT that stand for its distribution, on either side of the middle."""
-SURE = 2.0
-"""Standard errors that adaptation must gain on the head as it came to be the whole answer."""
+STIFFNESS = 5.0
+"""What the squared distance of weights from those of no labels costs: times the CRPS of the head as it came,
+over the number of labels."""
+HEADS = ("pretrained", "zero_points", "tuned")
+"""Stages that are heads, as many as there are."""
 NUM_TO_WEIGH = 3000
 """Labels that choose the weights, at most."""
 NUM_POINTS = 481
@@ -170,7 +173,7 @@ class Adapted(Method):
             labelled=None,
             loss=loss,
         )
-        return Trained(method=method, about=_about(method, ("pretrained", "zero_points")))
+        return Trained(method=method, about=_about(method, HEADS[:2]))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
         """Mix the stages; away from the labels the simpler ones alone."""
@@ -247,12 +250,11 @@ def _adapted_heads(
                 limit = stage.brightest(left_in)
                 tuned[test] = quantiles_of(stage.limited(density, left_out.light, limit))
             task.advance(1)
-    estimates = {"pretrained": first, "zero_points": shifted}
-    if not is_tuned:
-        return (head, zeroed), estimates
-    return (head, zeroed, replace(zeroed, members=tuple(members), sharpness=1.0)), estimates | {
-        "tuned": tuned
-    }
+    heads, estimates = [head, zeroed], [first, shifted]
+    if is_tuned:
+        heads.append(replace(zeroed, members=tuple(members)))
+        estimates.append(tuned)
+    return tuple(heads), dict(zip(HEADS, estimates, strict=False))
 
 
 def _other_stages(
@@ -360,10 +362,9 @@ def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe,
 def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1.
 
-    They have the least CRPS of ln(1 + z) of labels left out plus one standard error of its difference from
-    that of the first stage, the head as it came. They are all of the answer where their mean gain in the
-    logarithm of the CRPS (in which no single galaxy decides) is `SURE` standard errors; with one less the
-    head is.
+    They have the least CRPS of ln(1 + z) of labels left out, plus one standard error of its difference from
+    that of the first stage, the head as it came, plus `STIFFNESS` over the number of labels times the squared
+    distance from the weights of no labels: the same for each of `HEADS`.
     """
     from scipy.optimize import minimize
 
@@ -376,22 +377,20 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     product = away @ away.mT * grid[1]  # (V, M, M): the CRPS of mixtures is w·A·w
     first = product[:, 0, 0]
     scale = float(first.mean())
+    start = np.array([name in HEADS for name in left_out], dtype=float)
+    start /= start.sum()
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         along = product @ weights
         each = along @ weights - first
         spread = np.sqrt(each.var() + (1e-6 * scale) ** 2)
         of_error = (each - each.mean()) @ (2 * along) / (number * spread * np.sqrt(number))
-        of_loss = float(each.mean() + spread / np.sqrt(number))
-        return of_loss / scale, (2 * along.mean(axis=0) + of_error) / scale
+        away = weights - start
+        stiff = STIFFNESS / number * away
+        of_loss = float(each.mean() + spread / np.sqrt(number)) / scale
+        return of_loss + float(stiff @ away), (2 * along.mean(axis=0) + of_error) / scale + 2 * stiff
 
     is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
-    best = minimize(
-        loss, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one
-    )
+    best = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one)
     weights = np.clip(best.x, 0, None)
-    weights = weights / weights.sum()
-    gain = np.log(first / (product @ weights @ weights))
-    sureness = gain.mean() / max(gain.std() / np.sqrt(number), 1e-9)
-    share = np.clip(sureness - SURE + 1, 0.0, 1.0)
-    return np.asarray(share * weights + (1 - share) * np.eye(count)[0])
+    return np.asarray(weights / weights.sum())
