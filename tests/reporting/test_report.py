@@ -254,6 +254,18 @@ def test_ours_in_the_headline_is_chosen_without_the_test_objects_and_the_baselin
     }
 
 
+def test_the_table_of_redshifts_says_how_well_distributions_hold():
+    rows = [
+        {
+            "metrics": {"r2": {"value": 0.5, "error": 0.1}},
+            "pdf_metrics": {"crps": {"value": 0.1, "error": 0.01}},
+        },
+        {"metrics": {"r2": {"value": 0.0, "error": None}}},
+    ]
+    cells = [[redshift_section._cell(row, name) for name in ("r2", "crps")] for row in rows]
+    assert cells == [["0.500 ± 0.100", "0.100 ± 0.010"], ["0.000", ""]]
+
+
 def test_all_methods_and_features_of_redshifts_are_said_in_words():
     from deepfits.redshifts.features import FEATURE_SETS
     from deepfits.redshifts.methods import METHODS

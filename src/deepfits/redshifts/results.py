@@ -38,7 +38,7 @@ HEADINGS = {
     "rmse": "RMSE",
 }
 
-_PDF_HEADINGS = {
+PDF_HEADINGS = {
     "coverage_68": "68% interval",
     "coverage_95": "95% interval",
     "pit_ks": "PIT distance",
@@ -260,12 +260,12 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
     """Return the lines of the table of distributions, for the methods that give them."""
     cells = [
-        _named(row, *(format_metric(row["pdf_metrics"][name]) for name in _PDF_HEADINGS))
+        _named(row, *(format_metric(row["pdf_metrics"][name]) for name in PDF_HEADINGS))
         for row in rows
         if "pdf_metrics" in row
     ]
-    explained = ["", *(f"- {head}: {definitions[name]}" for name, head in _PDF_HEADINGS.items())]
-    lines = _further_table("Distributions p(z):", [*_PDF_HEADINGS.values()], cells)
+    explained = ["", *(f"- {head}: {definitions[name]}" for name, head in PDF_HEADINGS.items())]
+    lines = _further_table("Distributions p(z):", [*PDF_HEADINGS.values()], cells)
     return [*lines, *explained] if cells else []
 
 

@@ -135,7 +135,7 @@ def _validation_table(validation: Mapping[str, Any]) -> PageTable:
         cells = [entry["band"], str(entry["methods"][methods[0]]["num_objects"])]
         for method in methods:
             found = entry["methods"][method]
-            cells.append(" / ".join(_with_error(found, name) for name in ("bias_mag", "scatter_mag")))
+            cells.append(" /\n".join(_with_error(found, name) for name in ("bias_mag", "scatter_mag")))
         rows.append([*cells, _written(entry["pull_median"], "+.3f"), _written(entry["pull_width"], ".3f")])
     definitions = ". ".join(f"{name}: {text}" for name, text in validation["definitions"].items())
     return PageTable(

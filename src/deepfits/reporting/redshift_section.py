@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepfits.redshifts.results import HEADINGS, format_metric
+from deepfits.redshifts.results import HEADINGS, PDF_HEADINGS, format_metric
 from deepfits.reporting import redshift_figures
 from deepfits.reporting.held_out import UNSEEN
 from deepfits.reporting.page import PageTable, Picture, Section
@@ -48,6 +48,8 @@ FEATURES = {
 }
 OURS, BASELINE = "ours", "baseline"
 OUR_METHODS = ("semi_supervised", "hybrid", "pretrained", "adapted")
+DISTRIBUTIONS = ("coverage_68", "crps")
+"""Metrics of p(z) in the table."""
 OTHER_FEATURES = ("", "magnitudes", "matched", "templates")  # what anyone can measure without the model
 
 
@@ -61,21 +63,26 @@ def section(
     rows = [*metrics["rows"]]
     if scenes is not None:
         rows += [row for row in scenes["rows"] if row["method"] != "constant"]
+    headings = {name: HEADINGS[name] for name in COLUMNS} | {
+        name: PDF_HEADINGS[name]
+        for name in DISTRIBUTIONS
+        if any(name in row.get("pdf_metrics", {}) for row in rows)
+    }
     table = PageTable(
-        columns=["", "method", "features", "loss", "labels", *(HEADINGS[name] for name in COLUMNS)],
+        columns=["", "method", "features", "loss", "labels", *headings.values()],
         rows=[
             [
                 _whose(row),
                 *(row[name] for name in ("method", "features", "loss")),
                 f"{row['num_train']:,}",
-                *(format_metric(row["metrics"][name]) for name in COLUMNS),
+                *(_cell(row, name) for name in headings),
             ]
             for row in rows
         ],
         caption=f"{OURS}: uses the model (its latents, what it draws, or its embedder); {BASELINE}: what "
         "anyone can do without it. ± is the standard deviation over bootstrap resamples of the held-out "
         "objects. "
-        + ". ".join(f"{HEADINGS[name]}: {metrics['definitions'][name]}" for name in COLUMNS)
+        + ". ".join(f"{heading}: {metrics['definitions'][name]}" for name, heading in headings.items())
         + ".",
     )
     text = (
@@ -105,6 +112,12 @@ def section(
     }
     paragraphs = [UNSEEN, text, *_words(rows)]
     return Section(title="Redshifts", paragraphs=paragraphs, tables=[table], pictures=pictures), summary
+
+
+def _cell(row: Mapping[str, Any], name: str) -> str:
+    """Return a metric of a row of estimates or of their distributions; empty where it has none."""
+    metrics = {**row["metrics"], **row.get("pdf_metrics", {})}
+    return format_metric(metrics[name]) if name in metrics else ""
 
 
 def _words(rows: Sequence[Mapping[str, Any]]) -> list[str]:
