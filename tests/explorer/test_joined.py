@@ -22,9 +22,13 @@ def features(sky, tmp_path_factory):
     return write_features(tmp_path_factory.mktemp("joined") / "features", sky)
 
 
-def joined(features, directory, **columns):
+def table_of(directory, **columns):
     Table(columns).write(directory / "mine.ecsv", overwrite=True)
-    return JoinedTable(features, tables={"mine": directory / "mine.ecsv"})
+    return directory / "mine.ecsv"
+
+
+def joined(features, directory, **columns):
+    return JoinedTable(features, tables={"mine": table_of(directory, **columns)})
 
 
 @pytest.mark.parametrize("by", ["identity", "place"])
@@ -38,6 +42,9 @@ def test_of_several_rows_of_an_object_the_first_counts_and_it_is_said(features, 
     assert f"{NUM} of {2 * NUM} rows are further ones of an object" in caplog.text
     caplog.clear()
     joined(features, tmp_path, **key, mass=sky["z_spec"])
+    assert not caplog.text
+    # of the truth of a simulated sky each row is an object, one behind the other
+    JoinedTable(features).add_table("truth", table_of(tmp_path, **twice, mass=value), of_run=True)
     assert not caplog.text
 
 

@@ -151,18 +151,21 @@ class JoinedTable(Mapping[str, np.ndarray]):
                 self.add(name, partial(read, name), "catalogue")
         return rows
 
-    def add_table(self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC) -> None:
+    def add_table(
+        self, label: str, path: str | Path, radius_arcsec: float = RADIUS_ARCSEC, *, of_run: bool = False
+    ) -> None:
         """Match another table's rows to the objects, and add its columns.
 
         By position, one to one, where both have one (a detected catalogue and a spectroscopic one rarely
         share a numbering), unless rows of the same ``object_id`` lie at the same place; else by
-        ``object_id``. Of several rows of one object the first counts.
+        ``object_id``. Of several rows of one object the first counts, and it is said; in tables that the run
+        made (`of_run`) each row is an object.
         """
         table = read(path)
         sky = positions(table.columns, table.units, path)
         columns = with_our_names(table, sky)
         name = identity_name(table.columns) or "object_id"
-        rows = self._match(columns, name, path, radius_arcsec, has_places=sky is not None)
+        rows = self._match(columns, name, path, radius_arcsec, has_places=sky is not None, of_run=of_run)
         for name, values in columns.items():
             if name != "object_id" and values.ndim == 1 and values.dtype.kind in _KINDS:
                 key = name if name not in self._readers else f"{label}.{name}"
@@ -176,6 +179,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         radius_arcsec: float,
         *,
         has_places: bool,
+        of_run: bool,
     ) -> np.ndarray:
         """Return the row of a table that is of each object, ``(N,)``, −1 without one; see `add_table`.
 
@@ -210,7 +214,7 @@ class JoinedTable(Mapping[str, np.ndarray]):
         again = again[(rows[nearest[again]] >= 0) & (rows[nearest[again]] != again)]
         if by_place:  # others are neighbours
             again = again[apart_arcsec(columns, again, rows[nearest[again]]) < SAME_PLACE_ARCSEC]
-        if len(again):
+        if len(again) and not of_run:
             log.warning(
                 "WARNING: %s: %d of %d rows are further ones of an object, of which the first counts: keep "
                 "those that are meant",
@@ -349,7 +353,7 @@ def join(
     for label, path in of_run.items():
         if path.resolve() not in given:
             try:
-                joined.add_table(label, path, radius_arcsec)
+                joined.add_table(label, path, radius_arcsec, of_run=True)
             except InputError as error:  # what was merely found in the run need not fit
                 log.warning("left out: %s", error)
     for label, table in tables.items():

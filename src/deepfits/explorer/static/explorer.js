@@ -596,6 +596,7 @@ async function start() {
   });
   examples();
   await mapped();
+  if (!plot.isSupported) say("The map may stay empty: this browser lacks what WebGL needs for it. Another browser, or hardware acceleration switched on, shows it.", "warning");
   state.ready = true;
   Object.assign(state.about, await (await ask("/api/drawer")).json()); // the model takes longer to load than the map
   if (!state.about.has_images) $("position-hint").textContent = "The images are not known: start with --images DIRECTORY, the one that was given to `deepfits cutouts`.";
