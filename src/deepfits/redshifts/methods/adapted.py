@@ -59,7 +59,7 @@ from deepfits.splits import evenly_spaced
 
 NUM_FOLDS = 5
 FEWEST_TO_JUDGE = 10
-"""Labels from which on some are left out to judge by; of fewer, each gives zero points a tenth of the say."""
+"""Labels from which on some are left out to judge by."""
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
@@ -162,13 +162,12 @@ class Adapted(Method):
 
     @classmethod
     def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained[Adapted]:
-        """Weigh the zero points by the number of labels, which are too few to judge by."""
-        share = len(examples) / FEWEST_TO_JUDGE
+        """Let the head and its zero points count the same: the labels are too few to judge by."""
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
             residual=None,
             recipes=(),
-            weights=np.array([1 - share, share]),
+            weights=np.full(2, 0.5),
             validation_pit=AS_PREDICTED,
             labelled=None,
             loss=loss,
