@@ -201,8 +201,8 @@ class TemplateFit(Method):
         raw = self.raw_quantiles(photometry)
         return Estimates(point=raw[:, MEDIAN], quantiles=recalibrated(raw, self.validation_pit))
 
-    def posterior(self, photometry: Photometry) -> np.ndarray:
-        """Return p(z) on the grid `REDSHIFTS`, summed over templates: ``(N, Z)``, of largest value 1.
+    def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+        """Return p(z) summed over templates, ``(N, Z)``, of largest value 1, and its grid, `REDSHIFTS`.
 
         An object that only galaxies beyond `brightest` would explain is taken without that limit.
         """
@@ -223,11 +223,11 @@ class TemplateFit(Method):
                 is_possible = limited.max(axis=1) > _TINY
                 density[is_possible] = limited[is_possible]
             out.append(density / density.max(axis=1, keepdims=True))
-        return np.concatenate(out)
+        return np.concatenate(out), grid
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
-        return from_grid(self.posterior(photometry), np.array(REDSHIFTS))
+        return from_grid(*self.posterior(photometry))
 
 
 def _corrected(
