@@ -591,15 +591,10 @@ def _median(values: list[float | None], default: float) -> float:
 
 
 def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
-    """Describe what a field is like, for JSON.
+    """Describe what a field, one of a set of images, is like, for JSON.
 
-    Parameters
-    ----------
-    images
-        The set that the field is one of.
-    found
-        What detection found, for the PSF and how it varies; when None, the PSF is measured on the middle
-        thousand rows and is the same everywhere.
+    The PSF and how it varies are of what detection found; without that, the PSF is measured on the middle
+    thousand rows and is the same everywhere.
     """
     middle, shape = MiddleOfField(field), list(field.shape)
     if found is None:

@@ -20,18 +20,9 @@ def write_coverage(
 ) -> None:
     """Write both files.
 
-    Parameters
-    ----------
-    out
-        The store.
-    bands
-        Its bands.
-    parts
-        Field names, identities and fractions of valid pixels, ``(n,)``, ``(n,)``, ``(n, B)``, shard by shard.
-    outside
-        Identities of the catalogue's objects that lie on no image.
-    num_duplicates
-        Detections left out because another one of the same object is primary.
+    Parts are field names, identities and fractions of valid pixels, ``(n,)``, ``(n,)``, ``(n, B)``, shard by
+    shard; `outside` has the identities of the catalogue's objects that lie on no image, `num_duplicates`
+    counts detections left out because another one of the same object is primary.
     """
     total = incomplete = 0
     lacking, empty = np.zeros(len(bands), int), np.zeros(len(bands), int)
