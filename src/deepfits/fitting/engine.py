@@ -114,18 +114,9 @@ def minimise(
 ) -> Fit:
     """Minimise the objective of every object; threads share them out, and change no number.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, cleaned: finite, and 0 where there is no data.
-    start
-        ``(N, L)``.
-    num_slots
-        Objects side by side; a smaller number of objects is padded.
-    advance
-        Told how many more objects are done.
-    sight
-        For a renderer of scenes: how the objects were observed.
+    Images and weights, ``(N, B, H, W)``, are cleaned: finite, and 0 where there is no data; starts are ``(N,
+    L)``. So many objects are side by side as there are slots (fewer are padded); `advance` is told how many
+    more are done. For a renderer of scenes the sight says how the objects were observed.
     """
 
     def work(rows: Tensor) -> Fit:

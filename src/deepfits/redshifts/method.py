@@ -31,16 +31,9 @@ M = TypeVar("M", bound="Method")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What a method says of objects.
+    """What a method says of objects: ``(N,)`` points, and where it has them quantiles of p(z), ``(N, Q)``.
 
-    Attributes
-    ----------
-    point
-        ``(N,)``.
-    quantiles
-        Of p(z) at `LEVELS`, ``(N, Q)``, where a method has them.
-    columns
-        What else it says, ``(N,)`` each.
+    Quantiles are at `LEVELS`; columns are what else it says, ``(N,)`` each.
     """
 
     point: np.ndarray
@@ -52,14 +45,8 @@ class Estimates:
 class OutOfFold:
     """Estimates of labelled objects by learners that had not seen them: for recalibration and stacking.
 
-    Attributes
-    ----------
-    rows
-        ``(V,)``: which of the labelled objects, as row numbers of the data set.
-    point
-        ``(V,)``.
-    quantiles
-        ``(V, Q)``, recalibrated, or None.
+    Rows, ``(V,)``, say which of the data set's objects; points are ``(V,)``, quantiles ``(V, Q)``,
+    recalibrated, or None.
     """
 
     rows: np.ndarray
