@@ -285,16 +285,10 @@ def _run_job(job: _Job) -> list[Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which objects of a catalogue are cut from where.
+    """Which objects of a catalogue are cut from where: the shards, and what is in none.
 
-    Attributes
-    ----------
-    tasks
-        The shards.
-    outside
-        Rows of the catalogue that lie on no image.
-    num_duplicates
-        Detections left out because another one of the same object is primary.
+    Rows `outside` lie on no image; duplicates are detections left out because another one of the same object
+    is primary.
     """
 
     tasks: list[ShardTask]
