@@ -45,22 +45,18 @@ class Status(IntEnum):
 
 @dataclass
 class Fit:
-    """The outcome, one row per object, on the CPU.
+    """The outcome, one row per object, on the CPU; NaN for objects with too little data.
 
     Attributes
     ----------
     latent
-        ``(N, L)``: the best of all that were evaluated; NaN for objects with too little data.
-    loss
-        ``(N,)``: the objective at `latent`, from the very evaluation that found it.
-    loss_start
-        ``(N,)``: the objective at the start.
+        ``(N, L)``: the best of all that were evaluated.
+    loss, loss_start
+        ``(N,)``: the objective at `latent`, from the very evaluation that found it, and at the start.
     amplitude
         ``(N, B)``: of the bands at `latent`; 1 where they were not free.
-    num_steps
-        ``(N,)`` int64: gradient evaluations after the one at the start.
-    status
-        ``(N,)`` int64: a `Status`.
+    num_steps, status
+        ``(N,)`` int64: gradient evaluations after the one at the start; a `Status`.
     """
 
     latent: Tensor

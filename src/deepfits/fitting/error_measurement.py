@@ -55,9 +55,9 @@ def learn_model_error(
     """Measure how wrong a model draws the galaxies of a survey; None with fewer than `FEWEST` bright ones.
 
     The fitter has the settings to be used, and no `model_error` yet. Images and weights, ``(N, B, H, W)`` in
-    nJy and nJy⁻², are of objects that the model was not trained on; `find_neighbours` gives the pixels of
-    other objects, ``(N, H, W)`` bool, of them. The sight is needed for a model of scenes; the PSFs, ``(N, B,
-    K, 2)``, are else that of the store's seeing.
+    nJy and nJy⁻², are of objects that the model was not trained on, of whose neighbours the pixels, ``(N, H,
+    W)`` bool, are looked for. Models of scenes need the sight; PSFs, ``(N, B, K, 2)``, are else that of the
+    store's seeing.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(

@@ -64,16 +64,10 @@ class OutOfFold:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What methods will be given: known before anything is measured.
+    """What methods will be given, known before anything is measured: feature sets that can be made, of what.
 
-    Attributes
-    ----------
-    bands, pixels
-        Of the cutouts, or else of the features; pixels of a cutout's side, None where there are no cutouts.
-    feature_sets
-        Those that can be made.
-    model_hash
-        Of the model that the features were fitted with.
+    Bands are those of the cutouts, or else of the features; pixels of a cutout's side, None where there are
+    no cutouts.
     """
 
     bands: tuple[str, ...]

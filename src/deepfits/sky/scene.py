@@ -170,20 +170,9 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
 class Scene:
     """A patch, or an exposure of it, ready to be drawn.
 
-    Attributes
-    ----------
-    size
-        Side, pixels.
-    wcs
-        Of the image (`astropy.wcs.WCS`).
-    shapes, stamp_size
-        The objects, and ``(N,)`` sides of their stamps.
-    defects
-        None for images without any.
-    noise_key
-        Names the noise: the same key gives the same noise.
-    knows_filters
-        Whether the objects' light is as the survey's filters see it; not where magnitudes were given.
+    Side in pixels, WCS (`astropy.wcs.WCS`), the objects with the sides of their stamps, ``(N,)``, and
+    defects, None for images without any. The same key gives the same noise. `knows_filters` says whether the
+    objects' light is as the survey's filters see it; not where magnitudes were given.
     """
 
     survey: SkySurvey

@@ -47,18 +47,11 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 class Trainer:
-    """Networks, their optimisers, and the step that improves them.
+    """Networks, their optimisers, and the step that improves the model, in place.
 
-    Parameters
-    ----------
-    model
-        What is trained, in place.
-    noise
-        Where the noise of noise-aware training comes from; with several stores, one for each.
-    seed
-        With the step's number it decides every draw, so that nothing else need be remembered.
-    engine
-        Where it computes; the CPU by default.
+    It computes on an engine, the CPU by default. The noise is that of noise-aware training; with several
+    stores, one for each. With the step's number the seed decides every draw, so that nothing else need be
+    remembered.
     """
 
     def __init__(

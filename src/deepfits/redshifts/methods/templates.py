@@ -111,18 +111,9 @@ def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.nd
 class TemplateFit(Method):
     """Template fitting with corrections learned from labels.
 
-    Attributes
-    ----------
-    bands, filters
-        B names each.
-    zero_points
-        ``(B,)``: what observed fluxes are multiplied with.
-    validation_pit
-        ``(V,)``, for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
-    error_floor
-        Share of the flux that is added to its error.
-    brightest
-        Absolute i magnitude beyond which there are no galaxies; None for no such limit.
+    Observed fluxes are multiplied with zero points, ``(B,)``, and the error floor, a share of the flux, is
+    added to their errors; there are no galaxies beyond the absolute i magnitude `brightest`, None for no
+    limit. The PIT, ``(V,)``, is for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
     """
 
     name: ClassVar[str] = "templates"
