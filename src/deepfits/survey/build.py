@@ -57,7 +57,6 @@ from deepfits.survey.store import (
     StoreInfo,
     create_store,
     read_info,
-    shard_catalogue,
     shard_identities,
     shard_name,
     write_shard,
@@ -184,9 +183,9 @@ def build_store(
 def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) -> None:
     """Count the incomplete among the objects of the shards that are done."""
     done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
-    if complete := [task for task in layout.tasks if Path(shard_name(task.number)).stem in done]:
-        parts, outside = _coverage(out, complete, info), object_id[layout.outside]
-        write_coverage(out, info.bands, parts, outside, layout.num_duplicates)
+    paths = [out / shard_name(task.number) for task in layout.tasks]
+    if complete := [path for path in paths if path.stem in done]:
+        write_coverage(out, info.bands, complete, object_id[layout.outside], layout.num_duplicates)
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
@@ -654,12 +653,3 @@ class _Strip:
         """Return copies of image and weight."""
         image, weight = self._plane.rows(self._start, self._stop)
         return image.copy(), weight.copy()
-
-
-def _coverage(
-    out: Path, tasks: list[ShardTask], info: StoreInfo
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    names = [f"fraction_valid_{b}" for b in info.bands]
-    for task in tasks:
-        found = shard_catalogue(out / shard_name(task.number), ["field", *names])
-        yield found["field"], found["object_id"], np.stack([found[n] for n in names], axis=1)
