@@ -44,16 +44,8 @@ NAMED_FILES = 1000  # a record that would name more files holds one digest of th
 def writing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, and move it there when the block ends without an error.
 
-    Parameters
-    ----------
-    path
-        The final name. Its directory is made when it does not exist.
-
-    Yields
-    ------
-    Path
-        Where to write: the same directory and the same suffixes, so that libraries which choose a format by
-        the name's ending do so. On an error it is removed and `path` stays as it was.
+    It has the same directory, made when it does not exist, and the same suffixes, so that libraries which
+    choose a format by the name's ending do so. On an error it is removed and `path` stays as it was.
 
     Raises
     ------

@@ -112,13 +112,9 @@ def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 def expand_image(image: np.ndarray, pixel_scale_arcsec: float, *, pixel_side: float = 1.0) -> np.ndarray:
     """Return a measured PSF image as a sum of round Gaussians, ``(K, 2)``.
 
-    Parameters
-    ----------
-    image
-        ``(H, W)``, any flux, without background; NaN where it is unknown. The PSF is where its peak is.
-    pixel_side
-        Side, in pixels of this image, of the detector's pixels whose blur the image holds and which is taken
-        out again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.
+    The image, ``(H, W)``, has any flux, without background; NaN where it is unknown. The PSF is where its
+    peak is. The blur of the detector's pixels, of side `pixel_side` in pixels of this image, is taken out
+    again: 1 for a star or HSC's models; 0 where the image is the PSF at its pixels' centres.
 
     Raises
     ------

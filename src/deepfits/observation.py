@@ -194,19 +194,11 @@ class Observation:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> Observation:
-        """Build the matrices.
+        """Build the matrices, of T terms; K or more make the sum exact.
 
-        Parameters
-        ----------
-        psf
-            ``(N, B, K, 2)``, as `above_reference` returns each.
-        size, pixel_scale_arcsec
-            Of the data: D, and the side of a pixel.
-        shift_pixels
-            ``(N, 2)``: where, from the middle of the cutout, the middle of the scene lies, (y, x) in data
-            pixels; 0 by default.
-        terms
-            T; K or more makes the sum exact.
+        PSFs, ``(N, B, K, 2)``, are as `above_reference` returns each; size, D, and the side of a pixel are
+        those of the data. Shifts, ``(N, 2)``, say where, from the middle of the cutout, the middle of the
+        scene lies, (y, x) in data pixels; 0 by default.
         """
         psf = torch.as_tensor(psf, dtype=dtype, device=device)
         number, bands, _, _ = psf.shape

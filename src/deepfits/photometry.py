@@ -244,21 +244,11 @@ def apertures(
 def aperture_flux(
     image: np.ndarray, weight: np.ndarray, aperture: np.ndarray, *, min_valid: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum fluxes through apertures, leaving out pixels without data.
+    """Sum fluxes through apertures, leaving out pixels without data: fluxes and errors, ``(N, B)`` nJy.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    aperture
-        ``(N, B, H, W)``, ``(B, H, W)`` or ``(H, W)``: what each pixel counts.
-    min_valid
-        Smallest share of the aperture that must have data; below it the result is NaN.
-
-    Returns
-    -------
-    flux, flux_err
-        ``(N, B)``, nJy. With missing pixels both are scaled up by the share of the aperture that they take.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻²; what each pixel counts is ``(N, B, H, W)``, ``(B,
+    H, W)`` or ``(H, W)``. With missing pixels, both sums are scaled up by the share of the aperture that they
+    take; where less than `min_valid` of it has data they are NaN.
     """
     aperture = np.broadcast_to(np.asarray(aperture, dtype=np.float64), image.shape)
     is_valid = weight > 0

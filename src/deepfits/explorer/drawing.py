@@ -35,14 +35,8 @@ NOISE_SAMPLE = 256
 class Dropped:
     """A cutout that was dropped onto the page, or cut at a position, fitted.
 
-    Attributes
-    ----------
-    features
-        Its columns, of one row each, as `deepfits fit` would write them.
-    picture
-        PNG of its panels.
-    missing
-        Bands without data, which the fit fills in.
+    Features are columns of one row each, as `deepfits fit` would write them, the picture is a PNG of its
+    panels, and the missing bands are those without data, which the fit fills in.
     """
 
     features: dict[str, np.ndarray]
@@ -64,16 +58,10 @@ class Dropped:
 
 
 class Drawer:
-    """Draws objects of a run with the model that fitted them.
+    """Draws objects of a run with the model that fitted them; without it pictures show the images alone.
 
-    Parameters
-    ----------
-    model
-        The model that made the features; None where there is none: pictures then show the images alone.
-    settings
-        How the features were fitted, for cutouts dropped onto the page.
-    images
-        The images that the cutouts came from, for positions dropped onto the page.
+    The settings are those of the fit, for cutouts dropped onto the page; the images those that the cutouts
+    came from, for positions.
     """
 
     def __init__(

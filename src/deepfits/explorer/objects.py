@@ -192,11 +192,8 @@ class Objects:
     ) -> dict[str, Any]:
         """Match another catalogue by position, one to one, and add its columns, each named ``label.column``.
 
-        Returns
-        -------
-        dict
-            ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added, and
-            ``unmatched``: rows of the catalogue at whose position there is no object.
+        Returns ``rows`` of the objects with a match, ``matched`` and ``total`` counts, ``columns`` added, and
+        ``unmatched``: rows of the catalogue at whose position there is no object.
 
         Raises
         ------

@@ -54,16 +54,9 @@ def _find_model(predictions: Path, home: Path, model_hash: str | None) -> Path |
 
 @dataclass(frozen=True, kw_only=True)
 class Distributions:
-    """Quantiles of p(z) by the method that did best on the objects left out while it learned.
+    """Quantiles of p(z), ``(T, Q)``, by the method that did best on the objects left out while it learned.
 
-    Attributes
-    ----------
-    find_model
-        Where what predicts lies; None where it is not known.
-    object_id, z_spec, z_phot
-        ``(T,)``.
-    quantiles
-        ``(T, Q)``, at `deepfits.redshifts.pdf.LEVELS`.
+    `find_model` says where what predicts lies; None where it is not known.
     """
 
     method: str

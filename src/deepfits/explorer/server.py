@@ -76,17 +76,9 @@ def make_app(
 ) -> Starlette:
     """Return the application that serves one run.
 
-    Parameters
-    ----------
-    objects, drawer
-        What is explored, and what draws it, which may still be on its way; without a drawer there are no
-        pictures.
-    hosts
-        Names under which it may be asked; this machine's own by default.
-    token
-        Asked for in the address (``?token=…``) at the first visit, kept in a cookie then.
-    is_samp
-        Whether the page may hand things to other programs on this machine.
+    The drawer may still be on its way; without one there are no pictures. Hosts are names under which it may
+    be asked, this machine's own by default; the token is asked for in the address (``?token=…``) at the first
+    visit, and kept in a cookie then. With SAMP the page may hand things to other programs on this machine.
     """
     explorer = _Explorer(objects, drawer, title, is_samp)
     asked = ["about", "drawer", "column/{name:path}", "object/{row:int}", "panels/{row:int}.png", "strip.png"]

@@ -73,16 +73,9 @@ def learn_correction(
 ) -> Correction | None:
     """Learn how much brighter than drawn a band is, by robust weighted least squares.
 
-    Returns None with too few objects.
-
-    Parameters
-    ----------
-    drawn
-        ``(N, B)``, nJy: aperture fluxes of the best fits to the bands that were not hidden.
-    measured, measured_err
-        ``(N, B)``, nJy: of the images; NaN where there are none.
-    hidden
-        Places of the bands that were hidden together.
+    None with too few objects. Aperture fluxes, ``(N, B)`` nJy, are drawn by the best fits to the bands that
+    were not hidden, and measured on the images, NaN where there are none; `hidden` are places of the bands
+    that were hidden together.
     """
     softening = np.array([_softening(*columns) for columns in zip(measured.T, measured_err.T, strict=True)])
     linear = _linear_terms(drawn, measured, hidden, softening)

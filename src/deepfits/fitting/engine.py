@@ -45,22 +45,18 @@ class Status(IntEnum):
 
 @dataclass
 class Fit:
-    """The outcome, one row per object, on the CPU.
+    """The outcome, one row per object, on the CPU; NaN for objects with too little data.
 
     Attributes
     ----------
     latent
-        ``(N, L)``: the best of all that were evaluated; NaN for objects with too little data.
-    loss
-        ``(N,)``: the objective at `latent`, from the very evaluation that found it.
-    loss_start
-        ``(N,)``: the objective at the start.
+        ``(N, L)``: the best of all that were evaluated.
+    loss, loss_start
+        ``(N,)``: the objective at `latent`, from the very evaluation that found it, and at the start.
     amplitude
         ``(N, B)``: of the bands at `latent`; 1 where they were not free.
-    num_steps
-        ``(N,)`` int64: gradient evaluations after the one at the start.
-    status
-        ``(N,)`` int64: a `Status`.
+    num_steps, status
+        ``(N,)`` int64: gradient evaluations after the one at the start; a `Status`.
     """
 
     latent: Tensor
@@ -114,18 +110,9 @@ def minimise(
 ) -> Fit:
     """Minimise the objective of every object; threads share them out, and change no number.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, cleaned: finite, and 0 where there is no data.
-    start
-        ``(N, L)``.
-    num_slots
-        Objects side by side; a smaller number of objects is padded.
-    advance
-        Told how many more objects are done.
-    sight
-        For a renderer of scenes: how the objects were observed.
+    Images and weights, ``(N, B, H, W)``, are cleaned: finite, and 0 where there is no data; starts are ``(N,
+    L)``. So many objects are side by side as there are slots (fewer are padded); `advance` is told how many
+    more are done. For a renderer of scenes the sight says how the objects were observed.
     """
 
     def work(rows: Tensor) -> Fit:

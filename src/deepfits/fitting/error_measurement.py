@@ -52,22 +52,12 @@ def learn_model_error(
     sight: Sight | None = None,
     psf: np.ndarray | None = None,
 ) -> ModelError | None:
-    """Measure how wrong a model draws the galaxies of a survey.
+    """Measure how wrong a model draws the galaxies of a survey; None with fewer than `FEWEST` bright ones.
 
-    Returns None with fewer than `FEWEST` bright galaxies.
-
-    Parameters
-    ----------
-    fitter
-        Of the model, with the settings to be used; its own `model_error` must be unknown.
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²: objects that the model was not trained on.
-    find_neighbours
-        From images and weights to the pixels of other objects, ``(N, H, W)`` bool.
-    sight
-        For a model of scenes.
-    psf
-        ``(N, B, K, 2)``, of the objects where it is known; else that of the store's seeing.
+    The fitter has the settings to be used, and no `model_error` yet. Images and weights, ``(N, B, H, W)`` in
+    nJy and nJy⁻², are of objects that the model was not trained on, of whose neighbours the pixels, ``(N, H,
+    W)`` bool, are looked for. Models of scenes need the sight; PSFs, ``(N, B, K, 2)``, are else that of the
+    store's seeing.
     """
     rng = np.random.default_rng(0)
     galaxies = _Galaxies(

@@ -41,14 +41,9 @@ def spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the spread and its error, ``(N,)`` each; NaN where no band has data or a PSF.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; weight 0 where neighbours lie.
-    psf
-        ``(N, B, K, 2)``: shares and standard deviations, arcsec, of Gaussians.
-    noise_correlation
-        ``(B,)``: by how much sums are noisier than the weights say.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², the weight 0 where neighbours lie; PSFs, ``(N, B,
+    K, 2)``, are shares and standard deviations, arcsec, of Gaussians. By the noise correlation, ``(B,)``,
+    sums are noisier than the weights say.
     """
     value, error = np.full((2, len(image)), np.nan, dtype=np.float32)
     for first in range(0, len(image), _AT_ONCE):

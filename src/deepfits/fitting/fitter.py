@@ -85,16 +85,9 @@ class Fitted:
 
 
 class Fitter(ForwardModel):
-    """Fits cutouts with one model and one choice of settings.
+    """Fits cutouts with one model, on the device where it is to run, and one choice of settings.
 
-    Parameters
-    ----------
-    model
-        The trained model, on the device where the fit is to run.
-    info
-        Of the store: its noise correlation scales the errors.
-    threads
-        Cores to use; PyTorch's own choice by default.
+    The store's info scales the errors by its noise correlation; threads are PyTorch's own choice by default.
     """
 
     def __init__(
@@ -176,12 +169,9 @@ class Fitter(ForwardModel):
     def fit_cutouts(
         self, cutouts: Cutouts, advance: Advance | None = None, *, start: np.ndarray | None = None
     ) -> Fitted:
-        """Fit cutouts of a store; those of `deepfits.survey.neighbours.with_neighbours` say what to mask.
+        """Fit cutouts of a store, without the pixels of other objects where `is_neighbour` says them.
 
-        Parameters
-        ----------
-        cutouts
-            Whose `is_neighbour` are pixels of other objects (`fit`); None: none.
+        Cutouts of `deepfits.survey.neighbours.with_neighbours` do; see `fit`.
         """
         return self.fit(
             cutouts.object_id,

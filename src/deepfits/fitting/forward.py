@@ -33,18 +33,9 @@ USUAL_SOFTENING = 3.0
 
 
 class ForwardModel:
-    """A model as one survey sees it.
+    """A model, on the device where it is to run, as the survey of some cutouts sees it.
 
-    Parameters
-    ----------
-    model
-        The trained model, on the device where it is to run.
-    info
-        Of the cutouts.
-    batch_size
-        Objects side by side.
-    threads
-        Cores to use; PyTorch's own choice by default.
+    So many objects are side by side as a batch holds; threads are PyTorch's own choice by default.
 
     Attributes
     ----------

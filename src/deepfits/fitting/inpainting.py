@@ -55,14 +55,8 @@ DEFINITIONS = {
 def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np.ndarray:
     """Predict a band's magnitude, ``(N,)``, from the two nearest, linear in the logarithm of the wavelength.
 
-    Parameters
-    ----------
-    magnitudes
-        ``(N, B)``; the column of `hidden` is not read.
-    bands
-        Names of the columns.
-    hidden
-        The band to predict; at an end of the range this extrapolates.
+    Magnitudes are ``(N, B)``; the column of the hidden band is not read. At an end of the range this
+    extrapolates.
 
     Examples
     --------
@@ -106,12 +100,7 @@ def match_brightest(
 ) -> np.ndarray:
     """Return the row of the brightest true source near each place on the sky, −1 for none: ``(N,)``.
 
-    Parameters
-    ----------
-    ra, dec
-        ``(N,)``, degrees; likewise of the true sources, ``(M,)``.
-    true_magnitude
-        ``(M,)``; the smallest wins.
+    Places are in degrees, ``(N,)``, those of the true sources and their magnitudes ``(M,)``.
     """
     order = np.argsort(true_dec, kind="stable")
     radius = MATCH_RADIUS_ARCSEC / 3600
@@ -156,11 +145,7 @@ def model_error(
     The Laplace approximation knows the noise, not what the generator draws wrong. With the smallest fraction
     that does it, half of the pulls lie within 0.6745, as those of a normal distribution around 0 do, so that
     a bias is in the error too. It is 0 to `MAX_MODEL_ERROR`; None with fewer than `MIN_CALIBRATION` objects.
-
-    Parameters
-    ----------
-    predicted, predicted_error, measured, measured_error
-        ``(N,)`` aperture fluxes of objects whose band was hidden; rows with NaN do not count.
+    Aperture fluxes, ``(N,)``, are of objects whose band was hidden; rows with NaN do not count.
     """
     rows = np.isfinite(predicted + predicted_error + measured + measured_error)
     if rows.sum() < MIN_CALIBRATION:

@@ -72,12 +72,9 @@ class OwnFluxes:
 
     @classmethod
     def of(cls, measured: dict[str, np.ndarray], psf: np.ndarray, pixel_scale_arcsec: float) -> OwnFluxes:
-        """Take them from what `measure` has found the galaxies.
+        """Take them from what `measure` has found; light that PSFs put beyond a total is made up for.
 
-        Parameters
-        ----------
-        psf
-            ``(N, B, K, 2)``: what it puts beyond the circle of the total is made up for.
+        PSFs are ``(N, B, K, 2)``.
         """
         radius = measured["total_radius"] * pixel_scale_arcsec
         inside = enclosed(fwhm_of(psf), radius)

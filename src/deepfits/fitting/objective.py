@@ -55,16 +55,8 @@ def _precision(prior: AmplitudePrior, num_bands: int, dtype: torch.dtype, device
 class Evaluation:
     """The objective at one latent per object.
 
-    Attributes
-    ----------
-    loss
-        ``(N,)``.
-    gradient
-        ``(N, L)``.
-    amplitude
-        ``(N, B)``; 1 where amplitudes are not free.
-    drawn
-        ``(N, B, H, W)``: as the data would be, amplitudes left aside.
+    Loss ``(N,)``, gradient ``(N, L)``, amplitudes ``(N, B)``, 1 where they are not free; and what is drawn,
+    ``(N, B, H, W)``, as the data would be, amplitudes left aside.
     """
 
     loss: Tensor
@@ -101,16 +93,10 @@ class Objective:
     def __call__(
         self, latent: Tensor, image: Tensor, weight: Tensor, observation: Observation | None = None
     ) -> Evaluation:
-        """Evaluate loss and gradient.
+        """Evaluate loss and gradient at latents ``(N, L)``.
 
-        Parameters
-        ----------
-        latent
-            ``(N, L)``.
-        image, weight
-            ``(N, B, H, W)``; finite, and `image` is 0 where `weight` is.
-        observation
-            For a renderer of scenes: how each of these objects is observed.
+        Images and weights, ``(N, B, H, W)``, are finite, and images 0 where weights are. For a renderer of
+        scenes the observation says how each of these objects is observed.
         """
         model, pullback = self.renderer.with_pullback(latent)
         if observation is not None:

@@ -88,22 +88,11 @@ def residual_figures(
 ) -> dict[str, np.ndarray]:
     """Return what stands out of the residuals, and in words where.
 
-    Parameters
-    ----------
-    image, weight, model
-        ``(N, B, H, W)``, nJy and nJy⁻²; the weight is 0 where nothing counts.
-    radius_pixels
-        ``(N,)``: how far the galaxy reaches.
-    fraction
-        ``(B,)``: share of the light that the generator draws wrong.
-    noise
-        ``(B,)``: true noise over stated noise.
-
-    Returns
-    -------
-    dict
-        ``structure``, ``extended``, ``colour`` and ``artefact``, ``(N,)``: the highest |S| of each kind, 0
-        where there is none; ``structure_words`` and so on, ``(N,)`` str.
+    ``structure``, ``extended``, ``colour`` and ``artefact``, ``(N,)``, are the highest |S| of each kind, 0
+    where there is none; ``structure_words`` and so on, ``(N,)`` str. Images, weights and models are ``(N, B,
+    H, W)``, nJy and nJy⁻²; the weight is 0 where nothing counts. Of each galaxy `radius_pixels`, ``(N,)``, is
+    how far it reaches; of each band, ``(B,)``, the fraction is the share of the light that the generator
+    draws wrong, and the noise true over stated noise.
     """
     within = region(image.shape[3], radius_pixels)
     weight = np.where(within[:, None], weight, 0)
@@ -196,12 +185,8 @@ def score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Put the four figures together: the anomaly, and the name of the largest part, both ``(N,)``.
 
-    Parameters
-    ----------
-    figures
-        ``structure``, ``extended``, ``colour``, ``latent``.
-    usual
-        Median of each over ordinary galaxies, and the distance from it to the 84th percentile.
+    They are ``structure``, ``extended``, ``colour``, ``latent``; usual is the median of each over ordinary
+    galaxies, and the distance from it to the 84th percentile.
 
     Examples
     --------

@@ -52,13 +52,9 @@ def own_light(model: np.ndarray, is_neighbour: np.ndarray) -> np.ndarray:
     """Return which pixels to add up for the galaxy's own light in a noise-free drawing of it.
 
     Where a pixel of a neighbour, or of its wings, is brighter than the one opposite, that one stands in.
-    Drawings are ``(N, B, H, W)``, the pixels of neighbours ``(N, H, W)`` bool.
-
-    Returns
-    -------
-    np.ndarray
-        ``(N, B, H, W)`` float32: 0, 1 or 2. The sum of this times an aperture that is symmetric times the
-        model is the flux in that aperture.
+    Drawings are ``(N, B, H, W)``, the pixels of neighbours ``(N, H, W)`` bool, what is returned ``(N, B, H,
+    W)`` float32: 0, 1 or 2. The sum of this times an aperture that is symmetric times the model is the flux
+    in that aperture.
 
     Examples
     --------

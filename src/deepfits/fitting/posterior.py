@@ -210,16 +210,8 @@ def _over_pixels(derivative: Tensor, weights: Sequence[Tensor], planes: Tensor) 
     """Return JᵀWJ for each of V weights, ``(N, V, L, L)``, and sums of J times planes, ``(N, L, B, K)``.
 
     In float64: the information on some directions of a bright galaxy is 10⁸ times that on others, and
-    rounding of float32 would tell where in its batch an object stands. Band by band, all in one product.
-
-    Parameters
-    ----------
-    derivative
-        J, ``(N, L, B, H, W)``.
-    weights
-        ``(N, B, H, W)`` each.
-    planes
-        ``(N, B, K, H, W)``.
+    rounding of float32 would tell where in its batch an object stands. Band by band, all in one product. J is
+    ``(N, L, B, H, W)``, each of the weights ``(N, B, H, W)``, the planes ``(N, B, K, H, W)``.
     """
     number, length, bands = derivative.shape[:3]
     weighted = len(weights) * length

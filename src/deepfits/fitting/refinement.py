@@ -23,16 +23,10 @@ Refine = Callable[[Tensor, Tensor], Tensor]
 
 
 class Refinement:
-    """Passes of a refiner in front of a fit.
+    """Passes of a refiner (`deepfits.models.aids.Refiner`) in front of a fit, whose objective it lowers.
 
-    Parameters
-    ----------
-    network
-        From views, ``(N, 4 B, S, S)``, and latents to steps (`deepfits.models.aids.Refiner`).
-    objective
-        What the fit will minimise.
-    units
-        Of the networks, where the objective is in flux; None where it is in the networks' units.
+    The network takes views, ``(N, 4 B, S, S)``, and latents to steps; units are those of the networks, where
+    the objective is in flux, else None.
     """
 
     def __init__(self, network: Refine, objective: Objective, units: Normalisation | None) -> None:
@@ -48,18 +42,10 @@ class Refinement:
         sight: Sight | None = None,
         observation: Observation | None = None,
     ) -> Tensor:
-        """Return the best of the latents on the way, ``(N, L)``.
+        """Return the best of the latents on the way, ``(N, L)``, of so many passes.
 
-        Parameters
-        ----------
-        latent
-            Where to begin.
-        image, weight
-            ``(N, B, D, D)``, in the objective's units.
-        num_passes
-            How often to look.
-        sight, observation
-            For scenes: how the objects were observed, and the way there.
+        Images and weights, ``(N, B, D, D)``, are in the objective's units; for scenes, sight and observation
+        say how the objects were observed, and the way there.
         """
         views = self.shown(image, weight, sight)
         best, lowest = latent, torch.full_like(latent[:, 0], torch.inf)

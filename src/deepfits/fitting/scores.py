@@ -34,13 +34,8 @@ def as_compared(latent: np.ndarray, covariance: np.ndarray, prior_strength: floa
     """Return the latents that a narrower prior would have found, without what the data hardly ask for.
 
     Near its maximum z a posterior of covariance C is normal, and with the prior's strength λ in place of λ₀
-    the maximum is at (1 + (λ − λ₀) C)⁻¹ z, λ = `COMPARED_STRENGTH`. Latents without a covariance, or found
-    without a prior or with a narrower one, stay as they are.
-
-    Parameters
-    ----------
-    latent, covariance
-        ``(N, L)`` and ``(N, L, L)``.
+    the maximum is at (1 + (λ − λ₀) C)⁻¹ z, λ = `COMPARED_STRENGTH`. Latents, ``(N, L)``, without a
+    covariance, ``(N, L, L)``, or found without a prior or with a narrower one, stay as they are.
 
     Examples
     --------
@@ -59,14 +54,8 @@ def robust_z_at_fixed_brightness(
 ) -> np.ndarray:
     """Return how far each value lies above those of objects about as bright, in their robust scatter.
 
-    It is (value − median) / (1.4826 × median absolute deviation), ``(N,)``.
-
-    Parameters
-    ----------
-    values, brightness
-        ``(N,)``; rows where either is not finite give NaN.
-    num_neighbours
-        How many objects next in brightness make the comparison.
+    It is (value − median) / (1.4826 × median absolute deviation), ``(N,)``, of so many objects next in
+    brightness; NaN where value or brightness is not finite.
     """
     out = np.full(len(values), np.nan)
     good = np.flatnonzero(np.isfinite(values) & np.isfinite(brightness))
@@ -85,21 +74,12 @@ def robust_z_at_fixed_brightness(
 
 
 def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return one score per object, large for unusual ones, that does not follow brightness.
+    """Return one score per object, ``(N,)``, large for unusual ones, that does not follow brightness.
 
     The largest of three scores of `robust_z_at_fixed_brightness`: of the logarithm of χ² per degree of
     freedom, of the latent's distance from the middle of the prior, and of minus the discriminator's score.
-
-    Parameters
-    ----------
-    columns
-        Of the features: ``chi2``, ``dof``, ``latent``, the model fluxes, and ``discriminator_score`` if it is
-        there.
-
-    Returns
-    -------
-    ndarray
-        ``(N,)``; NaN for objects without a fit.
+    Columns are those of features: ``chi2``, ``dof``, ``latent``, the model fluxes, and
+    ``discriminator_score`` if it is there. NaN for objects without a fit.
     """
     fluxes = [columns[f"flux_model_{band}"] for band in bands_of(columns)]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -73,14 +73,8 @@ def make_dataset(
     """Join features and labels, drop objects without a finite latent, and split.
 
     Objects without a usable latent are left out of every row of the table, so that all methods answer for the
-    same objects; their number is in `counts`.
-
-    Parameters
-    ----------
-    train_select
-        Conditions that hold for the labels to learn from alone.
-    **splitting
-        Of `split_objects`: `max_labels`, `seed`, `block_arcmin`, `fewest`, `fewest_to_test`.
+    same objects; their number is in `counts`. `train_select` holds for the labels to learn from alone;
+    `splitting` goes to `split_objects`.
 
     Raises
     ------

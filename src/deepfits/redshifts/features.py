@@ -71,16 +71,9 @@ LATENTS = {"latents", "embedder"}
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Features of some objects.
+    """Features of some objects, ``(N, K)`` float32, NaN where a measurement is missing, and their K names.
 
-    Attributes
-    ----------
-    values
-        ``(N, K)`` float32; NaN where a measurement is missing.
-    names
-        ``K`` names.
-    errors
-        ``(N, K)``: their standard deviations, 0 where they are exact; None where none is known.
+    Errors are their standard deviations, ``(N, K)``, 0 where they are exact; None where none is known.
     """
 
     values: np.ndarray

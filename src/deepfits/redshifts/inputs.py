@@ -39,13 +39,9 @@ def complete_source(
 ) -> Source:
     """Add photometry from the cutouts and the embedder's latents, where these are given.
 
-    Parameters
-    ----------
-    photometry
-        An ``.npz`` file that keeps what was measured in the cutouts for the next time.
-    template_filters
-        A speclite filter for each band (or none of them: those of CLAUDS and HSC) to fit templates with,
-        whose quantiles then are features; None leaves templates out.
+    What was measured in the cutouts is kept for the next time in the file `photometry`, an ``.npz``.
+    Templates are fitted through a speclite filter for each band (or none of them: those of CLAUDS and HSC),
+    and their quantiles then are features; None leaves templates out.
     """
     identity = source.columns["object_id"]
     if store is not None:
@@ -177,11 +173,8 @@ def store_photometry(
 ) -> dict[str, np.ndarray]:
     """Measure aperture fluxes of some objects of a cutout store, shard by shard.
 
-    Returns
-    -------
-    dict
-        ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in the order of
-        `object_id`.
+    Returns ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in their
+    order.
 
     Raises
     ------

@@ -377,15 +377,11 @@ class Match:
 def match_labels(
     features: Columns, labels: Labels, *, match: str = "auto", radius_arcsec: float = 1.0
 ) -> Match:
-    """Find the label of each object.
+    """Find the label of each object; features have `object_id`, and `ra` and `dec` (degrees) where known.
 
-    Parameters
-    ----------
-    features
-        With `object_id`, and `ra` and `dec` (degrees) where known.
-    match
-        ``"position"`` (nearest and one to one, within the radius), ``"id"``, or ``"auto"``: by position where
-        both sides have one, because a detected catalogue and a spectroscopic one rarely share a numbering.
+    Match by ``"position"`` (nearest and one to one, within the radius), by ``"id"``, or ``"auto"``: by
+    position where both sides have one, because a detected catalogue and a spectroscopic one rarely share a
+    numbering.
 
     Raises
     ------

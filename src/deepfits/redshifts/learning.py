@@ -82,11 +82,8 @@ class Standard:
 class TargetScale:
     """The target in a learner's units: (f(value) − centre) / scale.
 
-    Attributes
-    ----------
-    is_log
-        f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask for. Else f
-        changes nothing, so that a squared error is that of R².
+    Where `is_log`, f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask
+    for. Else f changes nothing, so that a squared error is that of R².
     """
 
     centre: float

@@ -31,16 +31,9 @@ M = TypeVar("M", bound="Method")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What a method says of objects.
+    """What a method says of objects: ``(N,)`` points, and where it has them quantiles of p(z), ``(N, Q)``.
 
-    Attributes
-    ----------
-    point
-        ``(N,)``.
-    quantiles
-        Of p(z) at `LEVELS`, ``(N, Q)``, where a method has them.
-    columns
-        What else it says, ``(N,)`` each.
+    Quantiles are at `LEVELS`; columns are what else it says, ``(N,)`` each.
     """
 
     point: np.ndarray
@@ -52,14 +45,8 @@ class Estimates:
 class OutOfFold:
     """Estimates of labelled objects by learners that had not seen them: for recalibration and stacking.
 
-    Attributes
-    ----------
-    rows
-        ``(V,)``: which of the labelled objects, as row numbers of the data set.
-    point
-        ``(V,)``.
-    quantiles
-        ``(V, Q)``, recalibrated, or None.
+    Rows, ``(V,)``, say which of the data set's objects; points are ``(V,)``, quantiles ``(V, Q)``,
+    recalibrated, or None.
     """
 
     rows: np.ndarray
@@ -77,16 +64,10 @@ class OutOfFold:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What methods will be given: known before anything is measured.
+    """What methods will be given, known before anything is measured: feature sets that can be made, of what.
 
-    Attributes
-    ----------
-    bands, pixels
-        Of the cutouts, or else of the features; pixels of a cutout's side, None where there are no cutouts.
-    feature_sets
-        Those that can be made.
-    model_hash
-        Of the model that the features were fitted with.
+    Bands are those of the cutouts, or else of the features; pixels of a cutout's side, None where there are
+    no cutouts.
     """
 
     bands: tuple[str, ...]

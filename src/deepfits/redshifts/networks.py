@@ -66,13 +66,8 @@ def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
 class Architecture:
     """What a network looks like: enough to build it.
 
-    Attributes
-    ----------
-    kind
-        ``"mlp"`` (features in), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small head), or
-        ``"hybrid"`` (the embedder's latents and features side by side in the head).
-    num_features
-        K, where it takes features.
+    Kinds are ``"mlp"`` (K features in), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small
+    head), and ``"hybrid"`` (the embedder's latents and K features side by side in the head).
     """
 
     kind: str
@@ -210,15 +205,10 @@ def train_network(
     network: Any = None,
     progress: Progress = silent,
 ) -> TrainedNetwork:
-    """Train a network.
+    """Train a network; by default a new one of the architecture, else the `torch.nn.Module` that is given.
 
-    Parameters
-    ----------
-    train, validation
-        The inputs, float32 in the network's units (images ``(N, B, H, W)``, features ``(N, K)``), and last
-        the targets ``(N,)``.
-    network
-        The `torch.nn.Module` to begin with, of this architecture; by default a new one.
+    Training and validation data are the inputs, float32 in the network's units (images ``(N, B, H, W)``,
+    features ``(N, K)``), and last the targets ``(N,)``.
 
     Raises
     ------

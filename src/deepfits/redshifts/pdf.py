@@ -96,14 +96,9 @@ def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 def mixture(parts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the quantiles of mixtures: ``(S, N, Q)`` of S parts each to ``(N, Q)``.
+    """Return the quantiles of mixtures: ``(S, N, Q)``, increasing, of S parts each to ``(N, Q)``.
 
-    Parameters
-    ----------
-    parts
-        ``(S, N, Q)``, increasing.
-    weights
-        Of the parts, ``(S,)`` or ``(N, S)``, which sum to 1; equal by default.
+    Weights of the parts, ``(S,)`` or ``(N, S)``, sum to 1; they are equal by default.
     """
     number, length = parts.shape[:2]
     if weights is None:

@@ -86,13 +86,9 @@ def make_row(
 ) -> dict[str, Any]:
     """Measure one method on the test objects: all of them, and in bins of magnitude and redshift.
 
-    Of other targets than redshifts there are no bins of redshift, and no outliers beyond 0.15 (1 + z).
-
-    Parameters
-    ----------
-    predictions
-        `z_phot`, and where the method gives them `quantiles` and `is_outside_domain`. Objects whose `z_phot`
-        is not finite are counted in `num_missing` and are in no metric.
+    Predictions are `z_phot`, and where the method gives them `quantiles` and `is_outside_domain`. Objects
+    whose `z_phot` is not finite are counted in `num_missing` and are in no metric. Of other targets than
+    redshifts there are no bins of redshift, and no outliers beyond 0.15 (1 + z).
     """
     has = np.isfinite(predictions["z_phot"])
     z_phot, z_spec, magnitude = predictions["z_phot"][has], z_spec[has], magnitude[has]

@@ -29,14 +29,9 @@ def latent_section(
 ) -> Section:
     """Show the latents: a map, how repeatable they are, how far from the prior, and what neighbours share.
 
-    Parameters
-    ----------
-    columns
-        ``(N,)`` each, by what the map can be coloured besides brightness and χ².
-    place
-        ``(N, L)``: coordinates of the embeddings between which distances are taken.
-    knows
-        Tables of what they know, where the truth is at hand.
+    The map can be coloured by the columns, ``(N,)`` each, besides brightness and χ²; distances are taken
+    between the places, ``(N, L)``, coordinates of the embeddings. `knows` are tables of what they know, where
+    the truth is at hand.
     """
     mode = list(fits)[-1]
     last = fits[mode]

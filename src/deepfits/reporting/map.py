@@ -72,14 +72,8 @@ def make_map(
 ) -> Map | None:
     """Make the map of objects with a fit; None with fewer than three.
 
-    Parameters
-    ----------
-    latent
-        ``(N, L)``.
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻².
-    columns
-        ``(N,)`` each, by what points can be coloured, the first at the beginning.
+    Latents are ``(N, L)``, images and weights ``(N, B, H, W)``, nJy and nJy⁻². Points can be coloured by the
+    columns, ``(N,)`` each, by the first at the beginning.
     """
     place = principal_components(latent) if len(latent) > 2 else np.empty((0, 2))
     rows = np.flatnonzero(np.isfinite(place).all(axis=1)) if len(place) else np.empty(0, dtype=int)

@@ -26,22 +26,18 @@ State = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line.
+    """One line, of the shard of that name.
 
     Attributes
     ----------
-    shard
-        Its name, ``shard-00003``.
     state
         ``done``, ``failed``, or ``missing``: not tried yet.
     objects
         How many are in the result (or would be); None where the shard cannot be read.
     seconds
         That the work took; None when it is not known.
-    made_from
-        Digest of what the result was made from.
-    num_bytes
-        Size of the result: another size is another file.
+    made_from, num_bytes
+        Digest of what the result was made from, and its size: another size is another file.
     """
 
     shard: str

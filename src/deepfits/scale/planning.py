@@ -34,18 +34,10 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one object costs.
+    """What one object costs: floating-point operations of fit and errors, and what this was measured on.
 
-    Attributes
-    ----------
-    flop
-        Floating-point operations of the fit and its errors.
-    words, source
-        What this was measured on.
-    overhead_seconds
-        That reading and writing take beside the fit.
-    feature_bytes
-        Of one object's features on disk.
+    The overhead is what reading and writing take beside the fit, the bytes those of one object's features on
+    disk.
     """
 
     flop: float

@@ -96,20 +96,10 @@ def add_defects(
 ) -> np.ndarray:
     """Put the defects into a strip; return them as bits of `PLANES`, ``(B, H, W)`` int32.
 
-    Parameters
-    ----------
-    image
-        ``(B, H, W)``, nJy; changed in place. Pixels without data become 0.
-    model
-        ``(B, H, W)``, without noise.
-    rows
-        First row of the strip and the one after the last.
-    survey
-        Says where bands saturate.
-    sigma
-        ``(B,)`` noise of a pixel, nJy.
-    shapes
-        All objects of the patch; bright point sources bleed along their column.
+    The image, ``(B, H, W)`` nJy, is changed in place: pixels without data become 0. The model is the same
+    without noise, sigma, ``(B,)`` nJy, the noise of a pixel; rows are the first of the strip and the one
+    after the last. The survey says where bands saturate, and bright point sources of the shapes, those of the
+    whole patch, bleed along their column.
     """
     bits = np.zeros(image.shape, dtype=np.int32)
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])

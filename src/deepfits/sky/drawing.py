@@ -100,21 +100,12 @@ def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tenso
 
 
 def draw_stamps(shapes: Shapes, transfer: torch.Tensor) -> torch.Tensor:
-    """Draw each object in the middle of its own stamp.
+    """Draw each object in the middle of its own stamp: ``(N, B, S, S)`` float32, nJy per pixel.
 
-    Parameters
-    ----------
-    shapes
-        N objects. The whole part of their position decides nothing here: the centre lies within half a
-        pixel of pixel (S/2, S/2).
-    transfer
-        ``(B, S, K)`` from `psf_transfer`, on the device that is to do the work.
-
-    Returns
-    -------
-    Tensor
-        ``(N, B, S, S)`` float32, nJy per pixel. A stamp is periodic: light that leaves it on one side comes
-        in on the other, so the side has to be chosen with `stamp_sizes`.
+    The whole part of positions decides nothing here: the centre lies within half a pixel of pixel (S/2, S/2).
+    A stamp is periodic: light that leaves it on one side comes in on the other, so the side has to be chosen
+    with `stamp_sizes`. The transfer, ``(B, S, K)`` from `psf_transfer`, is on the device that is to do the
+    work.
     """
     size, device = transfer.shape[1], transfer.device
     ky, kx = wave_numbers(size, device)

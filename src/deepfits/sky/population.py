@@ -266,20 +266,10 @@ def draw_galaxies(
     rng: np.random.Generator,
     laws: PopulationLaws | None = None,
 ) -> Table:
-    """Draw galaxies with everything but their position.
+    """Draw galaxies to a faintest i magnitude, in the survey's filters, with everything but their position.
 
-    Parameters
-    ----------
-    limit
-        Faintest i magnitude.
-    filters
-        The survey's, in the order of its bands.
-
-    Returns
-    -------
-    Table
-        ``mag_count`` (i), ``type``, ``z_spec``, ``template``, ``ebv``, ``mag_absolute_r``, ``flux`` and
-        ``bulge_flux`` ``(N, B)`` in nJy, and the columns of `draw_structure`.
+    Columns are ``mag_count`` (i), ``type``, ``z_spec``, ``template``, ``ebv``, ``mag_absolute_r``, ``flux``
+    and ``bulge_flux`` ``(N, B)`` in nJy, and those of `draw_structure`.
     """
     laws = laws or DEFAULT_LAWS
     mag = draw_magnitudes(number, limit, rng)
@@ -408,12 +398,9 @@ def _systematics(
 def draw_structure(table: Table, rng: np.random.Generator) -> Table:
     """Draw sizes and shapes of galaxies. The table needs ``type``, ``mag_absolute_r``, ``z_spec``.
 
-    Returns
-    -------
-    Table
-        ``half_light_radius_arcsec`` of the whole galaxy, ``disc_radius_arcsec`` and ``bulge_radius_arcsec``
-        along the major axis, ``bulge_fraction`` in i, ``disc_ratio`` and ``bulge_ratio`` (minor over major
-        axis), ``angle`` (radians).
+    Columns are ``half_light_radius_arcsec`` of the whole galaxy, ``disc_radius_arcsec`` and
+    ``bulge_radius_arcsec`` along the major axis, ``bulge_fraction`` in i, ``disc_ratio`` and ``bulge_ratio``
+    (minor over major axis), ``angle`` (radians).
     """
     kind = table["type"]
     number = len(kind)

@@ -40,18 +40,10 @@ _GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE, _DEFECTS = range(7
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a patch's images are like.
+    """What a patch's images are like, per band.
 
-    Attributes
-    ----------
-    fwhm_arcsec, depth
-        Per band; see `SkyBand`.
-    sigma
-        Per band, nJy: standard deviation of a pixel of empty sky.
-    sky
-        Per band, nJy per pixel: brightness of the night sky.
-    kernel
-        Smoothing of the noise, from `kernel_weight`.
+    Seeing and depth are as of `SkyBand`; sigma, nJy, is the standard deviation of a pixel of empty sky, the
+    sky, nJy per pixel, the brightness at night, and the kernel, from `kernel_weight`, smooths the noise.
     """
 
     fwhm_arcsec: tuple[float, ...]
@@ -89,15 +81,10 @@ def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
 def draw_objects(
     survey: SkySurvey, size: int, seed: int, patch: int, laws: PopulationLaws | None = None
 ) -> Table:
-    """Draw everything that shines on a patch.
+    """Draw everything that shines on a patch, whose side is in pixels; seed and patch name the draw.
 
-    The side of the patch is in pixels; seed and patch name the draw.
-
-    Returns
-    -------
-    Table
-        Columns of `draw_galaxies`, with ``kind``, ``x``, ``y`` and ``object_id``, for galaxies, stars and
-        quasars; what a kind does not have is 0 for sizes and NaN for properties of galaxies.
+    Columns are those of `draw_galaxies`, with ``kind``, ``x``, ``y`` and ``object_id``, for galaxies, stars
+    and quasars; what a kind does not have is 0 for sizes and NaN for properties of galaxies.
     """
     filters = tuple(band.filter for band in survey.bands)
     area = ((size + 2 * MARGIN) * survey.pixel_scale_arcsec / 60) ** 2
@@ -183,20 +170,9 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
 class Scene:
     """A patch, or an exposure of it, ready to be drawn.
 
-    Attributes
-    ----------
-    size
-        Side, pixels.
-    wcs
-        Of the image (`astropy.wcs.WCS`).
-    shapes, stamp_size
-        The objects, and ``(N,)`` sides of their stamps.
-    defects
-        None for images without any.
-    noise_key
-        Names the noise: the same key gives the same noise.
-    knows_filters
-        Whether the objects' light is as the survey's filters see it; not where magnitudes were given.
+    Side in pixels, WCS (`astropy.wcs.WCS`), the objects with the sides of their stamps, ``(N,)``, and
+    defects, None for images without any. The same key gives the same noise. `knows_filters` says whether the
+    objects' light is as the survey's filters see it; not where magnitudes were given.
     """
 
     survey: SkySurvey

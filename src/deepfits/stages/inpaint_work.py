@@ -83,13 +83,9 @@ def predict(
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Fit without some bands, whose places are given, and draw these; calibrations are theirs.
 
-    Returns
-    -------
-    columns
-        Of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands.
-    predicted
-        ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and ``measured`` ``(N, B)``,
-        aperture fluxes of all bands without calibration, and ``measured_err``.
+    Returns columns of the table: identity, quality of the fit, and fluxes and magnitudes of the hidden bands;
+    and what was predicted: ``model`` and ``pixel_std`` of the hidden bands, with pixels; ``drawn`` and
+    ``measured`` ``(N, B)``, aperture fluxes of all bands without calibration, and ``measured_err``.
     """
     weight = shard.weight.copy()
     weight[:, hidden] = 0

@@ -57,7 +57,6 @@ from deepfits.survey.store import (
     StoreInfo,
     create_store,
     read_info,
-    shard_catalogue,
     shard_identities,
     shard_name,
     write_shard,
@@ -184,9 +183,9 @@ def build_store(
 def _count(out: Path, layout: Layout, info: StoreInfo, object_id: np.ndarray) -> None:
     """Count the incomplete among the objects of the shards that are done."""
     done = {entry.shard for entry in read_manifest(out) if entry.state == "done"}
-    if complete := [task for task in layout.tasks if Path(shard_name(task.number)).stem in done]:
-        parts, outside = _coverage(out, complete, info), object_id[layout.outside]
-        write_coverage(out, info.bands, parts, outside, layout.num_duplicates)
+    paths = [out / shard_name(task.number) for task in layout.tasks]
+    if complete := [path for path in paths if path.stem in done]:
+        write_coverage(out, info.bands, complete, object_id[layout.outside], layout.num_duplicates)
 
 
 def _place_hint(columns: dict[str, np.ndarray], fields: OpenFields) -> str:
@@ -285,16 +284,10 @@ def _run_job(job: _Job) -> list[Outcome]:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which objects of a catalogue are cut from where.
+    """Which objects of a catalogue are cut from where: the shards, and what is in none.
 
-    Attributes
-    ----------
-    tasks
-        The shards.
-    outside
-        Rows of the catalogue that lie on no image.
-    num_duplicates
-        Detections left out because another one of the same object is primary.
+    Rows `outside` lie on no image; duplicates are detections left out because another one of the same object
+    is primary.
     """
 
     tasks: list[ShardTask]
@@ -591,15 +584,10 @@ def _median(values: list[float | None], default: float) -> float:
 
 
 def describe_field(field: Field, images: ImageSet, found: Extraction | None = None) -> dict[str, Any]:
-    """Describe what a field is like, for JSON.
+    """Describe what a field, one of a set of images, is like, for JSON.
 
-    Parameters
-    ----------
-    images
-        The set that the field is one of.
-    found
-        What detection found, for the PSF and how it varies; when None, the PSF is measured on the middle
-        thousand rows and is the same everywhere.
+    The PSF and how it varies are of what detection found; without that, the PSF is measured on the middle
+    thousand rows and is the same everywhere.
     """
     middle, shape = MiddleOfField(field), list(field.shape)
     if found is None:
@@ -665,12 +653,3 @@ class _Strip:
         """Return copies of image and weight."""
         image, weight = self._plane.rows(self._start, self._stop)
         return image.copy(), weight.copy()
-
-
-def _coverage(
-    out: Path, tasks: list[ShardTask], info: StoreInfo
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    names = [f"fraction_valid_{b}" for b in info.bands]
-    for task in tasks:
-        found = shard_catalogue(out / shard_name(task.number), ["field", *names])
-        yield found["field"], found["object_id"], np.stack([found[n] for n in names], axis=1)

@@ -41,20 +41,10 @@ def read_catalogue(
 ) -> dict[str, np.ndarray]:
     """Read a catalogue of anyone's; see `deepfits.tables.read` for the formats.
 
-    Columns keep their names, but for identity, position and field, which get ours, and positions become
-    degrees (ICRS). Without an identity the rows are numbered from 1.
-
-    Parameters
-    ----------
-    where
-        Conditions; the rows that satisfy all are returned.
-    needs_places
-        Refuse a catalogue that does not say where its objects are.
-
-    Returns
-    -------
-    dict
-        Columns of numbers, bool or text, ``(N,)`` each. Positions that are none are NaN.
+    Returns columns of numbers, truth values or text, ``(N,)`` each, of the rows that satisfy all conditions.
+    They keep their names, but for identity, position and field, which get ours; positions become degrees
+    (ICRS), NaN where there is none. Without an identity the rows are numbered from 1. Where places are
+    needed, a catalogue that does not say them is refused.
 
     Raises
     ------

@@ -9,30 +9,25 @@ from pathlib import Path
 import numpy as np
 
 from deepfits.files import write_json, writing
+from deepfits.survey.store import shard_catalogue
 
 
 def write_coverage(
     out: Path,
     bands: tuple[str, ...],
-    parts: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    shards: Iterable[Path],
     outside: np.ndarray | None = None,
     num_duplicates: int = 0,
+    *,
+    has_fields: bool = True,
 ) -> None:
     """Write both files.
 
-    Parameters
-    ----------
-    out
-        The store.
-    bands
-        Its bands.
-    parts
-        Field names, identities and fractions of valid pixels, ``(n,)``, ``(n,)``, ``(n, B)``, shard by shard.
-    outside
-        Identities of the catalogue's objects that lie on no image.
-    num_duplicates
-        Detections left out because another one of the same object is primary.
+    `outside` has the identities of the catalogue's objects that lie on no image, `num_duplicates` counts
+    detections left out because another one of the same object is primary; without `has_fields` the shards do
+    not say which field an object was cut from.
     """
+    names = [f"fraction_valid_{b}" for b in bands]
     total = incomplete = 0
     lacking, empty = np.zeros(len(bands), int), np.zeros(len(bands), int)
     outside = np.empty(0) if outside is None else outside
@@ -41,8 +36,11 @@ def write_coverage(
         temporary.open("w", newline="", encoding="utf-8") as handle,
     ):
         table = csv.writer(handle)
-        table.writerow(["object_id", "field", *(f"fraction_valid_{b}" for b in bands)])
-        for field, ids, valid in parts:
+        table.writerow(["object_id", "field", *names])
+        for path in shards:
+            columns = shard_catalogue(path, ["field", *names] if has_fields else names)
+            ids, valid = columns["object_id"], np.stack([columns[name] for name in names], axis=1)
+            field = columns["field"] if has_fields else np.full(len(ids), "")
             is_short = (valid < 1).any(axis=1)
             total, incomplete = total + len(ids), incomplete + int(is_short.sum())
             lacking += (valid < 1).sum(axis=0)

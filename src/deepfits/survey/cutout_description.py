@@ -33,51 +33,12 @@ _Arcseconds = Annotated[float, Range(gt=0, le=1e4)]
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """The keys of the TOML file.
+    """The keys of the TOML file, which ``docs/how-to/survey-files.md`` explains.
 
-    Attributes
-    ----------
-    file
-        The cutouts, from the TOML file's directory: HDF5, ``.npz``, ``.npy``, a FITS file, or a directory of
-        FITS files.
-    bands
-        Names, in the order of the arrays. FITS files may tell them themselves.
-    absent_bands
-        Bands of the store that the file lacks: weight 0 in all objects.
-    format
-        ``arrays``, ``fits`` or ``multimodal-universe``, which knows the names ``image_flux`` or
-        ``image_array``, ``image_ivar``, ``image_mask``, ``image_band``, ``image_psf_fwhm``,
-        ``image_scale``.
-    image, weight, mask
-        Names in the file; of FITS, numbers or names of HDUs.
-    weight_is
-        ``ivar``, ``variance``, ``rms``, or ``weight``: an inverse variance up to a factor. By default what
-        the name says (``var``, ``err``), else ``ivar``.
-    mask_nonzero_is
-        What a non-zero pixel of the mask means: ``bad`` or ``good``.
-    bad_planes
-        Bits of the mask, by number from 0 or by the names of its ``MP_`` cards, whose pixels have no data.
-    zero_point
-        AB, one or one for each band: 31.4 for nJy, 22.5 for nanomaggies, 23.9 for µJy.
-    pixel_scale_arcsec
-        Side of a pixel.
-    fwhm_arcsec
-        Width of the PSF, one value for each band.
-    psf
-        The array with the PSF of each object and band: widths in arcseconds, ``(N, B)``, or images
-        ``(N, B, h, w)``; or of each band alone, ``(B, h, w)``.
-    psf_scale_arcsec
-        Side of the pixels of these images; the cutouts' by default.
-    object_id
-        The array with the identities; ``object_id`` where there is one, else the objects are numbered from 1.
-        Those of FITS files are the names.
-    columns
-        Arrays with one value for each object that go into the store's catalogue; all there are by default.
-    axes
-        Order of the image's axes: ``NBHW`` (objects, bands, rows, columns) in any order; ``BHW`` for one
-        object, ``NHW`` for one band.
-    survey
-        A name for people to read.
+    The format ``multimodal-universe`` knows the names ``image_flux`` or ``image_array``, ``image_ivar``,
+    ``image_mask``, ``image_band``, ``image_psf_fwhm``, ``image_scale``. The PSFs are widths in arcseconds,
+    ``(N, B)``, or images, ``(N, B, h, w)``; or of each band alone, ``(B, h, w)``. Axes are ``NBHW`` (objects,
+    bands, rows, columns) in any order; ``BHW`` for one object, ``NHW`` for one band.
     """
 
     file: str

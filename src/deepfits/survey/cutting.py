@@ -50,20 +50,8 @@ def cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut all objects out of one plane, reading each row of it at most once or twice.
 
-    Returns image and weight, ``(N, S, S)`` float32.
-
-    Parameters
-    ----------
-    plane
-        The band on the grid.
-    x, y
-        ``(N,)``, pixels of the grid; best sorted by y.
-    size
-        S.
-    max_rows
-        How many rows to hold at a time.
-    out
-        Image and weight to write to, ``(N, S, S)`` float32 filled with zeros; made when None.
+    Returns image and weight, ``(N, S, S)`` float32. Positions, ``(N,)``, are pixels of the grid, best sorted
+    by y; `max_rows` are held at a time. `out` are arrays of zeros to write to, made when None.
     """
     left, bottom = corners(x, size), corners(y, size)
     if out is None:

@@ -88,20 +88,8 @@ def extract(
 ) -> Extraction:
     """Detect and measure everything in a field.
 
-    Parameters
-    ----------
-    sky
-        The field.
-    options
-        What counts as a source.
-    bands
-        Bands of the catalogue; those that the field lacks get NaN.
-    aperture_arcsec
-        Diameter of the fixed aperture.
-    min_snr
-        Sources with less signal-to-noise are left out.
-    is_whole
-        Of a part of a field it is not measured how the width of the PSF varies.
+    Bands that the field lacks get NaN, the aperture is a diameter, and sources with less signal-to-noise than
+    `min_snr` are left out. Of a part of a field it is not measured how the width of the PSF varies.
     """
     scale = sky.pixel_scale
     combined, is_empty = combined_image(sky.planes, options)

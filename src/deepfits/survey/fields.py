@@ -30,18 +30,10 @@ CACHE_BYTES = 400 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """The fields to work on and how to read them.
+    """The fields to work on, sorted by name, and how to read them.
 
-    Attributes
-    ----------
-    fields
-        Sorted by name.
-    bands
-        The bands of the result, in order; a field may lack some when that was allowed.
-    options
-        How to read.
-    reference
-        The band whose grid is used; in a field without it, the next choice.
+    The bands are those of the result, in order; a field may lack some when that was allowed. The grid is that
+    of the reference band; in a field without it, of the next choice.
     """
 
     fields: tuple[FieldSources, ...]
@@ -143,18 +135,9 @@ def image_set(
 
 
 class Field:
-    """The bands of a field on the reference band's grid.
+    """The bands of a field on the grid of the reference plane.
 
-    Attributes
-    ----------
-    sources
-        The files.
-    name
-        The field's name.
-    planes
-        By band: `AlignedPlane`, or what reads the same from memory.
-    reference
-        The plane whose grid it is.
+    Planes are `AlignedPlane`, or what reads the same from memory.
     """
 
     def __init__(self, sources: FieldSources, planes: dict[str, Plane], reference: str) -> None:

@@ -58,18 +58,10 @@ _HDU = re.compile(r"^(?P<path>.+)\[(?P<hdu>\d{1,3})\]$")
 
 
 def find_fields(images: str | Path | Iterable[str | Path]) -> list[FieldSources]:
-    """Find the fields in a directory, a file, or a list of them.
+    """Find the fields, sorted by name, in a directory, a file, or a list of them.
 
-    Parameters
-    ----------
-    images
-        A directory (and those below it, to the first with FITS files on each way), a FITS file, or a list of
-        these; in a list, ``band=path`` says what band a file is, and ``path[2]`` which HDU.
-
-    Returns
-    -------
-    list of FieldSources
-        Sorted by name.
+    Of a directory, those below it are looked at too, to the first with FITS files on each way down. In a
+    list, ``band=path`` says what band a file is, and ``path[2]`` which HDU.
 
     Raises
     ------
@@ -111,10 +103,7 @@ def find_exposures(
 ) -> dict[str, list[ImageSource]]:
     """Find images for stacking: any number for each band, whatever field their names say.
 
-    Returns
-    -------
-    dict
-        By band, in order of wavelength; sorted by path.
+    By band, in order of wavelength; sorted by path.
 
     Raises
     ------

@@ -65,11 +65,8 @@ def stem_of(path: str | Path) -> str:
 def opened(path: str | Path, unpacked: Path | None = None) -> Iterator[fits.HDUList]:
     """Open a FITS file for reading, unpacked into a temporary file when it is compressed as a whole.
 
-    Parameters
-    ----------
-    unpacked
-        Directory where an unpacked copy is kept and found again, as long as all of them take less than
-        `MAX_KEPT` bytes; None removes it when the file is closed.
+    In a directory `unpacked` the copy is kept and found again, as long as all of them take less than
+    `MAX_KEPT` bytes; without one it is removed when the file is closed.
 
     Raises
     ------

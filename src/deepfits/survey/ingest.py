@@ -28,7 +28,7 @@ from deepfits.survey.neighbours import with_neighbours
 from deepfits.survey.psf import gaussians_of, psf_of_objects, read_psf_option
 from deepfits.survey.readers import open_cutouts
 from deepfits.survey.seeing import star_among_cutouts
-from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_catalogue, write_shard
+from deepfits.survey.store import Cutouts, StoreInfo, create_store, write_shard
 from deepfits.tables import choose, match_identities
 from deepfits.tables.sky import are_of_one_place
 from deepfits.tables.table import plain_array
@@ -102,7 +102,7 @@ def ingest(
             open_here=lambda: partial(_one_shard, found, read_psf, info, out),
             suffix=".h5",
         )
-    write_coverage(out, info.bands, (_fractions(out / f"{shard.name}.h5", info) for shard in shards))
+    write_coverage(out, info.bands, [out / f"{shard.name}.h5" for shard in shards], has_fields=False)
 
 
 def _join(cutouts: ForeignCutouts, path: Path) -> None:
@@ -290,11 +290,3 @@ def _runs(rows: np.ndarray) -> list[tuple[int, int]]:
     """Return where rows that follow each other begin and end."""
     runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
     return [(int(run[0]), int(run[-1]) + 1) for run in runs]
-
-
-def _fractions(path: Path, info: StoreInfo) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return no fields, identities and fractions of valid pixels, for `write_coverage`."""
-    names = [f"fraction_valid_{b}" for b in info.bands]
-    columns = shard_catalogue(path, names)
-    identity = columns["object_id"]
-    return np.full(len(identity), ""), identity, np.stack([columns[name] for name in names], axis=1)

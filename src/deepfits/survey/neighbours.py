@@ -45,12 +45,8 @@ def find_neighbours(
 ) -> np.ndarray:
     """Return which pixels other objects have, ``(N, H, W)`` bool.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻²; pixels of weight 0 belong to nobody.
-    noise_correlation
-        True noise over stated noise in large apertures, per band; 1 where it is not given.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻²; pixels of weight 0 belong to nobody. The noise
+    correlation is true noise over stated noise in large apertures, per band; 1 where it is not given.
 
     Examples
     --------

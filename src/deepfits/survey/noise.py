@@ -52,19 +52,11 @@ def sample_rows(height: int, number: int = 8, whole: int = 1024) -> list[tuple[i
 
 
 def clipped_statistics(values: np.ndarray, *, clip: float = 3.0) -> tuple[float, float]:
-    """Return median and standard deviation after clipping outliers.
+    """Return median and standard deviation of values of any shape after clipping outliers; NaN for no values.
 
-    Parameters
-    ----------
-    values
-        Any shape.
-
-    Returns
-    -------
-    tuple
-        Median, and standard deviation of what is left, set right for the clipped tails of a Gaussian; NaN for
-        no values. Not the median absolute deviation, which is off by a tenth where the noise is only a few
-        steps of the counts (SDSS u).
+    The standard deviation of what is left is set right for the clipped tails of a Gaussian. It is not the
+    median absolute deviation, which is off by a tenth where the noise is only a few steps of the counts (SDSS
+    u).
     """
     # Sorted once, what is kept is a slice, and its median is in the middle of it.
     values = np.sort(values[np.isfinite(values)], axis=None)
@@ -159,18 +151,9 @@ def rim_pixels(image: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.nd
 def difference_noise(image: np.ndarray, is_valid: np.ndarray) -> tuple[float, int]:
     """Measure the noise of a cutout on its outer pixels, from second differences along the rows.
 
-    The light of a large galaxy or of a neighbour is smooth over `LAG` pixels and hardly counts; in the
-    scatter of the pixels it would.
-
-    Parameters
-    ----------
-    image, is_valid
-        ``(H, W)``, nJy and bool; the object lies in the middle.
-
-    Returns
-    -------
-    tuple
-        Standard deviation of one pixel, nJy, and from how many differences it is.
+    Returns the standard deviation of one pixel, nJy, and from how many differences it is. The cutout is ``(H,
+    W)``, its object in the middle. The light of a large galaxy or of a neighbour is smooth over `LAG` pixels
+    and hardly counts; in the scatter of the pixels it would.
 
     Examples
     --------
@@ -233,11 +216,8 @@ def sky_doubts(plane: Any) -> list[str]:
 def weight_trend(plane: Any) -> tuple[float, float]:
     """Compare the weights with the inverse of the measured variance, over blocks: how they go together.
 
-    Returns
-    -------
-    trend, power
-        The rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and the
-        power of the weights that the inverse variance goes as. NaN where the weights do not vary.
+    Returns the rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and
+    the power of the weights that the inverse variance goes as. NaN where the weights do not vary.
     """
     blocks: list[tuple[float, np.ndarray]] = []
     for start, stop in sample_rows(plane.shape[0], 16, 599):

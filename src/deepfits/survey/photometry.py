@@ -81,20 +81,10 @@ def measure_band(
 ) -> dict[str, np.ndarray]:
     """Measure one band.
 
-    Parameters
-    ----------
-    image, weight
-        ``(H, W)`` float32, nJy (background subtracted) and nJy⁻².
-    radius
-        Of the fixed aperture, pixels.
-    noise_correlation
-        Factor on the errors; see `deepfits.survey.grids`.
-
-    Returns
-    -------
-    dict
-        ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture has
-        data) and ``flags`` (int), ``(N,)`` each.
+    Image and weight are ``(H, W)`` float32, nJy (background subtracted) and nJy⁻²; the radius is that of the
+    fixed aperture, pixels, and the noise correlation a factor on the errors (`deepfits.survey.grids`).
+    Returns ``flux``, ``flux_err``, ``flux_aper``, ``flux_aper_err`` (nJy; NaN where no pixel of the aperture
+    has data) and ``flags`` (int), ``(N,)`` each.
     """
     is_bad = weight <= 0
     variance = np.zeros_like(weight)
@@ -130,11 +120,8 @@ def half_light_radius(
 ) -> np.ndarray:
     """Return the radius of half the light, pixels, ``(N,)``; NaN where it cannot be measured.
 
-    Parameters
-    ----------
-    reach
-        Radius that holds all the light, pixels: the Kron radius of each source when None. A common radius
-        makes the result the same for faint and bright stars, whose Kron radii differ.
+    All the light is within `reach`, pixels, or the Kron radius of each source when None. A common radius
+    makes the result the same for faint and bright stars, whose Kron radii differ.
     """
     p = apertures
     if not len(p.x):

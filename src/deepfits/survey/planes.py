@@ -94,26 +94,10 @@ class ReadOptions(FieldReadingOptions):
 class Plane:
     """Image and weight of one band, open for reading.
 
-    Attributes
-    ----------
-    source
-        The files.
-    shape
-        ``(H, W)``.
-    wcs
-        The celestial WCS, or None.
-    pixel_scale
-        Arcseconds.
-    zero_point
-        AB, of the counts in the file.
-    noise
-        Background level and pixel noise, nJy, measured on some rows.
-    noise_correlation
-        Noise of large apertures over what independent pixels would have, as far as the header says; else 1.
-    remarks
-        What was decided, in words.
-    header
-        Of the image, with the primary header's cards where it lacks them.
+    The pixel scale is in arcseconds, the zero point AB, of the counts in the file. The noise, with the
+    background's level, was measured on some rows, nJy; `noise_correlation` is that of large apertures over
+    what independent pixels would have, as far as the header says, else 1. Remarks say what was decided; the
+    header is the image's, with the primary header's cards where it lacks them.
     """
 
     def __init__(self, source: ImageSource, options: ReadOptions, stack: ExitStack) -> None:

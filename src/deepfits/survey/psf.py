@@ -80,23 +80,11 @@ def find_psf(
     """Decide the PSF of one band of one field, where the user does not say it; its source may be `UNKNOWN`.
 
     The stars are believed before the header, unless they may be galaxies: nothing is narrower than the PSF,
-    so where they do not stand out and are no narrower than the header says, the header is right.
-
-    Parameters
-    ----------
-    stars
-        The image of the field's stars, from `deepfits.survey.seeing.star_image`; None where there are too
-        few.
-    header
-        Of the image; ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are read.
-    pixel_scale
-        Arcseconds.
-    varies
-        How the width of the PSF varies over the field: ``coefficients`` of
-        `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
-    stars_stand_out
-        Whether there are more of these stars than of slightly larger objects
-        (`deepfits.survey.stars.stellar_peak`).
+    so where they do not stand out (`deepfits.survey.stars.stellar_peak`) and are no narrower than the header
+    says, the header is right. Their image is that of `deepfits.survey.seeing.star_image`, None where there
+    are too few; of the header ``FWHM`` (arcseconds, or pixels if its comment says so) and ``PSFBETA`` are
+    read. How the width varies over the field are ``coefficients`` of
+    `deepfits.survey.seeing.width_over_field`, and the ``shape`` of the field.
     """
     stated = _stated(header, pixel_scale)
     if stars is None:
@@ -280,12 +268,8 @@ def psf_of_objects(
 ) -> np.ndarray | None:
     """Return the PSF of each object where what is given, or the catalogue, has one for each: ``(N, K, 2)``.
 
-    Parameters
-    ----------
-    given
-        A column of widths, or a PSFEx model; None where nothing is given: ``psfsize_<band>`` then.
-    columns
-        Of the objects; ``x`` and ``y``, pixels from 0, where the PSF varies.
+    Given is a column of widths, or a PSFEx model; without, ``psfsize_<band>`` is looked for. Columns ``x``
+    and ``y``, pixels from 0, are needed where the PSF varies.
     """
     widths = psf_column(given, band, columns)
     if widths is not None:

@@ -83,22 +83,13 @@ def width_over_field(
     """Fit how the width of the PSF varies over a field, from its stars.
 
     The logarithm of the stars' half-light radii, the pixel taken out, is a plane over the field, or a
-    parabola where that explains more than chance would, by least squares without what is far off.
+    parabola where that explains more than chance would, by least squares without what is far off. Returns
+    one, three or six coefficients for `width_at`; None where there are fewer than `FEW` stars, or where they
+    vary by no more than their scatter explains or by less than a hundredth.
 
-    Parameters
-    ----------
-    image, weight, segmentation
-        ``(H, W)``; the last 0 where no object is.
-    x, y
-        ``(N,)``, pixels from 0: the stars. Those with other objects near them are left out.
-    among
-        Places (x, y) of the stars whose median image is the field's PSF: a width of 1 is theirs.
-
-    Returns
-    -------
-    list or None
-        Coefficients for `width_at`, one, three or six; None where there are fewer than `FEW` stars, or where
-        they vary by no more than their scatter explains or by less than a hundredth.
+    Images are ``(H, W)``, the segmentation 0 where no object is. The stars lie at x, y, ``(N,)`` pixels from
+    0; those with other objects near them are left out. A width of 1 is that of the stars `among` whose median
+    image is the field's PSF.
     """
     circles, radius = growth_circles(SIDE, GROWTH_ARCSEC / SIDE)  # the stamp is as wide as the largest
     radius = radius * SIDE / GROWTH_ARCSEC  # pixels

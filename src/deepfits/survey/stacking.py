@@ -166,18 +166,10 @@ def register(sources: PixelPositions, reference: PixelPositions, *, same_band: b
 def combine(
     image: np.ndarray, weight: np.ndarray, method: str, clip: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Combine the strips of all exposures.
+    """Combine the strips of all exposures, ``(E, R, W)`` float32: ``"clipped"``, ``"mean"`` or ``"median"``.
 
-    Returns image and weight, ``(R, W)`` float32, and the number of values rejected, ``(R, W)``.
-
-    Parameters
-    ----------
-    image, weight
-        ``(E, R, W)`` float32.
-    method
-        ``"clipped"``, ``"mean"`` or ``"median"``.
-    clip
-        In standard deviations.
+    Returns image and weight, ``(R, W)`` float32, and the number of values rejected, ``(R, W)``; the limit of
+    clipping is in standard deviations.
     """
     is_valid = weight > 0
     number = is_valid.sum(axis=0)

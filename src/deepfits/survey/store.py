@@ -102,12 +102,8 @@ class StoreInfo(Stored):
 class BandOrder:
     """Which bands of a store are taken, in what order, for a model that knows others.
 
-    Attributes
-    ----------
-    bands
-        Their names: the store's own, and the model's where the store has no such band.
-    places
-        Where they stand in the store; None where it has no such band: weight 0, the PSF unknown.
+    Names are the store's own, and the model's where the store has no such band: its place is None, the weight
+    0 and the PSF unknown.
     """
 
     bands: tuple[str, ...]

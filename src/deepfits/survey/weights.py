@@ -39,21 +39,11 @@ _SMALLEST, _LARGEST = 1e-30, 1e30
 
 
 def inverse_variance(values: np.ndarray, role: str, per_square: float | np.ndarray = 1.0) -> np.ndarray:
-    """Convert a plane of weights to inverse variances, float32.
+    """Convert a plane of weights, as they are stored, to inverse variances, float32 of the same shape.
 
-    Parameters
-    ----------
-    values
-        As they are stored.
-    role
-        One of `WEIGHT_ROLES`; photon noise comes as a variance.
-    per_square
-        What the result is multiplied with, counts² per nJy²: a number, or an array that broadcasts.
-
-    Returns
-    -------
-    ndarray
-        Of the same shape. Not positive or not finite where there is no data.
+    The role is one of `WEIGHT_ROLES`; photon noise comes as a variance. The result is multiplied with
+    `per_square`, counts² per nJy², a number or an array that broadcasts. It is not positive or not finite
+    where there is no data.
 
     Examples
     --------
@@ -115,16 +105,9 @@ def credible_range(weight: np.ndarray, expected: float | None = None) -> tuple[f
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRule:
-    """Which pixels of a mask are bad.
+    """Which pixels of a mask are bad: those with any of some bits, or, without bits, non-zero ones or zeros.
 
-    Attributes
-    ----------
-    bits
-        Those that mean bad; None when any non-zero value has one meaning.
-    nonzero_is_bad
-        That meaning.
-    words
-        What was decided, in words.
+    The words say what was decided.
     """
 
     bits: int | None = None
@@ -158,25 +141,10 @@ def mask_rule(
 ) -> MaskRule:
     """Decide which pixels of a mask are bad.
 
-    Planes that the user names, by the mask's own ``MP_`` or ``MSKN`` cards or by number, come first; then
-    the usual bad ones of these; then what the user says of non-zero pixels; then the bits of Webb's pipeline.
-
-    Parameters
-    ----------
-    header
-        Of the mask.
-    sample
-        Some of its pixels, for the message when nothing tells.
-    bad_planes
-        Names or numbers (from 0) of planes.
-    polarity
-        ``"bad"`` or ``"good"``: what non-zero means in a mask without planes.
-    telescope
-        Card ``TELESCOP`` of the image.
-    where
-        The file, for errors.
-    option
-        That says the polarity, for errors.
+    Planes that the user names, by the mask's own ``MP_`` or ``MSKN`` cards or by number from 0, come first;
+    then the usual bad ones of these; then what the user says of non-zero pixels, ``"bad"`` or ``"good"``;
+    then the bits of Webb's pipeline. The header is the mask's, the telescope that of the image. Errors show
+    some of its pixels, `sample`, and name the file, `where`, and the option that says the polarity.
 
     Raises
     ------

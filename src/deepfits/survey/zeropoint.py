@@ -57,19 +57,10 @@ AREA_AGREEMENT = 0.1
 def zero_point_of_header(
     header: Mapping[str, Any], pixel_sr: float | None = None
 ) -> tuple[float, str] | None:
-    """Find the AB zero point in a header.
+    """Find the AB zero point in the header of an image, with words that say where it came from; None without.
 
-    Parameters
-    ----------
-    header
-        Of the image.
-    pixel_sr
-        Area of a pixel by the WCS, steradian: for surface brightnesses whose header does not state it.
-
-    Returns
-    -------
-    tuple or None
-        The zero point and the words that say where it came from; None when the header has none.
+    Of surface brightnesses whose header does not state the area of a pixel it is that by the WCS, `pixel_sr`,
+    steradian.
 
     Raises
     ------
@@ -373,15 +364,10 @@ def _plausible(value: float, key: str) -> float:
 
 
 def parse_per_band(values: object, what: str) -> dict[str, float]:
-    """Read a number for all bands or one for each.
+    """Read a number for all bands or one for each; errors name the option, `what`.
 
-    Parameters
-    ----------
-    values
-        None, a number, a mapping of bands to numbers, or a list such as ``["27"]`` or ``["u=30", "g=27"]``.
-        The key ``""`` of the result holds for every band that has none of its own.
-    what
-        The option's name, for errors.
+    Values are None, a number, a mapping of bands to numbers, or a list such as ``["27"]`` or ``["u=30",
+    "g=27"]``. The key ``""`` of the result holds for every band that has none of its own.
 
     Examples
     --------

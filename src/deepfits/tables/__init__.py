@@ -13,13 +13,11 @@ from deepfits.tables.matching import (
     are_running_numbers,
     match_identities,
     match_one_to_one,
-    match_positions,
     take_rows,
 )
 from deepfits.tables.parquet import from_arrow
 from deepfits.tables.reading import exists, read, read_table
 from deepfits.tables.sky import (
-    Positions,
     identities,
     identity_name,
     place_hint,
@@ -28,37 +26,5 @@ from deepfits.tables.sky import (
     with_legacy_identity,
     with_our_names,
 )
-from deepfits.tables.table import Columns, Table, from_astropy, require_column
-from deepfits.tables.writing import ENDINGS, format_of, write_table
-
-__all__ = [
-    "ENDINGS",
-    "SAME_PLACE_ARCSEC",
-    "Columns",
-    "Positions",
-    "Table",
-    "apart_arcsec",
-    "are_running_numbers",
-    "as_conditions",
-    "choose",
-    "exists",
-    "format_of",
-    "from_arrow",
-    "from_astropy",
-    "identities",
-    "identity_name",
-    "match_identities",
-    "match_one_to_one",
-    "match_positions",
-    "matches_conditions",
-    "place_hint",
-    "positions",
-    "read",
-    "read_table",
-    "require_column",
-    "require_unique",
-    "take_rows",
-    "with_legacy_identity",
-    "with_our_names",
-    "write_table",
-]
+from deepfits.tables.table import Columns, Table, require_column
+from deepfits.tables.writing import format_of, write_table

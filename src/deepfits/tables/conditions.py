@@ -46,20 +46,11 @@ def as_conditions(given: str | Sequence[str]) -> tuple[str, ...]:
 def matches_conditions(
     columns: Mapping[str, np.ndarray], conditions: str | Sequence[str], where: str | Path
 ) -> np.ndarray:
-    """Return which rows satisfy all conditions: ``(N,)`` bool.
+    """Return which rows satisfy all conditions, ``(N,)`` bool; where the column has no value, none does.
 
-    Parameters
-    ----------
-    conditions
-        Each ``COLUMN OP VALUE`` with OP one of >= <= == != > <, as ``"z_spec_flag >= 3"`` or
-        ``"kind == galaxy"``, or several joined by ``and``; a column of truth values is compared with
-        ``true`` or ``false``.
-
-    Returns
-    -------
-    numpy.ndarray
-        False where the column has no value. Numbers are compared as numbers, even where the table holds them
-        as text.
+    Each is ``COLUMN OP VALUE`` with OP one of >= <= == != > <, as ``"z_spec_flag >= 3"`` or ``"kind ==
+    galaxy"``, or several joined by ``and``. Numbers are compared as numbers, even where the table holds them
+    as text, truth values with ``true`` or ``false``.
 
     Raises
     ------

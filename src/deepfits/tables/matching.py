@@ -77,15 +77,9 @@ def match_one_to_one(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pairs of positions each of which is the nearest of the other, within a radius.
 
-    Positions are as of `match_positions`.
-
-    Returns
-    -------
-    rows, separations
-        ``(N,)``: the other position of the pair, −1 and NaN without one.
-    nearest
-        ``(M,)``: the row here that is nearest to each of the others, be they in a pair or not; −1 where none
-        lies within the radius.
+    Positions are as of `match_positions`. Returned are the other position of the pair and its separation,
+    ``(N,)``, −1 and NaN without one; and the row here that is nearest to each of the others, ``(M,)``, be
+    they in a pair or not, −1 where none lies within the radius.
     """
     rows, separations = match_positions(ra, dec, other_ra, other_dec, radius_arcsec)
     nearest, _ = match_positions(other_ra, other_dec, ra, dec, radius_arcsec)

@@ -33,20 +33,11 @@ def is_redshift_name(name: str) -> bool:
 
 
 def is_no_value(value: np.ndarray, *, is_redshift: bool) -> np.ndarray:
-    """Return which values stand for "there is none": ``(N,)`` bool.
+    """Return which values, ``(N,)`` finite, stand for "there is none": ``(N,)`` bool.
 
-    Parameters
-    ----------
-    value
-        ``(N,)``, finite.
-    is_redshift
-        Values below `LOWEST` and above `HIGHEST` are none, and the usual codes whatever they are. Else the
-        usual codes are, where they lie outside of what the other values span.
-
-    Notes
-    -----
-    A number that occurs again and again far outside of all that occur once (7.0 a hundred times where
-    nothing passes 3) is a code too.
+    Of redshifts those below `LOWEST` and above `HIGHEST`, and the usual codes whatever they are; else the
+    usual codes, where they lie outside of what the other values span. A number that occurs again and again
+    far outside of all that occur once (7.0 a hundred times where nothing passes 3) is a code too.
 
     Examples
     --------

@@ -29,18 +29,9 @@ class Evaluator:
     """Evaluate the model at intervals, on held-out cutouts.
 
     Leaves ``evaluations.jsonl``, pictures ``panels/step-00001000.png`` (if Matplotlib is there) and, with
-    patience, the best model in ``best/``.
-
-    Parameters
-    ----------
-    store, out
-        Where the cutouts are, and the model's directory.
-    fit
-        How latents are fitted; None leaves the fits out.
-    step
-        Steps done when this training goes on; later evaluations are forgotten.
-    writes
-        Whether this process is the one that writes.
+    patience, the best model in ``best/``, all in the model's directory, `out`, if this process is the one
+    that writes. Evaluations after the step at which this training goes on are forgotten; without a function
+    that fits latents the fits are left out.
     """
 
     def __init__(

@@ -112,29 +112,14 @@ def examine(
     seed: int = 0,
     fit: FitFunction | None = None,
 ) -> dict[str, Any]:
-    """Measure a model's health.
+    """Measure the health of a model in evaluation mode, on complete cutouts that are never trained on.
 
-    Parameters
-    ----------
-    model
-        In evaluation mode.
-    held_out
-        Complete cutouts that are never trained on.
-    noise, add_noise
-        The noise of real images, added to generated ones when the generator draws none itself.
-    seed
-        Of the generated objects: the same at each examination.
-    fit
-        From model, images, weights and starts to fitted latents; None leaves the fit's numbers out.
-
-    Returns
-    -------
-    dict
-        ``kernel_distance``, ``spread``, ``collapsed``, ``texture``, ``textured``; the discriminator's mean
-        answers ``answer_real`` and ``answer_generated`` (it no longer tells them apart when they are equal);
-        for ``embedder`` and, with `fit`, ``both``: the median reduced chi-square ``chi2_<mode>`` and per band
-        ``chi2_<mode>_<band>``; ``latent_spread``: the standard deviation of embedded real images' latents,
-        where generated ones have 1.
+    Returns ``kernel_distance``, ``spread``, ``collapsed``, ``texture``, ``textured``; the discriminator's
+    mean answers ``answer_real`` and ``answer_generated`` (it no longer tells them apart when they are equal);
+    for ``embedder`` and, where a function fits latents, ``both``: the median reduced chi-square
+    ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``; ``latent_spread``: the standard deviation of embedded
+    real images' latents, where generated ones have 1. Noise of real images is added to generated ones when
+    the generator draws none itself; these are the same at each examination of one seed.
     """
     image, weight, sight = held_out.image, held_out.weight, held_out.sight
     flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)

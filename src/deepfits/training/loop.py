@@ -47,18 +47,11 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 class Trainer:
-    """Networks, their optimisers, and the step that improves them.
+    """Networks, their optimisers, and the step that improves the model, in place.
 
-    Parameters
-    ----------
-    model
-        What is trained, in place.
-    noise
-        Where the noise of noise-aware training comes from; with several stores, one for each.
-    seed
-        With the step's number it decides every draw, so that nothing else need be remembered.
-    engine
-        Where it computes; the CPU by default.
+    It computes on an engine, the CPU by default. The noise is that of noise-aware training; with several
+    stores, one for each. With the step's number the seed decides every draw, so that nothing else need be
+    remembered.
     """
 
     def __init__(
@@ -101,23 +94,10 @@ class Trainer:
         self.usual_noise = 1 / (deviation * config.softening_sigmas)
 
     def step(self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0) -> dict[str, Tensor]:
-        """Improve discriminator, generator and embedder once.
+        """Improve discriminator, generator and embedder once, and return the losses, detached.
 
-        Parameters
-        ----------
-        batch
-            Real images, of all processes together.
-        step
-            Its number, from 0.
-        fraction
-            How much of the training is over, for the learning rates.
-        store
-            The number of the store that the batch is from.
-
-        Returns
-        -------
-        dict
-            The losses, detached.
+        The batch has real images, of all processes together, of the store of that number; the step is counted
+        from 0, and by the fraction of the training that is over go the learning rates.
         """
         part, number = self.engine.part, len(batch.image)
         self._set_rates(fraction)
@@ -280,18 +260,9 @@ class Trainer:
     ) -> Tensor:
         """Show generated images as a real image would be seen: with its noise, where it has data.
 
-        Parameters
-        ----------
-        clean
-            Generated images, ``(N, B, H, W)``, in the networks' units.
-        weight
-            Of real images, nJy⁻²; noise of this strength is added, and where it is 0 the flux becomes 0.
-        noise
-            In units of that noise; None for none.
-        sight
-            For scenes: through which PSF and pixels.
-        way
-            The observation of that sight, if it has been made already.
+        Images, ``(N, B, H, W)``, are in the networks' units. Noise, in units of what the weights of real
+        images (nJy⁻²) say, is added; where the weight is 0 the flux becomes 0. For scenes the sight says
+        through which PSF and pixels, and its observation is `way`, if it has been made already.
         """
         normalisation = self.model.normalisation
         if sight is not None and self.grid is not None:

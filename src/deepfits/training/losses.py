@@ -102,11 +102,8 @@ def reconstruction_loss(residual: Tensor, is_valid: Tensor, *, logarithmic: bool
 def fine_structure(x: Tensor) -> Tensor:
     """Pick from images, ``(N, B, H, W)``, what changes from pixel to pixel along rows and along columns.
 
-    Returns
-    -------
-    Tensor
-        ``(2, N, B, H - 4, W - 4)``. An alternation ±1 of pixels along an axis gives 1 there; a point source
-        seen through a sampled PSF gives next to nothing.
+    Returns ``(2, N, B, H - 4, W - 4)``: an alternation ±1 of pixels along an axis gives 1 there; a point
+    source seen through a sampled PSF gives next to nothing.
     """
     height, width = x.shape[2] - 4, x.shape[3] - 4
     along_y = sum(c * x[:, :, i : i + height, 2 : 2 + width] for i, c in enumerate(FOURTH_DIFFERENCE))

@@ -13,18 +13,10 @@ from deepfits.training.checkpoint import cut_metrics
 
 
 class Recorder:
-    """Write rows of numbers.
+    """Write rows of numbers: ``metrics.jsonl``, and ``tensorboard/`` where that is wanted and installed.
 
-    Parameters
-    ----------
-    out
-        The model's directory: ``metrics.jsonl`` and ``tensorboard/`` go there.
-    step
-        Rows after this step, of a run that was killed, are dropped.
-    tensorboard
-        Write TensorBoard's files too, if it is installed.
-    tracker
-        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, into the run that is active, or a new one.
+    They go to the model's directory, `out`, and to the tracker, ``"mlflow"`` or ``"wandb"``, into the run
+    that is active, or a new one. Rows after the step of a run that was killed are dropped.
     """
 
     def __init__(self, out: Path, step: int, *, tensorboard: bool, tracker: str | None = None) -> None:

@@ -24,17 +24,10 @@ def measure_shapes(
 ) -> dict[str, np.ndarray]:
     """Measure the object in the middle of each cutout.
 
-    Parameters
-    ----------
-    image, weight
-        ``(N, B, H, W)``, nJy and nJy⁻², without missing pixels.
-
-    Returns
-    -------
-    dict
-        Each ``(N,)``, NaN where nothing was found: ``mag_<band>`` (AB, in an aperture of 6 pixels' radius),
-        ``colour_<a>_<b>`` of neighbouring bands, ``radius_arcsec`` (half the light), ``ellipticity``
-        (1 − b/a), ``concentration`` (5 log of the radii with 80 % and 20 % of the light).
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², without missing pixels. Returns, ``(N,)`` each and
+    NaN where nothing was found, ``mag_<band>`` (AB, in an aperture of 6 pixels' radius), ``colour_<a>_<b>``
+    of neighbouring bands, ``radius_arcsec`` (half the light), ``ellipticity`` (1 − b/a), ``concentration`` (5
+    log of the radii with 80 % and 20 % of the light).
 
     Raises
     ------

@@ -55,21 +55,12 @@ def teach_aids(
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[Aids, dict[str, float]]:
-    """Teach a refiner and a metric for a finished model.
+    """Teach a refiner and a metric for a finished model, on its device; the model stays as it is.
 
-    Parameters
-    ----------
-    model
-        On the device to work on; it stays as it is.
-    stores
-        Of real cutouts, as the model takes them; held-out objects are left alone. Or the examples themselves.
-
-    Returns
-    -------
-    Aids, dict
-        The networks, frozen, and how well they do: the shares of the logarithms' variance that the metric and
-        its affine part explain at latents they have not seen, and the mean of the logarithm of the objective
-        before and after the passes, over the last hundredth of the teaching.
+    By stores of real cutouts, as the model takes them, whose held-out objects are left alone; or by the
+    examples themselves. Returns the networks, frozen, and how well they do: the shares of the logarithms'
+    variance that the metric and its affine part explain at latents they have not seen, and the mean of the
+    logarithm of the objective before and after the passes, over the last hundredth of the teaching.
     """
     teaching = teaching or Teaching()
     torch.manual_seed(seed)

@@ -36,15 +36,10 @@ FIRST_TRIAL = {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0
 class BoostingConfig:
     """How to tune and train.
 
-    Attributes
-    ----------
-    num_trials
-        Settings that are compared, drawn from a fixed space; the first is always the same.
-    num_members
-        Models of the best setting with different seeds, whose mean is the estimate: with few labels, the seed
-        of one alone moves R² by several hundredths.
-    max_rounds, patience
-        Trees at most, and trees without improvement after which a fold stops.
+    So many trials of settings from a fixed space are compared, the first always the same; the estimate is the
+    mean of members of the best setting with different seeds: with few labels, the seed of one alone moves R²
+    by several hundredths. A fold has at most `max_rounds` trees, and stops after `patience` without
+    improvement.
     """
 
     loss: str = "squared"

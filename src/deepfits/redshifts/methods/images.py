@@ -55,14 +55,8 @@ class Start:
 class ImageNetwork(Method):
     """A network on images: trained on the training part, stopped and recalibrated by the validation part.
 
-    Attributes
-    ----------
-    normalisation
-        Between nJy and the network's units, as JSON can hold it.
-    standard
-        Of the features, where it takes some.
-    validation_pit
-        ``(V,)``: of the validation part, for recalibration.
+    The normalisation, between nJy and the network's units, is as JSON can hold it; the standard is that of
+    the features, where it takes some, and the PIT, ``(V,)``, of the validation part.
     """
 
     takes_features: ClassVar[bool] = False

@@ -26,7 +26,6 @@ from deepfits.files import read_arrays, write_json
 from deepfits.redshifts import spectra
 from deepfits.redshifts.method import Inputs
 from deepfits.redshifts.methods.templates import Photometry, TemplateFit, benitez_prior
-from deepfits.redshifts.pdf import from_grid
 
 STEP = 0.02
 _NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
@@ -57,16 +56,8 @@ class LephareFit(TemplateFit):
         own = TemplateFit.learn(photometry, value, bands, filters)
         return cls(**{**vars(own), "brightest": None}).calibrated(photometry, value)
 
-    def posterior(self, photometry: Photometry) -> np.ndarray:
-        """Return p(z) on LePHARE's grid, times the prior of Benítez (2000): ``(N, Z)``, largest value 1."""
-        return self._on_grid(photometry)[1]
-
-    def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
-        """Return quantiles at `LEVELS`, ``(N, Q)``."""
-        redshift, density = self._on_grid(photometry)
-        return from_grid(density, redshift)
-
-    def _on_grid(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+    def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+        """Return LePHARE's p(z) times the prior of Benítez (2000), ``(N, Z)``, at most 1, and its grid."""
         redshift, density = run_lephare(
             photometry, self.bands, self.filters, self.zero_points, self.error_floor
         )
@@ -81,7 +72,7 @@ class LephareFit(TemplateFit):
         density = density[:, 1:] * prior
         lost = ~(density.max(axis=1) > 0)  # no template comes near: the prior alone
         density[lost] = prior[lost]
-        return redshift[1:], density / density.max(axis=1, keepdims=True)
+        return density / density.max(axis=1, keepdims=True), redshift[1:]
 
 
 def require_lephare() -> None:

@@ -28,14 +28,9 @@ MIN_FOR_QUANTILES = 25
 class Neighbours(Method):
     """Training objects, and how many of them are asked.
 
-    Attributes
-    ----------
-    points, value
-        ``(T, K)`` standardised features, and ``(T,)`` redshifts.
-    num, loss
-        Neighbours, and whether their mean or median is the estimate.
-    validation_pit
-        ``(V,)``, for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
+    Points, ``(T, K)``, are standardised features, values, ``(T,)``, redshifts, of whose mean or median, as
+    the loss says, the estimate is made. The PIT, ``(V,)``, is for recalibration; of no object
+    (`AS_PREDICTED`) it changes nothing.
     """
 
     name: ClassVar[str] = "neighbours"

@@ -111,18 +111,9 @@ def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.nd
 class TemplateFit(Method):
     """Template fitting with corrections learned from labels.
 
-    Attributes
-    ----------
-    bands, filters
-        B names each.
-    zero_points
-        ``(B,)``: what observed fluxes are multiplied with.
-    validation_pit
-        ``(V,)``, for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
-    error_floor
-        Share of the flux that is added to its error.
-    brightest
-        Absolute i magnitude beyond which there are no galaxies; None for no such limit.
+    Observed fluxes are multiplied with zero points, ``(B,)``, and the error floor, a share of the flux, is
+    added to their errors; there are no galaxies beyond the absolute i magnitude `brightest`, None for no
+    limit. The PIT, ``(V,)``, is for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
     """
 
     name: ClassVar[str] = "templates"
@@ -201,8 +192,8 @@ class TemplateFit(Method):
         raw = self.raw_quantiles(photometry)
         return Estimates(point=raw[:, MEDIAN], quantiles=recalibrated(raw, self.validation_pit))
 
-    def posterior(self, photometry: Photometry) -> np.ndarray:
-        """Return p(z) on the grid `REDSHIFTS`, summed over templates: ``(N, Z)``, of largest value 1.
+    def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
+        """Return p(z) summed over templates, ``(N, Z)``, of largest value 1, and its grid, `REDSHIFTS`.
 
         An object that only galaxies beyond `brightest` would explain is taken without that limit.
         """
@@ -223,11 +214,11 @@ class TemplateFit(Method):
                 is_possible = limited.max(axis=1) > _TINY
                 density[is_possible] = limited[is_possible]
             out.append(density / density.max(axis=1, keepdims=True))
-        return np.concatenate(out)
+        return np.concatenate(out), grid
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
-        return from_grid(self.posterior(photometry), np.array(REDSHIFTS))
+        return from_grid(*self.posterior(photometry))
 
 
 def _corrected(

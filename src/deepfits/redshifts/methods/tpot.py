@@ -41,14 +41,8 @@ the worker finds this one in its place."""
 class TpotConfig:
     """How long and how widely to search.
 
-    Attributes
-    ----------
-    minutes
-        Time budget of the search; starting the workers and training the best pipeline come on top.
-    population
-        Pipelines in a generation.
-    num_threads, memory_gib
-        Worker processes, of one thread each, and the limit of each.
+    The time budget is that of the search; starting the workers, processes of one thread each with that much
+    memory, and training the best pipeline come on top. The population is the pipelines in a generation.
     """
 
     loss: str = "squared"

@@ -19,10 +19,8 @@ class TreeSum:
 
     Attributes
     ----------
-    left, right
-        ``(T, M)`` int32: the children of each node; −1 at a leaf.
-    feature
-        ``(T, M)`` int32: which feature a node asks for; 0 at a leaf.
+    left, right, feature
+        ``(T, M)`` int32: the children of each node, −1 at a leaf, and which feature it asks for, 0 at a leaf.
     threshold, value
         ``(T, M)`` float64: an object goes left when its feature, as float32, is not above the threshold;
         `value` is what a leaf adds before the learning rate.

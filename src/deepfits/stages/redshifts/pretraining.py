@@ -87,14 +87,8 @@ def draw_pointing(
 ) -> Pointing:
     """Draw what a sky is like: a survey seen better or worse than it is, and a population.
 
-    Parameters
-    ----------
-    number
-        Of the pointing: the surveys take turns.
-    objects
-        How many galaxies it should hold down to its limit, about.
-    narrowest
-        Of a PSF in arcsec: the model draws none sharper.
+    The surveys take turns by the pointing's number. It should hold about so many objects, galaxies, down to
+    its limit; the model draws no PSF narrower, in arcsec, than the narrowest.
     """
     base = surveys[number % len(surveys)]
     seeing, deeper = rng.uniform(0.85, 1.5), rng.uniform(-1.5, 0.3)
