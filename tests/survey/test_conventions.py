@@ -555,6 +555,24 @@ def test_zeros_of_quantised_floats_are_values_unless_they_fill_blocks(tmp_path, 
     assert (weight[:, 35:] > 0).all()
 
 
+@pytest.mark.parametrize("level", [4, 16])
+@pytest.mark.parametrize("role", ["ivar", "rms", "variance", None])
+def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp_path, sky, role, level):
+    """As fpack compresses: subtractive dithering, by which 0 of an error map is any small number."""
+    options = {"quantize_level": level, "quantize_method": 1, "dither_seed": 3}
+    image, power = sky.astype(np.float32), {"ivar": -2, "rms": 1, "variance": 2}.get(role, -2)
+    weights = (SIGMA * np.random.default_rng(0).uniform(0.9, 1.1, SHAPE)) ** power
+    image[:, :30] = 0
+    weights[:, :30] *= role is None  # flat weights, of pixels without data too
+    for name, values in (("coadd-r", image), (f"coadd-r.{role or 'ivar'}", weights.astype(np.float32))):
+        hdu = fits.CompImageHDU(values, header(FILTER="r", BUNIT="nJy"), **options)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / f"{name}.fits.fz")
+    _, weight, remarks = read(tmp_path)
+    assert (weight[:, :30] == 0).all()
+    np.testing.assert_allclose(weight[:, 31:] ** (power / -2), weights[:, 31:], rtol=0.05)  # half a step
+    assert not [text for text in remarks if "WARNING" in text or "relative" in text]
+
+
 def coadd(where, image, *, role=None, values=None, **cards):
     """Write a coadd in nJy, with a plane of weights beside it."""
     fits.writeto(where / "coadd-r.fits", image, header(FILTER="r", **({"BUNIT": "nJy"} | cards)))

@@ -16,6 +16,8 @@ from scipy import ndimage
 FILL_SHARE = 0.005
 # Counts come in steps where one value more than that is in more than this share of them.
 STEPPED_SHARE = 2e-3
+# By so much of a step dithering moves a zero at most, and rounding a little more.
+HALF_STEP = 0.5001
 # Where single zeros may be values, blocks of so many pixels a side are none.
 BLOCK = 5
 
@@ -43,11 +45,7 @@ class Fill:
         if self.half_step is None:
             is_fill = counts == self.value
         else:
-            reach = (
-                self.half_step[first : first + counts.shape[-2], None]
-                if self.half_step.size > 1
-                else self.half_step
-            )
+            reach = self.half_step[first : first + counts.shape[-2], None]
             is_fill = np.abs(counts - self.value) <= reach
         if self.in_blocks and is_fill.any():
             # The image's edge is not a limit of a block.
@@ -78,9 +76,9 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
     if not finite.size:
         return None
     if steps is not None and is_dithered:
-        near = np.abs(counts) <= 0.5 * steps[:, None]
-        if near.mean() > FILL_SHARE:
-            return Fill(value=0.0, half_step=0.5 * steps, in_blocks=True)
+        half_step = HALF_STEP * steps
+        if (np.abs(counts) <= half_step[:, None]).mean() > FILL_SHARE:
+            return Fill(value=0.0, half_step=half_step, in_blocks=True)
     zeros = float((finite == 0).mean())
     if zeros <= FILL_SHARE and _repeats_little(finite):
         return None
@@ -116,14 +114,16 @@ def _repeats_little(values: np.ndarray) -> bool:
     return int(np.bincount(last).max()) <= FILL_SHARE * values.size
 
 
-def find_fill_beside_weights(counts: np.ndarray, weight: np.ndarray) -> tuple[Fill | None, float]:
+def find_fill_beside_weights(
+    counts: np.ndarray, weight: np.ndarray, dithered_steps: np.ndarray | None = None
+) -> tuple[Fill | None, float]:
     """Find the value that stands for no data where the weights say that there is some, and its share.
 
     Zeros count where they fill blocks and are rare elsewhere: in sparse counts of photons they are values.
-    Counts and weights are ``(..., H, W)``.
+    Counts and weights are ``(..., H, W)``, `dithered_steps` those of a quantisation that moved zeros, by row.
     """
     used = np.where(weight > 0, counts, np.nan)
-    fill = find_fill(used)
+    fill = find_fill(used, dithered_steps, dithered_steps is not None)
     if fill is None:
         return None, 0.0
     fill.in_blocks |= fill.value == 0

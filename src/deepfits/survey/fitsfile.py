@@ -218,14 +218,14 @@ def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
     return np.where(is_blank, np.nan, rows.astype(np.float64)) if is_blank.any() else rows
 
 
-def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
+def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
     """Return the steps that the values of a tile-compressed image of floats come in, and whether dithered.
 
     Returns
     -------
     step, is_dithered
-        The step, for each row where tiles are rows; None for what was not quantised. With
-        SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
+        The step by row, ``(H,)``, of all rows alike unless tiles are rows; None for what was not quantised.
+        With SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
     """
     if not isinstance(hdu, fits.CompImageHDU) or hdu.header.get("BITPIX", 0) > 0:
         return None, False
@@ -241,9 +241,9 @@ def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
     used = steps[np.isfinite(steps) & (steps > 0)]
     if not used.size:
         return None, False
-    if steps.size == hdu.shape[-2]:
-        return np.where(np.isfinite(steps), steps, 0.0), method == "SUBTRACTIVE_DITHER_1"
-    return float(np.median(used)), method == "SUBTRACTIVE_DITHER_1"
+    height = hdu.shape[-2]
+    of_row = np.nan_to_num(steps).reshape(-1) if steps.size == height else np.full(height, np.median(used))
+    return of_row, method == "SUBTRACTIVE_DITHER_1"
 
 
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:

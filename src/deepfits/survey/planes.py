@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
 from deepfits.survey.companions import SHARED
 from deepfits.survey.fill import (
     BLOCK,
+    HALF_STEP,
     HOLES,
     Fill,
     find_fill,
@@ -423,14 +424,11 @@ class Plane:
         """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
-        starts = np.concatenate([np.arange(a, b) for a, b in rows])
-        steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
-        self._fill = find_fill(counts, steps, is_dithered)
+        steps = None if step is None else _of_rows(step, rows)
+        self._fill = _on_all_rows(find_fill(counts, steps, is_dithered), step)
         if self._fill is None:
             self._fill = HOLES if zeros_are_rare(counts) else None
             return
-        if step is not None and self._fill.half_step is not None:
-            self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
         marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
         share, common = float(marked.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
         single = int(((counts == self._fill.value) & ~marked).sum())
@@ -448,7 +446,11 @@ class Plane:
         """Find values that stand for no data where the weights say that there is some."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
-        self._fill, share = find_fill_beside_weights(counts, weight)
+        step, is_dithered = quantisation_step(self._image)
+        fill, share = find_fill_beside_weights(
+            counts, weight, _of_rows(step, rows) if step is not None and is_dithered else None
+        )
+        self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
             self._note_fill(self._fill, share, ", whatever their weights say")
         elif zeros_are_rare(counts):
@@ -515,6 +517,18 @@ class Plane:
 
 def _role(hdu: Any) -> str | None:
     return role_of(name_of(hdu))
+
+
+def _of_rows(step: np.ndarray, rows: list[tuple[int, int]]) -> np.ndarray:
+    """Return the steps of a quantisation in some rows."""
+    return np.concatenate([step[start:stop] for start, stop in rows])
+
+
+def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
+    """Return a fill that was found on some rows as one of the whole image, with these steps."""
+    if fill is None or fill.half_step is None or step is None:
+        return fill
+    return replace(fill, half_step=step * HALF_STEP)
 
 
 def _shortened(numbers: list[int]) -> str:
