@@ -466,6 +466,28 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
         field.planes["g"].read()
 
 
+@pytest.mark.parametrize(
+    "unit",
+    ["electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}", "cps"],
+)
+def test_counts_a_second_however_they_are_written(unit):
+    cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0, "EXPTIME": 500.0}
+    rate, _ = zero_point_of_header(cards | {"BUNIT": "ELECTRONS/S"})
+    assert zero_point_of_header(cards | {"BUNIT": unit})[0] == rate
+    assert zero_point_of_header(cards | {"BUNIT": "counts/pixel"})[0] == pytest.approx(rate + 6.747, abs=1e-3)
+
+
+def test_zero_points_of_a_second_whose_counts_are_of_unknown_length():
+    cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0}
+    with pytest.raises(InputError, match="PHOTPLAM are for counts a second, and the header has no EXPTIME"):
+        zero_point_of_header(cards | {"BUNIT": "counts"})
+    assert zero_point_of_header(cards | {"BUNIT": "counts", "MAGZERO": 27.0}) == (27.0, "MAGZERO")
+    point, words = zero_point_of_header(cards | {"EXPTIME": 500.0})
+    (doubt,) = zero_point_doubts(cards | {"EXPTIME": 500.0}, point, words)
+    assert f"if the image holds counts of 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
+    assert not zero_point_doubts(cards | {"BUNIT": "ELECTRONS/S", "EXPTIME": 500.0}, point, words)
+
+
 def test_hubble_and_webb(tmp_path, sky):
     for name, flam, pivot in (("f814w", 7.07e-20, 8057.0), ("f160w", 1.94e-20, 15369.0)):
         point = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
