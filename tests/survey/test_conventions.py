@@ -1585,6 +1585,10 @@ def test_cards_that_are_no_values_by_the_standard_cost_no_other_card(tmp_path, s
     odd = {"SEEING": "nan / none", "SATURATE": "inf", "OBJECT": "'M 51", "OBSERVER": "'G\u00e9rard'"}
     image, _, _ = written(FILTER="r / no quotes", **odd)
     np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    blank = {"OBSERVER": "'who\x00\x00'", "OBJECT": "'M\t51'", "SATURATE": "1.0 / tab\tand\nline"}
+    image, _, remarks = written(FILTER="'r\t'", **blank)
+    np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    assert not [text for text in remarks if "WARNING" in text]
     with pytest.raises(InputError, match=r"field-r\.fits: MAGZERO = '27,0' is not a plausible"):
         written(MAGZERO="                27,0")
     with pytest.raises(InputError, match=r"field-r\.fits: the WCS .*CRVAL1 = .150,0., where a number"):

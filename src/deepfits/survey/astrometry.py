@@ -21,7 +21,8 @@ from deepfits.survey.fitsfile import quiet, quiet_log
 _HARMLESS = re.compile(
     r"datfix|unitfix|obsfix|spcfix|celfix|RADECSYS|MJD|DATE|non-?standard|"
     r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
-    r"(?:PCi_ja|PROJPn) keyword is deprecated",
+    r"(?:PCi_ja|PROJPn) keyword is deprecated|"
+    r"Verification reported errors|not FITS standard|Unfixable error|zero-based indexing",
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")

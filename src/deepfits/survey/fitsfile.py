@@ -43,6 +43,7 @@ MAX_SKIPPED = 64 << 20
 _BLOCK = 1 << 20
 # What may follow the = of a card: text in quotes, a truth value, a number, and a comment.
 _VALUE = re.compile(r"(?:'(?:[^']|'')*'|[TF]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[EDed][+-]?\d+)?)?\s*(?:/.*)?")
+_UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
@@ -91,6 +92,7 @@ def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
         hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
         number = 0
         while number < MAX_HDUS and _has(hdus, number):
+            _settle_unprintable(hdus[number], handle)
             _settle_cards(hdus[number].header)
             number += 1
         _check_sizes(path, hdus, plain.stat().st_size)
@@ -103,6 +105,29 @@ def _has(hdus: fits.HDUList, number: int) -> bool:
     except IndexError:
         return False
     return True
+
+
+def _settle_unprintable(hdu: Any, handle: IO[bytes]) -> None:
+    """Read what no header may hold (tabs, line ends, bytes of 0) as blanks: astropy refuses such values."""
+    info, place = hdu.fileinfo(), handle.tell()
+    handle.seek(info["hdrLoc"])
+    stored = handle.read(info["datLoc"] - info["hdrLoc"])
+    handle.seek(place)
+    if not _UNPRINTABLE.search(stored):
+        return
+    clean = _header_of(stored)
+    for number, card in enumerate(list(hdu.header.cards)):
+        try:
+            _ = card.image
+        except ValueError:
+            del hdu.header[number]
+            hdu.header.insert(number, (card.keyword, clean.get(card.keyword, "")))
+
+
+def _header_of(stored: bytes) -> fits.Header:
+    """Parse a header, what it may not hold as blanks or question marks."""
+    text = _UNPRINTABLE.sub(b" ", stored).decode("ascii", errors="replace")
+    return fits.Header.fromstring(text.replace("\ufffd", "?"))
 
 
 def _settle_cards(header: fits.Header) -> None:
@@ -334,9 +359,7 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
         if any(text[i : i + 80].rstrip() == b"END" for i in range(len(text) - 2880, len(text), 80)):
             with quiet():
                 try:
-                    header = fits.Header.fromstring(
-                        text.decode("ascii", errors="replace").replace("\ufffd", "?")
-                    )
+                    header = _header_of(text)
                     _settle_cards(header)
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards
