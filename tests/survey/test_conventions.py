@@ -995,6 +995,20 @@ def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name)
     assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
 
 
+@pytest.mark.parametrize(
+    ("names", "bands"),
+    [
+        (("hst_1_01_acs_wfc_f814w_drc", "hst_1_01_wfc3_ir_f160w_drz"), ("F814W", "F160W")),
+        (("primer_acswfc_f606w_30mas_sci", "primer_nircam_f277w_30mas_sci"), ("F606W", "F277W")),
+        (("r1_wfi_f106_coadd", "r1_wfi_f158_coadd"), ("F106", "F158")),
+    ],
+)
+def test_bands_of_several_cameras_in_space_are_one_field(tmp_path, sky, names, bands):
+    for name in names:
+        fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header(BUNIT="nJy"))
+    assert image_set(tmp_path).bands == bands
+
+
 def test_names_of_splus_unions_rubin_and_mosaics_of_webb_beside_hubble(tmp_path, sky):
     def files(where, cards, names):
         (tmp_path / where).mkdir()
