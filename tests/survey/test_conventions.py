@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -468,7 +470,7 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
 
 @pytest.mark.parametrize(
     "unit",
-    ["electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}", "cps"],
+    ["electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}"],
 )
 def test_counts_a_second_however_they_are_written(unit):
     cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0, "EXPTIME": 500.0}
@@ -1387,6 +1389,39 @@ def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tm
     assert any(words in text for text in deepfits.check(tmp_path).warnings)
     fits.writeto(tmp_path / "coadd-r.weight.fits", sigma**-2, header(), overwrite=True)
     assert not any("noise" in text or "σ" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_sky_and_a_noise_that_differ_over_an_image_are_said(tmp_path, sky):
+    def said(values, weight=None):
+        head = header(BUNIT="nJy")
+        fits.writeto(tmp_path / "coadd-r.fits", values.astype(np.float32), head, overwrite=True)
+        if weight is not None:
+            fits.writeto(tmp_path / "coadd-r.weight.fits", weight.astype(np.float32), header())
+        return [text for text in deepfits.check(tmp_path).warnings if "differs" in text]
+
+    assert not said(sky)
+    slope = np.linspace(-2 * SIGMA, 2 * SIGMA, SHAPE[0])[:, None]  # 0 in the median
+    (text,) = said(sky + slope)
+    assert re.search(r"coadd r: the sky differs by (1\.[5-9]|2\.[0-5]) σ of a pixel between parts", text)
+    more = np.where(slope > 0, 2 * SIGMA, 0) * np.ones(SHAPE)  # √5 of the noise in one half
+    uneven = sky + np.random.default_rng(3).normal(0, more)
+    (text,) = said(uneven)
+    assert re.search(r"coadd r: the noise differs by a factor 2\.[0-5] between parts", text)
+    assert not said(uneven, 1 / (SIGMA**2 + more**2))
+
+
+@pytest.mark.parametrize("word", ["exp", "exptime", "nexp", "HDU"])
+def test_maps_of_exposures_beside_images_without_weights_are_said(tmp_path, sky, word):
+    image, exposures = fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy"), name="SCI"), full(1600.0)
+    its = fits.ImageHDU(exposures, name="EXP")
+    write(tmp_path / "tile_r.fits", image, *([its] if word == "HDU" else []))
+    name = "HDU 2 (EXP)" if word == "HDU" else f"tile_r_{word}.fits"
+    if word != "HDU":
+        fits.writeto(tmp_path / name, exposures, header())
+    said = f"WARNING: {name} is not used, and there are no weights"
+    assert any(text.startswith(said) and "tile_r.weight.fits" in text for text in read(tmp_path)[2])
+    fits.writeto(tmp_path / "tile_r.weight.fits", exposures, header())
+    assert not any("is not used" in text for text in read(tmp_path)[2])
 
 
 def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):

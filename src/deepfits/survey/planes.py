@@ -23,7 +23,7 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
-from deepfits.survey.companions import SHARED
+from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.fill import (
     BLOCK,
     HALF_STEP,
@@ -37,6 +37,7 @@ from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quie
 from deepfits.survey.hdu_roles import (
     ROLES,
     extras_of,
+    is_exposure_map,
     meaning_of_mask,
     name_of,
     number_of,
@@ -48,7 +49,7 @@ from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sa
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
 # Pixels between image and weights, by their WCS, that are no rounding.
@@ -294,6 +295,14 @@ class Plane:
                 )
             extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
             notes += self._apart(hdus, beside, beside[number], path, kind)
+        if not extras.keys() & {*WEIGHT_ROLES}:
+            names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
+            maps = [f"HDU {n} ({name})" for n, name in names.items() if is_exposure_map(name)]
+            notes += [
+                f"WARNING: {name} is not used, and there are no weights; if the noise goes as these "
+                f"exposures say, save them as {stem_of(self.path)}.weight.fits"
+                for name in (maps + exposure_maps_of(self.path))[:1]
+            ]
         return extras
 
     def _apart(
