@@ -597,6 +597,29 @@ def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp
     assert not [text for text in remarks if "WARNING" in text or "relative" in text]
 
 
+@pytest.mark.parametrize("stored", ["int16", "int32", "packed", "dithered"])
+@pytest.mark.parametrize("role", [None, "ivar"])
+def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path, sky, stored, role):
+    value = {"int16": -9999, "int32": -(2**31)}.get(stored, -999)  # beside which zeros are values
+    values = np.rint(10 * sky) if stored.startswith("int") else sky.copy()
+    values[:, :8] = values[:20] = value
+    head = header(FILTER="r", BUNIT="0.1 nJy" if stored.startswith("int") else "nJy")
+    method = 1 if stored == "dithered" else -1
+    if stored.startswith("int"):
+        hdu = fits.ImageHDU(values.astype(stored), head)
+    else:
+        hdu = fits.CompImageHDU(values.astype(np.float32), head, quantize_level=4, quantize_method=method)
+    write(tmp_path / "coadd-r.fits", hdu)
+    if role is not None:
+        fits.writeto(tmp_path / f"coadd-r.{role}.fits", full(SIGMA**-2), header(BUNIT="nJy-2"))
+    image, weight, remarks = read(tmp_path)
+    assert (weight[:, :8] == 0).all()
+    assert (weight[:20] == 0).all()
+    np.testing.assert_allclose(weight[20:, 8:], SIGMA**-2, rtol=0.2)
+    np.testing.assert_allclose(image[20:, 8:], sky[20:, 8:], atol=0.5 * SIGMA)
+    assert any(f"exactly {value:g}: taken as no data" in text for text in remarks)
+
+
 def coadd(where, image, *, role=None, values=None, **cards):
     """Write a coadd in nJy, with a plane of weights beside it."""
     fits.writeto(where / "coadd-r.fits", image, header(FILTER="r", **({"BUNIT": "nJy"} | cards)))

@@ -456,9 +456,8 @@ class Plane:
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
-        fill, share = find_fill_beside_weights(
-            counts, weight, _of_rows(step, rows) if step is not None and is_dithered else None
-        )
+        steps = None if step is None else _of_rows(step, rows)
+        fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
         self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
             self._note_fill(self._fill, share, ", whatever their weights say")
