@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import re
 
 import numpy as np
@@ -1364,6 +1366,27 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
     assert ("weights: not used, it holds weights by its name" in caplog.text) == names[-1].startswith(
         "weights"
     )
+
+
+def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
+    (tmp_path / "v2").mkdir()
+    coadd(tmp_path / "v2", sky.astype(np.float32))
+    (tmp_path / "v2" / "here").symlink_to(tmp_path / "v2")
+    (tmp_path / "w-latest").symlink_to(tmp_path / "v2")
+    assert [field.name for field in find_fields(tmp_path)] == ["v2"]
+    assert "w-latest: the same directory as another; used once" in caplog.text
+    assert len(find_fields(tmp_path / "v2")) == 1
+
+
+@pytest.mark.parametrize("name", ["a-r.fts.gz", "a-r.fit.xz", "a-r.ftz", "A-R.FIT.FZ"])
+def test_endings_of_names_in_all_ways(tmp_path, sky, name):
+    fits.writeto(tmp_path / "plain.fit", sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"))
+    pack = gzip.compress if name.endswith(("gz", "ftz")) else lzma.compress
+    content = (tmp_path / "plain.fit").read_bytes()
+    (tmp_path / "plain.fit").unlink()
+    (tmp_path / name).write_bytes(content if name.endswith("FZ") else pack(content))
+    np.testing.assert_allclose(read(tmp_path)[0], sky, rtol=1e-5)
+    assert [field.name for field in find_fields(tmp_path)] == [name[0]]
 
 
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):

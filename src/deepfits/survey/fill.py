@@ -97,7 +97,7 @@ def find_fill(counts: np.ndarray, steps: np.ndarray | None = None, is_dithered: 
     moved_by = 0.0 if steps is None else 2 * float(np.percentile(steps, 90))
     if (far := _far_value(finite[:: max(finite.size // ENOUGH, 1)], moved_by)) is not None:
         return far
-    if zero is not None or steps is not None or most <= FILL_SHARE * finite.size:
+    if zero is not None or steps is not None or not FILL_SHARE * finite.size < most < finite.size:
         return zero
     # A border whose zeros a sky was subtracted from; values cut off at a limit stand alone.
     next_common = np.partition(numbers, -2)[-2] if numbers.size > 1 else 0

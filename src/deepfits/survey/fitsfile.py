@@ -30,7 +30,8 @@ from astropy.io import fits
 from deepfits.errors import InputError, naming, one_line
 from deepfits.files import require_regular
 
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
+_PACKED = ("", ".fz", ".gz", ".bz2", ".xz")
+SUFFIXES = (*(f"{plain}{end}" for plain in (".fits", ".fit", ".fts") for end in _PACKED), ".fz", ".ftz")
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
