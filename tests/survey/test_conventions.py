@@ -960,6 +960,23 @@ def test_what_belongs_together_by_name():
     assert band_of_name("deepCoadd_calexp-9813-4,5-HSC-G") == ("g", "deepCoadd_calexp-9813-4,5")
 
 
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"CDELT1": -1.0}, "is turned, mirrored or of another scale"),
+        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is turned, mirrored or of another scale"),
+        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is turned, mirrored"),
+        ({"CRVAL2": -89.5}, "lies elsewhere on the sky"),
+    ],
+)
+def test_weights_that_are_turned_by_their_wcs_are_warned_of(tmp_path, sky, cards, words):
+    coadd(tmp_path, sky.astype(np.float32), role="ivar", values=full(SIGMA**-2))
+    head = header()
+    head.update(cards)
+    fits.writeto(tmp_path / "coadd-r.ivar.fits", full(SIGMA**-2), head, overwrite=True)
+    assert any(f"coadd-r.ivar.fits: by its WCS this ivar {words}" in text for text in read(tmp_path)[2])
+
+
 def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplog):
     coadd(tmp_path, sky.astype(np.float32), role="rms", values=full(SIGMA))
     assert not any("WARNING" in text for text in read(tmp_path)[2])

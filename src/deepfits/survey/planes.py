@@ -52,8 +52,9 @@ from deepfits.survey.sdss import frame_noise
 from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
-# Pixels between image and weights, by their WCS, that are no rounding.
-FAR_APART = 2.0
+# Pixels between image and weights, by their WCS, that are no rounding: in the middle, and so far from there,
+# where no distortion that only one of them has counts, but a turn does.
+FAR_APART, ASIDE = 2.0, 16.0
 # Weights whose largest values (this quantile) are EXPTIME to this share are seconds.
 FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
@@ -315,16 +316,17 @@ class Plane:
         )
         if ours is None or theirs is None:
             return []
-        x, y = (np.array([0.5 * (length - 1)]) for length in self._image.shape[:-3:-1])
-        off = math.hypot(
-            *(float(v[0]) - float(u[0]) for v, u in zip(map_pixels(ours, theirs, x, y), (x, y), strict=True))
-        )
-        if off < FAR_APART:
+        middle = 0.5 * (np.array(self._image.shape[:-3:-1]) - 1)
+        places = middle[:, None] + np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
+        off = np.hypot(*(np.array(map_pixels(ours, theirs, *places)) - places))
+        if off.max() < FAR_APART:
             return []
-        return [
-            f"WARNING: {path.name}: by its WCS this {kind} lies {off:.0f} pixels off the image; does it "
-            "belong to it?"
-        ]
+        lies = (
+            f"lies {off[0]:.0f} pixels off the image" if np.isfinite(off[0]) else "lies elsewhere on the sky"
+        )
+        if off[0] < FAR_APART:
+            lies = "is turned, mirrored or of another scale than the image"
+        return [f"WARNING: {path.name}: by its WCS this {kind} {lies}; does it belong to it?"]
 
     def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
         """Find weights and mask in the image's own file."""
