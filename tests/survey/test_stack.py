@@ -146,6 +146,16 @@ def test_residual_shifts_are_measured_and_taken_out(truth, tmp_path):
     assert peaks[1] < 0.9 * best
 
 
+def test_exposures_without_bright_sources_are_stacked_where_their_wcs_puts_them(truth, tmp_path):
+    faint = {key: values * (1e-3 if key.startswith("flux") else 1) for key, values in truth.items()}
+    write_exposures(tmp_path / "exposures", faint, sigma=5.0, turns=TURNS[:2])
+    deepfits.stack(tmp_path / "exposures", tmp_path / "coadds")
+    _, weight, _ = coadd(tmp_path / "coadds")
+    assert np.quantile(weight, 0.9) == pytest.approx(2 / 5.0**2, rel=0.6)  # interpolation smooths
+    report = json.loads((tmp_path / "coadds" / "stack.json").read_text())["bands"]["r"]
+    assert [exposure["num_matched"] for exposure in report["exposures"]] == [0, 0]
+
+
 def test_registration_votes_down_wrong_pairs():
     rng = np.random.default_rng(3)
     x, y = rng.uniform(0, 300, (2, 60))

@@ -290,6 +290,8 @@ def pixel_area_of(wcs: WCS) -> float:
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels of `other` that show the same places of the sky as pixels x, y of `one`."""
+    if not np.size(x):  # which astropy does not take
+        return np.asarray(x, float), np.asarray(y, float)
     with quiet():
         mapped = pixel_to_pixel(one.celestial, other.celestial, x, y)
     return np.asarray(mapped[0], float), np.asarray(mapped[1], float)
