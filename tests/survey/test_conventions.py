@@ -1157,6 +1157,26 @@ def test_magnitudes_are_no_fluxes(unit):
         zero_point_of_header({"BUNIT": unit, "MAGZERO": 27.0})
 
 
+@pytest.mark.parametrize("first", [None, "LINEAR", "RA---TAN"])
+def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(tmp_path, sky, first):
+    wcs = make_wcs(SHAPE, scale=0.25)
+    head = wcs.to_header(key="C")
+    if first is not None:
+        other = make_wcs(SHAPE, scale=0.5).to_header()
+        other["CTYPE1"], other["CTYPE2"] = first, first.replace("RA-", "DEC")
+        head.update(other)
+    head["FILTER"], head["BUNIT"] = "r", "nJy"
+    fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), head)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert field.pixel_scale == pytest.approx(0.5 if first == "RA---TAN" else 0.25)
+        found = field.sky(np.array([3.0]), np.array([5.0]))
+        said = [text for text in field.remarks()["r"] if "alternate key C" in text]
+    assert len(said) == (first != "RA---TAN")
+    if said:
+        np.testing.assert_allclose(np.ravel(found), np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("cards", "words"),
     [
