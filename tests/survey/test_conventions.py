@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
+import re
+
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -466,6 +470,28 @@ def test_fluxes_with_the_cards_of_asinh_magnitudes_are_refused(tmp_path, sky):
         field.planes["g"].read()
 
 
+@pytest.mark.parametrize(
+    "unit",
+    ["electrons per second", "DN/s/pix", "counts s^-1 pix^-1", "ELECTRONS/S/PIXEL", "electrons s^{-1}"],
+)
+def test_counts_a_second_however_they_are_written(unit):
+    cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0, "EXPTIME": 500.0}
+    rate, _ = zero_point_of_header(cards | {"BUNIT": "ELECTRONS/S"})
+    assert zero_point_of_header(cards | {"BUNIT": unit})[0] == rate
+    assert zero_point_of_header(cards | {"BUNIT": "counts/pixel"})[0] == pytest.approx(rate + 6.747, abs=1e-3)
+
+
+def test_zero_points_of_a_second_whose_counts_are_of_unknown_length():
+    cards = {"PHOTFLAM": 7.07e-20, "PHOTPLAM": 8057.0}
+    with pytest.raises(InputError, match="PHOTPLAM are for counts a second, and the header has no EXPTIME"):
+        zero_point_of_header(cards | {"BUNIT": "counts"})
+    assert zero_point_of_header(cards | {"BUNIT": "counts", "MAGZERO": 27.0}) == (27.0, "MAGZERO")
+    point, words = zero_point_of_header(cards | {"EXPTIME": 500.0})
+    (doubt,) = zero_point_doubts(cards | {"EXPTIME": 500.0}, point, words)
+    assert f"if the image holds counts of 500 s, give zero_point {point + 2.5 * np.log10(500):.2f}" in doubt
+    assert not zero_point_doubts(cards | {"BUNIT": "ELECTRONS/S", "EXPTIME": 500.0}, point, words)
+
+
 def test_hubble_and_webb(tmp_path, sky):
     for name, flam, pivot in (("f814w", 7.07e-20, 8057.0), ("f160w", 1.94e-20, 15369.0)):
         point = -2.5 * np.log10(flam) - 5 * np.log10(pivot) - 2.408
@@ -553,6 +579,47 @@ def test_zeros_of_quantised_floats_are_values_unless_they_fill_blocks(tmp_path, 
         weight = field.planes["r"].read()[1]
     assert (weight[:, :29] == 0).all()
     assert (weight[:, 35:] > 0).all()
+
+
+@pytest.mark.parametrize("level", [4, 16])
+@pytest.mark.parametrize("role", ["ivar", "rms", "variance", None])
+def test_zeros_that_compression_moved_are_no_data_beside_weights_and_in_them(tmp_path, sky, role, level):
+    """As fpack compresses: subtractive dithering, by which 0 of an error map is any small number."""
+    options = {"quantize_level": level, "quantize_method": 1, "dither_seed": 3}
+    image, power = sky.astype(np.float32), {"ivar": -2, "rms": 1, "variance": 2}.get(role, -2)
+    weights = (SIGMA * np.random.default_rng(0).uniform(0.9, 1.1, SHAPE)) ** power
+    image[:, :30] = 0
+    weights[:, :30] *= role is None  # flat weights, of pixels without data too
+    for name, values in (("coadd-r", image), (f"coadd-r.{role or 'ivar'}", weights.astype(np.float32))):
+        hdu = fits.CompImageHDU(values, header(FILTER="r", BUNIT="nJy"), **options)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(tmp_path / f"{name}.fits.fz")
+    _, weight, remarks = read(tmp_path)
+    assert (weight[:, :30] == 0).all()
+    np.testing.assert_allclose(weight[:, 31:] ** (power / -2), weights[:, 31:], rtol=0.05)  # half a step
+    assert not [text for text in remarks if "WARNING" in text or "relative" in text]
+
+
+@pytest.mark.parametrize("stored", ["int16", "int32", "packed", "dithered"])
+@pytest.mark.parametrize("role", [None, "ivar"])
+def test_values_that_stand_for_no_data_among_values_that_come_in_steps(tmp_path, sky, stored, role):
+    value = {"int16": -9999, "int32": -(2**31)}.get(stored, -999)  # beside which zeros are values
+    values = np.rint(10 * sky) if stored.startswith("int") else sky.copy()
+    values[:, :8] = values[:20] = value
+    head = header(FILTER="r", BUNIT="0.1 nJy" if stored.startswith("int") else "nJy")
+    method = 1 if stored == "dithered" else -1
+    if stored.startswith("int"):
+        hdu = fits.ImageHDU(values.astype(stored), head)
+    else:
+        hdu = fits.CompImageHDU(values.astype(np.float32), head, quantize_level=4, quantize_method=method)
+    write(tmp_path / "coadd-r.fits", hdu)
+    if role is not None:
+        fits.writeto(tmp_path / f"coadd-r.{role}.fits", full(SIGMA**-2), header(BUNIT="nJy-2"))
+    image, weight, remarks = read(tmp_path)
+    assert (weight[:, :8] == 0).all()
+    assert (weight[:20] == 0).all()
+    np.testing.assert_allclose(weight[20:, 8:], SIGMA**-2, rtol=0.2)
+    np.testing.assert_allclose(image[20:, 8:], sky[20:, 8:], atol=0.5 * SIGMA)
+    assert any(f"exactly {value:g}: taken as no data" in text for text in remarks)
 
 
 def coadd(where, image, *, role=None, values=None, **cards):
@@ -893,6 +960,23 @@ def test_what_belongs_together_by_name():
     assert band_of_name("deepCoadd_calexp-9813-4,5-HSC-G") == ("g", "deepCoadd_calexp-9813-4,5")
 
 
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"CDELT1": -1.0}, "is turned, mirrored or of another scale"),
+        ({"CDELT1": 2.0, "CDELT2": 2.0}, "is turned, mirrored or of another scale"),
+        ({"PC1_1": 0.0, "PC1_2": 7e-5, "PC2_1": 7e-5, "PC2_2": 0.0}, "is turned, mirrored"),
+        ({"CRVAL2": -89.5}, "lies elsewhere on the sky"),
+    ],
+)
+def test_weights_that_are_turned_by_their_wcs_are_warned_of(tmp_path, sky, cards, words):
+    coadd(tmp_path, sky.astype(np.float32), role="ivar", values=full(SIGMA**-2))
+    head = header()
+    head.update(cards)
+    fits.writeto(tmp_path / "coadd-r.ivar.fits", full(SIGMA**-2), head, overwrite=True)
+    assert any(f"coadd-r.ivar.fits: by its WCS this ivar {words}" in text for text in read(tmp_path)[2])
+
+
 def test_what_is_not_of_the_image_or_not_whole_is_warned_of(tmp_path, sky, caplog):
     coadd(tmp_path, sky.astype(np.float32), role="rms", values=full(SIGMA))
     assert not any("WARNING" in text for text in read(tmp_path)[2])
@@ -953,6 +1037,20 @@ def test_maps_beside_the_image_in_its_file_are_no_exposures(tmp_path, sky, name)
     write(tmp_path / "coadd-r.fits", fits.ImageHDU(extra, header(BUNIT="nJy"), name=name), image)
     np.testing.assert_allclose(read(tmp_path)[0], sky, rtol=1e-4, atol=1e-3)
     assert [source.hdu for source in find_exposures(tmp_path)["r"]] == [None]
+
+
+@pytest.mark.parametrize(
+    ("names", "bands"),
+    [
+        (("hst_1_01_acs_wfc_f814w_drc", "hst_1_01_wfc3_ir_f160w_drz"), ("F814W", "F160W")),
+        (("primer_acswfc_f606w_30mas_sci", "primer_nircam_f277w_30mas_sci"), ("F606W", "F277W")),
+        (("r1_wfi_f106_coadd", "r1_wfi_f158_coadd"), ("F106", "F158")),
+    ],
+)
+def test_bands_of_several_cameras_in_space_are_one_field(tmp_path, sky, names, bands):
+    for name in names:
+        fits.writeto(tmp_path / f"{name}.fits", sky.astype(np.float32), header(BUNIT="nJy"))
+    assert image_set(tmp_path).bands == bands
 
 
 def test_names_of_splus_unions_rubin_and_mosaics_of_webb_beside_hubble(tmp_path, sky):
@@ -1057,6 +1155,26 @@ def test_a_preview_before_the_image_is_no_image(tmp_path, sky):
 def test_magnitudes_are_no_fluxes(unit):
     with pytest.raises(InputError, match="magnitudes, not fluxes"):
         zero_point_of_header({"BUNIT": unit, "MAGZERO": 27.0})
+
+
+@pytest.mark.parametrize("first", [None, "LINEAR", "RA---TAN"])
+def test_a_wcs_of_the_sky_under_an_alternate_key_counts_where_the_first_is_none(tmp_path, sky, first):
+    wcs = make_wcs(SHAPE, scale=0.25)
+    head = wcs.to_header(key="C")
+    if first is not None:
+        other = make_wcs(SHAPE, scale=0.5).to_header()
+        other["CTYPE1"], other["CTYPE2"] = first, first.replace("RA-", "DEC")
+        head.update(other)
+    head["FILTER"], head["BUNIT"] = "r", "nJy"
+    fits.writeto(tmp_path / "coadd-r.fits", sky.astype(np.float32), head)
+    images = image_set(tmp_path)
+    with open_field(images.fields[0], images) as field:
+        assert field.pixel_scale == pytest.approx(0.5 if first == "RA---TAN" else 0.25)
+        found = field.sky(np.array([3.0]), np.array([5.0]))
+        said = [text for text in field.remarks()["r"] if "alternate key C" in text]
+    assert len(said) == (first != "RA---TAN")
+    if said:
+        np.testing.assert_allclose(np.ravel(found), np.ravel(wcs.pixel_to_world_values(3, 5)), atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -1287,6 +1405,27 @@ def test_trees_of_directories_as_archives_lay_them(tmp_path, sky, caplog, names,
     )
 
 
+def test_links_to_a_directory_count_it_once(tmp_path, sky, caplog):
+    (tmp_path / "v2").mkdir()
+    coadd(tmp_path / "v2", sky.astype(np.float32))
+    (tmp_path / "v2" / "here").symlink_to(tmp_path / "v2")
+    (tmp_path / "w-latest").symlink_to(tmp_path / "v2")
+    assert [field.name for field in find_fields(tmp_path)] == ["v2"]
+    assert "w-latest: the same directory as another; used once" in caplog.text
+    assert len(find_fields(tmp_path / "v2")) == 1
+
+
+@pytest.mark.parametrize("name", ["a-r.fts.gz", "a-r.fit.xz", "a-r.ftz", "A-R.FIT.FZ"])
+def test_endings_of_names_in_all_ways(tmp_path, sky, name):
+    fits.writeto(tmp_path / "plain.fit", sky.astype(np.float32), header(FILTER="r", BUNIT="nJy"))
+    pack = gzip.compress if name.endswith(("gz", "ftz")) else lzma.compress
+    content = (tmp_path / "plain.fit").read_bytes()
+    (tmp_path / "plain.fit").unlink()
+    (tmp_path / name).write_bytes(content if name.endswith("FZ") else pack(content))
+    np.testing.assert_allclose(read(tmp_path)[0], sky, rtol=1e-5)
+    assert [field.name for field in find_fields(tmp_path)] == [name[0]]
+
+
 def test_a_frame_of_sdss_dr7_is_refused_with_what_it_is(tmp_path, sky):
     path = tmp_path / "fpC-003918-r3-0213.fit"
     stored = np.rint(sky + 1150).astype(np.int16)
@@ -1333,6 +1472,39 @@ def test_weights_that_are_something_else_are_called_so_where_the_depth_varies(tm
     assert any(words in text for text in deepfits.check(tmp_path).warnings)
     fits.writeto(tmp_path / "coadd-r.weight.fits", sigma**-2, header(), overwrite=True)
     assert not any("noise" in text or "σ" in text for text in deepfits.check(tmp_path).warnings)
+
+
+def test_a_sky_and_a_noise_that_differ_over_an_image_are_said(tmp_path, sky):
+    def said(values, weight=None):
+        head = header(BUNIT="nJy")
+        fits.writeto(tmp_path / "coadd-r.fits", values.astype(np.float32), head, overwrite=True)
+        if weight is not None:
+            fits.writeto(tmp_path / "coadd-r.weight.fits", weight.astype(np.float32), header())
+        return [text for text in deepfits.check(tmp_path).warnings if "differs" in text]
+
+    assert not said(sky)
+    slope = np.linspace(-2 * SIGMA, 2 * SIGMA, SHAPE[0])[:, None]  # 0 in the median
+    (text,) = said(sky + slope)
+    assert re.search(r"coadd r: the sky differs by (1\.[5-9]|2\.[0-5]) σ of a pixel between parts", text)
+    more = np.where(slope > 0, 2 * SIGMA, 0) * np.ones(SHAPE)  # √5 of the noise in one half
+    uneven = sky + np.random.default_rng(3).normal(0, more)
+    (text,) = said(uneven)
+    assert re.search(r"coadd r: the noise differs by a factor 2\.[0-5] between parts", text)
+    assert not said(uneven, 1 / (SIGMA**2 + more**2))
+
+
+@pytest.mark.parametrize("word", ["exp", "exptime", "nexp", "HDU"])
+def test_maps_of_exposures_beside_images_without_weights_are_said(tmp_path, sky, word):
+    image, exposures = fits.ImageHDU(sky.astype(np.float32), header(BUNIT="nJy"), name="SCI"), full(1600.0)
+    its = fits.ImageHDU(exposures, name="EXP")
+    write(tmp_path / "tile_r.fits", image, *([its] if word == "HDU" else []))
+    name = "HDU 2 (EXP)" if word == "HDU" else f"tile_r_{word}.fits"
+    if word != "HDU":
+        fits.writeto(tmp_path / name, exposures, header())
+    said = f"WARNING: {name} is not used, and there are no weights"
+    assert any(text.startswith(said) and "tile_r.weight.fits" in text for text in read(tmp_path)[2])
+    fits.writeto(tmp_path / "tile_r.weight.fits", exposures, header())
+    assert not any("is not used" in text for text in read(tmp_path)[2])
 
 
 def test_a_flag_map_that_is_called_a_weight_is_warned_of(tmp_path, sky):
@@ -1545,6 +1717,10 @@ def test_cards_that_are_no_values_by_the_standard_cost_no_other_card(tmp_path, s
     odd = {"SEEING": "nan / none", "SATURATE": "inf", "OBJECT": "'M 51", "OBSERVER": "'G\u00e9rard'"}
     image, _, _ = written(FILTER="r / no quotes", **odd)
     np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    blank = {"OBSERVER": "'who\x00\x00'", "OBJECT": "'M\t51'", "SATURATE": "1.0 / tab\tand\nline"}
+    image, _, remarks = written(FILTER="'r\t'", **blank)
+    np.testing.assert_allclose(image[20:-20, 20:-20], sky[20:-20, 20:-20], atol=0.1)
+    assert not [text for text in remarks if "WARNING" in text]
     with pytest.raises(InputError, match=r"field-r\.fits: MAGZERO = '27,0' is not a plausible"):
         written(MAGZERO="                27,0")
     with pytest.raises(InputError, match=r"field-r\.fits: the WCS .*CRVAL1 = .150,0., where a number"):

@@ -262,6 +262,33 @@ def test_cutouts_of_another_pixel_scale_are_refused(objects, tmp_path):
         read(directory, tmp_path / "store", "")
 
 
+@pytest.mark.parametrize(
+    ("move", "says"),
+    [(0.05, None), (0.4, "warned"), (3.0, "refused"), ("turned", "refused"), ("sizes", None)],
+)
+def test_bands_that_lie_apart_by_their_wcs_are_said(objects, tmp_path, move, says):
+    """Cutouts are not shifted: bands of one object are to lie on one grid."""
+    directory = tmp_path / "stamps"
+    directory.mkdir()
+    in_files(directory, objects, "{name}_{band}{end}.fits", only=lambda n, b, k: k == "image")
+    for name, planes in objects.items():
+        own = make_wcs((SIDE, SIDE), scale=0.2, rotation=90.0 if move == "turned" else 0.0).to_header()
+        own["MAGZERO"], image = 27.0, planes["image"][1]
+        if move == "sizes":  # about the same middle
+            image, own["CRPIX1"], own["CRPIX2"] = image[3:-3, 2:-2], own["CRPIX1"] - 2, own["CRPIX2"] - 3
+        elif move != "turned":
+            own["CRPIX1"] += move
+        fits.writeto(directory / f"{name}_r.fits", image, own, overwrite=True)
+    if says == "refused":
+        with pytest.raises(InputError, match=r"A-1_g\.fits: by their WCS r lies \d+\.\d pixels from g"):
+            read(directory, tmp_path / "store", "")
+        read(directory, tmp_path / "store", "pixel_scale_arcsec = 0.2")
+        return
+    store, _ = read(directory, tmp_path / "store", "")
+    found = [text for text in store.info.extra["remarks"] if "by their WCS r lies 0.4 pixels from g" in text]
+    assert len(found) == (says == "warned")
+
+
 def test_a_second_run_keeps_what_is_there_and_refuses_other_files(objects, tmp_path):
     directory = tmp_path / "stamps"
     directory.mkdir()

@@ -146,6 +146,46 @@ def test_residual_shifts_are_measured_and_taken_out(truth, tmp_path):
     assert peaks[1] < 0.9 * best
 
 
+@pytest.mark.parametrize("case", ["right", "zero point", "wcs", "wcs, applied"])
+def test_an_exposure_that_is_unlike_the_others_is_said(truth, tmp_path, caplog, case):
+    """The first has the best seeing and the most sources: the others are not brought to it."""
+    turns = [(0.0, (0, 0)), (0.0, (6.3, -4.2)), (0.0, (-3.7, 8.1))]
+    raw = write_exposures(tmp_path / "raw", truth, sigma=1.5, turns=turns)
+    sharp = {**{key: truth[key] for key in truth}, "fwhm": 0.6 * truth["fwhm"]}
+    write_exposures(tmp_path / "sharp", sharp, sigma=0.5, turns=turns[:1], seed=1, lies={0: (5.0, 0.0)})
+    odd = raw / "exposure-0-r.fits"
+    shutil.copy(tmp_path / "sharp" / odd.name, odd)
+    if "wcs" not in case:
+        fits.setval(odd, "CRPIX1", value=fits.getval(odd, "CRPIX1") - 5.0)
+    if case == "zero point":
+        fits.setval(odd, "BUNIT", value="1.5 nJy")
+    out = deepfits.stack(raw, tmp_path / "out", register="apply" if "applied" in case else "report")
+    said = [
+        record.getMessage() for record in caplog.records if "the other exposures of r" in record.getMessage()
+    ]
+    words = {"zero point": "sources are 1.50 times as bright", "wcs": "lies 5.0 pixels off"}.get(case)
+    if words is None:
+        assert not said
+    else:
+        (text,) = said
+        assert text.startswith(f"WARNING: {odd}: ")
+        assert words in text
+    exposures = json.loads((out / "stack.json").read_text())["bands"]["r"]["exposures"]
+    assert all(one["num_matched"] for one in exposures)
+    shifts = np.array([one["residual_shift_pixels"] for one in exposures])
+    np.testing.assert_allclose(shifts, [[-5 if "wcs" in case else 0, 0], [0, 0], [0, 0]], atol=0.1)
+
+
+def test_exposures_without_bright_sources_are_stacked_where_their_wcs_puts_them(truth, tmp_path):
+    faint = {key: values * (1e-3 if key.startswith("flux") else 1) for key, values in truth.items()}
+    write_exposures(tmp_path / "exposures", faint, sigma=5.0, turns=TURNS[:2])
+    deepfits.stack(tmp_path / "exposures", tmp_path / "coadds")
+    _, weight, _ = coadd(tmp_path / "coadds")
+    assert np.quantile(weight, 0.9) == pytest.approx(2 / 5.0**2, rel=0.6)  # interpolation smooths
+    report = json.loads((tmp_path / "coadds" / "stack.json").read_text())["bands"]["r"]
+    assert [exposure["num_matched"] for exposure in report["exposures"]] == [0, 0]
+
+
 def test_registration_votes_down_wrong_pairs():
     rng = np.random.default_rng(3)
     x, y = rng.uniform(0, 300, (2, 60))

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,10 @@ from deepfits.survey.bands import is_known_band, require_bands, sort_bands
 STRIP, STRIP_BYTES = 256, 200 << 20
 FORMAT = 2
 REPORT = "stack.json"
+# Pixels off the other exposures of a band, and share of the flux off theirs, that are said.
+FAR_OFF, UNLIKE_FLUX = 1.0, 0.1
+# Exposures whose median place is that of their WCS, whatever the WCS of one of them says.
+FEWEST = 3
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +129,8 @@ def stack(config: StackConfig) -> Path:
         shifts = {}
         if config.register != "none":
             shifts = _registrations(planes, target, reference_band(sort_bands(planes)), config.progress)
+            for band, its in planes.items():
+                _warn_of_odd_exposures(band, {p: shifts[p] for p in its}, config.register == "apply")
         for band, band_planes in planes.items():
             if _is_there(out, band) and band in report:
                 continue
@@ -190,7 +196,10 @@ def _grid_of(path: str | Path) -> Any:
 def _registrations(
     planes: dict[str, list[Any]], target: Any, reference: str, progress: Progress
 ) -> dict[Any, Any]:
-    """Measure each exposure against the one of the reference band with most sources."""
+    """Measure each exposure against the one of the reference band with most sources.
+
+    Places are those relative to the median exposure of that band, fluxes to one of the exposure's own.
+    """
     from deepfits.survey.stacking import bright_sources, register
 
     total = sum(len(band_planes) for band_planes in planes.values())
@@ -200,9 +209,41 @@ def _registrations(
             for plane in exposures:
                 lists[plane] = (band, bright_sources(plane, target))
                 task.advance(1, plane.path.name)
-    best = max(planes[reference], key=lambda p: len(lists[p][1].x))
-    anchor = lists[best][1]
-    return {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
+    best = {band: max(its, key=lambda p: len(lists[p][1].x)) for band, its in planes.items()}
+    anchor = lists[best[reference]][1]
+    found = {p: register(its, anchor, same_band=band == reference) for p, (band, its) in lists.items()}
+    for p, (band, its) in lists.items():
+        if band != reference:
+            found[p] = replace(found[p], flux_ratio=register(its, lists[best[band]][1]).flux_ratio)
+    measured = [found[p] for p in planes[reference] if found[p].num_matched]
+    if len(measured) < FEWEST:
+        return found
+    dx, dy = (float(np.median([getattr(s, axis) for s in measured])) for axis in ("dx", "dy"))
+    return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in found.items()}
+
+
+def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -> None:
+    """Warn of exposures that lie off the others of a band, unless that is taken out, or are brighter."""
+    measured = [s for s in shifts.values() if s.num_matched]
+    if not measured:
+        return
+    dx, dy = (float(np.median([getattr(s, axis) for s in measured])) for axis in ("dx", "dy"))
+    ratios = [s.flux_ratio for s in shifts.values() if math.isfinite(s.flux_ratio)]
+    usual = float(np.median(ratios)) if ratios else math.nan
+    for plane, shift in shifts.items():
+        off = math.hypot(shift.dx - dx, shift.dy - dy) if shift.num_matched else 0.0
+        if off > FAR_OFF and not is_mended:
+            log.warning(
+                "WARNING: %s: lies %.1f pixels off the other exposures of %s; mend its WCS, or say "
+                "--register apply",
+                *(plane.path, off, band),
+            )
+        if abs(shift.flux_ratio / usual - 1) > UNLIKE_FLUX:
+            log.warning(
+                "WARNING: %s: its sources are %.2f times as bright as in the other exposures of %s; check "
+                "its zero point",
+                *(plane.path, shift.flux_ratio / usual, band),
+            )
 
 
 def _one_band(

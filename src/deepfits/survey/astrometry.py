@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from deepfits.survey.fitsfile import quiet, quiet_log
 _HARMLESS = re.compile(
     r"datfix|unitfix|obsfix|spcfix|celfix|RADECSYS|MJD|DATE|non-?standard|"
     r"more axes|Invalid parameter values: MJD|keyword name|VerifyWarning|HIERARCH|card is too long|"
-    r"(?:PCi_ja|PROJPn) keyword is deprecated",
+    r"(?:PCi_ja|PROJPn) keyword is deprecated|"
+    r"Verification reported errors|not FITS standard|Unfixable error|zero-based indexing",
     re.IGNORECASE,
 )
 _FRAMES = ("ICRS", "FK5", "FK4", "FK4-NO-E")
@@ -37,6 +39,11 @@ _EXPONENT_D = re.compile(r"^[^=/]*=\s*[+-]?[\d.]+[Dd][+-]?\d+\s*(?:/|$)")
 _NEEDED = ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2")
 # Sides of a pixel may differ by so much.
 SQUARE = 0.02
+_OF_SKY = re.compile(r"\s*(?:RA|DEC|GLON|GLAT)-", re.IGNORECASE)
+_WCS_CARD = (
+    r"(?:(?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA)[12]|(?:CD|PC|PV)[12]_\d+|RADESYS|EQUINOX|LONPOLE|LATPOLE|"
+    r"WCSAXES)"
+)
 _CTYPE = re.compile(r"(RA|DEC|GLON|GLAT)-+([A-Z]{3})(-SIP)?")
 _DEGREES = re.compile(r"deg(?:r|rees?)?", re.IGNORECASE)
 _SIP_CARD = re.compile(r"^(?:A|B|AP|BP)_(?:ORDER|DMAX|\d+_\d+)$")
@@ -61,13 +68,14 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
         The WCS, None without one; and what is doubtful about it (``WARNING: ...``), or why there is none.
     """
     cards = (hdu.header if "CTYPE1" in hdu.header else header).copy(strip=False)
+    alternate = _take_alternate(cards)
     if "CTYPE1" not in cards or "CTYPE2" not in cards:
         return None, ["no WCS in the header"]
     try:
         _settle_numbers(cards)
         _settle_spelling(cards)
         _refuse_iraf(cards)
-        remarks = _without_left_over_distortion(cards)
+        remarks = alternate + _without_left_over_distortion(cards)
         remarks += _settle_frame(cards)
         remarks += _settle_matrix(cards)
     except _UnusableWCSError as error:
@@ -101,6 +109,20 @@ def celestial_wcs(hdus: fits.HDUList, hdu: Any, header: fits.Header) -> tuple[WC
 
 class _UnusableWCSError(ValueError):
     """The cards of a WCS contradict each other or ask for what is not supported."""
+
+
+def _take_alternate(cards: fits.Header) -> list[str]:
+    """Put a WCS of the sky under an alternate key (``CTYPE1A``) in the place of one that is none."""
+    if _OF_SKY.match(str(cards.get("CTYPE1", ""))):
+        return []
+    key = next((k for k in ascii_uppercase if _OF_SKY.match(str(cards.get(f"CTYPE1{k}", "")))), None)
+    if key is None:
+        return []
+    found = {card: value for card, value in cards.items() if re.fullmatch(_WCS_CARD + key, card)}
+    for card in [card for card in cards if re.fullmatch(_WCS_CARD, card)]:
+        cards.remove(card)
+    cards.update({card.removesuffix(key): value for card, value in found.items()})
+    return [f"WCS of the alternate key {key}: the first one says nothing of the sky"]
 
 
 def _settle_numbers(cards: fits.Header) -> None:
@@ -289,6 +311,8 @@ def pixel_area_of(wcs: WCS) -> float:
 
 def map_pixels(one: WCS, other: WCS, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pixels of `other` that show the same places of the sky as pixels x, y of `one`."""
+    if not np.size(x):  # which astropy does not take
+        return np.asarray(x, float), np.asarray(y, float)
     with quiet():
         mapped = pixel_to_pixel(one.celestial, other.celestial, x, y)
     return np.asarray(mapped[0], float), np.asarray(mapped[1], float)

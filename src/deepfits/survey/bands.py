@@ -31,7 +31,7 @@ _OPTICAL = (
     "OmegaCAM|OCAM|VST|DES|JPCAM|JEDIS"
 )
 _NEAR_INFRARED = "VISTA|VIKING|VIRCAM|VHS|VIDEO|UKIDSS|WFCAM|UKIRT|WIRCam|UltraVISTA|UVISTA|NISP|NIR|2MASS"
-_FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|JWST|NIRCam|NIRISS|MIRI"
+_FROM_SPACE = "HST|ACS|WFC3|WFC|UVIS|IR|ACSWFC|WFC3UVIS|WFC3IR|JWST|NIRCam|NIRISS|MIRI"
 _INSTRUMENTS = rf"(?:(?:{_OPTICAL})[-_ .]?)+"
 _LETTER = re.compile(rf"^{_INSTRUMENTS}([ugrizy])[0-9]?(?:[ ._'].*)?$", re.IGNORECASE)
 _OWN_Y = re.compile(r"^(?i:DES|DECam)[-_ .]?Y\b")  # as their headers call it; the others' is y
@@ -41,7 +41,8 @@ _JAVALAMBRE = re.compile(r"^([ugriz])(?:SDSS|JAVA|JPAS)$")
 _INFRARED = re.compile(
     rf"^(?:(?:{_NEAR_INFRARED})[-_ .]?)?(Z|Y|J|H|Ks|K)(?:[ ._](?:WC)?\d+)?$", re.IGNORECASE
 )
-_ROMAN = "F(?:062|087|106|129|146|158|184|213)|R062|Z087|Y106|J129|H158|K213|W146"
+_ROMAN_F = "F(?:062|087|106|129|146|158|184|213)"
+_ROMAN = f"{_ROMAN_F}|R062|Z087|Y106|J129|H158|K213|W146"
 # Hubble's and Webb's: a wavelength and a width; Roman's: a wavelength.
 _SPACE = re.compile(rf"^(F\d{{3,4}}(?:W2|W|M|N|X|LP)|{_ROMAN})$", re.IGNORECASE)
 # Filters that only Hubble has, whose number is the wavelength in nm; of all others it is that in 10 nm.
@@ -92,7 +93,7 @@ _NARROW = re.compile(r"^(?:[A-Za-z]+[-_ ])?((?:NB|IA|IB)F?\d{3,4})$", re.IGNOREC
 _WIDTHS = ("N", "M", "W", "X", "LP", "W2", "")
 # What may stand for a band in a file's name, between separators.
 _TOKEN = (
-    rf"(?:{_ROMAN}|[griz]p|"
+    rf"(?:{_ROMAN}|{_ROMAN_F.lower()}|[griz]p|"
     r"FUV|NUV|ustar|uS|[Kk]s|VIS|vis|[Ff]\d{3,4}(?:[Ww]2?|[MmNnXx]|LP|lp)|(?:NB|IA|IB)F?\d{3,4}|ch[1-4]|[nf]d(?=-int)|"
     r"[ugrizyUBVRIJHYZ]band|[ugrizy]prime|[ri]2|i1|[RI]c|[uUgrizyZYBVRIJHK])"
 )

@@ -13,7 +13,7 @@ from deepfits.files import require_regular
 from deepfits.survey.bands import band_of_header, band_of_name
 from deepfits.survey.file_names import HELD, IMAGE_WORDS, KINDS, given_name, kind_of_folder, split_name
 from deepfits.survey.fitsfile import has_image, is_fits_name, peek_headers, stamp, stem_of
-from deepfits.survey.hdu_roles import ROLES, meaning_of_mask, role_of, words_of
+from deepfits.survey.hdu_roles import ROLES, is_exposure_map, meaning_of_mask, role_of, words_of
 from deepfits.survey.weights import WEIGHT_ROLES
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,12 @@ def companions_of(path: Path) -> tuple[tuple[Path, str], ...]:
     for other, _ in found:
         require_regular(other)
     return tuple(found)
+
+
+def exposure_maps_of(path: Path) -> list[str]:
+    """Return the names of files with the exposure times of an image, or the numbers of its exposures."""
+    beside = [other.name for other, kind in _family(path) if kind == "other"]
+    return [name for name in beside if is_exposure_map(stem_of(name))]
 
 
 def _of_all_bands(path: Path) -> list[tuple[Path, str]]:

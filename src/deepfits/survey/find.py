@@ -84,7 +84,9 @@ def _all_sources(images: str | Path | Iterable[str | Path]) -> list[ImageSource]
             )
         if stage := read_record(where).get("stage"):
             raise InputError(f"{first}: the results of `deepfits {stage}`, not images; name those")
-        raise InputError(f"{first}: no FITS image there; check the path")
+        raise InputError(
+            f"{first}: no FITS image there (.fits, .fit or .fts, packed or not, by its name); check the path"
+        )
     return found
 
 
@@ -174,7 +176,12 @@ def _sources_of(item: str | Path) -> list[ImageSource]:
 
 def _sources_in(directory: Path) -> list[ImageSource]:
     found = _in_one_directory(directory, field_name=None)
+    there = {directory.resolve()}  # links may lead to one directory twice, or back to where they lie
     for leaf in _leaves(directory):
+        if leaf.resolve() in there:
+            log.warning("%s: the same directory as another; used once", leaf)
+            continue
+        there.add(leaf.resolve())
         parts = leaf.relative_to(directory).parts
         bands = [band if not rest else None for band, rest in map(band_of_name, parts)]
         folder = next((band for band in reversed(bands) if band), None)

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from deepfits.errors import InputError
-from deepfits.survey.astrometry import pixel_scale_of
+from deepfits.survey.astrometry import map_pixels, pixel_scale_of
 from deepfits.survey.bands import band_name, band_of_header, band_of_name, sort_bands
 from deepfits.survey.companions import is_companion, kind_of, sister_directories
 from deepfits.survey.cutout_description import Description, compare_bands, zero_points
@@ -32,6 +33,9 @@ from deepfits.survey.pixels import HduPixels, calibrated
 from deepfits.survey.weights import BAD_MASK_PLANES, WEIGHT_ROLES, MaskRule
 
 SCALE_TOLERANCE = 0.01
+# Pixels that bands of an object may lie apart, by their WCS, without a word, and at all; it is looked at in
+# the first objects, in their middles and some pixels aside.
+APART, FAR_APART, LOOKED_AT, ASIDE = 0.1, 1.0, 20, 8.0
 # Cards with the bands of the layers of a cube, before their numbers.
 _OF_A_LAYER = ("BAND", "FILTER", "FILT")
 ALL_IN_ONE = "give each object a file, or all of them in .npz or .h5, as one array (N, B, H, W)"
@@ -50,10 +54,11 @@ class _Object:
 
 @dataclass
 class _Band:
-    """One band of one object, nJy and nJy⁻²: ``(H, W)`` each; NaN in the image where masked."""
+    """One band of one object, nJy and nJy⁻²: ``(H, W)`` each; NaN in the image where masked. And its WCS."""
 
     image: np.ndarray
     ivar: np.ndarray | None = None
+    wcs: WCS | None = None
 
 
 def open_fits_cutouts(d: Description, path: Path) -> ForeignCutouts:
@@ -259,9 +264,36 @@ class _FitsCutouts:
     has_relative: bool = False
     mask_words: str = ""
     remarks: list[str] = field(default_factory=list)
+    num_looked_at: int = 0
 
     def read(self, one: _Object) -> dict[str, _Band]:
         """Return the bands that there are, by name."""
+        out = self._read(one)
+        placed = {band: its for band, its in out.items() if its.wcs is not None}
+        if self.num_looked_at < LOOKED_AT and len(placed) > 1:
+            self.num_looked_at += 1
+            self._check_places(one, placed)
+        return out
+
+    def _check_places(self, one: _Object, bands: dict[str, _Band]) -> None:
+        """Warn of bands that lie apart by their WCS; refuse those that lie far apart, or are turned."""
+        (first, anchor), *others = bands.items()
+        aside = np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
+        for other, its in others:
+            mine, theirs = (np.array(b.image.shape[::-1])[:, None] // 2 for b in (anchor, its))
+            there = np.array(map_pixels(anchor.wcs, its.wcs, *(mine + aside))) - theirs
+            apart = float(np.hypot(*(there - aside)).max())
+            text = (
+                f"{one.first()}: by their WCS {other} lies {apart:.1f} pixels from {first}, in the middle or "
+                f"{ASIDE:g} pixels aside; bring the bands to one grid, or say pixel_scale_arcsec if the "
+                "headers are not the cutouts' own"
+            )
+            if apart > FAR_APART:
+                raise InputError(text)
+            if apart > APART and not any(" lies " in said for said in self.remarks):
+                self.remarks.append(f"WARNING: {text}")
+
+    def _read(self, one: _Object) -> dict[str, _Band]:
         if "" not in one.files:
             return {b: self._single(b, files) for b, files in one.files.items()}
         files = one.files[""]
@@ -420,7 +452,7 @@ class _FitsCutouts:
             self.mask_words = pixels.mask.words
         self.remarks += [f"{band}: {text}" for text in pixels.remarks if not text.startswith("zero point")]
         flux, weight = pixels.rows(0, image.shape[0])
-        return _Band(image=flux, ivar=weight)
+        return _Band(image=flux, ivar=weight, wcs=pixels.wcs)
 
     def _check_scale(self, scale: float, path: Path) -> None:
         if self.scale is None:

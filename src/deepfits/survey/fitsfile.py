@@ -30,7 +30,8 @@ from astropy.io import fits
 from deepfits.errors import InputError, naming, one_line
 from deepfits.files import require_regular
 
-SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fits.gz", ".fits.bz2", ".fits.xz", ".fit.gz", ".fz")
+_PACKED = ("", ".fz", ".gz", ".bz2", ".xz")
+SUFFIXES = (*(f"{plain}{end}" for plain in (".fits", ".fit", ".fts") for end in _PACKED), ".fz", ".ftz")
 MAX_PIXELS = 1 << 31
 MAX_UNPACKED = 1 << 35
 MAX_HDUS = 4096
@@ -43,6 +44,7 @@ MAX_SKIPPED = 64 << 20
 _BLOCK = 1 << 20
 # What may follow the = of a card: text in quotes, a truth value, a number, and a comment.
 _VALUE = re.compile(r"(?:'(?:[^']|'')*'|[TF]|[+-]?(?:\d+\.?\d*|\.\d+)(?:[EDed][+-]?\d+)?)?\s*(?:/.*)?")
+_UNPRINTABLE = re.compile(rb"[\x00-\x1f\x7f]")
 _PACKING_ERRORS = (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error)
 _OPENERS: dict[bytes, Any] = {b"BZ": bz2.open, b"\x1f\x8b": gzip.open, b"\xfd7": lzma.open}
 
@@ -88,6 +90,7 @@ def _open(path: Path, plain: Path, handle: IO[bytes]) -> fits.HDUList:
         hdus = fits.open(handle, memmap=False, lazy_load_hdus=True, ignore_missing_simple=False)
         number = 0
         while number < MAX_HDUS and _has(hdus, number):
+            _settle_unprintable(hdus[number], handle)
             _settle_cards(hdus[number].header)
             number += 1
         _check_sizes(path, hdus, plain.stat().st_size)
@@ -100,6 +103,29 @@ def _has(hdus: fits.HDUList, number: int) -> bool:
     except IndexError:
         return False
     return True
+
+
+def _settle_unprintable(hdu: Any, handle: IO[bytes]) -> None:
+    """Read what no header may hold (tabs, line ends, bytes of 0) as blanks: astropy refuses such values."""
+    info, place = hdu.fileinfo(), handle.tell()
+    handle.seek(info["hdrLoc"])
+    stored = handle.read(info["datLoc"] - info["hdrLoc"])
+    handle.seek(place)
+    if not _UNPRINTABLE.search(stored):
+        return
+    clean = _header_of(stored)
+    for number, card in enumerate(list(hdu.header.cards)):
+        try:
+            _ = card.image
+        except ValueError:
+            del hdu.header[number]
+            hdu.header.insert(number, (card.keyword, clean.get(card.keyword, "")))
+
+
+def _header_of(stored: bytes) -> fits.Header:
+    """Parse a header, what it may not hold as blanks or question marks."""
+    text = _UNPRINTABLE.sub(b" ", stored).decode("ascii", errors="replace")
+    return fits.Header.fromstring(text.replace("\ufffd", "?"))
 
 
 def _settle_cards(header: fits.Header) -> None:
@@ -215,14 +241,14 @@ def _without_blanks(rows: np.ndarray, hdu: Any) -> np.ndarray:
     return np.where(is_blank, np.nan, rows.astype(np.float64)) if is_blank.any() else rows
 
 
-def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
+def quantisation_step(hdu: Any) -> tuple[np.ndarray | None, bool]:
     """Return the steps that the values of a tile-compressed image of floats come in, and whether dithered.
 
     Returns
     -------
     step, is_dithered
-        The step, for each row where tiles are rows; None for what was not quantised. With
-        SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
+        The step by row, ``(H,)``, of all rows alike unless tiles are rows; None for what was not quantised.
+        With SUBTRACTIVE_DITHER_2 zeros stay zeros, so that counts as not dithered.
     """
     if not isinstance(hdu, fits.CompImageHDU) or hdu.header.get("BITPIX", 0) > 0:
         return None, False
@@ -238,9 +264,9 @@ def quantisation_step(hdu: Any) -> tuple[float | np.ndarray | None, bool]:
     used = steps[np.isfinite(steps) & (steps > 0)]
     if not used.size:
         return None, False
-    if steps.size == hdu.shape[-2]:
-        return np.where(np.isfinite(steps), steps, 0.0), method == "SUBTRACTIVE_DITHER_1"
-    return float(np.median(used)), method == "SUBTRACTIVE_DITHER_1"
+    height = hdu.shape[-2]
+    of_row = np.nan_to_num(steps).reshape(-1) if steps.size == height else np.full(height, np.median(used))
+    return of_row, method == "SUBTRACTIVE_DITHER_1"
 
 
 def peek_headers(path: str | Path) -> list[dict[str, Any]]:
@@ -331,9 +357,7 @@ def _one_header(stream: IO[bytes], start: bytes = b"", max_blocks: int = 400) ->
         if any(text[i : i + 80].rstrip() == b"END" for i in range(len(text) - 2880, len(text), 80)):
             with quiet():
                 try:
-                    header = fits.Header.fromstring(
-                        text.decode("ascii", errors="replace").replace("\ufffd", "?")
-                    )
+                    header = _header_of(text)
                     _settle_cards(header)
                     return {key: header[key] for key in header if key not in ("", "COMMENT", "HISTORY")}
                 except Exception as error:  # whatever astropy makes of damaged cards

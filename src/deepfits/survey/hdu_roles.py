@@ -52,6 +52,10 @@ OTHER = (
     "nobkg", "segmap", "segmentation", "det", "detection", "chimean", "exptime", "texp", "depthmap", "sky",
     "snr",
 )  # fmt: skip
+# Those of them that say how long a pixel was looked at.
+_EXPOSURES = {"EXP", "EXPTIME", "TEXP", "EXPMAP", "EXPOSURE", "NEXP", "NEXPO", "NIMG", "HITS", "RRHR"} | {
+    f"{start}{word}" for start in ("", "M") for word in ("COV", "COVERAGE")
+}
 # The same in names of HDUs alone: contexts, exposures, distortions, skies, parts of a variance.
 _OTHER = {
     *map(str.upper, OTHER),
@@ -87,6 +91,11 @@ def role_of(name: str) -> str | None:
         return "other"
     role = next((role for role, names in ROLES.items() if any(w in names for w in words)), None)
     return "ivar" if role == "variance" and {"INVERSE", "INV"} & set(words) else role
+
+
+def is_exposure_map(name: str) -> bool:
+    """Return whether a file or an HDU holds exposure times, or numbers of exposures, by its name."""
+    return bool(_EXPOSURES & set(words_of(name.upper())))
 
 
 def words_of(name: str) -> list[str]:

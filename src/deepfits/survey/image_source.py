@@ -26,6 +26,8 @@ _PATCH = re.compile(r"(?P<tract>\d{4,5})[-_](?P<x>\d{1,2})[,cx](?P<y>\d{1,2})")
 _HLSP = re.compile(r"^(hlsp_[a-z0-9-]+)_(?:hst|jwst)_[a-z0-9-]+(?=_)")
 # The empty place in the second wheel, in names of Webb's mosaics beside Hubble's.
 _CLEAR = re.compile(r"[-_. ]?clearp?(?=$|[-_. ])", re.IGNORECASE)
+# Drizzled with and without correction for the transfer of charge, which infrared detectors do not have.
+_DRIZZLED = re.compile(r"(?<=[-_.])dr[cz](?=$|[-_.])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,8 @@ def source_of(
             "run SWarp",
             head,
         )
-    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
+    plain = _DRIZZLED.sub("drz", _CLEAR.sub("", _HLSP.sub(r"\1", stem)))
+    plain = re.sub(r"IRAC[._](?=[1-4]\b)", "IRAC", plain)
     named, rest = band_of_name(plain)
     if match := EUCLID_MER.match(stem):
         named, rest = band_name(match["band"]), f"TILE{match['tile']}"

@@ -15,8 +15,10 @@ MESH = 64
 # Blocks that are enough to know the noise to a few parts in a thousand.
 MAX_BLOCKS = 80
 MAX_LEVEL_SIGMAS = 1.0
-MOST_BLOCKS = 1000
-"""In which noise and weights are compared."""
+MOST_BLOCKS, FEW_BLOCKS = 400, 4
+"""In which sky, noise and weights are compared; in a part of an image, at least so many."""
+UNEVEN = 2.0
+"""Noise of one part of an image over that of another which constant weights do not stand for."""
 # Too few to measure noise on.
 FEW_PIXELS = 64
 # Pixels apart whose differences say the noise: noise of resampled images is correlated over fewer.
@@ -191,17 +193,32 @@ def depth_of(sigma_njy: float, pixel_scale: float) -> float:
 
 
 def sky_doubts(plane: Any) -> list[str]:
-    """Describe what no calibrated image has: a sky that is not subtracted, weights that grow with the noise.
+    """Describe what no calibrated image has: a sky that is left in, weights that do not go as the noise.
 
     `plane` is a `deepfits.survey.planes.Plane`.
     """
-    out = []
+    out, blocks = [], _measured_blocks(plane)
+    parts = [blocks[blocks[:, 0] == part] for part in np.unique(blocks[:, 0])]
+    # The quarter with the least light of galaxies stands for a part.
+    quiet = np.array([np.percentile(part[:, 2:], 25, axis=0) for part in parts if len(part) >= FEW_BLOCKS])
+    difference = float(np.ptp(quiet[:, 0]) / np.median(quiet[:, 1])) if len(quiet) else 0.0
     if abs(plane.noise.level) > MAX_LEVEL_SIGMAS * plane.noise.sigma:
         out.append(
             f"the sky lies at {plane.noise.level / plane.noise.sigma:.1f} σ; subtract it first "
             "(`deepfits stack` does)"
         )
-    trend, power = weight_trend(plane)
+    elif difference > MAX_LEVEL_SIGMAS:
+        out.append(
+            f"the sky differs by {difference:.1f} σ of a pixel between parts of the image; subtract it first "
+            "(photutils.Background2D, SExtractor)"
+        )
+    ratio = float(quiet[:, 1].max() / quiet[:, 1].min()) if len(quiet) else 1.0
+    if plane.weight_kind == "measured" and ratio > UNEVEN:
+        out.append(
+            f"the noise differs by a factor {ratio:.1f} between parts of the image, and without weights all "
+            "of it counts alike; give weights (.weight.fits, .rms.fits)"
+        )
+    trend, power = weight_trend(blocks[:, 1], blocks[:, 3])
     if trend < -0.5:
         kind, end = ("errors", "rms") if power < -1.5 else ("variances", "var")
         out.append(f"the noise is largest where the weights are: are they {kind}? name the file .{end}.fits")
@@ -213,29 +230,45 @@ def sky_doubts(plane: Any) -> list[str]:
     return out
 
 
-def weight_trend(plane: Any) -> tuple[float, float]:
+def _measured_blocks(plane: Any) -> np.ndarray:
+    """Measure blocks of 32×32 pixels all over an image, at most `MOST_BLOCKS`.
+
+    Returns ``(N, 4)``: which of up to 4×4 parts of the image a block lies in, the median of its weights, its
+    level and its noise.
+    """
+    side, (height, width) = 32, plane.shape
+    down, across = (min(length // (2 * side), 4) for length in (height, width))
+    blocks: list[tuple[int, float, np.ndarray]] = []
+    for start, stop in sample_rows(height, 16, 599):
+        image, weight = plane.rows(start, stop)
+        for y in range(0, stop - start - side + 1, side):
+            for x in range(0, width - side + 1, side):
+                block, its = image[y : y + side, x : x + side], weight[y : y + side, x : x + side]
+                if (its > 0).mean() > 0.8:
+                    part = down * (start + y) // height * 4 + across * x // width
+                    blocks.append((part, float(np.median(its[its > 0])), block[its > 0]))
+    some = [blocks[place] for place in evenly_spaced(len(blocks), MOST_BLOCKS)]
+    measured = [(part, weight, *clipped_statistics(values)) for part, weight, values in some]
+    return np.array([values for values in measured if values[3] > 0]).reshape(-1, 4)
+
+
+def weight_trend(stated: np.ndarray, spread: np.ndarray) -> tuple[float, float]:
     """Compare the weights with the inverse of the measured variance, over blocks: how they go together.
 
-    Returns the rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and
-    the power of the weights that the inverse variance goes as. NaN where the weights do not vary.
+    Parameters
+    ----------
+    stated, spread
+        Weights and measured noise of blocks, ``(N,)``.
+
+    Returns
+    -------
+    trend, power
+        The rank correlation, +1 for weights that say where the noise is small, −1 for the opposite; and the
+        power of the weights that the inverse variance goes as. NaN where the weights do not vary.
     """
-    blocks: list[tuple[float, np.ndarray]] = []
-    for start, stop in sample_rows(plane.shape[0], 16, 599):
-        image, weight = plane.rows(start, stop)
-        for y in range(0, stop - start - 31, 32):
-            for x in range(0, plane.shape[1] - 31, 32):
-                block, its = image[y : y + 32, x : x + 32], weight[y : y + 32, x : x + 32]
-                if (its > 0).mean() > 0.8:
-                    blocks.append((float(np.median(its[its > 0])), block[its > 0]))
-    stated = np.array([weight for weight, _ in blocks])
     if len(stated) < 12 or np.percentile(stated, 90) < 1.3 * np.percentile(stated, 10):
         return math.nan, math.nan
-    some = evenly_spaced(len(stated), MOST_BLOCKS)
-    spread = np.array([clipped_statistics(blocks[place][1])[1] for place in some])
-    varies = spread > 0
-    stated, measured = stated[some][varies], spread[varies] ** -2
-    if len(stated) < 12:
-        return math.nan, math.nan
+    measured = spread**-2
     first, second = (np.argsort(np.argsort(values)) for values in (stated, measured))
     power = np.polyfit(np.log(stated), np.log(measured), 1)[0]
     return float(np.corrcoef(first, second)[0, 1]), float(power)

@@ -19,7 +19,8 @@ from astropy.wcs import WCS
 from deepfits.errors import InputError
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, pixel_area_of
-from deepfits.survey.fitsfile import quiet, read_rows, stem_of
+from deepfits.survey.fill import HALF_STEP
+from deepfits.survey.fitsfile import quantisation_step, quiet, read_rows, stem_of
 from deepfits.survey.hdu_roles import further_masks, meaning_of_mask, name_of
 from deepfits.survey.sdss import FrameNoise
 from deepfits.survey.weights import (
@@ -129,6 +130,10 @@ class CalibratedPixels:
         The celestial WCS, or None.
     remarks
         What was decided, in words; ``WARNING: `` before what is doubtful.
+    weight_factor
+        (nJy per count of the image)² over that of the weights.
+    least_weight
+        By row, ``(H,)``: stored weights up to this are zeros that the dithering of a compression has moved.
     """
 
     image: HduPixels
@@ -140,6 +145,7 @@ class CalibratedPixels:
     wcs_remarks: list[str]
     remarks: list[str]
     weight_factor: float = 1.0
+    least_weight: np.ndarray | None = None
 
     @property
     def mask(self) -> MaskRule | None:
@@ -168,6 +174,8 @@ class CalibratedPixels:
                 if isinstance(plane, FrameNoise)
                 else plane.rows(start, stop)
             )
+            if self.least_weight is not None:
+                stored = np.where(np.abs(stored) <= self.least_weight[start:stop, None], 0, stored)
             weight = inverse_variance(stored, role, scale * self.weight_factor / factor**2)
         flux = to_flux(counts, factor)
         if self.masks:
@@ -268,6 +276,10 @@ def calibrated(
         remarks=remarks,
     )
     out.weight_factor = _unit_of_weights(out, header, pixel_sr)
+    weights = extras.get(out.weight_role or "")
+    step, is_dithered = quantisation_step(weights.hdu) if isinstance(weights, HduPixels) else (None, False)
+    if step is not None and is_dithered:
+        out.least_weight = HALF_STEP * step
     return out
 
 

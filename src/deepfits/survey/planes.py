@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from deepfits.config import check
 from deepfits.errors import InputError, naming
 from deepfits.photometry import njy_per_count
 from deepfits.survey.astrometry import celestial_wcs, map_pixels, pixel_scale_of
-from deepfits.survey.companions import SHARED
+from deepfits.survey.companions import SHARED, exposure_maps_of
 from deepfits.survey.fill import (
     BLOCK,
+    HALF_STEP,
     HOLES,
     Fill,
     find_fill,
@@ -36,6 +37,7 @@ from deepfits.survey.fitsfile import image_hdus, opened, quantisation_step, quie
 from deepfits.survey.hdu_roles import (
     ROLES,
     extras_of,
+    is_exposure_map,
     meaning_of_mask,
     name_of,
     number_of,
@@ -47,11 +49,12 @@ from deepfits.survey.noise import FEW_PIXELS, Noise, depth_of, measure_noise, sa
 from deepfits.survey.pixels import HduPixels, calibrated, header_of
 from deepfits.survey.reading import FieldReadingOptions
 from deepfits.survey.sdss import frame_noise
-from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, credible_range
+from deepfits.survey.weights import BAD_MASK_PLANES, MOSTLY_MASKED, WEIGHT_ROLES, credible_range
 from deepfits.survey.zeropoint import HSC_COADD_ZERO_POINT, exposure_of, parse_per_band
 
-# Pixels between image and weights, by their WCS, that are no rounding.
-FAR_APART = 2.0
+# Pixels between image and weights, by their WCS, that are no rounding: in the middle, and so far from there,
+# where no distortion that only one of them has counts, but a turn does.
+FAR_APART, ASIDE = 2.0, 16.0
 # Weights whose largest values (this quantile) are EXPTIME to this share are seconds.
 FULL_DEPTH, SAME_EXPOSURE = 0.98, 0.03
 # A weight map whose implied noise is off by more than this factor is taken as relative, and scaled.
@@ -277,6 +280,14 @@ class Plane:
                 )
             extras[kind] = HduPixels(hdu=beside[number], path=path, file=beside)
             notes += self._apart(hdus, beside, beside[number], path, kind)
+        if not extras.keys() & {*WEIGHT_ROLES}:
+            names = {n: name_of(hdus[n]) for n in image_hdus(hdus)}
+            maps = [f"HDU {n} ({name})" for n, name in names.items() if is_exposure_map(name)]
+            notes += [
+                f"WARNING: {name} is not used, and there are no weights; if the noise goes as these "
+                f"exposures say, save them as {stem_of(self.path)}.weight.fits"
+                for name in (maps + exposure_maps_of(self.path))[:1]
+            ]
         return extras
 
     def _apart(
@@ -289,16 +300,17 @@ class Plane:
         )
         if ours is None or theirs is None:
             return []
-        x, y = (np.array([0.5 * (length - 1)]) for length in self._image.shape[:-3:-1])
-        off = math.hypot(
-            *(float(v[0]) - float(u[0]) for v, u in zip(map_pixels(ours, theirs, x, y), (x, y), strict=True))
-        )
-        if off < FAR_APART:
+        middle = 0.5 * (np.array(self._image.shape[:-3:-1]) - 1)
+        places = middle[:, None] + np.array([[0, ASIDE, 0], [0, 0, ASIDE]])  # x, y
+        off = np.hypot(*(np.array(map_pixels(ours, theirs, *places)) - places))
+        if off.max() < FAR_APART:
             return []
-        return [
-            f"WARNING: {path.name}: by its WCS this {kind} lies {off:.0f} pixels off the image; does it "
-            "belong to it?"
-        ]
+        lies = (
+            f"lies {off[0]:.0f} pixels off the image" if np.isfinite(off[0]) else "lies elsewhere on the sky"
+        )
+        if off[0] < FAR_APART:
+            lies = "is turned, mirrored or of another scale than the image"
+        return [f"WARNING: {path.name}: by its WCS this {kind} {lies}; does it belong to it?"]
 
     def _own_extras(self, hdus: fits.HDUList, notes: list[str]) -> dict[str, Any]:
         """Find weights and mask in the image's own file."""
@@ -407,14 +419,11 @@ class Plane:
         """Find values that stand for no data in an image without weights: 0, or one that repeats far off."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         step, is_dithered = quantisation_step(self._image)
-        starts = np.concatenate([np.arange(a, b) for a, b in rows])
-        steps = None if step is None else np.broadcast_to(step, self.shape[0])[starts]
-        self._fill = find_fill(counts, steps, is_dithered)
+        steps = None if step is None else _of_rows(step, rows)
+        self._fill = _on_all_rows(find_fill(counts, steps, is_dithered), step)
         if self._fill is None:
             self._fill = HOLES if zeros_are_rare(counts) else None
             return
-        if step is not None and self._fill.half_step is not None:
-            self._fill.half_step = np.broadcast_to(step, self.shape[0]) * 0.5001
         marked = np.concatenate([self._fill_rows(self._fill, a, b) for a, b in rows])
         share, common = float(marked.mean()), np.unique(counts[counts != 0], return_counts=True)[1]
         single = int(((counts == self._fill.value) & ~marked).sum())
@@ -432,7 +441,10 @@ class Plane:
         """Find values that stand for no data where the weights say that there is some."""
         counts = np.concatenate([self._pixels.image.rows(a, b) for a, b in rows])
         weight = np.concatenate([self.rows(a, b)[1] for a, b in rows])
-        self._fill, share = find_fill_beside_weights(counts, weight)
+        step, is_dithered = quantisation_step(self._image)
+        steps = None if step is None else _of_rows(step, rows)
+        fill, share = find_fill_beside_weights(counts, weight, steps, is_dithered)
+        self._fill = _on_all_rows(fill, step)
         if self._fill is not None:
             self._note_fill(self._fill, share, ", whatever their weights say")
         elif zeros_are_rare(counts):
@@ -499,6 +511,18 @@ class Plane:
 
 def _role(hdu: Any) -> str | None:
     return role_of(name_of(hdu))
+
+
+def _of_rows(step: np.ndarray, rows: list[tuple[int, int]]) -> np.ndarray:
+    """Return the steps of a quantisation in some rows."""
+    return np.concatenate([step[start:stop] for start, stop in rows])
+
+
+def _on_all_rows(fill: Fill | None, step: np.ndarray | None) -> Fill | None:
+    """Return a fill that was found on some rows as one of the whole image, with these steps."""
+    if fill is None or fill.half_step is None or step is None:
+        return fill
+    return replace(fill, half_step=step * HALF_STEP)
 
 
 def _shortened(numbers: list[int]) -> str:

@@ -38,6 +38,8 @@ MAX_GRID_PIXELS = 1 << 29
 MAX_EMPTINESS = 50
 # Sources for registration: at least so many, and at most so many, of each exposure.
 LEAST_SOURCES, MOST_SOURCES = 8, 400
+# Radius of the circles whose fluxes are compared.
+APERTURE_ARCSEC = 2.5
 # Pixels by which exposures may be off by their WCS.
 FARTHEST = 15.0
 
@@ -86,9 +88,13 @@ class PixelPositions:
 
 def bright_sources(plane: Plane, grid: Grid) -> PixelPositions:
     """Find the bright sources of an exposure, and where its WCS puts them on the grid."""
-    found = find_bright(*plane.read(), plane.noise.sigma)
+    image, weight = plane.read()
+    found = find_bright(image, weight, plane.noise.sigma)  # and the image is without its background then
+    # Isophotal fluxes of unlike depth or seeing differ by up to a half; these by some per cent.
+    radius = APERTURE_ARCSEC / plane.pixel_scale
+    flux = sep.sum_circle(image, found["x"], found["y"], radius, mask=weight <= 0)[0]
     x, y = _on_grid(plane, grid, found["x"], found["y"])
-    return PixelPositions(x=x, y=y, flux=found["flux"].astype(float))
+    return PixelPositions(x=x, y=y, flux=flux.astype(float))
 
 
 def find_bright(image: np.ndarray, weight: np.ndarray, sigma: float, **more: Any) -> np.ndarray:
@@ -120,7 +126,7 @@ class Registration:
     num_matched
         Sources that it rests on; 0 when there were too few.
     flux_ratio
-        Its fluxes over the reference's, as far as both are of one band; NaN otherwise.
+        Its fluxes in circles over the reference's, as far as both are of one band; NaN otherwise.
     """
 
     dx: float = 0.0

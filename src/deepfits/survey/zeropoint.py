@@ -40,7 +40,9 @@ _MAGNITUDES = re.compile(r"(?<![a-z])(?:AB|ST|vega)?[ _]?mag(?:nitude)?s?(?![a-z
 _PER_PIXEL = re.compile(
     r"\s*(?:(?:/|\bper\b)\s*pix(?:el)?s?|[ .*]pix(?:el)?s?\s*(?:\^|\*\*)?\s*\(?-1\)?)\s*$", re.IGNORECASE
 )
-_RATE = re.compile(r"(?:/\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*\(?-1\)?|\bcps)\s*$", re.IGNORECASE)
+_RATE = re.compile(
+    r"(?:(?:/|\bper\b)\s*s(?:ec|econd)?|\bs(?:ec)?(?:\^|\*\*)?\s*[({]?-1[)}]?|\bcps)(?![a-z])", re.IGNORECASE
+)
 _COUNTS = re.compile(r"^(?:electrons?|e-?|counts?|cts?|dn|adu|photons?|cps)\b", re.IGNORECASE)
 _VEGA = ("VISTA", "UKIRT", "2MASS", "WISE", "VIRCAM", "WFCAM")
 # Cards that say which magnitudes a zero point is of.
@@ -117,6 +119,12 @@ def zero_point_doubts(header: Mapping[str, Any], zero_point: float, words: str) 
             f"counts times that, give zero_point {zero_point - 2.5 * math.log10(abs(scale) or 1):.2f}"
         )
     seconds = exposure_of(header)
+    if not unit and words.startswith(("PHOTFLAM", "PHOTFNU")) and seconds not in (None, 1.0):
+        total = zero_point + 2.5 * math.log10(seconds)
+        doubts.append(
+            f"the header has no BUNIT: taken for counts a second, as {words} are; if the image holds counts "
+            f"of {seconds:g} s, give zero_point {total:.2f}"
+        )
     if (
         words in _PER_COUNT_OR_RATE
         and not (words == "PHOTZP" and "PRODCATG" in header)  # ESO's standard: of what a pixel holds
@@ -194,10 +202,14 @@ def _cards(header: Mapping[str, Any], unit: str) -> tuple[list[tuple[float, str]
     elif "PHOTFNU" in header and "PHOTFLAM" not in header:
         value, words = 8.9 - 2.5 * math.log10(_positive(header["PHOTFNU"], "PHOTFNU")), "PHOTFNU"
     if words:
-        if _COUNTS.match(unit) and not is_rate and "EXPTIME" in header:  # both are for counts a second
+        is_total = _COUNTS.match(unit) and not is_rate  # both are for counts a second
+        if is_total and "EXPTIME" in header:
             value += 2.5 * math.log10(_positive(header["EXPTIME"], "EXPTIME"))
             words += f", of counts in EXPTIME {header['EXPTIME']} s"
-        found.append((_plausible(value, words.split(" ", 1)[0]), words))
+        if is_total and "EXPTIME" not in header:
+            unusable.append(f"{words} are for {unit} a second, and the header has no EXPTIME")
+        else:
+            found.append((_plausible(value, words.split(" ", 1)[0]), words))
     if "FPA.ZP" in header and "EXPTIME" in header:  # Pan-STARRS: for counts a second
         exposure = _positive(header["EXPTIME"], "EXPTIME")
         value = _plausible(_as_float(header["FPA.ZP"]), "FPA.ZP") + 2.5 * math.log10(exposure)
