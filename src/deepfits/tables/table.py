@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,13 @@ def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
     """Return truth values of which some lack as text, the others as they are."""
     values = values.astype(bool)
     return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values
+
+
+def require_distinct(names: Sequence[str], where: str | Path) -> None:
+    """Refuse a table that has two columns of one name."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
 
 
 def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:

@@ -129,14 +129,16 @@ def write_astropy(
         _write_fits(table, path, info, describe)
     elif format == "votable":
         from astropy.io import votable
+        from astropy.units import UnitsWarning
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is made; the name stays
+            warnings.simplefilter("ignore", UnitsWarning)  # of Angstrom, which every reader knows
             file = votable.from_table(table)
-        if info is not None:
-            next(file.iter_tables()).description = json.dumps(info)
-        file.set_all_tables_format("binary2")
-        votable.writeto(file, str(path))
+            if info is not None:
+                next(file.iter_tables()).description = json.dumps(info)
+            file.set_all_tables_format("binary2")
+            votable.writeto(file, str(path))
     elif format == "csv":
         table.write(path, format="ascii.csv")
     else:
