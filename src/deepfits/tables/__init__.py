@@ -28,8 +28,8 @@ from deepfits.tables.sky import (
     with_legacy_identity,
     with_our_names,
 )
-from deepfits.tables.table import Columns, Table, from_astropy, require_column
-from deepfits.tables.writing import ENDINGS, format_of, write_table
+from deepfits.tables.table import Columns, Table, from_astropy, require_column, with_list
+from deepfits.tables.writing import ENDINGS, format_of, require_storable, write_table
 
 __all__ = [
     "ENDINGS",
@@ -56,9 +56,11 @@ __all__ = [
     "read",
     "read_table",
     "require_column",
+    "require_storable",
     "require_unique",
     "take_rows",
     "with_legacy_identity",
+    "with_list",
     "with_our_names",
     "write_table",
 ]

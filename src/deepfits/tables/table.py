@@ -17,7 +17,7 @@ EXACT = 2**53
 """Beyond this, float64 does not hold every whole number."""
 INFO = "deepfits"
 """Key of what our own tables say of themselves, as JSON."""
-_LIKELY_REDSHIFTS = (
+LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 
@@ -154,6 +154,24 @@ def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
     return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values
 
 
+def with_list(columns: Columns, name: str) -> Columns:
+    """Return the columns with ``NAME_0``, ``NAME_1`` and so on, which CSV has of a list, as one of lists.
+
+    Examples
+    --------
+    >>> columns = {"q_0": np.array([1.0, 2.0]), "q_1": np.array([3.0, 4.0])}
+    >>> with_list(columns, "q")["q"].tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
+    parts: list[str] = []
+    while (part := f"{name}_{len(parts)}") in columns and columns[part].dtype.kind in "fiu":
+        parts.append(part)
+    if name in columns or not parts:
+        return columns
+    left = {other: values for other, values in columns.items() if other not in parts}
+    return left | {name: np.stack([columns[part] for part in parts], axis=1)}
+
+
 def require_distinct(names: Sequence[str], where: str | Path) -> None:
     """Refuse a table that has two columns of one name."""
     if len(set(names)) < len(names):
@@ -166,7 +184,7 @@ def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Pa
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))
-        likely = [c for c in columns if c.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
+        likely = [c for c in columns if c.lower() in LIKELY_REDSHIFTS] if name == "z_spec" else []
         hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
         raise InputError(f"{where}: no column {name!r}; {hint}")
     return columns[name]
