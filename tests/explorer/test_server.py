@@ -434,6 +434,11 @@ def test_predictions_of_a_run_are_found_joined_and_shown(run, tmp_path):
     objects = load(whole, predictions=[tmp_path / "mine.parquet"])[0]
     assert objects.redshift(7)[0]["method"] == "mine.parquet"
     assert objects.column("mine.z_phot")[7] == 7.25
+    # CSV has a column for each quantile
+    write_table(tmp_path / "flat.csv", elsewhere)
+    told = load(whole, predictions=[tmp_path / "flat.csv"])[0].redshift(7)[0]
+    assert told["method"] == "flat.csv"
+    np.testing.assert_allclose(told["edges"], quantiles[7], rtol=1e-6)
 
 
 def test_nothing_alike_is_said(loaded):

@@ -432,6 +432,21 @@ def test_train_predict_evaluate_is_what_the_table_does(inputs, sky, tmp_path, me
     row = metrics_of(table)[0][f"{method}-{feature_set}-squared"]
     assert evaluated["rows"][0]["metrics"] == row["metrics"]
     assert evaluated["rows"][0]["pdf_metrics"]["crps"] == row["pdf_metrics"]["crps"]
+    # CSV has a column for each quantile
+    redshift_predict(model, features, tmp_path / "z.csv", store=store)
+    (flat,) = metrics_of(redshift_evaluate(tmp_path / "z.csv", labels, tmp_path / "flat"))[0].values()
+    assert flat["pdf_metrics"]["crps"]["value"] == pytest.approx(row["pdf_metrics"]["crps"]["value"])
+
+
+def test_identities_that_fits_does_not_hold_are_refused_before_the_work(inputs, sky, tmp_path, monkeypatch):
+    features, labels, _ = inputs
+    asked = {"loss": "absolute", "feature_set": "latents", "tuning_trials": 1}
+    model = redshift_train(features, labels, tmp_path / "model", **asked)
+    columns = read_table(features) | {"object_id": np.array([f"é{n}" for n in range(len(sky["z_spec"]))])}
+    write_table(tmp_path / "accents.parquet", columns)
+    monkeypatch.setattr("deepfits.stages.redshifts.predict.predict_table", None)
+    with pytest.raises(InputError, match=r"z\.fits: FITS holds text of ASCII alone, not 'é0' of column"):
+        redshift_predict(model, tmp_path / "accents.parquet", tmp_path / "z.fits")
 
 
 def test_estimates_of_another_program_are_judged_without_its_codes(inputs, sky, tmp_path):

@@ -88,6 +88,19 @@ def test_what_objects_are_counts_in_columns_written_in_capitals():
     assert (objects["z_spec_flag"] == 4).all()
 
 
+def test_redshifts_and_identities_under_other_names_are_said(caplog):
+    table = make_table()
+    given(table)
+    assert not caplog.text
+    table["redshift"], table["ID"] = table.pop("z_spec"), table.pop("object_id")
+    assert np.isnan(given(table).table["z_spec"]).all()
+    assert "redshifts are not known; is it 'redshift'?" in caplog.text
+    assert "columns=['object_id=ID']" in caplog.text
+    caplog.clear()
+    given(table, {"z_spec": "redshift", "object_id": "ID"})
+    assert not caplog.text
+
+
 def test_of_several_tables_in_a_file_the_one_with_the_magnitudes_is_meant(tmp_path):
     given = make_table(20)
     tables = [Table({"ra": [1.0, 2.0], "dec": [1.0, 2.0]}), Table(given)]

@@ -1349,10 +1349,80 @@ def test_places_that_the_file_says_are_of_b1950(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "names", [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec")]
+    "names",
+    [("X_WORLD", "Y_WORLD"), ("R.A.", "Dec."), ("Ra", "Decl"), ("meanRA", "meanDec"), ("RA_d", "DEC_d")],
 )
 def test_further_names_of_places(tmp_path, names):
     (tmp_path / "t.csv").write_text(f"id,{names[0]},{names[1]},z\n7,150.1,2.2,0.5\n9,150.2,2.3,0.7\n")
     catalogue = read_catalogue(tmp_path / "t.csv")
     assert catalogue["ra"].tolist() == [150.1, 150.2]
     assert catalogue["dec"].tolist() == [2.2, 2.3]
+
+
+@pytest.mark.parametrize("ending", ["fits", "parquet"])
+def test_two_columns_of_one_name_are_called_so(tmp_path, ending):
+    path = tmp_path / f"t.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_arrays([pa.array(Z)] * 3, names=["ra", "z_spec", "z_spec"]), path)
+    else:
+        fits.BinTableHDU.from_columns(
+            [fits.Column(name=name, format="D", array=Z) for name in ("ra", "z_spec", "z_of")]
+        ).writeto(path)
+        path.write_bytes(path.read_bytes().replace(b"'z_of    '", b"'z_spec  '"))
+    with pytest.raises(InputError, match="two columns are named 'z_spec'; rename"):
+        tables.read(path)
+
+
+def test_labels_without_rows_are_called_so(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,ra,dec,z_spec\n")
+    with pytest.raises(InputError, match="has no rows"):
+        read_labels(path)
+
+
+def test_lists_of_one_value_in_parquet_are_values(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"id": np.arange(NUM), "z_spec": pa.array([[z] for z in Z])}), path)
+    np.testing.assert_array_equal(read_labels(path).value, Z)
+
+
+def test_a_votable_of_wavelengths_is_written_without_a_word(tmp_path):
+    from deepfits.fitting.columns import describe
+
+    columns = {"filter_wavelength_g": np.array([4800.0])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = tables.write_table(tmp_path / "t.vot", columns, describe=describe)
+    assert tables.read(path).units == {"filter_wavelength_g": "Angstrom"}
+
+
+@pytest.mark.parametrize(
+    ("head", "per_degree"),
+    [
+        ("# id, ra, dec, z_spec\n", 1),  # as numpy.savetxt writes a header
+        ("id, ra, dec, z_spec\n", 1),
+        ("id ra dec z_spec\n# these are the brightest\n", 1),
+        ("id ra dec z_spec\n# selected in 2020\n# again\n", 1),
+        ("# id ra dec z_spec\n# - hours deg -\n", 1 / 15),
+        ("# id ra dec z_spec\n# [] [hourangle] [deg] []\n", 1 / 15),
+        ("id ra dec z_spec\n# none h deg none\n", 1 / 15),
+    ],
+)
+def test_commas_and_units_in_the_head_of_a_table_apart_by_blanks(tmp_path, head, per_degree):
+    path = tmp_path / "t.txt"
+    rows = zip(range(NUM), (RA * per_degree).tolist(), DEC.tolist(), Z.tolist(), strict=True)
+    path.write_text(head + "".join(f"{i} {r!r} {d!r} {z!r}\n" for i, r, d, z in rows))
+    labels = read_labels(path)
+    np.testing.assert_array_equal(labels.value, Z)
+    np.testing.assert_allclose(labels.columns["ra"], RA, atol=1e-9)
+    np.testing.assert_array_equal(labels.columns["object_id"], np.arange(NUM))
+
+
+@pytest.mark.parametrize("unit", ["none", "-", "unitless"])
+def test_units_that_say_that_there_is_none(tmp_path, unit):
+    path = tmp_path / "t.fits"
+    columns = {"ra": RA, "dec": DEC, "z_spec": Z}
+    fits.BinTableHDU.from_columns(
+        [fits.Column(name=name, format="D", array=v, unit=unit) for name, v in columns.items()]
+    ).writeto(path)
+    np.testing.assert_allclose(read_labels(path).columns["ra"], RA, atol=1e-9)

@@ -22,7 +22,7 @@ from deepfits.redshifts.pdf import LEVELS
 from deepfits.redshifts.predict import load_predictor, predict_table
 from deepfits.results import read_record
 from deepfits.survey.store import Cutouts, StoreInfo, create_store, shard_name, write_shard
-from deepfits.tables import match_identities, read_table, take_rows
+from deepfits.tables import match_identities, read_table, take_rows, with_list
 from deepfits.tables.values import is_redshift_name
 
 
@@ -90,7 +90,7 @@ class Distributions:
     @classmethod
     def of_predictions(cls, path: Path, find_model: Callable[[], Path | None]) -> Distributions | None:
         """Take them from a table that `redshift predict` wrote; None where it holds none."""
-        own = read_table(path)
+        own = with_list(read_table(path), "quantiles")
         has_all = {"object_id", "quantiles", "z_phot"} <= own.keys()
         if not has_all or own["quantiles"].shape[1:] != LEVELS.shape:
             return None

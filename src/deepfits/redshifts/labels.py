@@ -110,6 +110,8 @@ def read_labels(
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = _with_ours(table)
+    if not len(next(iter(columns.values()), ())):
+        raise InputError(f"{path}: the table of labels has no rows")
     number, names = _target(columns, column, path, unit=table.units.get(column, ""), classes=classes)
     is_redshift = is_redshift_name(column) and not classes
     is_selected = matches_conditions(columns, select, path)

@@ -35,7 +35,8 @@ from deepfits.sky.population import (
 )
 from deepfits.sky.spectra import REDDENINGS, colour_grid
 from deepfits.sky.surveys import SkySurvey
-from deepfits.tables import identities, require_unique
+from deepfits.tables import identities, identity_name, require_unique
+from deepfits.tables.table import LIKELY_REDSHIFTS
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
@@ -95,7 +96,19 @@ def resolve_columns(
         if columns[ours] not in names:
             close = nearest(ours, names)
             raise InputError(f"{where}: no column {ours!r} ({close}); map one with columns=['{ours}=...']")
-    return {ours: theirs for ours, theirs in columns.items() if theirs in names}
+    columns = {ours: theirs for ours, theirs in columns.items() if theirs in names}
+    left = [name for name in names if name not in columns.values()]
+    redshift = next((name for name in left if name.lower() in LIKELY_REDSHIFTS), None)
+    for ours, likely, otherwise in (
+        ("z_spec", redshift, "redshifts are not known"),
+        ("object_id", identity_name(left), "rows are numbered"),
+    ):
+        if ours not in columns and likely is not None:
+            log.warning(
+                "WARNING: %s: no column %s: %s; is it %r? say so with columns=['%s=%s']",
+                *(where, ours, otherwise, likely, ours, likely),
+            )
+    return columns
 
 
 def from_table(

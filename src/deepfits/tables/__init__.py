@@ -26,5 +26,5 @@ from deepfits.tables.sky import (
     with_legacy_identity,
     with_our_names,
 )
-from deepfits.tables.table import Columns, Table, require_column
-from deepfits.tables.writing import format_of, write_table
+from deepfits.tables.table import Columns, Table, require_column, with_list
+from deepfits.tables.writing import format_of, require_storable, write_table

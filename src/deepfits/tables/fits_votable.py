@@ -14,7 +14,7 @@ import numpy as np
 from deepfits.errors import InputError
 from deepfits.tables.candidates import Candidate, choose_table
 from deepfits.tables.sky import from_fk4
-from deepfits.tables.table import INFO, Table, as_info, from_astropy
+from deepfits.tables.table import INFO, Table, as_info, from_astropy, require_distinct
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def read_fits(path: Path, selection: str | None, wanted: Sequence[str]) -> Table
             places[key] = number
             candidates.append(Candidate(key, names, rows))
         hdu = hdus[places[choose_table(candidates, path, selection, wanted).key]]
+        require_distinct(list(hdu.columns.names), path)
         gaps = _gaps_as_stored(hdu)
         content = AstropyTable.read(hdu, format="fits", unit_parse_strict="silent", mask_invalid=False)
         for name, is_gap in gaps.items():

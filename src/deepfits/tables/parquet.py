@@ -13,7 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deepfits.errors import InputError
-from deepfits.tables.table import INFO, Columns, Table, as_info, plain_array, truth_with_gaps, whole_with_gaps
+from deepfits.tables.table import (
+    INFO,
+    Columns,
+    Table,
+    as_info,
+    plain_array,
+    require_distinct,
+    truth_with_gaps,
+    whole_with_gaps,
+)
 from deepfits.tables.text import as_numbers
 
 MOST_OF_SMALL_FILES = 4 << 30
@@ -51,7 +60,7 @@ def read_parquet(files: list[Path], where: Path, columns: Sequence[str] | None) 
         declared, size = part.metadata.num_rows * part.metadata.num_columns * 8, file.stat().st_size
         if declared > max(1000 * size, MOST_OF_SMALL_FILES):
             raise InputError(f"{file}: declares {part.metadata.num_rows} rows in a file of {size} bytes")
-        parts.append(_flat(part.read(columns=list(columns) if columns else None)))
+        parts.append(_flat(part.read(columns=list(columns) if columns else None), file))
         if set(parts[-1].column_names) != set(parts[0].column_names):
             raise InputError(f"{file}: other columns than {files[0].name}; the files are not of one run")
     same = [p.select(parts[0].column_names) for p in parts]
@@ -67,7 +76,7 @@ def read_feather(path: Path, columns: Sequence[str] | None) -> Table:
 
 def of_arrow(table: Any, where: Path) -> Table:
     """Take the columns of an Arrow table, with what it says of units and of itself."""
-    table = _flat(table)
+    table = _flat(table, where)
     stated = table.schema.metadata or {}
     out: Columns = _named_range(stated, table.num_rows)
     units = _astropy_units(stated.get(b"table_meta_yaml", b""))
@@ -108,10 +117,11 @@ def _named_range(stated: Mapping[bytes, bytes], number: int) -> Columns:
     return {}
 
 
-def _flat(table: Any) -> Any:
+def _flat(table: Any, where: Path) -> Any:
     """Turn categories into their values, all kinds of text into one, and structures into ``NAME.FIELD``."""
     while any(pa.types.is_struct(kind) for kind in table.schema.types):
         table = table.flatten()
+    require_distinct(table.column_names, where)
     for index, entry in enumerate(table.schema):
         kind = entry.type.value_type if pa.types.is_dictionary(entry.type) else entry.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind) or str(kind) == "string_view":
@@ -142,7 +152,8 @@ def from_arrow(column: Any) -> np.ndarray | None:
     if types.is_dictionary(kind):
         return from_arrow(column.cast(kind.value_type))
     if types.is_fixed_size_list(kind) or types.is_list(kind) or types.is_large_list(kind):
-        return _lists(column)
+        lists = _lists(column)
+        return None if lists is None else plain_array(lists)
     gap = np.asarray(pc.is_null(column).to_numpy(zero_copy_only=False), dtype=bool)
     if types.is_timestamp(kind) or types.is_date(kind) or types.is_time(kind):
         column = column.cast(pa.string())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from deepfits.tables.fits_votable import read_fits, read_votable
 from deepfits.tables.hdf5_tables import read_hdf5
 from deepfits.tables.parquet import of_arrow, parquet_files, read_feather, read_parquet
 from deepfits.tables.table import Columns, Table, from_astropy, plain_array
-from deepfits.tables.text import decode, unpack
+from deepfits.tables.text import GAPS, decode, unpack
 from deepfits.tables.text_formats import read_if_of_objects, read_text_table
 
 TEXT_ENDINGS = (
     "csv", "tsv", "txt", "dat", "cat", "ecsv", "tab", "tbl", "asc", "ascii", "lis", "list", "mrt", "reg",
     "out", "zout", "bpz", "tex",
 )  # fmt: skip
+_NO_UNITS = (*GAPS, "unitless", "dimensionless")
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 
 
@@ -59,17 +61,21 @@ def read(
     with naming(path, f"cannot read this {what}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the readers' remarks on units and deviations from standards
         if path.is_dir():
-            return _without_marked(read_parquet(parquet_files(path), path, columns))
-        return _without_marked(_read_file(path, selection, columns, wanted))
+            return _with_gaps(read_parquet(parquet_files(path), path, columns))
+        return _with_gaps(_read_file(path, selection, columns, wanted))
 
 
-def _without_marked(table: Table) -> Table:
-    """Make gaps of what other columns mark so: HSC's ``NAME_isnull``, astropy's ``NAME.mask`` in HDF5."""
+def _with_gaps(table: Table) -> Table:
+    """Make gaps of what other columns mark so, HSC's ``NAME_isnull``, astropy's ``NAME.mask`` in HDF5.
+
+    Units that say that there is none (``-``, ``None``, ``unitless``) are left out.
+    """
     for name, values in table.columns.items():
         for is_gap in (table.columns.get(f"{name}{end}") for end in ("_isnull", ".mask")):
             if is_gap is not None and is_gap.dtype.kind == "b" and values.shape == is_gap.shape:
                 table.columns[name] = plain_array(np.ma.array(table.columns[name], mask=is_gap))
-    return table
+    units = {name: unit for name, unit in table.units.items() if unit.strip().lower() not in _NO_UNITS}
+    return replace(table, units=units)
 
 
 def exists(path: str | Path) -> bool:

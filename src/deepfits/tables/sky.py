@@ -33,6 +33,7 @@ POSITIONS = (
     ("ra", "decl"), ("r.a.", "dec."), ("r.a.", "decl."), ("meanra", "meandec"), ("x_world", "y_world"),
     ("xwin_world", "ywin_world"),
     ("_ra.icrs", "_de.icrs"), ("matchra", "matchdec"), ("sup_ra", "sup_dec"), ("s_ra", "s_dec"),
+    ("ra_d", "dec_d"),
 )  # fmt: skip
 OLD_POSITIONS = (
     ("alpha_b1950", "delta_b1950"), ("rab1950", "deb1950"), ("_rab1950", "_deb1950"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ EXACT = 2**53
 """Beyond this, float64 does not hold every whole number."""
 INFO = "deepfits"
 """Key of what our own tables say of themselves, as JSON."""
-_LIKELY_REDSHIFTS = (
+LIKELY_REDSHIFTS = (
     "z_spec", "zspec", "z", "specz", "spec_z", "redshift", "z_best", "zbest", "z_specz", "zs", "z_true",
 )  # fmt: skip
 
@@ -154,12 +154,37 @@ def truth_with_gaps(values: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
     return np.where(is_gap, "", np.where(values, "true", "false")) if is_gap.any() else values
 
 
+def with_list(columns: Columns, name: str) -> Columns:
+    """Return the columns with ``NAME_0``, ``NAME_1`` and so on, which CSV has of a list, as one of lists.
+
+    Examples
+    --------
+    >>> columns = {"q_0": np.array([1.0, 2.0]), "q_1": np.array([3.0, 4.0])}
+    >>> with_list(columns, "q")["q"].tolist()
+    [[1.0, 3.0], [2.0, 4.0]]
+    """
+    parts: list[str] = []
+    while (part := f"{name}_{len(parts)}") in columns and columns[part].dtype.kind in "fiu":
+        parts.append(part)
+    if name in columns or not parts:
+        return columns
+    left = {other: values for other, values in columns.items() if other not in parts}
+    return left | {name: np.stack([columns[part] for part in parts], axis=1)}
+
+
+def require_distinct(names: Sequence[str], where: str | Path) -> None:
+    """Refuse a table that has two columns of one name."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
+
+
 def require_column(columns: Mapping[str, np.ndarray], name: str, where: str | Path) -> np.ndarray:
     """Return a column, or say which one was most likely meant."""
     if name not in columns:
         if (missing := getattr(columns, "missing", None)) is not None:  # a joined table knows more
             raise InputError(missing(name))
-        likely = [c for c in columns if c.lower() in _LIKELY_REDSHIFTS] if name == "z_spec" else []
+        likely = [c for c in columns if c.lower() in LIKELY_REDSHIFTS] if name == "z_spec" else []
         hint = f"is it {likely[0]!r}? name it (label_column)" if likely else nearest(name, columns)
         raise InputError(f"{where}: no column {name!r}; {hint}")
     return columns[name]

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from deepfits.errors import InputError
-from deepfits.tables.table import Columns, truth_with_gaps, whole_with_gaps
+from deepfits.tables.table import Columns, require_distinct, truth_with_gaps, whole_with_gaps
 
 GAPS = (
     "", "null", "n/a", "na", "none", "--", "-", "---", "...", "masked", "\\n", "indef", "<na>",
@@ -137,9 +137,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
         head.pop()
     layout = _layout(head, where)
     names, delimiter = layout.names, layout.delimiter
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{where}: two columns are named {twice!r}; rename one of them")
+    require_distinct(names, where)
     body = text[sum(len(line) + 1 for line in head[: layout.first_row]) :]
     if delimiter is not None:
         first = [_split(line, delimiter) for line in head[layout.first_row :][:50] if line.strip()]
@@ -198,14 +196,14 @@ def _layout(head: list[str], where: str | Path) -> _Layout:
             names, place = first, place + 1
             place += _below_header(head[place:], names, delimiter, units)
         else:
-            names = _names_in_comments(comments, delimiter, len(first))
+            names = _names_in_comments(comments, delimiter, len(first), units)
     if names is None:
         raise InputError(
             f"{where}: no header: the first line holds {', '.join(first[:4])}; put a line of names before "
             "it, such as: id ra dec z_spec"
         )
-    if delimiter is None:
-        names = _with_parts(names, len(lines[-1].split()))
+    if delimiter is None:  # above entries apart by blanks, names may have commas as well
+        names = _with_parts([name.rstrip(",") for name in names], len(lines[-1].split()))
     names = [name or f"column_{number}" for number, name in enumerate(names, 1)]
     return _Layout(names, delimiter, place, units)
 
@@ -253,6 +251,11 @@ def _below_header(
         pairs = zip(names, entries, strict=False)
         units.update({name: unit for name, unit in pairs if unit and not _TYPE.match(unit)})
 
+    if lines and _NO_ROW.match(lines[0]):
+        entries = _split(_bare_comment(lines[0]), delimiter)
+        if len(entries) == len(names) and _are_units(entries):
+            keep_units([_without_brackets(entry) for entry in entries])
+        return 0
     for number, line in enumerate(lines[:3]):
         if "-" in line and not line.strip("-=+|,; \t\r"):
             if number == 1:
@@ -366,14 +369,49 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
     return any(not n and a.lower() not in GAPS and bool(_PLACE.match(b)) for a, n, b in pairs)
 
 
-def _names_in_comments(comments: Sequence[str], delimiter: str | None, number: int) -> list[str] | None:
-    """Return the names in the last comment that has as many as there are entries."""
+def _names_in_comments(
+    comments: Sequence[str], delimiter: str | None, number: int, units: dict[str, str]
+) -> list[str] | None:
+    """Return the names in the last comment that has as many as there are entries; units may stand below."""
+    below: list[str] = []
     for line in reversed(comments):
-        bare = line.lstrip("#%!/ \t")
+        bare = _bare_comment(line)
         for names in (_split(bare, delimiter), bare.split(), [n.strip() for n in bare.split(",")]):
             if len(names) == number and not any(_PLACE.match(name) for name in names):
+                if not below and _are_units(names):
+                    below = names
+                    break
+                units.update(zip(names, map(_without_brackets, below), strict=False))
                 return names
-    return None
+    return below or None
+
+
+def _bare_comment(line: str) -> str:
+    return line.strip().lstrip("#%!/ \t")
+
+
+def _without_brackets(unit: str) -> str:
+    return unit.strip("[]() ")
+
+
+def _are_units(entries: Sequence[str]) -> bool:
+    """Return whether all entries are units, or say that there is none.
+
+    Examples
+    --------
+    >>> _are_units(["-", "[hours]", "deg", "mag"]), _are_units(["id", "ra", "dec", "mag"])
+    (True, False)
+    """
+    from astropy import units
+
+    def is_unit(entry: str) -> bool:
+        try:
+            units.Unit(entry.removesuffix("s"))
+        except (ValueError, TypeError):
+            return entry.lower() in GAPS
+        return True
+
+    return all(is_unit(_without_brackets(entry)) for entry in entries)
 
 
 def _by_delimiter(text: str, names: list[str], delimiter: str, where: str | Path) -> list[pa.Array]:

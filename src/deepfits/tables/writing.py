@@ -65,11 +65,12 @@ def write_table(
     Raises
     ------
     InputError
-        The ending says no format.
+        The ending says no format, or one that does not hold these columns (`require_storable`).
     """
     path = Path(path)
     format = format_of(path)
     arrays = {name: np.asarray(values) for name, values in columns.items()}
+    require_storable(path, arrays)
     with writing(path) as temporary:
         if format == "parquet":
             pq.write_table(
@@ -78,6 +79,31 @@ def write_table(
         else:
             write_astropy(temporary, arrays, format, info=info, describe=describe)
     return path
+
+
+def require_storable(path: str | Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Refuse names and text beyond ASCII, where the ending of a name says FITS, which holds none.
+
+    Raises
+    ------
+    InputError
+        It names the first of them, and formats that hold all.
+    """
+    name = Path(path).name
+    if format_of(name) != "fits":
+        return
+    if strange := [column for column in columns if not (column.isascii() and column.isprintable())]:
+        raise InputError(
+            f"{name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it "
+            "out (columns=...), or choose .parquet or .ecsv"
+        )
+    for column, values in columns.items():
+        text = values.ravel().tolist() if values.dtype.kind == "U" else []
+        if (entry := next((entry for entry in text if not entry.isascii()), None)) is not None:
+            raise InputError(
+                f"{name}: FITS holds text of ASCII alone, not {entry[:20]!r} of column {column!r}; choose "
+                ".parquet or .ecsv"
+            )
 
 
 def to_arrow_table(
@@ -129,14 +155,16 @@ def write_astropy(
         _write_fits(table, path, info, describe)
     elif format == "votable":
         from astropy.io import votable
+        from astropy.units import UnitsWarning
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", votable.exceptions.W03)  # an ID is made; the name stays
+            warnings.simplefilter("ignore", UnitsWarning)  # of Angstrom, which every reader knows
             file = votable.from_table(table)
-        if info is not None:
-            next(file.iter_tables()).description = json.dumps(info)
-        file.set_all_tables_format("binary2")
-        votable.writeto(file, str(path))
+            if info is not None:
+                next(file.iter_tables()).description = json.dumps(info)
+            file.set_all_tables_format("binary2")
+            votable.writeto(file, str(path))
     elif format == "csv":
         table.write(path, format="ascii.csv")
     else:
@@ -178,18 +206,7 @@ def _write_fits(
 ) -> None:
     from astropy.io import fits
 
-    if strange := [name for name in table.colnames if not (name.isascii() and name.isprintable())]:
-        raise InputError(
-            f"{path.name}: FITS holds names of ASCII alone, not column {strange[0]!r}; rename it, leave it "
-            "out (columns=...), or choose .parquet or .ecsv"
-        )
-    try:
-        hdu = fits.table_to_hdu(table)
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{path.name}: FITS holds text of ASCII alone, not {str(error.object)[:20]!r}; choose .parquet "
-            "or .ecsv"
-        ) from None
+    hdu = fits.table_to_hdu(table)
     for number, name in enumerate(table.colnames, start=1):
         about = describe(name) if describe is not None else None
         if about is not None and about.ucd:

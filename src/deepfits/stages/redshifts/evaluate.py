@@ -21,7 +21,7 @@ from deepfits.splits import is_held_out
 from deepfits.stages.redshifts.load import is_of_classes
 from deepfits.stages.redshifts.parameters import Matching
 from deepfits.stages.stage import INPUT, claim, stage
-from deepfits.tables import Columns, identities, read, require_column
+from deepfits.tables import Columns, identities, read, require_column, with_list
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def redshift_evaluate(config: EvaluateConfig) -> Path:
     known = read_labels(config.labels, column=target, select=config.select, classes=classes)
     identity = identities(require_column(columns, "object_id", config.predictions), str(config.predictions))
     if not classes:
+        columns = with_list(columns, "quantiles")
         columns = columns | {ESTIMATE: read_estimates(columns, estimate, config.predictions)}
         shape = columns.get("quantiles", LEVELS[None]).shape[1:]
         if shape != LEVELS.shape:

@@ -25,7 +25,7 @@ from deepfits.stages.fit_work import absolute
 from deepfits.stages.parameters import OnCluster
 from deepfits.stages.redshifts.parameters import FromFits
 from deepfits.stages.stage import INPUT, claim, part_of, stage
-from deepfits.tables import format_of, write_table
+from deepfits.tables import format_of, require_storable, write_table
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +100,7 @@ def redshift_predict(config: PredictConfig) -> Path:
     predictor, columns = load_predictor(config.model), read_features(config.features)
     if not is_usable(columns).any():
         raise InputError(f"{config.features}: no object has a finite latent")
+    require_storable(out, {"object_id": columns["object_id"]})  # before the work, too
     with claim(config, name="redshift predict", is_file=True, renew=True) as results:
         if not results.is_finished:
             table = part_of(config, predict_table, predictor=predictor, columns=columns)
