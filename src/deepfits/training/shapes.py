@@ -39,10 +39,7 @@ def measure_shapes(
     except ImportError:
         raise InputError("measuring shapes needs sep: pip install 'deepfits[survey]'") from None
     rows = [_measure_one(sep, *pair) for pair in zip(image, weight, strict=True)]
-    flux, (radius, ellipticity, concentration) = (
-        np.array([row[0] for row in rows]).T,
-        np.array([row[1] for row in rows]).T,
-    )
+    flux, (radius, ellipticity, concentration) = (np.array(part).T for part in zip(*rows, strict=True))
     magnitude = ab_magnitude(flux)
     out = {f"mag_{band}": magnitude[number] for number, band in enumerate(bands)}
     for first in range(len(bands) - 1):
