@@ -148,6 +148,17 @@ def test_a_damaged_checkpoint_is_named(store, tmp_path):
         train(store, out, recipe="tiny", steps=5, options=OPTIONS)
 
 
+def test_checkpoints_of_another_model_are_refused(store, tmp_path):
+    for name, options in {"m": OPTIONS, "larger": OPTIONS | {"latent_size": 8}}.items():
+        stop = StopAt(2, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            train(store, tmp_path / name, recipe="tiny", steps=5, options=options, progress=stop)
+    shutil.rmtree(tmp_path / "m/checkpoints")
+    shutil.move(tmp_path / "larger/checkpoints", tmp_path / "m/checkpoints")
+    with pytest.raises(InputError, match="checkpoints of another model; remove them"):
+        train(store, tmp_path / "m", recipe="tiny", steps=5, options=OPTIONS)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(store, tmp_path, monkeypatch):
     out = tmp_path / "m"
     options = OPTIONS | {"checkpoint_seconds": 0.0}

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deepfits.errors import InputError, naming
@@ -89,4 +88,4 @@ def is_same_training(state: dict[str, Tensor], trainer_state: dict[str, Tensor])
     return all(
         name in state and state[name].shape == tensor.shape and state[name].dtype == tensor.dtype
         for name, tensor in trainer_state.items()
-    ) and all(isinstance(tensor, torch.Tensor) for tensor in state.values())
+    )

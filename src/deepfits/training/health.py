@@ -39,9 +39,7 @@ def radial_features(x: Tensor) -> Tensor:
     row = torch.arange(height, device=x.device) - (height - 1) / 2
     column = torch.arange(width, device=x.device) - (width - 1) / 2
     radius = torch.hypot(row[:, None], column[None, :])
-    ring = (
-        (radius / (min(height, width) / 2) * NUM_RINGS).long().clamp(max=NUM_RINGS)
-    )  # the corners: left out
+    ring = (radius / (min(height, width) / 2) * NUM_RINGS).long()
     is_in = torch.stack([(ring == n).to(x.dtype) for n in range(NUM_RINGS)])  # (rings, H, W)
     is_in = is_in / is_in.sum(dim=(1, 2), keepdim=True)
     return torch.einsum("nbhw,rhw->nbr", x, is_in).flatten(1)

@@ -39,10 +39,7 @@ def measure_shapes(
     except ImportError:
         raise InputError("measuring shapes needs sep: pip install 'deepfits[survey]'") from None
     rows = [_measure_one(sep, *pair) for pair in zip(image, weight, strict=True)]
-    flux, (radius, ellipticity, concentration) = (
-        np.array([row[0] for row in rows]).T,
-        np.array([row[1] for row in rows]).T,
-    )
+    flux, (radius, ellipticity, concentration) = (np.array(part).T for part in zip(*rows, strict=True))
     magnitude = ab_magnitude(flux)
     out = {f"mag_{band}": magnitude[number] for number, band in enumerate(bands)}
     for first in range(len(bands) - 1):
@@ -84,12 +81,10 @@ def two_sample_distance(a: np.ndarray, b: np.ndarray) -> float:
     >>> two_sample_distance(np.array([1.0, 2.0]), np.array([1.5, 2.5]))
     0.5
     """
-    a, b = (np.sort(sample[np.isfinite(sample)]) for sample in (a, b))
-    if not len(a) or not len(b):
-        return 1.0
-    values = np.concatenate([a, b])
-    difference = np.searchsorted(a, values, "right") / len(a) - np.searchsorted(b, values, "right") / len(b)
-    return float(np.abs(difference).max())
+    from scipy.stats import ks_2samp
+
+    a, b = (sample[np.isfinite(sample)] for sample in (a, b))
+    return float(ks_2samp(a, b, method="asymp").statistic) if len(a) and len(b) else 1.0
 
 
 def compare_shapes(real: dict[str, np.ndarray], generated: dict[str, np.ndarray]) -> dict[str, float]:
