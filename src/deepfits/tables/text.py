@@ -226,16 +226,21 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 def _num_titles(lines: Sequence[str]) -> int:
     """Return how many lines stand above the names, such as a title: of as many entries as no line below.
 
+    Spreadsheets fill it up with empty ones.
+
     Examples
     --------
     >>> _num_titles(["Table 1. Redshifts", "id ra dec z", "1 150.1 2.1 0.3"]), _num_titles(["id z", "1 0.3"])
     (1, 0)
+    >>> _num_titles(["Redshifts,,", ",,", "id,ra,z", "1,150.1,0.3"])
+    2
     """
     for number in range(min(MOST_TITLES, len(lines) - 2) + 1):
         rows = [line for line in lines[number:] if line.strip("-=+|,; \t\r")]
         delimiter = _delimiter(rows)
         entries = [_split(line, delimiter) for line in rows]
-        is_even = len({len(row) for row in entries}) == 1 < len(entries[0]) and len(rows) > 1
+        is_even = len({len(row) for row in entries}) == 1 and len(rows) > 1 and lines[number] == rows[0]
+        is_even = is_even and sum(map(bool, entries[0])) > 1
         if is_even and not any(map(_PLACE.match, entries[0])) and _is_header(*entries[:2]):
             has_numbers = any(_PLACE.match(entry) for row in entries[1:4] for entry in row)
             return number if has_numbers else 0
@@ -349,7 +354,7 @@ def _outside_quotes(line: str) -> str:
 
 def _split(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
-        return shlex.split(line, posix=True) if '"' in line else line.split()
+        return shlex.split(line, posix=True) if line.count('"') % 2 == 0 < line.count('"') else line.split()
     import csv
 
     return [
