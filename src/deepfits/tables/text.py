@@ -135,6 +135,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()
+    head = _whole_lines(head)
     layout = _layout(head, where)
     names, delimiter = layout.names, layout.delimiter
     require_distinct(names, where)
@@ -346,6 +347,23 @@ def _delimiter(lines: Sequence[str]) -> str | None:
             return delimiter
     # Lines that differ: whatever the header has, so that the error can name the line.
     return next((d for d in "\t;," if d in lines[0] and any(d in line for line in lines[1:])), None)
+
+
+def _whole_lines(lines: Sequence[str]) -> list[str]:
+    r"""Join lines of which a quoted entry goes on in the next one; a quote within an entry is none.
+
+    Examples
+    --------
+    >>> _whole_lines(['1;"two', 'lines";2', '3;a 3" lens;4'])
+    ['1;"two\nlines";2', '3;a 3" lens;4']
+    """
+    out: list[str] = []
+    goes_on = False
+    for line in lines:
+        out.append(f"{out.pop()}\n{line}" if goes_on else line)
+        left = re.sub(r'(^|[\t;|,])\s*"(?:[^"]|"")*"', r"\1", out[-1]) if '"' in out[-1] else ""
+        goes_on = re.search(r'(?:^|[\t;|,])\s*"', left) is not None
+    return out
 
 
 def _outside_quotes(line: str) -> str:
