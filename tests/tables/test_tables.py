@@ -1426,3 +1426,20 @@ def test_units_that_say_that_there_is_none(tmp_path, unit):
         [fits.Column(name=name, format="D", array=v, unit=unit) for name, v in columns.items()]
     ).writeto(path)
     np.testing.assert_allclose(read_labels(path).columns["ra"], RA, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "My redshifts,,\n,,\nid,ra,z_spec\n1,150.1,0.3\n2,150.2,0.4\n"),  # of a spreadsheet
+        ("t.txt", "+--+--+\n| id | z_spec |\n+--+--+\n| 1 | 0.3 |\n| 2 | 0.4 |\n+--+--+\n"),
+        ("t.txt", 'id z_spec note\n1 0.3 3"\n2 0.4 wide\n'),
+        ("t.csv", 'id,z_spec,note\n1,0.3,"two\nlines, and ""more"""\n2,0.4,a 3" lens\n'),
+    ],
+)
+def test_titles_of_spreadsheets_frames_and_lone_quotes(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    labels = read_labels(path)
+    assert labels.value.tolist() == [0.3, 0.4]
+    assert labels.columns["object_id"].tolist() == [1, 2]

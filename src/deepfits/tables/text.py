@@ -135,6 +135,7 @@ def read_text(text: str, where: str | Path) -> tuple[Columns, dict[str, str]]:
     head = text[:_HEAD].split("\n")
     if len(text) > _HEAD:
         head.pop()
+    head = _whole_lines(head)
     layout = _layout(head, where)
     names, delimiter = layout.names, layout.delimiter
     require_distinct(names, where)
@@ -226,16 +227,21 @@ def _column(name: str, entries: pa.Array, has_commas: bool) -> np.ndarray:
 def _num_titles(lines: Sequence[str]) -> int:
     """Return how many lines stand above the names, such as a title: of as many entries as no line below.
 
+    Spreadsheets fill it up with empty ones.
+
     Examples
     --------
     >>> _num_titles(["Table 1. Redshifts", "id ra dec z", "1 150.1 2.1 0.3"]), _num_titles(["id z", "1 0.3"])
     (1, 0)
+    >>> _num_titles(["Redshifts,,", ",,", "id,ra,z", "1,150.1,0.3"])
+    2
     """
     for number in range(min(MOST_TITLES, len(lines) - 2) + 1):
         rows = [line for line in lines[number:] if line.strip("-=+|,; \t\r")]
         delimiter = _delimiter(rows)
         entries = [_split(line, delimiter) for line in rows]
-        is_even = len({len(row) for row in entries}) == 1 < len(entries[0]) and len(rows) > 1
+        is_even = len({len(row) for row in entries}) == 1 and len(rows) > 1 and lines[number] == rows[0]
+        is_even = is_even and sum(map(bool, entries[0])) > 1
         if is_even and not any(map(_PLACE.match, entries[0])) and _is_header(*entries[:2]):
             has_numbers = any(_PLACE.match(entry) for row in entries[1:4] for entry in row)
             return number if has_numbers else 0
@@ -343,13 +349,30 @@ def _delimiter(lines: Sequence[str]) -> str | None:
     return next((d for d in "\t;," if d in lines[0] and any(d in line for line in lines[1:])), None)
 
 
+def _whole_lines(lines: Sequence[str]) -> list[str]:
+    r"""Join lines of which a quoted entry goes on in the next one; a quote within an entry is none.
+
+    Examples
+    --------
+    >>> _whole_lines(['1;"two', 'lines";2', '3;a 3" lens;4'])
+    ['1;"two\nlines";2', '3;a 3" lens;4']
+    """
+    out: list[str] = []
+    goes_on = False
+    for line in lines:
+        out.append(f"{out.pop()}\n{line}" if goes_on else line)
+        left = re.sub(r'(^|[\t;|,])\s*"(?:[^"]|"")*"', r"\1", out[-1]) if '"' in out[-1] else ""
+        goes_on = re.search(r'(?:^|[\t;|,])\s*"', left) is not None
+    return out
+
+
 def _outside_quotes(line: str) -> str:
     return re.sub(r'"[^"]*"', "", line) if '"' in line else line
 
 
 def _split(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
-        return shlex.split(line, posix=True) if '"' in line else line.split()
+        return shlex.split(line, posix=True) if line.count('"') % 2 == 0 < line.count('"') else line.split()
     import csv
 
     return [

@@ -24,10 +24,11 @@ def read_text_table(path: Path, text: str) -> Table:
         from astropy.table import Table as AstropyTable
 
         return from_astropy(AstropyTable.read(str(path), format="ascii.cds", readme=str(readme)), str(path))
+    unframed = re.sub(r"(?m)^\+[-+=]+\+[ \t\r]*\n?", "", text)  # as MySQL draws it
     if kinds := re.findall(r"\\begin\{(tabular|deluxetable|longtable)", text):
         text = _from_latex(text, path, kinds)
-    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", text):  # of fixed width, or Markdown
-        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", text)
+    elif re.fullmatch(r"\s*(\|.*\|[ \t\r]*\n)+", unframed):  # of fixed width, Markdown, or in a frame
+        text = re.sub(r"(?m)^\|[-|: \t\r]*\n|^\||\|[ \t\r]*$", "", unframed)
     elif re.match(r"(\\.*\n)*\|", start):
         return _from_astropy_text(path, text, "ascii.ipac")
     columns, units = read_text(text, path)
