@@ -204,6 +204,7 @@ def test_damaged_catalogues(tmp_path_factory, where, cut):
 
 @RUNS
 @given(where=flips, cut=cuts)
+@example(where=[(0.198, 128)], cut=None)  # exponents of floats: values of 1e-39, weights of 1e76
 def test_damaged_arrays(tmp_path_factory, where, cut):
     directory = tmp_path_factory.mktemp("arrays")
     with h5py.File(directory / "c.h5", "w") as file:

@@ -33,6 +33,8 @@ SAMPLE = 200
 # The noise of the noisiest objects over that of the least noisy (98 and 2%) from which on it is that of each;
 # 4/√n more, which the scatter of measurements on n pixels alone gives.
 UNLIKE_NOISE = 1.35
+LEAST_NOISE = 1e-15
+"""nJy: of less the weights would be more than float32 holds."""
 
 
 @dataclass(kw_only=True)
@@ -141,7 +143,9 @@ class ForeignCutouts:
         for band, (usual, ratio) in self.own_noise.items():
             for one, its in zip(flux[:, band], out[:, band], strict=True):
                 sigma, number = difference_noise(one, its > 0)
-                its[its > 0] = (ratio * sigma if number >= FEW_PIXELS and sigma > 0 else usual) ** -2.0
+                its[its > 0] = (
+                    ratio * sigma if number >= FEW_PIXELS and sigma > LEAST_NOISE else usual
+                ) ** -2.0
         return flux, out
 
     def read_for_store(self, start: int, stop: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -245,11 +249,12 @@ def resolve_weights(cutouts: ForeignCutouts) -> None:
             _compare_weights(cutouts, band, float(np.median(its)) ** -0.5)
     if cutouts.has_weights:
         return
-    if not (cutouts.noise > 0).all():
-        odd = cutouts.bands[int(np.argmin(np.nan_to_num(cutouts.noise) > 0))]
+    if not (is_noise := cutouts.noise > LEAST_NOISE).all():
+        odd = int(np.argmin(is_noise))
         raise InputError(
-            f"band {odd}: the cutouts' rims do not vary, so no noise can be measured; give weight, or check "
-            "the polarity of the mask (mask_nonzero_is)"
+            f"band {cutouts.bands[odd]}: the cutouts' rims do not vary by more than {cutouts.noise[odd]:g} "
+            "nJy, so no noise can be measured; give weight, or check the polarity of the mask "
+            "(mask_nonzero_is), the unit and the zero point"
         )
     cutouts.constant = cutouts.noise**-2.0
     _settle_own_noise(cutouts, sample)
