@@ -218,8 +218,13 @@ def _registrations(
     measured = [found[p] for p in planes[reference] if found[p].num_matched]
     if len(measured) < FEWEST:
         return found
-    dx, dy = (float(np.median([getattr(s, axis) for s in measured])) for axis in ("dx", "dy"))
+    dx, dy = _median_place(measured)
     return {p: replace(s, dx=s.dx - dx, dy=s.dy - dy) if s.num_matched else s for p, s in found.items()}
+
+
+def _median_place(measured: Sequence[Any]) -> tuple[float, float]:
+    """Return the median shift of some exposures along x and y, pixels."""
+    return float(np.median([s.dx for s in measured])), float(np.median([s.dy for s in measured]))
 
 
 def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -> None:
@@ -227,7 +232,7 @@ def _warn_of_odd_exposures(band: str, shifts: dict[Any, Any], is_mended: bool) -
     measured = [s for s in shifts.values() if s.num_matched]
     if not measured:
         return
-    dx, dy = (float(np.median([getattr(s, axis) for s in measured])) for axis in ("dx", "dy"))
+    dx, dy = _median_place(measured)
     ratios = [s.flux_ratio for s in shifts.values() if math.isfinite(s.flux_ratio)]
     usual = float(np.median(ratios)) if ratios else math.nan
     for plane, shift in shifts.items():
