@@ -194,7 +194,7 @@ def _summary(row: dict[str, Any]) -> str:
     if row["collapsed"]:
         return f"COLLAPSED: generated objects are too similar (spread {row['spread']:.2f})"
     if row.get("textured"):
-        return f"TEXTURE: generated images have too much fine structure ({row['texture']:.2f} times the real level)"
+        return f"TEXTURE: generated images have too much fine structure ({row['texture']:.2f} times the real)"
     words = [f"distance {row['kernel_distance']:.3f}", f"spread {row['spread']:.2f}"]
     if "chi2_both" in row:
         words.append(f"chi2 {row['chi2_both']:.2f}")
