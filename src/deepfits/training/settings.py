@@ -86,7 +86,7 @@ class TrainingSettings(Draws):
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """How the aids of a model are trained (`deepfits.training.teaching`).
+    """Training of the refiner and the metric network.
 
     Parameters
     ----------
