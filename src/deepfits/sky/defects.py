@@ -117,8 +117,8 @@ def add_defects(
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])
     _saturate(image, model, bits, rows, survey, shapes)
     first = rows[0]
-    for band, peak, is_bad, light in _trails(defects, sigma, rows, image.shape[2]):
-        image[band] += np.float32(peak) * light
+    for band, peak, is_bad, profile in _trails(defects, sigma, rows, image.shape[2]):
+        image[band] += np.float32(peak) * profile
         bits[band][is_bad] |= (1 << PLANES["STREAK"]) | (1 << PLANES["BAD"])
 
     def blank(band: int, begin: int, end: int, columns: slice) -> tuple[int, slice, slice]:
@@ -166,8 +166,8 @@ def _trails(
     yy, xx = np.mgrid[rows[0] : rows[1], :width].astype(np.float32)
     for number, x, y, angle, sigma_pixels, peak in defects.trails.tolist():
         distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / sigma_pixels
-        light = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
+        profile = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
         # Mask the trail out to where it falls to a tenth of the noise.
         reach = math.sqrt(2 * math.log(max(peak / 0.1, 1.1)))
-        out.append((int(number), peak * sigma[int(number)], distance < reach, light))
+        out.append((int(number), peak * sigma[int(number)], distance < reach, profile))
     return out

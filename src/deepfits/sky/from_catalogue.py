@@ -162,8 +162,8 @@ def from_table(
         No row has all magnitudes, a column has the wrong type or unit, or its values are not magnitudes or
         redshifts.
     """
-    given = _Given(columns, names, units or {}, where)
-    mag = np.stack([given.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
+    catalogue = _CatalogueColumns(columns, names, units or {}, where)
+    mag = np.stack([catalogue.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
     is_known = np.isfinite(mag)
     keep = is_known.all(axis=1)
     missing = {b: int((~ok).sum()) for b, ok in zip(survey.names, is_known.T, strict=True) if not ok.all()}
@@ -176,12 +176,14 @@ def from_table(
         log.info(
             "%s: %d of %d rows lack a magnitude and are left out: %s", where, (~keep).sum(), len(keep), listed
         )
-    given = _Given({name: values[keep] for name, values in columns.items()}, names, units or {}, where)
+    catalogue = _CatalogueColumns(
+        {name: values[keep] for name, values in columns.items()}, names, units or {}, where
+    )
     mag = mag[keep]
-    redshift = given.redshifts(len(mag))
-    kind = given.kinds(redshift)
+    redshift = catalogue.redshifts(len(mag))
+    kind = catalogue.kinds(redshift)
     table = _galaxies(mag, redshift, survey, rng)
-    _use_catalogue_shapes(table, given)
+    _use_catalogue_shapes(table, catalogue)
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
@@ -192,8 +194,8 @@ def from_table(
     table["type"][is_point] = -1
     table["z_spec"] = np.where(kind == "star", 0.0, redshift)
     table["kind"] = kind
-    table["object_id"] = given.identities(len(mag))
-    flag = given.numbers("z_spec_flag", len(mag))
+    table["object_id"] = catalogue.identities(len(mag))
+    flag = catalogue.numbers("z_spec_flag", len(mag))
     default = np.where(np.isfinite(table["z_spec"]), 4.0, 0.0)
     table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default)
     return CatalogueObjects(table, int((~keep).sum()))
@@ -216,7 +218,7 @@ def objects_per_patch(size: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _CatalogueColumns:
     """A user's table: its columns, their names by the names used here, their units, and the file."""
 
     columns: Mapping[str, np.ndarray]
@@ -382,24 +384,24 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
     return template, dust
 
 
-def _use_catalogue_shapes(table: Table, given: _Given) -> None:
+def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
     """Replace drawn sizes and shapes by those of the table, where these are valid."""
     number = len(table["flux"])
-    radius = given.numbers("half_light_radius_arcsec", number, "arcsec")
+    radius = catalogue.numbers("half_light_radius_arcsec", number, "arcsec")
     good = (radius > 0) & (radius < 60)
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec"):
         table[name][good] *= radius[good] / table["half_light_radius_arcsec"][good]
     table["half_light_radius_arcsec"][good] = radius[good]
-    ratio = given.numbers("axis_ratio", number)
+    ratio = catalogue.numbers("axis_ratio", number)
     good = (ratio > 0) & (ratio <= 1)
     # The disc's radius is along its major axis; conserve its area.
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
-    angle = given.numbers("angle_deg", number, "deg")
+    angle = catalogue.numbers("angle_deg", number, "deg")
     good = np.isfinite(angle)
     good[good] = ~is_no_value(angle[good], is_redshift=False)
     table["angle"][good] = np.radians(angle[good]) % math.pi
-    fraction = given.numbers("bulge_fraction", number)
+    fraction = catalogue.numbers("bulge_fraction", number)
     table["bulge_fraction"] = np.where((fraction >= 0) & (fraction <= 1), fraction, table["bulge_fraction"])
 
 

@@ -55,8 +55,8 @@ def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.rand
     r = mag + r_i
     locus = np.stack([r + g_r + u_g, r + g_r, r, mag, mag - i_z], axis=1)
     locus += rng.normal(0, 0.03, locus.shape)
-    seen = np.stack([_at_filter(locus, name) for name in filters], axis=1)
-    return {"mag_count": mag, "flux": flux_of_magnitude(seen)}
+    magnitudes = np.stack([_at_filter(locus, name) for name in filters], axis=1)
+    return {"mag_count": mag, "flux": flux_of_magnitude(magnitudes)}
 
 
 def _at_filter(magnitudes: np.ndarray, name: str) -> np.ndarray:

@@ -343,16 +343,16 @@ def draw_deviations(
     out = laws.calibration_scatter * rng.normal(size=(len(redshift), len(filters)))
     row = np.arange(len(redshift))
 
-    def seen_through(name: str) -> np.ndarray:
+    def in_filter(name: str) -> np.ndarray:
         at = (math.log(filter_centre(name)) - np.log1p(redshift) - nodes[0]) / (nodes[1] - nodes[0])
         low = np.clip(at.astype(int), 0, len(nodes) - 2)
         part = np.clip(at - low, 0, 1)
         return np.asarray(curves[row, low] * (1 - part) + curves[row, low + 1] * part)
 
     # The magnitude in the band of the counts is kept; only colours change.
-    out -= seen_through(COUNT_FILTER)[:, None]
+    out -= in_filter(COUNT_FILTER)[:, None]
     for band, name in enumerate(filters):
-        out[:, band] += seen_through(name)
+        out[:, band] += in_filter(name)
     return out
 
 
@@ -370,12 +370,12 @@ def _systematics(
     if laws.common_scatter:
         nodes = np.linspace(math.log(900.0), math.log(11_000.0), 10)
         curves = laws.common_scatter * rng.normal(size=(3, len(nodes)))
-        seen = np.empty((len(redshift), len(names)))
+        magnitudes = np.empty((len(redshift), len(names)))
         for band, name in enumerate(names):
             at = math.log(filter_centre(name)) - np.log1p(redshift)
             each = np.stack([np.interp(at, nodes, curve) for curve in curves])
-            seen[:, band] = each[kind, np.arange(len(kind))]
-        out += seen[:, 1:] - seen[:, :1]
+            magnitudes[:, band] = each[kind, np.arange(len(kind))]
+        out += magnitudes[:, 1:] - magnitudes[:, :1]
     if laws.passband_shift:
         shift = laws.passband_shift * rng.normal(size=len(filters))
         grid, step = colour_grid(names, laws.templates), 0.01
@@ -397,8 +397,8 @@ def _systematics(
             for line, equivalent in LINES:
                 share = np.interp(line * (1 + redshift), wavelength, response, left=0.0, right=0.0) / width
                 gain[:, band] += strength * equivalent * (1 + redshift) * share
-        seen = 2.5 * np.log10(gain)
-        out += seen[:, 1:] - seen[:, :1]
+        magnitudes = 2.5 * np.log10(gain)
+        out += magnitudes[:, 1:] - magnitudes[:, :1]
     return out
 
 

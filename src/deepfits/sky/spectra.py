@@ -242,5 +242,5 @@ def _through(wavelength: np.ndarray, spectra: np.ndarray, redshift: float, name:
     """Redshift spectra, ``(..., W)``, apply hydrogen absorption, and integrate over a filter: ``(...)``."""
     grid, _ = load_filter(name)
     low, part = _bracket(wavelength, grid / (1 + redshift))
-    seen = spectra[..., low] * (1 - part) + spectra[..., low + 1] * part
-    return np.maximum(band_flux(grid, seen * transmission(grid, redshift), name), 1e-12)
+    resampled = spectra[..., low] * (1 - part) + spectra[..., low + 1] * part
+    return np.maximum(band_flux(grid, resampled * transmission(grid, redshift), name), 1e-12)

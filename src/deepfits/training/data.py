@@ -93,11 +93,11 @@ def measure_training_set(
         for cutouts in store:
             out = is_held_out(cutouts.object_id)
             whole = is_complete(cutouts.image, cutouts.weight) & ~out
-            some = (cutouts.weight > 0).any(axis=(1, 2, 3)) & ~out
+            has_data = (cutouts.weight > 0).any(axis=(1, 2, 3)) & ~out
             counts["complete"] += int(whole.sum())
             counts["incomplete"] += int((~whole & ~out).sum())
             counts["held_out"] += int(out.sum())
-            rows = np.flatnonzero(some if incomplete else whole)
+            rows = np.flatnonzero(has_data if incomplete else whole)
             used.append(rows)
             complete.append(np.flatnonzero(whole))
             digest.update(repr(cutouts.object_id[rows].tolist()).encode())
@@ -303,12 +303,12 @@ class Batches:
             cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(rows)
             if self.grid is not None:
                 sights.append(sight_of(cutouts, self.store.info, self.grid))
-            seen = cutouts.weight
+            shard_weight = cutouts.weight
             if self.mask_neighbours:
-                seen = weight_without_neighbours(cutouts, self.store.info)
+                shard_weight = weight_without_neighbours(cutouts, self.store.info)
             part = slice(at, at + len(rows))
-            weight[part] = torch.from_numpy(seen)
-            image[part] = torch.from_numpy(np.where(seen > 0, cutouts.image, 0))
+            weight[part] = torch.from_numpy(shard_weight)
+            image[part] = torch.from_numpy(np.where(shard_weight > 0, cutouts.image, 0))
             at += len(rows)
         sight = join_sights(sights).to(self.device) if sights else None
         return Batch(image.to(self.device), weight.to(self.device), sight)

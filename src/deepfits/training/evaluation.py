@@ -176,9 +176,9 @@ def load_held_out(
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
         cutouts = cutouts.select(np.flatnonzero(whole)[: number - num_read])
-        seen = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
-        image.append(np.where(seen > 0, cutouts.image, np.float32(0)))
-        weight.append(seen)
+        used_weight = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
+        image.append(np.where(used_weight > 0, cutouts.image, np.float32(0)))
+        weight.append(used_weight)
         if (sight := model.sight(cutouts, store.info)) is not None:
             sights.append(sight)
         num_read += len(image[-1])

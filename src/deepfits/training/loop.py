@@ -120,12 +120,12 @@ class Trainer:
         draw, latent = self._draw(number, step)
         noise = self._draw_noise(number, draw, store)
         hidden = self._draw_hidden(number, draw), self._draw_hidden(number, draw)
-        given = (part(batch.image), part(batch.weight), latent, noise, *hidden)
+        arguments = (part(batch.image), part(batch.weight), latent, noise, *hidden)
         if batch.sight is not None or not self.engine.can_record:
-            return self._average(self._improve(*given, sight=self._part_of(batch.sight), step=step))
-        if self.recording is None or not self.recording.accepts(given):
+            return self._average(self._improve(*arguments, sight=self._part_of(batch.sight), step=step))
+        if self.recording is None or not self.recording.accepts(arguments):
             self.recording = Recording(self._improve)
-        losses = self.recording(given)
+        losses = self.recording(arguments)
         self._check_finite(torch.stack(list(losses.values())).sum(), "networks", step)
         return losses
 
@@ -146,27 +146,29 @@ class Trainer:
         real = self._observe(image, weight, sight)
         clean = self.generator(latent)
         observation = None if sight is None else sight.observation()
-        seen = self.observe(clean, weight, noise, sight, observation)
+        observed = self.observe(clean, weight, noise, sight, observation)
 
         self.networks["discriminator"].requires_grad_(True)
-        shown = seen.detach().requires_grad_(config.shared_discriminator_pass)
-        outputs = self.discriminator(torch.cat([real, shown]))
+        detached = observed.detach().requires_grad_(config.shared_discriminator_pass)
+        outputs = self.discriminator(torch.cat([real, detached]))
         losses = {"discriminator": discriminator_loss(*outputs.chunk(2))}
         if config.shared_discriminator_pass:
             cotangent, factor = shared_pass(*outputs.detach().chunk(2))
             loss = with_gradient(losses["discriminator"].detach(), outputs, cotangent)
             self._optimise(["discriminator"], loss, step)
-            assert shown.grad is not None
-            gradient = shown.grad * factor[:, None, None, None]
-            losses["generator"] = with_gradient(generator_loss(outputs.detach().chunk(2)[1]), seen, gradient)
+            assert detached.grad is not None
+            gradient = detached.grad * factor[:, None, None, None]
+            losses["generator"] = with_gradient(
+                generator_loss(outputs.detach().chunk(2)[1]), observed, gradient
+            )
         else:
             self._optimise(["discriminator"], losses["discriminator"], step)
             self.networks["discriminator"].requires_grad_(False)
-            losses["generator"] = generator_loss(self.discriminator(seen))
-        inverted = seen if config.noisy_embedder or self.grid is not None else clean
+            losses["generator"] = generator_loss(self.discriminator(observed))
+        embedder_input = observed if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
-            inverted = inverted.detach()
-        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(inverted, hidden)))
+            embedder_input = embedder_input.detach()
+        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(embedder_input, hidden)))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
             losses["reconstruction"] = self._reconstruct(
@@ -195,12 +197,12 @@ class Trainer:
         weight, sight = part(batch.weight), self._part_of(batch.sight)
         observation = None if sight is None else sight.observation()
         with torch.no_grad():
-            shown = self.generator(latent)
+            generated = self.generator(latent)
             if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
-                shown = self.observe(shown, weight, noise, sight, observation)
+                generated = self.observe(generated, weight, noise, sight, observation)
         hidden = [self._draw_hidden(len(batch.image), draw) for _ in range(2)]
-        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(shown, hidden[0])))}
+        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(generated, hidden[0])))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)

@@ -56,8 +56,8 @@ def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
     is_valid = torch.as_tensor(weight > 0)
     out = np.empty((image.shape[1], 2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
     for band in range(image.shape[1]):
-        others = [b for b in range(image.shape[1]) if b != band] or [band]
-        is_blank = _is_blank(significance[:, others].mean(dim=1)) & is_valid[:, band]
+        detection_bands = [b for b in range(image.shape[1]) if b != band] or [band]
+        is_blank = _is_blank(significance[:, detection_bands].mean(dim=1)) & is_valid[:, band]
         out[band] = _autocovariance(significance[:, band], is_blank)
     return out
 
