@@ -61,8 +61,8 @@ class TrainingConfig(Stored):
         With a large `reconstruction` its guesses move closer to the best fits.
     smoothness
         Weight of a penalty on structure in generated images that is finer than the PSF, in units of the
-        noise; bands with an undersampled PSF (a known FWHM below 2.5 pixels) are exempt. Only for noise-aware
-        training, because images with noise naturally have such structure.
+        noise; bands with an undersampled PSF (a known FWHM below 2.5 pixels) are exempt, unless scenes are
+        drawn. Only for noise-aware training, because images with noise naturally have such structure.
     latent_gradient
         If positive, the embedder's loss also trains the generator; if 0, only the embedder, as in M19.
     reference_fwhm_arcsec

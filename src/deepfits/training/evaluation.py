@@ -69,7 +69,7 @@ class Evaluator:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The evaluation with the smallest kernel distance that did not collapse, if possible untextured."""
+        """The evaluation with the smallest kernel distance, not collapsed and, if possible, not textured."""
         good = [row for row in self.history if not row["collapsed"]]
         good = [row for row in good if not row.get("textured")] or good
         return min(good, key=lambda row: row["kernel_distance"], default=None)

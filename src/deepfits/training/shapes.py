@@ -29,7 +29,7 @@ def measure_shapes(
     Returns
     -------
     dict
-        Arrays ``(N,)``, NaN where no object was found: ``mag_<band>`` (AB, in an aperture of 6 pixels
+        Arrays ``(N,)``, NaN where not measurable: ``mag_<band>`` (AB, in an aperture of 6 pixels
         radius), ``colour_<a>_<b>`` of adjacent bands, ``radius_arcsec`` (half-light radius), ``ellipticity``
         (1 − b/a) and ``concentration`` (5 log10(r80 / r20)).
 

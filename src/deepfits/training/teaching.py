@@ -62,7 +62,7 @@ def teach_aids(
     model
         The finished model.
     stores
-        Stores of real cutouts that suit the model, whose held-out objects are not used; or training sets.
+        Stores of real cutouts that suit the model, whose held-out objects are not used; or their objects.
     teaching
         Training settings.
     seed
@@ -75,7 +75,7 @@ def teach_aids(
     aids
         The trained networks, frozen.
     metrics
-        The fraction of the variance of the logarithms explained by the metric network and by its affine part
+        The fraction of the variance of the metric's logarithm explained by the metric network and by its affine part
         alone, at validation latents; and the mean log objective before and after the refiner's passes, over
         the last hundredth of the training.
     """
