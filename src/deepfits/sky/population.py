@@ -292,7 +292,7 @@ def draw_galaxies(
 
 
 def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws) -> Table:
-    """Draw type, redshift, template, dust and absolute magnitude; redraw galaxies that do not exist."""
+    """Draw type, redshift, template, dust and absolute magnitude, excluding implausible combinations."""
     names = ("z_spec", "template", "ebv", "mag_absolute_r")
     out = {"type": np.zeros(len(mag), dtype=int), **{name: np.zeros(len(mag)) for name in names}}
     redraw, grid = np.arange(len(mag)), colour_grid((COUNT_FILTER,), laws.templates)

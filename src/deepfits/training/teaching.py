@@ -75,9 +75,9 @@ def teach_aids(
     aids
         The trained networks, frozen.
     metrics
-        The fraction of the variance of the metric's logarithm explained by the metric network and by its affine part
-        alone, at validation latents; and the mean log objective before and after the refiner's passes, over
-        the last hundredth of the training.
+        The fraction of the variance of the metric's logarithm, at validation latents, that is explained by
+        the network and by its affine part alone; and the mean log objective before and after the refiner's
+        passes, over the last hundredth of the training.
     """
     teaching = teaching or Teaching()
     torch.manual_seed(seed)
