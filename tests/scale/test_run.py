@@ -111,7 +111,7 @@ def test_a_package_that_lacks_is_named_with_its_extra(tmp_path):
 
 def test_results_of_another_store_are_not_mixed_in(tmp_path):
     run_toy(tmp_path, shards_of(3))
-    with pytest.raises(InputError, match=r"shard-00002.txt.*not there any more"):
+    with pytest.raises(InputError, match=r"shard-00002.txt.*no longer exists"):
         run_toy(tmp_path, shards_of(2))
 
 

@@ -1,1 +1,1 @@
-"""Many shards, many processes: what is done, what failed, and who does the rest."""
+"""Processing of many shards by many processes, with a record of what is done and what failed."""

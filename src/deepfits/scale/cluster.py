@@ -1,7 +1,7 @@
 """Workers: processes on this machine, or those of any Dask scheduler.
 
-`distributed` (``pip install 'deepfits[scale]'``) carries shards to workers and restarts workers that die; all
-that is decided here is how many threads and which GPU a local worker gets.
+`distributed` (``pip install 'deepfits[scale]'``) sends shards to workers and restarts workers that die. This
+module only chooses the number of threads and the GPU of local workers.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)  # which
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """Who does the work: see `deepfits.stages.parameters.OnWorkers`.
+    """Worker settings; see `deepfits.stages.parameters.OnWorkers`.
 
-    Without a scheduler, a `number` of 0 or 1 is this process.
+    Without a scheduler, a `number` of 0 or 1 means this process.
     """
 
     number: int = 1
@@ -49,12 +49,12 @@ class Workers:
 
     @property
     def is_here(self) -> bool:
-        """Whether this process does everything."""
+        """Whether this process does all the work."""
         return self.scheduler is None and self.number <= 1
 
     @property
     def threads_each(self) -> int | None:
-        """Threads of one local worker; None where the worker itself knows (or this process does)."""
+        """Threads per local worker; with a scheduler None, and in this process `threads`."""
         if self.scheduler is not None or self.is_here:
             return self.threads if self.is_here else None
         return max(1, (self.threads or available_cores()) // self.number)
@@ -62,12 +62,12 @@ class Workers:
 
 @contextmanager
 def connect(workers: Workers) -> Iterator[Client]:
-    """Give a Dask client: of the scheduler that is named, or of processes started for the purpose.
+    """Yield a Dask client, for the given scheduler or for newly started local processes.
 
     Raises
     ------
     InputError
-        No scheduler answers at the address.
+        No scheduler responds at the address.
     """
     from distributed import Client
 
@@ -94,9 +94,9 @@ def connect(workers: Workers) -> Iterator[Client]:
 
 @contextmanager
 def local_cluster(workers: Workers) -> Iterator[Any]:
-    """Start processes on this machine, each with its share of the threads, and its GPU.
+    """Start processes on this machine, each with its share of the threads, and a GPU.
 
-    The memory is left to the operating system: Dask would pause workers for ever whose model is large.
+    There is no memory limit, because Dask would pause workers with a large model forever.
     """
     require_main_guard(workers.number)
     import dask
@@ -127,7 +127,7 @@ def _environments(workers: Workers) -> list[dict[str, str]]:
 
 
 def _gpus() -> list[str]:
-    """Return the names by which a process may ask for each GPU that this one may use."""
+    """Return the identifiers, for ``CUDA_VISIBLE_DEVICES``, of the GPUs available to this process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip()]
@@ -137,25 +137,25 @@ def _gpus() -> list[str]:
 
 
 def map_on_workers(workers: Workers) -> Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]:
-    """Return what does jobs on workers and gives the results as they come; the first error ends it."""
+    """Return a map function that yields results from workers as they complete; errors are raised."""
 
-    def share_out(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
+    def map_unordered(function: Callable[[Any], Any], jobs: Iterable[Any]) -> Iterator[Any]:
         from distributed import as_completed
 
         with connect(workers) as client, client.as_current():
-            sent = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
+            futures = [client.submit(call_in_worker, function, job, code(), pure=False) for job in jobs]
             try:
-                for future in as_completed(sent):
+                for future in as_completed(futures):
                     yield future.result()
             except CANCELLED as error:
                 raise lost_scheduler() from error
 
-    return share_out
+    return map_unordered
 
 
 def lost_scheduler() -> InputError:
-    """Return the error for a scheduler that is no longer there."""
+    """Return the error for a scheduler that no longer responds."""
     return InputError(
-        "the Dask scheduler is gone; what was done stays. Start it and run the same command again: it does "
-        "only what is missing"
+        "the Dask scheduler is gone; completed work is kept. Start it and run the same command again to do "
+        "the rest"
     )

@@ -1,9 +1,10 @@
-"""What became of each shard: ``_manifest.jsonl``, a line for each.
+"""The manifest ``_manifest.jsonl``, which records the state of each shard in one line.
 
-The results themselves are the truth; the manifest says what cannot be seen from them (why a shard failed,
-how long it took) and saves opening thousands of files to see what is left. It is always whole: written beside
-and renamed. Rewriting takes at most a twentieth of the time, so that a survey of many shards does not wait
-for it, and a killed command leaves lines that are seconds old; results that they do not mention are found.
+The result files themselves are authoritative; the manifest adds what cannot be seen from them (why a shard
+failed, how long it took), and avoids opening thousands of files to find out what is left. It is written
+atomically, to a temporary file that is then renamed. At most a twentieth of the time is spent on rewriting
+it, so that surveys with many shards are not slowed down. After a killed command it may be a few seconds out
+of date; results that it does not mention are still recognised.
 """
 
 from __future__ import annotations
@@ -26,18 +27,22 @@ State = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line, of the shard of that name.
+    """The record of one shard.
 
     Attributes
     ----------
+    shard
+        Name of the shard.
     state
-        ``done``, ``failed``, or ``missing``: not tried yet.
+        ``done``, ``failed``, or ``missing`` (not tried yet).
     objects
-        How many are in the result (or would be); None where the shard cannot be read.
+        Number of objects in the result; None if the shard cannot be read.
     seconds
-        That the work took; None when it is not known.
+        Processing time; None if unknown.
+    reason
+        Why the shard failed.
     made_from, num_bytes
-        Digest of what the result was made from, and its size: another size is another file.
+        Digest of the inputs of the result, and size of its file, by which a changed file is recognised.
     """
 
     shard: str
@@ -50,7 +55,7 @@ class Entry:
 
 
 class Manifest:
-    """The lines of a directory, in the order of their shards; a manifest that is damaged counts as none."""
+    """The records of all shards of a directory; damaged lines of the file are ignored."""
 
     def __init__(self, directory: str | Path) -> None:
         self.path = Path(directory) / MANIFEST
@@ -61,29 +66,29 @@ class Manifest:
             try:
                 entry = from_mapping(Entry, line, where=self.path)
             except InputError:
-                continue  # a damaged line is a shard of which nothing is known
+                continue  # a damaged line: nothing is known about this shard
             self.entries[entry.shard] = entry
 
     def keep_only(self, shards: Iterable[str]) -> None:
-        """Forget shards that are no longer there."""
+        """Drop the records of all other shards."""
         known = set(shards)
-        left = {name: entry for name, entry in self.entries.items() if name in known}
-        self._is_changed |= left != self.entries
-        self.entries = left
+        kept = {name: entry for name, entry in self.entries.items() if name in known}
+        self._is_changed |= kept != self.entries
+        self.entries = kept
 
     def put(self, entry: Entry) -> None:
-        """Change a line."""
+        """Set the record of a shard."""
         if self.entries.get(entry.shard) != entry:
             self.entries[entry.shard] = entry
             self._is_changed = True
 
     def save_when_due(self) -> None:
-        """Write the manifest, unless it was written just now."""
+        """Write the manifest, unless it was written recently."""
         if time.monotonic() >= self._next_save:
             self.save()
 
     def save(self) -> None:
-        """Write the manifest, if a line has changed."""
+        """Write the manifest, if a record has changed."""
         if not self._is_changed:
             return
         begin = time.monotonic()
@@ -94,11 +99,11 @@ class Manifest:
         self._next_save = now + (now - begin) / SHARE_OF_TIME
 
     def failed(self) -> list[Entry]:
-        """Return the lines of failed shards."""
+        """Return the records of failed shards."""
         return [self.entries[name] for name in sorted(self.entries) if self.entries[name].state == "failed"]
 
 
 def read_manifest(directory: str | Path) -> list[Entry]:
-    """Read the manifest of a directory of results, in the order of the shards; empty without one."""
+    """Return the records of a directory of results, sorted by shard; empty without a manifest."""
     entries = Manifest(directory).entries
     return [entries[name] for name in sorted(entries)]

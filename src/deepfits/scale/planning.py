@@ -1,8 +1,8 @@
-"""How long a survey takes and how much it reads and writes, from figures that are named.
+"""Estimates of computing time and data volume for a survey.
 
-A rate is a device's sustained arithmetic over the arithmetic of one object. What was measured and what is
-estimated is said of every line, and the assumptions are printed with the answer. ``devices.json`` holds the
-figures and where they come from.
+The rate follows from the sustained floating-point performance of a device, the operations per object, and the
+overhead of reading and writing. Every line states whether it was measured, estimated or assumed. The figures
+and their sources are in ``devices.json``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ SECONDS_PER_DAY = 86_400.0
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """What does the work.
+    """A computing device.
 
-    `flops` are sustained floating-point operations a second, measured in the fit itself or estimated from a
-    data sheet.
+    `flops` is the sustained number of floating-point operations per second, measured in the fit itself or
+    estimated from a data sheet.
     """
 
     name: str
@@ -34,10 +34,18 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one object costs: floating-point operations of fit and errors, and what this was measured on.
+    """Cost of one object.
 
-    The overhead is what reading and writing take beside the fit, the bytes those of one object's features on
-    disk.
+    Attributes
+    ----------
+    flop
+        Floating-point operations of fit and errors.
+    words, source
+        Settings for which this was measured, and how.
+    overhead_seconds
+        Time for reading and writing.
+    feature_bytes
+        Size of the features on disk.
     """
 
     flop: float
@@ -49,7 +57,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Line:
-    """One figure of a plan. `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
+    """One line of a plan; `kind` is ``measured``, ``estimated``, ``assumed`` or ``given``."""
 
     what: str
     value: float
@@ -59,15 +67,17 @@ class Line:
 
 
 def figures() -> dict[str, Any]:
-    """Return the figures that come with the package."""
+    """Return the content of ``devices.json``."""
     with resources.as_file(resources.files("deepfits.scale") / "devices.json") as path:
         return read_json(path, what="table of devices")
 
 
 def named_device(name: str) -> Device:
-    """Return a device of the package's table."""
+    """Return a device by its name in ``devices.json``."""
     table = figures()["devices"]
-    require_known("device", name, [*table, "measured"])  # the last is for those who time one of their own
+    require_known(
+        "device", name, [*table, "measured"]
+    )  # "measured" is offered in the message: the user can time a device
     return Device(name=name, **table[name])
 
 
@@ -84,10 +94,10 @@ def make_plan(
     half: bool,
     latent_size: int,
 ) -> list[Line]:
-    """Work out a survey; see `deepfits.stages.plan.PlanConfig`.
+    """Estimate the resources for a survey; see `deepfits.stages.plan.PlanConfig`.
 
-    Devices take shards of their own, so they do not wait for each other. Density and pixel scale say how many
-    pixels of the coadds belong to an object.
+    Devices process shards independently, so that the rate scales with their number. The density of objects
+    and the pixel scale determine how many coadd pixels are read per object.
     """
     kind = "measured" if device.is_measured else "estimated"
     rate = 1 / (cost.flop / device.flops + cost.overhead_seconds)
@@ -96,7 +106,7 @@ def make_plan(
     coadd = 2 * 4 * num_bands * 3600 / pixel_scale_arcsec**2 / objects_per_arcmin2
     kept = cost.feature_bytes - (3 * 2 * latent_size if half else 0)
     tera = 1e12
-    flop = f"{cost.flop / 1e9:.2f} GFLOP an object ({cost.words})"
+    flop = f"{cost.flop / 1e9:.2f} GFLOP per object ({cost.words})"
     together = "all devices together"
     return [
         Line("objects", num_objects, "", "given"),
@@ -104,7 +114,7 @@ def make_plan(
         Line(
             "rate of a device", rate, "objects/s", kind,
             f"{device.flops / 1e9:,.0f} GFLOP/s ({device.source}) over {flop}, and "
-            f"{cost.overhead_seconds * 1e3:.2g} ms an object to read and write (measured)",
+            f"{cost.overhead_seconds * 1e3:.2g} ms per object to read and write (measured)",
         ),
         Line("time", seconds / SECONDS_PER_DAY, "days", kind),
         Line("device hours", seconds / 3600 * num_devices, "h", kind),
@@ -114,11 +124,11 @@ def make_plan(
         ),
         Line(
             "features", num_objects * kept / tera, "TB", "measured",
-            f"{kept:.0f} bytes an object{', latents in 16 bits' if half else ''}",
+            f"{kept:.0f} bytes per object{', latents in 16 bits' if half else ''}",
         ),
         Line(
             "cutout store, if kept", num_objects * cutout / tera, "TB", "given",
-            f"{cutout:,} bytes an object: image and weight, {num_bands} bands of {size}×{size}",
+            f"{cutout:,} bytes per object: image and weight, {num_bands} bands of {size}×{size}",
         ),
         Line(
             "coadds, read once", num_objects * coadd / tera, "TB", "assumed",

@@ -1,4 +1,4 @@
-"""All shards of a stage: skip what is done, do the rest here or on workers, name what failed."""
+"""Running a stage over all shards: skip finished ones, do the rest here or on workers, report failures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ log = logging.getLogger(__name__)
 
 NAMED_IN_ERROR = 5
 POLL_SECONDS = 1.0
-AHEAD = 2  # tasks a worker has at the scheduler, the one it works on among them
+AHEAD = 2  # tasks submitted per worker, including the one in progress
 
 IsDone = Callable[[Path, str], bool]
 Execute = Callable[[list[Shard], Task], Iterator[tuple[Shard, Outcome]]]
-REMEDY = "Mend or remove these shards and run the same command again: it does only what is missing or failed"
+REMEDY = "Repair or remove these shards and run the same command again; it skips finished shards"
 
 
 def run_shards(
@@ -59,36 +59,50 @@ def run_shards(
     suffix: str = ".parquet",
     remedy: str = REMEDY,
 ) -> bool:
-    """Do what is not done; return whether anything was.
+    """Process all shards that are not done; return whether there were any.
 
     Parameters
     ----------
     work
-        What to do with a shard; it writes ``directory/NAME.parquet``, whole or not at all. None where
-        `open_here` or `execute` says it.
+        How to process a shard; writes ``directory/NAME.parquet`` atomically. None if `open_here` or `execute`
+        is used instead.
+    shards
+        The shards.
+    directory
+        Where results and manifest are written.
+    title
+        Title of the progress bar.
     is_done
-        Says whether a file, made from that digest, is whole; asked where the manifest does not know.
+        Whether a file is a complete result with the given digest; called if the manifest does not know.
+    workers
+        Where the work is done.
+    progress
+        Shows the progress.
     unreadable
-        Names of shards that cannot even be opened, and why.
+        Names of shards that cannot be opened, and the reasons.
     open_here
-        Opens the work in this process, where that is cheaper than `Work.open`.
+        Opens the work in this process, if that is cheaper than `Work.open`.
     execute
-        Does shards in a way of its own (those of a field together, say), in place of `work`.
+        Processes the shards in its own way (for instance all shards of a field together), instead of `work`.
+    suffix
+        Suffix of the result files.
+    remedy
+        Advice to the user if shards fail.
 
     Raises
     ------
     ShardsFailedError
-        Some shards failed; all others are done. The manifest has the reasons.
+        Some shards failed; all others are done. The manifest contains the reasons.
     InputError
-        There is no space left, or the scheduler was lost; what was done so far stays.
+        The disk is full or the scheduler was lost (completed shards are kept), or there is a result of a
+        shard that does not exist.
     """
     unreadable = dict(unreadable or {})
     manifest, names = Manifest(directory), {*unreadable, *(shard.name for shard in shards)}
     for path in sorted(directory.glob(f"shard-*{suffix}")):
         if path.name.removesuffix(suffix) not in names:
             raise InputError(
-                f"{path}: the result of a shard that is not there any more; remove it, or choose another "
-                "directory"
+                f"{path}: result of a shard that no longer exists; remove it, or choose another directory"
             )
     manifest.keep_only(names)
     paths = {shard.name: directory / f"{shard.name}{suffix}" for shard in shards}
@@ -96,7 +110,7 @@ def run_shards(
     for name, reason in unreadable.items():
         manifest.put(Entry(shard=name, state="failed", reason=reason))
     outcomes = execute or partial(_outcomes, work, workers, open_here)
-    total, left = (sum(shard.objects for shard in some) for some in (shards, todo))
+    total, left = (sum(shard.objects for shard in part) for part in (shards, todo))
     try:
         manifest.save()
         with progress(title, total=total, unit="objects", done=total - left) as task:
@@ -111,8 +125,10 @@ def run_shards(
     finally:
         try:
             manifest.save()
-        except OSError as error:  # a full disk must not hide the error that led here
-            log.warning("%s: not written (%s); results that it lacks are recognised", manifest.path, error)
+        except OSError as error:  # a full disk must not hide the original error
+            log.warning(
+                "%s: not written (%s); results missing from it are still recognised", manifest.path, error
+            )
     if failed := manifest.failed():
         raise ShardsFailedError(_message(failed, len(shards) + len(unreadable), directory, remedy))
     if todo:
@@ -121,7 +137,7 @@ def run_shards(
 
 
 def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDone) -> bool:
-    """Return whether the result is there, and bring the manifest up to date."""
+    """Return whether the result exists, and update the manifest."""
     known = manifest.entries.get(shard.name)
     num_bytes = path.stat().st_size if path.exists() else None
     wanted = ("done", shard.made_from, num_bytes)
@@ -131,7 +147,7 @@ def _is_done_already(manifest: Manifest, shard: Shard, path: Path, is_done: IsDo
     if is_whole := is_done(path, shard.made_from):
         entry = replace(entry, state="done", num_bytes=num_bytes)
     elif path.exists():
-        log.info("%s: its input has changed, or it is damaged: made anew", path)
+        log.info("%s: its input has changed or it is damaged; making it again", path)
     manifest.put(entry)
     return is_whole
 
@@ -166,7 +182,7 @@ def _message(failed: list[Entry], total: int, directory: Path, remedy: str) -> s
     more = f"; and {len(failed) - NAMED_IN_ERROR} more" if len(failed) > NAMED_IN_ERROR else ""
     return (
         f"{directory}: {len(failed)} of {total} shards failed, the others are done: {named}{more}. All "
-        f"reasons are in {MANIFEST} there. {remedy}"
+        f"reasons are listed in {MANIFEST}. {remedy}"
     )
 
 
@@ -177,7 +193,7 @@ def _outcomes(
     todo: list[Shard],
     task: Task,
 ) -> Iterator[tuple[Shard, Outcome]]:
-    """Do the shards, and yield each with its outcome as it comes."""
+    """Process the shards, and yield each with its outcome once it is known."""
     if not todo:
         return
     if workers.is_here and open_here is not None:
@@ -203,49 +219,49 @@ def _in_this_process(process: Process, todo: list[Shard], task: Task) -> Iterato
 
 
 def _on_workers(client: Client, work: Work, todo: list[Shard]) -> Iterator[tuple[Shard, Outcome]]:
-    """Give shards to the workers, a few more at a time than there are workers.
+    """Submit shards to the workers, `AHEAD` per worker at a time.
 
-    The scheduler never holds more than that, however many shards there are, and shards are begun in order, so
-    that those of one field, which lie beside each other, are done while it is open.
+    This limits the load on the scheduler for any number of shards. Shards are started in order, so that
+    consecutive shards of one field are processed while its files are open.
     """
     from distributed import wait
 
     left, wanted = iter(todo), code()
-    flying: dict[Future, Shard] = {}
+    pending: dict[Future, Shard] = {}
     while True:
         try:
             with client.as_current():
                 num_workers = max(1, len(client.nthreads()))
-                for shard in islice(left, max(0, AHEAD * num_workers - len(flying))):
+                for shard in islice(left, max(0, AHEAD * num_workers - len(pending))):
                     future = client.submit(attempt_in_worker, work, shard, wanted, pure=False)
-                    flying[future] = shard
-                if not flying:
+                    pending[future] = shard
+                if not pending:
                     return
-                done = wait(list(flying), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
+                done = wait(list(pending), timeout=POLL_SECONDS, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             continue
         except (*CANCELLED, OSError) as error:  # Dask's CommClosedError is an OSError
             raise lost_scheduler() from error
         for future in done:
-            yield flying[future], _result(client, future, flying[future])
-            del flying[future]
+            yield pending[future], _result(client, future, pending[future])
+            del pending[future]
 
 
 def _result(client: Client, future: Future, shard: Shard) -> Outcome:
-    """Return a shard's outcome; what took its worker down with it is a reason too."""
+    """Return a shard's outcome; the death of its worker counts as a failure of the shard."""
     from distributed import KilledWorker
 
     try:
         outcome: Outcome = future.result()
         return outcome
-    except OtherCodeError:  # every shard would meet it
+    except OtherCodeError:  # every shard would fail in the same way
         raise
     except KilledWorker as error:
         reason = (
             f"its worker died {error.allowed_failures + 1} times (out of memory?); try fewer workers, or "
             "smaller shards"
         )
-    except (Exception, *CANCELLED) as error:  # the worker could not even begin, perhaps
+    except (Exception, *CANCELLED) as error:  # for instance, the worker could not load the task
         is_lost = client.status != "running" or future.status in ("cancelled", "lost")
         if is_lost and isinstance(error, (*CANCELLED, OSError)):
             raise lost_scheduler() from error

@@ -1,8 +1,8 @@
-"""One shard at a time, whoever does it: in this process, or in a worker's.
+"""Processing of single shards, in this process or in a worker.
 
-A piece of work is an object that can be sent to another process and opened there once (`Work`). Opened, it
-turns a shard into files. What goes wrong with one shard becomes the reason in its line of the manifest; what
-concerns all of them (no space left) stops the run.
+`Work` is an object that can be sent to another process, where it is opened once. The result is a function
+that turns a shard into files. An error in one shard is recorded as the reason in its line of the manifest;
+errors that concern all shards (no space left) stop the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Advance = Callable[[int], None]
 
 
 def thread_safe(advance: Advance) -> Advance:
-    """Let several threads report their progress."""
+    """Return a version of `advance` that may be called from several threads."""
     lock = Lock()
 
     def locked(number: int) -> None:
@@ -38,10 +38,18 @@ def thread_safe(advance: Advance) -> Advance:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What goes in, for one result.
+    """The input for one result.
 
-    The result will have so many objects; `made_from` is a digest of what it is made from. `content` is what
-    the work needs to know beside: small, since it travels.
+    Attributes
+    ----------
+    name
+        Name of the shard.
+    objects
+        Number of objects in the result.
+    made_from
+        Digest of the inputs.
+    content
+        Further information for the work; small, because it is sent to the worker.
     """
 
     name: str
@@ -55,9 +63,9 @@ Process = Callable[[Shard, Advance], None]
 
 @dataclass(frozen=True)
 class Parts:
-    """A process in three parts, of which the first and the last wait for disks: see `run_shards`.
+    """A process split into reading, computing and writing, so that these can overlap: see `overlapped`.
 
-    The first returns what is worked on, the second what the third writes, whole or not at all.
+    `work` gets what `read` returns, and `write` atomically writes what `work` returns.
     """
 
     read: Callable[[Shard], Any]
@@ -65,20 +73,20 @@ class Parts:
     write: Callable[[Shard, Any], None]
 
     def __call__(self, shard: Shard, advance: Advance) -> None:
-        """Do one after the other."""
+        """Read, compute and write a shard without overlap."""
         self.write(shard, self.work(shard, self.read(shard), advance))
 
 
 class Work(Hashable, Protocol):
-    """What is to be done with every shard. Hashable, and small when pickled."""
+    """Work to be done on every shard: hashable, and small when pickled."""
 
     def open(self, threads: int | None = None) -> Process:
-        """Load what all shards need, once in a process, and return what does one of them."""
+        """Load what all shards need, once per process, and return the function that processes a shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one shard went. `stops` says that the others would go the same way."""
+    """Outcome of one shard; `stops` if the other shards would fail in the same way."""
 
     shard: str
     seconds: float
@@ -87,7 +95,7 @@ class Outcome:
 
 
 def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
-    """Do one shard; an error becomes the outcome's reason."""
+    """Process one shard; an error becomes the outcome's reason."""
     begin = time.perf_counter()
     try:
         process(shard, advance)
@@ -97,7 +105,7 @@ def attempt(process: Process, shard: Shard, advance: Advance) -> Outcome:
 
 
 def failure(shard: Shard, error: Exception, seconds: float) -> Outcome:
-    """Return the outcome of a shard that an error ended."""
+    """Return the outcome of a shard that failed with an error."""
     log.debug("%s failed", shard.name, exc_info=error)
     return Outcome(
         shard=shard.name, seconds=seconds, reason=describe(error), stops=no_space(error) is not None
@@ -105,34 +113,35 @@ def failure(shard: Shard, error: Exception, seconds: float) -> Outcome:
 
 
 def overlapped(parts: Parts, shards: Sequence[Shard], advance: Advance) -> Iterator[tuple[Shard, Outcome]]:
-    """Do shards one after the other, the next being read and the last being written meanwhile.
+    """Process shards in order, while the next is being read and the previous one written.
 
-    Outcomes come in order, each when its result is written. Three shards are in memory at most. Whoever stops
-    listening, or an interrupt, waits for the file that is being written and begins no other.
+    Outcomes are yielded in order, each after its result has been written. At most three shards are in memory.
+    If the generator is closed or interrupted, it waits for the file that is being written and starts no
+    other.
     """
     with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-        coming: Future[Any] | None = reader.submit(parts.read, shards[0])
+        upcoming: Future[Any] | None = reader.submit(parts.read, shards[0])
         writing: tuple[Shard, float, Future[None]] | None = None
         for number, shard in enumerate(shards):
-            begin, error, done = time.perf_counter(), None, None
-            assert coming is not None
-            read, coming = coming, None
-            wait([read])
+            begin, error, result = time.perf_counter(), None, None
+            assert upcoming is not None
+            current, upcoming = upcoming, None
+            wait([current])
             if number + 1 < len(shards):
-                coming = reader.submit(parts.read, shards[number + 1])
+                upcoming = reader.submit(parts.read, shards[number + 1])
             try:
-                done = parts.work(shard, read.result(), advance)
+                result = parts.work(shard, current.result(), advance)
             except Exception as raised:
                 error = raised
-            del read
+            del current
             if writing is not None:
                 yield _written(*writing)
                 writing = None
             if error is None:
-                writing = shard, begin, writer.submit(parts.write, shard, done)
+                writing = shard, begin, writer.submit(parts.write, shard, result)
             else:
                 yield shard, failure(shard, error, time.perf_counter() - begin)
-            done = None
+            result = None
         if writing is not None:
             yield _written(*writing)
 
@@ -146,7 +155,7 @@ def _written(shard: Shard, begin: float, result: Future[None]) -> tuple[Shard, O
 
 
 def describe(error: BaseException) -> str:
-    """Describe an error in one line; where it is not the user's, with the place in the code."""
+    """Describe an error in one line, with its place in the code if it is not an input error."""
     text = " ".join(str(error).split())
     if isinstance(error, InputError):
         return text
@@ -168,15 +177,16 @@ def _opened(work: Work, threads: int) -> Process:
 
 
 def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
-    """Do one shard in a worker, which keeps the last work open: the model is loaded once.
+    """Process one shard in a worker, which keeps the last work open so that the model is loaded only once.
 
-    Shards take turns in a process, however many threads the worker has: the fit uses them all itself.
+    Only one shard at a time is processed in a worker, whatever its number of threads, because the fit itself
+    uses them all.
 
     Raises
     ------
     OtherCodeError
-        This worker runs other code than `wanted`, what `deepfits.provenance.code` says where the work comes
-        from.
+        This worker runs different code than `wanted`, the value of `deepfits.provenance.code` in the process
+        that submitted the work.
     """
     from distributed import get_worker
 
@@ -187,21 +197,21 @@ def attempt_in_worker(work: Work, shard: Shard, wanted: str) -> Outcome:
 
 
 class OtherCodeError(InputError):
-    """A worker has another version of the package, or other sources: its results would not be the same."""
+    """A worker has a different version or source code of the package, so that its results could differ."""
 
 
 def require_code(wanted: str) -> None:
-    """Refuse to work, in a worker, for a process that runs other code than this one."""
+    """Raise, in a worker, if the submitting process runs different code."""
     from distributed import get_worker
 
     if (here := code()) != wanted:
         raise OtherCodeError(
             f"the worker at {get_worker().address} runs deepfits {here}, but this command is deepfits "
-            f"{wanted}: install the same version there and start the worker again"
+            f"{wanted}: install the same version there and restart the worker"
         )
 
 
 def call_in_worker(function: Callable[[Any], Any], job: Any, wanted: str) -> Any:
-    """Call a function in a worker that runs the same code."""
+    """Call a function in a worker, after checking that it runs the same code."""
     require_code(wanted)
     return function(job)

@@ -1,1 +1,1 @@
-"""The simulated sky: population, spectra, drawing, scenes."""
+"""Simulated skies: population, spectra, profiles, scenes."""

@@ -1,4 +1,4 @@
-"""Positions: galaxies of like redshift stand together.
+"""Positions of galaxies, clustered with others of similar redshift.
 
 Shapes: N galaxies. Lengths in pixels.
 """
@@ -10,28 +10,43 @@ import math
 import numpy as np
 
 CENTRES = 0.02
-"""Part of the galaxies around which others gather."""
+"""Fraction of galaxies that can host satellites."""
 SATELLITES = 0.25
-"""Part that gathers."""
+"""Fraction of galaxies that are satellites of another one."""
 SLOPE = 0.8
-"""Pairs around a centre fall as θ^−0.8: the slope of the angular correlation of galaxies."""
+"""The density of satellites falls as θ^−0.8, the slope of the angular correlation function of galaxies."""
 REACH_ARCSEC = (1.0, 60.0)
 
 
 def clustered_positions(
     redshift: np.ndarray, low: float, high: float, pixel_scale: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw positions: most at random, some around a galaxy of nearly the same redshift.
+    """Draw positions: most uniformly, some around a galaxy of nearly the same redshift.
 
-    Galaxies that would fall outside come in on the other side, so that the density stays. Borders of the
-    square and positions, ``(N,)`` each, are in pixels, their scale in arcseconds.
+    Galaxies that would fall outside are wrapped to the other side, which conserves the density.
+
+    Parameters
+    ----------
+    redshift
+        ``(N,)``.
+    low, high
+        Borders of the square field, pixels.
+    pixel_scale
+        Arcseconds per pixel.
+    rng
+        Random generator.
+
+    Returns
+    -------
+    x, y
+        ``(N,)`` each, pixels.
     """
     number = len(redshift)
     x, y = rng.uniform(low, high, (2, number))
     u = rng.random(number)
     centres = np.flatnonzero(u < CENTRES)
     satellites = np.flatnonzero((u >= CENTRES) & (u < CENTRES + SATELLITES))
-    # Distances such that their density on the sky falls as θ^−SLOPE; drawn whether or not they are needed.
+    # Their density on the sky falls as θ^−SLOPE. Drawn even without hosts, to keep the random stream aligned.
     share = rng.random(len(satellites))
     inner, outer = ((r / pixel_scale) ** (2 - SLOPE) for r in REACH_ARCSEC)
     distance = (inner + share * (outer - inner)) ** (1 / (2 - SLOPE))

@@ -1,7 +1,7 @@
-"""What goes wrong in real images: saturated stars, bad columns, gaps, satellites' trails.
+"""Image defects: saturated stars, bad columns, gaps, satellite trails.
 
-Shapes: B bands, H rows of a strip, W columns. A pixel's defects are bits, as in the mask planes of the HSC
-and Rubin pipelines; which of them leave no usable flux says `BAD_PLANES`.
+Shapes: B bands, H rows of a strip, W columns. Defects are stored as bits, as in the mask planes of the HSC
+and Rubin pipelines; pixels of `BAD_PLANES` have no usable flux.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ IS_BAD = sum(1 << PLANES[name] for name in BAD_PLANES)
 COLUMNS_PER_KILOPIXEL = 0.25
 GAPS_PER_KILOPIXEL = 0.06
 TRAILS_PER_KILOPIXEL = 0.12
-"""Expected number of each, per band and thousand pixels of the patch's side: with saturated stars they touch
-about one cutout of 32 pixels in ten."""
+"""Expected numbers per band and per 1000 pixels of the patch's side. Together with saturated stars they
+affect about one in ten cutouts of 32 pixels."""
 BLEED_PIXELS = 12.0
-"""Half length of the trail that bleeds from a star just at saturation; it grows with the root of its flux."""
+"""Half length of the bleed trail of a star at the saturation limit; it grows with the square root of flux."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Defects:
-    """Where a patch's defects lie. Lengths in pixels.
+    """Positions of the defects of a patch. Lengths in pixels.
 
     Attributes
     ----------
     columns
-        Rows of (band, column, first row, row after the last, width).
+        Rows of (band, column, start row, end row, width); ends are exclusive.
     gaps
-        Rows of (band, first row, row after the last, first column, column after the last).
+        Rows of (band, start row, end row, start column, end column).
     trails
-        Rows of (band, x, y of a point on it, direction in radians, standard deviation of its profile, peak in
-        units of the pixel noise).
+        Rows of (band, x and y of a point on the trail, direction in radians, standard deviation of its
+        profile, peak in units of the pixel noise).
     """
 
     columns: np.ndarray
@@ -75,7 +75,7 @@ def draw_defects(num_bands: int, size: int, rng: np.random.Generator) -> Defects
 
 
 def saturation_levels(survey: SkySurvey) -> np.ndarray:
-    """Return the flux of a pixel at which each band saturates, nJy: ``(B,)``."""
+    """Return the pixel flux at which each band saturates, ``(B,)`` nJy."""
     levels = []
     for band in survey.bands:
         radius = moffat_radius(band.fwhm_arcsec / survey.pixel_scale_arcsec, survey.moffat_beta)
@@ -94,19 +94,31 @@ def add_defects(
     shapes: Shapes,
     defects: Defects,
 ) -> np.ndarray:
-    """Put the defects into a strip; return them as bits of `PLANES`, ``(B, H, W)`` int32.
+    """Add the defects to a strip, and return them as bits of `PLANES`, ``(B, H, W)`` int32.
 
-    The image, ``(B, H, W)`` nJy, is changed in place: pixels without data become 0. The model is the same
-    without noise, sigma, ``(B,)`` nJy, the noise of a pixel; rows are the first of the strip and the one
-    after the last. The survey says where bands saturate, and bright point sources of the shapes, those of the
-    whole patch, bleed along their column.
+    Parameters
+    ----------
+    image
+        ``(B, H, W)``, nJy; changed in place. Pixels without data are set to 0.
+    model
+        The image without noise.
+    rows
+        First row of the strip, and the row after its last.
+    survey
+        Sets the saturation levels.
+    sigma
+        ``(B,)``, noise of a pixel, nJy.
+    shapes
+        The objects of the whole patch; bright point sources bleed along their column.
+    defects
+        The other defects of the patch.
     """
     bits = np.zeros(image.shape, dtype=np.int32)
     bits |= np.int32(1 << PLANES["DETECTED"]) * (model > 5 * sigma[:, None, None])
     _saturate(image, model, bits, rows, survey, shapes)
     first = rows[0]
-    for band, peak, is_bad, light in _trails(defects, sigma, rows, image.shape[2]):
-        image[band] += np.float32(peak) * light
+    for band, peak, is_bad, profile in _trails(defects, sigma, rows, image.shape[2]):
+        image[band] += np.float32(peak) * profile
         bits[band][is_bad] |= (1 << PLANES["STREAK"]) | (1 << PLANES["BAD"])
 
     def blank(band: int, begin: int, end: int, columns: slice) -> tuple[int, slice, slice]:
@@ -131,7 +143,7 @@ def _saturate(
 ) -> None:
     first, last = rows
     levels = saturation_levels(survey)[:, None, None]
-    full = model > levels
+    is_saturated = model > levels
     is_point = (shapes.disc_radius == 0) & (shapes.bulge_flux == 0).all(axis=1)
     for band, sky_band in enumerate(survey.bands):
         limit = flux_of_magnitude(sky_band.saturation)
@@ -141,21 +153,21 @@ def _saturate(
             x, y = int(np.rint(shapes.x[index])), int(np.rint(shapes.y[index]))
             wide = 1 + int(ratio > 10)
             low, high = max(y - half - first, 0), max(min(y + half + 1, last) - first, 0)
-            full[band, low:high, max(x - wide, 0) : max(x + wide + 1, 0)] = True
-    image[:] = np.where(full, levels.astype(np.float32), image)
-    bits |= np.int32(1 << PLANES["SAT"]) * full
+            is_saturated[band, low:high, max(x - wide, 0) : max(x + wide + 1, 0)] = True
+    image[:] = np.where(is_saturated, levels.astype(np.float32), image)
+    bits |= np.int32(1 << PLANES["SAT"]) * is_saturated
 
 
 def _trails(
     defects: Defects, sigma: np.ndarray, rows: tuple[int, int], width: int
 ) -> list[tuple[int, float, np.ndarray, np.ndarray]]:
-    """Return for each trail its band, its peak in nJy, its masked pixels and its profile: ``(H, W)``."""
+    """Return band, peak in nJy, masked pixels ``(H, W)`` and profile ``(H, W)`` of each trail."""
     out = []
     yy, xx = np.mgrid[rows[0] : rows[1], :width].astype(np.float32)
     for number, x, y, angle, sigma_pixels, peak in defects.trails.tolist():
         distance = np.abs((xx - x) * math.sin(angle) - (yy - y) * math.cos(angle)) / sigma_pixels
-        light = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
-        # Masked to where the trail is lost in the noise.
+        profile = np.exp(np.float32(-0.5) * distance**2) * (distance < 6)
+        # Mask the trail out to where it falls to a tenth of the noise.
         reach = math.sqrt(2 * math.log(max(peak / 0.1, 1.1)))
-        out.append((int(number), peak * sigma[int(number)], distance < reach, light))
+        out.append((int(number), peak * sigma[int(number)], distance < reach, profile))
     return out

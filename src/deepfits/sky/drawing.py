@@ -1,12 +1,12 @@
-"""Drawing galaxies and stars: batches of stamps in Fourier space.
+"""Drawing galaxies and stars, as batches of stamps computed in Fourier space.
 
-Shapes: N objects, B bands, S side of a stamp in pixels, K = S/2 + 1 wave numbers of a real transform. Lengths
-are in pixels, wave numbers k in radians per pixel, fluxes in nJy.
+Shapes: N objects, B bands, S side of a stamp in pixels, K = S/2 + 1 wavenumbers of a real transform. Lengths
+are in pixels, wavenumbers k in radians per pixel, fluxes in nJy.
 
-Every profile here has a closed Fourier transform, so that a galaxy seen through any point-spread function is
-one inverse transform. The disc is exponential (Sérsic n = 1). The bulge is Spergel's (2010) profile with
-ν = −0.6, which follows a de Vaucouleurs profile (n = 4) over the radii that matter, and has the transform
-(1 + k²r₀²)^−0.4 where de Vaucouleurs' has none. The profiles are computed once for all bands.
+All profiles have analytic Fourier transforms, so that drawing a galaxy convolved with any PSF takes a single
+inverse transform. The disc is exponential (Sérsic n = 1). The bulge has a Spergel (2010) profile with
+ν = −0.6, which approximates a de Vaucouleurs profile (n = 4) over the relevant radii but has the closed-form
+transform (1 + k²r₀²)^−0.4. Profiles are computed once for all bands.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ DISC_SCALE = 1.6783469900166605
 """Half-light radius of an exponential disc in units of its scale length."""
 BULGE_NU = -0.6
 DRAW_BYTES = 1 << 21
-"""Stamps of one batch take this much memory: what a core's cache holds (larger batches are slower)."""
+"""Memory of the stamps of one batch; it should fit in a core's cache (larger batches are slower)."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is to be drawn.
+    """Positions, fluxes and shapes of objects to draw.
 
     Attributes
     ----------
     x, y
-        ``(N,)`` position of the centre, pixels of the scene; pixel (0, 0) has its centre at (0, 0).
+        ``(N,)`` position of the centre in the scene, pixels; the centre of the first pixel is at (0, 0).
     disc_flux, bulge_flux
         ``(N, B)``, nJy. A star is a disc of radius 0.
     disc_radius, bulge_radius
         ``(N,)`` half-light radii along the major axis, pixels.
     disc_ratio, bulge_ratio
-        ``(N,)`` axis ratios, above 0 and up to 1.
+        ``(N,)`` minor over major axis, in (0, 1].
     angle
         ``(N,)`` direction of the major axis, radians from +x to +y.
     """
@@ -61,7 +61,7 @@ class Shapes:
         return len(self.x)
 
     def select(self, which: np.ndarray) -> Shapes:
-        """Return the objects that `which` picks, in its order."""
+        """Return the objects selected by an index or a boolean mask."""
         return Shapes(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
 
 
@@ -75,24 +75,24 @@ def bulge_scale() -> float:
 
 
 def wave_numbers(size: int, device: str | torch.device = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
-    """Return k along y, ``(S,)``, and along x, ``(K,)``, of a real transform of ``(S, S)``."""
+    """Return the wavenumbers along y, ``(S,)``, and x, ``(K,)``, of a real transform of ``(S, S)``."""
     ky = 2 * math.pi * torch.fft.fftfreq(size, device=device)
     kx = 2 * math.pi * torch.fft.rfftfreq(size, device=device)
     return ky, kx
 
 
 def moffat_transfer(k: np.ndarray, fwhm: float, beta: float) -> np.ndarray:
-    """Return the Fourier transform of a Moffat profile of flux 1, not truncated anywhere.
+    """Return the Fourier transform of an untruncated Moffat profile of flux 1.
 
-    2 (k r₀ / 2)^(β−1) K_(β−1)(k r₀) / Γ(β−1), with K a modified Bessel function. Wave numbers, of any shape,
-    are in radians per pixel, the width in pixels; β is above 1.
+    This is 2 (k r₀ / 2)^(β−1) K_(β−1)(k r₀) / Γ(β−1), with K a modified Bessel function. Wavenumbers, of any
+    shape, are in radians per pixel, the FWHM in pixels; β must be above 1.
     """
     u = np.maximum(np.asarray(k) * moffat_radius(fwhm, beta), 1e-8)
     return 2 * (u / 2) ** (beta - 1) * kv(beta - 1, u) / gamma(beta - 1)
 
 
 def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tensor:
-    """Return what PSFs (`fwhm` in pixels) and the pixel do to each wave number, ``(B, S, K)`` float32."""
+    """Return the transfer function of Moffat PSFs (`fwhm` in pixels) and pixel, ``(B, S, K)`` float32."""
     ky, kx = (k.numpy().astype(float) for k in wave_numbers(size))
     k = np.hypot(ky[:, None], kx[None, :])
     pixel = np.sinc(ky / (2 * np.pi))[:, None] * np.sinc(kx / (2 * np.pi))[None, :]
@@ -100,12 +100,11 @@ def psf_transfer(size: int, fwhm: tuple[float, ...], beta: float) -> torch.Tenso
 
 
 def draw_stamps(shapes: Shapes, transfer: torch.Tensor) -> torch.Tensor:
-    """Draw each object in the middle of its own stamp: ``(N, B, S, S)`` float32, nJy per pixel.
+    """Draw each object at the centre of its own stamp, ``(N, B, S, S)`` float32, nJy per pixel.
 
-    The whole part of positions decides nothing here: the centre lies within half a pixel of pixel (S/2, S/2).
-    A stamp is periodic: light that leaves it on one side comes in on the other, so the side has to be chosen
-    with `stamp_sizes`. The transfer, ``(B, S, K)`` from `psf_transfer`, is on the device that is to do the
-    work.
+    Only the fractional part of positions is used: the object lies within half a pixel of pixel (S/2, S/2).
+    Stamps are periodic, i.e. flux that leaves on one side enters on the other, so their side should be chosen
+    with `stamp_sizes`. The stamps are drawn on the device of `transfer`, ``(B, S, K)`` from `psf_transfer`.
     """
     size, device = transfer.shape[1], transfer.device
     ky, kx = wave_numbers(size, device)
@@ -118,17 +117,16 @@ def draw_stamps(shapes: Shapes, transfer: torch.Tensor) -> torch.Tensor:
     spectrum = tensor(shapes.disc_flux)[:, :, None, None] * disc[:, None]  # (N, B, S, K)
     has_bulge = np.flatnonzero((shapes.bulge_flux != 0).any(axis=1))
     if has_bulge.size:
-        some = shapes.select(has_bulge)
-        u = _squared_length(tensor(some.bulge_radius / bulge_scale()), some.bulge_ratio, some.angle, ky, kx)
+        part = shapes.select(has_bulge)
+        u = _squared_length(tensor(part.bulge_radius / bulge_scale()), part.bulge_ratio, part.angle, ky, kx)
         bulge = torch.exp(-(1 + BULGE_NU) * torch.log1p(u))
         where = torch.as_tensor(has_bulge, device=device)
-        spectrum.index_add_(0, where, tensor(some.bulge_flux)[:, :, None, None] * bulge[:, None])
+        spectrum.index_add_(0, where, tensor(part.bulge_flux)[:, :, None, None] * bulge[:, None])
     spectrum *= transfer
     shift_x = tensor(shapes.x - np.rint(shapes.x)) + size // 2
     shift_y = tensor(shapes.y - np.rint(shapes.y)) + size // 2
     phase = _phase(shift_y, ky)[:, :, None] * _phase(shift_x, kx)[:, None, :]  # (N, S, K)
-    turned = spectrum * phase[:, None]
-    return torch.fft.irfft2(turned, s=(size, size))
+    return torch.fft.irfft2(spectrum * phase[:, None], s=(size, size))
 
 
 def _phase(shift: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -139,7 +137,7 @@ def _phase(shift: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 def _squared_length(
     radius: torch.Tensor, ratio: np.ndarray, angle: np.ndarray, ky: torch.Tensor, kx: torch.Tensor
 ) -> torch.Tensor:
-    """Return k²r² in the frame where the ellipse is a circle of the given radius: ``(N, S, K)``."""
+    """Return k²r², ``(N, S, K)``, in the frame where the ellipse is a circle of the given radius."""
     # A quadratic form in (kx, ky) with three coefficients per object.
     q = torch.as_tensor(ratio, dtype=torch.float32, device=kx.device)
     c = torch.as_tensor(np.cos(angle), dtype=torch.float32, device=kx.device)
@@ -155,9 +153,10 @@ SIZES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 
 
 def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float) -> np.ndarray:
-    """Choose the side of each object's stamp of `SIZES`, ``(N,)`` int, so that nothing visible is cut.
+    """Choose the side of each object's stamp from `SIZES`, ``(N,)`` int, large enough for its visible part.
 
-    Light may be lost below a faint surface brightness, ``(B,)`` nJy per pixel; widths are ``(B,)`` pixels.
+    Flux may be cut off below the surface brightness `faint`, ``(B,)`` nJy per pixel; `fwhm` is ``(B,)``
+    pixels.
     """
     r0 = np.array([moffat_radius(w, beta) for w in fwhm])
     total = shapes.disc_flux + shapes.bulge_flux
@@ -175,7 +174,7 @@ def stamp_sizes(shapes: Shapes, faint: np.ndarray, fwhm: np.ndarray, beta: float
 def _exponential_reach(
     flux: np.ndarray, scale: np.ndarray, ratio: np.ndarray, faint: np.ndarray
 ) -> np.ndarray:
-    """Return the radius at which exp(−r/scale) wings fall below `faint` in every band: ``(N,)``."""
+    """Return the radius, ``(N,)``, beyond which exp(−r/scale) wings are below `faint` in every band."""
     area = 2 * math.pi * np.maximum(scale**2 * ratio, 1e-6)
     excess = np.maximum(flux / (area[:, None] * faint), 1.0)
     return (scale[:, None] * np.log(excess)).max(axis=1)
@@ -191,10 +190,10 @@ def draw_into(
     first_row: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Add objects, at positions of the whole scene, to a part of it that begins at `first_row`.
+    """Add objects to the part of a scene that begins at `first_row`.
 
-    The image, ``(B, H, W)`` float32, nJy per pixel, is changed in place; `sizes`, ``(N,)``, are those of
-    `stamp_sizes`, and widths of the bands are in pixels.
+    The image, ``(B, H, W)`` float32 in nJy per pixel, is changed in place. Positions refer to the whole
+    scene, `sizes`, ``(N,)``, come from `stamp_sizes`, and `fwhm` is in pixels per band.
     """
     num_bands = image.shape[0]
     for size in np.unique(sizes):
@@ -211,7 +210,7 @@ def draw_into(
 
 
 def add_stamp(image: np.ndarray, stamp: np.ndarray, left: int, bottom: int) -> None:
-    """Add a stamp, ``(B, S, S)``, to an image, ``(B, H, W)``, leaving out what lies outside."""
+    """Add a stamp, ``(B, S, S)``, to an image, ``(B, H, W)``, where the two overlap."""
     height, width = image.shape[1:]
     size = stamp.shape[-1]
     y0, y1 = max(bottom, 0), min(bottom + size, height)

@@ -1,9 +1,10 @@
-"""Single exposures of a patch: dithered and rotated, each with its own seeing and zero point.
+"""Single exposures of a patch, dithered and rotated, each with its own seeing and zero point.
 
 Shapes: H rows of a strip, W columns; an exposure has one band.
 
-The exposures of a band, added with inverse variances, reach the depth of its coadd. Their pixels are
-independent. Cosmic rays strike each at other places, and are not masked: finding them is the stack's work.
+The inverse-variance weighted mean of a band's exposures reaches the depth of its coadd. The noise of their
+pixels is independent. Cosmic rays differ between exposures and are not masked: rejecting them is left to
+stacking.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from deepfits.sky.scene import Conditions, Scene, choose_stamps, patch_name, to_
 from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC
 
 DITHER = 0.06
-"""Exposures are shifted by up to this part of a patch's side."""
+"""Maximum shift of an exposure, as a fraction of the patch's side."""
 ROTATION_DEG = 5.0
 ZERO_POINT_SCATTER, SEEING_SCATTER = 0.1, 0.12
 COSMIC_RAYS_PER_MEGAPIXEL = 30.0
@@ -34,7 +35,7 @@ _STREAM = 20
 
 
 def exposure_paths(out: Path, scene: Scene, index: int, exposure: int) -> tuple[Path, Path]:
-    """Return the files of an exposure: image and weight."""
+    """Return the paths of an exposure's image and weight."""
     band = scene.survey.names[index]
     stem = f"exposure-{patch_name(scene.patch)}-{band}-{exposure:02d}"
     folder = out / "exposures" / band
@@ -42,9 +43,9 @@ def exposure_paths(out: Path, scene: Scene, index: int, exposure: int) -> tuple[
 
 
 def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number: int) -> Scene:
-    """Turn a patch into one, `exposure`, of the `number` of exposures that its coadd could be made of.
+    """Return the scene of an exposure: number `exposure` of `number` that together make up the coadd.
 
-    It has one band, and the positions and directions of all objects in its own pixels.
+    It has the single band `index`, and the positions and orientations of all objects on its own pixel grid.
     """
     key = (scene.seed, scene.patch, _STREAM, index, exposure)
     rng = np.random.default_rng(key)
@@ -82,13 +83,13 @@ def make_exposure(scene: Scene, table: Table, index: int, exposure: int, number:
 
 
 def _rotated(wcs: Any, size: int, scale: float, rotation: float, shift: np.ndarray) -> Any:
-    """Return the coordinates of an image turned by an angle, its middle shifted by some pixels."""
+    """Return the WCS of an image rotated (radians) and shifted (pixels) with respect to the patch."""
     out = wcs.deepcopy()
     middle = np.array([[(size - 1) / 2, (size - 1) / 2]]) + shift
     out.wcs.crval = wcs.all_pix2world(middle, 0)[0]
     out.wcs.crpix = [(size + 1) / 2, (size + 1) / 2]
     c, s = math.cos(rotation) * scale / 3600, math.sin(rotation) * scale / 3600
-    # A direction at angle a from the patch's +x lies at a − rotation from the exposure's.
+    # A direction at angle a from the patch's +x is at angle a − rotation from the exposure's +x.
     out.wcs.cd = [[-c, s], [s, c]]
     out.wcs.set()
     return out
@@ -96,7 +97,7 @@ def _rotated(wcs: Any, size: int, scale: float, rotation: float, shift: np.ndarr
 
 @contextmanager
 def open_exposure(paths: tuple[Path, Path], scene: Scene) -> Iterator[Writer]:
-    """Make an exposure's files under temporary names, and give what writes strips into them."""
+    """Create an exposure's files under temporary names, and yield a function that writes strips to them."""
     with writing(paths[0]) as image_path, writing(paths[1]) as weight_path:
         write_pair = pair_writer([image_path, weight_path], scene, 0)
 
@@ -107,7 +108,7 @@ def open_exposure(paths: tuple[Path, Path], scene: Scene) -> Iterator[Writer]:
 
 
 def _cosmic_rays(scene: Scene, first_row: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw the tracks of cosmic rays in a strip: ``(H, W)``, nJy; they end at its borders."""
+    """Draw cosmic-ray tracks in a strip, ``(H, W)`` nJy, truncated at its borders."""
     height, width = shape
     rng = np.random.default_rng((*scene.noise_key, 2, first_row))
     out = np.zeros((height, width), dtype=np.float32)
@@ -115,7 +116,7 @@ def _cosmic_rays(scene: Scene, first_row: int, shape: tuple[int, ...]) -> np.nda
         x, y, angle = rng.uniform(0, width), rng.uniform(0, height), rng.uniform(0, 2 * math.pi)
         steps = np.arange(rng.integers(1, 16))
         columns = (x + steps * math.cos(angle)).astype(int)
-        lines = (y + steps * math.sin(angle)).astype(int)
-        inside = (columns >= 0) & (columns < width) & (lines >= 0) & (lines < height)
-        out[lines[inside], columns[inside]] += scene.conditions.sigma[0] * rng.uniform(20, 300)
+        rows = (y + steps * math.sin(angle)).astype(int)
+        inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+        out[rows[inside], columns[inside]] += scene.conditions.sigma[0] * rng.uniform(20, 300)
     return out

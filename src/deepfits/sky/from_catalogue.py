@@ -1,10 +1,10 @@
-"""Objects that are given: magnitudes and redshifts from a user's table, the rest from the population.
+"""Simulated objects with magnitudes and redshifts from a user's table.
 
 Shapes: N rows of the table, B bands.
 
-AB magnitudes are drawn as they stand, whatever filters they were measured in: colours and redshifts then come
-from nature. Sizes and shapes the table does not have are drawn for a galaxy of this brightness, redshift and
-colour.
+AB magnitudes are used unchanged, whatever filters they were measured in, so that colours and redshifts are
+those of real galaxies. Sizes and shapes that the table lacks are drawn from the population model, for a
+galaxy of the same brightness, redshift and colour.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from deepfits.tables.table import LIKELY_REDSHIFTS
 from deepfits.tables.values import HIGHEST_MEDIAN, STAR_REDSHIFT, is_no_value
 
 BRIGHTEST_MAGNITUDE, FAINTEST_MAGNITUDE = 5.0, 40.0
-"""A magnitude outside these means that there is none (−99, 99, NaN)."""
+"""Magnitudes outside this range are treated as missing (−99, 99)."""
 SPACING = 48
-"""Objects stand on a grid of this many pixels, each moved at random, so that few overlap."""
+"""Spacing in pixels of the grid of objects, each randomly displaced, chosen so that few overlap."""
 SHAPE_COLUMNS = ("half_light_radius_arcsec", "axis_ratio", "angle_deg", "bulge_fraction")
 OPTIONAL = ("object_id", "z_spec", "z_spec_flag", "kind", *SHAPE_COLUMNS)
 
@@ -55,10 +55,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CatalogueObjects:
-    """Rows that can be drawn.
+    """Objects of a user's table that can be drawn.
 
-    The table has columns as from `draw_galaxies`, with ``kind``, ``object_id`` and ``z_spec_flag``;
-    `left_out` rows of the user's lack a magnitude.
+    Attributes
+    ----------
+    table
+        Columns as from `draw_galaxies`, and ``kind``, ``object_id`` and ``z_spec_flag``.
+    left_out
+        Number of rows skipped because a magnitude is missing.
     """
 
     table: Table
@@ -71,14 +75,28 @@ class CatalogueObjects:
 def resolve_columns(
     names: Sequence[str], survey: SkySurvey, mapping: Mapping[str, str], where: object
 ) -> dict[str, str]:
-    """Find which column of a table holds what; the mapping is from our names to its, where they differ.
+    """Match the columns of a table to the names used here.
 
-    Returns the table's names of ``mag_<band>`` for every band, and of each of `OPTIONAL` that is there.
+    Parameters
+    ----------
+    names
+        Column names of the table.
+    survey
+        Survey whose bands need a magnitude ``mag_<band>`` each.
+    mapping
+        The table's names by the names used here, where they differ.
+    where
+        Name of the table, for messages.
+
+    Returns
+    -------
+    dict
+        The table's names of ``mag_<band>`` for every band, and of those of `OPTIONAL` that it has.
 
     Raises
     ------
     InputError
-        An unknown name on either side, or a band without magnitudes.
+        A name in `mapping` is unknown, or a band has no magnitudes.
     """
     needed = [f"mag_{band}" for band in survey.names]
     known = [*needed, *OPTIONAL]
@@ -89,13 +107,15 @@ def resolve_columns(
             )
         if theirs not in names:
             raise InputError(f"{where}: no column {theirs!r}; {nearest(theirs, names)}")
-    by_lower = {name.lower(): name for name in reversed(names)}  # of bands z and Z are two
+    by_lower = {
+        name.lower(): name for name in reversed(names)
+    }  # magnitudes stay case-sensitive: bands z and Z differ
     columns = {ours: mapping.get(ours, ours) for ours in known}
     columns |= {ours: by_lower[ours] for ours in OPTIONAL if columns[ours] not in names and ours in by_lower}
     for ours in needed:
         if columns[ours] not in names:
             close = nearest(ours, names)
-            raise InputError(f"{where}: no column {ours!r} ({close}); map one with columns=['{ours}=...']")
+            raise InputError(f"{where}: no column {ours!r} ({close}); map it with columns=['{ours}=...']")
     columns = {ours: theirs for ours, theirs in columns.items() if theirs in names}
     left = [name for name in names if name not in columns.values()]
     redshift = next((name for name in left if name.lower() in LIKELY_REDSHIFTS), None)
@@ -105,7 +125,7 @@ def resolve_columns(
     ):
         if ours not in columns and likely is not None:
             log.warning(
-                "WARNING: %s: no column %s: %s; is it %r? say so with columns=['%s=%s']",
+                "WARNING: %s: no column %s: %s; is it %r? If so, map it with columns=['%s=%s']",
                 *(where, ours, otherwise, likely, ours, likely),
             )
     return columns
@@ -119,37 +139,51 @@ def from_table(
     where: object,
     units: Mapping[str, str] | None = None,
 ) -> CatalogueObjects:
-    """Turn a user's table into objects.
+    """Convert a user's table to objects.
 
-    `names` are those of `resolve_columns`; `rng` is for what the table does not have; `units` are those that
-    the file says, by its names.
+    Parameters
+    ----------
+    columns
+        Columns of the table.
+    names
+        The table's column names, from `resolve_columns`.
+    survey
+        Survey in whose bands the objects are drawn.
+    rng
+        Random generator for properties that the table lacks.
+    where
+        Name of the table, for messages.
+    units
+        Units stated in the file, by its column names.
 
     Raises
     ------
     InputError
-        No row with all magnitudes, a column of the wrong kind or unit, or values that are no magnitudes or
+        No row has all magnitudes, a column has the wrong type or unit, or its values are not magnitudes or
         redshifts.
     """
-    given = _Given(columns, names, units or {}, where)
-    mag = np.stack([given.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
-    is_there = np.isfinite(mag)
-    keep = is_there.all(axis=1)
-    lacking = {b: int((~ok).sum()) for b, ok in zip(survey.names, is_there.T, strict=True) if not ok.all()}
-    said = ", ".join(f"{band} ({count} rows)" for band, count in lacking.items())
+    catalogue = _CatalogueColumns(columns, names, units or {}, where)
+    mag = np.stack([catalogue.magnitudes(f"mag_{band}") for band in survey.names], axis=1)
+    is_known = np.isfinite(mag)
+    keep = is_known.all(axis=1)
+    missing = {b: int((~ok).sum()) for b, ok in zip(survey.names, is_known.T, strict=True) if not ok.all()}
+    listed = ", ".join(f"{band} ({count} rows)" for band, count in missing.items())
     if not keep.any():
         raise InputError(
-            f"{where}: no row has a magnitude in every band ({', '.join(survey.names)}); lacking: {said}"
+            f"{where}: no row has a magnitude in every band ({', '.join(survey.names)}); missing: {listed}"
         )
-    if lacking:
+    if missing:
         log.info(
-            "%s: %d of %d rows lack a magnitude, and are left out: %s", where, (~keep).sum(), len(keep), said
+            "%s: %d of %d rows lack a magnitude and are left out: %s", where, (~keep).sum(), len(keep), listed
         )
-    given = _Given({name: values[keep] for name, values in columns.items()}, names, units or {}, where)
+    catalogue = _CatalogueColumns(
+        {name: values[keep] for name, values in columns.items()}, names, units or {}, where
+    )
     mag = mag[keep]
-    redshift = given.redshifts(len(mag))
-    kind = given.kinds(redshift)
+    redshift = catalogue.redshifts(len(mag))
+    kind = catalogue.kinds(redshift)
     table = _galaxies(mag, redshift, survey, rng)
-    _use_catalogue_shapes(table, given)
+    _use_catalogue_shapes(table, catalogue)
     is_point = kind != "galaxy"
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec", "half_light_radius_arcsec", "bulge_fraction"):
         table[name][is_point] = 0.0
@@ -160,15 +194,15 @@ def from_table(
     table["type"][is_point] = -1
     table["z_spec"] = np.where(kind == "star", 0.0, redshift)
     table["kind"] = kind
-    table["object_id"] = given.identities(len(mag))
-    flag = given.numbers("z_spec_flag", len(mag))
+    table["object_id"] = catalogue.identities(len(mag))
+    flag = catalogue.numbers("z_spec_flag", len(mag))
     default = np.where(np.isfinite(table["z_spec"]), 4.0, 0.0)
     table["z_spec_flag"] = np.where(np.isfinite(flag), flag, default)
     return CatalogueObjects(table, int((~keep).sum()))
 
 
 def grid_positions(number: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Place objects on a patch, well apart: ``x, y``, each ``(N,)`` pixels, in random order of the grid."""
+    """Place objects in random cells of a grid: ``x, y``, each ``(N,)`` pixels."""
     side = size // SPACING
     cell = rng.permutation(side * side)[:number]
     assert len(cell) == number
@@ -179,38 +213,36 @@ def grid_positions(number: int, size: int, rng: np.random.Generator) -> tuple[np
 
 
 def objects_per_patch(size: int) -> int:
-    """Return how many given objects a patch holds."""
+    """Return the number of catalogue objects that fit on a patch."""
     return (size // SPACING) ** 2
 
 
 @dataclass(frozen=True)
-class _Given:
-    """The columns of a user's table: theirs, their names by ours, their units, and the file."""
+class _CatalogueColumns:
+    """A user's table: its columns, their names by the names used here, their units, and the file."""
 
     columns: Mapping[str, np.ndarray]
     names: Mapping[str, str]
     units: Mapping[str, str]
     where: object
 
-    def refusal(self, name: str, why: str) -> InputError:
+    def error(self, name: str, why: str) -> InputError:
         theirs = self.names[name]
-        said = repr(theirs) if theirs == name else f"{theirs!r} (given as {name})"
-        return InputError(f"{self.where}: column {said} {why}")
+        label = repr(theirs) if theirs == name else f"{theirs!r} (given as {name})"
+        return InputError(f"{self.where}: column {label} {why}")
 
     def numbers(self, name: str, number: int, unit: str = "") -> np.ndarray:
-        """Return a column ``(N,)`` as float64 in a unit of an angle; NaN where the table has none."""
+        """Return a column as float64, ``(N,)``, converted to an angular unit if given; NaN if absent."""
         if name not in self.names:
             return np.full(number, np.nan)
         values = self.columns[self.names[name]]
         if values.ndim != 1:
-            raise self.refusal(
-                name, f"holds lists of {values.shape[1]} numbers; write each to its own column"
-            )
+            raise self.error(name, f"holds lists of {values.shape[1]} numbers; write each to its own column")
         scale = self._scale(name, unit) if unit else 1.0
         try:
             return np.array(values, dtype=float) * scale
         except ValueError:
-            raise self.refusal(name, "holds text, not numbers") from None
+            raise self.error(name, "holds text, not numbers") from None
 
     def _scale(self, name: str, unit: str) -> float:
         from astropy import units
@@ -222,45 +254,43 @@ class _Given:
                 return float(units.Unit(word).to(unit))
             except (ValueError, TypeError):
                 continue
-        raise self.refusal(name, f"is in {stated!r}; {unit} are needed")
+        raise self.error(name, f"is in {stated!r}; it must be in {unit}")
 
     def magnitudes(self, name: str) -> np.ndarray:
-        """Return a column of AB magnitudes ``(N,)``, NaN where there is none.
+        """Return a column of AB magnitudes, ``(N,)``, NaN where missing.
 
         Raises
         ------
         InputError
-            By the unit or the values these are fluxes or other magnitudes.
+            The name, unit or values show that these are fluxes or magnitudes of another system.
         """
         remedy = (
-            "AB magnitudes are needed: −2.5 log10(flux) + 31.4 of nJy, 23.9 of µJy, 22.5 of nanomaggies, "
-            "−48.6 of erg/s/cm²/Hz"
+            "AB magnitudes are needed: −2.5 log10(flux) + 31.4 for nJy, 23.9 for µJy, 22.5 for nanomaggies, "
+            "−48.6 for erg/s/cm²/Hz"
         )
         theirs = self.names[name]
         unit = self.units.get(theirs, "")
         if _OTHER_SYSTEM.search(f"{unit} {theirs}"):
-            raise self.refusal(
+            raise self.error(
                 name,
-                f"holds magnitudes of another system ({unit or 'by its name'}); AB ones are needed: add the "
-                "offset of its filter",
+                f"holds magnitudes of another system ({unit or 'judging by its name'}); AB magnitudes are "
+                "needed: add the filter's offset",
             )
         is_flux = "flux" in theirs.lower() and "mag" not in f"{theirs} {unit}".lower()
         if is_flux or not _MAGNITUDE_UNIT.fullmatch(unit):
-            raise self.refusal(name, f"is a flux ({unit or 'by its name'}); {remedy}")
+            raise self.error(name, f"is a flux ({unit or 'judging by its name'}); {remedy}")
         value = self.numbers(name, 0)
-        there = np.isfinite(value)
-        value[there] = np.where(is_no_value(value[there], is_redshift=False), np.nan, value[there])
+        finite = np.isfinite(value)
+        value[finite] = np.where(is_no_value(value[finite], is_redshift=False), np.nan, value[finite])
         with np.errstate(invalid="ignore"):
             is_possible = (value > BRIGHTEST_MAGNITUDE) & (value < FAINTEST_MAGNITUDE)
         odd = value[np.isfinite(value) & ~is_possible]
-        if len(np.unique(odd)) > max(2, 0.02 * there.sum()):
-            raise self.refusal(
-                name, f"holds fluxes or the like, such as {odd[0]:g} and {odd[-1]:g}; {remedy}"
-            )
+        if len(np.unique(odd)) > max(2, 0.02 * finite.sum()):
+            raise self.error(name, f"seems to hold fluxes, such as {odd[0]:g} and {odd[-1]:g}; {remedy}")
         return np.where(is_possible, value, np.nan)
 
     def redshifts(self, number: int) -> np.ndarray:
-        """Return the redshifts ``(N,)``, NaN where there is none."""
+        """Return the redshifts, ``(N,)``, NaN where unknown."""
         value = self.numbers("z_spec", number)
         finite = np.flatnonzero(np.isfinite(value))
         is_none = is_no_value(value[finite], is_redshift=True)
@@ -268,16 +298,16 @@ class _Given:
         if (len(possible) and np.median(possible) > HIGHEST_MEDIAN) or (
             len(np.unique(none)) > max(5, 0.5 * len(finite))
         ):
-            raise self.refusal(
+            raise self.error(
                 "z_spec",
-                f"holds no redshifts: half of it is above {np.median(value[finite]):.3g}; are these "
+                f"does not hold redshifts: its median is {np.median(value[finite]):.3g}; are these "
                 "magnitudes, or velocities (to be divided by 299792.458 km/s)?",
             )
         value[finite[is_none]] = np.nan
         return value
 
     def kinds(self, redshift: np.ndarray) -> np.ndarray:
-        """Return ``galaxy``, ``star`` or ``quasar`` for each object, ``(N,)``."""
+        """Return ``galaxy``, ``star`` or ``quasar`` for each object, ``(N,)``; by redshift if not given."""
         with np.errstate(invalid="ignore"):
             by_redshift = np.where(np.abs(redshift) < STAR_REDSHIFT, "star", "galaxy").astype("<U6")
         if "kind" not in self.names:
@@ -286,8 +316,8 @@ class _Given:
                 known = np.isfinite(redshift).sum()
                 log.log(
                     logging.WARNING if is_star.sum() > known / 2 else logging.INFO,
-                    "%s: %d of %d objects with a redshift are drawn as stars, because theirs is 0; if that "
-                    "stands for none, leave it empty, or say what they are in a column kind",
+                    "%s: %d of %d objects with a redshift are drawn as stars, because it is 0; if 0 means "
+                    "unknown, leave the value empty, or add a column 'kind'",
                     *(self.where, is_star.sum(), known),
                 )
             return by_redshift
@@ -296,32 +326,30 @@ class _Given:
         unknown = Counter(words[~np.isin(words, ["", *_KINDS])].tolist())
         listed = ", ".join(f"{word} ({count} times)" for word, count in unknown.most_common(5))
         if values.dtype.kind not in "UO" or (unknown and not np.isin(words, list(_KINDS)).any()):
-            raise self.refusal(
-                "kind", f"must say galaxy, star or quasar, not {listed}; write these words in its place"
-            )
+            raise self.error("kind", f"must be galaxy, star or quasar, not {listed}; replace these values")
         if unknown:
-            log.warning("WARNING: %s: kinds that are drawn as galaxies: %s", self.where, listed)
+            log.warning("WARNING: %s: unknown kinds, drawn as galaxies: %s", self.where, listed)
         kind = np.array([_KINDS.get(word, "galaxy") for word in words.tolist()], dtype="<U6")
         return np.where(words == "", by_redshift, kind)
 
     def identities(self, number: int) -> np.ndarray:
-        """Return whole numbers that tell the objects apart, ``(N,)``."""
+        """Return unique integer identifiers, ``(N,)``."""
         if "object_id" not in self.names:
             return np.arange(number, dtype=np.int64)
         where, theirs = str(self.where), self.names["object_id"]
         identity = identities(self.columns[theirs], where, theirs)
         require_unique(identity, where, theirs)
         if identity.dtype.kind != "i":
-            raise self.refusal(
+            raise self.error(
                 "object_id",
-                f"holds other than whole numbers below 2⁶³, such as {str(identity[0])!r}; call it "
-                "otherwise, and rows are numbered",
+                f"must hold integers below 2⁶³, not values such as {str(identity[0])!r}; rename it, and rows "
+                "are numbered instead",
             )
         return identity
 
 
 def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.random.Generator) -> Table:
-    """Find the template of each row's colours at its redshift, and draw the structure of such a galaxy."""
+    """Fit a template to each row's colours at its redshift, and draw the structure of such a galaxy."""
     centres = np.array([filter_centre(band.filter) for band in survey.bands])
     counted = mag[:, np.abs(centres - filter_centre(COUNT_FILTER)).argmin()]
     known = np.isfinite(redshift) & (redshift > 0)
@@ -342,7 +370,7 @@ def _galaxies(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey, rng: np.
 
 
 def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> tuple[np.ndarray, np.ndarray]:
-    """Find the template and reddening whose colours fit best: ``(N,)`` each."""
+    """Return the template and reddening that fit the colours best, ``(N,)`` each."""
     grid = colour_grid(tuple(band.filter for band in survey.bands))
     number = len(mag)
     best = np.full(number, np.inf)
@@ -350,41 +378,40 @@ def _fit_templates(mag: np.ndarray, redshift: np.ndarray, survey: SkySurvey) -> 
     for t in np.arange(0, 5.01, 0.25):
         for e in REDDENINGS[:4]:
             model = -2.5 * grid.at(np.full(number, t), np.full(number, e), redshift)
-            rest = mag - model
-            misfit = rest.std(axis=1) + 0.02 * e  # of equal fits the less dusty
+            misfit = (mag - model).std(axis=1) + 0.02 * e  # among equal fits prefer less dust
             better = misfit < best
             best[better], template[better], dust[better] = misfit[better], t, e
     return template, dust
 
 
-def _use_catalogue_shapes(table: Table, given: _Given) -> None:
-    """Put sizes and shapes of the table in place of the drawn ones, where they are valid numbers."""
+def _use_catalogue_shapes(table: Table, catalogue: _CatalogueColumns) -> None:
+    """Replace drawn sizes and shapes by those of the table, where these are valid."""
     number = len(table["flux"])
-    radius = given.numbers("half_light_radius_arcsec", number, "arcsec")
+    radius = catalogue.numbers("half_light_radius_arcsec", number, "arcsec")
     good = (radius > 0) & (radius < 60)
     for name in ("disc_radius_arcsec", "bulge_radius_arcsec"):
         table[name][good] *= radius[good] / table["half_light_radius_arcsec"][good]
     table["half_light_radius_arcsec"][good] = radius[good]
-    ratio = given.numbers("axis_ratio", number)
+    ratio = catalogue.numbers("axis_ratio", number)
     good = (ratio > 0) & (ratio <= 1)
-    # The disc's radius is along its major axis; its area stays.
+    # The disc's radius is along its major axis; conserve its area.
     table["disc_radius_arcsec"][good] *= np.sqrt(table["disc_ratio"][good] / ratio[good])
     table["disc_ratio"][good] = ratio[good]
-    angle = given.numbers("angle_deg", number, "deg")
+    angle = catalogue.numbers("angle_deg", number, "deg")
     good = np.isfinite(angle)
     good[good] = ~is_no_value(angle[good], is_redshift=False)
     table["angle"][good] = np.radians(angle[good]) % math.pi
-    fraction = given.numbers("bulge_fraction", number)
+    fraction = catalogue.numbers("bulge_fraction", number)
     table["bulge_fraction"] = np.where((fraction >= 0) & (fraction <= 1), fraction, table["bulge_fraction"])
 
 
 def parse_columns(columns: Sequence[str] | None) -> dict[str, str]:
-    """Read ``["mag_u=u_photz", "z_spec=zpec"]`` into a dictionary.
+    """Parse ``["mag_u=u_photz", "z_spec=zpec"]`` into a dictionary.
 
     Raises
     ------
     InputError
-        An item without ``=``, or one of our names twice.
+        An item has no ``=``, or a name on the left occurs twice.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""Absorption by intergalactic hydrogen: the mean transmission after Inoue et al. (2014).
+"""Mean absorption by intergalactic hydrogen, after Inoue et al. (2014).
 
-Shapes: W wavelengths. Wavelengths are observed ones, in Ångström.
+Shapes: W wavelengths. Wavelengths are in the observed frame, in Ångström.
 
-Optical depths of the Lyman α forest (LAF) and of damped systems (DLA) in the Lyman series (their equations 20
-to 22 and Table 2) and in the Lyman continuum (equations 25 to 29).
+The optical depth includes the Lyman α forest (LAF) and damped systems (DLA), in the Lyman series (their
+equations 20 to 22 and Table 2) and in the Lyman continuum (equations 25 to 29).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import numpy as np
 
 LYMAN_LIMIT = 911.753
 
-# Table 2 of the paper: strength of each line, Lyman α first (j = 2 to 40), below the first break in redshift.
-# The coefficients above the breaks follow from continuity there.
+# Table 2 of the paper: strength of each line from Lyman α on (j = 2 to 40), below the first redshift break.
+# The coefficients above the breaks follow from continuity.
 _FOREST = (
     "1.690e-2 4.692e-3 2.239e-3 1.319e-3 8.707e-4 6.178e-4 4.609e-4 3.569e-4 2.843e-4 2.318e-4 "
     "1.923e-4 1.622e-4 1.385e-4 1.196e-4 1.043e-4 9.174e-5 8.128e-5 7.251e-5 6.505e-5 5.868e-5 "
@@ -33,9 +33,9 @@ _DAMPED_STRENGTH = np.array(_DAMPED.split(), dtype=float)
 
 
 def transmission(wavelength: np.ndarray, redshift: float) -> np.ndarray:
-    """Return the fraction of light that intergalactic hydrogen lets through, on average.
+    """Return the mean transmission of intergalactic hydrogen, ``(W,)``, for a source at some redshift.
 
-    Wavelengths, ``(W,)``, are observed ones, Å. Below the Lyman limit at rest it is 0.
+    Observed wavelengths, ``(W,)``, are in Å. Below 912 Å, the Lyman limit at redshift 0, it is 0.
     """
     wavelength = np.asarray(wavelength, dtype=float)
     out = np.ones_like(wavelength)
@@ -47,8 +47,8 @@ def transmission(wavelength: np.ndarray, redshift: float) -> np.ndarray:
 
 
 def _series(wavelength: np.ndarray, redshift: float) -> np.ndarray:
-    """Sum the optical depths of the lines that a photon of this wavelength met on its way."""
-    ratio = wavelength / LINES[:, None]  # (lines, W): 1 + redshift where it meets the line
+    """Return the optical depth of the Lyman series, ``(W,)`` (equations 20 to 22)."""
+    ratio = wavelength / LINES[:, None]  # (lines, W): 1 + redshift at which the photon passes the line
     met = (ratio > 1) & (ratio < 1 + redshift)
     forest = ratio**1.2
     forest = np.where(ratio > 2.2, 2.2 ** (1.2 - 3.7) * ratio**3.7, forest)
@@ -59,7 +59,7 @@ def _series(wavelength: np.ndarray, redshift: float) -> np.ndarray:
 
 
 def _continuum(wavelength: np.ndarray, redshift: float) -> np.ndarray:
-    """Optical depth of ionising photons below the Lyman limit (equations 25 to 29)."""
+    """Return the optical depth of the Lyman continuum, ``(W,)`` (equations 25 to 29)."""
     x = np.maximum(wavelength / LYMAN_LIMIT, 1e-3)
     zp = 1 + redshift
     if redshift < 1.2:

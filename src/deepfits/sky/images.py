@@ -1,6 +1,6 @@
-"""FITS files that are written strip by strip, and their headers.
+"""FITS files written strip by strip, and their headers.
 
-Shapes: H = W = size pixels. Pixels are in counts of the file's zero point, as a survey's would be.
+Shapes: H = W = size pixels. Pixel values are counts for the file's zero point, as in a real survey.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkyBand
 
 
 def counts_per_njy(band: SkyBand) -> float:
-    """Return what turns nJy into the counts of a band's files."""
+    """Return the counts in a band's files per nJy."""
     return 10 ** (0.4 * (band.zero_point - NJY_ZERO_POINT))
 
 
 def band_header(scene: Scene, index: int) -> Any:
     """Return the header of a band's image.
 
-    ``WAVELEN`` is the mean wavelength of the filter, Å, 0 where it is not known, ``MAGZERO`` the AB magnitude
-    of one count, ``FWHM`` in arcseconds, ``DEPTH5`` the 5σ depth in 2″, and ``NOISCORR`` how much larger the
-    noise is in a 2″ aperture than independent pixels would give.
+    ``WAVELEN`` is the mean wavelength of the filter in Å (0 if unknown), ``MAGZERO`` the AB magnitude of one
+    count, ``FWHM`` that of the PSF in arcseconds, ``DEPTH5`` the 5σ depth in a 2″ aperture, and ``NOISCORR``
+    the ratio of the noise in a 2″ aperture to that of independent pixels.
     """
     survey, conditions = scene.survey, scene.conditions
     band = survey.bands[index]
@@ -36,11 +36,11 @@ def band_header(scene: Scene, index: int) -> Any:
     header = scene.wcs.to_header()
     header["FILTER"] = (band.name, band.filter if len(band.filter) < 40 else "")
     wavelength = round(filter_centre(band.filter), 1) if scene.knows_filters else 0.0
-    header["WAVELEN"] = (wavelength, "mean wavelength of the filter, Angstrom; 0: ?")
+    header["WAVELEN"] = (wavelength, "mean filter wavelength, Angstrom; 0: unknown")
     header["MAGZERO"] = (band.zero_point, "AB magnitude of one count")
     header["BUNIT"] = "count"
-    header["FWHM"] = (round(conditions.fwhm_arcsec[index], 4), "of the PSF, arcsec")
-    header["PSFBETA"] = (survey.moffat_beta, "of the Moffat PSF")
+    header["FWHM"] = (round(conditions.fwhm_arcsec[index], 4), "FWHM of the PSF, arcsec")
+    header["PSFBETA"] = (survey.moffat_beta, "beta of the Moffat PSF")
     header["DEPTH5"] = (round(conditions.depth[index], 3), "AB mag, 5 sigma in a 2 arcsec aperture")
     header["SKYMAG"] = (band.sky_mag, "AB mag per square arcsec")
     factor = aperture_factor(conditions.kernel, radius)
@@ -53,9 +53,9 @@ def band_header(scene: Scene, index: int) -> Any:
 
 
 def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> list[int]:
-    """Write a FITS file of zeros, to be filled later; return where the pixels of each HDU begin, in bytes.
+    """Write a FITS file of zeros, to be filled later; return the byte offset of each HDU's pixels.
 
-    `hdus` are headers and types of pixels, ``">f4"``, ``">i4"`` or None for no pixels.
+    `hdus` are headers and pixel types: ``">f4"``, ``">i4"``, or None for an HDU without pixels.
     """
     offsets = []
     with path.open("wb") as file:
@@ -78,7 +78,7 @@ def create_fits(path: Path, hdus: list[tuple[Any, str | None]], size: int) -> li
 
 
 def write_rows(path: Path, offset: int, first_row: int, values: np.ndarray, dtype: str) -> None:
-    """Write rows of pixels, ``(H, W)``, into an HDU of a file from `create_fits`."""
+    """Write rows of pixels, ``(H, W)``, to the HDU at a byte offset of a file made by `create_fits`."""
     with path.open("r+b") as file:
         file.seek(offset + first_row * values.shape[1] * 4)
         file.write(np.ascontiguousarray(values, dtype=dtype).tobytes())

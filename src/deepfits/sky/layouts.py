@@ -1,4 +1,4 @@
-"""In what files a patch lies: plain coadds with weights, or as the HSC pipeline writes them.
+"""File layouts of a patch: plain coadds with weights, or as written by the HSC pipeline.
 
 Shapes: B bands, H rows of a strip, W columns.
 """
@@ -20,23 +20,23 @@ from deepfits.sky.scene import Scene, patch_name
 from deepfits.sky.surveys import SkyBand
 
 TRACT = 9813
-"""Of the simulated field in the HSC layout: the tract of the COSMOS field."""
+"""Tract number of the simulated field in the HSC layout: that of the COSMOS field."""
 
 
 Writer = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
-"""Takes a strip: first row, then image and variance in nJy and bits of the mask, ``(B, H, W)`` each."""
+"""Writes a strip: first row, then image (nJy), variance (nJy²) and mask bits, ``(B, H, W)`` each."""
 
 
 @dataclass(frozen=True)
 class PatchFiles:
-    """Which files a patch needs, and what it is called in the truth."""
+    """The files of a patch, and its name in the truth table."""
 
     name: str
     paths: tuple[Path, ...]
 
 
 def patch_files(out: Path, layout: str, bands: tuple[SkyBand, ...], patch: int, *, alone: bool) -> PatchFiles:
-    """Return the name and the files of a patch."""
+    """Return the name and the files of a patch; `alone` if it is the only one."""
     if layout == "hsc":
         paths = [path for band in bands for path in _hsc_paths(out, band, patch)]
         return PatchFiles(f"{TRACT}-{patch % 10},{patch // 10}", tuple(paths))
@@ -55,9 +55,9 @@ def _hsc_paths(out: Path, band: SkyBand, patch: int) -> list[Path]:
 
 @contextmanager
 def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator[Writer]:
-    """Make the files of a patch under temporary names, and give what writes strips into them.
+    """Create the files of a patch under temporary names, and yield a function that writes strips to them.
 
-    The files get their names when the block ends without an error.
+    The files are renamed when the block ends without an error.
     """
     with ExitStack() as stack:
         writers: list[Writer] = []
@@ -77,7 +77,7 @@ def open_patch(out: Path, layout: str, scene: Scene, *, alone: bool) -> Iterator
 
 
 def pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
-    """Write an image and its inverse variance, 0 where a pixel is bad, into a file each."""
+    """Return a writer of an image and its inverse variance, 0 in bad pixels, to one file each."""
     counts = np.float32(counts_per_njy(scene.survey.bands[index]))
     header = band_header(scene, index)
     image_at = create_fits(paths[0], [(header, ">f4")], scene.size)[0]
@@ -95,7 +95,7 @@ def pair_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
 
 
 def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
-    """Write image, mask and variance as HDUs 1 to 3 of one file."""
+    """Return a writer of image, mask and variance as HDUs 1 to 3 of one file."""
     path = paths[0]
     band = scene.survey.bands[index]
     counts = np.float32(counts_per_njy(band))
@@ -105,7 +105,7 @@ def _hsc_writer(paths: list[Path], scene: Scene, index: int) -> Writer:
     image_header["EXTNAME"] = "IMAGE"
     for key in ("MAGZERO", "FILTER"):
         del image_header[key]
-    # The standard asks that a long keyword is marked.
+    # Keywords longer than 8 characters must be marked.
     names = {f"MP_{name}": bit for name, bit in PLANES.items()}
     planes = [(name if len(name) <= 8 else f"HIERARCH {name}", bit) for name, bit in names.items()]
     mask_header, variance_header = (

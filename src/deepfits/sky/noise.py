@@ -1,7 +1,7 @@
-"""Noise as coadds have it: true in every pixel, correlated between neighbours, right in apertures.
+"""Correlated noise, as in coadds, with a given variance per pixel and a given depth in apertures.
 
-Shapes: H, W pixels. Random numbers are made in blocks of rows, each from a seed of its own, so that any part
-of an image can be made alone, in any order, and always comes out the same.
+Shapes: H, W pixels. Random numbers are drawn in blocks of rows, each with its own seed, so that the parts of
+an image can be made independently and in any order, with the same result.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ BLOCK_ROWS = 64
 
 
 def aperture_factor(weight: float, radius: float) -> float:
-    """Return the noise in a circular aperture over σ √area.
+    """Return the ratio of the noise in a circular aperture to σ √area.
 
-    Aperture photometry states the latter (`sep`, `photutils`), as of independent pixels. Without smoothing
-    the ratio is a little below 1: pixels on the border count in part, and their noise falls with the part,
-    not with its root. The weight is w of the smoothing kernel [w, 1, w] along each axis, the radius in
-    pixels.
+    The latter is what aperture photometry (`sep`, `photutils`) states, assuming independent pixels. Without
+    smoothing the ratio is slightly below 1: the noise of a pixel on the border scales with the enclosed
+    fraction of the pixel, not with its square root. The noise is smoothed with the kernel [w, 1, w] along
+    each axis, where w is `weight`; the radius is in pixels.
     """
     inside = circular_aperture(2 * math.ceil(radius) + 3, radius, subpixels=5)
     number = inside.sum()
@@ -40,25 +40,26 @@ def aperture_factor(weight: float, radius: float) -> float:
 
 @lru_cache(maxsize=32)
 def kernel_weight(factor: float, radius: float) -> float:
-    """Find the smoothing that gives an aperture factor: the inverse of `aperture_factor`.
+    """Return the smoothing weight that gives an aperture factor: the inverse of `aperture_factor`.
 
     Raises
     ------
     ValueError
-        More correlation than three taps can make.
+        The factor is larger than the three-tap kernel can produce.
     """
     if factor <= max(1.0, aperture_factor(0.0, radius)):
         return 0.0
     if factor > aperture_factor(1.0, radius):
-        raise ValueError(f"noise_correlation {factor} is more than neighbours in an aperture can have")
+        raise ValueError(
+            f"noise_correlation {factor} is more than correlation between adjacent pixels can give"
+        )
     return float(brentq(lambda w: aperture_factor(w, radius) - factor, 0.0, 1.0, xtol=1e-10))
 
 
 def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor: float) -> float:
-    """Return the standard deviation of a pixel, nJy, that gives a 5σ depth in an aperture.
+    """Return the noise per pixel, nJy, that gives a 5σ depth (AB magnitude) in a circular aperture.
 
-    The depth is the AB magnitude of five times the error in an aperture of a diameter in arcseconds, which
-    the scale of the pixels is in too; the factor is that of `aperture_factor`.
+    The aperture's diameter and the pixel scale are in arcseconds; the factor is that of `aperture_factor`.
     """
     sigma = flux_of_magnitude(depth) / 5
     num_pixels = math.pi * (aperture_arcsec / 2 / pixel_scale) ** 2
@@ -66,13 +67,13 @@ def pixel_sigma(depth: float, aperture_arcsec: float, pixel_scale: float, factor
 
 
 def unit_noise(seed: tuple[int, ...], rows: tuple[int, int], width: int, weight: float) -> np.ndarray:
-    """Return noise of variance 1 in every pixel, correlated between neighbours: ``(rows, W)`` float32.
+    """Return noise with unit variance, correlated between adjacent pixels: ``(rows, W)`` float32.
 
-    The seed's whole numbers name the image, of which a first row and the one after the last are asked for:
-    the numbers are the same whatever part it is. The weight is that of `kernel_weight`.
+    The seed identifies the image; `rows` are the first row and the row after the last. A pixel's value does
+    not depend on which rows are requested. The weight is that of `kernel_weight`.
     """
     first, last = rows
-    # One row and one column more on each side, for the smoothing.
+    # Smoothing needs one more row and column on each side.
     white = _white(seed, first - 1, last + 1, width + 2)
     if weight == 0:
         return white[1:-1, 1:-1]

@@ -13,8 +13,9 @@ from deepfits.sky.population import COUNT_FILTER, Table
 from deepfits.sky.spectra import REDSHIFTS, quasar_grid
 
 STARS_AT_20_5, STAR_SLOPE = 0.57, 0.055
-"""Stars per square arcminute and magnitude at i = 20.5, and the rise of log₁₀ per magnitude: a field at high
-galactic latitude, where stars are about 30% of the objects at 20 to 21 and a few per cent at 25."""
+"""Stars per square arcminute and magnitude at i = 20.5, and slope of log₁₀ of the counts per magnitude, for a
+field at high galactic latitude: stars are about 30% of the objects at i = 20 to 21, and a few per cent at 25.
+"""
 BRIGHTEST_STAR, FAINTEST_STAR = 15.0, 27.0
 BRIGHTEST_QUASAR, FAINTEST_QUASAR = 18.0, 25.0
 
@@ -28,22 +29,22 @@ def star_counts(limit: float) -> float:
 
 
 def _star_law(limit: float) -> tuple[float, float]:
-    """Return the counts of stars at both ends of their range, over those at i = 20.5."""
+    """Return the differential counts at the bright and the faint end, relative to those at i = 20.5."""
     low, high = (10 ** (STAR_SLOPE * (m - 20.5)) for m in (BRIGHTEST_STAR, min(limit, FAINTEST_STAR)))
     return low, high
 
 
 def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.random.Generator) -> Table:
-    """Draw stars: ``mag_count`` and ``flux`` ``(N, B)`` in nJy.
+    """Draw stars brighter than `limit`: ``mag_count`` ``(N,)`` and ``flux`` ``(N, B)`` in nJy.
 
-    Along the locus g−r follows r−i (Jurić et al. 2008, eq. 8). u−g and i−z are piecewise linear fits by eye
-    to the medians of Covey et al. (2007). Magnitudes in other filters are interpolated in ln λ between the
-    five SDSS bands, which puts the locus where it belongs to about 0.05 mag.
+    On the stellar locus g−r is a function of r−i (Jurić et al. 2008, eq. 8); u−g and i−z are piecewise linear
+    fits by eye to the medians of Covey et al. (2007). Magnitudes in other filters are interpolated in ln λ
+    between the five SDSS bands, which reproduces the locus to about 0.05 mag.
     """
     u = rng.random(number)
     low, high = _star_law(limit)
     mag = 20.5 + np.log10(low + u * (high - low)) / STAR_SLOPE
-    # Halo and disc stars near the turn-off, and M dwarfs, which take over towards faint magnitudes.
+    # Halo and disc stars near the turn-off, and M dwarfs, which dominate at faint magnitudes.
     share = np.clip(0.45 + 0.08 * (mag - 20), 0.3, 0.85)
     is_dwarf = rng.random(number) < share
     r_i = np.where(is_dwarf, rng.normal(1.15, 0.3, number), rng.normal(0.15, 0.07, number))
@@ -54,12 +55,12 @@ def draw_stars(number: int, limit: float, filters: tuple[str, ...], rng: np.rand
     r = mag + r_i
     locus = np.stack([r + g_r + u_g, r + g_r, r, mag, mag - i_z], axis=1)
     locus += rng.normal(0, 0.03, locus.shape)
-    seen = np.stack([_at_filter(locus, name) for name in filters], axis=1)
-    return {"mag_count": mag, "flux": flux_of_magnitude(seen)}
+    magnitudes = np.stack([_at_filter(locus, name) for name in filters], axis=1)
+    return {"mag_count": mag, "flux": flux_of_magnitude(magnitudes)}
 
 
 def _at_filter(magnitudes: np.ndarray, name: str) -> np.ndarray:
-    """Interpolate magnitudes in the SDSS bands, ``(N, 5)``, to a filter's centre: ``(N,)``."""
+    """Interpolate magnitudes in the SDSS bands, ``(N, 5)``, to the central wavelength of a filter."""
     position = np.interp(np.log(filter_centre(name)), _SDSS_CENTRES, np.arange(5.0))
     low = min(int(position), 3)
     part = position - low
@@ -67,10 +68,10 @@ def _at_filter(magnitudes: np.ndarray, name: str) -> np.ndarray:
 
 
 def quasar_counts(limit: float) -> float:
-    """Return the number of quasars per square arcminute brighter than `limit`: near 0.5% of all objects.
+    """Return the number of quasars per square arcminute brighter than `limit`, about 0.5% of all objects.
 
-    Rises by 0.6 dex a magnitude to i = 20 and by 0.2 beyond, with 30 per square degree brighter than 20
-    (after Richards et al. 2006).
+    The differential counts rise by 0.6 dex per magnitude to i = 20 and by 0.2 beyond, with 30 quasars per
+    square degree brighter than 20 (after Richards et al. 2006).
     """
     return float(np.interp(min(limit, FAINTEST_QUASAR), *_quasar_law()))
 
@@ -84,9 +85,10 @@ def _quasar_law() -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_quasars(number: int, limit: float, filters: tuple[str, ...], rng: np.random.Generator) -> Table:
-    """Draw quasars: ``mag_count``, ``z_spec`` and ``flux`` ``(N, B)`` in nJy.
+    """Draw quasars brighter than `limit`: ``mag_count``, ``z_spec`` and ``flux`` ``(N, B)`` in nJy.
 
-    The mean spectrum with a scatter of 0.3 in its slope, and redshifts around 1.7 with a tail beyond 4.
+    They have the mean spectrum with a scatter of 0.3 in its slope, and redshifts around 1.7 with a tail
+    beyond 4.
     """
     nodes, total = _quasar_law()
     top = np.interp(min(limit, FAINTEST_QUASAR), nodes, total)

@@ -1,6 +1,6 @@
-"""Galaxies: how many, of what type, how far, how red, how large, of what shape.
+"""The galaxy population: counts, types, redshifts, spectra, sizes and shapes.
 
-Shapes: N objects, B bands. A population is a `Table`: a dictionary of columns of equal length.
+Shapes: N objects, B bands. A population is a `Table`, a dictionary of columns of equal length.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from deepfits.sky.spectra import CWW, REST_BAND, ULTRAVIOLET, ColourGrid, colour
 Table = dict[str, np.ndarray]
 
 COUNT_FILTER = "hsc2017-i2"
-"""Counts are laws in this band, whatever bands a survey has."""
+"""Number counts are defined in this band, whatever bands a survey has."""
 COUNTS_AT_25 = 46.0
 """Galaxies per square arcminute brighter than i = 25 (LSST Science Book 2009, eq. 3.7)."""
 FAINT_SLOPE, BRIGHT_SLOPE, BREAK_MAG = 0.31, 0.50, 20.5
-"""log₁₀ of the counts rises by these per magnitude; bright counts are nearly Euclidean."""
+"""Slopes of log₁₀ of the counts per magnitude, and the i magnitude at which they change; bright counts are
+nearly Euclidean."""
 BRIGHTEST = 15.0
 FAINTEST_EVOLUTION = 26.0
 MAX_DRAWN_REDSHIFT = 6.5
 BRIGHTEST_ABSOLUTE, BRIGHTENING, BRIGHTENING_ENDS = -24.3, 1.0, 1.5
-"""In r at rest. The tails of the redshift law hold a few objects brighter than any galaxy: drawn again.
-Galaxies were brighter by about a magnitude per unit of redshift (Lin et al. 1999); frozen beyond 1.5."""
+"""Absolute rest-frame r magnitude of the brightest galaxies at redshift 0, its brightening per unit redshift
+(Lin et al. 1999), and the redshift beyond which it is constant. Objects in the tails of the redshift law that
+would be brighter are drawn again."""
 REDSHIFT_SCALE = 1.15
-"""Of the redshift law, since those limits take from its tail: medians are those of the LSST Science Book
-(2009, eqs. 3.8 and 3.9) then."""
+"""Factor on the redshift law that compensates for the tail removed by these limits, so that the median
+redshifts agree with the LSST Science Book (2009, eqs. 3.8 and 3.9)."""
 MAX_REDRAWS = 40
 
 OPTICAL_ABOVE, ULTRAVIOLET_BELOW = 5000.0, 2000.0
-"""Wavelengths at rest, Å, between which the deviations from templates change from one size to the other."""
+"""Rest wavelengths, Å, between which the scatter about the templates changes from its ultraviolet to its
+optical value."""
 
 EARLY, SPIRAL, IRREGULAR = 0, 1, 2
 
@@ -47,40 +50,42 @@ _Constant = Annotated[float, Range(ge=0, le=10)]
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationLaws:
-    """The free constants of the population; where one has a source, it stands beside it.
+    """The free parameters of the population model.
 
     Attributes
     ----------
     smooth_scatter, ultraviolet_scatter, smooth_length
-        Standard deviation in magnitudes of smooth deviations of each galaxy from its template, above
-        `OPTICAL_ABOVE` and below `ULTRAVIOLET_BELOW` at rest, and their correlation length in ln λ.
+        Standard deviation, in magnitudes, of smooth deviations of each galaxy's spectrum from its template,
+        above `OPTICAL_ABOVE` and below `ULTRAVIOLET_BELOW` in the rest frame, and their correlation length in
+        ln λ.
     oddity
-        How much the size of the smooth deviations varies between galaxies: standard deviation of its ln.
+        Standard deviation of the ln of a galaxy's amplitude of these smooth deviations.
     calibration_scatter
-        Independent deviation in each band, magnitudes.
+        Standard deviation of an independent deviation in each band, magnitudes.
     dust_early, dust_late
-        Mean of the exponential law of E(B−V).
+        Mean of the exponential distribution of E(B−V), for early types and for others.
     early_share, spiral_share
-        Factors of the shares of early and spiral galaxies in Benítez (2000).
+        Factors on the fractions of early types and spirals of Benítez (2000).
     redshift_scale
-        Factor of the redshifts of that law: more or fewer distant galaxies of a magnitude.
+        Factor on the redshifts of that paper: above 1, galaxies of a given magnitude are more distant.
     template_offset
-        Added to the place in the sequence of templates: bluer where it is positive.
+        Offset of the position in the template sequence; positive is bluer.
     line_strength
-        Emission lines that the templates do not have, of spirals and irregulars: equivalent widths at rest in
-        units of `LINES`, on average; they scatter by a factor of 2.
+        Mean strength of additional emission lines in spirals and irregulars, relative to the equivalent
+        widths of `LINES`; it scatters by a factor of 2.
     common_scatter
-        Standard deviation in magnitudes of a smooth deviation from the templates that all galaxies of a type
-        share: templates that are wrong.
+        Standard deviation, in magnitudes, of a smooth deviation from the templates common to all galaxies of
+        a type, i.e. of errors of the templates.
     passband_shift
-        Standard deviation of a shift of each passband, as a share of its wavelength, and
+        Standard deviation of the relative wavelength shift of each passband, common to all galaxies of a
+        draw.
     zero_point_scatter
-        of each band's zero point, in magnitudes, the same for all galaxies of a draw.
+        Standard deviation of the zero point of each band, in magnitudes, common to all galaxies of a draw.
     ultraviolet_limit
-        Absolute magnitude at 2300 Å (GALEX NUV) from which on galaxies are rarer than in that law: by
-        exp(L/L_limit), as in Schechter's (1976).
+        Absolute magnitude at 2300 Å (GALEX NUV), corresponding to a luminosity L_limit, of an exponential
+        cut-off: galaxies are kept with probability exp(−L/L_limit), as in Schechter (1976).
     templates
-        Six spectra from red to blue, of `deepfits.sky.spectra.galaxy_templates`.
+        Six spectra from red to blue, from `deepfits.sky.spectra.galaxy_templates`.
     """
 
     smooth_scatter: _Constant = 0.11
@@ -106,9 +111,10 @@ class PopulationLaws:
 
     @classmethod
     def randomised(cls, rng: np.random.Generator, *, libraries: bool = True) -> PopulationLaws:
-        """Draw a population as the real one might be: what learns from many of them believes in none.
+        """Draw plausible laws at random, so that a model trained on many draws does not rely on any one.
 
-        Its templates are drawn from all `libraries`, or are those of `CWW`, which are doubted more then.
+        With `libraries`, the templates are drawn from all template libraries; otherwise they are those of
+        `CWW`, with a larger common scatter and zero-point scatter.
         """
         return cls(
             smooth_scatter=rng.uniform(0.05, 0.13),
@@ -132,15 +138,15 @@ class PopulationLaws:
 
     @classmethod
     def read(cls, path: str | Path) -> PopulationLaws:
-        """Read a TOML file of the same keys; what it does not name has its default."""
+        """Read the laws from a TOML file with the same keys; missing keys have their defaults."""
         return from_mapping(cls, read_toml(path, what="population"), where=path)
 
 
 LINES = ((3728.0, 40.0), (4861.0, 15.0), (4996.0, 60.0), (6563.0, 80.0))
-"""Emission lines ([O II], Hβ, [O III] at 4959 and 5007 Å together, Hα): wavelength and equivalent width at
-rest, Å, of an irregular galaxy of line strength 1; a spiral has a third."""
+"""Emission lines ([O II], Hβ, [O III] 4959 and 5007 Å combined, Hα): rest wavelength and equivalent width, Å,
+for an irregular galaxy with a line strength of 1; a spiral has a third of that."""
 LINE_SCATTER = 0.7
-"""Standard deviation of ln of the lines' strength between galaxies."""
+"""Standard deviation of ln of the line strength between galaxies."""
 
 
 DEFAULT_LAWS = PopulationLaws()
@@ -150,7 +156,7 @@ def cumulative_counts(mag: np.ndarray | float) -> np.ndarray:
     """Return the number of galaxies per square arcminute brighter than an i magnitude."""
     mag = np.asarray(mag, dtype=float)
     at_break = COUNTS_AT_25 * 10 ** (FAINT_SLOPE * (BREAK_MAG - 25))
-    # The differential law is continuous at the break, so the bright side carries the ratio of the slopes.
+    # The differential counts are continuous at the break, hence the ratio of the slopes.
     ratio = FAINT_SLOPE / BRIGHT_SLOPE
     bright = at_break * ratio * 10 ** (BRIGHT_SLOPE * (mag - BREAK_MAG))
     faint = at_break * (10 ** (FAINT_SLOPE * (mag - BREAK_MAG)) - 1 + ratio)
@@ -158,14 +164,14 @@ def cumulative_counts(mag: np.ndarray | float) -> np.ndarray:
 
 
 def draw_magnitudes(number: int, limit: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw i magnitudes between `BRIGHTEST` and `limit` from the counts: ``(N,)``."""
+    """Draw i magnitudes between `BRIGHTEST` and `limit` from the counts, ``(N,)``."""
     nodes = np.linspace(BRIGHTEST, limit, 2000)
     counts = cumulative_counts(nodes)
     return np.interp(rng.uniform(counts[0], counts[-1], number), counts, nodes)
 
 
 def draw_types(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws = DEFAULT_LAWS) -> np.ndarray:
-    """Draw early, spiral or irregular (Benítez 2000, eq. 23): ``(N,)`` int."""
+    """Draw the types `EARLY`, `SPIRAL` or `IRREGULAR` (Benítez 2000, eq. 23), ``(N,)`` int."""
     depth = np.maximum(mag - 20, 0)
     early = laws.early_share * 0.35 * np.exp(-0.45 * depth)
     spiral = laws.spiral_share * 0.50 * np.exp(-0.147 * depth)
@@ -178,8 +184,9 @@ def draw_redshifts(
 ) -> np.ndarray:
     """Draw redshifts: p(z) ∝ z^α exp(−(z/z_m)^α) with z_m = z_o + k_m (m − 20) (Benítez 2000, eq. 24).
 
-    Brighter than 20, where that paper's law ends, z_m falls as the distance of a standard candle does;
-    fainter than 26 it stays, for the law was fitted to brighter galaxies and would run away.
+    Brighter than m = 20, where that relation ends, z_m scales as the distance of a standard candle. Fainter
+    than m = 26 it is constant, because the relation was fitted to brighter galaxies and would grow without
+    limit.
     """
     alpha = np.array([2.465, 1.806, 0.906])[kind]
     z_o = np.array([0.431, 0.390, 0.0626])[kind]
@@ -191,9 +198,9 @@ def draw_redshifts(
 
 
 def draw_templates(kind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw the place in the sequence of templates: ``(N,)``, 0 for E to 5 for the bluest.
+    """Draw the position in the template sequence, ``(N,)``, from 0 for E to 5 for the bluest.
 
-    The ranges are chosen so that colours to i = 22.5 are those of zCOSMOS-bright galaxies.
+    The ranges are chosen so that colours to i = 22.5 match those of zCOSMOS-bright galaxies.
     """
     number = len(kind)
     early = np.abs(rng.normal(0.0, 0.3, number))
@@ -219,7 +226,7 @@ def absolute_magnitudes(
     dust: np.ndarray,
     templates: tuple[str, ...] = CWW,
 ) -> np.ndarray:
-    """Return absolute r magnitudes at rest from observed i magnitudes: ``(N,)``."""
+    """Return absolute rest-frame r magnitudes, ``(N,)``, from observed i magnitudes."""
     grid = colour_grid((COUNT_FILTER,), templates)
     nodes, modulus, _ = _distances()
     stretch = -2.5 * (grid.at(template, dust, redshift)[:, 0] - grid.rest_at(template, dust, REST_BAND))
@@ -239,7 +246,7 @@ def draw_radii(
         -0.4 * 0.21 * absolute + (0.53 - 0.21) * np.log10(1 + excess) - 1.31 - 0.75 * np.log10(1 + redshift)
     )
     early = -0.24 * absolute - 4.63 - 1.48 * np.log10(1 + redshift)
-    # The law for early types is for giants; dwarfs of both kinds follow the late one.
+    # The relation for early types holds for giants; dwarfs of all types follow that for late types.
     early = np.where(absolute > -19.0, np.maximum(early, late - 0.3), early)
     log_kpc = np.where(kind == EARLY, early, late)
     scatter = 0.25 + 0.23 / (1 + excess)
@@ -249,9 +256,9 @@ def draw_radii(
 
 
 def draw_ratios(dispersion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw axis ratios from an ellipticity (1−q²)/(1+q²) with two normal components: ``(N,)``.
+    """Draw axis ratios q, ``(N,)``, from an ellipticity (1−q²)/(1+q²) with two normal components.
 
-    The length of the ellipticity has the given root mean square, and is at most 0.9.
+    The modulus of the ellipticity has the given root mean square, and is at most 0.9.
     """
     number = len(dispersion)
     ellipticity = np.hypot(rng.normal(size=number), rng.normal(size=number)) * dispersion / math.sqrt(2)
@@ -266,10 +273,10 @@ def draw_galaxies(
     rng: np.random.Generator,
     laws: PopulationLaws | None = None,
 ) -> Table:
-    """Draw galaxies to a faintest i magnitude, in the survey's filters, with everything but their position.
+    """Draw galaxies with i magnitudes down to `limit`, with all properties except positions.
 
     Columns are ``mag_count`` (i), ``type``, ``z_spec``, ``template``, ``ebv``, ``mag_absolute_r``, ``flux``
-    and ``bulge_flux`` ``(N, B)`` in nJy, and those of `draw_structure`.
+    and ``bulge_flux``, ``(N, B)`` nJy in the given filters, and those of `draw_structure`.
     """
     laws = laws or DEFAULT_LAWS
     mag = draw_magnitudes(number, limit, rng)
@@ -285,24 +292,24 @@ def draw_galaxies(
 
 
 def _draw_physical(mag: np.ndarray, rng: np.random.Generator, laws: PopulationLaws) -> Table:
-    """Draw type, redshift, template, dust and absolute magnitude, again where no such galaxy exists."""
+    """Draw type, redshift, template, dust and absolute magnitude, excluding implausible combinations."""
     names = ("z_spec", "template", "ebv", "mag_absolute_r")
     out = {"type": np.zeros(len(mag), dtype=int), **{name: np.zeros(len(mag)) for name in names}}
     redraw, grid = np.arange(len(mag)), colour_grid((COUNT_FILTER,), laws.templates)
     for _ in range(MAX_REDRAWS):
-        some = mag[redraw]
-        k = draw_types(some, rng, laws)
-        z = REDSHIFT_SCALE * draw_redshifts(some, k, rng, laws)
+        m = mag[redraw]
+        k = draw_types(m, rng, laws)
+        z = REDSHIFT_SCALE * draw_redshifts(m, k, rng, laws)
         t = np.clip(draw_templates(k, rng) + laws.template_offset, 0.0, 5.0)
         e = np.minimum(rng.exponential(np.where(k == EARLY, laws.dust_early, laws.dust_late)), 1.0)
-        a = absolute_magnitudes(some, z, t, e, laws.templates)
+        a = absolute_magnitudes(m, z, t, e, laws.templates)
         for column, values in zip(out.values(), (k, z, t, e, a), strict=True):
             column[redraw] = values
-        is_none = (a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)
+        is_excluded = (a < brightest_absolute(z)) | (z > MAX_DRAWN_REDSHIFT)
         ultraviolet = a - 2.5 * (grid.rest_at(t, e, ULTRAVIOLET) - grid.rest_at(t, e, REST_BAND))
         luminosity = 10 ** (-0.4 * (ultraviolet - laws.ultraviolet_limit))
-        is_none |= rng.random(len(some)) > np.exp(-luminosity)
-        redraw = redraw[is_none]
+        is_excluded |= rng.random(len(m)) > np.exp(-luminosity)
+        redraw = redraw[is_excluded]
         if not redraw.size:
             break
     out["z_spec"] = np.minimum(out["z_spec"], MAX_DRAWN_REDSHIFT)
@@ -317,11 +324,11 @@ def brightest_absolute(redshift: np.ndarray) -> np.ndarray:
 def draw_deviations(
     filters: tuple[str, ...], redshift: np.ndarray, laws: PopulationLaws, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw how far each galaxy is from its template: ``(N, B)`` magnitudes.
+    """Draw the deviations of each galaxy from its template, ``(N, B)`` magnitudes; positive is brighter.
 
-    A smooth random function of the wavelength at rest, seen in the bands at the galaxy's redshift; smaller in
-    the ultraviolet, where dust and hydrogen already make galaxies differ. And an independent deviation in
-    each band.
+    They are the sum of a smooth random function of rest wavelength, evaluated in the bands at the galaxy's
+    redshift, and an independent deviation in each band. The former is smaller in the ultraviolet, where dust
+    and hydrogen already introduce scatter.
     """
     nodes = np.arange(math.log(600.0), math.log(12_000.0), 0.5 * laws.smooth_length)
     amplitude = np.interp(
@@ -330,32 +337,32 @@ def draw_deviations(
     distance = np.subtract.outer(nodes, nodes) / laws.smooth_length
     covariance = np.exp(-0.5 * distance**2) + 1e-8 * np.eye(len(nodes))
     curves = rng.normal(size=(len(redshift), len(nodes))) @ np.linalg.cholesky(covariance).T * amplitude
-    # Some galaxies are odder than others: a log-normal size of the deviation, root mean square 1.
+    # The amplitude varies between galaxies: log-normal with root mean square 1.
     oddity = np.exp(laws.oddity * rng.normal(size=len(redshift)) - laws.oddity**2)
     curves *= oddity[:, None]
     out = laws.calibration_scatter * rng.normal(size=(len(redshift), len(filters)))
     row = np.arange(len(redshift))
 
-    def seen_through(name: str) -> np.ndarray:
+    def in_filter(name: str) -> np.ndarray:
         at = (math.log(filter_centre(name)) - np.log1p(redshift) - nodes[0]) / (nodes[1] - nodes[0])
         low = np.clip(at.astype(int), 0, len(nodes) - 2)
         part = np.clip(at - low, 0, 1)
         return np.asarray(curves[row, low] * (1 - part) + curves[row, low + 1] * part)
 
-    # The band of the counts keeps its magnitude: what changes is the colours.
-    out -= seen_through(COUNT_FILTER)[:, None]
+    # The magnitude in the band of the counts is kept; only colours change.
+    out -= in_filter(COUNT_FILTER)[:, None]
     for band, name in enumerate(filters):
-        out[:, band] += seen_through(name)
+        out[:, band] += in_filter(name)
     return out
 
 
 def _systematics(
     filters: tuple[str, ...], table: Table, laws: PopulationLaws, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw what a whole draw of galaxies has in common, and emission lines: ``(N, B)`` magnitudes.
+    """Draw systematic errors common to all galaxies of a draw, and emission lines: ``(N, B)`` magnitudes.
 
-    Positive where brighter. As in `draw_deviations` the band of the counts keeps its magnitude. Laws of 0
-    draw nothing.
+    Positive is brighter. As in `draw_deviations`, ``mag_count`` is not affected. Parameters that are 0
+    consume no random numbers.
     """
     kind, template, dust, redshift = (table[name] for name in ("type", "template", "ebv", "z_spec"))
     out = np.zeros((len(redshift), len(filters)))
@@ -363,16 +370,16 @@ def _systematics(
     if laws.common_scatter:
         nodes = np.linspace(math.log(900.0), math.log(11_000.0), 10)
         curves = laws.common_scatter * rng.normal(size=(3, len(nodes)))
-        seen = np.empty((len(redshift), len(names)))
+        magnitudes = np.empty((len(redshift), len(names)))
         for band, name in enumerate(names):
             at = math.log(filter_centre(name)) - np.log1p(redshift)
             each = np.stack([np.interp(at, nodes, curve) for curve in curves])
-            seen[:, band] = each[kind, np.arange(len(kind))]
-        out += seen[:, 1:] - seen[:, :1]
+            magnitudes[:, band] = each[kind, np.arange(len(kind))]
+        out += magnitudes[:, 1:] - magnitudes[:, :1]
     if laws.passband_shift:
         shift = laws.passband_shift * rng.normal(size=len(filters))
         grid, step = colour_grid(names, laws.templates), 0.01
-        # A passband redder by a share sees what it would see of the galaxy a little nearer.
+        # A passband shifted to the red is equivalent to a galaxy at a slightly lower redshift.
         slope = (
             grid.at(template, dust, np.maximum((1 + redshift) * (1 - step) - 1, 0.0))
             - grid.at(template, dust, redshift)
@@ -390,17 +397,17 @@ def _systematics(
             for line, equivalent in LINES:
                 share = np.interp(line * (1 + redshift), wavelength, response, left=0.0, right=0.0) / width
                 gain[:, band] += strength * equivalent * (1 + redshift) * share
-        seen = 2.5 * np.log10(gain)
-        out += seen[:, 1:] - seen[:, :1]
+        magnitudes = 2.5 * np.log10(gain)
+        out += magnitudes[:, 1:] - magnitudes[:, :1]
     return out
 
 
 def draw_structure(table: Table, rng: np.random.Generator) -> Table:
-    """Draw sizes and shapes of galaxies. The table needs ``type``, ``mag_absolute_r``, ``z_spec``.
+    """Draw sizes and shapes of galaxies from their ``type``, ``mag_absolute_r`` and ``z_spec``.
 
     Columns are ``half_light_radius_arcsec`` of the whole galaxy, ``disc_radius_arcsec`` and
     ``bulge_radius_arcsec`` along the major axis, ``bulge_fraction`` in i, ``disc_ratio`` and ``bulge_ratio``
-    (minor over major axis), ``angle`` (radians).
+    (minor over major axis), and ``angle`` (radians).
     """
     kind = table["type"]
     number = len(kind)
@@ -408,7 +415,7 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
     u = rng.random(number)
     fraction = np.choose(kind, [0.5 + 0.3 * u, 0.1 + 0.2 * u, 0.0 * u])
     disc_ratio = draw_ratios(np.where(kind == EARLY, 0.2, 0.46), rng)
-    # A bulge has about a third of its galaxy's radius beside a disc, and nearly all of it in early types.
+    # A bulge has about a third of the galaxy's radius if there is a disc, and most of it in early types.
     bulge = radius * np.where(kind == EARLY, 0.8, 0.35)
     disc = radius * np.choose(kind, [1.5, 1.15, 1.0])
     ellipticity = 0.4 * (1 - disc_ratio**2) / (1 + disc_ratio**2)  # bulges are rounder
@@ -424,10 +431,10 @@ def draw_structure(table: Table, rng: np.random.Generator) -> Table:
 
 
 def bulge_fluxes(table: Table, grid: ColourGrid) -> np.ndarray:
-    """Give each bulge the colour of an old population, and leave the rest to the disc: ``(N, B)`` nJy.
+    """Return bulge fluxes with the colours of an old population, ``(N, B)`` nJy; the disc has the rest.
 
     The table needs ``template``, ``ebv``, ``z_spec``, ``mag_count``, ``bulge_fraction`` and ``flux``; the
-    grid is of `COUNT_FILTER`, then of the bands' filters.
+    grid is that of `COUNT_FILTER`, followed by the filters of the bands.
     """
     old = np.minimum(table["template"], 0.15)
     log_flux = grid.at(old, np.minimum(table["ebv"], 0.1), table["z_spec"])

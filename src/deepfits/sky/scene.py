@@ -1,9 +1,9 @@
-"""A patch of sky: which objects lie on it, and its pixels, strip by strip.
+"""A patch of simulated sky: its objects, and its pixels strip by strip.
 
-Shapes: N objects, B bands, H rows of a strip, W columns. Positions in pixels of the patch.
+Shapes: N objects, B bands, H rows of a strip, W columns. Positions are in pixels of the patch.
 
-Every random number depends on the seed, the patch, and what it is for, and on nothing else: strips may be
-made in any order by any number of workers.
+Random numbers depend only on the seed, the patch and their purpose, so that strips may be made in any order
+and by any number of workers.
 """
 
 from __future__ import annotations
@@ -25,25 +25,33 @@ from deepfits.sky.surveys import DEPTH_APERTURE_ARCSEC, SkySurvey
 
 STRIP_ROWS = 256
 MARGIN = 24
-"""Objects are drawn on this many pixels beyond the borders too: their light reaches in."""
+"""Objects are also placed up to this many pixels beyond the borders: their flux reaches into the patch."""
 LOST_SIGMA = 0.03
-"""Light fainter than this part of a pixel's noise may be cut at the border of a stamp."""
+"""Stamps may cut off surface brightness below this fraction of the noise per pixel."""
 IDS_PER_PATCH = 10_000_000
 
 FIELD_CENTRE = (150.1, 2.2)
-"""Where the simulated field lies: degrees, near the COSMOS field."""
+"""Centre of the simulated field, RA and Dec in degrees, near the COSMOS field."""
 PATCH_GAP = 100
-"""Pixels between patches: each has its own objects."""
+"""Gap between patches in pixels; each patch has its own objects."""
 
 _GALAXIES, _STARS, _QUASARS, _POSITIONS, _CONDITIONS, _NOISE, _DEFECTS = range(7)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a patch's images are like, per band.
+    """Observing conditions of a patch, per band.
 
-    Seeing and depth are as of `SkyBand`; sigma, nJy, is the standard deviation of a pixel of empty sky, the
-    sky, nJy per pixel, the brightness at night, and the kernel, from `kernel_weight`, smooths the noise.
+    Attributes
+    ----------
+    fwhm_arcsec, depth
+        As in `SkyBand`.
+    sigma
+        Noise of a pixel of empty sky, nJy.
+    sky
+        Brightness of the night sky, nJy per pixel.
+    kernel
+        Smoothing weight of the noise, from `kernel_weight`.
     """
 
     fwhm_arcsec: tuple[float, ...]
@@ -59,7 +67,7 @@ def patch_name(patch: int) -> str:
 
 
 def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
-    """Draw seeing and depth of a patch. The first patch has the survey's own."""
+    """Draw seeing and depth of a patch; the first patch has the nominal values of the survey."""
     rng = np.random.default_rng((seed, patch, _CONDITIONS))
     number = len(survey.bands)
     wider = survey.seeing_scatter * rng.normal(size=number) * (patch > 0)
@@ -81,10 +89,10 @@ def draw_conditions(survey: SkySurvey, seed: int, patch: int) -> Conditions:
 def draw_objects(
     survey: SkySurvey, size: int, seed: int, patch: int, laws: PopulationLaws | None = None
 ) -> Table:
-    """Draw everything that shines on a patch, whose side is in pixels; seed and patch name the draw.
+    """Draw the galaxies, stars and quasars of a patch with a side of `size` pixels.
 
-    Columns are those of `draw_galaxies`, with ``kind``, ``x``, ``y`` and ``object_id``, for galaxies, stars
-    and quasars; what a kind does not have is 0 for sizes and NaN for properties of galaxies.
+    Columns are those of `draw_galaxies`, ``kind``, ``x``, ``y`` and ``object_id``. For point sources sizes
+    and bulge fluxes are 0, ``type`` is −1, and physical properties of galaxies are NaN.
     """
     filters = tuple(band.filter for band in survey.bands)
     area = ((size + 2 * MARGIN) * survey.pixel_scale_arcsec / 60) ** 2
@@ -106,13 +114,13 @@ def draw_objects(
     generator = rng(_POSITIONS)
     low, high = -0.5 - MARGIN, size - 0.5 + MARGIN
     x, y = clustered_positions(galaxies["z_spec"], low, high, survey.pixel_scale_arcsec, generator)
-    others = generator.uniform(low, high, (2, number - len(x)))
-    table["x"], table["y"] = np.concatenate([x, others[0]]), np.concatenate([y, others[1]])
+    points = generator.uniform(low, high, (2, number - len(x)))
+    table["x"], table["y"] = np.concatenate([x, points[0]]), np.concatenate([y, points[1]])
     table["object_id"] = patch * IDS_PER_PATCH + np.arange(number, dtype=np.int64)
     return table
 
 
-_OF_POINTS = {
+_POINT_DEFAULTS = {
     "half_light_radius_arcsec": 0.0, "disc_radius_arcsec": 0.0, "bulge_radius_arcsec": 0.0, "angle": 0.0,
     "bulge_fraction": 0.0, "bulge_flux": 0.0, "disc_ratio": 1.0, "bulge_ratio": 1.0, "type": -1,
 }  # fmt: skip
@@ -123,7 +131,7 @@ def join(parts: dict[str, Table]) -> Table:
     numbers = {kind: len(part["mag_count"]) for kind, part in parts.items()}
     out: Table = {}
     for name, like in parts["galaxy"].items():
-        empty = _OF_POINTS.get(name, np.nan)
+        empty = _POINT_DEFAULTS.get(name, np.nan)
         columns = [
             part[name] if name in part else np.full((numbers[kind], *like.shape[1:]), empty)
             for kind, part in parts.items()
@@ -135,7 +143,7 @@ def join(parts: dict[str, Table]) -> Table:
 
 
 def to_shapes(table: Table, pixel_scale: float) -> Shapes:
-    """Turn a table into what is drawn; point sources are discs of radius 0."""
+    """Convert a table of objects to `Shapes`; point sources are discs of radius 0."""
     return Shapes(
         x=table["x"],
         y=table["y"],
@@ -150,9 +158,9 @@ def to_shapes(table: Table, pixel_scale: float) -> Shapes:
 
 
 def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
-    """Return the world coordinates of a patch: all patches share one tangent plane.
+    """Return the WCS of a patch with a side of `size` pixels.
 
-    Ten patches, of a side in pixels, stand in a row.
+    All patches share one tangent plane, on which they form rows of ten.
     """
     column, row = patch % 10, patch // 10
     wcs = WCS(naxis=2)
@@ -170,9 +178,24 @@ def patch_wcs(survey: SkySurvey, size: int, patch: int) -> Any:
 class Scene:
     """A patch, or an exposure of it, ready to be drawn.
 
-    Side in pixels, WCS (`astropy.wcs.WCS`), the objects with the sides of their stamps, ``(N,)``, and
-    defects, None for images without any. The same key gives the same noise. `knows_filters` says whether the
-    objects' light is as the survey's filters see it; not where magnitudes were given.
+    Attributes
+    ----------
+    survey, conditions
+        The survey, and the observing conditions of this patch.
+    size
+        Side in pixels.
+    seed, patch
+        Seed of the sky, and number of the patch.
+    wcs
+        World coordinates, `astropy.wcs.WCS`.
+    shapes, stamp_size
+        The objects, and the sides of their stamps, ``(N,)``.
+    defects
+        Image defects; None for images without any.
+    noise_key
+        Seed of the noise.
+    knows_filters
+        Whether fluxes were computed for the survey's filters; False for a user's magnitudes.
     """
 
     survey: SkySurvey
@@ -189,7 +212,7 @@ class Scene:
 
     @property
     def fwhm_pixels(self) -> tuple[float, ...]:
-        """Of the PSF in each band."""
+        """FWHM of the PSF in each band, pixels."""
         return tuple(w / self.survey.pixel_scale_arcsec for w in self.conditions.fwhm_arcsec)
 
 
@@ -203,7 +226,7 @@ def make_scene(
     defects: bool = True,
     knows_filters: bool = True,
 ) -> Scene:
-    """Prepare a patch: choose its conditions, its defects, and the sides of the stamps."""
+    """Set up a patch: draw its conditions and defects, and choose the stamp sizes."""
     conditions = draw_conditions(survey, seed, patch)
     shapes = to_shapes(table, survey.pixel_scale_arcsec)
     rng = np.random.default_rng((seed, patch, _DEFECTS))
@@ -223,13 +246,13 @@ def make_scene(
 
 
 def choose_stamps(shapes: Shapes, survey: SkySurvey, conditions: Conditions) -> np.ndarray:
-    """Return the sides of the objects' stamps, ``(N,)``: what they cut off is lost in the noise."""
+    """Return the sides of the objects' stamps, ``(N,)``; flux cut off by them is far below the noise."""
     fwhm = np.array(conditions.fwhm_arcsec) / survey.pixel_scale_arcsec
     return stamp_sizes(shapes, LOST_SIGMA * np.array(conditions.sigma), fwhm, survey.moffat_beta)
 
 
 def strips(size: int) -> list[tuple[int, int]]:
-    """Divide a patch into strips of rows: the first row and the one after the last."""
+    """Divide a patch into strips, each given by its first row and the row after its last."""
     return [(row, min(row + STRIP_ROWS, size)) for row in range(0, size, STRIP_ROWS)]
 
 
@@ -254,10 +277,9 @@ def draw_model(scene: Scene, rows: tuple[int, int], device: str = "cpu") -> np.n
 
 
 def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Add the noise of the sky's and the sources' photons to a strip of `draw_model`.
+    """Add the photon noise of sky and sources to a strip from `draw_model`.
 
-    Returns image and variance, ``(B, H, W)`` float32 in nJy and nJy²; the variance is the true one of each
-    pixel.
+    Returns image and true variance, ``(B, H, W)`` float32 in nJy and nJy².
     """
     image, variance = np.empty_like(model), np.empty_like(model)
     for band, flux in enumerate(model):
@@ -271,7 +293,7 @@ def observe(scene: Scene, model: np.ndarray, rows: tuple[int, int]) -> tuple[np.
 def draw_strip(
     scene: Scene, rows: tuple[int, int], device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw a strip as the telescope would deliver it: model, noise, defects.
+    """Draw a strip as it would be observed, with noise and defects.
 
     Returns image, variance and bits, ``(B, H, W)``: float32 nJy, float32 nJy², int32 of
     `deepfits.sky.defects.PLANES`.

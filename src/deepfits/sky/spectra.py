@@ -1,14 +1,15 @@
-"""Spectra and what bands see of them.
+"""Galaxy and quasar spectra, and their fluxes through filters.
 
-Shapes: N objects, T templates, E reddenings, Z redshifts, B bands, W wavelengths. Fluxes are per frequency,
-in any unit; wavelengths in Ångström.
+Shapes: N objects, T templates, E reddenings, Z redshifts, B bands, W wavelengths. Fluxes are per unit
+frequency, in arbitrary units; wavelengths in Ångström.
 
-Galaxies follow a sequence of six templates, by default the E, Sbc, Scd and Im galaxies of Coleman, Wu &
-Weedman (1980), as GalSim ships them, and two bluer ones extended from Im. Between them we interpolate. Dust
-dims them after Calzetti et al. (2000), intergalactic hydrogen after Inoue et al. (2014).
+Galaxy spectra are interpolated in a sequence of six templates, by default the E, Sbc, Scd and Im galaxies of
+Coleman, Wu & Weedman (1980), as shipped with GalSim, and two bluer ones extrapolated from Im. They are
+reddened by dust following Calzetti et al. (2000), and absorbed by intergalactic hydrogen following Inoue et
+al. (2014).
 
-``templates.safetensors`` holds the libraries of Ilbert et al. (2009) and of Benítez et al. (2004), resampled,
-from which other sequences are drawn.
+``templates.safetensors`` contains resampled versions of the libraries of Ilbert et al. (2009) and Benítez et
+al. (2004), from which other sequences can be drawn.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ from deepfits.passbands import load_filter
 from deepfits.sky.hydrogen import transmission
 
 CWW = ("E", "Sbc", "Scd", "Im", "Im_0.5", "Im_1.0")
-"""The sequence where no other is given: the last two are Im times (λ / 5000 Å) to minus 0.5 and 1."""
+"""The default sequence; the last two are Im times (λ / 5000 Å)^−0.5 and (λ / 5000 Å)^−1."""
 SHARE_OF_CWW, SHARE_OF_LIBRARY, PLACE_TOLERANCE = 0.25, 0.7, 0.15
-"""Of sequences that are drawn: the share that is `CWW` itself, the share of the others' templates that come
-from its library and not from any, and how much bluer or redder a template may be than the nearest."""
+"""Parameters of `draw_sequence`: the probability of `CWW` itself; otherwise, for each template, the
+probability that it is taken from the sequence's library and not from all; and by how much further than the
+nearest one its position may be from the nominal position."""
 LIBRARY = Path(__file__).with_name("templates.safetensors")
 YOUNG_IN_E = 0.03
-"""Light at 5500 Å of an Im galaxy in the reddest template, as part of its own."""
+"""Flux of an Im galaxy added to the reddest template, as a fraction of its own at 5500 Å."""
 REDDENINGS = np.array([0.0, 0.1, 0.25, 0.5, 1.0])
 MAX_REDSHIFT = 7.0
 REDSHIFTS = np.exp(np.linspace(0.0, np.log1p(MAX_REDSHIFT), 420)) - 1
 REST_BAND, ULTRAVIOLET = "sdss2010-r", "galex-nuv"
-"""Absolute magnitudes are in one of these bands."""
+"""Rest-frame bands of absolute magnitudes."""
 
 
 @lru_cache(maxsize=1)
 def galaxy_templates() -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return wavelengths, ``(W,)``, and every template's spectrum per wavelength, ``(W,)``, 1 at 5500 Å.
+    """Return wavelengths, ``(W,)``, and all templates by name, ``(W,)`` per unit wavelength, 1 at 5500 Å.
 
-    Those of `CWW` come first, from red to blue, then the libraries' by name.
+    The templates of `CWW` come first, from red to blue, followed by those of the libraries.
     """
     import galsim
     from safetensors.numpy import load_file
@@ -53,7 +55,7 @@ def galaxy_templates() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     for name in CWW[:4]:
         table = np.loadtxt(folder / f"CWW_{name}_ext.sed")
         spectra[name] = np.interp(wavelength, table[:, 0], table[:, 1])
-    # Real ellipticals are not as red in the ultraviolet as the nearby ones of the template.
+    # Real ellipticals are less red in the ultraviolet than the nearby ones of the template.
     at_5500 = {name: np.interp(5500.0, wavelength, row) for name, row in spectra.items()}
     spectra["E"] = spectra["E"] / at_5500["E"] + YOUNG_IN_E * spectra["Im"] / at_5500["Im"]
     for name in CWW[4:]:
@@ -66,9 +68,9 @@ def galaxy_templates() -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 @lru_cache(maxsize=1)
 def template_places() -> dict[str, float]:
-    """Return where each template stands in the sequence `CWW`, 0 to 5, by its colour at rest.
+    """Return each template's position in the sequence `CWW`, 0 to 5, from its rest-frame colour.
 
-    The colour is that of 3000 to 3600 Å and 5300 to 6000 Å.
+    The colour compares 3000 to 3600 Å with 5300 to 6000 Å.
     """
     wavelength, spectra = galaxy_templates()
     sides = [(wavelength > low) & (wavelength < high) for low, high in ((3000, 3600), (5300, 6000))]
@@ -82,7 +84,7 @@ def template_places() -> dict[str, float]:
 
 
 def draw_sequence(rng: np.random.Generator) -> tuple[str, ...]:
-    """Draw six templates from red to blue, each about as blue as one of `CWW`: mostly of one library."""
+    """Draw six templates from red to blue, with colours like those of `CWW`, mostly from one library."""
     if rng.random() < SHARE_OF_CWW:
         return CWW
     every = list(template_places())
@@ -98,9 +100,9 @@ def draw_sequence(rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def quasar_spectrum(wavelength: np.ndarray) -> np.ndarray:
-    """Return a mean quasar: f_λ ∝ λ^−1.5 with broad lines (widths and strengths after Vanden Berk 2001).
+    """Return the mean quasar spectrum, ``(W,)`` per unit wavelength, at rest wavelengths in Å, ``(W,)``.
 
-    Wavelengths, ``(W,)``, are those at rest, Å.
+    It is f_λ ∝ λ^−1.5 with broad lines (widths and strengths after Vanden Berk et al. 2001).
     """
     out = (wavelength / 5500.0) ** -1.5
     # centre, equivalent width, standard deviation, all in Å at rest
@@ -118,9 +120,9 @@ def quasar_spectrum(wavelength: np.ndarray) -> np.ndarray:
 
 
 def calzetti(wavelength: np.ndarray) -> np.ndarray:
-    """Return k(λ) of Calzetti et al. (2000, eq. 4): the dimming is E(B−V) k magnitudes.
+    """Return k(λ) of Calzetti et al. (2000, eq. 4): the attenuation is E(B−V) k magnitudes.
 
-    Beyond 0.12 to 2.2 µm the value at the border is kept.
+    Outside 0.12 to 2.2 µm it is constant.
     """
     x = 1e4 / np.clip(wavelength, 1200.0, 22000.0)  # µm⁻¹
     red = 2.659 * (-1.857 + 1.040 * x) + 4.05
@@ -129,10 +131,10 @@ def calzetti(wavelength: np.ndarray) -> np.ndarray:
 
 
 def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.ndarray:
-    """Return the mean flux per frequency that photon-counting detectors see through a filter.
+    """Return the mean flux per unit frequency through a filter, for a photon-counting detector.
 
-    It is ∫ f_λ λ T dλ / ∫ T dλ / λ, ``(...)``, without the speed of light, of observed wavelengths of the
-    filter's own grid, ``(W,)``, and the flux per wavelength there, ``(..., W)``.
+    It is ∫ f_λ λ T dλ / ∫ T dλ / λ, ``(...)``, omitting the speed of light. `wavelength`, ``(W,)``, must be
+    the filter's own grid, and `spectrum`, ``(..., W)``, the flux per unit wavelength there.
     """
     grid, response = load_filter(name)
     assert wavelength.shape == grid.shape
@@ -141,22 +143,22 @@ def band_flux(wavelength: np.ndarray, spectrum: np.ndarray, name: str) -> np.nda
 
 @dataclass(frozen=True)
 class ColourGrid:
-    """Logarithm of the flux per frequency in each band, over template, reddening and redshift.
+    """Logarithm of the flux per unit frequency in each band, by template, reddening and redshift.
 
     Attributes
     ----------
     log_flux
-        ``(T, E, Z, B)``: log₁₀ of the band fluxes of a template 1 at 5500 Å at rest, of which only the
-        wavelengths were stretched.
+        ``(T, E, Z, B)``: log₁₀ of the band fluxes of a template that is 1 at 5500 Å in the rest frame;
+        redshifting stretches its wavelengths but does not rescale its values.
     log_rest
-        ``(T, E)`` each: the same at redshift 0 in `REST_BAND` and in the `ULTRAVIOLET`.
+        ``(T, E)`` each: the same at redshift 0, in the bands `REST_BAND` and `ULTRAVIOLET`.
     """
 
     log_flux: np.ndarray
     log_rest: dict[str, np.ndarray]
 
     def at(self, template: np.ndarray, reddening: np.ndarray, redshift: np.ndarray) -> np.ndarray:
-        """Interpolate linearly to objects: ``(N, B)``."""
+        """Interpolate linearly to template, reddening and redshift of each object: ``(N, B)``."""
         corners = _corners(template, reddening)
         low, part = _bracket(REDSHIFTS, redshift)
         out = np.zeros((len(redshift), self.log_flux.shape[-1]))
@@ -166,7 +168,7 @@ class ColourGrid:
         return out
 
     def rest_at(self, template: np.ndarray, reddening: np.ndarray, band: str) -> np.ndarray:
-        """Interpolate the flux at rest: ``(N,)``."""
+        """Interpolate the rest-frame flux in a band: ``(N,)``."""
         out = np.zeros(len(template))
         for (t, e), share in _corners(template, reddening):
             out += share * self.log_rest[band][t, e]
@@ -192,17 +194,17 @@ def _corners(
 
 @lru_cache(maxsize=8)
 def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> ColourGrid:
-    """Compute the galaxies' grid for some filters and a sequence of templates (a second, then kept).
+    """Compute the colour grid of galaxies for filters and a template sequence (takes a second; cached).
 
     Raises
     ------
     InputError
-        Other than six templates, or one that `galaxy_templates` does not have.
+        There are not exactly six templates, or one is not in `galaxy_templates`.
     """
     known = galaxy_templates()[1]
     if len(templates) != len(CWW) or not set(templates) <= set(known):
         raise InputError(
-            f"templates {list(templates)}: six names, from red to blue, are asked for, of {', '.join(known)}"
+            f"templates {list(templates)}: choose six names, from red to blue, out of {', '.join(known)}"
         )
     log_flux = [np.stack([_log_fluxes(name, band) for band in filters], axis=-1) for name in templates]
     return ColourGrid(
@@ -216,7 +218,7 @@ def colour_grid(filters: tuple[str, ...], templates: tuple[str, ...] = CWW) -> C
 
 @lru_cache(maxsize=4096)
 def _log_fluxes(template: str, band: str) -> np.ndarray:
-    """Return log₁₀ of a template's flux through a filter: ``(E, Z)``."""
+    """Return log₁₀ of a template's flux through a filter, ``(E, Z)``."""
     wavelength, spectra = galaxy_templates()
     dimming = 10.0 ** (-0.4 * REDDENINGS[:, None] * calzetti(wavelength))
     reddened = spectra[template] * dimming  # (E, W)
@@ -224,21 +226,21 @@ def _log_fluxes(template: str, band: str) -> np.ndarray:
 
 
 def quasar_grid(filters: tuple[str, ...]) -> np.ndarray:
-    """Return log₁₀ of the mean quasar's band fluxes: ``(Z, B)``."""
+    """Return log₁₀ of the mean quasar's band fluxes, ``(Z, B)``."""
     return np.stack([_quasar_log_fluxes(name) for name in filters], axis=1)
 
 
 @lru_cache(maxsize=64)
 def _quasar_log_fluxes(band: str) -> np.ndarray:
-    """Return log₁₀ of the mean quasar's flux through a filter: ``(Z,)``."""
+    """Return log₁₀ of the mean quasar's flux through a filter, ``(Z,)``."""
     wavelength, _ = galaxy_templates()
     spectrum = quasar_spectrum(wavelength)
     return np.log10([_through(wavelength, spectrum, z, band) for z in REDSHIFTS])
 
 
 def _through(wavelength: np.ndarray, spectra: np.ndarray, redshift: float, name: str) -> np.ndarray:
-    """Redshift spectra, ``(..., W)``, let hydrogen absorb, and look through a filter: ``(...)``."""
+    """Redshift spectra, ``(..., W)``, apply hydrogen absorption, and integrate over a filter: ``(...)``."""
     grid, _ = load_filter(name)
     low, part = _bracket(wavelength, grid / (1 + redshift))
-    seen = spectra[..., low] * (1 - part) + spectra[..., low + 1] * part
-    return np.maximum(band_flux(grid, seen * transmission(grid, redshift), name), 1e-12)
+    resampled = spectra[..., low] * (1 - part) + spectra[..., low + 1] * part
+    return np.maximum(band_flux(grid, resampled * transmission(grid, redshift), name), 1e-12)

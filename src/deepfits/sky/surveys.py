@@ -1,6 +1,6 @@
-"""What a survey's images are like: bands, depth, seeing, scale, zero points.
+"""Properties of survey images: bands, depth, seeing, pixel scale, zero points.
 
-B bands. A survey is a name in `SURVEYS` or a TOML file with the same keys.
+Shapes: B bands. A survey is a name in `SURVEYS`, or a TOML file with the same keys.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deepfits.config import Range, Stored, check, read_toml
 from deepfits.errors import InputError, nearest
 
 DEPTH_APERTURE_ARCSEC = 2.0
-"""Diameter of the aperture in which depths are given."""
+"""Diameter of the aperture in which depths are defined."""
 _Magnitude = Annotated[float, Range(ge=-60, le=60)]
 
 
@@ -25,21 +25,21 @@ class SkyBand:
     Attributes
     ----------
     name
-        As in file names and columns.
+        Used in file names and columns.
     filter
-        A filter of `speclite`, as ``hsc2017-i2``, or the path of a text file with two columns, wavelength in
-        Å and transmission; in a TOML file from where that lies.
+        A filter of `speclite`, such as ``hsc2017-i2``, or the path of a text file with two columns,
+        wavelength in Å and transmission; paths in a TOML file are relative to that file.
     depth
-        AB magnitude of a point source whose flux in a 2″ aperture is five times its error.
+        AB magnitude that corresponds to five times the flux error in a 2″ aperture.
     fwhm_arcsec
-        Full width at half maximum of the point-spread function.
+        Full width at half maximum of the PSF.
     zero_point
         AB magnitude of one count in the files.
     sky_mag
-        Brightness of the night sky, AB magnitudes per square arcsecond: it says how much the sources' own
-        photons add to the noise.
+        Brightness of the night sky, AB magnitudes per square arcsecond, relative to which the photon noise of
+        sources is computed.
     saturation
-        AB magnitude of a point source whose peak just saturates.
+        AB magnitude at which the peak of a point source just saturates.
     """
 
     name: str
@@ -58,25 +58,25 @@ class SkyBand:
 
 @dataclass(frozen=True, kw_only=True)
 class SkySurvey(Stored):
-    """A survey.
+    """Image properties of a survey.
 
     Attributes
     ----------
     name
-        For people and headers.
+        Name, which also appears in file headers.
     bands
-        Its bands, from blue to red.
+        The bands, from blue to red.
     pixel_scale_arcsec
         Side of a pixel.
     moffat_beta
-        Of the point-spread function (Moffat 1969); 3 is usual from the ground.
+        Exponent β of the Moffat (1969) PSF; 3 is typical from the ground.
     noise_correlation
-        Noise in the 2″ aperture over that of independent pixels with the same variance: above 1 because
-        coadds are resampled.
+        Ratio of the noise in a 2″ aperture to that of independent pixels with the same variance; above 1 for
+        resampled coadds.
     mag_limit
-        Galaxies are drawn down to this magnitude in the i band.
+        Faintest i magnitude of simulated galaxies.
     seeing_scatter, depth_scatter
-        How much patches differ: standard deviation of ln(fwhm), and of the depth in magnitudes.
+        Scatter between patches: standard deviations of ln(fwhm), and of the depth in magnitudes.
     """
 
     name: str
@@ -102,7 +102,7 @@ class SkySurvey(Stored):
         return tuple(band.name for band in self.bands)
 
     def to_toml(self) -> str:
-        """Return it as `find_survey` reads it from a file."""
+        """Return the survey as the content of a TOML file, readable by `find_survey`."""
         content = self.to_json()
         bands = content.pop("bands")
         lines = [f"{key} = {json.dumps(value)}" for key, value in content.items()]
@@ -129,7 +129,7 @@ SURVEYS: dict[str, SkySurvey] = {
         ),
         pixel_scale_arcsec=0.168,
     ),
-    # SDSS imaging: depths for point sources of York et al. (2000), lowered to 5σ in 2″; nanomaggies.
+    # SDSS imaging: point-source depths of York et al. (2000), converted to 5σ in 2″; nanomaggies.
     "sdss-like": SkySurvey(
         name="sdss-like",
         bands=_bands(
@@ -159,12 +159,12 @@ SURVEYS: dict[str, SkySurvey] = {
 
 
 def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
-    """Return a survey from its name, from a TOML file, or as it is.
+    """Return a survey given by name, by TOML file, or as an object.
 
     Raises
     ------
     InputError
-        Neither a known name nor a readable TOML file with the right keys.
+        This is neither a known name nor a readable TOML file with the right keys.
     """
     if isinstance(survey, SkySurvey):
         return survey
@@ -175,10 +175,10 @@ def find_survey(survey: str | Path | SkySurvey) -> SkySurvey:
         raise InputError(
             f"survey {str(survey)!r} is unknown; {nearest(str(survey), SURVEYS)}, or a .toml file"
         )
-    found = SkySurvey.from_json(read_toml(path, what="survey file"), path)
-    beside = [path.parent / band.filter for band in found.bands]
+    result = SkySurvey.from_json(read_toml(path, what="survey file"), path)
+    files = [path.parent / band.filter for band in result.bands]
     bands = (
         replace(band, filter=str(file)) if file.is_file() else band
-        for band, file in zip(found.bands, beside, strict=True)
+        for band, file in zip(result.bands, files, strict=True)
     )
-    return replace(found, bands=tuple(bands))
+    return replace(result, bands=tuple(bands))

@@ -1,1 +1,1 @@
-"""Losses, the adversarial loop, checkpoints, health (M19 §2.2)."""
+"""Adversarial training (M19 §2.2): losses, training loop, checkpoints and diagnostics."""

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, whole or absent, never pickled."""
+"""Checkpoints: safetensors and JSON, written atomically and never pickled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT = 2
 
 
 def save_checkpoint(directory: Path, step: int, state: dict[str, Tensor], content: dict[str, Any]) -> Path:
-    """Write a checkpoint after `step` steps, and remove all but the newest `KEPT`."""
+    """Write a checkpoint after `step` steps, and delete all but the newest `KEPT`."""
     from safetensors.torch import save as serialised
 
     final = directory / f"step-{step:08d}"
@@ -38,12 +38,15 @@ def list_checkpoints(directory: Path) -> list[Path]:
 def load_checkpoint(
     directory: Path, *, clean: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Read the newest checkpoint; None when there is none. `clean` removes what a killed process left.
+    """Load the newest checkpoint; None if there is none.
+
+    With `clean`, temporary files left behind by a killed process are removed first.
 
     Raises
     ------
     InputError
-        The newest one is damaged; the message says which directory to remove to go on from the one before.
+        The newest checkpoint is damaged; the message says which directory to remove to resume from the
+        previous one.
     """
     from safetensors.torch import load_file
 
@@ -51,31 +54,32 @@ def load_checkpoint(
         return None
     if clean:
         remove_leftovers(directory)
-    found = list_checkpoints(directory)
-    if not found:
+    checkpoints = list_checkpoints(directory)
+    if not checkpoints:
         return None
-    content = read_json(found[-1] / "state.json", what="checkpoint")
-    path = found[-1] / "state.safetensors"
-    with naming(path, "unreadable", f"remove {found[-1]} and start again"):
+    newest = checkpoints[-1]
+    content = read_json(newest / "state.json", what="checkpoint")
+    path = newest / "state.safetensors"
+    with naming(path, "unreadable", f"remove {newest} and start again"):
         if fingerprint(path) != content.get("sha256"):
-            raise InputError(f"{path}: damaged checkpoint; remove {found[-1]} to go on from the one before")
+            raise InputError(f"{path}: damaged checkpoint; remove {newest} to resume from the previous one")
         state = {key: tensor.to(copy=True, device="cpu") for key, tensor in load_file(path).items()}
     return state, content
 
 
 def kept_rows(path: Path, step: int) -> dict[str, dict[str, Any]]:
-    """Return the rows of a file of JSON lines up to `step`, by their lines, up to the first damaged line."""
+    """Return the rows up to `step` of a JSON-lines file, keyed by line; stop at the first damaged line."""
     kept: dict[str, dict[str, Any]] = {}
     for line, row in json_lines(path):
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            break  # the last line of a run that was killed while writing, or damage
+            break  # the run was killed while writing this line, or the file is damaged
         if row["step"] <= step:
             kept[line] = row
     return kept
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Drop the lines of ``metrics.jsonl`` after `step`: a killed run wrote them, and they will come again."""
+    """Drop the rows of ``metrics.jsonl`` after `step`: the resumed run will write them again."""
     if not path.exists():
         return
     lines = list(kept_rows(path, step))
@@ -84,7 +88,7 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 def is_same_training(state: dict[str, Tensor], trainer_state: dict[str, Tensor]) -> bool:
-    """Return whether a checkpoint's networks have the shapes of those about to be trained."""
+    """Return whether a checkpoint has the tensor names, shapes and dtypes of the current training."""
     return all(
         name in state and state[name].shape == tensor.shape and state[name].dtype == tensor.dtype
         for name, tensor in trainer_state.items()

@@ -1,4 +1,4 @@
-"""What a training decides beside the networks' shapes."""
+"""Training configuration: everything except the architecture of the networks."""
 
 from __future__ import annotations
 
@@ -12,74 +12,79 @@ from deepfits.observation import SceneGrid
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Stored):
-    """How networks are trained. The defaults are plain M19 §2.2; each option can be switched on alone.
+    """How the networks are trained. The defaults are plain M19 §2.2; each option can be enabled on its own.
 
     Attributes
     ----------
     batch_size, steps
         Real images per step (over all devices), and number of steps.
     learning_rate, beta1, beta2
-        Of Adam, the same for the three networks.
+        Of Adam, the same for all three networks.
     embedder_rate
         The embedder's learning rate, in units of `learning_rate`.
     shared_discriminator_pass
-        Generated images pass the discriminator once a step, for its loss and the generator's together; the
-        generator then follows the discriminator of before its step. Off, they pass it again after that step.
+        Evaluate the discriminator on the generated images once per step and use the result for both losses;
+        the generator then follows the discriminator from before its update. Otherwise the generated images
+        are evaluated again after that update.
     initialisation
-        How weights are drawn at first: see `deepfits.training.initialise`.
+        How the initial weights are drawn: see `deepfits.training.initialise`.
     decay
-        Fraction of the training, at its end, over which the learning rates fall linearly to zero.
+        Final fraction of the training over which the learning rates fall linearly to zero.
     normalisation, softening_sigmas
-        Between nJy and the networks' units: see `deepfits.survey.normalise`.
+        The mapping between nJy and the networks' units: see `deepfits.survey.normalise`. The softening of the
+        asinh stretch is `softening_sigmas` times the noise.
     noise
-        Noise-aware training: before the discriminator sees a generated image, noise of the strength that a
-        real image's weights state is added to it in nJy, so that the generator learns galaxies without noise.
-        ``"white"``: independent pixels; ``"correlated"``: with the correlation and the strength measured in
-        the blank parts of the cutouts.
+        Noise-aware training: before the discriminator sees a generated image, noise at the level given by a
+        real image's weights is added to it in nJy, so that the generator learns noise-free galaxies.
+        ``"white"``: independent pixels; ``"correlated"``: with the correlation and amplitude measured in the
+        blank parts of the cutouts.
     noisy_embedder
-        Train the embedder on generated images with that noise, as real images have it.
+        Train the embedder on generated images with that noise added, as in real images.
     symmetries
-        Flip and turn the real images by quarter turns at random: the sky has no up.
+        Augment the real images with random flips and quarter turns.
     incomplete
-        Use images with missing bands or bad pixels: the same pixels are hidden in a generated image.
+        Also use images with missing bands or bad pixels; the same pixels are masked in the generated images.
     neighbours
-        ``"mask"``: the pixels of other objects are hidden in real images, and the same pixels in generated
-        ones, so that the generator learns galaxies by themselves; ``"keep"``: images as they are.
+        ``"mask"``: mask the pixels of neighbouring objects in real images, and the same pixels in generated
+        ones, so that the generator learns isolated galaxies; ``"keep"``: use the images unchanged.
     ema
-        Decay per step of the exponential moving average of the generator that becomes the model's; 0: none.
+        Decay per step of the exponential moving average of the generator's weights, which the finished model
+        uses; 0 disables averaging.
     reconstruction
-        Strength of an additional loss: weighted squares between real images and what the generator makes of
-        their embedding, for generator and embedder.
+        Weight of an additional loss for generator and embedder: the noise-weighted squared difference
+        between real images and their reconstruction by embedder and generator.
     hidden_bands
-        Chance of each band of each image to be hidden from the embedder, as a survey without that band would
-        show it; the reconstruction is still held against all of it, so that the guess fills the band in.
+        Probability that a band of an image is hidden from the embedder, as if the survey lacked that band.
+        The reconstruction loss still uses all bands, so that the embedder learns to fill in missing ones.
     refine
-        Training an embedder alone: start from the embedder of the finished model, not from a new one. With a
-        large `reconstruction` its guesses come nearer to the best fits.
+        When training only an embedder: start from the embedder of the finished model instead of a new one.
+        With a large `reconstruction` its guesses move closer to the best fits.
     smoothness
-        Strength of a penalty on patterns of generated images that are finer than the PSF lets through, in
-        units of the noise; bands whose PSF the pixels do not sample (a width known to be under 2.5 pixels)
-        are left alone. For noise-aware training: images that hold noise have such patterns by nature.
+        Weight of a penalty on structure in generated images that is finer than the PSF, in units of the
+        noise; bands with an undersampled PSF (a known FWHM below 2.5 pixels) are exempt, unless scenes are
+        drawn. Only for noise-aware training, because images with noise naturally have such structure.
     latent_gradient
-        Strength with which the embedder's loss reaches the generator too (M19 has 0: the embedder only).
+        If positive, the embedder's loss also trains the generator; if 0, only the embedder, as in M19.
     reference_fwhm_arcsec
-        Above 0, the generator draws scenes at this PSF, a round Gaussian, and each is shown through the PSF
-        and the pixels of the real image beside it (`deepfits.observation`); 0: it draws images, as in M19.
+        If positive, the generator draws scenes at a round Gaussian PSF of this FWHM, and each scene is
+        observed with the PSF and the pixel grid of a real image (`deepfits.observation`); if 0, it draws
+        images directly, as in M19.
     scene_size, scene_pixel_arcsec
-        The grid of the scenes.
+        Number of pixels on a side of the scenes, and their pixel scale.
     aid_steps
-        Steps of teaching what helps a fit (`deepfits.training.teaching`) when the model is
-        finished, at most as many as the training had; fewer than 100: none.
+        Steps for training the networks that speed up fits (`deepfits.training.teaching`) once the model is
+        finished, at most as many as the training itself had; they are skipped if fewer than 100.
     log_every
-        Steps between two lines of ``metrics.jsonl``.
+        Steps between rows of ``metrics.jsonl``.
     checkpoint_seconds
-        Time between two checkpoints.
+        Time between checkpoints.
     evaluate_every
-        Steps between two evaluations of the model; 0 for the end only.
+        Steps between evaluations of the model; 0: only at the end.
     num_evaluated
-        Held-out objects to evaluate with.
+        Number of held-out objects to evaluate on.
     patience
-        Stop after so many evaluations without a better kernel distance, and keep the best model; 0: never.
+        Stop after this many evaluations without an improved kernel distance, and keep the best model; 0:
+        never stop early.
     """
 
     batch_size: Annotated[int, Range(ge=1, le=1 << 20)] = 64
@@ -117,22 +122,22 @@ class TrainingConfig(Stored):
     def __post_init__(self) -> None:
         check(self, where="training")
         if self.patience and not self.evaluate_every:
-            raise InputError("training: patience needs evaluate_every, the steps between two evaluations")
+            raise InputError("training: patience needs evaluate_every, the steps between evaluations")
         if self.reference_fwhm_arcsec and (self.noise == "none" or self.normalisation != "asinh"):
             raise InputError(
-                "training: scenes (reference_fwhm_arcsec) need noise, 'white' or 'correlated', and "
-                "normalisation='asinh'"
+                "training: scenes (reference_fwhm_arcsec) need normalisation='asinh' and noise='white' or "
+                "'correlated'"
             )
         if self.smoothness and self.noise == "none":
             raise InputError(
-                "training: smoothness needs noise, 'white' or 'correlated'; or set smoothness to 0"
+                "training: smoothness needs noise='white' or 'correlated'; or set smoothness to 0"
             )
         if self.noisy_embedder and self.noise == "none":
-            raise InputError("training: noisy_embedder needs noise, 'white' or 'correlated'")
+            raise InputError("training: noisy_embedder needs noise='white' or 'correlated'")
 
     @property
     def grid(self) -> SceneGrid | None:
-        """What scenes are drawn on; None where the generator draws images."""
+        """Pixel grid and PSF of the scenes; None if the generator draws images directly."""
         if not self.reference_fwhm_arcsec:
             return None
         return SceneGrid(

@@ -1,10 +1,10 @@
-"""Which cutouts are trained on, and batches of them in an order that only seed and step decide.
+"""Selection of the training set, and batches whose order depends only on seed and step.
 
 Shapes: N objects, B bands, H, W pixels.
 
-Shards are loaded in groups that fit the memory; a store that fits is one group, loaded once. Each epoch has
-its own order of shards and of the objects in a group, a pure function of seed and epoch: a training that goes
-on from step s sees the very images that it would have seen.
+Shards are loaded in groups that fit in memory; a store that fits as a whole is one group, loaded once. In
+each epoch the shards and the objects within a group are shuffled by a pure function of seed and epoch, so
+that a training resumed at step s sees the same images as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from deepfits.symmetries import NUM_SYMMETRIES, symmetry
 from deepfits.training.noise import measure_autocovariance
 
 SCENE_SAMPLE = 1000
-NOISE_SAMPLE = 4000  # objects are plenty: 4000 × 700 outer pixels
+NOISE_SAMPLE = 4000  # objects: about 4000 × 700 outer pixels are plenty
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """What one pass over a store measures.
+    """The objects of a store to train on, and statistics measured over them.
 
     Attributes
     ----------
     rows
-        For each shard the rows to train on.
+        Row indices to train on, for each shard.
     num_complete, num_incomplete, num_held_out
-        Of all objects; the first two without the held-out ones.
+        Counts over the whole store; the first two exclude held-out objects.
     normalisation
         Measured over all complete training images.
     autocovariance
-        Of the noise, ``(B, 2k+1, 2k+1)``: see `deepfits.training.noise`.
+        Autocovariance of the noise, ``(B, 2k+1, 2k+1)``: see `deepfits.training.noise`.
     fingerprint
-        Changes with the objects trained on and with their pixels' statistics.
+        Hash of the objects trained on and of their pixel statistics.
     """
 
     rows: tuple[np.ndarray, ...]
@@ -73,15 +73,15 @@ def measure_training_set(
     seed: int = 0,
     progress: Progress = silent,
 ) -> TrainingSet:
-    """Choose the objects to train on, and measure normalisation and noise over them.
+    """Select the objects to train on, and measure their normalisation and noise.
 
-    Two passes over the store, one shard in memory at a time: the noise first, because the asinh stretch is
-    defined by it.
+    This takes two passes over the store, with one shard in memory at a time: the noise is measured first,
+    because it sets the softening of the asinh stretch.
 
     Raises
     ------
     InputError
-        Nothing left to train on; the message says what was discarded and why.
+        No complete cutout is left to train on; the message says how many were discarded and why.
     """
     used, complete = [], []
     counts = {"complete": 0, "incomplete": 0, "held_out": 0}
@@ -93,11 +93,11 @@ def measure_training_set(
         for cutouts in store:
             out = is_held_out(cutouts.object_id)
             whole = is_complete(cutouts.image, cutouts.weight) & ~out
-            some = (cutouts.weight > 0).any(axis=(1, 2, 3)) & ~out
+            has_data = (cutouts.weight > 0).any(axis=(1, 2, 3)) & ~out
             counts["complete"] += int(whole.sum())
             counts["incomplete"] += int((~whole & ~out).sum())
             counts["held_out"] += int(out.sum())
-            rows = np.flatnonzero(some if incomplete else whole)
+            rows = np.flatnonzero(has_data if incomplete else whole)
             used.append(rows)
             complete.append(np.flatnonzero(whole))
             digest.update(repr(cutouts.object_id[rows].tolist()).encode())
@@ -130,7 +130,7 @@ def measure_training_set(
 def _measure(
     store: CutoutStore, rows: Sequence[np.ndarray], kind: Kind, softening: np.ndarray, task: Task
 ) -> Normalisation:
-    """Mean and standard deviation of flux or of its stretched value, over all pixels, one shard at a time."""
+    """Measure mean and standard deviation of the (stretched) flux over all pixels, shard by shard."""
     number = 0
     total, squares = np.zeros((2, len(store.info.bands)))
     for shard, which in enumerate(rows):
@@ -160,10 +160,11 @@ def measure_for_scenes(
     softening_sigmas: float,
     seed: int,
 ) -> Normalisation:
-    """Measure the constants of the asinh stretch for several stores together, on the grid of the scenes.
+    """Measure the constants of the asinh stretch for several stores jointly, on the scenes' pixel grid.
 
-    The softening follows the deepest quarter of the images: shallower ones are shrunk where noise dominates
-    them (`deepfits.observation.Sight.on_grid`), and bright pixels are logarithmic in any case.
+    The softening is set by the 25th percentile of the noise, i.e. by the deepest images: shallower ones are
+    shrunk where noise dominates (`deepfits.observation.Sight.on_grid`), and bright pixels are in the
+    logarithmic regime in any case.
     """
     rng = np.random.default_rng([seed, 6])
     parts, noises = [], []
@@ -198,26 +199,26 @@ class Batch:
 
 
 class Batches:
-    """Batches of real images, for any step, without end.
+    """Endless batches of real images, starting at any step.
 
     Parameters
     ----------
     store, rows
-        The store, and for each shard the rows to use.
+        The store, and the row indices to use for each shard.
     batch_size
-        Objects per batch; an epoch's remainder is left out.
+        Objects per batch; the incomplete last batch of a group is dropped.
     seed
-        Decides every order and every flip.
+        Seed of all shuffles and flips.
     symmetries
-        Flip and turn each image at random.
+        Flip and rotate each image at random, by quarter turns.
     device
-        Where a group of shards is held, and where the batches are.
+        Device that holds the current group of shards and the batches.
     memory_bytes
-        How much a group may take.
+        Maximum size of a group.
     grid
-        For scenes: of what they are drawn on; the batches then say how their objects were observed.
+        Pixel grid of the scenes, for a model of scenes; the batches then state how each object was observed.
     mask_neighbours
-        Give the pixels of other objects weight 0.
+        Set the weight to 0 in the pixels of neighbouring objects.
     """
 
     def __init__(
@@ -248,7 +249,7 @@ class Batches:
         self._loaded: tuple[tuple[int, ...], Batch] | None = None
 
     def groups(self, epoch: int) -> list[tuple[int, ...]]:
-        """Return the groups of shards of one epoch, in order; each holds at least one batch."""
+        """Return the groups of shards in the order of one epoch; each group holds at least one batch."""
         shards = [number for number, rows in enumerate(self.rows) if len(rows)]
         if sum(len(self.rows[s]) for s in shards) <= self._capacity:
             return [tuple(shards)]
@@ -264,7 +265,7 @@ class Batches:
         return [tuple(group) for group in groups]
 
     def plan(self, epoch: int) -> list[tuple[tuple[int, ...], np.ndarray]]:
-        """Return the batches of one epoch: the group of shards, and rows in the group's arrays."""
+        """Return the batches of one epoch: for each, its group of shards and row indices into the group."""
         batches = []
         for number, group in enumerate(self.groups(epoch)):
             length = sum(len(self.rows[s]) for s in group)
@@ -274,7 +275,7 @@ class Batches:
         return batches
 
     def start(self, step: int) -> Iterator[Batch]:
-        """Go through the batches from step `step` (0 is the first), epoch after epoch."""
+        """Yield batches from step `step` on (counted from 0), epoch after epoch."""
         epoch, before = 0, 0
         while True:
             plan = self.plan(epoch)
@@ -286,14 +287,14 @@ class Batches:
 
     def _take(self, group: tuple[int, ...], which: np.ndarray) -> Batch:
         if self._loaded is None or self._loaded[0] != group:
-            self._loaded = None  # let go of the last group before the next comes
+            self._loaded = None  # free the previous group before loading the next
             self._loaded = (group, self._load(group))
         held = self._loaded[1]
         index = torch.as_tensor(which, device=self.device)
         return held[index]
 
     def _load(self, group: tuple[int, ...]) -> Batch:
-        """Read shards into arrays that are allocated once."""
+        """Read the shards of a group into preallocated arrays."""
         shape = (sum(len(self.rows[s]) for s in group), *self.store.shape)
         image, weight = torch.empty(shape), torch.empty(shape)
         at, sights = 0, []
@@ -302,12 +303,12 @@ class Batches:
             cutouts = self.store.read_shard(shard, columns=None if self.grid else []).select(rows)
             if self.grid is not None:
                 sights.append(sight_of(cutouts, self.store.info, self.grid))
-            seen = cutouts.weight
+            shard_weight = cutouts.weight
             if self.mask_neighbours:
-                seen = weight_without_neighbours(cutouts, self.store.info)
+                shard_weight = weight_without_neighbours(cutouts, self.store.info)
             part = slice(at, at + len(rows))
-            weight[part] = torch.from_numpy(seen)
-            image[part] = torch.from_numpy(np.where(seen > 0, cutouts.image, 0))
+            weight[part] = torch.from_numpy(shard_weight)
+            image[part] = torch.from_numpy(np.where(shard_weight > 0, cutouts.image, 0))
             at += len(rows)
         sight = join_sights(sights).to(self.device) if sights else None
         return Batch(image.to(self.device), weight.to(self.device), sight)
@@ -322,9 +323,9 @@ class Batches:
 
 
 class MixedBatches:
-    """Batches of several stores, each batch of one, which only seed and step decide.
+    """Batches drawn from several stores, in an order that depends only on seed and step.
 
-    A store's share of the batches is its share of the objects.
+    Each batch comes from a single store; stores are chosen in proportion to their numbers of objects.
     """
 
     def __init__(self, parts: list[Batches], seed: int) -> None:
@@ -333,7 +334,7 @@ class MixedBatches:
         self.ends = np.cumsum(number / number.sum())
 
     def start(self, step: int) -> Iterator[tuple[int, Batch]]:
-        """Go through the batches from step `step`, each with the number of its store."""
+        """Yield the index of the store and the batch, from step `step` on."""
         draw = np.random.default_rng([self.seed, 5])
         last = len(self.parts) - 1
         before = np.minimum(np.searchsorted(self.ends, draw.random(step), side="right"), last)
@@ -344,12 +345,12 @@ class MixedBatches:
 
 
 def turn_sight(sight: Sight, which: Tensor) -> Sight:
-    """Apply the symmetries of `turn` to how objects were observed: PSFs are round, so places alone turn."""
+    """Apply the symmetries of `turn` to a sight: PSFs are round, so only the positions change."""
     return replace(sight, shift_pixels=turn_shift(sight.shift_pixels, which.to(sight.shift_pixels.device)))
 
 
 def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
-    """Apply the symmetries of `turn` to places, ``(N, 2)``: (y, x) from the middle."""
+    """Apply the symmetries of `turn` to offsets (y, x) from the centre, ``(N, 2)``."""
     y, x = shift.unbind(1)
     for number in range(1, 4):
         turned = which % 4 >= number
@@ -358,12 +359,12 @@ def turn_shift(shift: Tensor, which: Tensor) -> Tensor:
 
 
 def weight_without_neighbours(cutouts: Cutouts, info: StoreInfo) -> np.ndarray:
-    """Return the weights with 0 for the pixels of other objects, ``(N, B, H, W)``."""
+    """Return the weights, ``(N, B, H, W)``, set to 0 in the pixels of neighbouring objects."""
     return np.where(neighbours_of(cutouts, info)[:, None], np.float32(0), cutouts.weight)
 
 
 def turn(image: Tensor, which: Tensor) -> Tensor:
-    """Apply to each image, ``(N, B, H, H)``, one of the eight symmetries of the square, ``which`` in 0..7."""
+    """Apply one of the eight symmetries of the square, `which` in 0..7, to each image, ``(N, B, H, H)``."""
     out = torch.empty_like(image)
     for number in range(NUM_SYMMETRIES):
         chosen = which == number

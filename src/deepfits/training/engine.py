@@ -1,8 +1,8 @@
-"""Where the arithmetic happens: one device, or several through Lightning Fabric.
+"""Compute engines: one device, or several through Lightning Fabric.
 
-Several processes share each step: every process has the whole batch's draws, works on its part, and the
-gradients are averaged before each optimiser's step. So the result is that of one process with the same batch,
-to rounding.
+Several processes share each step: every process makes the random draws of the whole batch and works on its
+part of it, and gradients are averaged before each optimiser step. The result therefore equals that of a
+single process with the same batch, up to rounding.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from deepfits.training.settings import EngineSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig(EngineSettings):
-    """Where and how exactly to compute, on a device that is there."""
+    """Validated engine settings: the device must exist."""
 
     def __post_init__(self) -> None:
         check(self, where="training")
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise InputError(f"device must be 'auto', 'cpu' or 'cuda', not {self.device!r}")
         if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device {self.device!r}: PyTorch sees no GPU here; use device='cpu'")
+            raise InputError(f"device {self.device!r}: PyTorch finds no GPU; use device='cpu'")
 
     @property
     def kind(self) -> str:
@@ -38,7 +38,7 @@ class EngineConfig(EngineSettings):
 
 
 class Engine:
-    """One device: places tensors, runs networks, averages gradients with nobody."""
+    """A single process on one device, where averaging over processes does nothing."""
 
     rank, num_processes = 0, 1
 
@@ -50,14 +50,14 @@ class Engine:
             torch.set_float32_matmul_precision("high")
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Move a network here."""
+        """Move a network to the device, in the configured memory format."""
         network.to(self.device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
     def wrap(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return the network as a function that computes in the chosen precision and answers in float32."""
+        """Return the network as a function that computes in the chosen precision and returns float32."""
         run = torch.compile(network) if self.config.compile else network
         if self.config.precision != "bf16":
             return run
@@ -69,7 +69,7 @@ class Engine:
         return in_bf16
 
     def part(self, whole: Tensor) -> Tensor:
-        """Return this process's part of something with one row per object."""
+        """Return this process's share of a tensor with one row per object."""
         part = whole[self.rank :: self.num_processes]
         if self.config.channels_last and part.ndim == 4:
             part = part.contiguous(memory_format=torch.channels_last)
@@ -79,7 +79,7 @@ class Engine:
         """Average the gradients over all processes."""
 
     def average(self, value: Tensor) -> Tensor:
-        """Average a number over all processes."""
+        """Average a tensor over all processes."""
         return value
 
 
@@ -103,19 +103,19 @@ class FabricEngine(Engine):
         self.rank, self.num_processes = self.fabric.global_rank, self.fabric.world_size
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients over all processes, in one message."""
+        """Average the gradients over all processes, in a single all-reduce."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = self.average(torch.cat([g.flatten() for g in gradients]))
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def average(self, value: Tensor) -> Tensor:
-        """Average a number over all processes."""
+        """Average a tensor over all processes."""
         averaged = self.fabric.all_reduce(value, reduce_op="mean")
         assert isinstance(averaged, Tensor)
         return averaged
 
 
 def make_engine(config: EngineConfig) -> Engine:
-    """Return the engine for a configuration; Fabric is loaded only where it is needed."""
+    """Return the engine for a configuration; Fabric is imported only if there are several devices."""
     return FabricEngine(config) if config.num_devices * config.num_nodes > 1 else Engine(config)

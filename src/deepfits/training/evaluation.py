@@ -1,4 +1,4 @@
-"""Looks at a training's health, what they leave on disk, and the best model among them."""
+"""Evaluation of a model during training: diagnostics, their files, and the choice of the best model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,21 @@ from deepfits.training.shapes import compare_shapes, measure_shapes
 class Evaluator:
     """Evaluate the model at intervals, on held-out cutouts.
 
-    Leaves ``evaluations.jsonl``, pictures ``panels/step-00001000.png`` (if Matplotlib is there) and, with
-    patience, the best model in ``best/``, all in the model's directory, `out`, if this process is the one
-    that writes. Evaluations after the step at which this training goes on are forgotten; without a function
-    that fits latents the fits are left out.
+    Parameters
+    ----------
+    store
+        Store whose held-out cutouts are used.
+    out
+        The model's directory, which receives ``evaluations.jsonl``, images ``panels/step-00001000.png`` (if
+        Matplotlib is installed) and, with patience, the best model so far in ``best/``.
+    trainer
+        The training whose model is evaluated.
+    fit
+        Function that fits latents; None to skip the fits.
+    step
+        Step at which the training starts or resumes; evaluations recorded after it are discarded.
+    writes
+        Whether this process writes the files.
     """
 
     def __init__(
@@ -58,14 +69,14 @@ class Evaluator:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The evaluation with the smallest kernel distance, among those without alarm if there are any."""
+        """The evaluation with the smallest kernel distance, not collapsed and, if possible, not textured."""
         good = [row for row in self.history if not row["collapsed"]]
         good = [row for row in good if not row.get("textured")] or good
         return min(good, key=lambda row: row["kernel_distance"], default=None)
 
     @property
     def should_stop_early(self) -> bool:
-        """Whether the last `patience` evaluations were all worse than one before them."""
+        """Whether the last `patience` evaluations brought no improvement."""
         patience = self.trainer.config.patience
         if not patience or self.best is None:
             return False
@@ -77,7 +88,7 @@ class Evaluator:
         return self.history[-1] if self.history else {}
 
     def evaluate(self, step: int) -> str:
-        """Examine the model after `step` steps; return a remark for the progress bar."""
+        """Evaluate the model after `step` steps; return a summary for the progress bar."""
         if self.held_out is None:
             return ""
         model = self.trainer.finished_model()
@@ -103,21 +114,21 @@ class Evaluator:
         self._save_panel(model, step)
         with (self.out / "evaluations.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        return _remark(row)
+        return _summary(row)
 
     def _save_panel(self, model: Model, step: int) -> None:
         assert self.held_out is not None
         try:
             from matplotlib.image import imsave
         except ImportError:
-            return  # an optional part; the numbers are there
+            return  # optional dependency; the numbers are recorded anyway
         panel = make_panel(model, self.held_out, seed=self.trainer.seed, fit=self.fit)
         picture = colour_panel(panel, np.asarray(model.normalisation.softening))
         with writing(self.out / "panels" / f"step-{step:08d}.png") as path:
             imsave(path, np.kron(picture, np.ones((3, 3, 1), dtype=np.uint8)), format="png")
 
     def choose_model(self, step: int) -> tuple[Model, int, dict[str, Any] | None]:
-        """Return the model to keep, after how many steps it was so, and its metrics."""
+        """Return the model to keep, its number of training steps, and its metrics."""
         if self.held_out is not None and not (self.history and self.history[-1]["step"] == step):
             self.evaluate(step)
         if self.held_out is None:
@@ -130,7 +141,7 @@ class Evaluator:
         return model, step, self.history[-1] | self._compare_shapes(model)
 
     def _compare_shapes(self, model: Model) -> dict[str, float]:
-        """Compare distributions of magnitudes, colours and shapes, if sep is there to measure them."""
+        """Compare distributions of magnitudes, colours and shapes; empty if sep is not installed."""
         assert self.held_out is not None
         if importlib.util.find_spec("sep") is None:
             return {}
@@ -153,39 +164,37 @@ def load_held_out(
     *,
     mask_neighbours: bool,
 ) -> Batch | None:
-    """Read complete held-out cutouts, at most `number`; None when there are fewer than 16.
+    """Read at most `number` complete held-out cutouts; None if there are fewer than 16.
 
-    For a model of scenes, also how they were observed.
+    For a model of scenes the batch also states how each object was observed.
     """
     identity = store.catalogue([])["object_id"]
     indices = np.flatnonzero(is_held_out(identity))
     shuffled = np.random.default_rng(0).permutation(indices)
-    image, weight, sights, found = [], [], [], 0
+    image, weight, sights, num_read = [], [], [], 0
     for start in range(0, len(shuffled), number):
         cutouts = store.take(shuffled[start : start + number])
         whole = is_complete(cutouts.image, cutouts.weight)
-        cutouts = cutouts.select(np.flatnonzero(whole)[: number - found])
-        seen = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
-        image.append(np.where(seen > 0, cutouts.image, np.float32(0)))
-        weight.append(seen)
+        cutouts = cutouts.select(np.flatnonzero(whole)[: number - num_read])
+        used_weight = weight_without_neighbours(cutouts, store.info) if mask_neighbours else cutouts.weight
+        image.append(np.where(used_weight > 0, cutouts.image, np.float32(0)))
+        weight.append(used_weight)
         if (sight := model.sight(cutouts, store.info)) is not None:
             sights.append(sight)
-        found += len(image[-1])
-        if found == number:
+        num_read += len(image[-1])
+        if num_read == number:
             break
-    if found < 16:
+    if num_read < 16:
         return None
     pixels, weights = (torch.as_tensor(np.concatenate(parts), device=device) for parts in (image, weight))
     return Batch(pixels, weights, join_sights(sights).to(device) if sights else None)
 
 
-def _remark(row: dict[str, Any]) -> str:
+def _summary(row: dict[str, Any]) -> str:
     if row["collapsed"]:
-        return f"COLLAPSED: generated objects are too much alike (spread {row['spread']:.2f})"
+        return f"COLLAPSED: generated objects are too similar (spread {row['spread']:.2f})"
     if row.get("textured"):
-        return (
-            f"TEXTURE: generated images hold patterns that no sky has ({row['texture']:.2f} of the noise's)"
-        )
+        return f"TEXTURE: generated images have too much fine structure ({row['texture']:.2f} times the real)"
     words = [f"distance {row['kernel_distance']:.3f}", f"spread {row['spread']:.2f}"]
     if "chi2_both" in row:
         words.append(f"chi2 {row['chi2_both']:.2f}")

@@ -1,9 +1,9 @@
-"""Is the training healthy? Numbers and pictures on objects that it never sees.
+"""Diagnostics of a training on held-out objects: numbers and pictures.
 
 Shapes: N objects, B bands, H, W pixels, F features.
 
-Nothing here needs a download or a classifier: images are compared by their radial profiles in every band,
-colours included, in the networks' units.
+No pretrained classifier is needed: images are compared by their radial profiles in all bands (and hence their
+colours), in the networks' units.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ PANEL = 8
 
 
 def radial_features(x: Tensor) -> Tensor:
-    """Describe images ``(N, B, H, W)``, in the networks' units, by their mean in rings, per band.
+    """Describe images, ``(N, B, H, W)`` in the networks' units, by their mean in rings, per band.
 
-    It is ``(N, B * NUM_RINGS)``, for rings of equal width out to half the side; differences between the
-    bands' numbers are colours.
+    Returns ``(N, B * NUM_RINGS)``, for rings of equal width out to half the side; differences between bands
+    are colours.
     """
     height, width = x.shape[2:]
     row = torch.arange(height, device=x.device) - (height - 1) / 2
@@ -46,11 +46,12 @@ def radial_features(x: Tensor) -> Tensor:
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> float:
-    """Return the kernel distance of two samples of features, ``(N, F)`` and ``(M, F)``, in units of its own.
+    """Return the kernel distance between two samples of features, ``(N, F)`` and ``(M, F)``.
 
-    The unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/F + 1)³: near 0 for
-    equal distributions, and it may dip below. Features are counted from the real sample's median in units of
-    its interquartile range and compressed by asinh: a cube would see nothing but a few bright stars.
+    This is the unbiased estimate of the squared maximum mean discrepancy with the kernel (x·y/F + 1)³: near
+    0, and possibly slightly negative, for equal distributions. Features are measured from the real sample's
+    median in units of its interquartile range and compressed by asinh; otherwise the cubic kernel would be
+    dominated by a few bright stars.
 
     Source: Bińkowski et al. (2018), with these features in place of a classifier's.
     """
@@ -69,11 +70,12 @@ def kernel_distance(real: Tensor, generated: Tensor) -> float:
 
 
 def texture(real: Tensor, generated: Tensor) -> float:
-    """Compare the finest patterns of generated images with those of real ones: 1 is right, above 1 too much.
+    """Return the ratio of fine structure in generated and real images: 1 is right, above 1 too much.
 
-    The ratio of the root mean squares, over objects, of each object's median absolute fine structure (which
-    galaxies' cores do not change), in the worst band. Both ``(N, B, H, W)`` as observed, with noise. Radial
-    profiles do not see such patterns, and they average out of magnitudes and shapes.
+    For each object and band the median absolute fine structure is taken, which is insensitive to galaxy
+    cores; the result is the ratio of its root mean squares over objects, in the worst band. Both samples are
+    ``(N, B, H, W)`` as observed, with noise. Radial profiles are blind to such pixel-scale patterns, and
+    magnitudes and shapes average over them.
     """
 
     def level(x: Tensor) -> Tensor:
@@ -88,9 +90,9 @@ def _quantiles(like: Tensor, *levels: float) -> Tensor:
 
 
 def spread(real: Tensor, generated: Tensor) -> float:
-    """Compare how different generated objects are with how different real ones are: 1 is right, 0 a collapse.
+    """Compare the diversity of generated objects with that of real ones: 1 is right, 0 is mode collapse.
 
-    The median over features, ``(N, F)``, of the ratio of the interquartile ranges.
+    Returns the median over features, ``(N, F)``, of the ratio of interquartile ranges.
     """
 
     def width(f: Tensor) -> Tensor:
@@ -110,14 +112,19 @@ def examine(
     seed: int = 0,
     fit: FitFunction | None = None,
 ) -> dict[str, Any]:
-    """Measure the health of a model in evaluation mode, on complete cutouts that are never trained on.
+    """Compute diagnostics of a model in evaluation mode, on complete held-out cutouts.
 
-    Returns ``kernel_distance``, ``spread``, ``collapsed``, ``texture``, ``textured``; the discriminator's
-    mean answers ``answer_real`` and ``answer_generated`` (it no longer tells them apart when they are equal);
-    for ``embedder`` and, where a function fits latents, ``both``: the median reduced chi-square
-    ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``; ``latent_spread``: the standard deviation of embedded
-    real images' latents, where generated ones have 1. Noise of real images is added to generated ones when
-    the generator draws none itself; these are the same at each examination of one seed.
+    With `add_noise`, noise is added to the generated images, for a generator of noise-free images. The
+    latents and the noise depend only on the seed, so that successive evaluations are comparable.
+
+    Returns
+    -------
+    dict
+        ``kernel_distance``, ``spread``, ``collapsed``, ``texture`` and ``textured``; the discriminator's mean
+        outputs ``answer_real`` and ``answer_generated`` (equal when it cannot tell the two apart);
+        ``latent_spread``, the standard deviation of the latents of embedded real images (1 for the prior);
+        and, for the mode ``embedder`` and, given a `fit` function, ``both``, the median reduced chi-square
+        ``chi2_<mode>`` and per band ``chi2_<mode>_<band>``.
     """
     image, weight, sight = held_out.image, held_out.weight, held_out.sight
     flux = draw_observed(model, weight, noise if add_noise else None, seed, sight)
@@ -139,8 +146,8 @@ def examine(
     if fit is not None:
         with torch.enable_grad():
             latents["both"] = fit(model, image, weight, guess, sight)
-    for mode, found in latents.items():
-        squares = ((image - model.render(found, sight)) ** 2 * weight).sum(dim=(2, 3))
+    for mode, latent in latents.items():
+        squares = ((image - model.render(latent, sight)) ** 2 * weight).sum(dim=(2, 3))
         chi2 = squares / (weight > 0).sum(dim=(2, 3)).clamp(min=1)  # (N, B)
         out[f"chi2_{mode}"] = float(chi2.mean(dim=1).median())
         for number, band in enumerate(model.info.bands):
@@ -152,9 +159,9 @@ def examine(
 def draw_observed(
     model: Model, weight: Tensor, noise: NoiseSource | None, seed: int, sight: Sight | None = None
 ) -> Tensor:
-    """Draw as many objects as there are weights, ``(N, B, H, W)`` in nJy, as they would be observed.
+    """Draw one object per weight map, ``(N, B, H, W)`` in nJy, as it would be observed.
 
-    `noise` is None for a generator that draws noise itself.
+    `noise` is None for a generator whose images already contain noise.
     """
     latent, draw = _draw_latents(model, weight, seed)
     flux = model.render(latent, sight)
@@ -164,16 +171,16 @@ def draw_observed(
 
 
 def _draw_latents(model: Model, like: Tensor, seed: int) -> tuple[Tensor, torch.Generator]:
-    """Return a latent for each of some images, and what goes on drawing."""
+    """Return one latent per image, and the random generator for further draws."""
     draw = torch.Generator(like.device).manual_seed(seed)
     return torch.randn(len(like), model.config.latent_size, generator=draw, device=like.device), draw
 
 
 @torch.no_grad()
 def make_panel(model: Model, held_out: Batch, *, seed: int = 0, fit: FitFunction | None = None) -> np.ndarray:
-    """Return rows of images to look at: real, embedded, fitted (with `fit`), generated from fixed latents.
+    """Return rows of example images: real, embedded, fitted (with `fit`), generated from fixed latents.
 
-    They are ``(rows, PANEL, B, H, W)`` in nJy.
+    The result is ``(rows, PANEL, B, H, W)`` in nJy.
     """
     shown = held_out[:PANEL]
     image, weight, sight = shown.image, shown.weight, shown.sight
@@ -188,10 +195,10 @@ def make_panel(model: Model, held_out: Batch, *, seed: int = 0, fit: FitFunction
 
 
 def colour_panel(panel: np.ndarray, softening: np.ndarray) -> np.ndarray:
-    """Turn a panel into a picture: the reddest, the middle and the bluest band as red, green and blue.
+    """Render a panel as an RGB picture, from the reddest, the middle and the bluest band.
 
-    The picture is ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, with a dark line between the images. The
-    panel is ``(rows, columns, B, H, W)`` in nJy, the softening that of each band.
+    The panel is ``(rows, columns, B, H, W)`` in nJy; the softening has one value per band. The picture is
+    ``(rows * (H + 1), columns * (W + 1), 3)`` uint8, with a dark line between images.
     """
     num_bands = panel.shape[2]
     which = [num_bands - 1, num_bands // 2, 0]

@@ -1,7 +1,7 @@
-"""How the networks' weights are drawn before the first step; M19 does not say.
+"""Initialisation of the networks' weights, which M19 does not specify.
 
 ``"uniform"``
-    PyTorch's own: uniform, by the number of inputs (He et al. 2015 with a = √5), biases too.
+    PyTorch's default: uniform, scaled by the number of inputs (He et al. 2015 with a = √5), biases included.
 ``"normal"``
     Normal with a standard deviation of 0.02, biases 0 (Radford, Metz & Chintala 2016).
 ``"orthogonal"``
@@ -20,9 +20,9 @@ NORMAL_STD = 0.02
 
 
 def initialise(network: nn.Module, kind: str) -> None:
-    """Draw the weights of all convolutions and linear layers anew, in place; ``"uniform"`` leaves them.
+    """Redraw the weights of all convolutions and linear layers, in place; ``"uniform"`` leaves them as made.
 
-    Where a weight is spectrally normalised, it is what lies under the normalisation that is drawn.
+    For a spectrally normalised layer the underlying, unnormalised weight is drawn.
     """
     if kind == "uniform":
         return

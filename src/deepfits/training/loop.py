@@ -32,11 +32,11 @@ from deepfits.training.losses import (
 )
 from deepfits.training.noise import NoiseSource, noise_of
 
-SAMPLED_FWHM = 2.5  # pixels: a PSF as wide as this lets nothing through at the finest scales
+SAMPLED_FWHM = 2.5  # pixels: a PSF at least this wide leaves no structure at the finest scales
 
 
 def seed_of_step(seed: int, step: int) -> int:
-    """Mix seed and step into 32 bits, which is all that PyTorch's generator on a CPU takes of a seed.
+    """Mix seed and step into 32 bits, which is all that PyTorch's CPU generator uses of a seed.
 
     Examples
     --------
@@ -47,11 +47,19 @@ def seed_of_step(seed: int, step: int) -> int:
 
 
 class Trainer:
-    """Networks, their optimisers, and the step that improves the model, in place.
+    """Networks, their optimisers, and the training step, which updates them in place.
 
-    It computes on an engine, the CPU by default. The noise is that of noise-aware training; with several
-    stores, one for each. With the step's number the seed decides every draw, so that nothing else need be
-    remembered.
+    Parameters
+    ----------
+    model, config
+        The model to train, and how.
+    noise
+        Noise source for noise-aware training; one per store if there are several.
+    seed
+        Together with the step number it determines every random draw, so that no generator state has to be
+        saved.
+    engine
+        Where to compute; the CPU by default.
     """
 
     def __init__(
@@ -89,27 +97,35 @@ class Trainer:
         is_sampled = ~(fwhm < SAMPLED_FWHM) | (self.grid is not None)
         self.is_sampled = is_sampled.float()[:, None, None].to(self.device)
         self.softening = torch.tensor(model.normalisation.softening, device=self.device)[:, None, None]
-        # The slope of the stretch at zero flux, times the noise that the softening was chosen by.
+        # Noise in the networks' units: the stretch's slope at zero times the noise that set the softening.
         deviation = torch.tensor(model.normalisation.std, device=self.device)[:, None, None]
         self.usual_noise = 1 / (deviation * config.softening_sigmas)
 
     def step(self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0) -> dict[str, Tensor]:
-        """Improve discriminator, generator and embedder once, and return the losses, detached.
+        """Update discriminator, generator and embedder once, and return the detached losses.
 
-        The batch has real images, of all processes together, of the store of that number; the step is counted
-        from 0, and by the fraction of the training that is over go the learning rates.
+        Parameters
+        ----------
+        batch
+            Real images, for all processes together.
+        step
+            Step number, counted from 0.
+        fraction
+            Completed fraction of the training, which sets the learning rates.
+        store
+            Index of the store that the batch comes from.
         """
         part, number = self.engine.part, len(batch.image)
         self._set_rates(fraction)
         draw, latent = self._draw(number, step)
         noise = self._draw_noise(number, draw, store)
         hidden = self._draw_hidden(number, draw), self._draw_hidden(number, draw)
-        given = (part(batch.image), part(batch.weight), latent, noise, *hidden)
+        arguments = (part(batch.image), part(batch.weight), latent, noise, *hidden)
         if batch.sight is not None or not self.engine.can_record:
-            return self._average(self._improve(*given, sight=self._part_of(batch.sight), step=step))
-        if self.recording is None or not self.recording.accepts(given):
+            return self._average(self._improve(*arguments, sight=self._part_of(batch.sight), step=step))
+        if self.recording is None or not self.recording.accepts(arguments):
             self.recording = Recording(self._improve)
-        losses = self.recording(given)
+        losses = self.recording(arguments)
         self._check_finite(torch.stack(list(losses.values())).sum(), "networks", step)
         return losses
 
@@ -125,35 +141,39 @@ class Trainer:
         sight: Sight | None = None,
         step: int | None = None,
     ) -> dict[str, Tensor]:
-        """Take the step with what was drawn; without its number losses are not checked on the way."""
+        """Perform the step for given random draws; losses are checked only if `step` is given."""
         config = self.config
         real = self._observe(image, weight, sight)
         clean = self.generator(latent)
-        way = None if sight is None else sight.observation()
-        seen = self.observe(clean, weight, noise, sight, way)
+        observation = None if sight is None else sight.observation()
+        observed = self.observe(clean, weight, noise, sight, observation)
 
         self.networks["discriminator"].requires_grad_(True)
-        shown = seen.detach().requires_grad_(config.shared_discriminator_pass)
-        answers = self.discriminator(torch.cat([real, shown]))
-        losses = {"discriminator": discriminator_loss(*answers.chunk(2))}
+        detached = observed.detach().requires_grad_(config.shared_discriminator_pass)
+        outputs = self.discriminator(torch.cat([real, detached]))
+        losses = {"discriminator": discriminator_loss(*outputs.chunk(2))}
         if config.shared_discriminator_pass:
-            sent, factor = shared_pass(*answers.detach().chunk(2))
-            told = with_gradient(losses["discriminator"].detach(), answers, sent)
-            self._optimise(["discriminator"], told, step)
-            assert shown.grad is not None
-            pull = shown.grad * factor[:, None, None, None]
-            losses["generator"] = with_gradient(generator_loss(answers.detach().chunk(2)[1]), seen, pull)
+            cotangent, factor = shared_pass(*outputs.detach().chunk(2))
+            loss = with_gradient(losses["discriminator"].detach(), outputs, cotangent)
+            self._optimise(["discriminator"], loss, step)
+            assert detached.grad is not None
+            gradient = detached.grad * factor[:, None, None, None]
+            losses["generator"] = with_gradient(
+                generator_loss(outputs.detach().chunk(2)[1]), observed, gradient
+            )
         else:
             self._optimise(["discriminator"], losses["discriminator"], step)
             self.networks["discriminator"].requires_grad_(False)
-            losses["generator"] = generator_loss(self.discriminator(seen))
-        inverted = seen if config.noisy_embedder or self.grid is not None else clean
+            losses["generator"] = generator_loss(self.discriminator(observed))
+        embedder_input = observed if config.noisy_embedder or self.grid is not None else clean
         if not config.latent_gradient:
-            inverted = inverted.detach()
-        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(inverted, hidden)))
+            embedder_input = embedder_input.detach()
+        losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(embedder_input, hidden)))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
-            losses["reconstruction"] = self._reconstruct(self._hide(real, hidden_again), image, weight, way)
+            losses["reconstruction"] = self._reconstruct(
+                self._hide(real, hidden_again), image, weight, observation
+            )
             total = total + config.reconstruction * losses["reconstruction"]
         if config.smoothness:
             level = self.noise_in_x(weight) if self.grid is None else self.usual_noise
@@ -166,28 +186,29 @@ class Trainer:
     def step_embedder(
         self, batch: Batch, step: int, fraction: float = 0.0, *, store: int = 0
     ) -> dict[str, Tensor]:
-        """Improve the embedder alone, against a generator that stays as it is (M19 §2.2).
+        """Update only the embedder, for a fixed generator (M19 §2.2).
 
-        With `reconstruction`, also by how well real images come back through it and the generator.
+        With `reconstruction`, the loss includes how well embedder and generator reconstruct real images.
+        Parameters as in `step`.
         """
         self._set_rates(fraction)
         part = self.engine.part
         draw, latent = self._draw(len(batch.image), step)
         weight, sight = part(batch.weight), self._part_of(batch.sight)
-        way = None if sight is None else sight.observation()
+        observation = None if sight is None else sight.observation()
         with torch.no_grad():
-            shown = self.generator(latent)
+            generated = self.generator(latent)
             if self.config.noisy_embedder or self.grid is not None:
                 noise = self._draw_noise(len(batch.image), draw, store)
-                shown = self.observe(shown, weight, noise, sight, way)
+                generated = self.observe(generated, weight, noise, sight, observation)
         hidden = [self._draw_hidden(len(batch.image), draw) for _ in range(2)]
-        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(shown, hidden[0])))}
+        losses = {"embedder": embedder_loss(latent, self.embedder(self._hide(generated, hidden[0])))}
         total = losses["embedder"]
         if self.config.reconstruction:
             self.networks["generator"].requires_grad_(False)
             image = part(batch.image)
             real = self._hide(self._observe(image, weight, sight), hidden[1])
-            losses["reconstruction"] = self._reconstruct(real, image, weight, way)
+            losses["reconstruction"] = self._reconstruct(real, image, weight, observation)
             total = total + self.config.reconstruction * losses["reconstruction"]
         self._optimise(["embedder"], total, step)
         return self._average({name: loss.detach() for name, loss in losses.items()})
@@ -202,7 +223,7 @@ class Trainer:
         return replace(sight, psf=part(sight.psf), shift_pixels=part(sight.shift_pixels))
 
     def _observe(self, image: Tensor, weight: Tensor, sight: Sight | None) -> Tensor:
-        """Bring images in nJy to what the networks are shown."""
+        """Convert images in nJy to the input of discriminator and embedder."""
         if self.grid is None:
             return normalise(self.model.normalisation, image)
         assert sight is not None
@@ -212,35 +233,37 @@ class Trainer:
         return x
 
     def _draw_hidden(self, number: int, draw: torch.Generator) -> Tensor | None:
-        """Draw which bands of this process's objects the embedder is not shown, ``(N, B)``."""
+        """Draw which bands of this process's objects are hidden from the embedder, ``(N, B)``."""
         if not self.config.hidden_bands:
             return None
         chance = torch.rand(number, self.model.config.num_bands, generator=draw, device=self.device)
         return self.engine.part(chance) < self.config.hidden_bands
 
     def _hide(self, x: Tensor, hidden: Tensor | None) -> Tensor:
-        """Blank bands of what an embedder is shown, as it is shown bands without data."""
+        """Blank the hidden bands of an embedder's input, as if they had no data."""
         if hidden is None:
             return x
         bands = self.model.config.num_bands
-        blank = torch.zeros_like(x[:1])  # noise and PSF are described by 0 there
+        blank = torch.zeros_like(x[:1])  # the noise and PSF channels are 0 for bands without data
         blank[:, :bands] = normalise(self.model.normalisation, blank[:, :bands])
         return torch.where(hidden.repeat(1, x.shape[1] // bands)[:, :, None, None], blank, x)
 
-    def _reconstruct(self, real: Tensor, image: Tensor, weight: Tensor, way: Observation | None) -> Tensor:
-        """Return the loss of real images, as networks are shown them and in nJy, against their embedding."""
-        again = self.generator(self.embedder(real))
-        if way is None:
-            residual = (real - again) / self.noise_in_x(weight)
-        else:  # in the data's pixels, stretched about each image's own noise, whatever its depth
-            flux = way(self.model.normalisation.denormalise(again))
+    def _reconstruct(
+        self, real: Tensor, image: Tensor, weight: Tensor, observation: Observation | None
+    ) -> Tensor:
+        """Return the reconstruction loss of real images, given both as network input and in nJy."""
+        reconstructed = self.generator(self.embedder(real))
+        if observation is None:
+            residual = (real - reconstructed) / self.noise_in_x(weight)
+        else:  # in data pixels, with the stretch scaled to each image's own noise
+            flux = observation(self.model.normalisation.denormalise(reconstructed))
             sigmas = self.config.softening_sigmas
             unit = sigmas * noise_of(weight)
             residual = sigmas * (arcsinh(image / unit) - arcsinh(flux / unit))
-        return reconstruction_loss(residual, weight > 0, logarithmic=way is not None)
+        return reconstruction_loss(residual, weight > 0, logarithmic=observation is not None)
 
     def _draw(self, number: int, step: int) -> tuple[torch.Generator, Tensor]:
-        """Return the step's source of random numbers, and this process's part of the latents."""
+        """Return the step's random generator, and this process's part of the latents."""
         draw = torch.Generator(self.device).manual_seed(seed_of_step(self.seed, step))
         size = number, self.model.config.latent_size
         return draw, self.engine.part(torch.randn(size, generator=draw, device=self.device))
@@ -258,11 +281,20 @@ class Trainer:
         sight: Sight | None = None,
         way: Observation | None = None,
     ) -> Tensor:
-        """Show generated images as a real image would be seen: with its noise, where it has data.
+        """Simulate the observation of generated images, given the weights and sights of real ones.
 
-        Images, ``(N, B, H, W)``, are in the networks' units. Noise, in units of what the weights of real
-        images (nJy⁻²) say, is added; where the weight is 0 the flux becomes 0. For scenes the sight says
-        through which PSF and pixels, and its observation is `way`, if it has been made already.
+        Parameters
+        ----------
+        clean
+            Generated images, ``(N, B, H, W)``, in the networks' units.
+        weight
+            Weights of real images, nJy⁻²; where they are 0, the flux is set to 0.
+        noise
+            Noise to add, in units of the noise implied by the weights; None adds nothing.
+        sight
+            PSF and pixel grid with which to observe scenes.
+        way
+            The observation of `sight`, if it has been built already.
         """
         normalisation = self.model.normalisation
         if sight is not None and self.grid is not None:
@@ -279,7 +311,7 @@ class Trainer:
         return clean
 
     def noise_in_x(self, weight: Tensor) -> Tensor:
-        """Return the noise near zero flux in the networks' units; 1 where there is no data."""
+        """Return the noise in the networks' units at zero flux; 1 where there are no data."""
         slope = self.model.normalisation.slope(torch.zeros_like(weight))
         return torch.where(weight > 0, noise_of(weight) * slope, 1.0)
 
@@ -303,20 +335,20 @@ class Trainer:
         factor = min(1.0, (1 - fraction) / decay) if decay else 1.0
         for name, optimiser in self.optimisers.items():
             for group in optimiser.param_groups:
-                if isinstance(group["lr"], Tensor):  # a recording reads it from where it was
+                if isinstance(group["lr"], Tensor):  # updated in place: a CUDA graph holds this tensor
                     group["lr"].fill_(self.rates[name] * factor)
                 else:
                     group["lr"] = self.rates[name] * factor
 
     def _update_average(self) -> None:
-        """Let the averaged generator follow the trained one."""
+        """Update the moving average of the generator's weights."""
         if self.config.ema:
             slow, fast = ([p.data for p in g.parameters()] for g in (self.average, self.model.generator))
             with torch.no_grad():
                 torch._foreach_lerp_(slow, fast, 1 - self.config.ema)
 
     def finished_model(self) -> Model:
-        """Return the model to use: with the averaged generator, if there is one."""
+        """Return a copy of the model for use, with the averaged generator if `ema` is set."""
         model = self.model
         generator = self.average if self.config.ema else model.generator
         return Model(
@@ -331,7 +363,7 @@ class Trainer:
         ).eval()
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that the next step depends on, as named tensors."""
+        """Return the full training state, as named tensors."""
         state = self.model.state_dict()
         state |= {f"average.{k}": t for k, t in self.average.state_dict().items()}
         for name, optimiser in self.optimisers.items():
@@ -340,8 +372,8 @@ class Trainer:
         return state
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go back to what `state` returned."""
-        self.recording = None  # it holds the optimisers' former tensors
+        """Restore a state returned by `state`."""
+        self.recording = None  # it refers to the optimisers' old tensors
         modules: dict[str, nn.Module] = {**self.networks, "average": self.average}
         for name, module in modules.items():
             module.load_state_dict(_part(state, f"{name}."))

@@ -1,4 +1,4 @@
-"""The objectives (M19 §2.2): least-squares GAN and the embedder's.
+"""Loss functions (M19 §2.2): least-squares GAN, embedder, and optional terms.
 
 Shapes: N objects, L latent dimensions, B bands, H, W pixels.
 """
@@ -10,14 +10,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-# Of an answer of the discriminator: float32 does not resolve less beside its targets, 0 and 1.
+# Floor on the size of a discriminator output, below the float32 rounding of its target 1.
 NEAR_ZERO = 1e-8
 # Fourth differences: the response to a wave is sin⁴(π k), with k in waves per pixel.
 FOURTH_DIFFERENCE = (1 / 16, -4 / 16, 6 / 16, -4 / 16, 1 / 16)
 
 
 def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
-    """Drive the discriminator's answers, both ``(N,)``, to 1 for real and 0 for generated images.
+    """Push the discriminator's outputs, both ``(N,)``, to 1 for real and 0 for generated images.
 
     Source: Mao et al. (2017), eq. 2 with a = 0, b = 1.
     """
@@ -25,7 +25,7 @@ def discriminator_loss(real: Tensor, generated: Tensor) -> Tensor:
 
 
 def generator_loss(generated: Tensor) -> Tensor:
-    """Drive the discriminator's answers on generated images, ``(N,)``, to 1.
+    """Push the discriminator's outputs for generated images, ``(N,)``, to 1.
 
     Source: Mao et al. (2017), eq. 2 with c = 1.
     """
@@ -33,35 +33,41 @@ def generator_loss(generated: Tensor) -> Tensor:
 
 
 def shared_pass(real: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-    """Let one pass backwards through the discriminator serve its own loss and the generator's.
+    """Serve the discriminator's loss and the generator's with one backward pass through the discriminator.
 
-    The discriminator answers each image by itself. So if v is sent backwards from its answers d, what arrives
-    at image i is vᵢ ∂dᵢ/∂xᵢ, and a factor on vᵢ can as well be put on at the image. The weights need the
-    gradient of `discriminator_loss`, vᵢ = dᵢ / N on generated images; the generator needs that of
-    `generator_loss`, vᵢ = (dᵢ - 1) / N. The first is sent; what arrives is multiplied by (dᵢ - 1) / dᵢ.
+    The discriminator treats each image independently. If a cotangent v is propagated back from its outputs d,
+    image i receives vᵢ ∂dᵢ/∂xᵢ, so that a factor on vᵢ can equally be applied to the gradient at the image.
+    For generated images the discriminator's weights need the gradient of `discriminator_loss`, vᵢ = dᵢ / N;
+    the generator needs that of `generator_loss`, vᵢ = (dᵢ - 1) / N. The former is propagated, and the
+    gradient at image i is then multiplied by (dᵢ - 1) / dᵢ.
 
-    That is as exact as a pass of its own for the second, however small dᵢ is: nothing from another image is
-    added on the way to image i, so all numbers there, and their roundings, scale with vᵢ, until they
-    underflow (at 1e-38, in bfloat16 too). Only dᵢ = 0 itself, or nearly, would be lost. Therefore what is
-    sent and divided by is at least `NEAR_ZERO` in size, of the sign of dᵢ: this changes the gradient of the
-    weights by less than the rounding of an answer near 1, and that of the generator not at all. Answers are
-    ``(N,)``.
+    This is as accurate as a separate pass for the generator, however small dᵢ is: no other image contributes
+    to the gradient at image i, so all numbers there, and their rounding errors, scale with vᵢ until they
+    underflow (at 1e-38, also in bfloat16). Only at dᵢ ≈ 0 would the gradient be lost. The propagated value
+    and the divisor therefore have a size of at least `NEAR_ZERO`, with the sign of dᵢ: this changes the
+    gradient of the weights by less than the rounding error of an output near 1, and that of the generator not
+    at all.
+
+    Parameters
+    ----------
+    real, generated
+        Outputs of the discriminator, ``(N,)`` each.
 
     Returns
     -------
-    sent, factor
-        ``(2N,)`` and ``(N,)``: what to send backwards from the answers, those on real images first; and what
-        to multiply the gradient at each generated image by.
+    cotangent, factor
+        ``(2N,)``, to propagate back from the outputs, those for real images first; and ``(N,)``, by which to
+        multiply the gradient at each generated image.
 
     Examples
     --------
-    >>> sent, factor = shared_pass(torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.0]))
-    >>> sent.tolist(), (factor * sent[2:]).tolist()  # the second: of the generator's loss
+    >>> cotangent, factor = shared_pass(torch.tensor([0.5, 1.0]), torch.tensor([0.5, 0.0]))
+    >>> cotangent.tolist(), (factor * cotangent[2:]).tolist()  # the second is for the generator's loss
     ([-0.25, 0.0, 0.25, 4.999999969612645e-09], [-0.25, -0.5])
     """
     divisor = torch.copysign(generated.abs().clamp(min=NEAR_ZERO), generated)
-    sent = torch.cat(((real - 1) / len(real), divisor / len(generated)))
-    return sent, (generated - 1) / divisor
+    cotangent = torch.cat(((real - 1) / len(real), divisor / len(generated)))
+    return cotangent, (generated - 1) / divisor
 
 
 class _WithGradient(torch.autograd.Function):
@@ -77,22 +83,23 @@ class _WithGradient(torch.autograd.Function):
 
 
 def with_gradient(value: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
-    """Return a loss of this value whose gradient with respect to `x` is already known."""
+    """Return a loss with the given value and the given gradient with respect to `x`."""
     return cast(Tensor, _WithGradient.apply(value, x, gradient))
 
 
 def embedder_loss(latent: Tensor, guess: Tensor) -> Tensor:
-    """Mean squared error of guessed latents, both ``(N, L)``. Source: M19 eq. 1, per latent dimension."""
+    """Return the mean squared error of guessed latents, both ``(N, L)``: M19 eq. 1 per latent dimension."""
     return ((guess - latent) ** 2).mean()
 
 
 def reconstruction_loss(residual: Tensor, is_valid: Tensor, *, logarithmic: bool = False) -> Tensor:
-    """Mean over objects of the mean squared residual over valid pixels, both ``(N, B, H, W)``.
+    """Return the mean over objects of the mean squared residual over valid pixels. Not in M19.
 
-    Not in M19. `residual` is in the networks' units divided by the noise near zero flux there: 1 is a perfect
-    reconstruction; after an asinh stretch the cores of bright objects count by their logarithm. With
-    `logarithmic` each object counts by log(1 + its mean): where objects of very different brightness are
-    learned together, the brightest would else drown the embedder's own loss (docs/log.md).
+    `residual` and `is_valid` are ``(N, B, H, W)``. Residuals are in the networks' units divided by the noise
+    at zero flux, so that a perfect reconstruction gives 1; after an asinh stretch the cores of bright objects
+    contribute logarithmically. With `logarithmic` each object contributes log(1 + its mean): when objects of
+    very different brightness are trained on together, the brightest would otherwise dominate the embedder's
+    own loss (docs/log.md).
     """
     squares = torch.where(is_valid, residual**2, 0.0).sum(dim=(1, 2, 3))
     each = squares / is_valid.sum(dim=(1, 2, 3)).clamp(min=1)
@@ -100,10 +107,10 @@ def reconstruction_loss(residual: Tensor, is_valid: Tensor, *, logarithmic: bool
 
 
 def fine_structure(x: Tensor) -> Tensor:
-    """Pick from images, ``(N, B, H, W)``, what changes from pixel to pixel along rows and along columns.
+    """Filter images, ``(N, B, H, W)``, for variations from pixel to pixel along columns and along rows.
 
-    Returns ``(2, N, B, H - 4, W - 4)``: an alternation ±1 of pixels along an axis gives 1 there; a point
-    source seen through a sampled PSF gives next to nothing.
+    Returns ``(2, N, B, H - 4, W - 4)``. Pixels that alternate between ±1 along an axis give ±1 for that axis;
+    a point source with a well-sampled PSF gives almost nothing.
     """
     height, width = x.shape[2] - 4, x.shape[3] - 4
     along_y = sum(c * x[:, :, i : i + height, 2 : 2 + width] for i, c in enumerate(FOURTH_DIFFERENCE))
@@ -112,10 +119,9 @@ def fine_structure(x: Tensor) -> Tensor:
 
 
 def smoothness_loss(x: Tensor) -> Tensor:
-    """Mean square of the fine structure of images, ``(N, B, H, W)``, in units of the noise. Not in M19.
+    """Return the mean square fine structure of images, ``(N, B, H, W)``, in units of the noise. Not in M19.
 
-    A PSF that the pixels sample lets nothing through at the finest scales, so noise-free images have nothing
-    there. The discriminator does not hold the generator to that: behind the noise that noise-aware training
-    adds, it sees too little of such patterns.
+    With a well-sampled PSF, noise-free images have no structure at the finest scales. The discriminator does
+    not enforce this, because the noise added in noise-aware training hides such patterns from it.
     """
     return fine_structure(x).square().mean()

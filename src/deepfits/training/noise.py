@@ -1,10 +1,10 @@
-"""Noise like that of the images: its strength and correlation measured, and drawn again.
+"""Image noise: measuring its amplitude and correlation, and drawing realisations of it.
 
 Shapes: N objects, B bands, H, W pixels, k the largest lag.
 
-Pixels of a coadd are not independent: resampling spreads each exposure's noise over neighbours. A generator
-that is shown with independent noise is told from real images by the noise alone, so the noise is drawn with
-the measured autocovariance.
+Noise in the pixels of a coadd is not independent: resampling spreads each exposure's noise over neighbouring
+pixels. With independent noise a discriminator could recognise generated images by their noise alone, so the
+noise is drawn with the measured autocovariance.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from torch.nn import functional
 from deepfits.photometry import SIGMA_PER_MAD
 
 MAX_LAG = 4
-CENTRE_RADIUS = 0.3  # of the side: the object itself lies inside
+CENTRE_RADIUS = 0.3  # of the side; contains the object itself
 THRESHOLD = 2.0
 
 
 def noise_of(weight: Tensor) -> Tensor:
-    """Return the noise of pixels that weights state; where a weight is 0, a number that means nothing."""
+    """Return the standard deviation 1/√weight; a meaningless finite number where the weight is 0."""
     return weight.clamp(min=1e-30).rsqrt()
 
 
 def white_autocovariance(num_bands: int) -> np.ndarray:
-    """Return the autocovariance of independent pixels with the noise that the weights state."""
+    """Return the autocovariance of independent pixels whose variance is that given by the weights."""
     out = np.zeros((num_bands, 2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
     out[:, MAX_LAG, MAX_LAG] = 1
     return out
 
 
 def measure_autocovariance(image: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Measure the noise's autocovariance in the blank parts of cutouts.
+    """Measure the autocovariance of the noise in the blank parts of cutouts.
 
-    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻².
+    Images and weights are ``(N, B, H, W)``, in nJy and nJy⁻².
 
     Returns
     -------
     ndarray
-        ``(B, 2k+1, 2k+1)``, in units of the variance that the weights state: entry ``[b, k + dy, k + dx]`` is
-        the mean product of pixels that are (dy, dx) apart. The centre is 1 where the weights are right.
+        ``(B, 2k+1, 2k+1)``, in units of the variance given by the weights: entry ``[b, k + dy, k + dx]`` is
+        the mean product of pixels separated by (dy, dx). The centre is 1 if the weights are right.
 
     Notes
     -----
-    A pixel of a band is blank when it lies outside the middle of the cutout and the *other* bands, smoothed,
-    show nothing within two pixels of it; so the band's own noise does not decide which of its pixels
-    count. With a single band that band must decide.
+    A pixel of a band is blank if it lies outside the central region of the cutout and the smoothed mean of
+    the *other* bands shows no source within two pixels of it, so that the selection does not depend on the
+    band's own noise. With a single band, that band itself is used.
     """
     significance = torch.as_tensor(np.where(weight > 0, image, 0) * np.sqrt(weight), dtype=torch.float32)
     is_valid = torch.as_tensor(weight > 0)
     out = np.empty((image.shape[1], 2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
     for band in range(image.shape[1]):
-        others = [b for b in range(image.shape[1]) if b != band] or [band]
-        is_blank = _is_blank(significance[:, others].mean(dim=1)) & is_valid[:, band]
+        detection_bands = [b for b in range(image.shape[1]) if b != band] or [band]
+        is_blank = _is_blank(significance[:, detection_bands].mean(dim=1)) & is_valid[:, band]
         out[band] = _autocovariance(significance[:, band], is_blank)
     return out
 
 
 def _is_blank(detection: Tensor) -> Tensor:
-    """Return which pixels of a detection image, ``(N, H, W)``, show no source."""
+    """Return the mask of blank pixels of a detection image, both ``(N, H, W)``."""
     smooth = functional.avg_pool2d(detection, 5, stride=1, padding=2)
     height, width = detection.shape[1:]
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
@@ -77,14 +77,14 @@ def _is_blank(detection: Tensor) -> Tensor:
 
 
 def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
-    """Mean products at all lags of values, ``(N, H, W)``, over pairs of blank pixels."""
+    """Average the products of values, ``(N, H, W)``, over pairs of blank pixels at each lag."""
     out = np.zeros((2 * MAX_LAG + 1, 2 * MAX_LAG + 1))
     number = is_blank.sum()
     if number == 0:
         out[MAX_LAG, MAX_LAG] = 1
         return out
     blank = is_blank.float()
-    # The level of each object's own sky, so that large-scale offsets do not count as pixel noise.
+    # Subtract each cutout's own sky level, so that large-scale offsets do not count as pixel noise.
     level = (values * blank).sum(dim=(1, 2)) / blank.sum(dim=(1, 2)).clamp(min=1)
     values = (values - level[:, None, None]) * blank
     height, width = values.shape[1:]
@@ -100,10 +100,14 @@ def _autocovariance(values: Tensor, is_blank: Tensor) -> np.ndarray:
 
 
 class NoiseSource:
-    """Draw noise with a given autocovariance, in units of the noise that the weights state.
+    """Gaussian noise with a given autocovariance, in units of the noise given by the weights.
 
-    The autocovariance is ``(B, 2k+1, 2k+1)``, see `measure_autocovariance`; the size is the side of the
-    cutouts.
+    Parameters
+    ----------
+    autocovariance
+        ``(B, 2k+1, 2k+1)``; see `measure_autocovariance`.
+    size
+        Side of the cutouts in pixels.
     """
 
     def __init__(self, autocovariance: np.ndarray, size: int) -> None:
@@ -118,7 +122,8 @@ class NoiseSource:
     def draw(self, number: int, generator: torch.Generator) -> Tensor:
         """Return noise, ``(number, B, H, W)``, on the generator's device.
 
-        Correlated noise is cut from one periodic sheet as tiles, so that two objects' noise may touch.
+        Correlated noise is cut as tiles from one periodic sheet, so that the noise of different objects is
+        slightly correlated at adjacent edges.
         """
         device, size = generator.device, self.size
         num_bands = len(self.autocovariance)
@@ -133,16 +138,16 @@ class NoiseSource:
         return cut.reshape(tiles * tiles, num_bands, size, size)[:number]
 
     def _get_transfer(self, side: int, device: torch.device) -> Tensor:
-        """Return the square root of the power spectrum on a sheet, ``(B, side, side // 2 + 1)``."""
+        """Return the square root of the power spectrum of a sheet, ``(B, side, side // 2 + 1)``."""
         key = (side, str(device))
         if key not in self._transfer:
             reach = self.autocovariance.shape[1] // 2
             lags = np.arange(-reach, reach + 1) % side
             periodic = np.zeros((len(self.autocovariance), side, side))
             for row, y in enumerate(lags):
-                periodic[:, y, lags] = self.autocovariance[:, row]  # a sheet is wider than the lags
-            power = np.fft.rfft2(periodic).real.clip(min=0)  # a measured one may dip below 0 by its noise
-            # Clipping adds a little variance: take it out again.
+                periodic[:, y, lags] = self.autocovariance[:, row]  # the sheet is wider than the lags
+            power = np.fft.rfft2(periodic).real.clip(min=0)  # a measured spectrum may scatter below 0
+            # Clipping adds a little variance; rescale to the measured one.
             full = np.fft.fft2(periodic).real.clip(min=0).mean(axis=(1, 2))
             power *= (self._scale**2 / full)[:, None, None]
             transfer = torch.as_tensor(np.sqrt(power), dtype=torch.float32, device=device)

@@ -1,4 +1,4 @@
-"""What a training writes down as it goes: ``metrics.jsonl``, TensorBoard's curves, and a tracker's."""
+"""Recording of training metrics: ``metrics.jsonl``, TensorBoard, and an experiment tracker."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ from deepfits.training.checkpoint import cut_metrics
 
 
 class Recorder:
-    """Write rows of numbers: ``metrics.jsonl``, and ``tensorboard/`` where that is wanted and installed.
+    """Write rows of metrics to files and trackers.
 
-    They go to the model's directory, `out`, and to the tracker, ``"mlflow"`` or ``"wandb"``, into the run
-    that is active, or a new one. Rows after the step of a run that was killed are dropped.
+    Parameters
+    ----------
+    out
+        The model's directory, which receives ``metrics.jsonl``.
+    step
+        Step at which the training starts or resumes; rows that a killed run wrote after it are dropped.
+    tensorboard
+        Also write ``tensorboard/``, if TensorBoard is installed.
+    tracker
+        ``"mlflow"`` or ``"wandb"``: also log to its active run, or else to a new one.
     """
 
     def __init__(self, out: Path, step: int, *, tensorboard: bool, tracker: str | None = None) -> None:
@@ -27,13 +35,13 @@ class Recorder:
         self._board = _open_board(out / "tensorboard", step) if tensorboard else None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Write one row; it has a ``step``."""
+        """Write one row, which must have a ``step``."""
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         self.show("training", row)
 
     def show(self, group: str, row: Mapping[str, Any]) -> None:
-        """Give the numbers of a row to TensorBoard and the tracker alone."""
+        """Send the numbers of a row to TensorBoard and the tracker, but not to ``metrics.jsonl``."""
         numbers = {
             f"{group}/{name}": float(value)
             for name, value in row.items()
@@ -55,7 +63,7 @@ class Recorder:
 
 
 def _open_tracker(name: str, run: str) -> Callable[[dict[str, float], int], None]:
-    """Return what takes numbers and a step; its own settings (server, project) are the environment's."""
+    """Return a function that logs numbers for a step; server and project are set by the environment."""
     try:
         module = import_module(name)
     except ImportError:
@@ -73,5 +81,5 @@ def _open_board(directory: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        return None  # an optional part: metrics.jsonl has the same numbers
+        return None  # optional dependency; metrics.jsonl has the same numbers
     return SummaryWriter(directory, purge_step=step + 1 if step else None)

@@ -1,6 +1,6 @@
-"""A training from its first step to its model, whatever interrupts it.
+"""Resumable training sessions, from the first step to the finished model.
 
-What lies in the model's directory while it trains: ``training.json`` (the settings), ``metrics.jsonl``,
+During training the model's directory contains ``training.json`` (the settings), ``metrics.jsonl`` and
 ``checkpoints/``. The model itself is written at the end, ``model.json`` last.
 """
 
@@ -49,27 +49,27 @@ from deepfits.training.records import Recorder
 from deepfits.training.settings import Teaching, TrainingSettings
 from deepfits.training.teaching import teach_aids
 
-LEAST_AID_STEPS = 100  # fewer teach nothing that helps
-MEMORY_BYTES = 4e9  # of all stores' images that are held at once
+LEAST_AID_STEPS = 100  # fewer bring no benefit
+MEMORY_BYTES = 4e9  # of images held at once, over all stores
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingPlan(TrainingSettings):
-    """What is to be trained, where, and how: the settings, and what they come to.
+    """Complete specification of a training: inputs, outputs, configuration and settings.
 
     Attributes
     ----------
     store, out
-        Where the cutouts are, and where the model goes; several stores train a generator of scenes.
+        Directories of the cutouts and of the model; several stores train a generator of scenes.
     where
-        Conditions on the stores' catalogues: only objects that satisfy them are used.
+        Conditions on the stores' catalogues; only objects that satisfy them are used.
     model, training
-        The configuration; bands and size are taken from the store.
+        The configuration; number of bands and size are taken from the store.
     fit
-        How latents are fitted when the model is evaluated; None leaves the fits out.
+        Function that fits latents when the model is evaluated; None skips the fits.
     measure_error
-        From the finished model and the stores to what the model gets wrong (`Model.model_error`); None leaves
-        it out.
+        Function that measures the errors of the finished model on the stores, for `Model.model_error`; None
+        skips this.
     """
 
     store: Path | Sequence[Path]
@@ -84,7 +84,7 @@ class TrainingPlan(TrainingSettings):
 
 
 class Session:
-    """One training in one directory: see `TrainingPlan`."""
+    """A training in one directory, as specified by a `TrainingPlan`."""
 
     def __init__(self, plan: TrainingPlan) -> None:
         self.plan, self.config, self.out = plan, plan.training, plan.out
@@ -102,32 +102,32 @@ class Session:
             num_bands=len(self.store.info.bands),
             size=self.store.info.size if self.grid is None else self.grid.size,
         )
-        self.seconds = 0.0  # of training, earlier runs counted in
+        self.seconds = 0.0  # training time, including earlier runs
 
     def _check_stores(self) -> None:
-        """Refuse stores that cannot train one model."""
+        """Raise if the stores cannot be used to train one model."""
         if self.base is None and self.plan.model.sees_observation and self.grid is None:
             raise InputError(
-                "sees_observation is for models of scenes: set reference_fwhm_arcsec too, or "
+                "sees_observation requires a model of scenes: also set reference_fwhm_arcsec, or set "
                 "sees_observation=false"
             )
         if len(self.stores) > 1 and self.grid is None:
             raise InputError(
-                "several stores train a generator of scenes: choose the recipe 'scene', or set "
+                "training on several stores requires a model of scenes: choose the recipe 'scene', or set "
                 "reference_fwhm_arcsec"
             )
         for store in self.stores[1:]:
             if store.info.bands != self.store.info.bands:
                 raise InputError(
                     f"{store.directory}: bands {'-'.join(store.info.bands)}, but {self.store.directory} has "
-                    f"{'-'.join(self.store.info.bands)}; cut again with the same bands in the same order "
-                    "(a band without data gets weight 0)"
+                    f"{'-'.join(self.store.info.bands)}; make the cutouts again with the same bands in the "
+                    "same order (a band without data gets weight 0)"
                 )
 
     def run(self, *, max_time: float | None = None, progress: Progress = silent) -> Path:
-        """Train to the end, or until `max_time` minutes are over, and write the model."""
+        """Train to the end, or for at most `max_time` minutes, and write the model."""
         with torch_threads(self.plan.threads):
-            if (self.out / "model.json").exists():  # what it was made from, the stage has compared
+            if (self.out / "model.json").exists():  # finished; the stage has checked its inputs
                 return self.out
             surveys = self._measure_stores(progress)
             self.engine = make_engine(self.plan.engine)
@@ -151,7 +151,7 @@ class Session:
         return self.out
 
     def _measure_stores(self, progress: Progress) -> list[TrainingSet]:
-        """Measure each store; the normalisation is the same for all."""
+        """Measure each store's training set; all get the same normalisation."""
         config = self.config
         surveys = [
             measure_training_set(
@@ -189,7 +189,7 @@ class Session:
     def _make_trainer(self, surveys: list[TrainingSet]) -> Trainer:
         survey = surveys[0]
         torch.manual_seed(self.plan.seed)
-        info = dataclasses.replace(self.store.info, extra={})  # files and settings stay with the store
+        info = dataclasses.replace(self.store.info, extra={})  # drop the store's files and settings
         reference = None if self.grid is None else self.grid.reference_fwhm_arcsec
         if self.grid is not None:
             info = dataclasses.replace(
@@ -217,13 +217,13 @@ class Session:
         return Trainer(model, self.config, noise, self.plan.seed, self.engine)
 
     def _restore(self, trainer: Trainer) -> int:
-        """Return to the last checkpoint, if there is one; return the number of steps done."""
-        found = load_checkpoint(self.out / "checkpoints", clean=not self.engine.rank)
-        if found is None:
+        """Restore the last checkpoint, if there is one; return the number of steps done."""
+        checkpoint = load_checkpoint(self.out / "checkpoints", clean=not self.engine.rank)
+        if checkpoint is None:
             return 0
-        state, content = found
+        state, content = checkpoint
         if not is_same_training(state, trainer.state()):
-            raise InputError(f"{self.out}: checkpoints of another model; remove them to start anew")
+            raise InputError(f"{self.out}: checkpoints of another model; remove them to start over")
         trainer.restore(state)
         where = self.out / "checkpoints"
         self.seconds = convert(content.get("seconds"), float, where=where, key="seconds")
@@ -260,7 +260,7 @@ class Session:
         limit = float("inf") if max_time is None else 60 * max_time
         with (
             self._record(step) as recorder,
-            deferring_signals() as noticed,
+            deferring_signals() as pending,
             self._show(progress, step, max_time) as task,
         ):
             start = saved = time.monotonic()
@@ -278,19 +278,19 @@ class Session:
                     task.advance(0, note=evaluator.evaluate(step))
                     if recorder is not None:
                         recorder.show("health", evaluator.last)
-                # What one process notices, all do, in the same step: else the others would wait for ever.
-                agreed = self.engine.average(torch.tensor([self.seconds, float(len(noticed))]))
+                # All processes must react to a signal in the same step, or the others would wait forever.
+                agreed = self.engine.average(torch.tensor([self.seconds, float(len(pending))]))
                 self.seconds, is_stopped = float(agreed[0]), float(agreed[1]) > 0
                 if is_stopped or now - saved > config.checkpoint_seconds:
                     self._save(trainer, step)
                     saved = now
                 if is_stopped:
-                    raise noticed[0] if noticed else SystemExit(128 + signal.SIGTERM)
+                    raise pending[0] if pending else SystemExit(128 + signal.SIGTERM)
         self._save(trainer, step)
         return step
 
     def _record(self, step: int) -> AbstractContextManager[Recorder | None]:
-        """Return what records; one of several processes does."""
+        """Return the recorder; None except in the process of rank 0."""
         if self.engine.rank:
             return nullcontext()
         return Recorder(self.out, step, tensorboard=self.plan.tensorboard, tracker=self.plan.tracker)
@@ -303,28 +303,28 @@ class Session:
         try:
             return improve(batch, step, fraction, store=store)
         except NonFiniteLossError as error:
-            found = list_checkpoints(self.out / "checkpoints")
-            last = f"the last good checkpoint is {found[-1]}" if found else "there is no checkpoint yet"
+            kept = list_checkpoints(self.out / "checkpoints")
+            last = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
             raise NonFiniteLossError(
-                f"{self.out}: {error}; {last}; running again goes on from it, and a lower learning_rate may "
-                "avoid it"
+                f"{self.out}: {error}; {last}; a new run resumes from there, and a lower learning_rate may "
+                "help"
             ) from error
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            message = f"{self.out}: a batch of {self.config.batch_size} does not fit into the memory"
+            message = f"{self.out}: a batch of {self.config.batch_size} does not fit in memory"
         raise InputError(
             f"{message}; {advise_batch_size(lambda b: improve(b, step, fraction, store=store), batch)}"
         )
 
     def _show(self, progress: Progress, step: int, max_time: float | None) -> AbstractContextManager[Task]:
-        """Open a task that counts what will end the training: steps, or seconds."""
+        """Open a progress task in steps or, if the time is limited, in seconds."""
         if max_time is None:
             return progress("train", total=self.config.steps, unit="steps", done=step)
         return progress("train", total=60 * max_time, unit="s", done=self.seconds)
 
     def _log(self, recorder: Recorder | None, step: int, losses: dict[str, torch.Tensor]) -> str:
-        """Record the losses now and then; return a remark for the progress bar."""
+        """Record the losses every `log_every` steps; return a note for the progress bar."""
         config = self.config
         if step % config.log_every and step != config.steps:
             return ""
@@ -383,7 +383,7 @@ class Session:
 
 
 def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
-    """Try ever smaller batches; say which one would fit."""
+    """Halve the batch until it fits, and return advice for the error message."""
     size = len(batch.image) // 2
     while size:
         if torch.cuda.is_available():
@@ -401,24 +401,25 @@ def advise_batch_size(improve: Callable[[Batch], Any], batch: Batch) -> str:
 
 @contextmanager
 def deferring_signals() -> Iterator[list[BaseException]]:
-    """Note Ctrl-C and SIGTERM instead of breaking off in the middle of a step.
+    """Defer Ctrl-C and SIGTERM until the current step is complete.
 
-    Yields a list that stays empty until one comes, and then holds what to raise. A second Ctrl-C breaks off
-    at once. Outside the main thread, where Python allows no handlers, nothing is noted.
+    Yields a list that is empty until a signal arrives, and then holds the exception to raise. A second signal
+    interrupts at once. Outside the main thread, where Python does not allow signal handlers, nothing is
+    deferred.
     """
-    noticed: list[BaseException] = []
+    pending: list[BaseException] = []
     if threading.current_thread() is not threading.main_thread():
-        yield noticed
+        yield pending
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if noticed:
+        if pending:
             raise KeyboardInterrupt
-        noticed.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+        pending.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield noticed
+        yield pending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

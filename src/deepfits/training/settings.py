@@ -1,4 +1,4 @@
-"""Settings of a training beside its recipe: stated once, for the stages, which inherit from these."""
+"""Training settings other than the recipe, as base classes that the stages inherit from."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from deepfits.config import INPUT, NEUTRAL, Range
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """Random numbers, and threads.
+    """Random seed and number of threads.
 
     Parameters
     ----------
     seed
-        Decides every draw, the networks' start and the order of the images.
+        Seed of all random numbers, including the initial weights and the order of the images.
     threads
-        Processor threads for PyTorch; its own choice by default.
+        Number of CPU threads for PyTorch; by default its own choice.
     """
 
     seed: Annotated[int, Range(ge=0, lt=1 << 22)] = 0
@@ -27,7 +27,7 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True)
 class OnDevice:
-    """Where it is computed.
+    """Compute device.
 
     Parameters
     ----------
@@ -40,22 +40,22 @@ class OnDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings(OnDevice):
-    """How fast, and how exactly, it is computed.
+    """Devices, precision and compilation.
 
     Parameters
     ----------
     num_devices
-        GPUs of a machine that share each batch, through Lightning Fabric (``pip install
+        Number of GPUs per machine that share each batch, through Lightning Fabric (``pip install
         'deepfits[training]'``).
     num_nodes
-        Machines whose GPUs share each batch.
+        Number of machines whose GPUs share each batch.
     precision
-        ``"float32"``; ``"tf32"``: its products on tensor cores; ``"bf16"``: networks in bfloat16, losses and
-        weights in float32. All others here change the numbers within rounding.
+        ``"float32"``; ``"tf32"``: float32 with matrix products in TF32 on tensor cores; ``"bf16"``: networks
+        in bfloat16, losses and weights in float32. The other settings here change results only by rounding.
     compile
-        Let ``torch.compile`` translate the networks.
+        Compile the networks with ``torch.compile``.
     channels_last
-        Hold images with the bands innermost.
+        Store images in PyTorch's channels-last memory format.
     """
 
     num_devices: Annotated[int, NEUTRAL, Range(ge=1)] = 1
@@ -67,16 +67,16 @@ class EngineSettings(OnDevice):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Draws):
-    """What is trained, and where it is recorded.
+    """What is trained, and where metrics are recorded.
 
     Parameters
     ----------
     embedder_only
-        A finished model (or ``builtin:NAME``): train a new embedder for its generator, and nothing else.
+        A finished model (or ``builtin:NAME``): only train a new embedder for its generator.
     tensorboard
-        Write curves to ``tensorboard/``, if TensorBoard is installed.
+        Write training curves to ``tensorboard/``, if TensorBoard is installed.
     tracker
-        ``"mlflow"`` or ``"wandb"``: give the numbers to that too, in its active run or a new one.
+        ``"mlflow"`` or ``"wandb"``: also log metrics there, to the active run or a new one.
     """
 
     embedder_only: Annotated[str | Path | None, INPUT] = None
@@ -86,18 +86,18 @@ class TrainingSettings(Draws):
 
 @dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """How aids are taught.
+    """Training of the refiner and the metric network.
 
     Parameters
     ----------
     steps
-        Of the refiner, and as many of the metric.
+        Number of training steps of the refiner, and of the metric network.
     num_reference
-        Latents at which the metric is computed, each by a Jacobian.
+        Number of latents at which the metric is computed from a Jacobian.
     batch_size
-        Objects in each of the refiner's steps.
+        Objects per training step of the refiner.
     learning_rate
-        Of the refiner's optimiser, Adam.
+        Learning rate of Adam for the refiner.
     """
 
     steps: int = 5000

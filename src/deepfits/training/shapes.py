@@ -1,7 +1,7 @@
-"""Magnitudes, colours, sizes and shapes of generated galaxies beside those of real ones.
+"""Comparison of magnitudes, colours, sizes and shapes between generated and real galaxies.
 
-Shapes: N objects, B bands, H, W pixels. Both kinds are measured with noise, by `sep`, in the same way; what
-is compared is the distribution of each quantity.
+Shapes: N objects, B bands, H, W pixels. Both samples are noisy and measured in the same way, with `sep`; the
+distributions of each quantity are compared.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ MAX_OFFSET_PIXELS = 4.0
 def measure_shapes(
     image: np.ndarray, weight: np.ndarray, bands: tuple[str, ...], pixel_scale_arcsec: float
 ) -> dict[str, np.ndarray]:
-    """Measure the object in the middle of each cutout.
+    """Measure the object at the centre of each cutout.
 
-    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², without missing pixels. Returns, ``(N,)`` each and
-    NaN where nothing was found, ``mag_<band>`` (AB, in an aperture of 6 pixels' radius), ``colour_<a>_<b>``
-    of neighbouring bands, ``radius_arcsec`` (half the light), ``ellipticity`` (1 − b/a), ``concentration`` (5
-    log of the radii with 80 % and 20 % of the light).
+    Images and weights are ``(N, B, H, W)``, in nJy and nJy⁻², without missing pixels.
+
+    Returns
+    -------
+    dict
+        Arrays ``(N,)``, NaN where not measurable: ``mag_<band>`` (AB, in an aperture of 6 pixels
+        radius), ``colour_<a>_<b>`` of adjacent bands, ``radius_arcsec`` (half-light radius), ``ellipticity``
+        (1 − b/a) and ``concentration`` (5 log10(r80 / r20)).
 
     Raises
     ------
@@ -52,15 +56,15 @@ def measure_shapes(
 
 
 def _measure_one(sep: Any, image: np.ndarray, weight: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the bands' fluxes, and radius, ellipticity and concentration of the sum of the bands."""
+    """Return the fluxes per band, and radius, ellipticity and concentration in the stacked bands."""
     image, weight = image.astype(np.float64), weight.astype(np.float64)
     total = np.ascontiguousarray((image * np.sqrt(weight)).sum(axis=0) / np.sqrt(len(image)))
-    found = sep.extract(total, THRESHOLD, err=1.0, minarea=MIN_PIXELS)
+    sources = sep.extract(total, THRESHOLD, err=1.0, minarea=MIN_PIXELS)
     centre = (np.array(total.shape) - 1) / 2
-    distance = np.hypot(found["x"] - centre[1], found["y"] - centre[0])
-    if not len(found) or distance.min() > MAX_OFFSET_PIXELS:
+    distance = np.hypot(sources["x"] - centre[1], sources["y"] - centre[0])
+    if not len(sources) or distance.min() > MAX_OFFSET_PIXELS:
         return [np.nan] * len(image), [np.nan] * 3
-    source = found[int(np.argmin(distance))]
+    source = sources[int(np.argmin(distance))]
     x, y = [source["x"]], [source["y"]]
     flux = [float(sep.sum_circle(np.ascontiguousarray(b), x, y, APERTURE_PIXELS)[0][0]) for b in image]
     reach = min(total.shape) / 2 - 2
@@ -72,9 +76,9 @@ def _measure_one(sep: Any, image: np.ndarray, weight: np.ndarray) -> tuple[list[
 
 
 def two_sample_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the largest difference of the cumulative distributions of two samples (Kolmogorov & Smirnov).
+    """Return the two-sample Kolmogorov–Smirnov statistic.
 
-    NaN are left out; 1 when nothing is left of one sample.
+    NaN values are ignored; the result is 1 if a sample has no other values.
 
     Examples
     --------
@@ -88,7 +92,7 @@ def two_sample_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare_shapes(real: dict[str, np.ndarray], generated: dict[str, np.ndarray]) -> dict[str, float]:
-    """Return the distance of each quantity, and the fractions of cutouts with an object in the middle."""
+    """Return the distance for each quantity, and the fractions of cutouts with a central object."""
     out = {f"ks_{name}": two_sample_distance(values, generated[name]) for name, values in real.items()}
     return out | {
         f"found_{kind}": float(np.isfinite(shapes["ellipticity"]).mean())

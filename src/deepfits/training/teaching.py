@@ -1,12 +1,12 @@
-"""Teaching a finished model's aids: the network of its metric, and its refiner (`deepfits.models.aids`).
+"""Training the aids of a finished model: its metric network and its refiner (`deepfits.models.aids`).
 
 Shapes: N objects, L latent dimensions, B bands, H = W pixels.
 
-The metric learns logarithms of Gauss–Newton matrices at latents drawn from the prior. The refiner learns on
-objects of which half are real and half are drawn and given noise: it starts at the embedder's guess, and what
-it is judged by is the logarithm of what a fit would minimise, after each pass. Nothing flows back from one
-pass to those before it. The gradient of the objective is the fit's own, so that all of it (weights, scenes
-through their PSF) is what the fit does.
+The metric network is trained on logarithms of Gauss–Newton matrices at latents drawn from the prior. The
+refiner is trained on objects of which half are real and half are generated, with noise added. It starts from
+the embedder's guess, and its loss is the logarithm of the fit's objective after each pass; gradients do not
+propagate from one pass to the previous ones. The gradient of the objective is computed by the fit's own code,
+so that weights, PSFs and pixel grids are treated exactly as in a fit.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from deepfits.training.noise import NoiseSource, measure_autocovariance, noise_o
 from deepfits.training.settings import Teaching
 
 NUM_PASSES = 2
-EXAMPLES = 8192  # real objects that are held in memory
+EXAMPLES = 8192  # real objects held in memory
 REFERENCE_BATCH = 8
-WARM_UP = 0.05  # of the steps
-SHRINKAGE = 0.02  # of the slopes, in units of what the references weigh
+WARM_UP = 0.05  # fraction of the steps
+SHRINKAGE = 0.02  # ridge penalty per reference latent
 METRIC_BATCH = 128
 METRIC_RATE = 1e-3
-HIDDEN_SHARE = 0.2  # of the objects: without a band, or with holes
+HIDDEN_SHARE = 0.2  # fraction of objects that lose a band, and of those that lose pixels
 
 
 def teach_aids(
@@ -55,12 +55,29 @@ def teach_aids(
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[Aids, dict[str, float]]:
-    """Teach a refiner and a metric for a finished model, on its device; the model stays as it is.
+    """Train a refiner and a metric network for a finished model, on its device; the model is not changed.
 
-    By stores of real cutouts, as the model takes them, whose held-out objects are left alone; or by the
-    examples themselves. Returns the networks, frozen, and how well they do: the shares of the logarithms'
-    variance that the metric and its affine part explain at latents they have not seen, and the mean of the
-    logarithm of the objective before and after the passes, over the last hundredth of the teaching.
+    Parameters
+    ----------
+    model
+        The finished model.
+    stores
+        Stores of real cutouts that suit the model, whose held-out objects are not used; or their objects.
+    teaching
+        Training settings.
+    seed
+        Seed of all random draws.
+    progress
+        Shows the progress.
+
+    Returns
+    -------
+    aids
+        The trained networks, frozen.
+    metrics
+        The fraction of the variance of the metric's logarithm, at validation latents, that is explained by
+        the network and by its affine part alone; and the mean log objective before and after the refiner's
+        passes, over the last hundredth of the training.
     """
     teaching = teaching or Teaching()
     torch.manual_seed(seed)
@@ -69,17 +86,20 @@ def teach_aids(
     inner = renderer_of(model.generator)
     kinds = 2 if model.grid is None else 1
     total = teaching.num_reference + kinds * teaching.steps
-    with progress("teach metric", total=total, unit="steps") as task:
-        metrics = _teach_metric(model, inner, aids.metric, teaching, seed, task.advance)
-    with progress("teach refiner", total=teaching.steps, unit="steps") as task:
-        metrics |= _teach_refiner(model, inner, aids.refiner, stores, teaching, seed, task.advance)
+    with progress("train metric", total=total, unit="steps") as task:
+        metrics = _train_metric(model, inner, aids.metric, teaching, seed, task.advance)
+    with progress("train refiner", total=teaching.steps, unit="steps") as task:
+        metrics |= _train_refiner(model, inner, aids.refiner, stores, teaching, seed, task.advance)
     return aids.eval().requires_grad_(False), metrics
 
 
 def _references(
     model: Model, inner: Renderer, number: int, seed: int, advance: Callable[[int], None]
 ) -> dict[bool, tuple[Tensor, Tensor]]:
-    """Return latents and the logarithms' upper triangles there, for objectives in flux and in units."""
+    """Return latents and the upper triangles of the metric's logarithm there, for each kind of objective.
+
+    The kinds are True for objectives in flux, and False for objectives in the networks' units.
+    """
     device = next(model.generator.parameters()).device
     draw = torch.Generator().manual_seed(seed)
     softening = torch.tensor(model.normalisation.softening, device=device)[:, None, None]
@@ -90,17 +110,17 @@ def _references(
         renderers = {True: Observed(in_flux, nominal.observation())}
     length = model.config.latent_size
     row, column = torch.triu_indices(length, length)
-    found: dict[bool, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in renderers}
+    references: dict[bool, list[tuple[Tensor, Tensor]]] = {kind: [] for kind in renderers}
     for _ in range(0, number, REFERENCE_BATCH):
         latent = torch.randn(REFERENCE_BATCH, length, generator=draw)
         for kind, renderer in renderers.items():
             logarithm, usable = logarithms_at(latent.to(device), renderer, softening**-2 if kind else None)
-            found[kind].append((latent[usable], logarithm[:, row, column].float()))
+            references[kind].append((latent[usable], logarithm[:, row, column].float()))
         advance(REFERENCE_BATCH)
-    return {kind: tuple(torch.cat(t) for t in zip(*parts, strict=True)) for kind, parts in found.items()}  # type: ignore[misc]
+    return {kind: tuple(torch.cat(t) for t in zip(*parts, strict=True)) for kind, parts in references.items()}  # type: ignore[misc]
 
 
-def _teach_metric(
+def _train_metric(
     model: Model,
     inner: Renderer,
     network: MetricNetwork,
@@ -108,46 +128,50 @@ def _teach_metric(
     seed: int,
     advance: Callable[[int], None],
 ) -> dict[str, float]:
-    """Learn the logarithms by least squares; what lies off the diagonal stands in a matrix twice."""
+    """Fit the logarithms by least squares; off-diagonal elements count twice, as in the full matrix."""
     device = next(network.parameters()).device
     row, column = torch.triu_indices(network.length, network.length, device=device)
-    times = torch.where(row == column, 1.0, 2.0)
-    said: dict[str, float] = {}
+    multiplicity = torch.where(row == column, 1.0, 2.0)
+    metrics: dict[str, float] = {}
     references = _references(model, inner, teaching.num_reference, seed, advance)
-    for kind, found in references.items():
-        latent, target = (t.to(device) for t in found)
+    for kind, reference in references.items():
+        latent, target = (t.to(device) for t in reference)
         if len(latent) < 2:
             raise InputError("the model's images do not change with the latent: train it longer")
-        seen = slice(max(1, len(latent) // 20), None)
-        unseen, part = slice(0, seen.start), network.part(kind)
-        weight, bias = _affine(latent[seen], target[seen])
+        training = slice(max(1, len(latent) // 20), None)
+        validation, part = slice(0, training.start), network.part(kind)
+        weight, bias = _affine(latent[training], target[training])
         with torch.no_grad():
             part.affine.weight.copy_(weight)
             part.affine.bias.copy_(bias)
-            rest = target - part.affine(latent)
-        at, aim = latent[seen], rest[seen]
+            residual = target - part.affine(latent)
+        train_latent, train_target = latent[training], residual[training]
         optimiser = torch.optim.Adam(part.beyond.parameters(), METRIC_RATE, fused=True)
         draw = torch.Generator().manual_seed(seed)
         for step in range(teaching.steps):
-            which = torch.randint(len(at), (METRIC_BATCH,), generator=draw).to(device)
-            off = part.beyond(at[which]) - aim[which]
-            _optimise(optimiser, (off * off * times).sum(1).mean(), METRIC_RATE, step / teaching.steps)
+            which = torch.randint(len(train_latent), (METRIC_BATCH,), generator=draw).to(device)
+            error = part.beyond(train_latent[which]) - train_target[which]
+            _optimise(
+                optimiser, (error * error * multiplicity).sum(1).mean(), METRIC_RATE, step / teaching.steps
+            )
             advance(1)
-        total = ((target[unseen] - target[seen].mean(0)) ** 2 * times).sum()
-        affine = 1 - float((rest[unseen] ** 2 * times).sum() / total)
+        total = ((target[validation] - target[training].mean(0)) ** 2 * multiplicity).sum()
+        affine = 1 - float((residual[validation] ** 2 * multiplicity).sum() / total)
         with torch.no_grad():
-            both = 1 - float(((rest[unseen] - part.beyond(latent[unseen])) ** 2 * times).sum() / total)
-            if both <= affine:  # too few references or steps: the affine map alone
+            both = 1 - float(
+                ((residual[validation] - part.beyond(latent[validation])) ** 2 * multiplicity).sum() / total
+            )
+            if both <= affine:  # too few references or steps: keep only the affine map
                 both = affine
                 for parameter in part.beyond[-1].parameters():
                     parameter.zero_()
         name = "flux" if kind else "units"
-        said |= {f"metric_explained_{name}": both, f"metric_explained_{name}_affine": affine}
-    return said
+        metrics |= {f"metric_explained_{name}": both, f"metric_explained_{name}_affine": affine}
+    return metrics
 
 
 def _affine(latent: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Regress on the latents, shrunk a little: weight ``(outputs, L)`` and bias ``(outputs,)``."""
+    """Ridge-regress the targets on the latents: weight ``(outputs, L)`` and bias ``(outputs,)``."""
     centre, mean = latent.double().mean(0), target.double().mean(0)
     away = latent.double() - centre
     ridge = SHRINKAGE * len(away) * torch.eye(away.shape[1], dtype=away.dtype, device=away.device)
@@ -156,10 +180,10 @@ def _affine(latent: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _optimise(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, fraction: float) -> None:
-    """Take a step with a learning rate that rises at first and then falls along a cosine."""
+    """Take an optimiser step, with linear warm-up and cosine decay of the learning rate."""
     if not torch.isfinite(loss):
         raise NonFiniteLossError(
-            f"teaching what helps a fit: the loss became {loss.item()} after {fraction:.0%} of it"
+            f"training the model's aids: the loss became {loss.item()} after {fraction:.0%} of the steps"
         )
     for group in optimiser.param_groups:
         group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * fraction)) * min(1.0, 0.1 + fraction / WARM_UP)
@@ -168,7 +192,7 @@ def _optimise(optimiser: torch.optim.Optimizer, loss: Tensor, rate: float, fract
     optimiser.step()
 
 
-def _teach_refiner(
+def _train_refiner(
     model: Model,
     inner: Renderer,
     network: Refiner,
@@ -182,7 +206,7 @@ def _teach_refiner(
     paper = Refinement(network, Objective(inner), None)
     number = EXAMPLES // len(stores)
     sets = [s if isinstance(s, TeachingSet) else TeachingSet.of_store(model, s, seed, number) for s in stores]
-    share = np.array([len(some) for some in sets], dtype=float)
+    share = np.array([len(objects) for objects in sets], dtype=float)
     optimiser = torch.optim.Adam(network.parameters(), teaching.learning_rate, fused=True)
     history = []
     for step in range(teaching.steps):
@@ -196,9 +220,9 @@ def _teach_refiner(
             refinement, image = paper, model.normalisation.normalise(image)
             weight = (weight > 0).to(weight.dtype)
             image = torch.where(weight > 0, image, 0)
-        loss, said = _passes(refinement, latent, image, weight, sight)
+        loss, log_losses = _passes(refinement, latent, image, weight, sight)
         _optimise(optimiser, loss, teaching.learning_rate, step / teaching.steps)
-        history.append(said)
+        history.append(log_losses)
         advance(1)
     last = np.mean(history[-max(2, teaching.steps // 100) :], axis=0)
     return {"log_loss_start": float(last[0]), "log_loss_refined": float(last[-1])}
@@ -207,40 +231,41 @@ def _teach_refiner(
 def _passes(
     refinement: Refinement, latent: Tensor, image: Tensor, weight: Tensor, sight: Sight | None
 ) -> tuple[Tensor, list[float]]:
-    """Return what is to be made smaller, and the mean logarithms after each pass.
+    """Return a surrogate loss, and the mean log objective before and after each pass.
 
-    The value of the first is not the objective's, but its gradient with respect to the steps is.
+    The value of the surrogate has no meaning, but its gradient with respect to the refiner's steps is that of
+    the mean log objective after each pass, summed over passes.
     """
     observation = None if sight is None else sight.observation()
     views = refinement.shown(image, weight, sight)
-    total, said = torch.zeros((), device=latent.device), []
-    found = refinement.objective(latent, image, weight, observation)
-    said.append(float(found.loss.log().mean()))
+    total, log_losses = torch.zeros((), device=latent.device), []
+    evaluation = refinement.objective(latent, image, weight, observation)
+    log_losses.append(float(evaluation.loss.log().mean()))
     for _ in range(NUM_PASSES):
-        step = refinement.network(views(found.drawn), latent)
+        step = refinement.network(views(evaluation.drawn), latent)
         latent = latent + step.detach()
-        found = refinement.objective(latent, image, weight, observation)
-        slope = found.gradient / found.loss[:, None]
+        evaluation = refinement.objective(latent, image, weight, observation)
+        slope = evaluation.gradient / evaluation.loss[:, None]
         usable = torch.isfinite(slope).all(1, keepdim=True)
         total = total + torch.where(usable, step * torch.where(usable, slope, 0), 0).sum(1).mean()
-        said.append(float(found.loss.log().mean()))
-    return total, said
+        log_losses.append(float(evaluation.loss.log().mean()))
+    return total, log_losses
 
 
 @dataclass(frozen=True, eq=False)
 class TeachingSet:
-    """Real objects of one survey, to be mixed with drawn ones that are seen as they are, some data hidden.
+    """Real objects of one survey, mixed with generated ones observed in the same way; some data are masked.
 
     Attributes
     ----------
     image, weight
         ``(N, B, H, W)``, nJy and nJy⁻²; 0 flux where the weight is 0.
     noise
-        Where the noise of the drawn ones comes from.
+        Source of the noise added to generated objects.
     sight
-        How they were observed, for a model of scenes.
+        How the objects were observed, for a model of scenes.
     is_neighbour
-        ``(N, H, W)``, the pixels of other objects, if it is known.
+        ``(N, H, W)``, pixels of neighbouring objects, if known.
     """
 
     image: Tensor
@@ -251,15 +276,15 @@ class TeachingSet:
 
     @classmethod
     def of_store(cls, model: Model, store: CutoutStore, seed: int, number: int) -> TeachingSet:
-        """Take some objects of a store, none of those that are held out."""
+        """Take at most `number` random objects of a store, excluding held-out ones."""
         model.check(store.info, to_train=True)
         rng = np.random.default_rng([seed, 8])
         rows = np.flatnonzero(~is_held_out(store.catalogue([])["object_id"]))
         cutouts = store.take(np.sort(rng.permutation(rows)[:number]))
         cutouts = cutouts.select(np.flatnonzero((cutouts.weight > 0).any(axis=(1, 2, 3))))
         if not len(cutouts):
-            raise InputError(f"{store.directory}: no object to teach with; cut more objects")
-        weight, others = torch.from_numpy(cutouts.weight), cutouts.is_neighbour
+            raise InputError(f"{store.directory}: no object to train on; cut more objects")
+        weight, is_neighbour = torch.from_numpy(cutouts.weight), cutouts.is_neighbour
         whole = is_complete(cutouts.image, cutouts.weight)
         covariance = white_autocovariance(len(store.info.bands))
         if whole.any():
@@ -269,7 +294,7 @@ class TeachingSet:
             weight=weight,
             noise=NoiseSource(covariance, store.info.size),
             sight=model.sight(cutouts, store.info),
-            is_neighbour=None if others is None else torch.from_numpy(others),
+            is_neighbour=None if is_neighbour is None else torch.from_numpy(is_neighbour),
         )
 
     def __len__(self) -> int:
@@ -279,7 +304,7 @@ class TeachingSet:
     def draw(
         self, model: Model, number: int, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Sight | None]:
-        """Return images in nJy, weights, and how they were observed, where the model is; half are drawn."""
+        """Return a batch of images (nJy), weights and sights on the model's device; half are generated."""
         device = next(model.generator.parameters()).device
         rows = torch.from_numpy(rng.integers(len(self), size=number))
         which = torch.from_numpy(rng.integers(NUM_SYMMETRIES, size=number))
@@ -297,12 +322,12 @@ class TeachingSet:
         return torch.where(weight > 0, image, 0), weight, sight
 
     def _hide(self, weight: Tensor, rows: Tensor, which: Tensor, rng: np.random.Generator) -> Tensor:
-        """Take data away: neighbours from half the objects, a band from some, and pixels from others."""
+        """Mask neighbours in half of the objects, one band in some, and random pixels in others."""
         number, bands = weight.shape[:2]
         if self.is_neighbour is not None:
-            others = turn(self.is_neighbour[rows][:, None], which)
-            others &= torch.from_numpy(rng.random(number) < 0.5)[:, None, None, None]
-            weight = torch.where(others, 0, weight)
+            is_neighbour = turn(self.is_neighbour[rows][:, None], which)
+            is_neighbour &= torch.from_numpy(rng.random(number) < 0.5)[:, None, None, None]
+            weight = torch.where(is_neighbour, 0, weight)
         lot = torch.from_numpy(rng.random(number))
         if bands > 1:
             band = torch.from_numpy(rng.integers(bands, size=number))[:, None] == torch.arange(bands)
