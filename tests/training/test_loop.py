@@ -216,6 +216,20 @@ def test_the_embedder_reaches_the_generator_only_when_asked():
     assert change(0.5) > 1e-5
 
 
+def test_latent_gradient_scales_what_reaches_the_generator():
+    def generator_gradients(strength):
+        trainer = make_trainer(latent_gradient=strength)
+        trainer.step(make_batch(), 0)
+        return gradients(trainer.generator)
+
+    none, tenth, whole = (generator_gradients(strength) for strength in (0.0, 0.1, 1.0))
+    for name, gradient in none.items():
+        share = whole[name] - gradient
+        size = float(whole[name].abs().max())
+        torch.testing.assert_close(tenth[name] - gradient, 0.1 * share, rtol=0, atol=1e-5 * size, msg=name)
+    assert max(float((whole[name] - none[name]).abs().max()) for name in none) > 0
+
+
 def test_fine_structure_is_the_fourth_power_of_a_sine():
     x = torch.arange(32.0)
     for frequency in (0.0, 0.1, 0.25, 0.5):

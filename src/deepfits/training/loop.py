@@ -166,8 +166,11 @@ class Trainer:
             self.networks["discriminator"].requires_grad_(False)
             losses["generator"] = generator_loss(self.discriminator(observed))
         embedder_input = observed if config.noisy_embedder or self.grid is not None else clean
-        if not config.latent_gradient:
-            embedder_input = embedder_input.detach()
+        frozen = embedder_input.detach()
+        if config.latent_gradient:  # the same values, with the gradient scaled
+            embedder_input = torch.lerp(frozen, embedder_input, config.latent_gradient)
+        else:
+            embedder_input = frozen
         losses["embedder"] = embedder_loss(latent, self.embedder(self._hide(embedder_input, hidden)))
         total = losses["generator"] + losses["embedder"]
         if config.reconstruction:
