@@ -64,8 +64,8 @@ class TrainingConfig(Stored):
         noise; bands with an undersampled PSF (a known FWHM below 2.5 pixels) are exempt, unless scenes are
         drawn. Only for noise-aware training, because images with noise naturally have such structure.
     latent_gradient
-        Weight with which the embedder's loss also trains the generator; with 0 it trains only the embedder, as
-        in M19.
+        Weight with which the embedder's loss also trains the generator; with 0 it trains only the embedder,
+        as in M19.
     reference_fwhm_arcsec
         If positive, the generator draws scenes at a round Gaussian PSF of this FWHM, and each scene is
         observed with the PSF and the pixel grid of a real image (`deepfits.observation`); if 0, it draws
