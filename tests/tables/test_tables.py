@@ -1314,7 +1314,9 @@ def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, capl
 def test_magnitudes_that_are_called_z_are_no_redshifts(tmp_path):
     bands = {band: Z + 18 for band in "ugriz"}
     path = tables.write_table(tmp_path / "sdss.csv", {"id": np.arange(NUM), **bands, "redshift": Z})
-    with pytest.raises(InputError, match=r"the median of column 'z' is .*, beside columns g, r and i: magnitudes"):
+    with pytest.raises(
+        InputError, match=r"the median of column 'z' is .*, beside columns g, r and i: magnitudes"
+    ):
         read_labels(path, column="z")
     assert len(read_labels(path, column="redshift")) == NUM
     deep = tables.write_table(tmp_path / "deep.csv", {"id": np.arange(NUM), **bands, "z": Z + 5})
