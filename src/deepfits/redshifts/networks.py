@@ -56,7 +56,7 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         require_known("loss", self.loss, LOSSES)
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
-            raise InputError("training a network needs an epoch, two objects per batch and some time at least")
+            raise InputError("training a network needs an epoch, two objects per batch and a positive time")
 
 
 def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
