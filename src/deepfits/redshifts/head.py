@@ -279,15 +279,16 @@ def head_directory(model_hash: str) -> Path:
 def disclaimer(head: Head) -> str:
     """Return a note on how a head was trained, its accuracy on real redshifts, and how to improve on it."""
     lines = [
-        "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
+        "These redshifts come from simulated galaxies: no spectrum of this survey or any other was used."
     ]
     if head.also_for:
         serves = " and ".join((head.model_hash, *head.also_for))
         lines.append(f"The head serves fits of the models with fingerprints {serves}.")
     if measured := head.about.get("real"):
-        lines.append(f"How well such predictions did on real redshifts: {measured}")
+        lines.append(f"Accuracy of such predictions on real redshifts: {measured}")
     lines.append(
-        "With spectra, even a few: `deepfits redshift train FEATURES SPECTRA --method adapted --out MODEL`."
+        "If there are spectra, even a few, use them: `deepfits redshift train FEATURES SPECTRA --method "
+        "adapted --out MODEL`."
     )
     return " ".join(lines)
 

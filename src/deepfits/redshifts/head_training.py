@@ -44,12 +44,12 @@ DEEPEST_CUT = 1.2
 ZERO_POINT_SIGMA = 0.05
 """Standard deviation of the prior on a zero point, magnitudes."""
 ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
-"""Gradient steps to fit the zero points, and the most objects used."""
+"""Number of gradient steps to fit the zero points, and maximum number of objects used."""
 EPOCHS, PATIENCE = 40, 8
-"""Most epochs of fine-tuning, and how many of them to wait for a better validation loss."""
+"""Maximum number of fine-tuning epochs, and the number without improvement after which it stops."""
 TUNED_AT_ONCE, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
-"""Real examples in a batch of fine-tuning, to which as many simulated ones are added, and the optimiser's
-learning rate and weight decay. For the simulated ones the head must stay close to its original p(z)."""
+"""Real examples per batch of fine-tuning, to which as many simulated ones are added, and the optimiser's
+learning rate and weight decay. For the simulated ones, deviations from the original p(z) are penalised."""
 
 
 class Minibatches:
@@ -172,7 +172,7 @@ def teach(
     Networks trained on different sets of templates make different errors, so that their mean is more often
     right than a single network trained on everything.
 
-    Inputs named in `unseen` (of `scene_light.INPUTS`) are hidden from the networks, for ablation tests.
+    Inputs named in `unseen`, from `scene_light.INPUTS`, are hidden from the networks, for ablation studies.
     """
     rng = np.random.default_rng(seed)
     whole = Examples.join(examples)

@@ -54,8 +54,8 @@ class LearningOptions(Seeded):
     device
         Device on which networks on images are trained.
     head
-        A head pretrained without labels, from `redshift_pretrain`; by default the head that ships with the
-        model of the features.
+        A head trained on simulated galaxies, from `redshift_pretrain`; by default the head that ships with
+        the model of the features.
     """
 
     model: str | Path | None = None

@@ -79,7 +79,7 @@ divided by the number of labels."""
 HEADS = ("pretrained", "zero_points", "tuned")
 """Stages that are heads; the last one is missing with few labels."""
 NUM_TO_WEIGH = 3000
-"""Most labels used to choose the weights."""
+"""Maximum number of labels used to choose the weights."""
 NUM_POINTS = 481
 """Points of the grid in ln(1 + z) on which distributions are compared."""
 SETS = ("all", "templates", "magnitudes", "matched")

@@ -21,7 +21,7 @@ from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sort
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
 MIN_FOR_QUANTILES = 25
-"""Fewest neighbours for a distribution: five objects do not constrain its tails."""
+"""Minimum number of neighbours for a distribution: five objects do not constrain its tails."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,9 @@ BRIGHTEST = (None, -24.0)
 """Candidate limits on the absolute i magnitude; −24 is LePHARE's default."""
 NUM_ITERATIONS = 3
 NUM_TUNING = 500
-"""Most labelled objects used to choose the error floor and the limit."""
+"""Maximum number of labelled objects used to choose the error floor and the limit."""
 NUM_CALIBRATION = 1000
-"""Most labelled objects used to recalibrate the distributions."""
+"""Maximum number of labelled objects used to recalibrate the distributions."""
 _BATCH = 200
 _TINY = 1e-200
 
