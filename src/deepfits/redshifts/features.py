@@ -281,12 +281,12 @@ def read_features(directory: str | Path) -> Columns:
     columns = read_table(directory, what="features")
     identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
     if latent.ndim != 2 or not len(identity):
-        raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
+        raise InputError(f"{directory}: these features contain no objects; run `deepfits fit` to the end")
     require_unique(identity, directory)
     bands = band_names(columns)
     if len(bands) == 1:
         raise InputError(
-            f"{directory}: these features are of the single band {bands[0]!r}; redshifts need "
+            f"{directory}: these features have only the single band {bands[0]!r}; redshifts need "
             "colours, so fit a store with at least two bands"
         )
     return columns

@@ -90,7 +90,7 @@ def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
     cells = (probability[:, 1:] + probability[:, :-1]) / 2 * steps
     total = cells.sum(axis=1, keepdims=True)
     if not (total > 0).all():
-        raise InputError("a distribution on a grid has no probability anywhere")
+        raise InputError("a distribution on a grid is zero everywhere")
     function = np.concatenate([np.zeros((len(cells), 1)), np.cumsum(cells / total, axis=1)], axis=1)
     tilt = np.linspace(0, 1e-9, len(grid))  # makes F strictly increasing, hence invertible
     return sorted_quantiles(np.stack([np.interp(LEVELS, row + tilt, grid) for row in function]))

@@ -45,7 +45,7 @@ def save(
         temporary.write_bytes(serialised({k: np.asarray(array, order="C") for k, array in arrays.items()}))
     for part, booster in trees.items():
         with writing(directory / part) as temporary:
-            # The libraries' save_model() may silently truncate a file when the disk is full.
+            # The libraries' save_model() may not report a disk that is full at the end of the file.
             if part.endswith(".ubj"):
                 temporary.write_bytes(booster.save_raw("ubj"))
             else:
