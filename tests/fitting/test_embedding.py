@@ -81,7 +81,7 @@ def test_redshifts_learn_from_the_embedding_and_ask_for_it_again():
     assert made.is_latent.all()
     np.testing.assert_array_equal(FeatureRecipe.learn("oriented", source).make(source).values, latent)
     before = Source(columns={k: v for k, v in columns.items() if k != "embedding"}, bands=())
-    with pytest.raises(InputError, match="no column 'embedding', which was learned from: fit again"):
+    with pytest.raises(InputError, match="no column 'embedding', which the model was trained on: fit again"):
         recipe.make(before)
     np.testing.assert_array_equal(FeatureRecipe.learn("latents", before).make(before).values, latent)
 

@@ -121,7 +121,7 @@ def test_wrong_classes_are_named(inputs, tmp_path):
         redshift_classes(features, one, tmp_path / "out")
     with pytest.raises(InputError, match=r"3 objects of class 'b'"):
         class_numbers(np.array(["a"] * 30 + ["b"] * 3), "labels")
-    with pytest.raises(InputError, match="for a number, use regression"):
+    with pytest.raises(InputError, match="use regression to predict a number"):
         class_numbers(np.arange(500), "labels")
     with pytest.raises(InputError, match="no such classifier"):
         storage.load(Classifier, tmp_path, CLASSIFIER, what="classifier")

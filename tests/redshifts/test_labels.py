@@ -217,7 +217,7 @@ def test_too_few_labels_are_an_error(objects):
 @pytest.mark.parametrize("name", ["object_id", "part", "ra"])
 def test_a_target_that_results_would_mistake_is_refused(tmp_path, name):
     """The split of a target called ``part`` held the target in the place of the parts."""
-    with pytest.raises(InputError, match=f"'{name}' is what results call something else"):
+    with pytest.raises(InputError, match=f"the name '{name}' is reserved in results"):
         read_labels(tmp_path / "l.fits", column=name)
 
 
@@ -226,7 +226,7 @@ def test_estimates_of_others_have_codes_text_and_poor_values(caplog):
     codes = np.where(np.arange(30) < 4, -99.0, z)
     found = read_estimates({"zb": codes}, "zb", "mine.csv")
     np.testing.assert_array_equal(found, np.where(codes < 0, np.nan, z))
-    assert "mine.csv: 4 of 30 rows have no zb: -99 (4 times) stands for none there" in caplog.text
+    assert "mine.csv: 4 of 30 rows have no zb: -99 (4 times) is a placeholder there" in caplog.text
     caplog.clear()
     poor = np.append(z, [-0.05, 7.3])  # wrong, but given
     np.testing.assert_array_equal(read_estimates({"zb": poor}, "zb", "mine.csv"), poor)

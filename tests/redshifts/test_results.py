@@ -46,7 +46,7 @@ def test_markdown_has_every_figure(row):
     assert cells[:3] == ["boosting", "latents", "absolute"]
     assert cells[3] == format_metric(made["metrics"]["r2"])
     assert cells[5] == format_metric(made["metrics"]["sigma_mad"])
-    high = text.split("Objects of z > 2 alone:")[1]
+    high = text.split("Objects at z > 2:")[1]
     assert re.search(r"\| boosting \| latents \| absolute \| 59 \|", high)
     apart = text.split("Inside and outside")[1].splitlines()[4]
     inside, outside = (float(cell.split("±")[0]) for cell in apart.strip("|").split("|")[4:])

@@ -487,7 +487,7 @@ def test_any_number_is_a_target_under_its_own_name(inputs, sky, tmp_path):
     out = deepfits.redshift(features, labels, tmp_path / "out", **fast)
     joined = read_table(out / "predictions.parquet")
     assert {"size", "size_predicted_boosting_latents_squared"} <= set(joined)
-    with pytest.raises(InputError, match="templates predicts redshifts alone, not size"):
+    with pytest.raises(InputError, match="templates predicts redshifts only, not size"):
         deepfits.redshift(features, labels, tmp_path / "no", methods=["templates"], label_column="size")
 
 

@@ -74,7 +74,7 @@ def test_any_changed_byte_is_noticed(tmp_path):
         (tmp_path / name).write_bytes(good)
     storage.load(Whole, tmp_path)
     (tmp_path / "arrays.safetensors").unlink()
-    with pytest.raises(InputError, match=r"no such file, though predictor\.json names it"):
+    with pytest.raises(InputError, match=r"no such file, although predictor\.json lists it"):
         storage.load(Whole, tmp_path)
 
 

@@ -42,5 +42,5 @@ def test_magnitudes_are_those_of_the_features_bands_and_nothing_where_there_is_n
 
 def test_a_store_of_none_of_the_bands_is_refused(sky, tmp_path):
     store = write_store(tmp_path / "store", sky)
-    with pytest.raises(InputError, match=r"cutouts of the bands .*'g'.*, the features are of .*'J'"):
+    with pytest.raises(InputError, match=r"the cutouts have the bands .*'g'.*, the features .*'J'"):
         check_store(store, ("J", "H"))

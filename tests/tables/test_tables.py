@@ -397,13 +397,13 @@ def test_what_a_table_says_of_redshifts_counts(tmp_path, caplog):
     zeros = np.where(np.arange(NUM) < 5, 0.0, Z)
     Table({"object_id": IDENTITIES["small"], "z_spec": zeros}).write(tmp_path / "zeros.fits")
     assert len(read_labels(tmp_path / "zeros.fits")) == NUM
-    assert "5 of 24 rows have a z_spec of 0, or nearer" in caplog.text
+    assert "5 of 24 rows have a z_spec of 0, or within" in caplog.text
     assert "z_spec > 0" in caplog.text
     caplog.clear()
     stars = np.where(np.arange(NUM) < 5, np.linspace(-4e-4, 4e-4, NUM), Z)
     Table({"object_id": IDENTITIES["small"], "z_spec": stars}).write(tmp_path / "stars.fits")
     assert len(read_labels(tmp_path / "stars.fits")) == NUM
-    assert "5 of 24 rows have a z_spec of 0, or nearer to it than 0.001" in caplog.text
+    assert "5 of 24 rows have a z_spec of 0, or within 0.001 of it" in caplog.text
 
 
 def test_what_stands_for_no_class_is_none(tmp_path, caplog):
@@ -422,7 +422,7 @@ def test_what_stands_for_no_class_is_none(tmp_path, caplog):
     table["kind"][:4] = "GALAXY"
     table.write(tmp_path / "l.fits", overwrite=True)
     assert read_labels(tmp_path / "l.fits", column="kind", classes=True).classes == ("GALAXY", "galaxy")
-    assert "GALAXY, galaxy are classes of kind each; write them alike if they are one" in caplog.text
+    assert "GALAXY, galaxy are separate classes of kind; spell them alike if they are the same" in caplog.text
 
 
 def test_labels_that_lie_beside_or_swapped_are_told(caplog):
@@ -635,7 +635,9 @@ def test_several_spectra_of_one_object(tmp_path, caplog, match):
     found = match_labels(features, read_labels(tmp_path / "plain.fits"), match=match)
     assert found.rows.tolist() == [0, 4]
     assert found.counts == {"repeated": 1, "disagreeing": 7}
-    assert "7 disagreeing; those are left out: select the sure ones, or name a column" in caplog.text
+    assert (
+        "7 disagreeing; these are left out: select the secure ones, or name a quality column" in caplog.text
+    )
 
 
 @pytest.mark.parametrize("code", [-99.0, -9.0, -1.0, 9.99, 99.0, 999.0, 9999.0, -99.9, 7.7])
@@ -709,7 +711,9 @@ def test_labels_of_which_nothing_says_what_they_are_of_are_refused_with_what_is_
     table.rename_columns(["lon", "lat"], ["dec", "ra"])
     table["dec"] += 90.0 - table["dec"].min() + 1.0
     table.write(tmp_path / "l.fits", overwrite=True)
-    with pytest.raises(InputError, match="no label has a place: are ra and dec degrees, and not swapped"):
+    with pytest.raises(
+        InputError, match="no label has a valid position: are ra and dec in degrees, and not swapped"
+    ):
         match_labels(features, read_labels(tmp_path / "l.fits"))
 
 
@@ -717,11 +721,11 @@ def test_identities_of_another_column_are_named_where_none_matches(tmp_path):
     features = {"object_id": 2**60 + np.arange(5)}
     table = Table({"ID": np.arange(5), "z_spec": np.full(5, 0.3), "bestObjID": features["object_id"]})
     table.write(tmp_path / "l.fits")
-    with pytest.raises(InputError, match="those of column 'bestObjID' match: call it object_id"):
+    with pytest.raises(InputError, match="column 'bestObjID' would match: rename it object_id"):
         match_labels(features, read_labels(tmp_path / "l.fits"))
     table.remove_column("bestObjID")
     table.write(tmp_path / "l.fits", overwrite=True)
-    with pytest.raises(InputError, match=f"an object is '{2**60}', a label '0'"):
+    with pytest.raises(InputError, match=f"the first object is '{2**60}', the first label '0'"):
         match_labels(features, read_labels(tmp_path / "l.fits"))
 
 
@@ -1115,7 +1119,7 @@ def test_columns_of_quality_that_nothing_selects_by_are_said(tmp_path, caplog, n
     path = tmp_path / "labels.csv"
     path.write_text(f"id,z_spec,{name},FLAGS\n{rows}")
     read_labels(path)
-    said = f"{name}: {values[0]} (4 times), {values[1]} (4 times); select the sure ones"
+    said = f"{name}: {values[0]} (4 times), {values[1]} (4 times); select the secure ones"
     assert said in caplog.text
     assert "FLAGS" not in caplog.text
     caplog.clear()
@@ -1210,7 +1214,7 @@ def test_places_in_six_or_seven_columns(tmp_path, names):
 
 def test_velocities_are_no_redshifts(tmp_path):
     path = tables.write_table(tmp_path / "labels.csv", {"ra": RA, "dec": DEC, "cz": Z * 299792.458})
-    with pytest.raises(InputError, match="'cz' is in km/s: velocities, no redshifts"):
+    with pytest.raises(InputError, match="'cz' is in km/s: velocities, not redshifts"):
         read_labels(path, column="cz")
 
 
@@ -1310,7 +1314,9 @@ def test_matching_by_running_numbers_of_another_catalogue_is_said(tmp_path, capl
 def test_magnitudes_that_are_called_z_are_no_redshifts(tmp_path):
     bands = {band: Z + 18 for band in "ugriz"}
     path = tables.write_table(tmp_path / "sdss.csv", {"id": np.arange(NUM), **bands, "redshift": Z})
-    with pytest.raises(InputError, match=r"'z' is above .* beside columns g, r and i: magnitudes"):
+    with pytest.raises(
+        InputError, match=r"the median of column 'z' is .*, beside columns g, r and i: magnitudes"
+    ):
         read_labels(path, column="z")
     assert len(read_labels(path, column="redshift")) == NUM
     deep = tables.write_table(tmp_path / "deep.csv", {"id": np.arange(NUM), **bands, "z": Z + 5})

@@ -1,1 +1,1 @@
-"""Redshifts from features: regression, baselines, metrics, p(z) (M19 §3.3)."""
+"""Photometric redshifts from features: regression, baselines, metrics and p(z) (M19 §3.3)."""

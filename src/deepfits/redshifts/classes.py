@@ -1,9 +1,9 @@
-"""Classes instead of numbers: star or galaxy, spiral or not, any column of names.
+"""Classification: star or galaxy, spiral or not, or any other column of labels.
 
 Shapes: N objects, K features, C classes.
 
-Gradient boosting with the cross-entropy loss, tuned by cross-validation as for redshifts, on the same feature
-sets, the same held-out objects and the same splits; and metrics that a frequent class does not rule.
+Gradient boosting with the cross-entropy loss, tuned by cross-validation as for redshifts, with the same
+feature sets, held-out objects and splits; and metrics that are not dominated by the most frequent class.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from deepfits.redshifts.methods.boosting import FIRST_TRIAL, fixed_parameters, t
 from deepfits.redshifts.results import format_metric, objects_of, table_lines
 
 CLASSIFIER = "classifier.json"
-"""Its name on disk, for `deepfits.redshifts.storage`."""
+"""File name of a classifier, for `deepfits.redshifts.storage`."""
 
 DEFINITIONS = {
-    "accuracy": "fraction of objects given their class",
-    "balanced_accuracy": "mean over the classes of the fraction of its objects that are found",
+    "accuracy": "fraction of objects assigned their true class",
+    "balanced_accuracy": "mean over the classes of the completeness, the fraction of a class recovered",
     "f1": "mean over the classes of 2 · purity · completeness / (purity + completeness)",
-    "auc": "mean over the classes of the area under its ROC curve, one class against the others",
+    "auc": "mean over the classes of the area under the ROC curve, one class against the others",
     "log_loss": "mean of −ln p(true class)",
-    "calibration": "mean of |p − fraction right| over ten bins of the largest probability, by objects",
+    "calibration": "mean of |p − fraction correct| over ten bins of the largest probability, by objects",
 }
 MIN_OF_A_CLASS = 10
 NUM_FOLDS, NUM_RESAMPLES = 3, 200
@@ -45,10 +45,7 @@ _TRIALS: Sequence[dict[str, float]] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """Trained trees for one feature set, an `xgboost.Booster`.
-
-    Its answers are probabilities, ``(N, C)``, of C classes, whose names are sorted.
-    """
+    """Trees (an `xgboost.Booster`) trained on one feature set; `names` are the C classes, sorted."""
 
     booster: Any
     names: tuple[str, ...]
@@ -64,12 +61,12 @@ class Classifier:
 
 
 def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the number of each object's class, ``(N,)``, and the names of the classes.
+    """Return the index of each object's class, ``(N,)``, and the names of the classes.
 
     Raises
     ------
     InputError
-        One class alone, a class with too few objects to learn and to test, or far too many classes.
+        Only one class, more than `MAX_CLASSES`, or a class with fewer than `MIN_OF_A_CLASS` objects.
     """
     unique, numbers, counts = np.unique(label.astype(str), return_inverse=True, return_counts=True)
     names = tuple(unique.tolist())
@@ -77,14 +74,14 @@ def class_numbers(label: np.ndarray, where: str) -> tuple[np.ndarray, tuple[str,
         raise InputError(f"{where}: all {len(label)} labels are {names[0]!r}; there is nothing to learn")
     if len(names) > MAX_CLASSES:
         raise InputError(
-            f"{where}: {len(names)} different labels ({names[0]!r}, {names[1]!r}, …); for a number, use "
-            "regression"
+            f"{where}: {len(names)} different labels ({names[0]!r}, {names[1]!r}, …), at most {MAX_CLASSES} "
+            "are allowed; use regression to predict a number"
         )
     if counts.min() < MIN_OF_A_CLASS:
         rare = names[counts.argmin()]
         raise InputError(
             f"{where}: {counts.min()} objects of class {rare!r}; at least {MIN_OF_A_CLASS} are needed: leave "
-            "it out with --select, or join classes"
+            "it out with --select, or merge classes"
         )
     return numbers, names
 
@@ -99,9 +96,9 @@ def train_classifier(
     seed: int,
     num_threads: int,
 ) -> Classifier:
-    """Choose among a few settings by cross-validation, then train on everything that is given.
+    """Choose among a few settings by cross-validation, then train on all objects.
 
-    Labels, ``(N,)``, are numbers of classes from 0 to C − 1.
+    `label`, ``(N,)``, holds class indices from 0 to C − 1.
     """
     import xgboost
 
@@ -139,8 +136,8 @@ def class_columns(probability: np.ndarray, names: Sequence[str]) -> dict[str, np
 def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float]:
     """Return every metric of `DEFINITIONS`.
 
-    Probabilities are ``(N, C)``, labels, ``(N,)``, numbers of classes; classes that no object has count in no
-    mean.
+    Probabilities are ``(N, C)`` and labels class indices, ``(N,)``. Means are over the classes that occur
+    among the labels.
 
     Examples
     --------
@@ -168,7 +165,10 @@ def class_metrics(probability: np.ndarray, label: np.ndarray) -> dict[str, float
 
 
 def area_under_curve(score: np.ndarray, is_one: np.ndarray) -> float:
-    """Return the chance that an object of a class has a higher score than one of another; ties count half."""
+    """Return the area under the ROC curve: the probability that an object of the class outscores another.
+
+    Ties count half.
+    """
     from scipy.stats import rankdata
 
     number = int(is_one.sum())
@@ -185,7 +185,7 @@ def _calibration(largest: np.ndarray, is_right: np.ndarray) -> float:
 def class_metrics_with_errors(
     probability: np.ndarray, label: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
-    """Return ``{metric: {"value", "error"}}``, errors from resampling the objects."""
+    """Return ``{metric: {"value", "error"}}``, with errors from bootstrapping the objects."""
     values = class_metrics(probability, label)
     picked = np.random.default_rng(0).integers(len(label), size=(NUM_RESAMPLES, len(label)))
     resampled = [class_metrics(probability[rows], label[rows]) for rows in picked]
@@ -198,7 +198,7 @@ def class_metrics_with_errors(
 
 
 def confusion(probability: np.ndarray, label: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Return for each true class its name, its number of objects, and how many were given each class."""
+    """Return one row per true class: its name, number of objects, and how many were assigned each class."""
     counts = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(counts, (label, probability.argmax(axis=1)), 1)
     return [
@@ -214,7 +214,7 @@ def write_classes(out: Path, content: Mapping[str, Any]) -> None:
 
 
 def class_table(content: Mapping[str, Any]) -> str:
-    """Return the table of feature sets as Markdown, with definitions and the best row's confusion."""
+    """Return the table of feature sets as Markdown, with definitions and the best row's confusion matrix."""
     rows = content["rows"]
     used = "not known" if rows[0]["num_train"] is None else rows[0]["num_train"]
     best = min(rows, key=lambda row: row["metrics"]["log_loss"]["value"])
@@ -233,7 +233,7 @@ def class_table(content: Mapping[str, Any]) -> str:
         "",
         *(f"- {name}: {text}" for name, text in DEFINITIONS.items()),
         "",
-        f"Given classes (across) of the true ones (down), features {best['features']}:",
+        f"Assigned classes (columns) against true classes (rows), features {best['features']}:",
         "",
         *table_lines(["class", "objects", *names], given),
     ]

@@ -1,6 +1,6 @@
-"""Everything that the methods of one table share: objects, labels, split and feature matrices.
+"""The data set that all methods of one table share: objects, labels, split and sources of features.
 
-Shapes: N labelled objects with a usable latent.
+Shapes: N labelled objects with a finite latent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deepfits.tables import Columns, matches_conditions
 from deepfits.tables.values import is_no_value
 
 PLAUSIBLE = (0.0, 50.0)
-"""Magnitudes outside these are none."""
+"""Range of valid magnitudes; values outside it count as missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,17 +30,17 @@ class Dataset:
     Attributes
     ----------
     object_id, value, magnitude, separation_arcsec
-        ``(N,)``; the magnitude (NaN where unknown) stratifies and bins.
+        ``(N,)``; the magnitude (NaN where unknown) serves for stratification and binning.
     split
-        Parts as row numbers.
+        Row indices of the parts.
     source
-        What feature sets can be made of, N rows.
+        Measurements from which feature sets are made, N rows.
     label_columns
         The other columns of the labels, N rows.
     classes
-        Names, where the target is a class and `value` counts them.
+        Class names where the target is a class; `value` then holds class indices.
     counts
-        How many objects and labels there were, and where some were lost.
+        Numbers of objects and labels, and of those lost at each step.
     """
 
     object_id: np.ndarray
@@ -56,7 +56,7 @@ class Dataset:
 
     @property
     def model_hash(self) -> str:
-        """Of the model that the features were fitted with; '' where they do not say."""
+        """Fingerprint of the model that the features were fitted with; '' where it is not recorded."""
         hashes = self.source.columns.get("model_hash")
         return "" if hashes is None else str(hashes[0])
 
@@ -72,14 +72,14 @@ def make_dataset(
 ) -> Dataset:
     """Join features and labels, drop objects without a finite latent, and split.
 
-    Objects without a usable latent are left out of every row of the table, so that all methods answer for the
-    same objects; their number is in `counts`. `train_select` holds for the labels to learn from alone;
-    `splitting` goes to `split_objects`.
+    Objects without a finite latent are excluded from every row of the table, so that all methods are compared
+    on the same objects; their number is in `counts`. `train_select` restricts the training labels but not the
+    test labels; `splitting` is passed to `split_objects`.
 
     Raises
     ------
     InputError
-        See `match_labels` and `split_objects`; or all labels that are left are the same.
+        See `match_labels` and `split_objects`; or all remaining labels are the same.
     """
     usable = is_usable(features)
     columns = {name: values[usable] for name, values in features.items()}
@@ -125,7 +125,7 @@ def make_dataset(
 
 
 def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return a magnitude to sort by: the labels' own, else the catalogue's, else the model's."""
+    """Return a magnitude and its name: from the labels, else the catalogue, else the model fluxes."""
     bands = (*REFERENCE_BANDS, *band_names(columns))
     for band in bands:
         for name in (f"mag_{band}", f"mag_auto_{band}"):
@@ -142,7 +142,7 @@ def _reference_magnitude(columns: Columns, labels: Labels, label_rows: np.ndarra
 
 
 def _known_magnitudes(values: np.ndarray) -> np.ndarray:
-    """Return magnitudes ``(N,)`` as float64, NaN in the place of codes for none: −99, 99, 1e20."""
+    """Return magnitudes as float64, ``(N,)``, with placeholders for missing values (−99, 99, 1e20) as NaN."""
     magnitude = values.astype(np.float64)
     with np.errstate(invalid="ignore"):
         magnitude[~((magnitude > PLAUSIBLE[0]) & (magnitude < PLAUSIBLE[1]))] = np.nan

@@ -1,10 +1,10 @@
-"""Where redshifts are extrapolated: how densely labelled objects lie around an object in feature space.
+"""The domain of the labelled objects in feature space, outside which redshifts are extrapolated.
 
 Shapes: N objects, T training objects, K features, D principal axes.
 
-The measure is the distance to the 10th nearest labelled object, in the space of the leading principal axes of
-the labelled objects, in units of the median of that distance among the labelled objects themselves. An object
-is outside the domain where this exceeds what 99% of the labelled objects have.
+The distance of an object is that to its 10th nearest labelled object, along the leading principal axes of the
+labelled objects, in units of the median of the same distance among the labelled objects themselves. An object
+is outside the domain if its distance exceeds that of 99% of the labelled objects.
 """
 
 from __future__ import annotations
@@ -22,10 +22,20 @@ INSIDE = 0.99
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """The labelled objects' points, ``(T, D)``, along principal axes, ``(K, D)``, over standard deviations.
+    """The labelled objects, projected on their whitened principal axes.
 
-    The unit is the median distance among them, the limit the distance in that unit beyond which an object is
-    outside.
+    Attributes
+    ----------
+    standard
+        Standardisation of the features.
+    points
+        ``(T, D)``: the labelled objects along the axes.
+    axes
+        ``(K, D)``: principal axes divided by the standard deviations along them.
+    unit
+        Median distance among the labelled objects.
+    limit
+        Distance, in that unit, beyond which an object is outside the domain.
     """
 
     standard: Standard
@@ -36,7 +46,7 @@ class Domain:
 
     @classmethod
     def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Domain:
-        """Learn from the labelled objects, ``(T, K)``; see `Standard.learn`."""
+        """Learn the domain of labelled objects, ``(T, K)``; for `together` see `Standard.learn`."""
         standard = Standard.learn(features, together)
         values = standard(features)
         _, singular, right = np.linalg.svd(values - values.mean(axis=0), full_matrices=False)
@@ -49,7 +59,7 @@ class Domain:
         return cls(standard=standard, points=points, axes=axes, unit=unit, limit=limit)
 
     def distance(self, features: np.ndarray) -> np.ndarray:
-        """Return the distance to the labelled objects, ``(N,)``, in units of their own median."""
+        """Return the distance from the labelled objects, ``(N,)``, in units of `unit`."""
         return _distance(self.points, self.standard(features) @ self.axes, NUM_NEIGHBOURS) / self.unit
 
 

@@ -1,38 +1,38 @@
-"""What a method sees of an object: matrices of features from the fit and from the cutouts.
+"""Feature matrices, from the fits and from the cutouts.
 
-Shapes: N objects, B bands, L latent dimensions, K features.
+Shapes: N objects, B bands, L latent dimensions, K features, A apertures, Q quantile levels.
 
 ``latents``
-    what the embedder says of the best fit's drawing (`deepfits.fitting.forward.ForwardModel.embedding`), in
-    units of what noise, orientation and place do to it;
+    the embedding of the noise-free best-fit image (`deepfits.fitting.forward.ForwardModel.embedding`), in
+    units of the scatter that noise, orientation and position cause in it;
 ``oriented``
-    the latents as they were fitted (M19 §3.3), in which orientation and what depends on it (axis ratios)
-    weigh as much as anything else;
+    the latents as fitted (M19 §3.3), in which orientation and what depends on it (axis ratios) have the same
+    weight as everything else;
 ``model``
-    what else the best fit gives: magnitudes and colours of drawing and data together, sizes, and whether
-    the object is larger than the PSF;
+    the other results of the best fit: magnitudes and colours from fluxes that combine model and data, sizes,
+    and whether the object is larger than the PSF;
 ``extended``
-    both;
+    ``latents`` and ``model``;
 ``magnitudes``
     ordinary aperture magnitudes and colours from the same cutouts: the baseline;
 ``combined``
-    the extended features and the ordinary magnitudes together;
+    ``extended`` and ``magnitudes``;
 ``templates``
-    ordinary magnitudes, and the quantiles that template fitting gives for them: a baseline too;
+    ``magnitudes`` and the p(z) quantiles from template fitting to them: also a baseline;
 ``sizes``
-    ``templates``, and the half-light radii and concentrations of the noise-free images of the best fit: what
-    magnitudes in apertures do not say;
+    ``templates`` and the half-light radii and concentrations of the noise-free best-fit images, which
+    aperture magnitudes do not contain;
 ``all``
-    what the best fit gives (``model``), and ``templates``;
+    ``model`` and ``templates``;
 ``matched``
-    aperture magnitudes and colours as at a common PSF (`COMMON_FWHM_ARCSEC`): the baseline across surveys;
+    aperture magnitudes and colours at a common PSF (`COMMON_FWHM_ARCSEC`): the baseline across surveys;
 ``scene``
-    magnitudes, colours, sizes and concentrations of the noise-free scene at its reference PSF, of models that
-    draw scenes;
+    magnitudes, colours, sizes and concentrations of the noise-free scene at its reference PSF, for models
+    that draw scenes;
 ``portable``
-    ``scene`` and ``matched``: all that does not know the survey;
+    ``scene`` and ``matched``: the features that do not depend on the survey;
 ``embedder``
-    the embedder's latents without the fit (a features directory of that mode).
+    the embedder's latents without a fit (from a features directory of that mode).
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ FEATURE_SETS = {
     "portable": ("scene", "matched"),
     "embedder": ("embedder",),
 }
-"""The blocks of features, side by side, that make up each set; see `BLOCKS`."""
+"""The blocks that are concatenated to each feature set; see `BLOCKS`."""
 LATENTS = {"latents", "embedder"}
-"""Blocks of latents, in units of what noise, orientation and place do to them where these are known."""
+"""Blocks of latents that are scaled by `Source.similarity` where it is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix:
-    """Features of some objects, ``(N, K)`` float32, NaN where a measurement is missing, and their K names.
+    """Features of N objects, ``(N, K)`` float32, NaN where a measurement is missing, and their K names.
 
-    Errors are their standard deviations, ``(N, K)``, 0 where they are exact; None where none is known.
+    Errors are standard deviations, ``(N, K)``, 0 for features taken as exact; None if no feature has any.
     """
 
     values: np.ndarray
@@ -85,11 +85,11 @@ class Matrix:
 
     @property
     def is_latent(self) -> np.ndarray:
-        """``(K,)`` bool: latents, whose scales mean something beside each other."""
+        """``(K,)`` bool: which features are latents, whose relative scales are meaningful."""
         return np.array([name.startswith(("latent_", "embedding_", "embedder_")) for name in self.names])
 
     def hstack(self, other: Matrix) -> Matrix:
-        """Return the columns of both."""
+        """Concatenate the features of two matrices of the same objects."""
         errors = None
         if self.errors is not None or other.errors is not None:
             errors = np.hstack(
@@ -99,37 +99,37 @@ class Matrix:
         return Matrix(values=values, names=self.names + other.names, errors=errors)
 
     def take(self, rows: np.ndarray) -> Matrix:
-        """Return some rows."""
+        """Select rows."""
         errors = None if self.errors is None else self.errors[rows]
         return Matrix(values=self.values[rows], names=self.names, errors=errors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What features can be made of.
+    """The measurements from which features are made.
 
     Attributes
     ----------
     columns
-        Of the features directory, N rows.
+        Columns of the features directory, N rows.
     bands
         Names of the B bands.
     flux, flux_err
-        ``(N, A, B)``, nJy: aperture photometry of the same objects, where the cutouts are at hand.
+        ``(N, A, B)``, nJy: aperture photometry, where the cutouts are available.
     matched_flux, matched_flux_err
-        ``(N, A, B)``, nJy: the same as at a common PSF, where the cutouts' PSFs allow it.
+        ``(N, A, B)``, nJy: aperture photometry at a common PSF, where the cutouts' PSFs allow it.
     embedder
-        ``(N, L)``: latents of the embedder alone, where they are at hand.
+        ``(N, L)``: latents of the embedder alone, where available.
     similarity
-        ``(L, L)``, where it is known: latents times this are in units of what noise, orientation and place do
-        to them (`deepfits.fitting.similarity`).
+        ``(L, L)``, where known: latents times this matrix are in units of the scatter that noise, orientation
+        and position cause in them (`deepfits.fitting.similarity`).
     template_quantiles
-        ``(N, Q)``: quantiles of template fitting with zero points of 1, where they are wanted.
+        ``(N, Q)``: p(z) quantiles from template fitting with zero points of 1, where requested.
     read_images
-        Returns images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², of n identities, where there are
-        cutouts; images are read when a method asks for them, and not kept.
+        Function from n identities to their images and weights, ``(n, B, H, W)`` in nJy and nJy⁻², where there
+        are cutouts; images are read on demand and not cached.
     latents
-        The column that the set ``latents`` is made of.
+        The column that the block ``latents`` uses.
     """
 
     columns: Columns
@@ -148,7 +148,7 @@ class Source:
         return len(self.columns["object_id"])
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return images with zero flux where there are no data, and weights: ``(N, B, H, W)``.
+        """Return images, 0 where there are no data, and weights: ``(N, B, H, W)`` each.
 
         Raises
         ------
@@ -171,7 +171,7 @@ class Source:
         )
 
     def take(self, rows: np.ndarray) -> Source:
-        """Return some rows."""
+        """Select rows."""
         arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "similarity"}
         taken = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
         return replace(self, columns={name: values[rows] for name, values in self.columns.items()}, **taken)
@@ -180,7 +180,7 @@ class Source:
 def available_sets(
     columns: Columns, *, cutouts: bool, matched: bool, templates: bool, embedder: bool
 ) -> tuple[str, ...]:
-    """Return the names of the feature sets that can be made of columns, and of what else is at hand."""
+    """Return the names of the feature sets that can be made of the columns and the other inputs available."""
     model_fluxes = {f"{name}_{band}" for name in MODEL_FLUXES.values() for band in band_names(columns)}
     has = {
         "latents": True,
@@ -197,7 +197,7 @@ def available_sets(
 
 
 def check_available(name: str, available: Sequence[str]) -> None:
-    """Raise where a feature set is none, or cannot be made, with what it needs."""
+    """Raise `InputError` where a feature set is unknown or cannot be made; the message says what it needs."""
     require_known("feature set", name, FEATURE_SETS)
     if name not in available:
         needs = " and ".join(dict.fromkeys(BLOCKS[block].needs for block in FEATURE_SETS[name]))
@@ -206,20 +206,21 @@ def check_available(name: str, available: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRecipe:
-    """How to make one feature set, the same for training objects and for any others.
+    """How to make one feature set, identically for training objects and all others.
 
     Attributes
     ----------
     name
         One of `FEATURE_SETS`.
+    bands
+        Names of the B bands.
     softening
-        nJy, of the asinh magnitudes of a block, as learned from the training objects: ``(A, B)`` for A kinds
-        of flux.
+        Softening of the asinh magnitudes of each block, learned from the training objects: ``(A, B)``, nJy.
     similarity
-        ``(L, L)``, of sets with latents where it is known; see `Source`.
+        ``(L, L)``, for sets with latents where it is known; see `Source`.
     latents
-        The column that the set ``latents`` is made of: ``"embedding"``, or ``"latent"`` of features that were
-        made without.
+        The column that the block ``latents`` uses: ``"embedding"``, or ``"latent"`` where the features lack
+        embeddings.
     """
 
     name: str
@@ -230,12 +231,12 @@ class FeatureRecipe:
 
     @classmethod
     def learn(cls, name: str, source: Source) -> FeatureRecipe:
-        """Make the recipe from the objects that are there.
+        """Make the recipe of a feature set from training objects.
 
         Raises
         ------
         InputError
-            The set cannot be made of what is given.
+            The set cannot be made of the given measurements.
         """
         check_available(name, source.available())
         learned = {block: BLOCKS[block].softening(source) for block in FEATURE_SETS[name]}
@@ -248,12 +249,12 @@ class FeatureRecipe:
         )
 
     def make(self, source: Source) -> Matrix:
-        """Make the features of any objects: ``(N, K)``.
+        """Make the features of any objects, ``(N, K)``.
 
         Raises
         ------
         InputError
-            Other bands than the recipe's, or something that it needs is not there.
+            The bands differ from the recipe's, or a measurement that it needs is missing.
         """
         check_available(self.name, source.available())
         if source.bands != self.bands:
@@ -263,7 +264,7 @@ class FeatureRecipe:
         blocks = FEATURE_SETS[self.name]
         if "latents" in blocks and self.latents not in source.columns:
             raise InputError(
-                f"these features have no column {self.latents!r}, which was learned from: fit again"
+                f"these features have no column {self.latents!r}, which the model was trained on: fit again"
             )
         source = replace(source, similarity=self.similarity, latents=self.latents)
         return reduce(Matrix.hstack, [BLOCKS[name].make(source, self.softening.get(name)) for name in blocks])
@@ -275,29 +276,29 @@ def read_features(directory: str | Path) -> Columns:
     Raises
     ------
     InputError
-        No `object_id` or `latent`, an identity twice, or fewer than two bands.
+        No `object_id` or `latent`, no object, a repeated identity, or only one band.
     """
     columns = read_table(directory, what="features")
     identity, latent = (require_column(columns, name, directory) for name in ("object_id", "latent"))
     if latent.ndim != 2 or not len(identity):
-        raise InputError(f"{directory}: no object in these features; run `deepfits fit` to the end")
+        raise InputError(f"{directory}: these features contain no objects; run `deepfits fit` to the end")
     require_unique(identity, directory)
     bands = band_names(columns)
     if len(bands) == 1:
         raise InputError(
-            f"{directory}: these features are of the single band {bands[0]!r}; redshifts need "
+            f"{directory}: these features have only the single band {bands[0]!r}; redshifts need "
             "colours, so fit a store with at least two bands"
         )
     return columns
 
 
 def band_names(columns: Columns) -> tuple[str, ...]:
-    """Return the bands that the columns speak of, in their order."""
+    """Return the bands of the features, in the order of their columns."""
     return next(filter(None, (bands_of(columns, what) for what in ("flux_model", "chi2", "amplitude"))), ())
 
 
 def latents(source: Source) -> Matrix:
-    """Return the latents, in the units of `similarity`; those that were fitted with their errors."""
+    """Return the latents, scaled by `Source.similarity`; fitted latents have errors."""
     values = _in_units(source.columns[source.latents], source)
     errors = source.columns.get("latent_std") if source.latents == "latent" else None
     if errors is None or not np.isfinite(errors).any():
@@ -318,11 +319,11 @@ def is_usable(columns: Columns) -> np.ndarray:
 
 
 MODEL_FLUXES = {f"fit_{name}": f"flux_{name}" for name in aperture_names()}
-"""Columns of the galaxies' fluxes by drawing and data, for each aperture."""
+"""Columns of the fluxes that combine model and data, for each aperture."""
 
 
 def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
-    """Return what the best fit gives besides the latent; the softening is ``(A, B)`` for A kinds of flux."""
+    """Return the best fit's results other than the latent; the softening is ``(A, B)``, nJy."""
     columns, bands = source.columns, band_names(source.columns)
     out = _magnitudes(_fluxes(columns, MODEL_FLUXES, bands), softening, bands, list(MODEL_FLUXES))
     if any(name.startswith(f"{SIZES[0]}_") for name in columns):
@@ -332,20 +333,20 @@ def model_features(source: Source, softening: np.ndarray | None) -> Matrix:
 
 
 SPREAD_UNIT, SPREAD_FLOOR = 0.01, 0.002
-"""A faint galaxy's spread, and how well that of a bright star is known, whose PSF is not known exactly."""
+"""Typical spread of a faint galaxy, and the error floor that PSF uncertainty sets for a bright star."""
 SIZES = ("half_light_arcsec", "concentration")
-"""Columns of the drawn galaxies' radii: the logarithm of the first is a feature, and the second."""
+"""Columns of the best-fit galaxies' sizes; the features are the logarithm of the first, and the second."""
 
 
 def size_features(columns: Columns, bands: Sequence[str], prefix: str = "") -> Matrix:
-    """Return half-light radii, as ln arcsec, and concentrations of the best fits; NaN where there are none.
+    """Return half-light radii, as ln(arcsec), and concentrations of the best fits; NaN where undefined.
 
-    The prefix is that of the columns' names: ``scene_`` for those of the scenes at their reference PSF.
+    `prefix` precedes the columns' names: ``scene_`` for those of the scenes at their reference PSF.
 
     Raises
     ------
     InputError
-        The features have no radii.
+        The features lack radii in some of the bands.
     """
     missing = [band for band in bands if f"{prefix}{SIZES[0]}_{band}" not in columns]
     if missing:
@@ -358,12 +359,12 @@ def size_features(columns: Columns, bands: Sequence[str], prefix: str = "") -> M
 
 
 def spread_features(columns: Columns) -> Matrix:
-    """Return whether objects are larger than the PSF, as a figure and in units of its error."""
+    """Return the asinh of the spread (excess size over the PSF), in fixed units and in units of its error."""
     value, error = (columns[name].astype(np.float64) for name in ("spread", "spread_err"))
-    certain = np.hypot(error, SPREAD_FLOOR)
-    made = np.column_stack([np.arcsinh(value / SPREAD_UNIT), np.arcsinh(value / certain)])
-    made = np.where(np.isfinite(made), made, np.nan).astype(np.float32)
-    return Matrix(values=made, names=("spread", "spread_sigma"))
+    sigma = np.hypot(error, SPREAD_FLOOR)
+    values = np.column_stack([np.arcsinh(value / SPREAD_UNIT), np.arcsinh(value / sigma)])
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
+    return Matrix(values=values, names=("spread", "spread_sigma"))
 
 
 def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:
@@ -371,12 +372,12 @@ def _by_band(columns: Columns, prefix: str, bands: Sequence[str]) -> np.ndarray:
 
 
 def _fluxes(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) -> np.ndarray:
-    """Return the A kinds of flux, ``(N, A, B)``."""
+    """Return A kinds of flux, ``(N, A, B)``."""
     return np.stack([_by_band(columns, column, bands) for column in kinds.values()], axis=1)
 
 
 def _softening(columns: Columns, kinds: Mapping[str, str], bands: Sequence[str]) -> np.ndarray:
-    """Return the median error of each kind of flux, ``(A, B)``, or a hundredth of its median size."""
+    """Return the median error of each kind of flux, ``(A, B)``, else 1% of its median absolute value."""
 
     def of(column: str) -> np.ndarray:
         if all(f"{column}_err_{band}" in columns for band in bands):
@@ -396,7 +397,7 @@ SCENE_FLUXES = {"scene_aper": "flux_aper_scene", "scene": "flux_scene"}
 def _magnitudes(
     flux: np.ndarray | None, softening: np.ndarray | None, bands: Sequence[str], apertures: Sequence[str]
 ) -> Matrix:
-    """Return magnitudes and colours; the softening is the typical error of the training objects."""
+    """Return magnitudes and colours; the softening is the training objects' typical error."""
     values, names = magnitude_features(_known(flux), _known(softening), bands, apertures)
     return Matrix(values=values, names=tuple(names))
 
@@ -406,14 +407,14 @@ def _numbered_features(name: str, values: np.ndarray) -> Matrix:
 
 
 def _known(values: np.ndarray | None) -> np.ndarray:
-    """Return measurements that `check_available` has found to be there."""
+    """Return measurements that `check_available` has found to be available."""
     assert values is not None
     return values
 
 
 @dataclass(frozen=True)
 class Block:
-    """Features of one kind: what they need, how they are made, and what must be learned first."""
+    """One kind of feature: what it needs, how it is made, and the softening to learn beforehand, if any."""
 
     needs: str
     make: Callable[[Source, np.ndarray | None], Matrix]
@@ -426,7 +427,7 @@ BLOCKS = {
         "a features directory", lambda source, _: latents(replace(source, similarity=None, latents="latent"))
     ),
     "model": Block(
-        "features with fluxes by drawing and data (flux_gauss_<band> and those beside it; fit again)",
+        "features with fluxes from model and data combined (flux_gauss_<band> and the like; fit again)",
         model_features,
         lambda source: _softening(source.columns, MODEL_FLUXES, band_names(source.columns)),
     ),
@@ -436,7 +437,7 @@ BLOCKS = {
         lambda source: typical_error(_known(source.flux_err)),
     ),
     "matched": Block(
-        "the cutouts, with PSFs that are known and no wider than 1.6 arcsec (FWHM)",
+        "the cutouts, with known PSFs no wider than 1.6 arcsec (FWHM)",
         lambda source, softening: _magnitudes(source.matched_flux, softening, source.bands, matched_names()),
         lambda source: typical_error(_known(source.matched_flux_err)),
     ),
@@ -462,4 +463,4 @@ BLOCKS = {
         lambda source, _: _numbered_features("embedder", _in_units(_known(source.embedder), source)),
     ),
 }
-"""What sets of features are made of; a new kind of feature goes here."""
+"""The blocks that feature sets consist of; add a new kind of feature here."""

@@ -1,11 +1,11 @@
-"""Redshift networks that are taught before there are labels: on simulated galaxies, for any survey.
+"""Redshift networks pretrained on simulated galaxies, usable for any survey without labels.
 
 Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), Q quantile levels.
 
-A head is a few small networks from `deepfits.redshifts.scene_light` to p(z) on a grid and to the classes
-galaxy, star and quasar. It takes errors as inputs and bands may be missing, so that one head serves every
-depth. It can be adapted to known redshifts: by a zero point for each band, and by further training
-(`deepfits.redshifts.head_training`).
+A head is an ensemble of small networks that map the measurements of `deepfits.redshifts.scene_light` to p(z)
+on a grid and to the probabilities of galaxy, star and quasar. Flux errors are among the inputs and bands may
+be missing, so that one head serves surveys of any depth. A head can be adapted to known redshifts by a zero
+point per band and by fine-tuning (`deepfits.redshifts.head_training`).
 """
 
 from __future__ import annotations
@@ -33,38 +33,38 @@ if TYPE_CHECKING:
 
 HEAD = "head.json"
 FORMAT = 7
-"""Of a head on disk: others than of redshift models, so that heads that ship stay readable."""
+"""Format version of a saved head, independent of the redshift models' so that shipped heads stay readable."""
 CLASSES = ("galaxy", "star", "quasar")
 NUM_CELLS = 240
 LARGEST = float(np.log1p(6.5))
-"""ln(1 + z) at the end of the grid."""
+"""ln(1 + z) at the upper end of the grid."""
 CELL = LARGEST / NUM_CELLS
 CENTRES = (np.arange(NUM_CELLS) + 0.5) * CELL
 NUM_FLUXES = 2 * len(FLUXES)
-"""Of the measurements of `SceneLight`: fluxes, each with its error after it, which come first."""
+"""Number of leading `SceneLight` arrays that are fluxes and their errors, interleaved."""
 MARGIN = 0.5
-"""Magnitudes by which a galaxy may outshine the most luminous of those whose redshifts are known."""
+"""Magnitudes by which a galaxy may outshine the most luminous one of known redshift."""
 SOFTNESS = 0.15
-"""Magnitudes over which that limit falls."""
+"""Width in magnitudes over which that limit falls off."""
 SHARPNESS = 1.2
-"""The probability outside of each interval about the median is raised to this power: heads are taught to be
-right over all populations that are drawn; those of a survey are more alike."""
+"""Power to which the probability outside each central interval is raised. Heads are trained to be calibrated
+over all simulated populations; the galaxies of one survey are more alike, so p(z) may be narrower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Objects to learn from.
+    """Training objects.
 
     Attributes
     ----------
     light
-        N measurements.
+        Measurements of the N objects.
     redshift
-        ``(N,)``; of stars it does not count.
+        ``(N,)``; ignored for stars.
     kind
-        ``(N,)``: place in `CLASSES`.
+        ``(N,)``: index into `CLASSES`.
     weight
-        ``(N,)``.
+        ``(N,)``: weight in the loss.
     """
 
     light: SceneLight
@@ -76,20 +76,20 @@ class Examples:
         return len(self.redshift)
 
     def take(self, rows: np.ndarray) -> Examples:
-        """Return some rows."""
+        """Select rows."""
         arrays = {name: getattr(self, name)[rows] for name in ("redshift", "kind", "weight")}
         return Examples(light=self.light.take(rows), **arrays)
 
     @classmethod
     def join(cls, parts: Sequence[Examples]) -> Examples:
-        """Return examples one after the other."""
+        """Concatenate examples."""
         names = ("redshift", "kind", "weight")
         arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return cls(light=SceneLight.join([part.light for part in parts]), **arrays)
 
     @classmethod
     def galaxies(cls, light: SceneLight, redshift: np.ndarray) -> Examples:
-        """Return galaxies of known redshift, each counting the same."""
+        """Make examples of galaxies of known redshift, with equal weights."""
         number = len(redshift)
         return cls(
             light=light,
@@ -101,32 +101,32 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """A taught head.
+    """A trained head.
 
     Attributes
     ----------
     bands
-        B names.
+        Names of the B bands.
     model_hash
-        Of the model whose fits it was taught on.
+        Fingerprint of the model whose fits the head was trained on.
     centre, scale
-        ``(K,)``: standardisation of its inputs.
+        ``(K,)``: standardisation of the inputs.
     channels
-        Of each of the three hidden layers.
+        Width of each of the three hidden layers.
     members
-        Weights of the networks by name.
+        Weights of each network, by parameter name.
     zero_points
-        ``(B,)`` magnitudes that are taken off the observed ones.
-    sharpness
-        By which p(z) is narrower than the networks' own.
+        ``(B,)``: magnitudes subtracted from the observed ones.
     replay
-        Simulated examples that keep a head what it is while it is adapted.
+        Simulated examples that are replayed during adaptation so that the head does not forget them.
     domain
-        Where the simulated galaxies lie.
+        Domain of the simulated galaxies in the space of the inputs.
     about
-        How it was taught, and how well it did.
+        How the head was trained, and its accuracy.
     also_for
-        Further models, by their hashes, whose fits it was tried on and serves as well.
+        Fingerprints of further models whose fits the head has been validated on and also serves.
+    sharpness
+        Power by which p(z) is narrowed; see `SHARPNESS`.
     """
 
     bands: tuple[str, ...]
@@ -143,7 +143,7 @@ class Head:
     sharpness: float = SHARPNESS
 
     def serves(self, model_hash: str) -> bool:
-        """Return whether it may be used with the fits of a model."""
+        """Return whether the head may be used with the fits of a model."""
         return model_hash in (self.model_hash, *self.also_for)
 
     @cached_property
@@ -153,25 +153,25 @@ class Head:
 
     @property
     def order(self) -> list[int]:
-        """Places of the bands as they serve as the reference."""
+        """Indices of the bands in order of preference as the reference band."""
         return reference_order(self.bands)
 
     def inputs(self, light: SceneLight) -> np.ndarray:
-        """Return standardised inputs of the networks, ``(N, K)``; 0 where missing."""
+        """Return the standardised inputs of the networks, ``(N, K)``; 0 where missing."""
         import torch
 
         with torch.no_grad():
             return self.standardised(self.corrected(light.tensors())).numpy()
 
     def corrected(self, parts: Sequence[torch.Tensor], zero_points: Any = None) -> list[torch.Tensor]:
-        """Return measurements with zero points taken off, by default the head's own ``(B,)``."""
+        """Return measurements corrected for zero points ``(B,)``, by default the head's own."""
         import torch
 
         zero_points = torch.as_tensor(
             self.zero_points if zero_points is None else zero_points, dtype=torch.float32
         )
         factor = 10 ** (0.4 * zero_points)
-        # the gradient of a band that is missing is 0, and not NaN
+        # the inner `where` keeps the gradient of a missing band 0 rather than NaN
         fluxes, shapes = parts[:NUM_FLUXES], parts[NUM_FLUXES:]
         known = [torch.isfinite(flux) for flux in fluxes]
         return [
@@ -180,7 +180,7 @@ class Head:
         ] + list(shapes)
 
     def standardised(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return inputs of the networks from measurements, ``(N, K)``."""
+        """Return the standardised inputs of the networks, ``(N, K)``, as a tensor, from `parts`."""
         import torch
 
         values = head_inputs(parts, self.order)
@@ -188,7 +188,7 @@ class Head:
         return torch.nan_to_num((values - centre) / scale).clamp(-LIMIT, LIMIT)
 
     def densities(self, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
-        """Return p of the cells of ln(1 + z), ``(N, G)``, and of the classes, ``(N, 3)``."""
+        """Return the probabilities of the cells of ln(1 + z), ``(N, G)``, and of the classes, ``(N, 3)``."""
         import torch
 
         inputs = torch.as_tensor(self.inputs(light))
@@ -204,14 +204,15 @@ class Head:
         return narrowed(density / len(self.networks), self.sharpness), kinds / len(self.networks)
 
     def luminosities(self, light: SceneLight, redshift: np.ndarray) -> np.ndarray:
-        """Return absolute magnitudes in the band that serves as the reference, NaN without it: ``(N, ...)``.
+        """Return absolute magnitudes in the reference band, ``(N, ...)``; NaN where that band has no data.
 
-        They are of the total light, at the rest wavelength where it was emitted: no spectrum is asked for.
+        They are of the scene's total flux, at the rest-frame wavelength at which the observed light was
+        emitted, so that no K-correction and hence no spectrum is needed.
 
         Parameters
         ----------
         redshift
-            ``(N,)``, or ``(1, G)`` for each of G.
+            ``(N,)``, or ``(1, G)`` to evaluate every object at G redshifts.
         """
         magnitude = ab_magnitude(light.total[:, self.order[0]])
         redshift = np.maximum(redshift, 1e-3)
@@ -219,12 +220,15 @@ class Head:
         return seen - distance_modulus(redshift) + 2.5 * np.log10(1 + redshift)
 
     def brightest(self, examples: Examples) -> float | None:
-        """Return the luminosity beyond which there are no galaxies, from those of known redshift."""
+        """Return the absolute magnitude of the brightest plausible galaxy, from those of known redshift.
+
+        None where no example has a magnitude in the reference band.
+        """
         magnitude = self.luminosities(examples.light, examples.redshift)
         return float(np.nanmin(magnitude)) - MARGIN if np.isfinite(magnitude).any() else None
 
     def limited(self, density: np.ndarray, light: SceneLight, brightest: float | None) -> np.ndarray:
-        """Return p of the cells, ``(N, G)``, without galaxies more luminous than a limit."""
+        """Return p(z) on the cells, ``(N, G)``, suppressed where a galaxy would exceed a luminosity limit."""
         if brightest is None:
             return density
         beyond = np.nan_to_num(brightest - self.luminosities(light, np.expm1(CENTRES)[None]), nan=-np.inf)
@@ -232,7 +236,7 @@ class Head:
         return np.asarray(out / out.sum(axis=1, keepdims=True))
 
     def without_replay(self) -> Head:
-        """Return it without the simulated examples: enough to predict with."""
+        """Return the head without its simulated examples, which predicting does not need."""
         return replace(self, replay=self.replay.take(np.arange(0)))
 
     def save(self, directory: str | Path) -> None:
@@ -241,7 +245,7 @@ class Head:
 
     @classmethod
     def load(cls, directory: str | Path) -> Head:
-        """Read back `save`; a head that lies in a model's directory serves that model."""
+        """Read a head written by `save`; one inside a model's directory also serves that model."""
         head = storage.load(cls, directory, HEAD, what="redshift head", version=FORMAT)
         model = Path(directory).resolve().parent
         if not (model / "model.json").exists():
@@ -253,12 +257,12 @@ class Head:
 
 
 def head_directory(model_hash: str) -> Path:
-    """Return where the head lies that came with a model.
+    """Return the directory of the head that ships with a built-in model.
 
     Raises
     ------
     InputError
-        None came with it.
+        No head ships with it.
     """
     from deepfits.models.bundle import BUILTIN_DIRECTORY
 
@@ -266,43 +270,44 @@ def head_directory(model_hash: str) -> Path:
         if Head.load(place.parent).serves(model_hash):
             return place.parent
     raise InputError(
-        f"no head came with model {model_hash}, which these features were fitted with; fit with "
-        "builtin:ugriz, or teach a head for your model (`deepfits redshift pretrain --model MODEL --out "
-        "HEAD`) and name it"
+        f"no head ships with model {model_hash}, which these features were fitted with; fit with "
+        "builtin:ugriz, or train a head for your model (`deepfits redshift pretrain --model MODEL --out "
+        "HEAD`) and give its directory"
     )
 
 
 def disclaimer(head: Head) -> str:
-    """Say where the predictions of a head come from, how well they did on real redshifts, and what helps."""
+    """Return a note on how a head was trained, its accuracy on real redshifts, and how to improve on it."""
     lines = [
-        "These redshifts come from simulated galaxies: no spectrum of this survey, or of any other, was seen."
+        "These redshifts come from simulated galaxies: no spectrum of this survey or any other was used."
     ]
     if head.also_for:
         serves = " and ".join((head.model_hash, *head.also_for))
         lines.append(f"The head serves fits of the models with fingerprints {serves}.")
     if measured := head.about.get("real"):
-        lines.append(f"How well such predictions did on real redshifts: {measured}")
+        lines.append(f"Accuracy of such predictions on real redshifts: {measured}")
     lines.append(
-        "With spectra, even a few: `deepfits redshift train FEATURES SPECTRA --method adapted --out MODEL`."
+        "If there are spectra, even a few, use them: `deepfits redshift train FEATURES SPECTRA --method "
+        "adapted --out MODEL`."
     )
     return " ".join(lines)
 
 
 def _cumulative(density: np.ndarray) -> np.ndarray:
-    """Return the distribution function at the edges of the cells, ``(N, G + 1)``, from 0 to 1."""
+    """Return the cumulative distribution at the edges of the cells, ``(N, G + 1)``, from 0 to 1."""
     function = np.concatenate([np.zeros((len(density), 1)), np.cumsum(density, axis=1)], axis=1)
     return np.asarray(function / function[:, -1:])
 
 
 def narrowed(density: np.ndarray, power: float) -> np.ndarray:
-    """Return p of the cells, ``(N, G)``, narrower about the same medians by `SHARPNESS` or another power."""
+    """Return p(z) on the cells, ``(N, G)``, narrowed about its median by a power such as `SHARPNESS`."""
     sides = 2 * _cumulative(density) - 1
     inside = 1 - np.clip(1 - np.abs(sides), 0, 1) ** power
     return np.asarray(np.diff(np.sign(sides) * inside, axis=1) / 2)
 
 
 def quantiles_of(density: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray:
-    """Return quantiles in z, ``(N, Q)``, of p on the cells of ln(1 + z), ``(N, G)``."""
+    """Return quantiles in z, ``(N, Q)``, of distributions on the cells of ln(1 + z), ``(N, G)``."""
     edges = np.arange(NUM_CELLS + 1) * CELL
     function = _cumulative(density) + np.linspace(0, 1e-9, NUM_CELLS + 1)
     out = np.stack([np.interp(levels, row, edges) for row in function])
@@ -310,14 +315,14 @@ def quantiles_of(density: np.ndarray, levels: np.ndarray = LEVELS) -> np.ndarray
 
 
 def point_of(density: np.ndarray, loss: str) -> np.ndarray:
-    """Return the estimate that a loss asks for, ``(N,)``: the mean of z, or its median."""
+    """Return the point estimate that suits a loss, ``(N,)``: the mean of z if squared, else the median."""
     if loss == "squared":
         return np.asarray(density @ np.expm1(CENTRES) / density.sum(axis=1))
     return quantiles_of(density, np.array([0.5]))[:, 0]
 
 
 def built(num_inputs: int, channels: int, weights: dict[str, np.ndarray] | None = None) -> Any:
-    """Make a network with these weights, or with random ones from PyTorch's own generator as it stands."""
+    """Build a network with the given weights, or with random ones drawn from PyTorch's global generator."""
     import torch
     from torch import nn
 

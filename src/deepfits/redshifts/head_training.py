@@ -1,6 +1,6 @@
-"""Teaching a head on simulated objects, and adapting it to known redshifts.
+"""Training a head on simulated objects, and adapting it to known redshifts.
 
-Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), V objects left out.
+Shapes: N objects, B bands, K inputs, G cells of ln(1 + z), V validation objects.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ if TYPE_CHECKING:
     import torch
 
 MISSING = 0.08
-"""Chance of each band to be left out of a training example, for a half of the examples."""
+"""Probability of dropping each band of a training example, for half of the examples."""
 WRONG = 0.01
-"""Chance of each band to be wrong by a factor, of e or so, as photometry of real surveys is."""
+"""Probability of a gross error in a band, as in real photometry: a log-normal factor, with σ = 1 in ln."""
 UNTOLD = 0.3
-"""Chance of a training example not to say which filters it was seen through."""
+"""Probability that the filters of a training example are hidden."""
 DEEPEST_CUT = 1.2
-"""Training examples are made noisier by factors up to e to this, a half of them."""
+"""Natural logarithm of the largest factor by which half of the training examples are made noisier."""
 ZERO_POINT_SIGMA = 0.05
-"""Standard deviation of a zero point, magnitudes."""
+"""Standard deviation of the prior on a zero point, magnitudes."""
 ZERO_POINT_STEPS, MOST_FOR_ZERO_POINTS = 40, 1000
-"""Of their descent, and objects that are looked at, at most."""
+"""Number of gradient steps to fit the zero points, and maximum number of objects used."""
 EPOCHS, PATIENCE = 40, 8
-"""Passes through the labels in further training, at most; of them without a better loss of those left out."""
+"""Maximum number of fine-tuning epochs, and the number without improvement after which it stops."""
 TUNED_AT_ONCE, TUNING_RATE, WEIGHT_DECAY = 64, 5e-4, 0.01
-"""Real examples in a batch, beside as many simulated ones, which are asked what the untuned head said."""
+"""Real examples per batch of fine-tuning, to which as many simulated ones are added, and the optimiser's
+learning rate and weight decay. For the simulated ones, deviations from the original p(z) are penalised."""
 
 
 class Minibatches:
-    """Examples as tensors, disturbed anew in every batch: noisier, and with bands missing."""
+    """Examples as tensors, with augmentation drawn anew for every batch: more noise, and missing bands."""
 
     def __init__(self, examples: Examples, seed: int) -> None:
         import torch
@@ -67,13 +68,13 @@ class Minibatches:
         return len(self.log)
 
     def rows(self, number: int) -> torch.Tensor:
-        """Pick rows at random."""
+        """Draw rows at random, with replacement."""
         import torch
 
         return torch.randint(len(self), (number,), generator=self.generator)
 
     def lightly_disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Return measurements of some rows with a little noise of their own."""
+        """Return measurements of the given rows with noise of 0.3 σ added."""
         import torch
 
         parts = [part[rows] for part in self.parts]
@@ -83,7 +84,11 @@ class Minibatches:
         return parts
 
     def disturbed(self, rows: torch.Tensor) -> list[torch.Tensor]:
-        """Return measurements of some rows, half of them as a shallower survey with fewer bands has them."""
+        """Return measurements of the given rows, augmented as if from other surveys.
+
+        Half of the rows get more noise and, independently, half lose bands (at least two remain). A few bands
+        get a gross error, and some rows do not know their filters.
+        """
         import torch
 
         parts = [part[rows] for part in self.parts]
@@ -93,7 +98,7 @@ class Minibatches:
         factor = torch.where(is_worse, factor, torch.ones_like(factor))
         more = torch.sqrt(factor**2 - 1)
         noise = torch.randn(shape, generator=draw)
-        for place in range(0, NUM_FLUXES, 2):  # mostly the noise of the same pixels
+        for place in range(0, NUM_FLUXES, 2):  # the fluxes share most of their noise, as they share pixels
             own = noise if place == 0 else 0.8 * noise + 0.6 * torch.randn(shape, generator=draw)
             parts[place] = parts[place] + more * parts[place + 1] * own
             parts[place + 1] = parts[place + 1] * factor
@@ -109,33 +114,41 @@ class Minibatches:
         return [torch.where(lost, torch.nan, part) for part in parts]
 
     def loss(self, output: torch.Tensor, entropy: float, rows: Any = slice(None)) -> torch.Tensor:
-        """Return `head_loss` of the networks' output for some rows."""
+        """Return `head_loss` of the networks' output for the given rows."""
         return head_loss(output, self.log[rows], self.kind[rows], self.weight[rows], entropy)
 
 
 def head_loss(
     output: torch.Tensor, log: torch.Tensor, kind: torch.Tensor, weight: torch.Tensor, entropy: float
 ) -> torch.Tensor:
-    """Return CRPS of ln(1 + z) and `entropy` times the cross-entropies, of redshifts and of classes."""
+    """Return 20 CRPS of ln(1 + z) plus `entropy` times the cross-entropies of the redshift and the class.
+
+    Parameters
+    ----------
+    output
+        ``(N, G + 3)``: logits of the cells of ln(1 + z) and of the classes.
+    log, kind, weight
+        ``(N,)``: true ln(1 + z), ignored for stars; class index; weight.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
     logits = output[:, :NUM_CELLS]
-    at = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
-    low = at.floor().long()
-    share = at - low
+    position = (log / CELL - 0.5).clamp(0, NUM_CELLS - 1.001)
+    low = position.floor().long()
+    fraction = position - low
     logp = torch.log_softmax(logits, 1)
-    near = -(
-        (1 - share) * logp.gather(1, low[:, None])[:, 0] + share * logp.gather(1, low[:, None] + 1)[:, 0]
+    cross = -(
+        (1 - fraction) * logp.gather(1, low[:, None])[:, 0]
+        + fraction * logp.gather(1, low[:, None] + 1)[:, 0]
     )
-    function = torch.cumsum(logp.exp(), 1)
+    cumulative = torch.cumsum(logp.exp(), 1)
     edge = (torch.arange(NUM_CELLS) + 1) * CELL
-    crps = ((function - (edge >= log[:, None]).float()) ** 2).sum(1) * CELL
-    has = weight * (kind != 1)
-    of_redshift = (has * (20 * crps + entropy * near)).sum() / has.sum().clamp(min=1e-6)
-    return (
-        of_redshift + entropy * (weight * cross_entropy(output[:, NUM_CELLS:], kind, reduction="none")).mean()
-    )
+    crps = ((cumulative - (edge >= log[:, None]).float()) ** 2).sum(1) * CELL
+    each, used = 20 * crps + entropy * cross, weight * (kind != 1)
+    redshift_loss = (used * each).sum() / used.sum().clamp(min=1e-6)
+    class_loss = (weight * cross_entropy(output[:, NUM_CELLS:], kind, reduction="none")).mean()
+    return redshift_loss + entropy * class_loss
 
 
 def teach(
@@ -154,13 +167,12 @@ def teach(
     about: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Head:
-    """Teach a head on simulated objects: its networks on one of the sets of examples each, in turn.
+    """Train a head on simulated objects, each network on one of the sets of examples, in turn.
 
-    Networks that were taught to believe in different templates err in different ways, so that their mean is
-    right more often than a network that was taught on all of it.
+    Networks trained on different sets of templates make different errors, so that their mean is more often
+    right than a single network trained on everything.
 
-    Inputs that are `unseen` (of `scene_light.INPUTS`) are hidden from the networks, to find out what they
-    bring.
+    Inputs named in `unseen`, from `scene_light.INPUTS`, are hidden from the networks, for ablation studies.
     """
     rng = np.random.default_rng(seed)
     whole = Examples.join(examples)
@@ -182,7 +194,7 @@ def teach(
         domain=Domain.learn(((values - centre) / scale).clip(-LIMIT, LIMIT)[:4000]),
         about=about or {},
     )
-    with progress("teach a head", total=num_members * steps, unit="steps") as task:
+    with progress("train a head", total=num_members * steps, unit="steps") as task:
         members = tuple(
             _train_member(head, some, number, seed + number, steps, batch, rate, task)
             for number, some in zip(range(num_members), cycle(examples), strict=False)
@@ -193,7 +205,7 @@ def teach(
 def _train_member(
     head: Head, examples: Examples, number: int, seed: int, steps: int, batch: int, rate: float, task: Task
 ) -> dict[str, np.ndarray]:
-    """Train a network of a head from random weights, and return its weights."""
+    """Train one network of a head from random weights, and return its weights."""
     import torch
 
     batches = Minibatches(examples, seed)
@@ -206,7 +218,7 @@ def _train_member(
         rows = batches.rows(batch)
         loss = batches.loss(network(head.standardised(batches.disturbed(rows))), 1.0, rows)
         if not torch.isfinite(loss):
-            raise NonFiniteLossError(f"teaching a head: loss {loss.item()} in step {step + 1}")
+            raise NonFiniteLossError(f"training a head: loss {loss.item()} in step {step + 1}")
         descend(network, optimiser, loss, rate * one_cycle(step / steps, 0.05))
         if (step + 1) % 100 == 0:
             task.advance(100, f"network {number + 1}, loss {loss.item():.3f}")
@@ -214,7 +226,7 @@ def _train_member(
 
 
 def _as_float32(examples: Examples) -> Examples:
-    """Return the same, smaller on disk."""
+    """Return the examples in single precision, to save disk space."""
     light: dict[str, Any] = {n: value.astype(np.float32) for n, value in vars(examples.light).items()}
     return replace(
         examples,
@@ -225,7 +237,7 @@ def _as_float32(examples: Examples) -> Examples:
 
 
 def fit_zero_points(head: Head, examples: Examples) -> Head:
-    """Learn a zero point for each band through the networks: the best loss with a Gaussian prior."""
+    """Fit a zero point per band by gradient descent on the networks' loss, with a Gaussian prior."""
     import torch
 
     rows = evenly_spaced(len(examples), MOST_FOR_ZERO_POINTS)
@@ -249,9 +261,10 @@ def fit_zero_points(head: Head, examples: Examples) -> Head:
 
 
 class _BestSoFar:
-    """A network's weights at the least loss of objects left out, and p(z) of these objects.
+    """A network's weights at the lowest validation loss, and the validation objects' p(z).
 
-    The density, ``(V, G)``, of each half is by the weights at the least loss of the other half.
+    The density, ``(V, G)``, of each half of the validation objects is from the weights at the lowest loss of
+    the other half.
     """
 
     def __init__(self, head: Head, left_out: Examples, network: Any) -> None:
@@ -264,7 +277,7 @@ class _BestSoFar:
         self.improves(network)
 
     def improves(self, network: Any) -> bool:
-        """Compare a network as it stands with the best so far; return whether it is the best for all."""
+        """Compare the current network with the best so far; return whether it has the lowest overall loss."""
         import torch
 
         first, second = slice(0, None, 2), slice(1, None, 2)
@@ -294,17 +307,18 @@ def fine_tuned(
     epochs: int = EPOCHS,
     patience: int = PATIENCE,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Train one member of a head further, and keep its weights at the best loss of what is left out.
+    """Fine-tune one member of a head, with early stopping on the examples left out.
 
-    The untrained member is among those that are compared.
+    The member before fine-tuning is among the candidates.
 
     Returns
     -------
     weights
-        Of the trained network.
+        Weights of the network at the lowest validation loss.
     density
-        ``(V, G)``: p on the cells for the V left out. Each half of them is estimated with the weights that
-        suit the other half best, so that no object had a say in when the network that speaks of it stopped.
+        ``(V, G)``: p(z) on the cells for the V objects left out. Each half of them is estimated with the
+        weights that suit the other half best, so that early stopping on an object never affects its own
+        estimate.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What features are made of beside the fits: photometry and templates from the cutouts, other latents."""
+"""Inputs to features beyond the fits: photometry and template fits from the cutouts, and embedder latents."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def complete_source(
 ) -> Source:
     """Add photometry from the cutouts and the embedder's latents, where these are given.
 
-    What was measured in the cutouts is kept for the next time in the file `photometry`, an ``.npz``.
-    Templates are fitted through a speclite filter for each band (or none of them: those of CLAUDS and HSC),
-    and their quantiles then are features; None leaves templates out.
+    Measurements of the cutouts are cached in the file `photometry`, an ``.npz``. `template_filters` are the
+    speclite names of the filters, one per band, through which templates are fitted to make the template
+    features; an empty sequence stands for those of CLAUDS and HSC, and None leaves templates out.
     """
     identity = source.columns["object_id"]
     if store is not None:
@@ -58,19 +58,19 @@ def complete_source(
         rows = match_identities(identity, columns["object_id"])
         if (rows < 0).all():
             raise InputError(
-                f"{embedder_features}: none of the objects is in these features; fit the same store"
+                f"{embedder_features}: these features contain none of the objects; fit the same store"
             )
         source = replace(source, embedder=take_rows(columns["latent"].astype(np.float32), rows))
     return source
 
 
 def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
-    """Return features that say which filters they were seen through, where these are given for each band.
+    """Return features with the mean wavelength of each band's filter added, where filters are given.
 
     Raises
     ------
     InputError
-        Another number of filters than of bands, one that is not known, or one of another band.
+        The number of filters is not that of the bands, or a filter is unknown or belongs to another band.
     """
     if not filters:
         return columns
@@ -83,12 +83,12 @@ def with_filters(columns: Columns, filters: Sequence[str]) -> Columns:
 
 
 def say_filters(columns: Columns) -> bool:
-    """Return whether features say of any band which filter it was seen through."""
+    """Return whether the features record the filter of any band."""
     return any(name.startswith(f"{COLUMN}_") for name in columns)
 
 
 def known_filters(columns: Columns) -> tuple[str, ...]:
-    """Return the filter of each band where features say all of them, the same for all objects; else none."""
+    """Return the filters of all bands where the features record them, the same for all objects; else ()."""
     names = []
     for band in band_names(columns):
         wavelengths = np.unique(columns.get(f"{COLUMN}_{band}", np.empty(0)))
@@ -97,23 +97,23 @@ def known_filters(columns: Columns) -> tuple[str, ...]:
 
 
 def check_store(store: str | Path, bands: Sequence[str]) -> StoreInfo:
-    """Return what a store says of itself, of the bands of the features where it has others beside them.
+    """Return the store's metadata, restricted to the bands of the features where the two differ.
 
     Raises
     ------
     InputError
-        One band alone, or none of those of the features.
+        The store has only one band, or none of those of the features.
     """
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store)
     known = cutouts.info.bands
     if len(known) < 2:
-        raise InputError(f"{store}: cutouts of the single band {known[0]!r}; redshifts need colours")
+        raise InputError(f"{store}: cutouts in the single band {known[0]!r}; redshifts need colours")
     if not bands or set(bands) == set(known):
         return cutouts.info
     if all(place is None for place in places_of(bands, known)):
-        raise InputError(f"{store}: cutouts of the bands {known}, the features are of {tuple(bands)}")
+        raise InputError(f"{store}: the cutouts have the bands {known}, the features {tuple(bands)}")
     return cutouts.in_bands(bands).info
 
 
@@ -125,7 +125,7 @@ def can_match(info: StoreInfo) -> bool:
 def _cached_photometry(
     path: str | Path | None, store: str | Path, bands: Sequence[str], identity: np.ndarray, progress: Progress
 ) -> dict[str, Any]:
-    """Return `store_photometry`, from the file where it has these objects of this store."""
+    """Return `store_photometry`, from the cache where it holds these objects of this store."""
     if path is None:
         return store_photometry(store, bands, identity, progress=progress)
     made_from = digest(contents(store), list(bands), identity)
@@ -137,7 +137,7 @@ def _cached_photometry(
 
 
 def _template_quantiles(path: str | Path | None, source: Source, filters: Sequence[str]) -> np.ndarray:
-    """Return the quantiles of template fitting with zero points of 1, ``(N, Q)``; kept too."""
+    """Return the quantiles of template fitting with zero points of 1, ``(N, Q)``; also cached."""
     assert source.flux is not None
     assert source.flux_err is not None
     names = filters_of(source.bands, filters)
@@ -154,7 +154,7 @@ def _template_quantiles(path: str | Path | None, source: Source, filters: Sequen
 
 
 def _read_cache(path: str | Path | None, made_from: str) -> dict[str, np.ndarray]:
-    """Return what the file holds, nothing where there is none or it is of other objects."""
+    """Return the cached arrays, or nothing where there is no cache or it was made from other data."""
     if path is None or not Path(path).exists():
         return {}
     arrays = read_arrays(path, what="file of photometry")
@@ -171,10 +171,10 @@ def _write_cache(path: str | Path | None, made_from: str, arrays: dict[str, np.n
 def store_photometry(
     store: str | Path, bands: Sequence[str], object_id: np.ndarray, *, progress: Progress = silent
 ) -> dict[str, np.ndarray]:
-    """Measure aperture fluxes of some objects of a cutout store, shard by shard.
+    """Measure aperture fluxes of the given objects in a cutout store, shard by shard.
 
-    Returns ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in their
-    order.
+    Returns ``flux``, ``flux_err``, ``matched_flux``, ``matched_flux_err``: ``(N, A, B)``, nJy, in the order
+    of `object_id`.
 
     Raises
     ------
@@ -194,8 +194,8 @@ def store_photometry(
     shards = np.split(order, np.searchsorted(places[order], np.cumsum(cutouts.lengths)))
     with progress("aperture magnitudes", total=len(object_id), unit="objects") as task:
         for rows in filter(len, shards):
-            some = cutouts.take(places[rows])
-            pixels, psf = (some.image, some.weight), psf_or_moffat(some.psf, info.fwhm_arcsec, len(some))
+            batch = cutouts.take(places[rows])
+            pixels, psf = (batch.image, batch.weight), psf_or_moffat(batch.psf, info.fwhm_arcsec, len(batch))
             flux[rows], flux_err[rows] = aperture_photometry(*pixels, psf, pixel_scale_arcsec=scale)
             matched[rows], matched_err[rows] = matched_photometry(*pixels, psf, pixel_scale_arcsec=scale)
             task.advance(len(rows))
@@ -205,7 +205,7 @@ def store_photometry(
 def store_images(
     store: str | Path, bands: Sequence[str], object_id: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return images and weights of some objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻².
+    """Return images and weights of n objects of a cutout store, ``(n, B, H, W)`` in nJy and nJy⁻².
 
     Raises
     ------
@@ -215,19 +215,19 @@ def store_images(
     from deepfits.survey.store import CutoutStore
 
     cutouts = CutoutStore(store).in_bands(bands)
-    some = cutouts.take(cutouts.rows_of(object_id))
-    return some.image, some.weight
+    batch = cutouts.take(cutouts.rows_of(object_id))
+    return batch.image, batch.weight
 
 
 def photoz_column(photoz: str, dataset: Dataset, radius_arcsec: float) -> np.ndarray:
     """Return a user's own estimates for the objects of a data set, ``(N,)``; NaN where there is none.
 
-    They are named as ``COLUMN`` of the labels, or as ``TABLE:COLUMN``.
+    `photoz` is ``COLUMN`` for a column of the labels, or ``TABLE:COLUMN``.
 
     Raises
     ------
     InputError
-        No such table or column, or one that holds no numbers.
+        No such table or column, or the column holds no numbers.
     """
     path, _, name = photoz.rpartition(":")
     if not path:

@@ -1,9 +1,9 @@
-"""What features know of galaxies whose properties are true by construction: sizes, shapes, types, redshifts.
+"""What features know about simulated galaxies, whose sizes, shapes, types and redshifts are known exactly.
 
-Shapes: N objects, K features, T targets, M labels, J objects that are judged.
+Shapes: N objects, K features, T targets, M labels, J test objects.
 
-One learner for everything, kernel ridge regression, whose few settings follow from the labels alone: what is
-compared are features.
+All properties are predicted by the same method, kernel ridge regression, whose few hyperparameters are chosen
+from the labels alone, so that the comparison is between feature sets.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from deepfits.tables import Columns
 SETS = {
     "magnitudes": "aperture magnitudes",
     "latents": "latents",
-    "oriented": "latents as they are",
-    "model": "what the fit gives",
-    "extended": "latents, what the fit gives",
+    "oriented": "latents as fitted",
+    "model": "other fit results",
+    "extended": "latents, other fit results",
     "combined": "all",
 }
 NUM_LABELS = (300, 3000)
@@ -32,7 +32,7 @@ NEEDED = (
     "half_light_radius_arcsec", "kind", "z_spec", "bulge_fraction", "bulge_ratio", "disc_ratio", "angle",
     "ebv",
 )  # fmt: skip
-"""Columns of the truth."""
+"""Columns that the truth table must have."""
 NUM_BOOTSTRAP = 100
 CLASS = " or galaxy"
 MIN_OF_A_CLASS = 20
@@ -42,10 +42,10 @@ MOST_TO_CHOOSE = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Property:
-    """Something true of objects.
+    """A true property of the objects.
 
-    The value, ``(N,)``, is NaN of objects that have none, and 1 or 0 of a class, which is judged by the area
-    under the ROC curve and not by R².
+    The value, ``(N,)``, is NaN for objects without the property. For a class it is 1 or 0, and the score is
+    the area under the ROC curve instead of R².
     """
 
     name: str
@@ -54,10 +54,10 @@ class Property:
 
 
 def properties_of(truth: Columns) -> list[Property]:
-    """Return what the truth of a simulated sky says; see `deepfits simulate`.
+    """Return the properties in the truth table of a simulated sky; see `deepfits simulate`.
 
-    Radius and redshift are logarithms, and the orientation is (1 − axis ratio) · cos 2θ, which is that of
-    galaxies that have one.
+    The radius is ln r and the redshift ln(1 + z). The orientation is (1 − axis ratio) · cos 2θ, which
+    vanishes for round galaxies.
     """
     kind = truth["kind"]
     is_galaxy = kind == "galaxy"
@@ -86,10 +86,10 @@ def known(
     *,
     num_labels: Sequence[int] = NUM_LABELS,
 ) -> list[dict[str, Any]]:
-    """Return for each number of labels and each set of features how well each property is predicted.
+    """Return how well each property is predicted, for each number of labels and each feature set.
 
-    As ``{"features", "num_labels", "num_judged", "found": {name: [value, bootstrap error]}}``. Objects to
-    judge by are ``(N,)`` bool; labels are drawn from the others, fewer where there are fewer.
+    Each row is ``{"features", "num_labels", "num_judged", "found": {name: [score, bootstrap error]}}``.
+    `is_judged`, ``(N,)`` bool, marks the test objects; labels are drawn from the others, at most all of them.
     """
     order = np.random.default_rng(0).permutation(np.flatnonzero(~is_judged))
     judged, out = np.flatnonzero(is_judged), []
@@ -100,16 +100,16 @@ def known(
                 matrix = FeatureRecipe.learn(name, source).make(source)
                 standard = Standard.learn(matrix.values[labelled], matrix.is_latent)
                 features = np.clip(standard(matrix.values), -LIMIT, LIMIT)
-                figures = _figures(features, properties, labelled, judged)
+                scores = _scores(features, properties, labelled, judged)
                 row = {"features": name, "num_labels": number, "num_judged": len(judged)}
-                out.append({**row, "found": figures})
+                out.append({**row, "found": scores})
     return out
 
 
-def _figures(
+def _scores(
     features: np.ndarray, properties: Sequence[Property], labelled: np.ndarray, judged: np.ndarray
 ) -> dict[str, list[float | None]]:
-    """Learn and judge the properties; those that the same objects have are learned together."""
+    """Return the score and error of each property; properties of the same objects are fitted together."""
 
     def area(score: np.ndarray, truth: np.ndarray) -> float:
         return area_under_curve(score, truth > 0.5) if 0 < truth.mean() < 1 else np.nan
@@ -124,35 +124,46 @@ def _figures(
         if min(len(learn), len(judge)) < MIN_OF_A_CLASS:
             continue
         value = np.stack([item.value for item in group], axis=1)
-        answer = kernel_ridge(features[learn], value[learn], features[judge])
+        estimate = kernel_ridge(features[learn], value[learn], features[judge])
         for number, item in enumerate(group):
             truth = value[judge, number]
             if np.ptp(truth) > 0 and np.ptp(value[learn, number]) > 0:
-                out[item.name] = with_error(area if item.is_class else r2, answer[:, number], truth)
+                out[item.name] = with_error(area if item.is_class else r2, estimate[:, number], truth)
     return out
 
 
 def kernel_ridge(features: np.ndarray, target: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Predict targets: Gaussian kernel; its width and the ridge by the leave-one-out error of the labels.
+    """Predict targets by kernel ridge regression with a Gaussian kernel.
 
-    From features and targets of the labels, ``(M, K)`` and ``(M, T)``, in random order, by the first 1,000 of
-    which settings are chosen for each target, to those of objects that are asked for, ``(J, K)``: ``(J, T)``.
+    The kernel width and the ridge are chosen for each target by the leave-one-out error of the first 1,000
+    labels, which must be in random order.
+
+    Parameters
+    ----------
+    features, target
+        ``(M, K)`` and ``(M, T)``: features and targets of the labels.
+    asked
+        ``(J, K)``: features of the objects to predict.
+
+    Returns
+    -------
+    ``(J, T)``
 
     Source: leave-one-out errors of ridge regression, Hastie, Tibshirani & Friedman (2009), eq. 7.64.
     """
     from scipy.linalg import cho_factor, cho_solve
 
-    some = slice(MOST_TO_CHOOSE)
-    own, mean = squared_distances(features[some], features[some]), target.mean(axis=0)
+    tuning = slice(MOST_TO_CHOOSE)
+    own, mean = squared_distances(features[tuning], features[tuning]), target.mean(axis=0)
     typical = np.median(own)
     least, chosen = np.full(target.shape[1], np.inf), np.zeros((target.shape[1], 2))
     for width in WIDTHS:
         level, vectors = np.linalg.eigh(np.exp(-own / (width * typical)))
-        turned = vectors.T @ (target[some] - mean)
+        rotated = vectors.T @ (target[tuning] - mean)
         for ridge in RIDGES:
             inverse = 1 / (level + ridge)
-            off = vectors @ (inverse[:, None] * turned) / ((vectors**2) @ inverse)[:, None]
-            error = np.mean(off**2, axis=0)
+            residual = vectors @ (inverse[:, None] * rotated) / ((vectors**2) @ inverse)[:, None]
+            error = np.mean(residual**2, axis=0)
             chosen[error < least] = width, ridge
             least = np.minimum(error, least)
     out = np.empty((len(asked), target.shape[1]))
@@ -161,32 +172,32 @@ def kernel_ridge(features: np.ndarray, target: np.ndarray, asked: np.ndarray) ->
         columns = (chosen == (width, ridge)).all(axis=1)
         kernel = np.exp(-within / (width * typical))
         kernel[np.diag_indices_from(kernel)] += ridge
-        answer = cho_solve(cho_factor(kernel, overwrite_a=True), (target - mean)[:, columns])
-        out[:, columns] = np.exp(-across / (width * typical)) @ answer + mean[columns]
+        coefficients = cho_solve(cho_factor(kernel, overwrite_a=True), (target - mean)[:, columns])
+        out[:, columns] = np.exp(-across / (width * typical)) @ coefficients + mean[columns]
     return out
 
 
 def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return ``(N, M)``."""
+    """Return squared Euclidean distances between all pairs of rows, ``(N, M)``."""
     inner = first @ second.T
     return np.maximum((first**2).sum(1)[:, None] + (second**2).sum(1)[None] - 2 * inner, 0)
 
 
 def r2(estimate: np.ndarray, truth: np.ndarray) -> float:
-    """Return R² of estimates."""
+    """Return the coefficient of determination."""
     return float(1 - np.sum((estimate - truth) ** 2) / np.sum((truth - truth.mean()) ** 2))
 
 
-def with_error(figure: Callable[..., Any], *arrays: np.ndarray) -> list[float | None]:
-    """Return a figure and its bootstrap error over the objects."""
+def with_error(statistic: Callable[..., Any], *arrays: np.ndarray) -> list[float | None]:
+    """Return a statistic and its bootstrap error over the objects."""
     rng, number = np.random.default_rng(0), len(arrays[0])
     draws = [rng.integers(number, size=number) for _ in range(NUM_BOOTSTRAP)]
-    values = [float(figure(*(array[rows] for array in arrays))) for rows in draws]
-    return [round(float(figure(*arrays)), 4), round(float(np.nanstd(values)), 4)]
+    values = [float(statistic(*(array[rows] for array in arrays))) for rows in draws]
+    return [round(float(statistic(*arrays)), 4), round(float(np.nanstd(values)), 4)]
 
 
 def table_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the columns and the cells of a table of `known`."""
+    """Return the column names and the cells of a table of the results of `known`."""
     cells = []
     for row in rows:
         cells.append([SETS[row["features"]], f"{row['num_labels']:,}"])

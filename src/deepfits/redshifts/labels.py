@@ -1,4 +1,4 @@
-"""Labels: known redshifts, or values of another property, and which objects they are of.
+"""Labels (known redshifts or values of another target), and matching them to objects.
 
 Shapes: N objects with features, M rows of labels.
 """
@@ -30,13 +30,13 @@ from deepfits.tables.values import (
 AGREE = 0.005
 """Two values of one object agree when they differ by less than this times (1 + value)."""
 FLAGS = ("z_spec_flag", "z_flag", "zflag")
-"""Columns whose larger values are the surer ones, beside ``<target>_flag``."""
+"""Quality flags, larger values being more secure, in addition to ``<target>_flag``."""
 RESERVED = ("object_id", "ra", "dec", "part")
-"""Names that results have for other things than a target."""
+"""Column names that results use for something else than a target."""
 NO_MEDIAN_OF_Z = 8.0
-"""No sample of galaxies has half of its redshifts above this; it is tried where z is beside g, r, i."""
+"""No galaxy sample has a median redshift above this; tells the band z from a redshift beside g, r and i."""
 MOST_QUALITIES = 100
-"""A column of more values than that is no flag."""
+"""A column with more distinct values than this is not a quality flag."""
 _VELOCITY = re.compile(r"cz(_?(hel(io)?|cmb|lg|gal))?", re.IGNORECASE)
 _QUALITY = re.compile(
     r"\w*(z|redshift|spec|vi)[_ ]?(warn|flag|flg|qual|conf|type|source|qf)\w*|z\w*_(conf\w*|s)"
@@ -45,27 +45,29 @@ _QUALITY = re.compile(
     r"|z_?sp?_?(flag|q\w*)|((is_)?secure|reliab(le|ility)|grade)(_z)?|spe_rank",
     re.IGNORECASE,
 )
-"""Columns that say, each survey in its own way, which redshifts are sure: ZWARN, zflg, nQ, ZQUALITY, q_z."""
+"""Names under which surveys publish the quality of redshifts: ZWARN, zflg, nQ, ZQUALITY, q_z."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """Known values and what identifies their objects.
+    """Known values of the target, and the columns that identify their objects.
 
     Attributes
     ----------
     value
-        ``(M,)`` float64, finite: the target (a redshift).
+        ``(M,)`` float64, finite: the target (such as a redshift).
     columns
-        Everything else that the table had, for the rows that are left.
-    counts
-        How many rows there were, and how many were left out and why.
+        All other columns of the table, for the same rows.
     where
         The file, for messages.
+    counts
+        Number of rows in the file, and of rows left out, by reason.
     classes
-        Names, where the target is a class; `value` then counts them from 0.
+        Class names where the target is a class; `value` then holds indices into them.
+    target
+        Name of the target's column.
     """
 
     value: np.ndarray
@@ -82,31 +84,33 @@ class Labels:
 def read_labels(
     path: str | Path, *, column: str = "z_spec", select: Sequence[str] = (), classes: bool = False
 ) -> Labels:
-    """Read the labels that can be used.
+    """Read the usable labels from a table.
 
     Parameters
     ----------
     path
         Any table; see `deepfits.tables.read`.
+    column
+        The target.
     select
-        Conditions such as ``"z_spec_flag >= 3"``; all must hold. This is how quality flags are respected:
-        what a flag means differs between surveys, so it is asked for and not guessed.
+        Conditions such as ``"z_spec_flag >= 3"``; all must hold. Select by quality flags here: their meaning
+        differs between surveys, so no selection is made by default.
     classes
-        The target names a class, by text or a whole number; empty text counts as not finite.
+        Whether the target is a class, given by text or a whole number; empty text counts as not finite.
 
     Raises
     ------
     InputError
-        The column is absent, holds no numbers, or nothing is left.
+        The column is absent or holds no numbers, or no row is usable.
 
     Notes
     -----
-    Rows whose value is not finite, or stands for "no redshift" (−99, −1, 9.99, 999 and their like), are left
-    out and counted, because surveys mark failures so.
+    Rows whose value is not finite or a placeholder for "no redshift" (such as −99, −1, 9.99 or 999), with
+    which surveys mark failures, are left out and counted.
     """
     if column in RESERVED:
         raise InputError(
-            f"{path}: {column!r} is what results call something else; give the target another name"
+            f"{path}: the name {column!r} is reserved in results for something else; rename the target"
         )
     table = tables.read(path, what="table of labels", wanted=(column,))
     columns = _with_ours(table)
@@ -116,7 +120,7 @@ def read_labels(
     is_redshift = is_redshift_name(column) and not classes
     is_selected = matches_conditions(columns, select, path)
     is_finite = np.isfinite(number)
-    is_code = np.zeros(len(number), dtype=bool)  # stands for "no redshift"
+    is_code = np.zeros(len(number), dtype=bool)  # placeholders for "no redshift"
     if not classes:
         is_code[is_finite] = is_no_value(number[is_finite], is_redshift=is_redshift)
     keep = is_selected & is_finite & ~is_code
@@ -129,8 +133,8 @@ def read_labels(
     if len(codes := number[is_selected & is_code]):
         counts["impossible"] = len(codes)
         log.warning(
-            "WARNING: %s: %d of %d rows are left out: %s stands for no value there: %s; one that is real "
-            "counts when it is written otherwise (9.9901)",
+            "WARNING: %s: %d of %d rows are left out: their %s is impossible or a placeholder: %s; a real "
+            "value is kept if it is written slightly differently (9.9901)",
             *(path, len(codes), len(number), column, list_values(codes)),
         )
     if not classes:
@@ -142,9 +146,9 @@ def read_labels(
         is_fast = is_finite & (np.abs(number) > HIGHEST)
         velocities = "; are they velocities in km/s? divide by 299792.458" if is_fast.mean() > 0.5 else ""
         raise InputError(
-            f"{path}: none of {len(number)} rows can be used as label: {counts['not_selected']} do not "
+            f"{path}: none of {len(number)} rows can be used as a label: {counts['not_selected']} do not "
             f"satisfy {list(select)}, {counts['not_finite']} have a {column!r} that is not finite, and "
-            f"{counts.get('impossible', 0)} one that no object has (such as "
+            f"{counts.get('impossible', 0)} one that is impossible or a placeholder (such as "
             f"{number[is_code][0] if is_code.any() else -99:g}){velocities}"
         )
     return Labels(
@@ -155,7 +159,7 @@ def read_labels(
 def _target(
     columns: Columns, column: str, path: str | Path, *, unit: str, classes: bool
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the values of all rows, ``(M,)`` float64, and the names of classes, which they then count."""
+    """Return the values of all rows, ``(M,)`` float64; for classes, indices into the names also returned."""
     value = require_column(columns, column, path)
     names: tuple[str, ...] = ()
     if classes:
@@ -166,19 +170,19 @@ def _target(
 
 
 def _numbers(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
-    """Return a column of numbers, be they written as text, as float64 ``(M,)``."""
+    """Return a column of numbers, possibly written as text, as float64 ``(M,)``."""
     if is_text(value) and value.ndim == 1:
         value = _numbers_in_text(value, column, path)
     if value.dtype.kind not in "iufb" or value.ndim != 1:
         what = (
-            "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one for each object"
+            "no numbers" if value.ndim == 1 else f"lists of {value.shape[1]} values, not one value per object"
         )
         raise InputError(f"{path}: column {column!r} holds {what}")
     return value.astype(np.float64)
 
 
 def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarray:
-    """Return estimates of a target that a table of anybody's has, ``(M,)`` float64, NaN where there is none.
+    """Return a column of anyone's estimates of a target, ``(M,)`` float64, NaN where there is none.
 
     Raises
     ------
@@ -187,15 +191,15 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
 
     Notes
     -----
-    Codes for "no estimate" (−99) count as none where they lie outside of what the others span: a poor
-    estimate is one.
+    Placeholders for "no estimate" (−99) count as missing only where they lie outside the range of the other
+    values, because a poor estimate must count as an estimate.
     """
     value = _numbers(require_column(columns, column, path), column, path)
     finite = np.flatnonzero(np.isfinite(value))
     is_code = is_no_value(value[finite], is_redshift=False)
     if is_code.any():
         log.warning(
-            "WARNING: %s: %d of %d rows have no %s: %s stands for none there",
+            "WARNING: %s: %d of %d rows have no %s: %s is a placeholder there",
             *(path, is_code.sum(), len(value), column, list_values(value[finite[is_code]])),
         )
         value[finite[is_code]] = np.nan
@@ -203,47 +207,47 @@ def read_estimates(columns: Columns, column: str, path: str | Path) -> np.ndarra
 
 
 def _warn_of_zeros(selected: np.ndarray, others: np.ndarray, column: str, path: str | Path) -> None:
-    """Warn of many values of 0 among those that are selected; `others` are used and are not 0."""
+    """Warn of many zeros among the selected values; `others` are the usable values other than 0."""
     is_redshift = is_redshift_name(column)
     zeros = int((np.abs(selected) < STAR_REDSHIFT if is_redshift else selected == 0).sum())
     if zeros <= max(2, 0.01 * len(selected)):
         return
     if is_redshift:
         log.warning(
-            "WARNING: %s: %d of %d rows have a %s of 0, or nearer to it than %g, which often stands for "
-            "none, or a star; select '%s > %g' leaves them out",
+            "WARNING: %s: %d of %d rows have a %s of 0, or within %g of it, which often means that there is "
+            "none, or a star; --select '%s > %g' leaves them out",
             *(path, zeros, len(selected), column, STAR_REDSHIFT, column, STAR_REDSHIFT),
         )
     elif len(others) and np.abs(others).min() > np.ptp(others):
         log.warning(
             "WARNING: %s: %d of %d rows have a %s of exactly 0, far from all others (%g to %g), which "
-            "often stands for none; select '%s != 0' leaves them out",
+            "often means that there is none; --select '%s != 0' leaves them out",
             *(path, zeros, len(selected), column, others.min(), others.max(), column),
         )
 
 
 def _warn_of_quality(columns: Columns, select: Sequence[str], path: str | Path) -> None:
-    """Warn where columns say which redshifts are sure, in several ways, and nothing is selected by any."""
-    found = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
-    if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in found for condition in select):
+    """Warn where there are columns of redshift quality, and none of them is used to select."""
+    flags = {name: v for name, v in columns.items() if _QUALITY.fullmatch(name) and v.ndim == 1}
+    if any(re.search(rf"\b{re.escape(name)}\b", condition) for name in flags for condition in select):
         return
-    said = []
-    for name, values in found.items():
+    summaries = []
+    for name, values in flags.items():
         unique, counts = np.unique(values, return_counts=True)
         if 1 < len(unique) <= min(MOST_QUALITIES, len(values) // 2):
             common = np.argsort(-counts)[:4]
             listed = ", ".join(f"{unique[i]} ({counts[i]} times)" for i in sorted(common))
-            said.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
-    if said:
+            summaries.append(f"{name}: {listed}{', …' if len(unique) > 4 else ''}")
+    if summaries:
         log.warning(
-            "WARNING: %s: all rows count, whatever these columns say of the quality of a redshift: %s; "
-            "select the sure ones, as their description says (--select 'COLUMN >= 3')",
-            *(path, "; ".join(said)),
+            "WARNING: %s: all rows are used, whatever their redshift quality: %s; select the secure ones as "
+            "the survey's documentation describes (--select 'COLUMN >= 3')",
+            *(path, "; ".join(summaries)),
         )
 
 
 def _with_ours(table: tables.Table) -> Columns:
-    """Return all columns under their own names, and identity and position under ours too."""
+    """Return all columns under their own names, and identity and position also under our names."""
     columns = dict(table.columns)
     sky = tables.positions(columns, table.units, table.where)
     if sky is not None:
@@ -256,7 +260,7 @@ def _with_ours(table: tables.Table) -> Columns:
 
 
 def is_number(text: object) -> bool:
-    """Return whether text is a number, or stands for none."""
+    """Return whether text is a number or a placeholder for a missing one."""
     try:
         float(str(text))
     except ValueError:
@@ -265,12 +269,12 @@ def is_number(text: object) -> bool:
 
 
 def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.ndarray:
-    """Return the numbers that a column of text holds.
+    """Return the numbers in a column of text.
 
     Raises
     ------
     InputError
-        An entry that is none.
+        An entry is not a number.
     """
     number = as_numbers(pa.array(value.astype(str).tolist(), pa.string()))
     if not is_text(number):
@@ -279,13 +283,13 @@ def _numbers_in_text(value: np.ndarray, column: str, path: str | Path) -> np.nda
     why = (
         "a class, not a redshift; leave such entries empty if they mean that there is none"
         if not any(is_number(entry) or re.match(r"[+-]?\.?\d", entry) for entry in value.tolist())
-        else "leave such entries empty, or put marks of doubt and errors into columns of their own"
+        else "leave such entries empty, and put marks of doubt and errors into columns of their own"
     )
     raise InputError(f"{path}: column {column!r} holds text, not numbers, such as {str(odd)!r}: {why}")
 
 
 def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
-    """Refuse redshifts that are velocities."""
+    """Reject velocities."""
     from astropy import units
 
     if _VELOCITY.fullmatch(column):
@@ -296,18 +300,18 @@ def _require_no_unit(unit: str, column: str, path: str | Path) -> None:
         return
     if is_velocity:
         raise InputError(
-            f"{path}: column {column!r} is in {unit}: velocities, no redshifts; divide by the speed of light"
+            f"{path}: column {column!r} is in {unit}: velocities, not redshifts; divide by the speed of light"
         )
 
 
 def _require_no_magnitudes(value: np.ndarray, columns: Columns, column: str, path: str | Path) -> None:
-    """Refuse the magnitude z of u g r i z, and whatever else is too large for most redshifts."""
+    """Reject magnitudes in the z band, and other values too large to be redshifts."""
     is_among_bands = column.lower() == "z" and {"g", "r", "i"} <= {name.lower() for name in columns}
-    middle = float(np.median(value)) if len(value) else 0.0
-    if middle > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
+    median = float(np.median(value)) if len(value) else 0.0
+    if median > (NO_MEDIAN_OF_Z if is_among_bands else HIGHEST_MEDIAN):
         beside = ", beside columns g, r and i" if is_among_bands else ""
         raise InputError(
-            f"{path}: half of column {column!r} is above {middle:.3g}{beside}: magnitudes, no redshifts; "
+            f"{path}: the median of column {column!r} is {median:.3g}{beside}: magnitudes, not redshifts; "
             "name the column of redshifts"
         )
 
@@ -318,33 +322,33 @@ def is_text(value: np.ndarray) -> bool:
 
 
 def _class_numbers(value: np.ndarray, column: str, path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the place of each value among the sorted names, NaN where there is none, and the names."""
+    """Return the index of each value in the sorted class names, NaN where it has no class, and the names."""
     if value.dtype.kind == "f":
         text = np.array([f"{entry:g}" if np.isfinite(entry) else "" for entry in value.tolist()])
-    elif value.dtype.kind == "b":  # as where some of them lack
+    elif value.dtype.kind == "b":  # the text that such a column has if values are missing
         text = np.where(value, "true", "false")
     else:
         text = np.array(["" if entry is None else str(entry).strip() for entry in value.tolist()])
     is_gap = np.isin(np.char.lower(text), GAPS)
     if (is_gap & (text != "")).any():
-        said = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
+        listed = ", ".join(sorted(set(text[is_gap].tolist()) - {""}))
         log.warning(
-            "WARNING: %s: %d of %d rows are left out: %s is %s there, which stands for no class; one that is "
-            "real counts when it is called otherwise",
-            *(path, int(is_gap.sum()), len(text), column, said),
+            "WARNING: %s: %d of %d rows are left out: %s is %s there, which means no class; rename the class "
+            "if it is a real one",
+            *(path, int(is_gap.sum()), len(text), column, listed),
         )
     names, places = np.unique(text[~is_gap], return_inverse=True)
     codes = [name for name in names.tolist() if re.fullmatch(r"-\d+|9{2,}", name)]
     if codes and len(codes) < len(names):
         log.warning(
-            "WARNING: %s: %s counts as a class of %s, though such numbers often stand for none; --select "
-            "'%s != %s' leaves them out",
+            "WARNING: %s: %s counts as a class of %s, although such numbers often mean that there is none; "
+            "--select '%s != %s' leaves them out",
             *(path, " and ".join(codes), column, column, codes[0]),
         )
     lower = [name.lower() for name in names.tolist()]
     if alike := [name for name in names.tolist() if lower.count(name.lower()) > 1]:
         log.warning(
-            "WARNING: %s: %s are classes of %s each; write them alike if they are one",
+            "WARNING: %s: %s are separate classes of %s; spell them alike if they are the same",
             *(path, ", ".join(alike[:6]), column),
         )
     numbers = np.full(len(text), np.nan)
@@ -359,14 +363,14 @@ class Match:
     Attributes
     ----------
     rows, label_rows
-        ``(P,)`` indices of the pairs; `rows` increases.
+        ``(P,)``: indices of the pairs; `rows` increases.
     separation_arcsec
-        ``(P,)``; NaN where a position is not known.
+        ``(P,)``; NaN where a position is unknown.
     by
         ``"id"`` or ``"position"``.
     counts
-        Of labels: `repeated` ones of an object that agree with another and were joined, `disagreeing` ones
-        that were left out, and those `without_position` or `without_identity`.
+        Numbers of labels that are `repeated` (further labels of an object, dropped), `disagreeing` (left out
+        with their object), `without_position` or `without_identity`.
     """
 
     rows: np.ndarray
@@ -381,14 +385,14 @@ def match_labels(
 ) -> Match:
     """Find the label of each object; features have `object_id`, and `ra` and `dec` (degrees) where known.
 
-    Match by ``"position"`` (nearest and one to one, within the radius), by ``"id"``, or ``"auto"``: by
-    position where both sides have one, because a detected catalogue and a spectroscopic one rarely share a
-    numbering.
+    Match by ``"position"`` (nearest neighbours, one to one, within the radius), by ``"id"``, or ``"auto"``:
+    by position where both tables have positions, because a detection catalogue and a spectroscopic one rarely
+    share a numbering.
 
     Raises
     ------
     InputError
-        Neither is possible, nothing matches, or objects of the same identity lie apart.
+        No match is possible, nothing matches, or objects of the same identity have different positions.
     """
     have_positions = all(name in table for table in (features, labels.columns) for name in ("ra", "dec"))
     if match == "auto":
@@ -406,14 +410,14 @@ def match_labels(
         how = f"within {radius_arcsec}″" if match == "position" else "by object_id"
         hint = _hint(features, labels, match)
         raise InputError(
-            f"{labels.where}: no overlap: none of {len(labels)} labels matches one of "
-            f"{len(features['object_id'])} objects {how}; check that they are of the same sky{hint}"
+            f"{labels.where}: no overlap: none of {len(labels)} labels matches any of "
+            f"{len(features['object_id'])} objects {how}; check that they cover the same sky{hint}"
         )
     reasons = ", ".join(f"{number} {what.replace('_', ' ')}" for what, number in pairs.counts.items())
     if reasons:
         remedy = (
-            "; those are left out: select the sure ones, or name a column of which the largest values are "
-            f"the surest {labels.target}_flag"
+            "; these are left out: select the secure ones, or name a quality column, in which larger is more "
+            f"secure, {labels.target}_flag"
         )
         is_undecided = "disagreeing" in pairs.counts
         log.warning(
@@ -424,31 +428,31 @@ def match_labels(
     if pairs.by == "position" and apart > radius_arcsec / 2:
         log.warning(
             "WARNING: %s: half of the labels lie more than %.2f″ from their objects; is the astrometry of "
-            "one of them off, or the radius too small?",
+            "one catalogue off, or the radius too small?",
             *(labels.where, apart),
         )
     return pairs
 
 
 def _warn_of_other_numbers(features: Columns, labels: Labels, *, have_positions: bool) -> None:
-    """Warn where running numbers of two tables are all that they are matched by, and need not be the same."""
+    """Warn where two tables are matched only by running numbers, which may be unrelated."""
     name = tables.identity_name(name for name in labels.columns if name != "object_id")
     if have_positions or name is None or "ra" not in features:
         return
     theirs, ours = labels.columns[name], features["object_id"]
     if tables.are_running_numbers(ours, theirs) and np.array_equal(theirs, labels.columns["object_id"]):
         log.warning(
-            "WARNING: %s: matched by %s alone, as nothing says where its objects are: right only if these "
-            "are the numbers of the catalogue that the objects were cut by; else add ra and dec",
+            "WARNING: %s: matched by %s alone, because the table has no positions: correct only if these are "
+            "the numbers in the catalogue that the cutouts were made from; otherwise add ra and dec",
             *(labels.where, name),
         )
 
 
 def _hint(features: Columns, labels: Labels, match: str) -> str:
-    """Describe what may be wrong where nothing matches."""
+    """Return a hint at the likely reason why nothing matches."""
     if match == "position":
         if not np.isfinite(labels.columns["ra"]).any():
-            return "; no label has a place: are ra and dec degrees, and not swapped?"
+            return "; no label has a valid position: are ra and dec in degrees, and not swapped?"
         box = [np.nanquantile(features[name], [0, 1]) for name in ("dec", "ra")]
         swapped = [labels.columns[name] for name in ("ra", "dec")]
         is_inside = [
@@ -461,15 +465,15 @@ def _hint(features: Columns, labels: Labels, match: str) -> str:
     theirs = _identity_text(labels.columns, labels.where)
     bare = np.char.lstrip(theirs[theirs != ""], "0")
     if np.isin(np.char.lstrip(ours, "0"), bare).any():
-        return "; they would match without leading zeros: write both as text, or both as numbers"
+        return "; they would match without leading zeros: write both as text or both as numbers"
     for name, values in labels.columns.items():
         if values.ndim == 1 and values.dtype.kind in "iuU" and np.isin(values.astype(str), ours).mean() > 0.5:
-            return f"; those of column {name!r} match: call it object_id"
-    return f": an object is {str(ours[0])!r}, a label {str(theirs[0])!r}"
+            return f"; column {name!r} would match: rename it object_id"
+    return f": the first object is {str(ours[0])!r}, the first label {str(theirs[0])!r}"
 
 
 def _places(columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-    """Return right ascension and declination, NaN where a row has no place."""
+    """Return right ascension and declination, NaN where a row has no valid position."""
     ra, dec = (columns[name].astype(np.float64) for name in ("ra", "dec"))
     with np.errstate(invalid="ignore"):
         is_known = np.isfinite(ra) & (np.abs(dec) <= 90)
@@ -481,13 +485,13 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
     lost = int(np.isnan(theirs[0]).sum())
     nearest_label, _, nearest_object = tables.match_one_to_one(*ours, *theirs, radius_arcsec)
     keep = nearest_label >= 0
-    # Other labels of the same place: further spectra of the object, or of what one spectrograph cannot part.
+    # Other labels at the same position: further spectra of the object, or of blends within a fibre or slit.
     chosen = nearest_label[nearest_object]
     is_other = (nearest_object >= 0) & keep[nearest_object] & (chosen != np.arange(len(chosen)))
     others = np.flatnonzero(is_other)
     apart = tables.apart_arcsec(labels.columns, others, chosen[others])
     same_place = np.full(len(others), radius_arcsec / 4)
-    if (identity := labels.columns.get("object_id")) is not None:  # less where identities say otherwise
+    if (identity := labels.columns.get("object_id")) is not None:  # stricter where identities differ
         is_same = identity[others] == identity[chosen[others]]
         same_place = np.where(is_same, radius_arcsec, min(tables.SAME_PLACE_ARCSEC, radius_arcsec))
     others = others[apart <= same_place]
@@ -505,9 +509,9 @@ def _by_position(features: Columns, labels: Labels, radius_arcsec: float) -> Mat
 def _join(
     objects: np.ndarray, label_rows: np.ndarray, labels: Labels
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Leave one label for each object: the first where all agree, else the surest by its flag, else none.
+    """Keep one label per object: the first where all agree, else the most secure by its flag, else none.
 
-    Of the ``(K,)`` pairs the preferred label of an object comes first.
+    Among the ``(K,)`` pairs, the preferred label of an object comes first.
     """
     order = np.argsort(objects, kind="stable")
     objects, label_rows = objects[order], label_rows[order]
@@ -519,14 +523,14 @@ def _join(
     for place in np.flatnonzero(number > 1):
         mine = label_rows[first[place] : first[place] + number[place]]
         if not _agree(labels.value[mine], labels):
-            surest = mine
+            best = mine
             if flag is not None and np.isfinite(flag[mine]).all():
-                surest = mine[flag[mine] == flag[mine].max()]
-            if len(surest) == len(mine) or not _agree(labels.value[surest], labels):
+                best = mine[flag[mine] == flag[mine].max()]
+            if len(best) == len(mine) or not _agree(labels.value[best], labels):
                 keep[place] = False
                 disagreeing += len(mine)
                 continue
-            chosen[place] = surest[0]
+            chosen[place] = best[0]
         repeated += len(mine) - 1
     counts = {"repeated": repeated, "disagreeing": disagreeing}
     return unique[keep], chosen[keep], {name: value for name, value in counts.items() if value}
@@ -538,21 +542,21 @@ def _agree(value: np.ndarray, labels: Labels) -> bool:
 
 
 def _flag(labels: Labels) -> np.ndarray | None:
-    """Return how sure each label is, where a column says so by larger numbers."""
+    """Return a quality flag whose larger values are more secure, ``(M,)``, where there is one."""
     for name in (f"{labels.target}_flag", *FLAGS):
         values = labels.columns.get(name)
-        # Flags of two digits (zCOSMOS, VIPERS) say what was observed, not how sure it is.
+        # Two-digit flags (zCOSMOS, VIPERS) encode the kind of object, so larger is not more secure.
         if values is not None and values.dtype.kind in "iuf" and np.nanmax(values, initial=0) < 10:
             return values.astype(np.float64)
     return None
 
 
 def _identity_text(columns: Columns, where: str) -> np.ndarray:
-    """Return identities as text, in which whole numbers and text of them are the same."""
+    """Return identities as text, so that whole numbers equal the same numbers written as text."""
     if "object_id" not in columns:
         raise InputError(
-            f"{where}: no column 'object_id' to match by; name the one of identities so, or those of places "
-            f"ra and dec (degrees): {nearest('object_id', columns)}"
+            f"{where}: no column 'object_id' to match by; rename the identities to object_id, or the "
+            f"positions to ra and dec (degrees): {nearest('object_id', columns)}"
         )
     return tables.identities(require_column(columns, "object_id", where), where).astype(str)
 
@@ -569,7 +573,7 @@ def _by_id(features: Columns, labels: Labels, radius_arcsec: float | None) -> Ma
         separation[known] = tables.apart_arcsec(features, rows[known], label_rows[known], labels.columns)
         if known.any() and np.median(separation[known]) > radius_arcsec:
             raise InputError(
-                f"{labels.where}: objects of the same object_id lie {np.median(separation[known]):.1f}″ "
+                f"{labels.where}: objects with the same object_id lie {np.median(separation[known]):.1f}″ "
                 "apart (median), so this is another numbering; match by position instead"
             )
     return Match(

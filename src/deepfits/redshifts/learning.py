@@ -1,4 +1,4 @@
-"""What several learners share: folds, robust standardisation, and the scale of the target.
+"""Tools that several methods share: folds, robust standardisation, and the scale of the target.
 
 Shapes: N objects, K features.
 """
@@ -14,28 +14,28 @@ from deepfits.errors import InputError
 from deepfits.tables.values import HIGHEST
 
 LOSSES = ("squared", "absolute")
-"""R² and σ_MAD trade against each other through the loss: ``squared`` serves R², ``absolute`` σ_MAD."""
+"""The loss trades R² against σ_MAD: ``squared`` favours R², ``absolute`` σ_MAD."""
 
 
 LIMIT = 8.0
-"""Standardised features are held to this, so that an extreme one does not carry a learner off."""
+"""Standardised features are clipped to ± this, so that extreme values do not dominate."""
 
 
 def check_width(features: np.ndarray, number: int) -> None:
-    """Require as many features as a method was trained on."""
+    """Require ``(N, number)`` features, as many as the model was trained on."""
     if features.ndim != 2 or features.shape[1] != number:
         raise InputError(f"the model was trained on {number} features, not {features.shape[1:]}")
 
 
 def folds(number: int, num_folds: int, generator: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Divide objects at random: for each fold the rows to learn from, and the rows left out."""
+    """Divide objects at random: for each fold, the rows to train on and the rows left out."""
     from sklearn.model_selection import PredefinedSplit
 
     return list(PredefinedSplit(generator.permutation(number) % num_folds).split())
 
 
 def train_until(parameters: dict[str, Any], data: Any, others: Any, *, max_rounds: int, patience: int) -> Any:
-    """Train an `xgboost.Booster` until it has not got better on other objects for some rounds."""
+    """Train an `xgboost.Booster` until its loss on other objects has not improved for `patience` rounds."""
     import xgboost
 
     return xgboost.train(
@@ -50,9 +50,9 @@ def train_until(parameters: dict[str, Any], data: Any, others: Any, *, max_round
 
 @dataclass(frozen=True, kw_only=True)
 class Standard:
-    """Robust standardisation: ``(K,)`` medians, and half the central 68% ranges.
+    """Robust standardisation by medians and half the central 68% ranges, ``(K,)`` each.
 
-    A missing feature is set to the median, so that it counts for nothing.
+    A missing feature is set to the median, that is to 0.
     """
 
     centre: np.ndarray
@@ -60,10 +60,11 @@ class Standard:
 
     @classmethod
     def learn(cls, features: np.ndarray, together: np.ndarray | None = None) -> Standard:
-        """Learn from training objects, ``(N, K)``; a feature that none of them has stays as it is.
+        """Measure medians and scales of training objects, ``(N, K)``.
 
-        Those that are `together` ``(K,)`` have one scale, their median: of latents in units of what tells
-        nothing, those that vary most tell most, and would be made as small as the others.
+        A feature that is missing for all of them is left unscaled. The features marked in `together`,
+        ``(K,)`` bool, share one scale, the median of theirs: latents in units of their nuisance scatter are
+        the more informative the more they vary, which individual scales would undo.
         """
         known = np.isfinite(features).any(axis=0)
         low, centre, high = np.nanquantile(np.where(known, features, 0.0), [0.16, 0.5, 0.84], axis=0)
@@ -80,10 +81,10 @@ class Standard:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetScale:
-    """The target in a learner's units: (f(value) − centre) / scale.
+    """The standardised target, (f(value) − centre) / scale.
 
-    Where `is_log`, f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, which σ_MAD and η ask
-    for. Else f changes nothing, so that a squared error is that of R².
+    Where `is_log`, f is ln(1 + value): an absolute error of ln(1 + z) is one of Δz, as in σ_MAD and η.
+    Otherwise f is the identity, so that the squared error is that of R².
     """
 
     centre: float
@@ -92,16 +93,16 @@ class TargetScale:
 
     @classmethod
     def learn(cls, value: np.ndarray, loss: str) -> TargetScale:
-        """Take the scale of training objects; values that no redshift has are taken without a logarithm."""
+        """Measure centre and scale of training objects; the logarithm is for plausible redshifts only."""
         is_log = loss == "absolute" and float(value.min()) > -0.5 and float(value.max()) < HIGHEST
         known = np.log1p(value) if is_log else value
         return cls(centre=float(known.mean()), scale=float(known.std()) or 1.0, is_log=is_log)
 
     def forward(self, value: np.ndarray) -> np.ndarray:
-        """Return values in the learner's units."""
+        """Standardise values."""
         return ((np.log1p(value) if self.is_log else value) - self.centre) / self.scale
 
     def inverse(self, output: np.ndarray) -> np.ndarray:
-        """Return the learner's outputs as values; those of a log are held to three times the range."""
+        """Return values from standardised outputs, clipped to ± 10, and to 5 in ln(1 + value)."""
         value = self.centre + self.scale * np.clip(output.astype(np.float64), -10, 10)
         return np.expm1(np.minimum(value, 5.0)) if self.is_log else value

@@ -1,9 +1,9 @@
-"""What a redshift method is.
+"""The interface of redshift methods.
 
-A method is a frozen dataclass of what it has learned (numbers, arrays, trees, weights): `fit` makes it,
-`predict` uses it, and `deepfits.redshifts.storage` writes and reads it. To add one, write a file in
-`deepfits.redshifts.methods` with a subclass of `Method`, and name it in `METHODS` there; the table, `redshift
-train` and `redshift predict` then have it.
+A trained method is a frozen dataclass of what it has learned (numbers, arrays, trees, weights): `fit` makes
+it, `predict` uses it, and `deepfits.redshifts.storage` saves and loads it. To add a method, write a subclass
+of `Method` in a new module of `deepfits.redshifts.methods` and list it in `METHODS` there; the table,
+`redshift train` and `redshift predict` then offer it.
 
 Shapes: N objects, V objects with an out-of-fold estimate, Q quantile levels.
 """
@@ -31,9 +31,16 @@ M = TypeVar("M", bound="Method")
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What a method says of objects: ``(N,)`` points, and where it has them quantiles of p(z), ``(N, Q)``.
+    """A method's estimates for N objects.
 
-    Quantiles are at `LEVELS`; columns are what else it says, ``(N,)`` each.
+    Attributes
+    ----------
+    point
+        ``(N,)``: point estimates.
+    quantiles
+        ``(N, Q)``: quantiles of p(z) at `deepfits.redshifts.pdf.LEVELS`; None for methods without p(z).
+    columns
+        Further columns of the predictions, ``(N,)`` each.
     """
 
     point: np.ndarray
@@ -43,10 +50,16 @@ class Estimates:
 
 @dataclass(frozen=True, kw_only=True)
 class OutOfFold:
-    """Estimates of labelled objects by learners that had not seen them: for recalibration and stacking.
+    """Out-of-fold estimates of labelled objects, for recalibration and stacking.
 
-    Rows, ``(V,)``, say which of the data set's objects; points are ``(V,)``, quantiles ``(V, Q)``,
-    recalibrated, or None.
+    Attributes
+    ----------
+    rows
+        ``(V,)``: row indices of the objects in the data set.
+    point
+        ``(V,)``: point estimates.
+    quantiles
+        ``(V, Q)``: recalibrated quantiles, or None.
     """
 
     rows: np.ndarray
@@ -54,7 +67,7 @@ class OutOfFold:
     quantiles: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> OutOfFold:
-        """Return the objects of some rows, in their order; all must be there."""
+        """Select the objects of the given rows, in their order; all must be present."""
         order = np.argsort(self.rows)
         place = order[np.searchsorted(self.rows[order], rows)]
         assert np.array_equal(self.rows[place], rows)
@@ -64,10 +77,22 @@ class OutOfFold:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What methods will be given, known before anything is measured: feature sets that can be made, of what.
+    """The inputs that methods will get, known before anything is measured.
 
-    Bands are those of the cutouts, or else of the features; pixels of a cutout's side, None where there are
-    no cutouts.
+    Attributes
+    ----------
+    bands
+        Bands of the cutouts, or else of the features.
+    pixels
+        Side of a cutout in pixels; None without cutouts.
+    feature_sets
+        Names of the feature sets that can be made.
+    options
+        How redshifts are learned.
+    target
+        Name of the target's column.
+    model_hash
+        Fingerprint of the model that the features were fitted with.
     """
 
     bands: tuple[str, ...]
@@ -78,26 +103,30 @@ class Inputs:
     model_hash: str = ""
 
     def require_cutouts(self, method: str) -> None:
-        """Raise where there are no cutouts."""
+        """Raise `InputError` if there are no cutouts."""
         if self.pixels is None:
             raise InputError(f"the method {method} needs the cutouts: give the store")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a method learns from.
+    """Training data and options of a method.
 
     Attributes
     ----------
     dataset
-        Objects, labels and their division; a method may look at the parts that train and validate alone.
-    feature_set, features
-        The features of all objects of the data set; None for methods that take none. The set of a stack says
-        which one.
+        Objects, labels and their split; a method may use only the training and validation parts.
+    feature_set
+        Name of the feature set; for a stack, name of the stack.
+    features
+        Features of all objects of the data set; None for methods that take none.
     loss
-        One of `LOSSES`.
+        One of `deepfits.redshifts.learning.LOSSES`.
+    options
+        How redshifts are learned.
     member
-        Returns the `Predictor` of another method, trained on a feature set: what a stack joins.
+        Function from the names of a method and a feature set to a trained `Predictor`, for methods that
+        combine others.
     """
 
     dataset: Dataset
@@ -110,24 +139,24 @@ class Training:
 
     @cached_property
     def matrix(self) -> Matrix:
-        """Features of the objects that may be learned from."""
+        """Features of the training and validation objects."""
         assert self.features is not None
         return self.features.take(self.rows)
 
     @property
     def rows(self) -> np.ndarray:
-        """Rows of the objects that may be learned from."""
+        """Row indices of the training and validation objects."""
         return self.dataset.split.fitted
 
     @property
     def value(self) -> np.ndarray:
-        """Their targets."""
+        """Targets of the training and validation objects."""
         return self.dataset.value[self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Generic[M]):
-    """A trained method, its out-of-fold estimates where it has any, and figures for the table."""
+    """A trained method, its out-of-fold estimates if any, and further entries of its row in the table."""
 
     method: M
     out_of_fold: OutOfFold | None = None
@@ -141,17 +170,19 @@ class Method(ABC):
     Attributes
     ----------
     name
-        What users call it.
+        Name of the method in options and tables.
     takes_features
         Whether it learns from a feature set.
     has_loss
-        Whether there is one row of it for each loss.
+        Whether it depends on the loss, and has one row in the table for each.
     flags_domain
         Whether objects outside the domain of the training objects' features are flagged.
     only_redshifts
-        Whether it knows what a redshift is, and can learn no other target.
+        Whether it can predict no other target than redshifts.
+    fewest_labels
+        Smallest number of labels that it can learn from.
     reads_scenes
-        Whether it takes the light of scenes as it stands in the features of one model, without a feature set.
+        Whether it uses the scene fluxes in the features of one particular model, without a feature set.
     """
 
     name: ClassVar[str]
@@ -165,30 +196,30 @@ class Method(ABC):
     @classmethod
     @abstractmethod
     def fit(cls, training: Training) -> Trained[Self]:
-        """Learn from the objects whose labels may be learned from."""
+        """Learn from the training and validation objects."""
 
     @abstractmethod
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Estimate the redshifts of any objects; `features` are those of its feature set."""
+        """Estimate the target of any objects; `features` are those of the method's feature set."""
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
         """Return the feature sets to try in a table, by default all; ``[""]`` for a method that takes none.
 
-        `wanted` are those that the user names for this method; None where none are named.
+        `wanted` are those that the user chose for this method; None for the default.
         """
         if not cls.takes_features:
             return [""]
         if wanted is not None:
             return list(wanted)
-        # no redshift depends on how a galaxy lies
+        # redshift does not depend on orientation
         left_out = {"oriented"} if is_redshift_name(inputs.target) else set()
         return [name for name in inputs.feature_sets if name not in left_out]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Raise `InputError`, with the remedy, where the method could not learn from what will be given."""
+        """Raise `InputError`, with a remedy, if the method cannot learn from the inputs."""
         if cls.only_redshifts and not is_redshift_name(inputs.target):
-            raise InputError(f"the method {cls.name} predicts redshifts alone, not {inputs.target}")
+            raise InputError(f"the method {cls.name} predicts redshifts only, not {inputs.target}")
         if cls.takes_features:
             check_available(feature_set, inputs.feature_sets)

@@ -1,10 +1,10 @@
-"""How good redshifts are: the figures of Table 1, their variants elsewhere, and their errors.
+"""Metrics of point estimates: those of M19's Table 1, common variants, and bootstrap errors.
 
 Shapes: N objects, R bootstrap resamples.
 
-M19 names σ_MAD a mean absolute deviation and quotes η of 0.39 to 0.45, which no common definition gives as a
-fraction together with its σ_MAD; so the definitions travel with every table (`DEFINITIONS`), and the usual
-variants stand beside them.
+M19 calls σ_MAD a mean absolute deviation and quotes η of 0.39 to 0.45, which is incompatible with its σ_MAD
+under any common definition of η as a fraction. Therefore every table includes the definitions (`DEFINITIONS`)
+and the common variants.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DEFINITIONS = {
     "sigma_iqr": "interquartile range of Δz / 1.349 (RAIL)",
     "eta_rail": "fraction of objects with |Δz| > max(0.06, 3 σ_IQR) (RAIL)",
 }
-"""What each metric is, in words; the keys are those of `point_metrics`."""
+"""Definition of each metric that `point_metrics` returns."""
 PROPERTY_DEFINITIONS = {
     "r2": "1 − Σδ² / Σ(true − mean true)², with δ = predicted − true",
     "bias": "mean of δ",
@@ -40,7 +40,7 @@ PROPERTY_DEFINITIONS = {
     "rmse": "square root of the mean of δ²",
     "sigma_iqr": "interquartile range of δ / 1.349",
 }
-"""The same for targets other than redshifts, whose errors are not divided by 1 + z."""
+"""Definition of each metric for targets other than redshifts, whose errors are not divided by 1 + z."""
 
 MIN_OBJECTS, MIN_IN_BIN = 2, 20
 
@@ -53,13 +53,13 @@ def delta_z(z_phot: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
 def point_metrics(z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True) -> dict[str, float]:
     """Return every metric of `DEFINITIONS` for point estimates.
 
-    Estimates and redshifts are ``(N,)``. For other targets than redshifts the metrics are those of
+    Estimates and redshifts are ``(N,)``. For targets other than redshifts, the metrics are those of
     `PROPERTY_DEFINITIONS`.
 
     Raises
     ------
     InputError
-        Different lengths, fewer than two objects, or values that are not finite.
+        The lengths differ, there are fewer than two objects, or a value is not finite.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def _checked(z_phot: np.ndarray, z_spec: np.ndarray) -> tuple[np.ndarray, np.nda
         raise InputError(f"metrics: {len(z_spec)} objects; at least {MIN_OBJECTS} are needed")
     if not (np.isfinite(z_phot).all() and np.isfinite(z_spec).all()):
         raise InputError(
-            "metrics: an estimate or a redshift is not finite; leave such objects out, and count them"
+            "metrics: an estimate or a redshift is not finite; leave such objects out and report their number"
         )
     return z_phot, z_spec
 
@@ -119,10 +119,10 @@ def bootstrap_errors(
     seed: int = 0,
     is_redshift: bool = True,
 ) -> dict[str, float]:
-    """Return the standard error of every metric, from resampling the objects with replacement.
+    """Return the standard error of every metric, from bootstrapping the objects.
 
-    The resamples depend on the number of objects and the seed alone, so that all methods of one table are
-    judged on the same resamples.
+    The resamples depend only on the number of objects and the seed, so that all methods in a table are
+    compared on the same resamples.
     """
     z_phot, z_spec = _checked(z_phot, z_spec)
     generator = np.random.default_rng(seed)
@@ -141,7 +141,7 @@ def bootstrap_errors(
 def measured(
     z_phot: np.ndarray, z_spec: np.ndarray, *, is_redshift: bool = True, num_resamples: int = 300
 ) -> dict[str, dict[str, float | None]]:
-    """Return ``{metric: {"value": ..., "error": ...}}`` ready for JSON (NaN becomes None)."""
+    """Return ``{metric: {"value": ..., "error": ...}}`` for JSON, with None in place of NaN."""
     values = point_metrics(z_phot, z_spec, is_redshift=is_redshift)
     errors = bootstrap_errors(z_phot, z_spec, is_redshift=is_redshift, num_resamples=num_resamples)
     return {name: {"value": _finite(values[name]), "error": _finite(errors[name])} for name in values}
@@ -159,10 +159,10 @@ def binned(
     *,
     metrics: Callable[..., dict[str, Any]] = measured,
 ) -> list[dict[str, Any]]:
-    """Measure in bins of `by` (a magnitude, the redshift): one entry a bin, sparse bins with a count alone.
+    """Compute metrics in bins of `by`, such as a magnitude or the redshift: one entry per bin.
 
-    `by` is ``(N,)``; objects whose value is not finite are in no bin. A bin holds its lower edge and not its
-    upper one.
+    `by` is ``(N,)``; objects whose value is not finite are in no bin. A bin includes its lower but not its
+    upper edge. Bins of fewer than `MIN_IN_BIN` objects have a count but no metrics.
     """
     out = []
     for low, high in itertools.pairwise(edges):

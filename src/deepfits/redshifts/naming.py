@@ -1,6 +1,6 @@
-"""What the columns of predictions are called: redshifts by their usual names, other targets by their own.
+"""Column names of predictions: the usual ones for redshifts, and ones with the target's name otherwise.
 
-Inside, every method says `z_phot`, `z_mean`, `z_err68_low` and so on, whatever it has learned.
+Internally, every method uses `z_phot`, `z_mean`, `z_err68_low` and so on, whatever its target.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ESTIMATE = "z_phot"
 
 
 def truth_name(target: str) -> str:
-    """Return what the known values are called.
+    """Return the column name of the true values.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def truth_name(target: str) -> str:
 
 
 def written_name(name: str, target: str) -> str:
-    """Return what a column of predictions is called in files.
+    """Return the name of a column of predictions in files.
 
     Examples
     --------
@@ -40,5 +40,5 @@ def written_name(name: str, target: str) -> str:
 
 
 def as_written(columns: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """Return columns under their names in files."""
+    """Rename columns to their names in files."""
     return {written_name(name, target): values for name, values in columns.items()}

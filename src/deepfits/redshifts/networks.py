@@ -1,10 +1,11 @@
-"""Training networks on known redshifts: from images, from features, or from both.
+"""Training networks on known redshifts, from images, features, or both.
 
 Shapes: N objects, B bands, H = W pixels, K features, Q quantile levels.
 
-Every network has 1 + Q outputs, the estimate and the quantiles of p(z), and is trained in one way: AdamW with
-a one-cycle learning rate, the weights of the best validation loss, and for images random flips, quarter turns
-and shifts by a pixel, and estimates averaged over the eight orientations.
+Every network has 1 + Q outputs, the point estimate and the quantiles of p(z), and is trained in the same way:
+AdamW with a one-cycle learning rate, keeping the weights of the best validation loss. Images are augmented
+by random flips, quarter turns and shifts by a pixel, and predictions are averaged over the eight
+orientations.
 """
 
 from __future__ import annotations
@@ -29,16 +30,17 @@ if TYPE_CHECKING:
     import torch
 
 NUM_OUTPUTS = 1 + len(LEVELS)
-"""The estimate, and the quantiles of p(z)."""
+"""The point estimate and the quantiles of p(z)."""
 HEAD_CHANNELS = 64
 HYBRID_CHANNELS = 192
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """How to train: at most so many passes, and `patience` of them without a better validation loss.
+    """How to train: for at most `epochs`, and at most `patience` epochs without a better validation loss.
 
-    Training stops after `max_minutes` with the best weights so far; the learning rate comes down in time.
+    Training stops after `max_minutes` with the best weights so far; the learning rate schedule is compressed
+    so that it ends in time.
     """
 
     loss: str = "squared"
@@ -54,20 +56,20 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         require_known("loss", self.loss, LOSSES)
         if self.epochs < 1 or self.batch < 2 or not self.max_minutes > 0:
-            raise InputError("training a network needs at least one epoch, two objects a batch and some time")
+            raise InputError("training a network needs an epoch, two objects per batch and a positive time")
 
 
 def standardised(standard: Standard, features: np.ndarray) -> np.ndarray:
-    """Return features as networks take them, ``(N, K)`` float32."""
+    """Return standardised and clipped features as inputs of networks, ``(N, K)`` float32."""
     return np.clip(standard(features), -LIMIT, LIMIT).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What a network looks like: enough to build it.
+    """Description from which a network can be built.
 
-    Kinds are ``"mlp"`` (K features in), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small
-    head), and ``"hybrid"`` (the embedder's latents and K features side by side in the head).
+    Kinds are ``"mlp"`` (on K features), ``"wide_resnet"``, ``"embedder"`` (the model's embedder and a small
+    head), and ``"hybrid"`` (a head on the embedder's latents concatenated with K features).
     """
 
     kind: str
@@ -75,7 +77,7 @@ class Architecture:
     num_features: int = 0
 
     def build(self) -> Any:
-        """Make the network with random weights, and 1 + Q outputs."""
+        """Build the network, with random weights and 1 + Q outputs."""
         from torch import nn
 
         if self.kind == "mlp":
@@ -107,7 +109,7 @@ def _hidden(sizes: Sequence[int], dropout: float) -> list[Any]:
 
 
 def _hybrid(embedder: Any, num_inputs: int) -> Any:
-    """Return a network from images and features: the head sees latents and features side by side."""
+    """Return a network of images and features, whose head takes latents and features concatenated."""
     import torch
     from torch import nn
 
@@ -126,10 +128,7 @@ def _hybrid(embedder: Any, num_inputs: int) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNetwork:
-    """A trained network with the scale of its outputs.
-
-    The history has training and validation loss of each epoch.
-    """
+    """A trained network, the scale of its outputs, and the losses of each epoch (`history`)."""
 
     architecture: Architecture
     weights: dict[str, np.ndarray]
@@ -138,7 +137,7 @@ class TrainedNetwork:
 
     @cached_property
     def network(self) -> Any:
-        """The `torch.nn.Module`, from its inputs to ``(N, 1 + Q)``."""
+        """The `torch.nn.Module`, whose outputs are ``(N, 1 + Q)``."""
         import torch
 
         with torch.random.fork_rng():
@@ -149,38 +148,38 @@ class TrainedNetwork:
     def predict(
         self, *inputs: np.ndarray, batch: int = 256, device: str = "cpu"
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return estimates ``(N,)`` and quantiles ``(N, Q)`` before recalibration, float64."""
+        """Return point estimates, ``(N,)``, and quantiles before recalibration, ``(N, Q)``, float64."""
         outputs = _outputs(self.network, inputs, batch=batch, device=device)
         point, quantiles = self.scale.inverse(outputs[:, 0]), self.scale.inverse(outputs[:, 1:])
         return point, sorted_quantiles(quantiles)
 
 
 def _outputs(
-    network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str, turned: bool = True
+    network: Any, inputs: Sequence[np.ndarray], *, batch: int, device: str, average: bool = True
 ) -> np.ndarray:
-    """Return the network's outputs, averaged over the eight orientations of images: ``(N, 1 + Q)``.
+    """Return the network's outputs, ``(N, 1 + Q)``, averaged over the eight orientations of images.
 
-    Not `turned`: of images as they are alone, which is what the validation loss of each pass is made of.
+    Without `average`, images are used only in their own orientation, as for the validation loss.
     """
     import torch
 
     network.eval().to(device)
-    has_images = turned and any(part.ndim == 4 for part in inputs)
+    has_images = average and any(part.ndim == 4 for part in inputs)
     orientations = range(NUM_SYMMETRIES) if has_images else [0]
     parts = []
     with torch.inference_mode():
         for start in range(0, len(inputs[0]), batch):
-            some = [torch.as_tensor(part[start : start + batch], device=device) for part in inputs]
-            turned_outputs = [
-                network(*(symmetry(part, number) if part.ndim == 4 else part for part in some))
+            chunk = [torch.as_tensor(part[start : start + batch], device=device) for part in inputs]
+            outputs = [
+                network(*(symmetry(part, number) if part.ndim == 4 else part for part in chunk))
                 for number in orientations
             ]
-            parts.append(torch.stack(turned_outputs).mean(dim=0).double().cpu().numpy())
+            parts.append(torch.stack(outputs).mean(dim=0).double().cpu().numpy())
     return np.concatenate(parts)
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Turn, flip and shift each image at random: ``(N, B, H, W)``; a shift repeats the border's pixels."""
+    """Rotate, flip and shift each image at random, ``(N, B, H, W)``; shifts replicate the border pixels."""
     import torch
 
     number, _, height, width = images.shape
@@ -205,15 +204,15 @@ def train_network(
     network: Any = None,
     progress: Progress = silent,
 ) -> TrainedNetwork:
-    """Train a network; by default a new one of the architecture, else the `torch.nn.Module` that is given.
+    """Train the given `torch.nn.Module`, or by default a new network of the architecture.
 
-    Training and validation data are the inputs, float32 in the network's units (images ``(N, B, H, W)``,
-    features ``(N, K)``), and last the targets ``(N,)``.
+    `train` and `validation` each hold the network's inputs, float32 in its units (images ``(N, B, H, W)``,
+    features ``(N, K)``), followed by the targets, ``(N,)``.
 
     Raises
     ------
     NonFiniteLossError
-        The loss stopped being a number.
+        The loss became NaN or infinite.
     """
     import torch
 
@@ -221,7 +220,7 @@ def train_network(
     inputs = [torch.as_tensor(part) for part in train[:-1]]
     scale = TargetScale.learn(train[-1], config.loss)
     value = torch.as_tensor(scale.forward(train[-1]), dtype=torch.float32)
-    other = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
+    held_out = torch.as_tensor(scale.forward(validation[-1]), dtype=torch.float32)
     network = (architecture.build() if network is None else network).to(config.device)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay)
     steps = max(1, len(value) // config.batch)
@@ -235,8 +234,8 @@ def train_network(
             total = 0.0
             for step in range(steps):
                 rows = order[step * config.batch : (step + 1) * config.batch]
-                some = [part[rows] for part in inputs]
-                batch = [augment(part, generator) if part.ndim == 4 else part for part in some]
+                parts = [part[rows] for part in inputs]
+                batch = [augment(part, generator) if part.ndim == 4 else part for part in parts]
                 output = network(*(part.to(config.device) for part in batch))
                 loss = network_loss(output, value[rows].to(config.device), config.loss)
                 if not torch.isfinite(loss):
@@ -247,8 +246,8 @@ def train_network(
                 share = min(max((epoch * steps + step) / (config.epochs * steps), elapsed), 1.0)
                 descend(network, optimiser, loss, config.learning_rate * one_cycle(share))
                 total += loss.item() / steps
-            outputs = _outputs(network, validation[:-1], batch=256, device=config.device, turned=False)
-            validation_loss = network_loss(torch.as_tensor(outputs).float(), other, config.loss).item()
+            outputs = _outputs(network, validation[:-1], batch=256, device=config.device, average=False)
+            validation_loss = network_loss(torch.as_tensor(outputs).float(), held_out, config.loss).item()
             history.append({"train": total, "validation": validation_loss})
             since += 1
             if validation_loss < best:
@@ -261,7 +260,7 @@ def train_network(
 
 
 def descend(network: Any, optimiser: Any, loss: torch.Tensor, rate: float) -> None:
-    """Take one step of training at a learning rate, with a gradient of length 1 at most."""
+    """Take one optimiser step at a learning rate, with the gradient norm clipped to 1."""
     import torch
 
     for group in optimiser.param_groups:
@@ -273,7 +272,7 @@ def descend(network: Any, optimiser: Any, loss: torch.Tensor, rate: float) -> No
 
 
 def one_cycle(share: float, warm: float = 0.2) -> float:
-    """Return the learning rate's factor after a share of the steps, or of the time where that runs out first.
+    """Return the learning rate factor after a fraction `share` of the training, with warm-up until `warm`.
 
     Examples
     --------
@@ -286,9 +285,9 @@ def one_cycle(share: float, warm: float = 0.2) -> float:
 
 
 def network_loss(output: torch.Tensor, value: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the loss of the estimate plus twice the mean pinball loss of the quantiles.
+    """Return the loss of the point estimate plus twice the mean pinball loss of the quantiles.
 
-    The output, ``(N, 1 + Q)``, is the estimate, then the quantiles at `LEVELS`; values are ``(N,)``.
+    The output, ``(N, 1 + Q)``, holds the point estimate, then the quantiles at `LEVELS`; values are ``(N,)``.
     """
     import torch
 

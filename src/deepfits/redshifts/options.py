@@ -1,4 +1,4 @@
-"""How redshifts are learned: stated once, for the stages, which inherit from these, and for the methods."""
+"""Options of learning redshifts, which the stages inherit and the methods use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Seeded:
     Parameters
     ----------
     seed
-        Of the choice of labels, the tuning and TPOT.
+        Random seed for choosing labels, tuning and TPOT.
     num_threads
-        Threads of boosting, and worker processes of TPOT; explicit, because boosting threads that contend for
-        cores run a hundred times slower.
+        Number of boosting threads, and of TPOT worker processes. It is explicit because boosting threads that
+        contend for cores run a hundred times slower.
     """
 
     seed: Annotated[int, Range(ge=0, lt=2**31)] = 0
@@ -36,25 +36,25 @@ class LearningOptions(Seeded):
     model
         The model that the features were fitted with; networks on images start from its embedder.
     filters
-        A filter for each band, in the order of the features' bands: a name of speclite as ``sdss2010-g``. By
-        default what the images' headers say; else templates are fitted through those of CLAUDS and HSC, and
-        heads take any for possible.
+        The speclite name of each band's filter, such as ``sdss2010-g``, in the order of the features' bands;
+        by default the filters given by the image headers. If these give none, templates are fitted through
+        the filters of CLAUDS and HSC, and heads allow for any filter.
     distributions
-        Whether to learn and measure p(z), where a method can.
+        Whether to learn and evaluate p(z), for methods that can.
     tuning_trials
-        Settings of boosting that are compared for each row.
+        Number of boosting settings compared for each row of the table.
     tpot_minutes
-        Time budget of TPOT.
+        Time budget of TPOT in minutes.
     wide_resnet_width
-        Channels of the Wide ResNet's first stage; 64 is the paper's, 8 or 16 are for CPUs.
+        Channels of the Wide ResNet's first stage: 64 in the paper, 8 or 16 for CPUs.
     network_epochs
-        Passes over the labelled images that each network on images may take.
+        Maximum number of epochs for each network on images.
     network_minutes
-        Minutes that each network on images may take.
+        Maximum time in minutes for each network on images.
     device
-        Where networks on images are trained.
+        Device on which networks on images are trained.
     head
-        What was taught before there were labels, from `redshift_pretrain`; by default the head that came with
+        A head trained on simulated galaxies, from `redshift_pretrain`; by default the head that ships with
         the model of the features.
     """
 

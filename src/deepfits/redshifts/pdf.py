@@ -1,9 +1,10 @@
-"""Redshift distributions as quantiles: compact on disk, and everything that is asked of a p(z).
+"""Redshift distributions as quantiles: a compact representation, and its statistics and metrics.
 
-Shapes: N objects, Q quantile levels, G points of a grid.
+Shapes: N objects, Q quantile levels, G grid points, V validation objects.
 
-A distribution is Q quantiles at fixed `LEVELS`. Between them the cumulative distribution F runs linearly; the
-tails beyond the outermost levels fall off exponentially, at the rate that the three outermost quantiles show.
+A distribution is represented by its Q quantiles at the fixed `LEVELS`. Between them the cumulative
+distribution F is linear; beyond the outermost levels the tails are exponential, at rates set by the three
+outermost quantiles.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from deepfits.errors import InputError
 from deepfits.redshifts.metrics import measured
 
 LEVELS = np.array([0.01, 0.025, 0.05, 0.1, 0.16, 0.25, 0.35, 0.5, 0.65, 0.75, 0.84, 0.9, 0.95, 0.975, 0.99])
-"""Of the stored quantiles; those of the 68% and 95% intervals and the median are among them."""
+"""Levels of the stored quantiles, which include the 68% and 95% intervals and the median."""
 AS_PREDICTED = np.empty(0)
-"""PIT values of no object: distributions that stay as they were predicted."""
+"""No PIT values: `recalibrated` returns distributions unchanged."""
 MEDIAN = int(np.argmin(np.abs(LEVELS - 0.5)))
-"""Place of the median."""
+"""Index of the median in `LEVELS`."""
 
 DEFINITIONS = {
     "pit_ks": "largest distance between the PIT values' cumulative distribution and the uniform one",
     "coverage_68": "fraction of objects whose z_spec lies in the central 68% interval",
     "coverage_95": "fraction of objects whose z_spec lies in the central 95% interval",
-    "r2_mean": "R² of the mean of p(z), the estimate of least squared error",
+    "r2_mean": "R² of the mean of p(z), the estimate that minimises the squared error",
     "crps": "mean of ∫ (F(z) − H(z − z_spec))² dz",
     "cde_loss": "mean of ∫ p(z)² dz − 2 p(z_spec)",
 }
@@ -34,16 +35,16 @@ _MIN_WIDTH = 1e-4
 
 
 def sorted_quantiles(quantiles: np.ndarray) -> np.ndarray:
-    """Return quantiles that increase by at least 1e-4 from level to level: crossings are sorted out."""
+    """Sort crossing quantiles, ``(N, Q)``, so that they increase by at least 1e-4 from level to level."""
     out = np.sort(np.asarray(quantiles, dtype=np.float64), axis=1)
     steps = np.arange(out.shape[1]) * _MIN_WIDTH
     return np.maximum.accumulate(out - steps, axis=1) + steps
 
 
 def cumulative(quantiles: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return F of each object at its own points, ``(N, G)`` in (0, 1).
+    """Return the cumulative distribution of each object, ``(N, G)`` in (0, 1).
 
-    Quantiles, ``(N, Q)``, increase; points are ``(N, G)`` or ``(G,)``.
+    Quantiles are ``(N, Q)`` and increasing; the points `at` are ``(N, G)``, or ``(G,)`` for all objects.
     """
     at = np.broadcast_to(at, (len(quantiles), np.shape(at)[-1])).astype(np.float64)
     out = np.empty(at.shape)
@@ -58,19 +59,19 @@ def cumulative(quantiles: np.ndarray, at: np.ndarray) -> np.ndarray:
 
 
 def _tail_slopes(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rates of the exponential tails, ``(N, 1)`` each, from the three outermost quantiles."""
+    """Return the rates of the lower and upper exponential tails, ``(N, 1)`` each."""
     low = np.log(LEVELS[2] / LEVELS[0]) / (quantiles[:, 2:3] - quantiles[:, :1])
     high = np.log((1 - LEVELS[-3]) / (1 - LEVELS[-1])) / (quantiles[:, -1:] - quantiles[:, -3:-2])
     return low, high
 
 
 def density(quantiles: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return p on the cells of a grid: ``(N, G − 1)``, the mean density between neighbouring points."""
+    """Return the mean density p in each cell of a grid, ``(N, G − 1)``."""
     return np.diff(cumulative(quantiles, grid), axis=1) / np.diff(grid)
 
 
 def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the quantile function at other levels: ``(N, Q)`` to ``(N, len(wanted))``, tails included."""
+    """Return quantiles at other levels, including the tails: ``(N, Q)`` to ``(N, len(wanted))``."""
     out = np.stack([np.interp(wanted, LEVELS, values) for values in quantiles])
     low_slope, high_slope = _tail_slopes(quantiles)
     safe = np.clip(wanted, 1e-6, 1 - 1e-6)
@@ -80,25 +81,25 @@ def values_at(quantiles: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def from_grid(probability: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return the quantiles of distributions that are given on a grid.
+    """Return the quantiles, ``(N, Q)``, of distributions given on a grid.
 
-    Densities at the points of the grid, ``(N, G)``, are not negative, in any normalisation; the grid,
-    ``(G,)``, increases.
+    `probability` holds non-negative densities at the grid points, ``(N, G)``, in any normalisation; the grid,
+    ``(G,)``, is increasing.
     """
     steps = np.diff(grid)
     cells = (probability[:, 1:] + probability[:, :-1]) / 2 * steps
     total = cells.sum(axis=1, keepdims=True)
     if not (total > 0).all():
-        raise InputError("a distribution on a grid has no probability anywhere")
+        raise InputError("a distribution on a grid is zero everywhere")
     function = np.concatenate([np.zeros((len(cells), 1)), np.cumsum(cells / total, axis=1)], axis=1)
-    tilt = np.linspace(0, 1e-9, len(grid))  # makes flat stretches increase, so that they can be inverted
+    tilt = np.linspace(0, 1e-9, len(grid))  # makes F strictly increasing, hence invertible
     return sorted_quantiles(np.stack([np.interp(LEVELS, row + tilt, grid) for row in function]))
 
 
 def mixture(parts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the quantiles of mixtures: ``(S, N, Q)``, increasing, of S parts each to ``(N, Q)``.
+    """Return the quantiles of mixtures of S components each: ``(S, N, Q)``, increasing, to ``(N, Q)``.
 
-    Weights of the parts, ``(S,)`` or ``(N, S)``, sum to 1; they are equal by default.
+    The weights of the components, ``(S,)`` or ``(N, S)``, sum to 1; they are equal by default.
     """
     number, length = parts.shape[:2]
     if weights is None:
@@ -114,10 +115,10 @@ def mixture(parts: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 
 def point_estimates(quantiles: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the mean, median, mode and intervals under Rubin-style names, ``(N,)`` each.
+    """Return the mean, median, mode and intervals, ``(N,)`` each, under Rubin-style names.
 
-    `z_mode` is the middle of the narrowest interval that holds half of the probability: the mode of a
-    distribution that is known by its quantiles, without the noise of single steps.
+    `z_mode` is the centre of the narrowest interval that contains half of the probability, a robust estimate
+    of the mode of a distribution given by quantiles.
     """
     fine = np.linspace(0.005, 0.995, 199)
     values = values_at(quantiles, fine)
@@ -143,7 +144,7 @@ _INTERVALS = {
 
 
 def pit(quantiles: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
-    """Return the probability integral transform F(z_spec), ``(N,)``: uniform where p(z) is calibrated."""
+    """Return the probability integral transform F(z_spec), ``(N,)``: uniform if p(z) is calibrated."""
     return cumulative(quantiles, np.asarray(z_spec)[:, None])[:, 0]
 
 
@@ -161,7 +162,7 @@ def pinball(quantiles: np.ndarray, z_spec: np.ndarray) -> np.ndarray:
 
 
 def cde_loss(quantiles: np.ndarray, z_spec: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """Return ∫p² − 2 p(z_spec) of each object, ``(N,)``; p is that of the grid's cells."""
+    """Return ∫p² dz − 2 p(z_spec) of each object, ``(N,)``, with p averaged over the cells of a grid."""
     cells = density(quantiles, grid)
     where = np.clip(np.searchsorted(grid, z_spec, side="right") - 1, 0, len(grid) - 2)
     return (cells**2 * np.diff(grid)).sum(axis=1) - 2 * cells[np.arange(len(cells)), where]
@@ -202,12 +203,12 @@ def distance_to_uniform(transform: np.ndarray) -> float:
 
 
 def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarray:
-    """Correct quantiles by the PIT of objects that neither training nor testing saw.
+    """Correct quantiles, ``(N, Q)``, using the PIT values of validation objects.
 
-    The quantile at level τ becomes the one at the level below which a share τ of the validation objects' PIT
-    values lie (after Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5). Calibrated quantiles stay.
-    Quantiles are ``(N, Q)``, the PIT of V validation objects is that before recalibration; with none
-    (`AS_PREDICTED`) all stay.
+    The quantile at level τ is replaced by that at the τ-quantile of the validation objects' PIT values (after
+    Kuleshov, Fenner & Ermon 2018, arXiv:1807.00263, eq. 5), so that calibrated quantiles do not change.
+    `validation_pit`, ``(V,)``, are PIT values before recalibration, of objects used neither for training nor
+    for testing; if empty (`AS_PREDICTED`), the quantiles are returned unchanged.
 
     Examples
     --------
@@ -224,7 +225,7 @@ def recalibrated(quantiles: np.ndarray, validation_pit: np.ndarray) -> np.ndarra
 
 
 def as_qp(quantiles: np.ndarray) -> Any:
-    """Return the distributions as a `qp` ensemble of quantiles, which RAIL reads.
+    """Return the distributions as a `qp` ensemble of quantiles, as used by RAIL.
 
     Raises
     ------

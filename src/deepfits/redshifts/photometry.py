@@ -1,17 +1,17 @@
-"""Ordinary magnitudes and colours from the cutouts that the deep features come from: the baseline's input.
+"""Aperture magnitudes and colours from the same cutouts as the deep features: the input of the baselines.
 
-Shapes: N objects, B bands, H = W pixels.
+Shapes: N objects, B bands, A apertures, K Gaussians of a PSF, H = W pixels.
 
-Three kinds of flux, each with pixels of weight 0 left out and made up for by the aperture's own profile:
+There are three kinds of flux, each corrected for pixels of weight 0 with the aperture's own profile:
 
 circular apertures
-    the sum inside a radius, as catalogues give it;
+    the sum within a radius, as in catalogues;
 Gaussian apertures matched to the PSF
-    a Gaussian weight in each band that makes up for the band's PSF (`deepfits.photometry.matched_gaussians`);
+    a Gaussian weight that compensates for each band's PSF (`deepfits.photometry.matched_gaussians`);
 circular apertures at a common PSF
-    the sum inside a radius that an image brought to one round Gaussian PSF would have, whatever the survey.
-    Blurring and summing are both linear, so they are one aperture with soft edges on the image as it is,
-    made for each PSF, and errors need no covariance of blurred pixels.
+    the sum within a radius on an image convolved to a common round Gaussian PSF, the same for all surveys.
+    Because convolution and summation are linear, this equals a soft-edged aperture on the original image,
+    made for each PSF, and no pixel covariance enters the errors.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from deepfits.photometry import FWHM_PER_SIGMA, RADII_ARCSEC, aperture_flux, apertures, asinh_magnitude
 
 COMMON_FWHM_ARCSEC = 1.6
-"""Of the common PSF: that of a poor night; sharper images can be blurred, blurred ones not be sharpened."""
+"""FWHM of the common PSF, that of a poor night, because images can be blurred but not sharpened."""
 
 
 def aperture_photometry(
@@ -34,21 +34,31 @@ def aperture_photometry(
     pixel_scale_arcsec: float,
     radii_arcsec: Sequence[float] = RADII_ARCSEC,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measure fluxes through all apertures: the circular ones, then the Gaussian one.
+    """Measure fluxes in the circular apertures and then the Gaussian one.
 
-    From images and weights, ``(N, B, H, W)``, nJy and nJy⁻², and PSFs, ``(N, B, K, 2)``, sums of round
-    Gaussians, to fluxes and errors, ``(N, A, B)``, nJy; NaN where data are missing. Circles wider than the
-    cutout are made as wide as it.
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    psf
+        ``(N, B, K, 2)``: PSFs as sums of round Gaussians.
+    radii_arcsec
+        Radii of the circles; those wider than the cutout are reduced to its width.
+
+    Returns
+    -------
+    flux, flux_err
+        ``(N, A, B)``, nJy; NaN where data are missing.
     """
-    over = apertures(image.shape[-1], pixel_scale_arcsec, psf, radii_arcsec)
-    measured = [aperture_flux(image, weight, aperture, min_valid=0.5) for aperture in over]
+    masks = apertures(image.shape[-1], pixel_scale_arcsec, psf, radii_arcsec)
+    measured = [aperture_flux(image, weight, mask, min_valid=0.5) for mask in masks]
     return np.stack([flux for flux, _ in measured], axis=1), np.stack([err for _, err in measured], axis=1)
 
 
 def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> np.ndarray:
-    """Return what pixels count for circular apertures on the image brought to a common PSF, ``(A, H, W)``.
+    """Return the pixel weights of circular apertures at the common PSF, ``(A, H, W)``.
 
-    The PSF, ``(K, 2)``, is a sum of round Gaussians (`deepfits.gaussian_psf`), without the pixel.
+    The PSF, ``(K, 2)``, is a sum of round Gaussians (`deepfits.gaussian_psf`), excluding the pixel response.
     """
     from scipy.special import j1
 
@@ -60,7 +70,7 @@ def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> 
     pixel = np.sinc(cycles * pixel_scale_arcsec)
     seen *= pixel[:, None] * pixel
     wanted = np.exp(-0.5 * squared * (COMMON_FWHM_ARCSEC / FWHM_PER_SIGMA) ** 2)
-    kernel = wanted * seen / (seen**2 + 1e-8)  # of images to the common PSF; the PSF has no finer scales
+    kernel = wanted * seen / (seen**2 + 1e-8)  # regularised deconvolution and convolution to the common PSF
     centre = np.exp(-2j * np.pi * cycles * (size - 1) / 2 * pixel_scale_arcsec)
     apertures = []
     for radius in RADII_ARCSEC:
@@ -74,11 +84,19 @@ def matched_apertures(psf: np.ndarray, size: int, pixel_scale_arcsec: float) -> 
 def matched_photometry(
     image: np.ndarray, weight: np.ndarray, psf: np.ndarray, *, pixel_scale_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Measure fluxes in circular apertures as at the common PSF.
+    """Measure fluxes in circular apertures at the common PSF.
 
-    Fluxes and errors are ``(N, A, B)``, nJy; NaN where data are missing, the PSF is unknown, or it is wider
-    than the common one. Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², PSFs, ``(N, B, K, 2)``, sums
-    of round Gaussians, NaN where unknown.
+    Parameters
+    ----------
+    image, weight
+        ``(N, B, H, W)``, nJy and nJy⁻².
+    psf
+        ``(N, B, K, 2)``: PSFs as sums of round Gaussians; NaN where unknown.
+
+    Returns
+    -------
+    flux, flux_err
+        ``(N, A, B)``, nJy; NaN where data are missing, or the PSF is unknown or wider than the common one.
     """
     from deepfits.gaussian_psf import fwhm_of
 
@@ -86,13 +104,13 @@ def matched_photometry(
     flux = np.full((number, len(RADII_ARCSEC), bands), np.nan)
     flux_err = np.full_like(flux, np.nan)
     flat = np.ascontiguousarray(psf, dtype=np.float32).reshape(number * bands, -1)
-    different, back = np.unique(flat, axis=0, return_inverse=True)
-    widths = fwhm_of(different.reshape(len(different), *psf.shape[2:]))
+    unique, inverse = np.unique(flat, axis=0, return_inverse=True)
+    widths = fwhm_of(unique.reshape(len(unique), *psf.shape[2:]))
     for kind, width in enumerate(widths):
         if not width <= COMMON_FWHM_ARCSEC:
             continue
-        apertures = matched_apertures(different[kind].reshape(psf.shape[2:]), size, pixel_scale_arcsec)
-        row, band = np.divmod(np.flatnonzero(back.reshape(-1) == kind), bands)
+        apertures = matched_apertures(unique[kind].reshape(psf.shape[2:]), size, pixel_scale_arcsec)
+        row, band = np.divmod(np.flatnonzero(inverse.reshape(-1) == kind), bands)
         pixels, weights = (
             np.broadcast_to(array[row, band][:, None], (len(row), len(apertures), size, size))
             for array in (image, weight)
@@ -102,12 +120,12 @@ def matched_photometry(
 
 
 def matched_names() -> list[str]:
-    """Return a name for each aperture of `matched_photometry`, with the diameter in arcsec."""
+    """Return the names of the apertures of `matched_photometry`, with their diameters in arcsec."""
     return [f"matched{2 * radius:g}".replace(".", "p") for radius in RADII_ARCSEC]
 
 
 def typical_error(flux_err: np.ndarray) -> np.ndarray:
-    """Return the median flux error over the objects, as softening: ``(N, ...)`` to ``(...)``; 1 if none."""
+    """Return the median flux error over objects, ``(N, ...)`` to ``(...)``, as a softening; 1 if none."""
     masked = np.ma.masked_invalid(flux_err)
     return np.asarray(np.ma.median(masked, axis=0).filled(1.0), dtype=np.float64)
 
@@ -115,11 +133,17 @@ def typical_error(flux_err: np.ndarray) -> np.ndarray:
 def magnitude_features(
     flux: np.ndarray, softening: np.ndarray, bands: Sequence[str], apertures: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """Make magnitudes and colours, ``(N, K)`` float32, of fluxes, ``(N, A, B)`` nJy, and return their names.
+    """Return magnitude and colour features, ``(N, K)`` float32, and their names.
 
-    For each aperture B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and for each aperture
-    after the first how it differs from the first in each band; NaN where data are missing. The softening of
-    the asinh magnitudes is ``(A, B)``, nJy.
+    The features are, for each aperture, B magnitudes and the B (B − 1) / 2 colours of all pairs of bands, and
+    for each aperture after the first its magnitudes relative to the first; NaN where data are missing.
+
+    Parameters
+    ----------
+    flux
+        ``(N, A, B)``, nJy.
+    softening
+        ``(A, B)``, nJy: softening of the asinh magnitudes.
     """
     magnitude = asinh_magnitude(flux, softening)  # (N, A, B)
     bands = list(bands)

@@ -1,4 +1,4 @@
-"""Using a trained method: the columns of its predictions for any objects.
+"""Predictions of a trained method for any objects.
 
 Shapes: N objects.
 """
@@ -26,7 +26,7 @@ from deepfits.tables import Columns
 
 
 def load_predictor(model: str | Path) -> Predictor | Classifier:
-    """Read a trained method, whichever kind it is; a head is one that has learned from no label."""
+    """Load a trained method of any kind from its directory, including a head trained without labels."""
     if (Path(model) / HEAD).exists():
         method = Pretrained(head=Head.load(model))
         return Predictor(method=method, loss="absolute", target="z_spec", about={"num_train": 0})
@@ -44,21 +44,21 @@ def predict_table(
     filters: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Return the columns of the predictions, and `is_valid`: objects without a finite latent have gaps.
+    """Return the columns of the predictions, and `is_valid`; objects without a finite latent have none.
 
-    `filters` are of the bands of these features: where they are not given, the features themselves say, or
-    else they are those that were given in training.
+    `filters` are those of the features' bands; by default the filters recorded in the features, or else those
+    given in training.
     """
     if not filters and not say_filters(columns):
         filters = getattr(predictor, "filters", ())
     columns = with_filters(columns, filters)
     usable = is_usable(columns)
-    asked = usable
-    if not usable.any():  # which columns there are is known from predicting anything
-        asked = np.arange(len(usable)) == 0
+    chosen = usable
+    if not usable.any():  # predict for a dummy object, to know the columns
+        chosen = np.arange(len(usable)) == 0
         columns = {**columns, "latent": np.zeros_like(columns["latent"])}
     source = complete_source(
-        Source(columns={name: values[asked] for name, values in columns.items()}, bands=band_names(columns)),
+        Source(columns={name: values[chosen] for name, values in columns.items()}, bands=band_names(columns)),
         store=store,
         embedder_features=embedder_features,
         template_filters=template_filters(predictor),
@@ -74,12 +74,12 @@ def predict_table(
     for name, values in predictions.items():
         fill: Any = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
         table[name] = np.full((len(usable), *values.shape[1:]), fill, dtype=values.dtype)
-        table[name][usable] = values[usable[asked]]
+        table[name][usable] = values[usable[chosen]]
     return {**table, "is_valid": usable}
 
 
 def template_filters(predictor: Predictor | Classifier) -> Sequence[str] | None:
-    """Return the filters of the templates that a method's features come from, None where it has none."""
+    """Return the filters for the template features that a method uses; None if it uses none."""
     method = None if isinstance(predictor, Classifier) else predictor.method
     members = method.members if isinstance(method, (Stack, Adapted)) else ()
     for member in (predictor, *members):

@@ -1,4 +1,4 @@
-"""A trained method with everything that it needs to be used on other objects, in memory and on disk.
+"""A trained method with everything needed to apply it to other objects, in memory and on disk.
 
 Shapes: N objects, K features, Q quantile levels.
 """
@@ -19,22 +19,26 @@ from deepfits.redshifts.pdf import point_estimates
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A trained method; `deepfits.redshifts.storage` writes it, and reads methods that have been imported.
+    """A trained method, stored by `deepfits.redshifts.storage`, which can load all imported methods.
 
     Attributes
     ----------
+    method
+        The trained method.
     loss, target
-        What it learned with, and which column.
+        The loss and the name of the target's column in training.
     recipe
         How features are made; None for methods that take none.
     domain
-        The labelled objects' place in feature space.
+        Domain of the labelled objects in feature space.
     model_hash
-        Of the model that the features were fitted with; other features are refused.
+        Fingerprint of the model that the features were fitted with; features of other models are rejected.
     filters
-        speclite names of the templates that features come from, where templates are among them.
+        speclite names of the bands' filters in training, for template features.
     out_of_fold
-        Estimates of labelled objects by learners that had not seen them, where the method has any.
+        Out-of-fold estimates of the labelled objects, for methods that have them.
+    about
+        Number of training objects, and further information on the training.
     """
 
     method: Method
@@ -48,16 +52,16 @@ class Predictor:
     about: dict[str, Any] = field(default_factory=dict)
 
     def predict(self, source: Source) -> dict[str, np.ndarray]:
-        """Return a column of point estimates `z_phot`, and what else the method gives, ``(N,)`` each.
+        """Return the columns of the predictions, ``(N,)`` each unless stated otherwise.
 
-        With distributions: `quantiles` ``(N, Q)``, and `z_mean`, `z_median`, `z_mode`, `z_err68_low` and so
-        on.
-        With a domain: `domain_distance` and `is_outside_domain`.
+        There are the point estimates `z_phot`; for distributions, `quantiles`, ``(N, Q)``, and `z_mean`,
+        `z_median`, `z_mode`, `z_err68_low` and so on; with a domain, `domain_distance` and
+        `is_outside_domain`; and any further columns of the method.
 
         Raises
         ------
         InputError
-            The objects' features are not those that the method was trained on.
+            The features differ from those that the method was trained on.
         """
         features = None
         self._check_model(source)
@@ -78,19 +82,19 @@ class Predictor:
         hashes = source.columns.get("model_hash")
         if self.model_hash and hashes is not None and len(hashes) and (hashes != self.model_hash).any():
             raise InputError(
-                f"these features were fitted with model {hashes[hashes != self.model_hash][0]}, the "
-                f"redshifts were trained on model {self.model_hash}; fit with that one, "
+                f"these features were fitted with model {hashes[hashes != self.model_hash][0]}, but the "
+                f"redshifts were trained on fits of model {self.model_hash}; fit with the latter, "
                 "or train the redshifts again"
             )
 
 
 def train_predictor(method: type[Method], target: str, training: Training) -> Predictor:
-    """Train one method on the training and validation parts of a data set, whose features are made here.
+    """Make the features of a data set, and train one method on its training and validation parts.
 
     Raises
     ------
     InputError
-        Features that cannot be made.
+        The features cannot be made.
     """
     dataset, recipe, domain = training.dataset, None, None
     if method.takes_features:

@@ -1,12 +1,12 @@
-"""RAIL: an informer and an estimator that read fitted latents, and give `qp` ensembles.
+"""RAIL stages: an informer and an estimator that use fitted latents and return `qp` ensembles.
 
     informer = DeepfitsInformer.make_stage(name="inform", model="deepfits.pkl", columns=["latent"])
-    informer.inform(training)                       # a table with latents and a column `redshift`
+    informer.inform(training)                       # a table of latents, with a column `redshift`
     estimator = DeepfitsEstimator.make_stage(name="estimate", model=informer.get_handle("model"))
     ensemble = estimator.estimate(table).data       # a qp.Ensemble
 
-Needs ``deepfits[rail,redshift]``. The method is that of `deepfits redshift` with boosting: quantiles of p(z)
-from trees, recalibrated by cross-validation. Columns may be lists (``latent``) or numbers.
+They require ``deepfits[rail,redshift]``. The method is the boosting of `deepfits redshift`: quantiles of p(z)
+from boosted trees, recalibrated by cross-validation. Columns hold lists (``latent``) or numbers.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from deepfits.redshifts.pdf import as_qp, density
 
 
 def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
-    """Put the columns of a table side by side: ``(N, K)`` float32.
+    """Concatenate columns of a table to a feature matrix, ``(N, K)`` float32.
 
     Raises
     ------
     InputError
-        A column that the table does not have.
+        The table lacks a column.
     """
     parts, names = [], []
     for name in columns:
         if name not in table:
             raise InputError(f"no column {name!r} in this table; it has {sorted(table)}")
         values = np.asarray(table[name])
-        if values.dtype == object:  # lists, as pandas has them
+        if values.dtype == object:  # lists, as in pandas
             values = np.stack([np.asarray(value, dtype=np.float32) for value in values])
         values = values.reshape(len(values), -1).astype(np.float32)
         parts.append(values)
@@ -48,25 +48,25 @@ def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
 
 
 class DeepfitsInformer(CatInformer):
-    """Learn p(z) from fitted latents (and whatever other columns are named)."""
+    """Learn p(z) from fitted latents or other columns."""
 
     name = "DeepfitsInformer"
     config_options = CatInformer.config_options.copy()
     config_options.update(
         redshift_col=SharedParams.copy_param("redshift_col"),
-        seed=StageParameter(int, 0, msg="of the cross-validation"),
-        num_threads=StageParameter(int, 1, msg="cores to use"),
+        seed=StageParameter(int, 0, msg="seed of the cross-validation"),
+        num_threads=StageParameter(int, 1, msg="number of threads"),
         columns=StageParameter(list, ["latent"], msg="columns to learn from: lists of numbers, or numbers"),
     )
 
     def run(self) -> None:
-        """Train, and keep the trees."""
+        """Train, and store the trees as the model."""
         table = self._convert_table_format(self.get_data("input"))
         features = matrix_of(table, self.config.columns)
         redshift = np.asarray(table[self.config.redshift_col], dtype=np.float64)
         usable = np.isfinite(features.values).all(axis=1) & np.isfinite(redshift)
         if usable.sum() < 2 * len(features.names):
-            raise InputError(f"{usable.sum()} objects with redshift and latent are too few to learn from")
+            raise InputError(f"{usable.sum()} objects with a redshift and a latent are too few to learn from")
         kept = Matrix(values=features.values[usable], names=features.names)
         quantiles, _ = train_quantiles(
             kept, redshift[usable], seed=self.config.seed, num_threads=self.config.num_threads
@@ -76,7 +76,11 @@ class DeepfitsInformer(CatInformer):
 
 
 class DeepfitsEstimator(CatEstimator):
-    """Estimate p(z) of each object as quantiles; objects without a latent get the labels' distribution."""
+    """Estimate p(z) of each object as quantiles.
+
+    Objects without a latent should be removed: their NaN features follow the trees' default branches, so that
+    their p(z) is meaningless.
+    """
 
     name = "DeepfitsEstimator"
     config_options = CatEstimator.config_options.copy()

@@ -1,4 +1,4 @@
-"""Results on disk: one directory a method, the joined predictions, and the table that people read.
+"""Results on disk: a directory per method, the joined predictions, and the tables of metrics.
 
 A redshift directory holds ``split.parquet``, ``methods/<key>/`` (the model, ``row.json``
 and ``predictions.parquet`` of each method), and, joined from those, ``predictions.parquet``,
@@ -50,7 +50,7 @@ PDF_HEADINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class RowKey:
-    """Which method, on which features, with which loss; '' where a method has none."""
+    """Method, feature set and loss of a row; '' for methods without features or loss."""
 
     method: str
     features: str = ""
@@ -61,12 +61,12 @@ class RowKey:
 
 
 def redshift_edges(z_spec: np.ndarray) -> np.ndarray:
-    """Return the bins in redshift: 0 to 2 in steps of 0.5, then z > 2 apart, which is what M19 cares for."""
+    """Return bin edges in redshift: 0 to 2 in steps of 0.5, and one bin at z > 2, the focus of M19."""
     return np.array([0.0, 0.5, 1.0, 1.5, 2.0, max(10.0, float(np.max(z_spec)) + 1)])
 
 
 def magnitude_edges(magnitude: np.ndarray) -> np.ndarray:
-    """Return bins of one magnitude that cover the objects."""
+    """Return edges of bins of 1 mag that cover the objects; none if no magnitude is known."""
     known = magnitude[np.isfinite(magnitude)]
     if not known.size:
         return np.empty(0)
@@ -84,11 +84,11 @@ def make_row(
     target: str = "z_spec",
     about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure one method on the test objects: all of them, and in bins of magnitude and redshift.
+    """Compute the metrics of one method for the test objects: for all, and in bins of magnitude and redshift.
 
-    Predictions are `z_phot`, and where the method gives them `quantiles` and `is_outside_domain`. Objects
-    whose `z_phot` is not finite are counted in `num_missing` and are in no metric. Of other targets than
-    redshifts there are no bins of redshift, and no outliers beyond 0.15 (1 + z).
+    Predictions are `z_phot` and, if the method gives them, `quantiles` and `is_outside_domain`. Objects whose
+    `z_phot` is not finite are counted in `num_missing` and excluded from the metrics. For targets other than
+    redshifts there are no bins in redshift, and no metrics specific to redshifts.
     """
     has = np.isfinite(predictions["z_phot"])
     z_phot, z_spec, magnitude = predictions["z_phot"][has], z_spec[has], magnitude[has]
@@ -110,7 +110,7 @@ def make_row(
         row["by_redshift"] = binned(z_phot, z_spec, z_spec, redshift_edges(z_spec))
     if "quantiles" in predictions:
         row["pdf_metrics"] = pdf_metrics(predictions["quantiles"][has].astype(np.float64), z_spec)
-    if "is_outside_domain" in predictions:  # flagged and unflagged objects apart: what the flag is good for
+    if "is_outside_domain" in predictions:  # flagged and unflagged objects apart, to evaluate the flag
         is_outside = predictions["is_outside_domain"][has]
         row["domain"] = {"num_outside": int(is_outside.sum())}
         for name, which in (("inside", ~is_outside), ("outside", is_outside)):
@@ -126,14 +126,14 @@ def write_row(
     predictions: Mapping[str, np.ndarray],
     target: str = "z_spec",
 ) -> None:
-    """Store one method's predictions, then its row: the row stands for the method being done."""
+    """Write one method's predictions, then its row, whose presence marks the method as done."""
     columns = {"object_id": object_id, **as_written(predictions, target)}
     write_table(directory / "predictions.parquet", columns)
     write_json(directory / "row.json", row)
 
 
 def read_row(directory: Path) -> dict[str, Any] | None:
-    """Return the row of a method that is done, or None."""
+    """Return the row of a method, or None if it is not done."""
     path = directory / "row.json"
     return read_json(path, what="row of a table") if path.exists() else None
 
@@ -141,7 +141,7 @@ def read_row(directory: Path) -> dict[str, Any] | None:
 def join_predictions(
     out: Path, keys: Sequence[str], columns: Mapping[str, np.ndarray], target: str = "z_spec"
 ) -> None:
-    """Write ``predictions.parquet``: the test objects with one column ``z_phot_<key>`` for each method."""
+    """Write ``predictions.parquet``: the test objects, with a column ``z_phot_<key>`` for each method."""
     joined: dict[str, Any] = dict(columns)
     name = written_name(ESTIMATE, target)
     for key in keys:
@@ -187,7 +187,7 @@ def format_metric(entry: Mapping[str, float | None]) -> str:
 
 
 def table_lines(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_text: int = 1) -> list[str]:
-    """Return the lines of a Markdown table; the first `num_text` columns hold words, all others numbers."""
+    """Return the lines of a Markdown table; the first `num_text` columns hold text, the others numbers."""
     rule = "|" + "|".join(["---"] * num_text + ["---:"] * (len(heads) - num_text)) + "|"
     return ["| " + " | ".join(heads) + " |", rule, *("| " + " | ".join(cells) + " |" for cells in rows)]
 
@@ -200,7 +200,7 @@ def _named(row: Mapping[str, Any], *cells: str) -> list[str]:
 
 
 def objects_of(content: Mapping[str, Any]) -> str:
-    """Return what a table calls the objects that it was measured on."""
+    """Return the description in tables of the objects that metrics were computed for."""
     return "held-out objects" if content.get("held_out_only", True) else "objects, held out or not"
 
 
@@ -225,12 +225,12 @@ def markdown_table(content: Mapping[str, Any]) -> str:
 
 
 def _further_table(title: str, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table below the first; none where it has no rows."""
+    """Return the lines of a further table below the main one; none if it has no rows."""
     return ["", title, "", *table_lines([*_NAMES, *heads], cells, num_text=3)] if cells else []
 
 
 def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of z > 2, which is what M19 cares for; none where there are too few."""
+    """Return the lines of the table for z > 2, the focus of M19; none if there are too few objects."""
     names = ("bias", "sigma_mad", "eta_15")
     entries = [(row, row["by_redshift"][-1]) for row in rows]
     cells = [
@@ -238,11 +238,11 @@ def _high_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         for row, entry in entries
         if "metrics" in entry
     ]
-    return _further_table("Objects of z > 2 alone:", ["objects", *(HEADINGS[name] for name in names)], cells)
+    return _further_table("Objects at z > 2:", ["objects", *(HEADINGS[name] for name in names)], cells)
 
 
 def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of the table of objects inside and outside the training domain."""
+    """Return the lines of the table comparing objects inside and outside the training domain."""
     cells = []
     for row in rows:
         if "outside" in (domain := row.get("domain", {})):
@@ -254,7 +254,7 @@ def _domain_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _pdf_table(rows: Sequence[Mapping[str, Any]], definitions: Mapping[str, str]) -> list[str]:
-    """Return the lines of the table of distributions, for the methods that give them."""
+    """Return the lines of the table of p(z) metrics, for the methods that give distributions."""
     cells = [
         _named(row, *(format_metric(row["pdf_metrics"][name]) for name in PDF_HEADINGS))
         for row in rows

@@ -1,4 +1,4 @@
-"""What a head sees of an object: its light with errors, whatever the survey.
+"""Inputs of redshift heads: fluxes, errors and sizes of an object, comparable between surveys.
 
 Shapes: N objects, B bands, K inputs.
 """
@@ -20,40 +20,40 @@ if TYPE_CHECKING:
     import torch
 
 FLOOR = 0.01
-"""Share of a flux that its error is at least: no generator draws better."""
+"""Error as a fraction of the flux, added in quadrature: no generator is more accurate."""
 EDGE = 12.0
-"""Logarithms of errors and fluxes relative to the reference band are held to this."""
+"""Logarithms of errors and fluxes relative to the reference band are clipped to ± this."""
 INPUTS = (
     "flux", "error", "observed", "growth", "radius", "concentration", "colour", "noise", "core", "passband",
     "told",
 )  # fmt: skip
-"""Inputs for each band: see `head_inputs`."""
+"""Inputs for each band, in the order of `head_inputs`."""
 FLUXES = ("flux", "total", "gaussian")
-"""What each has an error beside it, ``<name>_err``."""
+"""Measurements that have an error, ``<name>_err``."""
 COLUMNS = {
     "flux": "flux_aper_scene", "flux_err": "flux_aper_scene_err", "total": "flux_scene",
     "total_err": "flux_scene_err", "gaussian": "flux_gauss", "gaussian_err": "flux_gauss_err",
     "radius": "scene_half_light_arcsec", "concentration": "scene_concentration", "wavelength": COLUMN,
 }  # fmt: skip
-"""What features call these."""
+"""Names of the measurements' columns in features, without the band."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneLight:
-    """Measurements of the best fit's scene, and of drawing and data together; NaN where a band has no data.
+    """Measurements of the best-fit scene, and of model and data combined; NaN where a band has no data.
 
     Attributes
     ----------
     flux, flux_err
-        ``(N, B)``, nJy: of the scene inside 2″.
+        ``(N, B)``, nJy: flux of the scene in an aperture of 2″ diameter.
     total, total_err
-        ``(N, B)``, nJy: of the scene.
+        ``(N, B)``, nJy: total flux of the scene.
     gaussian, gaussian_err
-        ``(N, B)``, nJy: of drawing and data, through Gaussians matched to the PSF.
+        ``(N, B)``, nJy: flux of model and data combined, in Gaussian apertures matched to the PSF.
     radius, concentration
-        ``(N, B)``: half-light radius in arcsec.
+        ``(N, B)``: half-light radius in arcsec, and concentration.
     wavelength
-        ``(N, B)``, Å: mean wavelength of the filter; NaN where it is not known.
+        ``(N, B)``, Å: mean wavelength of the filter; NaN where unknown.
     """
 
     flux: np.ndarray
@@ -71,41 +71,41 @@ class SceneLight:
 
     @property
     def is_valid(self) -> np.ndarray:
-        """Where a band was observed: ``(N, B)``."""
+        """``(N, B)`` bool: whether a band was observed."""
         return np.asarray(np.isfinite(self.flux) & np.isfinite(self.flux_err) & (self.flux_err > 0))
 
     def take(self, rows: np.ndarray) -> SceneLight:
-        """Return some rows."""
+        """Select rows."""
         return SceneLight(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @classmethod
     def join(cls, parts: Sequence[SceneLight]) -> SceneLight:
-        """Return objects one after the other."""
+        """Concatenate measurements of objects."""
         names = [f.name for f in fields(cls)]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     @classmethod
     def of(cls, source: Source, bands: Sequence[str]) -> SceneLight:
-        """Take what features have in these bands; a band that they do not have is missing.
+        """Take the measurements in the given bands; bands that the features lack are missing.
 
-        A band without a pixel of data (``dof_<band>`` of 0) is missing too, though the scene has light there.
+        A band without any data (``dof_<band>`` of 0) is also missing, although the scene has a flux there.
 
         Raises
         ------
         InputError
-            Features without scenes, or with fewer than two of the bands.
+            The features lack scenes, errors or Gaussian fluxes, or have fewer than two of the bands.
         """
         columns, number = source.columns, len(source)
         there = [band for band in bands if f"flux_aper_scene_{band}" in columns]
         if len(there) < 2:
             raise InputError(
-                f"these features have light at the reference PSF (flux_aper_scene_<band>) in {there} of the "
-                f"bands {list(bands)}, and two are needed: fit with a model that draws scenes (builtin:ugriz)"
+                f"these features have fluxes at the reference PSF (flux_aper_scene_<band>) in {there} of the "
+                f"bands {list(bands)}, at least two are needed: fit with a model of scenes (builtin:ugriz)"
             )
         if not any(f"flux_gauss_{band}" in columns for band in there):
             raise InputError(
-                "these features have no fluxes by drawing and data (flux_gauss_<band>), which a head asks "
-                "for: they are of an earlier version; fit again"
+                "these features have no fluxes of model and data combined (flux_gauss_<band>), which a head "
+                "needs: they are from an earlier version; fit again"
             )
 
         def column(name: str) -> np.ndarray:
@@ -119,13 +119,11 @@ class SceneLight:
 
         light = cls(**{name: column(written) for name, written in COLUMNS.items()})
         if not np.isfinite(light.flux_err).any():
-            raise InputError(
-                "these features have no errors, which a head asks for: fit with uncertainty=True"
-            )
+            raise InputError("these features have no errors, which a head needs: fit with uncertainty=True")
         return light
 
     def tensors(self) -> list[torch.Tensor]:
-        """Return the measurements in their order, ``(N, B)`` float32 each; NaN where there is none."""
+        """Return the measurements in field order, ``(N, B)`` float32 each; NaN where missing."""
         import torch
 
         valid = self.is_valid
@@ -134,26 +132,32 @@ class SceneLight:
 
 
 def reference_order(bands: Sequence[str]) -> list[int]:
-    """Return the bands' places in the order in which they serve as the reference."""
+    """Return the indices of the bands in order of preference as the reference band."""
     first = [bands.index(band) for band in REFERENCE_BANDS if band in bands]
     return first + [place for place in range(len(bands)) if place not in first]
 
 
 def input_names(bands: Sequence[str]) -> list[str]:
-    """Return names of the inputs of `head_inputs`, in their order."""
+    """Return the names of the inputs that `head_inputs` makes, in order."""
     return ["reference", *(f"{name}_{band}" for name in INPUTS for band in bands)]
 
 
 def head_inputs(parts: Sequence[torch.Tensor], order: Sequence[int]) -> torch.Tensor:
-    """Return what a head's networks see, ``(N, 1 + 11 B)``, NaN where missing.
+    """Return the inputs of a head's networks, ``(N, 1 + 11 B)``, NaN where missing.
 
-    The logarithm of the scene's flux in the reference band (the first one of `order` with data); and for each
-    band the logarithms of its flux and of its error relative to that, whether it was observed, the logarithms
-    of total over aperture and of the radius, and the concentration; then logarithms of flux and error through
-    Gaussians relative to that flux in the reference band, and of that flux over the scene's; and the
-    logarithm of the filter's wavelength, and whether it is known, which it is where it is of every band that
-    was observed. A logarithm of a flux f with error e is asinh(f / 2e) + ln e, as of asinh magnitudes: linear
-    in the noise. Differentiable in the fluxes. `parts` are those of `SceneLight.tensors`.
+    They are differentiable functions of `parts`, those of `SceneLight.tensors`. The reference band is the
+    first one in `order` with data. The first input is the logarithm of the scene's aperture flux in the
+    reference band. The others are, for each band:
+
+    - the logarithms of aperture flux and error relative to it, and whether the band was observed;
+    - the logarithms of total over aperture flux and of the radius, and the concentration;
+    - the logarithms of Gaussian flux and error relative to the Gaussian flux in the reference band, and of
+      Gaussian over aperture flux;
+    - the logarithm of the filter's wavelength and whether it is known; the wavelengths of an object count as
+      known only if those of all its observed bands are.
+
+    The logarithm of a flux f with error e is asinh(f / 2e) + ln e, as for asinh magnitudes, which is linear
+    in f within the noise.
     """
     import torch
 

@@ -1,11 +1,12 @@
-"""Template fluxes through filters: what template fitting compares with.
+"""Galaxy templates and their fluxes through filters, for template fitting.
 
-Shapes: T templates, W wavelengths, Z redshifts, B bands. Wavelengths in Ångström.
+Shapes: T templates, W wavelengths, Z redshifts, B bands. Wavelengths are in Ångström.
 
-Written apart from the simulated sky's own spectra on purpose: a real survey does not know the universe's
-templates, dust and absorption exactly, and a baseline that shared the simulation's code would. Here: the
-four galaxies of Coleman, Wu & Weedman (1980) as GalSim ships them and two bluer ones, straight-line mixtures
-between neighbours, dust after Calzetti et al. (2000) for the later half, hydrogen after Madau (1995).
+This code is deliberately independent of the spectra of the simulated sky: a real survey does not know the
+true templates, dust and absorption exactly, but a baseline sharing the simulation's code would. The templates
+are the four galaxies of Coleman, Wu & Weedman (1980) from GalSim and two bluer ones, with linear
+interpolation between neighbours, dust after Calzetti et al. (2000) for types from Sbc on, and intergalactic
+hydrogen after Madau (1995).
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ FILTERS = {
     "z": "hsc2017-z",
     "y": "hsc2017-y",
 }
-"""speclite names for the bands of CLAUDS and HSC."""
+"""speclite names of the filters of CLAUDS and HSC."""
 NUM_STEPS = 3
-"""Templates from one of the six to the next."""
+"""Interpolation steps from each of the six basic templates to the next."""
 REDDENINGS = (0.0, 0.1, 0.2, 0.35)
 REST_WAVELENGTH = 7700.0
-"""Where absolute magnitudes are meant, Ångström: about the i band, in which dust counts for little."""
+"""Rest wavelength of absolute magnitudes, Ångström: about the i band, which dust affects little."""
 _NAMES = ("E", "Sbc", "Scd", "Im")
 _SLOPES = (0.6, 1.2)
 WAVELENGTH = np.geomspace(300.0, 25000.0, 4000)
 
 
 def absorption(wavelength: np.ndarray, redshift: float) -> np.ndarray:
-    """Return the share of light that intergalactic hydrogen lets through (Madau 1995, ApJ 441, 18).
+    """Return the transmission of intergalactic hydrogen, ``(W,)`` (Madau 1995, ApJ 441, 18).
 
-    Wavelengths, ``(W,)``, are observed ones.
+    Wavelengths are in the observed frame.
     """
     depth = np.zeros_like(wavelength)
     lines = ((1215.67, 3.6e-3), (1025.72, 1.7e-3), (972.54, 1.2e-3), (949.74, 9.3e-4))
@@ -61,7 +62,7 @@ def absorption(wavelength: np.ndarray, redshift: float) -> np.ndarray:
 
 
 def dust(wavelength: np.ndarray, reddening: float) -> np.ndarray:
-    """Return the share of light that dust lets through (Calzetti et al. 2000, eq. 2 to 4), at rest."""
+    """Return the transmission of dust at rest wavelengths, ``(W,)`` (Calzetti et al. 2000, eq. 2 to 4)."""
     x = 1e4 / np.clip(wavelength, 1200.0, 22000.0)
     blue = 2.659 * (-2.156 + 1.509 * x - 0.198 * x**2 + 0.011 * x**3) + 4.05
     red = 2.659 * (-1.857 + 1.040 * x) + 4.05
@@ -69,12 +70,12 @@ def dust(wavelength: np.ndarray, reddening: float) -> np.ndarray:
 
 
 def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
-    """Return spectra per wavelength, ``(T, W)``, and each one's place from 0 (E) to 5 (bluest), ``(T,)``.
+    """Return spectra per unit wavelength, ``(T, W)``, and their types, ``(T,)``, from 0 (E) to 5 (bluest).
 
     Raises
     ------
     InputError
-        GalSim, which brings the templates, is not installed.
+        GalSim, which provides the templates, is not installed.
     """
     try:
         import galsim
@@ -99,10 +100,10 @@ def rest_spectra() -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=4)
 def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return what B filters, by their names of `speclite`, see at Z redshifts, and places of the templates.
+    """Return template fluxes through filters, given by `speclite` names, and the templates' types.
 
-    Fluxes, ``(T, Z, B)``, are per frequency, each template 1 on average over the bands; places, ``(T,)``, are
-    those of `rest_spectra`.
+    Fluxes, ``(T, Z, B)``, are per unit frequency, normalised to a mean of 1 over the bands; types, ``(T,)``,
+    are those of `rest_spectra`.
 
     Raises
     ------
@@ -114,7 +115,7 @@ def template_fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> t
 
 
 def distance_modulus(redshift: np.ndarray) -> np.ndarray:
-    """Return distance moduli of redshifts above 0, of any shape: H₀ = 70 km/s/Mpc, Ω_m = 0.3."""
+    """Return distance moduli of positive redshifts, of any shape, for H₀ = 70 km/s/Mpc and Ω_m = 0.3."""
     from astropy.cosmology import FlatLambdaCDM
 
     return np.asarray(FlatLambdaCDM(H0=70.0, Om0=0.3).distmod(redshift).value)
@@ -122,24 +123,23 @@ def distance_modulus(redshift: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def absolute_offsets(reference: str, redshifts: tuple[float, ...]) -> np.ndarray:
-    """Return what makes an observed magnitude the absolute one of each template: ``(T, Z)``, to be added.
+    """Return the offsets to add to an observed magnitude to get each template's absolute one, ``(T, Z)``.
 
-    The reference is the filter, by its `speclite` name, of the observed magnitude; redshifts are Z numbers
-    above 0.
+    `reference` is the `speclite` name of the observed magnitude's filter; redshifts are positive.
 
     Notes
     -----
-    The absolute magnitude is that of the flux density at 7700 Å at rest, about the i band.
+    The absolute magnitude is that of the flux density at 7700 Å in the rest frame, about the i band.
     """
     z = np.array(redshifts)
     rest = np.array([np.interp(REST_WAVELENGTH, WAVELENGTH, row) for row in rest_spectra()[0]])
-    there = rest[:, None] * (REST_WAVELENGTH * (1 + z)) ** 2  # per frequency, at the wavelength it is seen at
-    return -2.5 * np.log10(there / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - distance_modulus(z)
+    flux = rest[:, None] * (REST_WAVELENGTH * (1 + z)) ** 2  # per unit frequency, at the observed wavelength
+    return -2.5 * np.log10(flux / _fluxes((reference,), redshifts)[:, :, 0] / (1 + z)) - distance_modulus(z)
 
 
 @lru_cache(maxsize=8)
 def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarray:
-    """Return mean fluxes per frequency through filters, ``(T, Z, B)``, in one unit for all."""
+    """Return mean fluxes per unit frequency through filters, ``(T, Z, B)``, in a common arbitrary unit."""
     spectra, _ = rest_spectra()
     curves = [filter_response(name) for name in filters]
     out = np.empty((len(spectra), len(redshifts), len(filters)))
@@ -149,7 +149,7 @@ def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarra
             weight = response * absorption(wavelength, redshift) * wavelength
             weight = weight * np.gradient(wavelength)
             norm = (response / wavelength * np.gradient(wavelength)).sum()
-            # interpolation of all templates at once: two neighbours of each wavelength of the filter
+            # linear interpolation of all templates at once to the filter's wavelengths
             place = np.interp(wavelength, observed, np.arange(len(observed)))
             low = np.minimum(place.astype(int), len(observed) - 2)
             share = place - low
@@ -159,7 +159,7 @@ def _fluxes(filters: tuple[str, ...], redshifts: tuple[float, ...]) -> np.ndarra
 
 
 def filter_response(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return wavelengths in steps of 10 Å and the transmission there, ``(W,)`` each."""
+    """Return wavelengths in steps of 10 Å and the filter's transmission, ``(W,)`` each."""
     published, response = read_curve(name)
     wavelength = np.arange(published.min(), published.max(), 10.0)
     return wavelength, np.interp(wavelength, published, response)

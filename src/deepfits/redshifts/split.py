@@ -1,8 +1,8 @@
-"""Who trains, who tunes, who tests: decided once, by identity, and stored.
+"""The split into training, validation and test objects, which is determined by identity and stored.
 
-Test objects are the held-out ones of `deepfits.splits`, which the networks never saw either. Inside the
-others, a validation part is set aside, stratified in redshift and magnitude: for early stopping and
-recalibration, and nothing else.
+Test objects are the held-out ones of `deepfits.splits`, which the image models have not seen either. Of the
+others, a validation part is set aside, stratified in redshift and magnitude, for early stopping and
+recalibration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VALIDATION_FRACTION = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Row numbers of each part; `unused` are labelled training objects beyond the wanted number of labels."""
+    """Row indices of each part; `unused` are all other objects, such as those beyond `max_labels`."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -29,7 +29,7 @@ class Split:
     unused: np.ndarray
 
     def names(self, number: int) -> np.ndarray:
-        """Return the part of every row as text: ``(N,)``."""
+        """Return the name of the part of every row, ``(N,)``."""
         out = np.full(number, "unused", dtype="<U10")
         for name in ("train", "validation", "test"):
             out[getattr(self, name)] = name
@@ -37,7 +37,7 @@ class Split:
 
     @property
     def fitted(self) -> np.ndarray:
-        """Rows whose labels a method may learn from: training and validation, sorted."""
+        """Rows of the training and validation objects, sorted, from which methods may learn."""
         return np.sort(np.concatenate([self.train, self.validation]))
 
 
@@ -55,28 +55,30 @@ def split_objects(
     fewest: int = MIN_TRAIN,
     fewest_to_test: int = MIN_TEST,
 ) -> Split:
-    """Divide labelled objects.
+    """Split labelled objects into training, validation and test parts.
 
     Parameters
     ----------
     object_id, value, magnitude
-        ``(N,)``: identity, target, and a magnitude to stratify in (may be absent or partly NaN).
+        ``(N,)``: identity, target, and a magnitude for stratification (may be absent or partly NaN).
     max_labels
-        Use at most this many labels for training and validation together. Smaller numbers give subsets of
-        larger ones, so that curves against the number of labels compare like with like.
+        Maximum number of labels for training and validation together. Smaller numbers select subsets of
+        larger ones, so that learning curves are consistent.
+    seed
+        Random seed for choosing and ordering labels.
     ra, dec, block_arcmin
-        With `block_arcmin`, the sky is cut into squares of that side, a fifth of which are for testing:
-        test objects are the held-out ones inside, and nothing inside is trained on, so that a test object and
-        a training one never lie in the same square.
+        With `block_arcmin`, the sky is divided into squares of that side, a fifth of which are for testing:
+        test objects are the held-out ones in them, and no other object in them is used, so that test and
+        training objects never lie in the same square.
     is_trainable
-        ``(N,)`` bool: whose labels may be learned from; test objects may be any.
+        ``(N,)`` bool: objects whose labels may be used for training; test objects are not restricted.
     fewest, fewest_to_test
-        Objects to train and to test on that are enough.
+        Minimum numbers of training (including validation) and of test objects.
 
     Raises
     ------
     InputError
-        Too few objects to train or to test.
+        There are too few objects to train or to test on.
     """
     is_test = is_held_out(object_id)
     is_free = ~is_test if is_trainable is None else ~is_test & is_trainable
@@ -86,7 +88,7 @@ def split_objects(
     test, free = np.flatnonzero(is_test), np.flatnonzero(is_free)
     order = np.argsort(unit_hash(object_id[free], salt=f"labels-{seed}"), kind="stable")
     if max_labels is not None and max_labels < fewest:
-        raise InputError(f"max_labels is {max_labels}; at least {fewest} are needed to train this")
+        raise InputError(f"max_labels is {max_labels}; training needs at least {fewest}")
     used = free[order[:max_labels]]
     if len(used) < fewest or len(test) < fewest_to_test:
         chosen = len(value) if is_trainable is None else is_trainable.sum()
@@ -108,7 +110,7 @@ def split_objects(
 def _stratified(
     used: np.ndarray, value: np.ndarray, magnitude: np.ndarray | None, object_id: np.ndarray, seed: int
 ) -> np.ndarray:
-    """Pick every fifth object along a path through redshift and magnitude: ``(len(used),)`` bool."""
+    """Mark every fifth object, ordered by magnitude within slices of redshift: ``(len(used),)`` bool."""
     num_slices = max(1, int(np.sqrt(len(used) / 20)))
     rank = np.argsort(np.argsort(value[used], kind="stable"), kind="stable")
     redshift_slice = rank * num_slices // len(used)

@@ -1,12 +1,12 @@
-"""One way onto disk for every trained method: frozen dataclasses of numbers, arrays and trees.
+"""Saving and loading trained methods: frozen dataclasses of numbers, arrays and trees.
 
 A directory holds one JSON file (``predictor.json``), all arrays in ``arrays.safetensors``, and boosted trees
-in their libraries' own formats. Nothing of this can run code. The JSON file is written last and holds the
-hash of every part and of itself, which are checked before anything else is read: libraries that crash on
-damaged files never see one.
+in their libraries' own formats; loading them cannot execute code. The JSON file is written last and contains
+the hashes of all parts and of itself, which are checked before anything else is read, because some libraries
+crash on damaged files.
 
-What comes back is built from the declared types of the dataclasses, so that a field of another type is an
-error that names it. Where a field is declared by a base class, any of its subclasses may stand.
+Objects are rebuilt from the declared types of the dataclasses' fields; a value of another type is an error
+that names the field. A field declared as a base class may hold any of its subclasses.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_DEPTH = 40
 def save(
     value: Any, directory: str | Path, name: str = "predictor.json", *, version: int = SCHEMA_VERSION
 ) -> None:
-    """Write a dataclass and everything in it; an earlier one is replaced."""
+    """Write a dataclass and everything in it, replacing an earlier one."""
     from safetensors.numpy import save as serialised
 
     directory = Path(directory)
@@ -45,7 +45,7 @@ def save(
         temporary.write_bytes(serialised({k: np.asarray(array, order="C") for k, array in arrays.items()}))
     for part, booster in trees.items():
         with writing(directory / part) as temporary:
-            # Their own save_model() may say nothing of a disk that is full at the end of the file.
+            # The libraries' save_model() may not report a disk that is full at the end of the file.
             if part.endswith(".ubj"):
                 temporary.write_bytes(booster.save_raw("ubj"))
             else:
@@ -63,12 +63,12 @@ def load(
     what: str = "redshift model",
     version: int = SCHEMA_VERSION,
 ) -> T:
-    """Read back `save`.
+    """Load what `save` has written.
 
     Raises
     ------
     InputError
-        No such file, another version's, or a part that is absent, damaged or does not fit.
+        The file is missing or of another version, or a part is missing, damaged or inconsistent.
     """
     directory = Path(directory)
     path = directory / name
@@ -77,13 +77,13 @@ def load(
     if content.get("schema_version") != version:
         raise InputError(f"{path}: not a {what} of this version; train again")
     if stated != digest(content) or not isinstance(content.get("parts"), dict):
-        raise InputError(f"{path}: this {what} is damaged: its hash is another than it says; train again")
+        raise InputError(f"{path}: this {what} is damaged: its hash does not match; train again")
     for part, hashed in {ARRAYS: None, **content["parts"]}.items():
         if Path(part).name != part or not (directory / part).is_file():
-            raise InputError(f"{directory / part}: no such file, though {name} names it; train again")
+            raise InputError(f"{directory / part}: no such file, although {name} lists it; train again")
         if fingerprint(directory / part) != hashed:
             raise InputError(
-                f"{directory / part}: damaged: its hash is another than {name} says; train again"
+                f"{directory / part}: damaged: its hash is not the one recorded in {name}; train again"
             )
     with naming(path, f"not a {what}", "train again"):
         reader = _Reader(directory, set(content["parts"]))
@@ -91,7 +91,7 @@ def load(
 
 
 def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[str, Any]) -> Any:
-    """Return what JSON holds of a value; arrays and trees are put aside under their place in the whole."""
+    """Return a value in JSON form, with references to arrays and trees, which are collected by key."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray):
@@ -116,7 +116,7 @@ def _encoded(value: Any, key: str, arrays: dict[str, np.ndarray], trees: dict[st
 
 
 class _Reader:
-    """Builds what `_encoded` took apart."""
+    """Inverse of `_encoded`."""
 
     def __init__(self, directory: Path, parts: set[str]) -> None:
         from safetensors.numpy import load_file
@@ -125,9 +125,9 @@ class _Reader:
         self.arrays = load_file(directory / ARRAYS)
 
     def decoded(self, hint: Any, content: Any, key: str, depth: int) -> Any:
-        """Return the value of the declared type."""
+        """Return the value of the declared type `hint`."""
         if depth > _MAX_DEPTH:
-            raise ValueError(f"{key}: too deep")
+            raise ValueError(f"{key}: nested too deeply")
         origin, arguments = get_origin(hint), get_args(hint)
         if origin in (Union, UnionType):
             if content is None and NoneType in arguments:
@@ -160,7 +160,7 @@ class _Reader:
         hints = get_type_hints(cls)
         declared = {field.name for field in dataclasses.fields(cls)}
         if set(fields) != declared:
-            raise ValueError(f"{key}: the fields {sorted(set(fields) ^ declared)} are too many or absent")
+            raise ValueError(f"{key}: the fields {sorted(set(fields) ^ declared)} are unknown or missing")
         keys = {name: f"{key}.{name}".lstrip(".") for name in fields}
         return cls(**{n: self.decoded(hints[n], item, keys[n], depth + 1) for n, item in fields.items()})
 
@@ -180,7 +180,7 @@ class _Reader:
 
 def _checked(content: Any, kind: type, key: str) -> Any:
     if type(content) is not kind:
-        raise TypeError(f"{key}: a {type(content).__name__} where a {kind.__name__} belongs")
+        raise TypeError(f"{key}: expected a {kind.__name__}, got a {type(content).__name__}")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Every redshift method, one file each; a new one is a subclass of `Method`, named in `METHODS`."""
+"""The redshift methods, one module each; a new one is a subclass of `Method`, listed in `METHODS`."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ METHODS: dict[str, type[Method]] = {
         Adapted,
     )
 }
-"""In the order of the table."""
+"""Methods by name, in the order of the table."""
 
 
 def uses_templates(method: str, feature_set: str) -> bool:
-    """Return whether template fitting gives some of the features that a method learns from."""
+    """Return whether a method's features include the quantiles of template fitting."""
     keys = STACKS.get(feature_set, ()) if method == Stack.name else ((method, feature_set),)
     return any(
         METHODS[member].takes_features and "templates" in FEATURE_SETS.get(name, ()) for member, name in keys

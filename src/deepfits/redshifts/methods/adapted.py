@@ -1,28 +1,29 @@
-"""A head taught on simulated galaxies, adapted to the labels there are: from one of them to many thousands.
+"""A head trained on simulated galaxies, adapted to the available labels, from a single one to many thousands.
 
 Shapes: N objects, V labelled objects, M stages, Q quantile levels.
 
-In stages, each built on the one before, and each judged on labels it had not learned from:
+The adaptation has several stages, each evaluated by cross-validation on labels that it has not seen:
 
 ``pretrained``
-    the head as it is;
+    the head unchanged;
 ``zero_points``
-    a zero point for each band, learned through the networks;
+    the head with a zero point per band, fitted through the networks;
 ``tuned``
-    that head, trained further, with simulated examples between the real ones, and held to the luminosities
-    that the labels have;
+    the zero-pointed head, fine-tuned on labels mixed with simulated examples, and limited to the luminosities
+    of the labelled galaxies;
 ``templates``
-    template fitting with zero points and an error floor of its own, where the cutouts' photometry is there
-    and labels do not suffice for the networks below;
+    template fitting with zero points and an error floor of its own, where there is photometry from the
+    cutouts and the labels do not suffice for the networks below;
 ``residual``
-    small networks on what the zero-pointed head says and on every other feature there is;
-``network`` on `MEMBERS`
-    small networks that know nothing of the head: the best that labels alone would give.
+    small networks on the zero-pointed head's p(z) and the other available features;
+``network on <set>``
+    small networks that do not use the head, for each of the feature sets `MEMBERS`.
 
-The answer is a mixture of the stages' distributions, with weights that the labels left out choose. What these
-cannot tell from chance does not count: the gain on the head alone is taken less the standard error, and few
-labels leave the stages of the head to count the same. Where no label is near, the two simpler stages answer
-alone. It is no mean of their quantiles: where one stage sees two redshifts, that lies between.
+The result is the mixture of the stages' distributions whose weights suit the left-out labels best. Gains that
+are not significant do not count: the improvement over the unchanged head is reduced by its standard error,
+and with few labels the weights stay near equal ones for the stages of the head. Far from all labels, only the
+two simplest stages are used. Mixing distributions, instead of averaging quantiles, keeps the peaks of a
+bimodal p(z); an averaged quantile would lie between them.
 """
 
 from __future__ import annotations
@@ -59,52 +60,59 @@ from deepfits.splits import evenly_spaced
 
 NUM_FOLDS = 5
 FEWEST_TO_JUDGE = 10
-"""Labels from which on some are left out to judge by."""
+"""Smallest number of labels for which stages are evaluated by cross-validation."""
 FEWEST_TO_TUNE = 30
 FEWEST_FOR_RESIDUALS = 200
 MOST_TO_TUNE = 6000
 CERTAIN = 10
-"""Labels that recalibration counts as if they had been seen and were as predicted."""
+"""Number of perfectly calibrated pseudo-labels added for recalibration, as a prior."""
 SMOOTH = 200
-"""Labels that it counts as if they had been seen and followed the smooth distribution of all others."""
+"""Number of pseudo-labels added for recalibration that follow a smooth fit to the labels' PIT values."""
 FARTHEST = 2.0
-"""Half-widths of the 68% interval beyond which an error counts as this many, where widths are compared."""
+"""Errors are clipped to this many half-widths of the 68% interval when they are compared with widths."""
 LOW, HIGH = (int(np.argmin(np.abs(LEVELS - level))) for level in (0.16, 0.84))
 NUM_PIT = 400
-"""Values of PIT that stand for its distribution, on either side of the middle."""
+"""Number of PIT values on either side of 0.5 that represent their distribution."""
 STIFFNESS = 5.0
-"""What the squared distance of weights from those of no labels costs: times the CRPS of the head as it came,
-over the number of labels."""
+"""Penalty on the squared distance of the weights from the default ones, in units of the unchanged head's CRPS
+divided by the number of labels."""
 HEADS = ("pretrained", "zero_points", "tuned")
-"""Stages that are heads, as many as there are."""
+"""Stages that are heads; the last one is missing with few labels."""
 NUM_TO_WEIGH = 3000
-"""Labels that choose the weights, at most."""
+"""Maximum number of labels used to choose the weights."""
 NUM_POINTS = 481
-"""Of the grid in ln(1 + z) on which they are compared."""
+"""Points of the grid in ln(1 + z) on which distributions are compared."""
 SETS = ("all", "templates", "magnitudes", "matched")
-"""What residuals are learned from besides the scene: the first that can be had."""
+"""Feature sets for the residual networks, in addition to the scene: the first available one."""
 MEMBERS = ("scene", "matched", "templates")
-"""What networks without the head learn from, where it can be had."""
+"""Feature sets for the networks without the head, where available."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapted(Method):
-    """A head and what labels made of it.
+    """A head adapted to labels.
 
     Attributes
     ----------
     heads
-        As it was taught, with zero points, and tuned where labels sufficed.
-    templates
-        Template fitting; None where there was no photometry, and with many labels.
+        The head unchanged, with zero points, and fine-tuned where labels suffice.
     residual, recipes
-        Networks on other features, and how these are made; None where labels did not suffice.
+        Networks on the head's p(z) and other features, and how to make the latter; None and empty with few
+        labels.
     weights
-        ``(M,)``: how much each stage counts near the labels.
+        ``(M,)``: weight of each stage near the labels.
+    validation_pit
+        PIT values for recalibration.
     labelled
-        Where the labels lie among the inputs of the head; None for a few.
+        Domain of the labels in the head's inputs; None with few labels.
+    loss
+        ``"squared"`` for the mean of p(z) as the point estimate, else its median.
+    members
+        Networks without the head.
+    templates
+        Template fitting; None without photometry, and with many labels.
     brightest
-        Luminosity that the tuned head's galaxies have at most; see `Head.brightest`.
+        Luminosity limit of the tuned head, as an absolute magnitude; see `Head.brightest`.
     """
 
     name: ClassVar[str] = "adapted"
@@ -126,12 +134,12 @@ class Adapted(Method):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require what the head needs."""
+        """Require the inputs of the head."""
         Pretrained.check(feature_set, inputs)
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Adapted]:
-        """Adapt stage by stage, then weigh the stages."""
+        """Fit each stage, then the weights of the mixture and the recalibration."""
         head = find_head(training.options.head, training.dataset.model_hash)
         source, value = training.dataset.source.take(training.rows), training.value
         light = SceneLight.of(source, head.bands)
@@ -162,7 +170,7 @@ class Adapted(Method):
 
     @classmethod
     def _of_few(cls, head: Head, examples: Examples, loss: str) -> Trained[Adapted]:
-        """Let the head and its zero points count the same: the labels are too few to judge by."""
+        """Weight the head with and without zero points equally, with too few labels to evaluate them."""
         method = cls(
             heads=tuple(stage.without_replay() for stage in (head, fit_zero_points(head, examples))),
             residual=None,
@@ -175,7 +183,7 @@ class Adapted(Method):
         return Trained(method=method, about=_about(method, HEADS[:2]))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Mix the stages; away from the labels the simpler ones alone."""
+        """Mix the stages; far from the labels, only the simplest two."""
         light = SceneLight.of(source, self.heads[0].bands)
         mixed, kinds = self._mixture(source, light)
         quantiles = recalibrated(mixed, self.validation_pit)
@@ -186,7 +194,7 @@ class Adapted(Method):
         )
 
     def _mixture(self, source: Source, light: SceneLight) -> tuple[np.ndarray, np.ndarray]:
-        """Return quantiles before recalibration, ``(N, Q)``, and p of the classes, ``(N, 3)``."""
+        """Return quantiles before recalibration, ``(N, Q)``, and class probabilities, ``(N, 3)``."""
         stages = []
         for place, head in enumerate(self.heads):
             density, kinds = head.densities(light)
@@ -231,7 +239,7 @@ def _adapted_heads(
     seed: int,
     training: Training,
 ) -> tuple[tuple[Head, ...], dict[str, np.ndarray]]:
-    """Return the stages of the head, and their estimates of labels left out, ``(V, Q)`` each."""
+    """Return the stages that are heads, and their out-of-fold quantiles, ``(V, Q)`` each."""
     is_tuned = len(examples) >= FEWEST_TO_TUNE
     first = quantiles_of(head.densities(examples.light)[0])
     shifted, tuned = np.empty_like(first), np.empty_like(first)
@@ -242,8 +250,8 @@ def _adapted_heads(
             stage = fit_zero_points(head, left_in)
             shifted[test] = quantiles_of(stage.densities(left_out.light)[0])
             if is_tuned:
-                some = np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]
-                seen = left_in.take(some)
+                rows = np.random.default_rng(seed + place).permutation(len(train))[:MOST_TO_TUNE]
+                seen = left_in.take(rows)
                 member, density = fine_tuned(stage, place, seen, left_out, seed=seed + place)
                 members.append(member)
                 limit = stage.brightest(left_in)
@@ -259,9 +267,9 @@ def _adapted_heads(
 def _other_stages(
     training: Training, source: Source, zeroed: Head, parts: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the fields of `Adapted` for the stages that follow the head, and their estimates, ``(V, Q)``.
+    """Return the fields of `Adapted` for the other stages, and their out-of-fold quantiles, ``(V, Q)`` each.
 
-    `source` is of the labelled objects.
+    `source` holds the labelled objects.
     """
     options, value, everything = training.options, training.value, training.dataset.source
     left_out: dict[str, np.ndarray] = {}
@@ -287,7 +295,7 @@ def _other_stages(
 def _template_fit(
     source: Source, value: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], filters: Sequence[str]
 ) -> tuple[TemplateFit, np.ndarray]:
-    """Return template fitting learned from all labels, and the quantiles of labels left out, ``(V, Q)``."""
+    """Return template fitting calibrated on all labels, and out-of-fold quantiles, ``(V, Q)``."""
     photometry = Photometry.of(source)
     left_out = np.empty((len(value), len(LEVELS)))
     for train, test in parts:
@@ -297,23 +305,23 @@ def _template_fit(
 
 
 def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarray) -> np.ndarray:
-    """Return the PIT to recalibrate with: of widths alone, smooth, and of the answer, not of its parts.
+    """Return smooth, symmetric PIT values with which to recalibrate the widths of the final mixture.
 
-    Who speaks of a label left out is one of the members; the answer is their mean, whose errors are smaller
-    and whose distributions are a little wider. What the two differ by, at the labels, is the error that the
-    mean does not have: its variance is taken off that of the errors of labels left out.
+    An out-of-fold estimate comes from a single member of each ensemble, the final one from their mean, which
+    has smaller errors and slightly wider distributions. The difference of the two at the labels is the part
+    of the error that averaging removes: its variance is subtracted from that of the out-of-fold errors.
 
-    PIT values are folded about their middle, so that medians stay (a few labels must not shift every
-    estimate). A hundred of them tell two numbers better than the place of every quantile, ten thousand tell
-    more than two: so beside the labels themselves there are `CERTAIN` that were as predicted, and `SMOOTH` of
-    the beta distribution of largest likelihood in the bins between the `LEVELS`.
+    PIT values are folded about 0.5, so that medians are unchanged (a few labels must not shift every
+    estimate). A hundred labels constrain two parameters better than every quantile, ten thousand constrain
+    more than two. So the labels are supplemented by `CERTAIN` calibrated pseudo-labels and by `SMOOTH` that
+    follow the maximum-likelihood beta distribution of the PIT values, binned at the `LEVELS`.
 
     Parameters
     ----------
     left_out, fitted
-        ``(V, Q)``: of the labels, by stages that had not seen them, and by the answer, which has.
+        ``(V, Q)``: quantiles for the labels, out-of-fold and by the final mixture, which has seen them.
     value
-        ``(V,)``.
+        ``(V,)``: the labels.
     """
     from scipy.optimize import minimize
     from scipy.stats import beta
@@ -334,24 +342,24 @@ def _for_recalibration(left_out: np.ndarray, fitted: np.ndarray, value: np.ndarr
     edges = np.concatenate([[0.0], 2 * LEVELS[MEDIAN + 1 :] - 1, [1.0]])
     counts = np.histogram(folded, edges)[0] + CERTAIN * np.diff(edges)
 
-    def surprise(logs: np.ndarray) -> float:
+    def negative_log_likelihood(logs: np.ndarray) -> float:
         return float(-(counts * np.log(np.diff(beta.cdf(edges, *np.exp(logs))) + 1e-12)).sum())
 
-    shape = np.exp(minimize(surprise, np.zeros(2), method="Nelder-Mead").x)
-    certain, smooth, levels = ((np.arange(number) + 0.5) / number for number in (CERTAIN, SMOOTH, NUM_PIT))
-    folded = np.quantile(np.concatenate([folded, certain, beta.ppf(smooth, *shape)]), levels)
+    shape = np.exp(minimize(negative_log_likelihood, np.zeros(2), method="Nelder-Mead").x)
+    uniform, smooth, levels = ((np.arange(number) + 0.5) / number for number in (CERTAIN, SMOOTH, NUM_PIT))
+    folded = np.quantile(np.concatenate([folded, uniform, beta.ppf(smooth, *shape)]), levels)
     return np.sort(np.concatenate([0.5 - folded / 2, 0.5 + folded / 2]))
 
 
 def _recipes(source: Source) -> tuple[FeatureRecipe, ...]:
-    """Return how the residual networks' features are made: of the scene, and the richest set there is."""
+    """Return recipes for the residual networks' features: the scene, and the first available of `SETS`."""
     available = source.available()
     names = ["scene", *[name for name in SETS if name in available][:1]]
     return tuple(FeatureRecipe.learn(name, source) for name in names)
 
 
 def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe, ...]) -> Matrix:
-    """Return what the head says, and other features."""
+    """Return the head's quantiles of ln(1 + z), and other features."""
     quantiles = np.log1p(quantiles_of(head.densities(SceneLight.of(source, head.bands))[0]))
     names = tuple(f"head_{number}" for number in range(quantiles.shape[1]))
     own = Matrix(values=quantiles.astype(np.float32), names=names)
@@ -361,19 +369,20 @@ def _residual_features(head: Head, source: Source, recipes: tuple[FeatureRecipe,
 def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
     """Return weights of the stages, ``(M,)``, that sum to 1.
 
-    They have the least CRPS of ln(1 + z) of labels left out, plus one standard error of its difference from
-    that of the first stage, the head as it came, plus `STIFFNESS` over the number of labels times the squared
-    distance from the weights of no labels: the same for each of `HEADS`.
+    They minimise the sum of three terms: the out-of-fold CRPS of ln(1 + z); one standard error of its
+    difference from the CRPS of the first stage, the unchanged head; and `STIFFNESS` over the number of labels
+    times the squared distance from the default weights, which are equal for all `HEADS` and 0 otherwise. The
+    first two are in units of the first stage's mean CRPS.
     """
     from scipy.optimize import minimize
 
-    count, some = len(left_out), evenly_spaced(len(value), NUM_TO_WEIGH)
-    number, grid = len(some), np.linspace(0, LARGEST, NUM_POINTS)
-    is_above = grid >= np.log1p(np.clip(value[some], 0, None))[:, None]
-    away = np.stack(
-        [cumulative(quantiles[some], np.expm1(grid)) - is_above for quantiles in left_out.values()], axis=1
+    count, rows = len(left_out), evenly_spaced(len(value), NUM_TO_WEIGH)
+    number, grid = len(rows), np.linspace(0, LARGEST, NUM_POINTS)
+    is_above = grid >= np.log1p(np.clip(value[rows], 0, None))[:, None]
+    error = np.stack(
+        [cumulative(quantiles[rows], np.expm1(grid)) - is_above for quantiles in left_out.values()], axis=1
     )
-    product = away @ away.mT * grid[1]  # (V, M, M): the CRPS of mixtures is w·A·w
+    product = error @ error.mT * grid[1]  # A, (V, M, M): the CRPS of the mixture is w·A·w
     first = product[:, 0, 0]
     scale = float(first.mean())
     start = np.array([name in HEADS for name in left_out], dtype=float)
@@ -381,15 +390,15 @@ def _weights(left_out: dict[str, np.ndarray], value: np.ndarray) -> np.ndarray:
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         along = product @ weights
-        each = along @ weights - first
-        spread = np.sqrt(each.var() + (1e-6 * scale) ** 2)
-        of_error = (each - each.mean()) @ (2 * along) / (number * spread * np.sqrt(number))
-        away = weights - start
-        stiff = STIFFNESS / number * away
-        of_loss = float(each.mean() + spread / np.sqrt(number)) / scale
-        return of_loss + float(stiff @ away), (2 * along.mean(axis=0) + of_error) / scale + 2 * stiff
+        change = along @ weights - first
+        spread = np.sqrt(change.var() + (1e-6 * scale) ** 2)
+        spread_slope = (change - change.mean()) @ (2 * along) / (number * spread * np.sqrt(number))
+        offset = weights - start
+        pull = STIFFNESS / number * offset
+        crps = float(change.mean() + spread / np.sqrt(number)) / scale
+        return crps + float(pull @ offset), (2 * along.mean(axis=0) + spread_slope) / scale + 2 * pull
 
-    is_one = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda weights: np.ones(count)}
-    best = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=is_one)
+    sum_is_1 = {"type": "eq", "fun": lambda weights: weights.sum() - 1, "jac": lambda _: np.ones(count)}
+    best = minimize(loss, start, jac=True, method="SLSQP", bounds=[(0, 1)] * count, constraints=sum_is_1)
     weights = np.clip(best.x, 0, None)
     return np.asarray(weights / weights.sum())

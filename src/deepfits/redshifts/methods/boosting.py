@@ -2,7 +2,7 @@
 
 Shapes: N objects, K features.
 
-Every row of a table is tuned with the same number of trials, on training objects alone.
+Every row of a table is tuned with the same number of trials, on training and validation objects only.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ FIRST_TRIAL = {"max_depth": 4, "eta": 0.1, "min_child_weight": 4, "subsample": 0
 class BoostingConfig:
     """How to tune and train.
 
-    So many trials of settings from a fixed space are compared, the first always the same; the estimate is the
-    mean of members of the best setting with different seeds: with few labels, the seed of one alone moves R²
-    by several hundredths. A fold has at most `max_rounds` trees, and stops after `patience` without
-    improvement.
+    `num_trials` settings from a fixed space are compared, the first of which is always the same. The estimate
+    is the mean of `num_members` models with the best setting and different seeds, because with few labels the
+    seed of a single model changes R² by several hundredths. Each fold trains at most `max_rounds` trees, and
+    stops after `patience` without improvement.
     """
 
     loss: str = "squared"
@@ -59,9 +59,9 @@ class BoostingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedTrees:
-    """Trees for point estimates on K features in order: members, each an `xgboost.Booster`.
+    """Ensemble of `xgboost.Booster` for point estimates from K features, in the order of `names`.
 
-    How it came about stands beside them; `trials` has the cross-validated loss of every setting.
+    `parameters` are XGBoost's, and `trials` the cross-validated loss of every setting.
     """
 
     boosters: tuple[Any, ...]
@@ -82,10 +82,10 @@ class BoostedTrees:
 def train_boosting(
     features: Matrix, value: np.ndarray, config: BoostingConfig
 ) -> tuple[BoostedTrees, np.ndarray]:
-    """Tune on cross-validation, then train on everything that is given.
+    """Tune by cross-validation, then train on all objects.
 
-    Targets are ``(N,)``; a feature that is NaN counts as missing. Beside the trees it returns estimates of
-    the objects, ``(N,)``, by the best setting's trees of the other folds.
+    Targets are ``(N,)``; a NaN feature counts as missing. Returns the trees, and out-of-fold estimates with
+    the best setting, ``(N,)``.
     """
     import xgboost
 
@@ -122,7 +122,7 @@ def train_boosting(
 
 
 def fixed_parameters(seed: int, num_threads: int) -> dict[str, Any]:
-    """Return what is not tuned, and does not depend on what is predicted."""
+    """Return XGBoost parameters that are neither tuned nor dependent on the target."""
     return {"tree_method": "hist", "max_bin": 128, "nthread": num_threads, "seed": seed, "verbosity": 0}
 
 
@@ -144,7 +144,7 @@ def _cross_validate(
         losses.append(booster.best_score ** (2 if config.loss == "squared" else 1))
         rounds.append(booster.best_iteration + 1)
         out_of_fold[test] = booster.inplace_predict(features[test], iteration_range=(0, rounds[-1]))
-    # the final model sees more objects than a fold did, and can use a few more trees
+    # the final model is trained on more objects than each fold, and can use a few more trees
     total = max(1, round(float(np.mean(rounds)) * 1.1))
     return {"settings": settings, "loss": float(np.mean(losses)), "rounds": total}, out_of_fold
 
@@ -157,7 +157,7 @@ def train_with_early_stopping(
     test: np.ndarray,
     **limits: int,
 ) -> Any:
-    """Train an `xgboost.Booster` on some rows until it stops getting better on others: see `train_until`."""
+    """Train an `xgboost.Booster` on `train` rows with early stopping on `test` rows; see `train_until`."""
     import xgboost
 
     threads = parameters["nthread"]
@@ -167,7 +167,7 @@ def train_with_early_stopping(
 
 @dataclass(frozen=True, kw_only=True)
 class Boosting(Method):
-    """Boosted trees: for the estimate, and where distributions are wanted for each quantile."""
+    """Boosted trees for the point estimate and, if distributions are requested, for the quantiles."""
 
     name: ClassVar[str] = "boosting"
 
@@ -176,7 +176,7 @@ class Boosting(Method):
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Boosting]:
-        """Tune and train both."""
+        """Tune and train the point estimator, and train the quantiles."""
         options = training.options
         config = BoostingConfig(
             loss=training.loss,
@@ -197,7 +197,7 @@ class Boosting(Method):
         )
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Evaluate the trees."""
+        """Return point estimates, and quantiles if they were trained."""
         assert features is not None
         quantiles = None if self.quantiles is None else self.quantiles.predict(features)
         return Estimates(point=self.trees.predict(features.values), quantiles=quantiles)

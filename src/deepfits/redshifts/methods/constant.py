@@ -1,4 +1,4 @@
-"""The same estimate for everybody, the median of the labels: the floor of every table."""
+"""The median of the labels as the estimate for every object: the baseline that any method must beat."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deepfits.redshifts.method import Estimates, Method, Trained, Training
 
 @dataclass(frozen=True, kw_only=True)
 class Constant(Method):
-    """A number."""
+    """The same estimate for every object."""
 
     name: ClassVar[str] = "constant"
     takes_features: ClassVar[bool] = False
@@ -23,9 +23,9 @@ class Constant(Method):
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Constant]:
-        """Take the median."""
+        """Take the median of the labels."""
         return Trained(method=cls(value=float(np.median(training.value))))
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Return it for every object."""
+        """Return the median for every object."""
         return Estimates(point=np.full(len(source), self.value))

@@ -3,14 +3,14 @@
 Shapes: N objects, B bands, H = W pixels, K features, Q quantile levels.
 
 ``wide_resnet``
-    the supervised baseline of M19 §3.3, from scratch;
+    the supervised baseline of M19 §3.3, trained from scratch;
 ``semi_supervised``
-    the future work of M19: the model's embedder, learned without labels, goes on learning with the few labels
-    and a small head, while the generator stays as it is;
+    the future work of M19: the model's embedder, trained without labels, is fine-tuned on the few labels with
+    a small head, while the generator is unchanged;
 ``scratch``
-    the same network with random first weights: what the training without labels is worth;
+    the same network from random initial weights, to measure the value of training without labels;
 ``hybrid``
-    the embedder as in ``semi_supervised``, and beside its latents a set of features for the head.
+    as ``semi_supervised``, with a feature set concatenated to the embedder's latents as input to the head.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a network starts from. Without weights of its embedder it has random ones."""
+    """Starting point of a network; the embedder's weights are random if `embedder` is None."""
 
     architecture: Architecture
     normalisation: Normalisation
@@ -53,10 +53,20 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNetwork(Method):
-    """A network on images: trained on the training part, stopped and recalibrated by the validation part.
+    """A network on images, with early stopping and recalibration on the validation part.
 
-    The normalisation, between nJy and the network's units, is as JSON can hold it; the standard is that of
-    the features, where it takes some, and the PIT, ``(V,)``, of the validation part.
+    Attributes
+    ----------
+    network
+        The trained network.
+    normalisation
+        Conversion from nJy to the network's units, in JSON form.
+    standard
+        Standardisation of the features; None for networks without features.
+    validation_pit
+        ``(V,)``: PIT values of the validation part, for recalibration.
+    device
+        Where to run the network.
     """
 
     takes_features: ClassVar[bool] = False
@@ -71,23 +81,23 @@ class ImageNetwork(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Once, on the images."""
+        """Return a single entry, for the images."""
         return ["images"]
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require the cutouts, and the features that it takes."""
+        """Require the cutouts, and the features if the method takes any."""
         inputs.require_cutouts(cls.name)
         super().check(feature_set, inputs)
 
     @classmethod
     @abstractmethod
     def start(cls, training: Training, image: np.ndarray, weight: np.ndarray, num_features: int) -> Start:
-        """Return where to start from; `image` and `weight` are those of the training part."""
+        """Return the starting point; `image` and `weight` are those of the training part."""
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Self]:
-        """Train on the training part, stop and recalibrate by the validation part."""
+        """Train on the training part, with early stopping and recalibration on the validation part."""
         import torch
 
         from deepfits.models.layers import count_parameters
@@ -142,7 +152,7 @@ class ImageNetwork(Method):
         return Trained(method=method, out_of_fold=out_of_fold, about=about)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Show the network the images, and beside them the features."""
+        """Evaluate the network on images, and on features if the method takes any."""
         from deepfits.survey.normalise import Normalisation
 
         image, _ = source.images()
@@ -161,7 +171,7 @@ class WideResNetOnImages(ImageNetwork):
 
     @classmethod
     def start(cls, training: Training, image: np.ndarray, weight: np.ndarray, num_features: int) -> Start:
-        """Start from random weights, in units that the training images give."""
+        """Start from random weights, with a normalisation measured from the training images."""
         from deepfits.models.wide_resnet import WideResNetConfig
         from deepfits.survey.normalise import measure_normalisation
 
@@ -177,7 +187,7 @@ class WideResNetOnImages(ImageNetwork):
 
 @dataclass(frozen=True, kw_only=True)
 class SemiSupervised(ImageNetwork):
-    """The model's embedder, fine-tuned with the labels."""
+    """The model's embedder, fine-tuned on the labels."""
 
     name: ClassVar[str] = "semi_supervised"
     learning_rate: ClassVar[float] = 1e-3
@@ -191,7 +201,7 @@ class SemiSupervised(ImageNetwork):
 
     @classmethod
     def start(cls, training: Training, image: np.ndarray, weight: np.ndarray, num_features: int) -> Start:
-        """Start from the model's embedder, or the same network with random weights."""
+        """Start from the model's embedder, or from the same architecture with random weights."""
         bands = training.dataset.source.bands
         inputs = Inputs(bands=bands, pixels=image.shape[-1], feature_sets=(), options=training.options)
         model = _model_for(cls.name, inputs)
@@ -206,7 +216,7 @@ class SemiSupervised(ImageNetwork):
 
 @dataclass(frozen=True, kw_only=True)
 class Scratch(SemiSupervised):
-    """The same network with random first weights."""
+    """The network of `SemiSupervised`, trained from random weights."""
 
     name: ClassVar[str] = "scratch"
     learning_rate: ClassVar[float] = 2e-3
@@ -215,14 +225,14 @@ class Scratch(SemiSupervised):
 
 @dataclass(frozen=True, kw_only=True)
 class Hybrid(SemiSupervised):
-    """The embedder, and beside its latents a set of features."""
+    """The embedder, with features concatenated to its latents."""
 
     name: ClassVar[str] = "hybrid"
     takes_features: ClassVar[bool] = True
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Beside magnitudes, with what template fitting says where that is wanted."""
+        """Return the set ``templates`` where it is available, else ``magnitudes``."""
         return ["templates" if "templates" in inputs.feature_sets else "magnitudes"]
 
 
@@ -232,7 +242,7 @@ def _model_for(method: str, inputs: Inputs) -> Model:
     Raises
     ------
     InputError
-        No model is given, or it is for other cutouts.
+        No model is given, or it is for cutouts of other bands or another size.
     """
     from deepfits.models.bundle import Model
 
@@ -242,7 +252,7 @@ def _model_for(method: str, inputs: Inputs) -> Model:
     model = Model.load(path)
     if (inputs.bands, inputs.pixels) != (tuple(model.info.bands), model.info.size):
         raise InputError(
-            f"{path}: this model is for {model.info.size} pixels of the bands {model.info.bands}, the "
-            f"cutouts have {inputs.pixels} pixels of the bands {inputs.bands}"
+            f"{path}: this model is for cutouts of {model.info.size} pixels in the bands {model.info.bands}, "
+            f"these have {inputs.pixels} pixels and the bands {inputs.bands}"
         )
     return model

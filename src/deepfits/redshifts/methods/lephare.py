@@ -2,10 +2,10 @@
 
 Shapes: N objects, B bands, Z redshifts.
 
-The program is an extra, ``pip install "deepfits[lephare]"``. Its own data (filters, spectra, opacities: a
-gigabyte from GitHub) are not used: everything that it reads is laid out here from what template fitting has
-already, the spectra of `deepfits.redshifts.spectra` with their dust and hydrogen. So the two template rows
-differ by the program alone, and nothing is downloaded.
+LePHARE is an optional dependency, ``pip install "deepfits[lephare]"``. Its own data (filters, spectra,
+opacities: a gigabyte from GitHub) are not used. Its input files are written from the inputs of our template
+fitting instead, the spectra of `deepfits.redshifts.spectra` with their dust and hydrogen absorption, so that
+the two template rows of a table differ only in the code, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from deepfits.redshifts.methods.templates import Photometry, TemplateFit, benite
 
 STEP = 0.02
 _NJY = 1e-32  # erg s⁻¹ cm⁻² Hz⁻¹
-_EVERY = 4  # of the wavelengths of the templates: LePHARE integrates all of them for each redshift
+_EVERY = 4  # thinning of the templates' wavelengths, as LePHARE integrates over all of them at each redshift
 
 
 @dataclass(frozen=True, kw_only=True)
 class LephareFit(TemplateFit):
-    """LePHARE with zero points learned from labels; on disk the same as `TemplateFit`."""
+    """LePHARE with zero points learned from labels, stored like `TemplateFit`."""
 
     name: ClassVar[str] = "lephare"
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require the program too."""
+        """Require LePHARE, and the inputs of template fitting."""
         require_lephare()
         super().check(feature_set, inputs)
 
@@ -48,16 +48,16 @@ class LephareFit(TemplateFit):
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
     ) -> LephareFit:
-        """Learn zero points and the error floor as template fitting does, and how to recalibrate.
+        """Learn zero points and the error floor by `TemplateFit`, then the recalibration.
 
-        LePHARE keeps its own limit of the absolute magnitude, −24.
+        The limit on the absolute magnitude is LePHARE's own, −24.
         """
         require_lephare()
         own = TemplateFit.learn(photometry, value, bands, filters)
         return cls(**{**vars(own), "brightest": None}).calibrated(photometry, value)
 
     def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
-        """Return LePHARE's p(z) times the prior of Benítez (2000), ``(N, Z)``, at most 1, and its grid."""
+        """Return LePHARE's p(z) times the prior of Benítez (2000), ``(N, Z)``, of maximum 1, and its grid."""
         redshift, density = run_lephare(
             photometry, self.bands, self.filters, self.zero_points, self.error_floor
         )
@@ -70,13 +70,13 @@ class LephareFit(TemplateFit):
             ]
         )
         density = density[:, 1:] * prior
-        lost = ~(density.max(axis=1) > 0)  # no template comes near: the prior alone
-        density[lost] = prior[lost]
+        is_empty = ~(density.max(axis=1) > 0)  # no template fits: use the prior alone
+        density[is_empty] = prior[is_empty]
         return density / density.max(axis=1, keepdims=True), redshift[1:]
 
 
 def require_lephare() -> None:
-    """Raise where the program is not installed."""
+    """Raise `InputError` if LePHARE is not installed."""
     if importlib.util.find_spec("lephare") is None:
         raise InputError('the method lephare needs LePHARE: pip install "deepfits[lephare]"')
 
@@ -88,15 +88,15 @@ def run_lephare(
     zero_points: np.ndarray,
     error_floor: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run the program in a process of its own.
+    """Run LePHARE in a separate process.
 
-    Returns redshifts, ``(Z,)``, and the density of LePHARE's posterior without a prior, ``(N, Z)``; it is 0
-    throughout where no template fits.
+    Returns redshifts, ``(Z,)``, and LePHARE's posterior density without a prior, ``(N, Z)``, which is 0
+    everywhere if no template fits.
 
     Raises
     ------
     InputError
-        The program ended without a result; the message has its last words.
+        LePHARE ended without a result; the message contains its last lines of output.
     """
     require_lephare()
     with tempfile.TemporaryDirectory(prefix="lephare-") as folder:
@@ -113,16 +113,16 @@ def run_lephare(
         result = job / "posterior.npz"
         if done.returncode or not result.exists():
             last = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise InputError(f"LePHARE ended with code {done.returncode}: {' | '.join(last)}")
+            raise InputError(f"LePHARE exited with status {done.returncode}: {' | '.join(last)}")
         arrays = read_arrays(result)
         return arrays["redshift"].astype(np.float64), arrays["density"].astype(np.float64)
 
 
 def write_inputs(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int:
-    """Write what LePHARE reads under ``data/``; return how many templates have no dust.
+    """Write LePHARE's input files under ``data/``; return the number of templates that never get dust.
 
-    Stars stand in as black bodies where LePHARE wants them for Vega magnitudes and the Sun's, which nothing
-    here uses.
+    LePHARE requires spectra of Vega, the Sun and BD+17°4708 for magnitudes that are not used here, so black
+    bodies take their place.
     """
     data = job / "data"
     for name in ("opa", "vega", "ext", "filt", "sed/GAL"):
@@ -131,7 +131,7 @@ def write_inputs(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int
         (job / "work" / name).mkdir(parents=True)
     rest = np.arange(300.0, 1215.6, 3.0)
     lines = []
-    for number in range(81):  # LePHARE wants exactly these redshifts
+    for number in range(81):  # LePHARE requires exactly these redshifts
         redshift = number / 10
         _write(
             data / "opa" / f"tau{number:02d}.out", rest, spectra.absorption(rest * (1 + redshift), redshift)
@@ -153,7 +153,7 @@ def write_inputs(job: Path, bands: Sequence[str], filters: Sequence[str]) -> int
 
 def _write_templates(folder: Path) -> int:
     rest, places = spectra.rest_spectra()
-    first = np.unique(places, return_index=True)[1]  # of each place the one without dust: LePHARE adds dust
+    first = np.unique(places, return_index=True)[1]  # the dust-free spectrum of each type: LePHARE adds dust
     names = []
     for number, row in enumerate(first):
         names.append(str(folder / f"template-{number:02d}.sed"))

@@ -1,8 +1,8 @@
 """The process in which LePHARE runs: ``python -m deepfits.redshifts.methods.lephare_worker JOB``.
 
-LePHARE takes its directories from the environment when it is imported, prints, and can end a process that it
-does not like; so it has a process of its own. JOB holds ``job.json`` (bands, templates, options),
-``photometry.npz`` (``flux`` and ``flux_err``, ``(N, B)``, erg s⁻¹ cm⁻² Hz⁻¹) and ``data/``, laid out by
+LePHARE reads its directories from the environment at import, prints to the terminal, and may abort the
+process on bad input; hence the separate process. JOB holds ``job.json`` (bands, templates, options),
+``photometry.npz`` (``flux`` and ``flux_err``, ``(N, B)``, erg s⁻¹ cm⁻² Hz⁻¹) and ``data/``, written by
 `deepfits.redshifts.methods.lephare`; this process adds ``posterior.npz`` (``redshift`` ``(Z,)``, ``density``
 ``(N, Z)``). Nothing is downloaded.
 """
@@ -19,13 +19,13 @@ import numpy as np
 from deepfits.files import read_arrays, read_json
 
 POSTERIOR = 11
-"""LePHARE's number of the posterior of galaxies, BAY_ZG."""
+"""LePHARE's index of the galaxies' posterior, BAY_ZG."""
 
 
 def settings(job: Path, bands: list[str], num_plain: int, error_floor: float, step: float) -> dict[str, str]:
-    """Return LePHARE's options that differ from its own defaults.
+    """Return LePHARE's options that differ from its defaults.
 
-    `num_plain` templates, from the reddest, have no dust.
+    The `num_plain` reddest templates have no dust.
     """
     number, reference = len(bands), bands.index("i") + 1 if "i" in bands else len(bands) // 2 + 1
     each = {
@@ -63,7 +63,7 @@ def settings(job: Path, bands: list[str], num_plain: int, error_floor: float, st
 
 
 def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Make LePHARE's library of magnitudes, fit every object, and return the redshifts and densities."""
+    """Build LePHARE's library of magnitudes, fit every object, and return redshifts and densities."""
     import lephare
 
     content = read_json(job / "job.json", what="job of LePHARE")
@@ -74,7 +74,7 @@ def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
     _make_library(lephare, job, options)
     photoz = lephare.PhotoZ(options)
     objects = [
-        _one(lephare, photoz, number, *row) for number, row in enumerate(zip(flux, flux_err, strict=True))
+        _source(lephare, photoz, number, *row) for number, row in enumerate(zip(flux, flux_err, strict=True))
     ]
     photoz.run_photoz(objects, [0.0] * flux.shape[1])
     redshift = np.array(objects[0].pdfmap[POSTERIOR].xaxis)
@@ -82,11 +82,11 @@ def posterior(job: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _make_library(lephare: Any, job: Path, options: dict[str, Any]) -> None:
-    """Write filters, templates, and the magnitudes of the templates at all redshifts."""
+    """Write the filters, the templates, and their magnitudes at all redshifts."""
     filters = str(job / "work" / "filt" / "bands")
     lephare.write_output_filter(f"{filters}.dat", f"{filters}.doc", lephare.FilterSvc.from_keymap(options))
     lephare.Sedtolib(config_keymap=options).run(typ="GAL", gal_sed=options["GAL_SED"].value)
-    # lephare.MagGal would also read a library of dust emission, which none of our bands sees
+    # lephare.MagGal would also read a library of dust emission, which is negligible in our bands
     options = {**options, "t": lephare.keyword("t", "GAL"), "c": lephare.keyword("c", "")}
     library = lephare.GalMag(options)
     library.open_files()
@@ -95,8 +95,8 @@ def _make_library(lephare: Any, job: Path, options: dict[str, Any]) -> None:
     library.close_files()
 
 
-def _one(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.ndarray) -> Any:
-    """Pass one object on; LePHARE's context (a bit for each band) leaves out bands without data."""
+def _source(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.ndarray) -> Any:
+    """Make LePHARE's source of one object; its context, one bit per band, excludes bands without data."""
     has = np.isfinite(flux) & np.isfinite(flux_err) & (flux_err > 0)
     context = int((has * 2 ** np.arange(len(flux))).sum())
     source = lephare.onesource(number, photoz.gridz)
@@ -108,7 +108,7 @@ def _one(lephare: Any, photoz: Any, number: int, flux: np.ndarray, flux_err: np.
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Run the job given on the command line."""
     job = Path(sys.argv[1])
     os.environ["LEPHAREDIR"], os.environ["LEPHAREWORK"] = str(job / "data"), str(job / "work")
     redshift, density = posterior(job)

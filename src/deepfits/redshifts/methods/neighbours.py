@@ -1,9 +1,9 @@
-"""Nearest neighbours in colour space, as survey catalogues use them beside template fitting.
+"""Nearest neighbours in colour space, as survey catalogues provide them next to template fitting.
 
-Shapes: N objects, T training objects, K features, Q levels.
+Shapes: N objects, T training objects, K features, V validation objects, Q quantile levels.
 
 The estimate is the mean (squared loss) or median (absolute loss) of the neighbours' redshifts, weighted by
-the inverse distance; their scatter is the distribution.
+inverse distance; the neighbours' weighted quantiles are the distribution.
 """
 
 from __future__ import annotations
@@ -21,16 +21,27 @@ from deepfits.redshifts.pdf import AS_PREDICTED, LEVELS, pit, recalibrated, sort
 
 NUM_NEIGHBOURS = (5, 8, 12, 20, 35, 60)
 MIN_FOR_QUANTILES = 25
-"""A distribution asks at least so many: the tails of five objects say nothing."""
+"""Minimum number of neighbours for a distribution: five objects do not constrain its tails."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Neighbours(Method):
-    """Training objects, and how many of them are asked.
+    """The training objects, and the number of neighbours.
 
-    Points, ``(T, K)``, are standardised features, values, ``(T,)``, redshifts, of whose mean or median, as
-    the loss says, the estimate is made. The PIT, ``(V,)``, is for recalibration; of no object
-    (`AS_PREDICTED`) it changes nothing.
+    Attributes
+    ----------
+    standard
+        Standardisation of the features.
+    points
+        ``(T, K)``: standardised features.
+    value
+        ``(T,)``: redshifts.
+    num
+        Number of neighbours for the point estimate.
+    loss
+        ``"squared"`` for the mean of the neighbours, else their median.
+    validation_pit
+        ``(V,)``: PIT values for recalibration; `AS_PREDICTED` for none.
     """
 
     name: ClassVar[str] = "neighbours"
@@ -44,14 +55,14 @@ class Neighbours(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """In colour space, or in latent space where there are no cutouts."""
+        """Return the set ``magnitudes``, or ``latents`` without cutouts."""
         if wanted is not None:
             return list(wanted)
         return ["magnitudes" if "magnitudes" in inputs.feature_sets else "latents"]
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Neighbours]:
-        """Choose how many neighbours to ask on the validation part."""
+        """Choose the number of neighbours on the validation part."""
         assert training.features is not None
         split, value = training.dataset.split, training.dataset.value
         train, validation = (
@@ -62,13 +73,13 @@ class Neighbours(Method):
         return Trained(method=neighbours, about={"num_neighbours": neighbours.num})
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Average the neighbours."""
+        """Return the mean or median of the neighbours, and their recalibrated quantiles."""
         assert features is not None
         quantiles = recalibrated(self.raw_quantiles(features.values), self.validation_pit)
         return Estimates(point=self.point(features.values), quantiles=quantiles)
 
     def point(self, features: np.ndarray) -> np.ndarray:
-        """Return estimates ``(N,)``."""
+        """Return point estimates, ``(N,)``, for features ``(N, K)``."""
         values, weights = self._nearest(features, self.num)
         if self.loss == "squared":
             return (values * weights).sum(axis=1)
@@ -93,7 +104,7 @@ class Neighbours(Method):
 
 
 def _weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Return quantiles of weighted samples in increasing order: ``(N, num)`` to ``(N, len(levels))``."""
+    """Return quantiles of weighted samples, sorted along rows: ``(N, num)`` to ``(N, len(levels))``."""
     middle = np.cumsum(weights, axis=1) - weights / 2
     return np.stack([np.interp(levels, m, v) for m, v in zip(middle, values, strict=True)])
 
@@ -107,7 +118,10 @@ def train_neighbours(
     loss: str = "squared",
     together: np.ndarray | None = None,
 ) -> Neighbours:
-    """Choose how many neighbours to ask on the validation part, recalibrate there, then keep all objects."""
+    """Choose the number of neighbours and recalibrate on validation objects, then keep all objects.
+
+    `train` and `validation` are features, ``(N, K)`` each; for `together` see `Standard.learn`.
+    """
     standard = Standard.learn(train, together)
     start = Neighbours(
         standard=standard,
@@ -119,8 +133,8 @@ def train_neighbours(
     )
 
     def error(num: int) -> float:
-        off = np.abs(replace(start, num=num).point(validation) - validation_value)
-        return float(np.mean(off ** (2 if loss == "squared" else 1)))
+        residual = np.abs(replace(start, num=num).point(validation) - validation_value)
+        return float(np.mean(residual ** (2 if loss == "squared" else 1)))
 
     best = replace(start, num=min([num for num in NUM_NEIGHBOURS if num < len(train_value)], key=error))
     return replace(

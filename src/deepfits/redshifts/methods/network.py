@@ -1,9 +1,9 @@
-"""Small fully connected networks on features: smooth where trees are steps.
+"""Ensembles of MLPs on features, which are smooth where trees are stepwise constant.
 
-Shapes: N objects, K features, Q quantile levels.
+Shapes: N objects, K features, V left-out objects, Q quantile levels.
 
-One network for each fold of a cross-validation: it learns from the others, stops by its own, and the mean of
-all is the estimate. So every labelled object has an estimate that did not learn from it.
+There is one network per fold of a cross-validation, trained on the other folds with early stopping on its
+own; the estimate is the mean over the networks. Thus every labelled object has an out-of-fold estimate.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from deepfits.redshifts.pdf import pit, recalibrated, sorted_quantiles
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig:
-    """Size of the three hidden layers, and training, the same for every feature set.
+    """Width of the three hidden layers, and training, the same for every feature set.
 
-    Each member takes `num_steps` of training, about; few labels see at most `max_epochs`.
+    Each member is trained for about `num_steps` steps, or `max_epochs` epochs if that is less.
     """
 
     loss: str = "absolute"
@@ -46,9 +46,9 @@ class MLPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MLPEnsemble(Method):
-    """Trained networks on K features, one for each fold.
+    """Trained networks on K features, one per fold.
 
-    PIT values, ``(V,)``, of objects that were left out are for recalibration.
+    `validation_pit`, ``(V,)``, are out-of-fold PIT values for recalibration.
     """
 
     name: ClassVar[str] = "network"
@@ -61,7 +61,7 @@ class MLPEnsemble(Method):
 
     @classmethod
     def fit(cls, training: Training) -> Trained[MLPEnsemble]:
-        """Train one network for each fold."""
+        """Train one network per fold."""
         config = MLPConfig(loss=training.loss, seed=training.options.seed)
         ensemble, point, quantiles = train_ensemble(
             training.matrix, training.value, config, progress=training.progress
@@ -71,7 +71,7 @@ class MLPEnsemble(Method):
         )
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Average the members."""
+        """Average the members' estimates and quantiles."""
         assert features is not None
         inputs = standardised(self.standard, features.values)
         members = [member.predict(inputs) for member in self.members]
@@ -85,9 +85,9 @@ class MLPEnsemble(Method):
 def train_ensemble(
     features: Matrix, value: np.ndarray, config: MLPConfig, *, progress: Progress = silent
 ) -> tuple[MLPEnsemble, np.ndarray, np.ndarray]:
-    """Train one network for each fold. A feature that is NaN counts as the typical value.
+    """Train one network per fold; a NaN feature is replaced by the median.
 
-    Beside the networks it returns out-of-fold estimates, ``(N,)`` and recalibrated quantiles ``(N, Q)``.
+    Returns the ensemble, and out-of-fold estimates, ``(N,)``, and recalibrated quantiles, ``(N, Q)``.
     """
     import torch
 
@@ -105,7 +105,7 @@ def train_ensemble(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = architecture.build()
-            torch.manual_seed(seed)  # of the dropout
+            torch.manual_seed(seed)  # for dropout
             member = train_network(
                 architecture,
                 (inputs[train], value[train]),

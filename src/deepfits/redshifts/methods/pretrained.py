@@ -1,4 +1,4 @@
-"""Redshifts without labels: a head that was taught on simulated galaxies, as it is.
+"""Redshifts without labels, from a head trained on simulated galaxies.
 
 Shapes: N objects, Q quantile levels.
 """
@@ -20,9 +20,9 @@ from deepfits.redshifts.scene_light import SceneLight
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Method):
-    """A head that has seen no label.
+    """A head that has seen no labels.
 
-    The estimate is the mean of p(z) with the loss ``"squared"``, and the median with ``"absolute"``.
+    The point estimate is the mean of p(z) for the loss ``"squared"`` and the median for ``"absolute"``.
     """
 
     name: ClassVar[str] = "pretrained"
@@ -36,18 +36,18 @@ class Pretrained(Method):
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require fits of scenes, and a head for their model."""
+        """Require fits by a model of scenes, and a head for that model."""
         check_available("scene", inputs.feature_sets)
         find_head(inputs.options.head, inputs.model_hash)
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Pretrained]:
-        """Take the head as it is."""
+        """Take the head unchanged."""
         head = find_head(training.options.head, training.dataset.model_hash)
         return Trained(method=cls(head=head, loss=training.loss), about={"num_train": 0})
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Return p(z), the estimate that the loss asks for, the domain and the class."""
+        """Return p(z), the point estimate for the loss, the domain flags and the class."""
         hashes = source.columns.get("model_hash", np.empty(0, dtype=str))
         for model_hash in np.unique(hashes).tolist():
             _require_model(self.head, str(model_hash), "this head")
@@ -61,7 +61,7 @@ class Pretrained(Method):
 
 
 def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the domain of the simulated galaxies, and the classes."""
+    """Return columns of the distance from the simulated galaxies' domain, and of the class."""
     distance = head.domain.distance(head.inputs(light))
     return {
         "domain_distance": distance,
@@ -72,12 +72,12 @@ def domain_and_class(head: Head, light: SceneLight, kinds: np.ndarray) -> dict[s
 
 
 def find_head(head: str | Path | None, model_hash: str) -> Head:
-    """Return the head that is named, or the one that came with the model of the features.
+    """Return the given head, or the one that ships with the model of the features.
 
     Raises
     ------
     InputError
-        None came with it, or the one that is named was taught on fits of another model.
+        No head ships with the model, or the given one was trained on fits of another model.
     """
     if head is None:
         return Head.load(head_directory(model_hash))
@@ -87,9 +87,9 @@ def find_head(head: str | Path | None, model_hash: str) -> Head:
 
 
 def _require_model(head: Head, model_hash: str, name: str) -> None:
-    """Raise where the features are of a model that a head does not serve."""
+    """Raise `InputError` where the head does not serve the model of the features."""
     if not head.serves(model_hash):
         raise InputError(
-            f"{name}: taught on fits of model {head.model_hash}, the features are of model {model_hash}; fit "
-            "with that one, or teach a head for this one (`deepfits redshift pretrain`)"
+            f"{name}: trained on fits of model {head.model_hash}, the features are of model {model_hash}; "
+            "fit with the former, or train a head for the latter (`deepfits redshift pretrain`)"
         )

@@ -1,9 +1,9 @@
-"""Distributions by quantile boosting: XGBoost with one set of trees for each level.
+"""Distributions by quantile regression with XGBoost, with one set of trees for each level.
 
-Shapes: N objects, K features, Q levels.
+Shapes: N objects, K features, V left-out objects, Q quantile levels.
 
-The trees are recalibrated by cross-validation: the interval that says 68% is made to hold 68% of objects that
-trees have not learned from.
+The quantiles are recalibrated by cross-validation, so that a 68% interval contains 68% of objects that were
+not trained on.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ NUM_FOLDS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BoostedQuantiles:
-    """Trained trees, an `xgboost.Booster`, on K features in order.
+    """Trees (an `xgboost.Booster`) for quantiles from K features, in the order of `names`.
 
-    PIT values, ``(V,)``, are of objects that were left out, before recalibration.
+    `validation_pit`, ``(V,)``, are out-of-fold PIT values before recalibration.
     """
 
     booster: Any
@@ -48,8 +48,9 @@ class BoostedQuantiles:
     def predict(self, features: Matrix, *, raw: bool = False) -> np.ndarray:
         """Return quantiles at `LEVELS`, ``(N, Q)``, recalibrated unless `raw`.
 
-        Where the features have errors, each distribution is the mixture over `NUM_DRAWS` draws of the
-        features, the same draws for every object; an error that is not finite counts as none.
+        If the features have errors, each distribution is the mixture over `NUM_DRAWS` perturbations of the
+        features by their errors, with the same standard normal draws for every object; an error that is not
+        finite counts as 0.
         """
         check_width(features.values, len(self.names))
         if features.errors is None:
@@ -71,9 +72,8 @@ def train_quantiles(
 ) -> tuple[BoostedQuantiles, np.ndarray]:
     """Train on all objects, and recalibrate by cross-validation.
 
-    Each object gets its PIT from trees of the other folds; the first fold also says when to stop. The trees
-    that are kept learn from everything. A feature that is NaN counts as missing. Beside the trees it returns
-    recalibrated quantiles, ``(N, Q)``, by trees of the other folds.
+    The number of trees is set by early stopping on the first fold. A NaN feature counts as missing. Returns
+    the trees, and recalibrated out-of-fold quantiles, ``(N, Q)``.
     """
     parameters = {**_SETTINGS, "quantile_alpha": LEVELS.tolist(), "seed": seed, "nthread": num_threads}
     out_of_fold = np.empty((len(value), len(LEVELS)))
@@ -83,8 +83,8 @@ def train_quantiles(
         trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=AS_PREDICTED)
         out_of_fold[test] = trees.predict(features.take(test), raw=True)
     assert rounds is not None
-    everything = np.arange(len(value))
-    booster, _ = _train(parameters, features.values, value, everything, everything, round(rounds * 1.1))
+    all_rows = np.arange(len(value))
+    booster, _ = _train(parameters, features.values, value, all_rows, all_rows, round(rounds * 1.1))
     transform = np.sort(pit(out_of_fold, value))
     trees = BoostedQuantiles(booster=booster, names=features.names, validation_pit=transform)
     return trees, recalibrated(out_of_fold, transform)
@@ -98,7 +98,7 @@ def _train(
     test: np.ndarray,
     rounds: int | None,
 ) -> tuple[Any, int]:
-    """Train on some rows; without `rounds`, the others say when to stop."""
+    """Train on `train` rows for `rounds`, if None with early stopping on `test` rows; also return rounds."""
     import xgboost
 
     threads = parameters["nthread"]

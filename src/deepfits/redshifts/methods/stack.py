@@ -1,10 +1,9 @@
-"""Several methods as one: weights learned from out-of-fold estimates.
+"""Stacking of several methods, with weights learned from out-of-fold estimates.
 
-Shapes: V labelled objects, M methods, Q quantile levels.
+Shapes: N objects, V labelled objects, M methods, Q quantile levels.
 
-Source: stacked regression, Breiman (1996, Machine Learning 24, 49): weights that are not negative, chosen by
-the loss of cross-validated estimates; here they also sum to 1, and quantiles are averaged with the same
-weights.
+Source: stacked regression, Breiman (1996, Machine Learning 24, 49): non-negative weights that minimise the
+loss of cross-validated estimates; here they also sum to 1, and quantiles are averaged with the same weights.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ STACKS = {
     ),
     "deep": (("network", "templates"), ("network", "sizes"), ("hybrid", "templates")),
 }
-"""What a stack joins: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` has the embedder too."""
+"""Members of each stack: ``templates`` is a baseline, ``fits`` adds the fits, ``deep`` the embedder."""
 RIDGE = 0.02
-"""How much equal weights are preferred, in units of the loss: with few labels the loss does not tell much."""
+"""Strength of the penalty towards equal weights, relative to the loss, which few labels constrain poorly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stack(Method):
-    """Trained methods and how much each counts.
+    """Trained methods and their weights, ``(M,)``.
 
-    Weights are ``(M,)``; the PIT of V objects is for recalibration.
+    `validation_pit`, ``(V,)``, are out-of-fold PIT values for recalibration.
     """
 
     name: ClassVar[str] = "stack"
@@ -57,7 +56,7 @@ class Stack(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """Return the stacks whose members can all be had, or those that are named."""
+        """Return the stacks that the user chose, by default all whose members' features are available."""
         if wanted:
             return list(wanted)
         has = set(inputs.feature_sets)
@@ -68,13 +67,13 @@ class Stack(Method):
         """Check the members."""
         require_known("stack", feature_set, STACKS)
         if not inputs.options.distributions:
-            raise InputError("a stack averages distributions too: leave them on")
+            raise InputError("a stack averages distributions too: leave `distributions` on")
         for method, name in STACKS[feature_set]:
             _MEMBERS[method].check(name, inputs)
 
     @classmethod
     def fit(cls, training: Training) -> Trained[Stack]:
-        """Learn weights and recalibration from out-of-fold estimates of the members."""
+        """Learn weights and recalibration from the members' out-of-fold estimates."""
         assert training.member is not None
         keys = STACKS[training.feature_set]
         members = tuple(training.member(*key) for key in keys)
@@ -97,7 +96,7 @@ class Stack(Method):
         )
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Average the members; what lies outside the domain is what the first member that knows says."""
+        """Average the members; domain flags are those of the first member that has any."""
         columns = [member.predict(source) for member in self.members]
         quantiles = sorted_quantiles(averaged(self.weights, [column["quantiles"] for column in columns]))
         return Estimates(
@@ -113,7 +112,7 @@ def _domain_columns(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def common(parts: Sequence[OutOfFold]) -> list[OutOfFold]:
-    """Return the objects that all methods have an estimate of, in the same order."""
+    """Restrict out-of-fold estimates to the objects that all methods have, in the same order."""
     rows = reduce(np.intersect1d, [part.rows for part in parts])
     return [part.at(rows) for part in parts]
 
@@ -121,8 +120,8 @@ def common(parts: Sequence[OutOfFold]) -> list[OutOfFold]:
 def stacking_weights(points: np.ndarray, value: np.ndarray, loss: str) -> np.ndarray:
     """Return the weights of the methods, ``(M,)``, that sum to 1.
 
-    `points` are out-of-fold estimates, ``(M, V)``, of values ``(V,)``; the loss is ``"squared"`` or
-    ``"absolute"``, the latter of ln(1 + z) as in `TargetScale`.
+    `points` are out-of-fold estimates, ``(M, V)``, of `value`, ``(V,)``; the loss is ``"squared"``, or
+    ``"absolute"`` in ln(1 + z), as in `TargetScale`.
     """
     from scipy.optimize import minimize
 

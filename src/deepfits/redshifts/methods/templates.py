@@ -1,9 +1,9 @@
 """Template fitting: χ² over templates and redshifts, with the prior of Benítez (2000), as surveys do it.
 
-How far real galaxies are from the templates, and whether galaxies brighter than any known may be left out,
-is learned from the labels, as zero points are.
+The zero points, the error of the templates, and whether to limit the luminosity of galaxies are learned from
+the labels.
 
-Shapes: N objects, T templates, Z redshifts, B bands, Q levels.
+Shapes: N objects, T templates, Z redshifts, B bands, V calibration objects, Q quantile levels.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from deepfits.splits import evenly_spaced
 
 REDSHIFTS = tuple(np.round(np.expm1(np.linspace(np.log1p(0.005), np.log1p(6.0), 390)), 5).tolist())
 ERROR_FLOOR = 0.06
-"""Error of the templates as a share of the flux, where no labels say it."""
+"""Error of the templates as a fraction of the flux, without labels."""
 ERROR_FLOORS = (0.03, 0.05, 0.08, 0.12)
 BRIGHTEST = (None, -24.0)
-"""Limits of the absolute i magnitude to choose from; −24 is what LePHARE has by default."""
+"""Candidate limits on the absolute i magnitude; −24 is LePHARE's default."""
 NUM_ITERATIONS = 3
 NUM_TUNING = 500
-"""Labelled objects that tell the error floor and the limit, at most."""
+"""Maximum number of labelled objects used to choose the error floor and the limit."""
 NUM_CALIBRATION = 1000
-"""Labelled objects that the distributions are recalibrated on, at most."""
+"""Maximum number of labelled objects used to recalibrate the distributions."""
 _BATCH = 200
 _TINY = 1e-200
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photometry:
-    """Fluxes to fit: ``(N, B)`` each, nJy, and the i magnitude that the prior asks for, ``(N,)``."""
+    """Fluxes to fit and their errors, ``(N, B)``, nJy, and the i magnitude for the prior, ``(N,)``."""
 
     flux: np.ndarray
     flux_err: np.ndarray
@@ -54,7 +54,7 @@ class Photometry:
 
     @classmethod
     def of(cls, source: Source) -> Photometry:
-        """Take the Gaussian apertures for colours and the widest circular one for the magnitude."""
+        """Take the Gaussian apertures for the fluxes, and the widest circular one for the magnitude."""
         if source.flux is None or source.flux_err is None:
             raise InputError("template fitting needs the cutouts: give the store")
         flux, flux_err, bands = source.flux, source.flux_err, source.bands
@@ -63,7 +63,7 @@ class Photometry:
         return cls(flux=flux[:, -1], flux_err=flux_err[:, -1], magnitude=asinh_magnitude(total, 1.0))
 
     def take(self, rows: np.ndarray) -> Photometry:
-        """Return some rows."""
+        """Select rows."""
         return Photometry(flux=self.flux[rows], flux_err=self.flux_err[rows], magnitude=self.magnitude[rows])
 
     def __len__(self) -> int:
@@ -71,33 +71,33 @@ class Photometry:
 
 
 def benitez_prior(magnitude: np.ndarray, places: np.ndarray, redshifts: np.ndarray) -> np.ndarray:
-    """Return p(z, T | m): ``(N, T, Z)``, shared evenly among the templates of a type.
+    """Return p(z, T | m), ``(N, T, Z)``, divided evenly among the templates of a type.
 
-    Source: Benítez (2000, ApJ 536, 571), eq. 22 to 24 and Table 1, used with the i magnitude; m is held to 20
-    to 27. Templates up to a third of the way from E to Sbc are of the first type, those up to half-way from
-    Scd to Im of the second.
+    Source: Benítez (2000, ApJ 536, 571), eq. 22 to 24 and Table 1, used with the i magnitude; m is clipped to
+    20 to 27. Templates up to a third of the way from E to Sbc belong to the first type, and those up to
+    halfway from Scd to Im to the second.
     """
     magnitude = np.clip(np.where(np.isfinite(magnitude), magnitude, 24.0), 20.0, 27.0) - 20.0
-    kinds = np.where(places < 0.5, 0, np.where(places < 2.5, 1, 2))
+    types = np.where(places < 0.5, 0, np.where(places < 2.5, 1, 2))
     share = np.stack([0.35 * np.exp(-0.45 * magnitude), 0.5 * np.exp(-0.147 * magnitude)])
     share = np.concatenate([share, 1 - share.sum(axis=0, keepdims=True)])  # (3, N)
     out = np.empty((len(magnitude), len(places), len(redshifts)))
     laws = ((0.431, 0.0913, 2.465), (0.390, 0.0636, 1.806), (0.0626, 0.123, 0.906))
     steps = np.gradient(redshifts)
-    for kind, (start, slope, alpha) in enumerate(laws):
+    for number, (start, slope, alpha) in enumerate(laws):
         typical = start + slope * magnitude[:, None]
         law = redshifts**alpha * np.exp(-((redshifts / typical) ** alpha))
         law = law / (law * steps).sum(axis=1, keepdims=True)
-        of_kind = kinds == kind
-        out[:, of_kind] = (share[kind][:, None] * law / max(of_kind.sum(), 1))[:, None]
+        is_type = types == number
+        out[:, is_type] = (share[number][:, None] * law / max(is_type.sum(), 1))[:, None]
     return out
 
 
 def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """Return χ² at the best amplitude (not negative): ``(N, T, Z)``.
+    """Return χ² at the best non-negative amplitude, ``(N, T, Z)``.
 
-    With amplitude a: Σ w (f − a m)², least at a = Σ w f m / Σ w m². Fluxes and weights are ``(N, B)``, where
-    a weight of 0 leaves a band out; models are ``(T, Z, B)``.
+    For amplitude a, χ² = Σ w (f − a m)² has its minimum at a = Σ w f m / Σ w m². Fluxes and weights are
+    ``(N, B)``, where a weight of 0 leaves a band out; models are ``(T, Z, B)``.
     """
     cross = np.einsum("nb,tzb->ntz", weight * flux, model)
     square = np.einsum("nb,tzb->ntz", weight, model**2)
@@ -111,9 +111,18 @@ def chi_square(flux: np.ndarray, weight: np.ndarray, model: np.ndarray) -> np.nd
 class TemplateFit(Method):
     """Template fitting with corrections learned from labels.
 
-    Observed fluxes are multiplied with zero points, ``(B,)``, and the error floor, a share of the flux, is
-    added to their errors; there are no galaxies beyond the absolute i magnitude `brightest`, None for no
-    limit. The PIT, ``(V,)``, is for recalibration; of no object (`AS_PREDICTED`) it changes nothing.
+    Attributes
+    ----------
+    bands, filters
+        ``(B,)``: names of the bands, and of their filters.
+    zero_points
+        ``(B,)``: factors by which observed fluxes are multiplied.
+    validation_pit
+        ``(V,)``: PIT values for recalibration; `AS_PREDICTED` for none.
+    error_floor
+        Error, as a fraction of the flux, that is added in quadrature to the flux errors.
+    brightest
+        Absolute i magnitude of the most luminous galaxies that are allowed; None for no limit.
     """
 
     name: ClassVar[str] = "templates"
@@ -141,16 +150,15 @@ class TemplateFit(Method):
     def learn(
         cls, photometry: Photometry, value: np.ndarray, bands: Sequence[str], filters: Sequence[str] = ()
     ) -> TemplateFit:
-        """Learn zero points, error floor and limit from objects of known redshift, and how to recalibrate.
+        """Learn zero points, error floor, luminosity limit and recalibration from objects of known redshift.
 
-        Zero points, for each error floor in turn: the best template of each object at its redshift, then in
-        each band the median ratio of what the template says and what was observed, among objects above 10 σ
-        there. Error floor and limit: those whose distributions of ln(1 + z) have the least CRPS among
-        `NUM_TUNING` objects.
+        For each error floor, the zero point of a band is the median ratio of the best template's flux, at the
+        known redshift, to the observed flux, among objects detected at more than 10 σ. The error floor and
+        the limit are those with the lowest CRPS of ln(1 + z) for `NUM_TUNING` objects.
         """
         names = filters_of(bands, filters)
-        some = evenly_spaced(len(value), NUM_TUNING)
-        known, tried = photometry.take(some), []
+        rows = evenly_spaced(len(value), NUM_TUNING)
+        tuning, trials = photometry.take(rows), []
         for floor in ERROR_FLOORS:
             zero_points = _zero_points(photometry, value, names, floor)
             for brightest in BRIGHTEST:
@@ -162,17 +170,17 @@ class TemplateFit(Method):
                     error_floor=floor,
                     brightest=brightest,
                 )
-                tried.append((float(pinball(fit.raw_quantiles(known), value[some]).mean()), fit))
-        return min(tried, key=lambda trial: trial[0])[1].calibrated(photometry, value)
+                trials.append((float(pinball(fit.raw_quantiles(tuning), value[rows]).mean()), fit))
+        return min(trials, key=lambda trial: trial[0])[1].calibrated(photometry, value)
 
     def calibrated(self, photometry: Photometry, value: np.ndarray) -> Self:
-        """Return it with the PIT of at most `NUM_CALIBRATION` objects of known redshift."""
-        some = evenly_spaced(len(value), NUM_CALIBRATION)
-        return replace(self, validation_pit=pit(self.raw_quantiles(photometry.take(some)), value[some]))
+        """Return a copy recalibrated on at most `NUM_CALIBRATION` objects of known redshift."""
+        rows = evenly_spaced(len(value), NUM_CALIBRATION)
+        return replace(self, validation_pit=pit(self.raw_quantiles(photometry.take(rows)), value[rows]))
 
     @classmethod
     def fit(cls, training: Training) -> Trained[TemplateFit]:
-        """Learn zero points, error floor and limit, and how to recalibrate."""
+        """Learn zero points, error floor, luminosity limit and recalibration."""
         source = training.dataset.source
         photometry = Photometry.of(source).take(training.rows)
         fit = cls.learn(photometry, training.value, source.bands, training.options.filters)
@@ -184,18 +192,18 @@ class TemplateFit(Method):
         return Trained(method=fit, about=about)
 
     def predict(self, source: Source, features: Matrix | None) -> Estimates:
-        """Return the posterior's median, and recalibrated quantiles."""
+        """Return the posterior median and recalibrated quantiles."""
         return self.estimates(Photometry.of(source))
 
     def estimates(self, photometry: Photometry) -> Estimates:
-        """Do `predict` for fluxes."""
+        """Return the estimates of `predict` from photometry."""
         raw = self.raw_quantiles(photometry)
         return Estimates(point=raw[:, MEDIAN], quantiles=recalibrated(raw, self.validation_pit))
 
     def posterior(self, photometry: Photometry) -> tuple[np.ndarray, np.ndarray]:
-        """Return p(z) summed over templates, ``(N, Z)``, of largest value 1, and its grid, `REDSHIFTS`.
+        """Return p(z) marginalised over templates, ``(N, Z)``, of maximum 1, and its grid, `REDSHIFTS`.
 
-        An object that only galaxies beyond `brightest` would explain is taken without that limit.
+        The luminosity limit is ignored for objects that are impossible below it.
         """
         model, places = template_fluxes(self.filters, REDSHIFTS)
         reference = self.filters[self.bands.index(reference_band(self.bands))]
@@ -206,25 +214,25 @@ class TemplateFit(Method):
             flux, weight = _corrected(part, self.zero_points, self.error_floor)
             chi2 = chi_square(flux, weight, model)
             likelihood = np.exp(-0.5 * (chi2 - chi2.min(axis=(1, 2), keepdims=True)))
-            both = likelihood * benitez_prior(part.magnitude, places, grid)
-            density = both.sum(axis=1)
+            joint = likelihood * benitez_prior(part.magnitude, places, grid)
+            density = joint.sum(axis=1)
             if self.brightest is not None:
                 absolute = part.magnitude[:, None, None] + absolute_offsets(reference, REDSHIFTS)
-                limited = (both * ~(absolute < self.brightest)).sum(axis=1)
+                limited = (joint * ~(absolute < self.brightest)).sum(axis=1)
                 is_possible = limited.max(axis=1) > _TINY
                 density[is_possible] = limited[is_possible]
             out.append(density / density.max(axis=1, keepdims=True))
         return np.concatenate(out), grid
 
     def raw_quantiles(self, photometry: Photometry) -> np.ndarray:
-        """Return quantiles at `LEVELS`, ``(N, Q)``, as the posterior has them."""
+        """Return the posterior's quantiles at `LEVELS`, ``(N, Q)``, before recalibration."""
         return from_grid(*self.posterior(photometry))
 
 
 def _corrected(
     photometry: Photometry, zero_points: np.ndarray, error_floor: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return fluxes and weights, with zero points and the error floor; bands without data have weight 0."""
+    """Return fluxes and weights, corrected for zero points and error floor; weights are 0 without data."""
     is_valid = np.isfinite(photometry.flux) & (photometry.flux_err > 0)
     flux = np.where(is_valid, photometry.flux * zero_points, 0.0)
     error = np.where(is_valid, photometry.flux_err * zero_points, np.inf)
@@ -232,12 +240,12 @@ def _corrected(
 
 
 def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the filter of each band: those given, or those of CLAUDS and HSC.
+    """Return the filter of each band: those given, by default those of CLAUDS and HSC.
 
     Raises
     ------
     InputError
-        A band without a filter, or another number of filters than of bands.
+        The number of filters is not that of the bands, or a band has no default filter.
     """
     if filters:
         names = [name.strip() for given in filters for name in str(given).split(",")]
@@ -251,13 +259,13 @@ def filters_of(bands: Sequence[str], filters: Sequence[str] | None = None) -> tu
 
 
 def can_fit_templates(bands: Sequence[str], filters: Sequence[str] = ()) -> bool:
-    """Say whether what templates need is installed, and speclite has the curve of every band's filter."""
+    """Return whether GalSim and speclite are installed, and all bands have a filter curve."""
     if any(find_spec(name) is None for name in ("galsim", "speclite")):
         return False
     try:
         for name in filters_of(bands, filters):
             filter_response(name)
-    except InputError:  # no filter for a band, or one that is a mean wavelength alone
+    except InputError:  # a band without a filter, or a filter known only by its mean wavelength
         return False
     return True
 
@@ -276,7 +284,7 @@ def _zero_points(
 
 
 def _ratios(flux: np.ndarray, weight: np.ndarray, photometry: Photometry, model: np.ndarray) -> np.ndarray:
-    """Return the median over objects of template over observation, ``(B,)``; `model` is ``(T, N, B)``."""
+    """Return the median ratio of best template to observed flux, ``(B,)``; `model` is ``(T, N, B)``."""
     cross = np.einsum("nb,tnb->tn", weight * flux, model)
     square = np.einsum("nb,tnb->tn", weight, model**2)
     best = np.argmax(np.maximum(cross, 0.0) ** 2 / square, axis=0)

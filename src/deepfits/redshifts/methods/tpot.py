@@ -1,4 +1,4 @@
-"""TPOT restricted to gradient boosting, as in M19 §3.3: a genetic search over regressors in a time budget.
+"""TPOT restricted to gradient boosting, as in M19 §3.3: a genetic search over regressors in a fixed time.
 
 Shapes: N objects, K features.
 """
@@ -33,16 +33,17 @@ from deepfits.redshifts.methods.trees import TreeSum
 _NOT_INSTALLED = 'TPOT is not installed; install "deepfits[redshift]", or leave the method tpot out'
 _GRACE_S = 180.0
 _PKG_RESOURCES = "from importlib.metadata import distribution as get_distribution\n"
-"""stopit, which TPOT needs, asks `pkg_resources` for its own version; setuptools has dropped that module, so
-the worker finds this one in its place."""
+"""Substitute for the module `pkg_resources`, which setuptools has dropped: TPOT's dependency stopit uses it
+to look up its own version."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TpotConfig:
     """How long and how widely to search.
 
-    The time budget is that of the search; starting the workers, processes of one thread each with that much
-    memory, and training the best pipeline come on top. The population is the pipelines in a generation.
+    `minutes` is the time budget of the search; starting the workers and training the best pipeline come on
+    top. Workers are single-threaded processes, `num_threads` in number, of `memory_gib` each. `population` is
+    the number of pipelines in a generation.
     """
 
     loss: str = "squared"
@@ -61,9 +62,10 @@ class TpotConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TpotModel(Method):
-    """The best pipeline, and all that were tried, with settings and cross-validated loss, best first.
+    """The regressor of the best pipeline, and a list of all pipelines tried, best first.
 
-    The regressor is an `xgboost.Booster` or `lightgbm.Booster`, else scikit-learn's trees.
+    The regressor is `booster`, an `xgboost.Booster` or `lightgbm.Booster`, or else `trees` from scikit-learn;
+    `kind` is its class name.
     """
 
     name: ClassVar[str] = "tpot"
@@ -77,19 +79,19 @@ class TpotModel(Method):
 
     @classmethod
     def rows(cls, inputs: Inputs, wanted: Sequence[str] | None) -> list[str]:
-        """On the fitted latents, as in M19."""
+        """Return the fitted latents by default, as in M19."""
         return ["latents"] if wanted is None else list(wanted)
 
     @classmethod
     def check(cls, feature_set: str, inputs: Inputs) -> None:
-        """Require the program too."""
+        """Require TPOT, and the feature set."""
         if importlib.util.find_spec("tpot") is None:
             raise InputError(_NOT_INSTALLED)
         super().check(feature_set, inputs)
 
     @classmethod
     def fit(cls, training: Training) -> Trained[TpotModel]:
-        """Search in the time budget."""
+        """Search within the time budget."""
         options = training.options
         config = TpotConfig(
             loss=training.loss,
@@ -107,7 +109,7 @@ class TpotModel(Method):
         return Estimates(point=self.point(features.values))
 
     def point(self, features: np.ndarray) -> np.ndarray:
-        """Return estimates ``(N,)`` float64 for features ``(N, K)``."""
+        """Return point estimates, ``(N,)`` float64, for features ``(N, K)``."""
         check_width(features, len(self.names))
         features = np.asarray(features, dtype=np.float32)
         if self.trees is not None:
@@ -120,20 +122,20 @@ class TpotModel(Method):
 def train_tpot(
     features: Matrix, value: np.ndarray, config: TpotConfig, *, progress: Progress = silent
 ) -> TpotModel:
-    """Search in a process of its own, with a time limit. All features must be finite; targets are ``(N,)``.
+    """Search in a separate process with a time limit; features must be finite, targets are ``(N,)``.
 
     Raises
     ------
     InputError
-        TPOT is not installed, or no pipeline finished within the budget.
+        A feature is not finite, TPOT is not installed, or no pipeline finished within the time budget.
 
     Notes
     -----
-    A search that ends by the clock finds other pipelines on a faster machine: the seed alone does not make it
-    repeatable.
+    Because the search ends by the clock, its result depends on the speed of the machine: the seed alone does
+    not make it reproducible.
     """
     if not np.isfinite(features.values).all():
-        raise InputError("TPOT's regressors need finite features; a feature of these objects is missing")
+        raise InputError("TPOT's regressors need finite features; some features of these objects are missing")
     directory = Path(tempfile.mkdtemp(prefix="deepfits-tpot-"))
     try:
         write_json(directory / "job.json", asdict(config))
@@ -146,7 +148,7 @@ def train_tpot(
 
 
 def _run_worker(directory: Path, config: TpotConfig, progress: Progress) -> None:
-    """Run the worker, with a hard limit; nothing of it is left running when this returns."""
+    """Run the worker with a hard time limit; all its processes have ended when this returns."""
     (directory / "pkg_resources.py").write_text(_PKG_RESOURCES)
     environment = {
         **os.environ,

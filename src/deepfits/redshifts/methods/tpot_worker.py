@@ -1,11 +1,13 @@
 """The process in which TPOT searches: ``python -m deepfits.redshifts.methods.tpot_worker JOB``.
 
-TPOT starts Dask workers as processes of their own. Run here, a user's script needs no ``__main__`` guard, the
-workers end with this process whatever happens, and the time limit can be enforced from outside. JOB holds
-``job.json`` and ``arrays.npz`` (``features``, their ``names``, ``value``); this process adds the `TpotModel`.
+TPOT starts Dask workers as separate processes. Because they are started from here, users' scripts need no
+``__main__`` guard, the workers always end with this process, and the time limit can be enforced from outside.
+JOB holds ``job.json`` and ``arrays.npz`` (``features``, their ``names``, ``value``); this process adds the
+`TpotModel`.
 
-The search space is three gradient-boosting regressors. TPOT 1.1's own space for scikit-learn's (the one that
-M19 names) offers the classifier's losses alone, so that every such pipeline fails; hence the spaces here.
+The search space consists of three gradient-boosting regressors. TPOT 1.1's own space for the one of
+scikit-learn, which M19 uses, contains only the losses of the classifier, so that all its pipelines fail;
+hence the spaces defined here.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ SCORERS = {"squared": "neg_mean_squared_error", "absolute": "neg_mean_absolute_e
 
 
 def search_space(loss: str, seed: int) -> Any:
-    """Return the choice among three gradient-boosting regressors, as a TPOT search space."""
+    """Return a TPOT search space of three gradient-boosting regressors."""
     from ConfigSpace import ConfigurationSpace, Float, Integer
     from lightgbm import LGBMRegressor
     from sklearn.ensemble import GradientBoostingRegressor
@@ -86,7 +88,7 @@ def search_space(loss: str, seed: int) -> Any:
 
 
 def run_search(features: np.ndarray, value: np.ndarray, config: TpotConfig) -> Any:
-    """Search within the time budget, and return the fitted `TPOTRegressor`."""
+    """Search within the time budget; return the fitted `TPOTRegressor`."""
     from dask.distributed import Client, LocalCluster
     from tpot import TPOTRegressor
 
@@ -101,7 +103,7 @@ def run_search(features: np.ndarray, value: np.ndarray, config: TpotConfig) -> A
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.run(_warm_up)  # so that the time budget is for the search alone
+        client.run(_warm_up)  # so that imports do not use up the time budget
         search = TPOTRegressor(
             search_space=search_space(config.loss, config.seed),
             scorers=[SCORERS[config.loss]],
@@ -121,7 +123,7 @@ def run_search(features: np.ndarray, value: np.ndarray, config: TpotConfig) -> A
 
 
 def _warm_up() -> None:
-    """Import in a worker what evaluating a pipeline needs; it takes seconds, more on a busy machine."""
+    """Import the libraries that pipelines need into a worker, which takes seconds."""
     import lightgbm  # noqa: F401
     import sklearn.ensemble  # noqa: F401
     import tpot  # noqa: F401
@@ -129,7 +131,7 @@ def _warm_up() -> None:
 
 
 def pipelines_found(search: Any) -> list[dict[str, Any]]:
-    """List every pipeline that was tried: its regressor, settings, score and generation, or why it failed."""
+    """List all evaluated pipelines: regressor, settings, loss and generation, or the reason for a failure."""
     table = search.evaluated_individuals
     score_name = search.objective_names[0]
     out = []
@@ -155,7 +157,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def best_model(search: Any, config: TpotConfig, names: tuple[str, ...]) -> TpotModel:
-    """Return the fitted regressor as what can be stored without pickle, with all that were tried."""
+    """Return the fitted regressor in a form that can be stored without pickle, and all pipelines tried."""
     pipeline = search.fitted_pipeline_
     kind = type(pipeline).__name__
     boosters = {"XGBRegressor": lambda: pipeline.get_booster(), "LGBMRegressor": lambda: pipeline.booster_}
@@ -182,7 +184,7 @@ def _end_with_parent() -> None:
 
 
 def main(directory: Path) -> None:
-    """Do the job that lies in `directory`."""
+    """Run the job in `directory`."""
     path = directory / "job.json"
     config = from_mapping(TpotConfig, read_json(path), where=path)
     arrays = read_arrays(directory / "arrays.npz")

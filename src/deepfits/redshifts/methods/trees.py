@@ -1,6 +1,6 @@
-"""scikit-learn's gradient boosting as plain arrays, so that it can be stored without pickle and read safely.
+"""scikit-learn's gradient boosting as plain arrays, which can be stored without pickle and read safely.
 
-Shapes: T trees, M nodes at most in a tree, N objects, K features.
+Shapes: T trees, M nodes in the largest tree, N objects, K features.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class TreeSum:
     Attributes
     ----------
     left, right, feature
-        ``(T, M)`` int32: the children of each node, −1 at a leaf, and which feature it asks for, 0 at a leaf.
+        ``(T, M)`` int32: the children of each node, −1 at a leaf, and the feature it splits on, 0 at a leaf.
     threshold, value
-        ``(T, M)`` float64: an object goes left when its feature, as float32, is not above the threshold;
-        `value` is what a leaf adds before the learning rate.
+        ``(T, M)`` float64: an object goes left if its feature, as float32, does not exceed the threshold;
+        `value` is a leaf's contribution before the learning rate.
     constants
         ``(2,)``: the constant term and the learning rate.
     """
@@ -36,7 +36,7 @@ class TreeSum:
     constants: np.ndarray
 
     def __post_init__(self) -> None:
-        """Hold children to come after their parents, so that no walk is endless."""
+        """Check that children come after their parents, so that traversal always ends."""
         parent = np.arange(self.left.shape[-1])
         for child in (self.left, self.right):
             if ((child >= 0) & ((child <= parent) | (child >= child.shape[-1]))).any():
@@ -44,7 +44,7 @@ class TreeSum:
 
     @classmethod
     def of(cls, regressor: Any) -> TreeSum:
-        """Take a fitted `sklearn.ensemble.GradientBoostingRegressor` apart."""
+        """Convert a fitted `sklearn.ensemble.GradientBoostingRegressor`."""
         trees = [estimator.tree_ for estimator in regressor.estimators_[:, 0]]
         size = max(tree.node_count for tree in trees)
 
@@ -65,7 +65,7 @@ class TreeSum:
         )
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Return estimates ``(N,)`` for features ``(N, K)``."""
+        """Return point estimates, ``(N,)``, for features ``(N, K)``."""
         features = np.asarray(features, dtype=np.float32)
         total = np.full(len(features), self.constants[0])
         rows = np.arange(len(features))
