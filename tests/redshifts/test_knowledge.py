@@ -61,7 +61,7 @@ def test_what_is_held_is_found_and_what_is_not_is_not():
         assert 0 < found[name][1] < 0.1
     heads, cells = table_rows(rows)
     assert heads[:3] == ["features", "labels", "half-light radius"]
-    assert [one[0] for one in cells[:2]] == ["latents", "latents as fitted"]
+    assert [one[0] for one in cells[:2]] == ["latents", "fitted latents"]
     few = Property(name="rare", value=np.where(np.arange(number) < 10, 1.0, np.nan))
     assert known(source, [few], np.arange(number) < 300)[0]["found"] == {"rare": [None, None]}
 

@@ -22,9 +22,9 @@ from deepfits.tables import Columns
 SETS = {
     "magnitudes": "aperture magnitudes",
     "latents": "latents",
-    "oriented": "latents as fitted",
-    "model": "other fit results",
-    "extended": "latents, other fit results",
+    "oriented": "fitted latents",
+    "model": "fit measurements",
+    "extended": "latents, fit measurements",
     "combined": "all",
 }
 NUM_LABELS = (300, 3000)

@@ -23,7 +23,7 @@ from rail.estimation.informer import CatInformer
 from deepfits.errors import InputError
 from deepfits.redshifts.features import Matrix
 from deepfits.redshifts.methods.quantiles import train_quantiles
-from deepfits.redshifts.pdf import as_qp, density
+from deepfits.redshifts.pdf import LEVELS, as_qp, density
 
 
 def matrix_of(table: Mapping[str, Any], columns: Sequence[str]) -> Matrix:
@@ -71,15 +71,19 @@ class DeepfitsInformer(CatInformer):
         quantiles, _ = train_quantiles(
             kept, redshift[usable], seed=self.config.seed, num_threads=self.config.num_threads
         )
-        self.model = {"columns": list(self.config.columns), "quantiles": quantiles}
+        self.model = {
+            "columns": list(self.config.columns),
+            "quantiles": quantiles,
+            "prior": np.quantile(redshift[usable], LEVELS),
+        }
         self.add_data("model", self.model)
 
 
 class DeepfitsEstimator(CatEstimator):
     """Estimate p(z) of each object as quantiles.
 
-    Objects without a latent should be removed: their NaN features follow the trees' default branches, so that
-    their p(z) is meaningless.
+    Objects with a non-finite feature, such as those without a latent, have the redshift distribution of the
+    training labels.
     """
 
     name = "DeepfitsEstimator"
@@ -89,6 +93,7 @@ class DeepfitsEstimator(CatEstimator):
         table = self._convert_table_format(data)
         features = matrix_of(table, self.model["columns"])
         quantiles = self.model["quantiles"].predict(features)
+        quantiles[~np.isfinite(features.values).all(axis=1)] = self.model["prior"]
         ensemble = as_qp(quantiles)
         grid = np.linspace(self.config.zmin, self.config.zmax, self.config.nzbins)
         mode = grid[np.argmax(density(quantiles, grid), axis=1)]
