@@ -1,17 +1,17 @@
-"""Whether an object is larger than the PSF: a figure for stars and galaxies that no drawing blurs.
+"""Whether an object is larger than the PSF: a star–galaxy statistic measured on the pixels.
 
 Shapes: N objects, B bands, H = W pixels, K Gaussians of a PSF.
 
-A generator draws stars nearly as sharp as the PSF, and faint galaxies nearly as sharp too; the pixels say
-more. With P the PSF and G the same a little wider, both at the object's place, and ⟨a, b⟩ the sum of a·b in
-units of the noise,
+A generator renders stars nearly as sharp as the PSF, but faint galaxies too; the pixels tell them apart
+better. With P the PSF and G the same slightly broadened, both at the object's position, and ⟨a, b⟩ the sum of
+a·b in units of the noise,
 
     spread = ⟨G, I⟩ / ⟨P, I⟩ − ⟨G, P⟩ / ⟨P, P⟩
 
-is 0 for a star in the mean, whatever its brightness, and larger for what is larger.
+has mean 0 for a star of any brightness, and is larger for extended objects.
 
-Source: SPREAD_MODEL of SExtractor (Desai et al. 2012, ApJ 757, 83), here of all bands together, each counting
-with the light that it has.
+Source: SPREAD_MODEL of SExtractor (Desai et al. 2012, ApJ 757, 83), here of all bands together, weighted by
+their fluxes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from deepfits.gaussian_psf import fwhm_of
 from deepfits.photometry import distance_from_middle
 
 WIDER = 0.2
-"""G is P after a Gaussian of this share of the PSF's full width at half maximum (its standard deviation)."""
+"""G is P convolved with a Gaussian whose standard deviation is this fraction of the FWHM of the PSF."""
 APERTURE_FWHM = 4.0
 MAX_SHIFT_PIXELS, STEP_PIXELS = 1.0, 0.5
 NEAR_PIXELS = 8
-"""Half of the side of the square in which the place is sought."""
+"""Half the side of the square in which the position is searched for."""
 _AT_ONCE = 256
 
 
@@ -41,9 +41,9 @@ def spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the spread and its error, ``(N,)`` each; NaN where no band has data or a PSF.
 
-    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², the weight 0 where neighbours lie; PSFs, ``(N, B,
-    K, 2)``, are shares and standard deviations, arcsec, of Gaussians. By the noise correlation, ``(B,)``,
-    sums are noisier than the weights say.
+    Images and weights are ``(N, B, H, W)``, nJy and nJy⁻², with weight 0 for neighbours. PSFs, ``(N, B, K,
+    2)``, are fractions and standard deviations, arcsec, of Gaussians. The noise correlation, ``(B,)``, is the
+    ratio of the errors of sums to what the weights imply.
     """
     value, error = np.full((2, len(image)), np.nan, dtype=np.float32)
     for first in range(0, len(image), _AT_ONCE):
@@ -85,9 +85,9 @@ def _spread(
 
 
 def _place(used: np.ndarray, data: np.ndarray, share: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Return where the PSF fits best, ``(N, 2)`` rows and columns from the middle: by its brightest band.
+    """Return where the PSF fits best in the brightest band, ``(N, 2)`` rows and columns from the centre.
 
-    A grid, then parabolas through the points around the best. Moments would follow a neighbour's light.
+    Searched on a grid and refined by parabolas around the best point. Moments would be biased by neighbours.
     """
     size = used.shape[3]
     near = slice(max(0, size // 2 - NEAR_PIXELS), size // 2 + NEAR_PIXELS)
@@ -125,7 +125,7 @@ def _offset(size: int) -> np.ndarray:
 
 
 def _drawn(share: np.ndarray, sigma: np.ndarray, place: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Draw sums of round Gaussians, means over pixels: ``(N, B, K)`` in pixels to ``(N, B, H, W)``."""
+    """Render sums of round Gaussians, averaged over pixels: ``(N, B, K)`` in pixels to ``(N, B, H, W)``."""
     from scipy.special import erf
 
     edges = np.append(offset - 0.5, offset[-1] + 0.5)

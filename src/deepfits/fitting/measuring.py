@@ -44,7 +44,7 @@ from deepfits.photometry import (
 
 BATCH = 32
 MATCHED_ERROR = 0.007
-"""Relative error of a PSF-matched flux due to errors of the PSF: simulated stars show 0.2 to 1%."""
+"""Relative error of a PSF-matched flux due to errors of the PSF: fluxes of stars show 0.2 to 1%."""
 
 
 @dataclass(frozen=True, kw_only=True)
