@@ -115,9 +115,9 @@ def cross_corrected(
     folds = np.arange(len(drawn)) % NUM_FOLDS
     for fold in range(NUM_FOLDS):
         inside = folds == fold
-        learnt = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
-        if learnt is not None:
-            out[inside] = learnt.factor(drawn[inside], measured[inside])
+        fitted = learn_correction(drawn[~inside], measured[~inside], measured_err[~inside], hidden, band)
+        if fitted is not None:
+            out[inside] = fitted.factor(drawn[inside], measured[inside])
     return out
 
 
@@ -152,18 +152,18 @@ def _robust_fit(terms: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np
 
     Terms are standardised for the penalty; the coefficients returned are for the original terms.
     """
-    centre, spread = terms.mean(0), terms.std(0)
-    centre[0], spread[0] = 0.0, 1.0
-    spread = np.where(spread > 0, spread, 1.0)
-    design = (terms - centre) / spread
-    used = weight.copy()
+    centre, std = terms.mean(0), terms.std(0)
+    centre[0], std[0] = 0.0, 1.0
+    std = np.where(std > 0, std, 1.0)
+    design = (terms - centre) / std
+    robust_weight = weight.copy()
     ridge = RIDGE * np.diag([0.0] + [1.0] * (design.shape[1] - 1))
     coefficients = np.zeros(design.shape[1])
     for _ in range(ITERATIONS):
-        normal = design.T @ (design * used[:, None]) + used.sum() * ridge
-        coefficients = np.linalg.solve(normal, design.T @ (used * target))
+        normal = design.T @ (design * robust_weight[:, None]) + robust_weight.sum() * ridge
+        coefficients = np.linalg.solve(normal, design.T @ (robust_weight * target))
         residual = np.abs(target - design @ coefficients) * np.sqrt(weight)
-        used = weight * np.minimum(1.0, HUBER / np.maximum(residual, 1e-12))
-    out = coefficients / spread
-    out[0] -= (coefficients[1:] * centre[1:] / spread[1:]).sum()
+        robust_weight = weight * np.minimum(1.0, HUBER / np.maximum(residual, 1e-12))
+    out = coefficients / std
+    out[0] -= (coefficients[1:] * centre[1:] / std[1:]).sum()
     return np.asarray(out)

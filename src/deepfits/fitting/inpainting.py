@@ -64,16 +64,16 @@ def interpolate(magnitudes: np.ndarray, bands: Sequence[str], hidden: str) -> np
     23.0
     """
     known = all(band in WAVELENGTH_NM for band in bands)
-    place = np.log([WAVELENGTH_NM[b] for b in bands]) if known else np.arange(len(bands), dtype=float)
+    position = np.log([WAVELENGTH_NM[b] for b in bands]) if known else np.arange(len(bands), dtype=float)
     target = list(bands).index(hidden)
     others = [n for n in range(len(bands)) if n != target]
-    others.sort(key=lambda n: abs(place[n] - place[target]))
+    others.sort(key=lambda n: abs(position[n] - position[target]))
     if len(others) == 1:
         return magnitudes[:, others[0]]
-    below = [n for n in others if place[n] < place[target]]
-    above = [n for n in others if place[n] > place[target]]
+    below = [n for n in others if position[n] < position[target]]
+    above = [n for n in others if position[n] > position[target]]
     first, second = (below[0], above[0]) if below and above else others[:2]
-    share = (place[target] - place[first]) / (place[second] - place[first])
+    share = (position[target] - position[first]) / (position[second] - position[first])
     return magnitudes[:, first] * (1 - share) + magnitudes[:, second] * share
 
 
@@ -127,9 +127,9 @@ def compare_magnitudes(predicted: np.ndarray, measured: np.ndarray) -> dict[str,
     names = ("bias_mag", "bias_mag_error", "scatter_mag", "scatter_mag_error")
     values: list[float | None] = [None] * len(names)
     if len(delta):
-        again = np.random.default_rng(0).choice(delta, (NUM_RESAMPLES, len(delta)))
-        figures = (np.median, robust_scatter)
-        values = [float(x) for f in figures for x in (f(delta), np.std(f(again, axis=1)))]
+        resampled = np.random.default_rng(0).choice(delta, (NUM_RESAMPLES, len(delta)))
+        statistics = (np.median, robust_scatter)
+        values = [float(x) for f in statistics for x in (f(delta), np.std(f(resampled, axis=1)))]
     return {
         "num_objects": len(delta),
         **dict(zip(names, values, strict=True)),
@@ -179,9 +179,8 @@ def compare_pulls(
     pull = pull[np.isfinite(pull)]
     if not len(pull):
         return {"num_pulls": 0, "pull_median": None, "pull_width": None}
-    middle = float(np.median(pull))
     return {
         "num_pulls": len(pull),
-        "pull_median": middle,
+        "pull_median": float(np.median(pull)),
         "pull_width": float(robust_scatter(pull)),
     }

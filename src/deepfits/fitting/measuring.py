@@ -379,7 +379,7 @@ def oddities(
 
 
 def discriminator_score(fitter: Fitter, fitted: Fitted, drawn: np.ndarray) -> np.ndarray:
-    """Return the discriminator's score of the observed images, ``(N,)``: typical images score near 1.
+    """Return the discriminator's score of the observed images, ``(N,)``: the higher, the more typical.
 
     Pixels without data and those of neighbours are filled in with the model image, so that they do not affect
     the score.

@@ -3,16 +3,21 @@
 Shapes: N objects, L latent dimensions.
 
 The Laplace approximation propagates pixel noise to a flux. It does not know that the generator cannot render
-this galaxy exactly, how much flux is beyond the aperture of a total, or what other objects contribute. So the
+a galaxy exactly, how much flux is beyond the aperture of a total, or what other objects contribute. So the
 errors of fluxes are
 
     error² = σ² + g_b² · area · flux + (h · removed)² + (e · beyond)² + (f_b · flux)²,
 
-with the error σ from noise, for each kind of flux and each band. Undetected galaxies of up to some fraction
-of a galaxy's flux add the variance ∫ n(F) F² dF per arcsec² of its aperture, which with counts n ∝ F^−1.9 is
-about proportional to the flux, whatever the survey's noise: g. Of the flux that was removed as that of
-neighbours (`deepfits.fitting.own_light`) a fraction h = `UNSURE` is uncertain, so that an isolated galaxy has
-smaller errors than one in a crowded field; of the flux of a total from beyond its circle, e = `EXTRAPOLATED`.
+with the error σ from noise, for each kind of flux and each band.
+
+- g: undetected galaxies of up to some fraction of a galaxy's flux add the variance ∫ n(F) F² dF per arcsec²
+of its aperture. With counts n ∝ F^−1.9 this is nearly proportional to the flux, whatever the survey's noise.
+- h = `UNSURE`: this fraction of the flux that was removed as that of neighbours
+(`deepfits.fitting.own_light`) is uncertain, so that an isolated galaxy has smaller errors than one in a
+crowded field.
+- e = `EXTRAPOLATED`: the same, for the flux of a total beyond its circle, and for the background inside it.
+- f: the error of the generator, as a fraction of the flux.
+
 f and g are measured in `deepfits.fitting.error_measurement`.
 """
 

@@ -52,8 +52,8 @@ SMALLEST_PIXELS, LARGEST_PIXELS = 5.0, 15.0
 
 def gaussian(size: int, width: float) -> np.ndarray:
     """Return the matrix K of a Gaussian filter, ``(H, H)``; K @ image @ K.T filters an image."""
-    away = np.subtract.outer(np.arange(size), np.arange(size))
-    return np.asarray(np.exp(-((away / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi)))
+    distance = np.subtract.outer(np.arange(size), np.arange(size))
+    return np.asarray(np.exp(-((distance / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi)))
 
 
 def smoothed(
@@ -76,8 +76,8 @@ def comparable(
 
 def region(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     """Return the pixels that count for galaxies of these radii, ``(N, H, W)`` bool."""
-    away = distance_from_middle(size)
-    return np.asarray(away <= np.clip(radius_pixels, SMALLEST_PIXELS, LARGEST_PIXELS)[:, None, None])
+    distance = distance_from_middle(size)
+    return np.asarray(distance <= np.clip(radius_pixels, SMALLEST_PIXELS, LARGEST_PIXELS)[:, None, None])
 
 
 def residual_figures(
@@ -118,12 +118,12 @@ def residual_figures(
     pixels = np.maximum(is_valid.sum((2, 3), keepdims=True), 1)
     per_pixel = np.where(is_valid, 1 / np.where(is_valid, variance, 1), 0)
     gain = np.sqrt(per_pixel.sum((2, 3), keepdims=True) / pixels)  # 0 for a band without data
-    left, spread, wrong = smoothed(residual, variance, light, NARROW_PIXELS)
-    each = over(left, spread + wrong**2) * is_valid
-    narrow = _together(left, spread, wrong, gain) * is_valid.any(1)
+    filtered, noise2, error = smoothed(residual, variance, light, NARROW_PIXELS)
+    each = over(filtered, noise2 + error**2) * is_valid
+    narrow = _together(filtered, noise2, error, gain) * is_valid.any(1)
     wide = _together(*smoothed(residual, variance, light, WIDE_PIXELS), gain) * is_valid.any(1)
-    plain = over(residual, variance), over(left, spread)  # in units of noise alone, to measure sharpness
-    away = distance_from_middle(image.shape[3])
+    plain = over(residual, variance), over(filtered, noise2)  # in units of noise alone, to measure sharpness
+    distance = distance_from_middle(image.shape[3])
     kinds = ("structure", "extended", "colour", "artefact")
     out = {kind: np.zeros(len(image), dtype=np.float32) for kind in kinds}
     words = {kind: np.full(len(image), "", dtype=object) for kind in kinds}
@@ -134,13 +134,13 @@ def residual_figures(
             ("extended", *_peak(wide[row], inside), "extended light in all bands"),
         ]
         for band in range(len(bands)):
-            place = _peak(each[row, band], inside)[1]
-            sharp = _is_sharp(plain[0][row, band], plain[1][row, band], place)
-            peaks.append(_of_one_band(each[row], sharp, band, place, inside, away, bands))
-        for kind, height, place, what in peaks:
+            position = _peak(each[row, band], inside)[1]
+            sharp = _is_sharp(plain[0][row, band], plain[1][row, band], position)
+            peaks.append(_of_one_band(each[row], sharp, band, position, inside, distance, bands))
+        for kind, height, position, what in peaks:
             if abs(height) > out[kind][row]:
                 out[kind][row] = abs(height)
-                where = away.flat[place] * pixel_scale_arcsec
+                where = distance.flat[position] * pixel_scale_arcsec
                 sign = "brighter" if height > 0 else "fainter"
                 words[kind][row] = f"{what}, {sign} than drawn {where:.1f} arcsec from the middle"
     return out | {f"{kind}_words": values.astype(str) for kind, values in words.items()}
@@ -151,47 +151,47 @@ def over(signal: np.ndarray, variance: np.ndarray) -> np.ndarray:
     return np.where(variance > 0, signal / np.sqrt(np.where(variance > 0, variance, 1)), 0.0)
 
 
-def _together(left: np.ndarray, spread: np.ndarray, wrong: np.ndarray, gain: np.ndarray) -> np.ndarray:
+def _together(filtered: np.ndarray, noise2: np.ndarray, error: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Return S of all bands together, ``(N, H, W)``; model errors are fully correlated between bands."""
-    return over((gain * left).sum(1), (gain**2 * spread).sum(1) + (gain * wrong).sum(1) ** 2)
+    return over((gain * filtered).sum(1), (gain**2 * noise2).sum(1) + (gain * error).sum(1) ** 2)
 
 
 def _peak(significance: np.ndarray, inside: np.ndarray) -> tuple[float, int]:
-    place = int(np.argmax(np.abs(significance) * inside))
-    return float(significance.flat[place] * inside.flat[place]), place
+    position = int(np.argmax(np.abs(significance) * inside))
+    return float(significance.flat[position] * inside.flat[position]), position
 
 
 def _of_one_band(
     each: np.ndarray,
     is_sharp: bool,
     band: int,
-    place: int,
+    position: int,
     inside: np.ndarray,
-    away: np.ndarray,
+    distance: np.ndarray,
     bands: Sequence[str],
 ) -> tuple[str, float, int, str]:
     """Classify the highest peak of a band: return its kind, height, pixel and words."""
-    height = float(each[band].flat[place] * inside.flat[place])
-    heights = each.reshape(len(each), -1)[:, place] * np.sign(height)
+    height = float(each[band].flat[position] * inside.flat[position])
+    heights = each.reshape(len(each), -1)[:, position] * np.sign(height)
     if is_sharp:
-        return "artefact", height, place, f"artefact in {bands[band]}: sharper than the PSF"
+        return "artefact", height, position, f"artefact in {bands[band]}: sharper than the PSF"
     is_alone = np.delete(heights, band).max(initial=0.0) < SHARED * abs(height)
-    if is_alone and _roundness(each[band], inside, away) > ROUND:
-        return "artefact", height, place, f"PSF of {bands[band]}: residual round about the middle"
+    if is_alone and _roundness(each[band], inside, distance) > ROUND:
+        return "artefact", height, position, f"PSF of {bands[band]}: residual round about the middle"
     odd = [name for name, value in zip(bands, heights, strict=True) if value >= SHARED * abs(height)]
-    return "colour", height, place, f"another colour in {' and '.join(odd)}"
+    return "colour", height, position, f"another colour in {' and '.join(odd)}"
 
 
-def _is_sharp(pixels: np.ndarray, filtered: np.ndarray, place: int) -> bool:
+def _is_sharp(pixels: np.ndarray, filtered: np.ndarray, position: int) -> bool:
     """Return whether a peak is sharper than the PSF, from its significance without and with K."""
-    row, column = divmod(place, len(pixels))
+    row, column = divmod(position, len(pixels))
     pixel = np.abs(pixels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]).max()
-    return bool(pixel > FEWEST_SIGMA and abs(filtered.flat[place]) < SHARPEST * pixel)
+    return bool(pixel > FEWEST_SIGMA and abs(filtered.flat[position]) < SHARPEST * pixel)
 
 
-def _roundness(significance: np.ndarray, inside: np.ndarray, away: np.ndarray) -> float:
+def _roundness(significance: np.ndarray, inside: np.ndarray, distance: np.ndarray) -> float:
     """Return the fraction of a map's power that is in its azimuthal mean."""
-    ring, values = away[inside].astype(int), significance[inside]
+    ring, values = distance[inside].astype(int), significance[inside]
     mean = np.bincount(ring, values) / np.maximum(np.bincount(ring), 1)
     return float((mean[ring] ** 2).sum() / max((values**2).sum(), 1e-30))
 

@@ -42,7 +42,10 @@ CONFUSION_NJY = 24.0
 It assumes counts of 12 per square arcminute and magnitude at 24 that rise by 0.35 dex per magnitude.
 """
 EXTRAPOLATED = 0.25
-"""Relative uncertainty of the flux beyond a circle: slightly more than simulated skies show."""
+"""Relative uncertainty of the flux beyond a circle and of the background inside it.
+
+It is slightly more than simulated skies show.
+"""
 WINGS = 2
 """Pixels around those of a neighbour in which its wings are still expected."""
 
@@ -230,8 +233,8 @@ def _gain(weight: np.ndarray) -> np.ndarray:
 
 def soft_circles(size: int, radius_pixels: np.ndarray) -> np.ndarray:
     """Return centred circles, ``(N, H, W)`` float32, whose edge pixels have fractional weights."""
-    away = distance_from_middle(size)
-    return np.clip(radius_pixels[:, None, None] - away + 0.5, 0.0, 1.0).astype(np.float32)
+    distance = distance_from_middle(size)
+    return np.clip(radius_pixels[:, None, None] - distance + 0.5, 0.0, 1.0).astype(np.float32)
 
 
 def enclosed(fwhm_arcsec: np.ndarray, radius_arcsec: np.ndarray) -> np.ndarray:

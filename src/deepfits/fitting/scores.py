@@ -45,9 +45,9 @@ def as_compared(latent: np.ndarray, covariance: np.ndarray, prior_strength: floa
     """
     if not 0 < prior_strength < COMPARED_STRENGTH:
         return latent
-    known = np.isfinite(covariance).all((1, 2), keepdims=True)
-    narrowed = np.eye(latent.shape[1]) + (COMPARED_STRENGTH - prior_strength) * np.where(known, covariance, 0)
-    return np.linalg.solve(narrowed, latent[..., None].astype(np.float64))[..., 0].astype(latent.dtype)
+    covariance = np.where(np.isfinite(covariance).all((1, 2), keepdims=True), covariance, 0)
+    narrowing = np.eye(latent.shape[1]) + (COMPARED_STRENGTH - prior_strength) * covariance
+    return np.linalg.solve(narrowing, latent[..., None].astype(np.float64))[..., 0].astype(latent.dtype)
 
 
 def robust_z_at_fixed_brightness(
@@ -66,11 +66,11 @@ def robust_z_at_fixed_brightness(
         return out
     sorted_values = np.asarray(values, dtype=np.float64)[order]
     windows = np.lib.stride_tricks.sliding_window_view(sorted_values, width)
-    middle = np.median(windows, axis=1)
+    median = np.median(windows, axis=1)
     scatter = robust_scatter(windows)
     nearest = np.clip(np.arange(len(order)) - width // 2, 0, len(windows) - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        out[order] = (sorted_values - middle[nearest]) / scatter[nearest]
+        out[order] = (sorted_values - median[nearest]) / scatter[nearest]
     return out
 
 
@@ -85,10 +85,10 @@ def anomaly_score(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     fluxes = [columns[f"flux_model_{band}"] for band in bands_of(columns)]
     with np.errstate(divide="ignore", invalid="ignore"):
         brightness = np.log(np.sum(fluxes, axis=0))
-        figures = [
+        scores = [
             robust_z_at_fixed_brightness(np.log(columns["chi2"] / columns["dof"]), brightness),
             robust_z_at_fixed_brightness(latent_distance(columns["latent"]), brightness),
         ]
     if "discriminator_score" in columns:
-        figures.append(robust_z_at_fixed_brightness(-columns["discriminator_score"], brightness))
-    return np.max(figures, axis=0)
+        scores.append(robust_z_at_fixed_brightness(-columns["discriminator_score"], brightness))
+    return np.max(scores, axis=0)

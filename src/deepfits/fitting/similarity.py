@@ -62,12 +62,12 @@ def learn_nuisance(
     sigma = torch.from_numpy(noise.astype(np.float32))[:, None, None]
     drawn = model.draw(chosen, sight)
     weight = (sigma**-2).expand_as(drawn)
-    plain = model.embed(drawn, weight, sight)
+    reference = model.embed(drawn, weight, sight)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for number in range(NUM_SYMMETRIES):
-        turned = shifted(symmetry(drawn, number), (torch.rand(2, generator=rng) - 0.5).tolist())
-        noisy = turned + sigma * torch.randn(turned.shape, generator=rng)
-        offset = (model.embed(noisy, weight, sight) - plain).double()
+        rotated = shifted(symmetry(drawn, number), (torch.rand(2, generator=rng) - 0.5).tolist())
+        noisy = rotated + sigma * torch.randn(rotated.shape, generator=rng)
+        offset = (model.embed(noisy, weight, sight) - reference).double()
         out += offset.T @ offset
     nuisance = out / (NUM_SYMMETRIES * len(chosen))
     return (nuisance + posterior_scatter(model, chosen, covariance, rng)).numpy()
@@ -81,11 +81,11 @@ def posterior_scatter(
 
     values, vectors = torch.linalg.eigh(torch.from_numpy(covariance[: len(latent)]).double())
     root = (vectors * values.clamp_min(0).sqrt()[:, None]).float()
-    plain = model.embedding(latent)
+    reference = model.embedding(latent)
     out = torch.zeros(latent.shape[1], latent.shape[1], dtype=torch.float64)
     for _ in range(NUM_POSTERIOR_DRAWS):
         normal = torch.randn(latent.shape, generator=rng)
-        offset = (model.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - plain).double()
+        offset = (model.embedding(latent + torch.einsum("nij,nj->ni", root, normal)) - reference).double()
         out += offset.T @ offset
     return out / (NUM_POSTERIOR_DRAWS * len(latent))
 

@@ -164,13 +164,13 @@ class Model:
         if self.grid is None or not is_unknown.any() or not len(store):
             return
         try:
-            some = store.take(evenly_spaced(len(store), 16))
+            sample = store.take(evenly_spaced(len(store), 16))
         except InputError:  # a damaged shard, which raises an error when its turn comes
             return
-        if some.psf is not None:
-            is_unknown &= ~np.isfinite(some.psf).all(axis=(2, 3)).any(axis=0)
-        if (is_unknown & (some.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
-            self.sight(some, store.info)
+        if sample.psf is not None:
+            is_unknown &= ~np.isfinite(sample.psf).all(axis=(2, 3)).any(axis=0)
+        if (is_unknown & (sample.weight > 0).any(axis=(2, 3)).all(axis=0)).any():
+            self.sight(sample, store.info)
 
     def render(self, latent: Tensor | np.ndarray, sight: Sight | None = None) -> Tensor:
         """Render images in nJy, ``(N, B, H, W)``, from latents ``(N, L)``; differentiable.
