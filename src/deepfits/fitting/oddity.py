@@ -36,12 +36,12 @@ NARROW_PIXELS, WIDE_PIXELS = 1.5, 3.0
 """Standard deviations of the Gaussians K."""
 PARTS = ("structure", "extended", "colour", "latent")
 SHARPEST = 2.0
-"""Significance with K over that of the pixel below which a residual is sharper than the PSF.
+"""Ratio of the significance filtered with K to that of the pixel, below which a residual is sharp.
 
 It is 0.4 for a single pixel, 1.4 for a line, and 3 or more for a source.
 """
 FEWEST_SIGMA = 5.0
-"""Minimum significance of a pixel for a sharp residual; below it, noise looks sharp."""
+"""Minimum significance of a pixel to be called sharp: noise is sharp, too."""
 ROUND = 0.6
 """Fraction of a residual's power in its azimuthal mean above which it is round about the centre."""
 SHARED = 0.4

@@ -369,22 +369,22 @@ class Model:
         order = self.order(info)
         names = info.bands if order is None else order.bands
         out = [
-            f"band {here}: used as the model's {there}; their passbands are similar, not identical"
-            for here, there in zip(names, self.info.bands, strict=True)
-            if here != there
+            f"band {name}: used as the model's {band}; their passbands are similar, not identical"
+            for name, band in zip(names, self.info.bands, strict=True)
+            if name != band
         ]
         if order is not None:
-            there = zip(names, order.places, strict=True)
-            words = "not in the store; it has weight 0, and the model predicts it"
-            out += [f"band {band}: {words}" for band, place in there if place is None]
-            words = f"left out, since the model knows {'-'.join(self.info.bands)}"
-            out += [f"band {band}: {words}" for band in info.bands if band not in names]
+            reason = "not in the store; it has weight 0, and the model predicts it"
+            places = zip(names, order.places, strict=True)
+            out += [f"band {band}: {reason}" for band, place in places if place is None]
+            reason = f"left out, since the model knows {'-'.join(self.info.bands)}"
+            out += [f"band {band}: {reason}" for band in info.bands if band not in names]
         if self.grid is not None:
             return out
         return out + [
-            f"band {band}: seeing {there:.2f} arcsec, the model was trained at {here:.2f}"
-            for band, here, there in zip(info.bands, self.info.fwhm_arcsec, info.fwhm_arcsec, strict=True)
-            if abs(there / here - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
+            f"band {band}: seeing {fwhm:.2f} arcsec, the model was trained at {trained:.2f}"
+            for band, fwhm, trained in zip(info.bands, info.fwhm_arcsec, self.info.fwhm_arcsec, strict=True)
+            if abs(fwhm / trained - 1) > SEEING_TOLERANCE  # False where either is unknown (NaN)
         ]
 
     @cached_property

@@ -38,9 +38,9 @@ def _purpose(model: Model) -> str:
     if model.grid is not None:
         side, reference = info.size * info.pixel_scale_arcsec, model.grid.reference_fwhm_arcsec
         lines = [
-            f"- pixels of any size, up to {side:.2f}″ a side",
-            f"- PSFs that are known and wider than about {1.4 * reference:.2f}″: its scenes are drawn at "
-            f"{reference:g}″, on {pixels}",
+            f"- pixels of any size, and sides of up to {side:.2f}″",
+            f"- known PSFs, wider than about {1.4 * reference:.2f}″ (FWHM): scenes have a PSF of "
+            f"{reference:g}″ and {pixels}",
         ]
     else:
         lines = [f"- {info.size}×{info.size} {pixels}"]
@@ -71,7 +71,7 @@ def _training(card: dict[str, Any]) -> str:
     if data:
         lines.append(
             f"{data['num_used']:,} objects{' of ' + data['survey'] if data.get('survey') else ''}; "
-            f"{data['num_incomplete']:,} more were incomplete, {data['num_held_out']:,} held out. "
+            f"{data['num_incomplete']:,} others were incomplete, {data['num_held_out']:,} held out. "
             f"Data fingerprint `{data['fingerprint']}`."
         )
     if card.get("embedder_of"):
