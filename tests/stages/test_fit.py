@@ -319,7 +319,7 @@ def test_objectives_fit(objective, sky, tmp_path):
         ({"mode": "booth"}, "did you mean 'both'"),
         ({"objective": "fluxes"}, "did you mean 'flux'"),
         ({"solver": "lbgfs"}, "did you mean 'lbfgs'"),
-        ({"amplitudes": "fit", "objective": "paper"}, "amplitudes are factors"),
+        ({"amplitudes": "fit", "objective": "paper"}, "scales fluxes and needs objective=.flux."),
         ({"object_ids": [7]}, "object_id 7"),
         ({"centre_fwhm_arcsec": -1.0}, "centre_fwhm_arcsec"),
     ],
